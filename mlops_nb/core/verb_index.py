@@ -7,27 +7,27 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/verb_index.html.md"""
 # %% auto #0
 __all__ = ['FILE', 'load', 'kind_of', 'kinds', 'entry_of', 'build', 'write']
 
-# %% ../../nbs/core/verb_index.ipynb #80c90155
-import functools, inspect, json, sys, types, typing
-from datetime import date, datetime
-from pathlib import Path
+# %% ../../nbs/core/verb_index.ipynb #ae4afcf3
+import functools, json, os, sys
 
-# %% ../../nbs/core/verb_index.ipynb #9ba5536d
-FILE = Path(__file__).parent.parent/'_verbs.json' if '__file__' in globals() else Path('_verbs.json')
+# %% ../../nbs/core/verb_index.ipynb #517584c4
+FILE = os.path.join(os.path.dirname(os.path.dirname(globals().get('__file__', os.path.abspath('x')))), '_verbs.json')
 
 @functools.cache
 def load() -> dict[str,dict]:
     "Path -> entry (where, summary, doc, parameters, options)"
-    try: return json.loads(FILE.read_text(encoding='utf-8'))
+    try:
+        with open(FILE, encoding='utf-8') as f: return json.load(f)
     except FileNotFoundError: return build()
 
-# %% ../../nbs/core/verb_index.ipynb #8c4524a1
-_PLAIN = {str:'str', int:'int', float:'float', bool:'bool', Path:'path', date:'date', datetime:'datetime'}
+# %% ../../nbs/core/verb_index.ipynb #b6b8c266
+_PLAIN = {'str':'str', 'int':'int', 'float':'float', 'bool':'bool', 'Path':'path', 'date':'date', 'datetime':'datetime'}
 
 def kind_of(
     annotation, # Of a parameter of a verb
 ) -> dict: # `{'kind':..., 'item':..., 'choices':..., 'optional':...}`
     "How the grammar reads a value of this annotation"
+    import types, typing
     origin,args = typing.get_origin(annotation),typing.get_args(annotation)
     if origin is typing.Annotated: return {'kind':args[1]}
     if origin in (typing.Union, types.UnionType):
@@ -36,21 +36,25 @@ def kind_of(
     if origin is typing.Literal: return {'kind':'choice', 'choices':list(args)}
     if origin is list: return {'kind':'list', 'item':kind_of(args[0])}
     if origin is dict: return {'kind':'dict', 'item':kind_of(args[1])}
-    return {'kind':_PLAIN.get(annotation, 'str')}
+    return {'kind':_PLAIN.get(getattr(annotation, '__name__', ''), 'str')}
 
-def _hints(fn): return typing.get_type_hints(inspect.unwrap(fn), include_extras=True)
+def _hints(fn):
+    import inspect, typing
+    return typing.get_type_hints(inspect.unwrap(fn), include_extras=True)
 
 @functools.cache
 def kinds(
     fn, # A verb, or the function below it
 ) -> dict[str,dict]:
     "Parameter name -> kind"
+    import inspect
     hints = _hints(fn)
     return {n:kind_of(hints.get(n, str)) for n in inspect.signature(fn).parameters}
 
-# %% ../../nbs/core/verb_index.ipynb #90c46276
+# %% ../../nbs/core/verb_index.ipynb #ee7b660c
 def entry_of(fn) -> dict:
     "The index entry of one verb"
+    import inspect
     from fastcore.docments import docments
     helps,known = docments(inspect.unwrap(fn), full=False),kinds(inspect.unwrap(fn))
     summary,_,doc = inspect.getdoc(fn).partition('\n')
@@ -76,7 +80,8 @@ def build() -> dict[str,dict]:
 def write():
     "Write the index into the package"
     text = json.dumps(build(), indent=1, ensure_ascii=False)+'\n'
-    if not FILE.exists() or FILE.read_text(encoding='utf-8')!=text: FILE.write_text(text, encoding='utf-8')
+    if os.path.exists(FILE) and open(FILE, encoding='utf-8').read()==text: return
+    with open(FILE, 'w', encoding='utf-8') as f: f.write(text)
     load.cache_clear()
 
 if __name__=='__main__' and sys.argv[0].endswith('verb_index.py'): write()

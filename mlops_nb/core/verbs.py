@@ -7,8 +7,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/verbs.html.md"""
 # %% auto #0
 __all__ = ['About', 'path_of', 'verb', 'resolve', 'call', 'strictly']
 
-# %% ../../nbs/core/verbs.ipynb #ed7a2339
-import functools, importlib, inspect, os
+# %% ../../nbs/core/verbs.ipynb #5ead53d1
+import functools, importlib, os
 from .errors import BadUsage, BadInput, Finding, MlopsError, ToolFailed, suggest
 
 # %% ../../nbs/core/verbs.ipynb #4a6f3d97
@@ -42,13 +42,13 @@ def verb(
     if callable(path): fn,path = path,''; return decorate(fn)
     return decorate
 
-# %% ../../nbs/core/verbs.ipynb #80956aba
+# %% ../../nbs/core/verbs.ipynb #756e773c
 def _read(fn, about, args, kwargs):
     "Arguments with text read by the declared kinds, so that Python callers may write '30d' too"
-    from mlops_nb.core import grammar
-    from mlops_nb.core.verb_index import kinds
-    known = kinds(fn)
-    names = [n for n,p in inspect.signature(fn).parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+    from mlops_nb.core import grammar, verb_index
+    entry = verb_index.load().get(about.path)
+    known = {q['name']:q for q in entry['params']} if entry and entry['where'].endswith(f':{fn.__name__}') else verb_index.kinds(fn)
+    names = list(fn.__wrapped__.__code__.co_varnames if hasattr(fn, '__wrapped__') else fn.__code__.co_varnames)[:getattr(fn, '__wrapped__', fn).__code__.co_argcount]
     wrong = [k for k in kwargs if k not in known]
     if wrong: raise BadUsage(f'{about.path} has no parameter `{wrong[0]}`', suggest(wrong[0], known) or f'it has: {", ".join(known)}')
     args = [grammar.coerce(known[n], n, a) if isinstance(a, str) else a for n,a in zip(names, args)]+list(args[len(names):])
