@@ -44,7 +44,7 @@ def _as_json(doc:dict):
     import json
     return json.dumps(doc, ensure_ascii=False, default=str)
 
-# %% ../nbs/cli.ipynb #57bba2b8
+# %% ../nbs/cli.ipynb #e77333cc
 def _answer(call, result) -> int:
     "Print the result; return the exit code"
     ok = getattr(result, 'ok', True)
@@ -56,7 +56,8 @@ def _answer(call, result) -> int:
 
 def _complain(error:MlopsError, path:str, as_json:bool) -> int:
     "One line on stderr, or the JSON document; return the exit code"
-    if as_json: _write(_as_json({'verb':path, 'ok':False, 'error':{'kind':error.kind, 'message':error.message, 'hint':error.hint}}))
+    found = getattr(error, 'result', None) # what a verb that did not act found out carries its keys too
+    if as_json: _write(_as_json({'verb':path, 'ok':False, **(found.json() if error.exit==1 and found is not None else {}), 'error':{'kind':error.kind, 'message':error.message, 'hint':error.hint}}))
     else: _write(f'mlops {path.replace(".", " ")}: {error}'.replace('mlops : ', 'mlops: '), sys.stderr)
     return error.exit
 
