@@ -1,0 +1,112 @@
+"""What every test stands on: an empty home, a project of its own, and no way to phone home."""
+
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MPLBACKEND": "agg",
+    "TZ": "UTC",
+    "COLUMNS": "120",
+}
+XDG = {
+    "XDG_CONFIG_HOME": ".config",
+    "XDG_CACHE_HOME": ".cache",
+    "XDG_DATA_HOME": ".local/share",
+    "XDG_STATE_HOME": ".local/state",
+    "XDG_RUNTIME_DIR": ".run",
+}
+
+settings.register_profile(
+    "mlops",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+settings.load_profile("mlops")
+
+
+def pytest_configure(config):
+    "Before any module of ours is imported: nothing of the caller's shell leaks into a test"
+    for name in [n for n in os.environ if n.startswith(("MLOPS_", "MLFLOW_", "DVC_", "FEAST_")) and n != "MLOPS_PROVE"]:
+        del os.environ[name]
+    os.environ.update(QUIET)
+
+
+def at_home(home: Path) -> dict[str, str]:
+    "Environment variables that put a user's folders below `home`; the folders are made"
+    where = {"HOME": home, "USERPROFILE": home, **{k: home / v for k, v in XDG.items()}}
+    where |= {
+        "JUPYTER_CONFIG_DIR": home / ".jupyter",
+        "JUPYTER_DATA_DIR": home / ".jupyter/data",
+        "IPYTHONDIR": home / ".ipython",
+    }
+    for d in where.values():
+        d.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return {k: str(v) for k, v in where.items()}
+
+
+@pytest.fixture
+def home(tmp_path_factory, monkeypatch) -> Path:
+    "An empty home: configuration, keys and caches of the user who runs the tests stay out of reach"
+    home = tmp_path_factory.mktemp("home")
+    for name, value in at_home(home).items():
+        monkeypatch.setenv(name, value)
+    (home / ".gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
+    return home
+
+
+@pytest.fixture
+def project(home, tmp_path, monkeypatch):
+    "A fresh project in tmp_path, which is the working directory too"
+    from mlops_nb.core import project as projects
+
+    made = projects.create(tmp_path / "work")
+    monkeypatch.chdir(made.root)
+    return made
+
+
+class Answer(NamedTuple):
+    "What the shell form gave back"
+
+    exit: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        "The one document on stdout"
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(home, tmp_path, monkeypatch):
+    "`cli('data', 'list', '--json')` -> (exit, stdout, stderr) of the shell form, run in this process"
+    from mlops_nb import cli as shell
+    from mlops_nb.core import progress
+
+    if not any((d / "mlops.toml").exists() for d in (Path.cwd(), *Path.cwd().parents)):
+        monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLOPS_PROJECT", raising=False)
+    monkeypatch.setattr(progress, "_quiet", True)
+
+    def run(*args) -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = shell.main([str(a) for a in args])
+        return Answer(code, out.getvalue(), err.getvalue())
+
+    yield run
+    os.environ.pop("MLOPS_PROJECT", None)
