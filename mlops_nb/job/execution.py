@@ -115,7 +115,7 @@ def follow(
     tail = (folder/'log.txt').read_text(errors='replace').strip().split('\n')[-1][:300]
     return {'done':'failed', 'kind':'tool', 'cell':None, 'error':f'the runner ended with {child.returncode}: {tail}'}
 
-# %% ../../nbs/job/execution.ipynb #18e1827e
+# %% ../../nbs/job/execution.ipynb #6ff035a1
 def _cell_runs(plan, messages, price) -> list[CellRun]:
     "Messages of the child as facts, with the cells numbered as in the job's notebook"
     names = injection.titles(json.loads(Path(plan.input).read_text(encoding='utf-8')))
@@ -132,6 +132,7 @@ def execute(
     job:Job,
     plan:Plan, # From `prepare`
     price, # `Usage` -> USD or None
+    done:dict|None=None, # Payload of the event that will end the run's bracket
 ) -> RunRecord: # completed or failed; a stop raises `KeyboardInterrupt` after everything is saved
     "One run from start to record"
     from mlops_nb import cost
@@ -149,7 +150,14 @@ def execute(
         record.cells,record.cost_usd = _cell_runs(plan, messages, price),price(used)
         record.seconds,record.cpu_s,record.peak_mb,record.kwh = used.seconds,used.cpu_s,used.peak_mb,used.kwh
         _finish(plan, record)
+        (done if done is not None else {}).update(_paid(record, used.energy))
     return record
+
+def _paid(r:RunRecord, energy:str) -> dict:
+    "What the ledger remembers of a run: the whole of it, and the cells as a part"
+    cells = [{'index':c.index, 'seconds':round(c.seconds, 6), 'usd':c.cost_usd, 'kwh':c.kwh, 'cpu_s':c.cpu_s, 'peak_mb':c.peak_mb, 'cached':c.cached} for c in r.cells]
+    return {'job':r.job, 'usd':r.cost_usd, 'kwh':r.kwh, 'seconds':r.seconds, 'cpu_s':r.cpu_s, 'peak_mb':r.peak_mb, 'energy':energy, 'idle_s':max(0., r.seconds-sum(c.seconds for c in r.cells)), 'cells':cells,
+        'digest':r.digest, **({'error':r.error, 'cell':r.error_cell} if r.error else {})}
 
 def _one_line(plan, end) -> str:
     "How a run failed, with the cell's index"

@@ -67,9 +67,9 @@ def _opened(node, f, known):
     place = _place(f.value, known) if method else _place(node.args[0], known) if node.args else ''
     return ('out' if set(mode)&set('wax') else 'in'),place
 
-# %% ../../nbs/job/lineage.ipynb #e52455e9
+# %% ../../nbs/job/lineage.ipynb #fc1169d2
 _VERBS = {('data', 'get'):('dataset', 'in', 0), ('data', 'show'):('dataset', 'in', 0), ('data', 'add'):('dataset', 'out', 1), ('feature', 'join'):('feature', 'in', 0), ('feature', 'online'):('feature', 'in', 0),
-    ('feature', 'add'):('feature', 'out', 0), ('feature', 'materialize'):('feature', 'in', 0), ('model', 'log'):('model', 'out', 1), ('model', 'promote'):('model', 'in', 0), ('model', 'explain'):('model', 'in', 0), ('data', 'read'):('dataset', 'in', 0), ('data', 'scan'):('dataset', 'in', 0)}
+    ('feature', 'add'):('feature', 'out', 0), ('feature', 'materialize'):('feature', 'in', 0), ('model', 'log'):('model', 'out', 1), ('model', 'promote'):('model', 'in', 0), ('model', 'load'):('model', 'in', 0), ('model', 'explain'):('model', 'in', 0), ('data', 'read'):('dataset', 'in', 0), ('data', 'scan'):('dataset', 'in', 0)}
 
 def _of_line(text:str, cell:int, bound:set[str]):
     "Things that a `%mlops` line reads and writes"
