@@ -1,0 +1,37 @@
+"""Every notebook of nbs/ runs from top to bottom as nbdev runs it, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = "import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv[1], basepath=sys.argv[2], cell_timeout=300)[0])"
+
+
+def notebooks() -> list[str]:
+    "Notebooks that teach: those of git where it is a checkout; the tutorials are run by `make demo`"
+    listed = subprocess.run(["git", "ls-files", "nbs/*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = (
+        listed.stdout.split("\n")
+        if listed.returncode == 0 and listed.stdout
+        else [str(p.relative_to(ROOT)) for p in (ROOT / "nbs").rglob("*.ipynb")]
+    )
+    return sorted(p for p in found if p and "/tutorials/" not in p and "checkpoint" not in p and (ROOT / p).exists())
+
+
+@pytest.mark.parametrize("notebook", notebooks())
+def test_lesson(notebook, home, tmp_path):
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, notebook, str(ROOT)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=550,
+    )
+    assert done.returncode == 0, f"{notebook}\n{done.stderr[-4000:]}"
