@@ -115,7 +115,7 @@ def follow(
     tail = (folder/'log.txt').read_text(errors='replace').strip().split('\n')[-1][:300]
     return {'done':'failed', 'kind':'tool', 'cell':None, 'error':f'the runner ended with {child.returncode}: {tail}'}
 
-# %% ../../nbs/job/execution.ipynb #6ff035a1
+# %% ../../nbs/job/execution.ipynb #d8ff4db6
 def _cell_runs(plan, messages, price) -> list[CellRun]:
     "Messages of the child as facts, with the cells numbered as in the job's notebook"
     names = injection.titles(json.loads(Path(plan.input).read_text(encoding='utf-8')))
@@ -139,16 +139,16 @@ def execute(
     env,messages = environment(project, plan.run),[]
     started = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
     total = sum(c['cell_type']=='code' for c in json.loads(Path(plan.input).read_text(encoding='utf-8'))['cells'])
-    record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env), started=started, error='stopped before it ended')
+    record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env), started=started, message='stopped before it ended')
     try:
         with cost.metering.measure() as used, progress(f'job {job.name}', total) as p:
             def tell(m): messages.append(m); p(1, f'cell {job_index(plan, m["cell"])}')
             end = follow(plan, env, total, tell)
-        record.status,record.error,record.error_cell = end['done'],_one_line(plan, end),job_index(plan, end.get('cell'))
+        record.status,record.message,record.failed_cell = end['done'],_one_line(plan, end),job_index(plan, end.get('cell'))
         record.__dict__['kind'] = end.get('kind', '')
     finally:
         record.cells,record.cost_usd = _cell_runs(plan, messages, price),price(used)
-        record.seconds,record.cpu_s,record.peak_mb,record.kwh = used.seconds,used.cpu_s,used.peak_mb,used.kwh
+        record.seconds,record.cpu_s,record.peak_mb,record.kwh = used.seconds,used.cpu_s,max([used.peak_mb, *(c.peak_mb for c in record.cells)]),used.kwh
         _finish(plan, record)
         (done if done is not None else {}).update(_paid(record, used.energy))
     return record
@@ -157,7 +157,7 @@ def _paid(r:RunRecord, energy:str) -> dict:
     "What the ledger remembers of a run: the whole of it, and the cells as a part"
     cells = [{'index':c.index, 'seconds':round(c.seconds, 6), 'usd':c.cost_usd, 'kwh':c.kwh, 'cpu_s':c.cpu_s, 'peak_mb':c.peak_mb, 'cached':c.cached} for c in r.cells]
     return {'job':r.job, 'usd':r.cost_usd, 'kwh':r.kwh, 'seconds':r.seconds, 'cpu_s':r.cpu_s, 'peak_mb':r.peak_mb, 'energy':energy, 'idle_s':max(0., r.seconds-sum(c.seconds for c in r.cells)), 'cells':cells,
-        'digest':r.digest, **({'error':r.error, 'cell':r.error_cell} if r.error else {})}
+        'digest':r.digest, **({'error':r.message, 'cell':r.failed_cell} if r.message else {})}
 
 def _one_line(plan, end) -> str:
     "How a run failed, with the cell's index"

@@ -100,7 +100,7 @@ class Jobs(Fact):
     jobs:list[JobRow]
     __panel__ = 'mlops_nb.job.panel:jobs'
 
-# %% ../../nbs/job/facts.ipynb #518cbf80
+# %% ../../nbs/job/facts.ipynb #c0632fc1
 class CellRun(msgspec.Struct, kw_only=True):
     "One cell of a run"
     index:int # In the job's notebook, from 0; the cell of injected parameters is -1
@@ -127,15 +127,15 @@ class RunRecord(Fact):
     peak_mb:float = 0.
     kwh:float = 0.
     digest:str = '' # SHA-256 over the sources and outputs of the executed cells, without times
-    error:str = '' # One line
-    error_cell:int|None = None
+    message:str = '' # Why it failed, in one line
+    failed_cell:int|None = None # Index in the job's notebook
     environment:dict[str,str] = {} # What reproducibility depends on: Python, PYTHONHASHSEED, platform
     started:str = '' # UTC
     __panel__ = 'mlops_nb.job.panel:run'
     @property
     def ok(self) -> bool: return self.status=='completed'
     @property
-    def finding(self) -> str: return self.error or f'run {self.run} {self.status}'
+    def finding(self) -> str: return self.message or f'run {self.run} {self.status}'
 
 class RunRow(msgspec.Struct, kw_only=True):
     "A line of `job history`"

@@ -11,8 +11,9 @@ __all__ = ['checked', 'job', 'jobs', 'run', 'history']
 from ..core.draw import Panel, badge, details, facts, meter, table, text
 from .facts import Checked, History, Job, Jobs, RunRecord
 
-# %% ../../nbs/job/panel.ipynb #5c1c76e9
+# %% ../../nbs/job/panel.ipynb #72b84c9b
 def _usd(x): return '-' if x is None else '0 USD' if not x else f'{x:.2g} USD' if x<.01 else f'{x:,.2f} USD'
+def _count(xs, word): return f'{len(xs)} {word}{"s" if len(xs)!=1 else ""}'
 _LEVEL = {'completed':'ok', 'failed':'bad', 'aborted':'warn', 'running':'info'}
 
 def checked(c:Checked) -> Panel:
@@ -21,14 +22,14 @@ def checked(c:Checked) -> Panel:
     rows = [['-' if f.cell is None else f.cell, f.kind.replace('_', ' '), f.message, f.fix] for f in c.findings]
     return Panel(f'Notebook check: {c.notebook}', table(['cell', 'kind', 'what', 'fix'], rows), verdict=('warn', f'{len(rows)} FINDINGS' if len(rows)>1 else '1 FINDING'), next=f'mlops job convert {c.notebook}')
 
-# %% ../../nbs/job/panel.ipynb #20ec366d
+# %% ../../nbs/job/panel.ipynb #0ddd3f3f
 def job(j:Job) -> Panel:
     "A job as it stands in jobs/NAME"
     params = table(['parameter', 'type', 'default', 'about'], [[p.name, p.type+(f' of {p.item}' if p.item else ''), repr(p.default) if p.default is not None else 'None', ', '.join(p.choices) or p.help] for p in j.parameters], empty='no parameters')
     things = [[way, t.kind, t.name] for way,ts in (('reads', j.inputs), ('writes', j.outputs)) for t in ts]
     blocks = [params, *([table(['', 'kind', 'what'], things)] if things else []), facts({'made from':j.source or '-', 'files':j.folder or '-', 'requirements':', '.join(j.requirements) or 'standard library only'})]
-    if j.dropped_cells: blocks.append(details(f'{len(j.dropped_cells)} cells dropped', table(['cell', 'why', 'what'], [[d.cell, d.reason, d.source] for d in j.dropped_cells])))
-    if j.notes: blocks.append(details(f'{len(j.notes)} notes', table(['cell', 'note'], [['-' if n.cell is None else n.cell, n.message] for n in j.notes])))
+    if j.dropped_cells: blocks.append(details(_count(j.dropped_cells, 'cell')+' left out', table(['cell', 'why', 'what'], [[d.cell, d.reason, d.source] for d in j.dropped_cells])))
+    if j.notes: blocks.append(details(_count(j.notes, 'note'), table(['cell', 'note'], [['-' if n.cell is None else n.cell, n.message] for n in j.notes])))
     first = j.parameters[0] if j.parameters else None
     return Panel(f'Job {j.name}', *blocks, verdict=('ok', 'READY'), next=f'mlops job run {j.name}'+(f' -p {first.name}={first.default}' if first and isinstance(first.default, (int, float, str)) and ' ' not in str(first.default) else ''))
 
@@ -37,14 +38,14 @@ def jobs(js:Jobs) -> Panel:
     rows = [[r.name, r.parameters, r.runs, badge(_LEVEL.get(r.last, 'info'), r.last) if r.last else '-', r.last_time[:16], _usd(r.cost_usd)] for r in js.jobs]
     return Panel('Jobs', table(['job', 'parameters', 'runs', 'last', 'at', 'cost'], rows, empty='no job yet'), next=f'mlops job run {js.jobs[0].name}' if js.jobs else 'mlops job convert NOTEBOOK')
 
-# %% ../../nbs/job/panel.ipynb #abda0ea2
+# %% ../../nbs/job/panel.ipynb #3e566d7a
 def run(r:RunRecord) -> Panel:
     "One run, cell by cell"
     longest = max((c.seconds for c in r.cells), default=0) or 1
     rows = [['parameters' if c.index<0 else c.index, c.title, round(c.seconds, 3), meter(c.seconds/longest, words=f'{c.seconds:.2f} s'), round(c.cpu_s, 2), round(c.peak_mb), _usd(c.cost_usd), badge('ok' if c.status=='completed' else 'bad', 'cached' if c.cached else c.status)] for c in r.cells]
     busy = sum(c.seconds for c in r.cells)
-    head = {'run':r.run, 'took':f'{r.seconds:.1f} s, {busy:.1f} s of it in cells', 'used':f'{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh*1000:.2g} Wh', 'cost':_usd(r.cost_usd), 'output':r.output, **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.error} if r.error else {})}
-    return Panel(f'Job {r.job}', facts(head), details(f'{len(rows)} cells', table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows)), verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}')
+    head = {'run':r.run, 'took':f'{r.seconds:.1f} s, {busy:.1f} s of it in cells', 'used':f'{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh*1000:.2g} Wh', 'cost':_usd(r.cost_usd), 'output':r.output, **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
+    return Panel(f'Job {r.job}', facts(head), details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows)), verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}')
 
 def history(h:History) -> Panel:
     "Runs, newest first"

@@ -11,7 +11,7 @@ __all__ = ['Stopped', 'execute', 'main']
 import json, os, signal, sys, threading
 from pathlib import Path
 
-# %% ../../nbs/job/papermill_runner.ipynb #187c4613
+# %% ../../nbs/job/papermill_runner.ipynb #18934d52
 class Stopped(BaseException): "The parent asked, or is gone"
 
 def _stop(*_): raise Stopped
@@ -39,6 +39,7 @@ def execute(
     "Execute a notebook with papermill and our engine; tell how it goes"
     import warnings
     warnings.filterwarnings('ignore')
+    sys.modules.setdefault('rfc3987_syntax', None) # jsonschema would build a grammar of internationalised addresses for a second; notebooks have none
     import papermill
     from papermill.engines import papermill_engines
     from mlops_nb.job.papermill_plugin import MlopsEngine

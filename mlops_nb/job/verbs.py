@@ -71,7 +71,7 @@ def convert(
         'inputs':[f'{t.kind}:{t.name}' for t in job.inputs], 'outputs':[f'{t.kind}:{t.name}' for t in job.outputs]}, digest=job.source_digest)
     return job
 
-# %% ../../nbs/job/verbs.ipynb #66d952d5
+# %% ../../nbs/job/verbs.ipynb #e488e851
 @verb('job.run', changes=True, example='mlops job run score -p month=3')
 def run(
     name:Name, # Of the job
@@ -99,8 +99,8 @@ def run(
 
 def _failed(record:RunRecord):
     "The error of a run that failed, with the record as its result"
-    if record.__dict__.get('kind')=='tool': e = ToolFailed(record.error, f'see {Path(record.output).parent/"log.txt"}')
-    else: e = Finding(f'run {record.run}: {record.error}', f'see {record.output}')
+    if record.__dict__.get('kind')=='tool': e = ToolFailed(record.message, f'see {Path(record.output).parent/"log.txt"}')
+    else: e = Finding(f'run {record.run}: {record.message}', f'see {record.output}')
     e.result = record
     return e
 
