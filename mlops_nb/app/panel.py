@@ -10,16 +10,14 @@ __all__ = ['ready', 'status', 'diagnosis', 'demo']
 # %% ../../nbs/app/panel.ipynb #5f473870
 from ..core.draw import Panel, badge, facts, table, text
 
-# %% ../../nbs/app/panel.ipynb #4b6a0d12
+# %% ../../nbs/app/panel.ipynb #0c88052f
 def ready(r) -> Panel:
     "What is used, what was made"
     rows = [[s, where, 'adopted' if s in r.adopted else 'made' if s in r.made else 'default'] for s,where in r.stores.items()]
     rest = [[tool, what, 'adopted'] for tool,what in r.adopted.items() if tool not in r.stores]
     return Panel('Project ready', facts({'root':r.root}), table(['store', 'where', ''], rows+rest), verdict=('ok', 'READY'), next='mlops status')
 
-ready(Ready(root='churn', stores={'ledger':'.mlops/ledger.db', 'runs':'sqlite:///.mlops/mlflow.db'}, adopted={'git':'main'}, made=['ledger']))
-
-# %% ../../nbs/app/panel.ipynb #67ce4e69
+# %% ../../nbs/app/panel.ipynb #9e684675
 def status(s) -> Panel:
     "One card: what there is, what it cost, what needs attention"
     ledger = f'{s.ledger["entries"]:,} entries, {s.ledger["state"]}'
@@ -29,10 +27,7 @@ def status(s) -> Panel:
     verdict = ('warn', f'{len(s.alerts)} TO LOOK AT') if s.alerts else ('ok', 'ALL QUIET')
     return Panel('Status', *blocks, verdict=verdict, next='mlops doctor' if s.alerts else 'mlops audit verify')
 
-status(Status(root='churn', counts={'datasets':2, 'features':3, 'models':1, 'jobs':1}, cost_usd_today=.0123, alerts=[], ledger={'entries':41, 'state':'signed', 'last_checkpoint':40},
-    recent=[{'seq':40, 'time':'2013-07-01T06:00:00.000000Z', 'type':'model.promoted', 'subject':'delay@1'}]))
-
-# %% ../../nbs/app/panel.ipynb #1e671927
+# %% ../../nbs/app/panel.ipynb #8e17e1c4
 def diagnosis(d) -> Panel:
     "Every check, the failed ones first, each with its fix"
     rows = [[badge('ok', 'OK') if c.ok else badge('bad', 'FIX'), c.name, c.detail, c.fix] for c in sorted(d.checks, key=lambda c: c.ok)]
@@ -40,13 +35,9 @@ def diagnosis(d) -> Panel:
     return Panel('Doctor', table(['', 'check', 'found', 'what to type'], rows), verdict=('ok', 'HEALTHY') if not bad else ('bad', f'{bad} TO FIX'),
         next=next((c.fix for c in d.checks if not c.ok and c.fix.startswith('mlops')), 'mlops status'))
 
-diagnosis(Diagnosis(checks=[Check('git', True, '2.39'), Check('remote', False, 'no DVC remote', 'mlops data push')]))
-
-# %% ../../nbs/app/panel.ipynb #5acac70c
+# %% ../../nbs/app/panel.ipynb #ea2ca25e
 def demo(d) -> Panel:
     "The steps of the golden path"
     rows = [[badge('ok', 'DONE') if s.ok else badge('bad', 'FAILED'), s.name, s.detail, f'{s.seconds:.1f} s'] for s in d.steps]
     blocks = [table(['', 'step', 'shown', 'seconds'], rows), facts({'project':d.root, 'site':d.site})]
     return Panel('The golden path on 336,776 flights', *blocks, verdict=('ok', 'DONE') if d.ok else ('bad', 'FAILED'), next=f'cd {d.root} && mlops status')
-
-demo(Demo(steps=[Step('join', True, 2.5, '336,776 rows in, 336,776 out')], site='site/index.html', root='demo'))

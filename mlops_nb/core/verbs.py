@@ -11,7 +11,7 @@ __all__ = ['About', 'path_of', 'verb', 'resolve', 'call', 'strictly']
 import functools, importlib, os
 from .errors import BadUsage, BadInput, Finding, MlopsError, ToolFailed, suggest
 
-# %% ../../nbs/core/verbs.ipynb #4a6f3d97
+# %% ../../nbs/core/verbs.ipynb #54983104
 class About:
     "What `@verb` was told about a function"
     def __init__(self, path:str, **options): self.path,self.options = path,options
@@ -20,8 +20,8 @@ def path_of(
     fn, # A function in a pillar's `verbs` room
 ) -> str: # `data.add` for `mlops_nb.data.verbs.add`
     "The path of a verb by where it lives; a trailing underscore is dropped"
-    parts = fn.__module__.split('.')
-    return f'{parts[-2]}.{fn.__name__.rstrip("_")}'
+    parts = ['', *fn.__module__.split('.')][-2] # empty inside a notebook
+    return f'{parts}.{fn.__name__.rstrip("_")}'.removeprefix('.')
 
 def verb(
     path:str='', # Path, when it is not the pillar's name and the function's
