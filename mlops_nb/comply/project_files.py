@@ -12,7 +12,7 @@ import os, shutil, subprocess
 from pathlib import Path
 from ..core.errors import ToolFailed
 
-# %% ../../nbs/comply/project_files.ipynb #1e2aa465
+# %% ../../nbs/comply/project_files.ipynb #e48b7ee2
 DEFINITIONS = ('mlops.toml', 'features', 'jobs', 'policy', '*.dvc', 'prices.csv')
 
 def uncommitted(
@@ -22,10 +22,11 @@ def uncommitted(
     if shutil.which('git') is None: raise ToolFailed('git is not installed', 'install git')
     r = subprocess.run(['git', '-C', str(root), 'status', '--porcelain', '-z', '--untracked-files=all', '--', *DEFINITIONS], capture_output=True, text=True, encoding='utf-8', errors='replace')
     if r.returncode: raise ToolFailed(f'git says: {r.stderr.strip()[:200]}', 'run: mlops init')
+    prefix = subprocess.run(['git', '-C', str(root), 'rev-parse', '--show-prefix'], capture_output=True, text=True, encoding='utf-8', errors='replace').stdout.strip()
     lines = iter(r.stdout.split('\0'))
     out = []
     for l in lines:
-        if len(l)>3: out.append(l[3:])
+        if len(l)>3: out.append(l[3:].removeprefix(prefix))
         if l[:1] in 'RC' and l: next(lines, None) # the old name of a renamed file
     return sorted(out)
 

@@ -16,7 +16,7 @@ from ..core.verbs import verb
 from . import collectors, controls, exposure, project_files, views
 from .facts import Board, Catalogue, Scan
 
-# %% ../../nbs/comply/verbs.ipynb #0e5afb41
+# %% ../../nbs/comply/verbs.ipynb #e9f6bd8c
 def _detectors() -> dict:
     "Kind -> detector of the guard"
     from mlops_nb import guard
@@ -36,7 +36,7 @@ def _board(p, wanted, framework='') -> Board:
     results = [collectors.collect(c, s) for c in wanted]
     return Board(framework=framework, controls=results, counts=views.counts(results), as_of=s.now.strftime('%Y-%m-%dT%H:%M:%SZ'), entries=len(s.events))
 
-@verb(example='mlops comply status --framework gdpr')
+@verb('comply.status', example='mlops comply status --framework gdpr')
 def status(
     *,
     framework:str='', # gdpr, hipaa, soc2, eu_ai_act, iso_42001 or nist_ai_rmf; all by default
@@ -54,7 +54,7 @@ def list_(
     "The controls, their clauses and what their evidence does not show"
     return Catalogue(controls=controls.chosen(framework))
 
-@verb(example='mlops comply show ledger-intact')
+@verb('comply.show', example='mlops comply show ledger-intact')
 def show(
     control:str, # Its id: `ledger-intact`
 ) -> Board:
@@ -63,7 +63,7 @@ def show(
     if control not in known: raise NotFound(f'no control {control!r}', suggest(control, known) or 'list them with: mlops comply list')
     return _board(projects.current(), [known[control]])
 
-# %% ../../nbs/comply/verbs.ipynb #f719b762
+# %% ../../nbs/comply/verbs.ipynb #d5a9aa7d
 _TABLES = ('.parquet', '.csv', '.arrow', '.feather', '.gz', '.zip')
 
 def _scan_files(path:Path, name:str) -> Scan:
@@ -79,7 +79,7 @@ def _scan_table(target, name:str) -> Scan:
     from mlops_nb import data, guard
     return exposure.search_table(data.read(target), guard.classify, guard.find_secrets, name)
 
-@verb(check=True, example='mlops comply scan .')
+@verb('comply.scan', check=True, example='mlops comply scan .')
 def scan(
     target:Data, # Notebook, file, folder, registered dataset or notebook variable
 ) -> Scan:

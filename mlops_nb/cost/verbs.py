@@ -15,7 +15,7 @@ from ..core.verbs import verb
 from . import price_book, views
 from .facts import CostTable, PriceTable
 
-# %% ../../nbs/cost/verbs.ipynb #947c1ab5
+# %% ../../nbs/cost/verbs.ipynb #ceaa43a4
 def _moment(text:str) -> str:
     "UTC time in ISO 8601 of `30d` (so long ago) or `2013-07-01` (then)"
     from datetime import datetime, timezone
@@ -28,7 +28,7 @@ def _moment(text:str) -> str:
     at = at.replace(tzinfo=timezone.utc) if at.tzinfo is None else at.astimezone(timezone.utc)
     return at.strftime('%Y-%m-%dT%H:%M:%S')
 
-@verb(example='mlops cost show --by job')
+@verb('cost.show', example='mlops cost show --by job')
 def show(
     *,
     by:Literal['run','job','cell','model','endpoint','user']='run', # What to add up by
@@ -39,8 +39,8 @@ def show(
     p = projects.current()
     return views.table(ledger.of(p).events(), by, _moment(since), price_book.machine(p)[0])
 
-# %% ../../nbs/cost/verbs.ipynb #19cfe1e0
-@verb(example='mlops cost prices --provider aws')
+# %% ../../nbs/cost/verbs.ipynb #539b1fcf
+@verb('cost.prices', example='mlops cost prices --provider aws')
 def prices(
     *,
     provider:str='', # Only this provider
