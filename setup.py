@@ -6,7 +6,6 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
-from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
 PACKED = {
@@ -64,17 +63,6 @@ class Build(build_py):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 
-    def get_source_files(self):
-        return [*super().get_source_files(), *(str(s.relative_to(HERE)) for s, _ in packed())]
-
-
-class Sdist(sdist):
-    "A source distribution from which the wheel can be built and the tests can be run"
-
-    def add_defaults(self):
-        super().add_defaults()
-        self.filelist.extend(["settings.ini", *(str(s.relative_to(HERE)) for s, _ in packed())])
-
 
 ini = settings()
 readme = HERE / "README.md"
@@ -98,6 +86,6 @@ setup(
     install_requires=lines(ini["requirements"]),
     extras_require=extras(ini),
     entry_points=entry_points(ini),
-    cmdclass={"build_py": Build, "sdist": Sdist},
+    cmdclass={"build_py": Build},
     zip_safe=False,
 )
