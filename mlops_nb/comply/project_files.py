@@ -40,7 +40,7 @@ def locks(
         out[job.parent.name] = lock.read_text(encoding='utf-8', errors='replace') if lock.is_file() else None
     return out
 
-# %% ../../nbs/comply/project_files.ipynb #781d143c
+# %% ../../nbs/comply/project_files.ipynb #cd2659ad
 SKIP = {'.git', '.venv', 'venv', 'node_modules', '__pycache__', '.ipynb_checkpoints', '.tox', 'site-packages', '.dvc'}
 RUNS = 20 # Executed notebooks of jobs that are looked at, newest first
 
@@ -59,4 +59,4 @@ def executed(
     root:Path, # Folder of the project
 ) -> list[Path]: # At most `RUNS`
     "Executed notebooks of jobs, newest first"
-    return sorted((root/'.mlops'/'runs').glob('*/*.ipynb'), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)[:RUNS]
+    return sorted((p for p in (root/'.mlops'/'runs').glob('*/*.ipynb') if p.name!='input.ipynb'), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)[:RUNS]

@@ -10,6 +10,6 @@ __all__ = []
 # %% ../../nbs/cost/face.ipynb #7246b4e6
 from ..core.lazy import face
 
-# %% ../../nbs/cost/face.ipynb #7d940310
+# %% ../../nbs/cost/face.ipynb #80a9a36e
 __getattr__,__dir__,__all__ = face(__name__, {'show':'verbs:show', 'prices':'verbs:prices', 'price':'price_book:price', 'machine':'price_book:machine', 'metering':'metering:', 'price_book':'price_book:',
-    'views':'views:', 'total':'views:total', 'Usage':'facts:Usage', 'Price':'facts:Price', 'PriceTable':'facts:PriceTable', 'CostRow':'facts:CostRow', 'CostTable':'facts:CostTable'})
+    'views':'views:', 'total':'views:total', 'unit_price':'panel:unit_price', 'Usage':'facts:Usage', 'Price':'facts:Price', 'PriceTable':'facts:PriceTable', 'CostRow':'facts:CostRow', 'CostTable':'facts:CostTable'})

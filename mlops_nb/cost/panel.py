@@ -7,16 +7,16 @@ Docs: https://mlops-nb.github.io/mlops_nb/cost/panel.html.md"""
 # %% auto #0
 __all__ = ['usd', 'time', 'unit_price', 'table_of_costs', 'prices']
 
-# %% ../../nbs/cost/panel.ipynb #02b3fcf7
-from ..core.draw import Panel, badge, facts, table
+# %% ../../nbs/cost/panel.ipynb #df27c2b4
+from ..core.draw import Panel, badge, facts, short, table
 from ..core.svg import meter
 from .facts import CostTable, Price, PriceTable
 
-# %% ../../nbs/cost/panel.ipynb #ecf22a4c
+# %% ../../nbs/cost/panel.ipynb #6b367e18
 def usd(x:float|None) -> str:
     "An amount in USD: two digits after the point, or enough to see small ones"
     if x is None: return 'no price'
-    return f'{x:,.2f}' if x>=1 or x==0 else f'{x:.4f}' if x>=.01 else f'{x:.2g}' if x>=1e-6 else f'{x:.0e}'
+    return f'{x:,.2f}' if x>=1 or x==0 else f'{x:.4f}' if x>=.01 else f'{x:.6f}'.rstrip('0') if x>=1e-6 else 'under 0.000001'
 
 def time(s:float) -> str:
     "Seconds as a reader says them"
@@ -41,10 +41,10 @@ def table_of_costs(t:CostTable) -> Panel:
     return Panel(f'Cost by {t.by}', about, table([t.by, 'USD', 'share', 'kWh', 'idle USD', 'time', 'runs', 'entries'], rows, align='lrlrrrrl', empty='nothing was metered yet: run a cell with %%mlops run, or a job'),
         verdict=('warn', f'{t.unpriced} WITHOUT A PRICE') if t.unpriced else ('info', f'{usd(t.total_usd)} USD'), next='mlops cost prices' if t.unpriced else 'mlops cost show --by '+('cell' if t.by=='job' else 'job'))
 
-# %% ../../nbs/cost/panel.ipynb #a3085b4e
+# %% ../../nbs/cost/panel.ipynb #cbf1a5f8
 def prices(t:PriceTable) -> Panel:
     "The price in use, and the book"
     used = unit_price(t.used) if t.used else t.why
-    rows = [[p.provider, p.region, p.instance, usd(p.usd), usd(p.spot_usd) if p.spot_usd else '-', p.as_of, badge('warn', 'STALE') if p.stale else p.confidence, p.source] for p in t.prices]
+    rows = [[p.provider, p.region, p.instance, usd(p.usd), usd(p.spot_usd) if p.spot_usd else '-', p.as_of, badge('warn', 'STALE') if p.stale else p.confidence, short(p.source.removeprefix('https://'), 44)] for p in t.prices]
     return Panel('Price book', facts({'this machine':used, 'chosen by':t.why}), table(['provider', 'region', 'instance', 'USD/h', 'spot USD/h', 'as of', 'confidence', 'source'], rows, align='lllrrlll'),
         verdict=('bad', 'NO PRICE FOR THIS MACHINE') if t.used is None else ('warn', f'{t.stale} STALE') if t.stale else ('ok', 'PRICED'), next='mlops cost show')
