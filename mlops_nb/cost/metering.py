@@ -12,7 +12,7 @@ import os, sys, time
 from contextlib import contextmanager
 from .facts import Usage
 
-# %% ../../nbs/cost/metering.ipynb #d00570e2
+# %% ../../nbs/cost/metering.ipynb #9bb4abd5
 _TICK = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
 _PROC = os.path.exists('/proc/self/stat')
 
@@ -21,7 +21,7 @@ def _children(pid:int) -> list[int]:
     found = []
     try:
         for tid in os.listdir(f'/proc/{pid}/task'):
-            with open(f'/proc/{pid}/task/{tid}/children') as f: found += map(int, f.read().split())
+            with open(f'/proc/{pid}/task/{tid}/children', encoding='ascii') as f: found += map(int, f.read().split())
     except OSError: return found
     return found
 
@@ -60,7 +60,7 @@ def cpu_seconds(
     if not pid or pid==os.getpid(): return _own_times()+sum(_times(p) for p in family(os.getpid())[1:])
     return sum(_times(p) for p in family(pid))
 
-# %% ../../nbs/cost/metering.ipynb #b852b269
+# %% ../../nbs/cost/metering.ipynb #0f1404b2
 def high_water_mb(
     pid:int=0, # A process; 0 is this one
 ) -> float:
@@ -84,19 +84,19 @@ def _rusage_mb(pid:int) -> float:
 def _set_back(pid:int=0):
     "Set the high-water mark back to now, where the system allows it"
     try:
-        with open(f'/proc/{pid or "self"}/clear_refs', 'w') as f: f.write('5')
+        with open(f'/proc/{pid or "self"}/clear_refs', 'w', encoding='ascii') as f: f.write('5')
     except OSError: return
 
 def _family_mb(pid:int=0) -> float: return sum(map(high_water_mb, [pid, *family(pid or os.getpid())[1:]]))
 
-# %% ../../nbs/cost/metering.ipynb #48d81ab6
+# %% ../../nbs/cost/metering.ipynb #487de44c
 WATT_IDLE,WATT_BUSY = 0.74,3.5 # Of one virtual processor: averages of the Cloud Carbon Footprint method
 
 def _rapl_uj() -> int|None:
     "The processors' energy counter in microjoule, if it may be read"
     try: names = [n for n in os.listdir('/sys/class/powercap') if n.startswith('intel-rapl:') and n.count(':')==1]
     except OSError: return None
-    try: return sum(int(open(f'/sys/class/powercap/{n}/energy_uj').read()) for n in names) if names else None
+    try: return sum(int(open(f'/sys/class/powercap/{n}/energy_uj', encoding='ascii').read()) for n in names) if names else None
     except (OSError, ValueError): return None
 
 def modelled_kwh(

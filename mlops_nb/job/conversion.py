@@ -60,7 +60,7 @@ def _is_plot_value(node, plots) -> bool:
     if _root(node) in plots: return True
     return any(isinstance(n, ast.Attribute) and n.attr in _PLOT_WORDS for n in ast.walk(node.func))
 
-# %% ../../nbs/job/conversion.ipynb #65bf0f16
+# %% ../../nbs/job/conversion.ipynb #e1a1b8cf
 def _plot_names(cells:list[Cell]) -> set[str]:
     "Names of plotting modules, and of figures and axes made by them"
     names = set()
@@ -91,7 +91,7 @@ def reason_to_drop(
     if cell.source.opaque: return 'rendering' if cell.source.opaque in ('html', 'HTML', 'markdown', 'latex', 'svg', 'SVG', 'javascript', 'js') else ''
     if cell.blank or not cell.statements: return 'empty' if cell.tree is not None else ''
     why = []
-    stand_in = {m.line for m in cell.source.magics if m.kind!='cell' and not (m.name in ('time', 'timeit', 'prun', 'memit'))}
+    stand_in = {m.line for m in cell.source.magics if m.kind!='cell' and m.name not in ('time', 'timeit', 'prun', 'memit')}
     idle = {m.line:_idle(m) for m in cell.source.magics}
     for node,_ in cell.statements:
         if node.lineno in stand_in and (isinstance(node, ast.Pass) or node.lineno in idle and idle[node.lineno]):
@@ -105,13 +105,15 @@ def reason_to_drop(
     first = next((w for w in ('plot', *why) if w in why), 'empty')
     return {'display':'display: nothing below depends on it', 'plot':'plot: nothing is saved and nothing below depends on it'}.get(first, first)
 
-# %% ../../nbs/job/conversion.ipynb #ce494272
+# %% ../../nbs/job/conversion.ipynb #8e84b6ec
 def drop(
     cells:list[Cell],
 ) -> tuple[list[Cell],list[Dropped]]: # What stays, what goes
     "The cells that a job needs, and the others with their reasons"
     plots = _plot_names(cells)
     reasons = {c.index:reason_to_drop(c, plots) for c in cells}
+    last = next((c for c in reversed(cells) if not c.blank), None)
+    if last and reasons[last.index].startswith('display'): reasons[last.index] = ''
     while True:
         used = set().union(*(c.uses for c in cells if not reasons[c.index])) if cells else set()
         back = [c for c in cells if reasons[c.index] and c.binds&used]
@@ -159,7 +161,7 @@ def _cell(kind:str, source:str, tags=(), n:int=0) -> dict:
     meta = {'tags':list(tags)} if tags else {}
     return {'cell_type':kind, 'id':ident, 'metadata':meta, 'source':source, **({'execution_count':None, 'outputs':[]} if kind=='code' else {})}
 
-# %% ../../nbs/job/conversion.ipynb #a572e024
+# %% ../../nbs/job/conversion.ipynb #745c354d
 class Converted(msgspec.Struct):
     "A job and its notebook"
     job:Job
@@ -182,9 +184,9 @@ def convert(
     kept_code = [understand(c.index, texts[c.index]) for c in kept if texts[c.index]]
     modules = {m for c in kept_code for m in c.imports}
     kinds = {m:requirements.kind_of(m, folder) for m in sorted(modules)}
-    notes = [*sig.notes, *(Note(cell=None, message=f'`{m}` is not installed here: no version to lock') for m,k in kinds.items() if k=='missing'),
+    remarks = [*sig.notes, *(Note(cell=None, message=f'`{m}` is not installed here: no version to lock') for m,k in kinds.items() if k=='missing'),
         *(Note(cell=None, message=f'`{m}` is a module of yours beside the notebook: it must be there when the job runs') for m,k in kinds.items() if k=='local')]
-    job = Job(name=name, parameters=sig.parameters, dropped_cells=dropped, requirements=requirements.pins(m for m,k in kinds.items() if k=='installed'), inputs=ins, outputs=outs, notes=notes)
+    job = Job(name=name, parameters=sig.parameters, dropped_cells=dropped, requirements=requirements.pins(m for m,k in kinds.items() if k=='installed'), inputs=ins, outputs=outs, remarks=remarks)
     return Converted(job, _assemble(nb, kept, texts, sig))
 
 def _rewritten(kept, sig) -> dict[int,str]:

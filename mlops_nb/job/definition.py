@@ -15,7 +15,7 @@ from ..core.errors import BadInput, NotFound, ToolFailed, suggest
 from ..core.refs import check_name, registered
 from .facts import Job
 
-# %% ../../nbs/job/definition.ipynb #ca1295ea
+# %% ../../nbs/job/definition.ipynb #5bf39485
 TOML,LOCK = 'job.toml','requirements.lock'
 
 def _toml(x) -> str:
@@ -40,11 +40,11 @@ def to_toml(job:Job) -> str:
     for kind,things in (('inputs', job.inputs), ('outputs', job.outputs)):
         for t in things: lines += ['', f'[[{kind}]]', f'kind = {_toml(t.kind)}', f'name = {_toml(t.name)}', *([f'cell = {t.cell}'] if t.cell is not None else [])]
     for d in job.dropped_cells: lines += ['', '[[dropped]]', f'cell = {d.cell}', f'reason = {_toml(d.reason)}', f'source = {_toml(d.source)}']
-    for n in job.notes: lines += ['', '[[notes]]', *([f'cell = {n.cell}'] if n.cell is not None else []), f'message = {_toml(n.message)}']
+    for n in job.remarks: lines += ['', '[[remarks]]', *([f'cell = {n.cell}'] if n.cell is not None else []), f'message = {_toml(n.message)}']
     return '\n'.join(lines)+'\n'
 
-# %% ../../nbs/job/definition.ipynb #fdbe3d0c
-_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements'), 'parameters':None, 'inputs':None, 'outputs':None, 'dropped':None, 'notes':None}
+# %% ../../nbs/job/definition.ipynb #a769cc37
+_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements'), 'parameters':None, 'inputs':None, 'outputs':None, 'dropped':None, 'remarks':None}
 
 def from_toml(
     text:str,
@@ -62,7 +62,7 @@ def from_toml(
     try:
         params = [_parameter(n, dict(t)) for n,t in raw.get('parameters', {}).items()]
         return msgspec.convert({**raw.get('job', {}), 'name':name, 'folder':f'jobs/{name}', 'parameters':params, 'inputs':raw.get('inputs', []), 'outputs':raw.get('outputs', []),
-            'dropped_cells':raw.get('dropped', []), 'notes':[{'cell':None, **n} for n in raw.get('notes', [])]}, Job)
+            'dropped_cells':raw.get('dropped', []), 'remarks':[{'cell':None, **n} for n in raw.get('remarks', [])]}, Job)
     except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as e: raise BadInput(f'{where}: {e}') from e
 
 def _parameter(name, table):

@@ -7,20 +7,19 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/execution.html.md"""
 # %% auto #0
 __all__ = ['Plan', 'new_id', 'prepare', 'folder_of', 'environment', 'described', 'follow', 'job_index', 'execute']
 
-# %% ../../nbs/job/execution.ipynb #e5eaa95c
+# %% ../../nbs/job/execution.ipynb #b1558d1b
 import json, os, platform, secrets, signal, subprocess, sys, threading
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 import msgspec
-from ..core.errors import ToolFailed
 from ..core.progress import progress
 from ..core.project import write_text
 from ..cost.facts import Usage
 from . import definition, injection, notebook_ast
 from .facts import CellRun, Job, RunRecord
 
-# %% ../../nbs/job/execution.ipynb #16debeb2
+# %% ../../nbs/job/execution.ipynb #b7de677d
 class Plan(msgspec.Struct, kw_only=True):
     "What the child reads"
     run:str
@@ -37,7 +36,7 @@ def new_id(
     job:str, # Its name
 ) -> str:
     "An id that sorts by time and never repeats"
-    return f'{job}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}'
+    return f'{job}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}'
 
 def prepare(
     project, # A `Project`
@@ -115,7 +114,7 @@ def follow(
     tail = (folder/'log.txt').read_text(errors='replace').strip().split('\n')[-1][:300]
     return {'done':'failed', 'kind':'tool', 'cell':None, 'error':f'the runner ended with {child.returncode}: {tail}'}
 
-# %% ../../nbs/job/execution.ipynb #d8ff4db6
+# %% ../../nbs/job/execution.ipynb #90820bea
 def _cell_runs(plan, messages, price) -> list[CellRun]:
     "Messages of the child as facts, with the cells numbered as in the job's notebook"
     names = injection.titles(json.loads(Path(plan.input).read_text(encoding='utf-8')))
@@ -137,7 +136,7 @@ def execute(
     "One run from start to record"
     from mlops_nb import cost
     env,messages = environment(project, plan.run),[]
-    started = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
+    started = datetime.now(UTC).isoformat(timespec='milliseconds')
     total = sum(c['cell_type']=='code' for c in json.loads(Path(plan.input).read_text(encoding='utf-8'))['cells'])
     record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env), started=started, message='stopped before it ended')
     try:

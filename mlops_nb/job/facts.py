@@ -51,7 +51,7 @@ class Checked(Fact):
     @property
     def finding(self) -> str: return f'{len(self.findings)} finding{"s" if len(self.findings)!=1 else ""} in {self.notebook}'
 
-# %% ../../nbs/job/facts.ipynb #e522dea7
+# %% ../../nbs/job/facts.ipynb #bd939922
 class Dropped(msgspec.Struct, kw_only=True):
     "A cell that the job does without"
     cell:int # Index in the source notebook
@@ -77,7 +77,7 @@ class Job(Fact):
     requirements:list[str] = [] # `name==version` of what the notebook imports
     inputs:list[Thing] = []
     outputs:list[Thing] = []
-    notes:list[Note] = []
+    remarks:list[Note] = []
     source:str = '' # Notebook it was made of, relative to the project where it lies in it
     source_digest:str = '' # SHA-256 of that notebook's bytes
     notebook:str = '' # File name in the job's folder

@@ -35,7 +35,7 @@ def _syntax(cells):
     for c in cells:
         if c.error: yield _finding(c, 'syntax', f'it is no valid Python: {c.error}', 'mend or delete the cell')
 
-# %% ../../nbs/job/faults.ipynb #137a7c83
+# %% ../../nbs/job/faults.ipynb #6f7dfbb3
 _FOLDERS = {'home', 'Users', 'root', 'data', 'mnt', 'media', 'opt', 'srv', 'content', 'kaggle', 'Volumes', 'workspace', 'workspaces', 'scratch', 'private', 'dbfs', 'var', 'Desktop', 'Documents', 'gpfs', 'nfs', 'drive', 'app', 'notebooks', 'projects'}
 _ABSOLUTE = re.compile(r'^(?:~[\w.-]*[/\\].+|[A-Za-z]:[\\/].+|\\\\[\w.-]+\\.+|file://.+)')
 _ISO = re.compile(r'^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2})?)?$')
@@ -60,14 +60,14 @@ def _secret_names(tree) -> list[tuple[ast.Constant,str]]:
         elif isinstance(n, ast.AnnAssign): pairs = [(getattr(n.target, 'id', ''), n.value)]
         elif isinstance(n, ast.Call): pairs = [(k.arg, k.value) for k in n.keywords if k.arg]
         elif isinstance(n, ast.Dict): pairs = [(k.value, v) for k,v in zip(n.keys, n.values) if isinstance(k, ast.Constant) and isinstance(k.value, str)]
-        out += [(v, name) for name,v in pairs if isinstance(name, str) and _SECRET_NAME.search(name) and isinstance(v, ast.Constant) and isinstance(v.value, str) and len(v.value)>=6 and not _PLACEHOLDER.match(v.value) and ' ' not in v.value]
+        out += [(v, name) for name,v in pairs if isinstance(name, str) and _SECRET_NAME.search(name) and isinstance(v, ast.Constant) and isinstance(v.value, str) and len(v.value)>=6 and not _PLACEHOLDER.match(v.value) and not re.search(r'\s|^[./~]|^\w+_path$|\.(json|pem|key|txt|ya?ml|toml|env)$|^[a-z]+(_[a-z]+)+$', v.value)]
     return out
 
 def _shapes(text:str) -> bool:
     "Does a text hold something that looks like a secret?"
     return bool(_SECRET_SHAPE.search(text))
 
-# %% ../../nbs/job/faults.ipynb #aeb3d8ec
+# %% ../../nbs/job/faults.ipynb #a9c7c832
 def _strings(cells):
     "Findings about literal strings"
     for c in cells:
@@ -81,7 +81,8 @@ def _strings(cells):
         places += [m.rest.split()[0] for m in c.source.magics if m.kind=='line' and m.name=='cd' and is_absolute(m.rest+'/')]
         if any(isinstance(n, ast.Call) and ast.unparse(n.func).endswith('Path.home') for n in ast.walk(c.tree)): places.append('Path.home()')
         for p in dict.fromkeys(places): yield _finding(c, 'absolute_path', f'{p!r} exists on this machine only', 'write a path relative to the project, or a dataset: mlops data add')
-        for d in dict.fromkeys(n.value for n in ast.walk(c.tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs|named and _ISO.match(n.value)): yield _finding(c, 'date', f'the date {d!r} is fixed inside an expression', f'assign it to a name at the top, so that it becomes a parameter: since = {d!r}')
+        dates = list(dict.fromkeys(n.value for n in ast.walk(c.tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs|named and _ISO.match(n.value)))
+        if dates: yield _finding(c, 'date', f'{"the date" if len(dates)==1 else "dates"} {", ".join(map(repr, dates[:4]))} {"is" if len(dates)==1 else "are"} fixed inside an expression', f'assign it to a name at the top, so that it becomes a parameter: since = {dates[0]!r}')
 
 # %% ../../nbs/job/faults.ipynb #a2ce3e6c
 _ASKS = {'input', 'getpass', 'getpass.getpass', 'breakpoint', 'pdb.set_trace', 'ipdb.set_trace', 'interact', 'widgets.interact', 'ipywidgets.interact', 'interactive', 'widgets.interactive', 'set_trace', 'raw_input', 'webbrowser.open', 'files.upload'}

@@ -14,7 +14,7 @@ from nbconvert.exporters import Exporter
 from nbformat import from_dict
 from . import conversion, notebook_ast
 
-# %% ../../nbs/job/nbconvert_plugin.ipynb #4d3e3a42
+# %% ../../nbs/job/nbconvert_plugin.ipynb #50dcfb9f
 class MlopsJobExporter(Exporter):
     "A notebook cleaned and parameterised to run unattended"
     output_mimetype = 'application/x-ipynb+json'
@@ -25,5 +25,5 @@ class MlopsJobExporter(Exporter):
         nb,resources = super().from_notebook_node(nb, resources, **kwargs)
         name = (resources.get('metadata') or {}).get('name') or 'job'
         made = conversion.convert(notebook_ast.check_format(json.loads(json.dumps(nb)), name), name)
-        made.notebook['metadata']['mlops'] = {'job':{k:v for k,v in msgspec.to_builtins(made.job).items() if k in ('name', 'parameters', 'dropped_cells', 'requirements', 'inputs', 'outputs', 'notes')}}
+        made.notebook['metadata']['mlops'] = {'job':{k:v for k,v in msgspec.to_builtins(made.job).items() if k in ('name', 'parameters', 'dropped_cells', 'requirements', 'inputs', 'outputs', 'remarks')}}
         return json.dumps(from_dict(made.notebook), indent=1, ensure_ascii=False)+'\n',resources

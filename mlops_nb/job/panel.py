@@ -22,14 +22,14 @@ def checked(c:Checked) -> Panel:
     rows = [['-' if f.cell is None else f.cell, f.kind.replace('_', ' '), f.message, f.fix] for f in c.findings]
     return Panel(f'Notebook check: {c.notebook}', table(['cell', 'kind', 'what', 'fix'], rows), verdict=('warn', f'{len(rows)} FINDINGS' if len(rows)>1 else '1 FINDING'), next=f'mlops job convert {c.notebook}')
 
-# %% ../../nbs/job/panel.ipynb #0ddd3f3f
+# %% ../../nbs/job/panel.ipynb #af106bb5
 def job(j:Job) -> Panel:
     "A job as it stands in jobs/NAME"
     params = table(['parameter', 'type', 'default', 'about'], [[p.name, p.type+(f' of {p.item}' if p.item else ''), repr(p.default) if p.default is not None else 'None', ', '.join(p.choices) or p.help] for p in j.parameters], empty='no parameters')
     things = [[way, t.kind, t.name] for way,ts in (('reads', j.inputs), ('writes', j.outputs)) for t in ts]
     blocks = [params, *([table(['', 'kind', 'what'], things)] if things else []), facts({'made from':j.source or '-', 'files':j.folder or '-', 'requirements':', '.join(j.requirements) or 'standard library only'})]
     if j.dropped_cells: blocks.append(details(_count(j.dropped_cells, 'cell')+' left out', table(['cell', 'why', 'what'], [[d.cell, d.reason, d.source] for d in j.dropped_cells])))
-    if j.notes: blocks.append(details(_count(j.notes, 'note'), table(['cell', 'note'], [['-' if n.cell is None else n.cell, n.message] for n in j.notes])))
+    if j.remarks: blocks.append(details(_count(j.remarks, 'remark'), table(['cell', 'remark'], [['-' if n.cell is None else n.cell, n.message] for n in j.remarks])))
     first = j.parameters[0] if j.parameters else None
     return Panel(f'Job {j.name}', *blocks, verdict=('ok', 'READY'), next=f'mlops job run {j.name}'+(f' -p {first.name}={first.default}' if first and isinstance(first.default, (int, float, str)) and ' ' not in str(first.default) else ''))
 

@@ -7,9 +7,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/papermill_plugin.html.md"""
 # %% auto #0
 __all__ = ['SILENT', 'PrivateKernelManager', 'kernel_pid', 'MeteredClient', 'QuietManager', 'MlopsEngine']
 
-# %% ../../nbs/job/papermill_plugin.ipynb #a494bc70
+# %% ../../nbs/job/papermill_plugin.ipynb #a3dbda41
 import os, shutil, sys, tempfile, time
-from pathlib import Path
 import msgspec
 from jupyter_client.manager import AsyncKernelManager
 from papermill.clientwrap import PapermillNotebookClient

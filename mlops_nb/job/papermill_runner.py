@@ -11,7 +11,7 @@ __all__ = ['Stopped', 'execute', 'main']
 import json, os, signal, sys, threading
 from pathlib import Path
 
-# %% ../../nbs/job/papermill_runner.ipynb #18934d52
+# %% ../../nbs/job/papermill_runner.ipynb #becd4cc6
 class Stopped(BaseException): "The parent asked, or is gone"
 
 def _stop(*_): raise Stopped
@@ -40,10 +40,10 @@ def execute(
     import warnings
     warnings.filterwarnings('ignore')
     sys.modules.setdefault('rfc3987_syntax', None) # jsonschema would build a grammar of internationalised addresses for a second; notebooks have none
+    sys.modules.setdefault('pyarrow.fs', None) # papermill would load Arrow to reach HDFS; a run's notebooks are files
     import papermill
     from papermill.engines import papermill_engines
     from mlops_nb.job.papermill_plugin import MlopsEngine
-    from mlops_nb.job.notebook_ast import load
     papermill_engines.register('mlops', MlopsEngine)
     at = {'cell':None}
     def told(index, cell, usage, done):

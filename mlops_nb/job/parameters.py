@@ -7,13 +7,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/parameters.html.md"""
 # %% auto #0
 __all__ = ['Constant', 'constant', 'typed', 'parse', 'check', 'bind', 'schema', 'as_code']
 
-# %% ../../nbs/job/parameters.ipynb #890e879d
+# %% ../../nbs/job/parameters.ipynb #85c55499
 import ast, datetime as dt, json, math, re
 from typing import Any
 import msgspec
 from ..core.errors import BadInput, suggest
 from .facts import Parameter
-from .notebook_ast import Cell
 
 # %% ../../nbs/job/parameters.ipynb #e0af38d6
 class Constant(msgspec.Struct):

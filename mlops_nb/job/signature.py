@@ -107,7 +107,7 @@ def find(
             sig.moves.append(Move(cell=c.index, node=node, code=_written(c, node, found, pairs)))
     return sig
 
-# %% ../../nbs/job/signature.ipynb #671441d1
+# %% ../../nbs/job/signature.ipynb #c25fa432
 def _times_bound(cells) -> dict[str,int]:
     "How many statements bind each name"
     out:dict[str,int] = {}
@@ -125,6 +125,7 @@ def _steers(cell, node, pairs, cells, grown, bound, explicit) -> bool:
     for name,value,ann in pairs:
         if name.startswith('_') or bound.get(name)!=1 or name in grown: return False
         if ann is None and (isinstance(value, ast.Constant) and value.value in (None, '') or isinstance(value, (ast.List, ast.Dict)) and not ast.unparse(value).strip('[]{}')): return False
+        if len(ast.unparse(value))>300: return False # Data, not a parameter
         below = any(name in n.now|n.later for s,n in cell.statements if s.lineno>node.lineno) or name in cell.source.soft
         if not below and not any(name in c.uses for c in cells if c.index>cell.index): return False
     return True

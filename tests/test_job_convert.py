@@ -1,0 +1,354 @@
+"""Parameters, drops, faults and bad files: what a notebook becomes before anything runs."""
+
+import json
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from mlops_nb.core.errors import BadInput
+from mlops_nb.job import conversion, definition, faults, injection, notebook_ast, parameters
+from mlops_nb.job.facts import Job, Parameter
+
+
+def nb(*sources, counts=None, tags=None, **meta):
+    "A notebook of code cells; a source that begins with `md:` is Markdown"
+    cells = []
+    for n, s in enumerate(sources):
+        kind = "markdown" if s.startswith("md:") else "code"
+        cell = {"cell_type": kind, "id": f"c{n}", "metadata": {"tags": (tags or {}).get(n, [])}, "source": s.removeprefix("md:")}
+        if kind == "code":
+            cell |= {"outputs": [], "execution_count": counts[n] if counts else None}
+        cells.append(cell)
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {**spec, **meta}, "cells": cells}
+
+
+def typed(*sources, **kw):
+    job = conversion.convert(notebook_ast.check_format(nb(*sources, **kw))).job
+    return {p.name: (p.type, p.default) for p in job.parameters}
+
+
+ELEVEN = """rate = 1e-3
+start = date(2026, 1, 31)
+query = "a=b"
+options = dict(k=1)
+offset = -5
+limit = None  # type: int
+columns = [
+    "carrier",
+    "origin",
+]
+mode = "fast"  # one of: fast, slow
+steps = 10  # type: float
+since = "2026-01-01"
+n = 5 if mode == "fast" else 50"""
+
+
+def test_types_of_the_eleven_names_that_papermill_gets_wrong():
+    made = conversion.convert(
+        notebook_ast.check_format(nb("from datetime import date", ELEVEN, "print(n)", tags={1: ["parameters"]}))
+    )
+    found = {p.name: (p.type, p.default) for p in made.job.parameters}
+    assert found == {
+        "rate": ("float", 0.001),
+        "start": ("date", "2026-01-31"),
+        "query": ("str", "a=b"),
+        "options": ("dict", {"k": 1}),
+        "offset": ("int", -5),
+        "limit": ("int | None", None),
+        "columns": ("list", ["carrier", "origin"]),
+        "mode": ("enum", "fast"),
+        "steps": ("float", 10.0),
+        "since": ("date", "2026-01-01"),
+    }
+    assert [n.message for n in made.job.remarks if "`n` depends on a condition" in n.message]
+    sources = [c["source"] for c in made.notebook["cells"] if c["cell_type"] == "code"]
+    assert "from datetime import date" in sources[0] and "rate = 1e-3" in sources[0], "the parameters cell stands alone and first"
+    assert any('n = 5 if mode == "fast"' in s for s in sources[1:]), "what is computed stays below the parameters"
+
+
+CORPUS = [
+    (["alpha: float = 1", "print(alpha)"], {"alpha": ("float", 1.0)}),
+    (["until: 'date | None' = None", "print(until)"], {"until": ("date | None", None)}),
+    (["from typing import Optional\nk: Optional[int] = 3", "k+1"], {"k": ("int | None", 3)}),
+    (["from typing import Literal\nhow: Literal['mean','max'] = 'max'", "print(how)"], {"how": ("enum", "max")}),
+    (["a, b = 1, 2.5", "print(a, b)"], {"a": ("int", 1), "b": ("float", 2.5)}),
+    (["day_s = 24*60*60", "print(day_s)"], {"day_s": ("int", 86400)}),
+    (["when = '2026-01-01T06:30'", "print(when)"], {"when": ("datetime", "2026-01-01T06:30")}),
+    (["debug = True", "print(debug)"], {"debug": ("bool", True)}),
+    (["pair = (1, 2)", "print(pair)"], {"pair": ("list", [1, 2])}),
+    (["rows = []", "rows.append(1)"], {}),
+    (["i = 0", "i += 1\nprint(i)"], {}),
+    (["unused = 4", "print(1)"], {}),
+    (["_private = 4", "print(_private)"], {}),
+    (["x = 4", "def f(): return x\nprint(f())"], {"x": ("int", 4)}),
+    (["%%mlops params\nx = 4", "y = 5\nprint(x, y)"], {"x": ("int", 4)}),
+    (
+        ["from enum import Enum\nclass Mode(Enum):\n    FAST = 1\n    SLOW = 2\nmode = Mode.FAST", "print(mode)"],
+        {"mode": ("enum", "FAST")},
+    ),
+]
+
+
+@pytest.mark.parametrize("sources,expected", CORPUS, ids=[c[0][0][:30] for c in CORPUS])
+def test_types_in_ordinary_code(sources, expected):
+    assert typed(*sources) == expected
+
+
+@pytest.mark.parametrize(
+    "type_,text,value",
+    [
+        ("float", "1e-3", 0.001),
+        ("float", "-2", -2.0),
+        ("int", "-7", -7),
+        ("bool", "false", False),
+        ("date", "2026-02-28", "2026-02-28"),
+        ("datetime", "2026-02-28T06:00:00Z", "2026-02-28T06:00:00+00:00"),
+        ("list", '["a", "b"]', ["a", "b"]),
+        ("list", "a,b", ["a", "b"]),
+        ("dict", '{"k": [1, null]}', {"k": [1, None]}),
+        ("str", "x=y=z", "x=y=z"),
+        ("int | None", "none", None),
+    ],
+)
+def test_values_are_read_by_type(type_, text, value):
+    assert parameters.bind([Parameter(name="v", type=type_, default=None)], {"v": text}) == {"v": value}
+
+
+@pytest.mark.parametrize(
+    "type_,text",
+    [
+        ("int", "1.5"),
+        ("int", "ten"),
+        ("int", "None"),
+        ("float", "1,5"),
+        ("bool", "maybe"),
+        ("date", "31.01.2026"),
+        ("date", "2026-02-30"),
+        ("datetime", "noon"),
+        ("dict", "[1]"),
+        ("dict", "{"),
+        ("list", "[1"),
+    ],
+)
+def test_wrong_values_are_one_line(type_, text):
+    with pytest.raises(BadInput) as e:
+        parameters.bind([Parameter(name="v", type=type_, default=None)], {"v": text})
+    assert "`v`" in str(e.value) and "\n" not in str(e.value) and text.strip()[:10] in str(e.value)
+
+
+def test_python_values_are_checked_too():
+    ps = [Parameter(name="d", type="date", default="2026-01-01"), Parameter(name="n", type="int", default=1)]
+    assert parameters.bind(ps, {"d": date(2026, 5, 1), "n": 4}) == {"d": "2026-05-01", "n": 4}
+    for bad in ({"n": 4.5}, {"n": True}, {"n": object()}, {"d": 3}):
+        with pytest.raises(BadInput):
+            parameters.bind(ps, bad)
+
+
+def test_injected_values_are_literals():
+    "Nothing that a user types becomes code"
+    evil = "__import__('os').system('true')"
+    for form in ("", "str"):
+        code = parameters.as_code(Parameter(name="x", type="str", default="", form=form), evil)
+        assert code == repr(evil)
+    made = conversion.convert(notebook_ast.check_format(nb("x = 'a'", "print(x)")))
+    new, at = injection.inject(made.notebook, made.job.parameters, {"x": '"; import os; "'})
+    space = {}
+    exec(new["cells"][at]["source"], {}, space)
+    assert space == {"x": '"; import os; "'}
+
+
+def test_what_only_a_reader_needs_is_left_out():
+    made = conversion.convert(
+        notebook_ast.check_format(
+            nb(
+                "md:# Title",
+                "%matplotlib inline\nimport matplotlib.pyplot as plt\nimport json, sys",
+                "!pip install something",
+                "data = json.loads('[1, 2, 3]')",
+                "data?",
+                "md:## Look",
+                "plt.plot(data)\nplt.show()",
+                "len(data)",
+                "%time total = sum(data)",
+                "md:## Write",
+                "fig = plt.figure()",
+                "fig.savefig('total.png')",
+                "total",
+            )
+        )
+    )
+    reasons = {d.cell: d.reason.split(":")[0] for d in made.job.dropped_cells}
+    assert reasons == {2: "install", 4: "help", 6: "plot", 7: "display"}, "what the last cell shows is the answer"
+    code = "\n".join(c["source"] for c in made.notebook["cells"] if c["cell_type"] == "code")
+    assert "%" not in code and "pip" not in code and "total = sum(data)" in code
+    assert [(t.kind, t.name) for t in made.job.outputs] == [("file", "total.png")]
+    compile(code, "job", "exec")
+
+
+def test_convert_writes_text_for_review_and_says_it_in_the_ledger(project, cli):
+    Path("notebooks").mkdir()
+    source = Path("notebooks/fit.ipynb")
+    source.write_text(json.dumps(nb("import msgspec\nrate = 0.5  # step", "rate", "print(rate)")), encoding="utf-8")
+    plan = cli("job", "convert", source, "--dry-run", "--json")
+    assert plan.exit == 0 and not (project.root / "jobs").exists()
+    a = cli("job", "convert", source, "--json")
+    assert a.exit == 0, a
+    assert a.json["name"] == "fit" and a.json["parameters"][0] | {"cell": 0} == {
+        "name": "rate",
+        "type": "float",
+        "default": 0.5,
+        "help": "step",
+        "cell": 0,
+    }
+    assert a.json["requirements"][0].startswith("msgspec==") and a.json["dropped_cells"][0]["cell"] == 1
+    folder = project.root / "jobs/fit"
+    assert sorted(p.name for p in folder.iterdir()) == ["fit.ipynb", "job.toml", "requirements.lock"]
+    first = {p.name: p.read_bytes() for p in folder.iterdir()}
+    (folder / "NOTES.md").write_text("mine")
+    assert cli("job", "convert", source).exit == 0
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "NOTES.md"} == first, (
+        "the same notebook gives the same job"
+    )
+    assert (folder / "NOTES.md").read_text() == "mine"
+    assert definition.read(project, "fit").cwd == "notebooks"
+    from mlops_nb.core import ledger
+
+    events = list(ledger.of(project).events(["job.converted"]))
+    assert [e.subject for e in events] == ["fit", "fit"] and events[0].payload["parameters"] == {"rate": "float"}
+    shown = cli("job", "show", "fit", "--json").json
+    assert shown["parameters"] == [{k: v for k, v in a.json["parameters"][0].items() if k != "cell"}]
+    assert cli("job", "list", "--json").json["jobs"][0]["name"] == "fit"
+
+
+@pytest.mark.parametrize(
+    "raw,words",
+    [
+        (b'{"nbformat": 4', "is not valid JSON"),
+        (b"\xff\xfe{}", "is not valid JSON"),
+        (b"[]", "is no notebook"),
+        (json.dumps({"nbformat": 3, "worksheets": []}).encode(), "has notebook format 3"),
+        (json.dumps(nb("x <- 1", kernelspec={"name": "ir", "language": "R"})).encode(), "is a r notebook"),
+        (json.dumps(nb()).encode(), "no code"),
+        (json.dumps(nb("x = 1", "y = (")).encode(), "cell 1 is no valid Python"),
+        (json.dumps({"nbformat": 4, "cells": [{"cell_type": "code", "source": 5}]}).encode(), "cell 0 is no notebook cell"),
+    ],
+)
+def test_bad_files_are_one_line(project, cli, raw, words):
+    Path("bad.ipynb").write_bytes(raw)
+    a = cli("job", "convert", "bad.ipynb")
+    assert a.exit == 2 and words in a.err and len(a.err.strip().split("\n")) == 1, a
+    assert not (project.root / "jobs").exists()
+
+
+def test_names_that_lead_elsewhere_are_refused(project, cli):
+    Path("a.ipynb").write_text(json.dumps(nb("x = 1", "print(x)")), encoding="utf-8")
+    for name in ("../a", "a/b", "..", ".hidden", "a" * 65):
+        a = cli("job", "convert", "a.ipynb", name)
+        assert a.exit == 2 and "cannot be used" in a.err, (name, a)
+        assert cli("job", "run", name).exit == 2
+    assert cli("job", "convert", "no.ipynb").exit == 2
+    assert not list(project.root.parent.glob("a*")) and not (project.root / "jobs").exists()
+
+
+def test_many_cells_and_big_outputs(project, cli):
+    many = nb(*[f"x{n} = {n}\nprint(x{n})" for n in range(2000)])
+    many["cells"][0]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 5_000_000}]
+    Path("many.ipynb").write_text(json.dumps(many), encoding="utf-8")
+    assert cli("job", "check", "many.ipynb").exit == 0
+    a = cli("job", "convert", "many.ipynb", "--json")
+    assert a.exit == 0 and len(a.json["parameters"]) == 2000
+    assert (project.root / "jobs/many/many.ipynb").stat().st_size < 1_500_000, "outputs stay behind"
+
+
+PLANTED = [
+    ("stale", "b = a+1", 1),
+    ("undefined", "print(deleted_long_ago)", 3),
+    ("order", "print(later_on)", 4),
+    ("absolute_path", "open('/home/bob/flights.csv')", 6),
+    ("secret", "client = dict(password='hunter2-x9')", 7),
+    ("missing_package", "import no_such_package_at_all", 8),
+    ("install", "!pip install polars", 9),
+    ("shell", "!ls -la", 10),
+    ("network", "import urllib.request\nurllib.request.urlopen('https://example.org')", 11),
+    ("interactive", "name = input('who?')", 12),
+    ("date", "late = [d for d in [] if d > '2013-06-30']", 13),
+    ("unseeded", "import random\nrandom.random()", 14),
+    ("syntax", "x = (1,", 15),
+]
+
+
+def test_twelve_planted_faults_are_found():
+    sources = ["a = 1", PLANTED[0][1], "a = 2", *(s for _, s, _ in PLANTED[1:3]), "later_on = 1", *(s for _, s, _ in PLANTED[3:])]
+    counts = [1, 9, 3, *range(4, len(sources) + 1)]
+    found, cells = faults.find(nb(*sources, counts=counts))
+    kinds = {f.kind for f in found}
+    assert {k for k, _, _ in PLANTED} <= kinds and cells == len(sources)
+    assert "hunter2" not in str(found)
+    assert len(found) <= len(PLANTED) + 1, [(f.cell, f.kind, f.message) for f in found]
+
+
+CLEAN = [
+    ["import os\nroot = os.environ.get('ROOT', '.')", "print(os.path.join(root, 'data', 'x.csv'))"],
+    ["import numpy as np\nrng = np.random.default_rng(0)", "x = rng.normal(size=10)\nprint(x.mean())"],
+    ["def fib(n): return n if n < 2 else fib(n-1)+fib(n-2)", "print([fib(i) for i in range(10)])"],
+    ["class A:\n    size = 3\n    def area(self): return self.size**2", "A().area()"],
+    ["try:\n    import no_such_thing\nexcept ImportError:\n    no_such_thing = None", "print(no_such_thing is None)"],
+    ["from pathlib import Path\nout = Path('out')", "with open(out/'a.txt', 'w') as f: f.write('x')"],
+    ["total = 0\nfor i in range(3):\n    total += i", "assert total == 3\nprint(f'{total:,} rows at {i}')"],
+    ["%load_ext mlops_nb", "train = %mlops data get flights", "%mlops cost show"],
+    ["import sqlite3\ndb = sqlite3.connect(':memory:')", "rows = db.execute('select 1').fetchall()\nrows"],
+    ["%%time\nx = sum(range(10))", "print(x)\n_", "with open('/dev/null') as f: pass"],
+]
+
+
+def test_clean_notebooks_are_clean(project):
+    found = [
+        (n, f.kind, f.message)
+        for n, sources in enumerate(CLEAN)
+        for f in faults.find(nb(*sources, counts=list(range(1, len(sources) + 1))))[0]
+    ]
+    assert found == []
+
+
+def test_a_check_that_found_something_exits_1(project, cli):
+    Path("a.ipynb").write_text(json.dumps(nb("print(gone)")), encoding="utf-8")
+    a = cli("job", "check", "a.ipynb", "--json")
+    assert a.exit == 1 and a.json["error"]["kind"] == "finding" and a.json["findings"][0]["kind"] == "undefined"
+    assert set(a.json["findings"][0]) == {"cell", "kind", "message", "fix"}
+
+
+def test_reading_a_notebook_loads_no_tool():
+    import subprocess
+
+    code = "import sys, json\nfrom mlops_nb.job import conversion, faults, notebook_ast\nfaults.find(json.loads(sys.argv[1]))\nconversion.convert(json.loads(sys.argv[1]))\n"
+    code += "print([m for m in ('IPython', 'nbformat', 'papermill', 'nbconvert', 'pandas', 'numpy') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(nb("import msgspec\nx = 1", "print(x)"))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_job_toml_that_was_edited_is_checked(project, cli):
+    definition.write(
+        project,
+        Job(name="a", notebook="a.ipynb", parameters=[Parameter(name="n", type="int", default=1)]),
+        nb("n = 1", "print(n)"),
+        [],
+    )
+    file = project.root / "jobs/a/job.toml"
+    for old, new, words in (
+        ('type = "int"', 'type = "integer"', "no type 'integer'"),
+        ("[job]", "[jbo]", "unknown section `jbo`"),
+        ("name =", "nmae =", "did you mean `name`"),
+    ):
+        good = file.read_text()
+        file.write_text(good.replace(old, new))
+        a = cli("job", "run", "a")
+        assert a.exit == 2 and words in a.err, a
+        file.write_text(good)
