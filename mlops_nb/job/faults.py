@@ -7,9 +7,10 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/faults.html.md"""
 # %% auto #0
 __all__ = ['is_absolute', 'find']
 
-# %% ../../nbs/job/faults.ipynb #c4bfe723
+# %% ../../nbs/job/faults.ipynb #0e4872c5
 import ast, re
 from pathlib import Path
+from .. import guard
 from . import requirements
 from .facts import NotebookFinding
 from .notebook_ast import Cell, cells_of, unbound
@@ -35,12 +36,11 @@ def _syntax(cells):
     for c in cells:
         if c.error: yield _finding(c, 'syntax', f'it is no valid Python: {c.error}', 'mend or delete the cell')
 
-# %% ../../nbs/job/faults.ipynb #6f7dfbb3
+# %% ../../nbs/job/faults.ipynb #2aa2dc04
 _FOLDERS = {'home', 'Users', 'root', 'data', 'mnt', 'media', 'opt', 'srv', 'content', 'kaggle', 'Volumes', 'workspace', 'workspaces', 'scratch', 'private', 'dbfs', 'var', 'Desktop', 'Documents', 'gpfs', 'nfs', 'drive', 'app', 'notebooks', 'projects'}
 _ABSOLUTE = re.compile(r'^(?:~[\w.-]*[/\\].+|[A-Za-z]:[\\/].+|\\\\[\w.-]+\\.+|file://.+)')
 _ISO = re.compile(r'^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2})?)?$')
 _SECRET_NAME = re.compile(r'(?:^|_)(?:password|passwd|pwd|passphrase|secret|secret_?key|api_?key|apikey|access_?key|auth_?token|access_?token|token|private_?key|credential|credentials|client_?secret)$', re.I)
-_SECRET_SHAPE = re.compile(r'AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{40,}|sk-(?:proj-|ant-)?[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{10,}|hf_[A-Za-z0-9]{30,}|glpat-[\w-]{20,}|AIza[\w-]{35}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|[a-z][a-z0-9+]*://[^\s:/@{}]+:[^\s@/{}]{3,}@[\w.-]+')
 _PLACEHOLDER = re.compile(r'^(?:|x+|\*+|\.+|<.*>|\{.*\}|your[-_ ].*|change[-_ ]?me|none|null|todo|dummy|example|secret|password|token)$', re.I)
 
 def is_absolute(s:str) -> bool:
@@ -63,17 +63,13 @@ def _secret_names(tree) -> list[tuple[ast.Constant,str]]:
         out += [(v, name) for name,v in pairs if isinstance(name, str) and _SECRET_NAME.search(name) and isinstance(v, ast.Constant) and isinstance(v.value, str) and len(v.value)>=6 and not _PLACEHOLDER.match(v.value) and not re.search(r'\s|^[./~]|^\w+_path$|\.(json|pem|key|txt|ya?ml|toml|env)$|^[a-z]+(_[a-z]+)+$', v.value)]
     return out
 
-def _shapes(text:str) -> bool:
-    "Does a text hold something that looks like a secret?"
-    return bool(_SECRET_SHAPE.search(text))
-
-# %% ../../nbs/job/faults.ipynb #a9c7c832
+# %% ../../nbs/job/faults.ipynb #928438a2
 def _strings(cells):
     "Findings about literal strings"
     for c in cells:
         secrets,seen = _secret_names(c.tree) if c.tree else [],set()
         for node,name in secrets: seen.add(id(node)); yield _finding(c, 'secret', f'`{name}` holds a secret in clear text', f"read it at run time: os.environ['{name.upper()}'], and replace the secret: it has been saved")
-        if not secrets and _shapes(c.text): yield _finding(c, 'secret', 'it holds something shaped like a key or a password', 'read it at run time: os.environ[...], and replace the secret: it has been saved'); continue
+        if not secrets and c.text and (kinds := guard.find_secrets(c.text)): yield _finding(c, 'secret', f'it holds something shaped like a secret: {", ".join(kinds).replace("_", " ")}', 'read it at run time: os.environ[...], and replace the secret: it has been saved'); continue
         if not c.tree: continue
         docs = {id(s.value) for s in ast.walk(c.tree) if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)}
         named = {id(v) for s in c.tree.body if isinstance(s, (ast.Assign, ast.AnnAssign)) and s.value is not None for v in [s.value, *(getattr(s.value, 'elts', []))]}
@@ -108,7 +104,7 @@ def _acts(cells):
             url = next((a.value for a in n.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str) and re.match(r'(https?|ftp|s3|gs)://', a.value)), '')
             if 'network' not in said and (url or _NET.match(name)): said.add('network'); yield _finding(c, 'network', f'`{name}()` needs the network when the job runs', 'fetch the data once and version it: mlops data add')
 
-# %% ../../nbs/job/faults.ipynb #00f25d77
+# %% ../../nbs/job/faults.ipynb #aa962dd0
 _RANDOM = re.compile(r'^(?:np|numpy)\.random\.(?!seed$|default_rng$|RandomState$|Generator$|SeedSequence$|get_state$|set_state$)\w+$|^random\.(?!seed$|Random$)\w+$|^torch\.(?:rand|randn|randint|randperm)$')
 _SPLITS = {'train_test_split', 'KFold', 'StratifiedKFold', 'ShuffleSplit', 'StratifiedShuffleSplit', 'RandomForestClassifier', 'RandomForestRegressor', 'GradientBoostingClassifier', 'GradientBoostingRegressor', 'ExtraTreesClassifier',
     'ExtraTreesRegressor', 'KMeans', 'MLPClassifier', 'MLPRegressor', 'RandomizedSearchCV', 'TSNE', 'SGDClassifier', 'SGDRegressor', 'IsolationForest', 'BaggingClassifier', 'DecisionTreeClassifier', 'DecisionTreeRegressor'}
@@ -141,11 +137,27 @@ def _tried(cells) -> set[str]:
             if isinstance(t, ast.Try): out |= {a.name.split('.')[0] for n in ast.walk(t) if isinstance(n, ast.Import) for a in n.names}|{(n.module or '').split('.')[0] for n in ast.walk(t) if isinstance(n, ast.ImportFrom)}
     return out
 
+# %% ../../nbs/job/faults.ipynb #70e64990
+_PERSONAL = {'email', 'ssn', 'payment_card', 'iban', 'phone'} # What is told by its shape alone
+
+def _shown(cell:dict) -> str:
+    "What a cell printed, as text, the first 20,000 characters"
+    text = lambda x: ''.join(map(str, x)) if isinstance(x, list) else str(x)
+    outs = cell.get('outputs') or []
+    return '\n'.join(text(o.get('text') or (o.get('data') or {}).get('text/plain') or '')[:20_000] for o in outs if isinstance(o, dict))[:20_000]
+
+def _personal(nb):
+    "Cells whose saved output holds personal data"
+    for n,c in enumerate(nb['cells']):
+        kinds = sorted(set(guard.find_pii(_shown(c)))&_PERSONAL) if c['cell_type']=='code' and c.get('outputs') else []
+        if kinds: yield _finding(n, 'personal_data', f'its output shows personal data: {", ".join(kinds).replace("_", " ")}', 'show counts or a pseudonym, and clear the output')
+
+# %% ../../nbs/job/faults.ipynb #4d028176
 def find(
     nb:dict, # From `notebook_ast.load`
     folder:Path|None=None, # Where it lies: modules beside it are local
 ) -> tuple[list[NotebookFinding],int]: # Findings in the order of the cells, and the number of code cells
     "What will hurt an unattended run of this notebook"
     cells = cells_of(nb)
-    found = [*_syntax(cells), *_state(cells), *_strings(cells), *_acts(cells), *_chance(cells), *_packages(cells, folder)]
+    found = [*_syntax(cells), *_state(cells), *_strings(cells), *_acts(cells), *_chance(cells), *_packages(cells, folder), *_personal(nb)]
     return sorted(found, key=lambda f: (-1 if f.cell is None else f.cell)),len(cells)

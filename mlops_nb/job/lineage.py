@@ -7,8 +7,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/lineage.html.md"""
 # %% auto #0
 __all__ = ['trace']
 
-# %% ../../nbs/job/lineage.ipynb #57e10901
+# %% ../../nbs/job/lineage.ipynb #ccb1a378
 import ast, re, shlex
+from collections.abc import Sequence
 from .facts import Parameter, Thing
 from .notebook_ast import Cell
 from .parameters import constant
@@ -67,7 +68,7 @@ def _opened(node, f, known):
     place = _place(f.value, known) if method else _place(node.args[0], known) if node.args else ''
     return ('out' if set(mode)&set('wax') else 'in'),place
 
-# %% ../../nbs/job/lineage.ipynb #fc1169d2
+# %% ../../nbs/job/lineage.ipynb #ca6d6aa8
 _VERBS = {('data', 'get'):('dataset', 'in', 0), ('data', 'show'):('dataset', 'in', 0), ('data', 'add'):('dataset', 'out', 1), ('feature', 'join'):('feature', 'in', 0), ('feature', 'online'):('feature', 'in', 0),
     ('feature', 'add'):('feature', 'out', 0), ('feature', 'materialize'):('feature', 'in', 0), ('model', 'log'):('model', 'out', 1), ('model', 'promote'):('model', 'in', 0), ('model', 'load'):('model', 'in', 0), ('model', 'explain'):('model', 'in', 0), ('data', 'read'):('dataset', 'in', 0), ('data', 'scan'):('dataset', 'in', 0)}
 
@@ -85,7 +86,7 @@ def _of_line(text:str, cell:int, bound:set[str]):
             if name=='out': outs.append(Thing(kind='file', name=value, cell=cell))
         else: plain.append(w)
         n += 1
-    kind,way,at = _VERBS.get(tuple(words[:2]), ('', '', 0))
+    kind,way,at = _VERBS.get((words[0], words[1]) if len(words)>1 else ('', ''), ('', '', 0))
     if kind and len(plain)>at: (ins if way=='in' else outs).extend(Thing(kind=kind, name=x, cell=cell) for x in plain[at].split(',') if x not in bound or way=='out')
     return ins,outs
 
@@ -103,7 +104,7 @@ def _ours(node:ast.Call, cell:int):
 
 def trace(
     cells:list[Cell], # Those that the job keeps
-    parameters:list[Parameter]=(), # Of the job
+    parameters:Sequence[Parameter]=(), # Of the job
 ) -> tuple[list[Thing],list[Thing]]: # What it reads, what it writes
     "Inputs and outputs, each once; a file that the notebook writes before reading it is an output only"
     known = {p.name:'{'+p.name+'}' for p in parameters}

@@ -7,8 +7,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/notebook_ast.html.md"""
 # %% auto #0
 __all__ = ['GIVEN', 'load', 'check_format', 'Names', 'names_of', 'Cell', 'understand', 'cells_of', 'unbound', 'users']
 
-# %% ../../nbs/job/notebook_ast.ipynb #89edf098
+# %% ../../nbs/job/notebook_ast.ipynb #56f7582b
 import ast, builtins, re, symtable, warnings
+from collections.abc import Iterable
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, NotFound
@@ -104,7 +105,7 @@ class Cell(msgspec.Struct, kw_only=True):
     @property
     def blank(self) -> bool: return not self.text.strip()
 
-# %% ../../nbs/job/notebook_ast.ipynb #4ac2784d
+# %% ../../nbs/job/notebook_ast.ipynb #c8112efb
 def _pieces(tree:ast.Module, python:str):
     "Each statement with its own text"
     lines = python.split('\n')
@@ -134,7 +135,7 @@ def _imports(cell:Cell):
 def understand(
     index:int, # Place in the notebook
     text:str, # Source
-    tags:list[str]=(), # Cell tags
+    tags:Iterable[str]=(), # Cell tags
     count:int|None=None, # Execution count
 ) -> Cell:
     "One code cell as syntax and names"

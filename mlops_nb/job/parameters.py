@@ -14,7 +14,7 @@ import msgspec
 from ..core.errors import BadInput, suggest
 from .facts import Parameter
 
-# %% ../../nbs/job/parameters.ipynb #e0af38d6
+# %% ../../nbs/job/parameters.ipynb #4a5146f3
 class Constant(msgspec.Struct):
     "A value that was written in code"
     value:Any # As JSON would have it
@@ -26,7 +26,7 @@ _DATE,_TIME = re.compile(r'\d{4}-\d\d-\d\d'),re.compile(r'\d{4}-\d\d-\d\d[T ]\d\
 
 def _number(node) -> int|float|None:
     "The value of arithmetic on numbers"
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float): return node.value
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool): return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         v = _number(node.operand)
         return None if v is None else -v if isinstance(node.op, ast.USub) else v

@@ -7,16 +7,17 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/requirements.html.md"""
 # %% auto #0
 __all__ = ['distribution', 'kind_of', 'pins', 'closure']
 
-# %% ../../nbs/job/requirements.ipynb #451b1c2d
+# %% ../../nbs/job/requirements.ipynb #aaacb60f
 import functools, sys
+from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
 
-# %% ../../nbs/job/requirements.ipynb #92c10b39
+# %% ../../nbs/job/requirements.ipynb #d2fe9869
 _KNOWN = {'sklearn':'scikit-learn', 'cv2':'opencv-python', 'PIL':'pillow', 'yaml':'PyYAML', 'bs4':'beautifulsoup4', 'dateutil':'python-dateutil', 'skimage':'scikit-image', 'mlops_nb':'mlops-nb', 'IPython':'ipython', 'dotenv':'python-dotenv'}
 
 @functools.cache
-def _installed() -> dict[str,list[str]]: return metadata.packages_distributions() # Reads every distribution: a second in a big environment
+def _installed() -> Mapping[str,list[str]]: return metadata.packages_distributions() # Reads every distribution: a second in a big environment
 
 def _version(name:str) -> str:
     try: return metadata.version(name)

@@ -7,12 +7,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/verbs.html.md"""
 # %% auto #0
 __all__ = ['check', 'convert', 'run', 'history', 'list_', 'show', 'params']
 
-# %% ../../nbs/job/verbs.ipynb #87f0e659
+# %% ../../nbs/job/verbs.ipynb #2baf8a67
 import hashlib, re
 from contextlib import contextmanager
 from pathlib import Path
 from ..core import project as projects
-from ..core.errors import BadInput, Finding, ToolFailed
+from ..core.errors import BadInput, Finding, MlopsError, ToolFailed
 from ..core.fact import Plan
 from ..core.refs import Name, check_name, registered
 from ..core.verbs import verb
@@ -32,7 +32,7 @@ def check(
     found,cells = faults.find(nb, Path(notebook).resolve().parent)
     return Checked(notebook=str(notebook), findings=found, cells=cells)
 
-# %% ../../nbs/job/verbs.ipynb #ac6ce517
+# %% ../../nbs/job/verbs.ipynb #ffeaed47
 def _named(notebook:Path, name:str) -> str:
     "The job's name: the given one, or the notebook's file name"
     return check_name(name, 'job name') if name else check_name(re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(notebook).stem).strip('-.')[:64] or 'job', 'job name')
@@ -52,7 +52,7 @@ def convert(
     name:Name='', # Name of the job; the notebook's file name by default
     *,
     dry_run:bool=False, # Say what would be written and write nothing
-) -> Job:
+) -> Job|Plan:
     """Make a notebook a job
 
     Finds typed parameters, inputs and outputs; leaves out plots, help and installs; locks the versions of what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
@@ -71,14 +71,14 @@ def convert(
         'inputs':[f'{t.kind}:{t.name}' for t in job.inputs], 'outputs':[f'{t.kind}:{t.name}' for t in job.outputs]}, digest=job.source_digest)
     return job
 
-# %% ../../nbs/job/verbs.ipynb #e488e851
+# %% ../../nbs/job/verbs.ipynb #234742b5
 @verb('job.run', changes=True, example='mlops job run score -p month=3')
 def run(
     name:Name, # Of the job
     *,
     params:dict[str,str]={}, # Parameters: -p month=3, as often as needed # noqa: B006
     dry_run:bool=False, # Check the parameters and start nothing
-) -> RunRecord:
+) -> RunRecord|Plan:
     """Run a job with typed parameters; every cell is metered and priced
 
     The kernel is a process of its own, reached over private sockets. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
@@ -99,9 +99,9 @@ def run(
 
 def _failed(record:RunRecord):
     "The error of a run that failed, with the record as its result"
-    if record.__dict__.get('kind')=='tool': e = ToolFailed(record.message, f'see {Path(record.output).parent/"log.txt"}')
-    else: e = Finding(f'run {record.run}: {record.message}', f'see {record.output}')
-    e.result = record
+    tool = record.__dict__.get('kind')=='tool'
+    e:MlopsError = ToolFailed(record.message, f'see {Path(record.output).parent/"log.txt"}') if tool else Finding(f'run {record.run}: {record.message}', f'see {record.output}')
+    e.__dict__["result"] = record
     return e
 
 # %% ../../nbs/job/verbs.ipynb #8863f1b2
