@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from .errors import BadUsage, BadInput, suggest
 
-# %% ../../nbs/core/grammar.ipynb #7f76fb85
+# %% ../../nbs/core/grammar.ipynb #8b88a848
 _TYPES = {'int':int, 'float':float}
 
 def coerce(
@@ -41,8 +41,8 @@ def _scalar(k, option, text):
     "Numbers, booleans and dates"
     import datetime
     types = {**_TYPES, 'bool':bool, 'date':datetime.date, 'datetime':datetime.datetime}
-    try: return msgspec.convert(text.strip(), types[k], strict=False)
-    except msgspec.ValidationError as e:
+    try: return float(text) if k=='float' else msgspec.convert(text.strip(), types[k], strict=False) # msgspec refuses .05, 1. and +1
+    except (msgspec.ValidationError, ValueError) as e:
         raise BadInput(f'{option}: {text!r} is no {k}', {'date':'write 2013-07-01', 'datetime':'write 2013-07-01T06:00:00Z', 'bool':'write true or false'}.get(k, '')) from e
 
 def _split(text:str) -> list[str]:
