@@ -58,7 +58,7 @@ def _spread(kind, a, b):
     q = [[short(float(v)) for v in two.quantile(s, [.25, .75])] for s in (a, b)]
     return 'median and quartiles the same' if q[0]==q[1] else f'middle half {q[0][0]}..{q[0][1]} -> {q[1][0]}..{q[1][1]}'
 
-# %% ../../nbs/monitor/comparison.ipynb #71722296
+# %% ../../nbs/monitor/comparison.ipynb #a5226fb5
 def _levels(a:dict, b:dict) -> Tested:
     import numpy as np
     from mlops_nb.core.draw import short
@@ -66,8 +66,7 @@ def _levels(a:dict, b:dict) -> Tested:
     table = np.array([[s.get(k, 0) for k in names] for s in (a, b)])
     shares = table/np.maximum(1, table.sum(1, keepdims=True))
     top = int(np.argmax(np.abs(shares[1]-shares[0])))
-    bins = np.column_stack([table[:,:BARS-1], table[:,BARS-1:].sum(1)]) if len(names)>BARS else table
-    bins = tuple(r.tolist() for r in bins)
+    bins = tuple(r.tolist() for r in table[:,:BARS]) # the most frequent levels
     if (found := two.homogeneity(table)) is None: return Tested('none', change=f'always {short(names[0], 24)}' if len(names)==1 else 'too few rows', bins=bins)
     new = f', {(table[0]==0).sum():,} new levels' if (table[0]==0).any() and len(names)>2 else ''
     return Tested(*found, two.shares_apart(two.pooled(table)), f'{short(names[top], 24)} {shares[0,top]:.1%} -> {shares[1,top]:.1%}{new}', bins)
@@ -82,7 +81,7 @@ def _lengths(a:dict, b:dict) -> Tested:
     t = _numbers('numeric', x, y, False)
     return t._replace(test='ks_length' if t.test=='ks' else t.test, change=f'characters: {t.change}')
 
-# %% ../../nbs/monitor/comparison.ipynb #42314939
+# %% ../../nbs/monitor/comparison.ipynb #98f184a2
 def _values(a:Sample, b:Sample, named:bool) -> tuple[str,Tested]:
     "Kind of a column, and the test of its values"
     kind = a.kind if a.kind!='empty' else b.kind
@@ -99,7 +98,7 @@ def _absent(a:Sample, b:Sample) -> Tested|None:
     found = two.homogeneity(table)
     if found is None: return None
     shares = [s.missing/s.rows for s in (a, b)]
-    return Tested('missing', shares[1]-shares[0], found[2], abs(shares[1]-shares[0]), f'missing {shares[0]:.1%} -> {shares[1]:.1%}')
+    return Tested('missing', shares[1]-shares[0], found[2], two.shares_apart(table), f'missing {shares[0]:.1%} -> {shares[1]:.1%}')
 
 # %% ../../nbs/monitor/comparison.ipynb #a6a80323
 def _column(name, kind, value, absent, adjusted, a, b, alpha, least) -> ColumnDrift:

@@ -7,11 +7,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/facts.html.md"""
 # %% auto #0
 __all__ = ['ColumnDrift', 'Drift', 'ColumnProfile', 'Profile']
 
-# %% ../../nbs/monitor/facts.ipynb #eeb2ca35
+# %% ../../nbs/monitor/facts.ipynb #3d0f5a69
+import struct
 import msgspec
 from ..core.fact import Fact
 
-# %% ../../nbs/monitor/facts.ipynb #fd713fcd
+# %% ../../nbs/monitor/facts.ipynb #a9c3ac52
 class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True):
     "One column of the reference window against the same column of the current window"
     name:str
@@ -20,7 +21,7 @@ class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True):
     statistic:float = 0. # Of `test`: largest distance of the distribution functions, chi-square, odds ratio, difference of missing shares
     p_value:float = 1. # Of `test`: how often exchangeable windows differ at least so much
     p_adjusted:float = 1. # The column's smallest after Holm's correction over all tests; at most alpha means drifted
-    effect:float = 0. # Share of rows that would have to change, 0 to 1 (a lower bound of the total variation distance)
+    effect:float = 0. # Share of rows that would have to change, beyond what chance shows, 0 to 1
     drifted:bool = False
     change:str = '' # What moved, in words
     missing_ref:float = 0. # Share of missing values in the reference window
@@ -53,7 +54,7 @@ class Drift(Fact):
         names = self.drifted
         return f'{len(names)} of {len(self.columns)} columns drifted: {", ".join(n[:40] for n in names[:6])}{" ..." if len(names)>6 else ""}'
 
-# %% ../../nbs/monitor/facts.ipynb #7e937e35
+# %% ../../nbs/monitor/facts.ipynb #d4eb8244
 class ColumnProfile(msgspec.Struct, kw_only=True):
     "One column, summarised"
     name:str
@@ -67,6 +68,20 @@ class ColumnProfile(msgspec.Struct, kw_only=True):
     bits:int = 0 # Bits of a number's mantissa that a bin keeps (numbers); 0 for hashed levels
     bins:dict[str,int] = {} # Bin -> count: of numbers by their leading bits, of levels by a hash
     levels:dict[str,int] = {} # Frequent levels by name, and how often at least
+    def points(self) -> list[tuple[float,int]]:
+        "Smallest number of each bin, increasing, and its count; of numbers and times"
+        if self.kind=='datetime': return [(k*86_400_000_000, n) for k,n in sorted((int(k), n) for k,n in self.bins.items())]
+        if not self.bits: return []
+        return [(_first(k<<(52-self.bits)), n) for k,n in sorted((int(k), n) for k,n in self.bins.items())]
+    def quantile(self, q:float) -> float|None:
+        "About the value below which a share `q` lies"
+        points,seen = self.points(),0
+        at = q*sum(n for _,n in points)
+        for x,n in points:
+            seen += n
+            if seen>=at: return x
+
+def _first(s:int) -> float: return struct.unpack('<d', struct.pack('<q', s ^ (0x7fffffffffffffff if s<0 else 0)))[0]
 
 class Profile(Fact):
     "A window, summarised: mergeable, no raw rows"

@@ -7,11 +7,11 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/verbs.html.md"""
 # %% auto #0
 __all__ = ['profile', 'drift']
 
-# %% ../../nbs/monitor/verbs.ipynb #7d857a59
+# %% ../../nbs/monitor/verbs.ipynb #e6d844e3
 from pathlib import Path
 from .. import data as datasets
 from ..core import project as projects
-from ..core.errors import NotFound
+from ..core.errors import BadInput, NotFound
 from ..core.fact import Plan
 from ..core.progress import progress
 from ..core.refs import Data
@@ -66,7 +66,14 @@ def profile(
     _record(_project(), 'monitor.profiled', _subject(p.source or _called(data)), {'rows':p.rows, 'columns':len(p.columns), 'path':p.path})
     return p
 
-# %% ../../nbs/monitor/verbs.ipynb #4e8e7133
+# %% ../../nbs/monitor/verbs.ipynb #2ab3f6c2
+def _report(a, b, path, columns, d):
+    "Evidently's report beside ours; the panel's text names what it leaves out"
+    from mlops_nb.monitor import evidently_report
+    if isinstance(a, Profile) or isinstance(b, Profile): raise BadInput('--report needs rows, and a profile has none', 'give the data itself')
+    left = evidently_report.write(a, b, path, columns)
+    d.said = [f'Evidently\'s report: {path}'+(f' (without {", ".join(left[:8])}, which it cannot compare)' if left else '')]
+
 @verb(check=True, example='mlops monitor drift winter.parquet summer.parquet --alpha .01')
 def drift(
     ref:Data, # Reference window, or a profile of it
@@ -75,6 +82,7 @@ def drift(
     alpha:float|None=None, # False alarms per comparison at most; 0.05, or `[monitor] alpha` of mlops.toml
     columns:list[str]=[], # Only these columns
     min_effect:float=0., # Differences below this share of rows raise no alarm
+    report:Path|None=None, # Also write Evidently's report, HTML or JSON
 ) -> Drift:
     """Has the world changed between two windows?
 
@@ -87,6 +95,7 @@ def drift(
         d = profile_sketch.compare_profiles(a, b, alpha, columns, min_effect)
     else:
         with progress('comparing', len(columns) or a.num_columns) as tick: d = comparison.compare(a, b, alpha, columns, min_effect, tick)
+    if report is not None: _report(a, b, report, columns, d)
     d.reference,d.current = _called(ref),_called(cur)
     _record(p, 'monitor.drift_checked', _subject(d.current), {'reference':_subject(d.reference), 'alarm':d.alarm, 'drifted':d.drifted[:50], 'columns':len(d.columns), 'rows_ref':d.rows_ref,
         'rows_cur':d.rows_cur, 'tests':d.tests, 'false_alarm_rate':d.false_alarm_rate, 'min_effect':min_effect, 'largest_effect':round(max((c.effect for c in d.columns), default=0.), 6)})
