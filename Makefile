@@ -53,9 +53,11 @@ check: $(READY) ## Generated modules equal the notebooks; ruff; mypy
 	$(BIN)/ruff format --check tests bench setup.py
 	$(BIN)/mypy
 
-export: $(READY) ## Notebooks into mlops_nb/, and the index of the verbs
+export: $(READY) ## Notebooks into mlops_nb/, the index of the verbs, the reference page
 	$(BIN)/nbdev-export
 	$(BIN)/python -m mlops_nb.core.verb_index
+	$(BIN)/nbdev-test nbs/reference.ipynb --save --n-workers 1
+	$(BIN)/nbdev-clean --fname nbs/reference.ipynb
 
 readme: $(READY) ## README.md from nbs/index.ipynb
 	$(BIN)/jupyter-nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb

@@ -1,0 +1,44 @@
+"""What a user can say, set, read in the ledger or catch is named in a notebook; `make export` brings nbs/reference.ipynb up to date."""
+
+import inspect
+import re
+
+import pytest
+from notebooks import taught
+
+from mlops_nb.core import errors, events, project, verb_index
+
+
+def missing(words, pattern) -> list[str]:
+    text = taught()
+    return [w for w in words if not re.search(pattern(w), text)]
+
+
+def test_verbs():
+    assert missing(verb_index.load(), lambda p: r"\b" + re.escape(p).replace(r"\.", r"[. ]") + r"\b") == []
+
+
+def test_event_types():
+    assert missing(events.TYPES, lambda t: r"\b" + re.escape(t) + r"\b") == []
+
+
+def test_settings():
+    names = [f"{section}.{key}" for section, struct in project.SECTIONS.items() for key in struct.__struct_fields__]
+    names = [n for n in names if not re.search(rf"MLOPS_{n.replace('.', '_').upper()}\b", taught())]
+    assert missing(names, lambda n: rf"\b({re.escape(n)}|{re.escape(n.partition('.')[2])}\s*=)") == []
+
+
+def test_errors():
+    classes = [n for n, c in vars(errors).items() if inspect.isclass(c) and issubclass(c, errors.MlopsError)]
+    assert missing(classes, lambda n: rf"\b{n}\b") == []
+
+
+@pytest.mark.parametrize("path", sorted(verb_index.load()))
+def test_help_says_what_each_word_is(path):
+    entry = verb_index.load()[path]
+    assert entry["summary"], f"{path} has no summary"
+    assert [q["name"] for q in entry["params"] if not q["help"] and q["name"] not in ("dry_run", "yes", "body")] == []
+    assert not entry["changes"] or any(q["name"] == "dry_run" for q in entry["params"]), (
+        f"{path} changes things and takes no --dry-run"
+    )
+    assert not entry["destructive"] or any(q["name"] == "yes" for q in entry["params"]), f"{path} destroys and takes no --yes"

@@ -1,0 +1,216 @@
+"""Who may import whom, as data. A wrong arrow fails here, not in a review."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlops_nb.core import verb_index
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mlops_nb"
+
+STREET = "core guard cost data feature model serve monitor job comply app".split()  # each may use the faces to its left
+SURFACES = {"__init__", "__main__", "cli", "magics", "lab"}
+ROOMS = {  # room -> rooms of its own pillar that it may import
+    "facts": set(),
+    "engine": {"facts", "engine"},
+    "adapter": {"facts", "engine"},
+    "plugin": {"facts", "engine", "adapter"},
+    "views": {"facts"},
+    "panel": {"facts", "views"},
+    "verbs": {"facts", "engine", "adapter", "views", "panel", "verbs"},
+    "face": {"facts", "engine", "adapter", "views", "panel", "verbs"},
+}
+TOOLS = {  # prefix of a room -> the packages that it alone may call
+    "feast": {"feast"},
+    "mlflow": {"mlflow"},
+    "dvc": {"dvc", "dvc_data", "dvc_objects"},
+    "evidently": {"evidently"},
+    "papermill": {"papermill"},
+    "nbconvert": {"nbconvert"},
+    "ray": {"ray"},
+    "spark": {"pyspark"},
+}
+MATERIALS = set(
+    "numpy pandas pyarrow duckdb scipy sklearn onnx onnxruntime skl2onnx skops nbformat nbclient jupyter_client IPython ipywidgets jinja2".split()
+) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars"}
+HEAVY = MATERIALS | set().union(*TOOLS.values())
+EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand
+    ("mlops_nb.app.pages", "mlops_nb.app.site_views"): "the site's pages draw its views: a panel in HTML files",
+    ("mlops_nb.app.site_content", "mlops_nb.app.site_views"): "gathers the views that the pages draw",
+    ("mlops_nb.app.site_content", "mlops_nb.app.nbconvert_page"): "gathers the notebooks' pages too",
+    ("mlops_nb.comply.collectors", "mlops_nb.comply.views"): "a control's evidence is a fold of events",
+    ("mlops_nb.data.health", "mlops_nb.data.dvc_versions"): "doctor asks whether the pointers can be read",
+    ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
+    ("mlops_nb.job.papermill_runner", "mlops_nb.job.papermill_plugin"): "registers the engine where no entry point is installed",
+}
+
+
+def modules() -> list[str]:
+    "Dotted names below mlops_nb"
+    found = [
+        p.relative_to(ROOT).with_suffix("").parts
+        for p in PACKAGE.rglob("*.py")
+        if "tutorials" not in p.parts and "templates" not in p.parts
+    ]
+    return sorted(".".join(x[:-1] if x[-1] == "__init__" else x) for x in found)
+
+
+def where(name: str) -> tuple[str, str]:
+    "(pillar, room) of a module; a surface has the pillar ''"
+    parts = name.split(".")[1:]
+    if not parts or parts[0] in SURFACES:
+        return "", parts[0] if parts else "__init__"
+    return parts[0], parts[1] if len(parts) > 1 else "__init__"
+
+
+def kind(room: str) -> str:
+    "Kind of a room by its name"
+    if room == "__init__":
+        return "face"
+    if room.endswith("_plugin"):
+        return "plugin"
+    if room in ("facts", "views", "panel"):
+        return room
+    if room == "verbs" or room.endswith("_verbs"):
+        return "verbs"
+    if room.endswith("_views"):
+        return "views"
+    return "adapter" if room.split("_")[0] in TOOLS and "_" in room else "engine"
+
+
+def path_of(name: str) -> Path:
+    p = ROOT.joinpath(*name.split("."))
+    return p / "__init__.py" if p.is_dir() else p.with_suffix(".py")
+
+
+def imports(name: str) -> list[tuple[str, int, bool]]:
+    "(imported module, line, at module level?); relative ones resolved, `from package import room` named by the room"
+    tree = ast.parse(path_of(name).read_text(encoding="utf-8"))
+    package = name if path_of(name).name == "__init__.py" else name.rpartition(".")[0]
+    top = {id(n) for n in ast.walk(tree) if getattr(n, "col_offset", 1) == 0}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(a.name, node.lineno, id(node) in top) for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")
+            base = base[: len(base) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for a in node.names:
+                deeper = f"{source}.{a.name}"
+                found.append(
+                    (
+                        deeper if source.startswith("mlops_nb") and path_of(deeper).exists() else source,
+                        node.lineno,
+                        id(node) in top,
+                    )
+                )
+    return found
+
+
+def wrong(name: str, other: str) -> str:
+    "Why `name` may not import `other`; empty when it may"
+    pillar, room = where(name)
+    if not other.startswith("mlops_nb"):
+        tool = next((t for t, packages in TOOLS.items() if other.split(".")[0] in packages), "")
+        fits = kind(room) in ("adapter", "plugin") and room.split("_")[0] == tool
+        return f"only a room {tool}_<role> may call {tool}" if tool and not fits else ""
+    to, into = where(other)
+    if not to:
+        return "" if into == "__init__" or pillar == "" else "a surface is imported by nothing"
+    if not pillar:
+        return "" if to == "core" else "a surface imports core and nothing else"
+    if to not in STREET:
+        return f"no pillar {to}"
+    if to == pillar:
+        if pillar == "core" or into == "__init__":
+            return ""
+        return "" if kind(into) in ROOMS[kind(room)] else f"{kind(room)} may not import {kind(into)}"
+    if STREET.index(to) > STREET.index(pillar):
+        return f"{to} stands to the right of {pillar}: fold its events, or core.verbs.call"
+    if to == "core":
+        return ""
+    if into == "facts":
+        return ""
+    if kind(room) in ("facts", "views", "panel"):
+        return f"{kind(room)} imports core and facts"
+    return "" if into == "__init__" else f"use the public face of {to}, not its room {into}"
+
+
+def test_arrows():
+    found = [
+        f"{path_of(n).relative_to(ROOT)}:{line}: {n} -> {other}: {why}"
+        for n in modules()
+        for other, line, _ in imports(n)
+        if (why := wrong(n, other)) and (n, other) not in EXCEPTIONS
+    ]
+    assert found == []
+
+
+def test_exceptions_are_needed():
+    used = {(n, other) for n in modules() for other, _, _ in imports(n) if wrong(n, other)}
+    assert {arrow for arrow in EXCEPTIONS if arrow[0] in modules()} - used == set()
+
+
+def test_nothing_heavy_at_module_level():
+    found = [
+        f"{path_of(n).relative_to(ROOT)}:{line}: {other}"
+        for n in modules()
+        if kind(where(n)[1]) != "plugin"
+        for other, line, top in imports(n)
+        if top and other.split(".")[0] in HEAVY
+    ]
+    assert found == []
+
+
+def test_no_module_is_named_like_a_verb():
+    index = verb_index.load()
+    words = {(path.split(".")[0], path.split(".")[-1]) for path in index}
+    here = {(e["where"].split(".")[1], path.split(".")[-1]) for path, e in index.items()}
+    assert [n for n in modules() if (where(n)[0], where(n)[1]) in words | here] == []
+
+
+def test_every_pillar_stands_on_the_street():
+    pillars = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()}
+    assert pillars - {*STREET, "lab", "tutorials", "templates"} == set()
+
+
+def test_calls_by_path_name_a_verb():
+    "`call('job.run', ...)` reaches to the right; the verb must be there"
+    index, found = verb_index.load(), []
+    for n in modules():
+        for node in ast.walk(ast.parse(path_of(n).read_text(encoding="utf-8"))):
+            callee = getattr(node, "func", None)
+            is_call = callee is not None and (getattr(callee, "id", "") or getattr(callee, "attr", "")) == "call"
+            if is_call and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
+                path = node.args[0].value
+                if path not in index and (PACKAGE / path.split(".")[0] / "verbs.py").exists():
+                    found.append(f"{n}:{node.lineno}: {path}")
+    assert found == []
+
+
+LOAD = """
+import importlib, sys
+for name in sys.argv[2:]:
+    if name.rpartition('.')[2]!='__main__': importlib.import_module(name)
+print(' '.join(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1].split(',')))))
+"""
+
+
+def loaded(names: list[str]) -> list[str]:
+    "Tools and heavy materials in a fresh process after importing `names`"
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, ",".join(HEAVY), *names], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, f"{names}: {done.stderr[-2000:]}"
+    return done.stdout.split()
+
+
+def test_imports_load_no_tool():
+    names = [n for n in modules() if kind(where(n)[1]) != "plugin"]
+    if loaded(names):
+        pytest.fail(str({n: found for n in names if (found := loaded([n]))}))
