@@ -129,6 +129,8 @@ def wrong(name: str, other: str) -> str:
     if to == pillar:
         if pillar == "core" or into == "__init__":
             return ""
+        if kind(room) == kind(into) == "adapter" and room.split("_")[0] == into.split("_")[0]:
+            return ""  # two rooms of one tool
         return "" if kind(into) in ROOMS[kind(room)] else f"{kind(room)} may not import {kind(into)}"
     if STREET.index(to) > STREET.index(pillar):
         return f"{to} stands to the right of {pillar}: fold its events, or core.verbs.call"

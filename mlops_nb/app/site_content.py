@@ -12,7 +12,7 @@ from pathlib import Path
 from ..core.errors import MlopsError
 from . import site_views
 
-# %% ../../nbs/app/site_content.ipynb #acf3c409
+# %% ../../nbs/app/site_content.ipynb #7f39a3c4
 RUN_PAGES,ENTRIES = 60,2000 # Newest runs with a page of their own; newest entries on the ledger's page
 
 def _definitions(root:Path) -> dict[str,str]:
@@ -45,9 +45,10 @@ def _schemas(found:list[dict]):
     "Columns and types of the newest version of each dataset, where it is still registered"
     from mlops_nb import data
     for d in found:
-        try: columns = data.resolve(d['name']).columns
+        try: v = data.resolve(d['name'])
         except MlopsError: continue
-        d['schema'] = {c.name:(c.type, ', '.join(c.pii)) for c in columns}
+        columns = v.schema if isinstance(getattr(v, 'schema', None), list) else v.columns
+        if isinstance(columns, list): d['schema'] = {c.name:(c.type, ', '.join(c.pii)) for c in columns}
 
 def _state(p, log, entries) -> dict:
     "What a verification says, in words"

@@ -31,16 +31,16 @@ def _grouped(items) -> dict[str,list]:
     for k,v in items: out.setdefault(k, []).append(v)
     return out
 
-# %% ../../nbs/app/site_views.ipynb #d5e2d4d9
+# %% ../../nbs/app/site_views.ipynb #33ab7798
 def datasets(events:Iterable[Event]) -> list[dict]:
     "Datasets by name, newest version first, with the models that name them"
     events = list(events)
     users = _grouped((_split(str(_p(e).get('data') or ''))[0], e.subject) for e in events if e.type=='model.registered')
     def row(e):
         p = _p(e)
-        return dict(version=_version(e), digest=e.digest, rows=p.get('rows'), columns=_count(p.get('columns')), bytes=p.get('bytes'), purpose=p.get('purpose'), pii=p.get('pii'), time=e.time, seq=e.seq)
-    found = _grouped((_split(e.subject)[0], row(e)) for e in events if e.type=='dataset.added')
-    return [dict(name=n, anchor=slug(n), versions=vs[::-1], used_by=users.get(n, []), schema={}) for n,vs in sorted(found.items())]
+        return dict(version=_version(e), digest=e.digest, rows=p.get('rows'), columns=_count(p.get('columns')), bytes=p.get('bytes'), purpose=p.get('purpose'), pii=_pii(p.get('pii')), time=e.time, seq=e.seq)
+    found = _grouped((_split(e.subject)[0], {**row(e), 'schema':_p(e).get('schema')}) for e in events if e.type=='dataset.added')
+    return [dict(name=n, anchor=slug(n), versions=vs[::-1], used_by=users.get(n, []), schema={c:(str(t), '') for c,t in _map(vs[-1].pop('schema')).items()}) for n,vs in sorted(found.items())]
 
 def features(
     events:Iterable[Event],
@@ -56,6 +56,7 @@ def features(
             rows=p.get('rows'), tests=[dict(expr=t.get('expr') or t.get('test') or '', ok=bool(t.get('ok', True))) for t in _rows(p.get('tests'))], code=code.get(n, ''), time=es[-1].time, evidence=[e.seq for e in es])
     return [row(n, es) for n,es in sorted(found.items())]
 
+def _pii(x): return [f'{c}: {", ".join(map(str, k))}' for c,k in x.items()] if isinstance(x, dict) else x
 def _said(x): return ', '.join(map(str, x)) if isinstance(x, (list, tuple)) else x
 
 def joins(events:Iterable[Event]) -> list[dict]:

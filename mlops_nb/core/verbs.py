@@ -74,7 +74,7 @@ def _note_failure(about, error, kwargs):
     from mlops_nb.core import ledger
     ledger.record(p, 'verb.failed', about.path, {'kind':error.kind, 'message':error.message[:500]}, fail='open')
 
-# %% ../../nbs/core/verbs.ipynb #ee61fc64
+# %% ../../nbs/core/verbs.ipynb #45133127
 def resolve(
     path:str, # `data.add`
 ):
@@ -87,6 +87,7 @@ def resolve(
 
 def call(
     path:str, # `data.add`
+    /,
     *args, # Words
     **kwargs, # Options
 ): # What the verb returns

@@ -7,12 +7,13 @@ Docs: https://mlops-nb.github.io/mlops_nb/cost/views.html.md"""
 # %% auto #0
 __all__ = ['BY', 'Paid', 'paid', 'table', 'total']
 
-# %% ../../nbs/cost/views.ipynb #bccefdfe
+# %% ../../nbs/cost/views.ipynb #5c6fa43f
+from operator import add, sub
 from typing import Iterable
 from ..core.events import Event
 from .facts import CostRow, CostTable, Price
 
-# %% ../../nbs/cost/views.ipynb #a235aaa2
+# %% ../../nbs/cost/views.ipynb #df1378af
 _ENDS = ('job.completed', 'job.failed', 'job.aborted', 'run.completed', 'run.failed', 'run.aborted')
 
 class Paid:
@@ -21,36 +22,38 @@ class Paid:
         p = e.payload or {}
         self.event,self.payload = e,p
         self.run = str(p.get('run') or p.get('run_id') or e.subject)
-        self.parent,self.job = str(p.get('parent') or ''),None
+        self.parent,self.job,self.parts = str(p.get('parent') or ''),None,(0., 0., 0.)
         self.unpriced = int(not _is_number(p.get('usd')))
         self.usd,self.kwh,self.seconds = (_number(p.get(k)) for k in ('usd', 'kwh', 'seconds'))
-        self.cells = [c for c in p.get('cells') or [] if isinstance(c, dict)] if e.type.startswith('job.') else []
+        self.cells = [c for c in p['cells'] if isinstance(c, dict)] if e.type.startswith('job.') and isinstance(p.get('cells'), list) else []
         self.idle = max(0., self.usd-sum(_number(c.get('usd')) for c in self.cells)) if self.cells else _number(p.get('idle_usd'))
 
-def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and x==x and abs(x)!=float('inf')
-def _number(x) -> float: return float(x) if _is_number(x) else 0.
+def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x)<1e15 # false for NaN too
+def _number(x) -> float: return max(0., float(x)) if _is_number(x) else 0.
 
 def paid(
-    events:Iterable[Event], # Of the ledger
+    events:Iterable[Event], # Of the ledger, oldest first
     net:bool=True, # Take children off their job; without it jobs stay whole and their children are left out
 ) -> list[Paid]: # Oldest first
-    "Ended work, every part of it once"
+    "Ended work, every part of it once; a whole costs at least what its parts cost"
     works = [Paid(e) for e in events if e.type in _ENDS or _is_number((e.payload or {}).get('usd'))]
     owner = {w.run:w for w in works if w.event.type.startswith('job.')}
-    for w in works: w.job = owner.get(w.parent) if owner.get(w.parent) is not w else None
+    for w in works: # a child ends before its job, so its own children are known here
+        w.usd,w.kwh,w.seconds = map(max, (w.usd, w.kwh, w.seconds), w.parts)
+        top = owner.get(w.parent)
+        if top is not None and top.event.seq>w.event.seq: w.job,top.parts = top,tuple(map(add, top.parts, (w.usd, w.kwh, w.seconds)))
     if not net: return [w for w in works if w.job is None]
-    for w in works:
-        if (top := w.job) is not None: top.usd,top.kwh,top.seconds = (max(0., a-b) for a,b in ((top.usd, w.usd), (top.kwh, w.kwh), (top.seconds, w.seconds)))
+    for w in works: w.usd,w.kwh,w.seconds = map(sub, (w.usd, w.kwh, w.seconds), w.parts)
     return works
 
-# %% ../../nbs/cost/views.ipynb #6eecbe19
+# %% ../../nbs/cost/views.ipynb #89351270
 BY = ('run', 'job', 'cell', 'model', 'endpoint', 'user')
 
 def _keys(w:Paid, by:str, model_of:dict) -> str:
     "The key of one piece of work"
     p = w.payload
     if by=='run': return w.run
-    if by=='job': return _job(w.job or w)
+    if by=='job': return _job(w if w.job is None or w.event.type.startswith('job.') else w.job)
     if by=='model': return str(p.get('model') or model_of.get(w.run, '-'))
     if by=='endpoint': return str(p.get('endpoint') or '-')
     return w.event.actor or '-'

@@ -104,9 +104,9 @@ def find_secrets(
     "What looks like a secret in a text"
     return _found(text, _SECRETS)
 
-# %% ../../nbs/guard/pii.ipynb #89f78c93
+# %% ../../nbs/guard/pii.ipynb #bb8751c5
 _NAMES = {'email':r'e_?mail', 'phone':r'phone|mobile|telephone|fax(_|$)', 'ssn':r'(^|_)ssn(_|$)|social_sec', 'birth_date':r'(^|_)dob(_|$)|birth', 'person_name':r'(first|last|full|sur|given|middle|maiden|patient|customer|user)_?name',
-    'postal_address':r'street|(home|postal|mail(ing)?|street)_?addr|^address', 'zip':r'(^|_)(zip|post(al)?_?code)', 'medical_record':r'(^|_)mrn(_|$)|medical_rec|patient_id', 'licence_number':r'passport|licen[cs]e_?(no|num|plate)',
+    'postal_address':r'street|(home|postal|mailing|street)_?addr|^address', 'zip':r'(^|_)(zip|post(al)?_?code)', 'medical_record':r'(^|_)mrn(_|$)|medical_rec|patient_id', 'licence_number':r'passport|licen[cs]e_?(no|num|plate)',
     'payment_card':r'(card|pan)_?(no|num)|credit_?card', 'iban':r'(^|_)iban', 'ip_address':r'(^|_)ip(_|$|v4|v6|_?addr)', 'health':r'diagnos|(^|_)icd', 'gender':r'^(sex|gender)$', 'ethnicity':r'ethnic|^race$', 'religion':r'religion'}
 _COLUMN = {k:re.compile(p) for k,p in _NAMES.items()}
 

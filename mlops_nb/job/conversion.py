@@ -161,7 +161,7 @@ def _cell(kind:str, source:str, tags=(), n:int=0) -> dict:
     meta = {'tags':list(tags)} if tags else {}
     return {'cell_type':kind, 'id':ident, 'metadata':meta, 'source':source, **({'execution_count':None, 'outputs':[]} if kind=='code' else {})}
 
-# %% ../../nbs/job/conversion.ipynb #745c354d
+# %% ../../nbs/job/conversion.ipynb #1916c1a9
 class Converted(msgspec.Struct):
     "A job and its notebook"
     job:Job
@@ -181,30 +181,36 @@ def convert(
     sig = signature.find(kept)
     texts = _rewritten(kept, sig)
     ins,outs = lineage.trace(kept, sig.parameters)
-    kept_code = [understand(c.index, texts[c.index]) for c in kept if texts[c.index]]
-    modules = {m for c in kept_code for m in c.imports}
+    final = {c.index:c if texts[c.index]==c.text else understand(c.index, texts[c.index]) for c in kept}
+    modules = {m for c in final.values() for m in c.imports}|{m for c in final.values() for x in c.source.magics for m in _loaded(x)}
     kinds = {m:requirements.kind_of(m, folder) for m in sorted(modules)}
     remarks = [*sig.notes, *(Note(cell=None, message=f'`{m}` is not installed here: no version to lock') for m,k in kinds.items() if k=='missing'),
         *(Note(cell=None, message=f'`{m}` is a module of yours beside the notebook: it must be there when the job runs') for m,k in kinds.items() if k=='local')]
     job = Job(name=name, parameters=sig.parameters, dropped_cells=dropped, requirements=requirements.pins(m for m,k in kinds.items() if k=='installed'), inputs=ins, outputs=outs, remarks=remarks)
-    return Converted(job, _assemble(nb, kept, texts, sig))
+    return Converted(job, _assemble(nb, kept, final, sig))
+
+def _loaded(m) -> list[str]:
+    "Modules that a magic line loads"
+    if m.name=='mlops': return ['mlops_nb']
+    return [m.rest.split('.')[0]] if m.name=='load_ext' and re.match(r'[A-Za-z_]', m.rest) else []
 
 def _rewritten(kept, sig) -> dict[int,str]:
     "New text of every cell that stays"
-    moves = [m for m in [*sig.moves, *sig.preamble] if m.cell>=0]
+    moves:dict[int,list] = {}
+    for m in [*sig.moves, *sig.preamble]: moves.setdefault(m.cell, []).append(m)
     plots = _plot_names(kept)
     used = set().union(*(n.now|n.later for c in kept for s,n in c.statements), *(c.source.soft for c in kept))
-    return {c.index:_cut(c, [m for m in moves if m.cell==c.index], plots-used) for c in kept}
+    return {c.index:_cut(c, moves.get(c.index, []), plots-used) for c in kept}
 
-def _assemble(nb, kept, texts, sig) -> dict:
+def _assemble(nb, kept, final, sig) -> dict:
     "The job's notebook: parameters first, headings kept where a cell follows them"
     body = '\n'.join([*(m.code for m in sig.preamble), *(m.code for m in sig.moves)])
     out,pending = [],[]
     code = {c.index:c for c in kept}
     for n,c in enumerate(nb['cells']):
         if c['cell_type']=='markdown': pending.append(_cell('markdown', re.sub(r'!\[[^\]]*\]\(attachment:[^)]*\)', '', c['source']), n=n))
-        elif n in code and texts[n].strip() and understand(n, texts[n]).statements or n in code and code[n].source.opaque:
-            out += [*pending, _cell('code', texts[n] if not code[n].source.opaque else code[n].text, [t for t in code[n].tags if t!='parameters'], n)]; pending = []
+        elif n in code and (final[n].statements or code[n].source.opaque):
+            out += [*pending, _cell('code', final[n].text if not code[n].source.opaque else code[n].text, [t for t in code[n].tags if t!='parameters'], n)]; pending = []
     at = next((k for k,c in enumerate(out) if c['cell_type']=='code'), len(out))
     if body: out.insert(at, _cell('code', body, ['parameters'], -1))
     spec = {'display_name':'Python 3', 'language':'python', 'name':'python3'}

@@ -51,6 +51,10 @@ def is_absolute(s:str) -> bool:
     if not s.startswith('/') or s.startswith('//') or len(parts)<3 or s.startswith(('/dev/', '/tmp/', '/proc/', '/usr/bin', '/bin/', '/etc/')) or re.search(r'[\s{}<>|*?]', parts[1]): return False
     return parts[1] in _FOLDERS or bool(re.search(r'\.\w{1,8}$', parts[-1])) or parts[1]=='usr'
 
+_NO_SECRET = re.compile(r'\s|^[./~]|^\w+_path$|\.(json|pem|key|txt|ya?ml|toml|env)$|^[a-z]+(_[a-z]+)+$')
+
+def _is_secret(s) -> bool: return isinstance(s, str) and len(s)>=6 and not _PLACEHOLDER.match(s) and not _NO_SECRET.search(s)
+
 def _secret_names(tree) -> list[tuple[ast.Constant,str]]:
     "Strings that are assigned to a name that sounds like a secret"
     out = []
@@ -60,7 +64,7 @@ def _secret_names(tree) -> list[tuple[ast.Constant,str]]:
         elif isinstance(n, ast.AnnAssign): pairs = [(getattr(n.target, 'id', ''), n.value)]
         elif isinstance(n, ast.Call): pairs = [(k.arg, k.value) for k in n.keywords if k.arg]
         elif isinstance(n, ast.Dict): pairs = [(k.value, v) for k,v in zip(n.keys, n.values) if isinstance(k, ast.Constant) and isinstance(k.value, str)]
-        out += [(v, name) for name,v in pairs if isinstance(name, str) and _SECRET_NAME.search(name) and isinstance(v, ast.Constant) and isinstance(v.value, str) and len(v.value)>=6 and not _PLACEHOLDER.match(v.value) and not re.search(r'\s|^[./~]|^\w+_path$|\.(json|pem|key|txt|ya?ml|toml|env)$|^[a-z]+(_[a-z]+)+$', v.value)]
+        out += [(v, name) for name,v in pairs if isinstance(name, str) and _SECRET_NAME.search(name) and isinstance(v, ast.Constant) and _is_secret(v.value)]
     return out
 
 # %% ../../nbs/job/faults.ipynb #928438a2

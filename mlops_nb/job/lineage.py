@@ -68,9 +68,10 @@ def _opened(node, f, known):
     place = _place(f.value, known) if method else _place(node.args[0], known) if node.args else ''
     return ('out' if set(mode)&set('wax') else 'in'),place
 
-# %% ../../nbs/job/lineage.ipynb #ca6d6aa8
+# %% ../../nbs/job/lineage.ipynb #b55662ce
 _VERBS = {('data', 'get'):('dataset', 'in', 0), ('data', 'show'):('dataset', 'in', 0), ('data', 'add'):('dataset', 'out', 1), ('feature', 'join'):('feature', 'in', 0), ('feature', 'online'):('feature', 'in', 0),
-    ('feature', 'add'):('feature', 'out', 0), ('feature', 'materialize'):('feature', 'in', 0), ('model', 'log'):('model', 'out', 1), ('model', 'promote'):('model', 'in', 0), ('model', 'load'):('model', 'in', 0), ('model', 'explain'):('model', 'in', 0), ('data', 'read'):('dataset', 'in', 0), ('data', 'scan'):('dataset', 'in', 0)}
+    ('feature', 'add'):('feature', 'out', 0), ('feature', 'materialize'):('feature', 'in', 0),
+    ('model', 'log'):('model', 'out', 1), ('model', 'promote'):('model', 'in', 0), ('model', 'load'):('model', 'in', 0), ('model', 'explain'):('model', 'in', 0), ('data', 'read'):('dataset', 'in', 0), ('data', 'scan'):('dataset', 'in', 0)}
 
 def _of_line(text:str, cell:int, bound:set[str]):
     "Things that a `%mlops` line reads and writes"
@@ -82,7 +83,7 @@ def _of_line(text:str, cell:int, bound:set[str]):
         if w.startswith('--'):
             name,eq,value = w[2:].partition('=')
             if not eq and n+1<len(words) and not words[n+1].startswith('--'): n += 1; value = words[n]
-            if name in ('entities', 'source', 'data', 'ref', 'labels', 'example') and value not in bound and not value.startswith('{{'): ins.append(Thing(kind='file' if re.search(r'[/.]', value) and '@' not in value else 'dataset', name=value, cell=cell))
+            if name in ('entities', 'source', 'data', 'ref', 'labels', 'example') and value not in bound and not value.startswith('{{') and '=' not in value: ins.append(Thing(kind='file' if re.search(r'[/.]', value) and '@' not in value else 'dataset', name=value, cell=cell))
             if name=='out': outs.append(Thing(kind='file', name=value, cell=cell))
         else: plain.append(w)
         n += 1

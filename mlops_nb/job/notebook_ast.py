@@ -163,7 +163,7 @@ def cells_of(
     "The code cells of a notebook, in order"
     return [understand(n, c['source'], c['metadata'].get('tags') or [], c.get('execution_count')) for n,c in enumerate(nb['cells']) if c['cell_type']=='code']
 
-# %% ../../nbs/job/notebook_ast.ipynb #1441c0ba
+# %% ../../nbs/job/notebook_ast.ipynb #24c5bfc4
 GIVEN = {*dir(builtins), 'get_ipython', 'display', 'In', 'Out', '_', '__', '___', 'exit', 'quit', '__name__', '__doc__', '__builtins__', '__annotations__', '_i', '_ii', '_iii', '_oh', '_ih', '_dh'}
 
 def unbound(
@@ -179,7 +179,7 @@ def unbound(
         for n in sorted(missing-seen):
             if not re.fullmatch(r'_(i?\d+)?', n): found.append((c, n, first.get(n) if n in c.needs else None))
         seen |= missing
-        bound = (bound|c.binds)-c.deletes
+        bound |= c.binds; bound -= c.deletes
     return found
 
 def users(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
 
-# %% ../../nbs/job/requirements.ipynb #d2fe9869
+# %% ../../nbs/job/requirements.ipynb #6a3b6bf0
 _KNOWN = {'sklearn':'scikit-learn', 'cv2':'opencv-python', 'PIL':'pillow', 'yaml':'PyYAML', 'bs4':'beautifulsoup4', 'dateutil':'python-dateutil', 'skimage':'scikit-image', 'mlops_nb':'mlops-nb', 'IPython':'ipython', 'dotenv':'python-dotenv'}
 
 @functools.cache
@@ -21,7 +21,12 @@ def _installed() -> Mapping[str,list[str]]: return metadata.packages_distributio
 
 def _version(name:str) -> str:
     try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return ''
+    except metadata.PackageNotFoundError: return _ours() if name=='mlops-nb' else ''
+
+def _ours() -> str:
+    "This package's version where it runs from its source"
+    import mlops_nb
+    return mlops_nb.__version__
 
 @functools.cache
 def distribution(
@@ -29,7 +34,7 @@ def distribution(
 ) -> str: # Name of its distribution, or empty
     "The installed distribution that brings a module"
     for name in filter(None, (_KNOWN.get(module), module, module.replace('_', '-'))):
-        if _version(name): return metadata.metadata(name)['Name']
+        if _version(name): return 'mlops-nb' if name=='mlops-nb' else metadata.metadata(name)['Name']
     return (_installed().get(module) or [''])[0]
 
 def kind_of(
@@ -43,13 +48,17 @@ def kind_of(
     try: return 'installed' if util.find_spec(module) is not None else 'missing'
     except (ImportError, ValueError, AttributeError): return 'missing'
 
-# %% ../../nbs/job/requirements.ipynb #f34e991d
+# %% ../../nbs/job/requirements.ipynb #0d4500eb
 def pins(
     modules, # Top-level modules
 ) -> list[str]: # `name==version`, sorted
     "Exact versions of the distributions of `modules`"
     names = {distribution(m) for m in modules if m not in sys.stdlib_module_names}
     return sorted((f'{n}=={_version(n)}' for n in names if n and _version(n)), key=str.lower)
+
+def _requires(name:str) -> list[str]:
+    try: return metadata.requires(name) or []
+    except metadata.PackageNotFoundError: return []
 
 def closure(
     direct:list[str], # `name==version`
@@ -62,7 +71,7 @@ def closure(
         key = canonicalize_name(name := todo.pop())
         if key in seen or not _version(name): continue
         seen[key] = f'{name}=={_version(name)}'
-        for line in metadata.requires(name) or ():
+        for line in _requires(name):
             try: r = Requirement(line)
             except InvalidRequirement: continue
             if r.marker is None or r.marker.evaluate({'extra':''}): todo.append(r.name)

@@ -70,7 +70,7 @@ def _value(node, enums) -> tuple[Constant|None,list[str]]:
         return Constant(node.attr, 'enum', node.value.id),enums[node.value.id][0]
     return constant(node),[]
 
-# %% ../../nbs/job/signature.ipynb #3b9b6daf
+# %% ../../nbs/job/signature.ipynb #3283d9bc
 def _grown(cells:list[Cell]) -> set[str]:
     "Names whose objects are changed in place"
     found = set().union(*(c.changes for c in cells)) if cells else set()
@@ -91,12 +91,12 @@ def find(
 ) -> Signature:
     "Typed parameters, the statements that hold them, and notes on what was left alone"
     explicit = [c for c in cells if is_explicit(c)]
-    enums,grown,bound = _enums(cells),_grown(cells),_times_bound(cells)
+    enums,grown,bound,last = _enums(cells),_grown(cells),_times_bound(cells),_last_use(cells)
     sig = Signature(explicit=bool(explicit))
     for c in explicit or cells:
         for node,names in c.statements:
             sig.notes += _conditional(c, node) if explicit or c is cells[0] or isinstance(getattr(node, 'value', None), ast.IfExp) else []
-            if not (pairs := _binding(node)) or not _steers(c, node, pairs, cells, grown, bound, bool(explicit)): continue
+            if not (pairs := _binding(node)) or not _steers(c, node, pairs, last, grown, bound, bool(explicit)): continue
             found = [_parameter(c, node, name, value, ann, enums) for name,value,ann in pairs]
             if any(p is None for p in found):
                 if explicit and not isinstance(node.value, ast.IfExp): sig.notes += [Note(cell=c.index, message=f'`{n}` is computed, so it stays in the code after the parameters') for (n,_,_),p in zip(pairs, found) if p is None]
@@ -107,7 +107,7 @@ def find(
             sig.moves.append(Move(cell=c.index, node=node, code=_written(c, node, found, pairs)))
     return sig
 
-# %% ../../nbs/job/signature.ipynb #c25fa432
+# %% ../../nbs/job/signature.ipynb #c78b6b3f
 def _times_bound(cells) -> dict[str,int]:
     "How many statements bind each name"
     out:dict[str,int] = {}
@@ -119,7 +119,11 @@ def _times_bound(cells) -> dict[str,int]:
                     for n in g.names: out[n] = out.get(n, 0)+1
     return out
 
-def _steers(cell, node, pairs, cells, grown, bound, explicit) -> bool:
+def _last_use(cells) -> dict[str,int]:
+    "Index of the last cell that reads each name"
+    return {n:c.index for c in cells for n in c.uses}
+
+def _steers(cell, node, pairs, last, grown, bound, explicit) -> bool:
     "Is this an assignment that steers later code?"
     if explicit: return True
     for name,value,ann in pairs:
@@ -127,7 +131,7 @@ def _steers(cell, node, pairs, cells, grown, bound, explicit) -> bool:
         if ann is None and (isinstance(value, ast.Constant) and value.value in (None, '') or isinstance(value, (ast.List, ast.Dict)) and not ast.unparse(value).strip('[]{}')): return False
         if len(ast.unparse(value))>300: return False # Data, not a parameter
         below = any(name in n.now|n.later for s,n in cell.statements if s.lineno>node.lineno) or name in cell.source.soft
-        if not below and not any(name in c.uses for c in cells if c.index>cell.index): return False
+        if not below and last.get(name, -1)<=cell.index: return False
     return True
 
 def _parameter(cell, node, name, value, annotation, enums) -> Parameter|None:
