@@ -77,8 +77,9 @@ def kind(room: str) -> str:
         return room
     if room == "verbs" or room.endswith("_verbs"):
         return "verbs"
-    if room.endswith("_views"):
-        return "views"
+    for word in ("facts", "views", "panel"):
+        if room.endswith(f"_{word}"):
+            return word
     return "adapter" if room.split("_")[0] in TOOLS and "_" in room else "engine"
 
 
