@@ -38,7 +38,8 @@ prove: $(READY) ## Every test with the full counts, then the benchmarks; before 
 	$(BIN)/python -m bench.run
 
 lab: $(READY) ## JupyterLab on the tutorial
-	$(BIN)/jupyter lab nbs/tutorials/flights.ipynb $(ARGS)
+	$(BIN)/mlops demo demo --prepare
+	cd demo && ../$(BIN)/jupyter lab flights.ipynb $(ARGS)
 
 docs: $(READY) ## The documentation site in _docs/, where Quarto is installed
 	@command -v quarto >/dev/null 2>&1 || { echo "make docs: quarto is not installed; get it from https://quarto.org/docs/get-started and run make docs again" >&2; exit 4; }

@@ -33,12 +33,19 @@ def _commit(root:Path) -> str:
     if adoption.git(root, *who, 'commit', '-q', '-m', 'Flights: features, job and data pointers') is None: return 'nothing new to commit'
     return f'definitions committed as {adoption.git(root, "rev-parse", "--short", "HEAD")}'
 
+def _lay_out(root:Path) -> str:
+    "A project with the tutorial notebooks in it; a notebook that somebody changed stays as it is"
+    call('init', root)
+    kept = []
+    for nb in sorted(tutorials().glob('*.ipynb')):
+        here = root/nb.name
+        if not here.exists(): shutil.copyfile(nb, here)
+        elif here.read_bytes()!=nb.read_bytes(): kept.append(nb.name)
+    return f'project {root.name}'+(f'; kept your {", ".join(kept)}' if kept else '')
+
 def _steps(root:Path):
     "Name -> what to do; each returns the words that show it"
-    def prepare():
-        ready = call('init', root)
-        for nb in ('flights.ipynb', 'score.ipynb'): shutil.copyfile(tutorials()/nb, root/nb)
-        return f'project {Path(ready.root).name}'
+    def prepare(): return _lay_out(root)
     def convert():
         job = call('job.convert', root/'flights.ipynb', 'flights')
         return ', '.join(f'{p.name}: {p.type}' for p in job.parameters)
@@ -47,10 +54,10 @@ def _steps(root:Path):
         return f'{len(r.cells)} cells, {r.cost_usd:.6f} USD'
     def join():
         from mlops_nb.core import ledger
-        e = next(iter(ledger.of(projects.current()).events(['feature.joined'], newest=True)), None)
-        big = max((e.payload for e in ledger.of(projects.current()).events(['feature.joined']) if e.payload), key=lambda p: p.get('rows_in', 0)) if e else None
-        if not big: raise NotFound('no join was recorded', 'mlops audit log')
-        return f'{big["rows_in"]:,} rows in, {big["rows_out"]:,} rows out'
+        proofs = [e.payload for e in ledger.of(projects.current()).events(['feature.joined']) if e.payload]
+        if not proofs: raise NotFound('no join was recorded', 'mlops audit log')
+        big = max(proofs, key=lambda p: p['rows_in'])
+        return f'{big["rows_in"]:,} rows in, {big["rows_out"]:,} rows out, {big["future_values"]} values from the future'
     def verify():
         v = call('audit.verify')
         if not v.ok: raise MlopsError(v.finding)
@@ -64,6 +71,7 @@ def _steps(root:Path):
 def demo(
     dir:Path=Path('demo'), # Folder of the demo project; made if missing
     *,
+    prepare:bool=False, # Only make the project and lay the tutorial notebooks into it
     dry_run:bool=False, # Say what would be done and change nothing
 ) -> Demo:
     """Walk the golden path on real data
@@ -73,8 +81,8 @@ def demo(
     if dry_run: return Plan(steps=[f'{what} in {root}' for what in ('make a project', 'convert and run the tutorial as a job', 'verify the ledger', 'build the site', 'commit the definitions')])
     root.mkdir(parents=True, exist_ok=True)
     done = []
-    with progress('golden path', total=7) as p:
-        for name,do in _walk(root):
+    with progress('golden path', total=1 if prepare else 7) as p:
+        for name,do in _walk(root, prepare):
             p(0, name)
             start = time.perf_counter()
             try: detail,ok = do(),True
@@ -82,11 +90,11 @@ def demo(
             done.append(Step(name, ok, round(time.perf_counter()-start, 2), detail))
             p(1, name)
             if not ok: break
-    return Demo(steps=done, site=str(root/'site'/'index.html'), root=str(root))
+    return Demo(steps=done, site='' if prepare else str(root/'site'/'index.html'), root=str(root))
 
-def _walk(root):
+def _walk(root, prepare=False):
     "The steps, each inside the demo's project once there is one"
-    for name,do in _steps(root).items():
+    for name,do in list(_steps(root).items())[:1 if prepare else None]:
         def bound(do=do):
             if not (root/projects.TOML).exists(): return do()
             with projects.use(projects.find(root)): return do()

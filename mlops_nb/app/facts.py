@@ -56,7 +56,7 @@ class Step(msgspec.Struct, frozen=True):
 class Demo(Fact):
     "The golden path, walked"
     steps:list[Step]
-    site:str # Path of the site's first page
+    site:str # Path of the site's first page; empty when only the notebooks were laid out
     root:str # Folder of the demo project
     __panel__ = 'mlops_nb.app.panel:demo'
     @property

@@ -39,5 +39,6 @@ def diagnosis(d) -> Panel:
 def demo(d) -> Panel:
     "The steps of the golden path"
     rows = [[badge('ok', 'DONE') if s.ok else badge('bad', 'FAILED'), s.name, s.detail, f'{s.seconds:.1f} s'] for s in d.steps]
-    blocks = [table(['', 'step', 'shown', 'seconds'], rows), facts({'project':d.root, 'site':d.site})]
-    return Panel('The golden path on 336,776 flights', *blocks, verdict=('ok', 'DONE') if d.ok else ('bad', 'FAILED'), next=f'cd {d.root} && mlops status')
+    blocks = [table(['', 'step', 'shown', 'seconds'], rows), facts({'project':d.root, **({'site':d.site} if d.site else {})})]
+    verdict = ('bad', 'FAILED') if not d.ok else ('ok', 'DONE') if d.site else ('info', 'LAID OUT')
+    return Panel('The golden path on 336,776 flights', *blocks, verdict=verdict, next=f'cd {d.root} && {"mlops status" if d.site else "jupyter lab flights.ipynb"}')

@@ -22,7 +22,7 @@ _CSS = '''.mlops{font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);co
 .mlops table{border-collapse:collapse;margin:4px 0;font-size:12px}.mlops table tr,.mlops table tr:hover{background:none!important}
 .mlops th,.mlops td{padding:3px 12px 3px 0!important;text-align:left!important;vertical-align:top!important;border:0;border-bottom:1px solid rgba(128,128,128,.25)!important;white-space:normal!important;overflow-wrap:anywhere}
 .mlops th{font-weight:600;opacity:.75;white-space:nowrap!important}.mlops .n{text-align:right!important;font-variant-numeric:tabular-nums;white-space:nowrap!important}
-.mlops dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 14px;margin:4px 0}.mlops dt{opacity:.7;font-weight:400}.mlops dd{margin:0;overflow-wrap:anywhere}
+.mlops dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 14px;margin:4px 0}.mlops dt{opacity:.7;font-weight:400;width:auto!important;float:none!important;white-space:nowrap}.mlops dd{margin:0!important;width:auto!important;overflow-wrap:anywhere}
 .mlops p{margin:4px 0}.mlops summary{cursor:pointer;opacity:.85}.mlops .x{opacity:.75;font-size:12px;margin-top:6px}.mlops pre,.mlops code{font:12px/1.4 var(--jp-code-font-family,monospace);background:none;color:inherit;white-space:pre-wrap;overflow-wrap:anywhere}
 .mlops svg{vertical-align:middle;overflow:visible}.mlops svg text{fill:currentColor;font-size:10.5px;opacity:.8}.mlops .r{fill:currentColor;opacity:.28}.mlops .m{fill:var(--jp-brand-color1,#3574b8);opacity:.85}
 .mlops .c{fill:none;stroke:var(--jp-brand-color1,#3574b8);stroke-width:1.5}.mlops .d{stroke:#b3591e;stroke-dasharray:5 3}.mlops .e{stroke:#7a7a7a;stroke-dasharray:1.5 2.5}.mlops .a{fill:none;stroke:currentColor;opacity:.3}

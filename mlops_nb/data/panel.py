@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/data/panel.html.md"""
 __all__ = ['size', 'version', 'datasets', 'difference', 'moved', 'verified', 'fetched']
 
 # %% ../../nbs/data/panel.ipynb #df794470
-from ..core.draw import Panel, badge, facts, table
+from ..core.draw import Panel, badge, details, facts, table
 
 # %% ../../nbs/data/panel.ipynb #5798fa40
 def size(n:int) -> str:
@@ -24,7 +24,9 @@ def version(v) -> Panel:
     about = facts({'digest':v.digest, 'rows':v.rows, 'size':size(v.bytes), 'file':v.file, 'purpose':v.purpose or 'not stated'})
     personal = sum(bool(c.pii) for c in v.columns)
     verdict = ('warn', f'{personal} COLUMNS WITH PERSONAL DATA') if personal else ('ok', 'NEW VERSION') if v.new else ('info', 'UNCHANGED')
-    return Panel(f'{v.name}@{v.version}', about, table(['column', 'type', 'personal data'], [[c.name, c.type, _pii(c.pii)] for c in v.columns]), verdict=verdict,
+    found = [table(['column', 'type', 'looks like'], [[c.name, c.type, _pii(c.pii)] for c in v.columns if c.pii])] if personal else []
+    every = details(f'{len(v.columns)} columns{"" if personal else ", none looks like personal data"}', table(['column', 'type'], [[c.name, c.type] for c in v.columns]))
+    return Panel(f'{v.name}@{v.version}', about, *found, every, verdict=verdict,
         next=f'mlops feature add NAME --entity KEY --time COLUMN --source {v.name}')
 
 # %% ../../nbs/data/panel.ipynb #31328566
