@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from counts import FULL
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,13 @@ def pytest_configure(config):
     for name in [n for n in os.environ if n.startswith(("MLOPS_", "MLFLOW_", "DVC_", "FEAST_")) and n != "MLOPS_PROVE"]:
         del os.environ[name]
     os.environ.update(QUIET)
+
+
+def pytest_collection_modifyitems(config, items):
+    "What is marked `prove` belongs to `make prove`"
+    if not FULL:
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("prove")])
+        items[:] = [i for i in items if not i.get_closest_marker("prove")]
 
 
 def at_home(home: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/site_content.html.md"""
 __all__ = ['RUN_PAGES', 'ENTRIES', 'gather']
 
 # %% ../../nbs/app/site_content.ipynb #6dfd45c2
+import tomllib
 from pathlib import Path
 from ..core.errors import MlopsError
 from . import site_views
@@ -50,6 +51,15 @@ def _schemas(found:list[dict]):
         columns = v.schema if isinstance(getattr(v, 'schema', None), list) else v.columns
         if isinstance(columns, list): d['schema'] = {c.name:(c.type, ', '.join(c.pii)) for c in columns}
 
+def _typed(root:Path, found:list[dict]) -> list[dict]:
+    "Feature views with the types that their definitions in git state"
+    for f in found:
+        at = root/'features'/f'{f["name"]}.toml'
+        try: stated = {x['name']:x['type'] for x in tomllib.loads(at.read_text(encoding='utf-8'))['features']}
+        except (OSError, ValueError, KeyError, TypeError): continue # the page says `-`; `mlops feature show` says what is wrong
+        f['features'] = {n:t or stated.get(n, '') for n,t in f['features'].items()}
+    return found
+
 def _state(p, log, entries) -> dict:
     "What a verification says, in words"
     try: v = log.verify()
@@ -72,6 +82,6 @@ def gather(
     jobs,datasets = site_views.jobs(events, locked),site_views.datasets(events)
     _schemas(datasets)
     return dict(site=dict(name=p.name, purpose=p.settings.project.purpose, entries=len(events), last=events[-1].time if events else ''), datasets=datasets,
-        features=site_views.features(events, _definitions(p.root)), joins=site_views.joins(events), models=site_views.models(events), runs=site_views.runs(events)[:200], notebooks=_executed(p.root, jobs), jobs=jobs,
+        features=_typed(p.root, site_views.features(events, _definitions(p.root))), joins=site_views.joins(events), models=site_views.models(events), runs=site_views.runs(events)[:200], notebooks=_executed(p.root, jobs), jobs=jobs,
         drift=site_views.drift(events), total=cost.views.table(events), tables=[cost.views.table(events, by) for by in ('job', 'model', 'cell', 'user')], price=cost.unit_price(cost.machine(p)[0]), board=comply.status(),
         entries=newest, **_state(p, log, newest))

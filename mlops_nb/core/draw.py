@@ -20,7 +20,7 @@ _CSS = '''.mlops{font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);co
 .mlops .v{border-radius:3px;padding:1px 7px;color:#fff;font-weight:600;font-size:11px;letter-spacing:.03em;white-space:nowrap}
 .mlops .ok{background:#1a7f37}.mlops .warn{background:#8a5a00}.mlops .bad{background:#b3261e}.mlops .info{background:#4a5a70}
 .mlops table{border-collapse:collapse;margin:4px 0;font-size:12px}.mlops table tr,.mlops table tr:hover{background:none!important}
-.mlops th,.mlops td{padding:3px 12px 3px 0!important;text-align:left!important;vertical-align:top!important;border:0;border-bottom:1px solid rgba(128,128,128,.25)!important;white-space:normal!important;overflow-wrap:anywhere}
+.mlops th,.mlops td{padding:3px 12px 3px 0!important;text-align:left!important;vertical-align:top!important;border:0;border-bottom:1px solid rgba(128,128,128,.25)!important;white-space:normal!important;overflow-wrap:break-word}
 .mlops th{font-weight:600;opacity:.75;white-space:nowrap!important}.mlops .n{text-align:right!important;font-variant-numeric:tabular-nums;white-space:nowrap!important}
 .mlops dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 14px;margin:4px 0}.mlops dt{opacity:.7;font-weight:400;width:auto!important;float:none!important;white-space:nowrap}.mlops dd{margin:0!important;width:auto!important;overflow-wrap:anywhere}
 .mlops p{margin:4px 0}.mlops summary{cursor:pointer;opacity:.85}.mlops .x{opacity:.75;font-size:12px;margin-top:6px}.mlops pre,.mlops code{font:12px/1.4 var(--jp-code-font-family,monospace);background:none;color:inherit;white-space:pre-wrap;overflow-wrap:anywhere}
