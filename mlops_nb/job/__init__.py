@@ -11,5 +11,5 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/job/face.ipynb #e1db8b48
-__getattr__,__dir__,__all__ = face(__name__, {'check':'verbs:check', 'convert':'verbs:convert', 'run':'verbs:run', 'history':'verbs:history', 'list':'verbs:list_', 'show':'verbs:show', 'params':'verbs:params',
+__getattr__,__dir__,__all__ = face(__name__, {'check':'verbs:check', 'convert':'verbs:convert', 'run':'verbs:run', 'history':'verbs:history', 'list':'verbs:list_', 'show':'verbs:show', 'params':'verbs:params', 'step':'verbs:step',
     'views':'views:', 'Job':'facts:Job', 'Parameter':'facts:Parameter', 'RunRecord':'facts:RunRecord'})

@@ -12,7 +12,7 @@ import ast, hashlib, re
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput
-from . import lineage, requirements, signature
+from . import lineage, requirements, signature, steps
 from .facts import Dropped, Job, Note
 from .notebook_ast import Cell, cells_of, check_format, understand
 
@@ -87,7 +87,7 @@ def reason_to_drop(
     plots:set[str], # Names of plotting modules and figures
 ) -> str: # Empty when the cell is needed
     "Why a job can do without a cell, as far as the cell itself shows"
-    if 'parameters' in cell.tags: return ''
+    if 'parameters' in cell.tags or steps.step_of(cell): return ''
     if cell.source.opaque: return 'rendering' if cell.source.opaque in ('html', 'HTML', 'markdown', 'latex', 'svg', 'SVG', 'javascript', 'js') else ''
     if cell.blank or not cell.statements: return 'empty' if cell.tree is not None else ''
     why = []
@@ -127,7 +127,7 @@ def _cut(cell:Cell, moves, unused:set[str]) -> str:
     "The text of a cell without idle lines, moved statements and unused plotting imports"
     lines = cell.text.split('\n')
     for m in cell.source.magics:
-        if m.kind=='cell' and m.name in ('time', 'timeit', 'prun', 'memit') or m.kind=='cell' and m.name=='mlops' and m.rest.startswith('params'): lines[m.line-1] = None
+        if m.kind=='cell' and m.name in ('time', 'timeit', 'prun', 'memit') or m.kind=='cell' and m.name=='mlops' and re.match(r'(params|step)\b', m.rest): lines[m.line-1] = None
         elif _idle(m): _blank(lines, m.line, cell)
         elif m.kind=='line' and m.name in ('time', 'timeit', 'prun', 'memit') and not m.target: lines[m.line-1] = cell.source.python.split('\n')[m.line-1]
     for m in moves: _take_out(lines, cell, m)
@@ -187,7 +187,9 @@ def convert(
     remarks = [*sig.notes, *(Note(cell=None, message=f'`{m}` is not installed here: no version to lock') for m,k in kinds.items() if k=='missing'),
         *(Note(cell=None, message=f'`{m}` is a module of yours beside the notebook: it must be there when the job runs') for m,k in kinds.items() if k=='local')]
     job = Job(name=name, parameters=sig.parameters, dropped_cells=dropped, requirements=requirements.pins(m for m,k in kinds.items() if k=='installed'), inputs=ins, outputs=outs, remarks=remarks)
-    return Converted(job, _assemble(nb, kept, final, sig))
+    notebook = _assemble(nb, kept, final, sig)
+    job.steps = steps.plan(cells_of(notebook), sig.parameters)
+    return Converted(job, notebook)
 
 def _loaded(m) -> list[str]:
     "Modules that a magic line loads"
@@ -210,7 +212,7 @@ def _assemble(nb, kept, final, sig) -> dict:
     for n,c in enumerate(nb['cells']):
         if c['cell_type']=='markdown': pending.append(_cell('markdown', re.sub(r'!\[[^\]]*\]\(attachment:[^)]*\)', '', c['source']), n=n))
         elif n in code and (final[n].statements or code[n].source.opaque):
-            out += [*pending, _cell('code', final[n].text if not code[n].source.opaque else code[n].text, [t for t in code[n].tags if t!='parameters'], n)]; pending = []
+            out += [*pending, _cell('code', final[n].text if not code[n].source.opaque else code[n].text, [t for t in code[n].tags if t!='parameters' and not t.startswith('step:')]+steps.tags_of(code[n]), n)]; pending = []
     at = next((k for k,c in enumerate(out) if c['cell_type']=='code'), len(out))
     if body: out.insert(at, _cell('code', body, ['parameters'], -1))
     spec = {'display_name':'Python 3', 'language':'python', 'name':'python3'}

@@ -29,6 +29,9 @@ def _toml(x) -> str:
 
 def _has_null(x) -> bool: return x is None or isinstance(x, (list, dict)) and any(map(_has_null, x.values() if isinstance(x, dict) else x))
 
+def _step(s) -> list[str]:
+    return [f'{k} = {_toml(v)}' for k,v in dict(definitions=s.definitions, needs=s.needs, uses=s.uses, gives=s.gives, retries=s.retries).items() if v]
+
 def to_toml(job:Job) -> str:
     "The job.toml of a job"
     lines = ['# A job: edit it freely and review it in git. Its parameters are checked before a run starts.', '[job]']
@@ -37,6 +40,7 @@ def to_toml(job:Job) -> str:
         lines += ['', f'[parameters.{p.name if p.name.isascii() else _toml(p.name)}]', f'type = {_toml(p.type)}']
         if p.default is not None: lines.append(f'default_json = {_toml(json.dumps(p.default))}' if _has_null(p.default) else f'default = {_toml(p.default)}')
         lines += [f'{k} = {_toml(v)}' for k,v in dict(choices=p.choices, item=p.item, form=p.form, help=p.help).items() if v]
+    for s in job.steps: lines += ['', '[[steps]]', f'name = {_toml(s.name)}', f'cells = {_toml(s.cells)}', *_step(s)]
     for kind,things in (('inputs', job.inputs), ('outputs', job.outputs)):
         for t in things: lines += ['', f'[[{kind}]]', f'kind = {_toml(t.kind)}', f'name = {_toml(t.name)}', *([f'cell = {t.cell}'] if t.cell is not None else [])]
     for d in job.dropped_cells: lines += ['', '[[dropped]]', f'cell = {d.cell}', f'reason = {_toml(d.reason)}', f'source = {_toml(d.source)}']
@@ -44,7 +48,7 @@ def to_toml(job:Job) -> str:
     return '\n'.join(lines)+'\n'
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
-_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements'), 'parameters':None, 'inputs':None, 'outputs':None, 'dropped':None, 'remarks':None}
+_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements'), 'parameters':None, 'steps':None, 'inputs':None, 'outputs':None, 'dropped':None, 'remarks':None}
 
 def from_toml(
     text:str,
@@ -61,7 +65,7 @@ def from_toml(
             if key not in _KEYS[section]: raise BadInput(f'{where}: unknown key `{section}.{key}`', suggest(key, _KEYS[section]))
     try:
         params = [_parameter(n, dict(t)) for n,t in raw.get('parameters', {}).items()]
-        return msgspec.convert({**raw.get('job', {}), 'name':name, 'folder':f'jobs/{name}', 'parameters':params, 'inputs':raw.get('inputs', []), 'outputs':raw.get('outputs', []),
+        return msgspec.convert({**raw.get('job', {}), 'name':name, 'folder':f'jobs/{name}', 'parameters':params, 'steps':raw.get('steps', []), 'inputs':raw.get('inputs', []), 'outputs':raw.get('outputs', []),
             'dropped_cells':raw.get('dropped', []), 'remarks':[{'cell':None, **n} for n in raw.get('remarks', [])]}, Job)
     except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as e: raise BadInput(f'{where}: {e}') from e
 
