@@ -11,5 +11,6 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/model/face.ipynb #d38e27f9
-__getattr__,__dir__,__all__ = face(__name__, {'Predictor':'onnx_session:Predictor', 'Run':'facts:Run', 'ModelVersion':'facts:ModelVersion',
+__getattr__,__dir__,__all__ = face(__name__, {**{v:f'promotion_verbs:{v}' for v in 'gate promote approve rollback history'.split()},
+    **{v:f'verbs:{v}' for v in 'log show resolve folder load'.split()}, 'list':'verbs:list_', 'run':'run_verbs:run', 'runs':'run_verbs:list_', 'Predictor':'onnx_session:Predictor', 'Run':'facts:Run', 'ModelVersion':'facts:ModelVersion',
     'Promotion':'facts:Promotion'})

@@ -39,7 +39,7 @@ def of(p, name:str) -> list[str]:
     if not f.is_file(): return []
     try: exprs = tomllib.loads(f.read_text(encoding='utf-8')).get('gates', [])
     except tomllib.TOMLDecodeError as e: raise BadInput(f'policy/gates/{name}.toml is not valid TOML: {e}') from e
-    for e in exprs: parse(e)
+    for x in exprs: parse(x)
     return exprs
 
 def save(p, name:str, exprs:list[str]):

@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_registry.html.md"""
 
 # %% auto #0
 __all__ = ['quiet_environment', 'ensure_store', 'client', 'spoken', 'experiment', 'runs', 'as_dict', 'run', 'register', 'forget',
-           'versions', 'aliases', 'move', 'fetch']
+           'versions', 'aliases', 'move', 'fetch', 'fetch_uri']
 
 # %% ../../nbs/model/mlflow_registry.ipynb #df7fd105
 import os, shutil, sqlite3, subprocess, sys
@@ -162,3 +162,8 @@ def fetch(p, source:str) -> Path:
     if u.scheme in ('', 'file'): return Path(unquote(u.path))
     from mlflow.artifacts import download_artifacts
     with spoken('downloading the model'): return Path(download_artifacts(artifact_uri=source, dst_path=str(_cache()/'models'), tracking_uri=p.mlflow_uri))
+
+def fetch_uri(p, uri:str) -> Path:
+    "The files behind a `runs:/` or `models:/` URI of this project"
+    from mlflow.artifacts import download_artifacts
+    with spoken(f'fetching {uri}'): return Path(download_artifacts(artifact_uri=uri, dst_path=None, tracking_uri=p.mlflow_uri))
