@@ -57,6 +57,7 @@ def log(x) -> Panel:
     rows = [[e.seq, e.time[:19].replace('T', ' '), e.type, e.subject, 'redacted' if e.payload is None else short(e.payload, 90), e.actor] for e in x.entries]
     return Panel('Ledger', table(['entry', 'time (UTC)', 'event', 'subject', 'details', 'actor'], rows), verdict=('info', f'{x.total:,} ENTRIES'), next='mlops audit verify')
 
+_BROKEN = 'What is stored does not fit what was signed or hashed: trust nothing from the named entry on, keep a copy of the file, and compare it with a backup or an exported bundle.'
 _PROVES = 'Proves that nothing recorded was changed since it was signed or anchored. Cannot prove that everything was recorded.'
 
 def verified(v) -> Panel:
@@ -66,7 +67,7 @@ def verified(v) -> Panel:
     rows = [[badge('warn' if p.kind=='unanchored' else 'bad', p.kind.upper()), p.seq, p.detail] for p in v.problems]
     blocks = [table(['', 'from entry', 'what'], rows)] if rows else []
     words = ('ok', 'INTACT') if v.ok else ('bad', ', '.join(sorted({p.kind.upper() for p in v.problems if p.kind!='unanchored'})))
-    return Panel('Ledger verified', about, *blocks, text(_PROVES), verdict=words, next='mlops audit anchor PATH' if v.ok and v.anchored<v.entries else 'mlops audit log')
+    return Panel('Ledger verified', about, *blocks, text(_PROVES if v.ok else _BROKEN), verdict=words, next='mlops audit anchor PATH' if v.ok and v.anchored<v.entries else 'mlops audit log')
 
 def checkpointed(c) -> Panel:
     "A signature, and where a copy of it lies"

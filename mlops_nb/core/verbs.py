@@ -99,6 +99,6 @@ def strictly(
 ): # The same result, when it is ok
     "Raise `Finding` when a check found something: what `--strict` means"
     if getattr(result, 'ok', True): return result
-    e = Finding(result.finding)
+    e = (ToolFailed if getattr(result, 'exit_code', 1)==4 else Finding)(result.finding)
     e.result = result
     raise e

@@ -82,7 +82,7 @@ def check(
     for r in rows:
         trouble = _look(r, place, gone, said)
         if trouble: problems.append(Problem(place, 'tampered', trouble))
-        leaves.append(leaf(r.header, r.commitment)); size += 1; place += 1
+        leaves.append(leaf(r.header, r.commitment) if _typed(r) else merkle.EMPTY); size += 1; place += 1
         if len(leaves)==CHUNK: close()
     if leaves: close()
     head = merkle.root(size, walk.node) if size else merkle.EMPTY
@@ -90,10 +90,13 @@ def check(
     problems += _compare_marks(marks, roots, size, 'checkpoint')+_compare_marks(held, roots, size, 'anchor')
     signed = max((m[0].size for m in marks if m[0] and roots.get(m[0].size)==m[0].root), default=0)
     safe = max((m[0].size for m in held if m[0] and roots.get(m[0].size)==m[0].root), default=0)
-    return size,head.hex(),signed,safe,_ordered(problems)+_window(size, signed, safe, bool(notes))
+    return size,head.hex(),signed,safe,_ordered(problems)+_window(size, signed, safe, bool(notes))+_lost(marks, held)
+
+def _typed(r:Row) -> bool: return isinstance(r.header, str) and all(isinstance(x, bytes) or x is None for x in (r.commitment, r.salt, r.payload)) and r.commitment is not None
 
 def _look(r:Row, place:int, gone:dict, said:set) -> str:
     "What is wrong with one entry by itself; empty when nothing is"
+    if not _typed(r): return 'the entry holds values of another type than an entry has'
     if r.seq!=place: return f'entry {place} is missing or out of its place'
     if not r.header.startswith(f'{{"v":1,"seq":{place},'): return 'the header does not carry its place'
     if len(r.commitment)!=32: return 'the commitment is not a hash'
@@ -123,8 +126,14 @@ def _compare_marks(marks, roots, size, what) -> list[Problem]:
 
 def _ordered(problems): return sorted(dict.fromkeys(problems), key=lambda p: (p.seq, p.kind))[:50]
 
+def _lost(marks, held) -> list[Problem]:
+    "Checkpoints that were kept elsewhere and are gone here: no change of content, and still worth a word"
+    here = {m[0].size for m in marks if m[0]}
+    gone = sorted({m[0].size for m in held if m[0] and not m[1]}-here)
+    return [Problem(gone[-1], 'unanchored', f'checkpoints that were kept elsewhere are gone from the project: those over {", ".join(map(str, gone[-5:]))} entries')] if gone else []
+
 def _window(size, signed, safe, any_notes) -> list[Problem]:
     "The entries that only this machine vouches for"
     if size==0 or safe>=size: return []
     how = 'not signed' if signed<=safe and not any_notes else f'signed up to {signed}' if signed<size else 'signed here'
-    return [Problem(safe, 'unanchored', f'entries {safe} to {size-1} are {how}; no checkpoint outside the project covers them')]
+    return [Problem(safe, 'unanchored', f'entries {safe} to {size-1} are {how}; no checkpoint outside the project covers them, so whoever holds the key could change or cut them unseen')]
