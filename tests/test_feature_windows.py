@@ -82,7 +82,7 @@ def same(a, b) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
-@settings(max_examples=count(60, 600))
+@settings(max_examples=count(40, 600))
 @given(histories())
 def test_equal_to_the_rules(drawn):
     rows, asks, created, ids, over = drawn

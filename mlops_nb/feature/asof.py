@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/asof.html.md"""
 __all__ = ['unit_of', 'instants', 'Match', 'match', 'time_column', 'question']
 
 # %% ../../nbs/feature/asof.ipynb #f18cc4f7
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from ..core.errors import BadInput, NotFound, suggest
 
 # %% ../../nbs/feature/asof.ipynb #01061ee5
@@ -35,11 +35,11 @@ def instants(column, unit:str, name:str):
 # %% ../../nbs/feature/asof.ipynb #02f90040
 class Match(NamedTuple):
     "Which row of a view answers each question"
-    rows:object # int64 array, shape (questions,): row of the view, -1 for none
+    rows:Any # int64 array, shape (questions,): row of the view, -1 for none
     expired:int # Questions whose newest answer was older than the ttl
     future:int # Answers younger than their question, counted on the result; 0 unless the engine is broken
     ties:int # Rows that lost against one of the same key and time
-    age_s:object # float array of the ages of the answers, seconds
+    age_s:Any # float array of the ages of the answers, seconds
 
 def match(
     asked, # pyarrow.Table: key columns k0, k1 ..., and `t` (int64); shape (questions, keys+1)
@@ -47,29 +47,49 @@ def match(
     unit:str='us', # Unit of the times
     ttl_s:float|None=None, # How long an answer stays true, seconds; None is for ever
     con=None, # DuckDB connection to use
+    sorted:bool=False, # Are the view's rows sorted by key, time and created? Then ties stand beside each other
 ) -> Match:
     "Answer every question; the tie rule is (time, created, place in the view), the largest wins"
     import duckdb, numpy as np, pyarrow as pa
-    con = con or duckdb.connect()
-    n = asked.num_rows
+    con,mine = (con, False) if con else (duckdb.connect(), True)
+    n,keys = asked.num_rows,[c for c in asked.column_names if c!='t']
+    last = _last_of_ties(view, keys) if sorted else None
+    late = 'c' in view.column_names and not _never_late(view)
+    v = view.append_column('rn_', pa.array(np.arange(view.num_rows)))
+    if last is not None and not late: v = v.select([*keys, 't', 'rn_']).filter(pa.array(last)) if not last.all() else v.select([*keys, 't', 'rn_'])
     con.register('asked_', asked.append_column('row_', pa.array(np.arange(n))))
-    con.register('view_', view.append_column('rn_', pa.array(np.arange(view.num_rows))))
-    keys = [c for c in asked.column_names if c!='t']
-    try: got = con.execute(_sql(keys, 'c' in view.column_names)).fetchnumpy()
+    con.register('view_', v)
+    try: got = con.execute(_sql(keys, late, single=last is not None)).fetchnumpy()
     except duckdb.Error as e: raise BadInput(f'the keys cannot be compared: {str(e).splitlines()[0][:160]}') from e
-    finally: con.unregister('asked_'); con.unregister('view_')
+    finally:
+        con.unregister('asked_'); con.unregister('view_')
+        if mine: con.close()
     rows = np.full(n, -1, 'int64')
     rows[np.asarray(got['row_'])] = np.asarray(np.ma.filled(got['rn_'], -1))
-    return _checked(rows, asked, view, unit, ttl_s, _ties(view, keys))
+    return _checked(rows, asked, view, unit, ttl_s, _ties(view, keys) if last is None else int(len(last)-last.sum()))
 
-def _sql(keys:list[str], known:bool) -> str:
-    "The join; `b_` is the best row that was known by `known_`"
+def _last_of_ties(view, keys):
+    "Of neighbours with equal key and time the last; bool array, shape (rows,)"
+    import numpy as np, pyarrow.compute as pc
+    n = view.num_rows
+    same = np.ones(max(n-1, 0), bool)
+    for k in ['t', *keys]: same &= np.asarray(pc.fill_null(pc.equal(view[k].slice(1), view[k].slice(0, max(n-1, 0))), False))
+    return np.r_[~same, True] if n else np.zeros(0, bool)
+
+def _never_late(view) -> bool:
+    "Was every row known when it was true?"
+    import pyarrow.compute as pc
+    return view.num_rows==0 or (view['c'].null_count==0 and view['t'].null_count==0 and bool(pc.all(pc.less_equal(view['c'], view['t'])).as_py()))
+
+def _sql(keys:list[str], known:bool, single:bool=False) -> str:
+    "The join; `b_` is the best row that was known by `known_`; `single` when no two rows share key and time"
     k = ', '.join(keys)
     full = ' AND '.join(f'{x} IS NOT NULL' for x in [*keys, 't'])
     on = ' AND '.join(f'a.{x} = v.{x}' for x in keys)+(' AND ' if keys else '')+'a.t >= v.known_'
     by = f'PARTITION BY {k} ' if keys else ''
     group = ', '.join([*keys, 't'])
-    if not known: v = f'SELECT {group}, t AS known_, max(rn_) AS rn_ FROM view_ WHERE {full} GROUP BY {group}'
+    if not known and single: v = f'SELECT {group}, t AS known_, rn_ FROM view_ WHERE {full}'
+    elif not known: v = f'SELECT {group}, t AS known_, max(rn_) AS rn_ FROM view_ WHERE {full} GROUP BY {group}'
     else: v = (f'SELECT DISTINCT {k+", " if k else ""}known_, b_.rn_ AS rn_ FROM (SELECT {k+", " if k else ""}known_, max({{"t":t, "c":c, "rn_":rn_}}) OVER ({by}ORDER BY known_ '
         f'RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS b_ FROM (SELECT *, greatest(t, c) AS known_ FROM view_ WHERE {full} AND c IS NOT NULL))')
     return f'SELECT a.row_, v.rn_ FROM (SELECT * FROM asked_ WHERE {full}) a ASOF JOIN ({v}) v ON {on}'
@@ -138,13 +158,18 @@ def _kind(t):
     return ('text' if pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t) else 'number' if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
         else 'null' if pa.types.is_null(t) else str(t))
 
+def _plain(c):
+    "Decoded, and NaN as null: not a number is nobody's key"
+    import pyarrow as pa, pyarrow.compute as pc
+    c = c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c
+    return pc.if_else(pc.is_nan(c), pa.scalar(None, c.type), c) if pa.types.is_floating(c.type) else c
+
 def _same_kind(a, v, name):
     "Two key columns that can be compared; text against number is refused, since it would match nothing"
     import pyarrow as pa
     one,two = _kind(a.type),_kind(v.type)
     if one!=two and 'null' not in (one, two): raise BadInput(f'key `{name}` is {a.type} in the entity frame and {v.type} in the view', f'convert one, for instance: df.{name}.astype(str)')
-    def plain(c): return c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c
-    a,v = plain(a),plain(v)
+    a,v = _plain(a),_plain(v)
     if pa.types.is_null(a.type): a = a.cast(v.type)
     if pa.types.is_null(v.type): v = v.cast(a.type)
     return a,v

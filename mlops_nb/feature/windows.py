@@ -10,7 +10,7 @@ __all__ = ['AGGREGATES', 'STATED_ERROR', 'parse', 'line_of', 'Row', 'known_versi
 
 # %% ../../nbs/feature/windows.ipynb #7a83a56e
 import math, re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from ..core.errors import BadInput, BadUsage, suggest
 from ..core.refs import check_name, interval
 from .facts import Window
@@ -44,7 +44,7 @@ def line_of(w:Window) -> str:
 class Row(NamedTuple):
     "One row of a view, as the rules see it; times are whole numbers of one unit"
     time:int
-    value:object = None # Of the window's column
+    value:Any = None # Of the window's column
     created:int|None = None # When it became known; None where the view has no such column
     id:object = None # Of the event; None where the view has no ids
     keep:bool = True # Does the filter hold?
