@@ -13,7 +13,7 @@ import mlops_nb
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-UNBOUNDED = {"s3fs"}  # dated versions: there is no next major one
+UNBOUNDED = {"s3fs", "tzdata"}  # dated versions: there is no next major one
 
 
 def ini() -> dict[str, str]:

@@ -33,6 +33,7 @@ class StoreSettings(_Section):
     dvc_remote:str = '' # URL of the DVC remote that datasets are pushed to
     feast:str = '' # Folder of an adopted Feast repository
     online:str = '' # Online feature store: SQLite file or redis:// URL
+    schedule:str = '' # Fires of scheduled jobs: SQLite file, or a PostgreSQL URL that several daemons share
 
 class AuditSettings(_Section):
     "`[audit]`: what makes the ledger's checkpoints worth something"
@@ -158,6 +159,8 @@ class Project:
     def mlflow_uri(self) -> str: return self.settings.stores.mlflow or f'sqlite:///{(self.root/".mlops"/"mlflow.db").as_posix()}'
     @property
     def artifact_root(self) -> str: return self.settings.stores.artifacts or (self.root/'.mlops'/'artifacts').as_uri()
+    @property
+    def schedule_url(self) -> str: return self.settings.stores.schedule or str(self.root/'.mlops'/'schedule.db')
     @property
     def online_url(self) -> str: return self.settings.stores.online or str(self.root/'.mlops'/'online.db')
     def pin(self, section:str, key:str, value):
