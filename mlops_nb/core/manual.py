@@ -9,7 +9,7 @@ __all__ = ['ORDER', 'usage', 'page', 'overview', 'candidates']
 
 # %% ../../nbs/core/manual.ipynb #49ec871a
 import textwrap
-from .grammar import GLOBAL
+from .grammar import GLOBAL, option_of
 
 # %% ../../nbs/core/manual.ipynb #07b8bb8f
 def _word(q): return {'data':'DATA', 'object':'OBJECT'}.get(q['kind'], q['name'].upper().replace('_', '-'))
@@ -20,7 +20,7 @@ def usage(
 ) -> str: # `mlops data add DATA NAME [options]`
     "The usage line of a verb"
     words = [(_word(q) if q['required'] else f'[{_word(q)}]')+(' ...' if q['kind']=='list' else '') for q in entry['params'] if q['word']]
-    needed = [f'--{q["name"].replace("_", "-")} {_hint(q)}' for q in entry['params'] if not q['word'] and q['required']]
+    needed = [f'{option_of(q["name"])} {_hint(q)}' for q in entry['params'] if not q['word'] and q['required']]
     return ' '.join(['mlops', *path.split('.'), *words, *needed, '[options]'])
 
 def _hint(q):
@@ -28,7 +28,7 @@ def _hint(q):
     return {'bool':'', 'list':'A,B,...', 'dict':'NAME=VALUE', 'interval':'30d', 'date':'2013-07-01', 'data':'DATA'}.get(q['kind'], q['kind'].upper())
 
 def _option(q):
-    name = f'--{q["name"].replace("_", "-")}'
+    name = option_of(q['name'])
     if q['name']=='params': name = f'-p, {name}'
     default = '' if q['default'] in (None, '', False, [], {}) else f' (default: {q["default"]})'
     return f'{name} {_hint(q)}'.strip(),(q['help']+default).strip()
@@ -94,7 +94,7 @@ _KINDS = {'data':'dataset', 'feature':'feature', 'model':'model', 'run':'run', '
 
 def _for_verb(path, entry, words, last, names, variables, columns):
     "Candidates once the verb is known"
-    params = {f'--{q["name"].replace("_", "-")}':q for q in entry['params'] if not q['word']}
+    params = {option_of(q['name']):q for q in entry['params'] if not q['word']}
     if last.startswith('-'): return [*params, *(f'--{g}' for g in GLOBAL)]
     if words and words[-1] in params and params[words[-1]]['kind']!='bool': return _values(path, params[words[-1]], words, names, variables, columns)
     taken = sum(1 for n,w in enumerate(words) if not w.startswith('-') and not (n and words[n-1] in params and params[words[n-1]]['kind']!='bool'))
