@@ -8,14 +8,14 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/panel.html.md"""
 __all__ = ['ready', 'status', 'diagnosis', 'demo']
 
 # %% ../../nbs/app/panel.ipynb #5f473870
-from ..core.draw import Panel, badge, facts, table, text
+from ..core.draw import Panel, badge, facts, place, table, text
 
 # %% ../../nbs/app/panel.ipynb #0c88052f
 def ready(r) -> Panel:
     "What is used, what was made"
     rows = [[s, where, 'adopted' if s in r.adopted else 'made' if s in r.made else 'default'] for s,where in r.stores.items()]
     rest = [[tool, what, 'adopted'] for tool,what in r.adopted.items() if tool not in r.stores]
-    return Panel('Project ready', facts({'root':r.root}), table(['store', 'where', ''], rows+rest), verdict=('ok', 'READY'), next='mlops status')
+    return Panel('Project ready', facts({'root':place(r.root)}), table(['store', 'where', ''], rows+rest), verdict=('ok', 'READY'), next='mlops status')
 
 # %% ../../nbs/app/panel.ipynb #9e684675
 def status(s) -> Panel:
@@ -39,6 +39,6 @@ def diagnosis(d) -> Panel:
 def demo(d) -> Panel:
     "The steps of the golden path"
     rows = [[badge('ok', 'DONE') if s.ok else badge('bad', 'FAILED'), s.name, s.detail, f'{s.seconds:.1f} s'] for s in d.steps]
-    blocks = [table(['', 'step', 'shown', 'seconds'], rows), facts({'project':d.root, **({'site':d.site} if d.site else {})})]
+    blocks = [table(['', 'step', 'shown', 'seconds'], rows), facts({'project':place(d.root), **({'site':place(d.site)} if d.site else {})})]
     verdict = ('bad', 'FAILED') if not d.ok else ('ok', 'DONE') if d.site else ('info', 'LAID OUT')
-    return Panel('The golden path on 336,776 flights', *blocks, verdict=verdict, next=f'cd {d.root} && {"mlops status" if d.site else "jupyter lab flights.ipynb"}')
+    return Panel('The golden path on 336,776 flights', *blocks, verdict=verdict, next=f'cd {place(d.root)} && {"mlops status" if d.site else "jupyter lab flights.ipynb"}')

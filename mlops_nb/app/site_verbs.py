@@ -11,7 +11,7 @@ __all__ = ['Site', 'drawn', 'build', 'serve']
 import sys
 from pathlib import Path
 from ..core import project as projects
-from ..core.draw import Panel, facts
+from ..core.draw import Panel, facts, place
 from ..core.errors import BadInput, NotFound
 from ..core.fact import Fact, Plan
 from ..core.verbs import verb
@@ -28,7 +28,7 @@ class Site(Fact):
 
 def drawn(s:Site) -> Panel:
     "Where the site is"
-    return Panel('Site', facts({'first page':str(Path(s.out)/'index.html'), 'pages':len(s.pages), 'size':f'{s.bytes/1000:,.0f} kB', 'read from':f'{s.entries:,} entries'}), verdict=('ok', 'WRITTEN'), next='mlops site serve')
+    return Panel('Site', facts({'first page':place(Path(s.out)/'index.html'), 'pages':len(s.pages), 'size':f'{s.bytes/1000:,.0f} kB', 'read from':f'{s.entries:,} entries'}), verdict=('ok', 'WRITTEN'), next='mlops site serve')
 
 @verb('site.build', changes=True, example='mlops site build')
 def build(

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/panel.html.md"""
 __all__ = ['checked', 'job', 'jobs', 'run', 'history']
 
 # %% ../../nbs/job/panel.ipynb #7ba2806e
-from ..core.draw import Panel, badge, details, facts, meter, table, text
+from ..core.draw import place, Panel, badge, details, facts, meter, table, text
 from .facts import Checked, History, Job, Jobs, RunRecord
 
 # %% ../../nbs/job/panel.ipynb #72b84c9b
@@ -45,7 +45,7 @@ def run(r:RunRecord) -> Panel:
     rows = [['parameters' if c.index<0 else c.index, c.title, round(c.seconds, 3), meter(c.seconds/longest, words=f'{c.seconds:.2f} s'), round(c.cpu_s, 2), round(c.peak_mb), _usd(c.cost_usd), badge('ok' if c.status=='completed' else 'bad', 'cached' if c.cached else c.status)] for c in r.cells]
     busy = sum(c.seconds for c in r.cells)
     head = {'run':r.run, 'took':f'{r.seconds:.1f} s, {busy:.1f} s of it in cells', 'used':f'{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh*1000:.2g} Wh',
-        'cost':_usd(r.cost_usd), 'output':r.output, **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
+        'cost':_usd(r.cost_usd), 'output':place(r.output), **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
     return Panel(f'Job {r.job}', facts(head), details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows)), verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}')
 
 def history(h:History) -> Panel:

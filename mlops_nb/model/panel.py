@@ -71,13 +71,13 @@ def gates(g) -> Panel:
     blocks:list = [_gates(g.gates)]
     if g.metrics: blocks.append(details(f'{len(g.metrics)} metrics of the newest version', table(['metric', 'value'], [[k, v] for k,v in sorted(g.metrics.items())])))
     bad = sum(not x.ok for x in g.gates)
-    return Panel(f'Gates of {g.name}', *blocks, verdict=('ok', 'NONE FAILS') if not bad else ('warn', f'{bad} WOULD FAIL NOW'), next=f"mlops model gate {g.name} --add 'test.roc_auc >= 0.7'" if not g.gates else f'mlops model promote {g.name}@VERSION --to ALIAS')
+    return Panel(f'Gates of {g.name}', *blocks, verdict=('ok', 'ALL HOLD') if not bad else ('warn', f'{bad} WOULD FAIL NOW'), next=f"mlops model gate {g.name} --add 'test.roc_auc >= 0.7'" if not g.gates else f'mlops model promote {g.name}@VERSION --to ALIAS')
 
 def promotion(p) -> Panel:
     "A move and the gates that it passed"
     verdict = ('ok', 'MOVED') if p.moved else ('bad', 'NOT MOVED')
     about = facts({'alias':p.alias, 'from':p.before, 'to':p.to, 'reason':p.reason or 'none given'})
-    return Panel(f'{p.name}@{p.to} as {p.alias}', about, _gates(p.gates), verdict=verdict, next=f'mlops serve start {p.name}@{p.alias}' if p.moved else f'mlops model gate {p.name} --metrics')
+    return Panel(f'{p.name}@{p.to} as {p.alias}', about, _gates(p.gates), verdict=verdict, next=f'mlops model history {p.name}' if p.moved else f'mlops model gate {p.name} --metrics')
 
 def history(h) -> Panel:
     "Moves of aliases, newest first"
