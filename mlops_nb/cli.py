@@ -114,7 +114,7 @@ def _page(words:list[str]) -> int|None:
     areas = {p.split('.')[0] for p in index}
     if not plain: _write(manual.overview(index)); return 0
     path = '.'.join(plain[:2]) if '.'.join(plain[:2]) in index else plain[0]
-    if path in areas and (path not in index or index[path].get('cell')): 
+    if path in areas and any(p.startswith(path+'.') for p in index):
         if len(plain)==1: _write(manual.overview(index, path)); return 0
         path = ''
     if path in index: _write(manual.page(path, index[path])); return 0

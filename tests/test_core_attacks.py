@@ -5,8 +5,9 @@
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from counts import count

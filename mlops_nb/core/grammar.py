@@ -83,13 +83,14 @@ def find_verb(
     "The verb that a line begins with; raises `BadUsage`"
     typed = [w for w in words if isinstance(w, str)]
     if len(typed)>1 and f'{typed[0]}.{typed[1]}' in index and not (cell and index.get(typed[0], {}).get('cell')): return f'{typed[0]}.{typed[1]}',words[2:]
-    if typed and typed[0] in index: return typed[0],words[1:]
     areas = sorted({p.split('.')[0] for p in index})
     if not typed: raise BadUsage('what should be done?', 'list the verbs with: mlops --help')
     verbs = [p.split('.')[1] for p in index if p.startswith(typed[0]+'.')]
+    if typed[0] in index and (cell or not verbs or index[typed[0]].get('cell')!='around'): return typed[0],words[1:]
+    if typed[0] in index and len(words)==1: raise BadUsage(f'`{typed[0]}` runs a cell', f'write %%mlops {typed[0]} ... as its first line; on one line there are: {", ".join(verbs)}')
     if not verbs: raise BadUsage(f'no area or verb `{typed[0]}`', suggest(typed[0], areas) or f'there are: {", ".join(areas)}')
     if len(typed)==1 or typed[1].startswith('-'): raise BadUsage(f'`{typed[0]}` needs a verb', f'one of: {", ".join(verbs)}')
-    raise BadUsage(f'`{typed[0]}` has no verb `{typed[1]}`', suggest(typed[1], verbs) or f'it has: {", ".join(verbs)}')
+    raise BadUsage(f'`{typed[0]}` has no verb `{typed[1]}`', suggest(typed[1], verbs) or f'it has: {", ".join(verbs)}'+(f'; as the first line of a cell write %%mlops {" ".join(typed[:2])}' if typed[0] in index else ''))
 
 # %% ../../nbs/core/grammar.ipynb #c9c3acd6
 def _parser(path:str, entry:dict):

@@ -38,6 +38,8 @@ def _now() -> str:
     from datetime import datetime, timezone
     return datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
 
+_DAMAGED = (sqlite3.Error, UnicodeDecodeError) # SQLite quotes what it finds in a damaged file, text or not
+
 def _words(e:Exception, path) -> ToolFailed:
     "What SQLite says, in one line"
     text = str(e)
@@ -61,7 +63,7 @@ def _connect(path:Path) -> sqlite3.Connection:
         return db
     except sqlite3.OperationalError as e:
         if not path.exists() or not ('readonly' in str(e) or 'unable to open' in str(e)): raise _words(e, path) from e
-    except sqlite3.DatabaseError as e: raise _words(e, path) from e
+    except _DAMAGED as e: raise _words(e, path) from e
     return _connect_to_read(path)
 
 def _connect_to_read(path:Path) -> sqlite3.Connection:
@@ -72,7 +74,7 @@ def _connect_to_read(path:Path) -> sqlite3.Connection:
             db.execute('SELECT 1 FROM entry LIMIT 1').fetchone()
             return db
         except sqlite3.OperationalError as e: last = e
-        except sqlite3.DatabaseError as e: raise _words(e, path) from e
+        except _DAMAGED as e: raise _words(e, path) from e
     raise _words(last, path)
 
 # %% ../../nbs/core/ledger.ipynb #8b0bd865
@@ -165,7 +167,7 @@ class Ledger:
                 yield
                 self.db.execute('COMMIT')
             except BaseException: self._peaks = (-1, {}); self.db.in_transaction and self.db.execute('ROLLBACK'); raise
-        except sqlite3.Error as e: raise _words(e, self.path) from e
+        except _DAMAGED as e: raise _words(e, self.path) from e
     def _insert(self, news) -> list[Event]:
         "Rows and completed subtrees of some entries, inside the transaction"
         seq,out = self.size(),[]
@@ -201,7 +203,7 @@ class Ledger:
         "Rows of a statement, between the commits of other threads; nothing stays open that a fork could carry over"
         with self._turn:
             try: return self._own().execute(sql, args).fetchall()
-            except sqlite3.Error as e: raise _words(e, self.path) from e
+            except _DAMAGED as e: raise _words(e, self.path) from e
     def size(self) -> int:
         "Number of entries"
         last = self._ask('SELECT max(seq) FROM entry')[0][0]
@@ -270,7 +272,7 @@ class Ledger:
         try:
             broken = self._ask('PRAGMA quick_check(1)')[0][0]
             n,head,signed,safe,problems = verification.check(self.rows(), self.notes(), self.keys, self.origin, anchors, stored)
-        except (sqlite3.Error, ToolFailed, UnicodeDecodeError, TypeError, IndexError, msgspec.MsgspecError) as e:
+        except (sqlite3.Error, ToolFailed, ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError) as e: # a damaged file holds anything
             return Verification(entries=0, root='', signed=0, anchored=0, problems=[verification.Problem(0, 'unreadable', f'{type(e).__name__}: {e}'[:200])])
         if broken!='ok': problems.insert(0, verification.Problem(0, 'unreadable', f'the file is damaged: {broken}'[:200]))
         return Verification(entries=n, root=head, signed=signed, anchored=safe, problems=problems)
@@ -303,9 +305,11 @@ class Ledger:
             if self.db is not None: self.db.close(); self.db = None
 
 def _event(seq, header, payload) -> Event:
-    h = msgspec.json.decode(header)
-    return Event(seq=seq, time=h['time'], type=h['type'], subject=h['subject'], actor=h['actor'], actor_source=h['actor_source'], digest=h['digest'],
-        payload=None if payload is None else msgspec.json.decode(payload))
+    try:
+        h = msgspec.json.decode(header)
+        return Event(seq=seq, time=h['time'], type=h['type'], subject=h['subject'], actor=h['actor'], actor_source=h['actor_source'], digest=h['digest'],
+            payload=None if payload is None else msgspec.json.decode(payload))
+    except (TypeError, ValueError, KeyError, msgspec.MsgspecError) as e: raise ToolFailed(f'entry {seq} of the ledger cannot be read: {type(e).__name__}', 'look with: mlops audit verify') from e
 
 # %% ../../nbs/core/ledger.ipynb #99b275d2
 _open:dict[Path,Ledger] = {}

@@ -52,6 +52,7 @@ def parse(
 
 def _halves(note:str) -> tuple[str,str]:
     "Body and signature line, their shape checked"
+    if not isinstance(note, str): raise ValueError('it is no text')
     body,_,rest = note.partition('\n\n')
     lines = body.split('\n')
     if len(lines)!=3 or not lines[0] or lines[0]!=lines[0].strip() or ' ' in lines[0]: raise ValueError('expected origin, size and root')

@@ -70,9 +70,10 @@ def _note_failure(about, error, kwargs):
     from mlops_nb.core import project
     try: p = project.current()
     except MlopsError: return
-    if not os.path.exists(str(p.ledger_path)): return
+    if not os.path.exists(p.root/p.ledger_path): return
     from mlops_nb.core import ledger
-    ledger.record(p, 'verb.failed', about.path, {'kind':error.kind, 'message':error.message[:500]}, fail='open')
+    try: ledger.record(p, 'verb.failed', about.path, {'kind':error.kind, 'message':error.message[:500]})
+    except (MlopsError, OSError) as e: error.add_note(f'and this failure was not recorded: {e}') # --debug shows it; the user needs one line
 
 # %% ../../nbs/core/verbs.ipynb #45133127
 def resolve(

@@ -36,7 +36,7 @@ def described(
     import pyarrow.compute as pc
     columns = [f.name for f in d.features] if not d.windows else list(dict.fromkeys(w.column for w in d.windows if w.column))
     newest = pc.max(table[d.time]).as_py() if d.time and table.num_rows else None
-    return [_column(table[c], c) for c in columns if c in table.column_names],'' if newest is None else newest.isoformat(sep=' ', timespec='seconds')
+    return [_column(table[c], c) for c in columns if c in table.column_names],'' if newest is None else newest.isoformat(sep=' ', timespec='seconds') if isinstance(newest, datetime) else str(newest) # a column of dates has no seconds
 
 # %% ../../nbs/feature/catalogue.ipynb #d49e0d96
 def _sources(p, d:Definition) -> list[str]:
