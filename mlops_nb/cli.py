@@ -77,6 +77,13 @@ def _call(call) -> int:
     return _answer(call, result)
 
 # %% ../nbs/cli.ipynb #c08b28f6
+def _warm(words:list[str]) -> int|None:
+    "Let a warm server carry out a verb that may be; None when it has to be done here"
+    from mlops_nb.core import verb_index
+    if not verb_index.load().get('.'.join(words[:2]), {}).get('warm'): return None
+    from mlops_nb.core import warm
+    return warm.relay(words)
+
 def main(
     argv:list[str]|None=None, # Words after `mlops`; the process's by default
 ) -> int: # 0 done, 1 found something, 2 bad usage or input, 3 refused, 4 a tool is missing or failed
@@ -86,6 +93,7 @@ def main(
     try:
         if 'COMP_LINE' in os.environ and '--complete' in words[:1]: return _complete()
         if (done := _page(words)) is not None: return done
+        if argv is None and (done := _warm(words)) is not None: return done
         from mlops_nb.core import grammar, verb_index
         path = '.'.join([w for w in words if not w.startswith('-')][:2])
         call = grammar.parse(words, verb_index.load())

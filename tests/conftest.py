@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +46,16 @@ def pytest_configure(config):
     for name in [n for n in os.environ if n.startswith(("MLOPS_", "MLFLOW_", "DVC_", "FEAST_")) and n != "MLOPS_PROVE"]:
         del os.environ[name]
     os.environ.update(QUIET)
+    os.environ["MLOPS_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlops-")
+
+
+def pytest_unconfigure(config):
+    "The warm servers of these tests end with them"
+    from mlops_nb.core import warm
+
+    if warm.supported():
+        warm.stop()
+    shutil.rmtree(os.environ["MLOPS_RUNTIME_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

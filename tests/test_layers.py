@@ -45,6 +45,11 @@ EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stan
     ("mlops_nb.comply.collectors", "mlops_nb.comply.views"): "a control's evidence is a fold of events",
     ("mlops_nb.data.health", "mlops_nb.data.dvc_versions"): "doctor asks whether the pointers can be read",
     ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
+    (
+        "mlops_nb.job.cell_runner",
+        "mlops_nb.job.shell_plugin",
+    ): "the fork of the warm server makes the shell, where nothing else does",
+    ("mlops_nb.job.fork_server", "mlops_nb.cli"): "a fork carries out the shell command that it was handed",
     ("mlops_nb.job.papermill_runner", "mlops_nb.job.papermill_plugin"): "registers the engine where no entry point is installed",
 }
 

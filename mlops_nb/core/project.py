@@ -58,6 +58,15 @@ class JobSettings(_Section):
     "`[job]`"
     kernel:str = 'python3' # Jupyter kernel that jobs run in
     timeout_s:int = 0 # Longest run of a cell in seconds; 0 is no limit
+    fork_server:bool = True # Run cells in a fork of a warm process where that gives the same; false: always in a kernel of their own
+    cache:bool = True # Save what cells did, for `job run --resume`
+    memory_mb:float = 0. # Most resident memory of a run, MB; 0 is no limit
+    cpu_s:float = 0. # Most processor seconds of a run
+    wall_s:float = 0. # Longest run, seconds
+    disk_mb:float = 0. # Most that a run may write to disk, MB
+    usd:float = 0. # Most that a run may cost
+    grace_s:float = 10. # From SIGTERM to SIGKILL, seconds
+    on_end:str = '' # Command that is started when a run has ended; it reads run.json from its standard input
 
 class Settings(_Section):
     "All of mlops.toml"

@@ -29,12 +29,13 @@ def verb(
     changes:bool=False, # Does it change anything? Then it takes `dry_run`
     destructive:bool=False, # Does it destroy anything? Then it takes `yes`
     check:bool=False, # May its result be not ok? Then exit 1, and `--strict` raises
+    warm:bool=False, # May a warm server carry out its shell form? See `core.warm`
     cell:str='', # For a cell magic: `body` passes the cell as the parameter `body`; `around` runs the cell inside the returned context
     example:str='', # One command that works on the demo project
 ):
     "Make a typed function a verb"
     def decorate(fn):
-        about = About(path if isinstance(path, str) and path else path_of(fn), changes=changes, destructive=destructive, check=check, cell=cell, example=example)
+        about = About(path if isinstance(path, str) and path else path_of(fn), changes=changes, destructive=destructive, check=check, warm=warm, cell=cell, example=example)
         @functools.wraps(fn)
         def called(*args, **kwargs): return _guarded(fn, about, *_read(fn, about, args, kwargs))
         called.__verb__ = about

@@ -35,7 +35,7 @@ def _step(s) -> list[str]:
 def to_toml(job:Job) -> str:
     "The job.toml of a job"
     lines = ['# A job: edit it freely and review it in git. Its parameters are checked before a run starts.', '[job]']
-    lines += [f'{k} = {_toml(v)}' for k,v in dict(name=job.name, notebook=job.notebook, source=job.source, source_digest=job.source_digest, cwd=job.cwd, kernel=job.kernel, requirements=job.requirements).items() if v]
+    lines += [f'{k} = {_toml(v)}' for k,v in dict(name=job.name, notebook=job.notebook, source=job.source, source_digest=job.source_digest, cwd=job.cwd, kernel=job.kernel, requirements=job.requirements, limits=job.limits).items() if v]
     for p in job.parameters:
         lines += ['', f'[parameters.{p.name if p.name.isascii() else _toml(p.name)}]', f'type = {_toml(p.type)}']
         if p.default is not None: lines.append(f'default_json = {_toml(json.dumps(p.default))}' if _has_null(p.default) else f'default = {_toml(p.default)}')
@@ -48,7 +48,7 @@ def to_toml(job:Job) -> str:
     return '\n'.join(lines)+'\n'
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
-_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements'), 'parameters':None, 'steps':None, 'inputs':None, 'outputs':None, 'dropped':None, 'remarks':None}
+_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements', 'limits'), 'parameters':None, 'steps':None, 'inputs':None, 'outputs':None, 'dropped':None, 'remarks':None}
 
 def from_toml(
     text:str,

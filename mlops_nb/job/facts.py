@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/facts.html.md"""
 
 # %% auto #0
 __all__ = ['TYPES', 'Parameter', 'NotebookFinding', 'Checked', 'Dropped', 'Thing', 'Note', 'Step', 'Job', 'JobRow', 'Jobs',
-           'CellRun', 'RunRecord', 'RunRow', 'History']
+           'CellRun', 'Artefact', 'RunRecord', 'RunRow', 'History']
 
 # %% ../../nbs/job/facts.ipynb #eeb2ca35
 import msgspec
@@ -94,6 +94,7 @@ class Job(Fact):
     notebook:str = '' # File name in the job's folder
     folder:str = '' # `jobs/NAME`
     cwd:str = '' # Where it runs, relative to the project
+    limits:dict[str,float] = {} # memory_mb, cpu_s, wall_s, disk_mb, cell_s, usd, grace_s: what a run may use; the project's `[job]` where it says nothing
     kernel:str = 'python3'
     __panel__ = 'mlops_nb.job.panel:job'
 
@@ -124,6 +125,13 @@ class CellRun(msgspec.Struct, kw_only=True):
     status:str = 'completed' # completed, failed or not_run
     title:str = '' # Heading above it, or its first line
 
+class Artefact(msgspec.Struct, kw_only=True):
+    "A declared output of a job, as the run left it"
+    name:str # As job.toml has it, with the parameters filled in
+    digest:str # SHA-256
+    bytes:int
+    path:str = '' # The copy that was kept, empty when it is too big for one
+
 class RunRecord(Fact):
     "What a run did: also `.mlops/runs/ID/run.json`"
     run:str
@@ -142,6 +150,10 @@ class RunRecord(Fact):
     failed_cell:int|None = None # Index in the job's notebook
     environment:dict[str,str] = {} # What reproducibility depends on: Python, PYTHONHASHSEED, platform
     started:str = '' # UTC
+    form:str = 'kernel' # fork: cells ran in a fork of a warm process; kernel: in a kernel of their own
+    resumed:str = '' # Run whose finished cells were not run again
+    remarks:list[str] = [] # Why the fork was not used, what could not be saved
+    artefacts:list[Artefact] = [] # Declared outputs that are there
     __panel__ = 'mlops_nb.job.panel:run'
     @property
     def ok(self) -> bool: return self.status=='completed'

@@ -9,6 +9,7 @@ __all__ = ['inject', 'outcome', 'digest', 'titles']
 
 # %% ../../nbs/job/injection.ipynb #f1dc7af0
 import copy, hashlib, json, re
+from . import secret_refs
 from .facts import Parameter
 from .parameters import as_code
 
@@ -23,7 +24,7 @@ def inject(
     nb['cells'] = [c for c in nb['cells'] if 'injected-parameters' not in (c['metadata'].get('tags') or [])]
     if not values: return nb,-1
     known = {p.name:p for p in parameters}
-    source = '\n'.join(['# Parameters', *(f'{n} = {as_code(known[n], v)}' for n,v in values.items())])
+    source = '\n'.join(['# Parameters', *(f'{n} = {secret_refs.as_code(v) if secret_refs.is_secret(v) else as_code(known[n], v)}' for n,v in values.items())])
     tagged = [n for n,c in enumerate(nb['cells']) if 'parameters' in (c['metadata'].get('tags') or [])]
     code = [n for n,c in enumerate(nb['cells']) if c['cell_type']=='code']
     at = tagged[0]+1 if tagged else code[0] if code else len(nb['cells'])

@@ -72,30 +72,47 @@ def convert(
     return job
 
 # %% ../../nbs/job/verbs.ipynb #234742b5
-@verb('job.run', changes=True, example='mlops job run score -p month=3')
+@verb('job.run', changes=True, warm=True, example='mlops job run score -p month=3')
 def run(
     name:Name, # Of the job
     *,
-    params:dict[str,str]={}, # Parameters: -p month=3, as often as needed # noqa: B006
+    params:dict[str,str]={}, # Parameters: -p month=3, as often as needed; -p token=secret:env:NAME for a secret # noqa: B006
+    resume:str='', # Run whose finished cells are not run again; its parameters count where none are given
+    isolated:bool=False, # In a kernel of its own, by papermill, instead of a fork of a warm process
+    limit:dict[str,float]={}, # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s # noqa: B006
+    live:bool=False, # Show what cells print, as it comes, on stderr
     dry_run:bool=False, # Check the parameters and start nothing
 ) -> RunRecord|Plan:
     """Run a job with typed parameters; every cell is metered and priced
 
-    The kernel is a process of its own, reached over private sockets. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
-    from mlops_nb.job import execution, parameters
+    Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
+    from mlops_nb.job import execution, parameters, secret_refs
     p = projects.current()
     job = definition.read(p, name)
-    values = parameters.bind(job.parameters, dict(params or {}), f'job `{name}`')
+    old = execution.resumable(p, job, resume) if resume else None
+    values = {k:v for k,v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}|parameters.bind(job.parameters, dict(params or {}), f'job `{name}`')
+    for v in values.values():
+        if secret_refs.is_secret(v): secret_refs.look_up(v)
+    execution.limits_of(p, job, limit)
     if dry_run: return Plan(steps=[*(f'{q.name} = {values.get(q.name, q.default)!r}'+('' if q.name in values else ' (default)') for q in job.parameters), f'execute {job.folder}/{job.notebook} in {job.cwd or "."}', 'record job.started and how it ended'])
     from mlops_nb import cost
     from mlops_nb.core import ledger
-    plan = execution.prepare(p, job, values, execution.new_id(name))
-    with ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest}) as done:
+    plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live)
+    if old: _close(p, name, resume, plan.run)
+    with ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, **({'resumed':resume} if resume else {})}) as done:
         done['run'] = plan.run
         record = execution.execute(p, job, plan, lambda usage: cost.price(usage, p), done)
-        if record.status=='aborted': raise KeyboardInterrupt
         if not record.ok: raise _failed(record)
     return record
+
+def _close(p, name:str, old:str, new:str):
+    "Record the end of a run that died: its bracket is open, and nobody holds its lock any more"
+    from mlops_nb.core import ledger
+    events = list(ledger.of(p).events(['job.started', *views.ENDS], subject=name))
+    ended = {(e.payload or {}).get('bracket') for e in events if e.type!='job.started'}
+    for e in events:
+        if e.type=='job.started' and (e.payload or {}).get('run')==old and e.payload['bracket'] not in ended:
+            ledger.record(p, 'job.aborted', name, {'run':old, 'bracket':e.payload['bracket'], 'error':f'it died; {new} goes on'})
 
 def _failed(record:RunRecord):
     "The error of a run that failed, with the record as its result"
