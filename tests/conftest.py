@@ -88,6 +88,19 @@ def home(tmp_path_factory, monkeypatch) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory) -> Path:
+    "One cache for all tests of a process: making MLflow's empty store takes seconds"
+    return tmp_path_factory.mktemp("mlflow-cache")
+
+
+@pytest.fixture
+def model_cache(home, mlflow_template, monkeypatch) -> Path:
+    "Share MLflow's empty store between tests"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(mlflow_template))
+    return mlflow_template
+
+
 @pytest.fixture
 def project(home, tmp_path, monkeypatch):
     "A fresh project in tmp_path, which is the working directory too"

@@ -28,7 +28,7 @@ def clf(rows):
 
 
 @pytest.fixture
-def delay(project, cli, clf, rows):
+def delay(project, model_cache, cli, clf, rows):
     "delay@1, registered through the shell"
     joblib.dump(clf, "clf.joblib")
     rows.to_parquet("rows.parquet")
@@ -117,7 +117,7 @@ def test_onnx_that_differs_is_refused_with_the_worst_row(delay, cli):
     assert "carrier=" in answer.json["error"]["message"]
 
 
-def test_runs_list_show_and_diff(project, cli):
+def test_runs_list_show_and_diff(project, model_cache, cli):
     import mlflow
 
     import mlops_nb

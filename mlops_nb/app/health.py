@@ -67,7 +67,7 @@ def machine() -> list[Check]:
 def project(p) -> list[Check]:
     "Settings, stores, ledger and key of one project"
     checks = [Check('settings', True, f'{p.name}: mlops.toml is valid')]
-    for name,look in {'writable':_writable, 'ledger':_ledger, 'brackets':_brackets, 'key':_key, 'datasets':_datasets}.items():
+    for name,look in {'writable':_writable, 'ledger':_ledger, 'brackets':_brackets, 'key':_key, 'datasets':_datasets, 'models':_models}.items():
         try: checks.append(look(p))
         except MlopsError as e: checks.append(failed(name, e))
     return checks
@@ -97,3 +97,8 @@ def _datasets(p):
     from mlops_nb import data
     ok,detail,fix = data.health(p)
     return Check('datasets', ok, detail, fix)
+
+def _models(p):
+    from mlops_nb import model
+    ok,detail,fix = model.health(p)
+    return Check('models', ok, detail, fix)

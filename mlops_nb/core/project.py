@@ -6,8 +6,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/project.html.md"""
 
 # %% auto #0
 __all__ = ['SECTIONS', 'TOML', 'ProjectSettings', 'StoreSettings', 'AuditSettings', 'CostSettings', 'MonitorSettings',
-           'JobSettings', 'Settings', 'read_settings', 'Project', 'write_text', 'find', 'current', 'bound_or_none',
-           'use', 'create']
+           'JobSettings', 'ModelSettings', 'Settings', 'read_settings', 'Project', 'write_text', 'find', 'current',
+           'bound_or_none', 'use', 'create']
 
 # %% ../../nbs/core/project.ipynb #60ed3248
 import os, tempfile
@@ -68,6 +68,12 @@ class JobSettings(_Section):
     grace_s:float = 10. # From SIGTERM to SIGKILL, seconds
     on_end:str = '' # Command that is started when a run has ended; it reads run.json from its standard input
 
+class ModelSettings(_Section):
+    "`[model]`: what a promotion needs beside the gates in policy/gates/"
+    approvals:int = 0 # People who must approve a version before a guarded alias moves to it
+    guarded:str = 'champion' # Aliases that need these approvals
+    four_eyes:bool = True # May nobody approve what they registered?
+
 class Settings(_Section):
     "All of mlops.toml"
     project:ProjectSettings = msgspec.field(default_factory=ProjectSettings)
@@ -76,6 +82,7 @@ class Settings(_Section):
     cost:CostSettings = msgspec.field(default_factory=CostSettings)
     monitor:MonitorSettings = msgspec.field(default_factory=MonitorSettings)
     job:JobSettings = msgspec.field(default_factory=JobSettings)
+    model:ModelSettings = msgspec.field(default_factory=ModelSettings)
 
 # %% ../../nbs/core/project.ipynb #345d6b0c
 SECTIONS = {f.name:f.type for f in msgspec.structs.fields(Settings)}

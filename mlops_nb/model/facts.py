@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/facts.html.md"""
 
 # %% auto #0
 __all__ = ['Run', 'Runs', 'RunDifference', 'Parity', 'ModelVersion', 'Models', 'Gate', 'Gates', 'Promotion', 'History',
-           'Approval']
+           'Approval', 'Mended']
 
 # %% ../../nbs/model/facts.ipynb #eeb2ca35
 import msgspec
@@ -116,3 +116,9 @@ class Approval(Fact):
     actor:str
     text:str
     __panel__ = 'mlops_nb.model.panel:approval'
+
+# %% ../../nbs/model/facts.ipynb #36a1051c
+class Mended(Fact):
+    "What killed processes left, finished or undone"
+    done:list[dict] # {subject, state: running, registered, promoted, failed or removed, message}
+    __panel__ = 'mlops_nb.model.panel:mended'

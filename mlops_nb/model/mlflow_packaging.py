@@ -7,7 +7,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_packaging.html.md"""
 # %% auto #0
 __all__ = ['ONNX', 'ABOUT', 'EXAMPLE', 'LOCK', 'KEPT', 'Package', 'answers_of', 'export', 'build']
 
-# %% ../../nbs/model/mlflow_packaging.ipynb #aac6588b
+# %% ../../nbs/model/mlflow_packaging.ipynb #1ac7359f
 import warnings
 from pathlib import Path
 import msgspec
@@ -15,7 +15,7 @@ from ..core.errors import BadInput, Finding, MlopsError, ToolFailed
 from . import manifest, mlflow_flavours, onnx_export, onnx_session, requirement_lock
 from .facts import Parity
 
-# %% ../../nbs/model/mlflow_packaging.ipynb #6ef7efa6
+# %% ../../nbs/model/mlflow_packaging.ipynb #fa1b5abd
 ONNX,ABOUT,EXAMPLE,LOCK = 'model.onnx','model.json','example.parquet','requirements.lock'
 KEPT = 100 # Example rows that are kept with the model
 
@@ -29,6 +29,7 @@ class Package(msgspec.Struct, kw_only=True):
     bytes:int = 0 # Of all files
     onnx_bytes:int = 0
     why_not:str = '' # Why there is no ONNX
+    latency:dict = {} # What `onnx_session.measure` found
 
 def answers_of(model, rows):
     "What the original says; raises `BadInput` in one line"
@@ -51,7 +52,7 @@ def export(model, rows, inputs, tolerance:float) -> tuple[bytes,Parity]:
     e.__dict__['parity'] = parity
     raise e
 
-# %% ../../nbs/model/mlflow_packaging.ipynb #22d1b236
+# %% ../../nbs/model/mlflow_packaging.ipynb #3be86b1d
 def build(
     folder:Path, # To be made
     model, # What was fitted
@@ -66,8 +67,10 @@ def build(
     "Write everything that a version consists of"
     _,answers = answers_of(model, rows)
     inputs = onnx_export.signature(rows)
-    onnx,parity,why = None,None,''
-    try: onnx,parity = export(model, rows, inputs, tolerance)
+    onnx,parity,why,latency = None,None,'',{}
+    try:
+        onnx,parity = export(model, rows, inputs, tolerance)
+        latency = onnx_session.measure(model, onnx_session.Predictor(onnx, inputs), rows)
     except (MlopsError, OSError) as e:
         if not native or isinstance(e, OSError): raise
         why = e.message
@@ -76,8 +79,8 @@ def build(
     if onnx: (folder/ONNX).write_bytes(onnx)
     (folder/LOCK).write_text('\n'.join(lock)+'\n', encoding='utf-8')
     _keep_example(folder, rows)
-    (folder/ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':flavour, 'parity':parity, 'without_onnx':why}))
-    return _sealed(folder, about, key, inputs=inputs, flavour=flavour, parity=parity, onnx_bytes=len(onnx or b''), why_not=why)
+    (folder/ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':flavour, 'parity':parity, 'latency':latency, 'without_onnx':why}))
+    return _sealed(folder, about, key, inputs=inputs, flavour=flavour, parity=parity, onnx_bytes=len(onnx or b''), why_not=why, latency=latency)
 
 def _keep_example(folder, rows):
     "A few rows, for cards and checks"

@@ -7,14 +7,13 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/promotion_verbs.html.md"""
 # %% auto #0
 __all__ = ['gate', 'promote', 'approve', 'rollback', 'history']
 
-# %% ../../nbs/model/promotion_verbs.ipynb #8c13da68
-import secrets
+# %% ../../nbs/model/promotion_verbs.ipynb #2e930e9c
 from ..core import identity, ledger, project as projects, refs
 from ..core.errors import BadInput, BadUsage, Finding, MlopsError, NotFound, Refused, suggest
 from ..core.fact import Plan
 from ..core.refs import Name, Ref
 from ..core.verbs import verb
-from . import gates, metric_views, mlflow_registry as registry, verbs as versions, views
+from . import gates, metric_views, mlflow_aliases, mlflow_registry as registry, verbs as versions, views
 from .facts import Approval, Gate, Gates, History, Promotion
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7b546b16
@@ -54,10 +53,12 @@ def _save(p, name, before, after):
     try: ledger.of(p).append_many([ledger.New('model.gate_added', name, {'expr':e}) for e in after if e not in before]+[ledger.New('model.gate_removed', name, {'expr':e}) for e in before if e not in after])
     except MlopsError: gates.save(p, name, before); raise
 
-# %% ../../nbs/model/promotion_verbs.ipynb #b58dd578
-def _checked(p, v) -> list[Gate]:
-    known = _metrics(p, v)
-    return [gates.check(e, known) for e in gates.of(p, v.name)]
+# %% ../../nbs/model/promotion_verbs.ipynb #7815b83f
+def _checked(p, v, alias:str) -> list[Gate]:
+    "The model's gates, and the approvals that mlops.toml asks for"
+    known,s = _metrics(p, v),p.settings.model
+    policy = [f'approvals >= {s.approvals}'] if s.approvals and alias in s.guarded.replace(',', ' ').split() else []
+    return [gates.check(e, known) for e in [*gates.of(p, v.name), *policy]]
 
 def _is_approval(g:Gate) -> bool: return gates.parse(g.expr)[0]=='approvals'
 
@@ -69,16 +70,6 @@ def _refuse(p, fact:Promotion):
     e = Finding(f'{fact.name}@{fact.to} does not pass: {fact.finding}', f'see: mlops model gate {fact.name} --metrics')
     e.__dict__['result'] = fact
     raise e
-
-def _move(p, fact:Promotion, done:str, digest:str):
-    "Bracket, alias, event"
-    about = {'bracket':secrets.token_hex(8), 'alias':fact.alias, 'version':fact.to, 'from':fact.before, 'reason':fact.reason, 'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates], 'end':done}
-    subject = f'{fact.name}@{fact.to}'
-    ledger.record(p, 'model.promotion_started', subject, about, digest=digest)
-    try: registry.move(p, fact.name, fact.alias, fact.to)
-    except BaseException as e: ledger.record(p, 'model.promotion_failed', subject, {**about, 'message':str(e)[:300]}, fail='open'); raise
-    try: ledger.record(p, done, subject, about, digest=digest)
-    except MlopsError: registry.move(p, fact.name, fact.alias, fact.before); raise
 
 @verb('model.promote', changes=True, example='mlops model promote delay@1 --to champion --reason "first"')
 def promote(
@@ -95,14 +86,15 @@ def promote(
     refs.check_name(to, 'alias')
     if to.isdigit() or to=='latest' or (to[0]=='v' and to[1:].isdigit()): raise BadInput(f'the alias {to!r} reads like a version', 'take a word: champion, challenger')
     v = versions.resolve(name, p)
-    fact = Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v), reason=reason, moved=False)
+    fact = Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v, to), reason=reason, moved=False)
     if dry_run: return Plan(steps=[*(f'{g.expr}: {"pass" if g.ok else "FAIL"}' for g in fact.gates), f'move {to} of {v.name} from {fact.before or "nowhere"} to {v.version}'])
     if not fact.ok: _refuse(p, fact)
-    _move(p, fact, 'model.promoted', v.digest)
-    fact.moved = True
+    with mlflow_aliases.turn(p, v.name):
+        fact.before = registry.aliases(p, v.name).get(to)
+        mlflow_aliases.move(p, fact, 'model.promoted', v.digest)
     return fact
 
-# %% ../../nbs/model/promotion_verbs.ipynb #705128fa
+# %% ../../nbs/model/promotion_verbs.ipynb #e76dd958
 @verb('model.approve', changes=True, example='mlops model approve delay@1 --text "reviewed the card"')
 def approve(
     name:Ref, # `NAME@v`
@@ -114,7 +106,7 @@ def approve(
     p = projects.current()
     v = versions.resolve(name, p)
     who,_ = identity.actor()
-    if who==v.actor: raise Refused(f'{v.name}@{v.version} was registered by you, and four eyes are needed', 'ask a colleague to approve it')
+    if who==v.actor and p.settings.model.four_eyes: raise Refused(f'{v.name}@{v.version} was registered by you, and four eyes are needed', 'ask a colleague to approve it')
     if dry_run: return Plan(steps=[f'record model.approved {v.name}@{v.version}'])
     ledger.record(p, 'model.approved', f'{v.name}@{v.version}', {'version':v.version, 'text':text}, digest=v.digest)
     return Approval(name=v.name, version=v.version, actor=who, text=text)
@@ -136,8 +128,7 @@ def rollback(
     v = versions.resolve(f'{name}@{back}', p)
     fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False)
     if dry_run: return Plan(steps=[f'move {to} of {name} from {now} back to {back}'])
-    _move(p, fact, 'model.rolled_back', v.digest)
-    fact.moved = True
+    with mlflow_aliases.turn(p, name): mlflow_aliases.move(p, fact, 'model.rolled_back', v.digest)
     return fact
 
 @verb('model.history', example='mlops model history delay --at 2013-07-01')
