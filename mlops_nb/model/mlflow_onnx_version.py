@@ -8,10 +8,10 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_onnx_version.html.md"""
 __all__ = ['register']
 
 # %% ../../nbs/model/mlflow_onnx_version.ipynb #e0df9d0b
-import shutil, warnings
+import warnings
 import msgspec
 from ..core.errors import ToolFailed
-from . import manifest, mlflow_packaging as packaging, mlflow_registration as registration, mlflow_registry as registry, requirement_lock
+from . import manifest, mlflow_packaging as packaging, mlflow_registration as registration, requirement_lock
 from .facts import ModelVersion, Parity
 
 # %% ../../nbs/model/mlflow_onnx_version.ipynb #67325931
@@ -44,14 +44,4 @@ def register(
     key=None, # Signs the manifest
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    at,made = registration.begin(p, r),None
-    try:
-        about = {k:v for k,v in msgspec.to_builtins(r).items() if k in ('name', 'data', 'data_digest', 'run', 'commit', 'metrics', 'views', 'parent')}
-        pack = _folder(at/'files', onnx, inputs, rows, parity, about, key)
-        made,run,source = registry.register(p, r.name, pack.folder, {'mlops.digest':pack.digest, 'mlops.bracket':r.bracket, 'mlops.data':r.data, 'mlops.data_digest':r.data_digest, 'mlops.parent':r.parent}, r.run)
-        fact = registration._recorded(p, r, pack, made, run, source)
-    except BaseException as e:
-        registration.give_up(p, r, e, made)
-        raise
-    shutil.rmtree(at, ignore_errors=True)
-    return fact
+    with registration.begun(p, r): return registration.complete(p, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key))
