@@ -3,14 +3,11 @@
 Each side runs in a process of its own on the same two Parquet files; imports and reading are not counted. Processor time is
 the median of a few interleaved rounds; bytes are what the notebook would store."""
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.harness import measured, row, versions
+
 OURS = """
 import json, sys, time
 import pyarrow.parquet as pq, numpy, scipy.stats, scipy.special
@@ -66,53 +63,23 @@ def windows(folder: str) -> tuple[str, str, int, int]:
     return *paths, rows, table.num_columns
 
 
-def measured(code: str, *words: str) -> list[float]:
-    "What a program prints"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-800:])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(rounds: int = 3) -> list[dict]:
     "Rows for bench/RESULTS.md"
     with tempfile.TemporaryDirectory() as d:
         *paths, rows, columns = windows(d)
         seen = [(measured(OURS, *paths), measured(PEER, *paths)) for _ in range(rounds)]
     ours, peer = ([statistics.median(v) for v in zip(*side)] for side in zip(*seen))
-    what = f"{rows:,} flights, {columns} columns"
-
-    def row(name, a, b, unit, digits, note):
-        return {
-            "name": name,
-            "ours": round(a, digits),
-            "peer": round(b, digits),
-            "ratio": round(b / a, 1),
-            "unit": unit,
-            "note": note,
-        }
-
+    what = f"{rows:,} flights, {columns} columns; {versions('evidently')}"
     return [
         row(
-            "drift, CPU",
-            ours[0],
-            peer[0],
-            "s",
-            3,
-            f"{what}: exact tests with p values against Evidently's preset; median of {rounds}",
+            "drift, CPU", ours[0], peer[0], "s", f"{what}: exact tests with p values against the drift preset; median of {rounds}"
         ),
         row(
             "drift from a stored profile, CPU",
             ours[2],
             peer[0],
             "s",
-            3,
-            "sketch of the current window and tests against the stored profile",
+            "sketch of the current window, tests against the stored profile",
         ),
-        row("drift, bytes in the notebook", ours[1], peer[1], "bytes", 0, "panel against Evidently's inline report"),
+        row("drift, bytes in the notebook", ours[1], peer[1], "bytes", "panel against Evidently's inline report", 0),
     ]
-
-
-if __name__ == "__main__":
-    for found in main():
-        sys.stdout.write(json.dumps(found) + "\n")

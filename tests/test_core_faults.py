@@ -13,7 +13,7 @@ import pytest
 from conftest import at_home
 from mlops_nb.core import grammar, verb_index
 from mlops_nb.core import project as projects
-from verb_runs import FILL, LONG, is_foreground, run, words_for
+from verb_runs import ADD, FILL, LONG, is_foreground, prepared, run, words_for
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = verb_index.load()
@@ -164,26 +164,6 @@ def may_mount() -> str:
         return "unshare is not installed"
     done = subprocess.run(["unshare", "-m", "true"], capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else f"a mount namespace is not permitted: {done.stderr.strip()}"
-
-
-NOTEBOOK = {
-    "nbformat": 4,
-    "nbformat_minor": 5,
-    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    "cells": [
-        {"cell_type": "code", "id": "a", "metadata": {}, "source": "n = 3\nprint(n)", "outputs": [], "execution_count": None}
-    ],
-}
-ADD = ["feature", "add", "size", "--entity", "k", "--time", "t", "--source", "d", "--sql", "SELECT k, t, x FROM source"]
-
-
-def prepared(root: Path):
-    "A small project with a dataset, a feature view and a job"
-    (root / "d.csv").write_text("k,t,x\n" + "\n".join(f"{n % 5},2013-01-{n % 28 + 1:02},{n}" for n in range(60)) + "\n")
-    (root / "n.ipynb").write_text(json.dumps(NOTEBOOK))
-    for words in (["init", "."], ["data", "add", "d.csv", "d"], ADD, ["job", "convert", "n.ipynb", "score"]):
-        code, _, err = run(words)
-        assert code == 0, err
 
 
 # Acts that would work if the project could be written; what comes back must say that it cannot

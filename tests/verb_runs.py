@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+from pathlib import Path
 
 from mlops_nb.core import grammar
 
@@ -56,6 +57,26 @@ def run(words: list[str]) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.main([str(w) for w in words])
     return code, out.getvalue(), err.getvalue()
+
+
+NOTEBOOK = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    "cells": [
+        {"cell_type": "code", "id": "a", "metadata": {}, "source": "n = 3\nprint(n)", "outputs": [], "execution_count": None}
+    ],
+}
+ADD = ["feature", "add", "size", "--entity", "k", "--time", "t", "--source", "d", "--sql", "SELECT k, t, x FROM source"]
+
+
+def prepared(root: Path):
+    "A small project with a dataset, a feature view and a job"
+    (root / "d.csv").write_text("k,t,x\n" + "\n".join(f"{n % 5},2013-01-{n % 28 + 1:02},{n}" for n in range(60)) + "\n")
+    (root / "n.ipynb").write_text(json.dumps(NOTEBOOK))
+    for words in (["init", "."], ["data", "add", "d.csv", "d"], ADD, ["job", "convert", "n.ipynb", "score"]):
+        code, _, err = run(words)
+        assert code == 0, err
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def init(
     found = data.adopt(p)
     if found.get('adopted'): adopted['dvc'] = found['adopted']
     from mlops_nb.core import ledger
-    if fresh or not os.path.exists(str(p.ledger_path)): ledger.record(p, 'project.created', p.name, {'adopted':adopted})
+    if fresh or not os.path.exists(p.root/p.ledger_path): ledger.record(p, 'project.created', p.name, {'adopted':adopted})
     return Ready(root=str(root), stores=_stores(p), adopted=adopted, made=made)
 
 def _adopt_stores(p, adopted):

@@ -9,7 +9,7 @@ __all__ = ['LIMIT', 'Badge', 'badge', 'short', 'place', 'Facts', 'Table', 'Text'
            'figure', 'details', 'Panel', 'css']
 
 # %% ../../nbs/core/draw.ipynb #868032e6
-import datetime as dt, os, unicodedata
+import datetime as dt, os, re, unicodedata
 from html import escape
 from .svg import Svg, number, histogram, spark, lines, meter, bars
 
@@ -35,6 +35,8 @@ class Badge:
     def __str__(self): return self.word
 
 def badge(level:str, word:str) -> Badge: return Badge(level, word)
+
+def _lines(words) -> str: return ''.join(c if c.isprintable() or c in '\n\t' else ' ' for c in str(words)) # no escape codes, no separators that look like lines
 
 def short(x, limit:int=160) -> str:
     "A value in a few characters: numbers to 4 digits, times to the second, long text cut"
@@ -81,7 +83,7 @@ class Facts:
 class Table:
     "Columns and rows; numbers stand right"
     def __init__(self, columns:list[str], rows:list[list], align:str='', empty:str='nothing yet'):
-        self.columns,self.rows,self.empty = [str(c) for c in columns], [list(r) for r in rows], empty
+        self.columns,self.rows,self.empty = [short(c) for c in columns], [list(r) for r in rows], _lines(empty)
         self.align = align or ''.join('r' if any(_is_number(r[n]) for r in self.rows) and all(_is_number(r[n]) or r[n] is None for r in self.rows) else 'l' for n in range(len(columns)))
     def html(self, pictures=True, rows=40):
         if not self.rows: return f'<p class="x">{escape(self.empty)}</p>'
@@ -97,27 +99,29 @@ class Table:
         out = ['  '.join(_fill(c, w[n], self.align[n]=='r') for n,c in enumerate(r)).rstrip() for r in [self.columns, *cells]]
         return '\n'.join([*out, *([f'and {len(self.rows)-rows:,} more rows'] if len(self.rows)>rows else [])])
     def markdown(self):
-        if not self.rows: return self.empty
+        if not self.rows: return _md(self.empty)
         line = '|'.join('---:' if a=='r' else '---' for a in self.align)
         return '\n'.join([f'| {" | ".join(_md(c) for c in self.columns)} |', f'|{line}|', *(f'| {" | ".join(_md(str(x) if isinstance(x, Svg) else short(x)) for x in r)} |' for r in self.rows[:40])])
 
 class Text:
     "A paragraph; `code` keeps its lines"
-    def __init__(self, words:str, code:bool=False): self.words,self.code = str(words),code
+    def __init__(self, words:str, code:bool=False): self.words,self.code = _lines(words),code
     def html(self, pictures=True, rows=40): return f'<pre>{escape(self.words[:8000])}</pre>' if self.code else f'<p>{escape(self.words[:2000])}</p>'
     def text(self): return self.words
-    def markdown(self): return f'```\n{self.words}\n```' if self.code else _md(self.words)
+    def markdown(self):
+        fence = '`'*max(3, 1+max((len(m) for m in re.findall('`+', self.words)), default=0)) # longer than any inside
+        return f'{fence}\n{self.words}\n{fence}' if self.code else _md(self.words)
 
 class Figure:
     "A picture on a line of its own"
-    def __init__(self, svg:Svg, words:str=''): self.svg,self.words = svg,words
+    def __init__(self, svg:Svg, words:str=''): self.svg,self.words = svg,_lines(words)
     def html(self, pictures=True, rows=40): return f'<p>{_cell(self.svg, pictures)}{f"<br><span class=x>{escape(self.words)}</span>" if self.words else ""}</p>'
     def text(self): return '\n'.join(filter(None, [str(self.svg), self.words]))
-    def markdown(self): return self.text()
+    def markdown(self): return '  \n'.join(_md(l) for l in self.text().split('\n'))
 
 class Details:
     "Blocks behind a line to open"
-    def __init__(self, summary:str, *blocks): self.summary,self.blocks = summary,blocks
+    def __init__(self, summary:str, *blocks): self.summary,self.blocks = short(summary, 400),blocks
     def html(self, pictures=True, rows=40): return f'<details><summary>{escape(short(self.summary))}</summary>{"".join(b.html(pictures, rows) for b in self.blocks)}</details>'
     def text(self): return '\n'.join([self.summary, *('  '+l for b in self.blocks for l in b.text().split('\n'))])
     def markdown(self): return '\n\n'.join([f'**{_md(self.summary)}**', *(b.markdown() for b in self.blocks)])
@@ -137,7 +141,7 @@ class Panel:
         *blocks, # What `facts`, `table`, `text`, `figure` and `details` make
         verdict:tuple[str,str]|None=None, # Level (ok, warn, bad, info) and the words on the badge
         next:str='', # The next useful command, the last line of the text
-    ): self.title,self.blocks,self.verdict,self.next = title,blocks,verdict,next
+    ): self.title,self.blocks,self.verdict,self.next = title,blocks,verdict,_lines(next).replace('\n', ' ')
     def body(self, pictures=True, rows=40) -> str:
         "The panel without its style sheet, for a page that has one"
         v = f'<span class="v {self.verdict[0]}">{escape(short(self.verdict[1]))}</span>' if self.verdict else ''
@@ -154,7 +158,7 @@ class Panel:
         return '\n'.join([head, *filter(None, (b.text() for b in self.blocks)), *([f'next: {self.next}'] if self.next else [])])
     def markdown(self) -> str:
         head = f'### {_md(short(self.title))}'+(f': {_md(short(self.verdict[1]))}' if self.verdict else '')
-        return '\n\n'.join([head, *filter(None, (b.markdown() for b in self.blocks)), *([f'next: `{self.next}`'] if self.next else [])])
+        return '\n\n'.join([head, *filter(None, (b.markdown() for b in self.blocks)), *([f"next: `{self.next.replace('`', chr(39))}`"] if self.next else [])])
     def __str__(self): return self.text()
     def _repr_mimebundle_(self, include=None, exclude=None): return {'text/html':self.html(), 'text/plain':self.text()}
 

@@ -8,6 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/errors.html.md"""
 __all__ = ['MlopsError', 'Finding', 'BadUsage', 'BadInput', 'NotFound', 'Refused', 'ToolFailed', 'MissingTool', 'suggest']
 
 # %% ../../nbs/core/errors.ipynb #cbaaa5c8
+def _line(text) -> str: return ' '.join(''.join(c if c.isprintable() else ' ' for c in str(text)).split()) # values in it may hold anything
+
 class MlopsError(Exception):
     "Base of every error that a user can cause or cure"
     kind = 'error' # Stable word in JSON
@@ -15,7 +17,7 @@ class MlopsError(Exception):
     def __init__(self,
         message:str, # One line: what was wrong with which value and what was expected
         hint:str='', # What to type next
-    ): super().__init__(message); self.message,self.hint = ' '.join(str(message).split()),hint
+    ): super().__init__(message); self.message,self.hint = _line(message),_line(hint)
     def __str__(self): return f'{self.message}; {self.hint}' if self.hint else self.message
     def _render_traceback_(self): return [f'{type(self).__name__}: {self}'] # IPython shows these lines instead of a traceback
 

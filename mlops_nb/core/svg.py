@@ -21,6 +21,7 @@ class Svg:
         blocks:str='', # The same as block characters; the words when empty
     ):
         head, rest = markup.split('>', 1)
+        words = ''.join(c if c.isprintable() else ' ' for c in str(words))
         self.markup,self.words,self.blocks = f'{head} role="img"><title>{escape(words)}</title>{rest}', words, blocks or words
     def __str__(self): return self.blocks
     def _repr_html_(self): return f'<span style="color:inherit">{self.markup}</span>'
