@@ -26,6 +26,7 @@ TYPES = {
     'feature.joined': 'A training set was made by a point-in-time join',
     'feature.materialized': 'A feature view was written to the online store',
     'feature.pushed': 'Rows were appended to a feature view and its online store',
+    'feature.skew_checked': 'Served calls were replayed against history',
     'feature.registered': 'A feature view reached the Feast registry',
     'job.aborted': 'A run was stopped before it ended',
     'job.backfilled': 'A range of parameters was run',
@@ -62,6 +63,7 @@ TYPES = {
     'run.completed': 'A training run ended well',
     'run.failed': 'A training run ended with an error',
     'run.started': 'A training run began',
+    'segment.sealed': 'Rows of a kind were sealed as one file under its digest',
     'site.built': 'The documentation site was written',
     'verb.failed': 'A verb that changes things failed and changed nothing',
 }

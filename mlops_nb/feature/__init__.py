@@ -12,4 +12,4 @@ from ..core.lazy import face
 
 # %% ../../nbs/feature/face.ipynb #e8f5f9c7
 __getattr__,__dir__,__all__ = face(__name__, {**{v:f'verbs:{v}' for v in 'add show diff join materialize online'.split()}, 'list':'verbs:list_', 'adopt':'exchange_verbs:adopt', 'export':'exchange_verbs:export',
-    'match':'asof:match', 'TrainingSet':'facts:TrainingSet', 'FeatureView':'facts:FeatureView'})
+    'match':'asof:match', 'skew':'skew_verbs:skew', 'replay':'replay:', 'TrainingSet':'facts:TrainingSet', 'FeatureView':'facts:FeatureView'})
