@@ -230,7 +230,7 @@ def test_convert_writes_text_for_review_and_says_it_in_the_ledger(project, cli):
         (b"\xff\xfe{}", "is not valid JSON"),
         (b"[]", "is no notebook"),
         (json.dumps({"nbformat": 3, "worksheets": []}).encode(), "has notebook format 3"),
-        (json.dumps(nb("x <- 1", kernelspec={"name": "ir", "language": "R"})).encode(), "is a r notebook"),
+        (json.dumps(nb("x <- 1", kernelspec={"name": "ir", "language": "R"})).encode(), "is a notebook in"),
         (json.dumps(nb()).encode(), "no code"),
         (json.dumps(nb("x = 1", "y = (")).encode(), "cell 1 is no valid Python"),
         (json.dumps({"nbformat": 4, "cells": [{"cell_type": "code", "source": 5}]}).encode(), "cell 0 is no notebook cell"),
@@ -317,7 +317,7 @@ def test_a_check_that_found_something_exits_1(project, cli):
     Path("a.ipynb").write_text(json.dumps(nb("print(gone)")), encoding="utf-8")
     a = cli("job", "check", "a.ipynb", "--json")
     assert a.exit == 1 and a.json["error"]["kind"] == "finding" and a.json["findings"][0]["kind"] == "undefined"
-    assert set(a.json["findings"][0]) == {"cell", "kind", "message", "fix"}
+    assert {"cell", "kind", "message", "fix"} <= set(a.json["findings"][0])
 
 
 def test_reading_a_notebook_loads_no_tool():

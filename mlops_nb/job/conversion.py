@@ -155,10 +155,10 @@ def _take_out(lines, cell, move):
     for k in range(first-1, last): lines[k] = None
     if rest: lines[first-1] = '\n'.join(ast.unparse(s) for s in rest)
 
-def _cell(kind:str, source:str, tags=(), n:int=0) -> dict:
-    "A notebook cell with a stable id"
+def _cell(kind:str, source:str, tags=(), n:int=-1) -> dict:
+    "A notebook cell with a stable id, and the index of the cell it was made from (-1: a new one)"
     ident = hashlib.sha256(f'{kind} {n} {source}'.encode()).hexdigest()[:8]
-    meta = {'tags':list(tags)} if tags else {}
+    meta = {**({'mlops':{'cell':n}} if n>=0 else {}), **({'tags':list(tags)} if tags else {})}
     return {'cell_type':kind, 'id':ident, 'metadata':meta, 'source':source, **({'execution_count':None, 'outputs':[]} if kind=='code' else {})}
 
 # %% ../../nbs/job/conversion.ipynb #1916c1a9

@@ -36,16 +36,21 @@ class Parameter(msgspec.Struct, kw_only=True, omit_defaults=True):
 class NotebookFinding(msgspec.Struct, kw_only=True):
     "Something that will hurt an unattended run"
     cell:int|None # Index of the cell in the notebook, from 0; None is the whole notebook
-    kind:str # stale, undefined, order, syntax, absolute_path, secret, date, missing_package, install, shell, network, interactive, unseeded, kernel, personal_data
+    kind:str # stale, undefined, order, syntax, failed, absolute_path, secret, date, missing_package, unpinned_package, install, shell, network, interactive, unseeded, personal_data, changed
     message:str
     fix:str
+    cell_id:str = '' # Of the cell, for a link: `notebook.ipynb#cell-id=...`
 
 class Checked(Fact):
     "What `job check` found"
     notebook:str
     findings:list[NotebookFinding]
     cells:int # Code cells
-    __panel__ = 'mlops_nb.job.panel:checked'
+    fresh:bool = False # Was it run in a fresh kernel too?
+    fixed:list[str] = [] # What was mended; then the findings are those left in the copy
+    copy:str = '' # The mended copy
+    diff:str = '' # From the notebook to the copy
+    __panel__ = 'mlops_nb.job.notebook_panel:checked'
     @property
     def ok(self) -> bool: return not self.findings
     @property
@@ -96,7 +101,8 @@ class Job(Fact):
     cwd:str = '' # Where it runs, relative to the project
     limits:dict[str,float] = {} # memory_mb, cpu_s, wall_s, disk_mb, cell_s, usd, grace_s: what a run may use; the project's `[job]` where it says nothing
     kernel:str = 'python3'
-    __panel__ = 'mlops_nb.job.panel:job'
+    diff:str = '' # From the notebook to the job's; only with `--diff`
+    __panel__ = 'mlops_nb.job.notebook_panel:job'
 
 class JobRow(msgspec.Struct, kw_only=True):
     "A line of `job list`"

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/notebook_ast.html.md"""
 __all__ = ['GIVEN', 'load', 'check_format', 'Names', 'names_of', 'Cell', 'understand', 'cells_of', 'unbound', 'users']
 
 # %% ../../nbs/job/notebook_ast.ipynb #56f7582b
-import ast, builtins, re, symtable, warnings
+import ast, builtins, mmap, re, symtable, warnings
 from collections.abc import Iterable
 from pathlib import Path
 import msgspec
@@ -18,31 +18,48 @@ from .cell_source import Source, take_apart
 # %% ../../nbs/job/notebook_ast.ipynb #18cfc8ec
 def load(
     path:Path|str, # An .ipynb file
+    lazy:bool=False, # Leave outputs as raw JSON: 200 MB of them cost nothing
 ) -> dict: # The notebook, format 4, every source a string
     "Read a notebook; raises `NotFound` and `BadInput`"
     path = Path(path)
-    try: raw = path.read_bytes()
+    try: raw = _bytes(path)
     except FileNotFoundError as e: raise NotFound(f'no notebook {path}') from e
     except OSError as e: raise BadInput(f'{path} cannot be read: {e.strerror}', 'give an .ipynb file') from e
-    try: nb = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e: raise BadInput(f'{path.name} is not valid JSON: {e}', 'a notebook is a JSON file') from e
+    try: nb = _lazily(raw) if lazy else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e: raise BadInput(f'{path.name} is not valid JSON: {e}', 'a notebook is a JSON file in UTF-8') from e
     return check_format(nb, path.name)
+
+def _bytes(path:Path):
+    "A file's bytes without a byte order mark; a big file is mapped, not copied"
+    if path.stat().st_size<16_000_000: return path.read_bytes().removeprefix(b'\xef\xbb\xbf')
+    with open(path, 'rb') as f: return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+
+def _lazily(raw):
+    "The notebook with the outputs of its cells left as they are"
+    try:
+        top = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        cells = msgspec.json.decode(top.pop('cells'), type=list[dict[str, msgspec.Raw]])
+    except (msgspec.ValidationError, KeyError): return msgspec.json.decode(raw)
+    read = msgspec.json.decode
+    return {**{k:read(v) for k,v in top.items()}, 'cells':[{k:v if k=='outputs' else read(v) for k,v in c.items()} for c in cells]}
 
 def check_format(
     nb, # What was decoded
     name:str='the notebook', # For the message
 ) -> dict:
     "The notebook with every source a string, or `BadInput`"
-    if not isinstance(nb, dict) or not isinstance(nb.get('nbformat'), int): raise BadInput(f'{name} is no notebook: it has no `nbformat`')
+    if not isinstance(nb, dict) or not isinstance(nb.get('nbformat'), int):
+        raise BadInput(f'{name} is no notebook: it has no `nbformat`')
     if nb['nbformat']!=4 or not isinstance(nb.get('cells'), list):
         raise BadInput(f'{name} has notebook format {nb["nbformat"]}', f'write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}')
     meta = nb.get('metadata') if isinstance(nb.get('metadata'), dict) else {}
-    spec,info = meta.get('kernelspec') or {},meta.get('language_info') or {}
+    spec,info = (m if isinstance(m, dict) else {} for m in (meta.get('kernelspec'), meta.get('language_info')))
     language = str(spec.get('language') or info.get('name') or 'python').lower()
-    if language not in ('python', 'ipython', 'python3'): raise BadInput(f'{name} is a {language} notebook', 'jobs run Python notebooks')
+    if language not in ('python', 'ipython', 'python3'): raise BadInput(f'{name} is a notebook in {spec.get("display_name") or language}', 'jobs run Python notebooks')
     cells = []
     for n,c in enumerate(nb['cells']):
-        if not isinstance(c, dict) or c.get('cell_type') not in ('code', 'markdown', 'raw') or not isinstance(c.get('source', ''), (str, list)): raise BadInput(f'{name}: cell {n} is no notebook cell')
+        if not isinstance(c, dict) or c.get('cell_type') not in ('code', 'markdown', 'raw') or not isinstance(c.get('source', ''), (str, list)):
+            raise BadInput(f'{name}: cell {n} is no notebook cell')
         cells.append({**c, 'source':''.join(map(str, c.get('source') or '')), 'metadata':c['metadata'] if isinstance(c.get('metadata'), dict) else {}})
     return {**nb, 'metadata':meta, 'cells':cells}
 
