@@ -1,11 +1,13 @@
 """Parameters, drops, faults and bad files: what a notebook becomes before anything runs."""
 
 import json
+import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 
 import pytest
+from counts import count
 
 from mlops_nb.core.errors import BadInput
 from mlops_nb.job import conversion, definition, faults, injection, notebook_ast, parameters
@@ -229,6 +231,12 @@ def test_convert_writes_text_for_review_and_says_it_in_the_ledger(project, cli):
         (b'{"nbformat": 4', "is not valid JSON"),
         (b"\xff\xfe{}", "is not valid JSON"),
         (b"[]", "is no notebook"),
+        (b"", "is not valid JSON"),
+        (json.dumps(nb("x = 1")).encode("utf-16"), "is not valid JSON"),
+        (json.dumps(nb("x = 'caf\u00e9'"), ensure_ascii=False).encode("latin-1"), "is not valid JSON"),
+        (json.dumps({"nbformat": 4, "cells": {}}).encode(), "has notebook format 4 and no list of cells"),
+        (json.dumps({"nbformat": 4, "cells": [1]}).encode(), "cell 0 is no notebook cell"),
+        (json.dumps(nb("x = 1", kernelspec={"display_name": "Julia 1.11", "language": "julia"})).encode(), "in Julia 1.11"),
         (json.dumps({"nbformat": 3, "worksheets": []}).encode(), "has notebook format 3"),
         (json.dumps(nb("x <- 1", kernelspec={"name": "ir", "language": "R"})).encode(), "is a notebook in"),
         (json.dumps(nb()).encode(), "no code"),
@@ -243,6 +251,52 @@ def test_bad_files_are_one_line(project, cli, raw, words):
     assert not (project.root / "jobs").exists()
 
 
+def test_the_diff_says_what_changes_and_writes_nothing(project, cli):
+    sources = ["%matplotlib inline\nimport msgspec, matplotlib.pyplot as plt", "rate = 0.5  # step", "rows = [rate]"]
+    sources += [
+        "plt.plot(rows)",
+        "%time total = sum(rows)",
+        "print(total)",
+        "api_key = 'k3y-a8f7d6e5'\n!pip install x\nprint(len(api_key))",
+    ]
+    Path("fit.ipynb").write_text(json.dumps(nb(*sources)), encoding="utf-8")
+    a = cli("job", "convert", "fit.ipynb", "--diff", "--json")
+    assert a.exit == 0 and not (project.root / "jobs").exists()
+    hunks = a.json["diff"].split("@@ ")
+    assert a.json["diff"].startswith("--- fit.ipynb\n+++ jobs/fit/fit.ipynb\n") and "k3y-a8f7d6e5" not in a.out
+    assert any(h.startswith("new cell @@\n+rate = 0.5  # step") for h in hunks)
+    assert any(h.startswith("cell 3 left out: plot") and "-plt.plot(rows)" in h for h in hunks)
+    assert any(h.startswith("cell 4 @@\n-%time total = sum(rows)\n+total = sum(rows)") for h in hunks)
+    assert not any(h.startswith("cell 2 ") for h in hunks), "what stays is not shown"
+    assert [p["name"] for p in a.json["parameters"]] == ["rate"], (
+        "a secret is no parameter: job.toml and the ledger would keep it"
+    )
+    assert any("`api_key` holds a secret" in n["message"] for n in a.json["remarks"])
+    from mlops_nb import job
+    from mlops_nb.core.draw import LIMIT
+
+    html = job.convert(Path("fit.ipynb"), diff=True).panel().html()
+    assert "nothing was written" in html and "background:rgba(46" in html and len(html.encode()) < LIMIT
+    assert "what was changed in the cells" in str(job.convert(Path("fit.ipynb")))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "db_password = 'Tr0ub4dor&3'",
+        "config = {'rows': 3, 'api_key': 'k3y-a8f7d6e5'}",
+        "url = 'postgresql://ann:s3cr3t-pw@db/flights'",
+        "key = 'AKIAIOSFODNN7ABCDEFG'",
+    ],
+)
+def test_no_secret_becomes_a_parameter(project, cli, line):
+    Path("a.ipynb").write_text(json.dumps(nb(line, f"print({line.split()[0]})")), encoding="utf-8")
+    a = cli("job", "convert", "a.ipynb", "--json")
+    secret = line.rpartition("'")[0].rpartition("'")[2]
+    assert a.exit == 0 and a.json["parameters"] == [] and secret not in a.out
+    assert secret not in (project.root / "jobs/a/job.toml").read_text(encoding="utf-8")
+
+
 def test_names_that_lead_elsewhere_are_refused(project, cli):
     Path("a.ipynb").write_text(json.dumps(nb("x = 1", "print(x)")), encoding="utf-8")
     for name in ("../a", "a/b", "..", ".hidden", "a" * 65):
@@ -253,14 +307,47 @@ def test_names_that_lead_elsewhere_are_refused(project, cli):
     assert not list(project.root.parent.glob("a*")) and not (project.root / "jobs").exists()
 
 
-def test_many_cells_and_big_outputs(project, cli):
-    many = nb(*[f"x{n} = {n}\nprint(x{n})" for n in range(2000)])
+def test_many_cells(project, cli):
+    size = count(2_000, 10_000)
+    many = nb(*[f"x{n} = {n}\nprint(x{n})" for n in range(size)])
     many["cells"][0]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 5_000_000}]
     Path("many.ipynb").write_text(json.dumps(many), encoding="utf-8")
     assert cli("job", "check", "many.ipynb").exit == 0
     a = cli("job", "convert", "many.ipynb", "--json")
-    assert a.exit == 0 and len(a.json["parameters"]) == 2000
-    assert (project.root / "jobs/many/many.ipynb").stat().st_size < 1_500_000, "outputs stay behind"
+    assert a.exit == 0 and len(a.json["parameters"]) == size
+    assert (project.root / "jobs/many/many.ipynb").stat().st_size < 800 * size, "outputs stay behind"
+
+
+BOUNDED = """
+import re, resource, sys
+from pathlib import Path
+from mlops_nb.core import project, verbs, ledger
+from mlops_nb.job import conversion, faults, notebook_ast, verbs as v, check_verbs, repairs, notebook_diff, steps
+now = int(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1])*1024
+resource.setrlimit(resource.RLIMIT_DATA, (now+48*2**20,)*2)
+nb = notebook_ast.load(sys.argv[1], lazy=True)
+found, cells = faults.find(nb)
+made = conversion.convert(nb)
+print(cells, [f.kind for f in found], len(made.notebook['cells']))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_outputs_of_200_mb_cost_no_memory(tmp_path):
+    "Every private byte beyond 48 MB is refused to the process that checks and converts"
+    megabytes = count(80, 200)
+    with open(tmp_path / "big.ipynb", "w", encoding="utf-8") as f:
+        cells = nb(*[f"x{n} = {n}\nprint(x{n})" for n in range(10)])
+        text = "row 1, row 2\\n" * (megabytes * 100_000 // 14)
+        for cell in cells["cells"]:
+            cell["outputs"] = "OUT"
+        output = '[{"output_type": "stream", "name": "stdout", "text": "' + text + '"}]'
+        for n, part in enumerate(json.dumps(cells).split('"OUT"')):
+            f.write((output if n else "") + part)
+    assert (tmp_path / "big.ipynb").stat().st_size > megabytes * 0.9e6
+    command = [sys.executable, "-c", BOUNDED, str(tmp_path / "big.ipynb")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.strip() == "10 [] 11", done.stderr[-2000:]
 
 
 PLANTED = [
@@ -321,8 +408,6 @@ def test_a_check_that_found_something_exits_1(project, cli):
 
 
 def test_reading_a_notebook_loads_no_tool():
-    import subprocess
-
     code = "import sys, json\nfrom mlops_nb.job import conversion, faults, notebook_ast\nfaults.find(json.loads(sys.argv[1]))\nconversion.convert(json.loads(sys.argv[1]))\n"
     code += "print([m for m in ('IPython', 'nbformat', 'papermill', 'nbconvert', 'pandas', 'numpy') if m in sys.modules])"
     done = subprocess.run(

@@ -63,7 +63,7 @@ def check(
     if not fix: return Checked(notebook=str(notebook), findings=found, cells=cells, fresh=fresh)
     made,did = repairs.repair(nb, found, folder)
     place = _copy_of(source, out) if did else None
-    text = notebook_diff.diff(nb, made, (source.name, place.name if place else source.name))
+    text = repairs.masked(notebook_diff.diff(nb, made, (source.name, place.name if place else source.name)), nb)
     if place and not dry_run: _write(made, place, source)
     left = faults.find(made, folder)[0] if did else found
     return Checked(notebook=str(notebook), findings=left, cells=cells, fresh=fresh, fixed=did, copy=str(place) if place and not dry_run else '', diff=text)

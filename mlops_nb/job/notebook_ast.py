@@ -51,7 +51,7 @@ def check_format(
     if not isinstance(nb, dict) or not isinstance(nb.get('nbformat'), int):
         raise BadInput(f'{name} is no notebook: it has no `nbformat`')
     if nb['nbformat']!=4 or not isinstance(nb.get('cells'), list):
-        raise BadInput(f'{name} has notebook format {nb["nbformat"]}', f'write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}')
+        raise BadInput(f'{name} has notebook format {nb["nbformat"]}'+(' and no list of cells' if nb['nbformat']==4 else ''), f'write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}')
     meta = nb.get('metadata') if isinstance(nb.get('metadata'), dict) else {}
     spec,info = (m if isinstance(m, dict) else {} for m in (meta.get('kernelspec'), meta.get('language_info')))
     language = str(spec.get('language') or info.get('name') or 'python').lower()

@@ -10,9 +10,11 @@ __all__ = ['Move', 'Signature', 'is_step', 'is_explicit', 'comment_beside', 'gro
 # %% ../../nbs/job/signature.ipynb #bdf925ae
 import ast, builtins, re
 import msgspec
+from .. import guard
 from .facts import Note, Parameter
 from .notebook_ast import Cell
 from .parameters import Constant, constant, typed
+from .survey import bindings, holds_secret
 
 # %% ../../nbs/job/signature.ipynb #b8ed9e34
 class Move(msgspec.Struct, kw_only=True):
@@ -86,6 +88,10 @@ def _grown(cells:list[Cell]) -> set[str]:
     "Names whose objects are changed in place"
     return set().union(*(c.changes|grown(c) for c in cells))
 
+def _is_secret(node:ast.stmt) -> bool:
+    "Does an assignment write a secret down, by its name, in a dict, or by its shape?"
+    return any(holds_secret(n, v) for x in ast.walk(node) for n,v in bindings(x)) or bool(guard.find_secrets(ast.unparse(node)))
+
 def _conditional(cell:Cell, node:ast.stmt) -> list[Note]:
     "Notes about constants that depend on a condition"
     names = []
@@ -104,7 +110,11 @@ def find(
         if not explicit and is_step(c) and all(_binding(s) for s,_ in c.statements): continue # The step makes these names
         for node,names in c.statements:
             sig.notes += _conditional(c, node) if explicit or c is cells[0] or isinstance(getattr(node, 'value', None), ast.IfExp) else []
-            if not (pairs := _binding(node)) or not _steers(c, node, pairs, last, grown, bound, bool(explicit)): continue
+            pairs = _binding(node)
+            if pairs and _is_secret(node):
+                sig.notes.append(Note(cell=c.index, message=f'`{pairs[0][0]}` holds a secret and is no parameter: read it at run time from os.environ'))
+                continue
+            if not pairs or not _steers(c, node, pairs, last, grown, bound, bool(explicit)): continue
             found = [_parameter(c, node, name, value, ann, enums) for name,value,ann in pairs]
             if any(p is None for p in found):
                 if explicit and not isinstance(node.value, ast.IfExp): sig.notes += [Note(cell=c.index, message=f'`{n}` is computed, so it stays in the code after the parameters') for (n,_,_),p in zip(pairs, found) if p is None]

@@ -44,7 +44,7 @@ def convert(
     """Make a notebook a job
 
     Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
-    from mlops_nb.job import conversion, notebook_ast, notebook_diff, requirements
+    from mlops_nb.job import conversion, notebook_ast, notebook_diff, repairs, requirements
     nb,p = notebook_ast.load(notebook, lazy=True),projects.current()
     name = _named(notebook, name)
     made = conversion.convert(nb, name, Path(notebook).resolve().parent)
@@ -52,7 +52,8 @@ def convert(
     job.source,job.cwd = _place(p, notebook, name)
     job.source_digest,job.notebook,job.folder = _digest(Path(notebook)),f'{name}.ipynb',f'jobs/{name}'
     if dry_run and not diff: return Plan(steps=_plan(job))
-    changes = notebook_diff.diff(nb, made.notebook, (Path(notebook).name, f'{job.folder}/{job.notebook}'), {d.cell:d.reason for d in job.dropped_cells})
+    reasons = {q.cell:'its names are in the parameters cell' for q in job.parameters if q.cell is not None}|{d.cell:d.reason for d in job.dropped_cells}
+    changes = repairs.masked(notebook_diff.diff(nb, made.notebook, (Path(notebook).name, f'{job.folder}/{job.notebook}'), reasons), nb)
     if diff: job.diff = changes or 'nothing changes'; return job
     job.__dict__['changes'] = changes
     definition.write(p, job, made.notebook, requirements.closure(job.requirements))
