@@ -26,6 +26,7 @@ TYPES = {
     'feature.joined': 'A training set was made by a point-in-time join',
     'feature.materialized': 'A feature view was written to the online store',
     'feature.pushed': 'Rows were appended to a feature view and its online store',
+    'feature.streamed': 'Events of a stream were read into the windows of a view',
     'feature.skew_checked': 'Served calls were replayed against history',
     'feature.registered': 'A feature view reached the Feast registry',
     'job.aborted': 'A run was stopped before it ended',

@@ -53,6 +53,16 @@ class SqliteStore:
         try: r = self.db.execute('SELECT time_us, row FROM packed WHERE view=? AND key=?', (view, packed_key(key))).fetchone()
         except sqlite3.Error as e: raise ToolFailed(f'the online store cannot be read: {e}', 'make it again with: mlops feature materialize') from e
         return None if r is None else (r[0], msgspec.json.decode(r[1]))
+    def read_many(self, view:str, keys:list[tuple]) -> list[tuple[int,dict]|None]:
+        "`(event time in us, values)` of each entity, 500 to a query"
+        packed,found = [packed_key(k) for k in keys],{}
+        try:
+            for n in range(0, len(packed), 500):
+                some = packed[n:n+500]
+                found.update((k, (t, r)) for k,t,r in self.db.execute(f'SELECT key, time_us, row FROM packed WHERE view=? AND key IN ({",".join("?"*len(some))})', (view, *some)))
+        except sqlite3.Error as e: raise ToolFailed(f'the online store cannot be read: {e}', 'make it again with: mlops feature materialize') from e
+        return [(found[k][0], msgspec.json.decode(found[k][1])) if k in found else None for k in packed]
+    def unfinished(self, view:str) -> bool: return False # a write is one transaction
     def count(self, view:str) -> int: return self.db.execute('SELECT count(*) FROM packed WHERE view=?', (view,)).fetchone()[0]
     def close(self): self.db.close()
 
