@@ -127,7 +127,8 @@ def _page(words:list[str]) -> int|None:
         path = ''
     if path in index: _write(manual.page(path, index[path])); return 0
     from mlops_nb.core import grammar
-    grammar.find_verb(plain, index)
+    grammar.find_verb(plain, index) # raises, with the nearest word
+    return None
 
 def _complete() -> int:
     "Bash's programmable completion: `complete -C 'mlops --complete' mlops`"

@@ -26,9 +26,9 @@ def repository(
     root:Path, # Folder of the project
 ) -> Path|None: # Top of the git work tree that `root` belongs to
     "The repository that tracks `root`, if any"
-    top = git(root, 'rev-parse', '--show-toplevel')
-    if not top: return None
-    top = Path(top).resolve()
+    said = git(root, 'rev-parse', '--show-toplevel')
+    if not said: return None
+    top = Path(said).resolve()
     return None if top!=root and git(top, 'check-ignore', '-q', str(root)) is not None else top
 
 # %% ../../nbs/app/adoption.ipynb #f70e2d18

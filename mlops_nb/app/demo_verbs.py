@@ -73,7 +73,7 @@ def demo(
     *,
     prepare:bool=False, # Only make the project and lay the tutorial notebooks into it
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Demo:
+) -> Demo|Plan:
     """Walk the golden path on real data
 
     Features, training, registration, a papermill job, drift, cost, a verified ledger and a site, from 336,776 flights. Takes a few minutes; nothing leaves this machine."""

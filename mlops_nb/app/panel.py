@@ -21,7 +21,7 @@ def ready(r) -> Panel:
 def status(s) -> Panel:
     "One card: what there is, what it cost, what needs attention"
     ledger = f'{s.ledger["entries"]:,} entries, {s.ledger["state"]}'
-    blocks = [facts({**{k:f'{v:,}' for k,v in s.counts.items()}, 'cost today':f'{s.cost_usd_today:.4f} USD, estimated', 'ledger':ledger})]
+    blocks:list = [facts({**{k:f'{v:,}' for k,v in s.counts.items()}, 'cost today':f'{s.cost_usd_today:.4f} USD, estimated', 'ledger':ledger})]
     if s.alerts: blocks.append(table(['needs attention', 'subject', ''], [[badge('warn', a['kind']), a['subject'], a['message']] for a in s.alerts]))
     if s.recent: blocks.append(table(['entry', 'time (UTC)', 'event', 'subject'], [[e['seq'], e['time'][:19].replace('T', ' '), e['type'], e['subject']] for e in s.recent]))
     verdict = ('warn', f'{len(s.alerts)} TO LOOK AT') if s.alerts else ('ok', 'ALL QUIET')

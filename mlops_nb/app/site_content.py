@@ -32,7 +32,7 @@ def _executed(root:Path, jobs:list[dict]) -> dict[str,str]:
     "Run -> its notebook as HTML, for the newest runs; each such run gets its path"
     from markupsafe import Markup
     from mlops_nb.app.nbconvert_page import notebook_page
-    out = {}
+    out:dict[str,str] = {}
     newest = sorted(((r, j) for j in jobs for r in j['runs']), key=lambda x: -x[0]['seq'])[:RUN_PAGES]
     for r,j in newest:
         nb = _notebook(root, j['name'], r['run'])

@@ -35,7 +35,7 @@ def build(
     *,
     out:Path=Path('site'), # Folder of the site; replaced as a whole
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Site:
+) -> Site|Plan:
     """Write the documentation site of the project
 
     Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. They need no script, no server and no network."""

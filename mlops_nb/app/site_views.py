@@ -9,7 +9,7 @@ __all__ = ['slug', 'datasets', 'features', 'joins', 'models', 'promoted', 'runs'
 
 # %% ../../nbs/app/site_views.ipynb #d0e81750
 import hashlib, re
-from typing import Iterable
+from collections.abc import Iterable
 from ..core.events import Event
 
 # %% ../../nbs/app/site_views.ipynb #26a5000f

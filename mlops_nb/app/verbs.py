@@ -30,7 +30,7 @@ def init(
     *,
     name:str='', # Name of the project; the folder's by default
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Ready:
+) -> Ready|Plan:
     """Make a folder a project, or adopt what is there
 
     git, DVC, Feast and MLflow that are found in the folder are used; a colleague runs it once in a fresh clone."""
@@ -75,11 +75,11 @@ _COUNTED = {'datasets':'dataset.added', 'features':'feature.added', 'models':'mo
 @verb('status', example='mlops status')
 def status() -> Status:
     "One card: what there is, what it cost today, what needs attention"
-    from datetime import datetime, timezone
+    from datetime import datetime, UTC
     from mlops_nb.core import ledger
     p = projects.current()
     log = ledger.of(p)
-    today,names,usd,recent = datetime.now(timezone.utc).strftime('%Y-%m-%d'),{k:set() for k in _COUNTED},0.,[]
+    today,names,usd,recent = datetime.now(UTC).strftime('%Y-%m-%d'),{k:set() for k in _COUNTED},0.,[]
     kind = {t:k for k,t in _COUNTED.items()}
     runs = 0
     for e in log.events():
@@ -95,7 +95,7 @@ def status() -> Status:
 def doctor() -> Diagnosis:
     "Check tools, stores, keys and versions; every failure comes with its fix"
     checks = health.machine()
-    try: p = projects.current(); p.settings
+    try: p = projects.current(); _ = p.settings
     except MlopsError as e: return Diagnosis(checks=[*checks, health.failed('project', e)])
     return Diagnosis(checks=[*checks, *health.project(p)])
 

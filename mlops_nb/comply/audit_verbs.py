@@ -68,7 +68,7 @@ def _sign(p) -> Checkpointed:
 def checkpoint(
     *,
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Checkpointed:
+) -> Checkpointed|Plan:
     "Sign everything that is recorded so far"
     p = projects.current()
     if dry_run: return Plan(steps=[f'sign the root over {_log(p).size()+1} entries'])
@@ -88,7 +88,7 @@ def anchor(
     to:str='', # Folder or file off the project; `[audit] anchor` by default
     *,
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Checkpointed:
+) -> Checkpointed|Plan:
     "Sign, and keep a copy of the signature off the project"
     p = projects.current()
     path = _anchor_file(p, to or p.settings.audit.anchor)
@@ -127,8 +127,8 @@ def _anchors(p, files:list[Path]) -> list[str]:
 def verify(
     bundle:Path|None=None, # File that `audit export` wrote; this project's ledger by default
     *,
-    anchor:list[Path]=[], # noqa: B006 Files with checkpoints that were kept elsewhere
-    key:list[str]=[], # noqa: B006 Public keys to trust, base64, for a bundle; those of the project by default
+    anchor:list[Path]=[], # Files with checkpoints that were kept elsewhere
+    key:list[str]=[], # Public keys to trust, base64, for a bundle; those of the project by default
 ) -> Verified:
     """Recompute the ledger and say what that proves
 
@@ -169,7 +169,7 @@ def export(
     path:Path, # File to write
     *,
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Exported:
+) -> Exported|Plan:
     "Write a bundle that a stranger can verify with nothing but this file"
     from hashlib import sha256
     p = projects.current()
@@ -196,7 +196,7 @@ def redact(
     reason:str, # Why; it stays in the ledger
     yes:bool=False, # Yes, the payload is gone for good
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Redacted:
+) -> Redacted|Plan:
     "Blank the payload of an entry; every proof stays valid"
     log = _log(projects.current())
     e:Event = log.event(seq)

@@ -11,8 +11,8 @@ __all__ = ['COLLECTORS', 'Sources', 'ledger_intact', 'ledger_signed', 'ledger_an
 
 # %% ../../nbs/comply/collectors.ipynb #392dfee3
 import re
-from datetime import datetime, timezone
-from typing import Callable
+from datetime import UTC, datetime
+from collections.abc import Callable
 from ..core.errors import MlopsError
 from ..core.events import Event
 from . import views
@@ -31,7 +31,7 @@ class Sources:
         now:datetime|None=None,
     ):
         self.events,self.verify,self.key,self.changed,self.jobs,self.notebooks = events,verify,key,changed,jobs,notebooks
-        self.now = now or datetime.now(timezone.utc)
+        self.now = now or datetime.now(UTC)
     def of(self, *types:str) -> list[Event]: return views.standing(self.events, *types)
     def days_since(self, e:Event) -> float: return (self.now-datetime.fromisoformat(e.time.replace('Z', '+00:00'))).total_seconds()/86400
 

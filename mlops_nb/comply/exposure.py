@@ -10,7 +10,7 @@ __all__ = ['TEXT', 'LIMIT_MB', 'outputs', 'places', 'search', 'search_table']
 # %% ../../nbs/comply/exposure.ipynb #5e42f583
 import json
 from pathlib import Path
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 from .facts import Hit, Scan
 
 # %% ../../nbs/comply/exposure.ipynb #64c09f14
@@ -69,7 +69,7 @@ def search_table(
 ) -> Scan:
     "Personal data and secrets in the columns of a table"
     import pyarrow as pa, pyarrow.compute as pc
-    rows = lambda c: table.num_rows-table.column(c).null_count # noqa: E731
+    rows = lambda c: table.num_rows-table.column(c).null_count
     hits = [Hit(where=f'column {c}', kind='pii', name=cls, count=rows(c)) for c,classes in classify(table).items() for cls in classes]
     for c,column in zip(table.column_names, table.columns):
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)): continue

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/views.html.md"""
 __all__ = ['OPENS', 'open_brackets', 'standing', 'newest', 'counts']
 
 # %% ../../nbs/comply/views.ipynb #d83a3587
-from typing import Iterable
+from collections.abc import Iterable
 from ..core.events import Event
 from .facts import STATUSES, Result
 

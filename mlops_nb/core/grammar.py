@@ -99,7 +99,7 @@ def _parser(path:str, entry:dict):
     class Parser(argparse.ArgumentParser):
         def error(self, message): raise BadUsage(_reworded(path, entry, message), f'see: mlops {path.replace(".", " ")} --help')
     p = Parser(prog=path, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for g in GLOBAL: p.add_argument(f'--{g}', *(['-h'] if g=='help' else []), **({} if g=='project' else {'action':'store_true'}), dest=f' {g}')
+    for g in GLOBAL: p.add_argument(f'--{g}', *(['-h'] if g=='help' else []), action='store' if g=='project' else 'store_true', dest=f' {g}')
     for q in entry['params']:
         k,name = q['kind'],q['name']
         if q['word']: p.add_argument(name, nargs='*' if k=='list' else None if q['required'] else '?')

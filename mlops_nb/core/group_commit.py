@@ -9,7 +9,7 @@ __all__ = ['Waiting', 'GroupCommit']
 
 # %% ../../nbs/core/group_commit.ipynb #eb7e9ec0
 import threading
-from typing import Callable
+from collections.abc import Callable
 
 # %% ../../nbs/core/group_commit.ipynb #fc512d3b
 class Waiting:

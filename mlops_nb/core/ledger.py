@@ -12,7 +12,8 @@ import atexit, os, secrets, sqlite3, threading, warnings, weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 import msgspec
 from . import identity, merkle, note, verification
 from .errors import BadInput, MlopsError, NotFound, ToolFailed
@@ -35,8 +36,8 @@ class New(NamedTuple):
     digest:str = ''
 
 def _now() -> str:
-    from datetime import datetime, timezone
-    return datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
+    from datetime import datetime, UTC
+    return datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
 
 _DAMAGED = (sqlite3.Error, UnicodeDecodeError) # SQLite quotes what it finds in a damaged file, text or not
 
@@ -371,6 +372,7 @@ def record(
     except (MlopsError, OSError) as e:
         if fail!='open': raise
         warnings.warn(f'{type} of {subject} was not recorded: {e}', stacklevel=2)
+        return None
 
 _cause:ContextVar[dict|None] = ContextVar('mlops_cause', default=None)
 

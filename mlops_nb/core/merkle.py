@@ -10,7 +10,7 @@ __all__ = ['Node', 'EMPTY', 'leaf_hash', 'node_hash', 'subtree', 'root', 'comple
 
 # %% ../../nbs/core/merkle.ipynb #6652fe48
 from hashlib import sha256
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 # %% ../../nbs/core/merkle.ipynb #e598373f
 Node = Callable[[int, int], bytes] # (level, index) -> hash of a complete subtree of 2**level leaves

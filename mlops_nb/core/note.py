@@ -10,7 +10,8 @@ __all__ = ['Signer', 'Checkpoint', 'key_id', 'sign', 'parse']
 # %% ../../nbs/core/note.ipynb #d10b91e3
 import base64, binascii
 from hashlib import sha256
-from typing import NamedTuple, Protocol, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 from .errors import BadInput, MlopsError
 
 # %% ../../nbs/core/note.ipynb #a5cc75fc

@@ -143,7 +143,7 @@ TOML = 'mlops.toml'
 
 class Project:
     "A folder with an mlops.toml"
-    def __init__(self, root:Path): self.root,self._stamp,self._settings = Path(root).resolve(),None,None
+    def __init__(self, root:Path): self.root = Path(root).resolve(); self._stamp:tuple|None = None; self._settings:Settings|None = None
     def __repr__(self): return f'Project({self.name!r})'
     def __eq__(self, other): return isinstance(other, Project) and other.root==self.root
     def __hash__(self): return hash(self.root)
@@ -281,5 +281,5 @@ def create(
     have = ignore.read_text(encoding='utf-8') if ignore.exists() else ''
     if '/.mlops/' not in have.splitlines(): write_text(ignore, have+('' if not have or have.endswith('\n') else '\n')+'/.mlops/\n')
     p = _at(root)
-    p.settings, p.state
+    p.state.is_dir() and p.settings # both complain now rather than later
     return p

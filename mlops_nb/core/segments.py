@@ -11,7 +11,8 @@ __all__ = ['KIND', 'folder', 'Sealed', 'seal', 'sealed', 'read', 'verify', 'Writ
 import os, queue, re, secrets, threading
 from datetime import datetime, UTC
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 from . import ledger
 from .errors import BadInput, MlopsError, ToolFailed
 from .frames import file_digest
@@ -76,9 +77,9 @@ def seal(
         os.replace(tmp, final)
     except OSError as e: tmp.unlink(missing_ok=True); raise ToolFailed(f'a segment of {name} cannot be written: {e.strerror}', 'free some space') from e
     s = Sealed(final.relative_to(p.root).as_posix(), table.num_rows, final.stat().st_size, first, last, digest)
-    try: e = ledger.record(p, 'segment.sealed', f'{kind}/{name}', {'path':s.path, 'rows':s.rows, 'bytes':s.bytes, 'first':first, 'last':last, 'columns':table.num_columns}, digest=digest)
+    try: event = ledger.record(p, 'segment.sealed', f'{kind}/{name}', {'path':s.path, 'rows':s.rows, 'bytes':s.bytes, 'first':first, 'last':last, 'columns':table.num_columns}, digest=digest)
     except BaseException: final.unlink(missing_ok=True); raise
-    return s._replace(seq=e.seq)
+    return s._replace(seq=event.seq)
 
 # %% ../../nbs/core/segments.ipynb #37c9ba97
 def sealed(
@@ -141,7 +142,8 @@ class Writer:
     ):
         self.p,self.kind,self.name,self.rows,self.wait_s = p,kind,name,rows,wait_s
         folder(p, kind, name)
-        self.refused,self.sealed,self.error = 0,0,None # Rows refused, rows sealed, the last failure
+        self.refused,self.sealed = 0,0 # Rows refused, rows sealed
+        self.error:MlopsError|None = None # The last failure
         self._queue,self._turn = queue.Queue(waiting),threading.Lock()
         self._thread = threading.Thread(target=self._work, name=f'segments of {name}', daemon=True)
         self._thread.start()

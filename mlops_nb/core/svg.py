@@ -10,7 +10,7 @@ __all__ = ['Svg', 'number', 'histogram', 'spark', 'lines', 'meter', 'bars']
 # %% ../../nbs/core/svg.ipynb #c6913948
 import math
 from html import escape
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 # %% ../../nbs/core/svg.ipynb #72a0cb02
 class Svg:
@@ -74,7 +74,8 @@ def histogram(
 def spark(values:Iterable[float], words:str='', w:int=100, h:int=22) -> Svg:
     "A series as a small line; gaps where a value is missing"
     v = [float('nan') if x is None else float(x) for x in values]
-    return Svg(_svg(w, h, f'<path class="c" d="{_line(v, *_span(v), w, h)}"/>'), words or _said(v), _blocks(_lifted(v)))
+    lo,hi = _span(v)
+    return Svg(_svg(w, h, f'<path class="c" d="{_line(v, lo, hi, w, h)}"/>'), words or _said(v), _blocks(_lifted(v)))
 
 def _span(v): lo,hi = min((x for x in v if x==x), default=0), max((x for x in v if x==x), default=1); return lo,(hi if hi>lo else lo+1)
 def _said(v): return f'from {number(v[0])} to {number(v[-1])}, lowest {number(_span(v)[0])}, highest {number(max((x for x in v if x==x), default=0))}' if v else 'no values'

@@ -9,7 +9,7 @@ __all__ = ['CHUNK', 'Problem', 'Row', 'commit', 'leaf', 'check']
 
 # %% ../../nbs/core/verification.ipynb #d2439c1b
 from hashlib import sha256
-from typing import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import msgspec
 from . import merkle, note
 from .errors import BadInput
@@ -108,7 +108,7 @@ def _look(r:Row, place:int, gone:dict, said:set) -> str:
 
 def _marks(notes, keys, origin, what) -> list:
     "`(checkpoint or None, what is wrong with it)`"
-    out = []
+    out:list = []
     for text in notes:
         try: cp = note.parse(text, keys)
         except BadInput as e: out.append((None, f'{what}: {e.message}')); continue

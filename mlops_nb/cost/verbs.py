@@ -18,14 +18,14 @@ from .facts import CostTable, PriceTable
 # %% ../../nbs/cost/verbs.ipynb #ceaa43a4
 def _moment(text:str) -> str:
     "UTC time in ISO 8601 of `30d` (so long ago) or `2013-07-01` (then)"
-    from datetime import datetime, timezone
+    from datetime import datetime, UTC
     from mlops_nb.core.refs import interval
     if not text: return ''
     try: at = datetime.fromisoformat(text)
     except ValueError:
-        try: at = datetime.now(timezone.utc)-interval(text)
+        try: at = datetime.now(UTC)-interval(text)
         except (BadInput, OverflowError) as e: raise BadInput(f'--since {text!r} is neither a time nor a length of time', 'write 7d, 2013-07-01 or 2013-07-01T06:00') from e
-    at = at.replace(tzinfo=timezone.utc) if at.tzinfo is None else at.astimezone(timezone.utc)
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     return at.strftime('%Y-%m-%dT%H:%M:%S')
 
 @verb('cost.show', example='mlops cost show --by job')

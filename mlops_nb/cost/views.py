@@ -9,7 +9,7 @@ __all__ = ['BY', 'Paid', 'paid', 'table', 'total']
 
 # %% ../../nbs/cost/views.ipynb #5c6fa43f
 from operator import add, sub
-from typing import Iterable
+from collections.abc import Iterable
 from ..core.events import Event
 from .facts import CostRow, CostTable, Price
 
@@ -22,7 +22,8 @@ class Paid:
         p = e.payload or {}
         self.event,self.payload = e,p
         self.run = str(p.get('run') or p.get('run_id') or e.subject)
-        self.parent,self.job,self.parts = str(p.get('parent') or ''),None,(0., 0., 0.)
+        self.parent,self.parts = str(p.get('parent') or ''),(0., 0., 0.)
+        self.job:Paid|None = None
         self.unpriced = int(not _is_number(p.get('usd')))
         self.usd,self.kwh,self.seconds = (_number(p.get(k)) for k in ('usd', 'kwh', 'seconds'))
         self.cells = [c for c in p['cells'] if isinstance(c, dict)] if e.type.startswith('job.') and isinstance(p.get('cells'), list) else []

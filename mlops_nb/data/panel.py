@@ -11,11 +11,13 @@ __all__ = ['size', 'version', 'datasets', 'difference', 'moved', 'verified', 'fe
 from ..core.draw import Panel, badge, details, facts, table
 
 # %% ../../nbs/data/panel.ipynb #5798fa40
-def size(n:int) -> str:
+def size(n:float) -> str:
     "Bytes for people"
-    for unit in ('B', 'kB', 'MB', 'GB'):
-        if n<1000 or unit=='GB': return f'{n:.0f} {unit}' if unit=='B' else f'{n:.1f} {unit}'
+    if n<1000: return f'{n:.0f} B'
+    for unit in ('kB', 'MB'):
         n /= 1000
+        if n<1000: return f'{n:.1f} {unit}'
+    return f'{n/1000:.1f} GB'
 
 def _pii(classes): return badge('warn', ', '.join(classes)) if classes else ''
 

@@ -62,9 +62,9 @@ def _format(path) -> str:
 def _quoted(paths): return '['+', '.join("'"+str(Path(x).absolute()).replace("'", "''")+"'" for x in paths)+']'
 
 def _expression(paths, format) -> str:
-    "A DuckDB table function over files"
+    "A DuckDB table function over files; without skip=0 the sniffer drops first lines that do not look like the rest, silently"
     if format=='csv' and any(x.endswith('.zip') for x in paths): return ''
-    return {'parquet':f'read_parquet({_quoted(paths)})', 'csv':f'read_csv({_quoted(paths)}, sample_size=-1)', 'json':f'read_json_auto({_quoted(paths)})'}.get(format, '')
+    return {'parquet':f'read_parquet({_quoted(paths)})', 'csv':f'read_csv({_quoted(paths)}, sample_size=-1, skip=0)', 'json':f'read_json_auto({_quoted(paths)})'}.get(format, '')
 
 def attach(
     con, # DuckDB connection
@@ -104,6 +104,7 @@ def _read(path, format):
     "One file"
     if format=='parquet': import pyarrow.parquet as pq; return pq.read_table(path)
     if format=='arrow': import pyarrow.feather as f; return f.read_table(path)
+    if format in ('csv', 'json') and not Path(path).stat().st_size: raise ValueError('the file is empty')
     if format=='csv' and path.endswith('.zip'): import pandas as pd; return to_arrow(pd.read_csv(path))
     import duckdb
     try: return duckdb.connect().sql(f'SELECT * FROM {_expression([path], format)}').to_arrow_table()

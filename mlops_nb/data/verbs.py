@@ -43,8 +43,8 @@ def _columns(table) -> list[Column]:
     return [Column(c['name'], c['type'], sorted(found.get(c['name'], []))) for c in schema(table)]
 
 def _now():
-    from datetime import datetime, timezone
-    return datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
+    from datetime import datetime, UTC
+    return datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
 
 @verb(changes=True, example='mlops data add flights.parquet flights --purpose "predict delays"')
 def add(
@@ -53,7 +53,7 @@ def add(
     *,
     purpose:str='', # Why this data may be used; the project's purpose by default
     dry_run:bool=False, # Say what would be done and change nothing
-) -> DatasetVersion:
+) -> DatasetVersion|Plan:
     """Version a dataset
 
     Writes a pointer that DVC understands, the digest, the schema and what looks like personal data. Adding what is there already returns the existing version."""
@@ -149,7 +149,7 @@ def push(
     name:str='', # Only this dataset
     *,
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Moved:
+) -> Moved|Plan:
     "Copy datasets to the remote"
     from mlops_nb.core import ledger
     p = projects.current()
@@ -168,7 +168,7 @@ def pull(
     name:str='', # Only this dataset
     *,
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Moved:
+) -> Moved|Plan:
     "Bring the datasets of a clone here"
     from mlops_nb.core import ledger
     p = projects.current()
@@ -181,7 +181,7 @@ def pull(
             file,versions = dvc_versions.read(p, n)
             done.append({'name':n, 'version':versions[-1].version, 'bytes':versions[-1].bytes, 'state':dvc_versions.pull(p, n, versions[-1], file)})
             report(1, n)
-    missing = [d['name'] for d in done if d['state']=='missing']
+    missing = [str(d['name']) for d in done if d['state']=='missing']
     if missing: raise ToolFailed(f'the remote {url} does not have {", ".join(missing)}', 'push them where they were added: mlops data push')
     if any(d['state']=='pulled' for d in done): ledger.record(p, 'dataset.pulled', name or 'all', {'remote':url, 'datasets':[d['name'] for d in done if d['state']=='pulled']})
     return Moved(done=done, remote=url)

@@ -90,7 +90,7 @@ def find(
     for (d,fs,rows),a in zip(h.stored, answers):
         named = {f:h.columns[d.name, d.version, f] for f in fs if (d.name, d.version, f) in h.columns}
         late = _after(table[label_time], a, label_time) if label_time else 0
-        for f,c in named.items():
+        for c in named.values():
             if late: add(c, 'postdates', late, late/max(int(a.has.sum()), 1), f'counts events later than `{label_time}` in {late:,} rows')
         if d.windows: _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add)
     seen = {x.column for x in out}

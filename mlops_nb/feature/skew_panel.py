@@ -22,4 +22,4 @@ def skew(s:Skew) -> Panel:
     rows = [[m.feature, f'{m.rate:.2%}', f'{m.interval[0]:.2%} to {m.interval[1]:.2%}', m.first[:19].replace('T', ' '), bars(m.over_time, 'differing calls over time'), m.reason] for m in s.mismatches]
     found = [table(['feature', 'calls that differ', '95 % interval', 'first (UTC)', 'over time', 'looks like'], rows, align='lrllll'), *map(_worst, s.mismatches)] if rows else []
     verdict = ('bad', f'{len(rows)} OF {s.features} FEATURES DIFFER') if rows else ('ok', 'SERVED AS TRAINED')
-    return Panel(f'Skew of {s.model}', about, *found, verdict=verdict, next='mlops feature materialize' if rows else f'mlops feature list')
+    return Panel(f'Skew of {s.model}', about, *found, verdict=verdict, next='mlops feature materialize' if rows else 'mlops feature list')

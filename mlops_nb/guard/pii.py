@@ -9,7 +9,7 @@ __all__ = ['PII', 'SECRETS', 'luhn', 'iban_ok', 'vin_ok', 'card_ok', 'find_pii',
 
 # %% ../../nbs/guard/pii.ipynb #0532b1ed
 import re
-from typing import Callable
+from collections.abc import Callable
 
 # %% ../../nbs/guard/pii.ipynb #795a64e0
 def luhn(digits:str) -> bool:

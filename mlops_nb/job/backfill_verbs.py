@@ -74,7 +74,7 @@ def backfill(
     name:Name, # Of the job
     *,
     over:dict[str,str], # Range or values of a parameter: --over month=2..12, --over day=2013-01-01..2013-01-31; several make a product
-    params:dict[str,str]={}, # Parameters that all runs have: -p rate=0.1 # noqa: B006
+    params:dict[str,str]={}, # Parameters that all runs have: -p rate=0.1
     parallel:int=1, # Runs at one time, each a process
     on_failure:Literal['continue', 'stop']='continue', # After a run that failed: go on with the others, or begin no more
     again:bool=False, # Run also what is done

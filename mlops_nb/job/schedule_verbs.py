@@ -50,8 +50,8 @@ def schedule(
     catch_up:Literal['last', 'all', 'none']='last', # Of fires missed while nothing ran: the newest, each, or none
     after:Name='', # Job that must have succeeded first
     concurrency:int=1, # Most runs of this job at one time
-    params:dict[str,str]={}, # Parameters of each run; @date, @date-1d and @datetime are the fire's own time # noqa: B006
-    notify:list[str]=[], # Who is told: env:NAME or file:PATH holding an Apprise URL, or the URL # noqa: B006
+    params:dict[str,str]={}, # Parameters of each run; @date, @date-1d and @datetime are the fire's own time
+    notify:list[str]=[], # Who is told: env:NAME or file:PATH holding an Apprise URL, or the URL
     notify_on:Literal['failure', 'always']='failure', # When
     dry_run:bool=False, # Say what would be written and when it would fire
 ) -> Scheduled|Plan:

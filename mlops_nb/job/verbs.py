@@ -79,10 +79,10 @@ def _told(job:Job) -> dict:
 def run(
     name:Name, # Of the job
     *,
-    params:dict[str,str]={}, # Parameters: -p month=3, as often as needed; -p token=secret:env:NAME for a secret # noqa: B006
+    params:dict[str,str]={}, # Parameters: -p month=3, as often as needed; -p token=secret:env:NAME for a secret
     resume:str='', # Run whose finished cells are not run again; its parameters count where none are given
     isolated:bool=False, # In a kernel of its own, by papermill, instead of a fork of a warm process
-    limit:dict[str,float]={}, # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s # noqa: B006
+    limit:dict[str,float]={}, # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s
     live:bool=False, # Show what cells print, as it comes, on stderr
     dry_run:bool=False, # Check the parameters and start nothing
 ) -> RunRecord|Plan:
@@ -166,7 +166,7 @@ def params():
 def step(
     name:str, # Of the step: letters, digits, _ and -
     *,
-    after:list[str]=[], # Steps that come before it though no name of theirs is used # noqa: B006
+    after:list[str]=[], # Steps that come before it though no name of theirs is used
     retries:int=0, # How often a job tries it again
 ):
     "Mark a cell as a step of the job that this notebook becomes: cached and retried by itself"

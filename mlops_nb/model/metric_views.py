@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/metric_views.html.md"""
 __all__ = ['own', 'drift', 'flat', 'metrics']
 
 # %% ../../nbs/model/metric_views.ipynb #2ec1f14e
-from typing import Iterable
+from collections.abc import Iterable
 from ..core.events import Event
 from .facts import ModelVersion
 

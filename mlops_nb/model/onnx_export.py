@@ -46,7 +46,7 @@ def takes_columns(model) -> bool:
 # %% ../../nbs/model/onnx_export.ipynb #6b8ff5f8
 def _mend_histogram_boosting():
     import skl2onnx.common.tree_ensemble as trees, skl2onnx.operator_converters.random_forest as forest
-    inner = getattr(trees, 'add_tree_to_attribute_pairs_hist_gradient_boosting')
+    inner = trees.add_tree_to_attribute_pairs_hist_gradient_boosting
     if getattr(inner, 'mended', False): return
     def mended(pairs, *args, **kwargs):
         result = inner(pairs, *args, **kwargs)

@@ -28,8 +28,8 @@ def _newest(p, name):
 def gate(
     name:Name, # Of the model
     *,
-    add:list[str]=[], # METRIC OP NUMBER: `test.roc_auc >= 0.7` # noqa: B006
-    remove:list[str]=[], # The same text # noqa: B006
+    add:list[str]=[], # METRIC OP NUMBER: `test.roc_auc >= 0.7`
+    remove:list[str]=[], # The same text
     metrics:bool=False, # List what can be asked for
     dry_run:bool=False, # Say what would be done and change nothing
 ) -> Gates|Plan:
@@ -146,8 +146,8 @@ def history(
 
 def _instant(text:str) -> str:
     "ISO time in UTC just after `text`, as the ledger writes it"
-    from datetime import datetime, timedelta, timezone
+    from datetime import datetime, timedelta, UTC
     try: t = datetime.fromisoformat(text)
     except ValueError as e: raise BadInput(f'--at {text!r} is no time', 'write 2013-07-01 or 2013-07-01T12:00') from e
-    t = (t if t.tzinfo else t.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)+timedelta(microseconds=1)
+    t = (t if t.tzinfo else t.replace(tzinfo=UTC)).astimezone(UTC)+timedelta(microseconds=1)
     return t.strftime('%Y-%m-%dT%H:%M:%S.%fZ')

@@ -175,7 +175,7 @@ def show(
 def mend(
     *,
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Mended:
+) -> Mended|Plan:
     "Finish or undo registrations and promotions whose process was killed"
     p = projects.current()
     found = leftovers(p, not dry_run)

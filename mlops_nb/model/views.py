@@ -9,7 +9,7 @@ __all__ = ['TYPES', 'OPENS', 'MOVES', 'version', 'versions', 'pending', 'expecte
            'before', 'approvals']
 
 # %% ../../nbs/model/views.ipynb #5ed695c0
-from typing import Iterable
+from collections.abc import Iterable
 from ..core.events import Event
 from .facts import ModelVersion
 

@@ -8,9 +8,10 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/columns.html.md"""
 __all__ = ['kind_of', 'Sample', 'numbers', 'levels', 'sample', 'chosen']
 
 # %% ../../nbs/monitor/columns.ipynb #bd6c388a
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from ..core.errors import BadInput, suggest
 from .two_sample import Counted, counted
+if TYPE_CHECKING: import numpy as np
 
 # %% ../../nbs/monitor/columns.ipynb #14367353
 def kind_of(

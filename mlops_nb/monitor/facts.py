@@ -80,6 +80,7 @@ class ColumnProfile(msgspec.Struct, kw_only=True):
         for x,n in points:
             seen += n
             if seen>=at: return x
+        return None
 
 def _first(s:int) -> float: return struct.unpack('<d', struct.pack('<q', s ^ (0x7fffffffffffffff if s<0 else 0)))[0]
 

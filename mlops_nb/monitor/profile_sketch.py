@@ -17,6 +17,8 @@ from .columns import Sample, chosen, kind_of, levels, numbers
 from .comparison import check, judge
 from .facts import ColumnProfile, Drift, Profile
 from .two_sample import Counted, quantile
+from typing import TYPE_CHECKING
+if TYPE_CHECKING: import numpy as np
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #992937ad
 BITS = 6 # Bits of the mantissa that a bin keeps
@@ -87,7 +89,7 @@ def profile_of(
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #6592ef4f
 def _added(a:dict, b:dict) -> dict: return {k:a.get(k, 0)+b.get(k, 0) for k in [*a, *(k for k in b if k not in a)]}
-def _extreme(f, *x): x = [v for v in x if v is not None]; return f(x) if x else None
+def _extreme(f, *x): known = [v for v in x if v is not None]; return f(known) if known else None
 
 def _joined(a:ColumnProfile, b:ColumnProfile) -> ColumnProfile:
     "Two summaries of one column as one"

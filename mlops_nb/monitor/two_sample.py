@@ -9,7 +9,8 @@ __all__ = ['EXPECTED', 'Counted', 'counted', 'ks_distance', 'ks', 'pooled', 'hom
            'shares_apart', 'binned', 'quantile', 'effect']
 
 # %% ../../nbs/monitor/two_sample.ipynb #0c5338fc
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+if TYPE_CHECKING: import numpy as np
 
 # %% ../../nbs/monitor/two_sample.ipynb #6a96d850
 class Counted(NamedTuple):

@@ -52,7 +52,7 @@ def profile(
     out:Path|None=None, # JSON file to write; drift takes it in place of the data
     columns:list[str]=[], # Only these columns
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Profile:
+) -> Profile|Plan:
     """Summarise a window without keeping a row of it
 
     Profiles of parts merge into the profile of the whole. Rare levels are kept as hashes only."""
