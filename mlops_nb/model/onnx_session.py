@@ -31,17 +31,29 @@ class Predictor:
         try: self.session = ort.InferenceSession(onnx, o, providers=['CPUExecutionProvider'])
         except Exception as e: raise ToolFailed(f'ONNX Runtime does not take {name or "the model"}: {" ".join(str(e).split())[:200]}') from e
         self.inputs,self.name,self._native,self.native_from = inputs,name,native,native_from
-        self.whole = [x.name for x in self.session.get_inputs()]==['X'] and inputs[0]['type']!='matrix'
+        self.takes = {x.name:x for x in self.session.get_inputs()}
+        self.whole = len(self.takes)==1 and inputs[0]['type']!='matrix' and (len(inputs)>1 or inputs[0]['name'] not in self.takes)
     def __repr__(self): return f'Predictor({self.name}: {", ".join(i["name"] for i in self.inputs)})'
     def raw(self, rows) -> list:
         "Every output of the model"
-        try: return self.session.run(None, onnx_export.feed(self.inputs, rows, self.whole))
+        try: return self._plain(self.session.run(None, self.feed(rows)))
         except (ValueError, TypeError) as e: raise BadInput(f'the rows do not fit the model {self.name}: {str(e)[:160]}') from e
+    def feed(self, rows) -> dict:
+        "Rows as the session takes them: its names, its types"
+        made = onnx_export.feed(self.inputs, rows, self.whole)
+        if len(self.takes)==1: made = {next(iter(self.takes)):next(iter(made.values()))}
+        types = {'tensor(double)':'float64', 'tensor(int64)':'int64', 'tensor(int32)':'int32', 'tensor(bool)':'bool'}
+        return {k:v.astype(types[self.takes[k].type]) if k in self.takes and self.takes[k].type in types else v for k,v in made.items()}
+    @staticmethod
+    def _plain(out:list) -> list:
+        "Probabilities as an array, also where a converter made dictionaries of them"
+        import numpy as np
+        return [np.array([list(d.values()) for d in x], 'float32') if isinstance(x, list) and x and isinstance(x[0], dict) else x for x in out]
     def __call__(self, rows):
         "Probability of the second class, all probabilities for more than two, or the predicted values; shape (n,) or (n, classes)"
         if self._by_native(rows): return self._shaped(native_scores(self._model, rows)[0])
         out = self.raw(rows)
-        if len(out)==1: return out[0].reshape(len(out[0]), -1)[:, 0]
+        if len(out)==1: wide = out[0].reshape(len(out[0]), -1); return wide[:, 0] if wide.shape[1]==1 else wide
         return out[1][:, 1] if out[1].ndim==2 and out[1].shape[1]==2 else out[1]
     def predict(self, rows):
         "Predicted class or value of each row, shape (n,)"
@@ -57,10 +69,21 @@ class Predictor:
 def native_scores(model, rows):
     "Scores of the original model, shape (n, k), and its answers, shape (n,)"
     import numpy as np
+    if hasattr(model, 'native_scores'): return model.native_scores(rows)
     answers = np.asarray(model.predict(rows)).reshape(-1)
     if answers.dtype==bool: answers = answers.astype('int64') # ONNX has no boolean classes
     scores = model.predict_proba(rows) if hasattr(model, 'predict_proba') else answers.reshape(-1, 1)
     return np.asarray(scores, 'float64').reshape(len(answers), -1),answers
+
+def _as_wide(model, rows, ref, shape):
+    "The original's scores in the form that its export gives: decisions of a margin classifier, distances of clusters"
+    import numpy as np
+    for name in ('decision_function', 'transform') if ref.shape!=shape else ():
+        if not hasattr(model, name): continue
+        x = np.asarray(getattr(model, name)(rows), 'float64').reshape(len(ref), -1)
+        if x.shape==shape: return x
+        if x.shape[1]==1 and shape[1]==2: return np.hstack([-x, x])
+    return ref
 
 def parity(
     model, # The original
@@ -73,12 +96,16 @@ def parity(
     ref,answers = native_scores(model, rows)
     raw = predictor.raw(rows)
     got = np.asarray(raw[1 if len(raw)>1 else 0], 'float64').reshape(len(answers), -1)
+    ref = _as_wide(model, rows, ref, got.shape)
     if got.shape!=ref.shape: raise ToolFailed(f'the ONNX model gives {got.shape[1]} scores a row and the original {ref.shape[1]}')
     same = (np.isnan(got) & np.isnan(ref)) | (got==ref)
     d = np.where(same, 0., np.abs(got-ref))
     d = np.where(np.isnan(d), np.inf, d)
     worst = (d/np.maximum(1, np.abs(np.nan_to_num(ref)))).max(axis=1)
-    flips = int((np.asarray([str(x) for x in raw[0].reshape(-1)])!=np.asarray([str(x) for x in answers])).sum()) if len(raw)>1 else 0
+    other = np.asarray([str(x) for x in raw[0].reshape(-1)])!=np.asarray([str(x) for x in answers]) if len(raw)>1 else np.zeros(len(answers), bool)
+    top = np.sort(np.nan_to_num(ref), axis=1)
+    tied = top[:, -1]-top[:, -2]<=tolerance if ref.shape[1]>1 else np.zeros(len(answers), bool) # either answer is right
+    flips = int((other & ~tied).sum())
     return Parity(rows=len(answers), parity_max_abs=float(d.max(initial=0.)), over=int((worst>tolerance).sum()), flips=flips, tolerance=tolerance, worst_row=int(worst.argmax()) if len(worst) else -1)
 
 # %% ../../nbs/model/onnx_session.ipynb #cc7011eb
