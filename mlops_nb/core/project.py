@@ -73,6 +73,8 @@ class ModelSettings(_Section):
     approvals:int = 0 # People who must approve a version before a guarded alias moves to it
     guarded:str = 'champion' # Aliases that need these approvals
     four_eyes:bool = True # May nobody approve what they registered?
+    require_signature:bool = False # Load only versions that a pinned key has signed
+    keys_until:str = '' # Last day of signing keys: KEYID=2026-12-31, several by comma
 
 class Settings(_Section):
     "All of mlops.toml"

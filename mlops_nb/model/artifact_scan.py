@@ -7,13 +7,13 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/artifact_scan.html.md"""
 # %% auto #0
 __all__ = ['RATIO', 'UNPACKED', 'ENTRIES', 'TRUSTED', 'DOMAINS', 'ELEMENTS', 'TRIPS', 'kind_of', 'scan']
 
-# %% ../../nbs/model/artifact_scan.ipynb #61f3144c
+# %% ../../nbs/model/artifact_scan.ipynb #3b5331c7
 import os, subprocess, sys, zipfile
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, NotFound
 
-# %% ../../nbs/model/artifact_scan.ipynb #f1fae8a2
+# %% ../../nbs/model/artifact_scan.ipynb #a8744e16
 def kind_of(
     path:Path, # A file
 ) -> str: # onnx, pickle, zip, compressed, numpy, safetensors, text or unknown
@@ -47,7 +47,7 @@ def _is_onnx(path:Path, head:bytes) -> bool:
     try: return len(onnx.load(str(path), load_external_data=False).graph.node)>0
     except Exception: return False # no protobuf of that kind
 
-# %% ../../nbs/model/artifact_scan.ipynb #6bba59d7
+# %% ../../nbs/model/artifact_scan.ipynb #b4e2c968
 RATIO,UNPACKED,ENTRIES = 200,8_000_000_000,20_000 # Beyond these an archive is a bomb
 
 def _in_zip(path:Path) -> list[tuple[str,str]]:
@@ -86,7 +86,7 @@ def _skops(path:Path) -> list[tuple[str,str]]:
     bad = [n for n in names if not n.startswith(TRUSTED) or n.startswith(_NEVER)]
     return [('type', f'it wants {bad[0]} to be trusted')] if bad else []
 
-# %% ../../nbs/model/artifact_scan.ipynb #bb4a781b
+# %% ../../nbs/model/artifact_scan.ipynb #e718705c
 DOMAINS = {'', 'ai.onnx', 'ai.onnx.ml', 'com.microsoft'}
 ELEMENTS,TRIPS = 500_000_000,1_000_000 # Of one constant tensor; of one loop
 
@@ -134,7 +134,7 @@ def _bombs(g) -> list[tuple[str,str]]:
             if shape and math.prod(max(1, int(x)) for x in shape)>ELEMENTS: out.append(('bomb', f'{n.op_type} makes {math.prod(max(1, int(x)) for x in shape):,} elements'))
     return out
 
-# %% ../../nbs/model/artifact_scan.ipynb #1f86fbc6
+# %% ../../nbs/model/artifact_scan.ipynb #b9d9b1df
 _CHILD = '''
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2]))); resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]), int(sys.argv[3])))
@@ -154,9 +154,9 @@ def _probe(path:Path, memory:int=4_000_000_000, cpu_s:int=10) -> list[tuple[str,
     if r.returncode==0: return []
     said = (r.stderr.strip().splitlines() or [''])[-1][:160]
     if r.returncode<0: return [('loop' if -r.returncode in (9, 24) else 'crash', f'one row of zeros ended by signal {-r.returncode} (limits: {memory/1e9:g} GB, {cpu_s} s)')]
-    return [('bomb' if 'alloc' in said.lower() or 'memory' in said.lower() else 'invalid', f'ONNX Runtime refuses it: {said}')]
+    return [('bomb' if 'alloc' in r.stderr.lower() or 'memory' in r.stderr.lower() else 'invalid', f'ONNX Runtime refuses it: {said}')]
 
-# %% ../../nbs/model/artifact_scan.ipynb #2cbf7175
+# %% ../../nbs/model/artifact_scan.ipynb #77cb6e9a
 def _numpy(path:Path) -> list[tuple[str,str]]:
     with open(path, 'rb') as f: head = f.read(256)
     return [('pickle', 'an array of objects is kept as a pickle')] if b"'|O'" in head or b"'O'" in head else []

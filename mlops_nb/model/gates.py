@@ -23,7 +23,11 @@ def parse(
     "The parts of a gate; raises `BadInput`"
     m = re.fullmatch(r'\s*([A-Za-z_][\w.@/-]{0,120})\s*(>=|<=|==|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|[a-zA-Z]*)\s*', expr)
     if not m or m[4].lower() not in _UNITS: raise BadInput(f'{expr!r} is no gate', "write METRIC OP NUMBER, for instance 'test.roc_auc >= 0.7'")
-    return m[1],m[2],float(m[3])*_UNITS[m[4].lower()]
+    return m[1],m[2],float(m[3])*_UNITS[m[4].lower()]/(_of_name(m[1]) if m[4] not in ('', '%') else 1)
+
+def _of_name(metric:str) -> float:
+    "A metric that is called `p95_us` or `size.mb` counts in that unit: `latency.p95_us < 1ms` means 1000 of them"
+    return _UNITS.get(re.split(r'[._]', metric)[-1].lower(), 1.)
 
 def check(expr:str, metrics:dict[str,float]) -> Gate:
     "How a gate comes out; an unknown metric does not pass"

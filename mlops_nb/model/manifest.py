@@ -7,14 +7,14 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/manifest.html.md"""
 # %% auto #0
 __all__ = ['MANIFEST', 'ENVELOPE', 'TYPE', 'LIMIT', 'files_of', 'write', 'digest', 'check', 'pae', 'key_id', 'sign', 'verify']
 
-# %% ../../nbs/model/manifest.ipynb #8d1d510d
+# %% ../../nbs/model/manifest.ipynb #7513bbd1
 import base64, os
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput
 from ..core.frames import file_digest
 
-# %% ../../nbs/model/manifest.ipynb #73456ea7
+# %% ../../nbs/model/manifest.ipynb #2bbf511f
 MANIFEST,ENVELOPE,TYPE = 'manifest.json','manifest.dsse.json','application/vnd.mlops-nb.manifest+json'
 LIMIT = 4*1024**3 # Bytes of one file
 
@@ -60,7 +60,7 @@ def check(
         if file_digest(folder/f)!=listed[f]: raise BadInput(f'the file {f} was changed after it was registered', 'do not use it')
     return m
 
-# %% ../../nbs/model/manifest.ipynb #3f4c0a75
+# %% ../../nbs/model/manifest.ipynb #94f2266a
 def pae(payload:bytes, kind:str=TYPE) -> bytes:
     "DSSE's pre-authentication encoding"
     t = kind.encode()
@@ -83,6 +83,7 @@ def _raw(text) -> bytes:
 def verify(
     folder:Path, # Of the model
     keys:list[bytes], # Public keys that are trusted
+    until:dict[str,str]|None=None, # Key id -> last day on which it is, YYYY-MM-DD
 ) -> str: # Id of the key that signed
     "Check the envelope against the manifest and the keys; raises `BadInput`"
     from cryptography.exceptions import InvalidSignature
@@ -94,6 +95,13 @@ def verify(
     if payload!=(folder/MANIFEST).read_bytes(): raise BadInput('the signature belongs to another manifest', 'it was copied from another version: do not use it')
     for k in keys:
         for s in sigs:
-            try: Ed25519PublicKey.from_public_bytes(k).verify(s, pae(payload, kind)); return key_id(k)
+            try: Ed25519PublicKey.from_public_bytes(k).verify(s, pae(payload, kind))
             except (InvalidSignature, ValueError): continue
+            return _in_time(key_id(k), until or {})
     raise BadInput('the signature is of no key that mlops.toml pins', 'ask who signed it; pin a key of yours with: mlops init')
+
+def _in_time(key:str, until:dict[str,str]) -> str:
+    "An expired key signs nothing any more, also not what it signed before: a thief could set the clock back"
+    from datetime import datetime, timezone
+    if key in until and datetime.now(timezone.utc).strftime('%Y-%m-%d')>until[key]: raise BadInput(f'the key {key} expired on {until[key]}', 'sign it with a new key: mlops model sign NAME@v')
+    return key

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ..core.events import Event
 from .facts import ModelVersion
 
-# %% ../../nbs/model/metric_views.ipynb #7c37750e
+# %% ../../nbs/model/metric_views.ipynb #89c5d1d9
 def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 def own(v:ModelVersion) -> dict[str,float]:
@@ -24,7 +24,8 @@ def own(v:ModelVersion) -> dict[str,float]:
     if v.size_bytes: out |= {'size.bytes':float(v.size_bytes), 'size.mb':v.size_bytes/1e6}
     for name,key in {'cost.usd':'usd', 'cost.kwh':'kwh', 'cost.usd_per_1k':'usd_per_1k', 'latency.p50_us':'p50_us', 'latency.p95_us':'p95_us'}.items():
         if _number(about.get(key)): out[name] = float(about[key])
-    return out
+    lat = about.get('latency') or {}
+    return {**out, **{f'latency.{k}':float(lat[k]) for k in ('p50_us', 'p95_us') if _number(lat.get(k)) and f'latency.{k}' not in out}}
 
 def drift(e:Event) -> dict[str,float]:
     "The newest comparison of two windows"

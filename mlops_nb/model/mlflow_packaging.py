@@ -7,15 +7,15 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_packaging.html.md"""
 # %% auto #0
 __all__ = ['ONNX', 'ABOUT', 'EXAMPLE', 'LOCK', 'KEPT', 'Package', 'answers_of', 'export', 'build']
 
-# %% ../../nbs/model/mlflow_packaging.ipynb #1ac7359f
+# %% ../../nbs/model/mlflow_packaging.ipynb #d9f2d013
 import warnings
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, Finding, MlopsError, ToolFailed
-from . import manifest, mlflow_flavours, onnx_export, onnx_session, requirement_lock
+from . import manifest, mlflow_flavours, onnx_export, onnx_session, originals, requirement_lock
 from .facts import Parity
 
-# %% ../../nbs/model/mlflow_packaging.ipynb #fa1b5abd
+# %% ../../nbs/model/mlflow_packaging.ipynb #a0e88704
 ONNX,ABOUT,EXAMPLE,LOCK = 'model.onnx','model.json','example.parquet','requirements.lock'
 KEPT = 100 # Example rows that are kept with the model
 
@@ -33,6 +33,7 @@ class Package(msgspec.Struct, kw_only=True):
 
 def answers_of(model, rows):
     "What the original says; raises `BadInput` in one line"
+    model = originals.original(model)
     if not callable(getattr(model, 'predict', None)): raise BadInput(f'a {type(model).__name__} has no predict', 'give a fitted model')
     try:
         with warnings.catch_warnings():
@@ -40,10 +41,27 @@ def answers_of(model, rows):
             return onnx_session.native_scores(model, rows)
     except Exception as e: raise BadInput(f'the model does not take the example: {type(e).__name__}: {" ".join(str(e).split())[:200]}', 'give rows that it takes with: --example FRAME') from e
 
+_NULLS = ('', 'nan', 'None', '<NA>') # What converters make of a missing text
+
+def _compared(model, onnx:bytes, rows, inputs, tolerance:float) -> Parity:
+    "Parity; a missing text is fed as whatever word the converter has put into the graph for it"
+    gaps = [i for i in inputs if i['type']=='text' and hasattr(rows, 'columns') and rows[i['name']].isna().any()]
+    found = []
+    for word in _NULLS if gaps else _NULLS[:1]:
+        for i in gaps: i['null'] = word
+        p = onnx_session.Predictor(onnx, inputs)
+        if isinstance(model, originals.Given): rows,ref = rows[:50],originals.Reference(onnx, p)
+        else: ref = model
+        found.append((onnx_session.parity(ref, p, rows, tolerance), word))
+        if not found[-1][0].over and not found[-1][0].flips: return found[-1][0]
+    best = min(found, key=lambda f: (f[0].over, f[0].flips))
+    for i in gaps: i['null'] = best[1]
+    return best[0]
+
 def export(model, rows, inputs, tolerance:float) -> tuple[bytes,Parity]:
     "ONNX and its parity; raises `Finding` with the worst row when they differ"
-    onnx = onnx_export.convert(model, inputs)
-    parity = onnx_session.parity(model, onnx_session.Predictor(onnx, inputs), rows, tolerance)
+    onnx = model.onnx if isinstance(model, originals.Given) else model.to_onnx(rows) if isinstance(model, originals.Torch) else onnx_export.convert(model, inputs)
+    parity = _compared(model, onnx, rows, inputs, tolerance)
     if not parity.over and not parity.flips: return onnx,parity
     worst = rows.iloc[parity.worst_row].to_dict() if hasattr(rows, 'iloc') else rows[parity.worst_row].tolist()
     said = ', '.join(f'{k}={v!r}' for k,v in worst.items()) if isinstance(worst, dict) else str(worst)
@@ -52,7 +70,7 @@ def export(model, rows, inputs, tolerance:float) -> tuple[bytes,Parity]:
     e.__dict__['parity'] = parity
     raise e
 
-# %% ../../nbs/model/mlflow_packaging.ipynb #3be86b1d
+# %% ../../nbs/model/mlflow_packaging.ipynb #59f5bd8f
 def build(
     folder:Path, # To be made
     model, # What was fitted
@@ -65,6 +83,7 @@ def build(
     key=None, # Signs the manifest
 ) -> Package:
     "Write everything that a version consists of"
+    model = originals.original(model)
     _,answers = answers_of(model, rows)
     inputs = onnx_export.signature(rows)
     onnx,parity,why,latency = None,None,'',{}
@@ -72,10 +91,12 @@ def build(
         onnx,parity = export(model, rows, inputs, tolerance)
         latency = onnx_session.measure(model, onnx_session.Predictor(onnx, inputs), rows)
     except (MlopsError, OSError) as e:
-        if not native or isinstance(e, OSError): raise
+        if not native or isinstance(e, OSError) or isinstance(model, (originals.Given, originals.Torch)): raise
         why = e.message
     lock = requirement_lock.lock(requirement_lock.modules_of(model)|{'sklearn', 'onnxruntime', 'pandas'})
-    flavour = mlflow_flavours.save(model, folder, rows, answers, lock, pickle)
+    if isinstance(model, (originals.Given, originals.Torch)): flavour = mlflow_flavours.save_onnx(onnx, folder, lock)
+    else: flavour = mlflow_flavours.save(model, folder, rows, answers, lock, pickle)
+    if isinstance(model, originals.Torch): model.save(folder/'model.safetensors')
     if onnx: (folder/ONNX).write_bytes(onnx)
     (folder/LOCK).write_text('\n'.join(lock)+'\n', encoding='utf-8')
     _keep_example(folder, rows)

@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_registry.html.md"""
 
 # %% auto #0
 __all__ = ['quiet_environment', 'ensure_store', 'client', 'spoken', 'experiment', 'runs', 'as_dict', 'run', 'register', 'forget',
-           'versions', 'aliases', 'move', 'fetch', 'fetch_uri']
+           'versions', 'aliases', 'move', 'fetch', 'fetch_uri', 'attach']
 
 # %% ../../nbs/model/mlflow_registry.ipynb #df7fd105
 import os, shutil, sqlite3, subprocess, sys
@@ -167,3 +167,10 @@ def fetch_uri(p, uri:str) -> Path:
     "The files behind a `runs:/` or `models:/` URI of this project"
     from mlflow.artifacts import download_artifacts
     with spoken(f'fetching {uri}'): return Path(download_artifacts(artifact_uri=uri, dst_path=None, tracking_uri=p.mlflow_uri))
+
+def attach(p, run_id:str, source:str, file:Path):
+    "Put a file beside those of a version"
+    c = client(p)
+    with spoken('adding a file to the model'):
+        root = c.get_run(run_id).info.artifact_uri
+        c.log_artifact(run_id, str(file), source.removeprefix(root).strip('/'))

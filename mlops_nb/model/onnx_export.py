@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/onnx_export.html.md"""
 __all__ = ['signature', 'feed', 'takes_columns', 'convert']
 
 # %% ../../nbs/model/onnx_export.ipynb #d0ca36ea
+from contextlib import contextmanager
 from ..core.errors import BadInput, ToolFailed
 from ..core.frames import logical, to_arrow
 
@@ -35,7 +36,7 @@ def feed(inputs:list[dict], rows, whole:bool=False) -> dict:
     for i in inputs:
         if i['name'] not in table.column_names: raise BadInput(f'the rows lack the input `{i["name"]}`', f'the model takes: {", ".join(x["name"] for x in inputs)}')
         c = table[i['name']].to_pandas()
-        out[i['name']] = (c.astype('object').where(c.notna(), '').astype(str).to_numpy() if i['type']=='text' else c.astype('float32').to_numpy()).reshape(-1, 1)
+        out[i['name']] = (c.astype('object').where(c.notna(), i.get('null', '')).astype(str).to_numpy() if i['type']=='text' else c.astype('float32').to_numpy()).reshape(-1, 1)
     return {'X':np.hstack(list(out.values()))} if whole else out
 
 def takes_columns(model) -> bool:
@@ -56,6 +57,33 @@ def _mend_histogram_boosting():
     mended.mended = True
     trees.add_tree_to_attribute_pairs_hist_gradient_boosting = forest.add_tree_to_attribute_pairs_hist_gradient_boosting = mended
 
+_BOOSTERS = {'xgboost':('XGB', 'XGBoost', 'onnxmltools.convert.xgboost.operator_converters.XGBoost', 'convert_xgboost'), 'lightgbm':('LGBM', 'LightGbm', 'onnxmltools.convert.lightgbm.operator_converters.LightGbm', 'convert_lightgbm')}
+
+def _with_boosters(model) -> int:
+    "Teach skl2onnx the boosters that the model may hold; returns the opset that all its parts know"
+    import importlib, sys
+    from mlops_nb.core.need import need
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common import shape_calculator as shapes
+    parts = {type(x).__module__.split('.')[0] for x in [model, *(s[1] for s in getattr(model, 'steps', []))]}&set(_BOOSTERS)
+    for lib in parts:
+        prefix,word,room,name = _BOOSTERS[lib]
+        need('onnxmltools', 'boost')
+        convert = getattr(importlib.import_module(room), name)
+        for kind,shape in (('Classifier', shapes.calculate_linear_classifier_output_shapes), ('Regressor', shapes.calculate_linear_regressor_output_shapes)):
+            update_registered_converter(getattr(sys.modules[lib], prefix+kind), f'{word}{prefix}{kind}', shape, convert, options={'nocl':[True, False], 'zipmap':[True, False, 'columns']} if kind=='Classifier' else None, overwrite=True)
+    return 15 if parts else 20
+
+@contextmanager
+def _numbered(model):
+    "XGBoost's converter takes the names f0, f1 ... only: the boosters lose theirs for a moment"
+    found = [x.get_booster() for x in [model, *(s[1] for s in getattr(model, 'steps', []))] if hasattr(x, 'get_booster')]
+    names = [b.feature_names for b in found]
+    for b in found: b.feature_names = None
+    try: yield
+    finally:
+        for b,n in zip(found, names): b.feature_names = n
+
 def convert(
     model, # Fitted scikit-learn estimator or pipeline
     inputs:list[dict], # What `signature` gave
@@ -65,13 +93,14 @@ def convert(
     import skl2onnx
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
     _mend_histogram_boosting()
+    opset = _with_boosters(model)
     if not takes_columns(model) and inputs[0]['type']!='matrix':
         if any(i['type']=='text' for i in inputs): raise BadInput('the model takes text columns as they are', 'put a ColumnTransformer with an encoder before it, in one Pipeline')
         inputs = [{'name':'X', 'type':'matrix', 'width':len(inputs)}]
     types = [(i['name'], FloatTensorType([None, i['width']]) if i['type']=='matrix' else (StringTensorType if i['type']=='text' else FloatTensorType)([None, 1])) for i in inputs]
     last = model.steps[-1][1] if hasattr(model, 'steps') else model
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _numbered(model):
             warnings.simplefilter('ignore')
-            return skl2onnx.convert_sklearn(model, initial_types=types, target_opset={'':20, 'ai.onnx.ml':3}, options={id(last):{'zipmap':False}} if hasattr(last, 'predict_proba') else None).SerializeToString()
+            return skl2onnx.convert_sklearn(model, initial_types=types, target_opset={'':opset, 'ai.onnx.ml':3}, options={id(last):{'zipmap':False}} if hasattr(last, 'predict_proba') else None).SerializeToString()
     except Exception as e: raise ToolFailed(f'{type(last).__name__} cannot be converted to ONNX: {" ".join(str(e).split())[:240]}', 'remove or replace that step; skl2onnx lists what it converts') from e

