@@ -80,7 +80,7 @@ def compress(
     register:bool=True, # Register the chosen one as a new version
     seed:int=0, # Of the halves
     dry_run:bool=False, # Say what would be done and change nothing
-) -> Compression:
+) -> Compression|Plan:
     """Measure smaller candidates of a version and register the best of those that hold
 
     Exit 1 when all that gain would lose more than is allowed; "no gain" is an answer and exits 0. Without a target the answers of the version itself are the truth."""
