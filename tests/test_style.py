@@ -22,7 +22,9 @@ def texts() -> list[Path]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     kept = (".py", ".ipynb", ".md", ".qmd", ".toml", ".ini", ".yml", ".json", ".csv", ".html", ".css", ".j2")
     return [
-        ROOT / f for f in listed.stdout.split("\n") if f.endswith(kept) and (ROOT / f).is_file() and f != "tests/test_style.py" and not f.startswith("tests/corpus/")
+        ROOT / f
+        for f in listed.stdout.split("\n")
+        if f.endswith(kept) and (ROOT / f).is_file() and f != "tests/test_style.py" and not f.startswith("tests/corpus/")
     ]
 
 
