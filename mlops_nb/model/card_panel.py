@@ -32,11 +32,13 @@ def _field(f:Field) -> list:
 
 def card(c:Card) -> Panel:
     "The whole card"
-    filled = [f for f in c.fields.values() if not f.gap]
+    said = {f.title:f.text for f in c.fields.values() if f.text and 'card.toml' in f.source and not f.gap}
+    where = next((f.source for f in c.fields.values() if f.title in said), '')
+    filled = [f for f in c.fields.values() if not f.gap and f.title not in said]
     empty = [[f.title, f.gap] for f in c.fields.values() if f.gap and f.mandatory]
-    blocks = [b for f in filled for b in _field(f)]
+    blocks = [*([text(f'In the words of its people ({where})'), facts(said)] if said else []), *(b for f in filled for b in _field(f))]
     if empty: blocks.insert(0, table(['gap', 'how to close it'], empty))
     optional = [[f.title, f.gap] for f in c.fields.values() if f.gap and not f.mandatory]
     if optional: blocks.append(details('not given, not mandatory', table(['field', 'how to give it'], optional)))
-    word = ('ok', 'COMPLETE') if not c.gaps else ('warn', f'{len(c.gaps)} GAPS')
+    word = ('ok', 'COMPLETE') if not c.gaps else ('warn', '1 GAP' if len(c.gaps)==1 else f'{len(c.gaps)} GAPS')
     return Panel(f'Model card of {c.name}@{c.version}', *blocks, verdict=word, next=f'written to {c.out}' if c.out else f'mlops model card {c.name}@{c.version} --out card.md')
