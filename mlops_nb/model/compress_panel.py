@@ -36,17 +36,18 @@ def scatter(candidates:list[Candidate], metric:str, chosen:str|None) -> Svg:
     def put(px, py, s, anchor='start'): return f'<text x="{px:.0f}" y="{py:.0f}" text-anchor="{anchor}">{escape(s)}</text>'
     front = sorted((c for c in made if c.front), key=lambda c: c.p50_us)
     if len(front)>1: parts.append('<path class="c e" d="M'+'L'.join(f'{x(math.log10(c.p50_us)):.1f} {y(c.score):.1f}' for c in front)+'"/>')
-    taken:list[float] = []
+    taken:list[tuple] = []
     for c in sorted(made, key=lambda c: y(c.score)):
         px,py,r = x(math.log10(c.p50_us)),y(c.score),3+9*math.sqrt(c.size_bytes/big)
         kind = 'm' if c.how==chosen else 'r'
         parts.append(f'<path class="a" d="M{px:.1f} {y(c.low):.1f}V{y(c.high):.1f}"/><circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="{r:.1f}"/>')
         at = py+4
-        while any(abs(at-t)<12 for t in taken): at += 12
-        taken.append(at)
         right = px+r+5<w-130
+        begin = px+r+5 if right else px-r-5-7*len(c.how)
+        while any(abs(at-t)<12 and begin<e and b<begin+7*len(c.how) for t,b,e in taken): at += 12
+        taken.append((at, begin, begin+7*len(c.how)))
         parts.append(put(px+r+5 if right else px-r-5, min(at, h-bottom-2), short(c.how, 28), 'start' if right else 'end'))
-    ticks = [t for t in (10**k*m for k in range(-1, 7) for m in (1, 2, 5)) if xlo<=math.log10(t)<=xhi]
+    ticks = [t for t in (10**k*m for k in range(-1, 7) for m in (1, 1.5, 2, 3, 5, 7)) if xlo<=math.log10(t)<=xhi]
     parts += [put(x(math.log10(t)), h-bottom+14, f'{number(t)}', 'middle') for t in ticks]
     parts += [put(w, h-4, 'microseconds a row (p50, logarithmic)', 'end'), put(left-6, 14, number(yhi), 'end'), put(left-6, h-bottom, number(ylo), 'end'), put(left+6, 14, metric)]
     words = '; '.join(f'{c.how}: {number(c.p50_us)} us, {metric} {number(c.score)}, {size(c.size_bytes)}' for c in made)

@@ -43,7 +43,7 @@ def make(
     if name=='prune': return onnx_compression.prune(onnx, float(value), predictor, rows)
     if name=='trees': return onnx_compression.fewer_trees(onnx, float(value), predictor, rows)
     if name=='depth': return onnx_compression.shallower(onnx, int(value), predictor, rows)
-    return distillation.distil(value, predictor, rows)
+    return distillation.distil(value, predictor, rows, scoring.classes_of(onnx))
 
 # %% ../../nbs/model/compression.ipynb #3901f2b3
 def part(rows, at:int, n:int):

@@ -30,7 +30,7 @@ def _student(family:str, n:list[int], classes:bool):
     "An estimator that is not fitted yet"
     from sklearn import ensemble, linear_model, neural_network, tree
     if family=='linear': return linear_model.LogisticRegression(max_iter=2000) if classes else linear_model.Ridge()
-    if family=='mlp': return (neural_network.MLPClassifier if classes else neural_network.MLPRegressor)(tuple(n), max_iter=300, early_stopping=True, random_state=0)
+    if family=='mlp': return (neural_network.MLPClassifier if classes else neural_network.MLPRegressor)(hidden_layer_sizes=tuple(n), max_iter=300, early_stopping=True, random_state=0)
     if family=='tree': return (tree.DecisionTreeClassifier if classes else tree.DecisionTreeRegressor)(max_depth=n[0], min_samples_leaf=5, random_state=0)
     if family=='forest': return (ensemble.RandomForestClassifier if classes else ensemble.RandomForestRegressor)(n[0], max_depth=n[1], random_state=0)
     return (ensemble.GradientBoostingClassifier if classes else ensemble.GradientBoostingRegressor)(n_estimators=n[0], max_depth=n[1], random_state=0)
@@ -60,6 +60,7 @@ def distil(
     spec:str, # `boost:50x3`
     teacher, # `onnx_session.Predictor`
     rows, # Real rows, what `scoring.rows_of` gave
+    labels:list|tuple=(), # What `scoring.classes_of` gave
 ) -> bytes: # ONNX of the student, with the inputs and answers of the teacher
     "A student of the teacher's answers; raises `BadInput`"
     import warnings
@@ -73,7 +74,7 @@ def distil(
         if a.kind=='values': model.fit(x, a.score)
         else:
             p = np.column_stack([1-a.score, a.score]) if a.score.ndim==1 else a.score
-            names = _labels(teacher, rows, p)
+            names = np.array(labels) if len(labels)==p.shape[1] else _labels(teacher, rows, p)
             take,label = np.tile(np.arange(len(p)), p.shape[1]),np.repeat(names, len(p))
             model.fit(x.iloc[take] if hasattr(x, 'iloc') else x[take], label, **{f'{last}__sample_weight':np.clip(p.T.ravel(), 1e-6, 1)})
     return onnx_export.convert(model, teacher.inputs)

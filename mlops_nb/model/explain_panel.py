@@ -66,7 +66,7 @@ def explanation(
         rows = [[short(s['input'], 50), number(s['mean_abs']), f'[{number(s["low"])}, {number(s["high"])}]', push(s['mean_abs'], most)] for s in e.summary[:15]]
         blocks.append(details(f'which inputs matter, over {e.summary_rows:,} rows', table(['input', 'mean size', '95 %', ''], rows, align='lrrl')))
     about = {'explained':f'{e.space} of {e.output}' if e.output else e.space, 'base':f'{number(e.base)}, mean of {e.background} background rows', 'method':_HOW.get(e.method, f'sampled on the served session, {e.orders} orders a row or more, expected error {e.error:.1%}'),
-        'adds up':f'within {e.additivity_error:.1g}', 'cost':f'{e.predictions:,} predictions, {e.seconds:.2f} s'+('' if e.usd is None else f', estimated {e.usd:.2g} USD'), 'digest':e.digest[:16]}
+        'adds up':f'within {e.additivity_error:.1g}' if e.additivity_error else 'exactly', 'cost':f'{e.predictions:,} predictions, {e.seconds:.2f} s'+('' if e.usd is None else f', estimated {e.usd:.2g} USD'), 'digest':e.digest[:16]}
     blocks.append(facts(about))
     verdict = {None:('info', 'SAMPLED' if e.method=='sampled' else 'EXACT'), True:('ok', 'REPLAYED: THE SAME BITS'), False:('bad', 'REPLAYED: OTHER BITS')}[e.replayed]
     return Panel(f'Why {e.name}@{e.version} answers so', *blocks, verdict=verdict, next=f'mlops model explain {e.name}@{e.version} --data DATA --replay {e.entry}' if e.entry is not None and e.replayed is None else f'mlops model card {e.name}@{e.version}')

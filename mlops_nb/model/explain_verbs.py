@@ -48,12 +48,12 @@ def _as_rows(a, at, rows, names, players) -> list[dict]:
     return [{'row':int(k), 'prediction':float(a.scores[i]), 'values':{n:float(v) for n,v in zip(names, a.values[i])}, 'errors':{n:float(v) for n,v in zip(names, a.errors[i])},
         'inputs':{n:counterfactuals._plain(c[i]) for n,c in zip(names, columns)}} for i,k in enumerate(at)]
 
-def _others(fact, predictor, picked, all_rows, mutable, goal):
+def _others(fact, predictor, onnx, picked, all_rows, mutable, goal):
     "Counterfactuals of each explained row"
     players = shapley.Players(predictor)
     columns = dict(zip(players.names, players.columns(all_rows)))
     free = [counterfactuals.freedom(s, players.names, columns.get) for s in mutable]
-    classes = scoring.ask(predictor, all_rows).classes
+    classes = scoring.ask(predictor, all_rows, scoring.classes_of(onnx)).classes
     for i,r in enumerate(fact.rows): r['counterfactual'] = explanation.counterfactual(predictor, _take(picked, [i]), free, goal, classes)
 
 # %% ../../nbs/model/explain_verbs.ipynb #67e9dbb4
@@ -89,7 +89,7 @@ def explain(
     predictor = load(name, p)
     with progress(f'explaining {ref}'), cost.metering.measure() as used: fact,picked,every = _explained(p, v, predictor, table, background, asked)
     fact.data_digest,fact.seconds,fact.usd = found,used.seconds,cost.price(used, p)
-    if mutable: _others(fact, predictor, picked, every, mutable, goal)
+    if mutable: _others(fact, predictor, (folder(v, p)/'model.onnx').read_bytes(), picked, every, mutable, goal)
     if replay is not None: fact.replayed = fact.digest==next(e for e in ledger.of(p).events('model.explained') if e.seq==replay).payload['values_digest']
     _recorded(p, v, fact, asked, replay)
     return fact
@@ -101,7 +101,7 @@ def _explained(p, v, predictor, table, background, asked):
     if not len(every): raise BadInput('the data has no rows', 'give at least one')
     onnx = (folder(v, p)/'model.onnx').read_bytes()
     at = _picked(every, asked['rows'], asked['at'])
-    k,word = explanation.output_of(predictor, every, asked['output'])
+    k,word = explanation.output_of(predictor, every, asked['output'], scoring.classes_of(onnx))
     back = _compared(p, background, v.inputs, (asked['target'],), every, asked['compare'], asked['seed'])
     picked = _take(every, at)
     how = {'output':k, 'method':asked['method'], 'orders':asked['orders'], 'seed':asked['seed']}

@@ -13,11 +13,11 @@ from ..core.errors import BadInput, suggest
 from . import counterfactuals, scoring, shapley, tree_explainer, tree_tables
 from .onnx_session import Predictor
 
-# %% ../../nbs/model/explanation.ipynb #17301a78
-def output_of(predictor:Predictor, rows, output:str='') -> tuple[int|None,str]:
+# %% ../../nbs/model/explanation.ipynb #4e12b935
+def output_of(predictor:Predictor, rows, output:str='', classes:list|tuple=()) -> tuple[int|None,str]:
     "`(column of the scores, name)`; raises `BadInput` with the classes"
     import numpy as np
-    a = scoring.ask(predictor, rows)
+    a = scoring.ask(predictor, rows, classes)
     if a.kind=='values':
         if output: raise BadInput(f'--output {output}: the model gives values, not classes', 'leave it out')
         return None,''

@@ -62,7 +62,8 @@ def int8_static(
             part = next(self.left, None)
             return None if part is None else onnx_export.feed(predictor.inputs, part, predictor.whole)
     with tempfile.TemporaryDirectory(prefix='mlops-') as d, _quiet():
-        quant_pre_process(_model(onnx), Path(d)/'p.onnx', skip_symbolic_shape=True)
+        (Path(d)/'o.onnx').write_bytes(onnx)
+        quant_pre_process(Path(d)/'o.onnx', Path(d)/'p.onnx', skip_symbolic_shape=True)
         quantize_static(Path(d)/'p.onnx', Path(d)/'q.onnx', Rows(), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
             op_types_to_quantize=['MatMul', 'Gemm', 'Conv'])
         return (Path(d)/'q.onnx').read_bytes()
@@ -71,6 +72,7 @@ def int8_static(
 def half(onnx:bytes) -> bytes:
     "Weights in 16 bits; inputs and outputs as before"
     import warnings
+    from onnx import numpy_helper
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     m = _model(onnx)
     floats = [i for i in m.graph.initializer if i.data_type==1]
@@ -78,7 +80,9 @@ def half(onnx:bytes) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         classical = sorted({n.op_type for n in m.graph.node if n.domain=='ai.onnx.ml'})
-        return convert_float_to_float16(m, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *classical]).SerializeToString()
+        small = convert_float_to_float16(m, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *classical])
+    for i in small.graph.initializer: i.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(i), i.name)) # two bytes a value, not a varint
+    return small.SerializeToString()
 
 # %% ../../nbs/model/onnx_compression.ipynb #2642434e
 def tensor(
@@ -214,7 +218,8 @@ def _fitted(a:dict, kind:str, x, want) -> dict:
     if want.shape[1]==1 and a.get('base_values') and got.std()>0: # a boosted ensemble of one output
         s,c = np.polyfit(got[:, 0], want[:, 0], 1)
         return {**a, f'{kind}_weights':[w*s for w in a[f'{kind}_weights']], 'base_values':[a['base_values'][0]+float(c)]}
-    s = float((got*want).sum()/max(1e-12, (got*got).sum()))
+    whole = want.sum(axis=1) # of a forest of classes always the same: probabilities stay probabilities
+    s = float(whole.mean()/got.sum(axis=1).mean()) if whole.std()<1e-4*abs(whole.mean()) else float((got*want).sum()/max(1e-12, (got*got).sum()))
     return {**a, f'{kind}_weights':[w*s for w in a[f'{kind}_weights']]}
 
 def fewer_trees(
