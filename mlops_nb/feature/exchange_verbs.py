@@ -105,7 +105,7 @@ def export(
         if path.exists(): path.rmdir()
         os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
-    fact.path = str(path)
+    fact.path = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     return fact
 
 def _kept(p) -> dict:

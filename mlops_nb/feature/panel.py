@@ -47,7 +47,7 @@ def _spark(c): return histogram(c['bins'], words=f'{c["name"]} from {short(c["mi
 def views(v) -> Panel:
     "The catalogue: lineage on one line, and the first columns' distributions"
     def came(x): return ' + '.join(x.get('sources') or [x['source'] or '-'])
-    def went(x): return ' · '.join(filter(None, [f'{len(x.get("training_sets", []))} training sets' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
+    def went(x): return ' · '.join(filter(None, [f'{len(x["training_sets"])} training set{"s" if len(x["training_sets"])>1 else ""}' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
     rows = [[f'{x["name"]}@{x["version"]}', ', '.join(x['entity']) or 'the request', ', '.join(x['features']), came(x), went(x), x.get('rows'), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-',
         next((_spark(c) for c in x.get('columns', []) if c['bins']), '')] for x in v.views]
     return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'newest event', 'distribution'], rows, empty='no feature view yet'),
