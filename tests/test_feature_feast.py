@@ -349,3 +349,33 @@ def test_exchange_refuses_in_one_line_and_writes_nothing(project, tmp_path):
     assert not (project.root / "features").exists()
     assert not (tmp_path / "out").exists()
     assert "defs" not in sys.modules
+
+
+def test_functions_that_lean_on_their_module_keep_their_files(project, tmp_path):
+    "What cannot be written without the rest of its file comes back with it"
+    repo = tmp_path / "lean"
+    (repo / "data").mkdir(parents=True)
+    write(repo / "data", "tx", user_id=[1], event_timestamp=minutes(0), amount=[2.0])
+    (repo / "feature_store.yaml").write_text(
+        "project: lean\nprovider: local\nregistry: data/registry.db\nonline_store:\n    type: sqlite\n    path: data/online.db\nentity_key_serialization_version: 3\n"
+    )
+    (repo / "helper.py").write_text("RATE = 1.25\n")
+    (repo / "defs.py").write_text(
+        "from datetime import timedelta\nimport pandas as pd\nfrom feast import Entity, FeatureView, Field, FileSource\n"
+        "from feast.on_demand_feature_view import on_demand_feature_view\nfrom feast.types import Float64\nfrom helper import RATE\n"
+        'user = Entity(name="user", join_keys=["user_id"])\n'
+        'tx = FeatureView(name="tx", entities=[user], ttl=timedelta(days=1), schema=[Field(name="amount", dtype=Float64)],\n'
+        '    source=FileSource(name="tx_source", path="data/tx.parquet", timestamp_field="event_timestamp"))\n'
+        '@on_demand_feature_view(sources=[tx], schema=[Field(name="euros", dtype=Float64)])\n'
+        "def in_euros(inputs: pd.DataFrame) -> pd.DataFrame:\n"
+        '    return pd.DataFrame({"euros": inputs["amount"] * RATE})\n'
+    )
+    feast(repo, "apply")
+    feature.adopt(repo)
+    out = feature.export(tmp_path / "again")
+    assert {"defs.py", "helper.py", "data/tx.parquet"} <= set(out.files)
+    assert (tmp_path / "again/defs.py").read_text() == (repo / "defs.py").read_text()
+    said = feast(tmp_path / "again", "plan")
+    assert "No changes to registry" in said
+    assert "No changes to infrastructure" in said
+    ledger.of(project).close()

@@ -451,3 +451,27 @@ def test_the_catalogue_shows_lineage_and_what_rows_hold(flown):
         html = fact.panel().html()
         assert len(html) < 50_000
         assert "<script" not in html
+
+
+@settings(max_examples=count(60, 600))
+@given(worlds())
+def test_the_sort_and_the_sql_agree(world):
+    "One number per key and time, or DuckDB's ASOF join: the same rows, expiries and ties"
+    import duckdb
+
+    from mlops_nb.feature import asof
+
+    kinds, rows, asks, _, ttl, _ = world
+    types = {"text": pa.string(), "number": pa.int64(), "float": pa.float64()}
+
+    def side(keys, times):
+        columns = {f"k{n}": pa.array([k[n] for k in keys], types[kind], from_pandas=True) for n, kind in enumerate(kinds)}
+        return pa.table(columns | {"t": pa.array(times, pa.int64())})
+
+    view, asked = side([r[0] for r in rows], [r[1] for r in rows]), side([k for k, _ in asks], [t for _, t in asks])
+    ttl_s = {"": None, "1m": 1e-6, "30m": 3e-5}[ttl]
+    with duckdb.connect() as con:
+        a, b = asof.match(asked, view, ttl_s=ttl_s), asof.match(asked, view, ttl_s=ttl_s, con=con)
+    assert a.rows.tolist() == b.rows.tolist()
+    assert (a.expired, a.future) == (b.expired, b.future) == (b.expired, 0)
+    assert sorted(a.age_s.tolist()) == sorted(b.age_s.tolist())

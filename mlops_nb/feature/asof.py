@@ -46,50 +46,93 @@ def match(
     view, # pyarrow.Table: the same key columns, `t`, and `c` (when known, int64) or no `c`
     unit:str='us', # Unit of the times
     ttl_s:float|None=None, # How long an answer stays true, seconds; None is for ever
-    con=None, # DuckDB connection to use
-    sorted:bool=False, # Are the view's rows sorted by key, time and created? Then ties stand beside each other
+    con=None, # DuckDB connection, to use its ASOF join whatever the keys
 ) -> Match:
     "Answer every question; the tie rule is (time, created, place in the view), the largest wins"
     import duckdb, numpy as np, pyarrow as pa
-    con,mine = (con, False) if con else (duckdb.connect(), True)
-    n,keys = asked.num_rows,[c for c in asked.column_names if c!='t']
-    last = _last_of_ties(view, keys) if sorted else None
-    late = 'c' in view.column_names and not _never_late(view)
-    v = view.append_column('rn_', pa.array(np.arange(view.num_rows)))
-    if last is not None and not late: v = v.select([*keys, 't', 'rn_']).filter(pa.array(last)) if not last.all() else v.select([*keys, 't', 'rn_'])
+    import numpy as np
+    keys,late = [c for c in asked.column_names if c!='t'],'c' in view.column_names and not _never_late(view)
+    packed = _packed(asked, view, keys) if not late and not con else None
+    rows,ties = _in_order(*packed) if packed is not None else _by_sql(asked, view, keys, late, con)
+    return _checked(np.asarray(rows), asked, view, unit, ttl_s, ties)
+
+def _by_sql(asked, view, keys, late, con=None):
+    "Row of each question by DuckDB's ASOF join, and the number of ties"
+    import duckdb, numpy as np, pyarrow as pa
+    con,mine,n = (con, False, asked.num_rows) if con else (duckdb.connect(), True, asked.num_rows)
     con.register('asked_', asked.append_column('row_', pa.array(np.arange(n))))
-    con.register('view_', v)
-    try: got = con.execute(_sql(keys, late, single=last is not None)).fetchnumpy()
+    con.register('view_', view.append_column('rn_', pa.array(np.arange(view.num_rows))))
+    try: got = con.execute(_sql(keys, late)).fetchnumpy()
     except duckdb.Error as e: raise BadInput(f'the keys cannot be compared: {str(e).splitlines()[0][:160]}') from e
     finally:
         con.unregister('asked_'); con.unregister('view_')
         if mine: con.close()
     rows = np.full(n, -1, 'int64')
     rows[np.asarray(got['row_'])] = np.asarray(np.ma.filled(got['rn_'], -1))
-    return _checked(rows, asked, view, unit, ttl_s, _ties(view, keys) if last is None else int(len(last)-last.sum()))
+    return rows,_ties(view, keys)
 
-def _last_of_ties(view, keys):
-    "Of neighbours with equal key and time the last; bool array, shape (rows,)"
+def _numbered(a, v):
+    "Equal keys as equal numbers from 0 on both sides, -1 for null or for a key that the view has not; and how many there are. None where types differ"
+    import numpy as np, pyarrow as pa, pyarrow.compute as pc
+    if a.type!=v.type: return None
+    if pa.types.is_integer(v.type) and v.type!=pa.uint64():
+        x,y = np.asarray(pc.fill_null(a, 0)).astype('int64', copy=False),np.asarray(pc.fill_null(v, 0)).astype('int64', copy=False)
+        least,most = int(y.min()),int(y.max())
+        p,q = np.where((x<least) | (x>most), -1, x-least),y-least
+        if a.null_count: p[np.asarray(pc.is_null(a))] = -1
+        if v.null_count: q[np.asarray(pc.is_null(v))] = -1
+        return p,q,most-least+1
+    d = pc.dictionary_encode(v.combine_chunks() if isinstance(v, pa.ChunkedArray) else v)
+    d = d.combine_chunks() if isinstance(d, pa.ChunkedArray) else d
+    p = np.asarray(pc.fill_null(pc.index_in(a, value_set=d.dictionary, skip_nulls=True), -1)).astype('int64')
+    return p,np.asarray(pc.fill_null(d.indices, -1)).astype('int64'),max(len(d.dictionary), 1)
+
+def _packed(asked, view, keys):
+    "Key and time of both sides as one whole number that sorts like them, -1 for what cannot match; None when 64 bits are too few"
     import numpy as np, pyarrow.compute as pc
-    n = view.num_rows
-    same = np.ones(max(n-1, 0), bool)
-    for k in ['t', *keys]: same &= np.asarray(pc.fill_null(pc.equal(view[k].slice(1), view[k].slice(0, max(n-1, 0))), False))
-    return np.r_[~same, True] if n else np.zeros(0, bool)
+    if not view.num_rows or view['t'].null_count==view.num_rows: return None
+    t,u = _ints(view['t']),_ints(asked['t'])
+    least,most = (int(pc.min(view['t']).as_py()), int(pc.max(view['t']).as_py()))
+    span,size = most-least+1,1
+    p,q,ok_p,ok_q = np.zeros(len(u), 'int64'),np.zeros(len(t), 'int64'),np.ones(len(u), bool),np.ones(len(t), bool)
+    for k in keys:
+        got = _numbered(asked[k], view[k])
+        if got is None or (size := size*got[2])*span>=2**62: return None
+        p,q = p*got[2]+got[0],q*got[2]+got[1]
+        ok_p &= got[0]>=0; ok_q &= got[1]>=0
+    ok_p &= u>=least
+    if asked['t'].null_count: ok_p &= np.asarray(pc.is_valid(asked['t']))
+    if view['t'].null_count: ok_q &= np.asarray(pc.is_valid(view['t']))
+    if span*size>=2**62: return None
+    return np.where(ok_p, p*span+(np.clip(u, least, most)-least), -1),np.where(ok_q, q*span+(t-least), -1),span
+
+def _in_order(p, q, span:int):
+    "Row of each question from one sort of each side, and the number of ties"
+    import numpy as np
+    order = np.arange(len(q)) if (q[1:]>=q[:-1]).all() else np.argsort(q)
+    s = q[order]
+    same = (s[1:]==s[:-1]) & (s[1:]>=0)
+    if same.any() and len(order)>1: order = np.argsort(q, kind='stable') # of a tie the last in place comes last
+    asked = np.argsort(p)
+    at = np.empty(len(p), 'int64')
+    at[asked] = np.searchsorted(s, p[asked], 'right')-1
+    hit = (p>=0) & (at>=0)
+    hit &= s[at]>=p-p%span # the same key
+    return np.where(hit, order[at], -1),int(same.sum())
 
 def _never_late(view) -> bool:
     "Was every row known when it was true?"
     import pyarrow.compute as pc
     return view.num_rows==0 or (view['c'].null_count==0 and view['t'].null_count==0 and bool(pc.all(pc.less_equal(view['c'], view['t'])).as_py()))
 
-def _sql(keys:list[str], known:bool, single:bool=False) -> str:
-    "The join; `b_` is the best row that was known by `known_`; `single` when no two rows share key and time"
+def _sql(keys:list[str], known:bool) -> str:
+    "The join; `b_` is the best row that was known by `known_`"
     k = ', '.join(keys)
     full = ' AND '.join(f'{x} IS NOT NULL' for x in [*keys, 't'])
     on = ' AND '.join(f'a.{x} = v.{x}' for x in keys)+(' AND ' if keys else '')+'a.t >= v.known_'
     by = f'PARTITION BY {k} ' if keys else ''
     group = ', '.join([*keys, 't'])
-    if not known and single: v = f'SELECT {group}, t AS known_, rn_ FROM view_ WHERE {full}'
-    elif not known: v = f'SELECT {group}, t AS known_, max(rn_) AS rn_ FROM view_ WHERE {full} GROUP BY {group}'
+    if not known: v = f'SELECT {group}, t AS known_, max(rn_) AS rn_ FROM view_ WHERE {full} GROUP BY {group}'
     else: v = (f'SELECT DISTINCT {k+", " if k else ""}known_, b_.rn_ AS rn_ FROM (SELECT {k+", " if k else ""}known_, max({{"t":t, "c":c, "rn_":rn_}}) OVER ({by}ORDER BY known_ '
         f'RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS b_ FROM (SELECT *, greatest(t, c) AS known_ FROM view_ WHERE {full} AND c IS NOT NULL))')
     return f'SELECT a.row_, v.rn_ FROM (SELECT * FROM asked_ WHERE {full}) a ASOF JOIN ({v}) v ON {on}'
@@ -103,17 +146,19 @@ def _ties(view, keys) -> int:
 
 def _checked(rows, asked, view, unit, ttl_s, ties) -> Match:
     "Expire old answers, and count on the result what must not be there"
+    import numpy as np
+    q,hit = _ints(asked['t']),rows>=0
+    age = q-_ints(view['t'])[rows] if view.num_rows else np.zeros(len(rows), 'int64')
+    expired = hit & (age>int(ttl_s*_UNIT[unit])) if ttl_s is not None else np.zeros(len(rows), bool)
+    rows[expired] = -1; hit &= ~expired
+    late = age<0
+    if 'c' in view.column_names and view.num_rows: late |= _ints(view['c'])[rows]>q
+    return Match(rows, int(expired.sum()), int((late & hit).sum()), ties, age[hit]/_UNIT[unit])
+
+def _ints(column):
+    "Whole numbers as numpy, null as 0"
     import numpy as np, pyarrow.compute as pc
-    q = np.asarray(pc.fill_null(asked['t'], 0))
-    hit = rows>=0
-    t = np.zeros(len(rows), 'int64'); t[hit] = np.asarray(pc.fill_null(view['t'], 0))[rows[hit]]
-    expired = np.zeros(len(rows), bool)
-    if ttl_s is not None: expired = hit & (q-t>int(ttl_s*_UNIT[unit]))
-    rows = np.where(expired, -1, rows)
-    hit = rows>=0
-    late = t[hit]>q[hit]
-    if 'c' in view.column_names: late |= np.asarray(pc.fill_null(view['c'], 0))[rows[hit]]>q[hit]
-    return Match(rows, int(expired.sum()), int(late.sum()), ties, (q-t)[hit]/_UNIT[unit])
+    return np.asarray(pc.fill_null(column, 0) if column.null_count else column)
 
 # %% ../../nbs/feature/asof.ipynb #d46090a3
 def time_column(

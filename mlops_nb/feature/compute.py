@@ -12,6 +12,7 @@ __all__ = ['one_select', 'closed', 'query', 'names_of', 'function_of', 'sources'
 import ast, sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from .. import data
@@ -61,16 +62,19 @@ def query(con, sql:str):
 # %% ../../nbs/feature/compute.ipynb #c6d18479
 def names_of(d:Definition) -> list[str]:
     "Tables that a definition reads"
-    if d.kind=='python': return list(function_of(d.body)[1])
+    return list(function_of(d.body)[1]) if d.kind=='python' else list(_named_in(d.body))
+
+@lru_cache(256)
+def _named_in(sql:str) -> tuple[str,...]:
     import duckdb, msgspec
     con = duckdb.connect()
-    try: tree = msgspec.json.decode(con.execute('SELECT json_serialize_sql(?)', [one_select(d.body)]).fetchone()[0])
+    try: tree = msgspec.json.decode(con.execute('SELECT json_serialize_sql(?)', [one_select(sql)]).fetchone()[0])
     except duckdb.Error as e: raise BadInput(f'the SQL cannot be read: {_said(e)}') from e
     finally: con.close()
     if tree.get('error'): raise BadInput(f'the SQL cannot be read: {tree.get("error_message", "")[:200]}')
     tables,inner = set(),set()
     _walk(tree, tables, inner)
-    return sorted(tables-inner)
+    return tuple(sorted(tables-inner))
 
 def _walk(node, tables:set, inner:set):
     "Names of tables, and of the query's own WITH clauses"

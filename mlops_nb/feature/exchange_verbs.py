@@ -57,6 +57,11 @@ def _definitions(p, path, objects) -> tuple[list[Definition],list[dict]]:
     lost = [d for d in ds if any(n.partition(':')[0] not in have for n in d.needs)]
     return [d for d in ds if d not in lost],skipped+[{'name':d.name, 'why':'it needs a view that is not here'} for d in lost]
 
+def _files(path, objects) -> dict[str,str]:
+    "The Python files of a repository whose on-demand functions lean on their modules; else none"
+    leaning = any(feast_repository.leans_on(getattr(o.feature_transformation, 'udf_string', '') or '') for k,_,o in objects if k=='on_demand_feature_views')
+    return {str(f.relative_to(path)):f.read_text(encoding='utf-8') for f in sorted(path.rglob('*.py'))} if leaning else {}
+
 def _keep(p, path, objects, ds, services):
     "Write definitions, services and the kept objects; put everything back when one fails"
     from mlops_nb.core import ledger
@@ -68,7 +73,7 @@ def _keep(p, path, objects, ds, services):
         for d in ds: definition.save(p, d)
         for s,refs in services.items(): write_text(folder/'services'/f'{s}.toml', f'features = {msgspec.json.encode(refs).decode()}\n')
         doc = {'repository':os.path.relpath(path, p.root), 'feature_store':(path/'feature_store.yaml').read_text(encoding='utf-8'), 'views':{d.name:definition.digest(d) for d in ds},
-            'objects':[msgspec.to_builtins(feast_repository.kept(k, v, o)) for k,v,o in objects]}
+            'objects':[msgspec.to_builtins(feast_repository.kept(k, v, o)) for k,v,o in objects], 'files':_files(path, objects)}
         write_text(folder/KEPT, msgspec.json.format(msgspec.json.encode(doc), indent=1).decode()+'\n')
         for d in ds: ledger.record(p, 'feature.added', f'{d.name}@{d.version}', {'entity':d.entity, 'time':d.time, 'ttl':d.ttl, 'source':d.source, 'features':[f.name for f in d.features], 'adopted':doc['repository']}, digest=definition.digest(d))
     except BaseException: definition.restore(p, '', before); raise
@@ -105,12 +110,12 @@ def export(
         if path.exists(): path.rmdir()
         os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
-    fact.path = str(path)
+    fact.path = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     return fact
 
 def _kept(p) -> dict:
     at = p.root/'features'/KEPT
-    if not at.is_file(): return {'repository':'', 'feature_store':'', 'views':{}, 'objects':[]}
+    if not at.is_file(): return {'repository':'', 'feature_store':'', 'views':{}, 'objects':[], 'files':{}}
     try: doc = msgspec.json.decode(at.read_bytes()); doc['objects'] = [msgspec.convert(k, feast_repository.Kept) for k in doc['objects']]
     except (msgspec.MsgspecError, KeyError, TypeError) as e: raise BadInput(f'features/{KEPT} cannot be read: {str(e)[:120]}', f'restore it with: git checkout features/{KEPT}') from e
     return doc
@@ -125,9 +130,18 @@ def _written(p, path, doc, own, store, to) -> Exported:
     (path/'feature_store.yaml').write_text(doc['feature_store'] or _YAML.format(name=_project(p), store=store), encoding='utf-8')
     known = {o.join_key for k,_,o in objects if k=='entities'}
     more = '\n\n'.join(_own_code(p, path, d, known) for d in sorted(own, key=lambda d: d.on_demand))
-    n,exact = feast_repository.written(path, feast_repository.shared(objects), more)
+    if doc.get('files'): n,exact = _verbatim(path, doc, objects, replaced, more)
+    else: n,exact = feast_repository.written(path, feast_repository.shared(objects), more)
     for junk in path.rglob('__pycache__'): shutil.rmtree(junk, ignore_errors=True)
     return Exported(path=str(path), views=sorted([*replaced, *(o.name for k,_,o in objects if k.endswith('views'))]), files=sorted(str(f.relative_to(path)) for f in path.rglob('*') if f.is_file()), as_code=n+len(own), as_proto=exact)
+
+def _verbatim(path, doc, objects, replaced, more) -> tuple[int,int]:
+    "The repository's own files, whose functions lean on each other; views of ours in a file of their own"
+    changed = sorted(replaced & set(doc['views']))
+    if changed: raise BadInput(f'view `{changed[0]}` was changed here, and functions of the adopted repository lean on its own files', f'change it in {doc["repository"]} and adopt it again')
+    for name,text in doc['files'].items(): write_text(path/name, text)
+    if more: write_text(path/'mlops_definitions.py', feast_repository.HEAD+'\n'+more+'\n')
+    return len(objects),0
 
 def _project(p) -> str:
     "A name that Feast takes: letters, digits and underscores"

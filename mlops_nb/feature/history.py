@@ -54,7 +54,7 @@ def answer(
     q,v,unit = asof.question(table, rows, d.entity, asked, d.time, d.created if as_known else '')
     if d.windows: return _of_windows(d, features, rows, q, v, unit, as_known)
     import numpy as np, pyarrow as pa
-    m = asof.match(q, v, unit, interval(d.ttl).total_seconds() if d.ttl else None, sorted=True)
+    m = asof.match(q, v, unit, interval(d.ttl).total_seconds() if d.ttl else None)
     take,has = pa.array(m.rows, mask=m.rows<0),m.rows>=0
     t = _ints(v['t'])
     event = np.where(has, t[np.maximum(m.rows, 0)], -1) if len(t) else np.full(len(has), -1)

@@ -37,7 +37,8 @@ def _features(v):
     held = {c['name']:c for c in v.columns}
     def cells(c): return [f'{c["nulls"]/max(v.rows, 1):.1%}' if c else '', short(c['min']) if c and c['min'] is not None else '', short(c['max']) if c and c['max'] is not None else '', _spark(c)]
     rows = [[f.name, f.type, *cells(held.get(f.name))] for f in v.features]
-    if v.windows: rows += [[f'events: {c["name"]}', '', *cells(c)] for c in v.columns if c['name'] not in {f.name for f in v.features}]
+    if v.windows: # the features say how they are made, the columns of the events what they hold
+        rows = [[c['name'], 'event', *cells(c)] for c in v.columns]+[[f.name, f.type, '', '', '', line.partition(' as ')[0]] for f,line in zip(v.features, v.windows)]
     return table(['feature', 'type', 'missing', 'least', 'most', 'distribution'], rows)
 
 def _spark(c): return histogram(c['bins'], words=f'{c["name"]} from {short(c["min"])} to {short(c["max"])}', w=80, h=18) if c and c['bins'] else (f'{c["distinct"]:,} values' if c and c.get('distinct') is not None else '')
@@ -47,7 +48,7 @@ def _spark(c): return histogram(c['bins'], words=f'{c["name"]} from {short(c["mi
 def views(v) -> Panel:
     "The catalogue: lineage on one line, and the first columns' distributions"
     def came(x): return ' + '.join(x.get('sources') or [x['source'] or '-'])
-    def went(x): return ' · '.join(filter(None, [f'{len(x.get("training_sets", []))} training sets' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
+    def went(x): return ' · '.join(filter(None, [f'{len(x["training_sets"])} training set{"s" if len(x["training_sets"])>1 else ""}' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
     rows = [[f'{x["name"]}@{x["version"]}', ', '.join(x['entity']) or 'the request', ', '.join(x['features']), came(x), went(x), x.get('rows'), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-',
         next((_spark(c) for c in x.get('columns', []) if c['bins']), '')] for x in v.views]
     return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'newest event', 'distribution'], rows, empty='no feature view yet'),

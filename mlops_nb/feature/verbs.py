@@ -10,6 +10,7 @@ __all__ = ['KNOWN', 'add', 'list_', 'show', 'diff', 'join']
 # %% ../../nbs/feature/verbs.ipynb #d6fd4b25
 import importlib, re
 from pathlib import Path
+from typing import Any
 from ..core import project as projects, refs as names
 from ..core.errors import BadInput, BadUsage, Finding, NotFound
 from ..core.fact import Plan
@@ -52,7 +53,7 @@ def add(
     time:str='', # Column with the event time
     created:str='', # Column with the time the row became known; `created`, `created_at`, `created_timestamp` or `known_at` by default, `none` for none
     ttl:str='', # How long a value stays true, as 30d or 6h; for ever by default
-    source:Data='', # Dataset, file, frame or URL#table that is the table `source`; a frame is kept as the dataset NAME_source
+    source:str='', # Dataset, file or URL#table that is the table `source`; in Python also a frame, which is kept as the dataset NAME_source
     sql:str='', # One SELECT that gives keys, time and features
     python:str='', # `module:function` that returns them as a frame
     window:list[str]=[], # Feature as 'mean(delay) over 7d as delay_7d where not cancelled'; may be given several times
@@ -96,7 +97,7 @@ def _refuse(name, **given):
     wrong = next((k for k,v in given.items() if v is not None and len(v)), None)
     if wrong: raise BadUsage(f'view `{name}` is computed on demand and takes no --{wrong}', 'its keys and times come from the features that it needs')
 
-def _source(p, name, source, dry_run) -> tuple[str,object]:
+def _source(p, name, source, dry_run) -> tuple[str,Any]:
     "What the definition keeps, and the frame behind it while nothing was written yet"
     if isinstance(source, (str, Path)): return str(source).removesuffix('@'),None
     from mlops_nb import data
@@ -139,7 +140,7 @@ def _save(p, d, n) -> bool:
     return True
 
 def _view(d, table, tests, new=True) -> FeatureView:
-    columns,newest = catalogue.described(d, table) if table is not None else ([], '')
+    columns,newest = catalogue.described(d, table) if table is not None and table.num_rows else ([], '')
     return FeatureView(name=d.name, version=d.version, entity=d.entity, time=d.time, created=d.created, ttl=d.ttl, source=d.source, features=d.features, rows=-1 if table is None else table.num_rows, tests=tests, body=d.body,
         digest=definition.digest(d), new=new, description=d.description, owner=d.owner, purpose=d.purpose, tags=d.tags, windows=[windows.line_of(w) for w in d.windows], needs=d.needs, request=d.request, columns=columns, newest=newest)
 
