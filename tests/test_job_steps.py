@@ -130,3 +130,10 @@ def test_a_step_cell_runs_in_the_notebook_too(project):
         assert done.success and shell.user_ns["x"] == 42
     finally:
         InteractiveShell.clear_instance()
+
+
+def test_a_seed_binds_nothing_and_comes_along():
+    made = converted(
+        "import numpy as np", "np.random.seed(0)", "%%mlops step draw\nx = np.random.rand(3)", "%%mlops step show\nprint(x)"
+    )
+    assert [s.definitions for s in made.job.steps] == [[0, 1], [0, 1]]

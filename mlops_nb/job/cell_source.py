@@ -48,7 +48,8 @@ def _after(line:str, depth:int, quote:str) -> tuple[int,str]:
 
 # %% ../../nbs/job/cell_source.ipynb #7bb2c49d
 _PYTHON_CELL = {'time', 'timeit', 'capture', 'prun', 'memit'} # Cell magics around ordinary Python
-_OPAQUE_CELL = {'bash', 'sh', 'script', 'cmd', 'html', 'HTML', 'javascript', 'js', 'latex', 'markdown', 'svg', 'SVG', 'writefile', 'file', 'sql', 'R', 'perl', 'ruby', 'python2', 'bigquery', 'cython'}
+_OPAQUE_CELL = {'bash', 'sh', 'script', 'cmd', 'html', 'HTML', 'javascript', 'js', 'latex', 'markdown', 'svg', 'SVG',
+    'writefile', 'file', 'sql', 'R', 'perl', 'ruby', 'python2', 'bigquery', 'cython'}
 _HOLDS_CODE = {'time', 'timeit', 'prun', 'memit'}
 _ASSIGNED = re.compile(r'^(\s*)([A-Za-z_][\w.]*(?:\s*,\s*[A-Za-z_]\w*)*)\s*=\s*([%!])(?!=)\s*(.*)$', re.S)
 _LINE = re.compile(r'^(\s*)(%(?!%)|!{1,2})\s*(.*)$', re.S)
@@ -72,15 +73,18 @@ def _read_line(n:int, text:str) -> tuple[Magic,str]|None:
         g = _magic(n, text, m[2][0], m[3])
         code = re.sub(r'^(?:-\w+\s*\d*\s+)*', '', g.rest) if g.kind=='line' and g.name in _HOLDS_CODE else ''
         return g,m[1]+(code or 'pass')
-    if _HELP.match(text): return Magic(line=n, kind='help', name='?', rest=text.strip(' ?;'), text=text.strip()),_HELP.match(text)[1]+'pass'
-    if _AUTOMAGIC.match(text): return Magic(line=n, kind='install', name=text.split()[0], rest=text.partition(' ')[2], text=text.strip()),'pass'
+    if _HELP.match(text):
+        return Magic(line=n, kind='help', name='?', rest=text.strip(' ?;'), text=text.strip()),_HELP.match(text)[1]+'pass'
+    if _AUTOMAGIC.match(text):
+        return Magic(line=n, kind='install', name=text.split()[0], rest=text.partition(' ')[2], text=text.strip()),'pass'
     return None
 
 # %% ../../nbs/job/cell_source.ipynb #9c8a7125
 def _soft(m:Magic) -> set[str]:
     "Names that a magic may use"
     if m.kind=='help': return set()
-    if m.kind in ('shell', 'install'): return {w for x in re.findall(r'\{([^{}]+)\}|\$(\w+)', m.rest+' '+m.name) for y in x for w in _words(y)}
+    if m.kind in ('shell', 'install'):
+        return {w for x in re.findall(r'\{([^{}]+)\}|\$(\w+)', m.rest+' '+m.name) for y in x for w in _words(y)}
     return _words(m.rest)
 
 def _cell_magic(first:str, body:str) -> tuple[Magic|None,str]:
@@ -108,7 +112,8 @@ def take_apart(
         bound = re.match(r'\w+', head.rest) if head.name=='capture' else None
         lines[n] = f'{bound[0]} = get_ipython()' if bound else ''
         n += 1
-    if opaque: return Source(python='\n'*(len(lines)-1), magics=magics, soft=_words('\n'.join(lines[n:])+head.rest), opaque=opaque)
+    if opaque:
+        return Source(python='\n'*(len(lines)-1), magics=magics, soft=_words('\n'.join(lines[n:])+head.rest), opaque=opaque)
     _replace(lines, n, magics)
     return Source(python='\n'.join(lines), magics=magics, soft=set().union(*map(_soft, magics)) if magics else set())
 
@@ -117,7 +122,8 @@ def _replace(lines:list[str], n:int, magics:list[Magic]):
     depth,quote = 0,''
     while n<len(lines):
         first,whole = n,lines[n]
-        while not depth and not quote and whole.endswith('\\') and n+1<len(lines) and re.match(r'\s*(?:[%!]|[\w.]+\s*=\s*[%!])', whole): n += 1; whole = whole[:-1]+' '+lines[n].strip()
+        while not depth and not quote and whole.endswith('\\') and n+1<len(lines) and re.match(r'\s*(?:[%!]|[\w.]+\s*=\s*[%!])', whole):
+            n += 1; whole = whole[:-1]+' '+lines[n].strip()
         found = _read_line(first+1, whole) if not depth and not quote and not (first and lines[first-1].endswith('\\')) else None
         if found:
             magics.append(found[0]); lines[first] = found[1]

@@ -14,11 +14,15 @@ from .facts import NotebookFinding
 from .survey import Called, Survey
 
 # %% ../../nbs/job/chance_faults.ipynb #11b4ed0c
-_SEEDS = [('random', re.compile(r'^random\.seed$')), ('numpy', re.compile(r'^(?:numpy|jax\.numpy|cupy)\.random\.(?:seed|set_state)$')), ('torch', re.compile(r'^torch\.(?:cuda\.)?manual_seed(?:_all)?$')), ('tensorflow', re.compile(r'^tensorflow\.random\.set_seed$')),
+_SEEDS = [('random', re.compile(r'^random\.seed$')),
+    ('numpy', re.compile(r'^(?:numpy|jax\.numpy|cupy)\.random\.(?:seed|set_state)$')),
+    ('torch', re.compile(r'^torch\.(?:cuda\.)?manual_seed(?:_all)?$')),
+    ('tensorflow', re.compile(r'^tensorflow\.random\.set_seed$')),
     ('all', re.compile(r'(?:^|\.)(?:seed_everything|set_seed|set_random_seed|fix_seed|seed_all|set_all_seeds|set_seeds|seed_everywhere|set_determinism)$'))]
 _DRAWS = [('random', re.compile(r'^random\.(?:random|randint|randrange|choice|choices|shuffle|sample|uniform|gauss|normalvariate|betavariate|expovariate|triangular|getrandbits|lognormvariate)$')),
     ('numpy', re.compile(r'^numpy\.random\.(?!seed$|default_rng$|RandomState$|Generator$|SeedSequence$|[gs]et_state$|PCG64$|Philox$|MT19937$|bit_generator)\w+$')),
-    ('torch', re.compile(r'^torch\.(?:rand|randn|randint|randperm|normal|bernoulli|multinomial|rand_like|randn_like)$')), ('tensorflow', re.compile(r'^tensorflow\.random\.(?!set_seed|Generator|stateless)\w+$'))]
+    ('torch', re.compile(r'^torch\.(?:rand|randn|randint|randperm|normal|bernoulli|multinomial|rand_like|randn_like)$')),
+    ('tensorflow', re.compile(r'^tensorflow\.random\.(?!set_seed|Generator|stateless)\w+$'))]
 _MAKERS = {'numpy.random.default_rng', 'numpy.random.RandomState', 'random.Random', 'numpy.random.SeedSequence'}
 _SPLITS = set('''train_test_split ShuffleSplit StratifiedShuffleSplit GroupShuffleSplit RandomForestClassifier RandomForestRegressor GradientBoostingClassifier GradientBoostingRegressor ExtraTreesClassifier ExtraTreesRegressor
     KMeans MiniBatchKMeans MLPClassifier MLPRegressor RandomizedSearchCV TSNE SGDClassifier SGDRegressor IsolationForest BaggingClassifier BaggingRegressor DecisionTreeClassifier DecisionTreeRegressor GaussianMixture
@@ -48,7 +52,8 @@ def drawn_from(c:Called) -> str:
     if c.name in _MAKERS: return '' if c.args or given else 'own'
     last = c.name.split('.')[-1]
     root = c.name.split('.')[0]
-    if last=='sample' and '.' in c.text and root not in ('random', 'rng', 'numpy', 'torch', 'st', 'hypothesis'): return '' if given or not (c.args or set(c.keywords)&{'n', 'frac'}) else 'numpy'
+    if last=='sample' and '.' in c.text and root not in ('random', 'rng', 'numpy', 'torch', 'st', 'hypothesis'):
+        return '' if given or not (c.args or set(c.keywords)&{'n', 'frac'}) else 'numpy'
     if last in ('shuffle', 'resample') and root!='sklearn': return ''
     if given: return ''
     if last in _SPLITS: return '' if _unshuffled(c) else 'numpy'
@@ -62,7 +67,11 @@ def find(
     for s in found:
         loose = None
         for c in sorted(s.calls, key=lambda c: (c.node.lineno, c.node.col_offset)):
-            seeded |= {family for family,pattern in _SEEDS if pattern.search(c.name) or pattern.search(c.name.removeprefix('<own>.'))}
+            seeded |= {family for family,pattern in _SEEDS if pattern.search(c.name)
+                or pattern.search(c.name.removeprefix('<own>.'))}
             source = drawn_from(c)
             if source and loose is None and not seeded&{source, 'all'}: loose = c
-        if loose is not None: yield NotebookFinding(cell=s.cell.index, kind='unseeded', message=f'`{loose.text}()` gives another result in every run', fix='give it a seed: random_state=0, or np.random.seed(0) in the first cell')
+        if loose is not None:
+            yield NotebookFinding(cell=s.cell.index, kind='unseeded',
+                message=f'`{loose.text}()` gives another result in every run',
+                fix='give it a seed: random_state=0, or np.random.seed(0) in the first cell')

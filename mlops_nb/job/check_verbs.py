@@ -66,7 +66,8 @@ def check(
     text = repairs.masked(notebook_diff.diff(nb, made, (source.name, place.name if place else source.name)), nb)
     if place and not dry_run: _write(made, place, source)
     left = faults.find(made, folder)[0] if did else found
-    return Checked(notebook=str(notebook), findings=left, cells=cells, fresh=fresh, fixed=did, copy=str(place) if place and not dry_run else '', diff=text)
+    return Checked(notebook=str(notebook), findings=left, cells=cells, fresh=fresh, fixed=did, copy=str(place) if place
+        and not dry_run else '', diff=text)
 
 def _replayed(nb:dict, folder:Path, timeout_s:float, found) -> list:
     "What a fresh kernel says, where no finding says it already"

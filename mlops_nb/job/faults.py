@@ -42,10 +42,12 @@ def _stale(cells:list[Cell]) -> Iterator[NotebookFinding]:
     ran = [c for c in cells if c.count]
     kept = _in_order([c.count for c in ran])
     for n,c in enumerate(ran):
-        if n not in kept: yield _finding(c, 'stale', f'it was run out of order, as In[{c.count}] between {_neighbours(ran, kept, n)}', _RERUN)
+        if n not in kept:
+            yield _finding(c, 'stale', f'it was run out of order, as In[{c.count}] between {_neighbours(ran, kept, n)}', _RERUN)
     last = ran[-1].index if ran else -1
     for c in cells:
-        if not c.count and c.statements and c.index<last: yield _finding(c, 'stale', 'it was not run, though cells below it were', _RERUN)
+        if not c.count and c.statements and c.index<last:
+            yield _finding(c, 'stale', 'it was not run, though cells below it were', _RERUN)
 
 def _neighbours(ran, kept, n) -> str:
     near = [max((k for k in kept if k<n), default=None), min((k for k in kept if k>n), default=None)]
@@ -54,9 +56,14 @@ def _neighbours(ran, kept, n) -> str:
 def _names(cells:list[Cell]) -> Iterator[NotebookFinding]:
     "Names that are used before they are bound, or bound nowhere"
     for c,name,later in unbound(cells):
-        if later is None: yield _finding(c, 'undefined', f'`{name}` is bound nowhere in the notebook: the cell that did was deleted', f'bind `{name}`, or import it')
-        elif later.index==c.index: yield _finding(c, 'order', f'`{name}` is used before this cell binds it', 'swap the lines, or bind it above')
-        else: yield _finding(c, 'order', f'`{name}` is used here and bound only in cell {later.index}', f'move cell {later.index} above this one')
+        if later is None:
+            yield _finding(c, 'undefined', f'`{name}` is bound nowhere in the notebook: the cell that did was deleted',
+                f'bind `{name}`, or import it')
+        elif later.index==c.index:
+            yield _finding(c, 'order', f'`{name}` is used before this cell binds it', 'swap the lines, or bind it above')
+        else:
+            yield _finding(c, 'order', f'`{name}` is used here and bound only in cell {later.index}',
+                f'move cell {later.index} above this one')
 
 def _syntax(cells:list[Cell]) -> Iterator[NotebookFinding]:
     for c in cells:
@@ -64,7 +71,8 @@ def _syntax(cells:list[Cell]) -> Iterator[NotebookFinding]:
 
 # %% ../../nbs/job/faults.ipynb #e811ba7c
 _SURE = {'home', 'Users', 'root', 'mnt', 'media', 'Volumes', 'kaggle', 'scratch', 'dbfs', 'gpfs', 'nfs', 'Desktop', 'content'}
-_PERHAPS = {'data', 'opt', 'srv', 'workspace', 'workspaces', 'private', 'var', 'Documents', 'drive', 'app', 'notebooks', 'projects', 'datasets', 'usr'}
+_PERHAPS = {'data', 'opt', 'srv', 'workspace', 'workspaces', 'private', 'var', 'Documents', 'drive', 'app', 'notebooks',
+    'projects', 'datasets', 'usr'}
 _ABSOLUTE = re.compile(r'^(?:~[\w.-]*[/\\].*|[A-Za-z]:[\\/].+|\\\\[\w.-]+\\.+|file://.+)$')
 _ANYWHERE = ('/dev/', '/tmp/', '/proc/', '/usr/bin', '/bin/', '/etc/', '//')
 
@@ -89,19 +97,26 @@ _HOMES = {'pathlib.Path.home', 'Path.home', 'os.path.expanduser', 'os.getlogin',
 def _places(s:Survey, folder:Path|None) -> Iterator[NotebookFinding]:
     "Paths that exist on one machine"
     found = [x.text for x in s.strings if is_absolute(x.text, x.place) or is_below(x.text, folder)]
-    found += [m.rest.split()[0] for m in s.cell.source.magics if m.kind=='line' and m.name=='cd' and is_absolute(m.rest+'/', True)]
-    found += [w for m in s.cell.source.magics if m.kind=='shell' for w in (m.name+' '+m.rest).split() if is_absolute(w.strip('\'"'), True)]
-    found += [f'{c.text}()' for c in s.calls if c.name in _HOMES and not any(isinstance(a, ast.Constant) and is_absolute(str(a.value)) for a in c.args)]
+    found += [m.rest.split()[0] for m in s.cell.source.magics if m.kind=='line' and m.name=='cd'
+        and is_absolute(m.rest+'/', True)]
+    found += [w for m in s.cell.source.magics if m.kind=='shell' for w in (m.name+' '+m.rest).split()
+        if is_absolute(w.strip('\'"'), True)]
+    found += [f'{c.text}()' for c in s.calls if c.name in _HOMES and not any(isinstance(a, ast.Constant)
+        and is_absolute(str(a.value)) for a in c.args)]
     if re.search(r'''\benviron(?:\.get\(|\[)\s*['"](?:HOME|USERPROFILE|USER)['"]''', s.cell.text): found.append('$HOME')
-    for p in dict.fromkeys(found): yield _finding(s.cell, 'absolute_path', f'{p!r} exists on this machine only', 'write a path relative to the project, or a dataset: mlops data add')
+    for p in dict.fromkeys(found):
+        yield _finding(s.cell, 'absolute_path', f'{p!r} exists on this machine only',
+            'write a path relative to the project, or a dataset: mlops data add')
 
 def _secrets(cell:Cell, s:Survey|None) -> Iterator[NotebookFinding]:
     "Secrets in clear text"
     named = [name for name,text,_ in s.secrets if is_secret(text)] if s else []
     for name in dict.fromkeys(named):
-        yield _finding(cell, 'secret', f'`{name}` holds a secret in clear text', f"read it at run time: os.environ['{name.upper()}'], and replace the secret: it has been saved")
+        yield _finding(cell, 'secret', f'`{name}` holds a secret in clear text',
+            f"read it at run time: os.environ['{name.upper()}'], and replace the secret: it has been saved")
     if not named and cell.text and (kinds := guard.find_secrets(cell.text)):
-        yield _finding(cell, 'secret', f'it holds something shaped like a secret: {", ".join(kinds).replace("_", " ")}', 'read it at run time: os.environ[...], and replace the secret: it has been saved')
+        yield _finding(cell, 'secret', f'it holds something shaped like a secret: {", ".join(kinds).replace("_", " ")}',
+            'read it at run time: os.environ[...], and replace the secret: it has been saved')
 
 # %% ../../nbs/job/faults.ipynb #0dc11afe
 _DAY = r'(?:(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])|(?:19|20)\d{2}/(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])[./](?:0?[1-9]|[12]\d|3[01])[./](?:19|20)\d{2})'
@@ -114,11 +129,13 @@ def is_date(s:str) -> bool: return bool(_DATE.match(s))
 def _fixed(s:Survey, below:bool) -> list[str]:
     "Dates that are written into a cell's expressions; `below` counts those with a name too"
     out = [x.text for x in s.strings if _DATE.match(x.text) and (below or not x.named)]
-    out += [x.text for x in s.strings if x.place and ('/' in x.text or '.' in x.text) and _IN_PATH.search(x.text) and not _DATE.match(x.text)]
+    out += [x.text for x in s.strings if x.place and ('/' in x.text or '.' in x.text) and _IN_PATH.search(x.text)
+        and not _DATE.match(x.text)]
     whole = {id(getattr(n, 'value', None)) for n in s.cell.tree.body if isinstance(n, (ast.Assign, ast.AnnAssign))}
     for c in s.calls:
         numbers = [a.value for a in c.args if isinstance(a, ast.Constant) and type(a.value) is int]
-        if c.name in _BUILT and len(numbers)>=3 and 1900<=numbers[0]<2100 and (below or id(c.node) not in whole): out.append(ast.unparse(c.node))
+        if c.name in _BUILT and len(numbers)>=3 and 1900<=numbers[0]<2100 and (below or id(c.node) not in whole):
+            out.append(ast.unparse(c.node))
     return list(dict.fromkeys(out))
 
 def _dates(found:list[Survey]) -> Iterator[NotebookFinding]:
@@ -129,7 +146,8 @@ def _dates(found:list[Survey]) -> Iterator[NotebookFinding]:
         dates = [] if explicit else _fixed(s, below)
         if dates:
             words = f'{"the date" if len(dates)==1 else "dates"} {", ".join(d if "(" in d else repr(d) for d in dates[:4])} {"is" if len(dates)==1 else "are"} fixed here'
-            yield _finding(s.cell, 'date', words, f'assign it to a name in the first cell, so that it becomes a parameter: since = {dates[0] if "(" in dates[0] else repr(dates[0])}')
+            yield _finding(s.cell, 'date', words,
+                f'assign it to a name in the first cell, so that it becomes a parameter: since = {dates[0] if "(" in dates[0] else repr(dates[0])}')
         below = below or not explicit and not is_definition(s.cell)
 
 # %% ../../nbs/job/faults.ipynb #e6f36c03
@@ -146,11 +164,17 @@ def live(backend:str) -> bool: return bool(_LIVE.search(backend))
 def _lines(cell:Cell) -> Iterator[NotebookFinding]:
     "What magic and shell lines do"
     for m in cell.source.magics:
-        if m.kind=='install': yield _finding(cell, 'install', f'it installs packages: {m.text[:60]}', 'install them once; `mlops job convert` drops the line and locks the versions')
-        elif m.kind=='shell': yield _finding(cell, 'shell', f'it runs a shell line: {m.text[:60]}', 'use Python, or make sure that the command exists where the job runs')
-        elif m.kind=='line' and m.name in ('debug', 'pdb') or m.name=='matplotlib' and live(m.rest): yield _finding(cell, 'interactive', f'{m.text[:60]} waits for a person', 'delete the line')
+        if m.kind=='install':
+            yield _finding(cell, 'install', f'it installs packages: {m.text[:60]}',
+                'install them once; `mlops job convert` drops the line and locks the versions')
+        elif m.kind=='shell':
+            yield _finding(cell, 'shell', f'it runs a shell line: {m.text[:60]}',
+                'use Python, or make sure that the command exists where the job runs')
+        elif m.kind=='line' and m.name in ('debug', 'pdb') or m.name=='matplotlib' and live(m.rest):
+            yield _finding(cell, 'interactive', f'{m.text[:60]} waits for a person', 'delete the line')
     if cell.source.opaque in ('bash', 'sh', 'script', 'cmd'):
-        yield _finding(cell, 'shell', f'it is a %%{cell.source.opaque} cell', 'use Python, or make sure that the commands exist where the job runs')
+        yield _finding(cell, 'shell', f'it is a %%{cell.source.opaque} cell',
+            'use Python, or make sure that the commands exist where the job runs')
 
 def _address(node) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and bool(re.match(r'(https?|ftp|s3|gs|hf|postgresql|mysql|mongodb)(\+\w+)?://(?!localhost|127\.)', node.value))
@@ -163,11 +187,20 @@ def _deeds(s:Survey, urls:set[int]) -> Iterator[NotebookFinding]:
         said.add(kind)
         yield _finding(s.cell, 'interactive' if kind=='widget' else kind, message, fix)
     for c in s.calls:
-        if _ASKS.match(c.name): yield from once('interactive', f'`{c.text}()` waits for a person', 'make it a parameter: assign a constant')
-        elif _WIDGETS.match(c.name): yield from once('widget', f'`{c.text}` shows its result in a widget only, and nobody is there to move it', 'compute the value from a parameter, and print or save what it shows')
-        elif _SHELL.match(c.name): yield from once('shell', f'`{c.text}()` starts another program', 'use Python, or make sure that the program exists where the job runs')
-        elif _NET.search(c.name) or any(map(_address, c.args[:1])): yield from once('network', f'`{c.text}()` needs the network when the job runs', 'fetch the data once and version it: mlops data add')
-    if s.cell.index in urls: yield from once('network', 'it reads from an address when the job runs', 'fetch the data once and version it: mlops data add')
+        if _ASKS.match(c.name):
+            yield from once('interactive', f'`{c.text}()` waits for a person', 'make it a parameter: assign a constant')
+        elif _WIDGETS.match(c.name):
+            yield from once('widget', f'`{c.text}` shows its result in a widget only, and nobody is there to move it',
+                'compute the value from a parameter, and print or save what it shows')
+        elif _SHELL.match(c.name):
+            yield from once('shell', f'`{c.text}()` starts another program',
+                'use Python, or make sure that the program exists where the job runs')
+        elif _NET.search(c.name) or any(map(_address, c.args[:1])):
+            yield from once('network', f'`{c.text}()` needs the network when the job runs',
+                'fetch the data once and version it: mlops data add')
+    if s.cell.index in urls:
+        yield from once('network', 'it reads from an address when the job runs',
+            'fetch the data once and version it: mlops data add')
 
 def _acts(cells:list[Cell], found:dict[int,Survey]) -> Iterator[NotebookFinding]:
     urls = {t.cell for t in lineage.trace(cells)[0] if t.kind=='url'}
@@ -187,7 +220,8 @@ def find(
     found = [*_syntax(cells), *_stale(cells), *_names(cells)]
     for c in cells: found += _secrets(c, by_cell.get(c.index))
     for s in surveyed: found += _places(s, folder.resolve() if folder else None)
-    found += [*_dates(surveyed), *_acts(cells, by_cell), *chance_faults.find(surveyed), *package_faults.find(cells, surveyed, folder), *output_faults.find(nb, surveyed)]
+    found += [*_dates(surveyed), *_acts(cells, by_cell), *chance_faults.find(surveyed),
+        *package_faults.find(cells, surveyed, folder), *output_faults.find(nb, surveyed)]
     ids = {n:str(c.get('id') or '') for n,c in enumerate(nb['cells'])}
     for f in found: f.cell_id = ids.get(f.cell, '')
     return sorted(found, key=lambda f: -1 if f.cell is None else f.cell),len(cells)

@@ -25,5 +25,6 @@ class MlopsJobExporter(Exporter):
         nb,resources = super().from_notebook_node(nb, resources, **kwargs)
         name = (resources.get('metadata') or {}).get('name') or 'job'
         made = conversion.convert(notebook_ast.check_format(json.loads(json.dumps(nb)), name), name)
-        made.notebook['metadata']['mlops'] = {'job':{k:v for k,v in msgspec.to_builtins(made.job).items() if k in ('name', 'parameters', 'dropped_cells', 'requirements', 'inputs', 'outputs', 'remarks')}}
+        made.notebook['metadata']['mlops'] = {'job':{k:v for k,v in msgspec.to_builtins(made.job).items()
+            if k in ('name', 'parameters', 'dropped_cells', 'requirements', 'inputs', 'outputs', 'remarks')}}
         return json.dumps(from_dict(made.notebook), indent=1, ensure_ascii=False)+'\n',resources

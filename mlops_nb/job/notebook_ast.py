@@ -26,7 +26,8 @@ def load(
     except FileNotFoundError as e: raise NotFound(f'no notebook {path}') from e
     except OSError as e: raise BadInput(f'{path} cannot be read: {e.strerror}', 'give an .ipynb file') from e
     try: nb = _lazily(raw) if lazy else msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e: raise BadInput(f'{path.name} is not valid JSON: {e}', 'a notebook is a JSON file in UTF-8') from e
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise BadInput(f'{path.name} is not valid JSON: {e}', 'a notebook is a JSON file in UTF-8') from e
     return check_format(nb, path.name)
 
 def _bytes(path:Path):
@@ -41,7 +42,8 @@ def _lazily(raw):
         cells = msgspec.json.decode(top.pop('cells'), type=list[dict[str, msgspec.Raw]])
     except (msgspec.ValidationError, KeyError): return msgspec.json.decode(raw)
     read = msgspec.json.decode
-    return {**{k:read(v) for k,v in top.items()}, 'cells':[{k:v if k=='outputs' else read(v) for k,v in c.items()} for c in cells]}
+    return {**{k:read(v) for k,v in top.items()}, 'cells':[{k:v if k=='outputs' else read(v) for k,v in c.items()}
+        for c in cells]}
 
 def check_format(
     nb, # What was decoded
@@ -51,16 +53,19 @@ def check_format(
     if not isinstance(nb, dict) or not isinstance(nb.get('nbformat'), int):
         raise BadInput(f'{name} is no notebook: it has no `nbformat`')
     if nb['nbformat']!=4 or not isinstance(nb.get('cells'), list):
-        raise BadInput(f'{name} has notebook format {nb["nbformat"]}'+(' and no list of cells' if nb['nbformat']==4 else ''), f'write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}')
+        raise BadInput(f'{name} has notebook format {nb["nbformat"]}'+(' and no list of cells' if nb['nbformat']==4 else ''),
+            f'write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}')
     meta = nb.get('metadata') if isinstance(nb.get('metadata'), dict) else {}
     spec,info = (m if isinstance(m, dict) else {} for m in (meta.get('kernelspec'), meta.get('language_info')))
     language = str(spec.get('language') or info.get('name') or 'python').lower()
-    if language not in ('python', 'ipython', 'python3'): raise BadInput(f'{name} is a notebook in {spec.get("display_name") or language}', 'jobs run Python notebooks')
+    if language not in ('python', 'ipython', 'python3'):
+        raise BadInput(f'{name} is a notebook in {spec.get("display_name") or language}', 'jobs run Python notebooks')
     cells = []
     for n,c in enumerate(nb['cells']):
         if not isinstance(c, dict) or c.get('cell_type') not in ('code', 'markdown', 'raw') or not isinstance(c.get('source', ''), (str, list)):
             raise BadInput(f'{name}: cell {n} is no notebook cell')
-        cells.append({**c, 'source':''.join(map(str, c.get('source') or '')), 'metadata':c['metadata'] if isinstance(c.get('metadata'), dict) else {}})
+        cells.append({**c, 'source':''.join(map(str, c.get('source') or '')), 'metadata':c['metadata']
+            if isinstance(c.get('metadata'), dict) else {}})
     return {**nb, 'metadata':meta, 'cells':cells}
 
 # %% ../../nbs/job/notebook_ast.ipynb #12024f8a
@@ -95,7 +100,8 @@ def names_of(
         for n in ast.walk(node):
             if isinstance(n, ast.Name): (names.now if isinstance(n.ctx, ast.Load) else names.binds).add(n.id)
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name): names.now.add(node.target.id)
-    if isinstance(node, ast.Delete): names.deletes = {t.id for t in node.targets if isinstance(t, ast.Name)}; names.binds -= names.deletes; names.now |= names.deletes
+    if isinstance(node, ast.Delete):
+        names.deletes = {t.id for t in node.targets if isinstance(t, ast.Name)}; names.binds -= names.deletes; names.now |= names.deletes
     if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)): names.now -= names.binds
     return names
 
@@ -145,7 +151,8 @@ def _imports(cell:Cell):
             if n.module and not n.level: cell.imports.setdefault(n.module.split('.')[0], n.lineno)
             if any(a.name=='*' for a in n.names): cell.star = True
         elif isinstance(n, (ast.Attribute, ast.Subscript)) and not isinstance(n.ctx, ast.Load): cell.changes.add(_base(n))
-        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ('exec', 'globals', 'locals'): cell.star = True
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ('exec', 'globals', 'locals'):
+            cell.star = True
     cell.star |= any(m.name in ('run', 'pylab', 'store', 'load') for m in cell.source.magics if m.kind=='line')
     cell.changes.discard('')
 
@@ -178,10 +185,12 @@ def cells_of(
     nb:dict, # From `load`
 ) -> list[Cell]:
     "The code cells of a notebook, in order"
-    return [understand(n, c['source'], c['metadata'].get('tags') or [], c.get('execution_count')) for n,c in enumerate(nb['cells']) if c['cell_type']=='code']
+    return [understand(n, c['source'], c['metadata'].get('tags') or [], c.get('execution_count')) for n,
+        c in enumerate(nb['cells']) if c['cell_type']=='code']
 
 # %% ../../nbs/job/notebook_ast.ipynb #24c5bfc4
-GIVEN = {*dir(builtins), 'get_ipython', 'display', 'In', 'Out', '_', '__', '___', 'exit', 'quit', '__name__', '__doc__', '__builtins__', '__annotations__', '_i', '_ii', '_iii', '_oh', '_ih', '_dh'}
+GIVEN = {*dir(builtins), 'get_ipython', 'display', 'In', 'Out', '_', '__', '___', 'exit', 'quit', '__name__', '__doc__',
+    '__builtins__', '__annotations__', '_i', '_ii', '_iii', '_oh', '_ih', '_dh'}
 
 def unbound(
     cells:list[Cell], # In order

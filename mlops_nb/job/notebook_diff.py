@@ -44,7 +44,8 @@ def diff(
     def left(upto):
         nonlocal waiting
         while waiting is not None and waiting<upto:
-            lines.extend(_hunk(f'cell {waiting} left out'+(f': {reasons[waiting]}' if reasons and waiting in reasons else ''), code[waiting], ''))
+            lines.extend(_hunk(f'cell {waiting} left out'+(f': {reasons[waiting]}' if reasons and waiting in reasons else ''),
+                code[waiting], ''))
             waiting = next(gone, None)
     for at,source in made:
         if at is None: lines += _hunk('new cell', '', source); continue

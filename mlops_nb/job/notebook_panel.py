@@ -31,8 +31,11 @@ class Findings:
         where = [('all' if f.cell is None else f'cell {f.cell}', f.kind.replace('_', ' ')) for f in self.findings]
         a,b = max(len(w[0]) for w in where),max(len(w[1]) for w in where)
         out = [f'{w:{a}}  {k:{b}}  {f.message}\n{"":{a}}  {"":{b}}  -> {f.fix}' for (w,k),f in zip(where, self.findings[:rows])]
-        return '\n'.join([*out, *([f'and {len(self.findings)-rows:,} more: see the JSON form'] if len(self.findings)>rows else [])])
-    def markdown(self): return table(['cell', 'kind', 'what', 'what to do'], [['all' if f.cell is None else f.cell, f.kind.replace('_', ' '), f.message, f.fix] for f in self.findings]).markdown()
+        return '\n'.join([*out, *([f'and {len(self.findings)-rows:,} more: see the JSON form'] if len(self.findings)>rows
+            else [])])
+    def markdown(self):
+        return table(['cell', 'kind', 'what', 'what to do'],
+            [['all' if f.cell is None else f.cell, f.kind.replace('_', ' '), f.message, f.fix] for f in self.findings]).markdown()
 
 class Diff:
     "A diff whose lines are told by a sign, and by colour too"
@@ -46,7 +49,9 @@ class Diff:
         most = min(self.SHOWN, rows*10)
         more = f'<p class="x">and {len(self.lines)-most:,} more lines</p>' if len(self.lines)>most else ''
         return f'<pre>{"".join(map(self._line, self.lines[:most]))}</pre>{more}'
-    def text(self): return '\n'.join(self.lines[:self.SHOWN]+([f'and {len(self.lines)-self.SHOWN:,} more lines'] if len(self.lines)>self.SHOWN else []))
+    def text(self):
+        return '\n'.join(self.lines[:self.SHOWN]+([f'and {len(self.lines)-self.SHOWN:,} more lines']
+            if len(self.lines)>self.SHOWN else []))
     def markdown(self): return '```diff\n'+self.text().replace('```', "'''")+'\n```'
 
 # %% ../../nbs/job/notebook_panel.ipynb #72a1e435
@@ -56,11 +61,14 @@ def checked(c:Checked) -> Panel:
     "What `job check` found, what was mended and what is left"
     name = c.copy or c.notebook
     blocks:list = [Findings(name, c.findings)] if c.findings else [text(f'{c.cells:,} cells: nothing here will hurt an unattended run'+(', and a fresh kernel gave the same outputs.' if c.fresh else '.'))]
-    if c.fixed: blocks.insert(0, facts({'mended':_count(c.fixed, 'thing'), 'copy':c.copy or 'none: a dry run', 'left':_count(c.findings, 'finding')}))
+    if c.fixed:
+        blocks.insert(0, facts({'mended':_count(c.fixed, 'thing'), 'copy':c.copy or 'none: a dry run',
+            'left':_count(c.findings, 'finding')}))
     if c.diff: blocks.append(details('what was mended', Diff(c.diff)))
     verdict = ('ok', 'READY') if not c.findings else ('warn', f'{len(c.findings)} FINDINGS' if len(c.findings)>1 else '1 FINDING')
     mend = any(f.kind in MENDED for f in c.findings) and not c.fixed
-    return Panel(f'Notebook check: {name}', *blocks, verdict=verdict, next=f'mlops job check {c.notebook} --fix' if mend else f'mlops job convert {name}')
+    return Panel(f'Notebook check: {name}', *blocks, verdict=verdict, next=f'mlops job check {c.notebook} --fix' if mend
+        else f'mlops job convert {name}')
 
 MENDED = {'install', 'unseeded', 'secret', 'absolute_path', 'date', 'order', 'personal_data'} # What `--fix` may mend
 
@@ -75,17 +83,26 @@ def _steps(j:Job) -> list:
 def _left_out(j:Job) -> list:
     "Cells that were dropped, remarks, and the diff"
     out = []
-    if j.dropped_cells: out.append(details(_count(j.dropped_cells, 'cell')+' left out', table(['cell', 'why', 'what'], [[d.cell, d.reason, d.source] for d in j.dropped_cells])))
-    if j.remarks: out.append(details(_count(j.remarks, 'remark'), table(['cell', 'remark'], [['-' if n.cell is None else n.cell, n.message] for n in j.remarks])))
+    if j.dropped_cells:
+        out.append(details(_count(j.dropped_cells, 'cell')+' left out', table(['cell', 'why', 'what'],
+            [[d.cell, d.reason, d.source] for d in j.dropped_cells])))
+    if j.remarks:
+        out.append(details(_count(j.remarks, 'remark'),
+            table(['cell', 'remark'], [['-' if n.cell is None else n.cell, n.message] for n in j.remarks])))
     changes = j.diff or j.__dict__.get('changes', '')
-    return [*out, Diff(j.diff)] if j.diff else [*out, *([details('what was changed in the cells', Diff(changes))] if changes else [])]
+    return [*out, Diff(j.diff)] if j.diff else [*out, *([details('what was changed in the cells', Diff(changes))] if changes
+        else [])]
 
 def job(j:Job) -> Panel:
     "A job as it stands in jobs/NAME"
-    rows = [[p.name, p.type+(f' of {p.item}' if p.item else ''), _shown(p.default), ', '.join(p.choices) or p.help] for p in j.parameters]
+    rows = [[p.name, p.type+(f' of {p.item}' if p.item else ''), _shown(p.default), ', '.join(p.choices) or p.help]
+        for p in j.parameters]
     things = [[way, t.kind, t.name] for way,ts in (('reads', j.inputs), ('writes', j.outputs)) for t in ts]
-    about = {'made from':j.source or '-', 'files':j.folder or '-', 'requirements':', '.join(j.requirements) or 'standard library only'}
-    blocks = [table(['parameter', 'type', 'default', 'about'], rows, empty='no parameters'), *([table(['', 'kind', 'what'], things)] if things else []), *_steps(j), facts(about), *_left_out(j)]
+    about = {'made from':j.source or '-', 'files':j.folder or '-', 'requirements':', '.join(j.requirements)
+        or 'standard library only'}
+    blocks = [table(['parameter', 'type', 'default', 'about'], rows, empty='no parameters'),
+        *([table(['', 'kind', 'what'], things)] if things else []), *_steps(j), facts(about), *_left_out(j)]
     first = next((p for p in j.parameters if isinstance(p.default, (int, float, str)) and ' ' not in str(p.default)), None)
     run = f'mlops job run {j.name}'+(f' -p {first.name}={first.default}' if first else '')
-    return Panel(f'Job {j.name}', *blocks, verdict=('info', 'DIFF: nothing was written') if j.diff else ('ok', 'READY'), next=f'mlops job convert {j.source or "NOTEBOOK"}' if j.diff else run)
+    return Panel(f'Job {j.name}', *blocks, verdict=('info', 'DIFF: nothing was written') if j.diff else ('ok', 'READY'),
+        next=f'mlops job convert {j.source or "NOTEBOOK"}' if j.diff else run)

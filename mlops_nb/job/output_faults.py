@@ -17,14 +17,16 @@ from .survey import Survey
 
 # %% ../../nbs/job/output_faults.ipynb #08ab8d7b
 _SHAPES = {'email', 'ssn', 'payment_card', 'iban', 'phone'} # What is told by its shape alone
-_COLUMNS = {'email', 'ssn', 'birth_date', 'person_name', 'postal_address', 'medical_record', 'licence_number', 'payment_card', 'iban', 'phone'}
+_COLUMNS = {'email', 'ssn', 'birth_date', 'person_name', 'postal_address', 'medical_record', 'licence_number', 'payment_card',
+    'iban', 'phone'}
 _READ = 20_000
 
 def outputs_of(cell:dict) -> list[dict]:
     "A cell's outputs; a list that was left as raw JSON is decoded, unless it is huge"
     outs = cell.get('outputs') or []
     if isinstance(outs, msgspec.Raw):
-        if len(memoryview(outs))>4_000_000: return [{'output_type':'stream', 'text':bytes(memoryview(outs)[:_READ]).decode('utf-8', 'replace')}]
+        if len(memoryview(outs))>4_000_000:
+            return [{'output_type':'stream', 'text':bytes(memoryview(outs)[:_READ]).decode('utf-8', 'replace')}]
         try: outs = msgspec.json.decode(outs)
         except (msgspec.DecodeError, RecursionError): return []
     return [o for o in outs if isinstance(o, dict)] if isinstance(outs, list) else []
@@ -51,14 +53,17 @@ def _is_shown(s:Survey) -> list[ast.expr]:
 
 def _quiet(node) -> bool:
     "Does an expression show counts of a column rather than its values?"
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ('nunique', 'count', 'isna', 'isnull', 'sum', 'mean', 'info', 'any', 'all', 'notna', 'duplicated', 'drop', 'describe', 'map')
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ('nunique', 'count',
+        'isna', 'isnull', 'sum', 'mean', 'info', 'any', 'all', 'notna', 'duplicated', 'drop', 'describe', 'map')
 
 def _columns(node) -> list[str]:
     "Columns that an expression takes and shows"
     if any(map(_quiet, ast.walk(node))): return []
     keys = [n.slice for n in ast.walk(node) if isinstance(n, ast.Subscript)]
-    names = [k.value for s in keys for k in ([s] if isinstance(s, ast.Constant) else getattr(s, 'elts', [])) if isinstance(k, ast.Constant) and isinstance(k.value, str)]
-    return names+[n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id.startswith(('df', 'data', 'users', 'customers', 'patients', 'people'))]
+    names = [k.value for s in keys for k in ([s] if isinstance(s, ast.Constant) else getattr(s, 'elts', []))
+        if isinstance(k, ast.Constant) and isinstance(k.value, str)]
+    return names+[n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+        and n.value.id.startswith(('df', 'data', 'users', 'customers', 'patients', 'people'))]
 
 def _personal(names:list[str]) -> list[str]: return list(dict.fromkeys(n for n in names if set(guard.column_hints(n))&_COLUMNS))
 
@@ -76,7 +81,11 @@ def find(
         names = _personal(_headers(outs)) or (_personal([x for e in _is_shown(s) for x in _columns(e)]) if s else [])
         if kinds or names:
             what = ', '.join(k.replace('_', ' ') for k in kinds) if kinds else 'the column'+('s ' if len(names)>1 else ' ')+', '.join(f'`{x}`' for x in names[:4])
-            yield NotebookFinding(cell=n, kind='personal_data', message=f'{"its output shows personal data" if kinds else "it shows personal data"}: {what}', fix='show counts or a pseudonym, and clear the output')
+            yield NotebookFinding(cell=n, kind='personal_data',
+                message=f'{"its output shows personal data" if kinds else "it shows personal data"}: {what}',
+                fix='show counts or a pseudonym, and clear the output')
         error = next((o for o in outs if o.get('output_type')=='error'), None)
         if error and 'raises-exception' not in (c['metadata'].get('tags') or []):
-            yield NotebookFinding(cell=n, kind='failed', message=f'its saved output is an error: {_text(error.get("ename"))}: {_text(error.get("evalue"))[:80]}', fix='mend it, or tag the cell `raises-exception` where it is meant to fail')
+            yield NotebookFinding(cell=n, kind='failed',
+                message=f'its saved output is an error: {_text(error.get("ename"))}: {_text(error.get("evalue"))[:80]}',
+                fix='mend it, or tag the cell `raises-exception` where it is meant to fail')

@@ -29,7 +29,10 @@ def declared(
     for d in (folder, *folder.parents):
         if any((d/n).is_file() for n in _LOCKS): return None
         files = sorted(d.glob('requirements*.txt'))
-        if files: return files[0],{_key(m[1]):m[2].strip() for f in files for l in f.read_text(encoding='utf-8', errors='replace').splitlines() if (m := _LINE.match(l)) and not l.lstrip().startswith(('#', '-'))}
+        if files:
+            return files[0],{_key(m[1]):m[2].strip() for f in files
+                for l in f.read_text(encoding='utf-8', errors='replace').splitlines() if (m := _LINE.match(l))
+                and not l.lstrip().startswith(('#', '-'))}
         if (d/'.git').exists() or (d/'mlops.toml').exists(): return None
     return None
 
@@ -43,7 +46,8 @@ def _unpinned(module:str, there:dict[str,str], file:str) -> tuple[str,str]|None:
     if '==' in spec:
         want = spec.partition('==')[2].strip().split(',')[0]
         return None if want==have or want.endswith('*') and have.startswith(want[:-1]) else (f'{file} says {name}=={want}, and {have} is installed here',f'install {name}=={want}, or write {name}=={have}')
-    return None if spec.startswith(('===', '@', '~=')) else (f'{file} names {name} without a version{": "+spec if spec else ""}',f'write in {file}: {name}=={have}')
+    return None if spec.startswith(('===', '@', '~=')) else (f'{file} names {name} without a version{": "+spec if spec else ""}',
+        f'write in {file}: {name}=={have}')
 
 # %% ../../nbs/job/package_faults.ipynb #a02ede67
 def find(
@@ -59,6 +63,9 @@ def find(
             if module in seen: continue
             seen.add(module)
             kind = requirements.kind_of(module, folder)
-            if kind=='missing' and module not in tried: yield NotebookFinding(cell=c.index, kind='missing_package', message=f'`{module}` is imported and not installed here', fix=f'pip install {requirements.known_as(module)}, or delete the import')
+            if kind=='missing' and module not in tried:
+                yield NotebookFinding(cell=c.index, kind='missing_package',
+                    message=f'`{module}` is imported and not installed here',
+                    fix=f'pip install {requirements.known_as(module)}, or delete the import')
             wrong = _unpinned(module, there[1], there[0].name) if kind=='installed' and there else None
             if wrong: yield NotebookFinding(cell=c.index, kind='unpinned_package', message=wrong[0], fix=wrong[1])

@@ -21,18 +21,21 @@ class Constant(msgspec.Struct):
     type:str
     form:str = ''
 
-_OPS = {ast.Add:lambda a,b: a+b, ast.Sub:lambda a,b: a-b, ast.Mult:lambda a,b: a*b, ast.Div:lambda a,b: a/b, ast.FloorDiv:lambda a,b: a//b, ast.Mod:lambda a,b: a%b, ast.Pow:lambda a,b: a**b}
+_OPS = {ast.Add:lambda a,b: a+b, ast.Sub:lambda a,b: a-b, ast.Mult:lambda a,b: a*b, ast.Div:lambda a,b: a/b,
+    ast.FloorDiv:lambda a,b: a//b, ast.Mod:lambda a,b: a%b, ast.Pow:lambda a,b: a**b}
 _DATE,_TIME = re.compile(r'\d{4}-\d\d-\d\d'),re.compile(r'\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?')
 
 def _number(node) -> int|float|None:
     "The value of arithmetic on numbers"
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool): return node.value
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+        return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         v = _number(node.operand)
         return None if v is None else -v if isinstance(node.op, ast.USub) else v
     if not isinstance(node, ast.BinOp) or type(node.op) not in _OPS: return None
     a,b = _number(node.left),_number(node.right)
-    if a is None or b is None or (isinstance(node.op, ast.Pow) and (abs(a)>1e6 or abs(b)>64)) or max(abs(a), abs(b))>1e300: return None
+    if a is None or b is None or (isinstance(node.op, ast.Pow) and (abs(a)>1e6 or abs(b)>64)) or max(abs(a), abs(b))>1e300:
+        return None
     try: v = _OPS[type(node.op)](a, b)
     except (ArithmeticError, ValueError): return None
     return v if isinstance(v, (int, float)) else None
@@ -57,12 +60,16 @@ def _called(node:ast.Call) -> Constant|None:
     vals = [a.value for a in args]
     try:
         if name=='dict' and len(vals)<2: return Constant({**(dict(vals[0]) if vals else {}), **kw}, 'dict')
-        if kw or name not in ('list', 'tuple', 'set', 'date', 'datetime', 'fromisoformat', 'Timestamp', 'float', 'int', 'str'): return None
-        if name in ('list', 'tuple', 'set') and len(vals)<2: return Constant(list(vals[0]) if vals else [], 'list', '' if name=='list' else name)
+        if kw or name not in ('list', 'tuple', 'set', 'date', 'datetime', 'fromisoformat', 'Timestamp', 'float', 'int', 'str'):
+            return None
+        if name in ('list', 'tuple', 'set') and len(vals)<2:
+            return Constant(list(vals[0]) if vals else [], 'list', '' if name=='list' else name)
         if name=='date': return Constant(dt.date(*vals).isoformat(), 'date', 'date')
         if name=='datetime': return Constant(dt.datetime(*vals).isoformat(), 'datetime', 'datetime')
-        if name=='Timestamp' and len(vals)==1 and args[0].type in ('date', 'datetime'): return Constant(vals[0], args[0].type, 'pandas')
-        if name=='fromisoformat' and args[0].type in ('date', 'datetime'): return Constant(vals[0], args[0].type, 'datetime' if 'datetime.from' in _dotted(node.func) else 'date')
+        if name=='Timestamp' and len(vals)==1 and args[0].type in ('date', 'datetime'):
+            return Constant(vals[0], args[0].type, 'pandas')
+        if name=='fromisoformat' and args[0].type in ('date', 'datetime'):
+            return Constant(vals[0], args[0].type, 'datetime' if 'datetime.from' in _dotted(node.func) else 'date')
         if name=='float' and len(vals)==1: return Constant(float(vals[0]), 'float')
     except (TypeError, ValueError, IndexError): return None
     return None
@@ -78,7 +85,8 @@ def constant(
         return _text(node.value) if isinstance(node.value, str) else None
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         items = [constant(e) for e in node.elts]
-        return None if any(i is None for i in items) else Constant([i.value for i in items], 'list', {ast.Tuple:'tuple', ast.Set:'set'}.get(type(node), ''))
+        return None if any(i is None for i in items) else Constant([i.value for i in items], 'list',
+            {ast.Tuple:'tuple', ast.Set:'set'}.get(type(node), ''))
     if isinstance(node, ast.Dict):
         keys,values = [constant(k) if k is not None else None for k in node.keys],[constant(v) for v in node.values]
         if any(x is None for x in keys+values) or any(not isinstance(k.value, str) for k in keys): return None
@@ -86,7 +94,8 @@ def constant(
     return _called(node) if isinstance(node, ast.Call) else None
 
 # %% ../../nbs/job/parameters.ipynb #e0897e89
-_ALIASES = {'Path':'str', 'Sequence':'list', 'tuple':'list', 'Tuple':'list', 'set':'list', 'List':'list', 'Dict':'dict', 'Mapping':'dict', 'Timestamp':'datetime', 'number':'float', 'string':'str', 'boolean':'bool'}
+_ALIASES = {'Path':'str', 'Sequence':'list', 'tuple':'list', 'Tuple':'list', 'set':'list', 'List':'list', 'Dict':'dict',
+    'Mapping':'dict', 'Timestamp':'datetime', 'number':'float', 'string':'str', 'boolean':'bool'}
 _CHOICES = re.compile(r'(?:(?:one of|choices|options|either|enum)\s*:?\s+(?P<a>[\w.-]+(?:\s*(?:,|\||/|\bor\b)\s*[\w.-]+)+))|^(?P<b>[\w.-]+(?:\s*\|\s*[\w.-]+)+)$|\{(?P<c>[\w.\'" -]+(?:,[\w.\'" -]+)+)\}', re.I)
 
 def _annotated(node) -> tuple[str,list[str],str]:
@@ -143,18 +152,21 @@ def typed(
     if found.type=='date' and bare=='datetime' and form=='str': value = value+'T00:00:00'
     if bare=='str': form = ''
     if bare=='list' and not item and value: kinds = {type(v).__name__ for v in value}; item = kinds.pop() if len(kinds)==1 else ''
-    p = Parameter(name=name, type=t, default=value, choices=choices, item=item if item in ('float', 'int', 'str', 'bool') else '', form='' if form==bare else form, help=help)
+    p = Parameter(name=name, type=t, default=value, choices=choices, item=item if item in ('float', 'int', 'str', 'bool')
+        else '', form='' if form==bare else form, help=help)
     try: check(p, value)
     except BadInput: return None
     return p
 
 # %% ../../nbs/job/parameters.ipynb #6c96073b
-_EXPECTED = {'int':'a whole number', 'float':'a number', 'bool':'true or false', 'date':'a date: 2026-01-31', 'datetime':'a date and time: 2026-01-31T06:00:00', 'list':'a JSON list or words by comma: \'["a","b"]\'',
+_EXPECTED = {'int':'a whole number', 'float':'a number', 'bool':'true or false', 'date':'a date: 2026-01-31',
+    'datetime':'a date and time: 2026-01-31T06:00:00', 'list':'a JSON list or words by comma: \'["a","b"]\'',
     'dict':'a JSON object: \'{"k": 1}\'', 'str':'text'}
 
 def _wrong(p, value, where=''):
     shown = repr(value) if len(repr(value))<80 else repr(value)[:77]+'...'
-    if p.bare=='enum': return BadInput(f'parameter `{p.name}`: {shown} is none of {", ".join(p.choices)}', suggest(str(value), p.choices))
+    if p.bare=='enum':
+        return BadInput(f'parameter `{p.name}`: {shown} is none of {", ".join(p.choices)}', suggest(str(value), p.choices))
     return BadInput(f'parameter `{p.name}`: {shown} is no {p.type}{where}', f'give {_EXPECTED[p.bare]}')
 
 def parse(
@@ -179,7 +191,8 @@ def parse(
 
 def _raise(p, v): raise _wrong(p, v)
 def _moment(text): return dt.datetime.fromisoformat(text.replace('Z', '+00:00')).isoformat()
-def _item(p, word): return parse(Parameter(name=p.name, type=p.item, default=None), word) if p.item in ('int', 'float', 'bool') else word
+def _item(p, word):
+    return parse(Parameter(name=p.name, type=p.item, default=None), word) if p.item in ('int', 'float', 'bool') else word
 
 def check(
     p:Parameter,
@@ -188,14 +201,19 @@ def check(
     "The value as JSON, if the parameter takes it; raises `BadInput`"
     if value is None: return None if p.nullable else _raise(p, value)
     t = p.bare
-    if isinstance(value, dt.datetime) and t in ('datetime', 'date'): return value.isoformat() if t=='datetime' else value.date().isoformat()
-    if isinstance(value, dt.date) and t in ('date', 'datetime'): return value.isoformat() if t=='date' else value.isoformat()+'T00:00:00'
+    if isinstance(value, dt.datetime) and t in ('datetime', 'date'):
+        return value.isoformat() if t=='datetime' else value.date().isoformat()
+    if isinstance(value, dt.date) and t in ('date', 'datetime'):
+        return value.isoformat() if t=='date' else value.isoformat()+'T00:00:00'
     if t in ('date', 'datetime') and isinstance(value, str):
-        try: return dt.date.fromisoformat(value).isoformat() if t=='date' else (_moment(value) if p.form!='str' else (_moment(value), value)[1])
+        try:
+            return dt.date.fromisoformat(value).isoformat() if t=='date' else (_moment(value) if p.form!='str'
+                else (_moment(value), value)[1])
         except ValueError as e: raise _wrong(p, value) from e
     if t=='enum': return str(value) if str(value) in p.choices else _raise(p, value)
     if t=='float' and type(value) is int: return float(value)
-    if type(value) is not {'str':str, 'int':int, 'float':float, 'bool':bool, 'list':list, 'dict':dict}.get(t): raise _wrong(p, value)
+    if type(value) is not {'str':str, 'int':int, 'float':float, 'bool':bool, 'list':list, 'dict':dict}.get(t):
+        raise _wrong(p, value)
     if t=='list' and p.item:
         kinds = (int, float) if p.item=='float' else ({'int':int, 'str':str, 'bool':bool}[p.item],)
         bad = [v for v in value if type(v) not in kinds and v is not None]
@@ -213,19 +231,25 @@ def bind(
     "Read and check what was given; raises `BadInput` for an unknown name or a wrong value"
     known = {p.name:p for p in parameters}
     for name in given:
-        if name not in known: raise BadInput(f'{job} has no parameter `{name}`', suggest(name, known) or (f'it has: {", ".join(known)}' if known else 'it takes none'))
+        if name not in known:
+            raise BadInput(f'{job} has no parameter `{name}`', suggest(name, known)
+                or (f'it has: {", ".join(known)}' if known else 'it takes none'))
     return {n:parse(known[n], v) if isinstance(v, str) and known[n].type!='str' else check(known[n], v) for n,v in given.items()}
 
 def schema(
     parameters:list[Parameter],
 ) -> dict:
     "The parameters as JSON Schema"
-    kinds = {'float':'number', 'int':'integer', 'str':'string', 'bool':'boolean', 'list':'array', 'dict':'object', 'enum':'string', 'date':'string', 'datetime':'string'}
+    kinds = {'float':'number', 'int':'integer', 'str':'string', 'bool':'boolean', 'list':'array', 'dict':'object',
+        'enum':'string', 'date':'string', 'datetime':'string'}
     def one(p):
-        s = {'type':kinds[p.bare], **({'enum':p.choices} if p.choices else {}), **({'format':{'date':'date', 'datetime':'date-time'}[p.bare]} if p.bare in ('date', 'datetime') else {})}
+        s = {'type':kinds[p.bare], **({'enum':p.choices} if p.choices else {}),
+            **({'format':{'date':'date', 'datetime':'date-time'}[p.bare]} if p.bare in ('date', 'datetime') else {})}
         if p.item: s['items'] = {'type':kinds[p.item]}
-        return {**({'anyOf':[s, {'type':'null'}]} if p.nullable else s), 'default':p.default, **({'description':p.help} if p.help else {})}
-    return {'$schema':'https://json-schema.org/draft/2020-12/schema', 'type':'object', 'additionalProperties':False, 'properties':{p.name:one(p) for p in parameters}}
+        return {**({'anyOf':[s, {'type':'null'}]} if p.nullable else s), 'default':p.default,
+            **({'description':p.help} if p.help else {})}
+    return {'$schema':'https://json-schema.org/draft/2020-12/schema', 'type':'object', 'additionalProperties':False,
+        'properties':{p.name:one(p) for p in parameters}}
 
 # %% ../../nbs/job/parameters.ipynb #9abf5783
 def as_code(
@@ -235,7 +259,8 @@ def as_code(
     "A value as it is written in the notebook"
     if value is None: return 'None'
     if p.form=='date': return f'__import__("datetime").date.fromisoformat({value!r})'
-    if p.form=='datetime' or (p.bare=='datetime' and p.form==''): return f'__import__("datetime").datetime.fromisoformat({value!r})'
+    if p.form=='datetime' or (p.bare=='datetime' and p.form==''):
+        return f'__import__("datetime").datetime.fromisoformat({value!r})'
     if p.bare=='date' and p.form=='': return f'__import__("datetime").date.fromisoformat({value!r})'
     if p.form=='pandas': return f'__import__("pandas").Timestamp({value!r})'
     if p.form=='tuple': return repr(tuple(value))

@@ -53,7 +53,9 @@ def _magic_lines(cell:Cell) -> list[Edit]:
     out = []
     for m in cell.source.magics:
         live = m.kind=='line' and m.name=='matplotlib' and faults.live(m.rest)
-        if live: out += [Edit(m.line, len(l)-len(l.lstrip()), m.line, len(l.encode()), '%matplotlib inline') for l in [cell.text.split('\n')[m.line-1]]]
+        if live:
+            out += [Edit(m.line, len(l)-len(l.lstrip()), m.line, len(l.encode()), '%matplotlib inline')
+                for l in [cell.text.split('\n')[m.line-1]]]
         elif m.kind=='install' or m.kind=='line' and m.name in ('debug', 'pdb'): out += _whole_line(m, cell.text)
     return out
 
@@ -63,9 +65,11 @@ def _with_seed(c, source:str) -> Edit:
     line = source.split('\n')[c.node.end_lineno-1].encode()
     before = '\n'.join([*source.split('\n')[:c.node.end_lineno-1], line[:c.node.end_col_offset-1].decode()]).rstrip()
     text = '0' if chance_faults.drawn_from(c)=='own' else 'random_state=0'
-    return Edit(c.node.end_lineno, c.node.end_col_offset-1, c.node.end_lineno, c.node.end_col_offset-1, text if before.endswith('(') else ' '+text if before.endswith(',') else ', '+text)
+    return Edit(c.node.end_lineno, c.node.end_col_offset-1, c.node.end_lineno, c.node.end_col_offset-1, text
+        if before.endswith('(') else ' '+text if before.endswith(',') else ', '+text)
 
-_SEED_CELL = {'random':'import random\nrandom.seed(0)', 'numpy':'import numpy as np\nnp.random.seed(0)', 'torch':'import torch\ntorch.manual_seed(0)', 'tensorflow':'import tensorflow as tf\ntf.random.set_seed(0)'}
+_SEED_CELL = {'random':'import random\nrandom.seed(0)', 'numpy':'import numpy as np\nnp.random.seed(0)',
+    'torch':'import torch\ntorch.manual_seed(0)', 'tensorflow':'import tensorflow as tf\ntf.random.set_seed(0)'}
 
 def _seeds(s:Survey) -> tuple[list[Edit],list[str]]:
     "Seeds given to calls, and cells to put above for generators that are global"
@@ -79,7 +83,8 @@ def _seeds(s:Survey) -> tuple[list[Edit],list[str]]:
 
 def _secrets(s:Survey) -> list[Edit]:
     "Secrets read from the environment"
-    return [over(node, f"os.environ['{re.sub(r'[^A-Z0-9_]', '_', name.upper())}']") for name,text,node in s.secrets if is_secret(text)]
+    return [over(node, f"os.environ['{re.sub(r'[^A-Z0-9_]', '_', name.upper())}']") for name,text,node in s.secrets
+        if is_secret(text)]
 
 def masked(
     text:str, # Shown to somebody: a diff
@@ -102,7 +107,8 @@ def _paths(s:Survey, folder:Path|None) -> list[Edit]:
     if folder is None: return []
     out,folder = [],folder.resolve()
     for x in s.strings:
-        near = _nearer(x.text, folder) if (faults.is_absolute(x.text, x.place) or faults.is_below(x.text, folder)) and isinstance(x.node, ast.Constant) and not x.in_fstring else ''
+        near = _nearer(x.text, folder) if (faults.is_absolute(x.text, x.place)
+            or faults.is_below(x.text, folder)) and isinstance(x.node, ast.Constant) and not x.in_fstring else ''
         if near: out.append(over(x.node, repr(near)))
     return out
 
@@ -129,14 +135,17 @@ def _order(cells:list[Cell], size:int, found:list[NotebookFinding]) -> tuple[lis
     return order,said
 
 # %% ../../nbs/job/repairs.ipynb #a24750b5
-def _new(source:str) -> dict: return {'cell_type':'code', 'metadata':{'mlops':{}}, 'source':source, 'execution_count':None, 'outputs':[]}
+def _new(source:str) -> dict:
+    return {'cell_type':'code', 'metadata':{'mlops':{}}, 'source':source, 'execution_count':None, 'outputs':[]}
 
 def _mend(cell:Cell, s:Survey|None, kinds:set[str], folder, taken) -> tuple[str,list[str],list[str],list[str]]:
     "New text of a cell, cells to put above it, lines for the first cell, and what was done"
     edits,above,top,did = _magic_lines(cell) if kinds&{'install', 'interactive'} else [],[],[],[]
     if edits: did.append('lines that install or wait made comments')
-    for kind,make,what in (('unseeded', lambda: _seeds(s), 'seed given'), ('secret', lambda: (_secrets(s), []), 'secret read from the environment'),
-            ('absolute_path', lambda: (_paths(s, folder), []), 'path made relative'), ('date', lambda: _dates(s, taken), 'date named at the top')):
+    for kind,make,what in (('unseeded', lambda: _seeds(s), 'seed given'), ('secret', lambda: (_secrets(s), []),
+        'secret read from the environment'),
+            ('absolute_path', lambda: (_paths(s, folder), []), 'path made relative'),
+            ('date', lambda: _dates(s, taken), 'date named at the top')):
         if kind not in kinds or s is None: continue
         more,lines = make()
         edits += more

@@ -23,9 +23,11 @@ def said(
     cell:dict, # A code cell with outputs
 ) -> dict[str,str]: # printed, result, error
     "What a cell said, without what differs in every run"
-    got = injection.outcome({'source':'', 'outputs':[o for o in outputs_of(cell) if o.get('output_type') in ('stream', 'execute_result', 'display_data', 'error')]})
+    got = injection.outcome({'source':'', 'outputs':[o for o in outputs_of(cell)
+        if o.get('output_type') in ('stream', 'execute_result', 'display_data', 'error')]})
     results = [d['text/plain'] for d in got['data'] if 'text/plain' in d and not any(k.startswith('image/') for k in d)]
-    return {'printed':_TIMING.sub('', got['streams'].get('stdout', '')).strip(), 'result':_TIMING.sub('', '\n'.join(results)).strip(), 'error':': '.join(got['errors'][0]) if got['errors'] else ''}
+    return {'printed':_TIMING.sub('', got['streams'].get('stdout', '')).strip(),
+        'result':_TIMING.sub('', '\n'.join(results)).strip(), 'error':': '.join(got['errors'][0]) if got['errors'] else ''}
 
 def _first(old:str, new:str) -> str:
     "The first line that differs, of both"
@@ -42,10 +44,15 @@ def compare(
     for n,(old,new) in enumerate(zip(before['cells'], after['cells'])):
         if old['cell_type']!='code' or 'raises-exception' in (old['metadata'].get('tags') or []): continue
         a,b = said(old),said(new)
-        if b['error'] and not a['error']: yield NotebookFinding(cell=n, kind='failed', message=f'it fails in a fresh kernel: {b["error"][:120]}', fix='run all cells from a fresh kernel until none fails')
+        if b['error'] and not a['error']:
+            yield NotebookFinding(cell=n, kind='failed', message=f'it fails in a fresh kernel: {b["error"][:120]}',
+                fix='run all cells from a fresh kernel until none fails')
         elif old.get('execution_count') or old.get('outputs'):
             for key in ('printed', 'result'):
-                if a[key]!=b[key]: yield NotebookFinding(cell=n, kind='changed', message=f'{key} differs in a fresh kernel: {_first(a[key], b[key])}', fix='seed what is random, pin what changed, or save the replayed notebook'); break
+                if a[key]!=b[key]:
+                    yield NotebookFinding(cell=n, kind='changed',
+                        message=f'{key} differs in a fresh kernel: {_first(a[key], b[key])}',
+                        fix='seed what is random, pin what changed, or save the replayed notebook'); break
 
 # %% ../../nbs/job/replay.ipynb #85bb557d
 def replay(
@@ -59,14 +66,18 @@ def replay(
     import nbformat
     plain = {'nbformat':4, 'nbformat_minor':4, 'metadata':{}, 'cells':[_bare(c) for c in nb['cells']]}
     node = nbformat.from_dict(copy.deepcopy(plain))
-    client = NotebookClient(node, timeout=timeout_s, kernel_name='python3', allow_errors=True, resources={'metadata':{'path':str(folder)}}, store_widget_state=False)
+    client = NotebookClient(node, timeout=timeout_s, kernel_name='python3', allow_errors=True,
+        resources={'metadata':{'path':str(folder)}}, store_widget_state=False)
     try: client.execute(env={**os.environ, 'MPLBACKEND':os.environ.get('MPLBACKEND', 'agg')})
     except CellTimeoutError as e: raise ToolFailed(f'a cell took longer than {timeout_s:g} s in the fresh kernel') from e
-    except DeadKernelError as e: raise ToolFailed('the fresh kernel died', 'look for what ends the process or takes its memory') from e
-    except (OSError, RuntimeError, KeyError) as e: raise ToolFailed(f'no fresh kernel: {type(e).__name__}: {e}', 'python -m ipykernel install --user') from e
+    except DeadKernelError as e:
+        raise ToolFailed('the fresh kernel died', 'look for what ends the process or takes its memory') from e
+    except (OSError, RuntimeError, KeyError) as e:
+        raise ToolFailed(f'no fresh kernel: {type(e).__name__}: {e}', 'python -m ipykernel install --user') from e
     return json.loads(json.dumps(node))
 
 def _bare(cell:dict) -> dict:
     "A cell without what an earlier run left in it"
     tags = {'tags':cell['metadata'].get('tags') or []}
-    return {'cell_type':cell['cell_type'], 'metadata':tags, 'source':cell['source'], **({'outputs':[], 'execution_count':None} if cell['cell_type']=='code' else {})}
+    return {'cell_type':cell['cell_type'], 'metadata':tags, 'source':cell['source'],
+        **({'outputs':[], 'execution_count':None} if cell['cell_type']=='code' else {})}

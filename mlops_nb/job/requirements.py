@@ -14,10 +14,12 @@ from importlib import metadata, util
 from pathlib import Path
 
 # %% ../../nbs/job/requirements.ipynb #6a3b6bf0
-_KNOWN = {'sklearn':'scikit-learn', 'cv2':'opencv-python', 'PIL':'pillow', 'yaml':'PyYAML', 'bs4':'beautifulsoup4', 'dateutil':'python-dateutil', 'skimage':'scikit-image', 'mlops_nb':'mlops-nb', 'IPython':'ipython', 'dotenv':'python-dotenv'}
+_KNOWN = {'sklearn':'scikit-learn', 'cv2':'opencv-python', 'PIL':'pillow', 'yaml':'PyYAML', 'bs4':'beautifulsoup4',
+    'dateutil':'python-dateutil', 'skimage':'scikit-image', 'mlops_nb':'mlops-nb', 'IPython':'ipython', 'dotenv':'python-dotenv'}
 
 @functools.cache
-def _installed() -> Mapping[str,list[str]]: return metadata.packages_distributions() # Reads every distribution: a second in a big environment
+def _installed() -> Mapping[str,list[str]]:
+    return metadata.packages_distributions() # Reads every distribution: a second in a big environment
 
 def version(
     name:str, # Of a distribution

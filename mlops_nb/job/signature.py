@@ -33,14 +33,17 @@ class Signature(msgspec.Struct, kw_only=True):
 
 def is_step(cell:Cell) -> bool:
     "Is this cell marked as a step?"
-    return any(t.startswith('step:') for t in cell.tags) or any(m.kind=='cell' and m.name=='mlops' and re.match(r'step\b', m.rest) for m in cell.source.magics)
+    return any(t.startswith('step:') for t in cell.tags) or any(m.kind=='cell' and m.name=='mlops'
+        and re.match(r'step\b', m.rest) for m in cell.source.magics)
 
 def is_explicit(cell:Cell) -> bool:
     "Does this cell say that it holds parameters?"
-    return 'parameters' in cell.tags or any(m.kind=='cell' and m.name=='mlops' and re.match(r'params\b', m.rest) for m in cell.source.magics)
+    return 'parameters' in cell.tags or any(m.kind=='cell' and m.name=='mlops' and re.match(r'params\b', m.rest)
+        for m in cell.source.magics)
 
 # %% ../../nbs/job/signature.ipynb #3b462632
-_GROWS = {'append', 'extend', 'add', 'update', 'insert', 'pop', 'remove', 'setdefault', 'clear', 'popitem', 'discard', 'sort', 'reverse'}
+_GROWS = {'append', 'extend', 'add', 'update', 'insert', 'pop', 'remove', 'setdefault', 'clear', 'popitem', 'discard', 'sort',
+    'reverse'}
 
 def comment_beside(cell:Cell, node:ast.stmt) -> str:
     "The comment that ends a statement's last line, or stands alone above it"
@@ -52,12 +55,14 @@ def comment_beside(cell:Cell, node:ast.stmt) -> str:
 
 def _binding(node:ast.stmt):
     "`(name, value node, annotation)` for every name that a simple assignment binds"
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None: return [(node.target.id, node.value, node.annotation)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+        return [(node.target.id, node.value, node.annotation)]
     if not isinstance(node, ast.Assign): return []
     out = []
     for t in node.targets:
         if isinstance(t, ast.Name): out.append((t.id, node.value, None))
-        elif isinstance(t, ast.Tuple) and isinstance(node.value, (ast.Tuple, ast.List)) and len(t.elts)==len(node.value.elts) and all(isinstance(e, ast.Name) for e in t.elts): out += [(e.id, v, None) for e,v in zip(t.elts, node.value.elts)]
+        elif isinstance(t, ast.Tuple) and isinstance(node.value, (ast.Tuple, ast.List)) and len(t.elts)==len(node.value.elts) and all(isinstance(e, ast.Name) for e in t.elts):
+            out += [(e.id, v, None) for e,v in zip(t.elts, node.value.elts)]
         else: return []
     return out
 
@@ -66,8 +71,10 @@ def _enums(cells:list[Cell]) -> dict[str,tuple[list[str],Cell,ast.ClassDef]]:
     found = {}
     for c in cells:
         for node,_ in c.statements:
-            if isinstance(node, ast.ClassDef) and any(ast.unparse(b).split('.')[-1] in ('Enum', 'StrEnum', 'IntEnum') for b in node.bases):
-                found[node.name] = [t.id for s in node.body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)],c,node
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(b).split('.')[-1] in ('Enum', 'StrEnum', 'IntEnum')
+                for b in node.bases):
+                found[node.name] = [t.id for s in node.body if isinstance(s, ast.Assign) for t in s.targets
+                    if isinstance(t, ast.Name)],c,node
     return found
 
 def _value(node, enums) -> tuple[Constant|None,list[str]]:
@@ -95,8 +102,10 @@ def _is_secret(node:ast.stmt) -> bool:
 def _conditional(cell:Cell, node:ast.stmt) -> list[Note]:
     "Notes about constants that depend on a condition"
     names = []
-    if isinstance(node, (ast.If, ast.Try)): names = [n for s in ast.walk(node) if isinstance(s, ast.stmt) for n,v,_ in _binding(s) if constant(v) is not None]
-    elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.IfExp): names = [n for n,_,_ in _binding(node)]
+    if isinstance(node, (ast.If, ast.Try)):
+        names = [n for s in ast.walk(node) if isinstance(s, ast.stmt) for n,v,_ in _binding(s) if constant(v) is not None]
+    elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.IfExp):
+        names = [n for n,_,_ in _binding(node)]
     return [Note(cell=cell.index, message=f'`{n}` depends on a condition and stays in the code: assign it once, as a constant, to make it a parameter') for n in dict.fromkeys(names)]
 
 def find(
@@ -112,12 +121,15 @@ def find(
             sig.notes += _conditional(c, node) if explicit or c is cells[0] or isinstance(getattr(node, 'value', None), ast.IfExp) else []
             pairs = _binding(node)
             if pairs and _is_secret(node):
-                sig.notes.append(Note(cell=c.index, message=f'`{pairs[0][0]}` holds a secret and is no parameter: read it at run time from os.environ'))
+                sig.notes.append(Note(cell=c.index,
+                    message=f'`{pairs[0][0]}` holds a secret and is no parameter: read it at run time from os.environ'))
                 continue
             if not pairs or not _steers(c, node, pairs, last, grown, bound, bool(explicit)): continue
             found = [_parameter(c, node, name, value, ann, enums) for name,value,ann in pairs]
             if any(p is None for p in found):
-                if explicit and not isinstance(node.value, ast.IfExp): sig.notes += [Note(cell=c.index, message=f'`{n}` is computed, so it stays in the code after the parameters') for (n,_,_),p in zip(pairs, found) if p is None]
+                if explicit and not isinstance(node.value, ast.IfExp):
+                    sig.notes += [Note(cell=c.index, message=f'`{n}` is computed, so it stays in the code after the parameters')
+                        for (n,_,_),p in zip(pairs, found) if p is None]
                 continue
             if (need := _needed(names.now, c, cells, enums)) is None: continue
             sig.preamble += [m for m in need if m.code not in {x.code for x in sig.preamble}]
@@ -146,7 +158,9 @@ def _steers(cell, node, pairs, last, grown, bound, explicit) -> bool:
     if explicit: return True
     for name,value,ann in pairs:
         if name.startswith('_') or bound.get(name)!=1 or name in grown: return False
-        if ann is None and (isinstance(value, ast.Constant) and value.value in (None, '') or isinstance(value, (ast.List, ast.Dict)) and not ast.unparse(value).strip('[]{}')): return False
+        if ann is None and (isinstance(value, ast.Constant) and value.value in (None, '')
+            or isinstance(value, (ast.List, ast.Dict)) and not ast.unparse(value).strip('[]{}')):
+            return False
         if len(ast.unparse(value))>300: return False # Data, not a parameter
         below = any(name in n.now|n.later for s,n in cell.statements if s.lineno>node.lineno) or name in cell.source.soft
         if not below and last.get(name, -1)<=cell.index: return False
@@ -155,7 +169,9 @@ def _steers(cell, node, pairs, last, grown, bound, explicit) -> bool:
 def _parameter(cell, node, name, value, annotation, enums) -> Parameter|None:
     found,members = _value(value, enums)
     if found is None: return None
-    if members: return Parameter(name=name, type='enum', default=found.value, choices=members, form=found.form, help=comment_beside(cell, node), cell=cell.index)
+    if members:
+        return Parameter(name=name, type='enum', default=found.value, choices=members, form=found.form,
+            help=comment_beside(cell, node), cell=cell.index)
     p = typed(name, found, annotation, comment_beside(cell, node))
     if p is not None: p.cell = cell.index
     return p
@@ -183,6 +199,7 @@ def _text_of(cell, node) -> str:
 
 def _written(cell, node, found, pairs) -> str:
     "The line of a parameter in the parameters cell"
-    alone = len(pairs)==1 and not any(s is not node and (s.lineno==node.end_lineno or s.end_lineno==node.lineno) for s,_ in cell.statements)
+    alone = len(pairs)==1 and not any(s is not node and (s.lineno==node.end_lineno or s.end_lineno==node.lineno) for s,
+        _ in cell.statements)
     if alone: return _text_of(cell, node)
     return '\n'.join(f'{name} = {ast.unparse(value)}' for name,value,_ in pairs)

@@ -30,7 +30,9 @@ def _options(words:list[str], where:int) -> list[str]:
         if not eq and words: value = words.pop(0)
         if name=='--after' and value: tags += [f'after:{v}' for v in value.split(',') if v]
         elif name=='--retries' and value.isdecimal(): tags.append(f'retries:{int(value)}')
-        else: raise BadInput(f'cell {where}: `{name} {value}`'.rstrip(' `')+'` is no option of a step', 'write: %%mlops step NAME [--after A,B] [--retries N]')
+        else:
+            raise BadInput(f'cell {where}: `{name} {value}`'.rstrip(' `')+'` is no option of a step',
+                'write: %%mlops step NAME [--after A,B] [--retries N]')
     return tags
 
 def tags_of(
@@ -38,10 +40,13 @@ def tags_of(
 ) -> list[str]: # `step:NAME` first; empty when the cell is unmarked
     "The marks of a cell as tags, from its tags or its `%%mlops step` line; raises `BadInput`"
     magic = next((m for m in cell.source.magics if m.kind=='cell' and m.name=='mlops' and _MAGIC.match(m.rest)), None)
-    if magic is None: return [t for t in cell.tags if t.startswith('step:')][:1]+[t for t in cell.tags if t.startswith(('after:', 'retries:'))]
+    if magic is None:
+        return [t for t in cell.tags if t.startswith('step:')][:1]+[t for t in cell.tags if t.startswith(('after:', 'retries:'))]
     words = _MAGIC.match(magic.rest)[1].split()
     name = words.pop(0) if words else ''
-    if not _NAME.fullmatch(name): raise BadInput(f'cell {cell.index}: {name!r} is no name of a step', 'write: %%mlops step NAME, of letters, digits, _ and -')
+    if not _NAME.fullmatch(name):
+        raise BadInput(f'cell {cell.index}: {name!r} is no name of a step',
+            'write: %%mlops step NAME, of letters, digits, _ and -')
     return [f'step:{name}', *_options(words, cell.index)]
 
 def step_of(cell:Cell) -> str:
@@ -49,7 +54,8 @@ def step_of(cell:Cell) -> str:
     return next((t.partition(':')[2] for t in tags_of(cell) if t.startswith('step:')), '')
 
 # %% ../../nbs/job/steps.ipynb #4bb0fc47
-_CHEAP = {'Path', 'PurePath', 'dict', 'list', 'set', 'tuple', 'frozenset', 'range', 'namedtuple', 'TypeVar', 'NewType', 'partial', 'compile', 'Enum', 'getLogger', 'timedelta', 'date', 'datetime'}
+_CHEAP = {'Path', 'PurePath', 'dict', 'list', 'set', 'tuple', 'frozenset', 'range', 'namedtuple', 'TypeVar', 'NewType',
+    'partial', 'compile', 'Enum', 'getLogger', 'timedelta', 'date', 'datetime'}
 _SETTING = re.compile(r'(?:^|\.)(?:seed|manual_seed|set_option|set_options|filterwarnings|simplefilter|basicConfig|set_printoptions|set_seed|set_config)$')
 
 def _cheap(node) -> bool:
@@ -60,17 +66,25 @@ def _cheap(node) -> bool:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
         return name in _CHEAP and all(map(_cheap, [*node.args, *(k.value for k in node.keywords)]))
     inner = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr)]
-    return isinstance(node, (ast.BinOp, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.Subscript, ast.JoinedStr, ast.FormattedValue, ast.IfExp, ast.Compare)) and all(map(_cheap, inner))
+    return isinstance(node, (ast.BinOp, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.Subscript, ast.JoinedStr,
+        ast.FormattedValue, ast.IfExp, ast.Compare)) and all(map(_cheap, inner))
 
 def _defines(stmt:ast.stmt) -> bool:
     "Does a statement only define?"
     if isinstance(stmt, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Pass)): return True
-    if isinstance(stmt, (ast.Try, ast.If)): return all(map(_defines, [*stmt.body, *stmt.orelse, *(s for h in getattr(stmt, 'handlers', []) for s in h.body)]))
-    if isinstance(stmt, ast.Expr): return isinstance(stmt.value, ast.Constant) or isinstance(stmt.value, ast.Call) and bool(_SETTING.search(ast.unparse(stmt.value.func)))
+    if isinstance(stmt, (ast.Try, ast.If)):
+        return all(map(_defines, [*stmt.body, *stmt.orelse, *(s for h in getattr(stmt, 'handlers', []) for s in h.body)]))
+    if isinstance(stmt, ast.Expr):
+        return isinstance(stmt.value, ast.Constant) or isinstance(stmt.value, ast.Call) and bool(_SETTING.search(ast.unparse(stmt.value.func)))
     if not isinstance(stmt, (ast.Assign, ast.AnnAssign)): return False
     targets = stmt.targets if isinstance(stmt, ast.Assign) else [stmt.target]
-    if any(isinstance(n, (ast.Subscript, ast.Attribute)) for t in targets for n in ast.walk(t)): return False # It changes something
+    if any(isinstance(n, (ast.Subscript, ast.Attribute)) for t in targets for n in ast.walk(t)):
+        return False # It changes something
     return stmt.value is None or _cheap(stmt.value)
+
+def _sets(cell:Cell) -> bool:
+    "Does a cell of definitions set a seed or an option? Every step needs that, though it binds no name"
+    return any(isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) for s,_ in cell.statements)
 
 def is_definition(
     cell:Cell, # Unmarked
@@ -91,7 +105,8 @@ class _Graph:
         return next((i for i in reversed(self.binders.get(name, ())) if i<before), None)
     def closure(self, cell:Cell, mine:str) -> tuple[set[int],dict[str,str]]:
         "Definition cells that a step's cell needs, and names it takes from other steps"
-        found,taken,todo,seen = {c.index for c in self.cells if c.star and c.index<cell.index and not self.owner.get(c.index)},{},[cell],set()
+        above = [c for c in self.cells if c.index<cell.index and not self.owner.get(c.index) and (c.star or _sets(c))]
+        found,taken,todo,seen = {c.index for c in above},{},[cell, *above],set()
         while todo:
             c = todo.pop()
             for name in (c.uses|c.changes|grown(c))-seen:
@@ -110,7 +125,8 @@ def _owners(cells:list[Cell]) -> dict[int,str]:
     for c in cells:
         name = step_of(c)
         if name: group = ''
-        elif not is_definition(c) or c.needs&(made|c.binds): group = name = group or f'cell_{c.index}' # `df = df+1` looks cheap; what a step made is not
+        elif not is_definition(c) or c.needs&(made|c.binds):
+            group = name = group or f'cell_{c.index}' # `df = df+1` looks cheap; what a step made is not
         if name: owner[c.index] = name; made |= c.binds
         else: made -= c.binds
     return owner
@@ -151,7 +167,9 @@ def _join(steps, step:Step, graph:_Graph, cell:Cell):
     for kind,_,value in (t.partition(':') for t in tags_of(cell)):
         if kind=='retries': step.retries = int(value)
         if kind=='after':
-            if value not in steps: raise BadInput(f'step `{step.name}` comes after `{value}`, and there is no such step', f'there are: {", ".join(steps)}')
+            if value not in steps:
+                raise BadInput(f'step `{step.name}` comes after `{value}`, and there is no such step',
+                    f'there are: {", ".join(steps)}')
             step.needs.append(value)
 
 def _ordered(steps:dict[str,Step]) -> list[Step]:
@@ -159,7 +177,8 @@ def _ordered(steps:dict[str,Step]) -> list[Step]:
     try: TopologicalSorter({n:s.needs for n,s in steps.items()}).prepare()
     except CycleError as e:
         loop = list(dict.fromkeys(e.args[1]))
-        raise BadInput(f'steps need each other: {" and ".join(f"`{n}` (cells {steps[n].cells})" for n in loop)}', 'make them one step, or give the later cells a step of their own') from e
+        raise BadInput(f'steps need each other: {" and ".join(f"`{n}` (cells {steps[n].cells})" for n in loop)}',
+            'make them one step, or give the later cells a step of their own') from e
     out:list[Step] = []
     while len(out)<len(steps):
         done = {s.name for s in out}

@@ -23,8 +23,11 @@ def names_in(
     out = dict(_USUAL)
     for c in cells:
         for n in ast.walk(c.tree) if c.tree and c.imports else ():
-            if isinstance(n, ast.Import): out.update({a.asname:a.name for a in n.names if a.asname}|{a.name.split('.')[0]:a.name.split('.')[0] for a in n.names if not a.asname})
-            elif isinstance(n, ast.ImportFrom) and n.module: out.update({a.asname or a.name:f'{n.module}.{a.name}' for a in n.names})
+            if isinstance(n, ast.Import):
+                out.update({a.asname:a.name for a in n.names if a.asname}|{a.name.split('.')[0]:a.name.split('.')[0]
+                    for a in n.names if not a.asname})
+            elif isinstance(n, ast.ImportFrom) and n.module:
+                out.update({a.asname or a.name:f'{n.module}.{a.name}' for a in n.names})
         for s,_ in c.statements:
             if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): out[s.name] = ''
     return out
@@ -112,13 +115,15 @@ class _Walk:
         elif isinstance(n, ast.Try): self._try(n)
         for name,value in bindings(n): self._bind(n, name, value)
     def _constant(self, n):
-        if isinstance(n.value, str) and id(n) not in self.docs: self.found.strings.append(String(n, n.value, self.named.get(id(n), ''), id(n) in self.places, id(n) in self.parts))
+        if isinstance(n.value, str) and id(n) not in self.docs:
+            self.found.strings.append(String(n, n.value, self.named.get(id(n), ''), id(n) in self.places, id(n) in self.parts))
     def _called(self, node, f):
         text = written(f)
         self.found.calls.append(Called(node, text, full_name(text, self.names)))
         return text
     def _call(self, n):
-        if _OPENS.search(self._called(n, n.func)): self.places |= {id(a) for a in n.args}|{id(v) for a in n.args if isinstance(a, ast.JoinedStr) for v in a.values}
+        if _OPENS.search(self._called(n, n.func)):
+            self.places |= {id(a) for a in n.args}|{id(v) for a in n.args if isinstance(a, ast.JoinedStr) for v in a.values}
     def _decorators(self, n):
         for d in n.decorator_list:
             if not isinstance(d, ast.Call): self._called(d, d)
@@ -130,7 +135,8 @@ class _Walk:
         inner = [value, *(getattr(value, 'elts', []))]
         if isinstance(n, (ast.Assign, ast.AnnAssign)): self.named |= {id(v):name for v in inner}
         if _PLACE.search(name): self.places |= {id(v) for v in inner}|{id(v) for v in getattr(value, 'values', ())}
-        if _SECRET.search(name) and isinstance(value, ast.Constant) and isinstance(value.value, str): self.found.secrets.append((name, value.value, value))
+        if _SECRET.search(name) and isinstance(value, ast.Constant) and isinstance(value.value, str):
+            self.found.secrets.append((name, value.value, value))
 
 def survey(
     cells:list[Cell],
