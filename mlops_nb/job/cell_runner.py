@@ -19,10 +19,15 @@ from .notebook_ast import understand
 # %% ../../nbs/job/cell_runner.ipynb #3a0d1bdb
 class Line:
     "Tells the supervisor"
-    def __init__(self, fd:int, mask:secret_refs.Mask): self.socket,self.mask = socket.socket(fileno=fd),mask; self.heard:Callable|None = None
-    def __call__(self, m:dict):
+    def __init__(self, fd:int, mask:secret_refs.Mask):
+        self.socket,self.mask,self.waiting = socket.socket(fileno=fd),mask,b''
+        self.heard:Callable|None = None
+    def __call__(self, m:dict, soon:bool=False):
+        "Tell now, or (`soon`) together with what is told next: every message wakes the supervisor"
         if self.heard is not None: self.heard(m)
-        self.socket.sendall(self.mask.data(encode(m))+b'\n')
+        data = self.waiting+encode(m)+b'\n'
+        self.waiting = data if soon else b''
+        if not soon: self.socket.sendall(self.mask.data(data))
 
 def encode(m) -> bytes:
     "JSON; what JSON has no word for becomes text"
@@ -109,7 +114,7 @@ class Run:
         used,error = meter.read(),done.error_before_exec or done.error_in_exec
         usage = {'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb, 'kwh':used.kwh, 'energy':used.energy}
         failed = error is not None and 'raises-exception' not in c['tags']
-        self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'})
+        self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'}, soon=True)
         if failed and self.stop: return self._stopped(c['at'])
         if failed: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':_one_line(error)}
         if self.shell.ended: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':'the cell ended the run (exit)'}
@@ -118,7 +123,7 @@ class Run:
     def _save(self, k, outputs, count, usage, files, told):
         lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files, insist=self.stop)
         if lost is None: self.tell({'put_off':self.cells[k]['at']}); return
-        self.tell({'saved':self.cells[k]['at']})
+        self.tell({'saved':self.cells[k]['at']}, soon=True)
         for n,why in lost.items():
             if (n, why) not in told: told.add((n, why)); self.tell({'lost':n, 'cell':self.cells[k]['at'], 'why':why})
         if k in self.cache.again and ('again', k) not in told: told.add(('again', k)); self.tell({'lost':'', 'cell':self.cells[k]['at'], 'why':f'{self.cache.again[k]}: a resume runs this cell again'})

@@ -77,7 +77,7 @@ def prepare(
     if not cwd.is_dir(): cwd = project.root
     s = project.settings.job
     kernel = s.kernel if s.kernel!='python3' else job.kernel
-    why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(notebook_ast.cells_of(nb), kernel)
+    why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(nb, kernel)
     plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=given, timeout_s=s.timeout_s, injected=at, limits=limits_of(project, job, limits),
         isolated=why, resume=resume, cache=s.cache, live=live)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,15 +150,9 @@ def _stoppable():
     try: yield
     finally: signal.signal(signal.SIGTERM, before)
 
-def preloads(cells) -> tuple[str,...]:
-    "Installed modules that a notebook imports at its top, in its order: a server that has them is worth having"
-    import ast
-    found:dict[str,None] = {}
-    for c in cells:
-        for node,_ in c.statements:
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
-            found.update(dict.fromkeys(n for n in names if _installed(n.partition('.')[0])))
-    return tuple(found)
+def preloads(nb:dict) -> tuple[str,...]:
+    "Installed modules that a notebook imports, in its order: a server that has them is worth having"
+    return tuple(dict.fromkeys(m for _,m in kernel_form.imports_of(nb) if _installed(m.partition('.')[0])))
 
 def _installed(top:str) -> bool:
     if top in sys.stdlib_module_names or top in ('mlops_nb', 'IPython'): return False
@@ -185,7 +179,7 @@ def _retries(job:Job, plan:Plan) -> dict[int,int]:
 def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dict|None:
     "Run the cells in a fork; None where there is no server"
     request,left,cpu = _request(project, job, plan, env, nb, given),_retries(job, plan),0.
-    modules = preloads(notebook_ast.cells_of(nb))
+    modules = preloads(nb)
     if modules: warm.start((), warm.hashed(os.environ), wait=False) # For the next command
     while True:
         sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]}, Path(plan.output), mask)
@@ -202,7 +196,7 @@ def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dic
             continue
         sheet.nb['metadata'] = {**nb['metadata'], 'papermill':{**nb['metadata'].get('papermill', {}), 'parameters':plan.parameters}, 'mlops':{'run':plan.run, 'job':plan.job}}
         data = sheet.save(final=True)
-        return {**end, 'cpu_s':cpu, 'error':mask.text(end.get('error', '')), 'nb':json.loads(data)}
+        return {**end, 'cpu_s':cpu, 'error':mask.text(end.get('error', '')), 'nb':msgspec.json.decode(data)}
 
 def in_kernel(plan:Plan, env, mask, tell, cost_of) -> dict:
     "Run the cells in a kernel of their own"
