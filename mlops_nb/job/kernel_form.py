@@ -7,7 +7,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/kernel_form.html.md"""
 # %% auto #0
 __all__ = ['imports_of', 'needs_kernel', 'follow']
 
-# %% ../../nbs/job/kernel_form.ipynb #f522269f
+# %% ../../nbs/job/kernel_form.ipynb #4a29393f
 import ast, json, os, re, select, signal, subprocess, sys, time
 from pathlib import Path
 from .. import cost
@@ -16,7 +16,7 @@ from . import supervision
 from .cell_source import take_apart
 from .supervision import Limits
 
-# %% ../../nbs/job/kernel_form.ipynb #5f42ba89
+# %% ../../nbs/job/kernel_form.ipynb #796eebd9
 _WIDGETS = {'ipywidgets', 'bqplot', 'ipyleaflet', 'ipympl', 'pythreejs', 'itables', 'anywidget', 'jupyter_dash', 'panel', 'voila', 'ipykernel', 'ipyparallel', 'nest_asyncio', 'comm', 'vpython', 'ipycanvas', 'ipyvolume', 'nglview', 'k3d', 'perspective'}
 _PROTOCOL = re.compile(r'\.kernel\b|%connect_info|%qtconsole|tqdm\.(?:notebook|auto)|tqdm_notebook|IPKernelApp|%matplotlib\s+(?:widget|notebook|ipympl)')
 
@@ -44,12 +44,12 @@ def needs_kernel(
     for n,m in imports_of(nb):
         if m.partition('.')[0] in _WIDGETS: return f'cell {n} imports {m}, which talks to a page'
     for n,c in enumerate(nb['cells']):
-        if c['cell_type']=='code' and (m := _PROTOCOL.search(c['source'])): return f'cell {n} uses `{m[0]}`, which is part of a kernel'
+        if c['cell_type']=='code' and (hit := _PROTOCOL.search(c['source'])): return f'cell {n} uses `{hit[0]}`, which is part of a kernel'
     profile = Path(env.get('IPYTHONDIR') or Path(env.get('HOME') or '/')/'.ipython')/'profile_default'
     own = [p for p in (profile/'ipython_config.py', profile/'ipython_kernel_config.py') if p.exists()]+sorted((profile/'startup').glob('*.*py'))
     return f'your IPython profile runs {own[0].name} in every kernel' if own else ''
 
-# %% ../../nbs/job/kernel_form.ipynb #90a286dd
+# %% ../../nbs/job/kernel_form.ipynb #ec3860d3
 def _end(child, grace_s:float):
     "Let the child save its notebook and stop its kernel; insist after the grace period"
     if child.poll() is None: child.terminate()

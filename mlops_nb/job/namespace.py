@@ -7,12 +7,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/namespace.html.md"""
 # %% auto #0
 __all__ = ['Dump', 'dump', 'load', 'Saved', 'Shelf', 'file_digest']
 
-# %% ../../nbs/job/namespace.ipynb #dd434d7a
+# %% ../../nbs/job/namespace.ipynb #37637fe7
 import hashlib, io, mmap, os, pickle, sys, time, types
 from pathlib import Path
 import msgspec
 
-# %% ../../nbs/job/namespace.ipynb #c95edd6e
+# %% ../../nbs/job/namespace.ipynb #b04f486f
 _PLAIN = (int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, tuple, frozenset, range, type(Ellipsis), types.CodeType, property, staticmethod, classmethod)
 _FIXED = (int, float, str, bytes, bool, complex, type(None), range, types.ModuleType, types.BuiltinFunctionType)
 _BIG = 1<<16 # Bytes from which a block of memory is a file of its own
@@ -109,7 +109,7 @@ class _Unpickler(pickle.Unpickler):
     ns:dict = {}
     def persistent_load(self, pid): return self.ns
 
-# %% ../../nbs/job/namespace.ipynb #cce171fc
+# %% ../../nbs/job/namespace.ipynb #7649e413
 def _random_states() -> dict[str,bytes]:
     "Random number generators that the whole process shares"
     import random
@@ -132,7 +132,8 @@ def _options() -> dict:
     if mpl := sys.modules.get('matplotlib'):
         if hasattr(mpl, 'rcParamsOrig'): out['matplotlib'] = {k:v for k,v in dict.items(mpl.rcParams) if not k.startswith('backend') and mpl.rcParamsOrig.get(k)!=v}
     if 'pandas' in sys.modules and (config := sys.modules.get('pandas._config.config')):
-        out['pandas'] = {k:v for k,o in config._registered_options.items() if (v := config.get_option(k, silent=True))!=o.defval and k in _frozen(config)}
+        known = _frozen(config)
+        out['pandas'] = {k:v for k in known if (v := config.get_option(k, silent=True))!=config._registered_options[k].defval}
     if (np := sys.modules.get('numpy')) and hasattr(np, 'geterr'): out['numpy'] = {k:v for k,v in np.geterr().items() if v!=('ignore' if k=='under' else 'warn')}
     return {k:v for k,v in out.items() if v}
 
@@ -150,7 +151,7 @@ def _set_options(options:dict):
         for k,v in options['pandas'].items(): pandas.set_option(k, v)
     if 'numpy' in options: import numpy; numpy.seterr(**options['numpy'])
 
-# %% ../../nbs/job/namespace.ipynb #4dab0733
+# %% ../../nbs/job/namespace.ipynb #aacc8e1c
 class Saved(msgspec.Struct):
     "What was written"
     blob:bytes
