@@ -5,7 +5,6 @@ the ledger, and the server itself. What the warm server costs once, and holds, h
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time

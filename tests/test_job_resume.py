@@ -354,3 +354,14 @@ def test_a_step_is_tried_again_by_itself(project):
     definition.write(project, j, nb(*cells), [])
     with pytest.raises(Finding, match="not yet"):
         jobs.run("flaky")
+
+
+def test_old_runs_are_forgotten(project):
+    job("keeps", "import numpy as np\nx = np.arange(20_000)", "print(x[-1])")
+    runs = [jobs.run("keeps").run for _ in range(6)]
+    assert [(project.state / "runs" / r / "cells.log").exists() for r in runs] == [False] + [True] * 5
+    blocks = [p for p in (project.state / "blocks").rglob("*") if p.is_file()]
+    assert len(blocks) == 1, "one block of memory, kept once for all runs"
+    again = jobs.run("keeps", resume=runs[-1])
+    assert all(c.cached for c in again.cells)
+    assert not any(c.cached for c in jobs.run("keeps", resume=runs[0]).cells), "nothing is left to take over: it runs"

@@ -6,10 +6,10 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/execution.html.md"""
 
 # %% auto #0
 __all__ = ['Plan', 'new_id', 'limits_of', 'prepare', 'folder_of', 'holding', 'is_held', 'resumable', 'environment', 'described',
-           'preloads', 'in_fork', 'in_kernel', 'job_index', 'execute', 'collect', 'notify']
+           'preloads', 'in_fork', 'in_kernel', 'job_index', 'execute', 'collect', 'sweep', 'notify']
 
-# %% ../../nbs/job/execution.ipynb #e5b78d78
-import hashlib, importlib.machinery, json, os, platform, secrets, shutil, signal, sys, threading
+# %% ../../nbs/job/execution.ipynb #7fd73b8d
+import hashlib, importlib.machinery, json, os, platform, re, secrets, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from . import definition, injection, kernel_form, notebook_ast, secret_refs, sup
 from .facts import Artefact, CellRun, Job, RunRecord
 from .supervision import Limits
 
-# %% ../../nbs/job/execution.ipynb #ddc26d6a
+# %% ../../nbs/job/execution.ipynb #7ec65234
 class Plan(msgspec.Struct, kw_only=True):
     "What is about to run"
     run:str
@@ -123,7 +123,7 @@ def resumable(
     if is_held(folder): raise BadInput(f'run {run} is still going on', 'wait for it, or stop it first')
     return old
 
-# %% ../../nbs/job/execution.ipynb #48d3d6d4
+# %% ../../nbs/job/execution.ipynb #ef8c37ed
 def environment(
     project, # A `Project`
     run:str,
@@ -159,7 +159,7 @@ def _installed(top:str) -> bool:
     spec = importlib.machinery.PathFinder.find_spec(top, [p for p in sys.path if p.endswith('-packages')])
     return spec is not None
 
-# %% ../../nbs/job/execution.ipynb #7f2b6c6e
+# %% ../../nbs/job/execution.ipynb #7009909b
 def _request(project, job, plan, env, nb, given) -> dict:
     "What the fork is told"
     folder = Path(plan.input).parent
@@ -212,7 +212,7 @@ def in_kernel(plan:Plan, env, mask, tell, cost_of) -> dict:
     if mask.forms: (folder/'log.txt').write_bytes(mask.data((folder/'log.txt').read_bytes()))
     return {**end, 'error':mask.text(end.get('error') or ''), 'nb':nb, 'cpu_s':0.}
 
-# %% ../../nbs/job/execution.ipynb #10f069d9
+# %% ../../nbs/job/execution.ipynb #08d3a93e
 def job_index(plan:Plan, index:int|None) -> int|None:
     "Index in the job's notebook of a cell of the run; -1 is the cell of injected parameters"
     if index is None or plan.injected<0 or index<plan.injected: return index
@@ -261,6 +261,7 @@ def execute(
         except KeyboardInterrupt: end = {'done':'aborted'}
         finally: record.cells,record.remarks = [told.cells[k] for k in sorted(told.cells)],record.remarks+told.remarks
     _finish(plan, job, record, used, end, price, done if done is not None else {})
+    if record.form=='fork': sweep(project, job.name)
     notify(project, record)
     if record.status=='aborted': raise KeyboardInterrupt
     return record
@@ -276,7 +277,7 @@ def _run(project, job, plan, env, nb, mask, given, told, cost_of, record) -> dic
     if plan.resume: record.remarks.append('nothing was taken over: a kernel of its own starts from the first cell'); record.resumed = ''
     return in_kernel(plan, env, mask, told, cost_of)
 
-# %% ../../nbs/job/execution.ipynb #d3c0d4f6
+# %% ../../nbs/job/execution.ipynb #ac2ae095
 def _paid(r:RunRecord, energy:str) -> dict:
     "What the ledger remembers of a run"
     cells = [{'index':c.index, 'seconds':round(c.seconds, 6), 'usd':c.cost_usd, 'kwh':0. if c.cached else c.kwh, 'cpu_s':c.cpu_s, 'peak_mb':c.peak_mb, 'cached':c.cached} for c in r.cells]
@@ -318,6 +319,23 @@ def _finish(plan, job, record, used, end, price, done):
     if record.status=='completed': record.artefacts = collect(plan, job)
     write_text(Path(plan.output).parent/'run.json', json.dumps(record.json(), indent=1, ensure_ascii=False)+'\n')
     done.update(_paid(record, used.energy))
+
+def sweep(
+    project, # A `Project`
+    name:str, # Of the job
+    keep:int=5, # Runs that can be resumed
+):
+    "Forget what the cells of all but the newest runs of a job left behind, and big blocks of memory that no run refers to"
+    from mlops_nb.job import cell_cache
+    runs = project.root/'.mlops'/'runs'
+    logs = sorted(p for p in runs.glob('*/cells.log') if re.fullmatch(rf'{re.escape(name)}-\d{{8}}T\d{{6}}-[0-9a-f]{{6}}', p.parent.name))
+    gone = [p for p in logs[:-keep] if not is_held(p.parent)]
+    for p in gone: p.unlink(missing_ok=True)
+    blocks = project.root/'.mlops'/'blocks'
+    if not gone or not blocks.is_dir(): return
+    used = {d for p in runs.glob('*/cells.log') for r,_ in cell_cache.read(p) for d in r.buffers}
+    for b in blocks.glob('*/*'):
+        if b.name not in used and time.time()-b.stat().st_mtime>3600: b.unlink(missing_ok=True) # A younger one may belong to a run that has not written its record yet
 
 def notify(
     project, # A `Project`
