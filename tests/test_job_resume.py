@@ -18,6 +18,7 @@ from mlops_nb.core.errors import BadInput, Finding, NotFound
 from test_job_convert import nb
 from test_job_run import ROOT, made, told
 
+fcntl = pytest.importorskip("fcntl")
 pytestmark = pytest.mark.skipif(not warm.supported(), reason="needs fork and sockets that say who calls")
 
 
@@ -303,6 +304,9 @@ def test_killed_anywhere_no_run_is_lost_and_none_succeeds_twice(project, tmp_pat
                 continue
         p.communicate(timeout=60)
         psutil.wait_procs([fork], timeout=60)
+        (lock,) = (project.state / "runs").glob(f"{name}-*/lock")
+        with open(lock, encoding="ascii") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)  # whoever still records the end of the run holds it
         (row,) = jobs.history(name).runs
         assert row.status in ("running", "aborted", "failed"), "never a success"
         if row.status == "running":

@@ -150,7 +150,7 @@ def begun(project, name):
     pipe = project.root / f"{name}.fifo"
     os.mkfifo(pipe)
     made(name, f"pipe = {str(pipe)!r}", WAITS)
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MLOPS_JOB_FORK_SERVER": "false"}  # the fork has tests of its own
     process = subprocess.Popen(
         [sys.executable, "-m", "mlops_nb", "job", "run", name], cwd=project.root, env=env, stderr=subprocess.PIPE, text=True
     )

@@ -252,7 +252,7 @@ def execute(
     record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env), started=started, message='stopped before it ended', resumed=plan.resume)
     cost_of = lambda seconds,cpu: price(Usage(seconds=seconds, cpu_s=cpu, peak_mb=0., kwh=cost.metering.modelled_kwh(seconds, cpu), energy='model'))
     end:dict = {}
-    with holding(Path(plan.input).parent), cost.metering.measure() as used, progress(f'job {job.name}', sum(c['cell_type']=='code' for c in nb['cells'])) as p:
+    with cost.metering.measure() as used, progress(f'job {job.name}', sum(c['cell_type']=='code' for c in nb['cells'])) as p:
         told = _Told(plan, nb, mask, p, price)
         try:
             end = _run(project, job, plan, env, nb, mask, given, told, cost_of, record)

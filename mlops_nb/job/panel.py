@@ -30,7 +30,7 @@ def run(r:RunRecord) -> Panel:
     busy = sum(c.seconds for c in r.cells if not c.cached)
     head = {'run':r.run, 'took':f'{r.seconds:.1f} s, {busy:.1f} s of it in cells', 'used':f'{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh*1000:.2g} Wh',
         'cost':_usd(r.cost_usd), 'output':place(r.output), **({'resumed':f'{r.resumed}: {_count([c for c in r.cells if c.cached], "cell")} not run again'} if r.resumed else {}), **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
-    more = [table(['output', 'bytes', 'sha256'], [[a.name, a.bytes, a.digest[:12]] for a in r.artefacts])] if r.artefacts else []
+    more:list = [table(['output', 'bytes', 'sha256'], [[a.name, a.bytes, a.digest[:12]] for a in r.artefacts])] if r.artefacts else []
     if r.remarks: more.append(details(_count(r.remarks, 'remark'), table(['remark'], [[x] for x in r.remarks])))
     return Panel(f'Job {r.job}', facts(head), *more, details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows)), verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}' if r.ok else f'mlops job run {r.job} --resume {r.run}')
 
