@@ -66,6 +66,20 @@ def test_wrong_parameters_never_start_a_kernel(project, cli, monkeypatch):
     assert not (project.state / "runs").exists() and not told(project, "job.started")
 
 
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_parameter_is_never_code(project, cli, isolated):
+    made("inject", "name = 'a'\nn = 1\nitems = [1]\nsince = '2026-01-01'", "print(name, n, items, since)")
+    attack = "__import__('os').system('touch owned')"
+    form = ["--isolated"] if isolated else []
+    for given in (f"n={attack}", f"items={attack}", f"since={attack}", f"{attack}=1"):
+        a = cli("job", "run", "inject", "-p", given, *form)
+        assert a.exit == 2 and len(a.err.strip().split("\n")) == 1, a
+    a = cli("job", "run", "inject", "-p", f"name={attack}", *form, "--json")
+    assert a.exit == 0 and attack in texts(a.json["output"])
+    a = cli("job", "run", "inject", "-p", "name='; open('owned', 'w').close(); '\n#", *form, "--json")
+    assert a.exit == 0 and not list(project.root.rglob("owned"))
+
+
 SPEAKS = """import os
 from mlops_nb.core import ledger, project
 p = project.current()
@@ -136,7 +150,7 @@ def begun(project, name):
     pipe = project.root / f"{name}.fifo"
     os.mkfifo(pipe)
     made(name, f"pipe = {str(pipe)!r}", WAITS)
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MLOPS_JOB_FORK_SERVER": "false"}  # the fork has tests of its own
     process = subprocess.Popen(
         [sys.executable, "-m", "mlops_nb", "job", "run", name], cwd=project.root, env=env, stderr=subprocess.PIPE, text=True
     )

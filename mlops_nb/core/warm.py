@@ -117,6 +117,7 @@ def start(
 def _bare(env:dict) -> dict:
     "The environment of a server: what libraries read at import, what finds programs, and a path that finds this package"
     keep = {**kept(env), **{k:env[k] for k in ('PATH', 'HOME', 'USER', 'TMPDIR', 'MLOPS_JOB_IDLE_S') if k in env}}
+    keep.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline') # As a kernel has it
     home = _home()
     if not home.endswith('-packages'): keep['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
     return keep

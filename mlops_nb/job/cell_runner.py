@@ -7,7 +7,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/cell_runner.html.md"""
 # %% auto #0
 __all__ = ['Line', 'encode', 'Opened', 'Run', 'warm_up', 'run']
 
-# %% ../../nbs/job/cell_runner.ipynb #eb68bb2a
+# %% ../../nbs/job/cell_runner.ipynb #39e9b022
 import os, signal, socket, sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +16,18 @@ from . import cell_cache, namespace, secret_refs
 from .cell_outputs import Outputs
 from .notebook_ast import understand
 
-# %% ../../nbs/job/cell_runner.ipynb #3a0d1bdb
+# %% ../../nbs/job/cell_runner.ipynb #6a36cb80
 class Line:
     "Tells the supervisor"
-    def __init__(self, fd:int, mask:secret_refs.Mask): self.socket,self.mask = socket.socket(fileno=fd),mask; self.heard:Callable|None = None
-    def __call__(self, m:dict):
+    def __init__(self, fd:int, mask:secret_refs.Mask):
+        self.socket,self.mask,self.waiting = socket.socket(fileno=fd),mask,b''
+        self.heard:Callable|None = None
+    def __call__(self, m:dict, soon:bool=False):
+        "Tell now, or (`soon`) together with what is told next: every message wakes the supervisor"
         if self.heard is not None: self.heard(m)
-        self.socket.sendall(self.mask.data(encode(m))+b'\n')
+        data = self.waiting+encode(m)+b'\n'
+        self.waiting = data if soon else b''
+        if not soon: self.socket.sendall(self.mask.data(data))
 
 def encode(m) -> bytes:
     "JSON; what JSON has no word for becomes text"
@@ -32,7 +37,7 @@ def encode(m) -> bytes:
         import json
         return json.dumps(m, default=str).encode()
 
-# %% ../../nbs/job/cell_runner.ipynb #7608f539
+# %% ../../nbs/job/cell_runner.ipynb #4ad53192
 class Opened:
     "Files that the running cell opens"
     def __init__(self, ignore): self.ignore,self.on,self.read,self.wrote = tuple(ignore),False,set(),set()
@@ -58,7 +63,7 @@ def _ignored(folder:str) -> list[str]:
     home = os.path.expanduser('~')
     return [*(p+os.sep for p in {sys.prefix, sys.base_prefix, str(Path(folder).parent.parent), f'{home}/.cache', f'{home}/.config', f'{home}/.ipython', f'{home}/.local'}), '/proc/', '/sys/', '/dev/', '/etc/', '/usr/']
 
-# %% ../../nbs/job/cell_runner.ipynb #0a97ad43
+# %% ../../nbs/job/cell_runner.ipynb #89ae440c
 class Run:
     "One run of cells in this process"
     def __init__(self, plan:dict, tell:Line, shell):
@@ -108,9 +113,10 @@ class Run:
         finally: self.running = False; files = self.opened.end([os.path.abspath(p) for p in self.plan['inputs'] if p in c['source']]); self.tell.heard = None
         used,error = meter.read(),done.error_before_exec or done.error_in_exec
         usage = {'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb, 'kwh':used.kwh, 'energy':used.energy}
-        failed = error is not None and 'raises-exception' not in c['tags']
-        self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'})
+        failed = error is not None and 'raises-exception' not in c['tags'] and not (isinstance(error, SystemExit) and str(error) in ('', '0', 'None'))
+        self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'}, soon=True)
         if failed and self.stop: return self._stopped(c['at'])
+        if isinstance(error, SystemExit) and str(error) in ('', '0', 'None'): return {'done':'completed'} # As in papermill: the notebook ended itself, and all is well
         if failed: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':_one_line(error)}
         if self.shell.ended: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':'the cell ended the run (exit)'}
         if self.cache: self._save(k, said.of.get(0, []), count, usage, files, told)
@@ -118,7 +124,7 @@ class Run:
     def _save(self, k, outputs, count, usage, files, told):
         lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files, insist=self.stop)
         if lost is None: self.tell({'put_off':self.cells[k]['at']}); return
-        self.tell({'saved':self.cells[k]['at']})
+        self.tell({'saved':self.cells[k]['at']}, soon=True)
         for n,why in lost.items():
             if (n, why) not in told: told.add((n, why)); self.tell({'lost':n, 'cell':self.cells[k]['at'], 'why':why})
         if k in self.cache.again and ('again', k) not in told: told.add(('again', k)); self.tell({'lost':'', 'cell':self.cells[k]['at'], 'why':f'{self.cache.again[k]}: a resume runs this cell again'})
@@ -126,7 +132,7 @@ class Run:
 
 def _one_line(e:BaseException) -> str: return f'{type(e).__name__}: {" ".join(str(e).split())[:400]}'.rstrip(': ')
 
-# %% ../../nbs/job/cell_runner.ipynb #21e7df40
+# %% ../../nbs/job/cell_runner.ipynb #08a13280
 _shell = None
 
 def warm_up():

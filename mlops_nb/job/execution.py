@@ -6,10 +6,10 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/execution.html.md"""
 
 # %% auto #0
 __all__ = ['Plan', 'new_id', 'limits_of', 'prepare', 'folder_of', 'holding', 'is_held', 'resumable', 'environment', 'described',
-           'preloads', 'in_fork', 'in_kernel', 'job_index', 'execute', 'collect', 'notify']
+           'preloads', 'in_fork', 'in_kernel', 'job_index', 'execute', 'collect', 'sweep', 'notify']
 
-# %% ../../nbs/job/execution.ipynb #e5b78d78
-import hashlib, importlib.machinery, json, os, platform, secrets, shutil, signal, sys, threading
+# %% ../../nbs/job/execution.ipynb #7fd73b8d
+import hashlib, importlib.machinery, json, os, platform, re, secrets, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from . import definition, injection, kernel_form, notebook_ast, secret_refs, sup
 from .facts import Artefact, CellRun, Job, RunRecord
 from .supervision import Limits
 
-# %% ../../nbs/job/execution.ipynb #ddc26d6a
+# %% ../../nbs/job/execution.ipynb #7ec65234
 class Plan(msgspec.Struct, kw_only=True):
     "What is about to run"
     run:str
@@ -77,7 +77,7 @@ def prepare(
     if not cwd.is_dir(): cwd = project.root
     s = project.settings.job
     kernel = s.kernel if s.kernel!='python3' else job.kernel
-    why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(notebook_ast.cells_of(nb), kernel)
+    why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(nb, kernel)
     plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=given, timeout_s=s.timeout_s, injected=at, limits=limits_of(project, job, limits),
         isolated=why, resume=resume, cache=s.cache, live=live)
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def resumable(
     if is_held(folder): raise BadInput(f'run {run} is still going on', 'wait for it, or stop it first')
     return old
 
-# %% ../../nbs/job/execution.ipynb #48d3d6d4
+# %% ../../nbs/job/execution.ipynb #ef8c37ed
 def environment(
     project, # A `Project`
     run:str,
@@ -150,22 +150,16 @@ def _stoppable():
     try: yield
     finally: signal.signal(signal.SIGTERM, before)
 
-def preloads(cells) -> tuple[str,...]:
-    "Installed modules that a notebook imports at its top, in its order: a server that has them is worth having"
-    import ast
-    found:dict[str,None] = {}
-    for c in cells:
-        for node,_ in c.statements:
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
-            found.update(dict.fromkeys(n for n in names if _installed(n.partition('.')[0])))
-    return tuple(found)
+def preloads(nb:dict) -> tuple[str,...]:
+    "Installed modules that a notebook imports, in its order: a server that has them is worth having"
+    return tuple(dict.fromkeys(m for _,m in kernel_form.imports_of(nb) if _installed(m.partition('.')[0])))
 
 def _installed(top:str) -> bool:
     if top in sys.stdlib_module_names or top in ('mlops_nb', 'IPython'): return False
     spec = importlib.machinery.PathFinder.find_spec(top, [p for p in sys.path if p.endswith('-packages')])
     return spec is not None
 
-# %% ../../nbs/job/execution.ipynb #7f2b6c6e
+# %% ../../nbs/job/execution.ipynb #7009909b
 def _request(project, job, plan, env, nb, given) -> dict:
     "What the fork is told"
     folder = Path(plan.input).parent
@@ -185,7 +179,7 @@ def _retries(job:Job, plan:Plan) -> dict[int,int]:
 def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dict|None:
     "Run the cells in a fork; None where there is no server"
     request,left,cpu = _request(project, job, plan, env, nb, given),_retries(job, plan),0.
-    modules = preloads(notebook_ast.cells_of(nb))
+    modules = preloads(nb)
     if modules: warm.start((), warm.hashed(os.environ), wait=False) # For the next command
     while True:
         sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]}, Path(plan.output), mask)
@@ -202,7 +196,7 @@ def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dic
             continue
         sheet.nb['metadata'] = {**nb['metadata'], 'papermill':{**nb['metadata'].get('papermill', {}), 'parameters':plan.parameters}, 'mlops':{'run':plan.run, 'job':plan.job}}
         data = sheet.save(final=True)
-        return {**end, 'cpu_s':cpu, 'error':mask.text(end.get('error', '')), 'nb':json.loads(data)}
+        return {**end, 'cpu_s':cpu, 'error':mask.text(end.get('error', '')), 'nb':msgspec.json.decode(data)}
 
 def in_kernel(plan:Plan, env, mask, tell, cost_of) -> dict:
     "Run the cells in a kernel of their own"
@@ -218,7 +212,7 @@ def in_kernel(plan:Plan, env, mask, tell, cost_of) -> dict:
     if mask.forms: (folder/'log.txt').write_bytes(mask.data((folder/'log.txt').read_bytes()))
     return {**end, 'error':mask.text(end.get('error') or ''), 'nb':nb, 'cpu_s':0.}
 
-# %% ../../nbs/job/execution.ipynb #10f069d9
+# %% ../../nbs/job/execution.ipynb #08d3a93e
 def job_index(plan:Plan, index:int|None) -> int|None:
     "Index in the job's notebook of a cell of the run; -1 is the cell of injected parameters"
     if index is None or plan.injected<0 or index<plan.injected: return index
@@ -258,7 +252,7 @@ def execute(
     record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env), started=started, message='stopped before it ended', resumed=plan.resume)
     cost_of = lambda seconds,cpu: price(Usage(seconds=seconds, cpu_s=cpu, peak_mb=0., kwh=cost.metering.modelled_kwh(seconds, cpu), energy='model'))
     end:dict = {}
-    with holding(Path(plan.input).parent), cost.metering.measure() as used, progress(f'job {job.name}', sum(c['cell_type']=='code' for c in nb['cells'])) as p:
+    with cost.metering.measure() as used, progress(f'job {job.name}', sum(c['cell_type']=='code' for c in nb['cells'])) as p:
         told = _Told(plan, nb, mask, p, price)
         try:
             end = _run(project, job, plan, env, nb, mask, given, told, cost_of, record)
@@ -267,6 +261,7 @@ def execute(
         except KeyboardInterrupt: end = {'done':'aborted'}
         finally: record.cells,record.remarks = [told.cells[k] for k in sorted(told.cells)],record.remarks+told.remarks
     _finish(plan, job, record, used, end, price, done if done is not None else {})
+    if record.form=='fork': sweep(project, job.name)
     notify(project, record)
     if record.status=='aborted': raise KeyboardInterrupt
     return record
@@ -282,7 +277,7 @@ def _run(project, job, plan, env, nb, mask, given, told, cost_of, record) -> dic
     if plan.resume: record.remarks.append('nothing was taken over: a kernel of its own starts from the first cell'); record.resumed = ''
     return in_kernel(plan, env, mask, told, cost_of)
 
-# %% ../../nbs/job/execution.ipynb #d3c0d4f6
+# %% ../../nbs/job/execution.ipynb #ac2ae095
 def _paid(r:RunRecord, energy:str) -> dict:
     "What the ledger remembers of a run"
     cells = [{'index':c.index, 'seconds':round(c.seconds, 6), 'usd':c.cost_usd, 'kwh':0. if c.cached else c.kwh, 'cpu_s':c.cpu_s, 'peak_mb':c.peak_mb, 'cached':c.cached} for c in r.cells]
@@ -324,6 +319,23 @@ def _finish(plan, job, record, used, end, price, done):
     if record.status=='completed': record.artefacts = collect(plan, job)
     write_text(Path(plan.output).parent/'run.json', json.dumps(record.json(), indent=1, ensure_ascii=False)+'\n')
     done.update(_paid(record, used.energy))
+
+def sweep(
+    project, # A `Project`
+    name:str, # Of the job
+    keep:int=5, # Runs that can be resumed
+):
+    "Forget what the cells of all but the newest runs of a job left behind, and big blocks of memory that no run refers to"
+    from mlops_nb.job import cell_cache
+    runs = project.root/'.mlops'/'runs'
+    logs = sorted(p for p in runs.glob('*/cells.log') if re.fullmatch(rf'{re.escape(name)}-\d{{8}}T\d{{6}}-[0-9a-f]{{6}}', p.parent.name))
+    gone = [p for p in logs[:-keep] if not is_held(p.parent)]
+    for p in gone: p.unlink(missing_ok=True)
+    blocks = project.root/'.mlops'/'blocks'
+    if not gone or not blocks.is_dir(): return
+    used = {d for p in runs.glob('*/cells.log') for r,_ in cell_cache.read(p) for d in r.buffers}
+    for b in blocks.glob('*/*'):
+        if b.name not in used and time.time()-b.stat().st_mtime>3600: b.unlink(missing_ok=True) # A younger one may belong to a run that has not written its record yet
 
 def notify(
     project, # A `Project`

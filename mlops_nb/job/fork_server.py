@@ -7,8 +7,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/fork_server.html.md"""
 # %% auto #0
 __all__ = ['DOES', 'BASE', 'Server', 'code_stamp', 'preload', 'main']
 
-# %% ../../nbs/job/fork_server.ipynb #0f966668
-import gc, importlib, os, select, signal, socket, sys, time
+# %% ../../nbs/job/fork_server.ipynb #9663ccef
+import ctypes, gc, importlib, os, select, signal, socket, sys, time
 from ..core import warm
 
 # %% ../../nbs/job/fork_server.ipynb #dd75ad3d
@@ -29,8 +29,9 @@ def _settle(request:dict, fds:list[int]):
 
 def _die_with_parent():
     "End when the server ends: nobody else could end this process then"
-    import ctypes
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
+    if _libc: _libc.prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
+
+_libc = ctypes.CDLL(None) if warm.supported() else None
 
 def _words(request, fds) -> int:
     "A shell command"
@@ -202,7 +203,8 @@ def main():
     server = Server(path, float(os.environ.get('MLOPS_JOB_IDLE_S') or 900))
     gc.collect(); gc.freeze(); gc.disable()
     server.hear_signals()
-    os.write(ready, b'+')
+    try: os.write(ready, b'+')
+    except BrokenPipeError: ready = os.open(os.devnull, os.O_WRONLY) # Whoever started this server did not wait
     os.close(ready); os.close(lock)
     server.serve()
 

@@ -7,12 +7,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/namespace.html.md"""
 # %% auto #0
 __all__ = ['Dump', 'dump', 'load', 'Saved', 'Shelf', 'file_digest']
 
-# %% ../../nbs/job/namespace.ipynb #dd434d7a
+# %% ../../nbs/job/namespace.ipynb #37637fe7
 import hashlib, io, mmap, os, pickle, sys, time, types
 from pathlib import Path
 import msgspec
 
-# %% ../../nbs/job/namespace.ipynb #c95edd6e
+# %% ../../nbs/job/namespace.ipynb #b04f486f
 _PLAIN = (int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, tuple, frozenset, range, type(Ellipsis), types.CodeType, property, staticmethod, classmethod)
 _FIXED = (int, float, str, bytes, bool, complex, type(None), range, types.ModuleType, types.BuiltinFunctionType)
 _BIG = 1<<16 # Bytes from which a block of memory is a file of its own
@@ -109,7 +109,7 @@ class _Unpickler(pickle.Unpickler):
     ns:dict = {}
     def persistent_load(self, pid): return self.ns
 
-# %% ../../nbs/job/namespace.ipynb #cce171fc
+# %% ../../nbs/job/namespace.ipynb #7649e413
 def _random_states() -> dict[str,bytes]:
     "Random number generators that the whole process shares"
     import random
@@ -132,7 +132,8 @@ def _options() -> dict:
     if mpl := sys.modules.get('matplotlib'):
         if hasattr(mpl, 'rcParamsOrig'): out['matplotlib'] = {k:v for k,v in dict.items(mpl.rcParams) if not k.startswith('backend') and mpl.rcParamsOrig.get(k)!=v}
     if 'pandas' in sys.modules and (config := sys.modules.get('pandas._config.config')):
-        out['pandas'] = {k:v for k,o in config._registered_options.items() if (v := config.get_option(k, silent=True))!=o.defval and k in _frozen(config)}
+        known = _frozen(config)
+        out['pandas'] = {k:v for k in known if (v := config.get_option(k, silent=True))!=config._registered_options[k].defval}
     if (np := sys.modules.get('numpy')) and hasattr(np, 'geterr'): out['numpy'] = {k:v for k,v in np.geterr().items() if v!=('ignore' if k=='under' else 'warn')}
     return {k:v for k,v in out.items() if v}
 
@@ -150,7 +151,7 @@ def _set_options(options:dict):
         for k,v in options['pandas'].items(): pandas.set_option(k, v)
     if 'numpy' in options: import numpy; numpy.seterr(**options['numpy'])
 
-# %% ../../nbs/job/namespace.ipynb #4dab0733
+# %% ../../nbs/job/namespace.ipynb #aacc8e1c
 class Saved(msgspec.Struct):
     "What was written"
     blob:bytes
@@ -172,23 +173,29 @@ class Shelf:
         self.prints:dict[str,str] = {} # Name -> fingerprint of a changeable object
         self.ids:dict[str,set[int]] = {}
         self.unsaved:dict[str,str] = {} # Names there are, and cannot be saved
-        self.environ,self.cwd,self.path = dict(os.environ),os.getcwd(),list(sys.path)
+        self.environ,self.raw,self.cwd,self.path = dict(os.environ),dict(os.environ._data),os.getcwd(),list(sys.path)
         self.spent,self.cost,self.worked = 0.,0.,0.
         self.kept:dict[str,bytes] = {} # Parts of the state outside, as last saved
     def begin(self, head:bytes|None):
         "Start as the run that is resumed started"
         if head: _set_random(pickle.loads(head)['random'])
-        self.kept = self._outside()
+        self.observe()
+        self.kept = self.outside
     def head(self) -> bytes: return pickle.dumps({'random':_random_states()}, 5)
     def visible(self) -> list[str]: return [n for n in self.ns if n not in self.hidden and not n.startswith('_')]
-    def random(self) -> dict[str,str]: return {n:hashlib.sha256(b).hexdigest()[:16] for n,b in _random_states().items()}
+    def observe(self):
+        "Read the state outside the names: after a cell, and once before the first"
+        self.outside = self._outside()
+        self.drawn = {n[7:]:hashlib.sha256(b).hexdigest()[:16] for n,b in self.outside.items() if n.startswith('random.')}
+        s = pickle.loads(self.outside['settings'])
+        self.mark = hashlib.sha256(repr(sorted((k, sorted(v.items(), key=str) if isinstance(v, dict) else v) for k,v in s.items())).encode()).hexdigest()[:16] if s else ''
+    def random(self) -> dict[str,str]: return dict(self.drawn)
     def _settings(self) -> dict:
-        env = {k:os.environ.get(k) for k in {*os.environ, *self.environ} if os.environ.get(k)!=self.environ.get(k) and k!='MPLBACKEND'}
+        env = {} if os.environ._data==self.raw else {k:os.environ.get(k) for k in {*os.environ, *self.environ} if os.environ.get(k)!=self.environ.get(k) and k!='MPLBACKEND'}
         return {k:v for k,v in {'environ':env, 'cwd':os.getcwd() if os.getcwd()!=self.cwd else '', 'path':sys.path[:] if sys.path!=self.path else [], **_options()}.items() if v}
     def settings(self) -> str:
         "Digest of what a cell can set outside the names"
-        s = self._settings()
-        return hashlib.sha256(repr(sorted((k, sorted(v.items(), key=str) if isinstance(v, dict) else v) for k,v in s.items())).encode()).hexdigest()[:16] if s else ''
+        return self.mark
     def settings_after(self, blob:bytes, before:str) -> str:
         "The digest that a record left"
         return _split(blob)[0].get('settings', before)
@@ -244,9 +251,9 @@ class Shelf:
         names = {n:self.module_version(n) or (f'{key}:{n}:{os.urandom(4).hex()}' if n in d.lost else f'{mark}:{n}') for n in new}
         deleted = [n for n in self.held if n not in self.ns]
         self._remember(new, d)
-        outside = self._outside()
-        changed = {k:v for k,v in outside.items() if self.kept.get(k)!=v}
-        self.kept = outside
+        self.observe()
+        changed = {k:v for k,v in self.outside.items() if self.kept.get(k)!=v}
+        self.kept = self.outside
         head = pickle.dumps({'outside':changed, 'settings':self.settings()}, 5)
         self.cost,self.worked = time.perf_counter()-began,0.
         self.spent += self.cost
@@ -297,7 +304,8 @@ class Shelf:
             if s.get('cwd'): os.chdir(s['cwd'])
             if s.get('path'): sys.path[:] = s['path']
             _set_options({k:v for k,v in s.items() if k in ('matplotlib', 'pandas', 'numpy')})
-        self.kept.update(changed)
+        self.kept = {**self.kept, **changed}
+        self.observe()
     def module_version(self, n:str) -> str:
         m = self.ns.get(n)
         if not isinstance(m, types.ModuleType): return ''

@@ -27,10 +27,12 @@ def run(r:RunRecord) -> Panel:
     "One run, cell by cell"
     longest = max((c.seconds for c in r.cells), default=0) or 1
     rows = [['parameters' if c.index<0 else c.index, c.title, round(c.seconds, 3), meter(c.seconds/longest, words=f'{c.seconds:.2f} s'), round(c.cpu_s, 2), round(c.peak_mb), _usd(c.cost_usd), badge('ok' if c.status=='completed' else 'bad', 'cached' if c.cached else c.status)] for c in r.cells]
-    busy = sum(c.seconds for c in r.cells)
+    busy = sum(c.seconds for c in r.cells if not c.cached)
     head = {'run':r.run, 'took':f'{r.seconds:.1f} s, {busy:.1f} s of it in cells', 'used':f'{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh*1000:.2g} Wh',
-        'cost':_usd(r.cost_usd), 'output':place(r.output), **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
-    return Panel(f'Job {r.job}', facts(head), details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows)), verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}')
+        'cost':_usd(r.cost_usd), 'output':place(r.output), **({'resumed':f'{r.resumed}: {_count([c for c in r.cells if c.cached], "cell")} not run again'} if r.resumed else {}), **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
+    more:list = [table(['output', 'bytes', 'sha256'], [[a.name, a.bytes, a.digest[:12]] for a in r.artefacts])] if r.artefacts else []
+    if r.remarks: more.append(details(_count(r.remarks, 'remark'), table(['remark'], [[x] for x in r.remarks])))
+    return Panel(f'Job {r.job}', facts(head), *more, details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows)), verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}' if r.ok else f'mlops job run {r.job} --resume {r.run}')
 
 def history(h:History) -> Panel:
     "Runs, newest first"

@@ -43,7 +43,9 @@ def execute(
     sys.modules.setdefault('pyarrow.fs', None) # papermill would load Arrow to reach HDFS; a run's notebooks are files
     import papermill
     from papermill.engines import papermill_engines
+    from mlops_nb.job import secret_refs
     from mlops_nb.job.papermill_plugin import MlopsEngine
+    mask = secret_refs.Mask([secret_refs.look_up(v) for v in plan['parameters'].values() if secret_refs.is_secret(v)])
     papermill_engines.register('mlops', MlopsEngine)
     at = {'cell':None}
     def told(index, cell, usage, done):
@@ -52,12 +54,12 @@ def execute(
         tell({'cell':index, 'seconds':usage.seconds, 'cpu_s':usage.cpu_s, 'peak_mb':usage.peak_mb, 'kwh':usage.kwh, 'energy':usage.energy, 'status':'failed' if failed else 'completed'})
     try:
         papermill.execute_notebook(plan['input'], plan['output'], engine_name='mlops', kernel_name=plan['kernel'], progress_bar=False, cwd=plan['cwd'],
-            execution_timeout=plan['timeout_s'] or None, autosave_cell_every=30, told=told)
+            execution_timeout=plan['timeout_s'] or None, autosave_cell_every=30, told=told, mask=mask)
         tell({'done':'completed'})
     except Stopped: tell({'done':'aborted', 'cell':at['cell'], 'error':'stopped'})
     except Exception as e:
         f = _failure(e, plan['output'])
-        tell({'done':'failed', **f, 'cell':f['cell'] if f.get('cell') is not None else at['cell']})
+        tell({'done':'failed', **f, 'error':mask.text(f['error']), 'cell':f['cell'] if f.get('cell') is not None else at['cell']})
 
 # %% ../../nbs/job/papermill_runner.ipynb #4eba22f5
 def main():

@@ -110,7 +110,8 @@ def listen(
     sys.stdout,sys.stderr = Stream('stdout', tell, out_fd),Stream('stderr', tell, err_fd)
     builtins.input = _no_stdin
     os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
-    if not sys.path or sys.path[0]!='': sys.path.insert(0, '')
+    sys.modules.pop('matplotlib_inline.backend_inline', None) # It joins the shell that is there when it is imported
+    if '' not in sys.path: sys.path.insert(next((n for n,p in enumerate(sys.path) if p.endswith('-packages')), len(sys.path)), '') # As IPython does: behind the standard library
 
 async def run(
     shell:CellShell,

@@ -102,9 +102,10 @@ def run(
     from mlops_nb.core import ledger
     plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live)
     if old: _close(p, name, resume, plan.run)
-    with ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, **({'resumed':resume} if resume else {})}) as done:
+    with execution.holding(execution.folder_of(p, plan.run)), ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, **({'resumed':resume} if resume else {})}) as done:
         done['run'] = plan.run
-        record = execution.execute(p, job, plan, lambda usage: cost.price(usage, p), done)
+        machine,_ = cost.machine(p)
+        record = execution.execute(p, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done)
         if not record.ok: raise _failed(record)
     return record
 

@@ -1,0 +1,136 @@
+"""A secret is given by reference and is in no byte that a run writes, whatever the cells do with it."""
+
+import base64
+import http.server
+import json
+import threading
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+from mlops_nb import job as jobs
+from mlops_nb.core import ledger
+from mlops_nb.core.errors import BadInput, Finding, NotFound, ToolFailed
+from mlops_nb.job import secret_refs
+from test_job_run import made
+
+SECRET = 'pa"ss\\word-ünd/mehr+42'
+FORMS = [
+    f.encode()
+    for f in (
+        SECRET,
+        repr(SECRET)[1:-1],
+        json.dumps(SECRET)[1:-1],
+        json.dumps(SECRET, ensure_ascii=False)[1:-1],
+        urllib.parse.quote(SECRET, safe=""),
+        base64.b64encode(SECRET.encode()).decode().rstrip("="),
+        SECRET.encode().hex(),
+    )
+]
+CELLS = [
+    "token = 'none'\nkept = 1",
+    "headers = {'Authorization': 'Bearer '+token}\nlength = len(token)",
+    "import base64, os, sys, urllib.parse\nprint(token)\nprint(repr(token), headers, file=sys.stderr)\nprint(base64.b64encode(token.encode()).decode(), urllib.parse.quote(token, safe=''), token.encode().hex())\n"
+    "print(token[:7], end='', flush=True); print(token[7:])\n_ = os.system('echo \"$DEMO_TOKEN\"')",
+    "headers",
+    "length",
+]
+
+
+def leaks(*roots: Path) -> list[str]:
+    "Files below `roots` that hold the secret in any form"
+    return [
+        str(f)
+        for root in roots
+        for f in root.rglob("*")
+        if f.is_file() and f.suffix != ".sock" and any(x in f.read_bytes() for x in FORMS)
+    ]
+
+
+def forms(isolated: bool) -> dict:
+    return {"isolated": isolated, "params": {"token": "secret:env:DEMO_TOKEN"}}
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_no_byte_holds_the_secret(project, home, monkeypatch, isolated):
+    monkeypatch.setenv("DEMO_TOKEN", SECRET)
+    made("call", *CELLS)
+    r = jobs.run("call", **forms(isolated))
+    said = Path(r.output).read_text(encoding="utf-8")
+    assert f"{len(SECRET)}" in said and "***" in said, "the cells had the secret, and it was taken out of what they said"
+    assert "secret:env:DEMO_TOKEN" in said and r.parameters == {"token": "secret:env:DEMO_TOKEN"}
+    made("fails", *CELLS[:2], "raise ValueError(token)")
+    with pytest.raises(Finding) as e:
+        jobs.run("fails", **forms(isolated))
+    assert SECRET not in str(e.value) and "***" in str(e.value)
+    list(ledger.of(project).rows())
+    ledger.of(project).db.execute("PRAGMA wal_checkpoint(FULL)")
+    assert leaks(project.root, home) == []
+    assert leaks(project.root / "jobs") == []
+
+
+def test_what_holds_a_secret_is_not_saved_and_comes_back_on_resume(project, monkeypatch):
+    monkeypatch.setenv("DEMO_TOKEN", SECRET)
+    made("again", *CELLS[:2], "late = 1/0", "print(length, headers == {'Authorization': 'Bearer '+token})")
+    with pytest.raises(Finding) as e:
+        jobs.run("again", **forms(False))
+    run = e.value.result
+    assert any("headers" in x and "holds a secret" in x for x in run.remarks), run.remarks
+    path = Path("jobs/again/again.ipynb")
+    path.write_text(path.read_text(encoding="utf-8").replace("1/0", "1"), encoding="utf-8")
+    r = jobs.run("again", resume=run.run)
+    assert f"{len(SECRET)} True" in Path(r.output).read_text(encoding="utf-8")
+    assert leaks(project.root) == []
+
+
+def test_a_missing_secret_stops_before_anything_starts(project, cli, tmp_path):
+    made("call", *CELLS[:2])
+    for reference, words in (
+        ("secret:env:NO_SUCH", "NO_SUCH is not set"),
+        ("secret:file:no-such-file", "cannot be read"),
+        ("secret:moon:x", "refers to no secret"),
+        ("secret:vault:kv/data/x#f", "Vault is not set up"),
+    ):
+        a = cli("job", "run", "call", "-p", f"token={reference}")
+        assert a.exit in (2, 4) and words in a.err and len(a.err.strip().split("\n")) == 1, a
+    assert not (project.state / "runs").exists()
+
+
+class Vault(http.server.BaseHTTPRequestHandler):
+    "As HashiCorp's key-value store, version 2, answers"
+
+    def do_GET(self):
+        ok = self.headers["X-Vault-Token"] == "root-token" and self.path == "/v1/kv/data/app"
+        body = json.dumps({"data": {"data": {"password": SECRET}, "metadata": {"version": 1}}} if ok else {"errors": []}).encode()
+        self.send_response(200 if ok else 403)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        "Quiet"
+
+
+@pytest.fixture
+def vault():
+    server = http.server.HTTPServer(("127.0.0.1", 0), Vault)
+    t = threading.Thread(target=server.serve_forever)
+    t.start()
+    yield {"VAULT_ADDR": f"http://127.0.0.1:{server.server_port}", "VAULT_TOKEN": "root-token"}
+    server.shutdown()
+    t.join()
+    server.server_close()
+
+
+def test_where_secrets_come_from(tmp_path, vault):
+    (tmp_path / "s").write_text(SECRET + "\n", encoding="utf-8")
+    assert secret_refs.look_up(f"secret:file:{tmp_path / 's'}") == SECRET
+    assert secret_refs.look_up("secret:vault:kv/data/app#password", vault) == SECRET
+    with pytest.raises(NotFound, match="no field nothing"):
+        secret_refs.look_up("secret:vault:kv/data/app#nothing", vault)
+    with pytest.raises(ToolFailed, match="403"):
+        secret_refs.look_up("secret:vault:kv/data/app#password", {**vault, "VAULT_TOKEN": "wrong"})
+    with pytest.raises(BadInput, match="not an https"):
+        secret_refs.look_up("secret:vault:kv/x", {**vault, "VAULT_ADDR": "http://example.org"})
+    with pytest.raises(BadInput, match="cannot be told"):
+        secret_refs.look_up("secret:env:PIN", {"PIN": "1234"})
