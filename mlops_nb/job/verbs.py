@@ -88,7 +88,7 @@ def run(
     """Run a job with typed parameters; every cell is metered and priced
 
     Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
-    from mlops_nb.job import execution, parameters, secret_refs
+    from mlops_nb.job import execution, parameters, secret_refs, unattended
     p = projects.current()
     job = definition.read(p, name)
     old = execution.resumable(p, job, resume) if resume else None
@@ -101,7 +101,7 @@ def run(
     from mlops_nb.core import ledger
     plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live)
     if old: _close(p, name, resume, plan.run)
-    with ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, **({'resumed':resume} if resume else {})}) as done:
+    with ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, 'definition':unattended.definition_digest(p, name), **({'resumed':resume} if resume else {})}) as done:
         done['run'] = plan.run
         record = execution.execute(p, job, plan, lambda usage: cost.price(usage, p), done)
         if not record.ok: raise _failed(record)
