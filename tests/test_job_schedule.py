@@ -446,6 +446,26 @@ def test_a_store_that_goes_away_stops_nothing_but_the_claims(project):
     ended(d)
 
 
+def test_a_connection_that_breaks_is_made_again(project, postgres):
+    import psycopg
+
+    project.pin("stores", "schedule", postgres)
+    project.pin("project", "name", "breaks")
+    clock = Clock()
+    job(project, "score")
+    d = fresh(project, clock)
+    d.tick()
+    clock.t += H
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name='mlops scheduler'")
+    with pytest.raises(ToolFailed, match="the schedule store"):
+        d.tick()
+    assert not d.executor.ran
+    d.tick()
+    assert d.executor.ran == ["score@2026-07-01T01:00Z"]
+    ended(d)
+
+
 def test_a_changed_schedule_counts_from_now_and_a_broken_file_stops_nobody(project):
     clock = Clock()
     job(project, "score", "0 0 1 1 *", catch_up="all")

@@ -20,11 +20,10 @@ def done(
     definition:str, # Digest of the job as it stands
     defaults:dict, # Its parameters' defaults
 ) -> dict[str,str]: # `key` of all parameters -> newest run
-    "Runs that ended well with this very definition; runs that do not say what they ran do not count"
+    "Runs that ended well with this very definition"
     began,found = {},{}
     for e in events:
         p = e.payload or {}
-        if p.get('definition')!=definition: continue
-        if e.type=='job.started': began[p.get('bracket')] = {**defaults, **(p.get('parameters') or {})}
+        if e.type=='job.started' and p.get('definition')==definition: began[p.get('bracket')] = {**defaults, **(p.get('parameters') or {})}
         elif e.type=='job.completed' and p.get('bracket') in began: found[key(began[p['bracket']])] = p.get('run', '')
     return found

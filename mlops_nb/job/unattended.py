@@ -31,7 +31,7 @@ def _once(p, spec:dict) -> dict:
     "One run as a message"
     from mlops_nb.core import ledger, verbs
     try:
-        with projects.use(p), ledger.because(definition=definition_digest(p, spec['job']), **spec['cause']): r = verbs.call('job.run', spec['job'], params=spec['params'])
+        with projects.use(p), ledger.because(**spec['cause']): r = verbs.call('job.run', spec['job'], params=spec['params'])
         return {'status':'succeeded', 'run':r.run, 'message':'', 'retry':False, 'seconds':r.seconds, 'cost_usd':r.cost_usd}
     except MlopsError as e:
         r = getattr(e, 'result', None)

@@ -89,7 +89,7 @@ def run(
     """Run a job with typed parameters; every cell is metered and priced
 
     Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
-    from mlops_nb.job import execution, parameters, secret_refs
+    from mlops_nb.job import execution, parameters, secret_refs, unattended
     p = projects.current()
     job = definition.read(p, name)
     old = execution.resumable(p, job, resume) if resume else None
