@@ -102,7 +102,7 @@ def run(
     from mlops_nb.core import ledger
     plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live)
     if old: _close(p, name, resume, plan.run)
-    with execution.holding(execution.folder_of(p, plan.run)), ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, **({'resumed':resume} if resume else {})}) as done:
+    with execution.holding(execution.folder_of(p, plan.run)), ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, 'definition':unattended.definition_digest(p, name), **({'resumed':resume} if resume else {})}) as done:
         done['run'] = plan.run
         machine,_ = cost.machine(p)
         record = execution.execute(p, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done)
