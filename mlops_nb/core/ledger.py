@@ -80,7 +80,6 @@ def _connect_to_read(path:Path) -> sqlite3.Connection:
 
 # %% ../../nbs/core/ledger.ipynb #8b0bd865
 LARGEST = 16<<20 # Bytes of the largest payload: an entry tells what happened, data lies in files
-
 def _encoded(n:New) -> tuple[New,bytes]:
     "An event with its payload as bytes; raises `BadInput` when it cannot be written"
     check_type(n.type)
@@ -91,7 +90,6 @@ def _encoded(n:New) -> tuple[New,bytes]:
     except (TypeError, ValueError, RecursionError) as e: raise BadInput(f'the payload of {n.type} cannot be written as JSON: {e}') from e
     if len(payload)>LARGEST: raise BadInput(f'the payload of {n.type} has {len(payload):,} bytes, {LARGEST:,} are allowed', 'keep it in a file and record its digest')
     return n._replace(subject=_clean(n.subject)[:500], digest=_clean(n.digest)[:500]),payload
-
 def _clean(text) -> str: return str(text).encode('utf-8', 'replace').decode() # a file name may hold bytes that are no text
 def _clean_all(x):
     "The same for every text inside a payload"
