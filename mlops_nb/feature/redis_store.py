@@ -1,4 +1,4 @@
-"""The same packed rows behind one URL, for many servers
+"""Rows are staged, then merged by one script: a reader sees all of a write or none of it
 
 Docs: https://mlops-nb.github.io/mlops_nb/feature/redis_store.html.md"""
 
@@ -7,62 +7,58 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/redis_store.html.md"""
 # %% auto #0
 __all__ = ['RedisStore']
 
-# %% ../../nbs/feature/redis_store.ipynb #c3c422f1
-import struct
-import msgspec
+# %% ../../nbs/feature/redis_store.ipynb #60d94c9e
+import secrets
 from ..core.errors import BadInput, ToolFailed
 from ..core.need import need
-from .online_store import packed_key
+from .online_store import pack, packed_key, unpack
 
-# %% ../../nbs/feature/redis_store.ipynb #036fda88
-_NEWER = """
-local n = 0
-for i = 1, #KEYS do
-  local old = redis.call('GET', KEYS[i])
-  local new = ARGV[i]
-  if (not old) or string.sub(new, 1, 8) > string.sub(old, 1, 8) or (string.sub(new, 1, 8) == string.sub(old, 1, 8) and new ~= old) then
-    redis.call('SET', KEYS[i], new); n = n + 1
-  end
+# %% ../../nbs/feature/redis_store.ipynb #d5724624
+_MERGE = '''local got, n = redis.call('HGETALL', KEYS[1]), 0
+for i = 1, #got, 2 do
+  local old, new = redis.call('HGET', KEYS[2], got[i]), got[i+1]
+  if not old or (old ~= new and struct.unpack('>i8', new) >= struct.unpack('>i8', old)) then redis.call('HSET', KEYS[2], got[i], new); n = n+1 end
 end
-return n
-"""
-_ZERO = 1<<63 # Added to a time, so that bytes sort as numbers do
+redis.call('DEL', KEYS[1])
+return {n, #got/2}'''
 
 class RedisStore:
-    "Online features in Redis"
-    chunk = 1000 # Rows of one transaction
-    def __init__(self, url:str, project:str='mlops'):
+    "Online features in Redis, below `mlops:PREFIX:`"
+    def __init__(self,
+        url:str, # redis://HOST:PORT/DB, rediss:// or unix://PATH
+        prefix:str='', # Of the keys: the project's name
+        timeout_s:float=5., # Longest wait for an answer
+    ):
         redis = need('redis', 'redis')
-        try: self.db = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
-        except ValueError as e: raise BadInput(f'stores.online: {str(e)[:120]}', 'write redis://HOST:6379/0') from e
-        self.error,self.prefix = redis.RedisError,f'mlops:{project}'
-        self.newer = self.db.register_script(_NEWER)
-    def _key(self, view, key) -> str: return f'{self.prefix}:{view}:{packed_key(key)}'
-    def _said(self, e) -> ToolFailed: return ToolFailed(f'the online store in Redis cannot be reached: {" ".join(str(e).split())[:160]}', 'when it is back, run it again: rows that were written stay right')
+        self.prefix,self.failed = f'mlops:{prefix}:',redis.exceptions.RedisError
+        try: self.db = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        except ValueError as e: raise BadInput(f'stores.online={url!r}: {e}', 'write redis://HOST:6379/0 in mlops.toml') from e
+        self._merge = self.db.register_script(_MERGE)
+        self._try(self.db.ping)
+    def _try(self, step, *args, **kwargs):
+        try: return step(*args, **kwargs)
+        except self.failed as e: raise ToolFailed(f'Redis does not answer: {str(e)[:160]}', 'start it, then run it again: nothing was half-written') from e
     def write(self, view:str, keys:list[tuple], times_us:list[int], rows:list[dict]) -> int:
-        "Keep the newest row of each entity; how many are newer than before"
-        packed = [(self._key(view, k), struct.pack('>Q', t+_ZERO)+msgspec.json.encode(r, enc_hook=str)) for k,t,r in zip(keys, times_us, rows, strict=True)]
-        done = 0
-        try:
-            self.db.set(f'{self.prefix}:unfinished:{view}', '1')
-            for n in range(0, len(packed), self.chunk):
-                some = packed[n:n+self.chunk]
-                done += self.newer(keys=[k for k,_ in some], args=[v for _,v in some])
-            self.db.delete(f'{self.prefix}:unfinished:{view}')
-        except self.error as e: raise self._said(e) from e
-        return done
-    def unfinished(self, view:str) -> bool:
-        "Did the last write of a view break off?"
-        try: return bool(self.db.exists(f'{self.prefix}:unfinished:{view}'))
-        except self.error as e: raise self._said(e) from e
+        "Keep the newest row of each entity; seen at once"
+        if not keys: return 0
+        stage = f'{self.prefix}stage:{secrets.token_hex(8)}'
+        packed:dict = {}
+        for k,t,r in zip(keys, times_us, rows, strict=True):
+            name,value = packed_key(k),t.to_bytes(8, 'big', signed=True)+pack(r)
+            if name not in packed or int.from_bytes(packed[name][:8], 'big', signed=True)<=t: packed[name] = value
+        some = list(packed.items())
+        for n in range(0, len(some), 10_000):
+            pipe = self.db.pipeline()
+            pipe.hset(stage, mapping=dict(some[n:n+10_000])); pipe.expire(stage, 600)
+            self._try(pipe.execute)
+        changed,staged = self._try(self._merge, [stage, self.prefix+view])
+        if staged!=len(packed): raise ToolFailed(f'Redis forgot {len(packed)-staged:,} of {len(packed):,} rows before they were merged', 'run it again: a later write mends it')
+        return changed
+    def read_many(self, view:str, keys:list) -> list[tuple[int,dict]|None]:
+        return self.read_packed(view, [packed_key(k) for k in keys])
+    def read_packed(self, view:str, names:list[str]) -> list[tuple[int,dict]|None]:
+        got = self._try(self.db.hmget, self.prefix+view, names) if names else []
+        return [None if v is None else (int.from_bytes(v[:8], 'big', signed=True), unpack(v[8:])) for v in got]
     def read(self, view:str, key:tuple) -> tuple[int,dict]|None: return self.read_many(view, [key])[0]
-    def read_many(self, view:str, keys:list[tuple]) -> list[tuple[int,dict]|None]:
-        "`(event time in us, values)` of each entity, in one round trip"
-        if not keys: return []
-        try: got = self.db.mget([self._key(view, k) for k in keys])
-        except self.error as e: raise self._said(e) from e
-        return [None if v is None else (struct.unpack('>Q', v[:8])[0]-_ZERO, msgspec.json.decode(v[8:])) for v in got]
-    def count(self, view:str) -> int:
-        try: return sum(1 for _ in self.db.scan_iter(f'{self.prefix}:{view}:*', count=1000))
-        except self.error as e: raise self._said(e) from e
+    def count(self, view:str) -> int: return self._try(self.db.hlen, self.prefix+view)
     def close(self): self.db.close()

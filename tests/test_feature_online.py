@@ -1,0 +1,301 @@
+"""Online stores: one contract over SQLite, Redis and Feast's own store; age, ttl and keys; a Redis that goes away mid-write."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from counts import count
+from mlops_nb import data, feature
+from mlops_nb.core import ledger
+from mlops_nb.core.errors import BadUsage, ToolFailed
+from mlops_nb.feature import online_reader
+from mlops_nb.feature.online_store import SqliteStore
+from mlops_nb.feature.redis_store import RedisStore
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Server:
+    "A redis-server of this test, on a socket in its folder"
+
+    def __init__(self, folder):
+        self.socket, self.folder = folder / "r.sock", folder
+        self.start()
+
+    def start(self):
+        command = [
+            "redis-server",
+            "--port",
+            "0",
+            "--unixsocket",
+            self.socket,
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+        ]
+        self.process = subprocess.Popen([str(c) for c in command], cwd=self.folder, stdout=subprocess.PIPE, text=True)
+        for line in self.process.stdout:
+            if "eady to accept connections" in line:
+                return
+        raise RuntimeError("redis-server did not start")
+
+    def kill(self):
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    pytest.importorskip("redis")
+    s = Server(tmp_path_factory.mktemp("r"))
+    yield s
+    if s.process.poll() is None:
+        s.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request, tmp_path):
+    made = (
+        SqliteStore(tmp_path / "online.db")
+        if request.param == "sqlite"
+        else RedisStore(request.getfixturevalue("server").url, "test")
+    )
+    yield made
+    made.close()
+
+
+ODD = {
+    "i": -5,
+    "f": 0.1,
+    "big": 2**60,
+    "inf": math.inf,
+    "s": 'ü "x"',
+    "none": None,
+    "flag": True,
+    "list": [1.5, None],
+    "at": START,
+}
+
+
+def test_contract_values_and_keys(store):
+    keys = [("JFK", 1), ("JFK", 2), ('a"b', -1), ("", 0)]
+    assert store.write("v@1", keys, [10, 20, -30, 0], [ODD, {"i": 2}, {"i": 3}, {}]) == 4
+    assert store.read("v@1", ("JFK", 1)) == (10, ODD) and store.read("v@1", ("JFK", 1.0)) == (10, ODD)
+    assert store.read_many("v@1", [*keys, ("LGA", 1)]) == [(10, ODD), (20, {"i": 2}), (-30, {"i": 3}), (0, {}), None]
+    assert math.isnan((store.write("v@1", [("n", 1)], [1], [{"x": math.nan}]), store.read("v@1", ("n", 1)))[1][1]["x"])
+    assert store.read("v@2", ("JFK", 1)) is None and (store.count("v@1"), store.count("v@2")) == (5, 0)
+    assert store.write("v@1", [], [], []) == 0 and store.read_many("v@1", []) == []
+
+
+def test_contract_the_newest_row_stays(store):
+    "Any order, any repetition, any batches: the store holds the newest row"
+    rng = np.random.default_rng(1)
+    for _ in range(count(5, 100)):
+        view, best = f"v@{_}", {}
+        for _ in range(6):
+            keys, times = rng.integers(0, 20, 30).tolist(), rng.integers(-50, 50, 30).tolist()
+            rows = [{"x": int(x)} for x in rng.integers(0, 1000, 30)]
+            store.write(view, [(k,) for k in keys], times, rows)
+            for k, t, r in zip(keys, times, rows):
+                if k not in best or t >= best[k][0]:
+                    best[k] = (t, r)
+        assert store.read_many(view, [(k,) for k in range(20)]) == [best.get(k) for k in range(20)]
+        assert store.write(view, [(k,) for k in best], [t for t, _ in best.values()], [r for _, r in best.values()]) == 0
+
+
+def test_contract_a_failed_write_is_not_seen(store):
+    store.write("v@1", [(k,) for k in range(10)], [1] * 10, [{"x": 0}] * 10)
+
+    def rows():
+        yield from ({"x": 1} for _ in range(5))
+        raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        store.write("v@1", [(k,) for k in range(10)], [2] * 10, rows())
+    assert store.read_many("v@1", [(k,) for k in range(10)]) == [(1, {"x": 0})] * 10
+
+
+def frame(n: int, seed: int = 3) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    at = START + pd.to_timedelta(rng.integers(0, 10 * 86_400, n), unit="s")
+    return pd.DataFrame(
+        {
+            "plane": rng.integers(0, n // 4, n),
+            "gate": rng.choice(["A", 'B"'], n),
+            "landed": at,
+            "delay": rng.normal(size=n),
+            "legs": rng.integers(0, 9, n),
+        }
+    )
+
+
+def view(n: int = 400, **kw) -> pd.DataFrame:
+    f = frame(n)
+    data.add(f, "landings")
+    feature.add("aircraft", entity=["plane", "gate"], time="landed", source="landings", sql="SELECT * FROM source", **kw)
+    return f
+
+
+@pytest.mark.parametrize("where", ["sqlite", "redis"])
+def test_online_is_what_join_gives_now(project, request, where):
+    if where == "redis":
+        project.pin("stores", "online", request.getfixturevalue("server").url)
+    f = view(ttl="3d")
+    m = feature.materialize()
+    assert m.written == len(f.groupby(["plane", "gate"])) and feature.materialize().written == 0
+    reader = feature.Reader(project, "aircraft")
+    for t in (START + timedelta(days=10), START + timedelta(days=12)):
+        asked = f[["plane", "gate"]].drop_duplicates().assign(at=t)
+        truth = feature.join("aircraft", entities=asked, time="at").frame
+        values, ages = reader.read(asked.drop(columns="at").to_dict("records"), int(t.timestamp() * 1e6))
+        got = pd.DataFrame(values)
+        for c in ("delay", "legs"):
+            assert [None if pd.isna(x) else x for x in got[c]] == [None if pd.isna(x) else x for x in truth[c]]
+        newest = f.groupby(["plane", "gate"])["landed"].max()
+        assert [a["delay"] for a in ages] == [(t - newest[k]).total_seconds() for k in zip(asked.plane, asked.gate)]
+    assert reader.read([{"plane": -1, "gate": "A"}]) == ([{"delay": None, "legs": None}], [{"delay": None, "legs": None}])
+    with pytest.raises(BadUsage, match="`gate` is not given"):
+        reader.read([{"plane": 1}])
+    reader.close()
+
+
+def test_the_shell_form(project, cli):
+    f = view(ttl="3d")
+    assert cli("feature", "materialize", "--dry-run", "--json").json["steps"] and not (project.state / "online.db").exists()
+    a = cli("feature", "materialize", "--json")
+    assert a.exit == 0 and a.json["written"] > 50, a
+    last = f.sort_values("landed").iloc[-1]
+    key = f"plane={last.plane},gate={last.gate}"
+    a = cli(
+        "feature", "online", "aircraft:delay", "--entities", key, "--at", (last.landed + timedelta(hours=1)).isoformat(), "--json"
+    )
+    assert a.exit == 0 and a.json["values"] == {"delay": last.delay} and a.json["age_s"] == {"delay": 3600}, a
+    a = cli(
+        "feature", "online", "aircraft:delay", "--entities", key, "--at", (last.landed + timedelta(days=4)).isoformat(), "--json"
+    )
+    assert a.json["values"] == {"delay": None} and a.json["age_s"] == {"delay": 4 * 86400}
+    a = cli("feature", "online", "aircraft", "--entities", "plane=1")
+    assert a.exit == 2 and "--entity gate=VALUE" in a.err
+    assert [e.subject for e in ledger.of(project).events("feature.materialized")] == ["aircraft@1"]
+
+
+def test_on_demand_is_computed_when_asked(project):
+    f = view()
+    feature.add(
+        "ratio", needs=["aircraft:delay"], request=["distance:double"], sql="SELECT delay / distance AS per_km FROM source"
+    )
+    feature.materialize()
+    reader = feature.Reader(project, "ratio,aircraft:legs")
+    some = f.sort_values("landed").drop_duplicates(["plane", "gate"], keep="last").head(5)
+    values, _ = reader.read([{"plane": r.plane, "gate": r.gate, "distance": 250.0} for r in some.itertuples()])
+    assert [v["per_km"] for v in values] == [d / 250.0 for d in some.delay] and [v["legs"] for v in values] == list(some.legs)
+    with pytest.raises(BadUsage, match="needs `distance`"):
+        reader.read([{"plane": 1, "gate": "A"}])
+    reader.close()
+
+
+def test_redis_goes_away_mid_write(project, server, monkeypatch):
+    "The old values stay until all new ones are there; afterwards the stores agree"
+    project.pin("stores", "online", server.url)
+    f = view(400)
+    feature.materialize()
+    keys = [tuple(k) for k in f[["plane", "gate"]].drop_duplicates().itertuples(index=False)]
+    store = RedisStore(server.url, project.settings.audit.ident or project.name)
+    before = store.read_many("aircraft@1", keys)
+    later = frame(400, 3).assign(delay=lambda x: x.delay + 1)
+    data.add(later, "landings")
+    real, calls = RedisStore._try, []
+
+    def dies(self, step, *args, **kwargs):
+        calls.append(1)
+        if getattr(step, "__self__", None) is self._merge or step is self._merge:  # staged, not merged
+            server.kill()
+        return real(self, step, *args, **kwargs)
+
+    with monkeypatch.context() as m:
+        m.setattr(RedisStore, "_try", dies)
+        with pytest.raises(ToolFailed, match="Redis does not answer") as e:
+            feature.materialize()
+    assert "\n" not in str(e.value) and len(calls) >= 3
+    with pytest.raises(ToolFailed, match="nothing was half-written"):
+        feature.materialize()
+    server.socket.unlink(missing_ok=True)
+    server.start()
+    store = RedisStore(server.url, project.settings.audit.ident or project.name)
+    assert store.read_many("aircraft@1", keys) == before
+    feature.materialize()
+    assert all(a[1]["delay"] == b[1]["delay"] + 1 for a, b in zip(store.read_many("aircraft@1", keys), before))
+    twin = SqliteStore(project.root / "twin.db")
+    monkeypatch.setattr(online_reader, "opened", lambda p: twin)
+    monkeypatch.setattr(twin, "close", lambda: None)
+    feature.materialize()
+    assert twin.read_many("aircraft@1", keys) == store.read_many("aircraft@1", keys)
+    assert [k for k in store.db.keys() if b"stage" in k and store.db.ttl(k) < 0] == []
+
+
+WRITER = """
+import sys
+from mlops_nb.feature.online_store import SqliteStore
+from mlops_nb.feature.redis_store import RedisStore
+where = sys.argv[1]
+s = RedisStore(where, 'k') if '://' in where else SqliteStore(where)
+n = 1
+while True:
+    s.write('v@1', [(k,) for k in range(2000)], [n]*2000, [{'n':n}]*2000); print(n, flush=True); n += 1
+"""
+
+
+@pytest.mark.parametrize("where", ["sqlite", "redis"])
+def test_a_killed_writer_leaves_whole_generations(tmp_path, request, where):
+    target = request.getfixturevalue("server").url if where == "redis" else str(tmp_path / "k.db")
+    for _ in range(count(2, 20)):
+        w = subprocess.Popen([sys.executable, "-c", WRITER, target], stdout=subprocess.PIPE, text=True)
+        seen = [int(w.stdout.readline()) for _ in range(3)][-1]
+        os.kill(w.pid, signal.SIGKILL)
+        w.wait()
+        w.stdout.close()
+        s = RedisStore(target, "k") if where == "redis" else SqliteStore(target)
+        found = {r[0] for r in s.read_many("v@1", [(k,) for k in range(2000)])}
+        assert len(found) == 1 and found.pop() >= seen
+        s.close()
+
+
+def test_redis_that_is_not_there(project, cli):
+    pytest.importorskip("redis")
+    project.pin("stores", "online", f"unix://{project.root}/none.sock")
+    view(40)
+    a = cli("feature", "materialize")
+    assert a.exit == 4 and "Redis does not answer" in a.err and len(a.err.strip().split("\n")) == 1, a
+    project.pin("stores", "online", "mysql://x")
+    a = cli("feature", "materialize")
+    assert a.exit == 2 and "redis://HOST" in a.err
+
+
+def test_what_is_remembered_is_never_old(tmp_path):
+    one, two = SqliteStore(tmp_path / "o.db"), SqliteStore(tmp_path / "o.db")
+    one.hot = 30
+    for n in range(1, 50):
+        writer, k = (one, two)[n % 2], n % 7
+        writer.write("v@1", [(k,)], [n], [{"n": n}])
+        assert one.read("v@1", (k,)) == two.read_many("v@1", [(k,)])[0] == one.read_many("v@1", [(k,)])[0] == (n, {"n": n})
+        assert one.read_many("v@1", [(i,) for i in range(7)]) == two.read_many("v@1", [(i,) for i in range(7)])
+    one.close()
+    two.close()
