@@ -7,11 +7,11 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/fork_server.html.md"""
 # %% auto #0
 __all__ = ['DOES', 'BASE', 'Server', 'code_stamp', 'preload', 'main']
 
-# %% ../../nbs/job/fork_server.ipynb #9663ccef
+# %% ../../nbs/job/fork_server.ipynb #b05d8635
 import ctypes, gc, importlib, os, select, signal, socket, sys, time
 from ..core import warm
 
-# %% ../../nbs/job/fork_server.ipynb #dd75ad3d
+# %% ../../nbs/job/fork_server.ipynb #e56f59ad
 def _settle(request:dict, fds:list[int]):
     "Make this fork the process that was asked for"
     os.setsid()
@@ -57,7 +57,7 @@ def _cells(request, fds) -> int:
 
 DOES = {'words':_words, 'cells':_cells}
 
-# %% ../../nbs/job/fork_server.ipynb #708014eb
+# %% ../../nbs/job/fork_server.ipynb #edf22613
 class Server:
     "Listens, forks, passes signals on, tells the exit"
     def __init__(self,
@@ -119,11 +119,17 @@ class Server:
         else: line.close()
         for fd in fds: os.close(fd)
     def _fork(self, line, request, fds):
+        if request['do']=='cells': self._look_over(request)
         pid = os.fork()
         if not pid: self._child(line, request, fds)
         self.children[pid] = line
         try: line.settimeout(None); warm.send(line, {'pid':pid})
         except OSError: self._end(pid)
+    def _look_over(self, request):
+        "Read the cells' code, and run none of it; what goes wrong here goes wrong again in the fork, which may say so"
+        from mlops_nb.job import cell_runner
+        try: cell_runner.look_over(request['plan'])
+        except Exception as e: sys.stderr.write(f'not read beforehand: {type(e).__name__}\n')
     def _child(self, line, request, fds):
         "Never returns"
         code = 70
@@ -181,9 +187,9 @@ def code_stamp() -> tuple:
             if f.endswith(('.py', '.json')): newest = max(newest, os.stat(os.path.join(base, f)).st_mtime_ns); n += 1
     return newest,n,tuple(os.stat(p).st_mtime_ns for p in sys.path if p.endswith('-packages') and os.path.isdir(p))
 
-# %% ../../nbs/job/fork_server.ipynb #f36206e1
+# %% ../../nbs/job/fork_server.ipynb #f53bda15
 BASE = ('mlops_nb.cli', 'mlops_nb.core.grammar', 'mlops_nb.core.verb_index', 'mlops_nb.core.ledger', 'mlops_nb.core.draw', 'mlops_nb.core.identity', 'mlops_nb.cost.price_book', 'mlops_nb.cost.verbs', 'mlops_nb.job.verbs',
-    'mlops_nb.job.execution', 'mlops_nb.job.supervision', 'mlops_nb.job.panel', 'mlops_nb.job.cell_runner', 'mlops_nb.job.cell_cache', 'tomllib', 'sqlite3', 'orjson', 'traceback', 'asyncio', 'platform', 'subprocess')
+    'mlops_nb.job.execution', 'mlops_nb.job.supervision', 'mlops_nb.job.panel', 'mlops_nb.job.cell_runner', 'mlops_nb.job.cell_cache', 'cloudpickle', 'tomllib', 'sqlite3', 'orjson', 'traceback', 'asyncio', 'platform', 'subprocess')
 
 def preload(modules) -> list[str]:
     "Import modules; those that cannot be imported are named"

@@ -7,13 +7,13 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/namespace.html.md"""
 # %% auto #0
 __all__ = ['Dump', 'dump', 'load', 'Saved', 'Shelf', 'file_digest']
 
-# %% ../../nbs/job/namespace.ipynb #37637fe7
-import hashlib, io, mmap, os, pickle, sys, time, types
+# %% ../../nbs/job/namespace.ipynb #fc5f75a7
+import functools, hashlib, io, mmap, os, pickle, sys, time, types
 from pathlib import Path
 import msgspec
 
-# %% ../../nbs/job/namespace.ipynb #b04f486f
-_PLAIN = (int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, tuple, frozenset, range, type(Ellipsis), types.CodeType, property, staticmethod, classmethod)
+# %% ../../nbs/job/namespace.ipynb #078a44ef
+_PLAIN = frozenset((int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, tuple, frozenset, range, type(Ellipsis), types.CodeType, property, staticmethod, classmethod))
 _FIXED = (int, float, str, bytes, bool, complex, type(None), range, types.ModuleType, types.BuiltinFunctionType)
 _BIG = 1<<16 # Bytes from which a block of memory is a file of its own
 
@@ -26,27 +26,32 @@ def _view(root, dtype, shape, strides, offset):
     import numpy as np
     return np.ndarray(shape, dtype, root, offset, strides)
 
-def _pickler(ns:dict, file, buffers:list, shared=frozenset()):
-    "A pickler for values of the namespace `ns`; `met` collects the changeable objects that it sees"
+@functools.cache
+def _pickler_class():
+    "cloudpickle's pickler that knows a namespace; `met` collects the changeable objects that it sees"
     import cloudpickle
     from cloudpickle import cloudpickle as base
     class Pickler(cloudpickle.Pickler):
         def persistent_id(self, obj):
-            if obj is ns: return 'namespace'
-            if type(obj) not in self.plain: self.met.append(obj)
+            if obj is self.ns: return 'namespace'
+            if type(obj) not in _PLAIN: self.met.append(obj)
             return None
         def reducer_override(self, obj):
             if type(obj).__name__=='ndarray' and not obj.dtype.hasobject and (root := _root(obj)) is not obj:
                 self.roots.append(root)
-                if id(root) in shared and type(obj) is type(root): return _view,(root, obj.dtype, obj.shape, obj.strides, obj.__array_interface__['data'][0]-root.__array_interface__['data'][0])
+                if id(root) in self.shared and type(obj) is type(root): return _view,(root, obj.dtype, obj.shape, obj.strides, obj.__array_interface__['data'][0]-root.__array_interface__['data'][0])
             return super().reducer_override(obj)
         def _dynamic_function_reduce(self, f):
-            if f.__globals__ is not ns: return super()._dynamic_function_reduce(f)
+            if f.__globals__ is not self.ns: return super()._dynamic_function_reduce(f)
             state,slots = base._function_getstate(f)
             empty = tuple(base._make_empty_cell() for _ in f.__code__.co_freevars) if f.__closure__ else None
-            return base._make_function,(f.__code__, ns, None, None, empty),(state, {**slots, '__globals__':{}}),None,None,base._function_setstate
-    p = Pickler(file, protocol=5, buffer_callback=lambda b: _aside(b, buffers))
-    p.plain,p.met,p.roots = frozenset(_PLAIN),[],[]
+            return base._make_function,(f.__code__, self.ns, None, None, empty),(state, {**slots, '__globals__':{}}),None,None,base._function_setstate
+    return Pickler
+
+def _pickler(ns:dict, file, buffers:list, shared=frozenset()):
+    "A pickler for values of the namespace `ns`"
+    p = _pickler_class()(file, protocol=5, buffer_callback=lambda b: _aside(b, buffers))
+    p.ns,p.shared,p.met,p.roots = ns,shared,[],[]
     return p
 
 def _aside(buffer, buffers) -> bool:

@@ -7,7 +7,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/shell_plugin.html.md"""
 # %% auto #0
 __all__ = ['Said', 'Stream', 'Publisher', 'Hook', 'CellShell', 'make', 'listen', 'run']
 
-# %% ../../nbs/job/shell_plugin.ipynb #1c8c635e
+# %% ../../nbs/job/shell_plugin.ipynb #669f9290
 import builtins, os, sys, tempfile
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Any, Type
 from traitlets.config import Config
 
-# %% ../../nbs/job/shell_plugin.ipynb #c67dec55
+# %% ../../nbs/job/shell_plugin.ipynb #725ce99a
 def _json_able(data:dict) -> dict:
     "A bundle as the notebook format wants it: bytes as base64"
     import base64
@@ -53,7 +53,7 @@ class Stream:
     def buffer(self): self.flush(); return os.fdopen(os.dup(self.fd), 'wb', 0)
     def reconfigure(self, **kw): "Always UTF-8, by line"
 
-# %% ../../nbs/job/shell_plugin.ipynb #6e354793
+# %% ../../nbs/job/shell_plugin.ipynb #39bda16a
 class Publisher(DisplayPublisher):
     "`display` and its updates"
     said = Any()
@@ -72,7 +72,7 @@ class Hook(DisplayHook):
         if self.entry.get('data'): self.said.output(output_type='execute_result', **self.entry)
         self.entry = {}
 
-# %% ../../nbs/job/shell_plugin.ipynb #cd0254a7
+# %% ../../nbs/job/shell_plugin.ipynb #aeed6076
 class CellShell(InteractiveShell):
     "An `InteractiveShell` that tells its outputs"
     display_pub_class,displayhook_class = Type(Publisher),Type(Hook)
@@ -119,6 +119,10 @@ async def run(
     cell_id:str='',
 ):
     "Run one cell as a kernel would: inside a running event loop, where `await` works"
+    if 'await' not in code and 'async' not in code: # Nothing to ask: reading a cell twice costs as much as running a small one
+        done = shell.run_cell(code, store_history=True, cell_id=cell_id or None)
+        sys.stdout.flush(); sys.stderr.flush()
+        return done
     transformed,trouble = code,None
     try: transformed = shell.transform_cell(code)
     except Exception: trouble = sys.exc_info()
