@@ -63,7 +63,7 @@ def int8_static(
             return None if part is None else onnx_export.feed(predictor.inputs, part, predictor.whole)
     with tempfile.TemporaryDirectory(prefix='mlops-') as d, _quiet():
         (Path(d)/'o.onnx').write_bytes(onnx)
-        quant_pre_process(Path(d)/'o.onnx', Path(d)/'p.onnx', skip_symbolic_shape=True)
+        quant_pre_process(Path(d)/'o.onnx', Path(d)/'p.onnx', skip_symbolic_shape=True, skip_optimization=True) # fused layers share a bias that per-channel scales cannot take
         quantize_static(Path(d)/'p.onnx', Path(d)/'q.onnx', Rows(), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
             op_types_to_quantize=['MatMul', 'Gemm', 'Conv'])
         return (Path(d)/'q.onnx').read_bytes()
