@@ -36,12 +36,13 @@ def alone(project, tmp_path_factory, monkeypatch):
 
 
 def servers(place: Path) -> list[psutil.Process]:
-    found = []
-    for p in psutil.process_iter(["cmdline"]):
+    "Servers whose sockets are in a folder; their forks have the same command line, and may end while we look"
+    found = {}
+    for p in psutil.process_iter(["cmdline", "ppid"]):
         line = p.info["cmdline"] or []
         if len(line) > 3 and line[2] == "mlops_nb.job.fork_server" and line[3].startswith(str(place)):
-            found.append(p)
-    return [p for p in found if p.ppid() not in {q.pid for q in found}]
+            found[p.pid] = p
+    return [p for p in found.values() if p.info["ppid"] not in found]
 
 
 def shell(*words, **kw):

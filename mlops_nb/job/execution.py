@@ -328,7 +328,7 @@ def sweep(
     "Forget what the cells of all but the newest runs of a job left behind, and big blocks of memory that no run refers to"
     from mlops_nb.job import cell_cache
     runs = project.root/'.mlops'/'runs'
-    logs = sorted(p for p in runs.glob('*/cells.log') if re.fullmatch(rf'{re.escape(name)}-\d{{8}}T\d{{6}}-[0-9a-f]{{6}}', p.parent.name))
+    logs = sorted((p for p in runs.glob('*/cells.log') if re.fullmatch(rf'{re.escape(name)}-\d{{8}}T\d{{6}}-[0-9a-f]{{6}}', p.parent.name)), key=lambda p: p.stat().st_mtime_ns) # Ids tell seconds only
     gone = [p for p in logs[:-keep] if not is_held(p.parent)]
     for p in gone: p.unlink(missing_ok=True)
     blocks = project.root/'.mlops'/'blocks'
