@@ -36,7 +36,8 @@ def coerce(
         raise BadInput(f'{option}: {text!r} is none of {", ".join(map(str, kind["choices"]))}', suggest(text, kind['choices']))
     if k=='interval':
         from mlops_nb.core.refs import interval
-        return interval(text)
+        try: return interval(text)
+        except BadInput as e: raise BadInput(f'{option}: {e.message}', e.hint) from e
     if k=='list': return [coerce(kind['item'], name, t) for t in _split(text)]
     if k=='dict': return dict([_pair(kind, name, text)])
     return _scalar(k, option, text)
