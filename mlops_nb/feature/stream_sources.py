@@ -10,7 +10,8 @@ __all__ = ['Batch', 'shown', 'of_iterable', 'of_files', 'of_redis', 'of_kafka', 
 # %% ../../nbs/feature/stream_sources.ipynb #ce09e412
 import json, re, threading
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 from urllib.parse import urlsplit
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.need import need

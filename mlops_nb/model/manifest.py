@@ -102,6 +102,6 @@ def verify(
 
 def _in_time(key:str, until:dict[str,str]) -> str:
     "An expired key signs nothing any more, also not what it signed before: a thief could set the clock back"
-    from datetime import datetime, timezone
-    if key in until and datetime.now(timezone.utc).strftime('%Y-%m-%d')>until[key]: raise BadInput(f'the key {key} expired on {until[key]}', 'sign it with a new key: mlops model sign NAME@v')
+    from datetime import datetime, UTC
+    if key in until and datetime.now(UTC).strftime('%Y-%m-%d')>until[key]: raise BadInput(f'the key {key} expired on {until[key]}', 'sign it with a new key: mlops model sign NAME@v')
     return key
