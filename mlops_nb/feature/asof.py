@@ -50,7 +50,6 @@ def match(
 ) -> Match:
     "Answer every question; the tie rule is (time, created, place in the view), the largest wins"
     import duckdb, numpy as np, pyarrow as pa
-    import numpy as np
     keys,late = [c for c in asked.column_names if c!='t'],'c' in view.column_names and not _never_late(view)
     packed = _packed(asked, view, keys) if not late and not con else None
     rows,ties = _in_order(*packed) if packed is not None else _by_sql(asked, view, keys, late, con)

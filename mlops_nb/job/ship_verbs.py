@@ -34,7 +34,7 @@ def ship(
     base:str='', # Image to build on; Python's slim image of this very version by default
     model:Name='', # Model that the job makes; the one that its notebook logs by default
     storage:str='', # Where KServe reads the model: s3://, gs://, pvc://, hf://, oci:// or https://
-    params:dict[str,str]={}, # Parameters that the runs get: -p rate=0.1 # noqa: B006
+    params:dict[str,str]={}, # Parameters that the runs get: -p rate=0.1
     dry_run:bool=False, # Name the files and write nothing
 ) -> Shipped|Plan:
     """Write the files that run a job elsewhere, each of them validated
