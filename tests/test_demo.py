@@ -40,14 +40,21 @@ class Person:
         assert done.returncode == 0, f"{words}: {done.stdout[-1500:]} {done.stderr[-1500:]}"
         return json.loads(done.stdout)
 
+    def leave(self):
+        "End the warm servers that the commands left for the next ones"
+        stop = "from mlops_nb.core import warm; warm.supported() and warm.stop()"
+        subprocess.run([sys.executable, "-c", stop], env=self.env, check=True)
+
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def founder(tmp_path_factory) -> Person:
-    return Person(tmp_path_factory.mktemp("founder"))
+def founder(tmp_path_factory):
+    somebody = Person(tmp_path_factory.mktemp("founder"))
+    yield somebody
+    somebody.leave()
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +87,15 @@ def test_winter_is_not_summer(founder, walked):
     assert "temp" in entries[0]["payload"]["drifted"]
 
 
-def test_a_colleagues_clone_gets_the_same_digests(founder, walked, tmp_path):
-    root, _ = walked
-    colleague, clone = Person(tmp_path / "home"), tmp_path / "clone"
+@pytest.fixture
+def colleague(tmp_path):
+    somebody = Person(tmp_path / "home")
+    yield somebody
+    somebody.leave()
+
+
+def test_a_colleagues_clone_gets_the_same_digests(founder, walked, colleague, tmp_path):
+    root, clone = walked[0], tmp_path / "clone"
     colleague.git("clone", "-q", root, clone, cwd=tmp_path)
     colleague.mlops("init", cwd=clone)
     colleague.mlops("data", "pull", cwd=clone)

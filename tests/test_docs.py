@@ -1,7 +1,9 @@
 """What a user can say, set, read in the ledger or catch is named in a notebook; `make export` brings nbs/reference.ipynb up to date."""
 
+import ast
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 from notebooks import taught
@@ -42,3 +44,18 @@ def test_help_says_what_each_word_is(path):
         f"{path} changes things and takes no --dry-run"
     )
     assert not entry["destructive"] or any(q["name"] == "yes" for q in entry["params"]), f"{path} destroys and takes no --yes"
+
+
+def test_commands_in_messages_exist():
+    "What a panel or an error tells to type next is a verb that there is"
+    index, package = verb_index.load(), Path(verb_index.__file__).resolve().parents[1]
+    areas = {p.partition(".")[0] for p in index if "." in p}
+    wrong = []
+    for f in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(f.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for area, word in re.findall(r"(?:^|: |`)mlops ([a-z]+)(?: ([a-z_]+))?", node.value):
+                    ok = f"{area}.{word}" in index if area in areas and word else area in index or area in areas
+                    if not ok and not (area in index and f"{area}.{word}" not in index):
+                        wrong.append(f"{f.relative_to(package)}:{node.lineno}: mlops {area} {word}")
+    assert wrong == []

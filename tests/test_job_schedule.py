@@ -457,7 +457,7 @@ def test_a_connection_that_breaks_is_made_again(project, postgres):
     d.tick()
     clock.t += H
     with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name='mlops scheduler'")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name='mlops-scheduler'")
     with pytest.raises(ToolFailed, match="the schedule store"):
         d.tick()
     assert not d.executor.ran

@@ -62,7 +62,7 @@ class Postgres:
     def __init__(self, url:str): self.url,self.db = url,None
     def _open(self):
         psycopg = need('psycopg', 'postgres')
-        db = psycopg.connect(self.url, connect_timeout=10, application_name='mlops scheduler', client_encoding='UTF8')
+        db = psycopg.connect(self.url, connect_timeout=10, application_name='mlops-scheduler', client_encoding='UTF8')
         with db.transaction():
             db.execute('SELECT pg_advisory_xact_lock(%s)', (_LOCK,))
             for s in filter(str.strip, SCHEMA.split(';')): db.execute(s)
