@@ -154,6 +154,18 @@ def test_events_are_forgotten_when_no_window_reaches_them(project, view):
     assert definition.find(project, "w").version == d.version
 
 
+def test_materializing_leaves_what_a_stream_maintains(project, view):
+    frame = history(9, False)
+    view(frame)
+    assert feature.materialize("w").written > 0
+    rows = [json.loads(line) for line in lines(frame)[:40]]
+    feature.stream("w", from_=rows, once=True, lateness="12h")
+    store = stream_store.of(project)
+    before = store.size("w@1")
+    assert feature.materialize("w").written == 0 and store.size("w@1") == before
+    store.close()
+
+
 CHILD = """
 import sys
 from pathlib import Path

@@ -41,12 +41,15 @@ def materialize(
     return Materialized(written=sum(x['written'] for x in out), views=out)
 
 def _windows(p, d) -> dict:
-    "One view with windows: the events that its windows can reach"
+    "One view with windows: the events that its windows can reach; what a stream maintains is ahead of history and stays"
     from mlops_nb.core.draw import short
     store = stream_store.of(p)
-    try: entities,events = stream_ingest.load_history(p, d, store)
+    view = f'{d.name}@{d.version}'
+    try:
+        kept = store.streamed(view)
+        entities,events = store.size(view) if kept else stream_ingest.load_history(p, d, store)
     finally: store.close()
-    return {'view':f'{d.name}@{d.version}', 'entities':entities, 'written':events, 'newest':short(max(compute.rows(p, d, columns=[d.time])[d.time].to_pylist(), default=None))}
+    return {'view':view, 'entities':entities, 'written':0 if kept else events, 'newest':short(max(compute.rows(p, d, columns=[d.time])[d.time].to_pylist(), default=None))}
 
 def _rows(p, d, store) -> dict:
     "One view: its rows are sorted by key, time and created, so the newest is the last of each key"

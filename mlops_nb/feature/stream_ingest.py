@@ -92,8 +92,7 @@ def load_history(p, d:Definition, store:EventStore, until:datetime|None=None):
     newest = max((e[1] for e in events), default=0)
     cut = (int(until.timestamp()*1e6) if until else newest)-reach_us(d)
     view = f'{d.name}@{d.version}'
-    store.db.execute('DELETE FROM event WHERE view=?', (view,))
-    store.add(view, [e for e in events if e[1]>cut or e[3]])
+    store.replace(view, [e for e in events if e[1]>cut or e[3]])
     return store.size(view)
 
 def _events_of_rows(p, d, rows):

@@ -86,6 +86,18 @@ class EventStore:
             try: done = self._add(view, events, source, position, lateness_us, reach); self.db.execute('COMMIT'); return done
             except BaseException: self.db.execute('ROLLBACK'); raise
         except sqlite3.Error as e: raise ToolFailed(f'the stream store cannot be written: {e}', 'free some space, then read the stream again: nothing was half-written') from e
+    def streamed(self, view:str) -> bool:
+        "Is a view maintained from a stream?"
+        return self.db.execute('SELECT 1 FROM source WHERE view=? LIMIT 1', (view,)).fetchone() is not None
+    def replace(self, view:str, events:list[tuple]) -> Counts:
+        "Put other events in the place of a view's, or change nothing"
+        try:
+            self.db.execute('BEGIN IMMEDIATE')
+            try:
+                self.db.execute('DELETE FROM event WHERE view=?', (view,))
+                done = self._add(view, events, '', '', None, 0); self.db.execute('COMMIT'); return done
+            except BaseException: self.db.execute('ROLLBACK'); raise
+        except sqlite3.Error as e: raise ToolFailed(f'the stream store cannot be written: {e}', 'free some space, then run it again: nothing was half-written') from e
     def _add(self, view, events, source, position, lateness_us, reach) -> Counts:
         before,rows,late = self.high(view),[],0
         high = before = _NEVER if before is None else before # what comes in one batch comes at one time
