@@ -301,6 +301,7 @@ def test_the_lock_of_the_image_runs_the_job(score, tmp_path):
     site = next((tmp_path / "image/lib").glob("python3*")) / "site-packages"
     shutil.copytree(ROOT / "mlops_nb", site / "mlops_nb", ignore=shutil.ignore_patterns("__pycache__"))
     env = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {k: v for k, v in os.environ.items() if k == "MLOPS_RUNTIME_DIR"}  # its warm server ends with the tests
     command = [str(python), "-m", "mlops_nb", "job", "run", "score", "-p", "n=7", "--json"]
     done = subprocess.run(command, cwd=out / "docker/project", env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout[-3000:]

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from mlops_nb.core import verb_index
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -220,5 +218,5 @@ def loaded(names: list[str]) -> list[str]:
 
 def test_imports_load_no_tool():
     names = [n for n in modules() if kind(where(n)[1]) != "plugin"]
-    if loaded(names):
-        pytest.fail(str({n: found for n in names if (found := loaded([n]))}))
+    guilty = {n: found for n in names if (found := loaded([n]))} if loaded(names) else {}
+    assert guilty == {}
