@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from counts import count
 
-from mlops_nb.core import ledger, segments
-from mlops_nb.core.errors import BadInput, ToolFailed
+from mlops_nb.core import journal, ledger, segments
+from mlops_nb.core.errors import BadInput, BadUsage, ToolFailed
 
 NOON = datetime(2013, 7, 1, 12, tzinfo=UTC)
 
@@ -105,6 +105,11 @@ def test_a_failed_seal_is_counted_and_raised_at_the_end(project, monkeypatch):
     with pytest.raises(ToolFailed, match="no space"):
         w.close()
     assert (w.sealed, w.refused) == (0, 4)
+    monkeypatch.undo()
+    assert [x["kind"] for x in segments.verify(project, "predictions", "delay")] == ["waiting", "waiting"]
+    with segments.Writer(project, "predictions", "delay") as again:
+        again.flush()
+    assert again.sealed == 4 and segments.verify(project, "predictions", "delay") == []
 
 
 CHILD = """
@@ -132,3 +137,110 @@ def test_a_kill_loses_nothing_that_was_sealed(project, after):
     assert {x["kind"] for x in found} <= {"torn", "unsealed"} and len(found) <= 1
     assert sum(t.num_rows for t in segments.read(project, "predictions", "delay")) == 10 * len(known)
     assert ledger.of(project).verify().ok
+
+
+WRITER = """
+import sys
+from datetime import UTC, datetime, timedelta
+from mlops_nb.core import project, segments
+w = segments.Writer(project.find(sys.argv[1]), 'predictions', 'delay', rows=int(sys.argv[2]))
+w.append({'time': datetime(2013, 7, 1, tzinfo=UTC), 'id': 'first', 'x': float('nan'), 'kind': None}); w.flush()
+for k in range(100_000):
+    if not w.append({'time': datetime(2013, 7, 1, tzinfo=UTC)+timedelta(seconds=k), 'id': f'{k}', 'x': k/2, 'kind': 'a'}): break
+    sys.stdout.write(f'{k}\\n'); sys.stdout.flush()
+"""
+
+
+def ids(project) -> list[str]:
+    return [x for t in segments.read(project, "predictions", "delay") for x in t["id"].to_pylist()]
+
+
+@pytest.mark.parametrize("after", [1 + 40 * k for k in range(count(3, 20))])
+@pytest.mark.parametrize("size", [7, 10_000])
+def test_a_killed_writer_loses_no_row_that_it_took(project, after, size):
+    "kill -9 at any moment: every row whose append returned True is sealed by the next writer, exactly once"
+    child = subprocess.Popen([sys.executable, "-c", WRITER, str(project.root), str(size)], stdout=subprocess.PIPE, text=True)
+    taken = [child.stdout.readline().strip() for _ in range(after)]
+    child.kill()
+    taken += [x for x in child.stdout.read().split("\n")[:-1] if x]
+    child.wait()
+    child.stdout.close()
+    segments.recover(project, "predictions", "delay")
+    got = ids(project)
+    assert len(got) == len(set(got)) and {"first", *taken} <= set(got)
+    assert len(got) <= len(taken) + 2, "at most the row that was written and not yet told of"
+    assert [x for x in segments.verify(project, "predictions", "delay") if x["kind"] != "torn"] == []
+    assert segments.recover(project, "predictions", "delay") == [] and ledger.of(project).verify().ok
+
+
+def test_a_kill_between_seal_and_removal_counts_once(project, monkeypatch):
+    monkeypatch.setattr(journal.Journal, "remove", journal.Journal.release)
+    with segments.Writer(project, "predictions", "delay", rows=5) as w:
+        assert all(w.append(r) for r in rows(12))
+    monkeypatch.undo()
+    assert [x["kind"] for x in segments.verify(project, "predictions", "delay")] == ["waiting"] * 3
+    assert segments.recover(project, "predictions", "delay") == [] and len(ids(project)) == 12
+    assert segments.verify(project, "predictions", "delay") == []
+
+
+def test_a_torn_tail_costs_the_torn_row_alone(project):
+    at = segments.folder(project, "predictions", "delay")
+    j = journal.Journal.create(at)
+    for r in rows(3):
+        j.append(journal.pack(r))
+    with open(j.path, "ab") as f:
+        f.write(b"\x40\x00\x00\x00half a frame")
+    j.release()
+    assert [s.rows for s in segments.recover(project, "predictions", "delay")] == [3]
+    assert ids(project) == ["r0", "r1", "r2"] and list(at.glob("*.journal")) == []
+
+
+def test_writers_side_by_side_keep_their_rows(project):
+    "A second writer, or `recover`, takes nothing from one that lives"
+    with segments.Writer(project, "predictions", "delay") as one:
+        assert all(one.append(r) for r in rows(5))
+        with segments.Writer(project, "predictions", "delay") as two:
+            assert all(two.append(r) for r in rows(5, 5))
+            assert segments.recover(project, "predictions", "delay") == []
+            assert segments.verify(project, "predictions", "delay") == []
+    assert sorted(ids(project)) == sorted(f"r{k}" for k in range(10)) and (one.sealed, two.sealed) == (5, 5)
+
+
+def test_what_is_no_row_is_refused_alone(project):
+    w = segments.Writer(project, "predictions", "delay")
+    assert [w.append(r) for r in ({"id": "no time"}, {"time": NOON, "x": object()}, *rows(2))] == [False, False, True, True]
+    with pytest.raises(BadInput, match="cannot be kept"):
+        w.close()
+    assert (w.sealed, w.refused) == (2, 2) and ids(project) == ["r0", "r1"]
+    assert w.append(rows(1)[0]) is False, "closed"
+
+
+def test_rows_that_fit_into_no_table_are_kept_aside(project):
+    w = segments.Writer(project, "predictions", "delay")
+    assert w.append({"time": NOON, "x": 1}) and w.append({"time": NOON, "x": "one"})
+    with pytest.raises(BadInput, match="one table"):
+        w.close()
+    (found,) = segments.verify(project, "predictions", "delay")
+    assert found["kind"] == "rejected" and (w.sealed, w.refused) == (0, 2)
+    assert [r["x"] for r in journal.frames((project.root / found["path"]).read_bytes())] == [1, "one"]
+
+
+def test_a_fork_does_not_write_into_its_parents_journal(project, monkeypatch):
+    w = segments.Writer(project, "predictions", "delay")
+    assert w.append(rows(1)[0])
+    with monkeypatch.context() as m:
+        m.setattr(segments.os, "getpid", lambda: -1)
+        assert w.append(rows(1, 1)[0]) is False
+    with pytest.raises(BadUsage, match="in each process"):
+        w.close()
+    assert ids(project) == ["r0"]
+
+
+def test_rows_reach_the_disk_within_the_stated_time(project, monkeypatch):
+    "Bounded loss at a power cut: a row is flushed after `sync_s`, long before its segment is sealed"
+    synced = threading.Event()
+    real = journal.Journal.sync
+    monkeypatch.setattr(journal.Journal, "sync", lambda j: (real(j), synced.set()))
+    with segments.Writer(project, "predictions", "delay", wait_s=3600, sync_s=0.01) as w:
+        assert w.append(rows(1)[0])
+        assert synced.wait(60) and w.sealed == 0 and w._unsealed[0]._synced == 1

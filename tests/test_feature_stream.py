@@ -98,7 +98,8 @@ def test_online_at_t_is_history_at_t(project, view, tmp_path, seed, corrected):
     d = view(frame, corrected)
     rng, path, written = np.random.default_rng(seed + 1), tmp_path / "events.jsonl", lines(frame)
     order = frame.created if corrected else frame.time
-    cuts = [0, *sorted(rng.integers(1, len(written), 4).tolist()), len(written)]
+    cuts = [0, *sorted((1 + rng.choice(len(written) - 1, 4, replace=False)).tolist()), len(written)]
+    probes = count(25, 200)  # after each of the five readings: 125 in all, or the 1,000 of `make prove`
     asked, got, read = [], [], 0
     for first, last in zip(cuts, cuts[1:], strict=False):
         repeated = written[max(0, first - 3) : first] if corrected else []  # a producer that sends again what it sent
@@ -107,19 +108,17 @@ def test_online_at_t_is_history_at_t(project, view, tmp_path, seed, corrected):
         said = feature.stream("w", from_=path, once=True, lateness="12h", batch=int(rng.integers(1, 40)))
         assert (said.late, said.unusable, said.duplicates) == (0, 0, len(repeated))
         read += said.used
-        if last == first:
-            continue
         newest = order[:last].max()
         low = newest - timedelta(hours=12)
         high = newest - timedelta(minutes=10) if last < len(written) else newest + timedelta(hours=3)
         store = stream_store.of(project)
-        for _ in range(count(25, 200)):
+        for _ in range(probes):
             t = (low + (high - low) * rng.random()).floor("s")
             who, where = str(rng.choice(KEYS[0])), int(rng.choice(KEYS[1]))
             asked.append({"who": who, "where": where, "time": t})
             got.append(store.answer(d, packed_key([who, where]), int(t.value // 1000))[0])
         store.close()
-    assert read == len(frame)
+    assert read == len(frame) and len(got) == probes * 5
     truth = feature.join("w:*", entities=pd.DataFrame(asked)).frame
     names = [f.name for f in d.features]
     wrong = [(asked[n], c, g[c], truth[c][n]) for n, g in enumerate(got) for c in names if not same(g[c], truth[c][n], c)]

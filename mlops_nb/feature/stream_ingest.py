@@ -8,39 +8,56 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/stream_ingest.html.md"""
 __all__ = ['typed', 'schema_of', 'check_row_by_row', 'events_of', 'load_history']
 
 # %% ../../nbs/feature/stream_ingest.ipynb #baf80236
-from datetime import datetime, timedelta, UTC
+from datetime import date, datetime, UTC
+from decimal import Decimal
+from itertools import repeat
 import msgspec
 from .. import data
 from ..core.errors import BadInput, BadUsage, MlopsError
 from . import asof, compute, definition, windows
 from .facts import Definition
 from .online_store import packed_key
-from .stream_store import EventStore, pack, reach_us
+from ..core.journal import pack
+from .stream_store import EventStore, reach_us
 
 # %% ../../nbs/feature/stream_ingest.ipynb #3c169df1
-def _read_as(v, t, pa):
-    "A value of a message as the type that history has"
-    if v is None: return None
-    if pa.types.is_timestamp(t):
-        v = datetime.fromisoformat(v) if isinstance(v, str) else v
-        if not isinstance(v, datetime): raise ValueError(f'{v!r} is no time')
-        return (v if v.tzinfo else v.replace(tzinfo=UTC)) if t.tz else v
-    if pa.types.is_integer(t): return int(v) if isinstance(v, str) else v
-    if pa.types.is_floating(t): return float(v) if isinstance(v, str) else v
-    if pa.types.is_boolean(t) and isinstance(v, str): return {'true':True, 'false':False}[v.lower()]
-    return v
+def _instant(v):
+    if not isinstance(v, (str, datetime)): raise ValueError(f'{v!r} is no time')
+    return datetime.fromisoformat(v) if isinstance(v, str) else v
+
+def _in_zone(v):
+    v = _instant(v)
+    return v if v.tzinfo else v.replace(tzinfo=UTC)
+
+def _reader(t, pa):
+    "Makes a value of a message one of the type that history has; None where nothing is to be done"
+    if pa.types.is_timestamp(t): return _in_zone if t.tz else _instant
+    of_text = (int if pa.types.is_integer(t) else float if pa.types.is_floating(t) else Decimal if pa.types.is_decimal(t) else date.fromisoformat if pa.types.is_date(t)
+        else (lambda v: {'true':True, 'false':False}[v.lower()]) if pa.types.is_boolean(t) else None)
+    return of_text and (lambda v: of_text(v) if isinstance(v, str) else v)
+
+def _columns(rows, schema, readers, pa):
+    "All rows as one table, or an error"
+    out = []
+    for f,read in zip(schema, readers):
+        values = [r.get(f.name) for r in rows]
+        out.append(pa.array(values if read is None else [v if v is None else read(v) for v in values], f.type))
+    return pa.Table.from_arrays(out, schema=schema)
 
 def typed(rows:list[dict], schema=None): # (pyarrow.Table, list of what was unusable)
-    "Rows of a message stream with the types of their history"
+    "Rows of a message stream with the types of their history; a batch that does not fit is halved until the rows that do not are alone"
     import pyarrow as pa
-    out,bad,types = [],[],{f.name:f.type for f in schema} if schema is not None else {}
-    for r in rows:
-        try: one = {k:_read_as(v, types[k], pa) if k in types else v for k,v in r.items()}
-        except (ValueError, KeyError, TypeError) as e: bad.append(f'{str(r)[:120]}: {e}'); continue
-        try: out.append(one) if schema is None or pa.Table.from_pylist([one], schema=schema) is not None else None
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as e: bad.append(f'{str(r)[:120]}: {str(e)[:80]}')
-    if schema is not None: return pa.Table.from_pylist(out, schema=schema),bad
-    return _guessed(pa.Table.from_pylist(out), pa),bad
+    if schema is None:
+        try: return _guessed(pa.Table.from_pylist(rows), pa),[]
+        except pa.ArrowException as e: raise BadInput(f'the events do not fit into one table: {str(e).splitlines()[0][:160]}', 'add the history as a dataset and name it with --source, so that its types are known') from e
+    readers,done,bad = [_reader(f.type, pa) for f in schema],[schema.empty_table()],[]
+    def take(some):
+        try: done.append(_columns(some, schema, readers, pa)); return
+        except (ValueError, KeyError, TypeError, OverflowError, ArithmeticError, pa.ArrowException) as e:
+            if len(some)==1: bad.append(f'{str(some[0])[:120]}: {" ".join(str(e).split())[:80]}'); return
+        take(some[:len(some)//2]); take(some[len(some)//2:])
+    if rows: take(rows)
+    return pa.concat_tables(done),bad
 
 def _guessed(table, pa):
     "Text that is an ISO time in every row, as times"
@@ -77,12 +94,13 @@ def events_of(p, d:Definition, table): # (events as `EventStore.add` takes them,
     times,created = (asof.instants(rows[c], 'us', c).to_pylist() if c else None for c in (d.time, d.created))
     keep = sum((windows.selected(rows, w.filter).astype(np.int64)<<k for k,w in enumerate(d.windows)), np.zeros(rows.num_rows, np.int64)).tolist()
     keys = list(zip(*(rows[k].to_pylist() for k in d.entity), strict=True))
-    ids = rows[d.id].to_pylist() if d.id else None
-    values = list(zip(*(rows[c].to_pylist() for c in windows.inputs(d.windows)), strict=True)) or [()]*rows.num_rows
+    ids = ['' if v is None else str(v) for v in rows[d.id].to_pylist()] if d.id else repeat('')
+    values = zip(*(rows[c].to_pylist() for c in windows.inputs(d.windows)), strict=True) if windows.inputs(d.windows) else repeat(())
+    names = {k:'' if any(x is None or x!=x for x in k) else packed_key(k) for k in set(keys)}
     out,bad = [],[]
-    for n,(key,time) in enumerate(zip(keys, times)):
-        if time is None or any(k is None or k!=k for k in key) or created and created[n] is None: bad.append(f'{dict(zip(d.entity, key))}: no key, no time or no {d.created or "value"}'); continue
-        out.append((packed_key(key), time, created[n] if created else None, '' if ids is None or ids[n] is None else str(ids[n]), keep[n], pack(list(values[n]))))
+    for key,time,known,id,kept,value in zip(keys, times, created or repeat(None), ids, keep, values):
+        if time is None or not names[key] or created and known is None: bad.append(f'{dict(zip(d.entity, key))}: no key, no time or no {d.created or "value"}'); continue
+        out.append((names[key], time, known, id, kept, pack(value)))
     return out,bad
 
 def load_history(p, d:Definition, store:EventStore, until:datetime|None=None):

@@ -13,6 +13,7 @@ from pathlib import Path
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
+import msgspec
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.need import need
 
@@ -47,6 +48,11 @@ def _files(path:Path) -> list[Path]:
     if not path.exists(): raise NotFound(f'{path} is not there', 'give a JSONL or Parquet file, or a folder of them')
     return [path]
 
+def _object(text):
+    "JSON; the standard library reads what the fast reader refuses, NaN for one"
+    try: return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError): return json.loads(text)
+
 def _lines(f:Path, start:int, size:int) -> Iterator[tuple]:
     "(rows, offset, unusable) of whole lines"
     with open(f, 'rb') as file:
@@ -57,7 +63,7 @@ def _lines(f:Path, start:int, size:int) -> Iterator[tuple]:
             while len(rows)+len(bad)<size and (line := file.readline()).endswith(b'\n'):
                 start += len(line); number += 1
                 if not line.strip(): continue
-                try: row = json.loads(line)
+                try: row = _object(line)
                 except (ValueError, UnicodeDecodeError) as e: bad.append(f'{f.name}, byte {start-len(line)}: no JSON: {str(e)[:80]}'); continue
                 rows.append(row) if isinstance(row, dict) else bad.append(f'{f.name}, byte {start-len(line)}: {type(row).__name__} instead of an object')
             if rows or bad: yield rows,start,bad
@@ -96,7 +102,7 @@ def of_redis(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
             rows,bad = [],[]
             for id,fields in got[0][1]:
                 last = id.decode()
-                try: rows.append(json.loads(fields[b'json']) if b'json' in fields else {k.decode():v.decode() for k,v in fields.items()})
+                try: rows.append(_object(fields[b'json']) if b'json' in fields else {k.decode():v.decode() for k,v in fields.items()})
                 except (ValueError, UnicodeDecodeError) as e: bad.append(f'{stream} {last}: no JSON: {str(e)[:80]}')
             yield Batch(rows, last, bad)
     except redis.RedisError as e: raise ToolFailed(f'{shown(address)}: {" ".join(str(e).split())[:160]}', 'is the server there? What was read before is kept; run it again') from e
@@ -120,7 +126,7 @@ def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
             for m in c.consume(size, timeout=.5):
                 if m.error(): raise ToolFailed(f'Kafka topic {topic}: {m.error()}')
                 at[m.partition()] = m.offset()+1
-                try: row = json.loads(m.value())
+                try: row = _object(m.value())
                 except (ValueError, TypeError) as e: bad.append(f'{topic} {m.partition()}/{m.offset()}: no JSON: {str(e)[:80]}'); continue
                 rows.append(row) if isinstance(row, dict) else bad.append(f'{topic} {m.partition()}/{m.offset()}: {type(row).__name__} instead of an object')
             if rows or bad: yield Batch(rows, json.dumps(at), bad)
