@@ -9,29 +9,23 @@ __all__ = ['main']
 
 # %% ../nbs/cli.ipynb #0e42b11f
 import os, sys
-from contextlib import contextmanager
 from .core.errors import BadUsage, MlopsError, ToolFailed
 
 # %% ../nbs/cli.ipynb #1031add1
-@contextmanager
-def _stdout_to_stderr():
+class _StdoutToStderr:
     "Point file descriptor 1 at stderr, so that native code and children cannot write into the answer"
-    try: out,err = sys.stdout.fileno(),sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError): out = None
-    if out is None:
-        held,sys.stdout = sys.stdout,sys.stderr
-        try: yield
-        finally: sys.stdout = held
-        return
-    sys.stdout.flush()
-    saved = os.dup(out)
-    try:
-        os.dup2(err, out)
-        yield
-    finally:
+    def __enter__(self):
+        self.held,self.saved = sys.stdout,None
+        try: self.out,err = sys.stdout.fileno(),sys.stderr.fileno()
+        except (AttributeError, OSError, ValueError): sys.stdout = sys.stderr; return
         sys.stdout.flush()
-        os.dup2(saved, out)
-        os.close(saved)
+        self.saved = os.dup(self.out)
+        os.dup2(err, self.out)
+    def __exit__(self, *_):
+        if self.saved is None: sys.stdout = self.held; return
+        sys.stdout.flush()
+        os.dup2(self.saved, self.out)
+        os.close(self.saved)
 
 def _write(text:str, stream=None):
     "Text as it is, whatever the terminal's encoding"
@@ -71,7 +65,7 @@ def _call(call) -> int:
         progress.silence()
     from mlops_nb.core import project
     if call.project: os.environ['MLOPS_PROJECT'] = str(project.find(call.project).root)
-    with _stdout_to_stderr():
+    with _StdoutToStderr():
         result = verbs.call(call.path, **call.args)
         if call.strict: verbs.strictly(result)
     return _answer(call, result)
@@ -79,10 +73,9 @@ def _call(call) -> int:
 # %% ../nbs/cli.ipynb #c08b28f6
 def _warm(words:list[str]) -> int|None:
     "Let a warm server carry out a verb that may be; None when it has to be done here"
-    from mlops_nb.core import verb_index
-    if not verb_index.load().get('.'.join(words[:2]), {}).get('warm'): return None
+    if words[:1]!=['job']: return None
     from mlops_nb.core import warm
-    return warm.relay(words)
+    return warm.relay(words) if '.'.join(words[:2]) in warm.VERBS else None
 
 def main(
     argv:list[str]|None=None, # Words after `mlops`; the process's by default

@@ -75,7 +75,7 @@ def _cell(x, pictures=True) -> str:
     return escape(short(x))
 
 # %% ../../nbs/core/draw.ipynb #1ed0de61
-def _wide(s): return sum(2 if unicodedata.east_asian_width(c) in 'WF' else 0 if unicodedata.combining(c) else 1 for c in s)
+def _wide(s): return len(s) if s.isascii() else sum(2 if unicodedata.east_asian_width(c) in 'WF' else 0 if unicodedata.combining(c) else 1 for c in s)
 def _fill(s, n, right=False): return ' '*(n-_wide(s))+s if right else s+' '*(n-_wide(s))
 def _md(s): return s.replace('\\', '\\\\').replace('|', '\\|').replace('\n', ' ').replace('<', '&lt;').replace('`', '\\`')
 

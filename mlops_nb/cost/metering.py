@@ -32,9 +32,17 @@ def family(
     if not _PROC:
         try: import psutil; return [pid, *(c.pid for c in psutil.Process(pid).children(recursive=True))]
         except Exception: return [pid] # psutil is missing, or the process is gone
+    if pid==os.getpid() and _childless(): return [pid]
     out,todo = [],[pid]
     while todo: out.append(p := todo.pop()); todo += _children(p)
     return out
+
+def _childless() -> bool:
+    "Has this process no child? One question to the system, where reading /proc takes three a thread"
+    try: os.waitid(os.P_ALL, 0, os.WEXITED|os.WNOHANG|os.WNOWAIT)
+    except ChildProcessError: return True
+    except OSError: return False
+    return False
 
 def _times(pid:int) -> float:
     "User and system seconds of a process and of the children that it has waited for"

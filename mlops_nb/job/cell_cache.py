@@ -60,7 +60,7 @@ def sets_module_state(cell:Cell, modules:set[str]) -> str:
 
 def imported(cells:list[Cell]) -> set[str]:
     "Names that imports bind"
-    return {(a.asname or a.name.split('.')[0]) for c in cells for s,_ in c.statements for n in ast.walk(s) if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
+    return set().union(*(c.modules for c in cells))
 
 # %% ../../nbs/job/cell_cache.ipynb #a0db8887
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -142,8 +142,11 @@ def understood(at:int, source:str, tags:tuple[str,...]):
 
 def look_over(plan:dict):
     "What the server does before it forks"
-    if plan['cache']:
-        for c in plan['cells']: understood(c['at'], c['source'], tuple(c['tags']))
+    for c in plan['cells']:
+        if plan['cache']: understood(c['at'], c['source'], tuple(c['tags']))
+        if _shell is not None:
+            try: _shell.input_transformer_manager.transform_cell(c['source'])
+            except SyntaxError: continue # The run will say so
 
 def warm_up():
     "Make the shell of this process and use it once"

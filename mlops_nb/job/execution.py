@@ -317,7 +317,7 @@ def _finish(plan, job, record, used, end, price, done):
     record.cost_usd = price(Usage(seconds=used.seconds, cpu_s=record.cpu_s, peak_mb=record.peak_mb, kwh=kwh, energy=used.energy))
     if end.get('nb'): record.digest = injection.digest({'cells':[c for c in end['nb']['cells'] if 'papermill-error-cell-tag' not in (c['metadata'].get('tags') or [])]})
     if record.status=='completed': record.artefacts = collect(plan, job)
-    write_text(Path(plan.output).parent/'run.json', json.dumps(record.json(), indent=1, ensure_ascii=False)+'\n')
+    write_text(Path(plan.output).parent/'run.json', supervision._json(record.json())+b'\n')
     done.update(_paid(record, used.energy))
 
 def sweep(
@@ -343,8 +343,8 @@ def notify(
 ):
     "Start the command of the setting `job.on_end`, with the record on its standard input; nobody waits for it longer than a minute"
     import shlex, subprocess
+    if not project.settings.job.on_end.strip(): return
     words = [w.format_map({'status':record.status, 'run':record.run, 'job':record.job}) for w in shlex.split(project.settings.job.on_end)]
-    if not words: return
     try: ended = subprocess.run(words, input=json.dumps(record.json()).encode(), cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as e: record.remarks.append(f'job.on_end: {words[0]} {type(e).__name__}'); return
     if ended.returncode: record.remarks.append(f'job.on_end: {words[0]} ended with {ended.returncode}: {ended.stderr.decode(errors="replace").strip()[-200:]}')

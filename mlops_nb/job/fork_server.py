@@ -189,7 +189,7 @@ def code_stamp() -> tuple:
 
 # %% ../../nbs/job/fork_server.ipynb #f53bda15
 BASE = ('mlops_nb.cli', 'mlops_nb.core.grammar', 'mlops_nb.core.verb_index', 'mlops_nb.core.ledger', 'mlops_nb.core.draw', 'mlops_nb.core.identity', 'mlops_nb.cost.price_book', 'mlops_nb.cost.verbs', 'mlops_nb.job.verbs',
-    'mlops_nb.job.execution', 'mlops_nb.job.supervision', 'mlops_nb.job.panel', 'mlops_nb.job.cell_runner', 'mlops_nb.job.cell_cache', 'cloudpickle', 'tomllib', 'sqlite3', 'orjson', 'traceback', 'asyncio', 'platform', 'subprocess')
+    'mlops_nb.job.execution', 'mlops_nb.job.supervision', 'mlops_nb.job.panel', 'mlops_nb.job.cell_runner', 'mlops_nb.job.cell_cache', 'mlops_nb.job.unattended', 'cloudpickle', 'tomllib', 'sqlite3', 'orjson', 'traceback', 'asyncio', 'platform', 'subprocess')
 
 def preload(modules) -> list[str]:
     "Import modules; those that cannot be imported are named"
@@ -199,6 +199,15 @@ def preload(modules) -> list[str]:
         except BaseException as e: missing.append(f'{m}: {type(e).__name__}: {e}')
     return missing
 
+def _rehearse():
+    "Understand a command and draw an answer: patterns are compiled, the index is read, once for all forks"
+    import getpass, platform, shlex # noqa: F401
+    from mlops_nb.core import grammar, verb_index
+    from mlops_nb.job.facts import CellRun, RunRecord
+    grammar.parse(['job', 'run', 'x', '-p', 'n=-1', '--limit', 'wall_s=1'], verb_index.load())
+    record = RunRecord(run='x', job='x', status='completed', cells=[CellRun(index=0, seconds=1., cost_usd=.1, cpu_s=1., peak_mb=1., kwh=0., status='completed', title='x')], cost_usd=.1, output='x.ipynb')
+    str(record), record.json(), platform.platform(terse=True)
+
 def main():
     "`python -m mlops_nb.job.fork_server SOCKET READY LOCK MODULE...`: a server's whole life"
     path,ready,lock = sys.argv[1],int(sys.argv[2]),int(sys.argv[3])
@@ -206,6 +215,7 @@ def main():
     for m in preload([*BASE, *sys.argv[4:]]): sys.stderr.write(f'not preloaded: {m}\n')
     from mlops_nb.job import cell_runner
     cell_runner.warm_up()
+    _rehearse()
     server = Server(path, float(os.environ.get('MLOPS_JOB_IDLE_S') or 900))
     gc.collect(); gc.freeze(); gc.disable()
     server.hear_signals()

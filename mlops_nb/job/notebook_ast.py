@@ -121,6 +121,7 @@ class Cell(msgspec.Struct, kw_only=True):
     changes:set[str] = msgspec.field(default_factory=set) # `df` of `df['x'] = 1` and `df.x = 1`
     deletes:set[str] = msgspec.field(default_factory=set)
     imports:dict[str,int] = msgspec.field(default_factory=dict) # Top-level module -> line
+    modules:set[str] = msgspec.field(default_factory=set) # Names that its imports bind
     star:bool = False # Names appear that nobody can see: import *, %run, exec
     statements:list[tuple[ast.stmt,Names]] = msgspec.field(default_factory=list)
     @property
@@ -145,6 +146,7 @@ def _base(node):
 def _imports(cell:Cell):
     "Modules that a cell imports, changes it makes, and what hides names"
     for n in ast.walk(cell.tree):
+        if isinstance(n, (ast.Import, ast.ImportFrom)): cell.modules |= {a.asname or a.name.split('.')[0] for a in n.names}
         if isinstance(n, ast.Import):
             for a in n.names: cell.imports.setdefault(a.name.split('.')[0], n.lineno)
         elif isinstance(n, ast.ImportFrom):

@@ -71,7 +71,7 @@ def exceeded(
 # %% ../../nbs/job/supervision.ipynb #2ea9e729
 class Sheet:
     "The notebook of a run as it fills"
-    def __init__(self, nb:dict, path:Path, mask:secret_refs.Mask): self.nb,self.path,self.mask,self.said,self.last,self.cells = nb,Path(path),mask,Outputs(),0.,nb['cells']
+    def __init__(self, nb:dict, path:Path, mask:secret_refs.Mask): self.nb,self.path,self.mask,self.said,self.last,self.cells = nb,Path(path),mask,Outputs(),time.monotonic(),nb['cells']
     def begin(self, at:int, count:int): self.cells[at]['execution_count'] = count; self.said.of[at] = []
     def put(self, at:int, outputs:list, count:int): self.cells[at]['execution_count'],self.said.of[at] = count,outputs
     def usage(self, at:int, m:dict): self.cells[at]['metadata']['mlops'] = {k:round(v, 6) if isinstance(v, float) and k!='kwh' else v for k,v in m.items() if k in ('seconds', 'cpu_s', 'peak_mb', 'kwh', 'energy', 'cached')}
@@ -90,6 +90,8 @@ def _json(x) -> bytes:
     except TypeError: return json.dumps(x, indent=1, ensure_ascii=False, default=str).encode(errors='replace')
 
 # %% ../../nbs/job/supervision.ipynb #a9902c67
+_GATHER_S = .02 # How long messages wait for each other
+
 class Watch:
     "One fork that runs cells, watched"
     def __init__(self,
@@ -103,6 +105,7 @@ class Watch:
         self.request,self.sheet,self.limits,self.tell,self.cost_of,self.save_s = request,sheet,limits,tell,cost_of,save_s
         self.cell:int|None = None
         self.unsaved,self.why,self.asked = False,'',False
+        self.heard,self.gathering = 0,False # Bytes of the last round; do messages gather now?
         self.end:dict|None = None
         self.exit:dict|None = None
         self.kill_at:float|None = None
@@ -134,7 +137,7 @@ class Watch:
         "Until the fork has ended; returns how"
         open_:set = {self.line, self.server, *self.pipes}
         while self.server in open_:
-            try: ready,_,_ = select.select(list(open_), [], [], self._patience())
+            try: ready,_,_ = select.select(self._waited_for(open_), [], [], self._patience())
             except KeyboardInterrupt: self._ask(); continue
             try:
                 for x in [x for x in (*self.pipes, self.line, self.server) if x in ready]: self._hear(x, open_)
@@ -145,9 +148,15 @@ class Watch:
         for x in (self.line, self.server): x.close()
         for fd in self.pipes: os.close(fd)
         return self._ended()
+    def _waited_for(self, open_) -> list:
+        "What wakes the supervisor; just after a few messages, only the end and the clock"
+        self.gathering = 0<self.heard<8192
+        self.heard = 0
+        return [self.server] if self.gathering else list(open_)
     def _patience(self) -> float|None:
         "Seconds until something has to be looked at"
         now = time.monotonic()
+        if self.gathering: return _GATHER_S
         times:list[float] = [t for t in (self.kill_at, self.term_at) if t]
         if self.limits.wall_s: times.append(self.began+self.limits.wall_s)
         if self.limits.cell_s and self.cell is not None: times.append(self.cell_began+self.limits.cell_s)
@@ -170,6 +179,7 @@ class Watch:
         try: data = self.line.recv(1<<20)
         except BlockingIOError: return
         if not data: open_.discard(self.line); return
+        self.heard += len(data)
         *lines,self.rest = (self.rest+data).split(b'\n')
         for l in lines: self._message(json.loads(l))
     def _message(self, m):
