@@ -49,7 +49,7 @@ def sampled(name: str, model, frame, rounds: int) -> dict:
         peer_s.append(s)
         peer_e.append(error(b.values, reference))
     ours, theirs = statistics.median(ours_s) / ROWS, statistics.median(peer_s) / ROWS
-    note = f"256 orders, L1 error {np.mean(ours_e):.1%}; shap's default permutations, {np.mean(peer_e):.1%}; both by 8,192 orders"
+    note = f"512 orders, L1 error {np.mean(ours_e):.1%}; shap's default permutations, {np.mean(peer_e):.1%}; both by 8,192 orders"
     return row(f"explain {name}, CPU a row", ours, theirs, note)
 
 

@@ -99,11 +99,17 @@ def test_twenty_inputs_stay_within_seven_percent_of_4000_orders(model):
     assert np.abs(got.base + got.values.sum(axis=1) - got.scores).max() <= 1e-6
 
 
-def test_no_larger_error_than_shap_and_less_work():
+@pytest.mark.parametrize(
+    "model",
+    [GradientBoostingClassifier(n_estimators=60, random_state=0), MLPClassifier((32, 32), max_iter=30, random_state=0)],
+    ids=lambda m: type(m).__name__,
+)
+def test_no_larger_error_than_shap_and_less_work(model):
+    "What the session scores is what costs: processor time is measured by bench/explain.py"
     shap = pytest.importorskip("shap", reason="shap is not installed: pip install 'mlops-nb[explain]'")
-    x = numbers(2000, 12)
-    _, players = served(GradientBoostingClassifier(n_estimators=60, random_state=0).fit(x, x.c0 * x.c1 + x.c2 > 0), x)
-    back, rows, scored = x.head(50), x.tail(4), []
+    x = numbers(2000, 16)
+    _, players = served(model.fit(x, x.c0 * x.c1 + x.c2 * x.c3 * x.c4 > 0), x)
+    back, rows, scored = x.head(64), x.tail(count(6, 20)), []
 
     def score(z):
         scored.append(len(z))
@@ -112,8 +118,21 @@ def test_no_larger_error_than_shap_and_less_work():
     theirs = shap.explainers.Permutation(score, back.to_numpy(), seed=0)(rows.to_numpy(), silent=True).values
     reference = shapley.attribute(players, rows, back, orders=8192, seed=3).values
     got = shapley.attribute(players, rows, back)
-    assert np.abs(got.values - reference).sum() <= 1.15 * np.abs(theirs - reference).sum()
+    assert np.abs(got.values - reference).sum() <= np.abs(theirs - reference).sum()
     assert got.calls <= 0.4 * sum(scored)
+
+
+def test_turned_orders_are_exact_for_three_inputs_that_interact():
+    "Each background row gets an order, its turns by thirds, and all of them backwards: every way to order three"
+    x = numbers(300, 3)
+    _, players = served(MLPClassifier((16,), max_iter=60, random_state=0).fit(x, x.c0 * x.c1 * x.c2 > 0), x)
+    got = shapley.attribute(players, x.tail(4), x.head(40), orders=240)
+    exact = np.array([brute(players, x.iloc[[i]], x.head(40)) for i in range(296, 300)])
+    assert np.abs(got.values - exact).max() < 1e-6
+    for d, background, orders in ((1, 5, 4), (2, 64, 384), (20, 64, 512), (7, 10, 300)):
+        turns, rows = shapley.plan(d, background, orders, seed=3)
+        assert (np.sort(turns, axis=1) == np.arange(d)).all()
+        assert len(set(np.bincount(rows, minlength=background).tolist()) - {0}) == 1
 
 
 @pytest.mark.parametrize(

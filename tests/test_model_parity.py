@@ -163,8 +163,9 @@ def test_a_part_without_converter_is_named_and_native_is_an_explicit_choice(tmp_
 
 
 def test_boosters(tmp_path):
-    xgboost, lightgbm = pytest.importorskip("xgboost"), pytest.importorskip("lightgbm")
-    pytest.importorskip("onnxmltools")
+    import lightgbm
+    import xgboost
+
     x, y = DATA["cancer"]()
     for model, flavour in (
         (xgboost.XGBClassifier(n_estimators=20), "xgboost"),
@@ -180,8 +181,7 @@ def test_boosters(tmp_path):
 
 
 def test_a_pytorch_module_keeps_weights_and_graph_without_pickle(tmp_path):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("safetensors")
+    torch = pytest.importorskip("torch", reason="PyTorch brings 3 GB on Linux: uv pip install --torch-backend cpu -e '.[torch]'")
     torch.manual_seed(0)
     x, _ = DATA["wine"]()
     net = torch.nn.Sequential(torch.nn.Linear(13, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3), torch.nn.Softmax(1))

@@ -68,7 +68,7 @@ def explain(
     compare:int=64, # How many background rows
     output:str='', # Class whose probability is explained; the second of two, or the most frequent answer
     method:Literal['auto','sampled','tables','trees']='auto', # `tables` and `trees` are exact, for ensembles of trees
-    orders:int=256, # Sampled orders a row; more where the errors are large
+    orders:int=512, # Sampled orders a row; more where the errors are large
     seed:int=0, # Of the orders, the background and the summary
     summary:int=100, # Rows of the summary over many rows; 0 leaves it out
     mutable:list[str]=[], # Inputs that may change, for counterfactuals: `income=0..80000`, `contract=a|b`

@@ -57,7 +57,7 @@ def explain(
     background,
     output:int|None=None,
     method:str='auto',
-    orders:int=256,
+    orders:int=512,
     seed:int=0,
     aim:float=.07, # Sample a row again until its expected relative error is so small
 ) -> tuple[shapley.Attribution,str,str]: # Values, method, space

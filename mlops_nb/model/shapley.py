@@ -51,56 +51,65 @@ class Attribution(msgspec.Struct, kw_only=True):
 def plan(
     d:int, # Players
     background:int, # Background rows at hand
-    orders:int=256, # How many orders to sample
+    orders:int=512, # How many orders to sample
     seed:int=0,
     times:int=0, # How often was sampled before: other orders, the same background rows
-): # `(orders, rows, masks)`: shape (p, d); shape (p,), the background row of each; shape (p, 2(d-1), d), who shows the explained row's value
-    "Antithetic orders: each is walked forwards and backwards over one background row, and each row is used equally often, at least twice"
+): # `(turns, rows)`: shape (p, d), when each player joins; shape (p,), the background row of each
+    """Antithetic orders: each is walked forwards and backwards over one background row, and each row is used equally often, at least twice
+
+    The orders of one background row are one order and its turns by a half, or by thirds: who comes early in one comes late in another."""
     import numpy as np
     used = max(1, min(background, orders//4))
     each = max(2, round(orders/2/used))
     rows = np.tile(np.sort(np.random.default_rng(seed).permutation(background)[:used]), each)
-    sampled = np.random.default_rng((seed, times)).permuted(np.tile(np.arange(d), (len(rows), 1)), axis=1)
-    rank = np.argsort(sampled, axis=1)
-    steps = np.arange(1, d)[None, :, None]
-    return sampled,rows,np.concatenate([rank[:, None, :]<steps, (d-1-rank)[:, None, :]<steps], axis=1)
+    groups = -(-each//3)
+    size = -(-each//groups)
+    sampled = np.random.default_rng((seed, times)).permuted(np.tile(np.arange(d), (groups*used, 1)), axis=1).reshape(groups, used, d)
+    return np.concatenate([(sampled[k//size]+k%size*d//size)%d for k in range(each)]),rows
 
 # %% ../../nbs/model/shapley.ipynb #7893f80e
 _CELLS = 4_000_000 # Values of one call at most
 
-def _mix(players, x, background, rows, masks):
-    "Mixtures of one row with the background, as the session takes them; `masks` has shape (m, d), `rows` (m,)"
+def _parts(players, back, low, turns, rows):
+    "A plan block by block, with all that explained rows share: `(turns, scores of the background, masks, what it shows)`"
     import numpy as np
-    if not players.matrix: return [np.where(masks[:, j], x[j], b[rows]) for j,b in enumerate(background)]
-    return np.where(masks, np.array(x, 'float32'), background[rows])
+    d = turns.shape[1]
+    part,steps = max(1, min(len(turns), _CELLS//max(1, 2*(d-1)*d))),np.arange(1, d)[None, :, None]
+    for s in range(0, len(turns), part):
+        t,w = turns[s:s+part],rows[s:s+part]
+        masks = np.concatenate([t[:, None, :]<steps, (d-1-t)[:, None, :]<steps], axis=1).reshape(-1, d)
+        at = np.repeat(w, 2*(d-1))
+        yield t,low[w],masks,(back[at] if players.matrix else [b[at] for b in back])
 
-def _changes(forward, backward, orders, low, high):
-    "Change of the score at each player's turn, forwards and backwards averaged; shape (p, d)"
+def _mix(players, x, masks, shown):
+    "Mixtures of one row with the background, as the session takes them; `masks` has shape (m, d)"
     import numpy as np
-    out = np.zeros(orders.shape)
-    for walk,order in ((forward, orders), (backward, orders[:, ::-1])):
-        steps = np.diff(np.column_stack([low, walk, np.full(len(low), high)]), axis=1)
-        part = np.empty_like(steps)
-        np.put_along_axis(part, order, steps, 1)
-        out += part/2
-    return out
+    if not players.matrix: return [np.where(masks[:, j], x[j], b) for j,b in enumerate(shown)]
+    return np.where(masks, np.array(x, 'float32'), shown)
 
-def _walk(players, x, high, back, low, orders, which, masks):
-    "Changes of the score for one row, part by part of the orders; shape (p, d)"
+def _changes(scores, turns, low, high):
+    "Change of the score at each player's turn, forwards and backwards averaged; shape (p, d). `scores` has shape (p, 2, d-1)"
     import numpy as np
-    d,out = orders.shape[1],[]
-    part = max(1, min(len(orders), _CELLS//max(1, 2*(d-1)*d)))
-    for s in range(0, len(orders), part):
-        m,w = masks[s:s+part],which[s:s+part]
-        got = players.scores(_mix(players, x, back, np.repeat(w, m.shape[1]), m.reshape(-1, d))).reshape(len(m), 2, d-1) if d>1 else np.zeros((len(m), 2, 0))
-        out.append(_changes(got[:, 0], got[:, 1], orders[s:s+part], low[w], high))
+    p,d = turns.shape
+    walk = np.empty((p, 2, d+1))
+    walk[:, :, 0],walk[:, :, 1:-1],walk[:, :, -1] = low[:, None],scores,high
+    steps = np.diff(walk, axis=2)
+    return (np.take_along_axis(steps[:, 0], turns, 1)+np.take_along_axis(steps[:, 1], d-1-turns, 1))/2
+
+def _walk(players, x, high, parts):
+    "Changes of the score for one row, block by block; shape (p, d)"
+    import numpy as np
+    out = []
+    for turns,low,masks,shown in parts:
+        got = players.scores(_mix(players, x, masks, shown)) if len(masks) else np.zeros(0)
+        out.append(_changes(got.reshape(len(turns), 2, turns.shape[1]-1), turns, low, high))
     return np.concatenate(out)
 
 def attribute(
     players:Players,
     rows, # Frame of rows to explain, n of them
     background, # Frame of rows to compare with
-    orders:int=256, # Sampled orders; the error falls with their square root
+    orders:int=512, # Sampled orders; the error falls with their square root
     seed:int=0,
     aim:float=0., # Sample a row again until its expected relative error is so small
     most:int=2048, # Orders a row at most
@@ -112,19 +121,22 @@ def attribute(
     back,xs = players.columns(background),players.columns(rows)
     d,n,have = len(xs),len(xs[0]),len(back[0])
     if not have or not n: raise BadInput('an explanation needs at least one row and one background row', 'give more data')
-    plans = [plan(d, have, orders, seed)]
-    which,masks = plans[0][1:]
+    which = plan(d, have, orders, seed)[1]
     high,low = players.scores(xs),players.scores(back)
     if not (np.isfinite(high).all() and np.isfinite(low[which]).all()): raise BadInput(f'the model gives no finite score for {int((~np.isfinite(high)).sum()) or "some background"} rows', 'a score that is no number cannot be explained')
     used = np.column_stack(back) if players.matrix else back
-    values,errors,calls = np.zeros((n, d)),np.zeros((n, d)),n+have
+    values,errors,calls,kept = np.zeros((n, d)),np.zeros((n, d)),n+have,{}
+    def parts(k):
+        "The k-th plan, made once where it is small"
+        if 2*len(which)*(d-1)*d>_CELLS//4: return _parts(players, used, low, *plan(d, have, orders, seed, k))
+        if k not in kept: kept[k] = list(_parts(players, used, low, *plan(d, have, orders, seed, k)))
+        return kept[k]
     for i in range(n):
         x,changes = [c[i] for c in xs],[]
         while not changes or (aim and len(changes)<most//max(1, orders) and _expected(values[i], errors[i])>aim):
-            if len(plans)==len(changes): plans.append(plan(d, have, orders, seed, len(plans)))
-            changes.append(_walk(players, x, high[i], used, low, *plans[len(changes)]))
+            changes.append(_walk(players, x, high[i], parts(len(changes))))
             values[i],errors[i] = _mean(np.concatenate(changes), which)
-            calls += masks.shape[0]*masks.shape[1]
+            calls += 2*len(which)*(d-1)
     return Attribution(values=values, errors=errors, base=float(low[which].mean()), scores=high, calls=calls)
 
 def _expected(values, errors) -> float:
@@ -132,7 +144,7 @@ def _expected(values, errors) -> float:
     return float(errors.sum()*(2/math.pi)**.5/max(1e-12, abs(values).sum()))
 
 def _mean(changes, which):
-    "Mean over orders and its standard error: orders vary within a background row, the rows themselves are all used"
+    "Mean over orders and its standard error: orders vary within a background row, the rows themselves are all used. Turned orders differ less, so the error is rather too large than too small"
     import numpy as np
     used = len(np.unique(which))
     each = changes.reshape(-1, used, changes.shape[1]) # (times, background rows, players)
