@@ -31,6 +31,8 @@ XDG = {
     "XDG_RUNTIME_DIR": ".run",
 }
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # workers share processors; read when OpenMP is loaded
+
 settings.register_profile(
     "mlops",
     deadline=None,

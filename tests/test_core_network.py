@@ -2,68 +2,23 @@
 
 Every Python process of the path, kernels and background children included, tells of each address that it wants to reach."""
 
-import functools
 import json
 import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from namespace import alone, may_unshare, watched
 from verb_runs import ADD, NOTEBOOK
-
-WATCH = """
-import os, sys
-
-def _tell(event, args):
-    if event == 'socket.getaddrinfo': who = args[0]
-    elif event in ('socket.gethostbyname', 'socket.gethostbyaddr'): who = args[0]
-    elif event in ('socket.connect', 'socket.sendto') and isinstance(args[1], tuple): who = args[1][0]
-    else: return
-    who = who.decode() if isinstance(who, bytes) else who
-    if who in (None, '', 'localhost', '::1', '0.0.0.0', os.uname().nodename) or str(who).startswith('127.'): return
-    with open(os.environ['WATCHED'], 'a') as f: f.write(f'{event} {args[1:] if len(args) > 1 else args} {sys.argv[:3]}\\n')
-
-sys.addaudithook(_tell)
-with open(os.environ['WATCHED']+'.processes', 'a') as f: f.write(f'{os.getpid()} {sys.argv[:2]}\\n')
-"""
-UP = "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh14x', b'lo', 0x41))"  # SIOCSIFFLAGS: lo up
-
-
-@functools.cache
-def may_unshare() -> str:
-    "Empty, or why not"
-    if not shutil.which("unshare"):
-        return "unshare is not installed"
-    done = subprocess.run(["unshare", "-n", sys.executable, "-c", UP], capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else f"a network namespace is not permitted: {done.stderr.strip()[-200:]}"
-
-
-def alone(words: list[str], where: Path, env: dict, timeout: float = 300) -> subprocess.CompletedProcess:
-    "Run a command with loopback only"
-    script = f'"{sys.executable}" -S -c "{UP}" && exec "$@"'
-    return subprocess.run(
-        ["unshare", "-n", "sh", "-ec", script, "sh", *words],
-        cwd=where,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-    )
 
 
 def test_the_namespace_is_closed(tmp_path):
     "What the next test stands on: nothing gets out, and a try is told"
     if why := may_unshare():
         pytest.skip(why)
-    (tmp_path / "sitecustomize.py").write_text(WATCH)
-    env = {**os.environ, "PYTHONPATH": str(tmp_path), "WATCHED": str(tmp_path / "seen")}
+    env = watched(dict(os.environ), tmp_path / "watch")
     code = "import socket, subprocess, sys; subprocess.run([sys.executable, '-c', \"import socket; socket.create_connection(('192.0.2.1', 80), 3)\"])"
     alone([sys.executable, "-c", code], tmp_path, env)
-    assert "192.0.2.1" in (tmp_path / "seen").read_text()
+    assert "192.0.2.1" in (tmp_path / "watch" / "seen").read_text()
     code = "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname(), 3); print('in')"
     assert alone([sys.executable, "-c", code], tmp_path, env).stdout == "in\n"
 
@@ -104,10 +59,8 @@ def test_the_golden_path_needs_no_network(home, tmp_path):
         pytest.skip(why)
     work, watch = tmp_path / "work", tmp_path / "watch"
     work.mkdir()
-    watch.mkdir()
-    (watch / "sitecustomize.py").write_text(WATCH)
     env = {k: v for k, v in os.environ.items() if k not in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS", "CI")}
-    env |= {"PYTHONPATH": f"{watch}{os.pathsep}{ROOT}", "WATCHED": str(tmp_path / "seen")}
+    env = watched(env, watch)
     (work / "d.csv").write_text("k,t,x\n" + "\n".join(f"{n % 5},2013-01-{n % 28 + 1:02} 00:00:00,{n}" for n in range(60)) + "\n")
     (work / "n.ipynb").write_text(json.dumps(NOTEBOOK))
     assert alone([sys.executable, "-c", TRAIN], work, env).returncode == 0
@@ -118,6 +71,6 @@ def test_the_golden_path_needs_no_network(home, tmp_path):
             done.stdout[-800:],
             done.stderr[-800:],
         )
-    assert not (tmp_path / "seen").exists(), (tmp_path / "seen").read_text()
-    processes = (tmp_path / "seen.processes").read_text()
+    assert not (watch / "seen").exists(), (watch / "seen").read_text()
+    processes = (watch / "seen.processes").read_text()
     assert "ipykernel" in processes or processes.count("\n") > len(PATH), "kernels and children were watched too"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import at_home
+from namespace import alone, may_unshare, watched
 
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(1500)]
 VIEWS = "carrier_delays:*,origin_departures:*,aircraft:*,airport_weather:*"
@@ -26,17 +27,13 @@ class Person:
     def git(self, *words, cwd: Path) -> str:
         return subprocess.run(["git", *map(str, words)], cwd=cwd, env=self.env, capture_output=True, text=True, check=True).stdout
 
-    def mlops(self, *words, cwd: Path) -> dict:
-        "The JSON document of a command that must succeed"
-        done = subprocess.run(
-            [sys.executable, "-c", MLOPS, *map(str, words), "--json"],
-            cwd=cwd,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=1200,
-        )
+    def mlops(self, *words, cwd: Path, lonely: dict | None = None) -> dict:
+        "The JSON document of a command that must succeed; with the environment `lonely`, in a network namespace"
+        command = [sys.executable, "-c", MLOPS, *map(str, words), "--json"]
+        if lonely:
+            done = alone(command, cwd, lonely, timeout=1200)
+        else:
+            done = subprocess.run(command, cwd=cwd, env=self.env, capture_output=True, text=True, check=False, timeout=1200)
         assert done.returncode == 0, f"{words}: {done.stdout[-1500:]} {done.stderr[-1500:]}"
         return json.loads(done.stdout)
 
@@ -59,9 +56,12 @@ def founder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def walked(founder, tmp_path_factory) -> tuple[Path, dict]:
-    "The demo's folder and what `mlops demo` printed"
+    "The demo's folder and what `mlops demo` printed: without a network, where a namespace is permitted"
     at = tmp_path_factory.mktemp("golden")
-    return at / "demo", founder.mlops("demo", at / "demo", cwd=at)
+    lonely = None if may_unshare() else watched(founder.env, at / "watch")
+    said = founder.mlops("demo", at / "demo", cwd=at, lonely=lonely)
+    founder.leave()  # a warm server of the namespace is out of reach from outside
+    return at / "demo", said
 
 
 def test_every_step_holds(walked):
@@ -70,6 +70,14 @@ def test_every_step_holds(walked):
     shown = {s["name"]: s["detail"] for s in said["steps"]}
     assert shown["point-in-time join"] == "336,776 rows in, 336,776 rows out, 0 values from the future"
     assert Path(said["site"]).is_file() and (root / "scores" / "delay-02.parquet").is_file()
+
+
+def test_the_demo_needs_no_network(walked):
+    if why := may_unshare():
+        pytest.skip(why)
+    watch = walked[0].parent / "watch"
+    assert not (watch / "seen").exists(), (watch / "seen").read_text()
+    assert " forked " in (watch / "seen.processes").read_text(), "the job's kernel was watched too"
 
 
 def test_the_story_is_in_the_ledger(founder, walked):

@@ -132,7 +132,7 @@ def test_other_code_means_another_server(alone, tmp_path, monkeypatch):
 
 
 def test_nonsense_does_not_harm_it(alone):
-    env = warm.hashed(os.environ)
+    env = warm.settled(os.environ)
     assert warm.start((), env)
     path = warm.address((), env)
     for data in (b"", b"\0\0\0\5hello", b"\0\0\0\2{}", b"\0\0\0\x10" + b'{"do": "rm -rf"}'):
@@ -257,7 +257,7 @@ def test_a_caller_that_dies_takes_its_cells_along(alone):
         f"fifo = {str(fifo)!r}",
         "import os, threading\nwith open(fifo, 'w') as f: f.write(str(os.getpid()))\nthreading.Event().wait()",
     )
-    assert warm.start((), warm.hashed(os.environ))
+    assert warm.start((), warm.settled(os.environ))
     client = subprocess.Popen(
         [sys.executable, "-m", "mlops_nb", "job", "run", "wait"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -289,7 +289,7 @@ def test_killed_anywhere_no_run_is_lost_and_none_succeeds_twice(project, tmp_pat
         Path("ran").write_text("", encoding="utf-8")
         edit(name, f"fifo = {str(fifo)!r}", *cells[:at], SLOW, *cells[at:], "print(" + "+".join(f"v{k}" for k in range(10)) + ")")
         if n % 2:
-            warm.start((), warm.hashed(os.environ))
+            warm.start((), warm.settled(os.environ))
         p = started(name)
         with open(fifo, encoding="ascii") as f:
             fork = psutil.Process(int(f.read()))

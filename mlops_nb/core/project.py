@@ -27,7 +27,7 @@ class ProjectSettings(_Section):
 
 class StoreSettings(_Section):
     "`[stores]`: empty means the embedded store under `.mlops/`; a URL grows it"
-    ledger:str = '' # SQLite file, or a PostgreSQL URL
+    ledger:str = '' # SQLite file on a local disk
     mlflow:str = '' # MLflow tracking and registry URI
     artifacts:str = '' # Where MLflow keeps artifacts
     dvc_remote:str = '' # URL of the DVC remote that datasets are pushed to

@@ -132,7 +132,7 @@ def environment(
     import mlops_nb
     env = {k:v for k,v in os.environ.items() if k!='JPY_SESSION_NAME'}
     env.update(MLOPS_PROJECT=str(project.root), MLOPS_PARENT_RUN=run, PYTHONUNBUFFERED='1')
-    env.setdefault('PYTHONHASHSEED', '0')
+    env = warm.settled(env)
     home = str(Path(mlops_nb.__file__).parent.parent)
     if home in map(os.path.abspath, filter(None, sys.path)) and not home.endswith('-packages'): env['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
     return env
@@ -180,11 +180,11 @@ def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dic
     "Run the cells in a fork; None where there is no server"
     request,left,cpu = _request(project, job, plan, env, nb, given),_retries(job, plan),0.
     modules = preloads(nb)
-    if modules: warm.start((), warm.hashed(os.environ), wait=False) # For the next command
+    if modules: warm.start((), warm.settled(os.environ), wait=False) # For the next command
     while True:
         sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]}, Path(plan.output), mask)
         watch = supervision.Watch(request, sheet, plan.limits, tell, cost_of)
-        if not watch.start(modules, warm.hashed(os.environ)) and not watch.start((), warm.hashed(os.environ)): return None
+        if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)): return None
         with _stoppable(): end = watch.follow()
         cpu += end['cpu_s']
         at = end.get('cell')

@@ -12,6 +12,7 @@ import os, sqlite3, time
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.errors import BadInput, ToolFailed
+from ..core.filesystem import need_local_disk
 from ..core.need import need
 
 # %% ../../nbs/job/schedule_backends.ipynb #f5350175
@@ -29,6 +30,7 @@ class Sqlite:
     def __init__(self, path:Path): self.path,self.db = Path(path),None
     def now(self) -> float: return time.time()
     def _open(self):
+        need_local_disk(self.path, '[stores] schedule')
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = not self.path.exists()
         db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
