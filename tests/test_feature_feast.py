@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import warnings
+from importlib.util import find_spec
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -194,14 +195,19 @@ def test_random_frames_through_feast_equal_brute_force(tmp_path):
         assert np.array_equal(got.x.to_numpy(), np.array(want), equal_nan=True)
 
 
-def feast(folder: Path, *words) -> str:
-    "Feast's command line, in this process, with the repository's modules forgotten afterwards"
+def run_feast(folder: Path, *words: str):
+    "What Feast's command line did, in this process, with the repository's modules forgotten afterwards"
     from click.testing import CliRunner
     from feast.cli.cli import cli
 
     with feast_repository._inside(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        done = CliRunner().invoke(cli, list(words))
+        return CliRunner().invoke(cli, list(words), input="\n" * 20)  # every answer is the default
+
+
+def feast(folder: Path, *words: str) -> str:
+    "Feast's own command; its text"
+    done = run_feast(folder, *words)
     assert done.exit_code == 0, done.output[-2000:] + repr(done.exception)
     return re.sub(r"\x1b\[[0-9;]*m", "", done.output)
 
@@ -233,6 +239,58 @@ def test_round_trip_of_the_local_template(local, project, tmp_path):
     assert "No changes to infrastructure" in said
     assert feature.adopt(tmp_path / "again").kept == got.kept
     ledger.of(project).close()
+
+
+def test_round_trip_of_the_nlp_template(project, tmp_path):
+    "Feast's template `pytorch_nlp`: functions that lean on their module, and sources named by where the module lies"
+    feast(tmp_path, "init", "-t", "pytorch_nlp", "texts")
+    repo = tmp_path / "texts/feature_repo"
+    feast(repo, "apply")
+    got = feature.adopt(repo)
+    assert (set(got.views), got.skipped) == ({"sentiment_prediction", "text_features", "user_stats"}, [])
+    out = feature.export(tmp_path / "again")
+    assert (out.as_proto, out.as_code) == (0, 10)
+    said = feast(tmp_path / "again", "plan")
+    assert "No changes to registry" in said and "No changes to infrastructure" in said
+    assert (tmp_path / "again/example_repo.py").read_bytes() == (repo / "example_repo.py").read_bytes()
+    rows = [pd.read_parquet(x / "data/sentiment_data.parquet") for x in (repo, tmp_path / "again")]
+    pd.testing.assert_frame_equal(*rows)
+    assert feature.adopt(tmp_path / "again").kept == got.kept
+    ledger.of(project).close()
+
+
+NOT_ACCEPTED = {  # the other templates of Feast -> what `feast init` or `feast apply` wants that a base installation has not
+    "athena": "is not one of",  # a folder that `feast init` does not offer
+    "aws": "boto3",
+    "cassandra": "cassandra",
+    "couchbase": "couchbase_columnar",
+    "gcp": "google.api_core",
+    "hazelcast": "hazelcast",
+    "hbase": "hbase",
+    "milvus": "milvus",
+    "postgres": "Postgres user",  # asks for a running server
+    "rag": "milvus",
+    "ray": "ray",
+    "ray_rag": "ray",
+    "snowflake": "snowflake",
+    "spark": "spark",
+}
+
+
+def test_every_other_template_is_refused_by_feast_itself(tmp_path):
+    "The round trips above are all that `feast apply` accepts without a cloud, a server or another engine"
+    import feast as package
+
+    assert set(NOT_ACCEPTED) | {"local", "minimal", "pytorch_nlp"} == {
+        f.name for f in (Path(package.__file__).parent / "templates").iterdir() if f.is_dir() and f.name != "__pycache__"
+    }
+    if installed := [m for m in ("boto3", "pymilvus", "pyspark", "ray", "snowflake") if find_spec(m)]:
+        pytest.skip(f"{', '.join(installed)} installed: what Feast accepts depends on services that are not here")
+    for template, wants in NOT_ACCEPTED.items():
+        done = [run_feast(tmp_path, "init", "-t", template, f"of_{template}")]
+        for yaml in [] if done[0].exit_code else (tmp_path / f"of_{template}").rglob("feature_store.yaml"):
+            done.append(run_feast(yaml.parent, "apply"))
+        assert done[-1].exit_code != 0 and wants in done[-1].output + repr(done[-1].exception), template
 
 
 def test_an_adopted_service_joins_as_feast_does(local, project):

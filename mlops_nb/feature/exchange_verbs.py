@@ -125,8 +125,10 @@ def _written(p, path, doc, own, store, to) -> Exported:
     (path/'data').mkdir(parents=True)
     replaced = {d.name for d in own}
     objects = [(k.kind, k.variable, feast_repository.restored(k)) for k in doc['objects'] if not (k.kind.endswith('views') and k.name in replaced)]
-    for _,_,o in objects: _bring(p.root/doc['repository'], path, o)
-    if doc['feature_store']: _bring_stores(p.root/doc['repository'], path, doc['feature_store'], to)
+    origin = (p.root/doc['repository']).resolve()
+    moves = bool(doc.get('files')) and not any(str(origin) in text for text in doc['files'].values()) # its own code names files by where it lies
+    for _,_,o in objects: _bring(origin, path, o, moves)
+    if doc['feature_store']: _bring_stores(origin, path, doc['feature_store'], to, moves)
     (path/'feature_store.yaml').write_text(doc['feature_store'] or _YAML.format(name=_project(p), store=store), encoding='utf-8')
     known = {o.join_key for k,_,o in objects if k=='entities'}
     more = '\n\n'.join(_own_code(p, path, d, known) for d in sorted(own, key=lambda d: d.on_demand))
@@ -159,13 +161,14 @@ def _own_code(p, path, d, known) -> str:
     pq.write_table(rows, path/'data'/f'{d.name}.parquet', coerce_timestamps='us', allow_truncated_timestamps=True)
     return feast_repository.code_of_view(d, keys, known)
 
-def _bring(origin:Path, path:Path, o):
-    "The file of a source that is named relative to the repository"
+def _bring(origin:Path, path:Path, o, moves:bool):
+    "The file of a source that is named relative to the repository, or lies in it and moves with its code"
     for s in (o, getattr(o, 'batch_source', None), getattr(o, 'source', None)):
         at = getattr(s, 'path', None)
+        if moves and isinstance(at, str) and Path(at).is_relative_to(origin): at = str(Path(at).relative_to(origin))
         if isinstance(at, str) and at and '://' not in at and not os.path.isabs(at): _copied(origin/at, path/at, path)
 
-def _bring_stores(origin, path, text, to):
+def _bring_stores(origin, path, text, to, moves):
     "The registry and a local online store, so that `feast plan` compares with what was applied; the registry names the online store by its place"
     import yaml
     try: doc = yaml.safe_load(text) or {}
@@ -173,7 +176,7 @@ def _bring_stores(origin, path, text, to):
     registry,online = (x.get('path') if isinstance(x, dict) else x for x in (doc.get('registry'), doc.get('online_store')))
     for at in (registry, online):
         if isinstance(at, str) and '://' not in at and not os.path.isabs(at): _copied(origin/at, path/at, path)
-    if isinstance(registry, str) and (path/registry).is_file(): feast_repository.move_registry(path/registry, origin.resolve(), to)
+    if isinstance(registry, str) and (path/registry).is_file(): feast_repository.move_registry(path/registry, origin, to, moves)
 
 def _copied(a:Path, b:Path, root:Path):
     if not a.exists() or b.exists() or not b.resolve().is_relative_to(root.resolve()): return

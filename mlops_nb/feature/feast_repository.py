@@ -71,14 +71,25 @@ def restored(k:Kept):
         warnings.simplefilter('ignore')
         return cls.from_proto(ParseDict(k.proto, _message(k)))
 
-def move_registry(file:Path, origin:Path, to:Path):
-    "A file registry whose online tables lay below `origin` names them below `to`"
+def _messages(m):
+    "A protobuf message and all that it holds"
+    yield m
+    for f,v in m.ListFields():
+        if f.message_type is None: continue
+        held = [v] if hasattr(v, 'ListFields') else v.values() if f.message_type.GetOptions().map_entry else v
+        for x in held:
+            if hasattr(x, 'ListFields'): yield from _messages(x)
+
+def move_registry(file:Path, origin:Path, to:Path, sources:bool=False):
+    "A file registry whose online tables, and with `sources` whose files, lay below `origin` names them below `to`"
     from feast.protos.feast.core.Registry_pb2 import Registry
     r = Registry()
     try: r.ParseFromString(file.read_bytes())
     except Exception as e: raise BadInput(f'the registry {file.name} is no Feast registry: {str(e)[:120]}') from e
     for x in r.infra.infra_objects:
         if x.HasField('sqlite_table') and Path(x.sqlite_table.path).is_relative_to(origin): x.sqlite_table.path = str(to/Path(x.sqlite_table.path).relative_to(origin))
+    for o in (m for m in _messages(r) if sources and m.DESCRIPTOR.name=='FileOptions'):
+        if Path(o.uri).is_relative_to(origin): o.uri = str(to/Path(o.uri).relative_to(origin))
     file.write_bytes(r.SerializeToString())
 
 def _message(k:Kept):
