@@ -129,7 +129,7 @@ def one(title: str, name: str, made: dict, sides: tuple[list[str], list[str]], d
     got = race({"ours": lambda: spent(run, d, env, 5), "peer": lambda: spent(theirs, d, env)}, rounds, warm=False)
     rows = [row(f"job of {title}, {what}", got["ours"][at], got["peer"][at], "s", note) for what, at in (("CPU", 1), ("wall", 0))]
     rows.append(
-        row(f"job of {title}, first run, CPU", first.cpu, None, "s", "with the start of the warm server that it still lacks")
+        row(f"job of {title}, first run, CPU", first.cpu, None, "s", "with the start of the warm server, where one is lacking")
     )
     held = "all warm servers of this user, shared pages counted in each; they end when idle"
     return [*rows, row(f"warm servers after it ({len(processes(env))}), resident", servers(env)[1], None, "MB", held, 1)]

@@ -130,6 +130,32 @@ def test_any_words_are_a_call_or_one_line(words):
             assert "\n" not in str(e) and e.exit == 2
 
 
+@given(st.text(alphabet="ab ,()[]{}'\"", max_size=30))
+def test_a_list_is_split_at_its_own_commas_only(text):
+    assert ",".join(grammar._pieces(text)) == text, "nothing is lost"
+    inner = text.translate({ord(c): None for c in "()[]{}'\""})
+    assert grammar._pieces(f"x,f({inner}),y") == ["x", f"f({inner})", "y"], "a bracket keeps its commas"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("a,b , c", ["a", "b", "c"]),
+        ("round(x, 1) > 2,y in (1,2)", ["round(x, 1) > 2", "y in (1,2)"]),
+        ("kind = 'a,b',z", ["kind = 'a,b'", "z"]),
+        ("test.auc >= 0.7, f({'a': [1, 2]})", ["test.auc >= 0.7", "f({'a': [1, 2]})"]),
+        ("carrier's,owner's", ["carrier's", "owner's"]),
+        ("open(,b", ["open(", "b"]),
+        ("a),b", ["a)", "b"]),
+        (",,", []),
+    ],
+)
+def test_lists_on_every_verb(typed, words):
+    for verb in (["model", "gate", "m", "--add"], ["feature", "add", "v", "--test"], ["monitor", "drift", "a", "b", "--columns"]):
+        call = grammar.parse([*verb, typed], INDEX)
+        assert next(v for k, v in call.args.items() if isinstance(v, list)) == words
+
+
 # Settings
 
 

@@ -41,7 +41,9 @@ def test_the_corpus_is_what_it_says():
         raw = (HERE / n["file"]).read_bytes()
         assert hashlib.sha256(raw).hexdigest() == n["sha256"], f"{n['file']} was modified"
         git = hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
-        assert git == n["blob"] and re.fullmatch("[0-9a-f]{40}", n["commit"]), f"{n['file']}: `git rev-parse COMMIT:PATH` must say {git}"
+        assert git == n["blob"] and re.fullmatch("[0-9a-f]{40}", n["commit"]), (
+            f"{n['file']}: `git rev-parse COMMIT:PATH` must say {git}"
+        )
         assert n["licence"] in PERMISSIVE and len(n["sdist_sha256"]) == 64 and n["version"] and n["path"] and len(raw) < 300_000
         assert (HERE / "LICENSES" / f"{n['file'].split('-')[0]}.txt").stat().st_size > 500
     assert set(RUNS) <= set(FILES)

@@ -130,7 +130,49 @@ def test_where_secrets_come_from(tmp_path, vault):
         secret_refs.look_up("secret:vault:kv/data/app#nothing", vault)
     with pytest.raises(ToolFailed, match="403"):
         secret_refs.look_up("secret:vault:kv/data/app#password", {**vault, "VAULT_TOKEN": "wrong"})
-    with pytest.raises(BadInput, match="not an https"):
-        secret_refs.look_up("secret:vault:kv/x", {**vault, "VAULT_ADDR": "http://example.org"})
+    for address in (
+        "http://example.org",
+        "http://127.0.0.1.example.org",
+        "http://localhost@example.org",
+        "ftp://127.0.0.1",
+        "http://[",
+    ):
+        with pytest.raises(BadInput, match="not an https"):
+            secret_refs.look_up("secret:vault:kv/x", {**vault, "VAULT_ADDR": address})
     with pytest.raises(BadInput, match="cannot be told"):
         secret_refs.look_up("secret:env:PIN", {"PIN": "1234"})
+
+
+@pytest.fixture
+def key_ring(home, monkeypatch):
+    "keyring's own choice of a backend by environment, with a file as the store: what a server without a desktop uses"
+    keyring = pytest.importorskip("keyring")
+    pytest.importorskip("keyrings.alt")
+    before = keyring.get_keyring()
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyrings.alt.file.PlaintextKeyring")
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    keyring.core.init_backend()
+    keyring.set_password("warehouse", "etl", SECRET)
+    yield home / "data"
+    keyring.set_keyring(before)
+
+
+def test_secrets_in_a_key_ring(key_ring, monkeypatch):
+    import keyring
+
+    assert secret_refs.look_up("secret:keyring:warehouse/etl") == SECRET
+    with pytest.raises(NotFound, match="nothing for warehouse/nobody") as e:
+        secret_refs.look_up("secret:keyring:warehouse/nobody")
+    assert e.value.hint == "store it with: keyring set warehouse nobody"
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    keyring.core.init_backend()
+    with pytest.raises(ToolFailed, match="key ring does not answer: NoKeyringError"):
+        secret_refs.look_up("secret:keyring:warehouse/etl")
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_run_with_a_secret_of_the_key_ring(project, key_ring, isolated):
+    made("ring", *CELLS[:2], "print(length, token)")
+    r = jobs.run("ring", isolated=isolated, params={"token": "secret:keyring:warehouse/etl"})
+    assert f"{len(SECRET)} ***" in Path(r.output).read_text(encoding="utf-8")
+    assert leaks(project.root) == [] and list(key_ring.rglob("*.cfg")), "only the ring itself holds it"

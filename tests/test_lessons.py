@@ -19,7 +19,7 @@ def notebooks() -> list[str]:
         if listed.returncode == 0 and listed.stdout
         else [str(p.relative_to(ROOT)) for p in (ROOT / "nbs").rglob("*.ipynb")]
     )
-    return sorted(p for p in found if p and "/tutorials/" not in p and "checkpoint" not in p and (ROOT / p).exists())
+    return sorted(p for p in found if p and "/tutorials/" not in p and ".ipynb_checkpoints/" not in p and (ROOT / p).exists())
 
 
 @pytest.mark.parametrize("notebook", notebooks())

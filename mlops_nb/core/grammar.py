@@ -51,11 +51,24 @@ def _scalar(k, option, text):
         raise BadInput(f'{option}: {text!r} is no {k}', {'date':'write 2013-07-01', 'datetime':'write 2013-07-01T06:00:00Z', 'bool':'write true or false'}.get(k, '')) from e
 
 def _split(text:str) -> list[str]:
-    "A JSON list, or words by comma"
+    "A JSON list, or words by comma; a comma in brackets or quotes belongs to its word"
     if text.lstrip().startswith('['):
         try: return [x if isinstance(x, str) else json.dumps(x) for x in json.loads(text)]
         except ValueError as e: raise BadInput(f'{text!r} is no JSON list: {e}') from e
-    return [t.strip() for t in text.split(',') if t.strip()]
+    return [t.strip() for t in _pieces(text) if t.strip()]
+
+_CLOSING = {'(':')', '[':']', '{':'}'}
+
+def _pieces(text:str) -> list[str]:
+    "What stands between the commas outside brackets and quotes; where something stays open, every comma counts"
+    out,at,waits = [],0,[]
+    for n,c in enumerate(text):
+        if waits and waits[-1] in '\'"': waits = waits[:-1] if c==waits[-1] else waits
+        elif c in '\'"' and not text[n-1:n].isalnum() and c in text[n+1:]: waits.append(c) # an apostrophe in a word opens nothing
+        elif c in _CLOSING: waits.append(_CLOSING[c])
+        elif waits and c==waits[-1]: waits.pop()
+        elif c==',' and not waits: out.append(text[at:n]); at = n+1
+    return text.split(',') if waits else [*out, text[at:]]
 
 def _pair(kind, name, text):
     key,eq,value = text.partition('=')

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/verbs.html.md"""
 __all__ = ['KNOWN', 'add', 'list_', 'show', 'diff', 'join']
 
 # %% ../../nbs/feature/verbs.ipynb #d6fd4b25
-import importlib, re
+import importlib
 from pathlib import Path
 from typing import Any
 from ..core import project as projects, refs as names
@@ -22,15 +22,6 @@ from . import asof, catalogue, compute, definition, history, leakage, on_demand,
 from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, TrainingSet
 
 # %% ../../nbs/feature/verbs.ipynb #d1e48276
-def _whole(words:list[str]) -> list[str]:
-    "Expressions that were split at their own commas, joined again where brackets or quotes are open"
-    out,held = [],''
-    for w in words:
-        held = f'{held}, {w}' if held else w
-        bare = re.sub("'[^']*'", '', held)
-        if bare.count('(')<=bare.count(')') and bare.count('[')<=bare.count(']') and bare.count("'")%2==0: out.append(held); held = ''
-    return out+([held] if held else [])
-
 def _body(sql:str, python:str, body:str) -> tuple[str,str]:
     "`(kind, text)` of the one form that was given"
     given = [x for x in (sql, python, (body or '').strip()) if x]
@@ -76,11 +67,11 @@ def add(
     names.check_name(name, 'feature view')
     if ttl: names.interval(ttl)
     kind,text = _body(sql, python, body)
-    said:dict = dict(description=description, owner=owner, purpose=purpose or p.settings.project.purpose, tags=tag, kind=kind, body=text, tests=_whole(test))
+    said:dict = dict(description=description, owner=owner, purpose=purpose or p.settings.project.purpose, tags=tag, kind=kind, body=text, tests=test)
     d,kept = Definition(name=name, **said),None
     if needs or request: d.needs,d.request = needs,on_demand.request_of(request); _refuse(d.name, entity=entity, time=time, created=created, ttl=ttl, source=source, window=window, id=id)
     else:
-        d.entity,d.time,d.created,d.ttl,d.id,d.windows = entity,time,created,ttl,id,[windows.parse(w) for w in _whole(window)]
+        d.entity,d.time,d.created,d.ttl,d.id,d.windows = entity,time,created,ttl,id,[windows.parse(w) for w in window]
         d.source,kept = _source(p, name, source, dry_run)
     with progress(f'computing {name}'): table = _computed(p, d, kept)
     tests = compute.test_rows(table, d.tests)

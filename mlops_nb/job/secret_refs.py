@@ -42,12 +42,18 @@ def _keyring(place, env):
     if found is None: raise NotFound(f'the key ring has nothing for {place}', f'store it with: keyring set {service} {user}')
     return found
 
+def _private(address:str) -> bool:
+    "Does nobody on the way read what is sent there?"
+    try: at = urllib.parse.urlsplit(address)
+    except ValueError: return False
+    return at.scheme=='https' and bool(at.hostname) or at.scheme=='http' and at.hostname in ('127.0.0.1', 'localhost', '::1')
+
 def _vault(place, env):
     import urllib.error, urllib.request
     path,_,field = place.partition('#')
     address,token = env.get('VAULT_ADDR', ''),env.get('VAULT_TOKEN', '')
     if not address or not token: raise NotFound('Vault is not set up: VAULT_ADDR or VAULT_TOKEN is missing', 'set both, or give another reference')
-    if not address.startswith(('https://', 'http://127.0.0.1', 'http://localhost')): raise BadInput('VAULT_ADDR is not an https:// address')
+    if not _private(address): raise BadInput('VAULT_ADDR is not an https:// address')
     ask = urllib.request.Request(f'{address.rstrip("/")}/v1/{urllib.parse.quote(path)}', headers={'X-Vault-Token':token})
     try:
         with urllib.request.urlopen(ask, timeout=10) as answer: data = json.load(answer)['data']
