@@ -350,14 +350,14 @@ def test_a_step_is_tried_again_by_itself(project):
     j = definition.read(project, "flaky")
     j.steps = [Step(name="prepare", cells=[0]), Step(name="flaky", cells=[1], retries=3), Step(name="end", cells=[2])]
     definition.write(project, j, nb(*cells), [])
-    r = jobs.run("flaky")
+    r = jobs.run("flaky", parallel=1)
     assert ran() == "0 1 1 1 2 " and sum("is tried again" in x for x in r.remarks) == 2
     assert "4 2" in Path(r.output).read_text(encoding="utf-8")
     Path("tries").unlink()
     j.steps[1].retries = 1
     definition.write(project, j, nb(*cells), [])
     with pytest.raises(Finding, match="not yet"):
-        jobs.run("flaky")
+        jobs.run("flaky", parallel=1)
 
 
 def test_old_runs_are_forgotten(project):

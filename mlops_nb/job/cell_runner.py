@@ -82,15 +82,16 @@ class Run:
         hidden = {n for n in self.shell.user_ns if n in self.shell.user_ns_hidden or n.startswith('_') or n in ('In', 'Out', 'exit', 'quit', 'open', 'get_ipython')}
         shelf = namespace.Shelf(self.shell.user_ns, hidden, Path(p['blocks']), [f for f,_ in self.tell.mask.raw])
         self.opened.install()
-        old = cell_cache.read(Path(p['resume'])) if p['resume'] else []
-        return cell_cache.Cache([understood(c['at'], c['source'], tuple(c['tags'])) for c in self.cells], shelf, Path(p['folder'])/'cells.log', old, p['salt'])
+        old,given = ([x for f in fs for x in cell_cache.read(Path(f))] for fs in (filter(None, [p['resume'], *p.get('more', ())]), p.get('given', ())))
+        return cell_cache.Cache([understood(c['at'], c['source'], tuple(c['tags'])) for c in self.cells], shelf,
+            Path(p.get('log') or Path(p['folder'])/'cells.log'), old, p['salt'], given)
     async def all(self) -> dict:
         "Every cell; returns how it ended"
         k,told = 0,set()
         while k<len(self.cells):
             if self.stop: return self._stopped(None)
             if self.cache and (hit := self.cache.take(k)):
-                for j,outs in enumerate(hit.outputs): self.tell({'cached':self.cells[k+j]['at'], 'outputs':outs, 'count':hit.counts[j], 'usage':hit.usage[j]})
+                for j,outs in enumerate(hit.outputs if not self.cells[k].get('given') else ()): self.tell({'cached':self.cells[k+j]['at'], 'outputs':outs, 'count':hit.counts[j], 'usage':hit.usage[j]})
                 k += len(hit.codes); self.shell.execution_count = hit.counts[-1]+1
                 continue
             if self.cache and (gone := self.cache.before(k)): return {'done':'restart', 'error':f'`{gone}` could not be saved and is needed'}
@@ -102,7 +103,7 @@ class Run:
         "One cell; returns how the run ended, if it did"
         from mlops_nb.job import shell_plugin
         c,said = self.cells[k],Outputs()
-        count = self.shell.execution_count
+        count = self.shell.execution_count = c.get('count', self.shell.execution_count)
         self.tell({'begin':c['at'], 'count':count})
         self.tell.heard = lambda m: said.take(0, m) if 'out' in m or 'stream' in m or 'clear' in m or 'update' in m else None
         meter = cost.metering.Meter()
@@ -122,7 +123,7 @@ class Run:
         if self.cache: self._save(k, said.of.get(0, []), count, usage, files, told)
         return None
     def _save(self, k, outputs, count, usage, files, told):
-        lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files, insist=self.stop)
+        lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files, insist=self.stop or self.cells[k].get('insist', False))
         if lost is None: self.tell({'put_off':self.cells[k]['at']}); return
         self.tell({'saved':self.cells[k]['at']}, soon=True)
         for n,why in lost.items():
@@ -177,7 +178,7 @@ def run(
     try: end = asyncio.run(r.all())
     except KeyboardInterrupt: end = r._stopped(None)
     _end_of_process()
-    tell(end)
+    tell({**end, 'effects':r.cache.effects()} if r.cache and 'given' in plan else end)
     return 0
 
 def _limit(limits:dict):

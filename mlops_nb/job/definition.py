@@ -32,14 +32,14 @@ def _has_null(x) -> bool:
 
 def _step(s) -> list[str]:
     return [f'{k} = {_toml(v)}' for k,v in dict(definitions=s.definitions, needs=s.needs, uses=s.uses, gives=s.gives,
-        retries=s.retries).items() if v]
+        retries=s.retries, backoff_s=s.backoff_s).items() if v]
 
 def to_toml(job:Job) -> str:
     "The job.toml of a job"
     lines = ['# A job: edit it freely and review it in git. Its parameters are checked before a run starts.', '[job]']
     lines += [f'{k} = {_toml(v)}' for k,v in dict(name=job.name, notebook=job.notebook, source=job.source,
         source_digest=job.source_digest, cwd=job.cwd, kernel=job.kernel, requirements=job.requirements,
-        limits=job.limits).items() if v]
+        parallel=job.parallel, limits=job.limits).items() if v]
     for p in job.parameters:
         lines += ['', f'[parameters.{p.name if p.name.isascii() else _toml(p.name)}]', f'type = {_toml(p.type)}']
         if p.default is not None:
@@ -58,7 +58,7 @@ def to_toml(job:Job) -> str:
     return '\n'.join(lines)+'\n'
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
-_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements', 'limits'), 'parameters':None,
+_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements', 'parallel', 'limits'), 'parameters':None,
     'steps':None, 'inputs':None, 'outputs':None, 'dropped':None, 'remarks':None}
 
 def from_toml(

@@ -19,7 +19,7 @@ from ..core.errors import BadInput, NotFound
 from ..core.progress import progress
 from ..core.project import write_text
 from ..cost.facts import Usage
-from . import definition, injection, kernel_form, notebook_ast, secret_refs, supervision
+from . import cell_cache, definition, injection, kernel_form, notebook_ast, secret_refs, supervision
 from .facts import Artefact, CellRun, Job, RunRecord
 from .supervision import Limits
 
@@ -40,6 +40,7 @@ class Plan(msgspec.Struct, kw_only=True):
     resume:str = '' # Run whose finished cells are taken over
     cache:bool = True
     live:bool = False # Show what cells print, as it comes
+    parallel:int = 1 # Steps at one time
 
 def new_id(
     job:str, # Its name
@@ -68,6 +69,7 @@ def prepare(
     isolated:bool=False, # A kernel of its own is wanted
     resume:str='', # Run whose finished cells are taken over
     live:bool=False,
+    parallel:int=0, # Steps at one time; 0: as job.toml says, or as many as there are processors
 ) -> Plan:
     "Make the folder of a run; no process is started"
     folder = project.state/'runs'/run
@@ -79,7 +81,7 @@ def prepare(
     kernel = s.kernel if s.kernel!='python3' else job.kernel
     why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(nb, kernel)
     plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=given, timeout_s=s.timeout_s, injected=at, limits=limits_of(project, job, limits),
-        isolated=why, resume=resume, cache=s.cache, live=live)
+        isolated=why, resume=resume, cache=s.cache, live=live, parallel=parallel or job.parallel or len(os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else [0]))
     folder.mkdir(parents=True, exist_ok=True)
     plan.timeout_s = int(plan.limits.cell_s)
     (folder/'input.ipynb').write_bytes(supervision._json(nb))
@@ -165,20 +167,21 @@ def _request(project, job, plan, env, nb, given) -> dict:
     folder = Path(plan.input).parent
     cells = [{'at':n, 'source':c['source'], 'id':c.get('id', ''), 'tags':c['metadata'].get('tags') or []} for n,c in enumerate(nb['cells']) if c['cell_type']=='code']
     old = folder_of(project, plan.resume)/'cells.log' if plan.resume else ''
-    return {'plan':{'cells':cells, 'folder':str(folder), 'cache':plan.cache, 'resume':str(old), 'blocks':str(project.root/'.mlops'/'blocks'), 'salt':f'{sys.version} {plan.job}', 'inputs':[t.name for t in job.inputs if t.kind=='file'],
+    more = [str(f) for f in cell_cache.logs_of_steps(folder_of(project, plan.resume))] if plan.resume else []
+    return {'plan':{'cells':cells, 'folder':str(folder), 'cache':plan.cache, 'resume':str(old), 'more':more, 'blocks':str(project.root/'.mlops'/'blocks'), 'salt':f'{sys.version} {plan.job}', 'inputs':[t.name for t in job.inputs if t.kind=='file'],
         'secrets':given, 'limits':{'cpu_s':plan.limits.cpu_s, 'disk_mb':plan.limits.disk_mb}}, 'env':env, 'cwd':plan.cwd, 'umask':_umask()}
 
 def _umask() -> int:
     mask = os.umask(0o077); os.umask(mask)
     return mask
 
-def _retries(job:Job, plan:Plan) -> dict[int,int]:
-    "Cell of the run -> how often its step may be tried again"
-    return {n if plan.injected<0 or n<plan.injected else n+1:s.retries for s in job.steps for n in s.cells if s.retries}
+def _retries(job:Job, plan:Plan, what:str) -> dict:
+    "Cell of the run -> how often its step may be tried again, or after how many seconds"
+    return {n if plan.injected<0 or n<plan.injected else n+1:getattr(s, what) for s in job.steps for n in s.cells if s.retries}
 
 def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dict|None:
     "Run the cells in a fork; None where there is no server"
-    request,left,cpu = _request(project, job, plan, env, nb, given),_retries(job, plan),0.
+    request,left,waits,cpu = _request(project, job, plan, env, nb, given),_retries(job, plan, 'retries'),_retries(job, plan, 'backoff_s'),0.
     modules = preloads(nb)
     if modules: warm.start((), warm.settled(os.environ), wait=False) # For the next command
     while True:
@@ -191,6 +194,9 @@ def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dic
         if end['done']=='restart' and request['plan']['resume']: tell({'note':f'nothing could be taken over: {end["error"]}'}); request['plan']['resume'] = ''; continue
         if end['done']=='failed' and left.get(at, 0)>0 and plan.cache:
             left[at] -= 1
+            if wait := waits.get(at, 0.):
+                with _stoppable(): threading.Event().wait(wait)
+                waits[at] = 2*wait
             tell({'note':f'cell {job_index(plan, at)} is tried again: {mask.text(end["error"])}', 'retry':True})
             request['plan']['resume'] = str(Path(plan.input).parent/'cells.log')
             continue
@@ -237,6 +243,11 @@ class _Told:
         if 'out' in m and m['out'].get('ename'): text = f'{m["out"]["ename"]}: {m["out"]["evalue"]}\n'
         sys.stderr.write(self.mask.text(text)); sys.stderr.flush()
 
+def _steps(job:Job, told:_Told, end:dict) -> list:
+    "What became of each step"
+    from mlops_nb.job import step_graph
+    return step_graph.told(job.steps, [told.cells[k] for k in sorted(told.cells)], end.get('steps', {})) if job.steps else []
+
 def execute(
     project, # A `Project`
     job:Job,
@@ -259,19 +270,25 @@ def execute(
             record.status,record.message,record.failed_cell = end['done'],_one_line(plan, end),job_index(plan, end.get('cell'))
             record.__dict__['kind'] = end.get('kind', '')
         except KeyboardInterrupt: end = {'done':'aborted'}
-        finally: record.cells,record.remarks = [told.cells[k] for k in sorted(told.cells)],record.remarks+told.remarks
+        finally: record.steps = _steps(job, told, end); record.cells,record.remarks = [told.cells[k] for k in sorted(told.cells)],record.remarks+told.remarks
     _finish(plan, job, record, used, end, price, done if done is not None else {})
     if record.form=='fork': sweep(project, job.name)
     notify(project, record)
     if record.status=='aborted': raise KeyboardInterrupt
     return record
 
+def _way(job:Job, plan:Plan):
+    "One fork for all cells, or one for each step where steps can run side by side"
+    if not (job.steps and plan.cache and plan.parallel>1): return in_fork
+    from mlops_nb.job import step_execution, step_graph
+    return step_execution.in_forks if step_graph.is_wide(job.steps) else in_fork
+
 def _run(project, job, plan, env, nb, mask, given, told, cost_of, record) -> dict:
     "In a fork where that is possible, else in a kernel"
     why = plan.isolated
     if not why:
         record.form = 'fork'
-        if (end := in_fork(project, job, plan, env, nb, mask, given, told, cost_of)) is not None: return end
+        if (end := _way(job, plan)(project, job, plan, env, nb, mask, given, told, cost_of)) is not None: return end
         record.form,why = 'kernel','no fork server could be started'
     if why!='--isolated' and not why.startswith('the setting'): record.remarks.append(f'it ran in a kernel of its own: {why}')
     if plan.resume: record.remarks.append('nothing was taken over: a kernel of its own starts from the first cell'); record.resumed = ''
@@ -326,14 +343,13 @@ def sweep(
     keep:int=5, # Runs that can be resumed
 ):
     "Forget what the cells of all but the newest runs of a job left behind, and big blocks of memory that no run refers to"
-    from mlops_nb.job import cell_cache
     runs = project.root/'.mlops'/'runs'
     logs = sorted((p for p in runs.glob('*/cells.log') if re.fullmatch(rf'{re.escape(name)}-\d{{8}}T\d{{6}}-[0-9a-f]{{6}}', p.parent.name)), key=lambda p: p.stat().st_mtime_ns) # Ids tell seconds only
     gone = [p for p in logs[:-keep] if not is_held(p.parent)]
-    for p in gone: p.unlink(missing_ok=True)
+    for p in gone: p.unlink(missing_ok=True); shutil.rmtree(p.parent/'steps', ignore_errors=True)
     blocks = project.root/'.mlops'/'blocks'
     if not gone or not blocks.is_dir(): return
-    used = {d for p in runs.glob('*/cells.log') for r,_ in cell_cache.read(p) for d in r.buffers}
+    used = {d for at in runs.glob('*/cells.log') for p in (at, *cell_cache.logs_of_steps(at.parent)) for r,_ in cell_cache.read(p) for d in r.buffers}
     for b in blocks.glob('*/*'):
         if b.name not in used and time.time()-b.stat().st_mtime>3600: b.unlink(missing_ok=True) # A younger one may belong to a run that has not written its record yet
 

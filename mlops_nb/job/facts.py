@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/facts.html.md"""
 
 # %% auto #0
 __all__ = ['TYPES', 'Parameter', 'NotebookFinding', 'Checked', 'Dropped', 'Thing', 'Note', 'Step', 'Job', 'JobRow', 'Jobs',
-           'CellRun', 'Artefact', 'RunRecord', 'RunRow', 'History']
+           'CellRun', 'Artefact', 'StepRun', 'RunRecord', 'RunRow', 'History']
 
 # %% ../../nbs/job/facts.ipynb #eeb2ca35
 import msgspec
@@ -83,6 +83,7 @@ class Step(msgspec.Struct, kw_only=True, omit_defaults=True):
     uses:list[str] = [] # Names that it takes from those steps
     gives:list[str] = [] # Names that later steps take from it
     retries:int = 0 # How often it is tried again
+    backoff_s:float = 0. # Wait before the first of these tries; before each further one it is twice as long
 
 class Job(Fact):
     "A notebook made ready to run unattended"
@@ -99,6 +100,7 @@ class Job(Fact):
     notebook:str = '' # File name in the job's folder
     folder:str = '' # `jobs/NAME`
     cwd:str = '' # Where it runs, relative to the project
+    parallel:int = 0 # Steps at one time; 0 is as many as there are processors
     limits:dict[str,float] = {} # memory_mb, cpu_s, wall_s, disk_mb, cell_s, usd, grace_s: what a run may use; the project's `[job]` where it says nothing
     kernel:str = 'python3'
     diff:str = '' # From the notebook to the job's; only with `--diff`
@@ -138,6 +140,17 @@ class Artefact(msgspec.Struct, kw_only=True):
     bytes:int
     path:str = '' # The copy that was kept, empty when it is too big for one
 
+class StepRun(msgspec.Struct, kw_only=True):
+    "One step of a run"
+    name:str
+    status:str # completed, failed, cached (nothing of it had to run), stopped or not_run
+    needs:list[str] = [] # Steps that came before it: those of job.toml, and those that the run found
+    cells:list[int] = [] # In the job's notebook
+    began_s:float = 0. # After the start of the run
+    seconds:float = 0.
+    tries:int = 1
+    message:str = ''
+
 class RunRecord(Fact):
     "What a run did: also `.mlops/runs/ID/run.json`"
     run:str
@@ -160,6 +173,7 @@ class RunRecord(Fact):
     resumed:str = '' # Run whose finished cells were not run again
     remarks:list[str] = [] # Why the fork was not used, what could not be saved
     artefacts:list[Artefact] = [] # Declared outputs that are there
+    steps:list[StepRun] = [] # Empty where the notebook is one piece
     __panel__ = 'mlops_nb.job.panel:run'
     @property
     def ok(self) -> bool: return self.status=='completed'

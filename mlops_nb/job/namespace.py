@@ -164,6 +164,7 @@ class Saved(msgspec.Struct):
     deleted:list[str]
     lost:dict[str,str]
     buffers:list[str]
+    changed:list[str] # Names that were bound or changed, without those that merely share objects with them
 
 class Shelf:
     "The variables of one run"
@@ -244,6 +245,7 @@ class Shelf:
     def save(self, key:str) -> Saved:
         "Pickle what the cells since the last checkpoint did"
         began,new = time.perf_counter(),self._written()
+        changed = sorted(new)
         while True:
             mine = set().union(set(), *(self.ids.get(n, set()) for n in self.held if n in self.ns and n not in new))
             d = dump(self.ns, new, self.secrets, mine)
@@ -257,12 +259,12 @@ class Shelf:
         deleted = [n for n in self.held if n not in self.ns]
         self._remember(new, d)
         self.observe()
-        changed = {k:v for k,v in self.outside.items() if self.kept.get(k)!=v}
+        outside = {k:v for k,v in self.outside.items() if self.kept.get(k)!=v}
         self.kept = self.outside
-        head = pickle.dumps({'outside':changed, 'settings':self.settings()}, 5)
+        head = pickle.dumps({'outside':outside, 'settings':self.settings()}, 5)
         self.cost,self.worked = time.perf_counter()-began,0.
         self.spent += self.cost
-        return Saved(len(head).to_bytes(8, 'big')+head+d.blob, names, deleted, d.lost, digests)
+        return Saved(len(head).to_bytes(8, 'big')+head+d.blob, names, deleted, d.lost, digests, changed)
     def _remember(self, new, d):
         for n in [n for n in self.held if n not in self.ns]: self._forget(n)
         for n in new:
@@ -317,7 +319,7 @@ class Shelf:
         file = getattr(m, '__file__', None) or ''
         own = file.endswith('.py') and '-packages' not in file and not file.startswith((sys.base_prefix, sys.prefix))
         return f'module {m.__name__} {file_digest(file) if own else getattr(m, "__version__", "")}'
-    def digests(self, paths) -> dict[str,str]: return {p:d for p in paths if (d := file_digest(p))}
+    def digests(self, paths) -> dict[str,str]: return {p:file_digest(p) for p in paths} # A file that was looked for and not there counts too
     def files_hold(self, files:dict[str,str], wrote) -> bool:
         "Are the files that were read the same, and those that were written still there?"
         return all(os.path.exists(p) for p in wrote) and all(file_digest(p)==d for p,d in files.items())

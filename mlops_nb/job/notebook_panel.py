@@ -9,6 +9,7 @@ __all__ = ['MENDED', 'Findings', 'checked', 'job']
 
 # %% ../../nbs/job/notebook_panel.ipynb #3216d5fa
 from ..core.draw import Diff, Link, Panel, details, facts, short, table, text
+from . import step_views
 from .facts import Checked, Job, NotebookFinding
 
 # %% ../../nbs/job/notebook_panel.ipynb #7f29bce1
@@ -53,11 +54,6 @@ MENDED = {'install', 'unseeded', 'secret', 'absolute_path', 'date', 'order', 'pe
 # %% ../../nbs/job/notebook_panel.ipynb #b8302347
 def _shown(value) -> str: return 'None' if value is None else value if isinstance(value, str) and value else repr(value)
 
-def _steps(j:Job) -> list:
-    "A job's steps, if it has any"
-    rows = [[s.name, s.needs or '-', s.uses or '-', s.gives or '-', _count(s.cells, 'cell'), s.retries] for s in j.steps]
-    return [table(['step', 'after', 'takes', 'gives', '', 'retries'], rows)] if rows else []
-
 def _left_out(j:Job) -> list:
     "Cells that were dropped, remarks, and the diff"
     out = []
@@ -79,7 +75,7 @@ def job(j:Job) -> Panel:
     about = {'made from':j.source or '-', 'files':j.folder or '-', 'requirements':', '.join(j.requirements)
         or 'standard library only'}
     blocks = [table(['parameter', 'type', 'default', 'about'], rows, empty='no parameters'),
-        *([table(['', 'kind', 'what'], things)] if things else []), *_steps(j), facts(about), *_left_out(j)]
+        *([table(['', 'kind', 'what'], things)] if things else []), *step_views.planned(j.steps), facts(about), *_left_out(j)]
     first = next((p for p in j.parameters if isinstance(p.default, (int, float, str)) and ' ' not in str(p.default)), None)
     run = f'mlops job run {j.name}'+(f' -p {first.name}={first.default}' if first else '')
     return Panel(f'Job {j.name}', *blocks, verdict=('info', 'DIFF: nothing was written') if j.diff else ('ok', 'READY'),

@@ -9,6 +9,7 @@ __all__ = ['jobs', 'run', 'history']
 
 # %% ../../nbs/job/panel.ipynb #7ba2806e
 from ..core.draw import place, Panel, badge, details, facts, meter, table
+from . import step_views
 from .facts import History, Jobs, RunRecord
 
 # %% ../../nbs/job/panel.ipynb #72b84c9b
@@ -32,7 +33,8 @@ def run(r:RunRecord) -> Panel:
         'cost':_usd(r.cost_usd), 'output':place(r.output), **({'resumed':f'{r.resumed}: {_count([c for c in r.cells if c.cached], "cell")} not run again'} if r.resumed else {}), **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
     more:list = [table(['output', 'bytes', 'sha256'], [[a.name, a.bytes, a.digest[:12]] for a in r.artefacts])] if r.artefacts else []
     if r.remarks: more.append(details(_count(r.remarks, 'remark'), table(['remark'], [[x] for x in r.remarks])))
-    return Panel(f'Job {r.job}', facts(head), *more, details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows)), verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}' if r.ok else f'mlops job run {r.job} --resume {r.run}')
+    cells = details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows))
+    return Panel(f'Job {r.job}', facts(head), *step_views.ran(r.steps), *more, cells, verdict=(_LEVEL[r.status], r.status.upper()), next=f'mlops job history {r.job}' if r.ok else f'mlops job run {r.job} --resume {r.run}')
 
 def history(h:History) -> Panel:
     "Runs, newest first"

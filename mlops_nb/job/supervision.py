@@ -55,14 +55,16 @@ def written_mb(pids) -> float:
 
 def exceeded(
     limits:Limits,
-    pid:int, # Of the run
+    pid:int|list[int], # Of the run; several where steps run side by side
     seconds:float, # Since it began
     cost_of:Callable|None=None, # (seconds, processor seconds) -> USD or None
+    before:float=0., # Processor seconds of processes of the run that have ended
 ) -> str: # Which limit, in words; empty when none
     "The limit that a run has reached"
-    pids = cost.metering.family(pid)
+    roots = [pid] if isinstance(pid, int) else pid
+    pids = [p for r in roots for p in cost.metering.family(r)]
     if limits.memory_mb and (mb := resident_mb(pids))>limits.memory_mb: return f'it held {mb:,.0f} MB of memory, more than its limit of {limits.memory_mb:,.0f} MB (memory_mb)'
-    cpu = cost.metering.cpu_seconds(pid) if limits.cpu_s or limits.usd else 0.
+    cpu = before+sum(cost.metering.cpu_seconds(r) for r in roots) if limits.cpu_s or limits.usd else 0.
     if limits.cpu_s and cpu>limits.cpu_s: return f'it used {cpu:,.1f} processor seconds, more than its limit of {limits.cpu_s:g} (cpu_s)'
     if limits.disk_mb and (mb := written_mb(pids))>limits.disk_mb: return f'it wrote {mb:,.0f} MB, more than its limit of {limits.disk_mb:,.0f} MB (disk_mb)'
     if limits.usd and cost_of and (usd := cost_of(seconds, cpu)) is not None and usd>limits.usd: return f'it cost {usd:.4g} USD, more than its limit of {limits.usd:g} USD (usd)'

@@ -81,6 +81,7 @@ def run(
     *,
     params:dict[str,str]={}, # Parameters: -p month=3, as often as needed; -p token=secret:env:NAME for a secret
     resume:str='', # Run whose finished cells are not run again; its parameters count where none are given
+    parallel:int=0, # Steps at one time where they do not need each other; 0: job.toml's, or as many as there are processors
     isolated:bool=False, # In a kernel of its own, by papermill, instead of a fork of a warm process
     limit:dict[str,float]={}, # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s
     live:bool=False, # Show what cells print, as it comes, on stderr
@@ -92,6 +93,7 @@ def run(
     from mlops_nb.job import execution, parameters, secret_refs, unattended
     p = projects.current()
     job = definition.read(p, name)
+    if not 0<=parallel<=256: raise BadInput(f'--parallel {parallel}: expected 1 to 256')
     old = execution.resumable(p, job, resume) if resume else None
     values = {k:v for k,v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}|parameters.bind(job.parameters, dict(params or {}), f'job `{name}`')
     for v in values.values():
@@ -100,7 +102,7 @@ def run(
     if dry_run: return Plan(steps=[*(f'{q.name} = {values.get(q.name, q.default)!r}'+('' if q.name in values else ' (default)') for q in job.parameters), f'execute {job.folder}/{job.notebook} in {job.cwd or "."}', 'record job.started and how it ended'])
     from mlops_nb import cost
     from mlops_nb.core import ledger
-    plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live)
+    plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live, parallel=parallel)
     if old: _close(p, name, resume, plan.run)
     with execution.holding(execution.folder_of(p, plan.run)), ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, 'definition':unattended.definition_digest(p, name), **({'resumed':resume} if resume else {})}) as done:
         done['run'] = plan.run
@@ -169,6 +171,7 @@ def step(
     *,
     after:list[str]=[], # Steps that come before it though no name of theirs is used
     retries:int=0, # How often a job tries it again
+    backoff:float=0., # Seconds before the first of these tries; twice as long before each further one
 ):
     "Mark a cell as a step of the job that this notebook becomes: cached and retried by itself"
     yield
