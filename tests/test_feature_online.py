@@ -1,5 +1,6 @@
 """Online stores: one contract over SQLite, Redis and Feast's own store; age, ttl and keys; a Redis that goes away mid-write."""
 
+import json
 import math
 import os
 import shutil
@@ -17,7 +18,8 @@ from mlops_nb import data, feature
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadUsage, ToolFailed
 from mlops_nb.feature import online_reader
-from mlops_nb.feature.online_store import SqliteStore
+from mlops_nb.feature.feast_online import FeastStore
+from mlops_nb.feature.online_store import Batch, SqliteStore, Wanted
 from mlops_nb.feature.redis_store import RedisStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,15 +73,51 @@ def server(tmp_path_factory):
         s.kill()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+def feast_store(folder, online: dict) -> FeastStore:
+    "A store of Feast behind our adapter"
+    yaml = {"project": "t", "provider": "local", "registry": "registry.db", "online_store": online}
+    (folder / "feature_store.yaml").write_text(json.dumps({**yaml, "entity_key_serialization_version": 3}))
+    return FeastStore(folder)
+
+
+def made(name: str, request, folder):
+    "One store of a kind; the second of a name sees what the first wrote"
+    if name == "sqlite":
+        return SqliteStore(folder / "online.db")
+    if name == "feast-sqlite":
+        return feast_store(folder, {"type": "sqlite", "path": "feast.db"})
+    server = request.getfixturevalue("server")
+    if name == "redis":
+        return RedisStore(server.url, "test")
+    return feast_store(folder, {"type": "redis", "connection_string": f"localhost:1,unix_socket_path={server.socket}"})
+
+
+STORES = ["sqlite", "redis", "feast-sqlite", "feast-redis"]  # a new store of any kind is one more line
+MARKED = [s for s in STORES if not s.startswith("feast")]  # stores that commit a mark together with its rows
+
+
+@pytest.fixture(params=STORES)
 def store(request, tmp_path):
-    made = (
-        SqliteStore(tmp_path / "online.db")
-        if request.param == "sqlite"
-        else RedisStore(request.getfixturevalue("server").url, "test")
-    )
-    yield made
-    made.close()
+    if "feast-redis" in request.param:
+        pytest.importorskip("redis")
+    store = made(request.param, request, tmp_path)
+    yield store
+    store.close()
+
+
+def put(store, view: str, keys: list[tuple], times: list[int], rows: list[dict], mark: str = "", by=("origin", "gate")) -> int:
+    "Rows as dicts of the same features"
+    names = tuple(rows[0]) if rows else ("i",)
+    columns = [[r[n] for r in rows] for n in names]
+    by = by[: len(keys[0])] if keys else by
+    return store.write([Batch(view, by, names, [list(c) for c in zip(*keys)] or [[] for _ in by], times, columns, mark)])[0]
+
+
+def get(store, view: str, keys: list[tuple], names=("i",), by=("origin", "gate")) -> list:
+    "(time, {feature: value}) of each key"
+    by = by[: len(keys[0])] if keys else by
+    got = store.read(Wanted(by, ((view, tuple(names)),)), [list(c) for c in zip(*keys)] or [[] for _ in by])
+    return [None if r[0] is None else (r[0], dict(zip(names, r[1:]))) for r in got]
 
 
 ODD = {
@@ -91,46 +129,92 @@ ODD = {
     "none": None,
     "flag": True,
     "list": [1.5, None],
-    "at": START,
+    "at": START + timedelta(microseconds=7),
+    "raw": b"\x00\xff",
 }
 
 
 def test_contract_values_and_keys(store):
+    assert put(store, "odd@1", [("JFK", 1)], [10], [ODD]) == 1
+    assert get(store, "odd@1", [("JFK", 1), ("JFK", 1.0)], ODD) == [(10, ODD)] * 2
+    assert get(store, "odd@1", [("JFK", 1)], ["s", "nowhere", "i"]) == [(10, {"s": ODD["s"], "nowhere": None, "i": -5})]
     keys = [("JFK", 1), ("JFK", 2), ('a"b', -1), ("", 0)]
-    assert store.write("v@1", keys, [10, 20, -30, 0], [ODD, {"i": 2}, {"i": 3}, {}]) == 4
-    assert store.read("v@1", ("JFK", 1)) == (10, ODD) and store.read("v@1", ("JFK", 1.0)) == (10, ODD)
-    assert store.read_many("v@1", [*keys, ("LGA", 1)]) == [(10, ODD), (20, {"i": 2}), (-30, {"i": 3}), (0, {}), None]
-    assert math.isnan((store.write("v@1", [("n", 1)], [1], [{"x": math.nan}]), store.read("v@1", ("n", 1)))[1][1]["x"])
-    assert store.read("v@2", ("JFK", 1)) is None and (store.count("v@1"), store.count("v@2")) == (5, 0)
-    assert store.write("v@1", [], [], []) == 0 and store.read_many("v@1", []) == []
+    assert put(store, "v@1", keys, [10, 20, -30, 0], [{"i": 1}, {"i": 2}, {"i": 3}, {"i": None}]) == 4
+    assert get(store, "v@1", [*keys, ("LGA", 1)]) == [(10, {"i": 1}), (20, {"i": 2}), (-30, {"i": 3}), (0, {"i": None}), None]
+    put(store, "v@1", [("n", 1)], [1], [{"i": math.nan}])
+    assert math.isnan(get(store, "v@1", [("n", 1)])[0][1]["i"])
+    assert get(store, "v@2", [("JFK", 1)]) == [None]
+    assert put(store, "v@1", [], [], []) == 0 and get(store, "v@1", []) == []
+
+
+def test_contract_keys_of_one_part(store):
+    "Keys that look alike stay apart; numbers that are the same are one"
+    keys = [1, "1", "[1]", 2.5, True, 2**70, "", "a", -7, "true", START.isoformat(), np.int64(9), b"raw"]
+    put(store, "k@1", [(k,) for k in keys], list(range(len(keys))), [{"i": n} for n in range(len(keys))])
+    assert [r and r[1]["i"] for r in get(store, "k@1", [(k,) for k in keys])] == list(range(len(keys)))
+    assert [r and r[1]["i"] for r in get(store, "k@1", [(1.0,), (9,), (np.float64(1),), (0,), (False,)])] == [
+        0,
+        11,
+        0,
+        None,
+        None,
+    ]
+
+
+def test_contract_views_about_one_entity(store):
+    "Views that share an entity are written and read together, and a feature that comes later is None before"
+    a, b = ([{"x": k} for k in range(n)] for n in (5, 3))
+    batches = [Batch("a@1", ("k",), ("x",), [list(range(5))], [1] * 5, [[r["x"] for r in a]])]
+    batches.append(Batch("b@1", ("k",), ("y", "z"), [[1, 2, 7]], [2, 3, 4], [["q"] * 3, [r["x"] for r in b]]))
+    assert store.write(batches) == [5, 3]
+    wanted = Wanted(("k",), (("b@1", ("z",)), ("none@1", ("x",)), ("a@1", ("x",)), ("b@1", ("y",))))
+    nothing = (None, None)
+    assert store.read(wanted, [[7, 1, 4, 99]]) == [
+        (4, 2, *nothing, *nothing, 4, "q"),
+        (2, 0, *nothing, 1, 1, 2, "q"),
+        (*nothing, *nothing, 1, 4, *nothing),
+        (*nothing, *nothing, *nothing, *nothing),
+    ]
+    put(store, "a@1", [(1,)], [9], [{"w": "new", "x": -1}], by=("k",))
+    assert store.read(Wanted(("k",), (("a@1", ("x", "w")),)), [[1, 2]]) == [(9, -1, "new"), (1, 2, None)]
+    assert store.read(wanted, [[1]]) == [(2, 0, *nothing, 9, -1, 2, "q")]
 
 
 def test_contract_the_newest_row_stays(store):
     "Any order, any repetition, any batches: the store holds the newest row"
     rng = np.random.default_rng(1)
-    for _ in range(count(5, 100)):
+    for _ in range(count(3, 100)):
         view, best = f"v@{_}", {}
         for _ in range(6):
             keys, times = rng.integers(0, 20, 30).tolist(), rng.integers(-50, 50, 30).tolist()
             rows = [{"x": int(x)} for x in rng.integers(0, 1000, 30)]
-            store.write(view, [(k,) for k in keys], times, rows)
+            put(store, view, [(k,) for k in keys], times, rows)
             for k, t, r in zip(keys, times, rows):
                 if k not in best or t >= best[k][0]:
                     best[k] = (t, r)
-        assert store.read_many(view, [(k,) for k in range(20)]) == [best.get(k) for k in range(20)]
-        assert store.write(view, [(k,) for k in best], [t for t, _ in best.values()], [r for _, r in best.values()]) == 0
+        assert get(store, view, [(k,) for k in range(20)], ["x"]) == [best.get(k) for k in range(20)]
+        assert put(store, view, [(k,) for k in best], [t for t, _ in best.values()], [r for _, r in best.values()]) == 0
 
 
 def test_contract_a_failed_write_is_not_seen(store):
-    store.write("v@1", [(k,) for k in range(10)], [1] * 10, [{"x": 0}] * 10)
+    keys = [(k,) for k in range(10)]
+    put(store, "v@1", keys, [1] * 10, [{"x": 0}] * 10, "first")
 
-    def rows():
-        yield from ({"x": 1} for _ in range(5))
+    def values():
+        yield from [1] * 5
         raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
-        store.write("v@1", [(k,) for k in range(10)], [2] * 10, rows())
-    assert store.read_many("v@1", [(k,) for k in range(10)]) == [(1, {"x": 0})] * 10
+        store.write([Batch("v@1", ("origin",), ("x",), [list(range(10))], [2] * 10, [values()], "second")])
+    assert get(store, "v@1", keys, ["x"]) == [(1, {"x": 0})] * 10 and store.mark("v@1") == "first"
+
+
+def test_contract_marks(store):
+    assert store.mark("v@1") == ""
+    put(store, "v@1", [(1,)], [1], [{"x": 0}], "one")
+    put(store, "v@1", [(1,)], [2], [{"x": 0}])
+    put(store, "w@1", [(1,)], [1], [{"x": 0}], "two")
+    assert (store.mark("v@1"), store.mark("w@1"), store.mark("v@2")) == ("one", "two", "")
 
 
 def frame(n: int, seed: int = 3) -> pd.DataFrame:
@@ -154,10 +238,14 @@ def view(n: int = 400, **kw) -> pd.DataFrame:
     return f
 
 
-@pytest.mark.parametrize("where", ["sqlite", "redis"])
+@pytest.mark.parametrize("where", ["sqlite", "redis", "feast-sqlite"])
 def test_online_is_what_join_gives_now(project, request, where):
     if where == "redis":
         project.pin("stores", "online", request.getfixturevalue("server").url)
+    if where == "feast-sqlite":
+        (project.root / "repo").mkdir()
+        feast_store(project.root / "repo", {"type": "sqlite", "path": "feast.db"})
+        project.pin("stores", "online", "feast:repo")
     f = view(ttl="3d")
     m = feature.materialize()
     assert m.written == len(f.groupby(["plane", "gate"])) and feature.materialize().written == 0
@@ -212,6 +300,9 @@ def test_on_demand_is_computed_when_asked(project):
     reader.close()
 
 
+NAMES, BY = ("delay", "legs"), ("plane", "gate")
+
+
 def test_redis_goes_away_mid_write(project, server, monkeypatch):
     "The old values stay until all new ones are there; afterwards the stores agree"
     project.pin("stores", "online", server.url)
@@ -219,7 +310,7 @@ def test_redis_goes_away_mid_write(project, server, monkeypatch):
     feature.materialize()
     keys = [tuple(k) for k in f[["plane", "gate"]].drop_duplicates().itertuples(index=False)]
     store = RedisStore(server.url, project.settings.audit.ident or project.name)
-    before = store.read_many("aircraft@1", keys)
+    before = get(store, "aircraft@1", keys, NAMES, BY)
     later = frame(400, 3).assign(delay=lambda x: x.delay + 1)
     data.add(later, "landings")
     real, calls = RedisStore._try, []
@@ -240,26 +331,27 @@ def test_redis_goes_away_mid_write(project, server, monkeypatch):
     server.socket.unlink(missing_ok=True)
     server.start()
     store = RedisStore(server.url, project.settings.audit.ident or project.name)
-    assert store.read_many("aircraft@1", keys) == before
+    assert get(store, "aircraft@1", keys, NAMES, BY) == before
     feature.materialize()
-    assert all(a[1]["delay"] == b[1]["delay"] + 1 for a, b in zip(store.read_many("aircraft@1", keys), before))
+    assert all(a[1]["delay"] == b[1]["delay"] + 1 for a, b in zip(get(store, "aircraft@1", keys, NAMES, BY), before))
     twin = SqliteStore(project.root / "twin.db")
     monkeypatch.setattr(online_reader, "opened", lambda p: twin)
     monkeypatch.setattr(twin, "close", lambda: None)
     feature.materialize()
-    assert twin.read_many("aircraft@1", keys) == store.read_many("aircraft@1", keys)
+    assert get(twin, "aircraft@1", keys, NAMES, BY) == get(store, "aircraft@1", keys, NAMES, BY)
     assert [k for k in store.db.keys() if b"stage" in k and store.db.ttl(k) < 0] == []
 
 
 WRITER = """
 import sys
-from mlops_nb.feature.online_store import SqliteStore
+from mlops_nb.feature.feast_online import FeastStore
+from mlops_nb.feature.online_store import Batch, SqliteStore, Wanted
 from mlops_nb.feature.redis_store import RedisStore
 where = sys.argv[1]
 s = RedisStore(where, 'k') if '://' in where else SqliteStore(where)
 n = 1
 while True:
-    s.write('v@1', [(k,) for k in range(2000)], [n]*2000, [{'n':n}]*2000); print(n, flush=True); n += 1
+    s.write([Batch(v, ('k',), ('n',), [list(range(2000))], [n]*2000, [[n]*2000], str(n)) for v in ('v@1', 'w@1')]); print(n, flush=True); n += 1
 """
 
 
@@ -273,8 +365,9 @@ def test_a_killed_writer_leaves_whole_generations(tmp_path, request, where):
         w.wait()
         w.stdout.close()
         s = RedisStore(target, "k") if where == "redis" else SqliteStore(target)
-        found = {r[0] for r in s.read_many("v@1", [(k,) for k in range(2000)])}
-        assert len(found) == 1 and found.pop() >= seen
+        wanted = Wanted(("k",), (("v@1", ("n",)), ("w@1", ("n",))))
+        found = {t for r in s.read(wanted, [list(range(2000))]) for t in r} | {int(s.mark("v@1")), int(s.mark("w@1"))}
+        assert len(found) == 1 and found.pop() >= seen, "both views and their marks are of one write"
         s.close()
 
 
@@ -291,11 +384,12 @@ def test_redis_that_is_not_there(project, cli):
 
 def test_what_is_remembered_is_never_old(tmp_path):
     one, two = SqliteStore(tmp_path / "o.db"), SqliteStore(tmp_path / "o.db")
-    one.hot = 30
+    one.hot = 5
+    wanted = Wanted(("k",), (("v@1", ("n",)), ("w@1", ("n",))))
     for n in range(1, 50):
         writer, k = (one, two)[n % 2], n % 7
-        writer.write("v@1", [(k,)], [n], [{"n": n}])
-        assert one.read("v@1", (k,)) == two.read_many("v@1", [(k,)])[0] == one.read_many("v@1", [(k,)])[0] == (n, {"n": n})
-        assert one.read_many("v@1", [(i,) for i in range(7)]) == two.read_many("v@1", [(i,) for i in range(7)])
+        put(writer, "vw"[n % 3 == 0] + "@1", [(k,)], [n], [{"n": n}], by=("k",))
+        a, b = (s.read(wanted, [list(range(7))]) for s in (one, two))
+        assert a == b and (n, n) in (a[k][:2], a[k][2:])
     one.close()
     two.close()

@@ -44,6 +44,10 @@ EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stan
     ("mlops_nb.data.health", "mlops_nb.data.dvc_versions"): "doctor asks whether the pointers can be read",
     ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
     (
+        "mlops_nb.feature.online_reader",
+        "mlops_nb.feature.feast_online",
+    ): "one setting picks the store: ours, or Feast's behind it",
+    (
         "mlops_nb.job.cell_runner",
         "mlops_nb.job.shell_plugin",
     ): "the fork of the warm server makes the shell, where nothing else does",

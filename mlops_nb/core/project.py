@@ -32,7 +32,7 @@ class StoreSettings(_Section):
     artifacts:str = '' # Where MLflow keeps artifacts
     dvc_remote:str = '' # URL of the DVC remote that datasets are pushed to
     feast:str = '' # Folder of an adopted Feast repository
-    online:str = '' # Online feature store: SQLite file or redis:// URL
+    online:str = '' # Online feature store: SQLite file, redis:// URL, or feast:FOLDER with a feature_store.yaml
     schedule:str = '' # Fires of scheduled jobs: SQLite file, or a PostgreSQL URL that several daemons share
 
 class AuditSettings(_Section):

@@ -7,12 +7,20 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/online_reader.html.md"""
 # %% auto #0
 __all__ = ['opened', 'Reader']
 
-# %% ../../nbs/feature/online_reader.ipynb #d4b08823
+# %% ../../nbs/feature/online_reader.ipynb #2fa1cc08
+from typing import NamedTuple
 from ..core.errors import BadUsage
 from ..core.refs import interval
-from . import on_demand, online_store, redis_store, references, stream_store
+from . import feast_online, on_demand, online_store, redis_store, references, stream_store
 
-# %% ../../nbs/feature/online_reader.ipynb #6e081c2f
+# %% ../../nbs/feature/online_reader.ipynb #d92c5c88
+def opened(p):
+    "The online store of a project"
+    url = str(p.online_url)
+    if url.startswith(('redis://', 'rediss://', 'unix://')): return redis_store.RedisStore(url, p.settings.audit.ident or p.name)
+    if url.startswith('feast:'): return feast_online.FeastStore(p.root/url.removeprefix('feast:'))
+    return online_store.SqliteStore(url if '://' in url else p.root/url)
+
 def _number(text):
     "Text as the number that it is, if it is one"
     for kind in (int, float):
@@ -20,11 +28,17 @@ def _number(text):
         except (TypeError, ValueError): continue
     return text
 
-def opened(p):
-    "The online store of a project: a SQLite file, or Redis behind a URL"
-    url = str(p.online_url)
-    if url.startswith(('redis://', 'rediss://', 'unix://')): return redis_store.RedisStore(url, p.settings.audit.ident or p.name)
-    return online_store.SqliteStore(url if '://' in url else p.root/url)
+# %% ../../nbs/feature/online_reader.ipynb #6eddbf02
+class _Group(NamedTuple):
+    "The stored views about the same join keys"
+    wanted:online_store.Wanted
+    views:tuple # Of ((name, version), features, ttl in us or None)
+
+def _groups(stored) -> list[_Group]:
+    by:dict = {}
+    for d,fs in stored:
+        if not d.windows: by.setdefault(tuple(d.entity), []).append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else None))
+    return [_Group(online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_ in views)), tuple(views)) for k,views in by.items()]
 
 class Reader:
     "Online values of some features"
@@ -35,10 +49,11 @@ class Reader:
         self.p,self.picked = p,references.chosen(p, refs)
         self.columns = references.column_names(self.picked, [])
         self.stored = on_demand.expanded(p, self.picked)
-        self.store = opened(p) if any(not d.windows for d,_ in self.stored) else None
-        self.events = stream_store.of(p) if any(d.windows for d,_ in self.stored) else None
+        self.groups,self.windowed = _groups(self.stored),[d for d,_ in self.stored if d.windows]
+        self.store = opened(p) if self.groups else None
+        self.events = stream_store.of(p) if self.windowed else None
         self.view_of = {self.columns[d.name, d.version, f]:(d.name, d.version) for d,fs in self.picked for f in fs}
-        self._ttl = {(d.name, d.version):int(interval(d.ttl).total_seconds()*1e6) if d.ttl else None for d,_ in self.stored}
+        self._given = [((d.name, d.version), d, [(f, self.columns[d.name, d.version, f]) for f in fs]) for d,fs in self.picked]
     def read(self,
         entities:list[dict], # Keys of each entity, and what on-demand views take from the request
         at_us:int|None=None, # As if it were this time, microseconds since 1970 UTC; now by default
@@ -50,50 +65,60 @@ class Reader:
         return values,[{c:aged[view][n] for c,view in self.view_of.items()} for n in range(len(entities))]
     def columnar(self, entities:list[dict], at_us:int|None=None) -> tuple[dict,dict]:
         "The same as column -> values and view -> ages, each a list in the order of the entities"
-        at,packed,got = online_store.now_us() if at_us is None else at_us,{},{}
-        for d,_ in self.stored: got[d.name, d.version] = self._answers(d, entities, at, packed)
+        at,got = online_store.now_us() if at_us is None else at_us,{}
+        for g in self.groups: self._stored(g, entities, at, got)
+        for d in self.windowed: got[d.name, d.version] = self._windows(d, _keys(d.name, d.entity, entities), at)
         columns:dict = {}
         ages:dict = {}
-        for d,fs in self.picked:
-            rows,ages[d.name, d.version] = got[d.name, d.version] if not d.on_demand else self._on_demand(d, got, entities)
-            for f in fs: columns[self.columns[d.name, d.version, f]] = [r.get(f) for r in rows]
+        for view,d,names in self._given:
+            values,ages[view] = self._on_demand(d, got, entities) if d.on_demand else got[view]
+            for f,c in names: columns[c] = values[f]
         return columns,ages
-    def _answers(self, d, entities, at, packed) -> tuple[list[dict],list]:
-        "One view: values and ages of the entities"
-        by = tuple(d.entity)
-        if by not in packed:
-            try: keys = [[e[k] for k in by] for e in entities]
-            except KeyError as e: raise BadUsage(f'view `{d.name}` is about {", ".join(by)} and `{e.args[0]}` is not given', f'write --entity {e.args[0]}=VALUE') from e
-            packed[by] = (keys, [online_store.packed_key(k) for k in keys])
-        keys,names = packed[by]
-        if d.windows:
-            found = [self._windows(d, k, at) for k in keys]
-            return [v for v,_ in found],[a for _,a in found]
-        ttl,view = self._ttl[d.name, d.version],f'{d.name}@{d.version}'
-        rows = self.store.read_packed(view, names)
-        if None in rows:
-            again = [n for n,r in enumerate(rows) if r is None and any(isinstance(x, str) for x in keys[n])]
-            for n,r in zip(again, self.store.read_many(view, [[_number(x) for x in keys[n]] for n in again])): rows[n] = r
-        oldest = -1<<62 if ttl is None else at-ttl
-        return [r[1] if r is not None and oldest<=r[0]<=at else {} for r in rows],[None if r is None else (at-r[0])/1e6 for r in rows]
-    def _windows(self, d, key, at) -> tuple[dict,float|None]:
+    def _stored(self, g, entities, at, got):
+        "Values and ages of the views about the same entity"
+        keys = _keys(g.views[0][0][0], g.wanted.by, entities)
+        rows = self.store.read(g.wanted, keys)
+        if (None,)*len(g.wanted.nothing) in rows: self._as_numbers(g, keys, rows)
+        columns,n = list(zip(*rows)) or [()]*len(g.wanted.nothing),0
+        for view,features,ttl in g.views:
+            got[view] = _holding(features, columns[n], columns[n+1:n+1+len(features)], at, -1<<62 if ttl is None else at-ttl)
+            n += 1+len(features)
+    def _as_numbers(self, g, keys, rows):
+        "Entities that are unknown by a text may be known by a number"
+        again = [n for n,r in enumerate(rows) if r==g.wanted.nothing and any(isinstance(k[n], str) for k in keys)]
+        for n,r in zip(again, self.store.read(g.wanted, [[_number(k[n]) for n in again] for k in keys])) if again else (): rows[n] = r
+    def _windows(self, d, keys, at) -> tuple[dict,list]:
         "A view with windows: counted from its events; the age is that of the newest"
-        v,t = self.events.answer(d, online_store.packed_key(key), at)
-        if t is None and any(isinstance(x, str) for x in key): v,t = self.events.answer(d, online_store.packed_key([_number(x) for x in key]), at)
-        return v,None if t is None else (at-t)/1e6
-    def _on_demand(self, d, got, entities):
+        found = []
+        for key in zip(*keys):
+            v,t = self.events.answer(d, online_store.packed_key(key), at)
+            if t is None and any(isinstance(x, str) for x in key): v,t = self.events.answer(d, online_store.packed_key([_number(x) for x in key]), at)
+            found.append((v, None if t is None else (at-t)/1e6))
+        return {f.name:[v.get(f.name) for v,_ in found] for f in d.features},[a for _,a in found]
+    def _on_demand(self, d, got, entities) -> tuple[dict,list]:
         "The code of an on-demand view on what it needs; its age is that of its oldest input"
         import pyarrow as pa
         needs = on_demand.inputs(self.p, d)
         types = {f.name:f.type for x,_ in needs for f in x.features}
-        columns = {f:pa.array([row.get(f) for row in got[x.name, x.version][0]], on_demand.arrow_type(types[f])) for x,fs in needs for f in fs}
+        columns = {f:pa.array(got[x.name, x.version][0][f], on_demand.arrow_type(types[f])) for x,fs in needs for f in fs}
         for r in d.request:
             missing = next((e for e in entities if r.name not in e), None)
             if missing is not None: raise BadUsage(f'view `{d.name}` needs `{r.name}` of the request', f'write --request {r.name}=VALUE')
             columns[r.name] = pa.array([_number(e[r.name]) if isinstance(e[r.name], str) and r.type!='string' else e[r.name] for e in entities]).cast(on_demand.arrow_type(r.type))
-        out = on_demand.transform(d, pa.table(columns)).to_pylist()
-        ages = [max((a for x,_ in needs if (a := got[x.name, x.version][1][n]) is not None), default=None) for n in range(len(entities))]
-        return out,ages
+        out = on_demand.transform(d, pa.table(columns)).to_pydict()
+        return out,[max((a for x,_ in needs if (a := got[x.name, x.version][1][n]) is not None), default=None) for n in range(len(entities))]
     def close(self):
         if self.store is not None: self.store.close()
         if self.events is not None: self.events.close()
+
+# %% ../../nbs/feature/online_reader.ipynb #72cdc018
+def _keys(view, by, entities) -> list:
+    "One list a join key; raises `BadUsage` for a key that is not given"
+    try: return [[e[k] for e in entities] for k in by]
+    except KeyError as e: raise BadUsage(f'view `{view}` is about {", ".join(by)} and `{e.args[0]}` is not given', f'write --entity {e.args[0]}=VALUE') from e
+
+def _holding(features, times, values, at, oldest) -> tuple[dict,list]:
+    "Values of a view that hold at a time, by feature, and the ages of its rows"
+    if None not in times and (not times or (oldest<=min(times) and max(times)<=at)): return dict(zip(features, map(list, values))),[(at-t)/1e6 for t in times]
+    holds = [t is not None and oldest<=t<=at for t in times]
+    return {f:[x if h else None for x,h in zip(v, holds)] for f,v in zip(features, values)},[None if t is None else (at-t)/1e6 for t in times]

@@ -7,15 +7,15 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/online_verbs.html.md"""
 # %% auto #0
 __all__ = ['materialize', 'online']
 
-# %% ../../nbs/feature/online_verbs.ipynb #345d15ec
-from datetime import datetime, UTC
+# %% ../../nbs/feature/online_verbs.ipynb #b2ad8e3d
+from datetime import datetime, timedelta, UTC
 from ..core import project as projects, refs as names
 from ..core.errors import BadInput
 from ..core.fact import Plan
 from ..core.progress import progress
-from ..core.refs import Refs
+from ..core.refs import Interval, Refs
 from ..core.verbs import verb
-from . import asof, compute, definition, online_reader, stream_ingest, stream_store
+from . import definition, increment, online_reader, window_increment
 from .facts import Materialized, Online
 
 # %% ../../nbs/feature/online_verbs.ipynb #8149d5fd
@@ -23,53 +23,50 @@ from .facts import Materialized, Online
 def materialize(
     name:str='', # Only this view
     *,
+    overlap:Interval=timedelta(hours=1), # Rows that became known up to this long before the newest row of the last time are read again
+    full:bool=False, # Read every row, whatever was read before
     dry_run:bool=False, # Say what would be done and change nothing
 ) -> Materialized|Plan:
-    "Fill the online store with the newest row of each entity; rows that are there already are not written again"
+    """Fill the online store with the newest row of each entity
+
+    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed."""
     from mlops_nb.core import ledger
     p = projects.current()
     ds = [definition.find(p, n) for n in ([name] if name else names.registered(p, 'feature'))]
     if dry_run: return Plan(steps=[f'write the newest rows of {d.name}@{d.version}' for d in ds if not d.on_demand])
-    store,out = online_reader.opened(p),[]
+    overlap_us,out = int(overlap.total_seconds()*1e6),{}
+    store = online_reader.opened(p)
     try:
         with progress('materializing', total=len(ds)) as report:
+            for group in _groups(ds): out |= _rows(p, group, store, overlap_us, full, report)
             for d in ds:
-                if not d.on_demand: out.append(_windows(p, d) if d.windows else _rows(p, d, store))
-                report(1, d.name)
+                if d.windows: out[d.name] = window_increment.fill(p, d, overlap_us, full)
+                if d.windows or d.on_demand: report(1, d.name)
     finally: store.close()
-    for x in out: ledger.record(p, 'feature.materialized', x['view'], {'entities':x['entities'], 'written':x['written'], 'newest':x['newest']})
-    return Materialized(written=sum(x['written'] for x in out), views=out)
+    views = [out[d.name] for d in ds if d.name in out]
+    for x in views: ledger.record(p, 'feature.materialized', x['view'], {k:x[k] for k in ('entities', 'written', 'newest', 'read', 'how')})
+    return Materialized(written=sum(x['written'] for x in views), views=views)
 
-def _windows(p, d) -> dict:
-    "One view with windows: the events that its windows can reach; what a stream maintains is ahead of history and stays"
-    from mlops_nb.core.draw import short
-    store = stream_store.of(p)
-    view = f'{d.name}@{d.version}'
-    try:
-        kept = store.streamed(view)
-        entities,events = store.size(view) if kept else stream_ingest.load_history(p, d, store)
-    finally: store.close()
-    return {'view':view, 'entities':entities, 'written':0 if kept else events, 'newest':short(max(compute.rows(p, d, columns=[d.time])[d.time].to_pylist(), default=None))}
+def _groups(ds) -> list[list]:
+    "Stored views by their join keys"
+    by:dict = {}
+    for d in ds:
+        if not d.windows and not d.on_demand: by.setdefault(tuple(d.entity), []).append(d)
+    return list(by.values())
 
-def _rows(p, d, store) -> dict:
-    "One view: its rows are sorted by key, time and created, so the newest is the last of each key"
-    import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    from mlops_nb.core.draw import short
-    rows = compute.rows(p, d)
-    full = None
-    for c in [d.time, *d.entity]:
-        ok = pc.invert(pc.is_null(rows[c], nan_is_null=True))
-        full = ok if full is None else pc.and_(full, ok)
-    rows = rows.filter(full).combine_chunks()
-    ends = np.zeros(rows.num_rows, bool)
-    if rows.num_rows: ends[-1] = True
-    for k in d.entity: ends[:-1] |= np.asarray(pc.not_equal(rows[k].slice(0, max(rows.num_rows-1, 0)), rows[k].slice(1)))
-    found = rows.take(pa.array(np.flatnonzero(ends)))
-    t = found[d.time] if asof.unit_of(found[d.time], d.time)=='us' else found[d.time].cast(pa.timestamp('us', getattr(found[d.time].type, 'tz', None)), safe=False)
-    names = [f.name for f in d.features]
-    values = [dict(zip(names, v)) for v in zip(*(found[n].to_pylist() for n in names))]
-    written = store.write(f'{d.name}@{d.version}', list(zip(*(found[k].to_pylist() for k in d.entity), strict=True)), asof.instants(t, 'us', d.time).to_pylist(), values)
-    return {'view':f'{d.name}@{d.version}', 'entities':found.num_rows, 'written':written, 'newest':short(pc.max(found[d.time]).as_py())}
+def _rows(p, ds, store, overlap_us, full, report) -> dict:
+    "Views about the same entity: what is new of each, in one write"
+    import msgspec
+    found,batches,out = [increment.read(p, d, store.mark(f'{d.name}@{d.version}'), overlap_us, full) for d in ds],[],{}
+    for d,f in zip(ds, found):
+        if f.rows is not None: batches.append(increment.newest(d, f.rows, msgspec.json.encode(f.mark).decode()))
+    written = dict(zip((b.view for b in batches), store.write(batches) if batches else ()))
+    entities = {b.view:len(b.times_us) for b in batches}
+    for d,f in zip(ds, found):
+        view = f'{d.name}@{d.version}'
+        out[d.name] = {'view':view, 'entities':entities.get(view, 0), 'written':written.get(view, 0), 'newest':f.mark.newest, 'read':0 if f.rows is None else f.rows.num_rows, 'how':f.how}
+        report(1, d.name)
+    return out
 
 # %% ../../nbs/feature/online_verbs.ipynb #de63eca9
 @verb('feature.online', example='mlops feature online weather:temp --entity origin=JFK')

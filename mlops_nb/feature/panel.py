@@ -74,7 +74,9 @@ def training_set(t) -> Panel:
         next='%%mlops run EXPERIMENT')
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15
-def materialized(m) -> Panel: return Panel('Online store', table(['view', 'entities', 'newer than before', 'newest event'], [[x['view'], x['entities'], x['written'], x['newest']] for x in m.views], empty='no feature view yet'),
+_READ = {'all':'all {:,}', 'since':'{:,} since the last time', 'unchanged':'none: nothing changed', 'streamed':'none: a stream maintains it'}
+
+def materialized(m) -> Panel: return Panel('Online store', table(['view', 'rows read', 'entities', 'newer than before', 'newest event'], [[x['view'], _READ[x['how']].format(x['read']), x['entities'], x['written'], x['newest']] for x in m.views], empty='no feature view yet'),
     verdict=('ok', f'{m.written:,} WRITTEN'), next='mlops feature online VIEW --entities KEY=VALUE')
 
 def online(o) -> Panel:

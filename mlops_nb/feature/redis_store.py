@@ -11,16 +11,22 @@ __all__ = ['RedisStore']
 import secrets
 from ..core.errors import BadInput, ToolFailed
 from ..core.need import need
-from .online_store import pack, packed_key, unpack
+from .online_store import Batch, Wanted, pack, packed_key, unpack
 
-# %% ../../nbs/feature/redis_store.ipynb #d5724624
-_MERGE = '''local got, n = redis.call('HGETALL', KEYS[1]), 0
-for i = 1, #got, 2 do
-  local old, new = redis.call('HGET', KEYS[2], got[i]), got[i+1]
-  if not old or (old ~= new and struct.unpack('>i8', new) >= struct.unpack('>i8', old)) then redis.call('HSET', KEYS[2], got[i], new); n = n+1 end
+# %% ../../nbs/feature/redis_store.ipynb #00ac7135
+_MERGE = '''local n, out = #KEYS/2, {}
+for v = 1, n do if redis.call('HLEN', KEYS[v]) ~= tonumber(ARGV[1+v]) then return {-1, v} end end
+for v = 1, n do
+  local got, changed = redis.call('HGETALL', KEYS[v]), 0
+  for i = 1, #got, 2 do
+    local old, new = redis.call('HGET', KEYS[n+v], got[i]), got[i+1]
+    if not old or (old ~= new and struct.unpack('>i8', new) >= struct.unpack('>i8', old)) then redis.call('HSET', KEYS[n+v], got[i], new); changed = changed+1 end
+  end
+  if ARGV[1+n+v] ~= '' then redis.call('HSET', ARGV[1], ARGV[1+2*n+v], ARGV[1+n+v]) end
+  redis.call('DEL', KEYS[v])
+  out[v] = changed
 end
-redis.call('DEL', KEYS[1])
-return {n, #got/2}'''
+return out'''
 
 class RedisStore:
     "Online features in Redis, below `mlops:PREFIX:`"
@@ -37,28 +43,46 @@ class RedisStore:
         self._try(self.db.ping)
     def _try(self, step, *args, **kwargs):
         try: return step(*args, **kwargs)
-        except self.failed as e: raise ToolFailed(f'Redis does not answer: {str(e)[:160]}', 'start it, then run it again: nothing was half-written') from e
-    def write(self, view:str, keys:list[tuple], times_us:list[int], rows:list[dict]) -> int:
-        "Keep the newest row of each entity; seen at once"
-        if not keys: return 0
+        except self.failed as e: raise ToolFailed(f'Redis does not answer: {" ".join(str(e).split())[:160]}', 'start it, then run it again: nothing was half-written') from e
+    def write(self, batches:list[Batch]) -> list[int]:
+        "Keep the newest row of each entity; all batches are seen at once"
+        if not batches: return []
+        staged = [self._stage(b) for b in batches]
+        views = [b.view for b in batches]
+        done = self._try(self._merge, [*(s for s,_ in staged), *(self.prefix+v for v in views)], [f'{self.prefix}marks', *(n for _,n in staged), *(b.mark for b in batches), *views])
+        if done[0]==-1: raise ToolFailed(f'Redis forgot rows of {views[done[1]-1]} before they were merged', 'run it again: nothing was half-written')
+        return done
+    def _stage(self, b:Batch) -> tuple[str,int]:
+        "Newest rows of a batch under a name of their own: the name, and how many"
         stage = f'{self.prefix}stage:{secrets.token_hex(8)}'
         packed:dict = {}
-        for k,t,r in zip(keys, times_us, rows, strict=True):
-            name,value = packed_key(k),t.to_bytes(8, 'big', signed=True)+pack(r)
+        for k,t,r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
+            name,value = packed_key(k),t.to_bytes(8, 'big', signed=True)+pack(dict(zip(b.names, r, strict=True)))
             if name not in packed or int.from_bytes(packed[name][:8], 'big', signed=True)<=t: packed[name] = value
         some = list(packed.items())
         for n in range(0, len(some), 10_000):
             pipe = self.db.pipeline()
             pipe.hset(stage, mapping=dict(some[n:n+10_000])); pipe.expire(stage, 600)
             self._try(pipe.execute)
-        changed,staged = self._try(self._merge, [stage, self.prefix+view])
-        if staged!=len(packed): raise ToolFailed(f'Redis forgot {len(packed)-staged:,} of {len(packed):,} rows before they were merged', 'run it again: a later write mends it')
-        return changed
-    def read_many(self, view:str, keys:list) -> list[tuple[int,dict]|None]:
-        return self.read_packed(view, [packed_key(k) for k in keys])
-    def read_packed(self, view:str, names:list[str]) -> list[tuple[int,dict]|None]:
-        got = self._try(self.db.hmget, self.prefix+view, names) if names else []
-        return [None if v is None else (int.from_bytes(v[:8], 'big', signed=True), unpack(v[8:])) for v in got]
-    def read(self, view:str, key:tuple) -> tuple[int,dict]|None: return self.read_many(view, [key])[0]
-    def count(self, view:str) -> int: return self._try(self.db.hlen, self.prefix+view)
+        return stage,len(packed)
+    def read(self, wanted:Wanted, keys:list) -> list[tuple]:
+        "For each entity: the event time of each view in us, then its values"
+        names = [packed_key(k) for k in zip(*keys)]
+        if not names: return []
+        pipe = self.db.pipeline(transaction=len(wanted.views)>1) # all views as of one moment
+        for view,_ in wanted.views: pipe.hmget(self.prefix+view, names)
+        parts = [[_row(v, features) for v in got] for got,(_,features) in zip(self._try(pipe.execute), wanted.views)]
+        return [sum(rows, ()) for rows in zip(*parts)]
+    def mark(self, view:str) -> str:
+        "How far a view was read; empty at first"
+        return (self._try(self.db.hget, f'{self.prefix}marks', view) or b'').decode()
+    def count(self, view:str) -> int:
+        "Entities of which a view has a row"
+        return self._try(self.db.hlen, self.prefix+view)
     def close(self): self.db.close()
+
+def _row(value, names) -> tuple:
+    "Event time and values of one packed row"
+    if value is None: return (None,)*(1+len(names))
+    row = unpack(value[8:])
+    return int.from_bytes(value[:8], 'big', signed=True),*map(row.get, names)
