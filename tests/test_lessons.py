@@ -1,6 +1,7 @@
 """Every notebook of nbs/ runs from top to bottom as nbdev runs it, each in a process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ RUN = "import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv
 
 
 def notebooks() -> list[str]:
-    "Notebooks that teach: those of git where it is a checkout; the tutorials are run by `make demo`"
+    "Notebooks that teach: those of git where it is a checkout; tutorials run in folders of their own, below and in `make demo`"
     listed = subprocess.run(["git", "ls-files", "nbs/*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False)
     found = (
         listed.stdout.split("\n")
@@ -35,3 +36,23 @@ def test_lesson(notebook, home, tmp_path):
         timeout=550,
     )
     assert done.returncode == 0, f"{notebook}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.parametrize("name", ["streams"])
+def test_tutorial(name, home, tmp_path):
+    "In a folder of its own, where the reader's project would be"
+    here = tmp_path / name
+    here.mkdir()
+    shutil.copy(ROOT / "nbs/tutorials" / f"{name}.ipynb", here)
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(here / f"{name}.ipynb"), str(here)],
+        cwd=here,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=550,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (here / ".mlops/streams.db").is_file()
