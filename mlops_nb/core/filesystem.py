@@ -46,7 +46,7 @@ NETWORK_FUSE = frozenset('sshfs s3fs gcsfuse goofys rclone glusterfs blobfuse bl
 
 def need_local_disk(
     path:str|Path, # Where a SQLite file is, or will be
-    setting:str, # How to name another place: `[stores] ledger`
+    setting:str='', # Where another place is named: `[stores] ledger`; empty when it cannot be
     table:list[tuple[str,str]]|None=None, # Mount points and kinds; asked of the operating system when None
 ):
     "Raise `BadInput` when a path lies on a network file system"
@@ -54,4 +54,4 @@ def need_local_disk(
     if kind not in NETWORK and kind.removeprefix('fuse.') not in NETWORK_FUSE: return
     variable = 'MLOPS_'+setting.strip('[').replace('] ', '_').upper()
     raise BadInput(f'{path} lies on a network file system ({kind}), where two machines would write over each other',
-        f'name a path on a local disk in {setting} of mlops.toml, or in {variable}')
+        f'name a path on a local disk in {setting} of mlops.toml, or in {variable}' if setting else 'keep the project on a local disk')

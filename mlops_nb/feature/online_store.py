@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 import msgspec
 from ..core.errors import BadInput, ToolFailed
+from ..core.filesystem import need_local_disk
 
 # %% ../../nbs/feature/online_store.ipynb #012a454b
 class Batch(NamedTuple):
@@ -106,6 +107,7 @@ class SqliteStore:
         self._writes,self._plans = 0,{}
         if '://' in str(path): raise BadInput(f'stores.online={str(path)!r}: expected the path of a SQLite file, redis://HOST/DB or feast:FOLDER', 'change [stores] online in mlops.toml')
         self.path = Path(path)
+        need_local_disk(self.path, '[stores] online')
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from ..core.errors import ToolFailed
+from ..core.filesystem import need_local_disk
 from ..core.journal import unpack
 from ..core.refs import interval
 from . import windows
@@ -43,6 +44,7 @@ class EventStore:
     "Events of window views in one SQLite file"
     def __init__(self, path:Path):
         self.path = Path(path)
+        need_local_disk(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
