@@ -29,6 +29,7 @@ TOOLS = {  # prefix of a room -> the packages that it alone may call
     "evidently": {"evidently"},
     "papermill": {"papermill"},
     "nbconvert": {"nbconvert"},
+    "kubernetes": {"kubernetes"},
     "ray": {"ray"},
     "spark": {"pyspark"},
 }

@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/execution.html.md"""
 
 # %% auto #0
 __all__ = ['Plan', 'new_id', 'limits_of', 'prepare', 'folder_of', 'holding', 'is_held', 'resumable', 'environment', 'described',
-           'preloads', 'in_fork', 'in_kernel', 'job_index', 'execute', 'collect', 'sweep', 'notify']
+           'preloads', 'in_fork', 'in_kernel', 'job_index', 'execute', 'failed', 'collect', 'sweep', 'notify']
 
 # %% ../../nbs/job/execution.ipynb #7fd73b8d
 import hashlib, importlib.machinery, json, os, platform, re, secrets, shutil, signal, sys, threading, time
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 import msgspec
 from ..core import warm
-from ..core.errors import BadInput, NotFound
+from ..core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed
 from ..core.progress import progress
 from ..core.project import write_text
 from ..cost.facts import Usage
@@ -306,6 +306,13 @@ def _one_line(plan, end) -> str:
     if end['done']=='completed': return ''
     cell = job_index(plan, end.get('cell'))
     return f'cell {cell} failed: {end["error"]}' if cell is not None else end['error']
+
+def failed(record:RunRecord):
+    "The error of a run that failed, with the record as its result"
+    tool = record.__dict__.get('kind')=='tool'
+    e:MlopsError = ToolFailed(record.message, f'see {Path(record.output).parent/"log.txt"}') if tool else Finding(f'run {record.run}: {record.message}', f'see {record.output}')
+    e.__dict__["result"] = record
+    return e
 
 def collect(plan:Plan, job:Job, most:int=1<<26) -> list[Artefact]:
     "The declared outputs that are there, digested; those of up to 64 MB copied"

@@ -11,8 +11,9 @@ __all__ = ['convert', 'run', 'history', 'list_', 'show', 'params', 'step']
 import hashlib, re
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from ..core import project as projects
-from ..core.errors import BadInput, Finding, MlopsError, ToolFailed
+from ..core.errors import BadInput
 from ..core.fact import Plan
 from ..core.refs import Name, check_name, registered
 from ..core.verbs import verb
@@ -81,6 +82,8 @@ def run(
     *,
     params:dict[str,str]={}, # Parameters: -p month=3, as often as needed; -p token=secret:env:NAME for a secret
     resume:str='', # Run whose finished cells are not run again; its parameters count where none are given
+    on:Literal['local', 'k8s', 'ray']='local', # Where: here, as a Job of Kubernetes, or on a Ray cluster
+    image:str='', # With --on k8s: image that holds the job, as `job ship --to docker` makes it; that one's name by default
     parallel:int=0, # Steps at one time where they do not need each other; 0: job.toml's, or as many as there are processors
     isolated:bool=False, # In a kernel of its own, by papermill, instead of a fork of a warm process
     limit:dict[str,float]={}, # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s
@@ -91,11 +94,15 @@ def run(
 
     Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
     from mlops_nb.job import execution, parameters, secret_refs, unattended
+    if on!='local': from mlops_nb.job import remote_verbs
     p = projects.current()
     job = definition.read(p, name)
     if not 0<=parallel<=256: raise BadInput(f'--parallel {parallel}: expected 1 to 256')
+    if image and on!='k8s': raise BadInput(f'--image goes with --on k8s, not with --on {on}')
+    if on!='local': remote_verbs.check(on, resume, isolated, live, limit)
     old = execution.resumable(p, job, resume) if resume else None
     values = {k:v for k,v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}|parameters.bind(job.parameters, dict(params or {}), f'job `{name}`')
+    if on!='local': return remote_verbs.elsewhere(p, job, values, on, image, dry_run)
     for v in values.values():
         if secret_refs.is_secret(v): secret_refs.look_up(v)
     execution.limits_of(p, job, limit)
@@ -108,7 +115,7 @@ def run(
         done['run'] = plan.run
         machine,_ = cost.machine(p)
         record = execution.execute(p, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done)
-        if not record.ok: raise _failed(record)
+        if not record.ok: raise execution.failed(record)
     return record
 
 def _close(p, name:str, old:str, new:str):
@@ -119,13 +126,6 @@ def _close(p, name:str, old:str, new:str):
     for e in events:
         if e.type=='job.started' and (e.payload or {}).get('run')==old and e.payload['bracket'] not in ended:
             ledger.record(p, 'job.aborted', name, {'run':old, 'bracket':e.payload['bracket'], 'error':f'it died; {new} goes on'})
-
-def _failed(record:RunRecord):
-    "The error of a run that failed, with the record as its result"
-    tool = record.__dict__.get('kind')=='tool'
-    e:MlopsError = ToolFailed(record.message, f'see {Path(record.output).parent/"log.txt"}') if tool else Finding(f'run {record.run}: {record.message}', f'see {record.output}')
-    e.__dict__["result"] = record
-    return e
 
 # %% ../../nbs/job/verbs.ipynb #8863f1b2
 @verb('job.history', example='mlops job history')
