@@ -125,5 +125,5 @@ def card(
         'explanation':_explanation(events, ref), 'energy':_energy(v), 'approvals':_approvals(events, v)}
     c = Card(name=v.name, version=v.version, digest=v.digest, fields=fields, gaps=[k for k,f in fields.items() if f.gap and f.mandatory])
     if out is not None: _write(c, Path(out))
-    ledger.record(p, 'model.card_written', ref, {'gaps':c.gaps, 'out':Path(out).name if out else '', 'fairness':[{k:g[k] for k in ('by', 'measure', 'gap')} for g in gaps]}, digest=v.digest, fail='open')
+    ledger.record(p, 'model.card_written', ref, {'gaps':c.gaps, 'out':Path(out).name if out else '', 'measured':{k:x['value'] for k,x in measured.items()}, 'fairness':[{k:g[k] for k in ('by', 'measure', 'gap')} for g in gaps]}, digest=v.digest, fail='open')
     return c

@@ -67,7 +67,8 @@ def _refuse(p, fact:Promotion):
     bad = [g for g in fact.gates if not g.ok]
     ledger.record(p, 'model.gate_failed', f'{fact.name}@{fact.to}', {'alias':fact.alias, 'reason':fact.reason, 'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates]}, fail='open')
     if all(_is_approval(g) for g in bad): raise Refused(f'{fact.name}@{fact.to} is not approved: {bad[0].expr}, and it has {bad[0].value or 0:g}', f'somebody else says: mlops model approve {fact.name}@{fact.to}')
-    e = Finding(f'{fact.name}@{fact.to} does not pass: {fact.finding}', f'see: mlops model gate {fact.name} --metrics')
+    how = next((x for g in bad if g.value is None and (x := gates.measured_by(g.expr, f'{fact.name}@{fact.to}'))), '')
+    e = Finding(f'{fact.name}@{fact.to} does not pass: {fact.finding}', f'measure it: {how}' if how else f'see: mlops model gate {fact.name} --metrics')
     e.__dict__['result'] = fact
     raise e
 
