@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from mlops_nb import job as jobs
 from mlops_nb import model
 from mlops_nb.core import ledger
+from test_job_convert import nb
 
 X = pd.DataFrame({"temp": np.arange(60.0)})
 PLAIN = """
@@ -58,6 +61,93 @@ def test_plain_mlflow_code_is_tagged_also_in_a_job(project, model_cache):
     assert (len(tags["mlflow.source.git.commit"]), tags["mlops.git.dirty"], len(tags["mlops.git.diff"])) == (40, "true", 64)
     assert len(tags["mlops.environment"]) == 32
     assert float(tags["mlops.usd_per_h"]) > 0
+
+
+TRACKED = """import json, mlflow
+mlflow.set_tracking_uri("sqlite:///.mlops/mlflow.db")
+with mlflow.start_run() as run: mlflow.log_metric("auc", .7)
+print("TAGS" + json.dumps(mlflow.get_run(run.info.run_id).data.tags))"""
+
+
+def noted(project) -> list[str]:
+    "A notebook of the project, committed, whose second cell is plain MLflow code; returns the commit"
+    from mlops_nb.model import mlflow_registry
+
+    mlflow_registry.client(project)  # makes the store
+    Path("train.ipynb").write_text(json.dumps(nb("depth = 3", TRACKED)), encoding="utf-8")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def tags_in(executed) -> dict:
+    "What MLflow was told, as the executed notebook printed it"
+    cells = json.loads(Path(executed).read_text(encoding="utf-8"))["cells"]
+    said = "".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", []))
+    return json.loads(next(x for x in said.splitlines() if x.startswith("TAGS"))[4:])
+
+
+def test_papermill_with_our_engine_tags_notebook_cell_and_commit(project, model_cache):
+    commit = noted(project)
+    words = [sys.executable, "-m", "papermill", "--engine", "mlops", "--no-progress-bar", "train.ipynb", "out.ipynb"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tags = tags_in("out.ipynb")
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("train.ipynb", "NOTEBOOK")
+    assert (tags["mlops.notebook"], tags["mlops.cell"], tags["mlflow.source.git.commit"]) == ("train.ipynb", "2", commit)
+
+
+@pytest.mark.parametrize("isolated", [False, pytest.param(True, marks=pytest.mark.prove)])
+def test_a_job_tags_notebook_cell_commit_and_its_run(isolated, project, model_cache):
+    commit = noted(project)
+    jobs.convert(Path("train.ipynb"))
+    done = jobs.run("train", isolated=isolated)
+    tags = tags_in(done.output)
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("jobs/train/train.ipynb", "JOB")
+    assert (tags["mlops.job_run"], tags["mlops.cell"], tags["mlflow.source.git.commit"]) == (done.run, "2", commit)
+
+
+def test_runs_differ_by_code_data_environment_parameters_and_metrics(project, model_cache, cli):
+    "Each section holds what was changed between two runs, and nothing else"
+    import mlflow
+
+    import mlops_nb
+    from mlops_nb import data
+
+    def run(depth):
+        with mlops_nb.run("delay", param={"depth": depth}) as fact:
+            mlflow.log_metric("test.auc", depth / 10)
+        return fact.run
+
+    def differing(a, b):
+        d = cli("run", "diff", a, b, "--json").json
+        return {k: {x["name"]: (x["a"], x["b"]) for x in d[k]} for k in ("code", "data", "environment", "params", "metrics")}
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    data.add(X, "weather")
+    one, same = run(3), run(3)
+    assert differing(one, same) == {"code": {}, "data": {}, "environment": {}, "params": {}, "metrics": {}}
+    data.add(X + 1, "weather")
+    Path("features.py").write_text("window = 7\n", encoding="utf-8")
+    git("add", "-A")
+    git("commit", "-qm", "second")
+    two = run(5)
+    from mlflow import MlflowClient
+
+    MlflowClient(project.mlflow_uri).set_tag(two, "mlops.python", "3.99")
+    found = differing(one, two)
+    assert set(found["code"]) == {"mlflow.source.git.commit"}
+    assert found["data"] == {"mlops.datasets": ("weather@1", "weather@2")}
+    assert found["environment"]["mlops.python"][1] == "3.99"
+    assert (found["params"], found["metrics"]) == ({"depth": ("3", "5")}, {"test.auc": (0.3, 0.5)})
+    Path("features.py").write_text("window = 14\n", encoding="utf-8")
+    changed = differing(two, run(5))["code"]
+    assert changed["mlops.git.dirty"] == ("false", "true") and len(changed["mlops.git.diff"][1]) == 64
+    text = cli("run", "diff", one, two).out
+    assert all(word in text for word in ("code", "data", "environment", "parameter", "metric", "cost"))
 
 
 def test_the_policy_asks_for_approvals_of_guarded_aliases_only(delay, cli, monkeypatch):

@@ -98,4 +98,9 @@ class MlopsEngine(NBClientEngine):
         client = MeteredClient(nb_man, **merge_kwargs(options, timeout=execution_timeout or kwargs.get('timeout'), startup_timeout=start_timeout, kernel_name=kernel_name,
             log=logger, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file))
         client.told,client.mask = told,mask
-        return client.execute()
+        return client.execute(**cls._named(kwargs.get('input_path')))
+
+    @staticmethod
+    def _named(notebook) -> dict:
+        "The kernel knows which notebook it runs, so that what is tracked in it can say so; a job says it itself"
+        return {'env':{'MLOPS_NOTEBOOK':str(notebook)}} if notebook and not os.environ.get('MLOPS_PARENT_RUN') else {}

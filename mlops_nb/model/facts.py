@@ -36,9 +36,12 @@ class RunDifference(Fact):
     "What differs between two runs"
     a:str
     b:str
-    params:list[dict] # {name, a, b}
-    metrics:list[dict]
-    tags:list[dict] # Code, data, environment
+    code:list[dict] # {name, a, b}: commit, changes that were not committed, notebook, cell
+    data:list[dict] # Training set, datasets, feature views
+    environment:list[dict] # Python, everything that is installed
+    params:list[dict]
+    metrics:list[dict] # With `change`
+    cost:list[dict] # Seconds, memory, energy, USD
     __panel__ = 'mlops_nb.model.panel:run_difference'
 
 class Parity(msgspec.Struct, kw_only=True):

@@ -37,8 +37,8 @@ def runs(r) -> Panel:
 
 def run_difference(d) -> Panel:
     "What differs between two runs, by kind"
-    def rows(kind, xs): return [[kind, _tag(x['name']), x['a'], x['b'], x.get('change', '')] for x in xs]
-    out = rows('metric', d.metrics)+rows('parameter', d.params)+[[x.get('kind', 'tag'), _tag(x['name']), x['a'], x['b'], ''] for x in d.tags]
+    parts = {'metric':d.metrics, 'parameter':d.params, 'code':d.code, 'data':d.data, 'environment':d.environment, 'cost':d.cost}
+    out = [[kind, _tag(x['name']), x['a'], x['b'], x.get('change', '')] for kind,xs in parts.items() for x in xs]
     return Panel(f'{d.a[:8]} against {d.b[:8]}', table(['', 'name', d.a[:8], d.b[:8], 'change'], out, align='lllll', empty='nothing differs'), verdict=('info', 'DIFFERENT') if out else ('ok', 'THE SAME'), next='mlops run show RUN')
 
 # %% ../../nbs/model/panel.ipynb #455aa388

@@ -46,7 +46,8 @@ def place(p) -> dict[str,str]:
     "Notebook and cell, or the job that runs it"
     parent = os.environ.get('MLOPS_PARENT_RUN') or ''
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    out = {'mlops.job_run':parent, 'mlops.cell':str(shell.execution_count) if shell is not None else ''}
+    cell = getattr(shell.displayhook, 'prompt_count', shell.execution_count) if shell is not None else '' # newer IPython counts on before the cell runs
+    out = {'mlops.job_run':parent, 'mlops.cell':str(cell)}
     name = os.environ.get('MLOPS_NOTEBOOK') or os.environ.get('JPY_SESSION_NAME') or ''
     if parent and not name:
         job = next((e.subject for e in ledger.of(p).events('job.started', newest=True, limit=50) if (e.payload or {}).get('run')==parent), '')

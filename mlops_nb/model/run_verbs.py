@@ -77,5 +77,5 @@ def diff(
     "What differs between two runs: code, data, environment, parameters, metrics, cost"
     p = projects.current()
     x,y = registry.run(p, a),registry.run(p, b)
-    tags = [{'kind':kind, **d} for kind,names in _KINDS.items() for d in _differing(x['tags'], y['tags'], names)]
-    return RunDifference(a=x['run'], b=y['run'], params=_differing(x['params'], y['params']), metrics=[_change(d) for d in _differing(x['metrics'], y['metrics'])], tags=tags)
+    parts = {kind:_differing(x['tags'], y['tags'], names) for kind,names in _KINDS.items()}
+    return RunDifference(a=x['run'], b=y['run'], params=_differing(x['params'], y['params']), metrics=[_change(d) for d in _differing(x['metrics'], y['metrics'])], **parts)
