@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -75,6 +76,47 @@ model.log(clf, "delay", example=X, wait=False)
     assert cli("model", "mend", "--json").json["done"][0]["state"] == "failed"
     checks = {c["name"]: c for c in cli("doctor", "--json").json["checks"]}
     assert checks["models"]["ok"] is True
+
+
+HANGS = """
+import sys, threading
+class Hanging(LogisticRegression):
+    "Its conversion never ends"
+    @property
+    def steps(self):
+        if "mlflow_registration" in sys.argv[0]: threading.Event().wait()
+        raise AttributeError("steps")
+clf = Hanging().fit(X, X.temp > 30)
+"""
+
+
+def test_a_converter_that_hangs_is_ended(project, model_cache, cli):
+    with (project.root / "mlops.toml").open("a") as f:
+        f.write("\n[model]\nconvert_s = 1.5\n")
+    run(HANGS + 'model.log(clf, "delay", example=X, wait=False)')
+    answer = cli("model", "promote", "delay@1", "--to", "champion")
+    assert answer.exit == 2
+    assert "conversion to ONNX was ended after 1.5 s" in answer.err and "convert_s" in answer.err
+    assert answer.err.count("\n") == 1
+    assert cli("model", "show", "delay@1", "--json").json["state"] == "failed"
+    assert not list((project.state / "registering").iterdir())
+    checks = {c["name"]: c for c in cli("doctor", "--json").json["checks"]}
+    assert checks["models"]["ok"] is True, "nothing is left half-registered"
+
+
+@pytest.mark.parametrize("begun", [b"", b"c", b"cd"], ids=["before", "in", "after"])
+def test_a_worker_that_is_killed_is_noticed_at_once(begun):
+    "Before, in and after the conversion; its limit would be a day"
+    from mlops_nb.model import mlflow_registration
+
+    heard, told = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(told, begun)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(told)
+    assert "signal 9" in mlflow_registration.watched(pid, heard, 86_400)
+    os.close(heard)
 
 
 FULL_DISK = """

@@ -6,12 +6,13 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_registration.html.md"""
 
 # %% auto #0
 __all__ = ['Request', 'new_bracket', 'staging', 'held', 'busy', 'begun', 'finish', 'about', 'complete', 'give_up', 'leave',
-           'work', 'ended', 'wait', 'mend']
+           'work', 'watched', 'ended', 'wait', 'mend']
 
 # %% ../../nbs/model/mlflow_registration.ipynb #8316d505
-import os, secrets, shutil, subprocess, sys
-from contextlib import contextmanager
+import os, secrets, select, shutil, signal, subprocess, sys, traceback
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 import msgspec
 from ..core import ledger
 from ..core.errors import BadInput, MlopsError, ToolFailed
@@ -92,9 +93,9 @@ def _lineage(p, r:Request):
     r.views = tags['mlops.views'].split(',') if tags.get('mlops.views') else r.views
     r.cost = {**{k:float(tags[f'mlops.{k}']) for k in ('usd', 'kwh') if f'mlops.{k}' in tags}, **r.cost}
 
-def finish(p, r:Request, model, rows, key=None) -> ModelVersion:
-    "Pack a fitted model, upload and record"
-    def build(at): _lineage(p, r); return packaging.build(at, model, rows, about(r), tolerance=r.tolerance, native=r.native, pickle=r.pickle, key=key)
+def finish(p, r:Request, model, rows, key=None, converting=None) -> ModelVersion:
+    "Pack a fitted model, upload and record; `converting` is open while ONNX is made"
+    def build(at): _lineage(p, r); return packaging.build(at, model, rows, about(r), tolerance=r.tolerance, native=r.native, pickle=r.pickle, key=key, converting=converting or nullcontext())
     return complete(p, r, build)
 
 def about(r:Request) -> dict:
@@ -159,18 +160,57 @@ def leave(p, r:Request, model, rows, lock):
         raise (e if isinstance(e, OSError) else BadInput(f'{type(model).__name__} cannot be handed to another process: {" ".join(str(e).split())[:160]}', 'add: --wait')) from e
 
 def work(bracket:str, digest:str):
-    "What the child does"
-    import cloudpickle
-    from mlops_nb import guard
+    "What the child does: one process works, and this one watches over it and says what became of it"
     from mlops_nb.core import project
     p = project.current()
-    r,data = _read(staging(p, bracket)),(staging(p, bracket)/'object.pkl').read_bytes()
+    r,(heard,told) = _read(staging(p, bracket)),os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(heard)
+        try: _worked(p, r, digest, told)
+        except BaseException: traceback.print_exc(); os._exit(1)
+        os._exit(0)
+    os.close(told)
+    why = watched(pid, heard, p.settings.model.convert_s)
+    if ended(p, bracket) is None: _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
+
+def _worked(p, r:Request, digest:str, told:int):
+    "Take the model over, pack and register it"
+    import cloudpickle
+    from mlops_nb import guard
+    at = staging(p, r.bracket)/'object.pkl'
+    data = at.read_bytes()
     if manifest.digest(data)!=digest: raise ToolFailed('the model was changed on its way to the background')
     model,rows = cloudpickle.loads(data)
-    (staging(p, bracket)/'object.pkl').unlink()
+    at.unlink()
     try: key = guard.signer(p)
     except MlopsError: key = None
-    finish(p, r, model, rows, key)
+    finish(p, r, model, rows, key, _phase(told))
+
+@contextmanager
+def _phase(told:int):
+    "Tell the watching process when the conversion begins and ends"
+    with suppress(OSError): os.write(told, b'c')
+    yield
+    with suppress(OSError): os.write(told, b'd')
+
+def watched(
+    pid:int, # Child at work
+    heard:int, # Pipe: it writes `c` when it begins to convert, and `d` when it has
+    limit_s:float, # Seconds that the conversion may take
+) -> str: # Why it was ended; empty when it ended by itself
+    "Wait for a child; end it when its converter hangs"
+    wait_s,why = None,''
+    while True:
+        if not select.select([heard], [], [], wait_s)[0]:
+            why = f'the conversion to ONNX was ended after {limit_s:g} s; allow more with convert_s under [model] in mlops.toml, or simplify the step that hangs'
+            os.kill(pid, signal.SIGKILL)
+            break
+        said = os.read(heard, 16)
+        if not said: break
+        wait_s = limit_s if said.endswith(b'c') else None
+    _,status = os.waitpid(pid, 0)
+    return why or (f'its process was ended by signal {os.WTERMSIG(status)}; is there enough memory?' if os.WIFSIGNALED(status) else '')
 
 def ended(p, bracket:str):
     "The event that ended a registration, or None"
@@ -206,10 +246,10 @@ def _idle(at:Path):
     if not at.is_dir(): yield True; return
     with held(at/'lock', wait=False) as f: yield f is not None
 
-def _mended(p, v, at:Path, apply:bool) -> dict:
+def _mended(p, v, at:Path, apply:bool, why:str='') -> dict:
     "One registration whose process is gone"
     found = next((x for x in registry.versions(p, v.name) if x.tags.get('mlops.bracket')==v.bracket), None)
-    said = {'subject':f'{v.name}@{found.version if found else v.version}', 'state':'registered' if found else 'failed', 'message':'the process ended before it was recorded' if found else 'the process ended before it was registered'}
+    said = {'subject':f'{v.name}@{found.version if found else v.version}', 'state':'registered' if found else 'failed', 'message':'the process ended before it was recorded' if found else why or 'the process ended before it was registered'}
     if not apply: return said
     r = Request(bracket=v.bracket, name=v.name, expected=v.version)
     try:
