@@ -23,7 +23,7 @@ os.chdir(folder)
 OURS = (
     START
     + """
-import duckdb, numpy, pyarrow as pa, pyarrow.compute
+import duckdb, numpy, pyarrow as pa, pyarrow.compute, resource
 from datetime import datetime, UTC
 from mlops_nb import data, feature
 from mlops_nb.core import project
@@ -42,13 +42,14 @@ stream_store.of(p).replace('card@1', [])
 began, used = time.perf_counter(), time.process_time()
 said = feature.stream('card', from_=path, once=True, lateness='1h')
 spent, wall = time.process_time()-used, time.perf_counter()-began
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
 store, d = stream_store.of(p), definition.find(p, 'card')
 store.db.execute('PRAGMA wal_checkpoint(TRUNCATE)'); store.db.execute('VACUUM')
 kept = store.path.stat().st_size
 used = time.process_time()
 got = [store.answer(d, packed_key([c]), int(t*1e6))[0] for c, t in asked]
 ask = time.process_time()-used
-print(json.dumps([spent, wall, said.used, kept/said.entities, kept/said.events, said.events/said.entities, ask, [[g['n'], round(g['total'] or 0, 6), g['shops']] for g in got]]))
+print(json.dumps([spent, wall, said.used, kept/said.entities, kept/said.events, said.events/said.entities, ask, peak, [[g['n'], round(g['total'] or 0, 6), g['shops']] for g in got]]))
 """
 )
 FEAST = (
@@ -123,7 +124,9 @@ def files(folder: str, events: int, cards: int) -> tuple[str, str]:
     return f"{folder}/events.jsonl", f"{folder}/asked.json"
 
 
-def main(rounds: int = 3, events: int = 100_000, cards: int = 2_000) -> list[dict]:
+def main(
+    rounds: int = 3, events: int = 100_000, cards: int = 2_000, sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+) -> list[dict]:
     "Rows for bench/RESULTS.md"
     sides: dict[str, list] = {"ours": [], "feast": [], "pandas": []}
     with tempfile.TemporaryDirectory() as d:
@@ -133,9 +136,9 @@ def main(rounds: int = 3, events: int = 100_000, cards: int = 2_000) -> list[dic
                 at = Path(d, f"{name}{n}")
                 at.mkdir()
                 sides[name].append(measured(code, str(at), *paths, cwd=d, env=env))
-    if any(o[7] != p[1] for o, p in zip(sides["ours"], sides["pandas"], strict=True)):
+    if any(o[8] != p[1] for o, p in zip(sides["ours"], sides["pandas"], strict=True)):
         raise RuntimeError("the stream and pandas do not agree")
-    ours, feast = ([statistics.median(x) for x in zip(*(v[:7] for v in sides[k]), strict=True)] for k in ("ours", "feast"))
+    ours, feast = ([statistics.median(x) for x in zip(*(v[:8] for v in sides[k]), strict=True)] for k in ("ours", "feast"))
     naive = statistics.median(p[0] for p in sides["pandas"])
     what = f"{events:,} payments of {cards:,} cards in a day, a minute out of order, 1 % sent twice; five windows of 1h and 1d"
     sent = events + events // 100
@@ -164,7 +167,30 @@ def main(rounds: int = 3, events: int = 100_000, cards: int = 2_000) -> list[dic
             "ms",
             f"2,000 questions, equal to {versions('pandas')} over a frame in memory that is grouped and sorted already",
         ),
+        growth(sizes, cards),
     ]
+
+
+def growth(sizes: tuple[int, ...], cards: int) -> dict:
+    "The row with seconds and peak memory of a reading at each size; ours alone"
+    said, last = [], 0.0
+    for events in sizes:
+        with tempfile.TemporaryDirectory() as d:
+            paths = files(d, events, cards)
+            Path(d, "ours").mkdir()
+            got = measured(OURS, f"{d}/ours", *paths, cwd=d, env=at_home(d))
+        last = (events + events // 100) / got[0]
+        said.append(
+            f"{events:,} events: {got[0]:.2f} s CPU, {got[1]:.2f} s, peak {got[7]:,.0f} MB, {got[3] / 1024:.1f} KiB an entity"
+        )
+    return row(
+        f"growth of the stream, events a second and core at {sizes[-1]:,}",
+        last,
+        None,
+        "1/s",
+        f"{cards:,} cards; " + "; ".join(said),
+        0,
+    )
 
 
 if __name__ == "__main__":

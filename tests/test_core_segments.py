@@ -244,3 +244,21 @@ def test_rows_reach_the_disk_within_the_stated_time(project, monkeypatch):
     with segments.Writer(project, "predictions", "delay", wait_s=3600, sync_s=0.01) as w:
         assert w.append(rows(1)[0])
         assert synced.wait(60) and w.sealed == 0 and w._unsealed[0]._synced == 1
+
+
+def test_a_file_system_without_locks(project, monkeypatch):
+    "Rows are taken and recovered; two writers at a time are the user's to avoid"
+    import errno
+    import fcntl
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    at = segments.folder(project, "predictions", "delay")
+    j = journal.Journal.create(at)
+    j.append(journal.pack(rows(1)[0]))
+    j.release()
+    with segments.Writer(project, "predictions", "delay") as w:
+        assert w.append(rows(1, 1)[0])
+    assert sorted(ids(project)) == ["r0", "r1"]

@@ -44,9 +44,10 @@ _HEAD = struct.Struct('<II') # Length and CRC-32 of what follows
 def _hold(fd:int, path:Path) -> bool: # False: another process holds it, or it is gone
     "Lock an open journal"
     try: import fcntl
-    except ImportError: return True # without such locks, one writer at a time
+    except ImportError: return True # a system without them, likewise
     try: fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
-    except OSError: return False
+    except BlockingIOError: return False
+    except OSError: pass # a file system without locks: one writer at a time
     try: return os.fstat(fd).st_ino==path.stat().st_ino
     except FileNotFoundError: return False
 
@@ -89,9 +90,12 @@ def frames(data:bytes) -> Iterator[dict]:
         yield unpack(row)
         at += _HEAD.size+size
 
-def abandoned(folder:Path) -> Iterator[Journal]:
+def abandoned(
+    folder:Path,
+    among:list[Path]|None=None, # Only these files of it
+) -> Iterator[Journal]:
     "Journals whose process has ended, one at a time; whoever takes one holds it"
-    for path in sorted(folder.glob('*.journal')):
+    for path in sorted(folder.glob('*.journal')) if among is None else among:
         try: fd = os.open(path, os.O_RDWR|os.O_APPEND)
         except OSError: continue # its owner has just sealed it
         if _hold(fd, path): yield Journal(path, fd)

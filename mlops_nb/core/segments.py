@@ -149,10 +149,11 @@ def recover(
     p, # Project
     kind:str, # `predictions`
     name:str, # Whose
+    among:list[Path]|None=None, # Only these journals
 ) -> list[Sealed]: # What was sealed now
     "Seal the rows that killed writers left in their journals"
     done,at = [],folder(p, kind, name)
-    for j in journal.abandoned(at):
+    for j in journal.abandoned(at, among):
         if any(s.path.endswith(f'-{j.token}.parquet') for s in sealed(p, kind, name)): j.remove() # killed between the seal and the removal
         elif s := _settle(p, kind, name, j.read(), j): done.append(s)
     return done
@@ -174,6 +175,7 @@ class Writer:
         self.error:MlopsError|None = None # The last failure
         self._folder,self._pid,self._open,self._pending = folder(p, kind, name),os.getpid(),True,0
         self._journal:journal.Journal|None = None # Of the segment that is being filled
+        self._left = sorted(self._folder.glob('*.journal')) # By others, dead or alive
         self._unsealed:list[journal.Journal] = [] # It, and those before it whose turn has not come
         self._queue,self._lock = queue.SimpleQueue(),threading.Lock()
         self._thread = threading.Thread(target=self._work, name=f'segments of {name}', daemon=True)
@@ -215,7 +217,7 @@ class Writer:
             if monotonic()>=due:
                 with self._lock: self._cut()
                 due = math.inf
-    def _recover(self): self.sealed += sum(s.rows for s in recover(self.p, self.kind, self.name))
+    def _recover(self): self.sealed += sum(s.rows for s in recover(self.p, self.kind, self.name, self._left))
     def _sync(self):
         "Only this thread closes a journal, so it can be flushed without the lock"
         for j in tuple(self._unsealed): self._guarded(j.sync, 0)
