@@ -81,6 +81,25 @@ CORPUS = [
     (["when = '2026-01-01T06:30'", "print(when)"], {"when": ("datetime", "2026-01-01T06:30")}),
     (["debug = True", "print(debug)"], {"debug": ("bool", True)}),
     (["pair = (1, 2)", "print(pair)"], {"pair": ("list", [1, 2])}),
+    (["bins = [(0, 1), (1, 2)]", "print(bins)"], {"bins": ("list", [[0, 1], [1, 2]])}),
+    (["from datetime import date\ncrises = [(date(2007, 10, 11), 'peak')]", "print(crises)"], {}),
+    (["limits = [0, float('inf')]", "print(limits)"], {}),
+    (
+        ["import datetime", "from datetime import datetime\nsince = datetime(2014, 3, 11)", "print(since)"],
+        {"since": ("datetime", "2014-03-11T00:00:00")},
+    ),
+    (
+        [
+            "import datetime\na = datetime.date(2014, 3, 11)",
+            "from datetime import datetime\nb = datetime(2014, 3, 11)",
+            "print(a, b)",
+        ],
+        {"a": ("date", "2014-03-11")},
+    ),
+    ([" rate = 1\n print(rate)"], {"rate": ("int", 1)}),
+    ([">>> rate = 1", ">>> print(rate)"], {"rate": ("int", 1)}),
+    (["rate = 1", "#@title Do it\n%%time\nprint(rate)"], {"rate": ("int", 1)}),
+    (["%md some words\nand more", "rate = 1", "%%time\n%%capture out\nprint(rate)", "out.show()"], {"rate": ("int", 1)}),
     (["rows = []", "rows.append(1)"], {}),
     (["i = 0", "i += 1\nprint(i)"], {}),
     (["unused = 4", "print(1)"], {}),
@@ -97,6 +116,13 @@ CORPUS = [
 @pytest.mark.parametrize("sources,expected", CORPUS, ids=[c[0][0][:30] for c in CORPUS])
 def test_types_in_ordinary_code(sources, expected):
     assert typed(*sources) == expected
+    made = conversion.convert(notebook_ast.check_format(nb(*sources)))
+    (cell,) = [c for c in made.notebook["cells"] if "parameters" in (c["metadata"].get("tags") or [])] or [{"source": ""}]
+    written: dict = {}
+    exec(cell["source"], written)
+    for p in made.job.parameters:
+        again = eval(parameters.as_code(p, p.default), written)
+        assert again == written[p.name] and type(again) in (type(written[p.name]), float), "injecting the default changes nothing"
 
 
 @pytest.mark.parametrize(

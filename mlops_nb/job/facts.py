@@ -22,7 +22,7 @@ class Parameter(msgspec.Struct, kw_only=True, omit_defaults=True):
     default:bool|int|float|str|list|dict|None # A JSON value; dates in ISO 8601
     choices:list[str] = [] # Of an enum
     item:str = '' # Type of a list's items, when it is known
-    form:str = '' # How it is written in the notebook, when that is not the type itself: str, tuple, set, date, datetime, pandas, or the name of an Enum class
+    form:str = '' # How it is written in the notebook, when that is not the type itself: str, tuple, set (both also ` of tuples`, as a list or dict), date, datetime, pandas, or the name of an Enum class
     help:str = '' # The comment beside it
     cell:int|None = None # Where it was found
     def __post_init__(self):

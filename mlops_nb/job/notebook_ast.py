@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, NotFound
-from .cell_source import Source, take_apart
+from .cell_source import Source, as_read, take_apart
 
 # %% ../../nbs/job/notebook_ast.ipynb #18cfc8ec
 def load(
@@ -165,6 +165,7 @@ def understand(
     count:int|None=None, # Execution count
 ) -> Cell:
     "One code cell as syntax and names"
+    text = as_read(text)
     source = take_apart(text)
     cell = Cell(index=index, text=text, tags=list(tags), count=count, source=source, tree=None)
     try:

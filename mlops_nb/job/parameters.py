@@ -55,7 +55,7 @@ def _dotted(node) -> str:
 def _called(node:ast.Call) -> Constant|None:
     "The value of a constructor on literals"
     name,args = _dotted(node.func).split('.')[-1],[constant(a) for a in node.args]
-    if any(a is None for a in args) or any(k.arg is None or constant(k.value) is None for k in node.keywords): return None
+    if any(a is None for a in args) or any(k.arg is None or _inner(k.value) is None for k in node.keywords): return None
     kw = {k.arg:constant(k.value).value for k in node.keywords}
     vals = [a.value for a in args]
     try:
@@ -74,6 +74,14 @@ def _called(node:ast.Call) -> Constant|None:
     except (TypeError, ValueError, IndexError): return None
     return None
 
+def _inner(node) -> Constant|None:
+    "A constant that JSON can hold inside a list or dict: no date, no set, no infinity, which would come back as something else"
+    c = constant(node)
+    if c is None or c.form not in ('', 'str', 'tuple', ' of tuples', 'tuple of tuples') or isinstance(c.value, float) and not math.isfinite(c.value): return None
+    return c
+
+def _of_tuples(items) -> str: return ' of tuples' if items and all(i.form=='tuple' for i in items) else ''
+
 def constant(
     node, # An expression
 ) -> Constant|None: # None when it is no constant
@@ -84,13 +92,13 @@ def constant(
         if isinstance(node.value, bool): return Constant(node.value, 'bool')
         return _text(node.value) if isinstance(node.value, str) else None
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        items = [constant(e) for e in node.elts]
-        return None if any(i is None for i in items) else Constant([i.value for i in items], 'list',
-            {ast.Tuple:'tuple', ast.Set:'set'}.get(type(node), ''))
+        items = [_inner(e) for e in node.elts]
+        if any(i is None for i in items) or isinstance(node, ast.Set) and any(i.type=='dict' or i.type=='list' and i.form!='tuple' for i in items): return None
+        return Constant([i.value for i in items], 'list', {ast.Tuple:'tuple', ast.Set:'set'}.get(type(node), '')+_of_tuples(items))
     if isinstance(node, ast.Dict):
-        keys,values = [constant(k) if k is not None else None for k in node.keys],[constant(v) for v in node.values]
-        if any(x is None for x in keys+values) or any(not isinstance(k.value, str) for k in keys): return None
-        return Constant({k.value:v.value for k,v in zip(keys, values)}, 'dict')
+        keys,values = [k.value if isinstance(k, ast.Constant) else None for k in node.keys],[_inner(v) for v in node.values]
+        if any(v is None for v in values) or any(not isinstance(k, str) for k in keys): return None
+        return Constant({k:v.value for k,v in zip(keys, values)}, 'dict', _of_tuples(values))
     return _called(node) if isinstance(node, ast.Call) else None
 
 # %% ../../nbs/job/parameters.ipynb #e0897e89
@@ -252,6 +260,8 @@ def schema(
         'properties':{p.name:one(p) for p in parameters}}
 
 # %% ../../nbs/job/parameters.ipynb #9abf5783
+def _tuple(x): return tuple(x) if isinstance(x, list) else x
+
 def as_code(
     p:Parameter,
     value, # JSON
@@ -263,8 +273,10 @@ def as_code(
         return f'__import__("datetime").datetime.fromisoformat({value!r})'
     if p.bare=='date' and p.form=='': return f'__import__("datetime").date.fromisoformat({value!r})'
     if p.form=='pandas': return f'__import__("pandas").Timestamp({value!r})'
-    if p.form=='tuple': return repr(tuple(value))
-    if p.form=='set': return f'set({value!r})'
+    form,_,tuples = p.form.partition(' of ')
+    if tuples: value = {k:_tuple(v) for k,v in value.items()} if isinstance(value, dict) else [_tuple(v) for v in value]
+    if form=='tuple': return repr(tuple(value))
+    if form=='set': return f'set({value!r})'
     if p.bare=='enum' and p.form: return f'{p.form}[{value!r}]'
     if isinstance(value, float) and not math.isfinite(value): return f'float({str(value)!r})'
     return repr(value)

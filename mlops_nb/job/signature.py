@@ -131,7 +131,7 @@ def find(
                     sig.notes += [Note(cell=c.index, message=f'`{n}` is computed, so it stays in the code after the parameters')
                         for (n,_,_),p in zip(pairs, found) if p is None]
                 continue
-            if (need := _needed(names.now, c, cells, enums)) is None: continue
+            if (need := _needed(names.now, c, node, cells, enums)) is None or _clash(need, sig.preamble): continue
             sig.preamble += [m for m in need if m.code not in {x.code for x in sig.preamble}]
             sig.parameters += found
             sig.moves.append(Move(cell=c.index, node=node, code=_written(c, node, found, pairs)))
@@ -176,20 +176,26 @@ def _parameter(cell, node, name, value, annotation, enums) -> Parameter|None:
     if p is not None: p.cell = cell.index
     return p
 
-def _needed(names, cell, cells, enums) -> list[Move]|None:
+def _needed(names, cell, node, cells, enums) -> list[Move]|None:
     "Imports and enum classes that a parameter's expression needs; None when it needs more than that"
     out = []
     for name in sorted(n for n in names if n not in _BUILTIN):
-        source = next(((c, s) for c in cells if c.index<=cell.index for s,n in c.statements if name in n.binds), None)
-        if source is None: return None
-        c,s = source
+        above = [(c, s) for c in cells if c.index<=cell.index for s,n in c.statements if name in n.binds and (c is not cell or s.lineno<node.lineno)]
+        if not above: return None
+        c,s = above[-1]
         if isinstance(s, (ast.Import, ast.ImportFrom)): out.append(Move(cell=-1, node=s, code=ast.unparse(s)))
         elif name in enums:
-            inner = _needed([b.id for base in s.bases for b in ast.walk(base) if isinstance(b, ast.Name)], c, cells, {})
+            inner = _needed([b.id for base in s.bases for b in ast.walk(base) if isinstance(b, ast.Name)], c, s, cells, {})
             if inner is None: return None
             out += [*inner, Move(cell=c.index, node=s, code=_text_of(c, s))]
         else: return None
     return out
+
+def _clash(need:list[Move], preamble:list[Move]) -> bool:
+    "Would an import above the parameters mean another thing by a name than one that is there?"
+    def bound(moves): return {a.asname or a.name.split('.')[0]:m.code for m in moves if isinstance(m.node, (ast.Import, ast.ImportFrom)) for a in m.node.names}
+    there,new = bound(preamble),bound(need)
+    return any(there[n]!=new[n] for n in there.keys()&new.keys())
 
 _BUILTIN = set(dir(builtins))
 
