@@ -208,8 +208,8 @@ def outcome(s:Steps) -> dict:
 def in_forks(project, job:Job, plan, env, nb, mask, given, tell, cost_of) -> dict|None:
     "Run a job step by step, as many at one time as may be; None where there is no server"
     base = execution._request(project, job, plan, env, nb, given)
-    folder,modules,hashed = Path(plan.input).parent,execution.preloads(nb),warm.hashed(os.environ)
-    if modules: warm.start((), hashed, wait=False)
+    folder,modules,settled = Path(plan.input).parent,execution.preloads(nb),warm.settled(os.environ)
+    if modules: warm.start((), settled, wait=False)
     sheets = Sheets(job.steps, base['plan']['cells'], plan.injected)
     sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]}, Path(plan.output), mask)
     old = base['plan']['more']
@@ -218,7 +218,7 @@ def in_forks(project, job:Job, plan, env, nb, mask, given, tell, cost_of) -> dic
         log(name).parent.mkdir(parents=True, exist_ok=True)
         told = {**base['plan'], 'cells':sheets.cells(name, before), 'log':str(log(name)), 'given':[str(log(n)) for n in sorted(before)], 'more':[*old, str(log(name))]}
         w = Going(name, set(sheets.own[name]), began_s, {**base, 'plan':told}, sheet, Limits(cell_s=plan.limits.cell_s, grace_s=plan.limits.grace_s), tell)
-        return w if w.start(modules, hashed) or w.start((), hashed) else None
+        return w if w.start(modules, settled) or w.start((), settled) else None
     def say(m): tell({**m, 'note':mask.text(m['note'])} if 'note' in m else m)
     s = Steps(job, sheets, make, plan.limits, plan.parallel, say, cost_of)
     with execution._stoppable():
