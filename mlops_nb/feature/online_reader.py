@@ -33,12 +33,14 @@ class _Group(NamedTuple):
     "The stored views about the same join keys"
     wanted:online_store.Wanted
     views:tuple # Of ((name, version), features, ttl in us or None)
+    nothing:tuple # What the store says of an entity that it does not know
 
 def _groups(stored) -> list[_Group]:
     by:dict = {}
     for d,fs in stored:
         if not d.windows: by.setdefault(tuple(d.entity), []).append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else None))
-    return [_Group(online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_ in views)), tuple(views)) for k,views in by.items()]
+    wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_ in views)) for k,views in by.items()}
+    return [_Group(w, tuple(by[k]), w.nothing) for k,w in wanted.items()]
 
 class Reader:
     "Online values of some features"
@@ -78,14 +80,14 @@ class Reader:
         "Values and ages of the views about the same entity"
         keys = _keys(g.views[0][0][0], g.wanted.by, entities)
         rows = self.store.read(g.wanted, keys)
-        if (None,)*len(g.wanted.nothing) in rows: self._as_numbers(g, keys, rows)
-        columns,n = list(zip(*rows)) or [()]*len(g.wanted.nothing),0
+        if g.nothing in rows: self._as_numbers(g, keys, rows)
+        columns,n = list(zip(*rows)) or [()]*len(g.nothing),0
         for view,features,ttl in g.views:
             got[view] = _holding(features, columns[n], columns[n+1:n+1+len(features)], at, -1<<62 if ttl is None else at-ttl)
             n += 1+len(features)
     def _as_numbers(self, g, keys, rows):
         "Entities that are unknown by a text may be known by a number"
-        again = [n for n,r in enumerate(rows) if r==g.wanted.nothing and any(isinstance(k[n], str) for k in keys)]
+        again = [n for n,r in enumerate(rows) if r==g.nothing and any(isinstance(k[n], str) for k in keys)]
         for n,r in zip(again, self.store.read(g.wanted, [[_number(k[n]) for n in again] for k in keys])) if again else (): rows[n] = r
     def _windows(self, d, keys, at) -> tuple[dict,list]:
         "A view with windows: counted from its events; the age is that of the newest"

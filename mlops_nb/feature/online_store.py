@@ -78,16 +78,20 @@ class _Places(NamedTuple):
 # %% ../../nbs/feature/online_store.ipynb #2969d6bb
 class _Plan:
     "A choice of features, resolved"
-    def __init__(self, wanted:Wanted): self.wanted,self.nothing,self.kept,self.stamp,self.head,self.places,self.whole = wanted,wanted.nothing,{},None,'',[],0
+    def __init__(self, wanted:Wanted): self.wanted,self.nothing,self.kept,self.stamp,self.queries,self.head,self.places,self.whole = wanted,wanted.nothing,{},None,{},'',[],0
     def resolve(self, found:dict, width:int):
         "Find the places of the features; forget what was kept"
-        self.kept,self.places = {},[]
+        self.kept,self.queries,self.places = {},{},[]
         for view,names in self.wanted.views:
             s = found.get(view)
             at = dict(zip(s.names, s.places[1:])) if s else {}
             self.places += [s.places[0] if s else -1, *(at.get(n, -1) for n in names)]
         self.head = f'SELECT key, row FROM e{next(iter(found.values())).entity} WHERE key IN (' if found else ''
         self.whole = width if self.places==list(range(width)) else 0
+    def query(self, n:int) -> str:
+        "For n keys"
+        if n not in self.queries: self.queries[n] = f'{self.head}{",".join("?"*n)})'
+        return self.queries[n]
     def of(self, rows):
         "(key, values in the order of the features) of rows of the table"
         keys,packed = zip(*rows)
@@ -201,10 +205,12 @@ class SqliteStore:
         plan.resolve(found, width)
     def _fetch(self, plan, new:list):
         "Remember rows of these keys"
-        plan.kept.update(dict.fromkeys(new, plan.nothing))
+        found = 0
         for n in range(0, len(new) if plan.head else 0, 512):
             some = new[n:n+512]
-            more = _marks(len(some))-len(some)
-            rows = self.db.execute(f'{plan.head}{",".join("?"*(len(some)+more))})', some+some[-1:]*more).fetchall()
-            if rows: plan.kept.update(plan.of(rows))
+            marks = _marks(len(some))
+            rows = self.db.execute(plan.query(marks), some+some[-1:]*(marks-len(some))).fetchall()
+            if rows: plan.kept.update(plan.of(rows)); found += len(rows)
+        if found<len(new):
+            for k in new: plan.kept.setdefault(k, plan.nothing)
     def close(self): self.db.close()
