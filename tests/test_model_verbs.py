@@ -110,6 +110,61 @@ def test_bad_input_is_one_line_and_leaves_nothing(words, said, delay, cli, rows,
     assert list((project.state / "registering").iterdir()) == []
 
 
+def test_columns_in_another_order_give_the_same_answers(delay, cli, clf, rows):
+    "In the example, in a frame that is asked, and in a file of the shell form"
+    from mlops_nb import model
+
+    turned = rows[["late", "temp", "carrier"]]
+    turned.to_parquet("turned.parquet")
+    again = cli("model", "log", "clf.joblib", "delay", "--example", "turned.parquet", "--pickle", "--json").json
+    assert (again["version"], again["onnx"]["over"], again["onnx"]["flips"]) == (2, 0, 0)
+    truth = clf.predict(rows[["carrier", "temp"]])
+    for version in ("delay@1", "delay@2"):
+        p = model.load(version)
+        assert [i["name"] for i in p.inputs] == ["carrier", "temp"]
+        assert (p.predict(rows[["temp", "carrier"]]) == truth).all()
+        assert np.allclose(p(turned), p(rows[["carrier", "temp"]]), atol=0)
+        assert np.allclose(p(turned.iloc[:1]), clf.predict_proba(rows[["carrier", "temp"]])[:1, 1], atol=1e-5)
+
+
+def test_numbers_alone_in_another_order_and_missing_and_too_many(project, model_cache, cli):
+    "A model of numbers takes one matrix: order must come from the names, not from the place"
+    from mlops_nb import model
+    from mlops_nb.core.errors import BadInput
+
+    x = pd.DataFrame({"a": np.arange(80.0), "b": np.arange(80.0)[::-1] ** 2})
+    clf = LogisticRegression(max_iter=5000).fit(x, x.a > 40)
+    model.log(clf, "numbers", example=x[["b", "a"]], wait=True)
+    p = model.load("numbers@1")
+    assert np.abs(p(x[["b", "a"]]) - clf.predict_proba(x)[:, 1]).max() < 1e-5
+    assert np.abs(p(x.assign(c=1.0)[["c", "b", "a"]]) - clf.predict_proba(x)[:, 1]).max() < 1e-5
+    with pytest.raises(BadInput, match="lack the input `b`"):
+        p(x[["a"]])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model", "log", "clf.joblib", "delay"),
+        ("model", "promote", "delay@1", "--to", "champion"),
+        ("model", "gate", "delay", "--add", "size.mb < 1"),
+        ("model", "explain", "delay@1", "--data", "rows.parquet"),
+        ("model", "compress", "delay@1", "--data", "rows.parquet", "--try", "int8"),
+        ("model", "card", "delay@1"),
+        ("model", "history", "delay"),
+        ("model", "list"),
+        ("run", "list"),
+    ],
+    ids=" ".join,
+)
+def test_without_a_project_it_is_one_line(words, cli, tmp_path):
+    answer = cli(*words)
+    assert answer.exit == 2
+    assert "mlops init" in answer.err
+    assert answer.err.count("\n") == 1
+    assert not list(tmp_path.glob("**/.mlops")), "nothing was made"
+
+
 def test_onnx_that_differs_is_refused_with_the_worst_row(delay, cli):
     answer = cli("model", "log", "clf.joblib", "delay", "--example", "rows.parquet", "--pickle", "--tolerance", "1e-12", "--json")
     assert answer.exit == 1
