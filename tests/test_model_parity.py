@@ -162,6 +162,45 @@ def test_a_part_without_converter_is_named_and_native_is_an_explicit_choice(tmp_
     assert "FunctionTransformer" in pack.why_not
 
 
+def test_large_batches_are_the_originals_own_call():
+    "Where the original was faster, ours is its call with the very same rows: no copy, nothing before it, never slower"
+    from mlops_nb.model import onnx_export, onnx_session
+
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=list("abc"))
+    clf, seen = linear_model.LogisticRegression().fit(x, x.a > 0), []
+
+    class Original:
+        def predict_proba(self, rows):
+            seen.append(rows)
+            return clf.predict_proba(rows)
+
+    inputs = onnx_export.signature(x)
+    p = onnx_session.Predictor(onnx_export.convert(clf, inputs), inputs, native=Original, native_from=200)
+    assert (p(x) == clf.predict_proba(x)[:, 1]).all()
+    assert len(seen) == 1 and seen[0] is x
+    p(x.head(199))
+    assert len(seen) == 1
+
+
+def test_the_backend_of_slow_models_is_chosen_on_large_batches_too(monkeypatch):
+    "A forest takes 20 us a row: its 20,000 rows are timed, and only 100,000 are not worth it"
+    from mlops_nb.model import onnx_export, onnx_session
+
+    x = pd.DataFrame({"a": np.arange(50.0)})
+    clf = linear_model.LogisticRegression().fit(x, x.a > 20)
+    inputs = onnx_export.signature(x)
+    p, tried = onnx_session.Predictor(onnx_export.convert(clf, inputs), inputs), []
+
+    def timed(ways, rows, rounds):
+        tried.append((len(rows), rounds))
+        return [len(rows) * 2e-5, len(rows) * (2.1e-5 if len(rows) < 5000 else 1e-5)]
+
+    monkeypatch.setattr(onnx_session, "_seconds", timed)
+    found = onnx_session.measure(clf, p, x)
+    assert tried == [(1, 4), (1000, 4), (20_000, 1)]
+    assert found["native_from"] == 20_000
+
+
 def test_boosters(tmp_path):
     import lightgbm
     import xgboost

@@ -136,11 +136,12 @@ def parity(
     return Parity(rows=len(answers), parity_max_abs=float(d.max(initial=0.)), over=int((worst>tolerance).sum()), flips=flips, tolerance=tolerance, worst_row=int(worst.argmax()) if len(worst) else -1)
 
 # %% ../../nbs/model/onnx_session.ipynb #61940f6f
-def _seconds(f, rows, times:int=2) -> float:
-    "Processor seconds, the better of two: another process on the machine does not count"
+def _seconds(ways, rows, rounds:int) -> list[float]:
+    "Processor seconds of each, in turn, the best of all rounds: another process on the machine slows both down and counts for neither"
     import time
-    best = float('inf')
-    for _ in range(times): t = time.process_time(); f(rows); best = min(best, time.process_time()-t)
+    best = [float('inf')]*len(ways)
+    for _ in range(rounds):
+        for k,f in enumerate(ways): t = time.process_time(); f(rows); best[k] = min(best[k], time.process_time()-t)
     return best
 
 def _tiled(rows, n:int):
@@ -153,16 +154,16 @@ def measure(
     predictor:Predictor, # Its export
     rows, # Real rows
     sizes:tuple=(1, 1000, 20_000, 100_000), # Batches to try
-    limit_s:float=.3, # A batch that would take longer is not tried
+    limit_s:float=1.5, # A batch that would take longer is not tried: what decides by then is the time a row
 ) -> dict: # {p50_us, p95_us, batches: {rows: [onnx_s, native_s]}, native_from}
     "Time of both by batch size; from where on the original is faster, if anywhere"
     import time, numpy as np
     one,laps,batches = _tiled(rows, 1),[],{}
     for _ in range(51): t = time.perf_counter(); predictor.raw(one); laps.append(1e6*(time.perf_counter()-t))
     for n in sizes:
-        if batches and max(max(v)*n/k for k,v in batches.items() if k>1 or n<=1000)>limit_s: break
-        some = _tiled(rows, n)
-        batches[n] = [_seconds(predictor.raw, some), _seconds(lambda r: scores_of(model, r), some)]
+        likely = max((max(v)*n/k for k,v in batches.items() if k>1 or n<=1000), default=0.)
+        if likely>limit_s: break
+        batches[n] = _seconds((predictor.raw, lambda r: scores_of(model, r)), _tiled(rows, n), 4 if likely<.3 else 1)
     slower = [n for n,(onnx,native) in batches.items() if native<onnx*.95]
     last = max(batches)
     if last in slower: slower = [n for n in slower if all(m in slower for m in batches if m>n)]
