@@ -88,7 +88,7 @@ def promote(
     if to.isdigit() or to=='latest' or (to[0]=='v' and to[1:].isdigit()): raise BadInput(f'the alias {to!r} reads like a version', 'take a word: champion, challenger')
     v = versions.resolve(name, p)
     fact = Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v, to), reason=reason, moved=False)
-    if dry_run: return Plan(steps=[*(f'{g.expr}: {"pass" if g.ok else "FAIL"}' for g in fact.gates), f'move {to} of {v.name} from {fact.before or "nowhere"} to {v.version}'])
+    if dry_run: return Plan(steps=[*(f'{g.expr}: {"pass" if g.ok else "FAIL"}, {"not known" if g.value is None else f"it is {g.value:.6g}"}' for g in fact.gates), f'move {to} of {v.name} from {fact.before or "nowhere"} to {v.version}'])
     if not fact.ok: _refuse(p, fact)
     with mlflow_aliases.turn(p, v.name):
         fact.before = registry.aliases(p, v.name).get(to)
