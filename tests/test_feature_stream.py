@@ -153,6 +153,29 @@ def test_events_are_forgotten_when_no_window_reaches_them(project, view):
     assert definition.find(project, "w").version == d.version
 
 
+def test_one_busy_entity_costs_no_more_for_each_event(project, tmp_path):
+    "The work of a batch grows with what comes and goes, not with what is kept: counted in steps of SQLite"
+    second, n = 1_000_000, 300
+
+    def steps(kept: int, ids: bool) -> int:
+        store = stream_store.EventStore(tmp_path / f"{kept}{ids}.db")
+        t, counted = 0, [0]
+        for _ in range(kept // n + 3):
+            batch = [("k", (t + k) * second, None, f"e{t + k}" if ids else "", 1, b"x") for k in range(n)]
+            t += n
+            counted[0] = 0
+            store.db.set_progress_handler(lambda: counted.__setitem__(0, counted[0] + 1), 100)
+            store.add("v@1", batch, "s", str(t), 0, kept * second)
+        done = counted[0]
+        assert kept <= store.size("v@1")[1] <= kept + n
+        store.close()
+        return done
+
+    for ids in (False, True):
+        few, many = steps(600, ids), steps(4800, ids)
+        assert few > 50 and many < 2 * few, (ids, few, many)
+
+
 def test_materializing_leaves_what_a_stream_maintains(project, view):
     frame = history(9, False)
     view(frame)

@@ -23,10 +23,13 @@ from .facts import Definition
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event(view TEXT NOT NULL, key TEXT NOT NULL, time INTEGER NOT NULL, created INTEGER NOT NULL, id TEXT NOT NULL, keep INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS event_of ON event(view, key, time);
+CREATE INDEX IF NOT EXISTS event_old ON event(view, time);
 CREATE UNIQUE INDEX IF NOT EXISTS event_once ON event(view, key, id, created, time, data) WHERE id<>'';
 CREATE TABLE IF NOT EXISTS source(view TEXT, source TEXT, position TEXT NOT NULL, PRIMARY KEY(view, source)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, high INTEGER NOT NULL) WITHOUT ROWID;
 """
+_FORGET = ("DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id=''", """DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id<>'' AND NOT EXISTS
+    (SELECT 1 FROM event AS e INDEXED BY event_once WHERE e.view=event.view AND e.key=event.key AND e.id=event.id AND e.id<>'' AND e.time>:cut)""") # By index: work for what goes, not for what stays
 _NEVER = -1<<62 # Stands for a time that is not there
 
 class Counts(NamedTuple):
@@ -101,8 +104,7 @@ class EventStore:
         return Counts(used, late, len(rows)-used)
     def _forget(self, view, cut):
         "Drop events that no window can reach; all versions of an event go together"
-        self.db.execute("DELETE FROM event WHERE view=? AND time<=? AND id=''", (view, cut))
-        self.db.execute("DELETE FROM event WHERE view=? AND time<=? AND id<>'' AND NOT EXISTS (SELECT 1 FROM event AS e WHERE e.view=event.view AND e.key=event.key AND e.id=event.id AND e.time>?)", (view, cut, cut))
+        for sql in _FORGET: self.db.execute(sql, {'view':view, 'cut':cut})
     def events(self, view:str, key:str, after:int) -> list[tuple]:
         "(time, created, id, keep, values) of one entity after a time, and every version of events with an id"
         return self.db.execute("SELECT time, created, id, keep, data FROM event WHERE view=? AND key=? AND (time>? OR id<>'') ORDER BY time, created", (view, key, after)).fetchall()
