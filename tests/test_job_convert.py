@@ -275,6 +275,16 @@ def test_bad_files_are_one_line(project, cli, raw, words):
     a = cli("job", "convert", "bad.ipynb")
     assert a.exit == 2 and words in a.err and len(a.err.strip().split("\n")) == 1, a
     assert not (project.root / "jobs").exists()
+    if words in ("no code", "cell 1 is no valid Python"):
+        return  # to check these is no error: there is nothing to find, or the cell is a finding
+    for form in ([], ["--fix"]):
+        a = cli("job", "check", "bad.ipynb", *form)
+        assert a.exit == 2 and words in a.err and len(a.err.strip().split("\n")) == 1, a
+    definition.write(project, Job(name="bad", notebook="bad.ipynb"), nb("open('ran', 'w')"), [])
+    (project.root / "jobs/bad/bad.ipynb").write_bytes(raw)
+    a = cli("job", "run", "bad")
+    assert a.exit == 2 and words in a.err and len(a.err.strip().split("\n")) == 1, a
+    assert not Path("ran").exists() and not list((project.state / "runs").glob("*/cells.log"))
 
 
 def test_the_diff_says_what_changes_and_writes_nothing(project, cli):

@@ -149,6 +149,8 @@ SAME = [
     "n = 3\nimport sys, os",
     "print('out'); print('err', file=sys.stderr)\nfor i in range(n): print(i)",
     "n*2",
+    "type(get_ipython()).__name__",
+    "import pandas as pd\npd.DataFrame([range(100, 160)])",
     "from IPython.display import display, HTML, clear_output\ndisplay(HTML('<b>x</b>'))\nh = display('one', display_id='d'); None",
     "h.update('two')",
     "print('gone'); clear_output(); print('stays')",

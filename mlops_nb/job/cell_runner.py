@@ -150,13 +150,14 @@ def look_over(plan:dict):
             except SyntaxError: continue # The run will say so
 
 def warm_up():
-    "Make the shell of this process and use it once"
+    "Make the shell of this process and use it once; returns it"
     global _shell
     from mlops_nb.job import shell_plugin
     _shell = shell_plugin.make()
     _shell.run_cell('None', store_history=False, silent=True)
     cost.metering.Meter().read()
     namespace.dump({'x':[warm_up]}, ['x'])
+    return _shell
 
 def run(
     plan:dict, # cells, folder, cache, resume, blocks, salt, inputs, secrets

@@ -212,9 +212,10 @@ def main():
     "`python -m mlops_nb.job.fork_server SOCKET READY LOCK MODULE...`: a server's whole life"
     path,ready,lock = sys.argv[1],int(sys.argv[2]),int(sys.argv[3])
     sys.path[:] = [p for p in sys.path if p not in ('', '/')]
-    for m in preload([*BASE, *sys.argv[4:]]): sys.stderr.write(f'not preloaded: {m}\n')
+    missing = preload(BASE)
     from mlops_nb.job import cell_runner
-    cell_runner.warm_up()
+    with cell_runner.warm_up().builtin_trap: missing += preload(sys.argv[4:]) # pandas decides how it prints by whom it meets when it is imported
+    for m in missing: sys.stderr.write(f'not preloaded: {m}\n')
     _rehearse()
     server = Server(path, float(os.environ.get('MLOPS_JOB_IDLE_S') or 900))
     gc.collect(); gc.freeze(); gc.disable()

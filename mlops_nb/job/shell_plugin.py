@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/shell_plugin.html.md"""
 __all__ = ['Said', 'Stream', 'Publisher', 'Hook', 'Transformers', 'CellShell', 'make', 'listen', 'run']
 
 # %% ../../nbs/job/shell_plugin.ipynb #669f9290
-import builtins, os, sys, tempfile
+import builtins, os, sys, tempfile, time
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import StdinNotImplementedError
@@ -31,13 +31,21 @@ class Said:
 class Stream:
     "`sys.stdout` or `sys.stderr` of the cells"
     encoding,errors,newlines,closed = 'utf-8','replace',None,False
-    def __init__(self, name:str, tell, fd:int): self.name,self.tell,self.fd,self.parts,self.size,self.pid = f'<{name}>',tell,fd,[],0,os.getpid(); self.kind = name
+    def __init__(self, name:str, tell, fd:int):
+        self.name,self.tell,self.fd,self.parts,self.size,self.pid,self.kind = f'<{name}>',tell,fd,[],0,os.getpid(),name
+        self.since,self.lines = 0.,0 # Lines passed on since a moment
     def write(self, text) -> int:
         if not isinstance(text, str): raise TypeError(f'write() argument must be str, not {type(text).__name__}')
         if os.getpid()!=self.pid: os.write(self.fd, text.encode(errors='replace')); return len(text) # A child process of the cell
         self.parts.append(text); self.size += len(text)
-        if '\n' in text or '\r' in text or self.size>8192: self.flush()
+        if self.size>8192 or ('\n' in text or '\r' in text) and not self._floods(): self.flush()
         return len(text)
+    def _floods(self) -> bool:
+        "Do lines come faster than a thousand a second?"
+        now = time.monotonic()
+        if now-self.since>.05: self.since,self.lines = now,0
+        self.lines += 1
+        return self.lines>50
     def writelines(self, lines):
         for l in lines: self.write(l)
     def flush(self):
@@ -89,6 +97,7 @@ class CellShell(InteractiveShell):
     "An `InteractiveShell` that tells its outputs"
     display_pub_class,displayhook_class = Type(Publisher),Type(Hook)
     said = Any()
+    kernel = None # That there is one is how pandas knows a notebook
     ended = False # Did a cell call `exit`?
     def init_history(self):
         self.config.HistoryManager.enabled = False
@@ -101,6 +110,8 @@ class CellShell(InteractiveShell):
     def enable_gui(self, gui=None): "No event loop of windows in a job"
     def _showtraceback(self, etype, evalue, stb):
         self.said.output(output_type='error', ename=str(etype.__name__), evalue=str(evalue), traceback=list(stb))
+
+CellShell.__name__ = CellShell.__qualname__ = 'ZMQInteractiveShell' # pandas, rich and others ask for a notebook by this name, and print otherwise as for a terminal
 
 def _no_stdin(*_, **__): raise StdinNotImplementedError('raw_input was called, but this frontend does not support input requests.')
 
