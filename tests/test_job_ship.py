@@ -310,23 +310,6 @@ def test_the_lock_of_the_image_runs_the_job(score, tmp_path):
     assert "n is 7" in Path(answer["output"]).read_text(encoding="utf-8")
 
 
-def builder() -> list[str]:
-    for words in (["docker", "info"], ["buildah", "info"], ["podman", "info"]):
-        if shutil.which(words[0]) and subprocess.run(words, capture_output=True).returncode == 0:
-            return [words[0], "bud" if words[0] == "buildah" else "build"]
-    return []
-
-
-def test_the_image_builds(score):
-    build = builder()
-    if not build:
-        pytest.skip("no docker, buildah or podman that can build here")
-    done = subprocess.run(
-        [*build, "-t", "mlops-nb-test", str(shipped(score, "docker") / "docker")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 DAGS = """
 import json, sys
 from datetime import datetime, timezone
