@@ -298,3 +298,16 @@ def test_the_panel_links_escapes_and_stays_small(project, cli):
     text = str(checked)
     assert "-> bind `gone_0`, or import it" in text and text.splitlines()[-1] == "next: mlops job check a b.ipynb --fix"
     assert len(checked.findings) == 600
+
+
+def test_every_kind_of_finding_is_planted_somewhere():
+    "The list beside `NotebookFinding.kind` is the list of what these tests plant"
+    import inspect
+    import re
+
+    from mlops_nb.job import facts
+
+    said = re.search(r"kind:str # (.+)", inspect.getsource(facts.NotebookFinding))[1].split(", ")
+    elsewhere = {"failed", "unpinned_package", "changed"}  # outputs, requirements and a fresh kernel: tests of their own above
+    planted = {kind for kind, *_ in PLANTED if kind} | {kind for kind, _ in MORE}
+    assert set(said) == planted | elsewhere and len(said) == len(set(said))
