@@ -32,15 +32,16 @@ def _number(text):
 class _Group(NamedTuple):
     "The stored views about the same join keys"
     wanted:online_store.Wanted
-    views:tuple # Of ((name, version), features, ttl in us or None)
+    views:tuple # Of ((name, version), names of the values, ttl in us or None)
     nothing:tuple # What the store says of an entity that it does not know
 
-def _groups(stored) -> list[_Group]:
+def _groups(stored, columns=None) -> list[_Group]:
+    "The names of the values are those of the columns, where nothing else uses them"
     by:dict = {}
     for d,fs in stored:
         if not d.windows: by.setdefault(tuple(d.entity), []).append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else None))
     wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_ in views)) for k,views in by.items()}
-    return [_Group(w, tuple(by[k]), w.nothing) for k,w in wanted.items()]
+    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, ttl) for v,fs,ttl in by[k]), w.nothing) for k,w in wanted.items()]
 
 class Reader:
     "Online values of some features"
@@ -51,7 +52,8 @@ class Reader:
         self.p,self.picked = p,references.chosen(p, refs)
         self.columns = references.column_names(self.picked, [])
         self.stored = on_demand.expanded(p, self.picked)
-        self.groups,self.windowed = _groups(self.stored),[d for d,_ in self.stored if d.windows]
+        self.plain = not any(d.windows or d.on_demand for d,_ in self.picked)
+        self.groups,self.windowed = _groups(self.stored, self.columns if self.plain else None),[d for d,_ in self.stored if d.windows]
         self.store = opened(p) if self.groups else None
         self.events = stream_store.of(p) if self.windowed else None
         self.view_of = {self.columns[d.name, d.version, f]:(d.name, d.version) for d,fs in self.picked for f in fs}
@@ -70,8 +72,11 @@ class Reader:
         at,got = online_store.now_us() if at_us is None else at_us,{}
         for g in self.groups: self._stored(g, entities, at, got)
         for d in self.windowed: got[d.name, d.version] = self._windows(d, _keys(d.name, d.entity, entities), at)
-        columns:dict = {}
+        columns:dict = dict.fromkeys(self.view_of)
         ages:dict = {}
+        if self.plain:
+            for view,(values,aged) in got.items(): columns.update(values); ages[view] = aged
+            return columns,ages
         for view,d,names in self._given:
             values,ages[view] = self._on_demand(d, got, entities) if d.on_demand else got[view]
             for f,c in names: columns[c] = values[f]
@@ -80,15 +85,17 @@ class Reader:
         "Values and ages of the views about the same entity"
         keys = _keys(g.views[0][0][0], g.wanted.by, entities)
         rows = self.store.read(g.wanted, keys)
-        if g.nothing in rows: self._as_numbers(g, keys, rows)
         columns,n = list(zip(*rows)) or [()]*len(g.nothing),0
+        if None in columns[0] and self._as_numbers(g, keys, rows): columns = list(zip(*rows))
         for view,features,ttl in g.views:
-            got[view] = _holding(features, columns[n], columns[n+1:n+1+len(features)], at, -1<<62 if ttl is None else at-ttl)
-            n += 1+len(features)
-    def _as_numbers(self, g, keys, rows):
-        "Entities that are unknown by a text may be known by a number"
+            last = n+1+len(features)
+            got[view] = _holding(features, columns[n], columns[n+1:last], at, -1<<62 if ttl is None else at-ttl)
+            n = last
+    def _as_numbers(self, g, keys, rows) -> bool:
+        "Ask again: entities that are unknown by a text may be known by a number"
         again = [n for n,r in enumerate(rows) if r==g.nothing and any(isinstance(k[n], str) for k in keys)]
         for n,r in zip(again, self.store.read(g.wanted, [[_number(k[n]) for n in again] for k in keys])) if again else (): rows[n] = r
+        return bool(again)
     def _windows(self, d, keys, at) -> tuple[dict,list]:
         "A view with windows: counted from its events; the age is that of the newest"
         found = []
@@ -121,6 +128,8 @@ def _keys(view, by, entities) -> list:
 
 def _holding(features, times, values, at, oldest) -> tuple[dict,list]:
     "Values of a view that hold at a time, by feature, and the ages of its rows"
-    if None not in times and (not times or (oldest<=min(times) and max(times)<=at)): return dict(zip(features, map(list, values))),[(at-t)/1e6 for t in times]
+    try: every = oldest<=min(times) and max(times)<=at
+    except (TypeError, ValueError): every = False # some are unknown, or nothing was asked
+    if every: return dict(zip(features, map(list, values))),[(at-t)/1e6 for t in times]
     holds = [t is not None and oldest<=t<=at for t in times]
     return {f:[x if h else None for x,h in zip(v, holds)] for f,v in zip(features, values)},[None if t is None else (at-t)/1e6 for t in times]

@@ -59,12 +59,13 @@ _MOST = 1<<63
 
 def _stored(v):
     "One key as SQLite keeps it; None for one that it would change"
-    v = plain(v)
+    if v.__class__ is not int: v = plain(v)
     return v if v.__class__ is str or (v.__class__ is int and -_MOST<=v<_MOST) else None
 
 def stored_keys(keys:list) -> list:
     "Keys of many entities as SQLite keeps them"
     if len(keys)!=1: return [packed_key(k).encode() for k in zip(*keys)]
+    if len(keys[0])==1 and (s := _stored(keys[0][0])) is not None: return [s]
     kinds = set(map(type, keys[0]))
     if kinds<={str} or (kinds=={int} and -_MOST<=min(keys[0]) and max(keys[0])<_MOST): return keys[0]
     return [packed_key([k]).encode() if (s := _stored(k)) is None else s for k in keys[0]]
@@ -100,8 +101,9 @@ class _Plan:
         columns,none = list(zip_longest(*values)),(None,)*len(keys)
         return zip(keys, zip(*(columns[p] if 0<=p<len(columns) else none for p in self.places)))
 
+def _unreadable(e) -> ToolFailed: return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
 _flat = msgspec.msgpack.Decoder(tuple).decode
-def _marks(n:int) -> int: return n if n<=8 else (n+15)//16*16
+def _marks(n:int) -> int: return n if n<=8 else (n+3)//4*4
 
 # %% ../../nbs/feature/online_store.ipynb #bf34f788
 class SqliteStore:
@@ -114,15 +116,16 @@ class SqliteStore:
         need_local_disk(self.path, '[stores] online')
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None, cached_statements=256)
             if self.db.execute('PRAGMA journal_mode').fetchone()[0]!='wal': self.db.execute('PRAGMA journal_mode=WAL')
             self.db.execute('PRAGMA synchronous=NORMAL'); self.db.execute('PRAGMA mmap_size=1073741824')
             self.db.executescript(_SCHEMA)
+            self._ask = self.db.cursor()
         except (sqlite3.Error, OSError) as e: raise ToolFailed(f'the online store {os.path.basename(path)} cannot be used: {e}', 'make it again with: mlops feature materialize') from e
     @contextmanager
     def _reading(self):
         try: yield
-        except (sqlite3.Error, msgspec.MsgspecError) as e: raise ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize') from e
+        except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
     def write(self, batches:list[Batch]) -> list[int]: # Entities of each that are newer than before
         "Keep the newest row of each entity; all batches or none"
         self._writes += 1
@@ -192,12 +195,13 @@ class SqliteStore:
         "What is known about many entities"
         plan = self._plans.get(id(wanted)) or self._plans.setdefault(id(wanted), _Plan(wanted))
         names = stored_keys(keys)
-        with self._reading():
-            stamp = (self.db.execute('PRAGMA data_version').fetchone()[0], self._writes)
+        try: # written out: a context manager costs more than the question
+            stamp = (self._ask.execute('PRAGMA data_version').fetchone()[0], self._writes)
             if stamp!=plan.stamp or len(plan.kept)>self.hot: self._resolve(plan); plan.stamp = stamp
             kept = plan.kept
             new = [k for k in names if k not in kept]
             if new: self._fetch(plan, new)
+        except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
         return [kept[k] for k in names]
     def _resolve(self, plan):
         found = self._found([v for v,_ in plan.wanted.views])
@@ -209,7 +213,7 @@ class SqliteStore:
         for n in range(0, len(new) if plan.head else 0, 512):
             some = new[n:n+512]
             marks = _marks(len(some))
-            rows = self.db.execute(plan.query(marks), some+some[-1:]*(marks-len(some))).fetchall()
+            rows = self._ask.execute(plan.query(marks), some+some[-1:]*(marks-len(some))).fetchall()
             if rows: plan.kept.update(plan.of(rows)); found += len(rows)
         if found<len(new):
             for k in new: plan.kept.setdefault(k, plan.nothing)

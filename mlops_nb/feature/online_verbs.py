@@ -78,7 +78,9 @@ def online(
     request:dict[str,str]={}, # What comes with the request, for on-demand views
     at:str='', # As if it were this time (ISO, UTC); now by default
 ) -> Online:
-    "Read the online store: values of one entity, with their age"
+    """Read the online store: values of one entity, with their age
+
+    They are what history gives at the same time, bit by bit; only a window's standard deviation is rounded in another order and agrees to 12 digits."""
     p = projects.current()
     given = _whole({**entities, **entity})
     reader = online_reader.Reader(p, refs)
