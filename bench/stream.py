@@ -158,7 +158,7 @@ def main(
             ours[3] / 1024,
             None,
             "KiB",
-            f"{ours[5]:.0f} events of its longest window and the lateness, {ours[4]:.0f} bytes each with two indexes, after VACUUM; in memory only the batch",
+            f"{ours[5]:.0f} events of its longest window and the lateness, {ours[4]:.0f} bytes each with three indexes, after VACUUM; in memory only the batch",
         ),
         row(
             "an answer of five windows, CPU",
