@@ -62,7 +62,7 @@ def state():
     history = model.history("delay").serving if have else {}
     return {"versions": have, "mlflow": [int(v.version) for v in mlflow_registry.versions(p, "delay")], "aliases": mlflow_registry.aliases(p, "delay"), "serving": history,
         "open": len(views.pending(ledger.of(p).events(views.TYPES))) + len(views.promoting(ledger.of(p).events(views.OPENS))),
-        "staging": [x.name for x in mlflow_registration.staging(p).iterdir()] if mlflow_registration.staging(p).is_dir() else [], "healthy": model.health(p)[0]}
+        "staging": [x.name for x in mlflow_registration.staging(p).iterdir()] if mlflow_registration.staging(p).is_dir() else [], "healthy": model.health(p)[0], "said": model.health(p)[1]}
 
 def mended(): return {"done": model.mend().done, **state()}
 
@@ -104,4 +104,7 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(act, project, model_cache):
             assert after["aliases"]["champion"] in (1, 2)
             assert mended["aliases"] == mended["serving"], "MLflow and the ledger agree where the alias is"
         assert after["healthy"] == (after["open"] == 0 and after["staging"] == []), "doctor sees exactly what is left"
+        if not after["healthy"]:
+            would = f"(it would be {mended['done'][0]['state']})"
+            assert after["said"].endswith(would), "doctor says which of the two states it will be, and mend makes it so"
         assert (mended["open"], mended["staging"], mended["healthy"]) == (0, [], True)
