@@ -271,3 +271,14 @@ def test_a_caller_that_dies_takes_its_cells_along(alone):
     client.wait(30)
     gone, alive = psutil.wait_procs([cells], timeout=60)
     assert gone and not alive
+
+
+def test_a_command_is_carried_out_by_a_fork(alone):
+    "The first run starts the server, the second is the server's own: both say the same"
+    made("a", "x = 1\nprint(x)")
+    warm.start((), warm.settled(os.environ))
+    command = [sys.executable, "-m", "mlops_nb", "job", "run", "a", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout)["status"] == "completed", done.stderr
+    plain = subprocess.run(command[:-1], capture_output=True, text=True, check=False, timeout=120)
+    assert plain.returncode == 0 and "Traceback" not in plain.stderr, plain.stderr

@@ -51,7 +51,7 @@ def _place():
     "Where progress is shown here"
     if _quiet: return _Silent
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    if shell is not None and hasattr(shell, 'kernel'): return _Notebook
+    if getattr(shell, 'kernel', None) is not None: return _Notebook
     return _Terminal if sys.stderr is not None and sys.stderr.isatty() else _Silent
 
 @contextmanager

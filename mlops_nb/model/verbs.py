@@ -64,7 +64,7 @@ def _background(wait:bool|None) -> bool:
     "In a live notebook, unless it runs as a job; elsewhere people wait for the answer"
     if wait is not None: return not wait
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    return shell is not None and hasattr(shell, 'kernel') and not os.environ.get('MLOPS_PARENT_RUN') and os.name=='posix'
+    return getattr(shell, 'kernel', None) is not None and not os.environ.get('MLOPS_PARENT_RUN') and os.name=='posix'
 
 @verb(changes=True, example='mlops model log clf delay')
 def log(
