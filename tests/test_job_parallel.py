@@ -248,7 +248,7 @@ def test_a_terminated_run_goes_on_with_what_is_left(project):
 
 
 def random_job(seed: int) -> list[str]:
-    "Steps that read, bind, grow, share and draw at random"
+    "Steps that read, bind, grow, share and draw at random; 93 and 97 change what another step keeps under a second name"
     rng, names, cells = (
         random.Random(seed),
         ["base"],
@@ -271,7 +271,7 @@ def random_job(seed: int) -> list[str]:
     return [*cells, f"end: print({', '.join(names)})"]
 
 
-@pytest.mark.parametrize("seed", range(count(6, 100)))
+@pytest.mark.parametrize("seed", [*range(count(4, 100)), *(() if count(0, 1) else (93, 97))])
 def test_random_graphs_give_what_the_notebook_gives(project, seed):
     j = job("chance", *random_job(seed))
     a, b = jobs.run("chance", parallel=1), jobs.run("chance", parallel=4)

@@ -226,7 +226,8 @@ class Cache:
     def effects(self) -> dict:
         "What the cells of this process did beside giving names to new things; for `step_graph.Effects`"
         own = [r for r in self.did if r.at and r.at[0] not in self.given]
-        return {'changed':sorted({n for r in own for n in r.changed}), 'random':sorted({n for r in own for n,d in r.random.items() if d[0]}),
+        return {'changed':sorted({n for r in own for n in r.changed}), 'shared':sorted({n for r in own for n in r.names}-{n for r in own for n in r.changed}),
+            'random':sorted({n for r in own for n,d in r.random.items() if d[0]}),
             'sets':any(r.sets for r in own), 'read':sorted({p for r in own for p in r.files}), 'wrote':sorted({p for r in own for p in r.wrote})}
     @property
     def pending(self) -> bool: return bool(self.block)

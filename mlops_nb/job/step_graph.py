@@ -37,6 +37,7 @@ def is_wide(
 class Effects(msgspec.Struct, kw_only=True):
     "What the cells of a step did"
     changed:list[str] = [] # Names that they bound or changed
+    shared:list[str] = [] # Names of others whose objects their own names share
     random:list[str] = [] # Random number generators of the process that they drew from
     sets:bool = False # Did they set environment variables, the folder, options of libraries?
     read:list[str] = [] # Files
@@ -50,6 +51,7 @@ def clash(
 ) -> str:
     "Why the later of two steps cannot run beside the first; empty when it can"
     if names := sorted(hidden if reads is None else hidden&reads): return f'it uses `{names[0]}`, which that step changes under another name'
+    if both := sorted(set(a.shared)&{*b.shared, *b.changed}): return f'both keep or change what `{both[0]}` leads to'
     if a.sets: return 'that step sets an option, a variable of the environment or the folder'
     if both := sorted(set(a.random)&set(b.random)): return f'both draw from the generator of `{both[0]}`; one generator for each step would set them free'
     if files := sorted(set(a.wrote)&set(b.read)): return f'it reads {files[0]}, which that step writes'
