@@ -201,7 +201,7 @@ def preload(modules) -> list[str]:
 
 def _rehearse():
     "Understand a command and draw an answer: patterns are compiled, the index is read, once for all forks"
-    import getpass, platform, shlex # noqa: F401
+    import getpass, platform, shlex
     from mlops_nb.core import grammar, verb_index
     from mlops_nb.job.facts import CellRun, RunRecord
     grammar.parse(['job', 'run', 'x', '-p', 'n=-1', '--limit', 'wall_s=1'], verb_index.load())
