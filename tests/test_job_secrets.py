@@ -101,6 +101,12 @@ class Vault(http.server.BaseHTTPRequestHandler):
     "As HashiCorp's key-value store, version 2, answers"
 
     def do_GET(self):
+        if self.path.startswith("/v1/standby/"):
+            there = self.headers["Host"] if self.path.endswith("/active") else "192.0.2.1"
+            self.send_response(307)
+            self.send_header("Location", f"http://{there}/v1/kv/data/app")
+            self.end_headers()
+            return
         ok = self.headers["X-Vault-Token"] == "root-token" and self.path == "/v1/kv/data/app"
         body = json.dumps({"data": {"data": {"password": SECRET}, "metadata": {"version": 1}}} if ok else {"errors": []}).encode()
         self.send_response(200 if ok else 403)
@@ -126,6 +132,9 @@ def test_where_secrets_come_from(tmp_path, vault):
     (tmp_path / "s").write_text(SECRET + "\n", encoding="utf-8")
     assert secret_refs.look_up(f"secret:file:{tmp_path / 's'}") == SECRET
     assert secret_refs.look_up("secret:vault:kv/data/app#password", vault) == SECRET
+    assert secret_refs.look_up("secret:vault:standby/active#password", vault) == SECRET
+    with pytest.raises(ToolFailed, match="sends us on"):
+        secret_refs.look_up("secret:vault:standby/elsewhere#password", vault)
     with pytest.raises(NotFound, match="no field nothing"):
         secret_refs.look_up("secret:vault:kv/data/app#nothing", vault)
     with pytest.raises(ToolFailed, match="403"):

@@ -50,13 +50,18 @@ def _private(address:str) -> bool:
 
 def _vault(place, env):
     import urllib.error, urllib.request
+    class Guarded(urllib.request.HTTPRedirectHandler):
+        "A standby node sends us to the active one; the token goes along only where nobody reads it on the way"
+        def redirect_request(self, req, fp, code, msg, headers, newurl):
+            if not _private(newurl): raise ToolFailed(f'Vault sends us on to an address that is not https://, for {path}')
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
     path,_,field = place.partition('#')
     address,token = env.get('VAULT_ADDR', ''),env.get('VAULT_TOKEN', '')
     if not address or not token: raise NotFound('Vault is not set up: VAULT_ADDR or VAULT_TOKEN is missing', 'set both, or give another reference')
     if not _private(address): raise BadInput('VAULT_ADDR is not an https:// address')
     ask = urllib.request.Request(f'{address.rstrip("/")}/v1/{urllib.parse.quote(path)}', headers={'X-Vault-Token':token})
     try:
-        with urllib.request.urlopen(ask, timeout=10) as answer: data = json.load(answer)['data']
+        with urllib.request.build_opener(Guarded).open(ask, timeout=10) as answer: data = json.load(answer)['data']
     except urllib.error.HTTPError as e: raise ToolFailed(f'Vault answers {e.code} for {path}') from e
     except (OSError, ValueError, KeyError) as e: raise ToolFailed(f'Vault does not answer: {type(e).__name__}', 'look at VAULT_ADDR') from e
     data = data['data'] if isinstance(data.get('data'), dict) and 'metadata' in data else data # Version 2 of the store wraps it
