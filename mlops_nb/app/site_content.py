@@ -20,7 +20,9 @@ def _definitions(root:Path) -> dict[str,str]:
     "Feature view -> the text that defines it"
     out = {}
     for f in sorted((root/'features').glob('*')):
-        if f.suffix in ('.sql', '.py', '.toml') and f.is_file(): out[f.stem] = f'{out[f.stem]}\n\n' if f.stem in out else ''; out[f.stem] += f'# {f.name}\n{f.read_text(encoding="utf-8", errors="replace").strip()}'
+        if f.suffix in ('.sql', '.py', '.toml') and f.is_file():
+            out[f.stem] = f'{out[f.stem]}\n\n' if f.stem in out else ''
+            out[f.stem] += f'# {f.name}\n{f.read_text(encoding="utf-8", errors="replace").strip()}'
     return out
 
 def _notebook(root:Path, job:str, run:str) -> Path|None:
@@ -66,7 +68,8 @@ def _state(p, log, entries) -> dict:
     except MlopsError as e: return dict(root='-', verdict=f'not readable: {e.message}', signed='-', anchored='-')
     bad = [q for q in v.problems if q.kind!='unanchored']
     last = next((e for e in entries if e.type=='audit.anchored'), None)
-    return dict(root=v.root, verdict='intact' if not bad else '; '.join(f'{q.kind} at entry {q.seq}' for q in bad[:5]), signed=f'{v.signed:,} of {v.entries:,} entries',
+    return dict(root=v.root, verdict='intact' if not bad else '; '.join(f'{q.kind} at entry {q.seq}' for q in bad[:5]),
+        signed=f'{v.signed:,} of {v.entries:,} entries',
         anchored=f'up to entry {(last.payload or {}).get("size", "?")}, {last.time[:16].replace("T", " ")} UTC' if last else 'no checkpoint is kept elsewhere')
 
 def gather(
@@ -82,6 +85,9 @@ def gather(
     jobs,datasets = site_views.jobs(events, locked),site_views.datasets(events)
     _schemas(datasets)
     return dict(site=dict(name=p.name, purpose=p.settings.project.purpose, entries=len(events), last=events[-1].time if events else ''), datasets=datasets,
-        features=_typed(p.root, site_views.features(events, _definitions(p.root))), joins=site_views.joins(events), models=site_views.models(events), runs=site_views.runs(events)[:200], notebooks=_executed(p.root, jobs), jobs=jobs,
-        drift=site_views.drift(events), total=cost.views.table(events), tables=[cost.views.table(events, by) for by in ('job', 'model', 'cell', 'user')], price=cost.unit_price(cost.machine(p)[0]), board=comply.status(),
+        features=_typed(p.root, site_views.features(events, _definitions(p.root))), joins=site_views.joins(events),
+        models=site_views.models(events), runs=site_views.runs(events)[:200], notebooks=_executed(p.root, jobs), jobs=jobs,
+        drift=site_views.drift(events), total=cost.views.table(events),
+        tables=[cost.views.table(events, by) for by in ('job', 'model', 'cell', 'user')],
+        price=cost.unit_price(cost.machine(p)[0]), board=comply.status(),
         entries=newest, **_state(p, log, newest))

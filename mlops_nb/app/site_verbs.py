@@ -28,7 +28,9 @@ class Site(Fact):
 
 def drawn(s:Site) -> Panel:
     "Where the site is"
-    return Panel('Site', facts({'first page':place(Path(s.out)/'index.html'), 'pages':len(s.pages), 'size':f'{s.bytes/1000:,.0f} kB', 'read from':f'{s.entries:,} entries'}), verdict=('ok', 'WRITTEN'), next='mlops site serve')
+    return Panel('Site', facts({'first page':place(Path(s.out)/'index.html'), 'pages':len(s.pages),
+        'size':f'{s.bytes/1000:,.0f} kB', 'read from':f'{s.entries:,} entries'}), verdict=('ok', 'WRITTEN'),
+        next='mlops site serve')
 
 @verb('site.build', changes=True, example='mlops site build')
 def build(
@@ -44,15 +46,18 @@ def build(
     p = projects.current()
     folder = Path(out).expanduser()
     folder = folder if folder.is_absolute() else p.root/folder
-    if folder.resolve()==p.root or p.root.is_relative_to(folder.resolve()): raise BadInput(f'{folder} holds the project itself', 'give another --out')
+    if folder.resolve()==p.root or p.root.is_relative_to(folder.resolve()):
+        raise BadInput(f'{folder} holds the project itself', 'give another --out')
     if dry_run: return Plan(steps=[f'read {ledger.of(p).size():,} entries', f'write the site to {folder}'])
     from mlops_nb.app import pages, site_content
     content = site_content.gather(p)
     made = pages.render(content)
     pages.write(made, folder)
     digest = sha256('\0'.join(f'{k}\0{v}' for k,v in sorted(made.items())).encode()).hexdigest()
-    ledger.record(p, 'site.built', str(out), {'pages':len(made)-1, 'entries':content['site']['entries']}, digest=digest, fail='open')
-    return Site(pages=sorted(k for k in made if k.endswith('.html')), out=str(folder), entries=content['site']['entries'], bytes=sum(len(v.encode()) for v in made.values()), digest=digest)
+    ledger.record(p, 'site.built', str(out), {'pages':len(made)-1, 'entries':content['site']['entries']},
+        digest=digest, fail='open')
+    return Site(pages=sorted(k for k in made if k.endswith('.html')), out=str(folder), entries=content['site']['entries'],
+        bytes=sum(len(v.encode()) for v in made.values()), digest=digest)
 
 @verb('site.serve', example='mlops site serve --port 8800')
 def serve(

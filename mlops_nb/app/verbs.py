@@ -21,7 +21,8 @@ from .facts import Diagnosis, Ready, Status
 def _stores(p) -> dict[str,str]:
     "Where each store is, as text"
     s,rel = p.settings.stores,lambda x: str(x).replace(p.root.as_posix()+'/', '')
-    return {'ledger':rel(p.ledger_path), 'runs':rel(p.mlflow_uri), 'artifacts':rel(p.artifact_root), 'datasets':s.dvc_remote or '.mlops/dvc-remote',
+    return {'ledger':rel(p.ledger_path), 'runs':rel(p.mlflow_uri), 'artifacts':rel(p.artifact_root),
+        'datasets':s.dvc_remote or '.mlops/dvc-remote',
         'features':s.feast or 'features', 'online':rel(p.online_url)}
 
 @verb('init', changes=True, example='mlops init churn')
@@ -65,7 +66,8 @@ def _init_steps(root) -> list[str]:
     steps = [] if have else [f'write {root/projects.TOML}', f'make {root/".mlops"} and ignore it in git']
     if adoption.repository(root if root.is_dir() else root.parent) is None: steps.append(f'git init {root}')
     if not (root/'.dvc').exists(): steps.append('make a DVC repository with a local remote')
-    if root.is_dir() and adoption.feast_repository(root): steps.append(f'adopt the Feast repository {adoption.feast_repository(root)}')
+    if root.is_dir() and adoption.feast_repository(root):
+        steps.append(f'adopt the Feast repository {adoption.feast_repository(root)}')
     if adoption.mlflow_server(root): steps.append(f'adopt MLflow at {adoption.mlflow_server(root)}')
     return steps+['create or find the signing key', 'record project.created']
 
@@ -87,7 +89,8 @@ def status() -> Status:
         runs += e.type in ('run.completed', 'job.completed')
         if e.time.startswith(today): usd += float((e.payload or {}).get('usd') or 0)
         recent = [*recent[-4:], {'seq':e.seq, 'time':e.time, 'type':e.type, 'subject':e.subject}]
-    return Status(root=str(p.root), counts={**{k:len(v) for k,v in names.items()}, 'runs':runs}, cost_usd_today=usd, alerts=health.attention(p),
+    return Status(root=str(p.root), counts={**{k:len(v) for k,v in names.items()}, 'runs':runs}, cost_usd_today=usd,
+        alerts=health.attention(p),
         ledger=health.ledger_state(log), recent=recent[::-1])
 
 # %% ../../nbs/app/verbs.ipynb #8bdece6d

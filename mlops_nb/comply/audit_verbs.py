@@ -58,7 +58,8 @@ def _sign(p) -> Checkpointed:
     "Record that it is signed, then sign; so the record of the signature is under it"
     from mlops_nb import guard
     signer,log = guard.signer(p),_log(p)
-    if log.size()==0: raise BadInput('nothing is recorded yet, so there is nothing to sign', 'do something first, for instance: mlops data add')
+    if log.size()==0:
+        raise BadInput('nothing is recorded yet, so there is nothing to sign', 'do something first, for instance: mlops data add')
     log.append('audit.checkpointed', p.name, {'after':log.size()})
     note = log.checkpoint(signer)
     size = int(note.split('\n')[1])
@@ -76,10 +77,14 @@ def checkpoint(
 
 def _anchor_file(p, to:str) -> Path:
     "The file that holds the checkpoints of this project elsewhere"
-    if not to: raise BadUsage('where should the checkpoint be kept?', 'give a folder or file off this project, or set [audit] anchor in mlops.toml')
+    if not to:
+        raise BadUsage('where should the checkpoint be kept?',
+            'give a folder or file off this project, or set [audit] anchor in mlops.toml')
     path = Path(to).expanduser()
     path = (p.root/path).resolve() if not path.is_absolute() else path.resolve()
-    if path.is_relative_to(p.root): raise BadInput(f'{path} is inside the project: who rewrites the project rewrites it too', 'give a place elsewhere, best on another machine')
+    if path.is_relative_to(p.root):
+        raise BadInput(f'{path} is inside the project: who rewrites the project rewrites it too',
+            'give a place elsewhere, best on another machine')
     if path.is_dir() or to.endswith(('/', os.sep)): return path/f'{p.name}-{p.settings.audit.ident or "ledger"}.checkpoints'
     return path
 
@@ -116,11 +121,14 @@ def notes_in(
 
 def _anchors(p, files:list[Path]) -> list[str]:
     "Checkpoints kept elsewhere: those of the settings, and the given files"
-    if p is not None and p.settings.audit.anchor and (known := _anchor_file(p, p.settings.audit.anchor)).is_file(): files = [known, *files]
+    if p is not None and p.settings.audit.anchor and (known := _anchor_file(p, p.settings.audit.anchor)).is_file():
+        files = [known, *files]
     out = []
     for f in files:
         try: out += notes_in(Path(f).read_text(encoding='utf-8'), str(f))
-        except (OSError, UnicodeDecodeError) as e: raise NotFound(f'anchor {f} cannot be read: {getattr(e, "strerror", None) or "it is not text"}', 'give a file that `mlops audit anchor` wrote') from e
+        except (OSError, UnicodeDecodeError) as e:
+            raise NotFound(f'anchor {f} cannot be read: {getattr(e, "strerror", None) or "it is not text"}',
+                'give a file that `mlops audit anchor` wrote') from e
     return out
 
 @verb('audit.verify', check=True, example='mlops audit verify')
@@ -137,7 +145,8 @@ def verify(
     p = projects.current()
     notes = _anchors(p, list(anchor))
     try: v = _log(p).verify(notes)
-    except ToolFailed as e: return Verified(entries=0, root='', signed=0, anchored=0, problems=[Problem(0, 'unreadable', e.message)], source=p.name)
+    except ToolFailed as e:
+        return Verified(entries=0, root='', signed=0, anchored=0, problems=[Problem(0, 'unreadable', e.message)], source=p.name)
     return Verified(entries=v.entries, root=v.root, signed=v.signed, anchored=v.anchored, problems=v.problems, source=p.name)
 
 def _verify_bundle(path:Path, files, given) -> Verified:
@@ -147,14 +156,17 @@ def _verify_bundle(path:Path, files, given) -> Verified:
     notes = _anchors(None, list(files))
     try:
         doc = msgspec.json.decode(path.read_bytes())
-        rows = [Row(e['seq'], e['header'], bytes.fromhex(e['commitment']), None if e['salt'] is None else bytes.fromhex(e['salt']), None if e['payload'] is None else e['payload'].encode())
+        rows = [Row(e['seq'], e['header'], bytes.fromhex(e['commitment']),
+            None if e['salt'] is None else bytes.fromhex(e['salt']), None if e['payload'] is None else e['payload'].encode())
             for e in doc['entries']]
         own,checkpoints,origin = [bytes.fromhex(k) for k in doc['public_keys']],doc['checkpoints'],doc['origin']
     except OSError as e: raise NotFound(f'{path} cannot be read: {e.strerror}') from e
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as e: raise BadInput(f'{path} is no ledger bundle: {type(e).__name__}', 'give a file that `mlops audit export` wrote') from e
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as e:
+        raise BadInput(f'{path} is no ledger bundle: {type(e).__name__}', 'give a file that `mlops audit export` wrote') from e
     trusted = [_public_key(k) for k in given or (p.settings.audit.public_key.replace(',', ' ').split() if p else [])]
     n,root,signed,safe,problems = verification.check(rows, checkpoints, trusted or own, origin, notes)
-    return Verified(entries=n, root=root, signed=signed, anchored=safe, problems=problems, source=str(path), own_keys=bool(trusted))
+    return Verified(entries=n, root=root, signed=signed, anchored=safe, problems=problems, source=str(path),
+        own_keys=bool(trusted))
 
 def _public_key(text:str) -> bytes:
     import base64
@@ -202,6 +214,9 @@ def redact(
     e:Event = log.event(seq)
     if e.payload is None: raise BadInput(f'entry {seq} was redacted before')
     if not reason.strip(): raise BadInput('--reason is empty', 'say why the payload must go')
-    if dry_run: return Plan(steps=[f'blank the payload of entry {seq} ({e.type} {e.subject})', 'record entry.redacted with the reason'])
-    if not yes: raise BadUsage(f'this blanks entry {seq} ({e.type} {e.subject}) for good', f'if you are sure: mlops audit redact {seq} --reason ... --yes')
+    if dry_run:
+        return Plan(steps=[f'blank the payload of entry {seq} ({e.type} {e.subject})', 'record entry.redacted with the reason'])
+    if not yes:
+        raise BadUsage(f'this blanks entry {seq} ({e.type} {e.subject}) for good',
+            f'if you are sure: mlops audit redact {seq} --reason ... --yes')
     return Redacted(seq=seq, reason=reason, entry=log.redact(seq, reason).seq)

@@ -29,5 +29,6 @@ def chosen(
     framework:str='', # One of `frameworks()`; empty is all
 ) -> list[Control]:
     "Controls that cite a framework"
-    if framework and framework not in frameworks(): raise BadInput(f'no framework {framework!r}', suggest(framework, frameworks()) or f'there are: {", ".join(frameworks())}')
+    if framework and framework not in frameworks():
+        raise BadInput(f'no framework {framework!r}', suggest(framework, frameworks()) or f'there are: {", ".join(frameworks())}')
     return [c for c in catalogue() if not framework or framework in c.clauses]

@@ -14,17 +14,20 @@ from collections.abc import Callable, Iterator
 from .facts import Hit, Scan
 
 # %% ../../nbs/comply/exposure.ipynb #64c09f14
-TEXT = ('.ipynb', '.py', '.sql', '.toml', '.yaml', '.yml', '.json', '.md', '.qmd', '.txt', '.cfg', '.ini', '.env', '.sh', '.log', '.html')
+TEXT = ('.ipynb', '.py', '.sql', '.toml', '.yaml', '.yml', '.json', '.md', '.qmd', '.txt', '.cfg', '.ini', '.env',
+    '.sh', '.log', '.html')
 LIMIT_MB = 50 # Larger files are named and not read
 _MIMES = ('text/plain', 'text/html', 'text/markdown', 'application/json', 'text/latex')
 
-def _text(x) -> str: return ''.join(map(str, x)) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)
+def _text(x) -> str:
+    return ''.join(map(str, x)) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)
 
 def outputs(cell:dict) -> str:
     "All text that a cell has saved"
     parts = []
     for o in cell.get('outputs') or []:
-        parts += [_text(o.get('text', '')), *(_text(v) for k,v in (o.get('data') or {}).items() if k in _MIMES), _text(o.get('evalue', '')), '\n'.join(map(str, o.get('traceback') or []))]
+        parts += [_text(o.get('text', '')), *(_text(v) for k,v in (o.get('data') or {}).items() if k in _MIMES),
+            _text(o.get('evalue', '')), '\n'.join(map(str, o.get('traceback') or []))]
     return '\n'.join(parts)
 
 def places(
@@ -36,7 +39,8 @@ def places(
         yield '',text
         return
     nb = json.loads(text)
-    if given := ((nb.get('metadata') or {}).get('papermill') or {}).get('parameters'): yield ' parameters',json.dumps(given, ensure_ascii=False)
+    if given := ((nb.get('metadata') or {}).get('papermill') or {}).get('parameters'):
+        yield ' parameters',json.dumps(given, ensure_ascii=False)
     for n,c in enumerate(nb.get('cells') or []):
         yield f' cell {n}',_text(c.get('source', ''))
         if out := outputs(c): yield f' output of cell {n}',out
@@ -55,7 +59,8 @@ def search(
             if path.stat().st_size>LIMIT_MB*1e6: skipped.append(f'{name}: larger than {LIMIT_MB} MB'); continue
             for where,text in places(path):
                 cells += 1
-                hits += [Hit(where=name+where, kind=kind, name=cls, count=n) for kind,detect in find.items() for cls,n in detect(text).items()]
+                hits += [Hit(where=name+where, kind=kind, name=cls, count=n) for kind,detect in find.items()
+                    for cls,n in detect(text).items()]
         except (OSError, ValueError, AttributeError, TypeError) as e: skipped.append(f'{name}: {type(e).__name__}')
     return Scan(target=target, findings=hits, files=len(files)-len(skipped), cells=cells, skipped=skipped)
 
@@ -70,7 +75,8 @@ def search_table(
     "Personal data and secrets in the columns of a table"
     import pyarrow as pa, pyarrow.compute as pc
     rows = lambda c: table.num_rows-table.column(c).null_count
-    hits = [Hit(where=f'column {c}', kind='pii', name=cls, count=rows(c)) for c,classes in classify(table).items() for cls in classes]
+    hits = [Hit(where=f'column {c}', kind='pii', name=cls, count=rows(c))
+        for c,classes in classify(table).items() for cls in classes]
     for c,column in zip(table.column_names, table.columns):
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)): continue
         text = '\n'.join(v[:2000] for v in pc.unique(column).slice(0, limit).to_pylist() if v)

@@ -79,7 +79,8 @@ class Scan(Fact):
     @property
     def ok(self) -> bool: return not self.findings
     @property
-    def finding(self) -> str: return f'{len(self.findings)} findings in {self.target}: '+', '.join(sorted({f.name for f in self.findings}))
+    def finding(self) -> str:
+        return f'{len(self.findings)} findings in {self.target}: '+', '.join(sorted({f.name for f in self.findings}))
 
 # %% ../../nbs/comply/facts.ipynb #235648a9
 class Log(Fact):

@@ -20,9 +20,11 @@ def uncommitted(
 ) -> list[str]: # Paths relative to it, sorted
     "Definitions that differ from the last commit; raises `ToolFailed` where there is no git"
     if shutil.which('git') is None: raise ToolFailed('git is not installed', 'install git')
-    r = subprocess.run(['git', '-C', str(root), 'status', '--porcelain', '-z', '--untracked-files=all', '--', *DEFINITIONS], capture_output=True, text=True, encoding='utf-8', errors='replace')
+    r = subprocess.run(['git', '-C', str(root), 'status', '--porcelain', '-z', '--untracked-files=all', '--', *DEFINITIONS],
+        capture_output=True, text=True, encoding='utf-8', errors='replace')
     if r.returncode: raise ToolFailed(f'git says: {r.stderr.strip()[:200]}', 'run: mlops init')
-    prefix = subprocess.run(['git', '-C', str(root), 'rev-parse', '--show-prefix'], capture_output=True, text=True, encoding='utf-8', errors='replace').stdout.strip()
+    prefix = subprocess.run(['git', '-C', str(root), 'rev-parse', '--show-prefix'], capture_output=True, text=True,
+        encoding='utf-8', errors='replace').stdout.strip()
     lines = iter(r.stdout.split('\0'))
     out = []
     for l in lines:
@@ -59,4 +61,5 @@ def executed(
     root:Path, # Folder of the project
 ) -> list[Path]: # At most `RUNS`
     "Executed notebooks of jobs, newest first"
-    return sorted((p for p in (root/'.mlops'/'runs').glob('*/*.ipynb') if p.name!='input.ipynb'), key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)[:RUNS]
+    return sorted((p for p in (root/'.mlops'/'runs').glob('*/*.ipynb') if p.name!='input.ipynb'),
+        key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)[:RUNS]

@@ -19,4 +19,5 @@ class Reconciled(Fact):
     @property
     def ok(self) -> bool: return not self.differences
     @property
-    def finding(self) -> str: return self.differences[0]['message']+(f' and {len(self.differences)-1} more' if len(self.differences)>1 else '')
+    def finding(self) -> str:
+        return self.differences[0]['message']+(f' and {len(self.differences)-1} more' if len(self.differences)>1 else '')

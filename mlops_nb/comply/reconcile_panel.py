@@ -14,5 +14,7 @@ from ..core.draw import Panel, badge, facts, table
 def reconciled(r) -> Panel:
     "What differs"
     rows = [[badge('bad', d['kind'].upper()), d['subject'], d['message'], d.get('evidence')] for d in r.differences]
-    return Panel('Ledger against the stores', facts(r.checked), table(['', 'what', '', 'entry'], rows, align='lllr', empty='nothing differs'), verdict=('ok', 'THEY AGREE') if r.ok else ('bad', f'{len(rows)} DIFFERENCES'),
+    return Panel('Ledger against the stores', facts(r.checked),
+        table(['', 'what', '', 'entry'], rows, align='lllr', empty='nothing differs'),
+        verdict=('ok', 'THEY AGREE') if r.ok else ('bad', f'{len(rows)} DIFFERENCES'),
         next='mlops audit log --type model.*' if not r.ok else 'mlops audit verify')

@@ -27,14 +27,18 @@ def _sources(p) -> collectors.Sources:
     from mlops_nb import guard
     from mlops_nb.core import ledger
     log = ledger.of(p)
-    def notebooks(): return exposure.search([*project_files.walk(p.root, ('.ipynb',)), *project_files.executed(p.root)], _detectors(), p.name, p.root)
-    return collectors.Sources(list(log.events()), verify=log.verify, key=lambda: guard.key_health(p), changed=lambda: project_files.uncommitted(p.root),
+    def notebooks():
+        return exposure.search([*project_files.walk(p.root, ('.ipynb',)), *project_files.executed(p.root)],
+            _detectors(), p.name, p.root)
+    return collectors.Sources(list(log.events()), verify=log.verify, key=lambda: guard.key_health(p),
+        changed=lambda: project_files.uncommitted(p.root),
         jobs=lambda: project_files.locks(p.root), notebooks=notebooks)
 
 def _board(p, wanted, framework='') -> Board:
     s = _sources(p)
     results = [collectors.collect(c, s) for c in wanted]
-    return Board(framework=framework, controls=results, counts=views.counts(results), as_of=s.now.strftime('%Y-%m-%dT%H:%M:%SZ'), entries=len(s.events))
+    return Board(framework=framework, controls=results, counts=views.counts(results), as_of=s.now.strftime('%Y-%m-%dT%H:%M:%SZ'),
+        entries=len(s.events))
 
 @verb('comply.status', example='mlops comply status --framework gdpr')
 def status(
@@ -60,7 +64,8 @@ def show(
 ) -> Board:
     "One control with its evidence"
     known = {c.id:c for c in controls.catalogue()}
-    if control not in known: raise NotFound(f'no control {control!r}', suggest(control, known) or 'list them with: mlops comply list')
+    if control not in known:
+        raise NotFound(f'no control {control!r}', suggest(control, known) or 'list them with: mlops comply list')
     return _board(projects.current(), [known[control]])
 
 # %% ../../nbs/comply/verbs.ipynb #d5a9aa7d
@@ -87,10 +92,12 @@ def scan(
 
     Says where and of which kind, never the value. Exit code 1 when something was found."""
     if not isinstance(target, (str, Path)): found = _scan_table(target, type(target).__name__)
-    elif (path := Path(target).expanduser().resolve()).exists() and not str(path).endswith(_TABLES): found = _scan_files(path, str(target))
+    elif (path := Path(target).expanduser().resolve()).exists() and not str(path).endswith(_TABLES):
+        found = _scan_files(path, str(target))
     else: found = _scan_table(target, str(target))
     p = projects.bound_or_none()
     if p is not None:
         from mlops_nb.core import ledger
-        ledger.record(p, 'control.checked', f'scan:{found.target}'[:200], {'findings':len(found.findings), 'classes':sorted({h.name for h in found.findings}), 'files':found.files}, fail='open')
+        ledger.record(p, 'control.checked', f'scan:{found.target}'[:200],
+            {'findings':len(found.findings), 'classes':sorted({h.name for h in found.findings}), 'files':found.files}, fail='open')
     return found

@@ -13,8 +13,10 @@ from ..core.events import Event
 from .facts import STATUSES, Result
 
 # %% ../../nbs/comply/views.ipynb #30f5a469
-OPENS = {'job.started':('job.completed', 'job.failed', 'job.aborted'), 'run.started':('run.completed', 'run.failed', 'run.aborted'),
-    'model.logging_started':('model.registered', 'model.failed'), 'model.promotion_started':('model.promoted', 'model.rolled_back', 'model.promotion_failed')}
+OPENS = {'job.started':('job.completed', 'job.failed', 'job.aborted'),
+    'run.started':('run.completed', 'run.failed', 'run.aborted'),
+    'model.logging_started':('model.registered', 'model.failed'),
+    'model.promotion_started':('model.promoted', 'model.rolled_back', 'model.promotion_failed')}
 _OPENED_BY = {end:start for start,ends in OPENS.items() for end in ends}
 
 def open_brackets(

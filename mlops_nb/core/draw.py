@@ -33,14 +33,16 @@ _CSS = '''.mlops{font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);co
 # %% ../../nbs/core/draw.ipynb #f7a01afa
 class Badge:
     "A word on a coloured ground; `level` is ok, warn, bad or info"
-    def __init__(self, level:str, word:str): self.level,self.word = (level if level in ('ok','warn','bad','info') else 'info'),str(word)
+    def __init__(self, level:str, word:str):
+        self.level,self.word = (level if level in ('ok','warn','bad','info') else 'info'),str(word)
     def __str__(self): return self.word
 
 def badge(level:str, word:str) -> Badge: return Badge(level, word)
 
 class Link:
     "A word that leads to a cell of a notebook in the reader's folder; panels link nothing else"
-    def __init__(self, word, notebook:str, cell_id:str): self.word,self.href = str(word),f'{quote(PurePath(notebook).name)}#cell-id={quote(cell_id, safe="")}'
+    def __init__(self, word, notebook:str, cell_id:str):
+        self.word,self.href = str(word),f'{quote(PurePath(notebook).name)}#cell-id={quote(cell_id, safe="")}'
     def __str__(self): return self.word
 
 def _lines(words) -> str: return ''.join(c if c.isprintable() or c in '\n\t' else ' ' for c in str(words)) # no escape codes, no separators that look like lines
@@ -75,14 +77,16 @@ def _cell(x, pictures=True) -> str:
     return escape(short(x))
 
 # %% ../../nbs/core/draw.ipynb #1ed0de61
-def _wide(s): return len(s) if s.isascii() else sum(2 if unicodedata.east_asian_width(c) in 'WF' else 0 if unicodedata.combining(c) else 1 for c in s)
+def _wide(s):
+    return len(s) if s.isascii() else sum(2 if unicodedata.east_asian_width(c) in 'WF' else 0 if unicodedata.combining(c) else 1 for c in s)
 def _fill(s, n, right=False): return ' '*(n-_wide(s))+s if right else s+' '*(n-_wide(s))
 def _md(s): return s.replace('\\', '\\\\').replace('|', '\\|').replace('\n', ' ').replace('<', '&lt;').replace('`', '\\`')
 
 class Facts:
     "Names and values under each other"
     def __init__(self, pairs:dict): self.pairs = pairs
-    def html(self, pictures=True, rows=40): return '<dl>'+''.join(f'<dt>{escape(short(k))}</dt><dd>{_cell(v, pictures)}</dd>' for k,v in self.pairs.items())+'</dl>'
+    def html(self, pictures=True, rows=40):
+        return '<dl>'+''.join(f'<dt>{escape(short(k))}</dt><dd>{_cell(v, pictures)}</dd>' for k,v in self.pairs.items())+'</dl>'
     def text(self):
         w = max((_wide(short(k)) for k in self.pairs), default=0)
         return '\n'.join(f'{_fill(short(k), w)}  {v if isinstance(v, Svg) else short(v)}' for k,v in self.pairs.items())
@@ -92,12 +96,14 @@ class Table:
     "Columns and rows; numbers stand right"
     def __init__(self, columns:list[str], rows:list[list], align:str='', empty:str='nothing yet'):
         self.columns,self.rows,self.empty = [short(c) for c in columns], [list(r) for r in rows], _lines(empty)
-        self.align = align or ''.join('r' if any(_is_number(r[n]) for r in self.rows) and all(_is_number(r[n]) or r[n] is None for r in self.rows) else 'l' for n in range(len(columns)))
+        self.align = align or ''.join('r' if any(_is_number(r[n]) for r in self.rows)
+            and all(_is_number(r[n]) or r[n] is None for r in self.rows) else 'l' for n in range(len(columns)))
     def html(self, pictures=True, rows=40):
         if not self.rows: return f'<p class="x">{escape(self.empty)}</p>'
         side = [' class="n"' if a=='r' else '' for a in self.align]
         head = ''.join(f'<th{s}>{escape(short(c))}</th>' for c,s in zip(self.columns, side))
-        body = ''.join('<tr>'+''.join(f'<td{s}>{_cell(x, pictures)}</td>' for x,s in zip(r, side))+'</tr>' for r in self.rows[:rows])
+        body = ''.join('<tr>'+''.join(f'<td{s}>{_cell(x, pictures)}</td>' for x,s in zip(r, side))+'</tr>'
+            for r in self.rows[:rows])
         more = f'<p class="x">and {len(self.rows)-rows:,} more rows</p>' if len(self.rows)>rows else ''
         return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
     def text(self, rows=40):
@@ -109,12 +115,14 @@ class Table:
     def markdown(self):
         if not self.rows: return _md(self.empty)
         line = '|'.join('---:' if a=='r' else '---' for a in self.align)
-        return '\n'.join([f'| {" | ".join(_md(c) for c in self.columns)} |', f'|{line}|', *(f'| {" | ".join(_md(str(x) if isinstance(x, Svg) else short(x)) for x in r)} |' for r in self.rows[:40])])
+        return '\n'.join([f'| {" | ".join(_md(c) for c in self.columns)} |', f'|{line}|',
+            *(f'| {" | ".join(_md(str(x) if isinstance(x, Svg) else short(x)) for x in r)} |' for r in self.rows[:40])])
 
 class Text:
     "A paragraph; `code` keeps its lines"
     def __init__(self, words:str, code:bool=False): self.words,self.code = _lines(words),code
-    def html(self, pictures=True, rows=40): return f'<pre>{escape(self.words[:8000])}</pre>' if self.code else f'<p>{escape(self.words[:2000])}</p>'
+    def html(self, pictures=True, rows=40):
+        return f'<pre>{escape(self.words[:8000])}</pre>' if self.code else f'<p>{escape(self.words[:2000])}</p>'
     def text(self): return self.words
     def markdown(self):
         fence = '`'*max(3, 1+max((len(m) for m in re.findall('`+', self.words)), default=0)) # longer than any inside
@@ -140,14 +148,16 @@ class Diff:
 class Figure:
     "A picture on a line of its own"
     def __init__(self, svg:Svg, words:str=''): self.svg,self.words = svg,_lines(words)
-    def html(self, pictures=True, rows=40): return f'<p>{_cell(self.svg, pictures)}{f"<br><span class=x>{escape(self.words)}</span>" if self.words else ""}</p>'
+    def html(self, pictures=True, rows=40):
+        return f'<p>{_cell(self.svg, pictures)}{f"<br><span class=x>{escape(self.words)}</span>" if self.words else ""}</p>'
     def text(self): return '\n'.join(filter(None, [str(self.svg), self.words]))
     def markdown(self): return '  \n'.join(_md(l) for l in self.text().split('\n'))
 
 class Details:
     "Blocks behind a line to open"
     def __init__(self, summary:str, *blocks): self.summary,self.blocks = short(summary, 400),blocks
-    def html(self, pictures=True, rows=40): return f'<details><summary>{escape(short(self.summary))}</summary>{"".join(b.html(pictures, rows) for b in self.blocks)}</details>'
+    def html(self, pictures=True, rows=40):
+        return f'<details><summary>{escape(short(self.summary))}</summary>{"".join(b.html(pictures, rows) for b in self.blocks)}</details>'
     def text(self): return '\n'.join([self.summary, *('  '+l for b in self.blocks for l in b.text().split('\n'))])
     def markdown(self): return '\n\n'.join([f'**{_md(self.summary)}**', *(b.markdown() for b in self.blocks)])
 
@@ -183,7 +193,8 @@ class Panel:
         return '\n'.join([head, *filter(None, (b.text() for b in self.blocks)), *([f'next: {self.next}'] if self.next else [])])
     def markdown(self) -> str:
         head = f'### {_md(short(self.title))}'+(f': {_md(short(self.verdict[1]))}' if self.verdict else '')
-        return '\n\n'.join([head, *filter(None, (b.markdown() for b in self.blocks)), *([f"next: `{self.next.replace('`', chr(39))}`"] if self.next else [])])
+        return '\n\n'.join([head, *filter(None, (b.markdown() for b in self.blocks)),
+            *([f"next: `{self.next.replace('`', chr(39))}`"] if self.next else [])])
     def __str__(self): return self.text()
     def _repr_mimebundle_(self, include=None, exclude=None): return {'text/html':self.html(), 'text/plain':self.text()}
 

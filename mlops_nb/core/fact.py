@@ -22,7 +22,8 @@ class Fact(msgspec.Struct, kw_only=True, dict=True):
     def panel(self):
         "The `Panel` of this fact"
         from mlops_nb.core import draw
-        if not self.__panel__: return draw.Panel(type(self).__name__, draw.facts({k:draw.short(v) for k,v in self.json().items()}))
+        if not self.__panel__:
+            return draw.Panel(type(self).__name__, draw.facts({k:draw.short(v) for k,v in self.json().items()}))
         module,_,name = self.__panel__.partition(':')
         return getattr(importlib.import_module(module), name)(self)
     def json(self) -> dict:
@@ -53,4 +54,5 @@ class Plan(Fact):
 def draw_plan(plan:Plan):
     "A plan as a numbered list"
     from mlops_nb.core import draw
-    return draw.Panel('Plan', draw.table(['', 'step'], [[n,s] for n,s in enumerate(plan.steps, 1)]), verdict=('info', 'DRY RUN: nothing was changed'))
+    return draw.Panel('Plan', draw.table(['', 'step'], [[n,s] for n,s in enumerate(plan.steps, 1)]),
+        verdict=('info', 'DRY RUN: nothing was changed'))

@@ -23,7 +23,9 @@ def to_arrow(x):
         if type(x).__module__.split('.')[0]=='pandas': return _from_pandas(x)
         if isinstance(x, dict): return pa.table(x)
         if hasattr(x, '__arrow_c_stream__'): return pa.table(x).replace_schema_metadata(None)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as e: raise BadInput(f'the frame has a column without one type: {str(e).splitlines()[0][:160]}', 'convert it first, for instance with .astype(str)') from e
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as e:
+        raise BadInput(f'the frame has a column without one type: {str(e).splitlines()[0][:160]}',
+            'convert it first, for instance with .astype(str)') from e
     raise BadInput(f'{type(x).__name__} is not a table', 'give a pandas, polars or Arrow frame, or a path')
 
 def _from_pandas(df):
@@ -74,7 +76,8 @@ def _one(column):
     "One array at offset 0, decoded"
     import pyarrow as pa
     a = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(a, pa.ChunkedArray): a = a.chunk(0) if a.num_chunks==1 else pa.concat_arrays(a.chunks) if a.num_chunks else pa.array([], a.type)
+    if isinstance(a, pa.ChunkedArray):
+        a = a.chunk(0) if a.num_chunks==1 else pa.concat_arrays(a.chunks) if a.num_chunks else pa.array([], a.type)
     return a.dictionary_decode() if pa.types.is_dictionary(a.type) else a
 
 def _values(h, a):
@@ -89,7 +92,9 @@ def _values(h, a):
         v = np.array(a.fill_null(0), copy=True)
         v[np.isnan(v)] = np.nan
         return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder('<'), copy=False)).data)
-    if pa.types.is_integer(t): v = np.asarray(a.fill_null(0)); return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder('<'), copy=False)).data)
+    if pa.types.is_integer(t):
+        v = np.asarray(a.fill_null(0))
+        return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder('<'), copy=False)).data)
     if pa.types.is_temporal(t) and t.bit_width in (32, 64): return _values_of_time(h, a)
     if logical(t) in ('string', 'binary'): return _bytes(h, a)
     if logical(t).startswith('list<'):

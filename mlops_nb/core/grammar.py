@@ -48,7 +48,8 @@ def _scalar(k, option, text):
     types = {**_TYPES, 'bool':bool, 'date':datetime.date, 'datetime':datetime.datetime}
     try: return float(text) if k=='float' else msgspec.convert(text.strip(), types[k], strict=False) # msgspec refuses .05, 1. and +1
     except (msgspec.ValidationError, ValueError) as e:
-        raise BadInput(f'{option}: {text!r} is no {k}', {'date':'write 2013-07-01', 'datetime':'write 2013-07-01T06:00:00Z', 'bool':'write true or false'}.get(k, '')) from e
+        raise BadInput(f'{option}: {text!r} is no {k}', {'date':'write 2013-07-01', 'datetime':'write 2013-07-01T06:00:00Z',
+            'bool':'write true or false'}.get(k, '')) from e
 
 def _split(text:str) -> list[str]:
     "A JSON list, or words by comma; a comma in brackets or quotes belongs to its word"
@@ -76,7 +77,8 @@ def _pair(kind, name, text):
     return key.strip(),coerce(kind['item'], key, value)
 
 # %% ../../nbs/core/grammar.ipynb #9047dd06
-GLOBAL = {'json':'One JSON document on stdout and nothing else', 'strict':'Raise when the check finds something', 'debug':'Show the traceback of an error',
+GLOBAL = {'json':'One JSON document on stdout and nothing else', 'strict':'Raise when the check finds something',
+    'debug':'Show the traceback of an error',
     'project':'Folder of the project, instead of the one found from here', 'help':'This page'}
 
 class Call(msgspec.Struct):
@@ -96,15 +98,20 @@ def find_verb(
 ): # `(path, rest)`
     "The verb that a line begins with; raises `BadUsage`"
     typed = [w for w in words if isinstance(w, str)]
-    if len(typed)>1 and f'{typed[0]}.{typed[1]}' in index and not (cell and index.get(typed[0], {}).get('cell')): return f'{typed[0]}.{typed[1]}',words[2:]
+    if len(typed)>1 and f'{typed[0]}.{typed[1]}' in index and not (cell and index.get(typed[0], {}).get('cell')):
+        return f'{typed[0]}.{typed[1]}',words[2:]
     areas = sorted({p.split('.')[0] for p in index})
     if not typed: raise BadUsage('what should be done?', 'list the verbs with: mlops --help')
     verbs = [p.split('.')[1] for p in index if p.startswith(typed[0]+'.')]
     if typed[0] in index and (cell or not verbs or index[typed[0]].get('cell')!='around'): return typed[0],words[1:]
-    if typed[0] in index and len(words)==1: raise BadUsage(f'`{typed[0]}` runs a cell', f'write %%mlops {typed[0]} ... as its first line; on one line there are: {", ".join(verbs)}')
+    if typed[0] in index and len(words)==1:
+        raise BadUsage(f'`{typed[0]}` runs a cell',
+            f'write %%mlops {typed[0]} ... as its first line; on one line there are: {", ".join(verbs)}')
     if not verbs: raise BadUsage(f'no area or verb `{typed[0]}`', suggest(typed[0], areas) or f'there are: {", ".join(areas)}')
     if len(typed)==1 or typed[1].startswith('-'): raise BadUsage(f'`{typed[0]}` needs a verb', f'one of: {", ".join(verbs)}')
-    raise BadUsage(f'`{typed[0]}` has no verb `{typed[1]}`', suggest(typed[1], verbs) or f'it has: {", ".join(verbs)}'+(f'; as the first line of a cell write %%mlops {" ".join(typed[:2])}' if typed[0] in index else ''))
+    raise BadUsage(f'`{typed[0]}` has no verb `{typed[1]}`',
+        suggest(typed[1], verbs) or f'it has: {", ".join(verbs)}'
+        +(f'; as the first line of a cell write %%mlops {" ".join(typed[:2])}' if typed[0] in index else ''))
 
 # %% ../../nbs/core/grammar.ipynb #c9c3acd6
 def _parser(path:str, entry:dict):
@@ -113,14 +120,19 @@ def _parser(path:str, entry:dict):
     class Parser(argparse.ArgumentParser):
         def error(self, message): raise BadUsage(_reworded(path, entry, message), f'see: mlops {path.replace(".", " ")} --help')
     p = Parser(prog=path, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for g in GLOBAL: p.add_argument(f'--{g}', *(['-h'] if g=='help' else []), action='store' if g=='project' else 'store_true', dest=f' {g}')
+    for g in GLOBAL:
+        p.add_argument(f'--{g}', *(['-h'] if g=='help' else []), action='store' if g=='project' else 'store_true', dest=f' {g}')
     for q in entry['params']:
         k,name = q['kind'],q['name']
         if q['word']: p.add_argument(name, nargs='*' if k=='list' else None if q['required'] else '?')
         elif name!='body':
             flags = [option_of(name), *(['-p'] if name=='params' else [])]
-            if k=='bool': p.add_argument(*flags, action='store_true', dest=name); p.add_argument(f'--no-{name.replace("_", "-")}', action='store_false', dest=name)
-            else: p.add_argument(*flags, dest=name, **({'action':'append'} if k in ('list', 'dict') else {}), required=q['required'])
+            if k=='bool':
+                p.add_argument(*flags, action='store_true', dest=name)
+                p.add_argument(f'--no-{name.replace("_", "-")}', action='store_false', dest=name)
+            else:
+                p.add_argument(*flags, dest=name, **({'action':'append'} if k in ('list', 'dict') else {}),
+                    required=q['required'])
     return p
 
 def _reworded(path, entry, message):
@@ -135,7 +147,9 @@ def _unknown(path, entry, extra):
     options = [option_of(q["name"]) for q in entry['params'] if not q['word']]+[f'--{g}' for g in GLOBAL]
     word = str(extra[0])
     verb = path.replace('.', ' ')
-    if word.startswith('-'): raise BadUsage(f'`{verb}` has no option `{word.split("=")[0]}`', suggest(word.split('=')[0], options) or f'see: mlops {verb} --help')
+    if word.startswith('-'):
+        raise BadUsage(f'`{verb}` has no option `{word.split("=")[0]}`',
+            suggest(word.split('=')[0], options) or f'see: mlops {verb} --help')
     raise BadUsage(f'`{verb}`: one word too many: {word!r}', f'see: mlops {verb} --help')
 
 # %% ../../nbs/core/grammar.ipynb #3bcfb11d

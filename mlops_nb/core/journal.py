@@ -17,7 +17,8 @@ import msgspec
 from .errors import BadInput
 
 # %% ../../nbs/core/journal.ipynb #ab582d16
-_KINDS:tuple[tuple[int,type,Callable,Callable],...] = ((1, datetime, datetime.isoformat, datetime.fromisoformat), (2, date, date.isoformat, date.fromisoformat), (3, Decimal, str, Decimal), (4, time, time.isoformat, time.fromisoformat),
+_KINDS:tuple[tuple[int,type,Callable,Callable],...] = ((1, datetime, datetime.isoformat, datetime.fromisoformat),
+    (2, date, date.isoformat, date.fromisoformat), (3, Decimal, str, Decimal), (4, time, time.isoformat, time.fromisoformat),
     (5, timedelta, lambda v: str(v//timedelta(microseconds=1)), lambda t: timedelta(microseconds=int(t))))
 _BACK = {code:back for code,_,_,back in _KINDS}
 _SIMPLE,_encode = {type(None), bool, int, float, str},msgspec.msgpack.Encoder().encode
@@ -33,8 +34,10 @@ def _plain(v):
 
 def pack(values) -> bytes:
     "A dict or list of values as bytes; raises `BadInput` for a value that cannot be kept"
-    try: return _encode(values if _SIMPLE.issuperset(map(type, values.values() if isinstance(values, dict) else values)) else _plain(values))
-    except (TypeError, OverflowError, ValueError) as e: raise BadInput(f'a value cannot be kept: {e}', 'convert it to a number, a text or a time') from e
+    try:
+        return _encode(values if _SIMPLE.issuperset(map(type, values.values() if isinstance(values, dict) else values)) else _plain(values))
+    except (TypeError, OverflowError, ValueError) as e:
+        raise BadInput(f'a value cannot be kept: {e}', 'convert it to a number, a text or a time') from e
 
 def unpack(data:bytes): return msgspec.msgpack.decode(data, ext_hook=lambda code,raw: _BACK[code](bytes(raw).decode()))
 

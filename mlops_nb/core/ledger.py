@@ -42,8 +42,11 @@ def _encoded(n:New) -> tuple[New,bytes]:
     try:
         try: payload = encoded(n.payload or {})
         except UnicodeEncodeError: payload = encoded(_clean_all(n.payload))
-    except (TypeError, ValueError, RecursionError) as e: raise BadInput(f'the payload of {n.type} cannot be written as JSON: {e}') from e
-    if len(payload)>LARGEST: raise BadInput(f'the payload of {n.type} has {len(payload):,} bytes, {LARGEST:,} are allowed', 'keep it in a file and record its digest')
+    except (TypeError, ValueError, RecursionError) as e:
+        raise BadInput(f'the payload of {n.type} cannot be written as JSON: {e}') from e
+    if len(payload)>LARGEST:
+        raise BadInput(f'the payload of {n.type} has {len(payload):,} bytes, {LARGEST:,} are allowed',
+            'keep it in a file and record its digest')
     return n._replace(subject=_clean(n.subject)[:500], digest=_clean(n.digest)[:500]),payload
 def _clean(text) -> str: return str(text).encode('utf-8', 'replace').decode() # a file name may hold bytes that are no text
 def _clean_all(x):
@@ -130,7 +133,8 @@ class Ledger:
         def node(level, idx): return fresh.get((level, idx)) or self._node(level, idx)
         who,how = identity.actor()
         for n,payload in news:
-            header = msgspec.json.encode({'v':1, 'seq':seq, 'time':_now(), 'type':n.type, 'subject':n.subject, 'actor':who, 'actor_source':how, 'digest':n.digest,
+            header = msgspec.json.encode({'v':1, 'seq':seq, 'time':_now(), 'type':n.type, 'subject':n.subject, 'actor':who,
+                'actor_source':how, 'digest':n.digest,
                 'session':self.session}).decode()
             salt = secrets.token_bytes(32)
             commitment = verification.commit(salt, payload)
@@ -206,7 +210,9 @@ class Ledger:
         "Sign the root over everything so far; returns the note"
         with self._turn:
             size = self.size()
-            if size==0: raise BadInput('nothing is recorded yet, so there is nothing to sign', 'do something first, for instance: mlops data add')
+            if size==0:
+                raise BadInput('nothing is recorded yet, so there is nothing to sign',
+                    'do something first, for instance: mlops data add')
             text = note.sign(note.Checkpoint(self.origin, size, self.root(size)), signer)
             self._ask('INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)', size, _now(), text)
         return text
@@ -222,12 +228,14 @@ class Ledger:
             last = self._onward(some, last)
     def verify(self, anchors:Sequence[str]=()) -> Verification:
         "Recompute every hash; compare with the checkpoints here and with `anchors` kept elsewhere"
-        def stored(level, first, count): return [r[0] for r in self._ask('SELECT hash FROM node WHERE level=? AND idx>=? AND idx<? ORDER BY idx', level, first, first+count)]
+        def stored(level, first, count):
+            return [r[0] for r in self._ask('SELECT hash FROM node WHERE level=? AND idx>=? AND idx<? ORDER BY idx', level, first, first+count)]
         try:
             broken = self._ask('PRAGMA quick_check(1)')[0][0]
             n,head,signed,safe,problems = verification.check(self.rows(), self.notes(), self.keys, self.origin, anchors, stored)
         except (sqlite3.Error, ToolFailed, ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError) as e: # a damaged file holds anything
-            return Verification(entries=0, root='', signed=0, anchored=0, problems=[verification.Problem(0, 'unreadable', f'{type(e).__name__}: {e}'[:200])])
+            return Verification(entries=0, root='', signed=0, anchored=0,
+                problems=[verification.Problem(0, 'unreadable', f'{type(e).__name__}: {e}'[:200])])
         if broken!='ok': problems.insert(0, verification.Problem(0, 'unreadable', f'the file is damaged: {broken}'[:200]))
         return Verification(entries=n, root=head, signed=signed, anchored=safe, problems=problems)
     def prove(self, seq:int) -> dict:
@@ -236,7 +244,8 @@ class Ledger:
         size = cp if cp is not None and cp>seq else self.size()
         header,commitment = self._ask('SELECT header, commitment FROM entry WHERE seq=?', seq)[0]
         signed = self._ask('SELECT note FROM checkpoint WHERE size=?', size)
-        return {'seq':e.seq, 'header':header, 'commitment':commitment.hex(), 'leaf':verification.leaf(header, commitment).hex(), 'size':size, 'root':self.root(size).hex(),
+        return {'seq':e.seq, 'header':header, 'commitment':commitment.hex(), 'leaf':verification.leaf(header, commitment).hex(),
+            'size':size, 'root':self.root(size).hex(),
             'path':[h.hex() for h in merkle.inclusion(seq, size, self._node)], 'checkpoint':signed[0][0] if signed else ''}
     def redact(self, seq:int, reason:str) -> Event:
         "Blank the payload of an entry and record that; every proof stays valid"
@@ -251,8 +260,10 @@ class Ledger:
         return done
     def bundle(self) -> dict:
         "Everything a stranger needs to verify this log: entries, notes and public keys"
-        return {'format':'mlops-nb-ledger/1', 'origin':self.origin, 'public_keys':[k.hex() for k in self.keys], 'checkpoints':self.notes(),
-            'entries':[{'seq':r.seq, 'header':r.header, 'commitment':r.commitment.hex(), 'salt':r.salt and r.salt.hex(), 'payload':r.payload and r.payload.decode()} for r in self.rows()]}
+        return {'format':'mlops-nb-ledger/1', 'origin':self.origin, 'public_keys':[k.hex() for k in self.keys],
+            'checkpoints':self.notes(),
+            'entries':[{'seq':r.seq, 'header':r.header, 'commitment':r.commitment.hex(), 'salt':r.salt and r.salt.hex(),
+            'payload':r.payload and r.payload.decode()} for r in self.rows()]}
     def close(self):
         "Let go of the file; the next use opens it again"
         with self._turn:
@@ -261,9 +272,11 @@ class Ledger:
 def _event(seq, header, payload) -> Event:
     try:
         h = msgspec.json.decode(header)
-        return Event(seq=seq, time=h['time'], type=h['type'], subject=h['subject'], actor=h['actor'], actor_source=h['actor_source'], digest=h['digest'],
+        return Event(seq=seq, time=h['time'], type=h['type'], subject=h['subject'], actor=h['actor'],
+            actor_source=h['actor_source'], digest=h['digest'],
             payload=None if payload is None else msgspec.json.decode(payload))
-    except (TypeError, ValueError, KeyError, msgspec.MsgspecError) as e: raise ToolFailed(f'entry {seq} of the ledger cannot be read: {type(e).__name__}', 'look with: mlops audit verify') from e
+    except (TypeError, ValueError, KeyError, msgspec.MsgspecError) as e:
+        raise ToolFailed(f'entry {seq} of the ledger cannot be read: {type(e).__name__}', 'look with: mlops audit verify') from e
 
 # %% ../../nbs/core/ledger.ipynb #99b275d2
 _open:dict[Path,Ledger] = {}
@@ -271,7 +284,8 @@ _open:dict[Path,Ledger] = {}
 def of(p) -> Ledger:
     "The ledger of a project"
     where = str(p.ledger_path)
-    if '://' in where: raise BadInput(f'stores.ledger={where!r}: expected the path of a SQLite file', 'change [stores] ledger in mlops.toml')
+    if '://' in where:
+        raise BadInput(f'stores.ledger={where!r}: expected the path of a SQLite file', 'change [stores] ledger in mlops.toml')
     path,s = p.root/where,p.settings.audit
     keys = tuple(_public(k) for k in s.public_key.replace(',', ' ').split())
     with _opening:
@@ -285,7 +299,8 @@ def _public(text:str) -> bytes:
     import base64
     try: key = base64.b64decode(text, validate=True)
     except ValueError: key = b''
-    if len(key)!=32: raise BadInput(f'audit.public_key in mlops.toml: {text[:60]!r} is not a public key', 'pin it again with: mlops init')
+    if len(key)!=32:
+        raise BadInput(f'audit.public_key in mlops.toml: {text[:60]!r} is not a public key', 'pin it again with: mlops init')
     return key
 
 _forking:list[Ledger] = []
@@ -308,7 +323,8 @@ def _after_fork_in_child():
 def _close_all():
     for log in _open.values(): log.close()
 
-if hasattr(os, 'register_at_fork'): os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 # %% ../../nbs/core/ledger.ipynb #16fb9e44
 def record(
@@ -349,6 +365,7 @@ def bracket(
     done = {'bracket':secrets.token_hex(8), **(_cause.get() or {})}
     of(p).append(f'{noun}.started', subject, {**(payload or {}), **done})
     try: yield done
-    except Exception as e: record(p, f'{noun}.failed', subject, {'error':f'{type(e).__name__}: {e}'[:500], **done}, fail='open'); raise
+    except Exception as e:
+        record(p, f'{noun}.failed', subject, {'error':f'{type(e).__name__}: {e}'[:500], **done}, fail='open'); raise
     except BaseException as e: record(p, f'{noun}.aborted', subject, {'error':type(e).__name__, **done}, fail='open'); raise
     of(p).append(f'{noun}.completed', subject, done)

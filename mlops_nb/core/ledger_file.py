@@ -33,7 +33,9 @@ def in_words(e:Exception, path) -> ToolFailed:
 # %% ../../nbs/core/ledger_file.ipynb #e51cd2ac
 def connect(path:Path) -> sqlite3.Connection:
     "A connection that waits for others and is durable when it returns; read-only where the file is"
-    if path.is_symlink(): raise ToolFailed(f'the ledger {path} is a symbolic link: two projects, or two logs, could hide behind it', 'put the file itself there, or name it in [stores] ledger of mlops.toml')
+    if path.is_symlink():
+        raise ToolFailed(f'the ledger {path} is a symbolic link: two projects, or two logs, could hide behind it',
+            'put the file itself there, or name it in [stores] ledger of mlops.toml')
     need_local_disk(path, '[stores] ledger')
     try:
         fresh = not path.exists()

@@ -19,13 +19,15 @@ def usage(
     entry:dict, # Its index entry
 ) -> str: # `mlops data add DATA NAME [options]`
     "The usage line of a verb"
-    words = [(_word(q) if q['required'] else f'[{_word(q)}]')+(' ...' if q['kind']=='list' else '') for q in entry['params'] if q['word']]
+    words = [(_word(q) if q['required'] else f'[{_word(q)}]')+(' ...' if q['kind']=='list' else '')
+        for q in entry['params'] if q['word']]
     needed = [f'{option_of(q["name"])} {_hint(q)}' for q in entry['params'] if not q['word'] and q['required']]
     return ' '.join(['mlops', *path.split('.'), *words, *needed, '[options]'])
 
 def _hint(q):
     if q['kind']=='choice': return '|'.join(map(str, q['choices']))
-    return {'bool':'', 'list':'A,B,...', 'dict':'NAME=VALUE', 'interval':'30d', 'date':'2013-07-01', 'data':'DATA'}.get(q['kind'], q['kind'].upper())
+    return {'bool':'', 'list':'A,B,...', 'dict':'NAME=VALUE', 'interval':'30d', 'date':'2013-07-01',
+        'data':'DATA'}.get(q['kind'], q['kind'].upper())
 
 def _option(q):
     name = option_of(q['name'])
@@ -38,7 +40,8 @@ def _rows(rows, width=26):
     out = []
     for a,b in rows:
         lines = textwrap.wrap(b, 96-width) or ['']
-        out += [f'  {a:<{width}}{lines[0]}' if len(a)<width else f'  {a}\n  {"":<{width}}{lines[0]}', *(f'  {"":<{width}}{x}' for x in lines[1:])]
+        out += [f'  {a:<{width}}{lines[0]}' if len(a)<width else f'  {a}\n  {"":<{width}}{lines[0]}',
+            *(f'  {"":<{width}}{x}' for x in lines[1:])]
     return '\n'.join(out)
 
 def page(
@@ -66,12 +69,14 @@ def overview(
     rank = {a:n for n,a in enumerate(ORDER)}
     paths = sorted((p for p in index if not area or p.split('.')[0]==area), key=lambda p: rank.get(p.split('.')[0], 99))
     if area:
-        return '\n\n'.join([f'Usage: mlops {area} VERB ...', _rows([(p.replace('.', ' '), index[p]['summary']) for p in paths]), f'More: mlops {area} VERB --help'])
+        return '\n\n'.join([f'Usage: mlops {area} VERB ...', _rows([(p.replace('.', ' '), index[p]['summary']) for p in paths]),
+            f'More: mlops {area} VERB --help'])
     alone = [(p, index[p]['summary']) for p in paths if '.' not in p and not index[p].get('cell')]
     areas = {}
     for p in paths:
         if '.' in p: areas.setdefault(p.split('.')[0], []).append(p.split('.')[1])
-    return '\n\n'.join(['Usage: mlops AREA VERB ...     in a notebook: %mlops AREA VERB ...', _rows(alone, 12), _rows([(a, ' · '.join(v)) for a,v in areas.items()], 12),
+    return '\n\n'.join(['Usage: mlops AREA VERB ...     in a notebook: %mlops AREA VERB ...', _rows(alone, 12),
+        _rows([(a, ' · '.join(v)) for a,v in areas.items()], 12),
         'More: mlops AREA --help, mlops AREA VERB --help\nStart with: mlops demo'])
 
 # %% ../../nbs/core/manual.ipynb #c6bb4ea8
@@ -96,8 +101,10 @@ def _for_verb(path, entry, words, last, names, variables, columns):
     "Candidates once the verb is known"
     params = {option_of(q['name']):q for q in entry['params'] if not q['word']}
     if last.startswith('-'): return [*params, *(f'--{g}' for g in GLOBAL)]
-    if words and words[-1] in params and params[words[-1]]['kind']!='bool': return _values(path, params[words[-1]], words, names, variables, columns)
-    taken = sum(1 for n,w in enumerate(words) if not w.startswith('-') and not (n and words[n-1] in params and params[words[n-1]]['kind']!='bool'))
+    if words and words[-1] in params and params[words[-1]]['kind']!='bool':
+        return _values(path, params[words[-1]], words, names, variables, columns)
+    taken = sum(1 for n,w in enumerate(words) if not w.startswith('-')
+        and not (n and words[n-1] in params and params[words[n-1]]['kind']!='bool'))
     own = [q for q in entry['params'] if q['word']]
     return _values(path, own[min(taken, len(own)-1)], words, names, variables, columns) if own else []
 

@@ -48,7 +48,8 @@ def parse(
     name,blob = line.split(' ')[1:]
     raw = base64.b64decode(blob, validate=True)
     for key in keys:
-        if note==cp.body()+'\n'+_line(name, key, raw[4:]) and name==origin and _verified(key, cp.body().encode(), raw[4:]): return cp
+        if note==cp.body()+'\n'+_line(name, key, raw[4:]) and name==origin and _verified(key, cp.body().encode(), raw[4:]):
+            return cp
     raise BadInput(f'the checkpoint of {cp.size} entries is not signed by a pinned key')
 
 def _halves(note:str) -> tuple[str,str]:
@@ -56,10 +57,13 @@ def _halves(note:str) -> tuple[str,str]:
     if not isinstance(note, str): raise ValueError('it is no text')
     body,_,rest = note.partition('\n\n')
     lines = body.split('\n')
-    if len(lines)!=3 or not lines[0] or lines[0]!=lines[0].strip() or ' ' in lines[0]: raise ValueError('expected origin, size and root')
-    if not lines[1].isascii() or not lines[1].isdigit() or str(int(lines[1]))!=lines[1] or len(lines[1])>18: raise ValueError('the size is not a plain number')
+    if len(lines)!=3 or not lines[0] or lines[0]!=lines[0].strip() or ' ' in lines[0]:
+        raise ValueError('expected origin, size and root')
+    if not lines[1].isascii() or not lines[1].isdigit() or str(int(lines[1]))!=lines[1] or len(lines[1])>18:
+        raise ValueError('the size is not a plain number')
     if len(base64.b64decode(lines[2], validate=True))!=32: raise ValueError('the root is not 32 bytes')
-    if not rest.endswith('\n') or rest.count('\n')!=1 or not rest.startswith('— ') or rest.count(' ')!=2: raise ValueError('expected one signature line')
+    if not rest.endswith('\n') or rest.count('\n')!=1 or not rest.startswith('— ') or rest.count(' ')!=2:
+        raise ValueError('expected one signature line')
     if len(base64.b64decode(rest[:-1].split(' ')[2], validate=True))!=68: raise ValueError('the signature is not 68 bytes')
     return body,rest[:-1]
 

@@ -33,7 +33,8 @@ class _Terminal:
     def close(self): self.bar.close()
 
 class _Notebook:
-    def __init__(self, what, total): self.what,self.total,self.done,self.began,self.handle,self.last = what,total,0.,time.monotonic(),None,0.
+    def __init__(self, what, total):
+        self.what,self.total,self.done,self.began,self.handle,self.last = what,total,0.,time.monotonic(),None,0.
     def __call__(self, n:float=1, note:str=''):
         from IPython.display import display
         self.done += n

@@ -105,7 +105,8 @@ def _refuse_unknown(raw:dict, where:str, text:str):
         if section not in SECTIONS:
             raise BadInput(f'{where} line {_line_of(text, section) or _line_of(text, "", section)}: unknown section `{section}`',
                 suggest(section, SECTIONS) or f'sections: {", ".join(SECTIONS)}')
-        if not isinstance(table, dict): raise BadInput(f'{where} line {_line_of(text, "", section)}: `{section}` must be a table', f'write [{section}]')
+        if not isinstance(table, dict):
+            raise BadInput(f'{where} line {_line_of(text, "", section)}: `{section}` must be a table', f'write [{section}]')
         known = SECTIONS[section].__struct_fields__
         for key in table:
             if key not in known: raise BadInput(f'{where} line {_line_of(text, section, key)}: unknown key `{section}.{key}`',
@@ -119,8 +120,12 @@ def _from_environment(raw:dict, environ) -> dict:
         section,_,key = name[6:].lower().partition('_')
         if section not in SECTIONS or not key: continue
         known = SECTIONS[section].__struct_fields__
-        if key not in known: raise BadInput(f'environment variable {name}: no setting `{section}.{key}`', suggest(key, known) or f'keys: {", ".join(known)}')
-        try: raw.setdefault(section, {})[key] = msgspec.convert(value, {f.name:f.type for f in msgspec.structs.fields(SECTIONS[section])}[key], strict=False)
+        if key not in known:
+            raise BadInput(f'environment variable {name}: no setting `{section}.{key}`',
+                suggest(key, known) or f'keys: {", ".join(known)}')
+        try:
+            raw.setdefault(section, {})[key] = msgspec.convert(value,
+                {f.name:f.type for f in msgspec.structs.fields(SECTIONS[section])}[key], strict=False)
         except msgspec.ValidationError as e: raise BadInput(f'environment variable {name}={value!r}: {e}') from e
     return raw
 
@@ -131,7 +136,8 @@ def read_settings(
     "Settings of `path` and the environment; raises `BadInput` with the line and the key"
     import tomllib
     try: text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as e: raise BadInput(f'{path.name} cannot be read: {e}', 'it must be a UTF-8 text file that you may read') from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadInput(f'{path.name} cannot be read: {e}', 'it must be a UTF-8 text file that you may read') from e
     try: raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e: raise BadInput(f'{path.name} is not valid TOML: {e}') from e
     _refuse_unknown(raw, path.name, text)
@@ -146,7 +152,8 @@ TOML = 'mlops.toml'
 
 class Project:
     "A folder with an mlops.toml"
-    def __init__(self, root:Path): self.root = Path(root).resolve(); self._stamp:tuple|None = None; self._settings:Settings|None = None
+    def __init__(self, root:Path):
+        self.root = Path(root).resolve(); self._stamp:tuple|None = None; self._settings:Settings|None = None
     def __repr__(self): return f'Project({self.name!r})'
     def __eq__(self, other): return isinstance(other, Project) and other.root==self.root
     def __hash__(self): return hash(self.root)
@@ -155,7 +162,8 @@ class Project:
         "Read again whenever the file or a MLOPS_ variable changes"
         try: st = os.stat(self.root/TOML)
         except OSError as e: raise NotFound(f'{self.root/TOML} is gone', 'make it again with: mlops init') from e
-        stamp = (st.st_mtime_ns, st.st_size, st.st_ino, tuple(sorted(kv for kv in os.environ.items() if kv[0].startswith('MLOPS_'))))
+        stamp = (st.st_mtime_ns, st.st_size, st.st_ino,
+            tuple(sorted(kv for kv in os.environ.items() if kv[0].startswith('MLOPS_'))))
         if stamp!=self._stamp: self._settings,self._stamp = read_settings(self.root/TOML),stamp
         return self._settings
     @property
@@ -170,7 +178,8 @@ class Project:
     def path(self, *parts) -> Path:
         "A path under the root; refuses one that leads out of it"
         p = self.root.joinpath(*parts)
-        if not Path(os.path.normpath(p)).is_relative_to(self.root): raise BadInput(f'{os.path.join(*map(str, parts))!r} leads out of the project')
+        if not Path(os.path.normpath(p)).is_relative_to(self.root):
+            raise BadInput(f'{os.path.join(*map(str, parts))!r} leads out of the project')
         return p
     @property
     def ledger_path(self) -> Path|str: return self.settings.stores.ledger or self.root/'.mlops'/'ledger.db'
@@ -184,7 +193,8 @@ class Project:
     def online_url(self) -> str: return self.settings.stores.online or str(self.root/'.mlops'/'online.db')
     def pin(self, section:str, key:str, value):
         "Write one setting into mlops.toml, keeping every other line as it is"
-        if section not in SECTIONS or key not in SECTIONS[section].__struct_fields__: raise BadInput(f'no setting `{section}.{key}`')
+        if section not in SECTIONS or key not in SECTIONS[section].__struct_fields__:
+            raise BadInput(f'no setting `{section}.{key}`')
         write_text(self.root/TOML, _set_toml((self.root/TOML).read_text(encoding='utf-8'), section, key, value))
 
 # %% ../../nbs/core/project.ipynb #8fd647f3
@@ -234,7 +244,8 @@ def find(
     "The nearest project upwards; raises `NotFound`"
     if start is None and os.environ.get('MLOPS_PROJECT'):
         root = Path(os.environ['MLOPS_PROJECT'])
-        if not (root/TOML).is_file(): raise NotFound(f'MLOPS_PROJECT={str(root)!r} holds no mlops.toml', f'make one with: mlops init {root}')
+        if not (root/TOML).is_file():
+            raise NotFound(f'MLOPS_PROJECT={str(root)!r} holds no mlops.toml', f'make one with: mlops init {root}')
         return _at(root)
     try: here = Path(start).resolve() if start is not None else _notebook_folder() or Path.cwd()
     except FileNotFoundError as e: raise NotFound('the working directory is gone', 'cd into a project') from e
@@ -282,7 +293,8 @@ def create(
     if not (root/TOML).exists(): write_text(root/TOML, _TEMPLATE.format(name=msgspec.json.encode(name or root.name).decode()))
     ignore = root/'.gitignore'
     have = ignore.read_text(encoding='utf-8') if ignore.exists() else ''
-    if '/.mlops/' not in have.splitlines(): write_text(ignore, have+('' if not have or have.endswith('\n') else '\n')+'/.mlops/\n')
+    if '/.mlops/' not in have.splitlines():
+        write_text(ignore, have+('' if not have or have.endswith('\n') else '\n')+'/.mlops/\n')
     p = _at(root)
     p.state.is_dir() and p.settings # both complain now rather than later
     return p

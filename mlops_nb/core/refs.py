@@ -34,7 +34,8 @@ def check_name(
 ) -> str: # The name itself
     "`name`, or `BadInput` when it cannot be registered"
     if isinstance(name, str) and _NAME.fullmatch(name) and '..' not in name: return name
-    raise BadInput(f'{what} {name!r} cannot be used', 'use up to 64 letters, digits, `_`, `.` and `-`, the first a letter or digit')
+    raise BadInput(f'{what} {name!r} cannot be used',
+        'use up to 64 letters, digits, `_`, `.` and `-`, the first a letter or digit')
 
 class Versioned(msgspec.Struct, frozen=True):
     "A name and which version of it"
@@ -49,7 +50,8 @@ def parse(
     "The two parts of a reference"
     name,at,version = str(ref).partition('@')
     check_name(name, what)
-    if at and version and not _NAME.fullmatch(version): raise BadInput(f'{ref!r}: {version!r} is no version', f'write {name}@3, {name}@champion or {name}@1a2b3c4d')
+    if at and version and not _NAME.fullmatch(version):
+        raise BadInput(f'{ref!r}: {version!r} is no version', f'write {name}@3, {name}@champion or {name}@1a2b3c4d')
     return Versioned(name, version)
 
 # %% ../../nbs/core/refs.ipynb #4bcc1782
@@ -81,7 +83,8 @@ def interval(
 ) -> timedelta:
     "A length of time"
     parts = re.findall(r'(\d+(?:\.\d+)?)\s*([smhdw])', str(text))
-    if not parts or re.sub(r'(\d+(?:\.\d+)?)\s*([smhdw])', '', str(text)).strip(): raise BadInput(f'{text!r} is no interval', 'write 90s, 15m, 6h, 30d or 2w')
+    if not parts or re.sub(r'(\d+(?:\.\d+)?)\s*([smhdw])', '', str(text)).strip():
+        raise BadInput(f'{text!r} is no interval', 'write 90s, 15m, 6h, 30d or 2w')
     return timedelta(seconds=sum(float(n)*_UNITS[u] for n,u in parts))
 
 # %% ../../nbs/core/refs.ipynb #120e2cd2
@@ -108,7 +111,8 @@ def variable(
     steps = []
     while not isinstance(node, ast.Name):
         if isinstance(node, ast.Attribute): steps.append(lambda o,a=node.attr: getattr(o, a))
-        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant): steps.append(lambda o,k=node.slice.value: o[k])
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            steps.append(lambda o,k=node.slice.value: o[k])
         else: return False,None
         node = node.value
     if node.id not in namespace: return False,None

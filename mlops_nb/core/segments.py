@@ -28,7 +28,8 @@ def folder(
 ) -> Path:
     "Where the segments of one name lie"
     for x in (kind, name):
-        if not re.fullmatch(r'[A-Za-z0-9][\w.-]{0,127}', x): raise BadInput(f'{x!r} is no name of segments', 'use letters, digits, `_`, `.` and `-`')
+        if not re.fullmatch(r'[A-Za-z0-9][\w.-]{0,127}', x):
+            raise BadInput(f'{x!r} is no name of segments', 'use letters, digits, `_`, `.` and `-`')
     return p.path('.mlops', 'segments', kind, name)
 
 def _utc(t) -> datetime:
@@ -50,8 +51,10 @@ class Sealed(NamedTuple):
 def _table(rows:list[dict]):
     import pyarrow as pa
     rows = [{**r, 'time':_utc(r.get('time'))} for r in rows]
-    try: table = pa.Table.from_pylist(rows, None) if len({tuple(r) for r in rows})==1 else pa.Table.from_pylist(rows, _fields(pa, rows))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as e: raise BadInput(f'the rows do not fit into one table: {str(e).splitlines()[0][:160]}') from e
+    try:
+        table = pa.Table.from_pylist(rows, None) if len({tuple(r) for r in rows})==1 else pa.Table.from_pylist(rows, _fields(pa, rows))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as e:
+        raise BadInput(f'the rows do not fit into one table: {str(e).splitlines()[0][:160]}') from e
     return table.set_column(table.column_names.index('time'), 'time', table['time'].cast(pa.timestamp('us', 'UTC')))
 
 def _fields(pa, rows):
@@ -77,9 +80,13 @@ def seal(
         with open(tmp, 'wb') as f: pq.write_table(table, f, compression='zstd'); f.flush(); os.fsync(f.fileno())
         digest = file_digest(tmp)
         os.replace(tmp, final)
-    except OSError as e: tmp.unlink(missing_ok=True); raise ToolFailed(f'a segment of {name} cannot be written: {e.strerror}', 'free some space') from e
+    except OSError as e:
+        tmp.unlink(missing_ok=True)
+        raise ToolFailed(f'a segment of {name} cannot be written: {e.strerror}', 'free some space') from e
     s = Sealed(final.relative_to(p.root).as_posix(), table.num_rows, final.stat().st_size, first, last, digest)
-    try: event = ledger.record(p, 'segment.sealed', f'{kind}/{name}', {'path':s.path, 'rows':s.rows, 'bytes':s.bytes, 'first':first, 'last':last, 'columns':table.num_columns}, digest=digest)
+    try:
+        event = ledger.record(p, 'segment.sealed', f'{kind}/{name}',
+            {'path':s.path, 'rows':s.rows, 'bytes':s.bytes, 'first':first, 'last':last, 'columns':table.num_columns}, digest=digest)
     except BaseException: final.unlink(missing_ok=True); raise
     return s._replace(seq=event.seq)
 
@@ -95,7 +102,8 @@ def sealed(
     out = []
     for e in ledger.of(p).events(['segment.sealed'], subject=f'{kind}/{name}'):
         d = e.payload
-        if d is None or since and datetime.fromisoformat(d['last'])<_utc(since) or until and datetime.fromisoformat(d['first'])>=_utc(until): continue
+        if d is None or since and datetime.fromisoformat(d['last'])<_utc(since) or until and datetime.fromisoformat(d['first'])>=_utc(until):
+            continue
         out.append(Sealed(d['path'], d['rows'], d['bytes'], d['first'], d['last'], e.digest, e.seq))
     return sorted(out, key=lambda s: (s.first, s.seq))
 
@@ -112,7 +120,8 @@ def read(
     for s in sealed(p, kind, name, since, until):
         at = p.root/s.path
         if not at.is_file(): raise ToolFailed(f'{s.path} is missing; entry {s.seq} sealed it', 'restore it from a backup')
-        if check and file_digest(at)!=s.digest: raise ToolFailed(f'{s.path} is not what entry {s.seq} sealed', 'restore it from a backup')
+        if check and file_digest(at)!=s.digest:
+            raise ToolFailed(f'{s.path} is not what entry {s.seq} sealed', 'restore it from a backup')
         t = pq.read_table(at)
         if since: t = t.filter(pc.greater_equal(t['time'], _utc(since)))
         if until: t = t.filter(pc.less(t['time'], _utc(until)))
@@ -124,15 +133,20 @@ def verify(p, kind:str, name:str) -> list[dict]: # {path, kind, message}
     for path,s in have.items():
         at = p.root/path
         if not at.is_file(): out.append({'path':path, 'kind':'missing', 'message':f'entry {s.seq} sealed {s.rows:,} rows'})
-        elif file_digest(at)!=s.digest: out.append({'path':path, 'kind':'changed', 'message':f'not the bytes that entry {s.seq} sealed'})
+        elif file_digest(at)!=s.digest:
+            out.append({'path':path, 'kind':'changed', 'message':f'not the bytes that entry {s.seq} sealed'})
     for f in sorted(folder(p, kind, name).glob('*')):
         path = f.relative_to(p.root).as_posix()
         if f.suffix=='.journal': continue
-        if f.suffix=='.rejected': out.append({'path':path, 'kind':'rejected', 'message':'rows that did not fit into one table; `core.journal.frames` reads them'})
-        elif f.suffix=='.tmp': out.append({'path':path, 'kind':'torn', 'message':'a process ended while it wrote this file; it can be deleted'})
+        if f.suffix=='.rejected':
+            out.append({'path':path, 'kind':'rejected',
+                'message':'rows that did not fit into one table; `core.journal.frames` reads them'})
+        elif f.suffix=='.tmp':
+            out.append({'path':path, 'kind':'torn', 'message':'a process ended while it wrote this file; it can be deleted'})
         elif path not in have: out.append({'path':path, 'kind':'unsealed', 'message':'no entry of the ledger knows this file'})
     for j in journal.abandoned(folder(p, kind, name)):
-        out.append({'path':j.path.relative_to(p.root).as_posix(), 'kind':'waiting', 'message':f'{len(j.read()):,} rows of a writer that was killed; the next one seals them, or call `segments.recover`'})
+        out.append({'path':j.path.relative_to(p.root).as_posix(), 'kind':'waiting',
+            'message':f'{len(j.read()):,} rows of a writer that was killed; the next one seals them, or call `segments.recover`'})
         j.release()
     return out
 
@@ -185,12 +199,15 @@ class Writer:
         try: _utc(row.get('time')); data = journal.pack(row)
         except MlopsError as e: return self._refuse(e)
         with self._lock:
-            if os.getpid()!=self._pid: return self._refuse(BadUsage('this Writer belongs to the process that forked', 'make one in each process'), locked=True)
+            if os.getpid()!=self._pid:
+                return self._refuse(BadUsage('this Writer belongs to the process that forked', 'make one in each process'), locked=True)
             if self._pending>=self.waiting or not self._open: return self._refuse(None, locked=True)
             try:
-                if self._journal is None: self._journal = journal.Journal.create(self._folder); self._unsealed.append(self._journal)
+                if self._journal is None:
+                    self._journal = journal.Journal.create(self._folder); self._unsealed.append(self._journal)
                 self._journal.append(data)
-            except OSError as e: return self._refuse(ToolFailed(f'the journal of {self.name} cannot be written: {e.strerror}', 'free some space'), locked=True)
+            except OSError as e:
+                return self._refuse(ToolFailed(f'the journal of {self.name} cannot be written: {e.strerror}', 'free some space'), locked=True)
             self._pending += 1
             self._queue.put(row)
             if self._journal.rows>=self.rows: self._cut()
@@ -229,7 +246,8 @@ class Writer:
         "A failure is kept for `close`, and the rows are counted as refused"
         try: call()
         except MlopsError as e: self._refuse(e, rows=rows)
-        except OSError as e: self._refuse(ToolFailed(f'the journal of {self.name} cannot be kept: {e.strerror}', 'free some space'), rows=rows)
+        except OSError as e:
+            self._refuse(ToolFailed(f'the journal of {self.name} cannot be kept: {e.strerror}', 'free some space'), rows=rows)
     def flush(self):
         "Wait until everything that was appended before is sealed"
         done = threading.Event()

@@ -77,8 +77,10 @@ def spark(values:Iterable[float], words:str='', w:int=100, h:int=22) -> Svg:
     lo,hi = _span(v)
     return Svg(_svg(w, h, f'<path class="c" d="{_line(v, lo, hi, w, h)}"/>'), words or _said(v), _blocks(_lifted(v)))
 
-def _span(v): lo,hi = min((x for x in v if x==x), default=0), max((x for x in v if x==x), default=1); return lo,(hi if hi>lo else lo+1)
-def _said(v): return f'from {number(v[0])} to {number(v[-1])}, lowest {number(_span(v)[0])}, highest {number(max((x for x in v if x==x), default=0))}' if v else 'no values'
+def _span(v):
+    lo,hi = min((x for x in v if x==x), default=0), max((x for x in v if x==x), default=1); return lo,(hi if hi>lo else lo+1)
+def _said(v):
+    return f'from {number(v[0])} to {number(v[-1])}, lowest {number(_span(v)[0])}, highest {number(max((x for x in v if x==x), default=0))}' if v else 'no values'
 def _lifted(v): lo,hi = _span(v); return [x if x!=x else (x-lo)/(hi-lo)+.05 for x in v]
 
 def _line(v:Sequence[float], lo:float, hi:float, w:float, h:float, pad:float=2) -> str:
@@ -109,14 +111,17 @@ def lines(
     if labels: inside += put(left, h-4, str(labels[0]), 'start')+put(w, h-4, str(labels[-1]), 'end')
     for n,k in enumerate(series): inside += put(w-4, 14+14*n, k+(' (dashed)' if n==1 else ' (dotted)' if n>1 else ''), 'end')
     words = '; '.join(f'{k}: {_said(v)}' for k,v in values.items())
-    return Svg(_svg(w, h, inside, 'max-width:100%;height:auto'), words, '\n'.join(f'{_blocks(_lifted(v))}  {k}' for k,v in values.items()))
+    return Svg(_svg(w, h, inside, 'max-width:100%;height:auto'), words,
+        '\n'.join(f'{_blocks(_lifted(v))}  {k}' for k,v in values.items()))
 
 def meter(share:float, words:str='', w:int=80, h:int=10) -> Svg:
     "A share between 0 and 1 as a bar"
     s = min(1., max(0., share if share==share else 0.))
-    return Svg(_svg(w, h, f'<path class="a" d="M0 {h-.5}H{w}"/><path class="m" d="M0 1H{_n(s*w)}V{h-1}H0Z"/>'), words or f'{s:.0%}', '█'*round(s*10)+'░'*(10-round(s*10)))
+    return Svg(_svg(w, h, f'<path class="a" d="M0 {h-.5}H{w}"/><path class="m" d="M0 1H{_n(s*w)}V{h-1}H0Z"/>'),
+        words or f'{s:.0%}', '█'*round(s*10)+'░'*(10-round(s*10)))
 
 def bars(values:Sequence[float], words:str='', w:int=120, h:int=26) -> Svg:
     "Values as upright bars from zero"
     v = [max(0., float(x)) if x is not None and not math.isnan(x) else 0. for x in values]
-    return Svg(_svg(w, h, f'<path class="m" d="{_steps(v, max(v) or 1, w, h-1, True)}"/>' if v else ''), words or _said(v), _blocks(v))
+    return Svg(_svg(w, h, f'<path class="m" d="{_steps(v, max(v) or 1, w, h-1, True)}"/>' if v else ''),
+        words or _said(v), _blocks(v))

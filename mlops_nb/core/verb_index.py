@@ -61,7 +61,8 @@ def entry_of(fn) -> dict:
     params = [{'name':n, 'word':p.kind is not p.KEYWORD_ONLY, 'required':p.default is p.empty, **known[n],
         'default':None if p.default is p.empty else _plain(p.default), 'help':' '.join((helps.get(n) or '').split())}
         for n,p in inspect.signature(fn).parameters.items()]
-    return {'where':f'{fn.__module__}:{fn.__name__}', 'summary':summary, 'doc':doc.strip(), **fn.__verb__.options, 'params':params}
+    return {'where':f'{fn.__module__}:{fn.__name__}', 'summary':summary, 'doc':doc.strip(),
+        **fn.__verb__.options, 'params':params}
 
 def _plain(x): return x if isinstance(x, (str, int, float, bool, type(None), list, dict)) else str(x)
 

@@ -35,7 +35,8 @@ def verb(
 ):
     "Make a typed function a verb"
     def decorate(fn):
-        about = About(path if isinstance(path, str) and path else path_of(fn), changes=changes, destructive=destructive, check=check, warm=warm, cell=cell, example=example)
+        about = About(path if isinstance(path, str) and path else path_of(fn), changes=changes, destructive=destructive,
+            check=check, warm=warm, cell=cell, example=example)
         @functools.wraps(fn)
         def called(*args, **kwargs): return _guarded(fn, about, *_read(fn, about, args, kwargs))
         called.__verb__ = about
@@ -49,9 +50,11 @@ def _read(fn, about, args, kwargs):
     from mlops_nb.core import grammar, verb_index
     entry = verb_index.load().get(about.path)
     known = {q['name']:q for q in entry['params']} if entry and entry['where'].endswith(f':{fn.__name__}') else verb_index.kinds(fn)
-    names = list(fn.__wrapped__.__code__.co_varnames if hasattr(fn, '__wrapped__') else fn.__code__.co_varnames)[:getattr(fn, '__wrapped__', fn).__code__.co_argcount]
+    names = list(fn.__wrapped__.__code__.co_varnames if hasattr(fn, '__wrapped__')
+        else fn.__code__.co_varnames)[:getattr(fn, '__wrapped__', fn).__code__.co_argcount]
     wrong = [k for k in kwargs if k not in known]
-    if wrong: raise BadUsage(f'{about.path} has no parameter `{wrong[0]}`', suggest(wrong[0], known) or f'it has: {", ".join(known)}')
+    if wrong:
+        raise BadUsage(f'{about.path} has no parameter `{wrong[0]}`', suggest(wrong[0], known) or f'it has: {", ".join(known)}')
     args = [grammar.coerce(known[n], n, a) if isinstance(a, str) else a for n,a in zip(names, args)]+list(args[len(names):])
     return args,{k:grammar.coerce(known[k], k, v) if isinstance(v, str) else v for k,v in kwargs.items()}
 

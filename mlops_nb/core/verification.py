@@ -37,7 +37,8 @@ CHUNK = 4096 # Entries hashed at a time, a power of two
 # %% ../../nbs/core/verification.ipynb #e5fb50ad
 class _Walk:
     "Recomputes the tree chunk by chunk, keeping only the levels above a chunk"
-    def __init__(self, stored:Callable[[int,int,int],list[bytes]]|None): self.stored,self.tops,self.levels,self.start,self.problems = stored,{},[],0,[]
+    def __init__(self, stored:Callable[[int,int,int],list[bytes]]|None):
+        self.stored,self.tops,self.levels,self.start,self.problems = stored,{},[],0,[]
     def node(self, level, idx):
         if (level, idx) in self.tops: return self.tops[level, idx]
         return self.levels[level][idx-(self.start>>level)]
@@ -50,13 +51,16 @@ class _Walk:
     def _carry(self, level, idx, digest):
         "A full chunk becomes a node above, and completes others"
         self.tops[level, idx] = digest
-        while idx&1: digest = merkle.node_hash(self.tops[level, idx-1], digest); level,idx = level+1,idx>>1; self.tops[level, idx] = digest; self._compare(level, idx, [digest])
+        while idx&1:
+            digest = merkle.node_hash(self.tops[level, idx-1], digest); level,idx = level+1,idx>>1
+            self.tops[level, idx] = digest; self._compare(level, idx, [digest])
     def _compare(self, level, first, hashes):
         if self.stored is None or not hashes: return
         have = self.stored(level, first, len(hashes))
         if have!=hashes:
             n = next((n for n,h in enumerate(hashes) if n>=len(have) or have[n]!=h), 0)
-            self.problems.append(Problem((first+n)<<level, 'tampered', f'the stored hash of subtree {level}/{first+n} does not fit its entries'))
+            self.problems.append(Problem((first+n)<<level, 'tampered',
+                f'the stored hash of subtree {level}/{first+n} does not fit its entries'))
 
 # %% ../../nbs/core/verification.ipynb #ecda93ca
 _NO_REDACTION = 'the payload is gone and no entry says that it was redacted'
@@ -92,7 +96,9 @@ def check(
     safe = max((m[0].size for m in held if m[0] and roots.get(m[0].size)==m[0].root), default=0)
     return size,head.hex(),signed,safe,_ordered(problems)+_window(size, signed, safe, bool(notes))+_lost(marks, held)
 
-def _typed(r:Row) -> bool: return isinstance(r.header, str) and all(isinstance(x, bytes) or x is None for x in (r.commitment, r.salt, r.payload)) and r.commitment is not None
+def _typed(r:Row) -> bool:
+    return isinstance(r.header, str) and all(isinstance(x, bytes) or x is None
+        for x in (r.commitment, r.salt, r.payload)) and r.commitment is not None
 
 def _look(r:Row, place:int, gone:dict, said:set) -> str:
     "What is wrong with one entry by itself; empty when nothing is"
@@ -103,7 +109,8 @@ def _look(r:Row, place:int, gone:dict, said:set) -> str:
     if '"type":"entry.redacted"' in r.header:
         try: said.add(int(msgspec.json.decode(r.header)['subject']))
         except (ValueError, KeyError, msgspec.DecodeError): return 'the redaction names no entry'
-    if r.payload is None or r.salt is None: gone[place] = True; return '' if r.payload is None and r.salt is None else 'half of a payload is gone'
+    if r.payload is None or r.salt is None:
+        gone[place] = True; return '' if r.payload is None and r.salt is None else 'half of a payload is gone'
     return '' if commit(r.salt, r.payload)==r.commitment else 'the payload does not fit its commitment'
 
 def _marks(notes, keys, origin, what) -> list:
@@ -121,7 +128,8 @@ def _compare_marks(marks, roots, size, what) -> list[Problem]:
     for cp,wrong in marks:
         if wrong: out.append(Problem(cp.size if cp else 0, 'tampered', wrong))
         elif cp.size>size: out.append(Problem(size, 'truncated', f'a {what} signed {cp.size} entries, {size} are left'))
-        elif roots[cp.size]!=cp.root: out.append(Problem(max(0, cp.size-1), 'tampered', f'the {what} over {cp.size} entries has another root'))
+        elif roots[cp.size]!=cp.root:
+            out.append(Problem(max(0, cp.size-1), 'tampered', f'the {what} over {cp.size} entries has another root'))
     return out
 
 def _ordered(problems): return sorted(dict.fromkeys(problems), key=lambda p: (p.seq, p.kind))[:50]
@@ -130,10 +138,12 @@ def _lost(marks, held) -> list[Problem]:
     "Checkpoints that were kept elsewhere and are gone here: no change of content, and still worth a word"
     here = {m[0].size for m in marks if m[0]}
     gone = sorted({m[0].size for m in held if m[0] and not m[1]}-here)
-    return [Problem(gone[-1], 'unanchored', f'checkpoints that were kept elsewhere are gone from the project: those over {", ".join(map(str, gone[-5:]))} entries')] if gone else []
+    return [Problem(gone[-1], 'unanchored',
+        f'checkpoints that were kept elsewhere are gone from the project: those over {", ".join(map(str, gone[-5:]))} entries')] if gone else []
 
 def _window(size, signed, safe, any_notes) -> list[Problem]:
     "The entries that only this machine vouches for"
     if size==0 or safe>=size: return []
     how = 'not signed' if signed<=safe and not any_notes else f'signed up to {signed}' if signed<size else 'signed here'
-    return [Problem(safe, 'unanchored', f'entries {safe} to {size-1} are {how}; no checkpoint outside the project covers them, so whoever holds the key could change or cut them unseen')]
+    return [Problem(safe, 'unanchored',
+        f'entries {safe} to {size-1} are {how}; no checkpoint outside the project covers them, so whoever holds the key could change or cut them unseen')]

@@ -13,7 +13,8 @@ import os, stat, sys
 import _socket as sockets # What `socket` is made of: that one takes longer to import than a whole call takes
 
 # %% ../../nbs/core/warm.ipynb #8859b52b
-READ_AT_IMPORT = ('PYTHON', 'OMP_', 'MKL_', 'OPENBLAS_', 'NUMEXPR_', 'KMP_', 'BLIS_', 'LD_', 'DYLD_', 'MPL', 'CUDA_', 'HIP_', 'TF_', 'TORCH', 'JAX_', 'XLA_', 'LC_', 'LANG', 'MLFLOW_', 'RAY_', 'ARROW_', 'SKLEARN_', 'JOBLIB_')
+READ_AT_IMPORT = ('PYTHON', 'OMP_', 'MKL_', 'OPENBLAS_', 'NUMEXPR_', 'KMP_', 'BLIS_', 'LD_', 'DYLD_', 'MPL', 'CUDA_', 'HIP_',
+    'TF_', 'TORCH', 'JAX_', 'XLA_', 'LC_', 'LANG', 'MLFLOW_', 'RAY_', 'ARROW_', 'SKLEARN_', 'JOBLIB_')
 
 inside = False # Is this process a fork of a server?
 
@@ -23,12 +24,14 @@ def supported() -> bool:
 
 def folder() -> str:
     "Where this user's servers listen; raises `PermissionError` when it is not theirs alone"
-    base = os.environ.get('MLOPS_RUNTIME_DIR') or os.path.join(os.environ.get('XDG_RUNTIME_DIR') or '/tmp', f'mlops-nb-{os.getuid()}')
+    base = os.environ.get('MLOPS_RUNTIME_DIR') or os.path.join(os.environ.get('XDG_RUNTIME_DIR') or '/tmp',
+        f'mlops-nb-{os.getuid()}')
     if len(base)>80: base = f'/tmp/mlops-nb-{os.getuid()}-{_short(base)}' # The name of a socket holds 107 bytes
     try: os.mkdir(base, 0o700)
     except FileExistsError: pass
     s = os.lstat(base)
-    if not stat.S_ISDIR(s.st_mode) or s.st_uid!=os.getuid() or s.st_mode&0o077: raise PermissionError(1, 'the folder of warm servers is not yours alone', base)
+    if not stat.S_ISDIR(s.st_mode) or s.st_uid!=os.getuid() or s.st_mode&0o077:
+        raise PermissionError(1, 'the folder of warm servers is not yours alone', base)
     return base
 
 def _home() -> str:
@@ -49,7 +52,8 @@ def address(
     env=None, # Environment of the caller
 ) -> str:
     "Path of the socket of one server"
-    return os.path.join(folder(), _short('\0'.join([sys.executable, sys.version, _home(), *modules, *(f'{k}={v}' for k,v in kept(os.environ if env is None else env).items())]))+'.sock')
+    return os.path.join(folder(), _short('\0'.join([sys.executable, sys.version, _home(), *modules,
+        *(f'{k}={v}' for k,v in kept(os.environ if env is None else env).items())]))+'.sock')
 
 # %% ../../nbs/core/warm.ipynb #e75142e1
 def peer_uid(s:'sockets.socket') -> int:
@@ -66,7 +70,9 @@ def send(s:'sockets.socket', message:dict, fds=()):
     import marshal
     data = marshal.dumps(message)
     s.sendall(len(data).to_bytes(4, 'big'))
-    if fds: s.sendmsg([data[:1]], [(sockets.SOL_SOCKET, sockets.SCM_RIGHTS, b''.join(fd.to_bytes(4, sys.byteorder) for fd in fds))]); data = data[1:]
+    if fds:
+        s.sendmsg([data[:1]], [(sockets.SOL_SOCKET, sockets.SCM_RIGHTS, b''.join(fd.to_bytes(4, sys.byteorder) for fd in fds))])
+        data = data[1:]
     s.sendall(data)
 
 def receive(s:'sockets.socket', most:int=0) -> tuple[dict|None,list[int]]:
@@ -123,7 +129,8 @@ def start(
         if (s := connect(path)) is not None: s.close(); return True
         r,w = os.pipe()
         with open(path[:-5]+'.log', 'wb') as log:
-            subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.fork_server', path, str(w), str(lock.fileno()), *modules], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd='/', start_new_session=True,
+            subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.fork_server', path, str(w), str(lock.fileno()), *modules],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd='/', start_new_session=True,
                 env=_bare(env), pass_fds=(w, lock.fileno()))
         os.close(w)
         ready = os.read(r, 1)==b'+' if wait else False
@@ -135,7 +142,8 @@ def _bare(env:dict) -> dict:
     keep = {**kept(env), **{k:env[k] for k in ('PATH', 'HOME', 'USER', 'TMPDIR', 'MLOPS_JOB_IDLE_S') if k in env}}
     keep.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline') # As a kernel has it
     home = _home()
-    if not home.endswith('-packages'): keep['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
+    if not home.endswith('-packages'):
+        keep['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
     return keep
 
 class Line:
@@ -188,12 +196,14 @@ def relay(
     words:list[str], # After `mlops`
 ) -> int|None: # The exit code; None when the command has to be carried out here
     "Let a warm server carry out a command"
-    if inside or '--debug' in words or os.environ.get('MLOPS_JOB_FORK_SERVER', '').lower() in ('false', '0', 'no') or not supported(): return None
+    if inside or '--debug' in words or os.environ.get('MLOPS_JOB_FORK_SERVER', '').lower() in ('false', '0', 'no') or not supported():
+        return None
     import _signal as signal # Its constants as plain numbers
     try:
         mask = os.umask(0o077); os.umask(mask)
         env = dict(os.environ)
-        s = call({'do':'words', 'words':words, 'cwd':os.getcwd(), 'env':env, 'umask':mask}, (0, 1, 2), env=settled(env), begin=False)
+        s = call({'do':'words', 'words':words, 'cwd':os.getcwd(), 'env':env, 'umask':mask}, (0, 1, 2),
+            env=settled(env), begin=False)
     except (OSError, ValueError): return None
     if s is None: return None
     def forward(n, _): s.sendall(bytes([n]))

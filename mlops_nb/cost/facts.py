@@ -22,7 +22,8 @@ class Usage(msgspec.Struct, kw_only=True):
     energy:str = 'model' # How kwh is known: `rapl` was read from a counter, `model` is an estimate within about 40 %
     def __add__(self, other:'Usage') -> 'Usage':
         "Two pieces of work one after the other"
-        return Usage(seconds=self.seconds+other.seconds, cpu_s=self.cpu_s+other.cpu_s, peak_mb=max(self.peak_mb, other.peak_mb), kwh=self.kwh+other.kwh,
+        return Usage(seconds=self.seconds+other.seconds, cpu_s=self.cpu_s+other.cpu_s, peak_mb=max(self.peak_mb, other.peak_mb),
+            kwh=self.kwh+other.kwh,
             energy=self.energy if self.energy==other.energy else 'model')
 
 # %% ../../nbs/cost/facts.ipynb #b67fb23f

@@ -47,7 +47,9 @@ def _childless() -> bool:
 def _times(pid:int) -> float:
     "User and system seconds of a process and of the children that it has waited for"
     if not _PROC:
-        try: import psutil; t = psutil.Process(pid).cpu_times(); return t.user+t.system+getattr(t, 'children_user', 0.)+getattr(t, 'children_system', 0.)
+        try:
+            import psutil; t = psutil.Process(pid).cpu_times()
+            return t.user+t.system+getattr(t, 'children_user', 0.)+getattr(t, 'children_system', 0.)
         except Exception: return 0. # psutil is missing, or the process is gone
     try:
         with open(f'/proc/{pid}/stat', 'rb') as f: fields = f.read().rpartition(b')')[2].split()
@@ -133,7 +135,8 @@ class Meter:
         "Usage since the last lap"
         seconds,cpu = time.perf_counter()-self.began,max(0., cpu_seconds(self.pid)-self.cpu)
         kwh,how = modelled_kwh(seconds, cpu),'model'
-        if self.joule is not None and (now := _rapl_uj()) is not None and now>=self.joule: kwh,how = (now-self.joule)/3.6e12,'rapl'
+        if self.joule is not None and (now := _rapl_uj()) is not None and now>=self.joule:
+            kwh,how = (now-self.joule)/3.6e12,'rapl'
         return Usage(seconds=seconds, cpu_s=cpu, peak_mb=_family_mb(self.pid), kwh=kwh, energy=how)
 
 # %% ../../nbs/cost/metering.ipynb #fb2171eb

@@ -32,19 +32,26 @@ def unit_price(p:Price|None) -> str:
 def table_of_costs(t:CostTable) -> Panel:
     "Rows with their share of the total, and what the total leaves out"
     top = t.total_usd or 1
-    rows = [[r.key, usd(r.usd) if r.unpriced<r.count or r.usd else 'no price', meter(r.usd/top), f'{r.kwh:.3g}', usd(r.idle_usd), time(r.seconds), r.count,
+    rows = [[r.key, usd(r.usd) if r.unpriced<r.count or r.usd else 'no price', meter(r.usd/top), f'{r.kwh:.3g}', usd(r.idle_usd),
+        time(r.seconds), r.count,
         ', '.join(map(str, r.evidence[:4]))+(', ...' if len(r.evidence)>4 else '')] for r in t.rows]
     how = 'read from the energy counter' if t.measured else 'load model, within about 40 %'
     left_out = {'not in the total':f'{t.unpriced} without a price: see mlops cost prices'} if t.unpriced else {}
-    about = facts({'total':f'{usd(t.total_usd)} USD, estimated'+(f' since {t.since[:16].replace("T", " ")} UTC' if t.since else ''), 'of it idle':f'{usd(t.idle_usd)} USD',
+    about = facts({'total':f'{usd(t.total_usd)} USD, estimated'
+        +(f' since {t.since[:16].replace("T", " ")} UTC' if t.since else ''), 'of it idle':f'{usd(t.idle_usd)} USD',
         'energy':f'{t.total_kwh:.3g} kWh ({how})', 'priced today at':unit_price(t.price), **left_out})
-    return Panel(f'Cost by {t.by}', about, table([t.by, 'USD', 'share', 'kWh', 'idle USD', 'time', 'runs', 'entries'], rows, align='lrlrrrrl', empty='nothing was metered yet: run a cell with %%mlops run, or a job'),
-        verdict=('warn', f'{t.unpriced} WITHOUT A PRICE') if t.unpriced else ('info', f'{usd(t.total_usd)} USD'), next='mlops cost prices' if t.unpriced else 'mlops cost show --by '+('cell' if t.by=='job' else 'job'))
+    return Panel(f'Cost by {t.by}', about, table([t.by, 'USD', 'share', 'kWh', 'idle USD', 'time', 'runs', 'entries'], rows,
+        align='lrlrrrrl', empty='nothing was metered yet: run a cell with %%mlops run, or a job'),
+        verdict=('warn', f'{t.unpriced} WITHOUT A PRICE') if t.unpriced else ('info', f'{usd(t.total_usd)} USD'),
+        next='mlops cost prices' if t.unpriced else 'mlops cost show --by '+('cell' if t.by=='job' else 'job'))
 
 # %% ../../nbs/cost/panel.ipynb #cbf1a5f8
 def prices(t:PriceTable) -> Panel:
     "The price in use, and the book"
     used = unit_price(t.used) if t.used else t.why
-    rows = [[p.provider, p.region, p.instance, usd(p.usd), usd(p.spot_usd) if p.spot_usd else '-', p.as_of, badge('warn', 'STALE') if p.stale else p.confidence, short(p.source.removeprefix('https://'), 44)] for p in t.prices]
-    return Panel('Price book', facts({'this machine':used, 'chosen by':t.why}), table(['provider', 'region', 'instance', 'USD/h', 'spot USD/h', 'as of', 'confidence', 'source'], rows, align='lllrrlll'),
-        verdict=('bad', 'NO PRICE FOR THIS MACHINE') if t.used is None else ('warn', f'{t.stale} STALE') if t.stale else ('ok', 'PRICED'), next='mlops cost show')
+    rows = [[p.provider, p.region, p.instance, usd(p.usd), usd(p.spot_usd) if p.spot_usd else '-', p.as_of,
+        badge('warn', 'STALE') if p.stale else p.confidence, short(p.source.removeprefix('https://'), 44)] for p in t.prices]
+    return Panel('Price book', facts({'this machine':used, 'chosen by':t.why}),
+        table(['provider', 'region', 'instance', 'USD/h', 'spot USD/h', 'as of', 'confidence', 'source'], rows, align='lllrrlll'),
+        verdict=('bad', 'NO PRICE FOR THIS MACHINE') if t.used is None else ('warn', f'{t.stale} STALE') if t.stale
+        else ('ok', 'PRICED'), next='mlops cost show')

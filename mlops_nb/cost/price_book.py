@@ -22,7 +22,8 @@ def _amount(text:str, where:str) -> float:
     "A price in USD; refuses what no provider asks"
     try: x = float(text)
     except (TypeError, ValueError): x = math.nan
-    if not (math.isfinite(x) and x>0): raise BadInput(f'{where}: price {text!r} is no amount above 0', 'write USD per hour, like 0.1008')
+    if not (math.isfinite(x) and x>0):
+        raise BadInput(f'{where}: price {text!r} is no amount above 0', 'write USD per hour, like 0.1008')
     return x
 
 def read_sheet(
@@ -38,8 +39,10 @@ def read_sheet(
     for n,r in enumerate(rows, 2):
         at = f'{where} line {n}'
         if not all(r[c] for c in _NEEDED[::2]): raise BadInput(f'{at}: provider or instance_type is empty')
-        out.append(Price(provider=r['provider'], region=r['region'] or '', instance=r['instance_type'], usd=_amount(r['on_demand_usd_per_h'], at),
-            spot_usd=_amount(r['spot_usd_per_h'], at) if r.get('spot_usd_per_h') else None, as_of=r.get('as_of') or '', source=r.get('source') or where,
+        out.append(Price(provider=r['provider'], region=r['region'] or '', instance=r['instance_type'],
+            usd=_amount(r['on_demand_usd_per_h'], at),
+            spot_usd=_amount(r['spot_usd_per_h'], at) if r.get('spot_usd_per_h') else None, as_of=r.get('as_of') or '',
+            source=r.get('source') or where,
             confidence=r.get('confidence') or '', note=r.get('notes') or ''))
     return out
 
@@ -62,16 +65,21 @@ def machine(
     "What this project's machine costs"
     s = project.settings.cost
     if s.usd_per_h is not None:
-        if not (math.isfinite(s.usd_per_h) and s.usd_per_h>=0): raise BadInput(f'[cost] usd_per_h = {s.usd_per_h} is no price', 'write USD per hour, like 0.1008')
-        return Price(provider=s.provider, region=s.region, instance=s.instance, usd=s.usd_per_h, source='mlops.toml [cost] usd_per_h'),'set by [cost] usd_per_h'
+        if not (math.isfinite(s.usd_per_h) and s.usd_per_h>=0):
+            raise BadInput(f'[cost] usd_per_h = {s.usd_per_h} is no price', 'write USD per hour, like 0.1008')
+        return Price(provider=s.provider, region=s.region, instance=s.instance, usd=s.usd_per_h,
+            source='mlops.toml [cost] usd_per_h'),'set by [cost] usd_per_h'
     if s.provider=='local':
-        return Price(provider='local', usd=s.electricity_usd_per_kwh, unit='kWh', pue=s.pue, source='[cost] electricity_usd_per_kwh',
+        return Price(provider='local', usd=s.electricity_usd_per_kwh, unit='kWh', pue=s.pue,
+            source='[cost] electricity_usd_per_kwh',
             note='electricity only; [cost] usd_per_h prices its hours instead'),'electricity of a machine that is owned: [cost] electricity_usd_per_kwh'
     known = [p for p in book(project.root) if p.provider==s.provider]
-    if not known: return None,f'the price book has no provider {s.provider!r}; '+suggest(s.provider, {p.provider for p in book(project.root)})
+    if not known:
+        return None,f'the price book has no provider {s.provider!r}; '+suggest(s.provider, {p.provider for p in book(project.root)})
     near = [p for p in known if p.instance==s.instance and (p.region==s.region or not s.region)]
     if len(near)==1: return near[0],f'price book: {s.provider} {near[0].region} {s.instance}'
-    if near: return None,f'{s.provider} {s.instance} has {len(near)} prices: set [cost] region to one of {", ".join(p.region for p in near)}'
+    if near:
+        return None,f'{s.provider} {s.instance} has {len(near)} prices: set [cost] region to one of {", ".join(p.region for p in near)}'
     return None,f'the price book has no {s.provider} {s.region} {s.instance or "machine: set [cost] instance"}'.replace('  ', ' ')+f'; {suggest(s.instance, {p.instance for p in known})}'
 
 def price(

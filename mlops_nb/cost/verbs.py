@@ -24,7 +24,9 @@ def _moment(text:str) -> str:
     try: at = datetime.fromisoformat(text)
     except ValueError:
         try: at = datetime.now(UTC)-interval(text)
-        except (BadInput, OverflowError) as e: raise BadInput(f'--since {text!r} is neither a time nor a length of time', 'write 7d, 2013-07-01 or 2013-07-01T06:00') from e
+        except (BadInput, OverflowError) as e:
+            raise BadInput(f'--since {text!r} is neither a time nor a length of time',
+                'write 7d, 2013-07-01 or 2013-07-01T06:00') from e
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     return at.strftime('%Y-%m-%dT%H:%M:%S')
 
@@ -51,5 +53,7 @@ def prices(
     p = projects.current()
     used,why = price_book.machine(p)
     book = [x for x in price_book.book(p.root) if provider in ('', x.provider)]
-    if not book: raise BadInput(f'the price book has no provider {provider!r}', f'it has: {", ".join(sorted({x.provider for x in price_book.book(p.root)}))}')
+    if not book:
+        raise BadInput(f'the price book has no provider {provider!r}',
+            f'it has: {", ".join(sorted({x.provider for x in price_book.book(p.root)}))}')
     return PriceTable(used=used, why=why, prices=book, stale=sum(x.stale for x in book))

@@ -42,7 +42,8 @@ def paid(
     for w in works: # a child ends before its job, so its own children are known here
         w.usd,w.kwh,w.seconds = map(max, (w.usd, w.kwh, w.seconds), w.parts)
         top = owner.get(w.parent)
-        if top is not None and top.event.seq>w.event.seq: w.job,top.parts = top,tuple(map(add, top.parts, (w.usd, w.kwh, w.seconds)))
+        if top is not None and top.event.seq>w.event.seq:
+            w.job,top.parts = top,tuple(map(add, top.parts, (w.usd, w.kwh, w.seconds)))
     if not net: return [w for w in works if w.job is None]
     for w in works: w.usd,w.kwh,w.seconds = map(sub, (w.usd, w.kwh, w.seconds), w.parts)
     return works
@@ -59,19 +60,23 @@ def _keys(w:Paid, by:str, model_of:dict) -> str:
     if by=='endpoint': return str(p.get('endpoint') or '-')
     return w.event.actor or '-'
 
-def _job(w:Paid) -> str: return str(w.payload.get('job') or (w.event.subject.split('@')[0] if w.event.type.startswith('job.') else '-'))
+def _job(w:Paid) -> str:
+    return str(w.payload.get('job') or (w.event.subject.split('@')[0] if w.event.type.startswith('job.') else '-'))
 
 def _models(events:list[Event]) -> dict[str,str]:
     "Run -> name of the model that was registered from it"
-    return {str(r):e.subject.split('@')[0] for e in events if e.type=='model.registered' and (r := (e.payload or {}).get('run') or (e.payload or {}).get('run_id'))}
+    return {str(r):e.subject.split('@')[0] for e in events if e.type=='model.registered'
+        and (r := (e.payload or {}).get('run') or (e.payload or {}).get('run_id'))}
 
 class _Sum:
     def __init__(self): self.usd = self.kwh = self.idle = self.seconds = 0.; self.count = self.unpriced = 0; self.seqs = []
     def add(self, w:Paid, usd, kwh, idle, seconds):
         self.usd += usd; self.kwh += kwh; self.idle += idle; self.seconds += seconds
-        if not self.seqs or self.seqs[-1]!=w.event.seq: self.count += 1; self.unpriced += w.unpriced; self.seqs.append(w.event.seq)
+        if not self.seqs or self.seqs[-1]!=w.event.seq:
+            self.count += 1; self.unpriced += w.unpriced; self.seqs.append(w.event.seq)
     def row(self, key) -> CostRow:
-        return CostRow(key=key, usd=self.usd, kwh=self.kwh, idle_usd=min(self.idle, self.usd), seconds=self.seconds, count=self.count, unpriced=self.unpriced, evidence=self.seqs[-100:])
+        return CostRow(key=key, usd=self.usd, kwh=self.kwh, idle_usd=min(self.idle, self.usd), seconds=self.seconds,
+            count=self.count, unpriced=self.unpriced, evidence=self.seqs[-100:])
 
 def _by_cell(w:Paid, sums):
     "The cells of a job's run, each by its number; what is left is idle time, or work without cells"
@@ -98,7 +103,8 @@ def table(
         else: of(_keys(w, by, model_of)).add(w, w.usd, w.kwh, w.idle, w.seconds)
     rows = sorted((s.row(k) for k,s in sums.items()), key=lambda r: (-r.usd, -r.seconds, r.key))
     known = [w.payload.get('energy') for w in works if w.payload.get('energy')]
-    return CostTable(by=by, since=since, rows=rows, total_usd=sum(r.usd for r in rows), total_kwh=sum(r.kwh for r in rows), idle_usd=sum(r.idle_usd for r in rows),
+    return CostTable(by=by, since=since, rows=rows, total_usd=sum(r.usd for r in rows), total_kwh=sum(r.kwh for r in rows),
+        idle_usd=sum(r.idle_usd for r in rows),
         unpriced=sum(w.unpriced for w in works), price=price, measured=bool(known) and set(known)=={'rapl'})
 
 def total(

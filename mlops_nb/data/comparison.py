@@ -30,7 +30,8 @@ def rows(a, b) -> dict[str,int]:
     out = {'a':a.num_rows, 'b':b.num_rows}
     if not both: return {**out, 'only_a':a.num_rows, 'only_b':b.num_rows}
     pick = ', '.join(_q(n) for n in both)
-    def alone(x, y): return con.execute(f'SELECT count(*) FROM (SELECT {pick} FROM {x} EXCEPT ALL SELECT {pick} FROM {y})').fetchone()[0]
+    def alone(x, y):
+        return con.execute(f'SELECT count(*) FROM (SELECT {pick} FROM {x} EXCEPT ALL SELECT {pick} FROM {y})').fetchone()[0]
     return {**out, 'only_a':alone('a', 'b'), 'only_b':alone('b', 'a')}
 
 def statistics(a, b) -> list[dict]:

@@ -50,7 +50,8 @@ def adopt(
     core = '' if '[core]' in had else '[core]\n    analytics = false\n    check_update = false\n    remote = mlops\n'
     if '[core]' in had: had = had.replace('[core]', '[core]\n    remote = mlops', 1)
     write_text(_config(p), f'{had}{core}[\'remote "{REMOTE}"\']\n    url = {url}\n')
-    for name,text in {'.dvc/.gitignore':'/config.local\n/tmp\n/cache\n', '.dvcignore':'# What DVC should not look at\n.mlops\n'}.items():
+    for name,text in {'.dvc/.gitignore':'/config.local\n/tmp\n/cache\n',
+        '.dvcignore':'# What DVC should not look at\n.mlops\n'}.items():
         if not (p.root/name).exists(): write_text(p.root/name, text)
     return {'adopted':''}
 
@@ -63,7 +64,9 @@ def _copy(source:Path, target:Path):
     fd,tmp = tempfile.mkstemp(dir=target.parent, prefix='.')
     os.close(fd)
     try: shutil.copyfile(source, tmp); os.chmod(tmp, 0o644); os.replace(tmp, target)
-    except OSError as e: raise ToolFailed(f'cannot write {target}: {e.strerror}', 'free some space' if e.errno==28 else 'the folder must be writable') from e
+    except OSError as e:
+        raise ToolFailed(f'cannot write {target}: {e.strerror}',
+            'free some space' if e.errno==28 else 'the folder must be writable') from e
     finally:
         if os.path.exists(tmp): os.unlink(tmp)
 
@@ -105,13 +108,17 @@ def push(p, name:str, versions:list[Version], file:str) -> int:
 
 def _dvc(p, *words):
     "DVC itself, in a process of its own"
-    r = subprocess.run([sys.executable, '-m', 'dvc', *words], cwd=p.root, capture_output=True, text=True, env={**os.environ, 'DVC_NO_ANALYTICS':'1'})
-    if r.returncode: raise ToolFailed(f'dvc {words[0]} failed: {(r.stderr or r.stdout).strip().splitlines()[-1][:200]}', f'try it yourself: dvc {" ".join(words)}')
+    r = subprocess.run([sys.executable, '-m', 'dvc', *words], cwd=p.root, capture_output=True, text=True,
+        env={**os.environ, 'DVC_NO_ANALYTICS':'1'})
+    if r.returncode:
+        raise ToolFailed(f'dvc {words[0]} failed: {(r.stderr or r.stdout).strip().splitlines()[-1][:200]}',
+            f'try it yourself: dvc {" ".join(words)}')
 
 # %% ../../nbs/data/dvc_versions.ipynb #a67eb8c5
 def pointer(p, name:str) -> Path|None:
     "The pointer file of a dataset"
-    found = [f for f in (p.root/'data').glob('*.dvc') if f.name.split('.')[0]==name or f.name.removesuffix('.dvc').rsplit('.', 1)[0]==name]
+    found = [f for f in (p.root/'data').glob('*.dvc') if f.name.split('.')[0]==name
+        or f.name.removesuffix('.dvc').rsplit('.', 1)[0]==name]
     return min(found, key=lambda f: (f.name.removesuffix('.dvc').rsplit('.', 1)[0]!=name, f.name)) if found else None
 
 def read(
@@ -123,7 +130,9 @@ def read(
     from mlops_nb.core import refs
     from mlops_nb.core.errors import suggest
     f = pointer(p, name)
-    if f is None: raise NotFound(f'no dataset `{name}`', suggest(name, refs.registered(p, 'dataset')) or 'add one with: mlops data add FILE NAME')
+    if f is None:
+        raise NotFound(f'no dataset `{name}`', suggest(name, refs.registered(p, 'dataset'))
+            or 'add one with: mlops data add FILE NAME')
     try:
         doc = yaml.safe_load(f.read_text(encoding='utf-8'))
         out = doc['outs'][0]
@@ -131,16 +140,19 @@ def read(
         versions = msgspec.convert(kept, list[Version])
         file = f'data/{out["path"]}'
     except (yaml.YAMLError, KeyError, IndexError, TypeError, msgspec.ValidationError, UnicodeDecodeError) as e:
-        raise BadInput(f'data/{f.name} is not a pointer of DVC: {str(e).splitlines()[0][:120]}', f'restore it with: git checkout data/{f.name}') from e
+        raise BadInput(f'data/{f.name} is not a pointer of DVC: {str(e).splitlines()[0][:120]}',
+            f'restore it with: git checkout data/{f.name}') from e
     if not versions: # made by `dvc add`: DVC knows its md5 and size, the rest is unknown
-        versions = [Version(version=1, digest='', sha256='', md5=str(out.get('md5', '')), bytes=int(out.get('size', 0)), rows=-1, columns=[], time='')]
+        versions = [Version(version=1, digest='', sha256='', md5=str(out.get('md5', '')), bytes=int(out.get('size', 0)),
+            rows=-1, columns=[], time='')]
     return file,versions
 
 def write(p, name:str, file:str, versions:list[Version]):
     "Replace the pointer; the data file is ignored in git as DVC does it"
     import yaml
     v = versions[-1]
-    doc = {'outs':[{'md5':v.md5, 'size':v.bytes, 'hash':'md5', 'path':Path(file).name}], 'meta':{'mlops':{'name':name, 'versions':msgspec.to_builtins(versions)}}}
+    doc = {'outs':[{'md5':v.md5, 'size':v.bytes, 'hash':'md5', 'path':Path(file).name}],
+        'meta':{'mlops':{'name':name, 'versions':msgspec.to_builtins(versions)}}}
     ignore = p.root/'data'/'.gitignore'
     lines = ignore.read_text(encoding='utf-8').splitlines() if ignore.is_file() else []
     if f'/{Path(file).name}' not in lines: write_text(ignore, '\n'.join([*lines, f'/{Path(file).name}'])+'\n')

@@ -73,7 +73,8 @@ class Verified(Fact):
     @property
     def ok(self) -> bool: return all(c['state']=='ok' for c in self.checked)
     @property
-    def finding(self) -> str: return '; '.join(f'{c["name"]}@{c["version"]} is {c["state"]}' for c in self.checked if c['state']!='ok')
+    def finding(self) -> str:
+        return '; '.join(f'{c["name"]}@{c["version"]} is {c["state"]}' for c in self.checked if c['state']!='ok')
 
 class Fetched(Fact):
     "A dataset version copied out"

@@ -17,7 +17,8 @@ from . import dvc_versions
 from .facts import DatasetVersion
 
 # %% ../../nbs/data/reading.ipynb #fa75840c
-FORMATS = {'.parquet':'parquet', '.pq':'parquet', '.csv':'csv', '.tsv':'csv', '.gz':'csv', '.zip':'csv', '.arrow':'arrow', '.feather':'arrow', '.json':'json', '.jsonl':'json', '.ndjson':'json'}
+FORMATS = {'.parquet':'parquet', '.pq':'parquet', '.csv':'csv', '.tsv':'csv', '.gz':'csv', '.zip':'csv', '.arrow':'arrow',
+    '.feather':'arrow', '.json':'json', '.jsonl':'json', '.ndjson':'json'}
 
 def resolve(
     ref:str, # `NAME@v`
@@ -28,7 +29,8 @@ def resolve(
     r = refs.parse(ref, 'dataset')
     file,versions = dvc_versions.read(p, r.name)
     v = refs.pick(versions, r, what='dataset')
-    fact = DatasetVersion(name=r.name, version=v.version, digest=v.digest or v.md5, rows=v.rows, columns=v.columns, bytes=v.bytes, purpose=v.purpose, time=v.time, file=file)
+    fact = DatasetVersion(name=r.name, version=v.version, digest=v.digest or v.md5, rows=v.rows, columns=v.columns, bytes=v.bytes,
+        purpose=v.purpose, time=v.time, file=file)
     fact.at,fact.format = dvc_versions.bytes_of(p, v, file),FORMATS.get(Path(file).suffix.lower(), 'parquet')
     return fact
 
@@ -42,7 +44,8 @@ def locate(
     paths = sorted(glob.glob(os.path.expanduser(text))) if any(c in text for c in '*?[') else [os.path.expanduser(text)] if os.path.isfile(os.path.expanduser(text)) else []
     if paths: return paths,_format(paths[0]),None
     word = text.removesuffix('@')
-    if os.sep in word or (Path(word).suffix.lower() in FORMATS and '@' not in word): raise NotFound(f'no file {text!r}', _near_file(text) or 'give a Parquet, CSV or Arrow file, or the name of a dataset')
+    if os.sep in word or (Path(word).suffix.lower() in FORMATS and '@' not in word):
+        raise NotFound(f'no file {text!r}', _near_file(text) or 'give a Parquet, CSV or Arrow file, or the name of a dataset')
     try: v = resolve(word, p)
     except NotFound as e:
         raise NotFound(f'no file and no dataset {text!r}', e.hint) from e
@@ -55,7 +58,9 @@ def _near_file(text):
 
 def _format(path) -> str:
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS: raise BadInput(f'{path}: cannot tell the format of {suffix or "a file without a suffix"}', f'expected one of {", ".join(FORMATS)}')
+    if suffix not in FORMATS:
+        raise BadInput(f'{path}: cannot tell the format of {suffix or "a file without a suffix"}',
+            f'expected one of {", ".join(FORMATS)}')
     return FORMATS[suffix]
 
 # %% ../../nbs/data/reading.ipynb #419973d6
@@ -64,7 +69,8 @@ def _quoted(paths): return '['+', '.join("'"+str(Path(x).absolute()).replace("'"
 def _expression(paths, format) -> str:
     "A DuckDB table function over files; without skip=0 the sniffer drops first lines that do not look like the rest, silently"
     if format=='csv' and any(x.endswith('.zip') for x in paths): return ''
-    return {'parquet':f'read_parquet({_quoted(paths)})', 'csv':f'read_csv({_quoted(paths)}, sample_size=-1, skip=0)', 'json':f'read_json_auto({_quoted(paths)})'}.get(format, '')
+    return {'parquet':f'read_parquet({_quoted(paths)})', 'csv':f'read_csv({_quoted(paths)}, sample_size=-1, skip=0)',
+        'json':f'read_json_auto({_quoted(paths)})'}.get(format, '')
 
 def attach(
     con, # DuckDB connection

@@ -29,7 +29,8 @@ def _prepare(p, data, folder:Path):
     import pyarrow as pa, pyarrow.parquet as pq
     at = folder/'frame.parquet'
     try: pq.write_table(table, at, compression='zstd')
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e: raise BadInput(f'the frame cannot be written as Parquet: {str(e)[:160]}') from e
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+        raise BadInput(f'the frame cannot be written as Parquet: {str(e)[:160]}') from e
     return at,'.parquet',digest(table),table
 
 def _suffix(path) -> str:
@@ -64,10 +65,15 @@ def add(
         had = dvc_versions.read(p, name) if dvc_versions.pointer(p, name) else ('', [])
         same = next((v for v in had[1] if v.digest==dig), None)
         if same and dvc_versions.bytes_of(p, same, had[0]): return _fact(name, same, had[0], new=False)
-        if dry_run: return Plan(steps=[f'copy {source.stat().st_size:,} bytes to data/{name}{suffix} and the DVC cache', f'write data/{name}{suffix}.dvc', f'record dataset.added {name}@{len(had[1])+1}'])
-        v = Version(version=len(had[1])+1, digest=dig, sha256=file_digest(source), md5=file_digest(source, 'md5'), bytes=source.stat().st_size, rows=table.num_rows,
+        if dry_run:
+            return Plan(steps=[f'copy {source.stat().st_size:,} bytes to data/{name}{suffix} and the DVC cache',
+                f'write data/{name}{suffix}.dvc', f'record dataset.added {name}@{len(had[1])+1}'])
+        v = Version(version=len(had[1])+1, digest=dig, sha256=file_digest(source), md5=file_digest(source, 'md5'),
+            bytes=source.stat().st_size, rows=table.num_rows,
             columns=_columns(table), time=_now(), purpose=purpose or p.settings.project.purpose)
-        if had[0] and Path(had[0]).name!=f'{name}{suffix}': raise BadInput(f'dataset `{name}` is a {Path(had[0]).suffix} file and this is {suffix}', 'use another name, or convert it')
+        if had[0] and Path(had[0]).name!=f'{name}{suffix}':
+            raise BadInput(f'dataset `{name}` is a {Path(had[0]).suffix} file and this is {suffix}',
+                'use another name, or convert it')
         _keep(p, name, f'data/{name}{suffix}', source, [*had[1], v])
     return _fact(name, v, f'data/{name}{suffix}')
 
@@ -81,10 +87,13 @@ def _keep(p, name, file, source, versions):
     try:
         dvc_versions.put(p, source, file)
         dvc_versions.write(p, name, file, versions)
-        ledger.record(p, 'dataset.added', f'{name}@{v.version}', {'rows':v.rows, 'columns':len(v.columns), 'bytes':v.bytes, 'md5':v.md5, 'purpose':v.purpose,
+        ledger.record(p, 'dataset.added', f'{name}@{v.version}',
+            {'rows':v.rows, 'columns':len(v.columns), 'bytes':v.bytes, 'md5':v.md5, 'purpose':v.purpose,
             'pii':sorted({c for x in v.columns for c in x.pii})}, digest=v.digest)
     except BaseException:
-        if before is None: at.unlink(missing_ok=True); (p.root/file).unlink(missing_ok=True) if Path(source).resolve()!=(p.root/file).resolve() else None
+        if before is None:
+            at.unlink(missing_ok=True)
+            (p.root/file).unlink(missing_ok=True) if Path(source).resolve()!=(p.root/file).resolve() else None
         else:
             projects.write_text(at, before)
             old = dvc_versions.bytes_of(p, versions[-2], file) if len(versions)>1 else None
@@ -92,7 +101,8 @@ def _keep(p, name, file, source, versions):
         raise
 
 def _fact(name, v, file, new=True) -> DatasetVersion:
-    f = DatasetVersion(name=name, version=v.version, digest=v.digest or v.md5, rows=v.rows, columns=v.columns, bytes=v.bytes, purpose=v.purpose, time=v.time, file=file, new=new)
+    f = DatasetVersion(name=name, version=v.version, digest=v.digest or v.md5, rows=v.rows, columns=v.columns, bytes=v.bytes,
+        purpose=v.purpose, time=v.time, file=file, new=new)
     return f
 
 # %% ../../nbs/data/verbs.ipynb #c9ed7a04
@@ -103,7 +113,8 @@ def list_() -> Datasets:
     out = []
     for name in refs.registered(p, 'dataset'):
         v = dvc_versions.read(p, name)[1][-1]
-        out.append({'name':name, 'version':v.version, 'digest':v.digest or v.md5, 'rows':v.rows, 'bytes':v.bytes, 'purpose':v.purpose, 'pii':sorted({c for x in v.columns for c in x.pii})})
+        out.append({'name':name, 'version':v.version, 'digest':v.digest or v.md5, 'rows':v.rows, 'bytes':v.bytes,
+            'purpose':v.purpose, 'pii':sorted({c for x in v.columns for c in x.pii})})
     return Datasets(datasets=out)
 
 @verb(example='mlops data show flights@1')
@@ -139,7 +150,8 @@ def diff(
     p = projects.current()
     one,two = reading.read(a, p),reading.read(b, p)
     words = [x if isinstance(x, (str, Path)) else w for x,w in ((a, 'a'), (b, 'b'))]
-    return Difference(a=str(words[0]), b=str(words[1]), rows=comparison.rows(one, two), columns=comparison.columns(one, two), statistics=comparison.statistics(one, two))
+    return Difference(a=str(words[0]), b=str(words[1]), rows=comparison.rows(one, two), columns=comparison.columns(one, two),
+        statistics=comparison.statistics(one, two))
 
 # %% ../../nbs/data/verbs.ipynb #9e662db5
 def _chosen(p, name) -> list[str]: return [refs.parse(name, 'dataset').name] if name else refs.registered(p, 'dataset')
@@ -159,8 +171,10 @@ def push(
     done = []
     for n in _chosen(p, name):
         file,versions = dvc_versions.read(p, n)
-        done.append({'name':n, 'version':versions[-1].version, 'bytes':versions[-1].bytes, 'state':'pushed' if dvc_versions.push(p, n, versions, file) else 'there'})
-    if any(d['state']=='pushed' for d in done): ledger.record(p, 'dataset.pushed', name or 'all', {'remote':url, 'datasets':[d['name'] for d in done]})
+        done.append({'name':n, 'version':versions[-1].version, 'bytes':versions[-1].bytes,
+            'state':'pushed' if dvc_versions.push(p, n, versions, file) else 'there'})
+    if any(d['state']=='pushed' for d in done):
+        ledger.record(p, 'dataset.pushed', name or 'all', {'remote':url, 'datasets':[d['name'] for d in done]})
     return Moved(done=done, remote=url)
 
 @verb(changes=True, example='mlops data pull')
@@ -179,11 +193,16 @@ def pull(
     with progress('pulling', total=len(_chosen(p, name))) as report:
         for n in _chosen(p, name):
             file,versions = dvc_versions.read(p, n)
-            done.append({'name':n, 'version':versions[-1].version, 'bytes':versions[-1].bytes, 'state':dvc_versions.pull(p, n, versions[-1], file)})
+            done.append({'name':n, 'version':versions[-1].version, 'bytes':versions[-1].bytes,
+                'state':dvc_versions.pull(p, n, versions[-1], file)})
             report(1, n)
     missing = [str(d['name']) for d in done if d['state']=='missing']
-    if missing: raise ToolFailed(f'the remote {url} does not have {", ".join(missing)}', 'push them where they were added: mlops data push')
-    if any(d['state']=='pulled' for d in done): ledger.record(p, 'dataset.pulled', name or 'all', {'remote':url, 'datasets':[d['name'] for d in done if d['state']=='pulled']})
+    if missing:
+        raise ToolFailed(f'the remote {url} does not have {", ".join(missing)}',
+            'push them where they were added: mlops data push')
+    if any(d['state']=='pulled' for d in done):
+        ledger.record(p, 'dataset.pulled', name or 'all',
+            {'remote':url, 'datasets':[d['name'] for d in done if d['state']=='pulled']})
     return Moved(done=done, remote=url)
 
 @verb(check=True, example='mlops data verify')

@@ -30,7 +30,9 @@ def instants(column, unit:str, name:str):
     t = column.type
     zone = getattr(t, 'tz', None)
     try: return pc.cast(pc.cast(column, pa.timestamp(unit, zone)), pa.int64())
-    except pa.ArrowInvalid as e: raise BadInput(f'column `{name}` holds times that do not fit into {unit}', 'keep to the years 1678 to 2261, or use microseconds on both sides') from e
+    except pa.ArrowInvalid as e:
+        raise BadInput(f'column `{name}` holds times that do not fit into {unit}',
+            'keep to the years 1678 to 2261, or use microseconds on both sides') from e
 
 # %% ../../nbs/feature/asof.ipynb #02f90040
 class Match(NamedTuple):
@@ -122,7 +124,8 @@ def _in_order(p, q, span:int):
 def _never_late(view) -> bool:
     "Was every row known when it was true?"
     import pyarrow.compute as pc
-    return view.num_rows==0 or (view['c'].null_count==0 and view['t'].null_count==0 and bool(pc.all(pc.less_equal(view['c'], view['t'])).as_py()))
+    return view.num_rows==0 or (view['c'].null_count==0 and view['t'].null_count==0
+        and bool(pc.all(pc.less_equal(view['c'], view['t'])).as_py()))
 
 def _sql(keys:list[str], known:bool) -> str:
     "The join; `b_` is the best row that was known by `known_`"
@@ -132,7 +135,8 @@ def _sql(keys:list[str], known:bool) -> str:
     by = f'PARTITION BY {k} ' if keys else ''
     group = ', '.join([*keys, 't'])
     if not known: v = f'SELECT {group}, t AS known_, max(rn_) AS rn_ FROM view_ WHERE {full} GROUP BY {group}'
-    else: v = (f'SELECT DISTINCT {k+", " if k else ""}known_, b_.rn_ AS rn_ FROM (SELECT {k+", " if k else ""}known_, max({{"t":t, "c":c, "rn_":rn_}}) OVER ({by}ORDER BY known_ '
+    else:
+        v = (f'SELECT DISTINCT {k+", " if k else ""}known_, b_.rn_ AS rn_ FROM (SELECT {k+", " if k else ""}known_, max({{"t":t, "c":c, "rn_":rn_}}) OVER ({by}ORDER BY known_ '
         f'RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS b_ FROM (SELECT *, greatest(t, c) AS known_ FROM view_ WHERE {full} AND c IS NOT NULL))')
     return f'SELECT a.row_, v.rn_ FROM (SELECT * FROM asked_ WHERE {full}) a ASOF JOIN ({v}) v ON {on}'
 
@@ -168,7 +172,9 @@ def time_column(
     "The time column of an entity frame: the one named, else the view's name, else the only one"
     import pyarrow as pa
     if wanted:
-        if wanted not in table.column_names: raise NotFound(f'the entity frame has no column `{wanted}`', suggest(wanted, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
+        if wanted not in table.column_names:
+            raise NotFound(f'the entity frame has no column `{wanted}`',
+                suggest(wanted, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
         return wanted
     same = [n for n in dict.fromkeys(names) if n in table.column_names]
     if len(same)==1: return same[0]
@@ -187,7 +193,9 @@ def question(
     "Keys and whole-number times of both sides; raises `BadInput` or `NotFound` for what does not fit"
     import pyarrow as pa
     for k in entity:
-        if k not in table.column_names: raise NotFound(f'the entity frame lacks the key `{k}`', suggest(k, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
+        if k not in table.column_names:
+            raise NotFound(f'the entity frame lacks the key `{k}`',
+                suggest(k, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
     units = [unit_of(table[asked], asked), unit_of(view[time], time), *([unit_of(view[created], created)] if created else [])]
     unit = 'ns' if 'ns' in units else 'us'
     a,v = {},{}
@@ -199,7 +207,8 @@ def question(
 def _kind(t):
     import pyarrow as pa
     if pa.types.is_dictionary(t): return _kind(t.value_type)
-    return ('text' if pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t) else 'number' if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
+    return ('text' if pa.types.is_string(t) or pa.types.is_large_string(t)
+        or pa.types.is_string_view(t) else 'number' if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
         else 'null' if pa.types.is_null(t) else str(t))
 
 def _plain(c):
@@ -212,7 +221,9 @@ def _same_kind(a, v, name):
     "Two key columns that can be compared; text against number is refused, since it would match nothing"
     import pyarrow as pa
     one,two = _kind(a.type),_kind(v.type)
-    if one!=two and 'null' not in (one, two): raise BadInput(f'key `{name}` is {a.type} in the entity frame and {v.type} in the view', f'convert one, for instance: df.{name}.astype(str)')
+    if one!=two and 'null' not in (one, two):
+        raise BadInput(f'key `{name}` is {a.type} in the entity frame and {v.type} in the view',
+            f'convert one, for instance: df.{name}.astype(str)')
     a,v = _plain(a),_plain(v)
     if pa.types.is_null(a.type): a = a.cast(v.type)
     if pa.types.is_null(v.type): v = v.cast(a.type)

@@ -18,14 +18,17 @@ from .facts import Definition
 def _column(a, name:str) -> dict:
     "One column in a few figures"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    out = {'name':name, 'nulls':int(pc.sum(pc.cast(pc.is_null(a, nan_is_null=True), pa.int64())).as_py() or 0), 'min':None, 'max':None, 'mean':None, 'bins':[], 'distinct':None}
+    out = {'name':name, 'nulls':int(pc.sum(pc.cast(pc.is_null(a, nan_is_null=True), pa.int64())).as_py() or 0), 'min':None,
+        'max':None, 'mean':None, 'bins':[], 'distinct':None}
     if not (pa.types.is_integer(a.type) or pa.types.is_floating(a.type) or pa.types.is_boolean(a.type)):
         if not pa.types.is_nested(a.type): out['distinct'] = pc.count_distinct(a).as_py()
         return out
     x = a.cast(pa.int8()) if pa.types.is_boolean(a.type) else a
     x = np.asarray(x.drop_null().to_numpy(), 'float64')
     x = x[np.isfinite(x)]
-    if len(x): out |= {'min':float(x.min()), 'max':float(x.max()), 'mean':float(x.mean()), 'bins':[int(n) for n in np.histogram(x, 20)[0]]}
+    if len(x):
+        out |= {'min':float(x.min()), 'max':float(x.max()), 'mean':float(x.mean()),
+            'bins':[int(n) for n in np.histogram(x, 20)[0]]}
     return out
 
 def described(
@@ -51,10 +54,12 @@ def lineage(
     d:Definition,
 ) -> dict[str,list[str]]: # {sources, training_sets, models}
     "What a view is made of, and what was made of it"
-    sets = {e.digest:(e.time, e.payload.get('rows_in', 0)) for e in ledger.of(p).events(['feature.joined']) if e.payload and any(v.partition('@')[0]==d.name for v in e.payload.get('definitions', {}))}
+    sets = {e.digest:(e.time, e.payload.get('rows_in', 0)) for e in ledger.of(p).events(['feature.joined']) if e.payload
+        and any(v.partition('@')[0]==d.name for v in e.payload.get('definitions', {}))}
     models = [e.subject for e in ledger.of(p).events(['model.registered']) if e.payload and _trained_on(e.payload) & set(sets)]
     runs = [e.subject for e in ledger.of(p).events(['run.completed']) if e.payload and _trained_on(e.payload) & set(sets)]
-    return {'sources':_sources(p, d), 'training_sets':[f'{k[:12]} ({n:,} rows)' for k,(t,n) in sets.items()], 'runs':list(dict.fromkeys(runs)), 'models':list(dict.fromkeys(models))}
+    return {'sources':_sources(p, d), 'training_sets':[f'{k[:12]} ({n:,} rows)' for k,(t,n) in sets.items()],
+        'runs':list(dict.fromkeys(runs)), 'models':list(dict.fromkeys(models))}
 
 def _trained_on(payload:dict) -> set[str]:
     "Digests of frames that a payload names, wherever it keeps them"
@@ -80,5 +85,6 @@ def state(
     except (OSError, ValueError): return out
     columns,newest = described(d, table)
     age = None
-    if newest: t = datetime.fromisoformat(newest); age = (datetime.now(UTC)-(t if t.tzinfo else t.replace(tzinfo=UTC))).total_seconds()
+    if newest:
+        t = datetime.fromisoformat(newest); age = (datetime.now(UTC)-(t if t.tzinfo else t.replace(tzinfo=UTC))).total_seconds()
     return out|{'rows':table.num_rows, 'newest':newest, 'age_s':age, 'columns':columns}

@@ -28,7 +28,8 @@ def one_select(sql:str) -> str:
     import duckdb
     try: found = duckdb.extract_statements(sql)
     except duckdb.Error as e: raise BadInput(f'the SQL cannot be read: {str(e).splitlines()[0][:200]}') from e
-    if len(found)!=1 or found[0].type!=duckdb.StatementType.SELECT: raise BadInput('a feature is one SELECT', f'found {len(found)} statement(s)')
+    if len(found)!=1 or found[0].type!=duckdb.StatementType.SELECT:
+        raise BadInput('a feature is one SELECT', f'found {len(found)} statement(s)')
     return found[0].query.strip().rstrip(';')
 
 @contextmanager
@@ -99,16 +100,21 @@ def sources(
     above:tuple=(), # Views that are being computed
 ) -> dict[str,tuple[str,object]]: # Table -> (digest, what `data.attach` takes)
     "What a view reads; raises `NotFound` for an unknown table and `BadInput` for a circle"
-    if d.name in above: raise BadInput(f'view {" reads ".join([*above, d.name])}: a circle', 'let one of them read the dataset instead')
+    if d.name in above:
+        raise BadInput(f'view {" reads ".join([*above, d.name])}: a circle', 'let one of them read the dataset instead')
     out,views,sets = {},refs.registered(p, 'feature'),refs.registered(p, 'dataset')
     for name in names_of(d):
-        if name=='source' and not d.source: raise BadInput('the definition reads `source` and none is declared', 'say it with --source DATASET')
+        if name=='source' and not d.source:
+            raise BadInput('the definition reads `source` and none is declared', 'say it with --source DATASET')
         what = d.source if name=='source' else name
-        if name!='source' and name in views: inner = definition.find(p, name); out[name] = (key(p, inner, (*above, d.name)), rows(p, inner, (*above, d.name)))
+        if name!='source' and name in views:
+            inner = definition.find(p, name); out[name] = (key(p, inner, (*above, d.name)), rows(p, inner, (*above, d.name)))
         elif sql_tables.is_table(what): t = sql_tables.read_table(what, p.root); out[name] = (frame_digest(t), t)
         elif _is_file(p, what): out[name] = (file_digest(_file(p, what)), str(_file(p, what)))
         elif what.partition('@')[0] in sets: v = data.resolve(what, p); out[name] = (v.digest, f'{v.name}@{v.version}')
-        else: raise NotFound(f'no dataset and no view {what!r}', suggest(what, [*sets, *views]) or 'add it with: mlops data add FILE NAME')
+        else:
+            raise NotFound(f'no dataset and no view {what!r}',
+                suggest(what, [*sets, *views]) or 'add it with: mlops data add FILE NAME')
     return out
 
 def _file(p, what): return p.root/what
@@ -196,10 +202,13 @@ def _sorted(table, d:Definition):
     "By key, time, created, then the features"
     import duckdb
     for c in [*d.entity, d.time, *filter(None, [d.created, d.id])]:
-        if c not in table.column_names: raise NotFound(f'the view gives no column `{c}`', suggest(c, table.column_names) or f'it gives: {", ".join(table.column_names[:20])}')
+        if c not in table.column_names:
+            raise NotFound(f'the view gives no column `{c}`',
+                suggest(c, table.column_names) or f'it gives: {", ".join(table.column_names[:20])}')
     first = [*d.entity, d.time, *filter(None, [d.created])]
     order = ', '.join('"'+c.replace('"', '""')+'"' for c in [*first, *(c for c in table.column_names if c not in first)])
-    con = duckdb.connect(); con.execute("SET TimeZone='UTC'"); con.execute('SET python_enable_replacements=false'); con.register('t', table)
+    con = duckdb.connect(); con.execute("SET TimeZone='UTC'"); con.execute('SET python_enable_replacements=false')
+    con.register('t', table)
     try: return con.sql(f'SELECT * FROM t ORDER BY {order}').to_arrow_table()
     finally: con.close()
 
@@ -214,7 +223,8 @@ def test_rows(table, tests:list[str]) -> list[ViewTest]:
     out = []
     for expr in tests:
         one_select(f'SELECT ({expr}) FROM view')
-        con = duckdb.connect(); con.execute('SET python_enable_replacements=false'); con.register('view', table); con.execute('SET enable_external_access=false')
+        con = duckdb.connect(); con.execute('SET python_enable_replacements=false'); con.register('view', table)
+        con.execute('SET enable_external_access=false')
         try: n = con.execute(f'SELECT count(*) FILTER (WHERE NOT ({expr})) FROM view').fetchone()[0]
         except duckdb.Error as e: raise BadInput(f'--test {expr!r}: {_said(e)}') from e
         finally: con.close()

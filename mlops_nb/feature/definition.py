@@ -23,7 +23,8 @@ SUFFIX = {'sql':'.sql', 'python':'.py'}
 def digest(d:Definition) -> str:
     "Of what decides the values: not the version, the tests or the description"
     more = {k:v for k,v in (('id', d.id), ('windows', d.windows), ('needs', d.needs), ('request', d.request)) if v}
-    return sha256(msgspec.json.encode([d.name, d.entity, d.time, d.created, d.ttl, d.source, d.kind, d.body.strip(), *([more] if more else [])])).hexdigest()
+    return sha256(msgspec.json.encode([d.name, d.entity, d.time, d.created, d.ttl, d.source, d.kind, d.body.strip(),
+        *([more] if more else [])])).hexdigest()
 
 def _write(folder:Path, stem:str, d:Definition):
     "Both files of a definition"
@@ -49,8 +50,11 @@ def _read(path:Path) -> Definition:
         d = msgspec.convert(tomllib.loads(path.read_text(encoding='utf-8')), Definition)
         d.body = path.with_suffix(SUFFIX[d.kind]).read_text(encoding='utf-8').strip()
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, KeyError) as e:
-        raise BadInput(f'features/{path.name} is not a feature definition: {str(e)[:160]}', f'restore it with: git checkout features/{path.name}') from e
-    except FileNotFoundError as e: raise NotFound(f'{os.path.basename(e.filename)} is missing', f'restore it with: git checkout features/{os.path.basename(e.filename)}') from e
+        raise BadInput(f'features/{path.name} is not a feature definition: {str(e)[:160]}',
+            f'restore it with: git checkout features/{path.name}') from e
+    except FileNotFoundError as e:
+        raise NotFound(f'{os.path.basename(e.filename)} is missing',
+            f'restore it with: git checkout features/{os.path.basename(e.filename)}') from e
     return d
 
 def versions(p, name:str) -> list[Definition]:
@@ -72,7 +76,9 @@ def find(
     "One version of a view"
     r = refs.parse(ref, 'feature view')
     have = versions(p, r.name)
-    if not have: raise NotFound(f'no feature view `{r.name}`', suggest(r.name, refs.registered(p, 'feature')) or 'add one with: mlops feature add')
+    if not have:
+        raise NotFound(f'no feature view `{r.name}`', suggest(r.name, refs.registered(p, 'feature'))
+            or 'add one with: mlops feature add')
     return refs.pick([_Versioned(d.version, digest(d), d) for d in have], r, what='feature view').definition
 
 def save(
@@ -82,7 +88,8 @@ def save(
     "Write a definition; a changed one becomes the next version and the old one moves to the history"
     have = versions(p, d.name)
     said = ('tests', 'description', 'owner', 'purpose', 'tags')
-    if have and digest(have[-1])==digest(d) and all(getattr(have[-1], f)==getattr(d, f) for f in said): d.version = have[-1].version; return False
+    if have and digest(have[-1])==digest(d) and all(getattr(have[-1], f)==getattr(d, f) for f in said):
+        d.version = have[-1].version; return False
     d.version = have[-1].version+(digest(have[-1])!=digest(d)) if have else 1
     if have and d.version!=have[-1].version: _write(p.root/'features'/'history', f'{d.name}@{have[-1].version}', have[-1])
     if have and have[-1].kind!=d.kind: (p.root/'features'/f'{d.name}{SUFFIX[have[-1].kind]}').unlink(missing_ok=True)
@@ -98,7 +105,8 @@ def restore(p, name:str, before:dict[Path,bytes|None]):
 def snapshot(p, name:str) -> dict[Path,bytes|None]:
     "The files that `save` may touch, as they are"
     n = len(versions(p, name))
-    where = [p.root/'features'/f'{name}{s}' for s in ('.toml', '.sql', '.py')]+[p.root/'features'/'history'/f'{name}@{v}{s}' for v in range(1, n+1) for s in ('.toml', '.sql', '.py')]
+    where = [p.root/'features'/f'{name}{s}' for s in ('.toml', '.sql', '.py')]+[p.root/'features'/'history'/f'{name}@{v}{s}'
+        for v in range(1, n+1) for s in ('.toml', '.sql', '.py')]
     return {f:f.read_bytes() if f.is_file() else None for f in where}
 
 # %% ../../nbs/feature/definition.ipynb #491cfd7e
@@ -109,12 +117,17 @@ def difference(
     "How two definitions differ"
     import difflib
     x,y = msgspec.to_builtins(a),msgspec.to_builtins(b)
-    fields = [{'field':k, 'a':x.get(k), 'b':y.get(k)} for k in Definition.__struct_fields__ if k not in ('version', 'body', 'features') and x.get(k)!=y.get(k)]
+    fields = [{'field':k, 'a':x.get(k), 'b':y.get(k)}
+        for k in Definition.__struct_fields__ if k not in ('version', 'body', 'features') and x.get(k)!=y.get(k)]
     old,new = {f.name:f.type for f in a.features},{f.name:f.type for f in b.features}
-    features = [{'name':n, 'change':'added' if n not in old else 'removed' if n not in new else 'type', 'a':old.get(n), 'b':new.get(n)} for n in [*old, *(n for n in new if n not in old)] if old.get(n)!=new.get(n)]
-    code = list(difflib.unified_diff(a.body.strip().splitlines(), b.body.strip().splitlines(), f'{a.name}@{a.version}', f'{b.name}@{b.version}', lineterm=''))
-    return FeatureDiff(a=f'{a.name}@{a.version}', b=f'{b.name}@{b.version}', fields=fields, features=features, code=code, same_values=digest(a)==digest(b))
+    features = [{'name':n, 'change':'added' if n not in old else 'removed' if n not in new else 'type', 'a':old.get(n),
+        'b':new.get(n)} for n in [*old, *(n for n in new if n not in old)] if old.get(n)!=new.get(n)]
+    code = list(difflib.unified_diff(a.body.strip().splitlines(), b.body.strip().splitlines(), f'{a.name}@{a.version}',
+        f'{b.name}@{b.version}', lineterm=''))
+    return FeatureDiff(a=f'{a.name}@{a.version}', b=f'{b.name}@{b.version}', fields=fields, features=features, code=code,
+        same_values=digest(a)==digest(b))
 
 def changes(d:FeatureDiff) -> list[str]:
     "A difference in a few words"
-    return [*(f'{f["field"]}: {f["a"]!r} -> {f["b"]!r}'[:160] for f in d.fields), *(f'feature {f["name"]} {f["change"]}' for f in d.features), *(['code changed'] if d.code else [])]
+    return [*(f'{f["field"]}: {f["a"]!r} -> {f["b"]!r}'[:160] for f in d.fields),
+        *(f'feature {f["name"]} {f["change"]}' for f in d.features), *(['code changed'] if d.code else [])]

@@ -52,19 +52,23 @@ class FeastStore:
         from feast.infra.online_stores.helpers import get_online_store_from_config
         from feast.repo_config import load_repo_config
         folder = Path(folder)
-        if not (folder/'feature_store.yaml').is_file(): raise NotFound(f'stores.online: no feature_store.yaml in {folder.name}', 'write feast:FOLDER with the folder of a Feast repository')
+        if not (folder/'feature_store.yaml').is_file():
+            raise NotFound(f'stores.online: no feature_store.yaml in {folder.name}',
+                'write feast:FOLDER with the folder of a Feast repository')
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 self.config = load_repo_config(folder, folder/'feature_store.yaml')
                 self.store = get_online_store_from_config(self.config.online_store)
-        except Exception as e: raise BadInput(f'{folder.name}/feature_store.yaml cannot be used: {" ".join(str(e).split())[:200]}') from e
+        except Exception as e:
+            raise BadInput(f'{folder.name}/feature_store.yaml cannot be used: {" ".join(str(e).split())[:200]}') from e
         if hasattr(self.config.online_store, 'skip_dedup'): self.config.online_store.skip_dedup = True # the adapter looks itself
         self.made = set()
     def _try(self, step, *args):
         "What fails in a store may be of any class"
         try: return step(*args)
-        except Exception as e: raise ToolFailed(f'the online store of Feast ({self.config.online_store.type}) fails: {" ".join(str(e).split())[:160]}', 'mend it, then run it again: what was written stays true') from e
+        except Exception as e:
+            raise ToolFailed(f'the online store of Feast ({self.config.online_store.type}) fails: {" ".join(str(e).split())[:160]}', 'mend it, then run it again: what was written stays true') from e
     def _table(self, view:str, by, names):
         "Feast's name for a view; the store makes room for it once"
         from feast import Entity, FeatureView, Field

@@ -40,11 +40,14 @@ def read_source(
     columns:list[str]|None=None, # Only these, as the file names them
 ) -> pa.Table:
     "Rows of a file source; raises `NotFound` for a column that is not there"
-    if isinstance(source.file_format, DeltaFormat): from deltalake import DeltaTable; return DeltaTable(source.path).to_pyarrow_table(columns=columns)
+    if isinstance(source.file_format, DeltaFormat):
+        from deltalake import DeltaTable; return DeltaTable(source.path).to_pyarrow_table(columns=columns)
     where = str(FileSource.get_uri_for_file_path(repo_path=repo_path, uri=source.file_options.uri)).removeprefix('file://')
-    filesystem,path = FileSource.create_filesystem_and_path(where, source.file_options.s3_endpoint_override, resolved_credentials=source.resolve_credentials())
+    filesystem,path = FileSource.create_filesystem_and_path(where, source.file_options.s3_endpoint_override,
+        resolved_credentials=source.resolve_credentials())
     try: return pq.read_table(path, filesystem=filesystem, columns=columns)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as e: raise BadInput(f'source {source.name}: {str(e).splitlines()[0][:160]}') from e
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as e:
+        raise BadInput(f'source {source.name}: {str(e).splitlines()[0][:160]}') from e
 
 # %% ../../nbs/feature/feast_plugin.ipynb #c767cbbd
 def _columns_of(fv, features:list[str]):
@@ -65,15 +68,22 @@ def _view_columns(fv, features, asked:pa.Table, time:str, config, filter_created
     source = fv.batch_source
     frame_keys,file_keys,file_features = _columns_of(fv, features)
     created = source.created_timestamp_column
-    rows = read_source(source, config.repo_path, list(dict.fromkeys([*file_keys, source.timestamp_field, *filter(None, [created]), *file_features])))
+    rows = read_source(source, config.repo_path,
+        list(dict.fromkeys([*file_keys, source.timestamp_field, *filter(None, [created]), *file_features])))
     for c in [*file_keys, source.timestamp_field, *file_features]:
-        if c not in rows.column_names: raise NotFound(f'source {source.name} has no column `{c}`', suggest(c, rows.column_names) or f'it has: {", ".join(rows.column_names[:20])}')
+        if c not in rows.column_names:
+            raise NotFound(f'source {source.name} has no column `{c}`',
+                suggest(c, rows.column_names) or f'it has: {", ".join(rows.column_names[:20])}')
     rows = _latest_last(rows, created)
-    keyed = pa.table({**{f'k{n}':rows[k] for n,k in enumerate(file_keys)}, 't':rows[source.timestamp_field], **({'c':rows[created]} if created and filter_created else {})})
+    keyed = pa.table({**{f'k{n}':rows[k] for n,k in enumerate(file_keys)}, 't':rows[source.timestamp_field],
+        **({'c':rows[created]} if created and filter_created else {})})
     missing = next((k for k in frame_keys if k not in asked.column_names), None)
-    if missing: raise NotFound(f'the entity frame lacks the key `{missing}` of {fv.name}', f'it has: {", ".join(asked.column_names[:20])}')
+    if missing:
+        raise NotFound(f'the entity frame lacks the key `{missing}` of {fv.name}',
+            f'it has: {", ".join(asked.column_names[:20])}')
     frame = pa.table({**{f'k{n}':asked[k] for n,k in enumerate(frame_keys)}, 'at':asked[time]})
-    q,v,unit = asof.question(frame, keyed, [f'k{n}' for n in range(len(frame_keys))], 'at', 't', 'c' if 'c' in keyed.column_names else '')
+    q,v,unit = asof.question(frame, keyed, [f'k{n}' for n in range(len(frame_keys))], 'at', 't',
+        'c' if 'c' in keyed.column_names else '')
     ttl = fv.ttl.total_seconds() if fv.ttl else 0
     m = asof.match(q, v, unit, ttl or None)
     take = pa.array(m.rows, mask=m.rows<0)
@@ -83,9 +93,12 @@ def _view_columns(fv, features, asked:pa.Table, time:str, config, filter_created
 def _in_utc(table:pa.Table, time:str) -> pa.Table:
     "The time of the entity frame with its zone; a time without one is UTC"
     n,t = table.column_names.index(time),table.schema.field(time).type
-    if not (pa.types.is_timestamp(t) or pa.types.is_date(t)): raise BadInput(f'column `{time}` of the entity frame is {t}, not a time', f'convert it first: pd.to_datetime(df.{time}, utc=True)')
+    if not (pa.types.is_timestamp(t) or pa.types.is_date(t)):
+        raise BadInput(f'column `{time}` of the entity frame is {t}, not a time',
+            f'convert it first: pd.to_datetime(df.{time}, utc=True)')
     unit = t.unit if pa.types.is_timestamp(t) else 'us'
-    return table.set_column(n, time, table[time].cast(pa.timestamp(unit)).cast(pa.timestamp(unit, 'UTC')) if getattr(t, 'tz', None) is None else table[time].cast(pa.timestamp(unit, 'UTC')))
+    return table.set_column(n, time,
+        table[time].cast(pa.timestamp(unit)).cast(pa.timestamp(unit, 'UTC')) if getattr(t, 'tz', None) is None else table[time].cast(pa.timestamp(unit, 'UTC')))
 
 class PitOfflineStore(DaskOfflineStore):
     "Point-in-time joins that keep every entity row, in order; all else as Feast's local store"
@@ -93,8 +106,10 @@ class PitOfflineStore(DaskOfflineStore):
     def get_historical_features(config, feature_views, feature_refs, entity_df, registry, project, full_feature_names=False, filter_by_created_timestamp=False, **kwargs):
         "A job that joins the features; without an entity frame Feast's own snapshot"
         if entity_df is None:
-            return DaskOfflineStore.get_historical_features(config, feature_views, feature_refs, None, registry, project, full_feature_names, filter_by_created_timestamp, **kwargs)
-        if isinstance(entity_df, str): raise BadInput('a local store cannot run SQL for the entity frame', 'give a pandas or Arrow frame')
+            return DaskOfflineStore.get_historical_features(config, feature_views, feature_refs, None, registry, project,
+                full_feature_names, filter_by_created_timestamp, **kwargs)
+        if isinstance(entity_df, str):
+            raise BadInput('a local store cannot run SQL for the entity frame', 'give a pandas or Arrow frame')
         wrong = next((fv.name for fv in feature_views if not isinstance(fv.batch_source, FileSource)), None)
         if wrong: raise BadInput(f'feature view {wrong} has no file source', 'this store reads Parquet and Delta files')
         if hasattr(entity_df, 'compute'): entity_df = entity_df.compute()
@@ -107,30 +122,37 @@ class PitOfflineStore(DaskOfflineStore):
             out = table
             for fv,features in wanted.items():
                 got = _view_columns(fv, list(dict.fromkeys(features)), table, time, config, filter_by_created_timestamp)
-                for f,column in got.items(): out = out.append_column(f'{fv.projection.name_to_use()}__{f}' if full_feature_names else f, column)
+                for f,column in got.items():
+                    out = out.append_column(f'{fv.projection.name_to_use()}__{f}' if full_feature_names else f, column)
             return out
         span = pc.min_max(table[time]).as_py()
-        return PitRetrievalJob(evaluation_function=run, full_feature_names=full_feature_names, on_demand_feature_views=on_demand, repo_path=str(config.repo_path),
-            metadata=RetrievalMetadata(features=feature_refs, keys=[c for c in table.column_names if c!=time], min_event_timestamp=span['min'], max_event_timestamp=span['max']))
+        return PitRetrievalJob(evaluation_function=run, full_feature_names=full_feature_names, on_demand_feature_views=on_demand,
+            repo_path=str(config.repo_path),
+            metadata=RetrievalMetadata(features=feature_refs, keys=[c for c in table.column_names if c!=time],
+            min_event_timestamp=span['min'], max_event_timestamp=span['max']))
 
     @staticmethod
     def pull_latest_from_table_or_query(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column=None, start_date=None, end_date=None):
         "The newest row of each entity in a span of time: what materializing writes"
         def run() -> pa.Table:
-            rows,us = _span(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column, start_date, end_date)
+            rows,us = _span(config, data_source, join_key_columns, feature_name_columns, timestamp_field,
+                created_timestamp_column, start_date, end_date)
             return _newest(rows, us, join_key_columns, timestamp_field, created_timestamp_column)
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
     @staticmethod
     def pull_all_from_table_or_query(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column=None, start_date=None, end_date=None):
         "All rows in a span of time"
-        def run() -> pa.Table: return _span(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column, start_date, end_date)[0]
+        def run() -> pa.Table:
+            return _span(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
+                start_date, end_date)[0]
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
 def _span(config, source, keys, features, time, created, start, end):
     "Rows with start <= time <= end, as Feast's local store has it, and their times in us"
     rows = read_source(source, config.repo_path)
-    if not set(keys)<=set(rows.column_names): raise FeastJoinKeysDuringMaterialization(source.path, set(keys), set(rows.column_names))
+    if not set(keys)<=set(rows.column_names):
+        raise FeastJoinKeysDuringMaterialization(source.path, set(keys), set(rows.column_names))
     t = rows[time]
     t = t.cast(pa.timestamp(t.type.unit, 'UTC')) if pa.types.is_timestamp(t.type) and t.type.tz is None else t
     rows = rows.set_column(rows.column_names.index(time), time, t)
@@ -150,7 +172,8 @@ def _newest(rows, us, keys, time, created):
     import duckdb
     known = asof.instants(rows[created], asof.unit_of(rows[created], created), created) if created else pa.array(np.zeros(rows.num_rows, 'int64'))
     con = duckdb.connect()
-    con.register('rows_', pa.table({**{f'k{n}':rows[k] for n,k in enumerate(keys or [DUMMY_ENTITY_ID])}, 't':us, 'c':pc.fill_null(known, np.iinfo('int64').min), 'n':pa.array(np.arange(rows.num_rows))}))
+    con.register('rows_', pa.table({**{f'k{n}':rows[k] for n,k in enumerate(keys or [DUMMY_ENTITY_ID])}, 't':us,
+        'c':pc.fill_null(known, np.iinfo('int64').min), 'n':pa.array(np.arange(rows.num_rows))}))
     by = ', '.join(f'k{n}' for n in range(max(len(keys), 1)))
     try: last = con.execute(f'SELECT max_by(n, (t, c, n)) AS n FROM rows_ GROUP BY {by} ORDER BY n').fetchnumpy()['n']
     finally: con.close()

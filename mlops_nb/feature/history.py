@@ -58,7 +58,8 @@ def answer(
     take,has = pa.array(m.rows, mask=m.rows<0),m.rows>=0
     t = _ints(v['t'])
     event = np.where(has, t[np.maximum(m.rows, 0)], -1) if len(t) else np.full(len(has), -1)
-    proof = Joined(view=f'{d.name}@{d.version}', features=features, unmatched=int((~has).sum()), expired=m.expired, future_values=m.future, ties=m.ties)
+    proof = Joined(view=f'{d.name}@{d.version}', features=features, unmatched=int((~has).sum()), expired=m.expired,
+        future_values=m.future, ties=m.ties)
     return Answer({f:rows[f].take(take) for f in features}, proof, _sampled(m.age_s), _ints(q['t']), event, has, unit)
 
 def _ints(column):
@@ -77,16 +78,19 @@ def _of_windows(d, features, rows, q, v, unit, as_known):
     last = got.pop(own)
     has,event,t = np.asarray(pc.is_valid(last)),np.asarray(pc.fill_null(last, -1)),_ints(q['t'])
     ages = (t-event)[has]/sliding._UNIT[unit]
-    proof = Joined(view=f'{d.name}@{d.version}', features=features, unmatched=int((~has).sum()), expired=0, future_values=int((ages<0).sum()), ties=0)
+    proof = Joined(view=f'{d.name}@{d.version}', features=features, unmatched=int((~has).sum()), expired=0,
+        future_values=int((ages<0).sum()), ties=0)
     return Answer({f:got[f] for f in features}, proof, _sampled(ages), t, event, has, unit)
 
 def _final(d, rows, v):
     "The last version of each event, as if it had been known from the start"
     import duckdb, numpy as np, pyarrow as pa
     con = duckdb.connect()
-    con.register('v', pa.table({'c':asof.instants(rows[d.created], asof.unit_of(rows[d.created], d.created), d.created), 'id':rows[d.id], 'n':pa.array(np.arange(rows.num_rows)), **{k:v[k] for k in v.column_names if k.startswith('k')}}))
+    con.register('v', pa.table({'c':asof.instants(rows[d.created], asof.unit_of(rows[d.created], d.created), d.created),
+        'id':rows[d.id], 'n':pa.array(np.arange(rows.num_rows)), **{k:v[k] for k in v.column_names if k.startswith('k')}}))
     keys = ''.join(f', {k}' for k in v.column_names if k.startswith('k'))
-    try: last = con.execute(f'SELECT n FROM v WHERE id IS NULL UNION ALL (SELECT max_by(n, (c, -n)) FROM v WHERE id IS NOT NULL AND c IS NOT NULL GROUP BY id{keys}) ORDER BY n').fetchnumpy()['n']
+    try:
+        last = con.execute(f'SELECT n FROM v WHERE id IS NULL UNION ALL (SELECT max_by(n, (c, -n)) FROM v WHERE id IS NOT NULL AND c IS NOT NULL GROUP BY id{keys}) ORDER BY n').fetchnumpy()['n']
     finally: con.close()
     return rows.take(pa.array(last)),v.take(pa.array(last))
 
@@ -121,7 +125,9 @@ def _on_demand(p, d, answers, table):
     import pyarrow as pa
     got = {f:answers[x.name, x.version].columns[f] for x,fs in on_demand.inputs(p, d) for f in fs}
     for r in d.request:
-        if r.name not in table.column_names: raise BadInput(f'view `{d.name}` needs the column `{r.name}` of the request', f'add it to the entity frame, which has: {", ".join(table.column_names[:20])}')
+        if r.name not in table.column_names:
+            raise BadInput(f'view `{d.name}` needs the column `{r.name}` of the request',
+                f'add it to the entity frame, which has: {", ".join(table.column_names[:20])}')
         got[r.name] = table[r.name]
     out = on_demand.transform(d, pa.table(got))
     on_demand.check_alone(d, pa.table(got), out)
@@ -151,7 +157,8 @@ def pieces(
                     some = False
                     yield t
         if some is not False: yield some.replace_schema_metadata(None)
-    except (pa.ArrowInvalid, OSError) as e: raise BadInput(f'{entities}: cannot be read as parquet: {str(e).splitlines()[0][:160]}') from e
+    except (pa.ArrowInvalid, OSError) as e:
+        raise BadInput(f'{entities}: cannot be read as parquet: {str(e).splitlines()[0][:160]}') from e
 
 def merged(answers:list[list[Answer]]) -> list[Joined]:
     "The proofs of all pieces, one a view"
@@ -162,10 +169,12 @@ def merged(answers:list[list[Answer]]) -> list[Joined]:
         ages,weight = np.concatenate([a.ages for a in of_view]),np.concatenate([np.full(len(a.ages), a.has.sum()/max(len(a.ages), 1)) for a in of_view])
         order = np.argsort(ages, kind='stable')
         ages,share = ages[order],np.cumsum(weight[order])/max(weight.sum(), 1e-12)
-        quantiles = [float(ages[min(int(np.searchsorted(share, x)), len(ages)-1)]) for x in (0, .25, .5, .75, 1)] if len(ages) else []
+        quantiles = [float(ages[min(int(np.searchsorted(share, x)), len(ages)-1)])
+            for x in (0, .25, .5, .75, 1)] if len(ages) else []
         if quantiles: quantiles[0],quantiles[-1] = float(ages[0]),float(ages[-1])
         bins = [round(float(x)) for x in np.histogram(ages, 20, (0, max(quantiles[-1], 1e-9)), weights=weight[order])[0]] if quantiles else []
-        out.append(Joined(view=first.view, features=first.features, unmatched=sum(a.proof.unmatched for a in of_view), expired=sum(a.proof.expired for a in of_view),
+        out.append(Joined(view=first.view, features=first.features, unmatched=sum(a.proof.unmatched for a in of_view),
+            expired=sum(a.proof.expired for a in of_view),
             future_values=sum(a.proof.future_values for a in of_view), ties=first.ties, age_s=quantiles, ages=bins))
     return out
 
@@ -178,7 +187,8 @@ def digest_of_file(path:Path) -> str:
 
 class Writer:
     "Parquet, piece by piece, whole or not at all"
-    def __init__(self, path:Path): self.path,self.tmp,self.file = Path(path),Path(path).with_name(f'.{Path(path).name}.{os.getpid()}'),None
+    def __init__(self, path:Path):
+        self.path,self.tmp,self.file = Path(path),Path(path).with_name(f'.{Path(path).name}.{os.getpid()}'),None
     def __enter__(self): self.path.parent.mkdir(parents=True, exist_ok=True); return self
     def write(self, table):
         import pyarrow.parquet as pq
@@ -200,7 +210,8 @@ def unrolled(
     unit = 'ns' if 'ns' in (asof.unit_of(rows[c], c) for c in filter(None, (d.time, d.created))) else 'us'
     def ints(c): return asof.instants(rows[c], unit, c)
     t = ints(d.time)
-    moments = [t, *([ints(d.created)] if d.created else []), *(pc.add(t, int(interval(w).total_seconds()*sliding._UNIT[unit])) for w in dict.fromkeys(w.over for w in d.windows))]
+    moments = [t, *([ints(d.created)] if d.created else []),
+        *(pc.add(t, int(interval(w).total_seconds()*sliding._UNIT[unit])) for w in dict.fromkeys(w.over for w in d.windows))]
     asked = pa.concat_tables([rows.select(d.entity).append_column(d.time, m.cast(pa.timestamp(unit, 'UTC'))) for m in moments])
     asked = asked.group_by(asked.column_names).aggregate([]).filter(pc.is_valid(pc.field(d.time)))
     asked = asked.sort_by([(c, 'ascending') for c in asked.column_names])

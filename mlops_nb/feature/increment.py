@@ -17,7 +17,8 @@ from .facts import Definition
 from .online_store import Batch
 
 # %% ../../nbs/feature/increment.ipynb #f1bd4b54
-_NODES = {'COLUMN_REF', 'CONSTANT', 'CAST', 'TYPE', 'CASE', 'COMPARISON', 'CONJUNCTION', 'OPERATOR', 'BETWEEN', 'FUNCTION', 'STAR', 'COLLATE'}
+_NODES = {'COLUMN_REF', 'CONSTANT', 'CAST', 'TYPE', 'CASE', 'COMPARISON', 'CONJUNCTION', 'OPERATOR', 'BETWEEN',
+    'FUNCTION', 'STAR', 'COLLATE'}
 _WORDS = {'rowid', 'current_date', 'current_time', 'current_timestamp', 'localtime', 'localtimestamp', 'age', 'unnest'}
 _MACROS = {'nullif', 'fdiv', 'fmod'}
 
@@ -26,7 +27,8 @@ def _plain_functions() -> frozenset[str]:
     "Names under which DuckDB has nothing but functions of one row"
     import duckdb
     con = duckdb.connect()
-    try: rows = con.execute("SELECT function_name, bool_and(function_type='scalar' AND stability<>'VOLATILE') AND bool_or(stability='CONSISTENT') FROM duckdb_functions() GROUP BY ALL").fetchall()
+    try:
+        rows = con.execute("SELECT function_name, bool_and(function_type='scalar' AND stability<>'VOLATILE') AND bool_or(stability='CONSISTENT') FROM duckdb_functions() GROUP BY ALL").fetchall()
     finally: con.close()
     return frozenset({n for n,ok in rows if ok}-_WORDS)|_MACROS
 
@@ -40,8 +42,10 @@ def one_by_one(
     try: tree = msgspec.json.decode(con.execute('SELECT json_serialize_sql(?)', [compute.one_select(sql)]).fetchone()[0])
     finally: con.close()
     node = tree['statements'][0]['node'] if not tree.get('error') else {}
-    plain = (node.get('type')=='SELECT_NODE' and node['from_table'].get('type')=='BASE_TABLE' and node['from_table'].get('table_name')=='source' and not node['from_table'].get('sample')
-        and not node.get('group_expressions') and not node.get('having') and not node.get('qualify') and not node.get('sample') and not node['cte_map'].get('map')
+    plain = (node.get('type')=='SELECT_NODE' and node['from_table'].get('type')=='BASE_TABLE'
+        and node['from_table'].get('table_name')=='source' and not node['from_table'].get('sample')
+        and not node.get('group_expressions') and not node.get('having') and not node.get('qualify') and not node.get('sample')
+        and not node['cte_map'].get('map')
         and all(m.get('type')=='ORDER_MODIFIER' for m in node.get('modifiers', [])))
     return plain and _plain(node)
 
@@ -88,7 +92,9 @@ def read(
         rows,how,since = compute.rows(p, d, found=found),'all',None
     else: since,how = old.known_us-overlap_us,'since'; rows = compute.rows_since(p, d, found, since)
     known = _greatest(rows, d.created)
-    return Reading(rows, Mark(key, digest, max((x for x in (known, old.known_us if how=='since' and old else None) if x is not None), default=None), newest_event(rows, d.time) or (old.newest if old else '')), how, since)
+    return Reading(rows, Mark(key, digest,
+        max((x for x in (known, old.known_us if how=='since' and old else None) if x is not None), default=None),
+        newest_event(rows, d.time) or (old.newest if old else '')), how, since)
 
 def _greatest(rows, column:str) -> int|None:
     import pyarrow.compute as pc
@@ -105,14 +111,16 @@ def whole(rows, d:Definition):
     "Rows that have a key, a time and a `created`; bool array"
     import numpy as np, pyarrow.compute as pc
     ok = np.ones(rows.num_rows, bool)
-    for c in [*d.entity, d.time, *filter(None, [d.created])]: ok &= ~np.asarray(pc.fill_null(pc.is_null(rows[c], nan_is_null=True), True))
+    for c in [*d.entity, d.time, *filter(None, [d.created])]:
+        ok &= ~np.asarray(pc.fill_null(pc.is_null(rows[c], nan_is_null=True), True))
     return ok
 
 def _list(column) -> list:
     "Python values; through numpy where that is the same"
     import pyarrow as pa
     t = column.type
-    if column.null_count==0 and (pa.types.is_integer(t) or pa.types.is_float64(t) or pa.types.is_float32(t)): return column.to_numpy().tolist()
+    if column.null_count==0 and (pa.types.is_integer(t) or pa.types.is_float64(t) or pa.types.is_float32(t)):
+        return column.to_numpy().tolist()
     return column.to_pylist()
 
 def newest(
@@ -130,4 +138,5 @@ def newest(
     found = rows if ends.all() else rows.filter(pa.array(ends))
     t = found[d.time] if asof.unit_of(found[d.time], d.time)=='us' else found[d.time].cast(pa.timestamp('us', getattr(found[d.time].type, 'tz', None)), safe=False)
     names = tuple(f.name for f in d.features)
-    return Batch(f'{d.name}@{d.version}', tuple(d.entity), names, [_list(found[k]) for k in d.entity], asof.instants(t, 'us', d.time).to_numpy().tolist(), [_list(found[n]) for n in names], mark)
+    return Batch(f'{d.name}@{d.version}', tuple(d.entity), names, [_list(found[k]) for k in d.entity],
+        asof.instants(t, 'us', d.time).to_numpy().tolist(), [_list(found[n]) for n in names], mark)

@@ -22,13 +22,16 @@ def _numeric(column):
     t = column.type
     if pa.types.is_boolean(t): column = column.cast(pa.int8())
     elif not (pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)): return None
-    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) if not hasattr(column, 'num_chunks') else column.cast(pa.float64(), safe=False).to_numpy())
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) if not hasattr(column, 'num_chunks')
+        else column.cast(pa.float64(), safe=False).to_numpy())
 
 def equal(a, b):
     "Share of equal values among the rows that have both, and their number; pyarrow columns"
     import numpy as np
     x,y = _numeric(a),_numeric(b)
-    if x is None or y is None: x,y = (np.array([None if v is None else str(v) for v in c.to_pylist()], object) for c in (a, b)); both = np.array([u is not None and v is not None for u,v in zip(x, y)], bool)
+    if x is None or y is None:
+        x,y = (np.array([None if v is None else str(v) for v in c.to_pylist()], object) for c in (a, b))
+        both = np.array([u is not None and v is not None for u,v in zip(x, y)], bool)
     else: both = ~(np.isnan(x) | np.isnan(y))
     x,y = x[both],y[both]
     if len(x)<ENOUGH or len(set(y[:100_000].tolist()))<2: return 0.,int(len(x))
@@ -60,14 +63,16 @@ def sign(
     return ('separates',len(x),1.) if _separates(x, y) else ('',len(x),0.)
 
 # %% ../../nbs/feature/leakage.ipynb #a7be25b3
-_WORDS = {'postdates':'counts events later than the label', 'equal':'is the label', 'linear':'is a straight line of the label', 'separates':'tells the classes of the label apart without an error',
+_WORDS = {'postdates':'counts events later than the label', 'equal':'is the label', 'linear':'is a straight line of the label',
+    'separates':'tells the classes of the label apart without an error',
     'own_event':"holds the row's own event, with the label in it"}
 
 def _own_event(d, w, rows, label, a, q, v) -> tuple[int,float]:
     "Rows whose window ends with an event at the question's own time that carries the label"
     import numpy as np, pyarrow as pa
     at = pa.array(a.event==a.asked)
-    last = sliding.evaluate(q, v, rows, [Window(name='x', aggregate='last', column=w.column, over=w.over, filter=w.filter)], a.unit, d.id)['x']
+    last = sliding.evaluate(q, v, rows,
+        [Window(name='x', aggregate='last', column=w.column, over=w.over, filter=w.filter)], a.unit, d.id)['x']
     here = np.asarray(at) & a.has
     if here.sum()<ENOUGH: return int(here.sum()),0.
     share,n = equal(last.filter(pa.array(here)), label.filter(pa.array(here)))
@@ -84,14 +89,19 @@ def find(
 ) -> list[Leak]:
     "Features that know the label; raises `NotFound` when the frame has no such column"
     for c in filter(None, (label, label_time)):
-        if c not in table.column_names: raise NotFound(f'the entity frame has no column `{c}`', suggest(c, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
+        if c not in table.column_names:
+            raise NotFound(f'the entity frame has no column `{c}`',
+                suggest(c, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
     out = []
-    def add(column, kind, rows, share, words=''): out.append(Leak(column=column, kind=kind, rows=int(rows), share=float(share), why=words or _WORDS[kind]))
+    def add(column, kind, rows, share, words=''):
+        out.append(Leak(column=column, kind=kind, rows=int(rows), share=float(share), why=words or _WORDS[kind]))
     for (d,fs,rows),a in zip(h.stored, answers):
         named = {f:h.columns[d.name, d.version, f] for f in fs if (d.name, d.version, f) in h.columns}
         late = _after(table[label_time], a, label_time) if label_time else 0
         for c in named.values():
-            if late: add(c, 'postdates', late, late/max(int(a.has.sum()), 1), f'counts events later than `{label_time}` in {late:,} rows')
+            if late:
+                add(c, 'postdates', late, late/max(int(a.has.sum()), 1),
+                    f'counts events later than `{label_time}` in {late:,} rows')
         if d.windows: _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add)
     seen = {x.column for x in out}
     for c in h.columns.values():
@@ -103,7 +113,8 @@ def _after(column, a, name) -> int:
     "Answers with an event later than a time of the row"
     import numpy as np, pyarrow.compute as pc
     asof.unit_of(column, name)
-    t = asof.instants(column if a.unit=='ns' or asof.unit_of(column, name)!='ns' else pc.floor_temporal(column, unit='microsecond'), a.unit, name)
+    t = asof.instants(column if a.unit=='ns'
+        or asof.unit_of(column, name)!='ns' else pc.floor_temporal(column, unit='microsecond'), a.unit, name)
     return int((a.has & np.asarray(pc.is_valid(t)) & (a.event>np.asarray(pc.fill_null(t, 0)))).sum())
 
 def _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add):

@@ -39,9 +39,11 @@ def _groups(stored, columns=None) -> list[_Group]:
     "The names of the values are those of the columns, where nothing else uses them"
     by:dict = {}
     for d,fs in stored:
-        if not d.windows: by.setdefault(tuple(d.entity), []).append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else None))
+        if not d.windows:
+            by.setdefault(tuple(d.entity), []).append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else None))
     wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_ in views)) for k,views in by.items()}
-    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, ttl) for v,fs,ttl in by[k]), w.nothing) for k,w in wanted.items()]
+    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, ttl) for v,fs,ttl in by[k]), w.nothing)
+        for k,w in wanted.items()]
 
 class Reader:
     "Online values of some features"
@@ -94,14 +96,16 @@ class Reader:
     def _as_numbers(self, g, keys, rows) -> bool:
         "Ask again: entities that are unknown by a text may be known by a number"
         again = [n for n,r in enumerate(rows) if r==g.nothing and any(isinstance(k[n], str) for k in keys)]
-        for n,r in zip(again, self.store.read(g.wanted, [[_number(k[n]) for n in again] for k in keys])) if again else (): rows[n] = r
+        for n,r in zip(again, self.store.read(g.wanted, [[_number(k[n]) for n in again] for k in keys])) if again else ():
+            rows[n] = r
         return bool(again)
     def _windows(self, d, keys, at) -> tuple[dict,list]:
         "A view with windows: counted from its events; the age is that of the newest"
         found = []
         for key in zip(*keys):
             v,t = self.events.answer(d, online_store.packed_key(key), at)
-            if t is None and any(isinstance(x, str) for x in key): v,t = self.events.answer(d, online_store.packed_key([_number(x) for x in key]), at)
+            if t is None and any(isinstance(x, str) for x in key):
+                v,t = self.events.answer(d, online_store.packed_key([_number(x) for x in key]), at)
             found.append((v, None if t is None else (at-t)/1e6))
         return {f.name:[v.get(f.name) for v,_ in found] for f in d.features},[a for _,a in found]
     def _on_demand(self, d, got, entities) -> tuple[dict,list]:
@@ -112,10 +116,13 @@ class Reader:
         columns = {f:pa.array(got[x.name, x.version][0][f], on_demand.arrow_type(types[f])) for x,fs in needs for f in fs}
         for r in d.request:
             missing = next((e for e in entities if r.name not in e), None)
-            if missing is not None: raise BadUsage(f'view `{d.name}` needs `{r.name}` of the request', f'write --request {r.name}=VALUE')
-            columns[r.name] = pa.array([_number(e[r.name]) if isinstance(e[r.name], str) and r.type!='string' else e[r.name] for e in entities]).cast(on_demand.arrow_type(r.type))
+            if missing is not None:
+                raise BadUsage(f'view `{d.name}` needs `{r.name}` of the request', f'write --request {r.name}=VALUE')
+            columns[r.name] = pa.array([_number(e[r.name]) if isinstance(e[r.name], str) and r.type!='string' else e[r.name]
+                for e in entities]).cast(on_demand.arrow_type(r.type))
         out = on_demand.transform(d, pa.table(columns)).to_pydict()
-        return out,[max((a for x,_ in needs if (a := got[x.name, x.version][1][n]) is not None), default=None) for n in range(len(entities))]
+        return out,[max((a for x,_ in needs if (a := got[x.name, x.version][1][n]) is not None), default=None)
+            for n in range(len(entities))]
     def close(self):
         if self.store is not None: self.store.close()
         if self.events is not None: self.events.close()
@@ -124,7 +131,9 @@ class Reader:
 def _keys(view, by, entities) -> list:
     "One list a join key; raises `BadUsage` for a key that is not given"
     try: return [[e[k] for e in entities] for k in by]
-    except KeyError as e: raise BadUsage(f'view `{view}` is about {", ".join(by)} and `{e.args[0]}` is not given', f'write --entity {e.args[0]}=VALUE') from e
+    except KeyError as e:
+        raise BadUsage(f'view `{view}` is about {", ".join(by)} and `{e.args[0]}` is not given',
+            f'write --entity {e.args[0]}=VALUE') from e
 
 def _holding(features, times, values, at, oldest) -> tuple[dict,list]:
     "Values of a view that hold at a time, by feature, and the ages of its rows"
@@ -132,4 +141,5 @@ def _holding(features, times, values, at, oldest) -> tuple[dict,list]:
     except (TypeError, ValueError): every = False # some are unknown, or nothing was asked
     if every: return dict(zip(features, map(list, values))),[(at-t)/1e6 for t in times]
     holds = [t is not None and oldest<=t<=at for t in times]
-    return {f:[x if h else None for x,h in zip(v, holds)] for f,v in zip(features, values)},[None if t is None else (at-t)/1e6 for t in times]
+    return {f:[x if h else None for x,h in zip(v, holds)]
+        for f,v in zip(features, values)},[None if t is None else (at-t)/1e6 for t in times]

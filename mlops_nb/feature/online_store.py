@@ -79,7 +79,8 @@ class _Places(NamedTuple):
 # %% ../../nbs/feature/online_store.ipynb #2969d6bb
 class _Plan:
     "A choice of features, resolved"
-    def __init__(self, wanted:Wanted): self.wanted,self.nothing,self.kept,self.stamp,self.queries,self.head,self.places,self.whole = wanted,wanted.nothing,{},None,{},'',[],0
+    def __init__(self, wanted:Wanted):
+        self.wanted,self.nothing,self.kept,self.stamp,self.queries,self.head,self.places,self.whole = wanted,wanted.nothing,{},None,{},'',[],0
     def resolve(self, found:dict, width:int):
         "Find the places of the features; forget what was kept"
         self.kept,self.queries,self.places = {},{},[]
@@ -101,7 +102,8 @@ class _Plan:
         columns,none = list(zip_longest(*values)),(None,)*len(keys)
         return zip(keys, zip(*(columns[p] if 0<=p<len(columns) else none for p in self.places)))
 
-def _unreadable(e) -> ToolFailed: return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
+def _unreadable(e) -> ToolFailed:
+    return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
 _flat = msgspec.msgpack.Decoder(tuple).decode
 def _marks(n:int) -> int: return n if n<=8 else (n+3)//4*4
 
@@ -111,7 +113,9 @@ class SqliteStore:
     hot = 200_000 # Entities that a connection remembers between reads
     def __init__(self, path):
         self._writes,self._plans = 0,{}
-        if '://' in str(path): raise BadInput(f'stores.online={str(path)!r}: expected the path of a SQLite file, redis://HOST/DB or feast:FOLDER', 'change [stores] online in mlops.toml')
+        if '://' in str(path):
+            raise BadInput(f'stores.online={str(path)!r}: expected the path of a SQLite file, redis://HOST/DB or feast:FOLDER',
+                'change [stores] online in mlops.toml')
         self.path = Path(path)
         need_local_disk(self.path, '[stores] online')
         try:
@@ -121,7 +125,9 @@ class SqliteStore:
             self.db.execute('PRAGMA synchronous=NORMAL'); self.db.execute('PRAGMA mmap_size=1073741824')
             self.db.executescript(_SCHEMA)
             self._ask = self.db.cursor()
-        except (sqlite3.Error, OSError) as e: raise ToolFailed(f'the online store {os.path.basename(path)} cannot be used: {e}', 'make it again with: mlops feature materialize') from e
+        except (sqlite3.Error, OSError) as e:
+            raise ToolFailed(f'the online store {os.path.basename(path)} cannot be used: {e}',
+                'make it again with: mlops feature materialize') from e
     @contextmanager
     def _reading(self):
         try: yield
@@ -133,7 +139,9 @@ class SqliteStore:
             self.db.execute('BEGIN IMMEDIATE')
             try: done = self._write(batches); self.db.execute('COMMIT'); return done
             except BaseException: self.db.execute('ROLLBACK'); raise
-        except sqlite3.Error as e: raise ToolFailed(f'the online store cannot be written: {e}', 'free some space, then run it again: nothing was half-written') from e
+        except sqlite3.Error as e:
+            raise ToolFailed(f'the online store cannot be written: {e}',
+                'free some space, then run it again: nothing was half-written') from e
     def _write(self, batches) -> list[int]:
         at,keys = [self._room(b) for b in batches],[stored_keys(b.keys) for b in batches]
         alike = bool(batches) and all(a.entity==at[0].entity and k==keys[0] for a,k in zip(at[1:], keys[1:])) and len({b.view for b in batches})==len(batches)
@@ -144,9 +152,11 @@ class SqliteStore:
         return self.db.execute(f'SELECT 1 FROM e{entity} LIMIT 1').fetchone() is None and len(set(keys))==len(keys)
     def _insert(self, batches, at, keys) -> list[int]:
         "Views about the same entities, packed without a step of Python a row"
-        place = {p:c for b,a in zip(batches, at) for p,c in zip([a.places[0], *(a.places[1+a.names.index(n)] for n in b.names)], [b.times_us, *b.columns])}
+        place = {p:c for b,a in zip(batches, at)
+            for p,c in zip([a.places[0], *(a.places[1+a.names.index(n)] for n in b.names)], [b.times_us, *b.columns])}
         flat = [place[p] if p in place else repeat(None, len(keys)) for p in range(max(place)+1)]
-        self.db.executemany(f'INSERT INTO e{at[0].entity} VALUES (?,?)', zip(keys, map(_pack, zip(*flat, strict=True)), strict=True))
+        self.db.executemany(f'INSERT INTO e{at[0].entity} VALUES (?,?)',
+            zip(keys, map(_pack, zip(*flat, strict=True)), strict=True))
         return [len(keys)]*len(batches)
     def _merge(self, b, a, keys) -> int:
         "One view into rows that are there"
@@ -157,7 +167,8 @@ class SqliteStore:
             for k,t,new in some:
                 row = had.setdefault(k, [])
                 row += [None]*(width-len(row))
-                if row[time] is not None and (t<row[time] or (t==row[time] and _pack(new)==_pack([row[p] for p in places]))): continue
+                if row[time] is not None and (t<row[time] or (t==row[time] and _pack(new)==_pack([row[p] for p in places]))):
+                    continue
                 for p,v in zip([time, *places], [t, *new]): row[p] = v
                 changed[k] = _pack(row)
             self.db.executemany(f'INSERT INTO e{a.entity} VALUES (?,?) ON CONFLICT DO UPDATE SET row=excluded.row', changed.items())
@@ -165,7 +176,8 @@ class SqliteStore:
         return done
     def _rows(self, entity, keys:list) -> dict[str,list]:
         pieces = (keys[n:n+512] for n in range(0, len(keys), 512))
-        return {k:_unpack(r) for some in pieces for k,r in self.db.execute(f'SELECT key, row FROM e{entity} WHERE key IN ({",".join("?"*len(some))})', some)}
+        return {k:_unpack(r) for some in pieces
+            for k,r in self.db.execute(f'SELECT key, row FROM e{entity} WHERE key IN ({",".join("?"*len(some))})', some)}
     def _room(self, b:Batch) -> _Places:
         "Where a view goes; what is new about it gets the next places"
         keys = json.dumps(b.by)
@@ -181,13 +193,16 @@ class SqliteStore:
             (b.view, entity, json.dumps(had.names), json.dumps(had.places), b.mark))
         return had
     def _found(self, views) -> dict[str,_Places]:
-        return {v:_Places(e, json.loads(n), json.loads(p)) for v in views for e,n,p in self.db.execute('SELECT entity, names, places FROM view WHERE view=?', (v,))}
+        return {v:_Places(e, json.loads(n), json.loads(p)) for v in views
+            for e,n,p in self.db.execute('SELECT entity, names, places FROM view WHERE view=?', (v,))}
     def mark(self, view:str) -> str:
         "How far a view was read; empty at first"
         with self._reading(): return next((m for m, in self.db.execute('SELECT mark FROM view WHERE view=?', (view,))), '')
     def count(self, view:str) -> int:
         "Entities of which a view has a row; reads the table"
-        with self._reading(): return sum(len(r := _unpack(x))>a.places[0] and r[a.places[0]] is not None for a in self._found([view]).values() for x, in self.db.execute(f'SELECT row FROM e{a.entity}'))
+        with self._reading():
+            return sum(len(r := _unpack(x))>a.places[0] and r[a.places[0]] is not None for a in self._found([view]).values()
+                for x, in self.db.execute(f'SELECT row FROM e{a.entity}'))
     def read(self,
         wanted:Wanted, # Which features; keep the object, what was found out about it is kept with it
         keys:list, # One list a join key, each of shape (entities,)
@@ -205,7 +220,8 @@ class SqliteStore:
         return [kept[k] for k in names]
     def _resolve(self, plan):
         found = self._found([v for v,_ in plan.wanted.views])
-        width = self.db.execute('SELECT width FROM entity WHERE id=?', (next(iter(found.values())).entity,)).fetchone()[0] if found else 0
+        width = self.db.execute('SELECT width FROM entity WHERE id=?',
+            (next(iter(found.values())).entity,)).fetchone()[0] if found else 0
         plan.resolve(found, width)
     def _fetch(self, plan, new:list):
         "Remember rows of these keys"

@@ -44,7 +44,8 @@ def materialize(
                 if d.windows or d.on_demand: report(1, d.name)
     finally: store.close()
     views = [out[d.name] for d in ds if d.name in out]
-    for x in views: ledger.record(p, 'feature.materialized', x['view'], {k:x[k] for k in ('entities', 'written', 'newest', 'read', 'how')})
+    for x in views:
+        ledger.record(p, 'feature.materialized', x['view'], {k:x[k] for k in ('entities', 'written', 'newest', 'read', 'how')})
     return Materialized(written=sum(x['written'] for x in views), views=views)
 
 def _groups(ds) -> list[list]:
@@ -64,7 +65,8 @@ def _rows(p, ds, store, overlap_us, full, report) -> dict:
     entities = {b.view:len(b.times_us) for b in batches}
     for d,f in zip(ds, found):
         view = f'{d.name}@{d.version}'
-        out[d.name] = {'view':view, 'entities':entities.get(view, 0), 'written':written.get(view, 0), 'newest':f.mark.newest, 'read':0 if f.rows is None else f.rows.num_rows, 'how':f.how}
+        out[d.name] = {'view':view, 'entities':entities.get(view, 0), 'written':written.get(view, 0), 'newest':f.mark.newest,
+            'read':0 if f.rows is None else f.rows.num_rows, 'how':f.how}
         report(1, d.name)
     return out
 

@@ -21,13 +21,21 @@ def age(seconds) -> str:
 
 def view(v) -> Panel:
     "One feature view"
-    about = facts({**({'what':v.description} if v.description else {}), **({'about':', '.join(v.entity), 'event time':v.time} if v.entity else {'computed':'on demand'}), **({'known at':v.created} if v.created else {}),
-        **({'stays true':v.ttl or 'for ever'} if v.entity and not v.windows else {}), **({'needs':', '.join(v.needs)} if v.needs else {}), **({'request':', '.join(f'{f.name}: {f.type}' for f in v.request)} if v.request else {}),
-        **({'source':v.source or 'named in the query', 'rows':v.rows if v.rows>=0 else 'not computed', 'newest event':v.newest or '-'} if v.entity else {}), **({'owner':v.owner} if v.owner else {}),
-        **({'purpose':v.purpose} if v.purpose else {}), **({'tags':', '.join(f'{k}={x}' for k,x in v.tags.items())} if v.tags else {}), **{k.replace('_', ' '):', '.join(x[-6:]) for k,x in v.lineage.items() if x}, 'digest':v.digest[:16]})
+    about = facts({**({'what':v.description} if v.description else {}),
+        **({'about':', '.join(v.entity), 'event time':v.time} if v.entity else {'computed':'on demand'}),
+        **({'known at':v.created} if v.created else {}),
+        **({'stays true':v.ttl or 'for ever'} if v.entity and not v.windows else {}),
+        **({'needs':', '.join(v.needs)} if v.needs else {}),
+        **({'request':', '.join(f'{f.name}: {f.type}' for f in v.request)} if v.request else {}),
+        **({'source':v.source or 'named in the query', 'rows':v.rows if v.rows>=0 else 'not computed',
+        'newest event':v.newest or '-'} if v.entity else {}), **({'owner':v.owner} if v.owner else {}),
+        **({'purpose':v.purpose} if v.purpose else {}), **({'tags':', '.join(f'{k}={x}' for k,x in v.tags.items())} if v.tags
+        else {}), **{k.replace('_', ' '):', '.join(x[-6:]) for k,x in v.lineage.items() if x}, 'digest':v.digest[:16]})
     blocks:list = [about, _features(v)]
     if v.windows: blocks.append(details('windows', text('\n'.join(v.windows), code=True)))
-    if v.tests: blocks.append(table(['test', 'rows that fail', ''], [[t.expr, t.failed, badge('bad', 'FAILS') if t.failed else badge('ok', 'HOLDS')] for t in v.tests]))
+    if v.tests:
+        blocks.append(table(['test', 'rows that fail', ''],
+            [[t.expr, t.failed, badge('bad', 'FAILS') if t.failed else badge('ok', 'HOLDS')] for t in v.tests]))
     if v.changes: blocks.append(details('what changed', text('\n'.join(v.changes), code=True)))
     verdict = ('bad', 'TEST FAILED') if any(t.failed for t in v.tests) else ('ok', 'NEW VERSION' if v.new else 'REGISTERED')
     return Panel(f'{v.name}@{v.version}', *blocks, verdict=verdict, next=f'mlops feature join {v.name} --entities FRAME')
@@ -35,64 +43,89 @@ def view(v) -> Panel:
 def _features(v):
     "Features with what the rows hold; the columns behind windows stand apart"
     held = {c['name']:c for c in v.columns}
-    def cells(c): return [f'{c["nulls"]/max(v.rows, 1):.1%}' if c else '', short(c['min']) if c and c['min'] is not None else '', short(c['max']) if c and c['max'] is not None else '', _spark(c)]
+    def cells(c):
+        return [f'{c["nulls"]/max(v.rows, 1):.1%}' if c else '', short(c['min']) if c and c['min'] is not None else '',
+            short(c['max']) if c and c['max'] is not None else '', _spark(c)]
     rows = [[f.name, f.type, *cells(held.get(f.name))] for f in v.features]
     if v.windows: # the features say how they are made, the columns of the events what they hold
-        rows = [[c['name'], 'event', *cells(c)] for c in v.columns]+[[f.name, f.type, '', '', '', line.partition(' as ')[0]] for f,line in zip(v.features, v.windows)]
+        rows = [[c['name'], 'event', *cells(c)] for c in v.columns]+[[f.name, f.type, '', '', '', line.partition(' as ')[0]]
+            for f,line in zip(v.features, v.windows)]
     return table(['feature', 'type', 'missing', 'least', 'most', 'distribution'], rows)
 
-def _spark(c): return histogram(c['bins'], words=f'{c["name"]} from {short(c["min"])} to {short(c["max"])}', w=80, h=18) if c and c['bins'] else (f'{c["distinct"]:,} values' if c and c.get('distinct') is not None else '')
+def _spark(c):
+    return histogram(c['bins'], words=f'{c["name"]} from {short(c["min"])} to {short(c["max"])}', w=80,
+        h=18) if c and c['bins'] else (f'{c["distinct"]:,} values' if c and c.get('distinct') is not None else '')
 
 
 # %% ../../nbs/feature/panel.ipynb #1c7bfa7c
 def views(v) -> Panel:
     "The catalogue: lineage on one line, and the first columns' distributions"
     def came(x): return ' + '.join(x.get('sources') or [x['source'] or '-'])
-    def went(x): return ' · '.join(filter(None, [f'{len(x["training_sets"])} training set{"s" if len(x["training_sets"])>1 else ""}' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
-    rows = [[f'{x["name"]}@{x["version"]}', ', '.join(x['entity']) or 'the request', ', '.join(x['features']), came(x), went(x), x.get('rows'), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-',
+    def went(x):
+        return ' · '.join(filter(None, [f'{len(x["training_sets"])} training set{"s" if len(x["training_sets"])>1 else ""}' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
+    rows = [[f'{x["name"]}@{x["version"]}', ', '.join(x['entity']) or 'the request', ', '.join(x['features']), came(x), went(x),
+        x.get('rows'), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-',
         next((_spark(c) for c in x.get('columns', []) if c['bins']), '')] for x in v.views]
-    return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'newest event', 'distribution'], rows, empty='no feature view yet'),
+    return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'newest event',
+        'distribution'], rows, empty='no feature view yet'),
         next='mlops feature show NAME' if rows else 'mlops feature add NAME --entity KEY --time COLUMN')
 
 def diff(d) -> Panel:
     "Two versions of a view"
-    blocks:list = [table(['field', d.a, d.b], [[f['field'], short(f['a']), short(f['b'])] for f in d.fields], empty='the fields are the same')]
-    if d.features: blocks.append(table(['feature', 'change', 'before', 'after'], [[f['name'], f['change'], f['a'] or '-', f['b'] or '-'] for f in d.features]))
+    blocks:list = [table(['field', d.a, d.b], [[f['field'], short(f['a']), short(f['b'])] for f in d.fields],
+        empty='the fields are the same')]
+    if d.features:
+        blocks.append(table(['feature', 'change', 'before', 'after'],
+            [[f['name'], f['change'], f['a'] or '-', f['b'] or '-'] for f in d.features]))
     if d.code: blocks.append(text('\n'.join(d.code), code=True))
-    return Panel(f'{d.a} and {d.b}', *blocks, verdict=('ok', 'SAME VALUES') if d.same_values else ('info', 'DIFFERENT'), next=f'mlops feature show {d.b}')
+    return Panel(f'{d.a} and {d.b}', *blocks, verdict=('ok', 'SAME VALUES') if d.same_values else ('info', 'DIFFERENT'),
+        next=f'mlops feature show {d.b}')
 
 def training_set(t) -> Panel:
     "The proof of a join: rows, order, future, and how old the values are"
     good = t.rows_in==t.rows_out and t.order_kept and t.future_values==0
-    leaks = [table(['feature', 'knows the label', 'rows', 'share'], [[x.column, x.why, x.rows, f'{x.share:.1%}'] for x in t.leaks])] if t.leaks else []
+    leaks = [table(['feature', 'knows the label', 'rows', 'share'],
+        [[x.column, x.why, x.rows, f'{x.share:.1%}'] for x in t.leaks])] if t.leaks else []
     label = {'label':f'{t.label}, which {len(t.leaks) or "no"} feature{"" if len(t.leaks)<2 else "s"} know{"s" if len(t.leaks)<2 else ""}'} if t.label else {}
-    proof = facts({'rows in':t.rows_in, 'rows out':t.rows_out, 'order kept':t.order_kept, 'values from the future':t.future_values, 'asked at':t.time, 'digest':t.digest[:16], **label, **({'written to':t.path} if t.path else {})})
-    rows = [[j.view, len(j.features), j.unmatched, j.expired, j.ties, age(j.age_s[2]) if j.age_s else '-', age(j.age_s[4]) if j.age_s else '-', histogram(j.ages, words=f'ages from 0 to {age(j.age_s[4])}') if j.ages else '']
+    proof = facts({'rows in':t.rows_in, 'rows out':t.rows_out, 'order kept':t.order_kept,
+        'values from the future':t.future_values, 'asked at':t.time, 'digest':t.digest[:16], **label,
+        **({'written to':t.path} if t.path else {})})
+    rows = [[j.view, len(j.features), j.unmatched, j.expired, j.ties, age(j.age_s[2]) if j.age_s else '-',
+        age(j.age_s[4]) if j.age_s else '-', histogram(j.ages, words=f'ages from 0 to {age(j.age_s[4])}') if j.ages else '']
         for j in t.views]
     verdict = ('bad', 'BROKEN') if not good else ('bad', 'LABEL LEAKS') if t.leaks else ('ok', 'PROVED')
-    return Panel('Point-in-time join', proof, table(['view', 'features', 'rows without', 'too old', 'ties', 'median age', 'oldest', 'ages'], rows), *leaks, verdict=verdict,
+    return Panel('Point-in-time join', proof, table(['view', 'features', 'rows without', 'too old', 'ties', 'median age',
+        'oldest', 'ages'], rows), *leaks, verdict=verdict,
         next='%%mlops run EXPERIMENT')
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15
-_READ = {'all':'all {:,}', 'since':'{:,} since the last time', 'unchanged':'none: nothing changed', 'streamed':'none: a stream maintains it'}
+_READ = {'all':'all {:,}', 'since':'{:,} since the last time', 'unchanged':'none: nothing changed',
+    'streamed':'none: a stream maintains it'}
 
-def materialized(m) -> Panel: return Panel('Online store', table(['view', 'rows read', 'entities', 'newer than before', 'newest event'], [[x['view'], _READ[x['how']].format(x['read']), x['entities'], x['written'], x['newest']] for x in m.views], empty='no feature view yet'),
+def materialized(m) -> Panel:
+    return Panel('Online store', table(['view', 'rows read', 'entities', 'newer than before', 'newest event'],
+        [[x['view'], _READ[x['how']].format(x['read']), x['entities'], x['written'], x['newest']] for x in m.views], empty='no feature view yet'),
     verdict=('ok', f'{m.written:,} WRITTEN'), next='mlops feature online VIEW --entities KEY=VALUE')
 
 def online(o) -> Panel:
     "Values of one entity with their age"
-    return Panel('Online features of '+', '.join(f'{k}={v}' for k,v in o.entities.items()), table(['feature', 'value', 'age'], [[k, v, age(o.age_s.get(k))] for k,v in o.values.items()]),
-        verdict=('ok', 'SERVED') if any(v is not None for v in o.values.values()) else ('warn', 'NOTHING THAT STILL HOLDS'), next='mlops feature materialize')
+    return Panel('Online features of '+', '.join(f'{k}={v}' for k,v in o.entities.items()),
+        table(['feature', 'value', 'age'], [[k, v, age(o.age_s.get(k))] for k,v in o.values.items()]),
+        verdict=('ok', 'SERVED') if any(v is not None for v in o.values.values()) else ('warn', 'NOTHING THAT STILL HOLDS'),
+        next='mlops feature materialize')
 
 # %% ../../nbs/feature/panel.ipynb #dc140700
 def adopted(a) -> Panel:
     "What came over from a Feast repository"
-    blocks:list = [table(['kind', 'taken over'], [[k.replace('_', ' '), ', '.join(v)] for k,v in a.kept.items() if v], empty='the repository defines nothing yet')]
+    blocks:list = [table(['kind', 'taken over'], [[k.replace('_', ' '), ', '.join(v)] for k,v in a.kept.items() if v],
+        empty='the repository defines nothing yet')]
     if a.services: blocks.append(table(['feature service', 'features'], [[k, ', '.join(v)] for k,v in a.services.items()]))
     if a.skipped: blocks.append(table(['kept, and cannot be joined here', 'why'], [[x['name'], x['why']] for x in a.skipped]))
-    return Panel('Feast repository', *blocks, verdict=('ok', f'{len(a.views)} VIEWS ADOPTED'), next=f'mlops feature join {a.views[0] if a.views else "VIEW"} --entities FRAME')
+    return Panel('Feast repository', *blocks, verdict=('ok', f'{len(a.views)} VIEWS ADOPTED'),
+        next=f'mlops feature join {a.views[0] if a.views else "VIEW"} --entities FRAME')
 
 def exported(e) -> Panel:
     "A Feast repository"
-    return Panel('Feast repository', facts({'written to':e.path, 'feature views':', '.join(e.views) or '-', 'objects as Python':e.as_code, 'objects in Feast\'s own form':e.as_proto}), table(['file'], [[f] for f in e.files]),
+    return Panel('Feast repository', facts({'written to':e.path, 'feature views':', '.join(e.views) or '-',
+        'objects as Python':e.as_code, 'objects in Feast\'s own form':e.as_proto}), table(['file'], [[f] for f in e.files]),
         verdict=('ok', 'EXPORTED'), next=f'feast -c {e.path} plan')

@@ -43,14 +43,19 @@ class RedisStore:
         self._try(self.db.ping)
     def _try(self, step, *args, **kwargs):
         try: return step(*args, **kwargs)
-        except self.failed as e: raise ToolFailed(f'Redis does not answer: {" ".join(str(e).split())[:160]}', 'start it, then run it again: nothing was half-written') from e
+        except self.failed as e:
+            raise ToolFailed(f'Redis does not answer: {" ".join(str(e).split())[:160]}',
+                'start it, then run it again: nothing was half-written') from e
     def write(self, batches:list[Batch]) -> list[int]:
         "Keep the newest row of each entity; all batches are seen at once"
         if not batches: return []
         staged = [self._stage(b) for b in batches]
         views = [b.view for b in batches]
-        done = self._try(self._merge, [*(s for s,_ in staged), *(self.prefix+v for v in views)], [f'{self.prefix}marks', *(n for _,n in staged), *(b.mark for b in batches), *views])
-        if done[0]==-1: raise ToolFailed(f'Redis forgot rows of {views[done[1]-1]} before they were merged', 'run it again: nothing was half-written')
+        done = self._try(self._merge, [*(s for s,_ in staged), *(self.prefix+v for v in views)],
+            [f'{self.prefix}marks', *(n for _,n in staged), *(b.mark for b in batches), *views])
+        if done[0]==-1:
+            raise ToolFailed(f'Redis forgot rows of {views[done[1]-1]} before they were merged',
+                'run it again: nothing was half-written')
         return done
     def _stage(self, b:Batch) -> tuple[str,int]:
         "Newest rows of a batch under a name of their own: the name, and how many"

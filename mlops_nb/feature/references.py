@@ -19,7 +19,8 @@ def services(p) -> dict[str,list[str]]:
     out = {}
     for f in sorted((p.root/'features'/'services').glob('*.toml')):
         try: out[f.stem] = [str(x) for x in tomllib.loads(f.read_text(encoding='utf-8'))['features']]
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as e: raise BadInput(f'features/services/{f.name} is not a feature service', 'write: features = ["view:feature"]') from e
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as e:
+            raise BadInput(f'features/services/{f.name} is not a feature service', 'write: features = ["view:feature"]') from e
     return out
 
 def _opened(p, words:list[str]) -> list[str]:
@@ -38,7 +39,9 @@ def chosen(
         view,_,feature = word.partition(':')
         d = definition.find(p, view)
         have = [f.name for f in d.features]
-        if feature not in ('', '*') and feature not in have: raise NotFound(f'view `{d.name}` has no feature `{feature}`', suggest(feature, have) or f'it has: {", ".join(have[:20])}')
+        if feature not in ('', '*') and feature not in have:
+            raise NotFound(f'view `{d.name}` has no feature `{feature}`',
+                suggest(feature, have) or f'it has: {", ".join(have[:20])}')
         names = out.setdefault((d.name, d.version), (d, []))[1]
         names += [n for n in (have if feature in ('', '*') else [feature]) if n not in names]
     if not out: raise BadInput('no feature was named', 'write for instance: view:feature,other_view')
@@ -57,6 +60,7 @@ def column_names(
         for f in fs:
             name = f'{d.name}__{f}' if full or every.count(f)>1 or f in taken else f
             if twice.count(d.name)>1: name = f'{d.name}_v{d.version}__{f}'
-            if name in taken or name in out.values(): raise BadInput(f'column `{name}` is in the entity frame already', 'rename it there')
+            if name in taken or name in out.values():
+                raise BadInput(f'column `{name}` is in the entity frame already', 'rename it there')
             out[d.name, d.version, f] = name
     return out

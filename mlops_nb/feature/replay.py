@@ -30,7 +30,8 @@ def call(
     "A served call as a row of a segment"
     wrong = next((n for n in values if not _FEATURE.fullmatch(n)), None)
     if wrong is not None: raise BadInput(f'a served value is named {wrong!r}', 'write VIEW@VERSION:FEATURE')
-    return {'time':time, 'id':id, **{f'entity:{k}':v for k,v in entities.items()}, **{f'request:{k}':v for k,v in (request or {}).items()}, **values, **more}
+    return {'time':time, 'id':id, **{f'entity:{k}':v for k,v in entities.items()},
+        **{f'request:{k}':v for k,v in (request or {}).items()}, **values, **more}
 
 def served(columns:list[str]) -> dict[tuple[str,int],list[str]]:
     "The features in the columns of a segment: (view, version) -> features"
@@ -67,7 +68,8 @@ def differs(
 ): # (bool array, float array: by how much; infinite where only one side has a value or both are text)
     "Where two columns of values differ"
     import numpy as np, pyarrow as pa
-    def is_number(t): return pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) or pa.types.is_decimal(t) or pa.types.is_null(t)
+    def is_number(t):
+        return pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) or pa.types.is_decimal(t) or pa.types.is_null(t)
     if is_number(used.type) and is_number(said.type):
         u,s = (np.asarray(x.to_pandas(), dtype='float64') for x in (used, said))
         with np.errstate(invalid='ignore'): gap = np.where(u==s, 0., np.abs(u-s))
@@ -102,10 +104,12 @@ def reason(
     for d in definition.versions(p, m['view']):
         if d.version==int(m['version']) or m['feature'] not in [f.name for f in d.features]: continue
         other,_ = truth(p, calls, {(d.name, d.version):[m['feature']]})
-        if _share_equal(used, other[f'{d.name}@{d.version}:{m["feature"]}'], tolerance)>.5: return f'code version: the values of {d.name}@{d.version}'
+        if _share_equal(used, other[f'{d.name}@{d.version}:{m["feature"]}'], tolerance)>.5:
+            return f'code version: the values of {d.name}@{d.version}'
     factor = _factor(used, said)
     if factor is not None: return f'scaled: used = {factor:.6g} x history'
-    if pc.is_null(said, nan_is_null=True).to_numpy(zero_copy_only=False).mean()>.5: return 'from nowhere: served with a value that history does not have'
+    if pc.is_null(said, nan_is_null=True).to_numpy(zero_copy_only=False).mean()>.5:
+        return 'from nowhere: served with a value that history does not have'
     return 'unknown: no older event, other version or constant factor gives these values'
 
 def _factor(used, said) -> float|None:
@@ -125,7 +129,8 @@ def _older(p, calls, m, used, answer, tolerance) -> str:
     d = definition.find(p, f'{m["view"]}@{m["version"]}')
     if d.ttl and not d.windows:
         for_ever,_ = _truth(p, calls, [(msgspec.structs.replace(d, ttl=''), [m['feature']])])
-        if _share_equal(used, for_ever[m.string], tolerance)>.5: return f'stale: the value of an older event, beyond the ttl of {d.ttl}'
+        if _share_equal(used, for_ever[m.string], tolerance)>.5:
+            return f'stale: the value of an older event, beyond the ttl of {d.ttl}'
     event,has = answer.event,answer.has
     at,some,name,late = calls,~pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False),m.string,np.zeros(calls.num_rows, bool)
     for _ in range(_BACK):
@@ -136,7 +141,8 @@ def _older(p, calls, m, used, answer, tolerance) -> str:
         a = answers[f'{d.name}@{d.version}']
         late |= ~differs(used, values[name], tolerance)[0]&some&a.has
         event,has = a.event,a.has
-        if late.sum()>.5*some.sum(): return 'behind: the value of an older event; data was late, or the online store was not materialized in time'
+        if late.sum()>.5*some.sum():
+            return 'behind: the value of an older event; data was late, or the online store was not materialized in time'
     return ''
 
 # %% ../../nbs/feature/replay.ipynb #56da9b5b
@@ -156,12 +162,15 @@ def compare(
     for t in tables:
         if not t.num_rows: continue
         want = served(t.column_names)
-        if not want: raise NotFound('the sealed calls hold no feature values', 'serve with features, or write rows made by mlops_nb.feature.replay.call')
+        if not want:
+            raise NotFound('the sealed calls hold no feature values',
+                'serve with features, or write rows made by mlops_nb.feature.replay.call')
         values,answers = truth(p, t, want)
         us = np.asarray(t['time'].cast('int64'))
         n,first,last = n+t.num_rows,min(x for x in (first, int(us.min())) if x is not None),max(x for x in (last, int(us.max())) if x is not None)
         features |= set(values)
-        for name,said in values.items(): _collect(p, found.setdefault(name, _Sum()), t, name, said, answers.get(name.partition(':')[0]), us, tolerance, most)
+        for name,said in values.items():
+            _collect(p, found.setdefault(name, _Sum()), t, name, said, answers.get(name.partition(':')[0]), us, tolerance, most)
     out = [_mismatch(name, s, n, first, last) for name,s in found.items() if s.rows]
     return n,sorted(out, key=lambda m: -m.rate),len(features),_iso(first),_iso(last)
 
@@ -178,13 +187,15 @@ def _collect(p, s, t, name, said, answer, us, tolerance, most):
     s.worst = sorted(s.worst, key=lambda x: -x[0])[:most]
     if s.why is None:
         look = where[:_LOOK]
-        part = answer._replace(asked=answer.asked[look], event=answer.event[look], has=answer.has[look]) if answer is not None else None
+        part = answer._replace(asked=answer.asked[look], event=answer.event[look],
+            has=answer.has[look]) if answer is not None else None
         s.why = reason(p, t.take(look), name, said.take(look), part, tolerance)
 
 def _mismatch(name, s, n, first, last) -> Mismatch:
     import numpy as np
     times = np.concatenate(s.times)
-    return Mismatch(feature=name, rate=s.rows/n, interval=list(wilson(s.rows, n)), rows=s.rows, first=_iso(int(times.min())), last=_iso(int(times.max())), worst=[w for _,w in s.worst], reason=s.why,
+    return Mismatch(feature=name, rate=s.rows/n, interval=list(wilson(s.rows, n)), rows=s.rows, first=_iso(int(times.min())),
+        last=_iso(int(times.max())), worst=[w for _,w in s.worst], reason=s.why,
         over_time=np.histogram(times, 24, (first, max(last, first+1)))[0].tolist())
 
 def _iso(us) -> str: return '' if us is None else (datetime(1970, 1, 1, tzinfo=UTC)+timedelta(microseconds=us)).isoformat()

@@ -38,4 +38,5 @@ class Skew(Fact):
     @property
     def ok(self) -> bool: return not self.mismatches
     @property
-    def finding(self) -> str: return '; '.join(f'{m.feature} differs in {m.rate:.2%} of calls: {m.reason}' for m in self.mismatches[:3])
+    def finding(self) -> str:
+        return '; '.join(f'{m.feature} differs in {m.rate:.2%} of calls: {m.reason}' for m in self.mismatches[:3])

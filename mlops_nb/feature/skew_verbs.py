@@ -38,12 +38,16 @@ def skew(
     name = refs.parse(model, 'model').name
     if tolerance<0: raise BadInput(f'--tolerance {tolerance:g}: expected a number from 0 on')
     found = segments.sealed(p, segments.KIND, name, _since(since))
-    if not found: raise NotFound(f'no served calls of `{name}` are sealed'+(f' since {since}' if since else ''), 'a model server seals them; see mlops_nb.core.segments')
+    if not found:
+        raise NotFound(f'no served calls of `{name}` are sealed'+(f' since {since}' if since else ''),
+            'a model server seals them; see mlops_nb.core.segments')
     def read():
         with progress(f'replaying {name}', len(found)) as tick:
             for t in segments.read(p, segments.KIND, name, _since(since)): yield t; tick(1)
     n,mismatches,features,first,last = replay.compare(p, read(), tolerance)
-    s = Skew(model=name, checked=n, features=features, since=first, until=last, mismatches=mismatches, segments=len(found), tolerance=tolerance)
+    s = Skew(model=name, checked=n, features=features, since=first, until=last, mismatches=mismatches,
+        segments=len(found), tolerance=tolerance)
     from mlops_nb.core import ledger
-    ledger.record(p, 'feature.skew_checked', name, {'checked':n, 'features':features, 'since':first, 'until':last, 'mismatches':{m.feature:m.rate for m in mismatches}}, fail='open')
+    ledger.record(p, 'feature.skew_checked', name, {'checked':n, 'features':features, 'since':first, 'until':last,
+        'mismatches':{m.feature:m.rate for m in mismatches}}, fail='open')
     return s

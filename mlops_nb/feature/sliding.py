@@ -37,9 +37,11 @@ def _alike(x, y):
     "Whole numbers of two widths as int64, other numbers as float64, texts as large text"
     import pyarrow as pa
     kinds = (x.type, y.type)
-    to = pa.int64() if all(map(pa.types.is_integer, kinds)) else pa.float64() if not any(pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t) for t in kinds) else pa.large_string()
+    to = pa.int64() if all(map(pa.types.is_integer, kinds)) else pa.float64() if not any(pa.types.is_string(t)
+        or pa.types.is_large_string(t) or pa.types.is_string_view(t) for t in kinds) else pa.large_string()
     try: return x.cast(to),y.cast(to)
-    except pa.ArrowInvalid as e: raise BadInput(f'keys of type {x.type} and {y.type} cannot be compared: {str(e)[:120]}', 'convert one of them') from e
+    except pa.ArrowInvalid as e:
+        raise BadInput(f'keys of type {x.type} and {y.type} cannot be compared: {str(e)[:120]}', 'convert one of them') from e
 
 class Asked(NamedTuple):
     "The questions in order, and where an instant of an entity stands among them"
@@ -221,7 +223,8 @@ def _value(w, lo, hi, n, a, code, time, created):
     if w.aggregate in ('min', 'max', 'first', 'last'): return _best(w, lo, hi, n, a, time, created)
     x = _numbers(a)
     if w.aggregate=='sum' and x.dtype=='int64':
-        if float(np.abs(x.astype('float64')).sum())>9e18: raise BadInput(f'window `{w.name}`: the sum may not fit into 64 bits', f'cast `{w.column}` to DOUBLE in the query')
+        if float(np.abs(x.astype('float64')).sum())>9e18:
+            raise BadInput(f'window `{w.name}`: the sum may not fit into 64 bits', f'cast `{w.column}` to DOUBLE in the query')
         return pa.array(_steps(lo, hi, n, x), mask=_steps(lo, hi, n)==0)
     c,x = _steps(lo, hi, n),x.astype('float64')
     if w.aggregate=='std': return pa.array(np.sqrt(_spread(lo, hi, n, x, code, c)), mask=c<2)
@@ -239,7 +242,8 @@ def evaluate(
     "Every window at every question, as `windows.reference` says"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
     keys = [k for k in asked.column_names if k!='t']
-    qc,vc = codes(asked.select(keys), view.select(keys)) if keys else (np.zeros(asked.num_rows, 'int64'), np.zeros(view.num_rows, 'int64'))
+    qc,vc = codes(asked.select(keys), view.select(keys)) if keys else (np.zeros(asked.num_rows, 'int64'),
+        np.zeros(view.num_rows, 'int64'))
     q = asked_of(qc, np.asarray(pc.fill_null(asked['t'], 0)), np.asarray(pc.is_valid(asked['t'])))
     times = {c:np.asarray(pc.fill_null(view[c], 0)) for c in ('t', 'c') if c in view.column_names}
     there = (vc>=0) & np.logical_and.reduce([np.asarray(pc.is_valid(view[c])) for c in times])
@@ -259,6 +263,7 @@ def _one(w, rows, q, code, t, c, lo, stop, unit, keep):
     end = np.minimum(stop, np.where(t>_NEVER-over, _NEVER, t+over))
     hi,n = q.at(code, end),len(q.place)
     here = np.flatnonzero(keep & full)
-    got = _value(w, lo[here], np.maximum(lo, hi)[here], n, None if a is None else a.take(pa.array(here)), code[here], t[here], np.zeros(len(here)) if c is None else c[here])
+    got = _value(w, lo[here], np.maximum(lo, hi)[here], n, None if a is None else a.take(pa.array(here)), code[here], t[here],
+        np.zeros(len(here)) if c is None else c[here])
     back = np.full(q.rows, -1, 'int64'); back[q.order] = np.arange(n)
     return got.cast(kind).take(pa.array(back, mask=back<0))

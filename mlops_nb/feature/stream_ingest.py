@@ -32,7 +32,8 @@ def _in_zone(v):
 def _reader(t, pa):
     "Makes a value of a message one of the type that history has; None where nothing is to be done"
     if pa.types.is_timestamp(t): return _in_zone if t.tz else _instant
-    of_text = (int if pa.types.is_integer(t) else float if pa.types.is_floating(t) else Decimal if pa.types.is_decimal(t) else date.fromisoformat if pa.types.is_date(t)
+    of_text = (int if pa.types.is_integer(t) else float if pa.types.is_floating(t) else Decimal if pa.types.is_decimal(t)
+        else date.fromisoformat if pa.types.is_date(t)
         else (lambda v: {'true':True, 'false':False}[v.lower()]) if pa.types.is_boolean(t) else None)
     return of_text and (lambda v: of_text(v) if isinstance(v, str) else v)
 
@@ -49,7 +50,9 @@ def typed(rows:list[dict], schema=None): # (pyarrow.Table, list of what was unus
     import pyarrow as pa
     if schema is None:
         try: return _guessed(pa.Table.from_pylist(rows), pa),[]
-        except pa.ArrowException as e: raise BadInput(f'the events do not fit into one table: {str(e).splitlines()[0][:160]}', 'add the history as a dataset and name it with --source, so that its types are known') from e
+        except pa.ArrowException as e:
+            raise BadInput(f'the events do not fit into one table: {str(e).splitlines()[0][:160]}',
+                'add the history as a dataset and name it with --source, so that its types are known') from e
     readers,done,bad = [_reader(f.type, pa) for f in schema],[schema.empty_table()],[]
     def take(some):
         try: done.append(_columns(some, schema, readers, pa)); return
@@ -65,7 +68,9 @@ def _guessed(table, pa):
         if not pa.types.is_string(f.type): continue
         try: times = [v if v is None else datetime.fromisoformat(v) for v in table[f.name].to_pylist()]
         except ValueError: continue
-        if any(len(v)>=10 for v in table[f.name].to_pylist() if v): table = table.set_column(n, f.name, pa.array([t and (t if t.tzinfo else t.replace(tzinfo=UTC)) for t in times], pa.timestamp('us', 'UTC')))
+        if any(len(v)>=10 for v in table[f.name].to_pylist() if v):
+            table = table.set_column(n, f.name,
+                pa.array([t and (t if t.tzinfo else t.replace(tzinfo=UTC)) for t in times], pa.timestamp('us', 'UTC')))
     return table
 
 def schema_of(p, d:Definition):
@@ -82,7 +87,9 @@ def check_row_by_row(p, d:Definition, table):
     alone = [compute.rows_of(p, d, some.slice(k, 1)) for k in range(some.num_rows)]
     together = compute.rows_of(p, d, some)
     key = lambda t: sorted(map(str, t.to_pylist()))
-    if key(together)!=key(pa.concat_tables(alone, promote_options='permissive')): raise BadUsage(f'the query of view `{d.name}` mixes rows, and a stream brings them one by one', 'aggregate with --window instead of in the query')
+    if key(together)!=key(pa.concat_tables(alone, promote_options='permissive')):
+        raise BadUsage(f'the query of view `{d.name}` mixes rows, and a stream brings them one by one',
+            'aggregate with --window instead of in the query')
 
 def events_of(p, d:Definition, table): # (events as `EventStore.add` takes them, list of what was unusable)
     "The events of a batch: the view's query, its filters and its keys"
@@ -90,16 +97,20 @@ def events_of(p, d:Definition, table): # (events as `EventStore.add` takes them,
     if not table.num_rows: return [],[]
     rows = compute.rows_of(p, d, table)
     if asof.unit_of(rows[d.time], d.time)=='ns' and pc.any(pc.not_equal(pc.nanosecond(rows[d.time]), 0)).as_py():
-        raise BadInput(f'column `{d.time}` holds nanoseconds', 'a stream counts in microseconds: cast it in the query of the view')
+        raise BadInput(f'column `{d.time}` holds nanoseconds',
+            'a stream counts in microseconds: cast it in the query of the view')
     times,created = (asof.instants(rows[c], 'us', c).to_pylist() if c else None for c in (d.time, d.created))
-    keep = sum((windows.selected(rows, w.filter).astype(np.int64)<<k for k,w in enumerate(d.windows)), np.zeros(rows.num_rows, np.int64)).tolist()
+    keep = sum((windows.selected(rows, w.filter).astype(np.int64)<<k for k,w in enumerate(d.windows)),
+        np.zeros(rows.num_rows, np.int64)).tolist()
     keys = list(zip(*(rows[k].to_pylist() for k in d.entity), strict=True))
     ids = ['' if v is None else str(v) for v in rows[d.id].to_pylist()] if d.id else repeat('')
-    values = zip(*(rows[c].to_pylist() for c in windows.inputs(d.windows)), strict=True) if windows.inputs(d.windows) else repeat(())
+    values = zip(*(rows[c].to_pylist() for c in windows.inputs(d.windows)),
+        strict=True) if windows.inputs(d.windows) else repeat(())
     names = {k:'' if any(x is None or x!=x for x in k) else packed_key(k) for k in set(keys)}
     out,bad = [],[]
     for key,time,known,id,kept,value in zip(keys, times, created or repeat(None), ids, keep, values):
-        if time is None or not names[key] or created and known is None: bad.append(f'{dict(zip(d.entity, key))}: no key, no time or no {d.created or "value"}'); continue
+        if time is None or not names[key] or created and known is None:
+            bad.append(f'{dict(zip(d.entity, key))}: no key, no time or no {d.created or "value"}'); continue
         out.append((names[key], time, known, id, kept, pack(value)))
     return out,bad
 

@@ -44,7 +44,8 @@ def of_iterable(
 
 # %% ../../nbs/feature/stream_sources.ipynb #cc3df25b
 def _files(path:Path) -> list[Path]:
-    if path.is_dir(): return sorted(f for f in path.rglob('*') if f.suffix in ('.jsonl', '.ndjson', '.parquet') and not f.name.startswith('.'))
+    if path.is_dir():
+        return sorted(f for f in path.rglob('*') if f.suffix in ('.jsonl', '.ndjson', '.parquet') and not f.name.startswith('.'))
     if not path.exists(): raise NotFound(f'{path} is not there', 'give a JSONL or Parquet file, or a folder of them')
     return [path]
 
@@ -64,7 +65,8 @@ def _lines(f:Path, start:int, size:int) -> Iterator[tuple]:
                 start += len(line); number += 1
                 if not line.strip(): continue
                 try: row = _object(line)
-                except (ValueError, UnicodeDecodeError) as e: bad.append(f'{f.name}, byte {start-len(line)}: no JSON: {str(e)[:80]}'); continue
+                except (ValueError, UnicodeDecodeError) as e:
+                    bad.append(f'{f.name}, byte {start-len(line)}: no JSON: {str(e)[:80]}'); continue
                 rows.append(row) if isinstance(row, dict) else bad.append(f'{f.name}, byte {start-len(line)}: {type(row).__name__} instead of an object')
             if rows or bad: yield rows,start,bad
             if len(rows)+len(bad)<size: return
@@ -81,7 +83,8 @@ def of_files(path:Path, position:str='', size:int=10_000) -> Iterator[Batch]:
             except (pa.ArrowInvalid, OSError) as e: rows,bad = [],[f'{f.name}: no Parquet: {str(e).splitlines()[0][:80]}']
             at[name] = -1
             yield Batch(rows, json.dumps(at), bad); continue
-        if f.stat().st_size<at.get(name, 0): raise BadInput(f'{f.name} is shorter than it was', 'a stream only grows; give the new file another name')
+        if f.stat().st_size<at.get(name, 0):
+            raise BadInput(f'{f.name} is shorter than it was', 'a stream only grows; give the new file another name')
         for rows,end,bad in _lines(f, at.get(name, 0), size):
             at[name] = end
             yield Batch(rows, json.dumps(at), bad)
@@ -102,10 +105,13 @@ def of_redis(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
             rows,bad = [],[]
             for id,fields in got[0][1]:
                 last = id.decode()
-                try: rows.append(_object(fields[b'json']) if b'json' in fields else {k.decode():v.decode() for k,v in fields.items()})
+                try:
+                    rows.append(_object(fields[b'json']) if b'json' in fields else {k.decode():v.decode() for k,v in fields.items()})
                 except (ValueError, UnicodeDecodeError) as e: bad.append(f'{stream} {last}: no JSON: {str(e)[:80]}')
             yield Batch(rows, last, bad)
-    except redis.RedisError as e: raise ToolFailed(f'{shown(address)}: {" ".join(str(e).split())[:160]}', 'is the server there? What was read before is kept; run it again') from e
+    except redis.RedisError as e:
+        raise ToolFailed(f'{shown(address)}: {" ".join(str(e).split())[:160]}',
+            'is the server there? What was read before is kept; run it again') from e
     finally: r.close()
 
 def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:threading.Event|None=None, settings:dict|None=None) -> Iterator[Batch]:
@@ -114,7 +120,8 @@ def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
     u = urlsplit(str(url))
     topic = u.path.strip('/')
     if not u.netloc or not topic: raise BadInput(f'{shown(url)} is no Kafka topic', 'write kafka://HOST:9092/TOPIC')
-    c = kafka.Consumer({'bootstrap.servers':u.netloc, 'group.id':'mlops-nb', 'enable.auto.commit':False, 'auto.offset.reset':'earliest', **(settings or {})})
+    c = kafka.Consumer({'bootstrap.servers':u.netloc, 'group.id':'mlops-nb', 'enable.auto.commit':False,
+        'auto.offset.reset':'earliest', **(settings or {})})
     try:
         at = {int(k):v for k,v in json.loads(position or '{}').items()}
         parts = _partitions(kafka, c, topic)
@@ -127,10 +134,13 @@ def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
                 if m.error(): raise ToolFailed(f'Kafka topic {topic}: {m.error()}')
                 at[m.partition()] = m.offset()+1
                 try: row = _object(m.value())
-                except (ValueError, TypeError) as e: bad.append(f'{topic} {m.partition()}/{m.offset()}: no JSON: {str(e)[:80]}'); continue
+                except (ValueError, TypeError) as e:
+                    bad.append(f'{topic} {m.partition()}/{m.offset()}: no JSON: {str(e)[:80]}'); continue
                 rows.append(row) if isinstance(row, dict) else bad.append(f'{topic} {m.partition()}/{m.offset()}: {type(row).__name__} instead of an object')
             if rows or bad: yield Batch(rows, json.dumps(at), bad)
-    except kafka.KafkaException as e: raise ToolFailed(f'{shown(url)}: {str(e.args[0])[:160]}', 'is the broker there? What was read before is kept; run it again') from e
+    except kafka.KafkaException as e:
+        raise ToolFailed(f'{shown(url)}: {str(e.args[0])[:160]}',
+            'is the broker there? What was read before is kept; run it again') from e
     finally: c.close()
 
 def _partitions(kafka, c, topic) -> list[int]:

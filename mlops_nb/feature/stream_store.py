@@ -52,7 +52,9 @@ class EventStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self.db.execute('PRAGMA journal_mode=WAL'); self.db.execute('PRAGMA synchronous=FULL'); self.db.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as e: raise ToolFailed(f'the stream store {self.path.name} cannot be used: {e}', 'delete it and read the stream again') from e
+        except (sqlite3.Error, OSError) as e:
+            raise ToolFailed(f'the stream store {self.path.name} cannot be used: {e}',
+                'delete it and read the stream again') from e
     def position(self, view:str, source:str) -> str:
         "Where the next reading of a source begins; empty at first"
         r = self.db.execute('SELECT position FROM source WHERE view=? AND source=?', (view, source)).fetchone()
@@ -74,7 +76,9 @@ class EventStore:
             self.db.execute('BEGIN IMMEDIATE')
             try: done = self._add(view, events, source, position, lateness_us, reach); self.db.execute('COMMIT'); return done
             except BaseException: self.db.execute('ROLLBACK'); raise
-        except sqlite3.Error as e: raise ToolFailed(f'the stream store cannot be written: {e}', 'free some space, then read the stream again: nothing was half-written') from e
+        except sqlite3.Error as e:
+            raise ToolFailed(f'the stream store cannot be written: {e}',
+                'free some space, then read the stream again: nothing was half-written') from e
     def streamed(self, view:str) -> bool:
         "Is a view maintained from a stream?"
         return self.db.execute('SELECT 1 FROM source WHERE view=? LIMIT 1', (view,)).fetchone() is not None
@@ -86,7 +90,9 @@ class EventStore:
                 self.db.execute('DELETE FROM event WHERE view=?', (view,))
                 done = self._add(view, events, '', '', None, 0); self.db.execute('COMMIT'); return done
             except BaseException: self.db.execute('ROLLBACK'); raise
-        except sqlite3.Error as e: raise ToolFailed(f'the stream store cannot be written: {e}', 'free some space, then run it again: nothing was half-written') from e
+        except sqlite3.Error as e:
+            raise ToolFailed(f'the stream store cannot be written: {e}',
+                'free some space, then run it again: nothing was half-written') from e
     def _add(self, view, events, source, position, lateness_us, reach) -> Counts:
         before,rows,late = self.high(view),[],0
         high = before = _NEVER if before is None else before # what comes in one batch comes at one time
@@ -98,8 +104,11 @@ class EventStore:
         changes = self.db.total_changes
         self.db.executemany('INSERT OR IGNORE INTO event VALUES (?,?,?,?,?,?,?)', rows)
         used = self.db.total_changes-changes
-        if high>_NEVER: self.db.execute('INSERT INTO view VALUES (?,?) ON CONFLICT DO UPDATE SET high=excluded.high', (view, high))
-        if source: self.db.execute('INSERT INTO source VALUES (?,?,?) ON CONFLICT DO UPDATE SET position=excluded.position', (view, source, position))
+        if high>_NEVER:
+            self.db.execute('INSERT INTO view VALUES (?,?) ON CONFLICT DO UPDATE SET high=excluded.high', (view, high))
+        if source:
+            self.db.execute('INSERT INTO source VALUES (?,?,?) ON CONFLICT DO UPDATE SET position=excluded.position',
+                (view, source, position))
         if lateness_us is not None and reach: self._forget(view, high-lateness_us-reach)
         return Counts(used, late, len(rows)-used)
     def _forget(self, view, cut):
@@ -115,11 +124,13 @@ class EventStore:
     ) -> tuple[dict,int|None]: # (feature -> value, time of the newest event that counts)
         "What the windows of one entity are at a time"
         first,columns,out = t-reach_us(d),windows.inputs(d.windows),{}
-        found = [windows.Row(time, (keep, data), None if created==_NEVER else created, id or None) for time,created,id,keep,data in self.events(f'{d.name}@{d.version}', key, first)]
+        found = [windows.Row(time, (keep, data), None if created==_NEVER else created, id or None)
+            for time,created,id,keep,data in self.events(f'{d.name}@{d.version}', key, first)]
         here = [(r.time, r.created, r.value[0], unpack(r.value[1])) for r in windows.known_versions(found, t) if first<r.time<=t]
         for k,w in enumerate(d.windows):
             at,cut = columns.index(w.column) if w.column else -1,t-_us(w.over)
-            rows = [windows.Row(time, values[at] if at>=0 else None, created) for time,created,keep,values in here if time>cut and keep>>k&1]
+            rows = [windows.Row(time, values[at] if at>=0 else None, created)
+                for time,created,keep,values in here if time>cut and keep>>k&1]
             out[w.name] = windows.value_of(w.aggregate, _us(w.over), rows, t, not w.column)
         return out,max((x[0] for x in here), default=None)
     def size(self, view:str) -> tuple[int,int]:

@@ -47,21 +47,26 @@ def stream(
     Events and the position in the source are committed together: after a kill the reading goes on where it was, nothing is lost and nothing counts twice. Exit code 1 means that some events could not be used."""
     p = projects.current()
     d = definition.find(p, name)
-    if not d.windows: raise BadUsage(f'view `{d.name}` has no windows', "a stream maintains windows: add them with --window 'mean(delay) over 1h as delay_1h'")
+    if not d.windows:
+        raise BadUsage(f'view `{d.name}` has no windows',
+            "a stream maintains windows: add them with --window 'mean(delay) over 1h as delay_1h'")
     if batch<1: raise BadUsage(f'--batch {batch}: expected a whole number from 1 on')
     source = stream_sources.shown(from_) if isinstance(from_, (str, bytes)) or hasattr(from_, '__fspath__') else 'an iterable'
-    if dry_run: return Plan(steps=[f'read {source} from {stream_store.of(p).position(f"{d.name}@{d.version}", source) or "its beginning"}', f'keep events of {d.name}@{d.version} in .mlops/streams.db'])
+    if dry_run:
+        return Plan(steps=[f'read {source} from {stream_store.of(p).position(f"{d.name}@{d.version}", source) or "its beginning"}', f'keep events of {d.name}@{d.version} in .mlops/streams.db'])
     store,stop = stream_store.of(p),threading.Event()
     fact = Streamed(view=f'{d.name}@{d.version}', source=source, seen=0, used=0)
     try:
-        with _until_told(stop), progress(f'reading {source}') as tick: _read(p, d, store, fact, from_, once, lateness, batch, stop, tick)
+        with _until_told(stop), progress(f'reading {source}') as tick:
+            _read(p, d, store, fact, from_, once, lateness, batch, stop, tick)
         fact.entities,fact.events = store.size(fact.view)
         high = store.high(fact.view)
         if high is not None: fact.watermark = (datetime(1970, 1, 1, tzinfo=UTC)+timedelta(microseconds=high)-lateness).isoformat()
         fact.offset = store.position(fact.view, source)
     finally: store.close()
     from mlops_nb.core import ledger
-    ledger.record(p, 'feature.streamed', fact.view, {k:getattr(fact, k) for k in ('source', 'seen', 'used', 'late', 'duplicates', 'unusable', 'watermark')}, fail='open')
+    ledger.record(p, 'feature.streamed', fact.view, {k:getattr(fact, k)
+        for k in ('source', 'seen', 'used', 'late', 'duplicates', 'unusable', 'watermark')}, fail='open')
     return fact
 
 def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick):
@@ -75,7 +80,8 @@ def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick):
         events,worse = stream_ingest.events_of(p, d, table)
         unusable = [*b.unusable, *bad, *worse]
         c = store.add(view, events, fact.source, b.position, int(lateness.total_seconds()*1e6), reach_us(d))
-        fact.seen += len(b.rows)+len(b.unusable); fact.used += c.used; fact.late += c.late; fact.duplicates += c.duplicates; fact.unusable += len(unusable)
+        fact.seen += len(b.rows)+len(b.unusable); fact.used += c.used; fact.late += c.late; fact.duplicates += c.duplicates
+        fact.unusable += len(unusable)
         fact.first_unusable = fact.first_unusable or (unusable[0] if unusable else '')
         tick(len(b.rows), f'{fact.seen:,} events')
         if stop.is_set(): return

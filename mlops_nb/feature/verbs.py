@@ -142,7 +142,8 @@ def list_() -> FeatureViews:
     "The catalogue: every feature view in its newest version, where its rows come from, who learned from it, and how fresh it is"
     p = projects.current()
     ds = [definition.find(p, n) for n in names.registered(p, 'feature')]
-    return FeatureViews(views=[{'name':d.name, 'version':d.version, 'entity':d.entity, 'time':d.time, 'ttl':d.ttl, 'source':d.source, 'features':[f.name for f in d.features], 'owner':d.owner, 'tags':d.tags,
+    return FeatureViews(views=[{'name':d.name, 'version':d.version, 'entity':d.entity, 'time':d.time, 'ttl':d.ttl,
+        'source':d.source, 'features':[f.name for f in d.features], 'owner':d.owner, 'tags':d.tags,
         'kind':'on demand' if d.on_demand else 'windows' if d.windows else 'rows', **catalogue.state(p, d)} for d in ds])
 
 @verb(example='mlops feature show weather')
@@ -183,8 +184,10 @@ def join(
 ) -> TrainingSet:
     "Point-in-time join: every row keeps its place and gets the newest values that were known then"
     p = projects.current()
-    if out is not None and Path(out).suffix.lower() not in ('.parquet', '.csv'): raise BadInput(f'--out {str(out)!r}: expected a .parquet or .csv file')
-    if label_time and not label: raise BadUsage('--label-time needs --label', 'say which column is to be predicted with --label COLUMN')
+    if out is not None and Path(out).suffix.lower() not in ('.parquet', '.csv'):
+        raise BadInput(f'--out {str(out)!r}: expected a .parquet or .csv file')
+    if label_time and not label:
+        raise BadUsage('--label-time needs --label', 'say which column is to be predicted with --label COLUMN')
     picked = references.chosen(p, refs)
     how = dict(time=time, full=full_names, as_known=as_known, label=label, label_time=label_time)
     run = _streamed if out is not None and Path(out).suffix.lower()=='.parquet' else _at_once
@@ -205,8 +208,10 @@ def _at_once(p, picked, entities, out, how) -> TrainingSet:
     import pyarrow as pa
     table = pa.concat_tables(history.pieces(entities, p), promote_options='default')
     asked,h = _prepared(p, picked, table, how)
-    with progress('joining', total=len(h.stored)) as report: result,answers = history.joined(h, p, table, asked, how['as_known'], report)
-    fact = _fact([answers], table.num_rows, result.num_rows, result.select(table.column_names).equals(table), digest(result), result.column_names, asked, how, _leaks(h, result, answers, asked, how))
+    with progress('joining', total=len(h.stored)) as report:
+        result,answers = history.joined(h, p, table, asked, how['as_known'], report)
+    fact = _fact([answers], table.num_rows, result.num_rows, result.select(table.column_names).equals(table), digest(result),
+        result.column_names, asked, how, _leaks(h, result, answers, asked, how))
     fact.arrow = result
     if out is not None: _write(result, out); fact.path = str(out)
     return fact
@@ -221,15 +226,18 @@ def _streamed(p, picked, entities, out, how) -> TrainingSet:
             if not all_answers: leaks,columns = _leaks(h, result, answers, asked, how),result.column_names
             w.write(result)
             rows_in += table.num_rows; kept = kept and result.select(table.column_names).equals(table)
-            all_answers.append([a._replace(columns={}, asked=None, event=None) for a in answers]); report(table.num_rows, f'{rows_in:,} rows')
+            all_answers.append([a._replace(columns={}, asked=None, event=None) for a in answers])
+            report(table.num_rows, f'{rows_in:,} rows')
     import pyarrow.parquet as pq
-    fact = _fact(all_answers, rows_in, pq.read_metadata(out).num_rows, kept, history.digest_of_file(out), columns, asked, how, leaks)
+    fact = _fact(all_answers, rows_in, pq.read_metadata(out).num_rows, kept, history.digest_of_file(out),
+        columns, asked, how, leaks)
     fact.path = str(out)
     return fact
 
 def _fact(answers, rows_in, rows_out, kept, digest, columns, asked, how, leaks) -> TrainingSet:
     views = history.merged(answers)
-    return TrainingSet(rows_in=rows_in, rows_out=rows_out, order_kept=kept, future_values=sum(v.future_values for v in views), unmatched={v.view:v.unmatched for v in views}, digest=digest, columns=columns,
+    return TrainingSet(rows_in=rows_in, rows_out=rows_out, order_kept=kept, future_values=sum(v.future_values for v in views),
+        unmatched={v.view:v.unmatched for v in views}, digest=digest, columns=columns,
         time=asked, views=views, label=how['label'], leaks=leaks)
 
 def _write(table, path:Path):
@@ -246,6 +254,7 @@ def _write(table, path:Path):
 def _note(p, fact, picked):
     "Lineage: which rows came from which definitions"
     from mlops_nb.core import ledger
-    ledger.record(p, 'feature.joined', ','.join(v.view for v in fact.views)[:200], {'rows_in':fact.rows_in, 'rows_out':fact.rows_out, 'order_kept':fact.order_kept, 'future_values':fact.future_values,
+    ledger.record(p, 'feature.joined', ','.join(v.view for v in fact.views)[:200],
+        {'rows_in':fact.rows_in, 'rows_out':fact.rows_out, 'order_kept':fact.order_kept, 'future_values':fact.future_values,
         'unmatched':fact.unmatched, 'definitions':{f'{d.name}@{d.version}':definition.digest(d) for d,_ in picked},
         'time':fact.time, 'leaks':[f'{x.column}: {x.kind}' for x in fact.leaks]}, digest=fact.digest, fail='open')

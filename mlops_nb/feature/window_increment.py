@@ -13,7 +13,8 @@ from . import increment, stream_ingest, stream_store
 from .facts import Definition
 
 # %% ../../nbs/feature/window_increment.ipynb #123f555e
-def _marks(store) -> None: store.db.execute('CREATE TABLE IF NOT EXISTS mark(view TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID')
+def _marks(store) -> None:
+    store.db.execute('CREATE TABLE IF NOT EXISTS mark(view TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID')
 
 def _replaced(store, view, events, since_us, cut_us) -> int:
     "Put events known since a time in the place of those that are there, drop those that no window reaches; how many are new"
@@ -37,16 +38,20 @@ def fill(
     store,view = stream_store.of(p),f'{d.name}@{d.version}'
     try:
         _marks(store)
-        if store.streamed(view): return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':'', 'read':0, 'how':'streamed'}
+        if store.streamed(view):
+            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':'', 'read':0, 'how':'streamed'}
         old = next((m for m, in store.db.execute('SELECT mark FROM mark WHERE view=?', (view,))), '')
         f = increment.read(p, d, old, overlap_us, full)
-        if f.rows is None: return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':f.mark.newest, 'read':0, 'how':f.how}
+        if f.rows is None:
+            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':f.mark.newest, 'read':0, 'how':f.how}
         if f.how=='all': written = stream_ingest.load_history(p, d, store)[1]
         else:
             events,_ = stream_ingest._events_of_rows(p, d, f.rows)
             newest = max([e[1] for e in events], default=0)
             high = store.db.execute('SELECT max(time) FROM event WHERE view=?', (view,)).fetchone()[0] or newest
             written = _replaced(store, view, events, f.since_us, max(newest, high)-stream_store.reach_us(d))
-        store.db.execute('INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark', (view, msgspec.json.encode(f.mark).decode()))
-        return {'view':view, 'entities':store.size(view)[0], 'written':written, 'newest':f.mark.newest, 'read':f.rows.num_rows, 'how':f.how}
+        store.db.execute('INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark',
+            (view, msgspec.json.encode(f.mark).decode()))
+        return {'view':view, 'entities':store.size(view)[0], 'written':written, 'newest':f.mark.newest,
+            'read':f.rows.num_rows, 'how':f.how}
     finally: store.close()

@@ -16,7 +16,8 @@ from ..core.refs import check_name, interval
 from .facts import Window
 
 # %% ../../nbs/feature/windows.ipynb #3fa91d8f
-AGGREGATES = {'count':'count', 'sum':'sum', 'mean':'mean', 'avg':'mean', 'min':'min', 'max':'max', 'std':'std', 'stddev':'std', 'first':'first', 'last':'last',
+AGGREGATES = {'count':'count', 'sum':'sum', 'mean':'mean', 'avg':'mean', 'min':'min', 'max':'max', 'std':'std', 'stddev':'std',
+    'first':'first', 'last':'last',
     'distinct':'distinct', 'count_distinct':'distinct', 'approx_distinct':'approx_distinct'} # What may be written -> what it is
 STATED_ERROR = .05 # An `approx_distinct` that is kept from a stream is within max(2, 5 %) of the exact count, which history gives
 _LINE = re.compile(r'\s*(\w+)\s*\(\s*(\*|"(?:[^"]|"")+"|[^()"]*?)\s*\)\s+over\s+([\w.]+)(?:\s+as\s+(\w+))?(?:\s+where\s+(.+?))?(?:\s+as\s+(\w+))?\s*', re.I|re.S)
@@ -28,12 +29,15 @@ def parse(
     m = _LINE.fullmatch(line)
     if not m: raise BadInput(f'{line!r} is no window', "write 'mean(arr_delay) over 7d as delay_7d where not cancelled'")
     word,column,over,name,where,last = m.groups()
-    if word.lower() not in AGGREGATES: raise BadInput(f'{line!r}: no aggregate `{word}`', suggest(word.lower(), AGGREGATES) or f'there are: {", ".join(dict.fromkeys(AGGREGATES.values()))}')
+    if word.lower() not in AGGREGATES:
+        raise BadInput(f'{line!r}: no aggregate `{word}`', suggest(word.lower(), AGGREGATES)
+            or f'there are: {", ".join(dict.fromkeys(AGGREGATES.values()))}')
     aggregate,column = AGGREGATES[word.lower()],column[1:-1].replace('""', '"') if column.startswith('"') else column.strip('*')
     if not column and aggregate!='count': raise BadInput(f'{line!r}: which column?', f'write {word}(COLUMN) over {over}')
     if interval(over).total_seconds()<=0: raise BadInput(f'{line!r}: a window has a length')
     name = name or last or re.sub(r'\W', '_', f'{aggregate}_{column}_{over}' if column else f'{aggregate}_{over}')
-    return Window(name=check_name(name, 'feature'), aggregate=aggregate, column=column, over=over, filter=' '.join((where or '').split()) if "'" not in (where or '') else where.strip())
+    return Window(name=check_name(name, 'feature'), aggregate=aggregate, column=column, over=over,
+        filter=' '.join((where or '').split()) if "'" not in (where or '') else where.strip())
 
 def line_of(w:Window) -> str:
     "The line that `parse` reads"
@@ -51,7 +55,8 @@ class Row(NamedTuple):
 
 def known_versions(rows:list[Row], t:int) -> list[Row]:
     "Rules 2 and 3: the rows of one entity that count at `t`, wherever they lie"
-    known = [r for r in rows if max(r.time, r.created if r.created is not None else r.time)<=t or (r.id is not None and r.created is not None and r.created<=t)]
+    known = [r for r in rows if max(r.time, r.created if r.created is not None else r.time)<=t
+        or (r.id is not None and r.created is not None and r.created<=t)]
     best:dict = {}
     for n,r in enumerate(known):
         k = ('row', n) if r.id is None else ('id', r.id)
@@ -77,7 +82,8 @@ def value_of(aggregate:str, over:int, known:list[Row], t:int, events:bool=False)
     if aggregate=='count': return len(values)
     if aggregate in ('distinct', 'approx_distinct'): return len(set(values))
     if not values: return None
-    if aggregate in ('first', 'last'): return (min if aggregate=='first' else max)(here, key=lambda r: (r.time, r.created or 0, r.value)).value
+    if aggregate in ('first', 'last'):
+        return (min if aggregate=='first' else max)(here, key=lambda r: (r.time, r.created or 0, r.value)).value
     if aggregate in ('min', 'max'): return (min if aggregate=='min' else max)(values)
     if aggregate=='sum': return sum(values) if all(isinstance(v, int) for v in values) else math.fsum(values)
     mean = math.fsum(values)/len(values)
@@ -97,9 +103,12 @@ def selected(
     if len(found)!=1 or found[0].type!=duckdb.StatementType.SELECT: raise BadInput(f'filter {filter!r} is no expression')
     con = duckdb.connect(config={'threads':1})
     try:
-        con.execute("SET TimeZone='UTC'"); con.execute('SET python_enable_replacements=false'); con.register('events', rows); con.execute('SET enable_external_access=false'); con.execute('SET lock_configuration=true')
+        con.execute("SET TimeZone='UTC'"); con.execute('SET python_enable_replacements=false'); con.register('events', rows)
+        con.execute('SET enable_external_access=false'); con.execute('SET lock_configuration=true')
         got = con.execute(f'SELECT coalesce(CAST(({filter}) AS BOOLEAN), false) AS keep FROM events').fetchnumpy()['keep']
-    except duckdb.Error as e: raise BadInput(f'filter {filter!r}: {" ".join(str(e).split())[:160]}', f'columns: {", ".join(rows.column_names[:20])}') from e
+    except duckdb.Error as e:
+        raise BadInput(f'filter {filter!r}: {" ".join(str(e).split())[:160]}',
+            f'columns: {", ".join(rows.column_names[:20])}') from e
     finally: con.close()
     if len(got)!=rows.num_rows: raise BadInput(f'filter {filter!r} is an aggregate', 'write a condition on one event')
     return np.asarray(got, bool)
@@ -110,15 +119,20 @@ def type_of(
 ): # pyarrow type of the feature; raises `BadInput` for a column that has no such aggregate
     "What a window's values are"
     import pyarrow as pa
-    if w.column and w.column not in schema.names: raise BadInput(f'window `{w.name}`: the view gives no column `{w.column}`', suggest(w.column, schema.names) or f'it gives: {", ".join(schema.names[:20])}')
+    if w.column and w.column not in schema.names:
+        raise BadInput(f'window `{w.name}`: the view gives no column `{w.column}`',
+            suggest(w.column, schema.names) or f'it gives: {", ".join(schema.names[:20])}')
     if w.aggregate in ('count', 'distinct', 'approx_distinct'): return pa.int64()
     t = schema.field(w.column).type
     t = t.value_type if pa.types.is_dictionary(t) else t
     whole = pa.types.is_integer(t) or pa.types.is_boolean(t)
     if w.aggregate in ('first', 'last', 'min', 'max'):
-        if pa.types.is_nested(t): raise BadInput(f'window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}', 'aggregate a plain value')
+        if pa.types.is_nested(t):
+            raise BadInput(f'window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}', 'aggregate a plain value')
         return t
-    if not (whole or pa.types.is_floating(t) or pa.types.is_decimal(t) or pa.types.is_null(t)): raise BadInput(f'window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}', 'count, distinct, min, max, first and last take any value')
+    if not (whole or pa.types.is_floating(t) or pa.types.is_decimal(t) or pa.types.is_null(t)):
+        raise BadInput(f'window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}',
+            'count, distinct, min, max, first and last take any value')
     return pa.int64() if w.aggregate=='sum' and whole else pa.float64()
 
 def inputs(ws:list[Window]) -> list[str]:

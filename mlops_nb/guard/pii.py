@@ -27,7 +27,8 @@ def vin_ok(text:str) -> bool:
     value = dict(zip('ABCDEFGHJKLMNPRSTUVWXYZ', (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9)))
     s = text.upper()
     if len(s)!=17 or s.isdigit(): return False
-    total = sum((int(c) if c.isdigit() else value.get(c, 0))*w for c,w in zip(s, (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)))
+    total = sum((int(c) if c.isdigit() else value.get(c, 0))*w
+        for c,w in zip(s, (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)))
     return s[8]==('X' if total%11==10 else str(total%11))
 
 def card_ok(text:str) -> bool:
@@ -47,7 +48,8 @@ PII:dict[str,tuple[str,Callable[[str],bool]|None]] = {
     'iban':(r'(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])', iban_ok),
     'phone':(r'(?<![\w.+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?![\w])|(?<![\w.])\(\d{3}\) ?\d{3}-\d{4}(?!\d)'
         r'|(?i:\b(?:phone|tel|telephone|mobile|cell|fax))\W{1,3}\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?!\d)', lambda s: 8<=sum(c.isdigit() for c in s)<=15),
-    'ip_address':(r'(?<![\w.=~<>-])(?<!version )(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.-])', lambda s: s.split('.')[0] not in ('0', '127', '255') and not s.endswith('.0')),
+    'ip_address':(r'(?<![\w.=~<>-])(?<!version )(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.-])',
+    lambda s: s.split('.')[0] not in ('0', '127', '255') and not s.endswith('.0')),
     'ipv6_address':(r'(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])|(?<![\w:])(?:2[0-9a-f]{3}|f[de][0-9a-f]{2}):(?:[0-9a-f]{1,4}:)*:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])', None),
     'mac_address':(r'(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])', None),
     'vehicle_number':(r'(?i:\bvin)'+_LABEL+r'[A-HJ-NPR-Z0-9]{17}\b', lambda s: vin_ok(s[-17:])),
@@ -80,7 +82,8 @@ def _real(text:str) -> bool:
 
 SECRETS:dict[str,tuple[str,Callable[[str],bool]|None]] = {
     'aws_access_key':(r'(?<![A-Z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Z0-9])', None),
-    'aws_secret_key':(r'(?i:aws.{0,20}(?:secret|key).{0,20}?)[\'"=:\s]{1,4}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])', lambda s: any(c.isdigit() for c in s[-40:]) and any(c.isupper() for c in s[-40:])),
+    'aws_secret_key':(r'(?i:aws.{0,20}(?:secret|key).{0,20}?)[\'"=:\s]{1,4}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])',
+    lambda s: any(c.isdigit() for c in s[-40:]) and any(c.isupper() for c in s[-40:])),
     'github_token':(r'\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b', None),
     'gitlab_token':(r'\bglpat-[A-Za-z0-9_-]{20,}\b', None),
     'slack_token':(r'\bxox[abeoprs]-[A-Za-z0-9-]{10,}', None),
@@ -105,9 +108,12 @@ def find_secrets(
     return _found(text, _SECRETS)
 
 # %% ../../nbs/guard/pii.ipynb #bb8751c5
-_NAMES = {'email':r'e_?mail', 'phone':r'phone|mobile|telephone|fax(_|$)', 'ssn':r'(^|_)ssn(_|$)|social_sec', 'birth_date':r'(^|_)dob(_|$)|birth', 'person_name':r'(first|last|full|sur|given|middle|maiden|patient|customer|user)_?name',
-    'postal_address':r'street|(home|postal|mailing|street)_?addr|^address', 'zip':r'(^|_)(zip|post(al)?_?code)', 'medical_record':r'(^|_)mrn(_|$)|medical_rec|patient_id', 'licence_number':r'passport|licen[cs]e_?(no|num|plate)',
-    'payment_card':r'(card|pan)_?(no|num)|credit_?card', 'iban':r'(^|_)iban', 'ip_address':r'(^|_)ip(_|$|v4|v6|_?addr)', 'health':r'diagnos|(^|_)icd', 'gender':r'^(sex|gender)$', 'ethnicity':r'ethnic|^race$', 'religion':r'religion'}
+_NAMES = {'email':r'e_?mail', 'phone':r'phone|mobile|telephone|fax(_|$)', 'ssn':r'(^|_)ssn(_|$)|social_sec',
+    'birth_date':r'(^|_)dob(_|$)|birth', 'person_name':r'(first|last|full|sur|given|middle|maiden|patient|customer|user)_?name',
+    'postal_address':r'street|(home|postal|mailing|street)_?addr|^address', 'zip':r'(^|_)(zip|post(al)?_?code)',
+    'medical_record':r'(^|_)mrn(_|$)|medical_rec|patient_id', 'licence_number':r'passport|licen[cs]e_?(no|num|plate)',
+    'payment_card':r'(card|pan)_?(no|num)|credit_?card', 'iban':r'(^|_)iban', 'ip_address':r'(^|_)ip(_|$|v4|v6|_?addr)',
+    'health':r'diagnos|(^|_)icd', 'gender':r'^(sex|gender)$', 'ethnicity':r'ethnic|^race$', 'religion':r'religion'}
 _COLUMN = {k:re.compile(p) for k,p in _NAMES.items()}
 
 def column_hints(

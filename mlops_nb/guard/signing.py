@@ -34,7 +34,9 @@ def load(
     path = key_path()
     if not make and not path.exists(): raise NotFound(f'no signing key at {path}', 'make one with: mlops init')
     try: seed = identity.private_file(path, lambda: base64.b64encode(secrets.token_bytes(32))+b'\n')
-    except OSError as e: raise ToolFailed(f'the signing key {path} cannot be kept: {e.strerror}', 'your configuration directory must be writable') from e
+    except OSError as e:
+        raise ToolFailed(f'the signing key {path} cannot be kept: {e.strerror}',
+            'your configuration directory must be writable') from e
     try: raw = base64.b64decode(seed.strip(), validate=True)
     except ValueError: raw = b''
     if len(raw)!=32: raise BadInput(f'{path} is not a signing key', 'restore it from a backup, or remove it and run: mlops init')
@@ -57,7 +59,9 @@ def signer(
 ) -> Key: # A key that this project has pinned; raises `BadInput` when it has not
     "The key to sign this project's checkpoints with"
     key = load()
-    if key.pin not in pins(p): raise BadInput('your signing key is not pinned in mlops.toml, so nobody would accept its signature', 'pin it with: mlops init')
+    if key.pin not in pins(p):
+        raise BadInput('your signing key is not pinned in mlops.toml, so nobody would accept its signature',
+            'pin it with: mlops init')
     return key
 
 def key_health(p) -> tuple[bool,str,str]:

@@ -87,13 +87,15 @@ def backfill(
     job = definition.read(p, name)
     if not 1<=parallel<=256: raise BadInput(f'--parallel {parallel}: expected 1 to 256')
     b,fixed = _planned(p, job, dict(over), params, again)
-    if dry_run: return Plan(steps=[f'{"skip, done by "+r.run+":" if r.status=="skipped" else "run"} {", ".join(f"{k}={v}" for k,v in r.parameters.items())}' for r in b.rows])
+    if dry_run:
+        return Plan(steps=[f'{"skip, done by "+r.run+":" if r.status=="skipped" else "run"} {", ".join(f"{k}={v}" for k,v in r.parameters.items())}' for r in b.rows])
     from mlops_nb.core import ledger
     b.id,b.parallel,began = f'{name}-backfill-{secrets.token_hex(4)}',parallel,time.monotonic()
     try: _go(p, b, fixed, on_failure=='stop')
     finally:
         b.seconds = time.monotonic()-began
-        ledger.record(p, 'job.backfilled', name, {'backfill':b.id, 'over':dict(over), 'counts':b.counts, 'seconds':b.seconds}, digest=b.definition, fail='open')
+        ledger.record(p, 'job.backfilled', name, {'backfill':b.id, 'over':dict(over), 'counts':b.counts, 'seconds':b.seconds},
+            digest=b.definition, fail='open')
     if not b.ok:
         e = Finding(f'backfill of {name}: {b.finding}', f'see: mlops job history {name}')
         e.__dict__['result'] = b

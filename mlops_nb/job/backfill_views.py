@@ -24,6 +24,7 @@ def done(
     began,found = {},{}
     for e in events:
         p = e.payload or {}
-        if e.type=='job.started' and p.get('definition')==definition: began[p.get('bracket')] = {**defaults, **(p.get('parameters') or {})}
+        if e.type=='job.started' and p.get('definition')==definition:
+            began[p.get('bracket')] = {**defaults, **(p.get('parameters') or {})}
         elif e.type=='job.completed' and p.get('bracket') in began: found[key(began[p['bracket']])] = p.get('run', '')
     return found

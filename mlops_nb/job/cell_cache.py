@@ -42,7 +42,8 @@ def uses_history(cell:Cell) -> bool:
     return any(_HISTORY.fullmatch(n) for n in cell.uses)
 
 # %% ../../nbs/job/cell_cache.ipynb #90a64aa3
-_SAVED = {'random', 'np', 'numpy', 'os', 'sys', 'warnings', 'pd', 'pandas', 'plt', 'mpl', 'matplotlib', 'time', 'gc', 'json', 'shutil', 'subprocess', 'requests', 'logging_'}
+_SAVED = {'random', 'np', 'numpy', 'os', 'sys', 'warnings', 'pd', 'pandas', 'plt', 'mpl', 'matplotlib', 'time', 'gc', 'json',
+    'shutil', 'subprocess', 'requests', 'logging_'}
 _CONFIGURES = re.compile(r'(set_|set[A-Z]|use_|enable|disable|config|basicConfig|init|register|seed|patch|install|activate|deactivate|load_dotenv|login|autolog|manual_seed|theme|set$|use$)')
 
 def sets_module_state(cell:Cell, modules:set[str]) -> str:
@@ -125,7 +126,8 @@ class Cache:
         self.block:list[int] = [] # Cells that ran since the last checkpoint
         self.modules,self.reads = imported(cells),[reads(cells, k) for k in range(len(cells))]
         self.codes = [code_digest(c.text) for c in cells]
-        self.again = {k:why for k,c in enumerate(cells) if (why := sets_module_state(c, self.modules)) or uses_history(c) and (why := 'it reads the history of cells')}
+        self.again = {k:why for k,c in enumerate(cells) if (why := sets_module_state(c, self.modules)) or uses_history(c)
+            and (why := 'it reads the history of cells')}
         self.old:dict[str,list[tuple[Record,bytes]]] = {}
         for r,b in old: self.old.setdefault(r.codes[0] if r.codes else '', []).append((r, b))
         self.given,self.did = {r.at[0]:(r, b) for r,b in given if r.at},list[Record]()
@@ -144,7 +146,8 @@ class Cache:
             return mine if [c.index for c in self.cells[k:k+len(mine[0].at)]]==mine[0].at and self.shelf.has(mine[0].buffers) else None
         for r,b in reversed(self.old.get(self.codes[k], [])):
             ks = list(range(k, k+len(r.codes)))
-            if ks[-1]>=len(self.cells) or [self.codes[j] for j in ks]!=r.codes or r.key!=self.key(ks, versions, settings): continue
+            if ks[-1]>=len(self.cells) or [self.codes[j] for j in ks]!=r.codes or r.key!=self.key(ks, versions, settings):
+                continue
             if current is not None and any(d[0] and d[0]!=current.get(n, d[0]) for n,d in r.random.items()): continue
             if self.shelf.files_hold(r.files, r.wrote) and self.shelf.has(r.buffers): return r,b
         return None
@@ -166,7 +169,8 @@ class Cache:
                 r = hit[0]
                 for n in r.deleted: versions.pop(n, None)
                 for n in r.names: lost.pop(n, None)
-                versions.update(r.names); lost.update(dict.fromkeys(r.lost, k)); settings = self.shelf.settings_after(hit[1], settings)
+                versions.update(r.names); lost.update(dict.fromkeys(r.lost, k))
+                settings = self.shelf.settings_after(hit[1], settings)
                 k += len(r.codes); continue
             ran.add(k)
             wanted = self.reads[k]
@@ -213,8 +217,11 @@ class Cache:
         saved = self.shelf.save(key)
         drawn = self.shelf.random()
         opened,wrote = [p for *_,f in todo for p in f[0]],sorted({p for *_,f in todo for p in f[1]})
-        r = Record(key=key, codes=[self.codes[j] for j in ks], outputs=[t[0] for t in todo], counts=[t[1] for t in todo], usage=[t[2] for t in todo], names=saved.names, deleted=saved.deleted, lost=saved.lost,
-            again='; '.join(self.again[j] for j in ks if j in self.again), random={n:[self.drawn.get(n, ''), d] for n,d in drawn.items() if self.drawn.get(n)!=d}, files=self.shelf.digests(sorted(set(opened)-set(wrote))), wrote=wrote, buffers=saved.buffers,
+        r = Record(key=key, codes=[self.codes[j] for j in ks], outputs=[t[0] for t in todo], counts=[t[1] for t in todo],
+            usage=[t[2] for t in todo], names=saved.names, deleted=saved.deleted, lost=saved.lost,
+            again='; '.join(self.again[j] for j in ks if j in self.again),
+            random={n:[self.drawn.get(n, ''), d] for n,d in drawn.items() if self.drawn.get(n)!=d},
+            files=self.shelf.digests(sorted(set(opened)-set(wrote))), wrote=wrote, buffers=saved.buffers,
             at=[self.cells[j].index for j in ks], changed=saved.changed, sets=self.shelf.settings()!=self.settings)
         for n in saved.deleted: self.versions.pop(n, None); self.missing.pop(n, None)
         for n in saved.names: self.missing.pop(n, None)
@@ -226,8 +233,10 @@ class Cache:
     def effects(self) -> dict:
         "What the cells of this process did beside giving names to new things; for `step_graph.Effects`"
         own = [r for r in self.did if r.at and r.at[0] not in self.given]
-        return {'changed':sorted({n for r in own for n in r.changed}), 'shared':sorted({n for r in own for n in r.names}-{n for r in own for n in r.changed}),
+        return {'changed':sorted({n for r in own for n in r.changed}),
+            'shared':sorted({n for r in own for n in r.names}-{n for r in own for n in r.changed}),
             'random':sorted({n for r in own for n,d in r.random.items() if d[0]}),
-            'sets':any(r.sets for r in own), 'read':sorted({p for r in own for p in r.files}), 'wrote':sorted({p for r in own for p in r.wrote})}
+            'sets':any(r.sets for r in own), 'read':sorted({p for r in own for p in r.files}),
+            'wrote':sorted({p for r in own for p in r.wrote})}
     @property
     def pending(self) -> bool: return bool(self.block)

@@ -61,7 +61,8 @@ class Opened:
 def _ignored(folder:str) -> list[str]:
     "Places whose files are nobody's input"
     home = os.path.expanduser('~')
-    return [*(p+os.sep for p in {sys.prefix, sys.base_prefix, str(Path(folder).parent.parent), f'{home}/.cache', f'{home}/.config', f'{home}/.ipython', f'{home}/.local'}), '/proc/', '/sys/', '/dev/', '/etc/', '/usr/']
+    return [*(p+os.sep for p in {sys.prefix, sys.base_prefix, str(Path(folder).parent.parent), f'{home}/.cache',
+        f'{home}/.config', f'{home}/.ipython', f'{home}/.local'}), '/proc/', '/sys/', '/dev/', '/etc/', '/usr/']
 
 # %% ../../nbs/job/cell_runner.ipynb #89ae440c
 class Run:
@@ -79,10 +80,12 @@ class Run:
         if self.running and not (self.cache and self.cache.pending): raise KeyboardInterrupt
     def _cache(self):
         p = self.plan
-        hidden = {n for n in self.shell.user_ns if n in self.shell.user_ns_hidden or n.startswith('_') or n in ('In', 'Out', 'exit', 'quit', 'open', 'get_ipython')}
+        hidden = {n for n in self.shell.user_ns if n in self.shell.user_ns_hidden or n.startswith('_')
+            or n in ('In', 'Out', 'exit', 'quit', 'open', 'get_ipython')}
         shelf = namespace.Shelf(self.shell.user_ns, hidden, Path(p['blocks']), [f for f,_ in self.tell.mask.raw])
         self.opened.install()
-        old,given = ([x for f in fs for x in cell_cache.read(Path(f))] for fs in (filter(None, [p['resume'], *p.get('more', ())]), p.get('given', ())))
+        old,given = ([x for f in fs for x in cell_cache.read(Path(f))]
+            for fs in (filter(None, [p['resume'], *p.get('more', ())]), p.get('given', ())))
         return cell_cache.Cache([understood(c['at'], c['source'], tuple(c['tags'])) for c in self.cells], shelf,
             Path(p.get('log') or Path(p['folder'])/'cells.log'), old, p['salt'], given)
     async def all(self) -> dict:
@@ -91,10 +94,12 @@ class Run:
         while k<len(self.cells):
             if self.stop: return self._stopped(None)
             if self.cache and (hit := self.cache.take(k)):
-                for j,outs in enumerate(hit.outputs if not self.cells[k].get('given') else ()): self.tell({'cached':self.cells[k+j]['at'], 'outputs':outs, 'count':hit.counts[j], 'usage':hit.usage[j]})
+                for j,outs in enumerate(hit.outputs if not self.cells[k].get('given') else ()):
+                    self.tell({'cached':self.cells[k+j]['at'], 'outputs':outs, 'count':hit.counts[j], 'usage':hit.usage[j]})
                 k += len(hit.codes); self.shell.execution_count = hit.counts[-1]+1
                 continue
-            if self.cache and (gone := self.cache.before(k)): return {'done':'restart', 'error':f'`{gone}` could not be saved and is needed'}
+            if self.cache and (gone := self.cache.before(k)):
+                return {'done':'restart', 'error':f'`{gone}` could not be saved and is needed'}
             end = await self.one(k, told)
             if end is not None: return end
             k += 1
@@ -111,7 +116,9 @@ class Run:
         self.running = True
         try: done = await shell_plugin.run(self.shell, c['source'], c['id'])
         except KeyboardInterrupt: return self._stopped(c['at'])
-        finally: self.running = False; files = self.opened.end([os.path.abspath(p) for p in self.plan['inputs'] if p in c['source']]); self.tell.heard = None
+        finally:
+            self.running = False; files = self.opened.end([os.path.abspath(p) for p in self.plan['inputs'] if p in c['source']])
+            self.tell.heard = None
         used,error = meter.read(),done.error_before_exec or done.error_in_exec
         usage = {'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb, 'kwh':used.kwh, 'energy':used.energy}
         failed = error is not None and 'raises-exception' not in c['tags'] and not (isinstance(error, SystemExit) and str(error) in ('', '0', 'None'))
@@ -123,12 +130,15 @@ class Run:
         if self.cache: self._save(k, said.of.get(0, []), count, usage, files, told)
         return None
     def _save(self, k, outputs, count, usage, files, told):
-        lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files, insist=self.stop or self.cells[k].get('insist', False))
+        lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files,
+            insist=self.stop or self.cells[k].get('insist', False))
         if lost is None: self.tell({'put_off':self.cells[k]['at']}); return
         self.tell({'saved':self.cells[k]['at']}, soon=True)
         for n,why in lost.items():
             if (n, why) not in told: told.add((n, why)); self.tell({'lost':n, 'cell':self.cells[k]['at'], 'why':why})
-        if k in self.cache.again and ('again', k) not in told: told.add(('again', k)); self.tell({'lost':'', 'cell':self.cells[k]['at'], 'why':f'{self.cache.again[k]}: a resume runs this cell again'})
+        if k in self.cache.again and ('again', k) not in told:
+            told.add(('again', k))
+            self.tell({'lost':'', 'cell':self.cells[k]['at'], 'why':f'{self.cache.again[k]}: a resume runs this cell again'})
     def _stopped(self, cell) -> dict: return {'done':'aborted', 'cell':cell, 'error':'stopped'}
 
 def _one_line(e:BaseException) -> str: return f'{type(e).__name__}: {" ".join(str(e).split())[:400]}'.rstrip(': ')
@@ -185,7 +195,8 @@ def run(
 def _limit(limits:dict):
     "What the system itself can refuse: the supervisor's polls would see it later"
     import resource
-    if limits.get('disk_mb'): resource.setrlimit(resource.RLIMIT_FSIZE, (int(limits['disk_mb']*1e6),)*2); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if limits.get('disk_mb'):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limits['disk_mb']*1e6),)*2); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     if limits.get('cpu_s'): resource.setrlimit(resource.RLIMIT_CPU, (int(limits['cpu_s'])+60,)*2)
 
 def _end_of_process():

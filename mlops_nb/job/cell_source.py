@@ -95,7 +95,8 @@ def as_read(
     if indent: lines = [l[len(indent):] if l.startswith(indent) else l for l in lines]
     first = [lines[n] for n in full[:2]]
     if _CLASSIC.match(first[0]) and first[0].startswith('>>>'): lines = [_CLASSIC.sub('', l) for l in lines]
-    elif first[0].startswith('In [') and _PROMPT.match(first[0]) or len(first)>1 and _PROMPT.match(first[1]): lines = [_PROMPT.sub('', l) for l in lines]
+    elif first[0].startswith('In [') and _PROMPT.match(first[0]) or len(first)>1 and _PROMPT.match(first[1]):
+        lines = [_PROMPT.sub('', l) for l in lines]
     head = next((n for n in full if not lines[n].startswith('#')), full[0])
     if head!=full[0] and lines[head].startswith('%%'): lines.insert(0, lines.pop(head))
     return '\n'.join(lines)
@@ -130,7 +131,8 @@ def take_apart(
     while n<len(lines) and (lines[n].lstrip().startswith('%%') or not magics and _PAGE.match(lines[n])):
         head,opaque = _cell_magic(lines[n], '\n'.join(lines[n+1:]))
         head.line = n+1; magics.append(head)
-        if opaque: return Source(python='\n'*(len(lines)-1), magics=magics, soft=_words('\n'.join(lines[n+1:])+head.rest), opaque=opaque)
+        if opaque:
+            return Source(python='\n'*(len(lines)-1), magics=magics, soft=_words('\n'.join(lines[n+1:])+head.rest), opaque=opaque)
         bound = re.match(r'\w+', head.rest) if head.name=='capture' else None
         lines[n] = f'{bound[0]} = get_ipython()' if bound else ''
         n += 1

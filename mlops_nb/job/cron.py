@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 from ..core.errors import BadInput, suggest
 
 # %% ../../nbs/job/cron.ipynb #e6d334d3
-ALIASES = {'@hourly':'0 * * * *', '@daily':'0 0 * * *', '@midnight':'0 0 * * *', '@weekly':'0 0 * * 0', '@monthly':'0 0 1 * *', '@yearly':'0 0 1 1 *', '@annually':'0 0 1 1 *'}
+ALIASES = {'@hourly':'0 * * * *', '@daily':'0 0 * * *', '@midnight':'0 0 * * *', '@weekly':'0 0 * * 0', '@monthly':'0 0 1 * *',
+    '@yearly':'0 0 1 1 *', '@annually':'0 0 1 1 *'}
 
 def parse(
     expr:str, # Five fields, or an alias such as `@daily`
@@ -45,7 +46,9 @@ def zone(
     "A time zone; raises `BadInput` with the nearest name"
     import zoneinfo
     try: return ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as e: raise BadInput(f'no time zone {name!r}', suggest(name, sorted(zoneinfo.available_timezones())) or 'write Europe/Berlin or UTC') from e
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as e:
+        raise BadInput(f'no time zone {name!r}', suggest(name, sorted(zoneinfo.available_timezones()))
+            or 'write Europe/Berlin or UTC') from e
 
 def local_zone() -> str:
     "Name of this machine's zone; UTC when it cannot be told"
@@ -58,7 +61,8 @@ def local_zone() -> str:
     return 'UTC'
 
 # %% ../../nbs/job/cron.ipynb #5056a0b9
-def _exists(naive:datetime, tz) -> bool: return naive.replace(tzinfo=tz).astimezone(UTC).astimezone(tz).replace(tzinfo=None)==naive
+def _exists(naive:datetime, tz) -> bool:
+    return naive.replace(tzinfo=tz).astimezone(UTC).astimezone(tz).replace(tzinfo=None)==naive
 
 def _after_gap(naive:datetime, tz) -> datetime:
     "The first real minute after a time that the clock skips"

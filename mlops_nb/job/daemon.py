@@ -31,7 +31,8 @@ class Processes:
         w = Worker(self.project)
         if not hold(w.ident): w.close(); done(Outcome(status='stopped', message='the claim was lost')); return w
         def follow():
-            try: out,_ = w.run(f.job, schedule_definition.parameters_at(s, f.due), {'fire':f.id, 'attempt':f.attempt}, s.timeout_s)
+            try:
+                out,_ = w.run(f.job, schedule_definition.parameters_at(s, f.due), {'fire':f.id, 'attempt':f.attempt}, s.timeout_s)
             except Exception as e: out = Outcome(status='failed', message=f'{type(e).__name__}: {e}')
             w.close()
             done(out)
@@ -82,8 +83,10 @@ class Daemon:
         self._collect()
         for s in schedules.values():
             if now>=self.next.get((s.job, d := schedule_definition.digest(s)), 0):
-                if left := self.store.plan(s, now): self._tell('job.fire_skipped', s.job, {'why':left}); self.counts['skipped'] += 1
-                self.next[s.job, d] = next((t.timestamp() for t in cron.fires(s.cron, s.tz, datetime.fromtimestamp(now, UTC))), now+3600) if s.cron else now+30
+                if left := self.store.plan(s, now):
+                    self._tell('job.fire_skipped', s.job, {'why':left}); self.counts['skipped'] += 1
+                self.next[s.job, d] = next((t.timestamp() for t in cron.fires(s.cron, s.tz, datetime.fromtimestamp(now, UTC))),
+                    now+3600) if s.cron else now+30
         self._renew()
         self.ending = self._settle()
         while len(self.held)<self.workers and not self.stopping:
@@ -140,9 +143,11 @@ class Daemon:
             return
         followers = [n for n,x in self._schedules().items() if x.after==f.job and not x.cron] if o.status=='succeeded' else []
         notice = f'{f.id} {o.status} at attempt {f.attempt}'+(f': {o.message}' if o.message else '') if s.notify and (s.notify_on=='always' or o.status=='failed') else ''
-        if not self.store.finish(f, o.status, o.message, o.run, followers, notice): self.say(f'{f.id}: the claim was lost before it ended'); return
+        if not self.store.finish(f, o.status, o.message, o.run, followers, notice):
+            self.say(f'{f.id}: the claim was lost before it ended'); return
         self.counts[o.status] += 1
-        if o.status=='failed': self._tell('job.fire_failed', f.job, {'fire':f.id, 'attempts':f.attempt, 'error':o.message, 'run':o.run})
+        if o.status=='failed':
+            self._tell('job.fire_failed', f.job, {'fire':f.id, 'attempts':f.attempt, 'error':o.message, 'run':o.run})
         else: self.say(f'{f.id}: {o.status}')
 
     # claims
@@ -155,14 +160,17 @@ class Daemon:
     def _protect(self):
         "Without the store: stop runs whose claims are about to end"
         for id,(_,_,handle,at) in list(self.held.items()):
-            if handle and time.monotonic()-at>self.store.lease_s*2/3: self.say(f'{id}: stopped, because its claim could not be renewed'); handle.stop(); del self.held[id]
+            if handle and time.monotonic()-at>self.store.lease_s*2/3:
+                self.say(f'{id}: stopped, because its claim could not be renewed'); handle.stop(); del self.held[id]
     def _settle(self) -> bool:
         "Give back what vanished daemons held; True when a worker of one is still ending"
         ending = False
         for f in self.store.fires(status='running', limit=1000):
             if not self._is_gone(f): continue
             if f.worker and process_identity.is_here(f.worker) and process_identity.is_alive(f.worker): ending = True; continue
-            if run := completed(self.project, f): done = self.store.finish(f, 'succeeded', 'its daemon vanished after the run had ended', run, [n for n,x in self._schedules().items() if x.after==f.job and not x.cron])
+            if run := completed(self.project, f):
+                done = self.store.finish(f, 'succeeded', 'its daemon vanished after the run had ended', run,
+                    [n for n,x in self._schedules().items() if x.after==f.job and not x.cron])
             elif f.lost+1>LOST: done = self.store.finish(f, 'failed', f'its daemon vanished {f.lost+1} times')
             else: done = self.store.again(f, 'its daemon vanished', lost=True)
             if done: self.say(f'{f.id}: its daemon vanished'+(', after the run had ended' if run else ''))

@@ -80,7 +80,8 @@ def prepare(
     s = project.settings.job
     kernel = s.kernel if s.kernel!='python3' else job.kernel
     why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(nb, kernel)
-    plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=given, timeout_s=s.timeout_s, injected=at, limits=limits_of(project, job, limits),
+    plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=given,
+        timeout_s=s.timeout_s, injected=at, limits=limits_of(project, job, limits),
         isolated=why, resume=resume, cache=s.cache, live=live, parallel=parallel or job.parallel or len(os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else [0]))
     folder.mkdir(parents=True, exist_ok=True)
     plan.timeout_s = int(plan.limits.cell_s)
@@ -136,12 +137,14 @@ def environment(
     env.update(MLOPS_PROJECT=str(project.root), MLOPS_PARENT_RUN=run, PYTHONUNBUFFERED='1')
     env = warm.settled(env)
     home = str(Path(mlops_nb.__file__).parent.parent)
-    if home in map(os.path.abspath, filter(None, sys.path)) and not home.endswith('-packages'): env['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
+    if home in map(os.path.abspath, filter(None, sys.path)) and not home.endswith('-packages'):
+        env['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
     return env
 
 def described(env:dict[str,str]) -> dict[str,str]:
     "What a reader needs to repeat a run"
-    return {'python':platform.python_version(), 'platform':platform.platform(terse=True), 'PYTHONHASHSEED':env.get('PYTHONHASHSEED', ''), 'TZ':env.get('TZ', ''), 'cpus':str(os.cpu_count())}
+    return {'python':platform.python_version(), 'platform':platform.platform(terse=True), 'PYTHONHASHSEED':env.get('PYTHONHASHSEED', ''), 'TZ':env.get('TZ', ''),
+        'cpus':str(os.cpu_count())}
 
 @contextmanager
 def _stoppable():
@@ -168,7 +171,8 @@ def _request(project, job, plan, env, nb, given) -> dict:
     cells = [{'at':n, 'source':c['source'], 'id':c.get('id', ''), 'tags':c['metadata'].get('tags') or []} for n,c in enumerate(nb['cells']) if c['cell_type']=='code']
     old = folder_of(project, plan.resume)/'cells.log' if plan.resume else ''
     more = [str(f) for f in cell_cache.logs_of_steps(folder_of(project, plan.resume))] if plan.resume else []
-    return {'plan':{'cells':cells, 'folder':str(folder), 'cache':plan.cache, 'resume':str(old), 'more':more, 'blocks':str(project.root/'.mlops'/'blocks'), 'salt':f'{sys.version} {plan.job}', 'inputs':[t.name for t in job.inputs if t.kind=='file'],
+    return {'plan':{'cells':cells, 'folder':str(folder), 'cache':plan.cache, 'resume':str(old), 'more':more, 'blocks':str(project.root/'.mlops'/'blocks'),
+        'salt':f'{sys.version} {plan.job}', 'inputs':[t.name for t in job.inputs if t.kind=='file'],
         'secrets':given, 'limits':{'cpu_s':plan.limits.cpu_s, 'disk_mb':plan.limits.disk_mb}}, 'env':env, 'cwd':plan.cwd, 'umask':_umask()}
 
 def _umask() -> int:
@@ -226,16 +230,20 @@ def job_index(plan:Plan, index:int|None) -> int|None:
 
 class _Told:
     "What a run says while it goes on"
-    def __init__(self, plan:Plan, nb:dict, mask, step, price): self.plan,self.mask,self.step,self.price,self.titles,self.cells,self.remarks = plan,mask,step,price,injection.titles(nb),{},[]
+    def __init__(self, plan:Plan, nb:dict, mask, step, price):
+        self.plan,self.mask,self.step,self.price,self.titles,self.cells,self.remarks = plan,mask,step,price,injection.titles(nb),{},[]
     def __call__(self, m:dict):
         if 'in' in m: self._live(m)
         elif 'cached' in m: self._cell(m['cached'], {**m['usage'], 'status':'completed'}, True)
         elif 'status' in m: self._cell(m['cell'], m, False)
-        elif 'why' in m: self.remarks.append(self.mask.text(f'`{m["lost"]}` of cell {job_index(self.plan, m["cell"])}: {m["why"]}; a resume that needs it runs that cell again' if m['lost'] else f'cell {job_index(self.plan, m["cell"])}: {m["why"]}'))
+        elif 'why' in m:
+            self.remarks.append(self.mask.text(f'`{m["lost"]}` of cell {job_index(self.plan, m["cell"])}: {m["why"]}; a resume that needs it runs that cell again' if m['lost']
+                else f'cell {job_index(self.plan, m["cell"])}: {m["why"]}'))
         elif 'note' in m: self.remarks.append(m['note'])
     def _cell(self, at, m, cached):
         u = Usage(**{k:m[k] for k in ('seconds', 'cpu_s', 'peak_mb', 'kwh', 'energy')})
-        self.cells[at] = CellRun(index=job_index(self.plan, at), seconds=u.seconds, cost_usd=0. if cached else self.price(u), cpu_s=u.cpu_s, peak_mb=u.peak_mb, kwh=u.kwh, status=m['status'], title=self.titles[at], cached=cached)
+        self.cells[at] = CellRun(index=job_index(self.plan, at), seconds=u.seconds, cost_usd=0. if cached else self.price(u), cpu_s=u.cpu_s, peak_mb=u.peak_mb, kwh=u.kwh,
+            status=m['status'], title=self.titles[at], cached=cached)
         self.step(1, self.titles[at])
     def _live(self, m):
         if not self.plan.live: return
@@ -260,7 +268,8 @@ def execute(
     env,nb = environment(project, plan.run),notebook_ast.load(plan.input)
     given = {v:secret_refs.look_up(v) for v in plan.parameters.values() if secret_refs.is_secret(v)}
     mask,started = secret_refs.Mask(given.values()),datetime.now(UTC).isoformat(timespec='milliseconds')
-    record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env), started=started, message='stopped before it ended', resumed=plan.resume)
+    record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env),
+        started=started, message='stopped before it ended', resumed=plan.resume)
     cost_of = lambda seconds,cpu: price(Usage(seconds=seconds, cpu_s=cpu, peak_mb=0., kwh=cost.metering.modelled_kwh(seconds, cpu), energy='model'))
     end:dict = {}
     with cost.metering.measure() as used, progress(f'job {job.name}', sum(c['cell_type']=='code' for c in nb['cells'])) as p:
@@ -298,8 +307,10 @@ def _run(project, job, plan, env, nb, mask, given, told, cost_of, record) -> dic
 def _paid(r:RunRecord, energy:str) -> dict:
     "What the ledger remembers of a run"
     cells = [{'index':c.index, 'seconds':round(c.seconds, 6), 'usd':c.cost_usd, 'kwh':0. if c.cached else c.kwh, 'cpu_s':c.cpu_s, 'peak_mb':c.peak_mb, 'cached':c.cached} for c in r.cells]
-    return {'job':r.job, 'usd':r.cost_usd, 'kwh':r.kwh, 'seconds':r.seconds, 'cpu_s':r.cpu_s, 'peak_mb':r.peak_mb, 'energy':energy, 'idle_s':max(0., r.seconds-sum(c.seconds for c in r.cells if not c.cached)), 'cells':cells,
-        'digest':r.digest, 'form':r.form, **({'artefacts':{a.name:a.digest for a in r.artefacts}} if r.artefacts else {}), **({'resumed':r.resumed} if r.resumed else {}), **({'error':r.message, 'cell':r.failed_cell} if r.message else {})}
+    return {'job':r.job, 'usd':r.cost_usd, 'kwh':r.kwh, 'seconds':r.seconds, 'cpu_s':r.cpu_s, 'peak_mb':r.peak_mb, 'energy':energy,
+        'idle_s':max(0., r.seconds-sum(c.seconds for c in r.cells if not c.cached)), 'cells':cells,
+        'digest':r.digest, 'form':r.form, **({'artefacts':{a.name:a.digest for a in r.artefacts}} if r.artefacts else {}), **({'resumed':r.resumed} if r.resumed else {}),
+        **({'error':r.message, 'cell':r.failed_cell} if r.message else {})}
 
 def _one_line(plan, end) -> str:
     "How a run failed, with the cell's index"

@@ -168,7 +168,8 @@ class Server:
             pid,status,used = os.wait4(found.si_pid, 0)
             line = self.children.pop(pid, None); self.ending.pop(pid, None)
             if line is None: continue
-            try: warm.send(line, {'exit':os.waitstatus_to_exitcode(status), 'cpu_s':used.ru_utime+used.ru_stime, 'peak_mb':used.ru_maxrss*1024/1e6})
+            try:
+                warm.send(line, {'exit':os.waitstatus_to_exitcode(status), 'cpu_s':used.ru_utime+used.ru_stime, 'peak_mb':used.ru_maxrss*1024/1e6})
             except OSError: pass # The caller is gone
             line.close()
 
@@ -188,8 +189,11 @@ def code_stamp() -> tuple:
     return newest,n,tuple(os.stat(p).st_mtime_ns for p in sys.path if p.endswith('-packages') and os.path.isdir(p))
 
 # %% ../../nbs/job/fork_server.ipynb #f53bda15
-BASE = ('mlops_nb.cli', 'mlops_nb.core.grammar', 'mlops_nb.core.verb_index', 'mlops_nb.core.ledger', 'mlops_nb.core.draw', 'mlops_nb.core.identity', 'mlops_nb.cost.price_book', 'mlops_nb.cost.verbs', 'mlops_nb.job.verbs',
-    'mlops_nb.job.execution', 'mlops_nb.job.supervision', 'mlops_nb.job.panel', 'mlops_nb.job.cell_runner', 'mlops_nb.job.cell_cache', 'mlops_nb.job.unattended', 'cloudpickle', 'tomllib', 'sqlite3', 'orjson', 'traceback', 'asyncio', 'platform', 'subprocess')
+BASE = ('mlops_nb.cli', 'mlops_nb.core.grammar', 'mlops_nb.core.verb_index', 'mlops_nb.core.ledger', 'mlops_nb.core.draw',
+    'mlops_nb.core.identity', 'mlops_nb.cost.price_book', 'mlops_nb.cost.verbs', 'mlops_nb.job.verbs',
+    'mlops_nb.job.execution', 'mlops_nb.job.supervision', 'mlops_nb.job.panel', 'mlops_nb.job.cell_runner',
+    'mlops_nb.job.cell_cache', 'mlops_nb.job.unattended', 'cloudpickle', 'tomllib', 'sqlite3', 'orjson', 'traceback', 'asyncio',
+    'platform', 'subprocess')
 
 def preload(modules) -> list[str]:
     "Import modules; those that cannot be imported are named"
@@ -205,7 +209,9 @@ def _rehearse():
     from mlops_nb.core import grammar, verb_index
     from mlops_nb.job.facts import CellRun, RunRecord
     grammar.parse(['job', 'run', 'x', '-p', 'n=-1', '--limit', 'wall_s=1'], verb_index.load())
-    record = RunRecord(run='x', job='x', status='completed', cells=[CellRun(index=0, seconds=1., cost_usd=.1, cpu_s=1., peak_mb=1., kwh=0., status='completed', title='x')], cost_usd=.1, output='x.ipynb')
+    record = RunRecord(run='x', job='x', status='completed',
+        cells=[CellRun(index=0, seconds=1., cost_usd=.1, cpu_s=1., peak_mb=1., kwh=0., status='completed', title='x')],
+        cost_usd=.1, output='x.ipynb')
     str(record), record.json(), platform.platform(terse=True)
 
 def main():

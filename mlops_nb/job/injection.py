@@ -24,7 +24,8 @@ def inject(
     nb['cells'] = [c for c in nb['cells'] if 'injected-parameters' not in (c['metadata'].get('tags') or [])]
     if not values: return nb,-1
     known = {p.name:p for p in parameters}
-    source = '\n'.join(['# Parameters', *(f'{n} = {secret_refs.as_code(v) if secret_refs.is_secret(v) else as_code(known[n], v)}' for n,v in values.items())])
+    source = '\n'.join(['# Parameters',
+        *(f'{n} = {secret_refs.as_code(v) if secret_refs.is_secret(v) else as_code(known[n], v)}' for n,v in values.items())])
     tagged = [n for n,c in enumerate(nb['cells']) if 'parameters' in (c['metadata'].get('tags') or [])]
     code = [n for n,c in enumerate(nb['cells']) if c['cell_type']=='code']
     at = tagged[0]+1 if tagged else code[0] if code else len(nb['cells'])
@@ -35,15 +36,18 @@ def inject(
 # %% ../../nbs/job/injection.ipynb #8b0b3da1
 _ADDRESS = re.compile(r'\b0x[0-9a-f]{6,16}\b')
 
-def _text(x) -> str: return _ADDRESS.sub('0x', ''.join(x) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, sort_keys=True))
+def _text(x) -> str:
+    return _ADDRESS.sub('0x', ''.join(x) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, sort_keys=True))
 
 def outcome(
     cell:dict, # An executed code cell
 ) -> dict:
     "What a cell showed, without what differs in every run"
     outs = cell.get('outputs') or []
-    streams = {n:_text(''.join(_text(o['text']) for o in outs if o['output_type']=='stream' and o['name']==n)) for n in ('stdout', 'stderr')}
-    data = [{k:_text(v) for k,v in sorted(o['data'].items())} for o in outs if o['output_type'] in ('execute_result', 'display_data')]
+    streams = {n:_text(''.join(_text(o['text']) for o in outs if o['output_type']=='stream' and o['name']==n))
+        for n in ('stdout', 'stderr')}
+    data = [{k:_text(v) for k,v in sorted(o['data'].items())}
+        for o in outs if o['output_type'] in ('execute_result', 'display_data')]
     errors = [[o['ename'], _text(o['evalue'])] for o in outs if o['output_type']=='error']
     return {'source':_text(cell['source']), 'streams':{k:v for k,v in streams.items() if v}, 'data':data, 'errors':errors}
 

@@ -17,7 +17,8 @@ from .cell_source import take_apart
 from .supervision import Limits
 
 # %% ../../nbs/job/kernel_form.ipynb #796eebd9
-_WIDGETS = {'ipywidgets', 'bqplot', 'ipyleaflet', 'ipympl', 'pythreejs', 'itables', 'anywidget', 'jupyter_dash', 'panel', 'voila', 'ipykernel', 'ipyparallel', 'nest_asyncio', 'comm', 'vpython', 'ipycanvas', 'ipyvolume', 'nglview', 'k3d', 'perspective'}
+_WIDGETS = {'ipywidgets', 'bqplot', 'ipyleaflet', 'ipympl', 'pythreejs', 'itables', 'anywidget', 'jupyter_dash', 'panel', 'voila',
+    'ipykernel', 'ipyparallel', 'nest_asyncio', 'comm', 'vpython', 'ipycanvas', 'ipyvolume', 'nglview', 'k3d', 'perspective'}
 _PROTOCOL = re.compile(r'\.kernel\b|%connect_info|%qtconsole|tqdm\.(?:notebook|auto)|tqdm_notebook|IPKernelApp|%matplotlib\s+(?:widget|notebook|ipympl)')
 
 def imports_of(nb:dict) -> list[tuple[int,str]]:
@@ -44,7 +45,8 @@ def needs_kernel(
     for n,m in imports_of(nb):
         if m.partition('.')[0] in _WIDGETS: return f'cell {n} imports {m}, which talks to a page'
     for n,c in enumerate(nb['cells']):
-        if c['cell_type']=='code' and (hit := _PROTOCOL.search(c['source'])): return f'cell {n} uses `{hit[0]}`, which is part of a kernel'
+        if c['cell_type']=='code' and (hit := _PROTOCOL.search(c['source'])):
+            return f'cell {n} uses `{hit[0]}`, which is part of a kernel'
     profile = Path(env.get('IPYTHONDIR') or Path(env.get('HOME') or '/')/'.ipython')/'profile_default'
     own = [p for p in (profile/'ipython_config.py', profile/'ipython_kernel_config.py') if p.exists()]+sorted((profile/'startup').glob('*.*py'))
     return f'your IPython profile runs {own[0].name} in every kernel' if own else ''
@@ -71,7 +73,8 @@ def follow(
 ) -> dict: # The last message: how it ended
     "Run the child and listen; a `KeyboardInterrupt` stops it first"
     with open(folder/'log.txt', 'wb') as log:
-        child = subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.papermill_runner', str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd, start_new_session=True)
+        child = subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.papermill_runner', str(folder)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd, start_new_session=True)
         try: last,why = _listen(child, limits, tell, cost_of)
         finally:
             _end(child, limits.grace_s)
@@ -95,5 +98,6 @@ def _listen(child, limits, tell, cost_of) -> tuple[dict,str]:
             for l in lines:
                 last = json.loads(l)
                 if 'done' not in last: tell(last)
-        if limits.wall_s and time.monotonic()-began>=limits.wall_s: return last,f'it ran longer than its limit of {limits.wall_s:g} s (wall_s)'
+        if limits.wall_s and time.monotonic()-began>=limits.wall_s:
+            return last,f'it ran longer than its limit of {limits.wall_s:g} s (wall_s)'
         if limits.polled and (why := supervision.exceeded(limits, child.pid, time.monotonic()-began, cost_of)): return last,why

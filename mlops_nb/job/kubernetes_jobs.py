@@ -21,8 +21,10 @@ def _said(what:str):
     try: yield
     except k.client.ApiException as e:
         error = Refused if e.status in (401, 403) else ToolFailed
-        raise error(f'Kubernetes says {e.status} to {what}: {_message(e)}', 'see what you may do: kubectl auth can-i --list' if error is Refused else '') from e
-    except urllib3.exceptions.HTTPError as e: raise ToolFailed(f'the Kubernetes cluster cannot be reached: {str(e)[:200]}', 'see: kubectl cluster-info') from e
+        raise error(f'Kubernetes says {e.status} to {what}: {_message(e)}',
+            'see what you may do: kubectl auth can-i --list' if error is Refused else '') from e
+    except urllib3.exceptions.HTTPError as e:
+        raise ToolFailed(f'the Kubernetes cluster cannot be reached: {str(e)[:200]}', 'see: kubectl cluster-info') from e
 
 def _message(e) -> str:
     "What the server wrote"
@@ -35,10 +37,13 @@ class Cluster:
     def __init__(self):
         k = need('kubernetes', 'k8s')
         file = os.environ.get('KUBECONFIG') or '~/.kube/config' # The client itself looks once, when it is imported
-        try: self.api,self.namespace = k.config.new_client_from_config(config_file=file),k.config.list_kube_config_contexts(file)[1]['context'].get('namespace', 'default')
+        try:
+            self.api,self.namespace = k.config.new_client_from_config(config_file=file),k.config.list_kube_config_contexts(file)[1]['context'].get('namespace', 'default')
         except k.config.ConfigException as e:
             try: k.config.load_incluster_config(); self.api,self.namespace = k.client.ApiClient(),_own_namespace()
-            except k.config.ConfigException: raise ToolFailed('no Kubernetes cluster is configured', 'set KUBECONFIG, or choose one with: kubectl config use-context NAME') from e
+            except k.config.ConfigException:
+                raise ToolFailed('no Kubernetes cluster is configured',
+                    'set KUBECONFIG, or choose one with: kubectl config use-context NAME') from e
         self.url,self.core,self.batch = self.api.configuration.host,k.client.CoreV1Api(self.api),k.client.BatchV1Api(self.api)
 
 def _own_namespace() -> str:
@@ -52,7 +57,8 @@ def submit(
 ):
     "Create what is not there; raises `ToolFailed` and `Refused` with the server's words"
     k = need('kubernetes', 'k8s')
-    make = {'ServiceAccount':cluster.core.create_namespaced_service_account, 'PersistentVolumeClaim':cluster.core.create_namespaced_persistent_volume_claim, 'Job':cluster.batch.create_namespaced_job}
+    make = {'ServiceAccount':cluster.core.create_namespaced_service_account,
+        'PersistentVolumeClaim':cluster.core.create_namespaced_persistent_volume_claim, 'Job':cluster.batch.create_namespaced_job}
     for d in documents:
         with _said(f'making the {d["kind"]} {d["metadata"]["name"]}'):
             try: make[d['kind']](cluster.namespace, d)
@@ -60,7 +66,8 @@ def submit(
                 if e.status!=409 or d['kind']=='Job': raise
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #8eb90cb6
-_HOPELESS = {'ErrImagePull', 'ImagePullBackOff', 'InvalidImageName', 'ErrImageNeverPull', 'CreateContainerConfigError', 'CreateContainerError'}
+_HOPELESS = {'ErrImagePull', 'ImagePullBackOff', 'InvalidImageName', 'ErrImageNeverPull', 'CreateContainerConfigError',
+    'CreateContainerError'}
 
 def follow(
     cluster:Cluster,
@@ -71,19 +78,25 @@ def follow(
     k = need('kubernetes', 'k8s')
     with _said(f'following the Job {job}'):
         while True:
-            for e in k.watch.Watch().stream(cluster.core.list_namespaced_pod, cluster.namespace, label_selector=f'job-name={job}', timeout_seconds=watch_s):
+            for e in k.watch.Watch().stream(cluster.core.list_namespaced_pod, cluster.namespace, label_selector=f'job-name={job}',
+                timeout_seconds=watch_s):
                 if (code := _ended(e['object'], job)) is not None: return code,_log(cluster, e['object'].metadata.name)
             for c in cluster.batch.read_namespaced_job(job, cluster.namespace).status.conditions or []:
-                if c.type=='Failed' and c.status=='True': raise ToolFailed(f'the Job {job} failed: {c.reason}: {c.message}', f'see: kubectl describe job {job}')
+                if c.type=='Failed' and c.status=='True':
+                    raise ToolFailed(f'the Job {job} failed: {c.reason}: {c.message}', f'see: kubectl describe job {job}')
 
 def _ended(pod, job:str) -> int|None:
     "The exit code of a pod that has ended; raises `ToolFailed` when it can never begin"
     states = [c.state for c in pod.status.container_statuses or [] if c.state]
     for s in states:
-        if s.waiting and s.waiting.reason in _HOPELESS: raise ToolFailed(f'the Job {job} cannot begin: {s.waiting.reason}: {s.waiting.message or ""}'.rstrip(': '), 'build and push the image (job ship --to docker), then name it: --image')
+        if s.waiting and s.waiting.reason in _HOPELESS:
+            raise ToolFailed(f'the Job {job} cannot begin: {s.waiting.reason}: {s.waiting.message or ""}'.rstrip(': '),
+                'build and push the image (job ship --to docker), then name it: --image')
     if pod.status.phase not in ('Succeeded', 'Failed'): return None
     ended = next((s.terminated for s in states if s.terminated), None)
-    if ended and ended.reason=='OOMKilled': raise ToolFailed(f'the Job {job} needed more memory than it may have', f'see: kubectl describe job {job}; measured runs raise the request')
+    if ended and ended.reason=='OOMKilled':
+        raise ToolFailed(f'the Job {job} needed more memory than it may have',
+            f'see: kubectl describe job {job}; measured runs raise the request')
     return ended.exit_code if ended else int(pod.status.phase=='Failed')
 
 def _log(cluster, pod:str) -> str:
@@ -92,4 +105,5 @@ def _log(cluster, pod:str) -> str:
 
 def delete(cluster:Cluster, job:str):
     "Take a Job back, with its pod"
-    with _said(f'deleting the Job {job}'): cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy='Background')
+    with _said(f'deleting the Job {job}'):
+        cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy='Background')

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 # %% ../../nbs/job/namespace.ipynb #078a44ef
-_PLAIN = frozenset((int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, tuple, frozenset, range, type(Ellipsis), types.CodeType, property, staticmethod, classmethod))
+_PLAIN = frozenset((int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType,
+    types.ModuleType, type, tuple, frozenset, range, type(Ellipsis), types.CodeType, property, staticmethod, classmethod))
 _FIXED = (int, float, str, bytes, bool, complex, type(None), range, types.ModuleType, types.BuiltinFunctionType)
 _BIG = 1<<16 # Bytes from which a block of memory is a file of its own
 
@@ -39,7 +40,9 @@ def _pickler_class():
         def reducer_override(self, obj):
             if type(obj).__name__=='ndarray' and not obj.dtype.hasobject and (root := _root(obj)) is not obj:
                 self.roots.append(root)
-                if id(root) in self.shared and type(obj) is type(root): return _view,(root, obj.dtype, obj.shape, obj.strides, obj.__array_interface__['data'][0]-root.__array_interface__['data'][0])
+                if id(root) in self.shared and type(obj) is type(root):
+                    return _view,(root, obj.dtype, obj.shape, obj.strides,
+                        obj.__array_interface__['data'][0]-root.__array_interface__['data'][0])
             return super().reducer_override(obj)
         def _dynamic_function_reduce(self, f):
             if f.__globals__ is not self.ns: return super()._dynamic_function_reduce(f)
@@ -88,7 +91,8 @@ def dump(
             p.met,p.roots,at = [],[],file.tell()
             try: p.dump((n, ns[n]))
             except Exception as e: failed = n; lost[n] = _why(ns[n], e); break
-            if secrets and any(file.getvalue().find(s, at)>=0 or any(bytes(b).find(s)>=0 for b in buffers) for s in secrets): failed = n; lost[n] = 'it holds a secret'; break
+            if secrets and any(file.getvalue().find(s, at)>=0 or any(bytes(b).find(s)>=0 for b in buffers) for s in secrets):
+                failed = n; lost[n] = 'it holds a secret'; break
             held.append((n, p.met, [id(r) for r in p.roots]))
         if failed: names = [n for n in names if n!=failed]; continue
         p.clear_memo()
@@ -97,7 +101,8 @@ def dump(
         if not again: return Dump(file.getvalue(), buffers, ids, lost)
         shared |= again
 
-def _why(value, e:Exception) -> str: return f'{type(value).__module__}.{type(value).__qualname__} cannot be saved ({" ".join(str(e).split())[:120]})'.replace('builtins.', '')
+def _why(value, e:Exception) -> str:
+    return f'{type(value).__module__}.{type(value).__qualname__} cannot be saved ({" ".join(str(e).split())[:120]})'.replace('builtins.', '')
 
 def load(blob:bytes, buffers, ns:dict) -> dict:
     "The names of a pickle"
@@ -119,8 +124,10 @@ def _random_states() -> dict[str,bytes]:
     "Random number generators that the whole process shares"
     import random
     out = {'random':pickle.dumps(random.getstate(), 5)}
-    if 'numpy' in sys.modules and hasattr(sys.modules['numpy'], 'random'): out['numpy'] = pickle.dumps(sys.modules['numpy'].random.get_state(), 5)
-    if 'torch' in sys.modules and hasattr(sys.modules['torch'], 'get_rng_state'): out['torch'] = pickle.dumps(sys.modules['torch'].get_rng_state().numpy(), 5)
+    if 'numpy' in sys.modules and hasattr(sys.modules['numpy'], 'random'):
+        out['numpy'] = pickle.dumps(sys.modules['numpy'].random.get_state(), 5)
+    if 'torch' in sys.modules and hasattr(sys.modules['torch'], 'get_rng_state'):
+        out['torch'] = pickle.dumps(sys.modules['torch'].get_rng_state().numpy(), 5)
     return out
 
 def _set_random(states:dict[str,bytes]):
@@ -135,18 +142,22 @@ def _options() -> dict:
     "Options of libraries that differ from their defaults"
     out = {}
     if mpl := sys.modules.get('matplotlib'):
-        if hasattr(mpl, 'rcParamsOrig'): out['matplotlib'] = {k:v for k,v in dict.items(mpl.rcParams) if not k.startswith('backend') and mpl.rcParamsOrig.get(k)!=v}
+        if hasattr(mpl, 'rcParamsOrig'):
+            out['matplotlib'] = {k:v for k,v in dict.items(mpl.rcParams) if not k.startswith('backend')
+                and mpl.rcParamsOrig.get(k)!=v}
     if 'pandas' in sys.modules and (config := sys.modules.get('pandas._config.config')):
         known = _frozen(config)
         out['pandas'] = {k:v for k in known if (v := config.get_option(k, silent=True))!=config._registered_options[k].defval}
-    if (np := sys.modules.get('numpy')) and hasattr(np, 'geterr'): out['numpy'] = {k:v for k,v in np.geterr().items() if v!=('ignore' if k=='under' else 'warn')}
+    if (np := sys.modules.get('numpy')) and hasattr(np, 'geterr'):
+        out['numpy'] = {k:v for k,v in np.geterr().items() if v!=('ignore' if k=='under' else 'warn')}
     return {k:v for k,v in out.items() if v}
 
 _seen:dict = {}
 
 def _frozen(config) -> set[str]:
     "Options of pandas that code can set: those whose default is what the option had when it was first seen"
-    if 'pandas' not in _seen: _seen['pandas'] = {k for k,o in config._registered_options.items() if config.get_option(k, silent=True)==o.defval}
+    if 'pandas' not in _seen:
+        _seen['pandas'] = {k for k,o in config._registered_options.items() if config.get_option(k, silent=True)==o.defval}
     return _seen['pandas']
 
 def _set_options(options:dict):
@@ -194,11 +205,14 @@ class Shelf:
         self.outside = self._outside()
         self.drawn = {n[7:]:hashlib.sha256(b).hexdigest()[:16] for n,b in self.outside.items() if n.startswith('random.')}
         s = pickle.loads(self.outside['settings'])
-        self.mark = hashlib.sha256(repr(sorted((k, sorted(v.items(), key=str) if isinstance(v, dict) else v) for k,v in s.items())).encode()).hexdigest()[:16] if s else ''
+        self.mark = hashlib.sha256(repr(sorted((k, sorted(v.items(), key=str) if isinstance(v, dict) else v)
+            for k,v in s.items())).encode()).hexdigest()[:16] if s else ''
     def random(self) -> dict[str,str]: return dict(self.drawn)
     def _settings(self) -> dict:
-        env = {} if os.environ._data==self.raw else {k:os.environ.get(k) for k in {*os.environ, *self.environ} if os.environ.get(k)!=self.environ.get(k) and k!='MPLBACKEND'}
-        return {k:v for k,v in {'environ':env, 'cwd':os.getcwd() if os.getcwd()!=self.cwd else '', 'path':sys.path[:] if sys.path!=self.path else [], **_options()}.items() if v}
+        env = {} if os.environ._data==self.raw else {k:os.environ.get(k)
+            for k in {*os.environ, *self.environ} if os.environ.get(k)!=self.environ.get(k) and k!='MPLBACKEND'}
+        return {k:v for k,v in {'environ':env, 'cwd':os.getcwd() if os.getcwd()!=self.cwd else '',
+            'path':sys.path[:] if sys.path!=self.path else [], **_options()}.items() if v}
     def settings(self) -> str:
         "Digest of what a cell can set outside the names"
         return self.mark

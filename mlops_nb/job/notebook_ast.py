@@ -101,7 +101,8 @@ def names_of(
             if isinstance(n, ast.Name): (names.now if isinstance(n.ctx, ast.Load) else names.binds).add(n.id)
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name): names.now.add(node.target.id)
     if isinstance(node, ast.Delete):
-        names.deletes = {t.id for t in node.targets if isinstance(t, ast.Name)}; names.binds -= names.deletes; names.now |= names.deletes
+        names.deletes = {t.id for t in node.targets if isinstance(t, ast.Name)}; names.binds -= names.deletes
+        names.now |= names.deletes
     if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)): names.now -= names.binds
     return names
 

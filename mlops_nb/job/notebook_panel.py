@@ -22,11 +22,13 @@ class Findings:
     "Findings with links to their cells"
     def __init__(self, notebook:str, findings:list[NotebookFinding]): self.notebook,self.findings = notebook,findings
     def html(self, pictures=True, rows=40):
-        return table(['cell', 'kind', 'what', 'what to do'], [[_cell_link(f, self.notebook), f.kind.replace('_', ' '), f.message[:300], f.fix[:200]] for f in self.findings]).html(pictures, rows)
+        return table(['cell', 'kind', 'what', 'what to do'],
+            [[_cell_link(f, self.notebook), f.kind.replace('_', ' '), f.message[:300], f.fix[:200]] for f in self.findings]).html(pictures, rows)
     def text(self, rows=200):
         where = [('all' if f.cell is None else f'cell {f.cell}', short(f.kind.replace('_', ' '))) for f in self.findings]
         a,b = max(len(w[0]) for w in where),max(len(w[1]) for w in where)
-        out = [f'{w:{a}}  {k:{b}}  {short(f.message, 300)}\n{"":{a}}  {"":{b}}  -> {short(f.fix, 300)}' for (w,k),f in zip(where, self.findings[:rows])]
+        out = [f'{w:{a}}  {k:{b}}  {short(f.message, 300)}\n{"":{a}}  {"":{b}}  -> {short(f.fix, 300)}'
+            for (w,k),f in zip(where, self.findings[:rows])]
         return '\n'.join([*out, *([f'and {len(self.findings)-rows:,} more: see the JSON form'] if len(self.findings)>rows
             else [])])
     def markdown(self):

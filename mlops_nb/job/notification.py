@@ -30,7 +30,9 @@ def url_of(
 def check(ref:str):
     "Raise `BadInput` when a reference, or a URL written out, cannot be meant"
     if ref.partition(':')[0] in ('env', 'file') and ref.partition(':')[2]: return
-    if need('apprise', 'notify').Apprise.instantiate(ref, suppress_exceptions=True) is None: raise BadInput(f'notify: {ref.partition("://")[0]!r} is no service, or its URL lacks something', 'write env:NAME, file:PATH or an Apprise URL such as mailto://host')
+    if need('apprise', 'notify').Apprise.instantiate(ref, suppress_exceptions=True) is None:
+        raise BadInput(f'notify: {ref.partition("://")[0]!r} is no service, or its URL lacks something',
+            'write env:NAME, file:PATH or an Apprise URL such as mailto://host')
 
 def send(
     project, # A `Project`
@@ -46,5 +48,6 @@ def send(
         to = apprise.Apprise()
         known = to.add(url)
         ok = bool(known and to.notify(title=title, body=body))
-        told.append({'service':url.partition('://')[0][:40], 'ok':ok, 'detail':'' if ok else 'not delivered' if known else 'no such service'})
+        told.append({'service':url.partition('://')[0][:40], 'ok':ok,
+            'detail':'' if ok else 'not delivered' if known else 'no such service'})
     return told

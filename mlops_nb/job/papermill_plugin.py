@@ -18,7 +18,8 @@ from papermill.utils import merge_kwargs, remove_args
 from .. import cost
 
 # %% ../../nbs/job/papermill_plugin.ipynb #8acd4e9b
-SILENT = {'MLFLOW_DISABLE_TELEMETRY':'true', 'DO_NOT_TRACK':'true', 'DVC_NO_ANALYTICS':'1', 'RAY_USAGE_STATS_ENABLED':'0', 'MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK':'true', 'PYDEVD_DISABLE_FILE_VALIDATION':'1'}
+SILENT = {'MLFLOW_DISABLE_TELEMETRY':'true', 'DO_NOT_TRACK':'true', 'DVC_NO_ANALYTICS':'1', 'RAY_USAGE_STATS_ENABLED':'0',
+    'MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK':'true', 'PYDEVD_DISABLE_FILE_VALIDATION':'1'}
 
 class PrivateKernelManager(AsyncKernelManager):
     "A kernel that only this process can reach, with telemetry off"
@@ -58,7 +59,8 @@ class MeteredClient(PapermillNotebookClient):
         try: out = super().execute_cell(cell, cell_index, **kwargs); done = True; return out
         finally:
             usage = meter.read()
-            cell.metadata['mlops'] = {k:round(v, 6) if isinstance(v, float) and k!='kwh' else v for k,v in msgspec.to_builtins(usage).items()}
+            cell.metadata['mlops'] = {k:round(v, 6) if isinstance(v, float) and k!='kwh' else v
+                for k,v in msgspec.to_builtins(usage).items()}
             cell.metadata.pop('execution', None) # Times of messages: they would differ in every run
             if self.told: self.told(cell_index, cell, usage, done)
 
@@ -82,7 +84,8 @@ class MlopsEngine(NBClientEngine):
     @classmethod
     def execute_notebook(cls, nb, kernel_name, output_path=None, progress_bar=True, log_output=False, autosave_cell_every=30, told=None, mask=None, **kwargs):
         "Execute a notebook and return it; usage is in the cells' `metadata.mlops`"
-        man = QuietManager(nb, output_path=output_path, progress_bar=progress_bar, log_output=log_output, autosave_cell_every=autosave_cell_every)
+        man = QuietManager(nb, output_path=output_path, progress_bar=progress_bar, log_output=log_output,
+            autosave_cell_every=autosave_cell_every)
         man.notebook_start()
         try: cls.execute_managed_notebook(man, kernel_name, log_output=log_output, told=told, mask=mask, **kwargs)
         finally:
@@ -95,7 +98,8 @@ class MlopsEngine(NBClientEngine):
         "Run the cells in a private kernel"
         options = remove_args(['input_path', 'timeout', 'startup_timeout'], **kwargs)
         options.setdefault('kernel_manager_class', PrivateKernelManager)
-        client = MeteredClient(nb_man, **merge_kwargs(options, timeout=execution_timeout or kwargs.get('timeout'), startup_timeout=start_timeout, kernel_name=kernel_name,
+        client = MeteredClient(nb_man, **merge_kwargs(options, timeout=execution_timeout or kwargs.get('timeout'),
+            startup_timeout=start_timeout, kernel_name=kernel_name,
             log=logger, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file))
         client.told,client.mask = told,mask
         return client.execute(**cls._named(kwargs.get('input_path')))

@@ -27,8 +27,10 @@ def _failure(e:BaseException, nb_path:str) -> dict:
     "What went wrong, for the parent"
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    if isinstance(e, PapermillExecutionError): return {'kind':'cell', 'cell':e.cell_index, 'error':f'{e.ename}: {" ".join(str(e.evalue).split())[:400]}'.rstrip(': ')}
-    if isinstance(e, CellTimeoutError): return {'kind':'cell', 'error':'it ran longer than the limit of this project (job.timeout_s)'}
+    if isinstance(e, PapermillExecutionError):
+        return {'kind':'cell', 'cell':e.cell_index, 'error':f'{e.ename}: {" ".join(str(e.evalue).split())[:400]}'.rstrip(': ')}
+    if isinstance(e, CellTimeoutError):
+        return {'kind':'cell', 'error':'it ran longer than the limit of this project (job.timeout_s)'}
     if isinstance(e, DeadKernelError): return {'kind':'cell', 'error':'the kernel died (out of memory, or it ended itself)'}
     return {'kind':'tool', 'error':f'{type(e).__name__}: {_line(e)}'}
 
@@ -51,9 +53,11 @@ def execute(
     def told(index, cell, usage, done):
         at['cell'] = None if done else index
         failed = not done or any(o.output_type=='error' for o in cell.outputs)
-        tell({'cell':index, 'seconds':usage.seconds, 'cpu_s':usage.cpu_s, 'peak_mb':usage.peak_mb, 'kwh':usage.kwh, 'energy':usage.energy, 'status':'failed' if failed else 'completed'})
+        tell({'cell':index, 'seconds':usage.seconds, 'cpu_s':usage.cpu_s, 'peak_mb':usage.peak_mb, 'kwh':usage.kwh,
+            'energy':usage.energy, 'status':'failed' if failed else 'completed'})
     try:
-        papermill.execute_notebook(plan['input'], plan['output'], engine_name='mlops', kernel_name=plan['kernel'], progress_bar=False, cwd=plan['cwd'],
+        papermill.execute_notebook(plan['input'], plan['output'], engine_name='mlops', kernel_name=plan['kernel'],
+            progress_bar=False, cwd=plan['cwd'],
             execution_timeout=plan['timeout_s'] or None, autosave_cell_every=30, told=told, mask=mask)
         tell({'done':'completed'})
     except Stopped: tell({'done':'aborted', 'cell':at['cell'], 'error':'stopped'})

@@ -19,7 +19,9 @@ from .facts import Parameter
 # %% ../../nbs/job/parameter_ranges.ipynb #776523f8
 LIMIT = 10_000 # Runs of one backfill
 
-def _wrong(p:Parameter, text:str, why:str) -> BadInput: return BadInput(f'--over {p.name}={text}: {why}', 'write 1..12, 0..1/0.25, 2013-01-01..2013-01-31/7d, 2013-01..2013-12, or values by comma')
+def _wrong(p:Parameter, text:str, why:str) -> BadInput:
+    return BadInput(f'--over {p.name}={text}: {why}',
+        'write 1..12, 0..1/0.25, 2013-01-01..2013-01-31/7d, 2013-01..2013-12, or values by comma')
 
 def _month(day:dt.date, n:int) -> dt.date:
     "The same day `n` months later, or the month's last"
@@ -83,7 +85,10 @@ def combinations(
     "Every combination; raises `BadInput`"
     named = {p.name:p for p in known}
     for name in over:
-        if name not in named: raise BadInput(f'{job} has no parameter `{name}`', suggest(name, named) or (f'it has: {", ".join(named)}' if named else 'it takes none'))
+        if name not in named:
+            raise BadInput(f'{job} has no parameter `{name}`',
+                suggest(name, named) or (f'it has: {", ".join(named)}' if named else 'it takes none'))
     lists = [values(named[n], text) for n,text in over.items()]
-    if math.prod(map(len, lists))>LIMIT: raise BadInput(f'--over asks for {math.prod(map(len, lists)):,} runs, more than {LIMIT:,}', 'split it')
+    if math.prod(map(len, lists))>LIMIT:
+        raise BadInput(f'--over asks for {math.prod(map(len, lists)):,} runs, more than {LIMIT:,}', 'split it')
     return [dict(zip(over, combo)) for combo in product(*lists)]

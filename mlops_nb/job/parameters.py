@@ -77,7 +77,8 @@ def _called(node:ast.Call) -> Constant|None:
 def _inner(node) -> Constant|None:
     "A constant that JSON can hold inside a list or dict: no date, no set, no infinity, which would come back as something else"
     c = constant(node)
-    if c is None or c.form not in ('', 'str', 'tuple', ' of tuples', 'tuple of tuples') or isinstance(c.value, float) and not math.isfinite(c.value): return None
+    if c is None or c.form not in ('', 'str', 'tuple', ' of tuples', 'tuple of tuples') or isinstance(c.value, float) and not math.isfinite(c.value):
+        return None
     return c
 
 def _of_tuples(items) -> str: return ' of tuples' if items and all(i.form=='tuple' for i in items) else ''
@@ -93,8 +94,10 @@ def constant(
         return _text(node.value) if isinstance(node.value, str) else None
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         items = [_inner(e) for e in node.elts]
-        if any(i is None for i in items) or isinstance(node, ast.Set) and any(i.type=='dict' or i.type=='list' and i.form!='tuple' for i in items): return None
-        return Constant([i.value for i in items], 'list', {ast.Tuple:'tuple', ast.Set:'set'}.get(type(node), '')+_of_tuples(items))
+        if any(i is None for i in items) or isinstance(node, ast.Set) and any(i.type=='dict' or i.type=='list' and i.form!='tuple' for i in items):
+            return None
+        return Constant([i.value for i in items], 'list',
+            {ast.Tuple:'tuple', ast.Set:'set'}.get(type(node), '')+_of_tuples(items))
     if isinstance(node, ast.Dict):
         keys,values = [k.value if isinstance(k, ast.Constant) else None for k in node.keys],[_inner(v) for v in node.values]
         if any(v is None for v in values) or any(not isinstance(k, str) for k in keys): return None

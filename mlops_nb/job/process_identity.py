@@ -19,7 +19,8 @@ def _read(path:str) -> str:
 @functools.cache
 def host() -> str:
     "This host since its last boot, and this container of it: 12 hex characters"
-    return hashlib.sha256('\n'.join([platform.node(), _read('/proc/sys/kernel/random/boot_id'), _read('/proc/self/ns/pid')]).encode()).hexdigest()[:12]
+    return hashlib.sha256('\n'.join([platform.node(), _read('/proc/sys/kernel/random/boot_id'),
+        _read('/proc/self/ns/pid')]).encode()).hexdigest()[:12]
 
 def _start(pid:int) -> str:
     "When a process began; empty when there is none, or only its corpse"

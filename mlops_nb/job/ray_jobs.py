@@ -29,7 +29,9 @@ def _call(method:str, url:str, data:bytes|None=None, kind:str='application/json'
     except urllib.error.HTTPError as e:
         if missing and e.code==404: return None
         raise ToolFailed(f'Ray says {e.code} to {method} {url}: {e.read(300).decode(errors="replace")}'.strip()) from e
-    except OSError as e: raise ToolFailed(f'no Ray cluster at {url.split("/api/")[0]}: {getattr(e, "reason", e)}', 'start one with: ray start --head; or set RAY_API_SERVER_ADDRESS=http://HOST:8265') from e
+    except OSError as e:
+        raise ToolFailed(f'no Ray cluster at {url.split("/api/")[0]}: {getattr(e, "reason", e)}',
+            'start one with: ray start --head; or set RAY_API_SERVER_ADDRESS=http://HOST:8265') from e
     try: return json.loads(body) if body else {}
     except ValueError: return {}
 
@@ -55,8 +57,10 @@ def submit(
 ):
     "Upload what is not there, and submit"
     name,content = packed(files)
-    if _call('GET', f'{base}/api/packages/gcs/{name}', missing=True) is None: _call('PUT', f'{base}/api/packages/gcs/{name}', content, 'application/octet-stream')
-    body = {'submission_id':id, 'entrypoint':words, 'runtime_env':{'working_dir':f'gcs://{name}', 'pip':lock}, 'metadata':{'mlops-nb':id}}
+    if _call('GET', f'{base}/api/packages/gcs/{name}', missing=True) is None:
+        _call('PUT', f'{base}/api/packages/gcs/{name}', content, 'application/octet-stream')
+    body = {'submission_id':id, 'entrypoint':words, 'runtime_env':{'working_dir':f'gcs://{name}', 'pip':lock},
+        'metadata':{'mlops-nb':id}}
     _call('POST', f'{base}/api/jobs/', json.dumps(body).encode())
 
 # %% ../../nbs/job/ray_jobs.ipynb #ddb9e562

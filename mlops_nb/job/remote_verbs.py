@@ -32,8 +32,11 @@ def answer(
 # %% ../../nbs/job/remote_verbs.ipynb #308b4bc7
 def recorded(found:dict|None, log:str, run:str, job:str, where:str) -> RunRecord:
     "The record of a run elsewhere; raises `ToolFailed` when there is none"
-    if found is None: raise ToolFailed(f'{where} ended without a record: {(log.strip().splitlines() or ["its log is empty"])[-1][:300]}', 'the image needs mlops-nb and this job: mlops job ship NAME --to docker')
-    if 'cells' not in found: raise ToolFailed(f'{where}: {found.get("error", {}).get("message", "it failed")}', found.get('error', {}).get('hint', ''))
+    if found is None:
+        raise ToolFailed(f'{where} ended without a record: {(log.strip().splitlines() or ["its log is empty"])[-1][:300]}',
+            'the image needs mlops-nb and this job: mlops job ship NAME --to docker')
+    if 'cells' not in found:
+        raise ToolFailed(f'{where}: {found.get("error", {}).get("message", "it failed")}', found.get('error', {}).get('hint', ''))
     there = found.get('run', '')
     r = msgspec.convert({**{k:v for k,v in found.items() if k in RunRecord.__struct_fields__}, 'run':run, 'job':job}, RunRecord)
     r.remarks = [f'it ran as {where}; there it is run {there}', *r.remarks]
@@ -64,13 +67,15 @@ def _k8s(p, spec, run:str) -> tuple[str,str]:
     name = docs[-1]['metadata']['name']
     kubernetes_jobs.submit(cluster, docs)
     try:
-        with execution._stoppable(): return f'Job {cluster.namespace}/{name} of Kubernetes',kubernetes_jobs.follow(cluster, name)[1]
+        with execution._stoppable():
+            return f'Job {cluster.namespace}/{name} of Kubernetes',kubernetes_jobs.follow(cluster, name)[1]
     except KeyboardInterrupt: kubernetes_jobs.delete(cluster, name); raise
 
 def _ray(p, spec, run:str) -> tuple[str,str]:
     "Where it ran, and its log"
     base,folder = ray_jobs.address(),definition.folder_of(p, spec.name)
-    files = {f.relative_to(p.root).as_posix():f.read_bytes() for f in [p.root/'mlops.toml', *sorted(folder.rglob('*'))] if f.is_file() and not f.name.startswith('.')}
+    files = {f.relative_to(p.root).as_posix():f.read_bytes()
+        for f in [p.root/'mlops.toml', *sorted(folder.rglob('*'))] if f.is_file() and not f.name.startswith('.')}
     ray_jobs.submit(base, run, shlex.join(['mlops', 'job', 'run', spec.name, *spec.args]), files, spec.lock)
     try:
         with execution._stoppable(): return f'job {run} of Ray at {base}',ray_jobs.follow(base, run)[1]
@@ -88,8 +93,12 @@ def elsewhere(
     "One run on a cluster, from submission to record"
     from mlops_nb.core import ledger
     run,spec = execution.new_id(job.name),_spec(p, job, values, image)
-    if dry_run: return Plan(steps=[f'submit to {"Kubernetes, in the image "+spec.image if on=="k8s" else "Ray at "+ray_jobs.address()}', f'there: mlops {shlex.join(["job", "run", job.name, *spec.args])}', 'wait for its end', 'record job.started and how it ended'])
-    with ledger.bracket(p, 'job', job.name, {'run':run, 'parameters':values, 'on':on, 'source_digest':job.source_digest, 'definition':unattended.definition_digest(p, job.name)}) as done:
+    if dry_run:
+        return Plan(steps=[f'submit to {"Kubernetes, in the image "+spec.image if on=="k8s" else "Ray at "+ray_jobs.address()}',
+            f'there: mlops {shlex.join(["job", "run", job.name, *spec.args])}', 'wait for its end',
+            'record job.started and how it ended'])
+    with ledger.bracket(p, 'job', job.name, {'run':run, 'parameters':values, 'on':on, 'source_digest':job.source_digest,
+        'definition':unattended.definition_digest(p, job.name)}) as done:
         done['run'] = run
         where,log = {'k8s':_k8s, 'ray':_ray}[on](p, spec, run)
         r = recorded(answer(log), log, run, job.name, where)
@@ -105,4 +114,6 @@ def elsewhere(
 def check(on:str, resume:str, isolated:bool, live:bool, limit:dict):
     "Refuse what a run elsewhere cannot do"
     for word,given in (('--resume', resume), ('--isolated', isolated), ('--live', live), ('--limit', limit)):
-        if given: raise BadInput(f'{word} is for runs on this machine, not for --on {on}', f'leave one of the two out{"; limits of the job itself stand in job.toml" if word=="--limit" else ""}')
+        if given:
+            raise BadInput(f'{word} is for runs on this machine, not for --on {on}',
+                f'leave one of the two out{"; limits of the job itself stand in job.toml" if word=="--limit" else ""}')

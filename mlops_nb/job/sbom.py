@@ -36,7 +36,9 @@ def bill(
 ) -> dict:
     "A CycloneDX 1.6 document"
     parts = [_component(x) for x in lock]
-    image = {'type':'container', 'bom-ref':'base', 'name':base.rpartition(':')[0].partition('@')[0] or base, 'version':base.rpartition(':')[2]}
-    return {'$schema':'http://cyclonedx.org/schema/bom-1.6.schema.json', 'bomFormat':'CycloneDX', 'specVersion':'1.6', 'serialNumber':f'urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest+chr(10).join(lock))}', 'version':1,
+    image = {'type':'container', 'bom-ref':'base', 'name':base.rpartition(':')[0].partition('@')[0] or base,
+        'version':base.rpartition(':')[2]}
+    return {'$schema':'http://cyclonedx.org/schema/bom-1.6.schema.json', 'bomFormat':'CycloneDX', 'specVersion':'1.6',
+        'serialNumber':f'urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest+chr(10).join(lock))}', 'version':1,
         'metadata':{'component':{'type':'application', 'bom-ref':'job', 'name':job, 'version':digest[:12], 'hashes':[{'alg':'SHA-256', 'content':digest}]}},
         'components':[image, *parts], 'dependencies':[{'ref':'job', 'dependsOn':['base', *(c['bom-ref'] for c in parts)]}]}

@@ -52,7 +52,8 @@ class Sqlite:
             except BaseException: self.db.in_transaction and self.db.execute('ROLLBACK'); raise
         except (sqlite3.Error, OSError) as e:
             self.close()
-            raise ToolFailed(f'the schedule store {self.path} cannot be used: {e}', 'free some space' if 'full' in str(e) else 'the project folder must be writable') from e
+            raise ToolFailed(f'the schedule store {self.path} cannot be used: {e}',
+                'free some space' if 'full' in str(e) else 'the project folder must be writable') from e
     def close(self):
         if self.db is not None: self.db.close(); self.db = None
 
@@ -103,5 +104,7 @@ def open_(
 ):
     "The backend of a URL; nothing is opened yet"
     if url.startswith(('postgresql://', 'postgres://')): return Postgres(url)
-    if '://' in url: raise BadInput(f'stores.schedule={hidden(url)!r}: expected the path of a SQLite file or a postgresql:// URL', 'change [stores] schedule in mlops.toml')
+    if '://' in url:
+        raise BadInput(f'stores.schedule={hidden(url)!r}: expected the path of a SQLite file or a postgresql:// URL',
+            'change [stores] schedule in mlops.toml')
     return Sqlite(root/url)

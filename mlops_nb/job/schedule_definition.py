@@ -36,7 +36,8 @@ def write(
 ) -> Path:
     "Write the schedule of a job, replacing the one that it has"
     lines = [f'{k} = {_toml(v)}' for k,v in msgspec.to_builtins(s).items() if k!='-job']
-    write_text(place(project, s.job), '# When this job runs: edit it freely and review it in git. `mlops job calendar` shows what comes of it.\n'+'\n'.join(lines)+'\n')
+    write_text(place(project, s.job),
+        '# When this job runs: edit it freely and review it in git. `mlops job calendar` shows what comes of it.\n'+'\n'.join(lines)+'\n')
     return place(project, s.job)
 
 def read(
@@ -48,14 +49,16 @@ def read(
     try: text = place(project, job).read_text(encoding='utf-8')
     except (FileNotFoundError, NotADirectoryError) as e:
         definition.read(project, job)
-        raise NotFound(f'job `{job}` has no schedule', suggest(job, names(project)) or f"give it one with: mlops job schedule {job} '30 2 * * *'") from e
+        raise NotFound(f'job `{job}` has no schedule', suggest(job, names(project))
+            or f"give it one with: mlops job schedule {job} '30 2 * * *'") from e
     try:
         s = msgspec.convert(tomllib.loads(text), Schedule)
         s.job = job
         s.check()
         if s.cron: cron.parse(s.cron)
         cron.zone(s.tz)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BadInput) as e: raise BadInput(f'jobs/{job}/{TOML}: {getattr(e, "message", e)}') from e
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BadInput) as e:
+        raise BadInput(f'jobs/{job}/{TOML}: {getattr(e, "message", e)}') from e
     return s
 
 def names(project) -> list[str]:
@@ -74,9 +77,13 @@ def check_chain(
     "Raise `BadInput` when `after` leads nowhere, or in a circle"
     seen,after = [s.job],s.after
     while after:
-        if after in seen: raise BadInput(f'job `{s.job}` would wait for itself: {" after ".join([*seen, after])}', 'a chain needs a first job with a cron line')
+        if after in seen:
+            raise BadInput(f'job `{s.job}` would wait for itself: {" after ".join([*seen, after])}',
+                'a chain needs a first job with a cron line')
         if after not in registered(project, 'job'): definition.read(project, after)
-        if after not in names(project): raise BadInput(f'job `{after}` has no schedule, so nothing follows it', f"give it one with: mlops job schedule {after} '30 2 * * *'")
+        if after not in names(project):
+            raise BadInput(f'job `{after}` has no schedule, so nothing follows it',
+                f"give it one with: mlops job schedule {after} '30 2 * * *'")
         seen.append(after)
         after = read(project, after).after
 

@@ -35,7 +35,9 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_
         for name,low in (('retries', 0), ('backoff_s', 0), ('timeout_s', 0), ('concurrency', 1)):
             v = getattr(self, name)
             if not low<=v<1e9: raise BadInput(f'{name.removesuffix("_s")}={v:g}: expected a number from {low} up')
-        if not self.cron and not self.after: raise BadInput(f'the schedule of `{self.job}` has neither a cron line nor --after', "write: mlops job schedule NAME '30 2 * * *'")
+        if not self.cron and not self.after:
+            raise BadInput(f'the schedule of `{self.job}` has neither a cron line nor --after',
+                "write: mlops job schedule NAME '30 2 * * *'")
 
 # %% ../../nbs/job/schedule_facts.ipynb #47473469
 class Fire(msgspec.Struct, kw_only=True):

@@ -43,15 +43,19 @@ class Store:
         "`(planned until, paused)`; a schedule that is new, or whose instants changed, counts from now"
         with self.backend.transaction() as run: return self._see(run, s, now)
     def _see(self, run, s, now):
-        found,digest = run('SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?', self.key, s.job)[0],schedule_definition.digest(s)
+        found,digest = run('SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?', self.key,
+            s.job)[0],schedule_definition.digest(s)
         if found and found[0][2]==digest: return int(found[0][0]),bool(found[0][1])
-        if found: run('UPDATE mlops_schedule SET due_until=?, digest=? WHERE project=? AND job=?', int(now), digest, self.key, s.job)
+        if found:
+            run('UPDATE mlops_schedule SET due_until=?, digest=? WHERE project=? AND job=?', int(now), digest, self.key, s.job)
         else: run('INSERT INTO mlops_schedule VALUES (?,?,?,?,0)', self.key, s.job, int(now), digest)
         return int(now),bool(found and found[0][1])
     def pause(self, job:str, on:bool):
         "Stop planning and starting fires of a job, or go on"
-        with self.backend.transaction() as run: run('UPDATE mlops_schedule SET paused=? WHERE project=? AND job=?', int(on), self.key, job)
-    def paused(self) -> set[str]: return {r[0] for r in self.ask('SELECT job FROM mlops_schedule WHERE project=? AND paused=1', self.key)}
+        with self.backend.transaction() as run:
+            run('UPDATE mlops_schedule SET paused=? WHERE project=? AND job=?', int(on), self.key, job)
+    def paused(self) -> set[str]:
+        return {r[0] for r in self.ask('SELECT job FROM mlops_schedule WHERE project=? AND paused=1', self.key)}
     def forget(self, job:str) -> int:
         "Take a schedule away; returns how many waiting fires went with it"
         with self.backend.transaction() as run:
@@ -69,11 +73,14 @@ class Store:
             if not due: return ''
             keep = due if s.catch_up=='all' else due[-1:] if s.catch_up=='last' else [t for t in due if t>=now-GRACE_S]
             left = [t for t in due if t not in set(keep)]
-            for t in due: self._add(run, s.job, t, *(('waiting', '') if t in set(keep) else ('skipped', f'missed; catch-up is {s.catch_up}')))
-            run('UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=? AND due_until<?', due[-1], self.key, s.job, due[-1])
+            for t in due:
+                self._add(run, s.job, t, *(('waiting', '') if t in set(keep) else ('skipped', f'missed; catch-up is {s.catch_up}')))
+            run('UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=? AND due_until<?', due[-1],
+                self.key, s.job, due[-1])
             return f'{len(left)} missed, catch-up is {s.catch_up}: {_span(left)}' if left else ''
     def _add(self, run, job, due, status='waiting', message=''):
-        run('INSERT INTO mlops_fire(project, job, due, status, message) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING', self.key, job, due, status, message)
+        run('INSERT INTO mlops_fire(project, job, due, status, message) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING', self.key,
+            job, due, status, message)
 
     # claims
     def take(self, schedules:dict[str,Schedule], owner:str) -> Fire|None:
@@ -96,30 +103,41 @@ class Store:
         new = "status='waiting' AND attempt=0 AND project=? AND job=?"
         if s.cron and s.catch_up=='last':
             run(f"UPDATE mlops_fire SET status='skipped', message='a newer one came due before it could begin', ended=? WHERE {new} AND due<(SELECT max(due) FROM mlops_fire WHERE {new})", now, self.key, s.job, self.key, s.job)
-        if s.cron and s.catch_up=='none': run(f"UPDATE mlops_fire SET status='skipped', message='could not begin in time', ended=? WHERE {new} AND due<?", now, self.key, s.job, now-GRACE_S)
+        if s.cron and s.catch_up=='none':
+            run(f"UPDATE mlops_fire SET status='skipped', message='could not begin in time', ended=? WHERE {new} AND due<?", now,
+                self.key, s.job, now-GRACE_S)
         for row in run(f"SELECT {_COLUMNS} FROM mlops_fire WHERE project=? AND job=? AND status='waiting' AND not_before<=? ORDER BY due LIMIT 100", self.key, s.job, now)[0]:
             f = _fire(row)
-            first = run('SELECT status FROM mlops_fire WHERE project=? AND job=? AND due<=? ORDER BY due DESC LIMIT 1', self.key, s.after, f.due)[0] if s.after else []
+            first = run('SELECT status FROM mlops_fire WHERE project=? AND job=? AND due<=? ORDER BY due DESC LIMIT 1', self.key,
+                s.after, f.due)[0] if s.after else []
             if not first or first[0][0]=='succeeded': return [f]
-            if first[0][0] in ('failed', 'skipped'): run(f"UPDATE mlops_fire SET status='skipped', message=?, ended=? WHERE {_FIRE}", f'{s.after} {first[0][0]}', now, self.key, f.job, f.due)
+            if first[0][0] in ('failed', 'skipped'):
+                run(f"UPDATE mlops_fire SET status='skipped', message=?, ended=? WHERE {_FIRE}", f'{s.after} {first[0][0]}', now,
+                    self.key, f.job, f.due)
         return []
     def _mine(self, run, f:Fire, what:str, *values) -> bool:
         "Change a running fire, if it is still held by the one that took it"
-        return run(f"UPDATE mlops_fire SET {what} WHERE {_FIRE} AND status='running' AND owner=? AND attempt=?", *values, self.key, f.job, f.due, f.owner, f.attempt)[1]==1
+        return run(f"UPDATE mlops_fire SET {what} WHERE {_FIRE} AND status='running' AND owner=? AND attempt=?", *values,
+            self.key, f.job, f.due, f.owner, f.attempt)[1]==1
     def renew(self, f:Fire, worker:str='') -> bool:
         "Hold on to a fire; False when it was lost"
-        with self.backend.transaction() as run: return self._mine(run, f, 'lease_until=?, worker=?', self.now()+self.lease_s, worker or f.worker)
+        with self.backend.transaction() as run:
+            return self._mine(run, f, 'lease_until=?, worker=?', self.now()+self.lease_s, worker or f.worker)
     def finish(self, f:Fire, status:str, message:str='', run_id:str='', followers:list[str]|tuple=(), notice:str='') -> bool:
         "End a fire for good, start its followers and leave a notice, all or nothing; False when it was lost before"
         now = self.now()
         with self.backend.transaction() as run:
             if not self._mine(run, f, 'status=?, message=?, run=?, ended=?', status, message, run_id, now): return False
             for job in followers: self._add(run, job, f.due)
-            if notice: run('INSERT INTO mlops_notice(project, job, due, body) VALUES (?,?,?,?) ON CONFLICT DO NOTHING', self.key, f.job, f.due, notice)
+            if notice:
+                run('INSERT INTO mlops_notice(project, job, due, body) VALUES (?,?,?,?) ON CONFLICT DO NOTHING',
+                    self.key, f.job, f.due, notice)
             return True
     def again(self, f:Fire, message:str, wait_s:float=0., lost:bool=False) -> bool:
         "Let another attempt be made, after a wait"
-        with self.backend.transaction() as run: return self._mine(run, f, "status='waiting', owner='', message=?, not_before=?, lost=lost+?", message, self.now()+wait_s if wait_s else 0., int(lost))
+        with self.backend.transaction() as run:
+            return self._mine(run, f, "status='waiting', owner='', message=?, not_before=?, lost=lost+?", message,
+                self.now()+wait_s if wait_s else 0., int(lost))
 
     # reading
     def fires(self, job:str='', status:str='', limit:int=50) -> list[Fire]:
@@ -139,7 +157,10 @@ class Store:
         now = self.now()
         with self.backend.transaction() as run:
             found = run('SELECT job, due, body, tries FROM mlops_notice WHERE project=? AND not_before<=? ORDER BY due LIMIT 1', self.key, now)[0]
-            if found: run('UPDATE mlops_notice SET tries=tries+1, not_before=? WHERE project=? AND job=? AND due=?', now+60*2**min(found[0][3], 6), self.key, *found[0][:2])
+            if found:
+                run('UPDATE mlops_notice SET tries=tries+1, not_before=? WHERE project=? AND job=? AND due=?',
+                    now+60*2**min(found[0][3], 6), self.key, *found[0][:2])
             return found[0] if found else None
     def delivered(self, job:str, due:int):
-        with self.backend.transaction() as run: run('DELETE FROM mlops_notice WHERE project=? AND job=? AND due=?', self.key, job, due)
+        with self.backend.transaction() as run:
+            run('DELETE FROM mlops_notice WHERE project=? AND job=? AND due=?', self.key, job, due)

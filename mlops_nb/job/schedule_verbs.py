@@ -59,16 +59,22 @@ def schedule(
 
     Writes jobs/NAME/schedule.toml, to be reviewed in git; `mlops job scheduler` is the daemon that follows it."""
     p = projects.current()
-    s = Schedule(job=name, cron=cron, tz=tz or (cron_lines.local_zone() if cron else 'UTC'), after=after, retries=retries, backoff_s=backoff, timeout_s=timeout, catch_up=catch_up, concurrency=concurrency, parameters=dict(params or {}), notify=list(notify or []), notify_on=notify_on)
+    s = Schedule(job=name, cron=cron, tz=tz or (cron_lines.local_zone() if cron else 'UTC'), after=after, retries=retries,
+        backoff_s=backoff, timeout_s=timeout, catch_up=catch_up, concurrency=concurrency, parameters=dict(params or {}),
+        notify=list(notify or []), notify_on=notify_on)
     _checked(p, s)
     dues = [_local(t, s.tz) for t in islice(cron_lines.fires(cron, s.tz, datetime.now(UTC)), 5)] if cron else []
-    if dry_run: return Plan(steps=[f'write jobs/{name}/{schedule_definition.TOML}', *(f'fire at {t}' for t in dues), 'record job.scheduled'])
+    if dry_run:
+        return Plan(steps=[f'write jobs/{name}/{schedule_definition.TOML}', *(f'fire at {t}' for t in dues),
+            'record job.scheduled'])
     from mlops_nb.core import ledger
     path = schedule_definition.write(p, s).relative_to(p.root).as_posix()
     store = _store(p)
     store.see(s, store.now()); store.close()
-    ledger.record(p, 'job.scheduled', name, {'cron':cron, 'tz':s.tz, 'after':after, 'catch_up':catch_up, 'retries':retries, 'concurrency':concurrency, 'parameters':s.parameters})
-    return Scheduled(job=name, cron=cron, tz=s.tz, next=dues, after=after, retries=retries, backoff_s=backoff, timeout_s=timeout, catch_up=catch_up, concurrency=concurrency, parameters=s.parameters, notify=len(s.notify), path=path)
+    ledger.record(p, 'job.scheduled', name, {'cron':cron, 'tz':s.tz, 'after':after, 'catch_up':catch_up, 'retries':retries,
+        'concurrency':concurrency, 'parameters':s.parameters})
+    return Scheduled(job=name, cron=cron, tz=s.tz, next=dues, after=after, retries=retries, backoff_s=backoff, timeout_s=timeout,
+        catch_up=catch_up, concurrency=concurrency, parameters=s.parameters, notify=len(s.notify), path=path)
 
 # %% ../../nbs/job/schedule_verbs.ipynb #d4ba477e
 @verb('job.unschedule', changes=True, example='mlops job unschedule score')
@@ -83,7 +89,9 @@ def unschedule(
     if not path.exists(): schedule_definition.read(p, name)
     followers = [n for n in schedule_definition.names(p) if n!=name and schedule_definition.read(p, n).after==name]
     if followers: raise BadInput(f'job `{followers[0]}` runs after `{name}`', f'first: mlops job unschedule {followers[0]}')
-    if dry_run: return Plan(steps=[f'delete jobs/{name}/{schedule_definition.TOML}', 'set its waiting fires aside', 'record job.unscheduled'])
+    if dry_run:
+        return Plan(steps=[f'delete jobs/{name}/{schedule_definition.TOML}', 'set its waiting fires aside',
+            'record job.unscheduled'])
     from mlops_nb.core import ledger
     path.unlink()
     store = _store(p)
@@ -138,10 +146,14 @@ def calendar(
         dues = [] if s.job in paused or not s.cron else list(islice(cron_lines.fires(s.cron, s.tz, now, now+timedelta(days=days)), 2000))
         ended = [f for f in found if f.status not in ('waiting', 'running')]
         far = next(cron_lines.fires(s.cron, s.tz, now), None) if s.cron and s.job not in paused else None
-        rows.append(CalendarRow(job=s.job, when=s.cron+(f', after {s.after}' if s.after else '') if s.cron else f'after {s.after}', tz=s.tz, paused=s.job in paused, next=_local(far, s.tz) if far else '', last=ended[0].status if ended else '',
-            last_due=_local(_at(ended[0]), s.tz) if ended else '', waiting=sum(f.status=='waiting' for f in found), running=sum(f.status=='running' for f in found)))
+        rows.append(CalendarRow(job=s.job, when=s.cron+(f', after {s.after}' if s.after else '') if s.cron
+            else f'after {s.after}', tz=s.tz, paused=s.job in paused, next=_local(far, s.tz) if far else '',
+            last=ended[0].status if ended else '',
+            last_due=_local(_at(ended[0]), s.tz) if ended else '', waiting=sum(f.status=='waiting' for f in found),
+            running=sum(f.status=='running' for f in found)))
         ahead += [CalendarFire(job=s.job, due=_local(t, s.tz), here=_local(t, here), status='planned') for t in dues]
-        past += [CalendarFire(job=s.job, due=_local(_at(f), s.tz), here=_local(_at(f), here), status=f.status, attempt=f.attempt, run=f.run, message=f.message) for f in found]
+        past += [CalendarFire(job=s.job, due=_local(_at(f), s.tz), here=_local(_at(f), here), status=f.status, attempt=f.attempt,
+            run=f.run, message=f.message) for f in found]
     store.close()
     ahead.sort(key=lambda f: datetime.fromisoformat(f.due)); past.sort(key=lambda f: datetime.fromisoformat(f.due), reverse=True)
     return Calendar(tz=here, schedules=rows, next=ahead[:1000], past=past[:40], days=days)
@@ -162,7 +174,8 @@ def scheduler(
     p = projects.current()
     if not 1<=workers<=256: raise BadInput(f'--workers {workers}: expected 1 to 256')
     began,store = time.monotonic(),schedule_store.Store(p)
-    d = daemon.Daemon(p, store, workers=workers, say=lambda line: sys.stderr.write(f'{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n'))
+    d = daemon.Daemon(p, store, workers=workers,
+        say=lambda line: sys.stderr.write(f'{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n'))
     main = threading.current_thread() is threading.main_thread()
     before = {s:signal.signal(s, lambda *_: d.stop()) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
     try:
@@ -171,4 +184,5 @@ def scheduler(
     finally:
         for s,handler in before.items(): signal.signal(s, handler)
         store.close()
-    return SchedulerEnded(succeeded=d.counts['succeeded'], failed=d.counts['failed'], skipped=d.counts['skipped'], seconds=time.monotonic()-began, owner=d.owner)
+    return SchedulerEnded(succeeded=d.counts['succeeded'], failed=d.counts['failed'], skipped=d.counts['skipped'],
+        seconds=time.monotonic()-began, owner=d.owner)

@@ -22,17 +22,21 @@ def is_secret(value) -> bool:
 def parse(reference:str) -> tuple[str,str]:
     "Kind and place of a reference; raises `BadInput`"
     m = _REFERENCE.fullmatch(reference)
-    if not m: raise BadInput(f'{reference[:40]!r} refers to no secret', 'write secret:env:NAME, secret:file:PATH, secret:keyring:SERVICE/USER or secret:vault:PATH#FIELD')
+    if not m:
+        raise BadInput(f'{reference[:40]!r} refers to no secret',
+            'write secret:env:NAME, secret:file:PATH, secret:keyring:SERVICE/USER or secret:vault:PATH#FIELD')
     return m[1],m[2]
 
 def _env(name, env):
-    if name not in env: raise NotFound(f'the environment variable {name} is not set', f'set it, or give another reference than secret:env:{name}')
+    if name not in env:
+        raise NotFound(f'the environment variable {name} is not set', f'set it, or give another reference than secret:env:{name}')
     return env[name]
 
 def _file(path, env):
     try:
         with open(os.path.expanduser(path), encoding='utf-8') as f: return f.read().rstrip('\n')
-    except (OSError, UnicodeDecodeError) as e: raise NotFound(f'the secret file {path} cannot be read: {getattr(e, "strerror", None) or "it is no UTF-8 text"}') from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise NotFound(f'the secret file {path} cannot be read: {getattr(e, "strerror", None) or "it is no UTF-8 text"}') from e
 
 def _keyring(place, env):
     service,_,user = place.rpartition('/')
@@ -57,15 +61,18 @@ def _vault(place, env):
             return super().redirect_request(req, fp, code, msg, headers, newurl)
     path,_,field = place.partition('#')
     address,token = env.get('VAULT_ADDR', ''),env.get('VAULT_TOKEN', '')
-    if not address or not token: raise NotFound('Vault is not set up: VAULT_ADDR or VAULT_TOKEN is missing', 'set both, or give another reference')
+    if not address or not token:
+        raise NotFound('Vault is not set up: VAULT_ADDR or VAULT_TOKEN is missing', 'set both, or give another reference')
     if not _private(address): raise BadInput('VAULT_ADDR is not an https:// address')
     ask = urllib.request.Request(f'{address.rstrip("/")}/v1/{urllib.parse.quote(path)}', headers={'X-Vault-Token':token})
     try:
         with urllib.request.build_opener(Guarded).open(ask, timeout=10) as answer: data = json.load(answer)['data']
     except urllib.error.HTTPError as e: raise ToolFailed(f'Vault answers {e.code} for {path}') from e
-    except (OSError, ValueError, KeyError) as e: raise ToolFailed(f'Vault does not answer: {type(e).__name__}', 'look at VAULT_ADDR') from e
+    except (OSError, ValueError, KeyError) as e:
+        raise ToolFailed(f'Vault does not answer: {type(e).__name__}', 'look at VAULT_ADDR') from e
     data = data['data'] if isinstance(data.get('data'), dict) and 'metadata' in data else data # Version 2 of the store wraps it
-    if (field or 'value') not in data: raise NotFound(f'Vault has no field {field or "value"} at {path}', f'it has: {", ".join(data)}')
+    if (field or 'value') not in data:
+        raise NotFound(f'Vault has no field {field or "value"} at {path}', f'it has: {", ".join(data)}')
     return str(data[field or 'value'])
 
 _LOOK = {'env':_env, 'file':_file, 'keyring':_keyring, 'vault':_vault}
@@ -77,7 +84,9 @@ def look_up(
     "The secret that a reference stands for; raises one line that does not hold it"
     kind,place = parse(reference)
     value = _LOOK[kind](place, os.environ if env is None else env)
-    if len(value)<6: raise BadInput(f'{reference}: a secret of {len(value)} characters cannot be told from other text', 'use one of at least 6 characters')
+    if len(value)<6:
+        raise BadInput(f'{reference}: a secret of {len(value)} characters cannot be told from other text',
+            'use one of at least 6 characters')
     return value
 
 # %% ../../nbs/job/secret_refs.ipynb #229a6bb9
@@ -97,7 +106,9 @@ def as_code(reference:str) -> str:
 class Mask:
     "Takes secrets out of text"
     def __init__(self, secrets):
-        forms = {f for s in secrets for f in (s, repr(s)[1:-1], json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1], urllib.parse.quote(s, safe=''), urllib.parse.quote_plus(s), base64.b64encode(s.encode()).decode().rstrip('='), s.encode().hex())}
+        forms = {f for s in secrets for f in (s, repr(s)[1:-1], json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1],
+            urllib.parse.quote(s, safe=''), urllib.parse.quote_plus(s),
+            base64.b64encode(s.encode()).decode().rstrip('='), s.encode().hex())}
         self.forms = sorted(forms, key=len, reverse=True)
         self.raw = [(f.encode(), b'***') for f in self.forms]
     def text(self, text:str) -> str:

@@ -68,15 +68,18 @@ class Publisher(DisplayPublisher):
     said = Any()
     def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kw):
         transient = transient or {}
-        if update: self.said.tell({'update':transient.get('display_id'), 'data':_json_able(data), 'metadata':metadata or {}}); return
-        self.said.output(output_type='display_data', data=_json_able(data), metadata=metadata or {}, **({'transient':transient} if transient else {}))
+        if update:
+            self.said.tell({'update':transient.get('display_id'), 'data':_json_able(data), 'metadata':metadata or {}}); return
+        self.said.output(output_type='display_data', data=_json_able(data), metadata=metadata or {},
+            **({'transient':transient} if transient else {}))
     def clear_output(self, wait=False): sys.stdout.flush(); sys.stderr.flush(); self.said.tell({'clear':bool(wait)})
 
 class Hook(DisplayHook):
     "The value of a cell's last line"
     said = Any()
     def write_output_prompt(self): self.entry = {'execution_count':self.prompt_count}
-    def write_format_data(self, format_dict, md_dict=None): self.entry.update(data=_json_able(format_dict), metadata=md_dict or {})
+    def write_format_data(self, format_dict, md_dict=None):
+        self.entry.update(data=_json_able(format_dict), metadata=md_dict or {})
     def finish_displayhook(self):
         if self.entry.get('data'): self.said.output(output_type='execute_result', **self.entry)
         self.entry = {}
@@ -106,14 +109,16 @@ class CellShell(InteractiveShell):
     def ask_exit(self): self.ended = True
     def should_run_async(self, raw_cell, *, transformed_cell=None, preprocessing_exc_tuple=None):
         text = transformed_cell or raw_cell
-        return ('await' in text or 'async' in text) and super().should_run_async(raw_cell, transformed_cell=transformed_cell, preprocessing_exc_tuple=preprocessing_exc_tuple)
+        return ('await' in text or 'async' in text) and super().should_run_async(raw_cell, transformed_cell=transformed_cell,
+            preprocessing_exc_tuple=preprocessing_exc_tuple)
     def enable_gui(self, gui=None): "No event loop of windows in a job"
     def _showtraceback(self, etype, evalue, stb):
         self.said.output(output_type='error', ename=str(etype.__name__), evalue=str(evalue), traceback=list(stb))
 
 CellShell.__name__ = CellShell.__qualname__ = 'ZMQInteractiveShell' # pandas, rich and others ask for a notebook by this name, and print otherwise as for a terminal
 
-def _no_stdin(*_, **__): raise StdinNotImplementedError('raw_input was called, but this frontend does not support input requests.')
+def _no_stdin(*_, **__):
+    raise StdinNotImplementedError('raw_input was called, but this frontend does not support input requests.')
 
 def make() -> CellShell:
     "The shell of this process, with nobody listening yet"
@@ -154,7 +159,8 @@ async def run(
     try: transformed = shell.transform_cell(code)
     except Exception: trouble = sys.exc_info()
     if shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=trouble):
-        done = await shell.run_cell_async(code, store_history=True, transformed_cell=transformed, preprocessing_exc_tuple=trouble, cell_id=cell_id or None)
+        done = await shell.run_cell_async(code, store_history=True, transformed_cell=transformed, preprocessing_exc_tuple=trouble,
+            cell_id=cell_id or None)
         shell.events.trigger('post_execute'); shell.events.trigger('post_run_cell', done)
     else: done = shell.run_cell(code, store_history=True, cell_id=cell_id or None)
     sys.stdout.flush(); sys.stderr.flush()

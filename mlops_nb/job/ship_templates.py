@@ -26,10 +26,15 @@ def yaml_(x) -> str:
     if isinstance(x, str): return _quoted(x)
     if isinstance(x, dict): return '{'+', '.join(f'{_quoted(str(k))}: {yaml_(v)}' for k,v in x.items())+'}'
     return '['+', '.join(map(yaml_, x))+']' if isinstance(x, (list, tuple)) else json.dumps(x)
-def k8s(x) -> str: "Arguments of a container, in which Kubernetes would replace `$(NAME)`"; return yaml_(_each(x, lambda s: s.replace('$', '$$')))
+def k8s(x) -> str:
+    "Arguments of a container, in which Kubernetes would replace `$(NAME)`"
+    return yaml_(_each(x, lambda s: s.replace('$', '$$')))
 def compose(x) -> str: "A value in which compose would replace `$NAME`"; return k8s(x)
-def github(x) -> str: "A value in which GitHub would evaluate `${{ }}`"; return yaml_(_each(x, lambda s: re.sub(r'\$\{\{', "${{ '${{' }}", s)))
-def docker(x) -> str: "A quoted word of a Dockerfile"; return '"'+re.sub(r'[^\x20-\x7e]', '?', str(x)).replace('\\', '\\\\').replace('"', '\\"').replace('$', '\\$')+'"'
+def github(x) -> str:
+    "A value in which GitHub would evaluate `${{ }}`"; return yaml_(_each(x, lambda s: re.sub(r'\$\{\{', "${{ '${{' }}", s)))
+def docker(x) -> str:
+    "A quoted word of a Dockerfile"
+    return '"'+re.sub(r'[^\x20-\x7e]', '?', str(x)).replace('\\', '\\\\').replace('"', '\\"').replace('$', '\\$')+'"'
 def sh(x) -> str:
     "One word of a shell"
     import shlex
@@ -38,7 +43,8 @@ def py(x) -> str: "A Python literal"; return ascii(x)
 def comment(x) -> str: "Text that cannot leave its comment line"; return re.sub(r'[^\x20-\x7e]|[{}$]', '?', str(x))[:200]
 def airflow(x) -> str:
     "A Python literal whose strings Airflow may render as Jinja without changing them, but for those that are marked as templates"
-    return ascii(_each(x, lambda s: s.template if isinstance(s, Template) else '{{ "'+s.encode('unicode_escape').decode().replace('"', '\\"').replace('{', '\\x7b').replace('}', '\\x7d')+'" }}' if re.search(r"[{}]", s) else s))
+    return ascii(_each(x, lambda s: s.template if isinstance(s, Template) else '{{ "'
+        +s.encode('unicode_escape').decode().replace('"', '\\"').replace('{', '\\x7b').replace('}', '\\x7d')+'" }}' if re.search(r"[{}]", s) else s))
 
 class Template(str):
     "A text that is meant for Airflow's Jinja"
@@ -60,14 +66,17 @@ def _home() -> Path:
         if (place/'ship').is_dir(): return place
     raise NotFound('the package has no templates', 'run: pip install --force-reinstall mlops-nb')
 
-def text_of(name:str) -> str: "A file of ours: `ship/schemas/kserve-v1beta1.json`"; return (_home()/name).read_text(encoding='utf-8')
+def text_of(name:str) -> str:
+    "A file of ours: `ship/schemas/kserve-v1beta1.json`"; return (_home()/name).read_text(encoding='utf-8')
 
 @cache
 def _environment(places:tuple[str,...]):
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
-    env = SandboxedEnvironment(loader=FileSystemLoader(places), undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True, auto_reload=True)
-    env.filters.update(yaml=yaml_, k8s=k8s, compose=compose, github=github, docker=docker, sh=sh, py=py, comment=comment, airflow=airflow)
+    env = SandboxedEnvironment(loader=FileSystemLoader(places), undefined=StrictUndefined, trim_blocks=False,
+        keep_trailing_newline=True, auto_reload=True)
+    env.filters.update(yaml=yaml_, k8s=k8s, compose=compose, github=github, docker=docker, sh=sh, py=py,
+        comment=comment, airflow=airflow)
     return env
 
 def render(
@@ -80,5 +89,7 @@ def render(
     env = _environment((str(project.root/'templates'), str(_home())))
     try: return env.get_template(name).render(values)
     except jinja2.TemplateSyntaxError as e: raise BadInput(f'template {e.name or name} line {e.lineno}: {e.message}') from e
-    except jinja2.UndefinedError as e: raise BadInput(f'template {name}: {e.message}', suggest(str(e.message).split("'")[1] if "'" in str(e.message) else '', values) or f'there are: {", ".join(sorted(values))}') from e
+    except jinja2.UndefinedError as e:
+        raise BadInput(f'template {name}: {e.message}', suggest(str(e.message).split("'")[1] if "'" in str(e.message) else '',
+            values) or f'there are: {", ".join(sorted(values))}') from e
     except jinja2.TemplateError as e: raise BadInput(f'template {name}: {e}') from e

@@ -37,7 +37,8 @@ def _yaml(text:str) -> tuple[list,str]:
 
 def _schema(file:Path, name:str) -> tuple[str,str]:
     "check-jsonschema with one of its own schemas"
-    if tool := _tool('check-jsonschema'): return _version('check-jsonschema'),_run(tool, '--no-cache', '--builtin-schema', f'vendor.{name}', file)
+    if tool := _tool('check-jsonschema'):
+        return _version('check-jsonschema'),_run(tool, '--no-cache', '--builtin-schema', f'vendor.{name}', file)
     docs,wrong = _yaml(file.read_text(encoding='utf-8'))
     return 'PyYAML',wrong or ('' if docs and isinstance(docs[0], dict) else 'no mapping')
 
@@ -47,7 +48,8 @@ def _dockerfile(file):
     lines = [x.split() for x in file.read_text(encoding='utf-8').splitlines() if x.strip() and not x.startswith('#')]
     users = [x[1] for x in lines if x[0]=='USER']
     bases = [x[1] for x in lines if x[0]=='FROM']
-    wrong = [why for bad,why in ((not users or users[-1].split(':')[0] in ('0', 'root'), 'the last USER is root'), (not any(x[0]=='HEALTHCHECK' for x in lines), 'no HEALTHCHECK'),
+    wrong = [why for bad,why in ((not users or users[-1].split(':')[0] in ('0', 'root'), 'the last USER is root'),
+        (not any(x[0]=='HEALTHCHECK' for x in lines), 'no HEALTHCHECK'),
         (any(':' not in b or b.endswith(':latest') for b in bases), 'a base image is not pinned')) if bad]
     return 'structure',', '.join(wrong)
 
@@ -55,10 +57,13 @@ def _kubernetes(file):
     docs,wrong = _yaml(file.read_text(encoding='utf-8'))
     if wrong: return 'PyYAML',wrong
     try: kv = importlib.import_module('kubernetes_validate')
-    except ImportError: return 'structure',', '.join(f'document {n} lacks {k}' for n,d in enumerate(docs) for k in ('apiVersion', 'kind', 'metadata') if k not in (d or {}))
+    except ImportError:
+        return 'structure',', '.join(f'document {n} lacks {k}' for n,d in enumerate(docs)
+            for k in ('apiVersion', 'kind', 'metadata') if k not in (d or {}))
     for d in docs:
         try: kv.validate(d, kv.latest_version(), strict=True)
-        except (kv.ValidationError, kv.SchemaNotFoundError, kv.InvalidSchemaError) as e: return _version('kubernetes-validate'),f'{d.get("kind")}: {" ".join(str(getattr(e, "message", e)).split())[:500]}'
+        except (kv.ValidationError, kv.SchemaNotFoundError, kv.InvalidSchemaError) as e:
+            return _version('kubernetes-validate'),f'{d.get("kind")}: {" ".join(str(getattr(e, "message", e)).split())[:500]}'
     return _version('kubernetes-validate'),''
 
 def _kserve(file):
@@ -70,14 +75,18 @@ def _kserve(file):
 def _github(file):
     name,wrong = _schema(file, 'github-workflows')
     if not (tool := _tool('zizmor')): return name,wrong
-    return f'{name}, {_version("zizmor")}',wrong or _run(tool, '--offline', '--no-progress', '--no-config', '--persona=regular', file)
+    return f'{name}, {_version("zizmor")}',wrong or _run(tool, '--offline', '--no-progress', '--no-config',
+        '--persona=regular', file)
 
 def _bill(file):
     text = file.read_text(encoding='utf-8')
-    try: v = importlib.import_module('cyclonedx.validation.json'); schema = importlib.import_module('cyclonedx.schema'); check = v.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str
+    try:
+        v = importlib.import_module('cyclonedx.validation.json'); schema = importlib.import_module('cyclonedx.schema')
+        check = v.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str
     except ImportError: return 'structure','' if json.loads(text).get('bomFormat')=='CycloneDX' else 'no CycloneDX document'
     try: wrong = check(text)
-    except Exception as e: return 'structure','' if type(e).__name__=='MissingOptionalDependencyException' and json.loads(text).get('bomFormat')=='CycloneDX' else f'{type(e).__name__}: {e}'
+    except Exception as e:
+        return 'structure','' if type(e).__name__=='MissingOptionalDependencyException' and json.loads(text).get('bomFormat')=='CycloneDX' else f'{type(e).__name__}: {e}'
     return _version('cyclonedx-python-lib'),str(wrong or '')[:500]
 
 def _lock(file):
@@ -101,7 +110,9 @@ def check(
 ) -> tuple[str,str]: # Validator, and what it found wrong
     "Look at one file with what is here"
     if file.read_bytes()!=content: return 'bytes','it is not what was written'
-    checkers = {'Dockerfile':_dockerfile, 'compose.yaml':lambda f: _schema(f, 'compose-spec'), 'requirements.lock':_lock, 'sbom.cdx.json':_bill}
+    checkers = {'Dockerfile':_dockerfile, 'compose.yaml':lambda f: _schema(f, 'compose-spec'), 'requirements.lock':_lock,
+        'sbom.cdx.json':_bill}
     if target=='docker' and path.startswith('docker/project/'): return 'bytes',''
     if target=='docker': return checkers.get(file.name, lambda f: ('bytes', ''))(file)
-    return {'k8s':_kubernetes, 'kserve':_kserve, 'github':_github, 'gitlab':lambda f: _schema(f, 'gitlab-ci'), 'airflow':_python}[target](file)
+    return {'k8s':_kubernetes, 'kserve':_kserve, 'github':_github, 'gitlab':lambda f: _schema(f, 'gitlab-ci'),
+        'airflow':_python}[target](file)

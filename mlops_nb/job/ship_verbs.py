@@ -47,14 +47,18 @@ def ship(
     needs = ship_views.needs(found)
     spec,s = shipping.gather(p, job, needs, dict(params or {}), image, base, model, storage)
     made = list(shipping.files(p, spec, targets))
-    if dry_run: return Plan(steps=[f'write {Path(out)/path} ({len(content):,} bytes)' for _,path,content in made]+['record job.shipped'])
+    if dry_run:
+        return Plan(steps=[f'write {Path(out)/path} ({len(content):,} bytes)' for _,path,content in made]+['record job.shipped'])
     shipped = []
     for target,path,content in made:
         write_text(Path(out)/path, content)
         validator,wrong = ship_validation.check(target, path, Path(out)/path, content)
-        shipped.append(ShippedFile(path=path, target=target, validator=validator, ok=not wrong, message=wrong, bytes=len(content)))
-    fact = Shipped(job=name, out=str(out), files=shipped, digest=spec.digest, needs=needs, remarks=shipping.remarks(job, s, spec, targets))
-    ledger.record(p, 'job.shipped', name, {'to':targets, 'image':spec.image, 'files':{f.path:f.validator for f in shipped if f.validator!='bytes'}, 'ok':fact.ok}, digest=spec.digest)
+        shipped.append(ShippedFile(path=path, target=target, validator=validator, ok=not wrong,
+            message=wrong, bytes=len(content)))
+    fact = Shipped(job=name, out=str(out), files=shipped, digest=spec.digest, needs=needs,
+        remarks=shipping.remarks(job, s, spec, targets))
+    ledger.record(p, 'job.shipped', name, {'to':targets, 'image':spec.image,
+        'files':{f.path:f.validator for f in shipped if f.validator!='bytes'}, 'ok':fact.ok}, digest=spec.digest)
     if fact.ok: return fact
     e = Finding(f'ship {name}: {fact.finding[:400]}', 'mend the template, or the job, and ship again')
     e.__dict__['result'] = fact

@@ -18,7 +18,8 @@ from .schedule_facts import Schedule
 from .ship_facts import Needs
 
 # %% ../../nbs/job/shipping.ipynb #aa257e98
-RUNTIME = ('cloudpickle', 'papermill', 'ipykernel', 'nbclient', 'nbformat', 'jupyter_client', 'ipython', 'msgspec', 'orjson', 'cryptography', 'psutil', 'platformdirs', 'python-dateutil', 'tqdm', 'packaging', 'cronsim', 'tzdata') # What `mlops job run` loads
+RUNTIME = ('cloudpickle', 'papermill', 'ipykernel', 'nbclient', 'nbformat', 'jupyter_client', 'ipython', 'msgspec', 'orjson',
+    'cryptography', 'psutil', 'platformdirs', 'python-dateutil', 'tqdm', 'packaging', 'cronsim', 'tzdata') # What `mlops job run` loads
 
 def slug(
     name:str, # Of a job or model
@@ -79,11 +80,17 @@ def remarks(job:Job, s:Schedule, spec:Spec, targets:list[str]) -> list[str]:
     "What does not carry over, and what is to be supplied"
     out = []
     for k in [k for k,v in s.parameters.items() if _FIRE.fullmatch(v)]:
-        if 'k8s' in targets: out.append(f'parameter `{k}` follows the fire\'s time, which Kubernetes does not pass on: there its default counts')
-    if s.after: out.append(f'`{job.name}` follows `{s.after}`: chains are left to the scheduler; the files start it by {"its cron line" if s.cron else "hand"}')
-    out += [f'the job reads the {t.kind} `{t.name}`: mount or fetch it where it runs' for t in job.inputs if t.kind in ('file', 'dataset')]
-    if 'airflow' in targets: out += [f'papermill hands `{p.name}` over as text, not as {p.bare}' for p in job.parameters if p.bare in ('date', 'datetime')]
-    if 'docker' in targets and '@sha256:' not in spec.base: out.append(f'the base image is pinned by tag; give --base {spec.base}@sha256:... to pin its bytes')
+        if 'k8s' in targets:
+            out.append(f'parameter `{k}` follows the fire\'s time, which Kubernetes does not pass on: there its default counts')
+    if s.after:
+        out.append(f'`{job.name}` follows `{s.after}`: chains are left to the scheduler; the files start it by {"its cron line" if s.cron else "hand"}')
+    out += [f'the job reads the {t.kind} `{t.name}`: mount or fetch it where it runs'
+        for t in job.inputs if t.kind in ('file', 'dataset')]
+    if 'airflow' in targets:
+        out += [f'papermill hands `{p.name}` over as text, not as {p.bare}'
+            for p in job.parameters if p.bare in ('date', 'datetime')]
+    if 'docker' in targets and '@sha256:' not in spec.base:
+        out.append(f'the base image is pinned by tag; give --base {spec.base}@sha256:... to pin its bytes')
     return out
 
 def gather(
@@ -106,15 +113,22 @@ def gather(
     locked = [x for x in requirements.closure([*job.requirements, *RUNTIME]) if not x.startswith(('mlops-nb==', 'mlops_nb=='))]
     python = '.'.join(platform.python_version_tuple()[:2])
     for what,text in (('--image', image), ('--base', base)):
-        if text and not re.fullmatch(r'[a-z0-9][\w.:/@-]{0,254}', text): raise BadInput(f'{what} {text!r} is no image', 'write registry.example.org/team/score:1.0')
-    if storage and not re.match(r'(pvc|s3|gs|https?|hdfs|hf|oci)://.', storage): raise BadInput(f'--storage {storage!r}: expected s3://, gs://, pvc://, hf://, oci:// or https://')
-    return Spec(name=job.name, slug=slug(job.name), notebook=job.notebook or f'{job.name}.ipynb', version=digest[:12], digest=digest, mlops=__version__, python=python, base=base or f'python:{platform.python_version()}-slim-bookworm',
-        image=image or f'{slug(job.name)}:{digest[:12]}', lock=[*locked, f'mlops-nb=={__version__}'], model=model, model_slug=slug(model or job.name), storage=storage or f'pvc://models/{slug(model or job.name)}', args=args, parameters=values, cron=s.cron, tz=s.tz, retries=s.retries,
-        backoff_s=s.backoff_s, timeout_s=s.timeout_s, catch_up=s.catch_up, concurrency=s.concurrency, memory_mb=needs.memory_mb, memory_limit_mb=needs.memory_mb*3//2, cpu_m=needs.cpu_m, runs=needs.runs),s
+        if text and not re.fullmatch(r'[a-z0-9][\w.:/@-]{0,254}', text):
+            raise BadInput(f'{what} {text!r} is no image', 'write registry.example.org/team/score:1.0')
+    if storage and not re.match(r'(pvc|s3|gs|https?|hdfs|hf|oci)://.', storage):
+        raise BadInput(f'--storage {storage!r}: expected s3://, gs://, pvc://, hf://, oci:// or https://')
+    return Spec(name=job.name, slug=slug(job.name), notebook=job.notebook or f'{job.name}.ipynb', version=digest[:12],
+        digest=digest, mlops=__version__, python=python, base=base or f'python:{platform.python_version()}-slim-bookworm',
+        image=image or f'{slug(job.name)}:{digest[:12]}', lock=[*locked, f'mlops-nb=={__version__}'], model=model,
+        model_slug=slug(model or job.name), storage=storage or f'pvc://models/{slug(model or job.name)}', args=args,
+        parameters=values, cron=s.cron, tz=s.tz, retries=s.retries,
+        backoff_s=s.backoff_s, timeout_s=s.timeout_s, catch_up=s.catch_up, concurrency=s.concurrency, memory_mb=needs.memory_mb,
+        memory_limit_mb=needs.memory_mb*3//2, cpu_m=needs.cpu_m, runs=needs.runs),s
 
 # %% ../../nbs/job/shipping.ipynb #613bf056
 _SECRET = re.compile(r'://[^/\s:@"]*:[^@\s"]+@')
-_FILES = {'k8s':('k8s/{slug}.yaml', 'kubernetes.yaml.j2'), 'kserve':('kserve/{model_slug}.yaml', 'kserve.yaml.j2'), 'github':('.github/workflows/job-{slug}.yml', 'github.yml.j2'),
+_FILES = {'k8s':('k8s/{slug}.yaml', 'kubernetes.yaml.j2'), 'kserve':('kserve/{model_slug}.yaml', 'kserve.yaml.j2'),
+    'github':('.github/workflows/job-{slug}.yml', 'github.yml.j2'),
     'gitlab':('.gitlab-ci.yml', 'gitlab.yml.j2'), 'airflow':('airflow/{slug}.py', 'airflow.py.j2')}
 
 def files(
@@ -130,9 +144,15 @@ def files(
             path,template = _FILES[target]
             yield target,path.format(slug=spec.slug, model_slug=spec.model_slug),made(template)
             continue
-        for path,template in (('Dockerfile', 'Dockerfile.j2'), ('.dockerignore', 'dockerignore.j2'), ('compose.yaml', 'compose.yaml.j2')): yield target,f'docker/{path}',made(template)
+        for path,template in (('Dockerfile', 'Dockerfile.j2'), ('.dockerignore', 'dockerignore.j2'),
+            ('compose.yaml', 'compose.yaml.j2')):
+            yield target,f'docker/{path}',made(template)
         yield target,'docker/requirements.lock',('\n'.join(spec.lock)+'\n').encode()
         yield target,'docker/sbom.cdx.json',(json.dumps(sbom.bill(spec.name, spec.digest, spec.lock, spec.base), indent=1)+'\n').encode()
-        if _SECRET.search((project.root/'mlops.toml').read_text(encoding='utf-8')): raise BadInput('mlops.toml holds a password in a URL, which would be readable in the image', 'give that setting as MLOPS_SECTION_KEY in the environment')
+        if _SECRET.search((project.root/'mlops.toml').read_text(encoding='utf-8')):
+            raise BadInput('mlops.toml holds a password in a URL, which would be readable in the image',
+                'give that setting as MLOPS_SECTION_KEY in the environment')
         folder = definition.folder_of(project, spec.name)
-        for f in [project.root/'mlops.toml', *(f for f in sorted(folder.rglob('*')) if f.is_file() and not f.name.startswith('.'))]: yield target,f'docker/project/{f.relative_to(project.root).as_posix()}',f.read_bytes()
+        for f in [project.root/'mlops.toml',
+            *(f for f in sorted(folder.rglob('*')) if f.is_file() and not f.name.startswith('.'))]:
+            yield target,f'docker/project/{f.relative_to(project.root).as_posix()}',f.read_bytes()

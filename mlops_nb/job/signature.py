@@ -180,7 +180,8 @@ def _needed(names, cell, node, cells, enums) -> list[Move]|None:
     "Imports and enum classes that a parameter's expression needs; None when it needs more than that"
     out = []
     for name in sorted(n for n in names if n not in _BUILTIN):
-        above = [(c, s) for c in cells if c.index<=cell.index for s,n in c.statements if name in n.binds and (c is not cell or s.lineno<node.lineno)]
+        above = [(c, s) for c in cells if c.index<=cell.index for s,n in c.statements if name in n.binds
+            and (c is not cell or s.lineno<node.lineno)]
         if not above: return None
         c,s = above[-1]
         if isinstance(s, (ast.Import, ast.ImportFrom)): out.append(Move(cell=-1, node=s, code=ast.unparse(s)))
@@ -193,7 +194,9 @@ def _needed(names, cell, node, cells, enums) -> list[Move]|None:
 
 def _clash(need:list[Move], preamble:list[Move]) -> bool:
     "Would an import above the parameters mean another thing by a name than one that is there?"
-    def bound(moves): return {a.asname or a.name.split('.')[0]:m.code for m in moves if isinstance(m.node, (ast.Import, ast.ImportFrom)) for a in m.node.names}
+    def bound(moves):
+        return {a.asname or a.name.split('.')[0]:m.code for m in moves if isinstance(m.node, (ast.Import, ast.ImportFrom))
+            for a in m.node.names}
     there,new = bound(preamble),bound(need)
     return any(there[n]!=new[n] for n in there.keys()&new.keys())
 

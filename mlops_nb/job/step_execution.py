@@ -96,7 +96,8 @@ class Steps:
         self.order = [FIRST, *(s.name for s in job.steps)]
         self.needs = {FIRST:set[str](), **{s.name:{FIRST, *s.needs, *sheets.takes.get(s.name, ())} for s in job.steps}}
         if loop := [n for n in self.order if n in step_graph.before(self.needs, n)]:
-            raise BadInput(f'steps need each other: {", ".join(f"`{n}`" for n in loop)}', f'see [[steps]] in jobs/{job.name}/job.toml, or run it in order: --parallel 1')
+            raise BadInput(f'steps need each other: {", ".join(f"`{n}`" for n in loop)}',
+                f'see [[steps]] in jobs/{job.name}/job.toml, or run it in order: --parallel 1')
         self.left = {s.name:s.retries for s in job.steps}
         self.backoff = {s.name:s.backoff_s for s in job.steps}
         self.runs = {n:StepRun(name=n, status='not_run', tries=0) for n in self.order}
@@ -120,7 +121,8 @@ class Steps:
         "Until nothing goes on and nothing can begin; False when no fork could be had"
         while True:
             try:
-                if not (self.stopped or self.why) and not all(map(self._begin, self.ready()[:max(0, self.parallel-len(self.going))])): return False
+                if not (self.stopped or self.why) and not all(map(self._begin, self.ready()[:max(0, self.parallel-len(self.going))])):
+                    return False
                 if not self.going and (self.stopped or self.why or not self.soon()): return True
                 self._wait()
             except KeyboardInterrupt:
@@ -147,8 +149,11 @@ class Steps:
     def _look(self):
         "Limits hold for all forks together"
         if self.why or not self.going: return
-        if self.limits.wall_s and self.seconds()>=self.limits.wall_s: self.why = f'it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)'
-        elif self.limits.polled: self.why = supervision.exceeded(self.limits, [w.pid for w in self.going.values()], self.seconds(), self.cost_of, self.cpu)
+        if self.limits.wall_s and self.seconds()>=self.limits.wall_s:
+            self.why = f'it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)'
+        elif self.limits.polled:
+            self.why = supervision.exceeded(self.limits, [w.pid for w in self.going.values()], self.seconds(),
+                self.cost_of, self.cpu)
         if self.why:
             for w in self.going.values(): w.stop(self.why)
     def _ended(self, w:Going):
@@ -157,13 +162,16 @@ class Steps:
         self.cpu += end['cpu_s']
         self.spans.append((w.began_s, now, end['peak_mb']))
         r.began_s,r.seconds = w.began_s,r.seconds+now-w.began_s
-        for at in sorted(w.again): self.tell({'note':f'cell {self.sheets.index(at)} ran once more for step `{w.name}`: what it made cannot be handed from one process to another'})
+        for at in sorted(w.again):
+            self.tell({'note':f'cell {self.sheets.index(at)} ran once more for step `{w.name}`: what it made cannot be handed from one process to another'})
         if w.name in self.stale and not self.stopped: self.stale.discard(w.name); return # It ran beside a step that it needs
-        if end['done']=='restart' and w.name not in self.alone: self.alone.add(w.name); self.tell({'note':f'step `{w.name}` took nothing over: {end["error"]}'}); return
+        if end['done']=='restart' and w.name not in self.alone:
+            self.alone.add(w.name); self.tell({'note':f'step `{w.name}` took nothing over: {end["error"]}'}); return
         if end['done']=='failed' and self.left.get(w.name, 0) and not self.why: self._again_later(w.name, end); return
         self.ends[w.name] = end
         r.status,r.message = ('completed', '') if end['done']=='completed' else ('stopped' if end['done']=='aborted' else 'failed', end.get('error', ''))
-        if r.status=='completed': self.effects[w.name] = msgspec.convert(end.get('effects', {}), step_graph.Effects); self._reconcile(w.name)
+        if r.status=='completed':
+            self.effects[w.name] = msgspec.convert(end.get('effects', {}), step_graph.Effects); self._reconcile(w.name)
     def _again_later(self, name:str, end:dict):
         "Try a step once more"
         waited = self.backoff[name]*2**(self.runs[name].tries-1)
@@ -175,13 +183,16 @@ class Steps:
         place = self.order.index
         for other in [n for n in self.order if n not in (name, FIRST) and name!=FIRST]:
             first,later = sorted((name, other), key=place)
-            if first not in self.effects or later in step_graph.before(self.needs, first) or first in step_graph.before(self.needs, later): continue
+            if first not in self.effects or later in step_graph.before(self.needs, first) or first in step_graph.before(self.needs, later):
+                continue
             a,b = self.effects[first],self.effects.get(later, step_graph.Effects())
-            if why := step_graph.clash(a, b, self.sheets.hidden(first, a.changed), self.sheets.reads(later)): self._order(first, later, why)
+            if why := step_graph.clash(a, b, self.sheets.hidden(first, a.changed), self.sheets.reads(later)):
+                self._order(first, later, why)
     def _order(self, first:str, later:str, why:str):
         "Have a step come after another one"
         self.needs[later].add(first)
-        ran = [n for n in (later, *sorted(step_graph.after(self.needs, later))) if n in self.going or self.runs[n].status in ('completed', 'failed')]
+        ran = [n for n in (later, *sorted(step_graph.after(self.needs, later))) if n in self.going
+            or self.runs[n].status in ('completed', 'failed')]
         self.tell({'note':f'step `{later}` comes after step `{first}`: {why}'+(f'; run again: {", ".join(ran)}' if ran else '')})
         for n in ran:
             if n in self.going: self.stale.add(n)
@@ -211,24 +222,30 @@ def in_forks(project, job:Job, plan, env, nb, mask, given, tell, cost_of) -> dic
     folder,modules,settled = Path(plan.input).parent,execution.preloads(nb),warm.settled(os.environ)
     if modules: warm.start((), settled, wait=False)
     sheets = Sheets(job.steps, base['plan']['cells'], plan.injected)
-    sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]}, Path(plan.output), mask)
+    sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]},
+        Path(plan.output), mask)
     old = base['plan']['more']
     def log(name:str) -> Path: return folder/'steps'/name/'cells.log' if name else folder/'cells.log'
     def make(name:str, before:set[str], began_s:float) -> Going|None:
         log(name).parent.mkdir(parents=True, exist_ok=True)
-        told = {**base['plan'], 'cells':sheets.cells(name, before), 'log':str(log(name)), 'given':[str(log(n)) for n in sorted(before)], 'more':[*old, str(log(name))]}
-        w = Going(name, set(sheets.own[name]), began_s, {**base, 'plan':told}, sheet, Limits(cell_s=plan.limits.cell_s, grace_s=plan.limits.grace_s), tell)
+        told = {**base['plan'], 'cells':sheets.cells(name, before), 'log':str(log(name)),
+            'given':[str(log(n)) for n in sorted(before)], 'more':[*old, str(log(name))]}
+        w = Going(name, set(sheets.own[name]), began_s, {**base, 'plan':told}, sheet,
+            Limits(cell_s=plan.limits.cell_s, grace_s=plan.limits.grace_s), tell)
         return w if w.start(modules, settled) or w.start((), settled) else None
     def say(m): tell({**m, 'note':mask.text(m['note'])} if 'note' in m else m)
     s = Steps(job, sheets, make, plan.limits, plan.parallel, say, cost_of)
     with execution._stoppable():
         if not s.follow(): return None
     end = outcome(s)
-    for r in s.runs.values(): r.message,r.needs,r.cells = mask.text(r.message),sorted(s.needs[r.name]-{FIRST}),next((x.cells for x in job.steps if x.name==r.name), [])
+    for r in s.runs.values():
+        r.message,r.needs,r.cells = mask.text(r.message),sorted(s.needs[r.name]-{FIRST}),next((x.cells for x in job.steps if x.name==r.name), [])
     for r in s.runs.values():
         if r.status=='completed' and not _worked(sheet, sheets.own[r.name]): r.status = 'cached'
-    sheet.nb['metadata'] = {**nb['metadata'], 'papermill':{**nb['metadata'].get('papermill', {}), 'parameters':plan.parameters}, 'mlops':{'run':plan.run, 'job':plan.job}}
-    return {**end, 'error':mask.text(end.get('error', '')), 'nb':msgspec.json.decode(sheet.save(final=True)), 'steps':{n:r for n,r in s.runs.items() if n}}
+    sheet.nb['metadata'] = {**nb['metadata'], 'papermill':{**nb['metadata'].get('papermill', {}), 'parameters':plan.parameters},
+        'mlops':{'run':plan.run, 'job':plan.job}}
+    return {**end, 'error':mask.text(end.get('error', '')), 'nb':msgspec.json.decode(sheet.save(final=True)),
+        'steps':{n:r for n,r in s.runs.items() if n}}
 
 def _worked(sheet, own:list[int]) -> list[int]:
     "Cells of a step that ran"

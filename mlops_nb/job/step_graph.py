@@ -50,10 +50,12 @@ def clash(
     reads:set[str]|None, # Names whose values can change what the later one does; None is all
 ) -> str:
     "Why the later of two steps cannot run beside the first; empty when it can"
-    if names := sorted(hidden if reads is None else hidden&reads): return f'it uses `{names[0]}`, which that step changes under another name'
+    if names := sorted(hidden if reads is None else hidden&reads):
+        return f'it uses `{names[0]}`, which that step changes under another name'
     if both := sorted(set(a.shared)&{*b.shared, *b.changed}): return f'both keep or change what `{both[0]}` leads to'
     if a.sets: return 'that step sets an option, a variable of the environment or the folder'
-    if both := sorted(set(a.random)&set(b.random)): return f'both draw from the generator of `{both[0]}`; one generator for each step would set them free'
+    if both := sorted(set(a.random)&set(b.random)):
+        return f'both draw from the generator of `{both[0]}`; one generator for each step would set them free'
     if files := sorted(set(a.wrote)&set(b.read)): return f'it reads {files[0]}, which that step writes'
     return ''
 
@@ -69,5 +71,6 @@ def told(
         mine = [at[n] for n in s.cells if n in at]
         failed = any(c.status=='failed' for c in mine)
         done = 'failed' if failed else 'not_run' if not mine else 'cached' if all(c.cached for c in mine) else 'completed' if len(mine)==len(s.cells) else 'stopped'
-        return StepRun(name=s.name, status=done, needs=s.needs, cells=s.cells, seconds=sum(c.seconds for c in mine if not c.cached))
+        return StepRun(name=s.name, status=done, needs=s.needs, cells=s.cells,
+            seconds=sum(c.seconds for c in mine if not c.cached))
     return [seen.get(s.name) or one(s) for s in steps]

@@ -18,7 +18,8 @@ def columns(steps:list[Step]|list[StepRun]) -> list[list[str]]:
     "Names by distance from the start"
     needs,depth = {s.name:set(s.needs)&{x.name for x in steps} for s in steps},dict[str,int]()
     while len(depth)<len(needs):
-        new = {n:1+max((depth[m] for m in ms), default=-1) for n,ms in needs.items() if n not in depth and all(m in depth for m in ms)}
+        new = {n:1+max((depth[m] for m in ms), default=-1) for n,ms in needs.items() if n not in depth
+            and all(m in depth for m in ms)}
         if not new: break # Somebody wrote a circle into job.toml
         depth.update(new)
     return [[n for n in depth if depth[n]==d] for d in range(max(depth.values(), default=-1)+1)]
@@ -53,8 +54,10 @@ def picture(
         return f'<path class="a" d="M{x} {y}C{x+20} {y} {u-24} {v} {u-6} {v}M{u-11} {v-4}L{u-5} {v}L{u-11} {v+4}"/>'
     w,h = len(cols)*_DX-(_DX-_W)+4,max(map(len, cols), default=0)*_DY-(_DY-_H)+4
     inside = ''.join(arrow(*a) for a in arrows)+''.join(_box(n, *at[n], status[n]) for n in at)
-    words = '; '.join(n+(f' after {" and ".join(ms)}' if ms else '')+(f': {_WORD.get(status[n], status[n])}' if status.get(n) else '') for n,ms in _direct(steps).items())
-    return Svg(f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{inside}</svg>', words, _rows(cols, status))
+    words = '; '.join(n+(f' after {" and ".join(ms)}' if ms else '')
+        +(f': {_WORD.get(status[n], status[n])}' if status.get(n) else '') for n,ms in _direct(steps).items())
+    return Svg(f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{inside}</svg>',
+        words, _rows(cols, status))
 
 def _rows(cols, status) -> str:
     "The columns for a terminal"
@@ -67,12 +70,15 @@ def planned(steps:list[Step]) -> list:
     if not steps: return []
     def tries(s): return f'{s.retries}'+(f', after {s.backoff_s:g} s' if s.backoff_s else '') if s.retries else '-'
     rows = [[s.name, s.needs or '-', s.uses or '-', s.gives or '-', len(s.cells), tries(s)] for s in steps]
-    return [*([figure(picture(steps))] if 1<len(steps)<=40 else []), table(['step', 'after', 'takes', 'gives', 'cells', 'retries'], rows)]
+    return [*([figure(picture(steps))] if 1<len(steps)<=40 else []),
+        table(['step', 'after', 'takes', 'gives', 'cells', 'retries'], rows)]
 
 _LEVEL = {'completed':'ok', 'failed':'bad', 'cached':'info', 'stopped':'warn', 'not_run':'warn'}
 
 def ran(steps:list[StepRun]) -> list:
     "Blocks for the panel of a run"
     if not steps: return []
-    rows = [[s.name, badge(_LEVEL.get(s.status, 'info'), s.status.replace('_', ' ')), s.needs or '-', round(s.began_s, 2), round(s.seconds, 2), s.tries, s.message or '-'] for s in steps]
-    return [*([figure(picture(steps))] if 1<len(steps)<=40 else []), table(['step', '', 'after', 'began at s', 'seconds', 'tries', 'what'], rows)]
+    rows = [[s.name, badge(_LEVEL.get(s.status, 'info'), s.status.replace('_', ' ')), s.needs or '-', round(s.began_s, 2),
+        round(s.seconds, 2), s.tries, s.message or '-'] for s in steps]
+    return [*([figure(picture(steps))] if 1<len(steps)<=40 else []),
+        table(['step', '', 'after', 'began at s', 'seconds', 'tries', 'what'], rows)]

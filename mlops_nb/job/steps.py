@@ -43,7 +43,8 @@ def tags_of(
     "The marks of a cell as tags, from its tags or its `%%mlops step` line; raises `BadInput`"
     magic = next((m for m in cell.source.magics if m.kind=='cell' and m.name=='mlops' and _MAGIC.match(m.rest)), None)
     if magic is None:
-        return [t for t in cell.tags if t.startswith('step:')][:1]+[t for t in cell.tags if t.startswith(('after:', 'retries:', 'backoff:'))]
+        return [t for t in cell.tags if t.startswith('step:')][:1]+[t
+            for t in cell.tags if t.startswith(('after:', 'retries:', 'backoff:'))]
     words = _MAGIC.match(magic.rest)[1].split()
     name = words.pop(0) if words else ''
     if not _NAME.fullmatch(name):

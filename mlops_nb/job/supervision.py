@@ -31,7 +31,8 @@ class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defa
     grace_s:float = 10. # From SIGTERM to SIGKILL
     def __post_init__(self):
         for k in self.__struct_fields__:
-            if not getattr(self, k)>=0: raise BadInput(f'limit {k}={getattr(self, k)} is negative', 'give a positive number, or 0 for no limit')
+            if not getattr(self, k)>=0:
+                raise BadInput(f'limit {k}={getattr(self, k)} is negative', 'give a positive number, or 0 for no limit')
     @property
     def polled(self) -> bool: return bool(self.memory_mb or self.cpu_s or self.disk_mb or self.usd)
 
@@ -63,20 +64,27 @@ def exceeded(
     "The limit that a run has reached"
     roots = [pid] if isinstance(pid, int) else pid
     pids = [p for r in roots for p in cost.metering.family(r)]
-    if limits.memory_mb and (mb := resident_mb(pids))>limits.memory_mb: return f'it held {mb:,.0f} MB of memory, more than its limit of {limits.memory_mb:,.0f} MB (memory_mb)'
+    if limits.memory_mb and (mb := resident_mb(pids))>limits.memory_mb:
+        return f'it held {mb:,.0f} MB of memory, more than its limit of {limits.memory_mb:,.0f} MB (memory_mb)'
     cpu = before+sum(cost.metering.cpu_seconds(r) for r in roots) if limits.cpu_s or limits.usd else 0.
-    if limits.cpu_s and cpu>limits.cpu_s: return f'it used {cpu:,.1f} processor seconds, more than its limit of {limits.cpu_s:g} (cpu_s)'
-    if limits.disk_mb and (mb := written_mb(pids))>limits.disk_mb: return f'it wrote {mb:,.0f} MB, more than its limit of {limits.disk_mb:,.0f} MB (disk_mb)'
-    if limits.usd and cost_of and (usd := cost_of(seconds, cpu)) is not None and usd>limits.usd: return f'it cost {usd:.4g} USD, more than its limit of {limits.usd:g} USD (usd)'
+    if limits.cpu_s and cpu>limits.cpu_s:
+        return f'it used {cpu:,.1f} processor seconds, more than its limit of {limits.cpu_s:g} (cpu_s)'
+    if limits.disk_mb and (mb := written_mb(pids))>limits.disk_mb:
+        return f'it wrote {mb:,.0f} MB, more than its limit of {limits.disk_mb:,.0f} MB (disk_mb)'
+    if limits.usd and cost_of and (usd := cost_of(seconds, cpu)) is not None and usd>limits.usd:
+        return f'it cost {usd:.4g} USD, more than its limit of {limits.usd:g} USD (usd)'
     return ''
 
 # %% ../../nbs/job/supervision.ipynb #2ea9e729
 class Sheet:
     "The notebook of a run as it fills"
-    def __init__(self, nb:dict, path:Path, mask:secret_refs.Mask): self.nb,self.path,self.mask,self.said,self.last,self.cells = nb,Path(path),mask,Outputs(),time.monotonic(),nb['cells']
+    def __init__(self, nb:dict, path:Path, mask:secret_refs.Mask):
+        self.nb,self.path,self.mask,self.said,self.last,self.cells = nb,Path(path),mask,Outputs(),time.monotonic(),nb['cells']
     def begin(self, at:int, count:int): self.cells[at]['execution_count'] = count; self.said.of[at] = []
     def put(self, at:int, outputs:list, count:int): self.cells[at]['execution_count'],self.said.of[at] = count,outputs
-    def usage(self, at:int, m:dict): self.cells[at]['metadata']['mlops'] = {k:round(v, 6) if isinstance(v, float) and k!='kwh' else v for k,v in m.items() if k in ('seconds', 'cpu_s', 'peak_mb', 'kwh', 'energy', 'cached')}
+    def usage(self, at:int, m:dict):
+        self.cells[at]['metadata']['mlops'] = {k:round(v, 6) if isinstance(v, float) and k!='kwh' else v
+            for k,v in m.items() if k in ('seconds', 'cpu_s', 'peak_mb', 'kwh', 'energy', 'cached')}
     def save(self, final:bool=False) -> bytes:
         "Write it, if it is time; returns what was written"
         if not final and time.monotonic()-self.last<1: return b''
@@ -187,7 +195,8 @@ class Watch:
     def _message(self, m):
         sheet = self.sheet
         if 'begin' in m: self.cell,self.cell_began = m['begin'],time.monotonic(); sheet.begin(m['begin'], m['count'])
-        elif 'cached' in m: sheet.put(m['cached'], m['outputs'], m['count']); sheet.usage(m['cached'], {**m['usage'], 'cached':True})
+        elif 'cached' in m:
+            sheet.put(m['cached'], m['outputs'], m['count']); sheet.usage(m['cached'], {**m['usage'], 'cached':True})
         elif 'cell' in m and 'status' in m:
             for fd in self.pipes: self._empty(fd)
             sheet.usage(m['cell'], m); self.unsaved = True
@@ -213,8 +222,10 @@ class Watch:
         if self.kill_at and now>=self.kill_at: self.signal(signal.SIGKILL); self.kill_at = now+5; return
         if self.term_at and now>=self.term_at: self.term_at = None; self._terminate()
         if self.why: return
-        if self.limits.wall_s and now-self.began>=self.limits.wall_s: self.why = f'it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)'
-        elif self.limits.cell_s and self.cell is not None and now-self.cell_began>=self.limits.cell_s: self.why = f'it ran longer than the limit of {self.limits.cell_s:g} s for a cell (cell_s)'
+        if self.limits.wall_s and now-self.began>=self.limits.wall_s:
+            self.why = f'it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)'
+        elif self.limits.cell_s and self.cell is not None and now-self.cell_began>=self.limits.cell_s:
+            self.why = f'it ran longer than the limit of {self.limits.cell_s:g} s for a cell (cell_s)'
         elif self.limits.polled and self.pid: self.why = exceeded(self.limits, self.pid, now-self.began, self.cost_of)
         if self.why: self.at = self.cell; self._terminate()
     def _terminate(self):
@@ -230,7 +241,8 @@ class Watch:
         "How it went, in the words of the runner or of the system"
         x = self.exit or {}
         end = {'cpu_s':x.get('cpu_s', 0.), 'peak_mb':x.get('peak_mb', 0.)}
-        if self.why: return {'done':'failed', 'kind':'cell' if self.at is not None else 'limit', 'cell':self.at, 'error':self.why, **end}
+        if self.why:
+            return {'done':'failed', 'kind':'cell' if self.at is not None else 'limit', 'cell':self.at, 'error':self.why, **end}
         if self.end: return {**self.end, **end}
         if self.asked: return {'done':'aborted', 'cell':self.cell, 'error':'stopped', **end}
         code = x.get('exit')

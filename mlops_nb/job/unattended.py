@@ -21,7 +21,8 @@ def definition_digest(project, name:str) -> str:
     "SHA-256 over the files of a job"
     h = hashlib.sha256()
     for f in sorted(definition.folder_of(project, name).rglob('*')):
-        if f.is_file() and f.name!=schedule_definition.TOML and not f.name.startswith('.'): h.update(f'{f.relative_to(project.root).as_posix()}\0{hashlib.sha256(f.read_bytes()).hexdigest()}\n'.encode())
+        if f.is_file() and f.name!=schedule_definition.TOML and not f.name.startswith('.'):
+            h.update(f'{f.relative_to(project.root).as_posix()}\0{hashlib.sha256(f.read_bytes()).hexdigest()}\n'.encode())
     return h.hexdigest()
 
 # %% ../../nbs/job/unattended.ipynb #57335fe1
@@ -35,8 +36,10 @@ def _once(p, spec:dict) -> dict:
         return {'status':'succeeded', 'run':r.run, 'message':'', 'retry':False, 'seconds':r.seconds, 'cost_usd':r.cost_usd}
     except MlopsError as e:
         r = getattr(e, 'result', None)
-        return {'status':'failed', 'run':getattr(r, 'run', ''), 'message':e.message, 'retry':e.exit in (1, 4), 'seconds':getattr(r, 'seconds', 0.), 'cost_usd':getattr(r, 'cost_usd', None)}
-    except KeyboardInterrupt: return {'status':'stopped', 'run':'', 'message':'stopped before it ended', 'retry':True, 'seconds':0., 'cost_usd':None}
+        return {'status':'failed', 'run':getattr(r, 'run', ''), 'message':e.message, 'retry':e.exit in (1, 4),
+            'seconds':getattr(r, 'seconds', 0.), 'cost_usd':getattr(r, 'cost_usd', None)}
+    except KeyboardInterrupt:
+        return {'status':'stopped', 'run':'', 'message':'stopped before it ended', 'retry':True, 'seconds':0., 'cost_usd':None}
 
 def _listen(specs:queue.SimpleQueue):
     "Pass lines on; when they end, stop what runs, and insist"
@@ -67,9 +70,11 @@ class Worker:
         env = {**os.environ, 'PYTHONUNBUFFERED':'1'}
         import mlops_nb
         home = str(Path(mlops_nb.__file__).parent.parent)
-        if not home.endswith('-packages'): env['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
+        if not home.endswith('-packages'):
+            env['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
         env.pop('MLOPS_PROJECT', None)
-        self.child = subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.unattended'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=project.root, env=env, text=True, encoding='utf-8', start_new_session=True)
+        self.child = subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.unattended'], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, cwd=project.root, env=env, text=True, encoding='utf-8', start_new_session=True)
         self.ident,self.late = process_identity.of(self.child.pid),''
     def run(self,
         job:str,
@@ -86,7 +91,10 @@ class Worker:
         except (BrokenPipeError, ValueError): line = ''
         finally:
             if timer: timer.cancel()
-        if not line: self.close(); m = {'status':'stopped' if self.late=='stopped' else 'failed', 'message':f'the worker ended with {self.child.returncode}', 'run':'', 'retry':True}
+        if not line:
+            self.close()
+            m = {'status':'stopped' if self.late=='stopped' else 'failed',
+                'message':f'the worker ended with {self.child.returncode}', 'run':'', 'retry':True}
         else: m = json.loads(line)
         if self.late.startswith('took'): m |= {'status':'failed', 'message':self.late, 'retry':True}
         return msgspec.convert({k:m[k] for k in ('status', 'message', 'run', 'retry')}, Outcome),m

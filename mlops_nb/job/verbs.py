@@ -53,7 +53,8 @@ def convert(
     job.source,job.cwd = _place(p, notebook, name)
     job.source_digest,job.notebook,job.folder = _digest(Path(notebook)),f'{name}.ipynb',f'jobs/{name}'
     if dry_run and not diff: return Plan(steps=_plan(job))
-    reasons = {q.cell:'its names are in the parameters cell' for q in job.parameters if q.cell is not None}|{d.cell:d.reason for d in job.dropped_cells}
+    reasons = {q.cell:'its names are in the parameters cell'
+        for q in job.parameters if q.cell is not None}|{d.cell:d.reason for d in job.dropped_cells}
     changes = repairs.masked(notebook_diff.diff(nb, made.notebook, (Path(notebook).name, f'{job.folder}/{job.notebook}'), reasons), nb)
     if diff: job.diff = changes or 'nothing changes'; return job
     job.__dict__['changes'] = changes
@@ -67,12 +68,15 @@ def _digest(path:Path) -> str:
 
 def _plan(job:Job) -> list[str]:
     "What a conversion would do, in words"
-    return [*(f'write {job.folder}/{f}' for f in (definition.TOML, job.notebook, definition.LOCK)), *(f'parameter {q.name}: {q.type} = {q.default!r}' for q in job.parameters),
-        *(f'step {s.name}'+(f' after {", ".join(s.needs)}' if s.needs else '') for s in job.steps), *(f'leave out cell {d.cell}: {d.reason}' for d in job.dropped_cells), 'record job.converted']
+    return [*(f'write {job.folder}/{f}' for f in (definition.TOML, job.notebook, definition.LOCK)),
+        *(f'parameter {q.name}: {q.type} = {q.default!r}' for q in job.parameters),
+        *(f'step {s.name}'+(f' after {", ".join(s.needs)}' if s.needs else '') for s in job.steps),
+        *(f'leave out cell {d.cell}: {d.reason}' for d in job.dropped_cells), 'record job.converted']
 
 def _told(job:Job) -> dict:
     "What the ledger keeps of a conversion"
-    return {'source':job.source, 'parameters':{q.name:q.type for q in job.parameters}, 'requirements':job.requirements, 'steps':[s.name for s in job.steps],
+    return {'source':job.source, 'parameters':{q.name:q.type for q in job.parameters}, 'requirements':job.requirements,
+        'steps':[s.name for s in job.steps],
         'inputs':[f'{t.kind}:{t.name}' for t in job.inputs], 'outputs':[f'{t.kind}:{t.name}' for t in job.outputs]}
 
 # %% ../../nbs/job/verbs.ipynb #234742b5

@@ -25,7 +25,9 @@ def runs(
         p = e.payload or {}
         key = p.get('bracket') or p.get('run')
         if job and e.subject!=job or not key: continue
-        if e.type=='job.started': rows[key] = RunRow(run=p.get('run', ''), job=e.subject, time=e.time, status='running', seconds=0., cost_usd=None, parameters=p.get('parameters') or {}, evidence=e.seq)
+        if e.type=='job.started':
+            rows[key] = RunRow(run=p.get('run', ''), job=e.subject, time=e.time, status='running', seconds=0., cost_usd=None,
+                parameters=p.get('parameters') or {}, evidence=e.seq)
         elif e.type in ENDS and key in rows:
             r = rows[key]
             r.status,r.seconds,r.cost_usd,r.evidence = ENDS[e.type],float(p.get('seconds') or 0.),p.get('usd'),e.seq
@@ -43,5 +45,6 @@ def table(
         mine = [r for r in rows if r.job==n]
         last = mine[0] if mine else None
         paid = [r.cost_usd for r in mine if r.cost_usd is not None]
-        out.append(JobRow(name=n, parameters=parameters.get(n, []), runs=len(mine), last=last.status if last else '', last_time=last.time if last else '', cost_usd=sum(paid) if paid else None))
+        out.append(JobRow(name=n, parameters=parameters.get(n, []), runs=len(mine), last=last.status if last else '',
+            last_time=last.time if last else '', cost_usd=sum(paid) if paid else None))
     return out

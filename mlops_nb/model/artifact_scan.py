@@ -24,7 +24,9 @@ def kind_of(
         f.seek(max(0, size-1)); last = f.read(1)
     if not head: return 'text'
     if head[:4] in (b'PK\x03\x04', b'PK\x05\x06'): return 'zip'
-    if head[:2] in (b'\x1f\x8b', b'BZ') or head[:6]==b'\xfd7zXZ\x00' or head[:4]==b'\x04"M\x18' or (head[0]==0x78 and head[1:2] in (b'\x01', b'^', b'\x9c', b'\xda')) or head[:2]==b'ZF': return 'compressed'
+    if head[:2] in (b'\x1f\x8b', b'BZ') or head[:6]==b'\xfd7zXZ\x00' or head[:4]==b'\x04"M\x18' or (head[0]==0x78
+        and head[1:2] in (b'\x01', b'^', b'\x9c', b'\xda')) or head[:2]==b'ZF':
+        return 'compressed'
     if head[:6]==b'\x93NUMPY': return 'numpy'
     if head[0]==0x80 and head[1:2] and 2<=head[1]<=5: return 'pickle'
     if size>8 and head[8:9]==b'{' and int.from_bytes(head[:8], 'little')<=size-8: return 'safetensors'
@@ -57,13 +59,16 @@ def _in_zip(path:Path) -> list[tuple[str,str]]:
             infos = z.infolist()
             out = _entries(infos, path.stat().st_size)
             if out: return out
-            if any(i.filename.endswith('.pkl') or i.filename.endswith('/byteorder') for i in infos): return [('pickle', 'it holds a pickle, as files of torch.save do')]
+            if any(i.filename.endswith('.pkl') or i.filename.endswith('/byteorder') for i in infos):
+                return [('pickle', 'it holds a pickle, as files of torch.save do')]
             for i in infos[:2000]:
                 with z.open(i) as f: head = f.read(8)
-                if head[:1]==b'\x80' and head[1:2] and 2<=head[1]<=5: return [('pickle', f'the entry {i.filename[:80]} is a pickle')]
+                if head[:1]==b'\x80' and head[1:2] and 2<=head[1]<=5:
+                    return [('pickle', f'the entry {i.filename[:80]} is a pickle')]
                 if head[:4]==b'PK\x03\x04': return [('archive', f'the entry {i.filename[:80]} is an archive in an archive')]
             return _skops(path) if 'schema.json' in z.namelist() else []
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as e: return [('damaged', f'the archive cannot be read: {str(e)[:100]}')]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as e:
+        return [('damaged', f'the archive cannot be read: {str(e)[:100]}')]
 
 def _entries(infos, size:int) -> list[tuple[str,str]]:
     total = sum(i.file_size for i in infos)
@@ -71,12 +76,14 @@ def _entries(infos, size:int) -> list[tuple[str,str]]:
     if total>UNPACKED or (total>50_000_000 and total>RATIO*size): return [('bomb', f'{size:,} bytes would unpack to {total:,}')]
     for i in infos:
         name = i.filename.replace('\\', '/')
-        if name.startswith('/') or ':' in name[:3] or '..' in name.split('/'): return [('path', f'the entry {i.filename[:80]!r} leads out of the archive')]
+        if name.startswith('/') or ':' in name[:3] or '..' in name.split('/'):
+            return [('path', f'the entry {i.filename[:80]!r} leads out of the archive')]
         if (i.external_attr>>16)&0o170000==0o120000: return [('link', f'the entry {i.filename[:80]!r} is a link')]
     return []
 
 TRUSTED = ('sklearn.', 'numpy.', 'scipy.', 'xgboost.', 'lightgbm.', 'builtins.', 'collections.')
-_NEVER = ('builtins.eval', 'builtins.exec', 'builtins.getattr', 'builtins.compile', 'builtins.open', 'builtins.__import__', 'numpy.load', 'scipy.io', 'numpy.f2py', 'numpy.testing', 'sklearn.utils._testing', 'sklearn.datasets')
+_NEVER = ('builtins.eval', 'builtins.exec', 'builtins.getattr', 'builtins.compile', 'builtins.open', 'builtins.__import__',
+    'numpy.load', 'scipy.io', 'numpy.f2py', 'numpy.testing', 'sklearn.utils._testing', 'sklearn.datasets')
 
 def _skops(path:Path) -> list[tuple[str,str]]:
     "Types that a skops file wants to be trusted and that are not of the scientific stack"
@@ -95,12 +102,16 @@ def _onnx(path:Path, folder:Path) -> list[tuple[str,str]]:
     import onnx
     m = onnx.load(str(path), load_external_data=False)
     out,graphs = [],list(_graphs(m.graph))
-    for t in [t for g in graphs for t in g.initializer]+[a.t for g in graphs for n in g.node for a in n.attribute if a.HasField('t')]:
-        if t.data_location==onnx.TensorProto.EXTERNAL: out.append(('external', f'the tensor {t.name[:60]!r} lies in another file: {next((e.value for e in t.external_data if e.key=="location"), "")[:80]!r}')); break
+    for t in [t for g in graphs for t in g.initializer]+[a.t for g in graphs for n in g.node
+        for a in n.attribute if a.HasField('t')]:
+        if t.data_location==onnx.TensorProto.EXTERNAL:
+            out.append(('external', f'the tensor {t.name[:60]!r} lies in another file: {next((e.value for e in t.external_data if e.key=="location"), "")[:80]!r}'))
+            break
         if (n := _lies(t)): out.append(('bomb', f'the tensor {t.name[:60]!r} claims {n:,} elements that it does not have')); break
     domains = {n.domain for g in graphs for n in g.node}|{n.domain for f in m.functions for n in f.node}
     own = {f.domain for f in m.functions}
-    if custom := sorted(domains-DOMAINS-own): out.append(('operator', f'it needs operators of {custom[0]!r}, which come with a library'))
+    if custom := sorted(domains-DOMAINS-own):
+        out.append(('operator', f'it needs operators of {custom[0]!r}, which come with a library'))
     for g in graphs: out += _bombs(g)
     return out or _probe(path)
 
@@ -122,8 +133,10 @@ def _bombs(g) -> list[tuple[str,str]]:
     "Loops without end and allocations without bound, as far as constants say"
     import math
     from onnx import numpy_helper
-    known = {i.name:i for i in g.initializer}|{n.output[0]:a.t for n in g.node if n.op_type=='Constant' for a in n.attribute if a.name=='value'}
-    def value(name): return numpy_helper.to_array(known[name]).ravel().tolist() if name in known and math.prod(known[name].dims)<64 else None
+    known = {i.name:i for i in g.initializer}|{n.output[0]:a.t for n in g.node if n.op_type=='Constant'
+        for a in n.attribute if a.name=='value'}
+    def value(name):
+        return numpy_helper.to_array(known[name]).ravel().tolist() if name in known and math.prod(known[name].dims)<64 else None
     out = []
     for n in g.node:
         if n.op_type=='Loop':
@@ -131,7 +144,8 @@ def _bombs(g) -> list[tuple[str,str]]:
             if not trips or trips[0]>TRIPS: out.append(('loop', 'a Loop has no fixed, small number of rounds'))
         elif n.op_type in ('ConstantOfShape', 'Tile', 'Expand', 'RandomNormal', 'RandomUniform'):
             shape = value(n.input[-1]) if n.input else [x for a in n.attribute if a.name=='shape' for x in a.ints]
-            if shape and math.prod(max(1, int(x)) for x in shape)>ELEMENTS: out.append(('bomb', f'{n.op_type} makes {math.prod(max(1, int(x)) for x in shape):,} elements'))
+            if shape and math.prod(max(1, int(x)) for x in shape)>ELEMENTS:
+                out.append(('bomb', f'{n.op_type} makes {math.prod(max(1, int(x)) for x in shape):,} elements'))
     return out
 
 # %% ../../nbs/model/artifact_scan.ipynb #b9d9b1df
@@ -149,12 +163,17 @@ s.run(None, {i.name:rows(i) for i in s.get_inputs()})
 def _probe(path:Path, memory:int=4_000_000_000, cpu_s:int=10) -> list[tuple[str,str]]:
     "Run it once on zeros, in a process with little memory and time"
     if os.name!='posix': return []
-    try: r = subprocess.run([sys.executable, '-c', _CHILD, str(path), str(memory), str(cpu_s)], capture_output=True, text=True, timeout=6*cpu_s, env={**os.environ, 'OMP_NUM_THREADS':'1', 'OPENBLAS_NUM_THREADS':'1'})
+    try:
+        r = subprocess.run([sys.executable, '-c', _CHILD, str(path), str(memory), str(cpu_s)], capture_output=True, text=True,
+            timeout=6*cpu_s, env={**os.environ, 'OMP_NUM_THREADS':'1', 'OPENBLAS_NUM_THREADS':'1'})
     except subprocess.TimeoutExpired: return [('loop', f'one row of zeros did not end in {6*cpu_s} s')]
     if r.returncode==0: return []
     said = (r.stderr.strip().splitlines() or [''])[-1][:160]
-    if r.returncode<0: return [('loop' if -r.returncode in (9, 24) else 'crash', f'one row of zeros ended by signal {-r.returncode} (limits: {memory/1e9:g} GB, {cpu_s} s)')]
-    return [('bomb' if 'alloc' in r.stderr.lower() or 'memory' in r.stderr.lower() else 'invalid', f'ONNX Runtime refuses it: {said}')]
+    if r.returncode<0:
+        return [('loop' if -r.returncode in (9, 24) else 'crash',
+            f'one row of zeros ended by signal {-r.returncode} (limits: {memory/1e9:g} GB, {cpu_s} s)')]
+    return [('bomb' if 'alloc' in r.stderr.lower() or 'memory' in r.stderr.lower() else 'invalid',
+        f'ONNX Runtime refuses it: {said}')]
 
 # %% ../../nbs/model/artifact_scan.ipynb #77cb6e9a
 def _numpy(path:Path) -> list[tuple[str,str]]:
@@ -172,7 +191,8 @@ def _safetensors(path:Path) -> list[tuple[str,str]]:
     ends = [t['data_offsets'][1] for k,t in head.items() if k!='__metadata__' and isinstance(t, dict) and 'data_offsets' in t]
     return [('damaged', 'a tensor lies outside the file')] if ends and max(ends)>size-8-n else []
 
-def _compressed(path:Path) -> list[tuple[str,str]]: return [('pickle', 'a compressed stream, as joblib writes: what is inside runs code when it is read')]
+def _compressed(path:Path) -> list[tuple[str,str]]:
+    return [('pickle', 'a compressed stream, as joblib writes: what is inside runs code when it is read')]
 
 def scan(
     path:Path, # A file, or a folder with all that is in it
@@ -180,13 +200,15 @@ def scan(
 ) -> tuple[int,list[dict]]: # Files looked at; findings: {file, kind, message}
     "What is dangerous in an artefact; nothing is unpickled, unpacked or run unguarded"
     path = Path(path)
-    if not path.exists() and not path.is_symlink(): raise NotFound(f'no file or folder {path.name!r}', 'give a model file or a folder')
+    if not path.exists() and not path.is_symlink():
+        raise NotFound(f'no file or folder {path.name!r}', 'give a model file or a folder')
     top = path if path.is_dir() and not path.is_symlink() else path.parent
     files = sorted(Path(b)/n for b,ds,ns in os.walk(path) for n in ds+ns) if path.is_dir() and not path.is_symlink() else [path]
     out,seen = [],0
     for f in files:
         name = f.relative_to(top).as_posix()
-        if f.is_symlink(): out.append({'file':name, 'kind':'link', 'message':f'it is a link to {os.readlink(f)[:100]!r}'}); continue
+        if f.is_symlink():
+            out.append({'file':name, 'kind':'link', 'message':f'it is a link to {os.readlink(f)[:100]!r}'}); continue
         if f.is_dir(): continue
         if not f.is_file(): out.append({'file':name, 'kind':'special', 'message':'it is no plain file'}); continue
         seen += 1
@@ -195,8 +217,10 @@ def scan(
 
 def _one(f:Path, top:Path) -> list[tuple[str,str]]:
     kind = kind_of(f)
-    look = {'onnx':lambda: _onnx(f, top), 'zip':lambda: _in_zip(f), 'numpy':lambda: _numpy(f), 'safetensors':lambda: _safetensors(f), 'compressed':lambda: _compressed(f),
+    look = {'onnx':lambda: _onnx(f, top), 'zip':lambda: _in_zip(f), 'numpy':lambda: _numpy(f),
+        'safetensors':lambda: _safetensors(f), 'compressed':lambda: _compressed(f),
         'pickle':lambda: [('pickle', 'reading it runs the code in it')]}.get(kind)
     if look: return look()
     if f.suffix=='.onnx': return [('damaged', 'it is called .onnx and is no ONNX model')]
-    return [('pickle', f'a {f.suffix} file that is not a readable pickle')] if f.suffix in ('.pkl', '.pickle', '.joblib', '.pt', '.pth', '.bin', '.ckpt') else []
+    return [('pickle', f'a {f.suffix} file that is not a readable pickle')] if f.suffix in ('.pkl', '.pickle', '.joblib', '.pt',
+        '.pth', '.bin', '.ckpt') else []

@@ -17,7 +17,8 @@ def _cell(x):
     if isinstance(x, dict) and set(x)=={'value', 'low', 'high'}: return f'{x["value"]:.3f} [{x["low"]:.3f}, {x["high"]:.3f}]'
     return ', '.join(map(str, x)) if isinstance(x, list) else x
 
-_HEADS = {'selection_rate':'selected', 'fnr':'missed', 'fpr':'false alarms', 'left_out':'too small to compare', 'mean_abs':'mean size'}
+_HEADS = {'selection_rate':'selected', 'fnr':'missed', 'fpr':'false alarms', 'left_out':'too small to compare',
+    'mean_abs':'mean size'}
 
 def _field(f:Field) -> list:
     "Blocks of one field under its title"
@@ -36,9 +37,11 @@ def card(c:Card) -> Panel:
     where = next((f.source for f in c.fields.values() if f.title in said), '')
     filled = [f for f in c.fields.values() if not f.gap and f.title not in said]
     empty = [[f.title, f.gap] for f in c.fields.values() if f.gap and f.mandatory]
-    blocks = [*([text(f'In the words of its people ({where})'), facts(said)] if said else []), *(b for f in filled for b in _field(f))]
+    blocks = [*([text(f'In the words of its people ({where})'), facts(said)] if said else []),
+        *(b for f in filled for b in _field(f))]
     if empty: blocks.insert(0, table(['gap', 'how to close it'], empty))
     optional = [[f.title, f.gap] for f in c.fields.values() if f.gap and not f.mandatory]
     if optional: blocks.append(details('not given, not mandatory', table(['field', 'how to give it'], optional)))
     word = ('ok', 'COMPLETE') if not c.gaps else ('warn', '1 GAP' if len(c.gaps)==1 else f'{len(c.gaps)} GAPS')
-    return Panel(f'Model card of {c.name}@{c.version}', *blocks, verdict=word, next=f'written to {c.out}' if c.out else f'mlops model card {c.name}@{c.version} --out card.md')
+    return Panel(f'Model card of {c.name}@{c.version}', *blocks, verdict=word,
+        next=f'written to {c.out}' if c.out else f'mlops model card {c.name}@{c.version} --out card.md')

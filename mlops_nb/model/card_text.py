@@ -13,7 +13,8 @@ import msgspec
 from ..core.errors import BadInput, suggest
 
 # %% ../../nbs/model/card_text.ipynb #17d1eb2e
-PERSON = {'owner':'Owner', 'intended_use':'Intended use', 'out_of_scope':'Not intended for', 'limits':'Limits', 'ethics':'Ethical considerations'} # Key -> title; all but the last are mandatory
+PERSON = {'owner':'Owner', 'intended_use':'Intended use', 'out_of_scope':'Not intended for', 'limits':'Limits',
+    'ethics':'Ethical considerations'} # Key -> title; all but the last are mandatory
 
 class Measure(msgspec.Struct, forbid_unknown_fields=True):
     "`[measure]`: on what the card is measured"
@@ -44,9 +45,14 @@ def read(
     try: raw = tomllib.loads(at.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e: raise BadInput(f'{file} is not valid TOML: {e}') from e
     wrong = next((k for k in raw if k not in PERSON and k!='measure'), None)
-    if wrong: raise BadInput(f'{file}: unknown key `{wrong}`', suggest(wrong, [*PERSON, 'measure']) or f'keys: {", ".join(PERSON)}, [measure]')
-    try: words,measure = msgspec.convert({k:v for k,v in raw.items() if k!='measure'}, dict[str,str]),msgspec.convert(raw.get('measure', {}), Measure)
-    except msgspec.ValidationError as e: raise BadInput(f'{file}: {e}', 'texts are strings; [measure] has data, target and by') from e
+    if wrong:
+        raise BadInput(f'{file}: unknown key `{wrong}`', suggest(wrong, [*PERSON, 'measure'])
+            or f'keys: {", ".join(PERSON)}, [measure]')
+    try:
+        words,measure = msgspec.convert({k:v for k,v in raw.items() if k!='measure'}, dict[str,str]),msgspec.convert(raw.get('measure', {}), Measure)
+    except msgspec.ValidationError as e:
+        raise BadInput(f'{file}: {e}', 'texts are strings; [measure] has data, target and by') from e
     commit = _git(p.root, 'log', '-1', '--format=%h of %as', '--', file)
     clean = bool(commit) and _git(p.root, 'status', '--porcelain', '--', file)==''
-    return Text({k:v.strip() for k,v in words.items()}, measure, f'{file}, commit {commit}' if clean else f'{file}, not committed', clean)
+    return Text({k:v.strip() for k,v in words.items()}, measure,
+        f'{file}, commit {commit}' if clean else f'{file}, not committed', clean)

@@ -45,10 +45,12 @@ class Compression(Fact):
     machine:str = '' # What the prices mean
     __panel__ = 'mlops_nb.model.compress_panel:compression'
     @property
-    def refused(self) -> list[Candidate]: return [c for c in self.candidates[1:] if c.why.startswith('loses') or c.why.startswith('agrees')]
+    def refused(self) -> list[Candidate]:
+        return [c for c in self.candidates[1:] if c.why.startswith('loses') or c.why.startswith('agrees')]
     @property
     def ok(self) -> bool: return self.chosen is not None or not self.refused
     @property
-    def finding(self) -> str: return f'{len(self.refused)} candidates lose more than is allowed: '+'; '.join(f'{c.how} {c.why}' for c in self.refused[:4])
+    def finding(self) -> str:
+        return f'{len(self.refused)} candidates lose more than is allowed: '+'; '.join(f'{c.how} {c.why}' for c in self.refused[:4])
     @property
     def chosen_one(self) -> Candidate|None: return next((c for c in self.candidates if c.how==self.chosen), None)

@@ -34,7 +34,9 @@ def _target(p, v, table, target:str, kind:str):
         if v.inputs[0]['type']=='matrix' or len(left)!=1: return '',None
         target = left[0]
         if kind=='values' and not str(table[target].type).startswith(('int', 'uint', 'float', 'double')): return '',None
-    if target not in table.column_names: raise BadInput(f'--target {target}: the data has no such column', suggest(target, table.column_names) or f'it has: {", ".join(table.column_names)[:200]}')
+    if target not in table.column_names:
+        raise BadInput(f'--target {target}: the data has no such column',
+            suggest(target, table.column_names) or f'it has: {", ".join(table.column_names)[:200]}')
     return target,scoring.truth_of(table[target].to_pandas().to_numpy(), kind)
 
 def _prices(p, candidates) -> str:
@@ -51,7 +53,8 @@ def _parity(onnx:bytes, small:bytes, inputs, rows, tolerance:float) -> Parity:
     import numpy as np
     a,b = (scoring.ask(Predictor(x, inputs), rows) for x in (onnx, small))
     d = np.abs(a.score-b.score).reshape(len(a.label), -1).max(axis=1)
-    return Parity(rows=len(d), parity_max_abs=float(d.max(initial=0.)), over=int((d>tolerance).sum()), flips=int((a.label!=b.label).sum()) if a.kind!='values' else 0, tolerance=tolerance, worst_row=int(d.argmax()))
+    return Parity(rows=len(d), parity_max_abs=float(d.max(initial=0.)), over=int((d>tolerance).sum()),
+        flips=int((a.label!=b.label).sum()) if a.kind!='values' else 0, tolerance=tolerance, worst_row=int(d.argmax()))
 
 def _key(p):
     try: return guard.signer(p)
@@ -60,9 +63,12 @@ def _key(p):
 def _register(p, v, fact, c, onnx, small, rows) -> int:
     "The chosen one as a new version with its parent"
     newest = max([int(e.subject.rpartition('@')[2]) for e in ledger.of(p).events('model.registered') if e.subject.rpartition('@')[0]==v.name], default=0)
-    r = registration.Request(bracket=registration.new_bracket(), name=v.name, expected=newest+1, data=v.data, data_digest=v.about.get('data_digest') or '', commit=v.about.get('commit') or '', example=f'rows that judged {c.how}',
-        metrics={f'compressed.{fact.metric}':c.score}, parent=f'{v.name}@{v.version}', cost={k:x for k,x in (('usd_per_1k', c.usd_per_1k), ('p50_us', c.p50_us), ('p95_us', c.p95_us)) if x is not None})
-    return onnx_version.register(p, r, small, v.inputs, rows, _parity(onnx, small, v.inputs, rows, 1-fact.min_agreement), _key(p)).version
+    r = registration.Request(bracket=registration.new_bracket(), name=v.name, expected=newest+1, data=v.data,
+        data_digest=v.about.get('data_digest') or '', commit=v.about.get('commit') or '', example=f'rows that judged {c.how}',
+        metrics={f'compressed.{fact.metric}':c.score}, parent=f'{v.name}@{v.version}',
+        cost={k:x for k,x in (('usd_per_1k', c.usd_per_1k), ('p50_us', c.p50_us), ('p95_us', c.p95_us)) if x is not None})
+    return onnx_version.register(p, r, small, v.inputs, rows,
+        _parity(onnx, small, v.inputs, rows, 1-fact.min_agreement), _key(p)).version
 
 # %% ../../nbs/model/compress_verbs.ipynb #87ef5e70
 @verb(changes=True, check=True, example='mlops model compress delay@champion --data flights --try int8,trees=.5,distill=boost:50x3')

@@ -23,10 +23,15 @@ def parse(
 ) -> tuple[str,str]:
     "A way and its setting; raises `BadInput` before anything is made"
     name,_,value = (x.strip() for x in way.partition('='))
-    if name not in WAYS: raise BadInput(f'--try {way!r} is no way to compress', suggest(name, WAYS) or f'one of: {", ".join(k+("="+v if v else "") for k,v in WAYS.items())}')
-    if bool(value)!=bool(WAYS[name]): raise BadInput(f'--try {way!r}: {name} takes {"a setting" if WAYS[name] else "no setting"}', f'write {name}={WAYS[name]}' if WAYS[name] else f'write {name}')
+    if name not in WAYS:
+        raise BadInput(f'--try {way!r} is no way to compress',
+            suggest(name, WAYS) or f'one of: {", ".join(k+("="+v if v else "") for k,v in WAYS.items())}')
+    if bool(value)!=bool(WAYS[name]):
+        raise BadInput(f'--try {way!r}: {name} takes {"a setting" if WAYS[name] else "no setting"}',
+            f'write {name}={WAYS[name]}' if WAYS[name] else f'write {name}')
     if name=='distill': distillation.parse(value)
-    elif value and not re.fullmatch(r'\d+' if name=='depth' else r'\d*\.?\d+', value): raise BadInput(f'--try {way!r}: {value!r} is no number', f'write {name}={WAYS[name]}')
+    elif value and not re.fullmatch(r'\d+' if name=='depth' else r'\d*\.?\d+', value):
+        raise BadInput(f'--try {way!r}: {value!r} is no number', f'write {name}={WAYS[name]}')
     return name,value
 
 def make(
@@ -62,7 +67,8 @@ def latencies(
 ) -> dict[str,tuple[float,float]]: # p50 and p95 in microseconds
     "How long one row takes"
     import numpy as np
-    fed = {k:[onnx_export.feed(p.inputs, part(rows, n%len(rows), 1), p.whole) for n in range(min(50, len(rows)))] for k,p in sessions.items()}
+    fed = {k:[onnx_export.feed(p.inputs, part(rows, n%len(rows), 1), p.whole) for n in range(min(50, len(rows)))]
+        for k,p in sessions.items()}
     seen = {k:[] for k in sessions}
     for n in range(-5, calls//10): # the first rounds warm up
         for k,p in sessions.items():
@@ -104,12 +110,14 @@ def verdict(c:Candidate, base:Candidate, max_loss:float, min_agreement:float, pr
         size,speed = c.size_bytes/base.size_bytes,c.p50_us/base.p50_us
         c.ok = (size<=SMALLER and (speed<=1.1 or prefer=='size')) or (speed<=FASTER and (size<=1.02 or prefer=='speed'))
         if prefer!='both': c.ok = c.ok and (size<=SMALLER if prefer=='size' else speed<=FASTER)
-        if not c.ok: c.why = 'no gain: '+('smaller but slower' if size<=SMALLER else 'faster but larger' if speed<=FASTER else 'neither smaller nor faster')
+        if not c.ok:
+            c.why = 'no gain: '+('smaller but slower' if size<=SMALLER else 'faster but larger' if speed<=FASTER else 'neither smaller nor faster')
 
 def fronted(candidates:list[Candidate]):
     "Mark those that nothing else beats in size, time and score at once"
     made = [c for c in candidates if c.score is not None]
-    def beats(a, b): return a.size_bytes<=b.size_bytes and a.p50_us<=b.p50_us and a.loss<=b.loss and (a.size_bytes, a.p50_us, a.loss)!=(b.size_bytes, b.p50_us, b.loss)
+    def beats(a, b):
+        return a.size_bytes<=b.size_bytes and a.p50_us<=b.p50_us and a.loss<=b.loss and (a.size_bytes, a.p50_us, a.loss)!=(b.size_bytes, b.p50_us, b.loss)
     for c in made: c.front = not any(beats(o, c) for o in made if o is not c)
 
 def best(candidates:list[Candidate], prefer:str='both') -> Candidate|None:

@@ -24,7 +24,8 @@ class Freedom(msgspec.Struct, kw_only=True):
 
 def _bound(text:str, default:float, spec:str) -> float:
     try: return float(text) if text.strip() else default
-    except ValueError as e: raise BadInput(f'{spec!r} has no bounds: {text!r} is no number', 'write NAME=LOW..HIGH, or NAME=a|b for text') from e
+    except ValueError as e:
+        raise BadInput(f'{spec!r} has no bounds: {text!r} is no number', 'write NAME=LOW..HIGH, or NAME=a|b for text') from e
 
 def freedom(
     spec:str, # `income=0..80000`
@@ -35,7 +36,9 @@ def freedom(
     import numpy as np
     name,_,rest = spec.partition('=')
     name = name.strip()
-    if name not in names: raise BadInput(f'the model has no input `{name}` to change', suggest(name, names) or f'it takes: {", ".join(names)[:200]}')
+    if name not in names:
+        raise BadInput(f'the model has no input `{name}` to change',
+            suggest(name, names) or f'it takes: {", ".join(names)[:200]}')
     seen = np.asarray(column(name))
     if seen.dtype.kind in 'OUS':
         levels = [x.strip() for x in rest.split('|') if x.strip()] or sorted({str(x) for x in seen})[:200]
@@ -47,7 +50,8 @@ def freedom(
     low,high = _bound(parts[0], float(seen.min()), spec),_bound(parts[1], float(seen.max()), spec)
     if not low<=high: raise BadInput(f'{spec!r}: {low:g} is above {high:g}', 'write NAME=LOW..HIGH')
     q = np.quantile(seen, [.25, .75])
-    return Freedom(name=name, low=low, high=high, whole=bool((seen==np.round(seen)).all()), scale=float(q[1]-q[0]) or float(seen.std()) or 1.)
+    return Freedom(name=name, low=low, high=high, whole=bool((seen==np.round(seen)).all()),
+        scale=float(q[1]-q[0]) or float(seen.std()) or 1.)
 
 # %% ../../nbs/model/counterfactuals.ipynb #9524d9c1
 class Change(msgspec.Struct, kw_only=True):
@@ -121,11 +125,13 @@ def _nearest(players, columns, free, at, now, goal, states, tried) -> Change:
     best = None
     for state in states:
         for f in free:
-            if at[f.name] in state and f.levels is None and now[f.name]==now[f.name] and f.low<=float(now[f.name])<=f.high: state,tried = _halved(players, columns, f, at[f.name], now[f.name], goal, state, tried)
+            if at[f.name] in state and f.levels is None and now[f.name]==now[f.name] and f.low<=float(now[f.name])<=f.high:
+                state,tried = _halved(players, columns, f, at[f.name], now[f.name], goal, state, tried)
         score = _score(players, columns, [state])[0]
         cost = sum(_cost(f, now[f.name], state[at[f.name]]) for f in free if at[f.name] in state)
         if goal(score)<=0 and (best is None or cost<best.cost):
-            best = Change(changes=[{'input':f.name, 'from':_plain(now[f.name]), 'to':_plain(state[at[f.name]])} for f in free if at[f.name] in state], prediction=score, cost=cost, tried=tried)
+            best = Change(changes=[{'input':f.name, 'from':_plain(now[f.name]), 'to':_plain(state[at[f.name]])}
+                for f in free if at[f.name] in state], prediction=score, cost=cost, tried=tried)
     best.tried = tried+len(states)
     return best
 

@@ -20,19 +20,26 @@ def parse(
 ) -> tuple[str,list[int]]:
     "Family and its numbers; raises `BadInput`"
     m = re.fullmatch(r'\s*([a-z]+)\s*(?::\s*(\d{1,4}(?:x\d{1,4})*))?\s*', spec)
-    if not m or m[1] not in FAMILIES: raise BadInput(f'distill={spec!r} names no family of students', suggest(spec.split(':')[0], FAMILIES) or f'one of: {", ".join(FAMILIES.values())}')
+    if not m or m[1] not in FAMILIES:
+        raise BadInput(f'distill={spec!r} names no family of students',
+            suggest(spec.split(':')[0], FAMILIES) or f'one of: {", ".join(FAMILIES.values())}')
     numbers = [int(x) for x in (m[2] or FAMILIES[m[1]].partition(':')[2]).split('x') if x]
     wanted = {'linear':0, 'tree':1, 'forest':2, 'boost':2}.get(m[1], len(numbers))
-    if len(numbers)!=wanted or 0 in numbers: raise BadInput(f'distill={spec!r}: {m[1]} takes {wanted} numbers above 0', f'write {FAMILIES[m[1]]}')
+    if len(numbers)!=wanted or 0 in numbers:
+        raise BadInput(f'distill={spec!r}: {m[1]} takes {wanted} numbers above 0', f'write {FAMILIES[m[1]]}')
     return m[1],numbers
 
 def _student(family:str, n:list[int], classes:bool):
     "An estimator that is not fitted yet"
     from sklearn import ensemble, linear_model, neural_network, tree
     if family=='linear': return linear_model.LogisticRegression(max_iter=2000) if classes else linear_model.Ridge()
-    if family=='mlp': return (neural_network.MLPClassifier if classes else neural_network.MLPRegressor)(hidden_layer_sizes=tuple(n), max_iter=300, early_stopping=True, random_state=0)
-    if family=='tree': return (tree.DecisionTreeClassifier if classes else tree.DecisionTreeRegressor)(max_depth=n[0], min_samples_leaf=5, random_state=0)
-    if family=='forest': return (ensemble.RandomForestClassifier if classes else ensemble.RandomForestRegressor)(n[0], max_depth=n[1], random_state=0)
+    if family=='mlp':
+        return (neural_network.MLPClassifier if classes else neural_network.MLPRegressor)(hidden_layer_sizes=tuple(n),
+            max_iter=300, early_stopping=True, random_state=0)
+    if family=='tree':
+        return (tree.DecisionTreeClassifier if classes else tree.DecisionTreeRegressor)(max_depth=n[0], min_samples_leaf=5, random_state=0)
+    if family=='forest':
+        return (ensemble.RandomForestClassifier if classes else ensemble.RandomForestRegressor)(n[0], max_depth=n[1], random_state=0)
     return (ensemble.GradientBoostingClassifier if classes else ensemble.GradientBoostingRegressor)(n_estimators=n[0], max_depth=n[1], random_state=0)
 
 # %% ../../nbs/model/distillation.ipynb #a717b169
@@ -42,18 +49,21 @@ def _pipeline(inputs:list[dict], rows, estimator, scaled:bool):
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
-    numbers = lambda: make_pipeline(SimpleImputer(strategy='median', keep_empty_features=True), *([StandardScaler()] if scaled else []))
+    numbers = lambda: make_pipeline(SimpleImputer(strategy='median', keep_empty_features=True),
+        *([StandardScaler()] if scaled else []))
     if not hasattr(rows, 'columns'): return make_pipeline(numbers(), estimator)
     text = [i['name'] for i in inputs if i['type']=='text']
     plain = [i['name'] for i in inputs if i['type']!='text']
     if not text: return make_pipeline(numbers(), estimator)
-    return make_pipeline(ColumnTransformer([('text', OneHotEncoder(handle_unknown='ignore', max_categories=50), text), ('number', numbers(), plain)]), estimator)
+    return make_pipeline(ColumnTransformer([('text', OneHotEncoder(handle_unknown='ignore', max_categories=50), text),
+        ('number', numbers(), plain)]), estimator)
 
 def _filled(inputs, rows):
     "Rows as the session sees them: 32 bits, empty text for none"
     if not hasattr(rows, 'columns'): return rows
     rows = rows.copy()
-    for i in inputs: rows[i['name']] = rows[i['name']].astype('object').where(rows[i['name']].notna(), '').astype(str) if i['type']=='text' else rows[i['name']].astype('float32')
+    for i in inputs:
+        rows[i['name']] = rows[i['name']].astype('object').where(rows[i['name']].notna(), '').astype(str) if i['type']=='text' else rows[i['name']].astype('float32')
     return rows
 
 def distil(
@@ -76,7 +86,8 @@ def distil(
             p = np.column_stack([1-a.score, a.score]) if a.score.ndim==1 else a.score
             names = np.array(labels) if len(labels)==p.shape[1] else _labels(teacher, rows, p)
             take,label = np.tile(np.arange(len(p)), p.shape[1]),np.repeat(names, len(p))
-            model.fit(x.iloc[take] if hasattr(x, 'iloc') else x[take], label, **{f'{last}__sample_weight':np.clip(p.T.ravel(), 1e-6, 1)})
+            model.fit(x.iloc[take] if hasattr(x, 'iloc') else x[take], label,
+                **{f'{last}__sample_weight':np.clip(p.T.ravel(), 1e-6, 1)})
     return onnx_export.convert(model, teacher.inputs)
 
 def _labels(teacher, rows, p):
@@ -84,5 +95,7 @@ def _labels(teacher, rows, p):
     import numpy as np
     said = np.asarray(teacher.raw(rows)[0]).reshape(-1)
     out = [next(iter(said[np.flatnonzero(p.argmax(axis=1)==k)[:1]]), None) for k in range(p.shape[1])]
-    if None in out: raise BadInput(f'the rows never show the class in column {out.index(None)} of the model', 'distil on rows where the model gives every answer')
+    if None in out:
+        raise BadInput(f'the rows never show the class in column {out.index(None)} of the model',
+            'distil on rows where the model gives every answer')
     return np.array(out)

@@ -42,20 +42,27 @@ def fit(
     if hasattr(rows, 'to_pandas'): rows = rows.to_pandas()
     if not hasattr(rows, 'columns'):
         rows = np.asarray(rows)
-        if rows.ndim!=2 or rows.dtype.kind not in 'fiub': raise BadInput(f'example rows of shape {rows.shape} and type {rows.dtype} cannot be used', 'give a frame, or an array of numbers of shape (rows, columns)')
+        if rows.ndim!=2 or rows.dtype.kind not in 'fiub':
+            raise BadInput(f'example rows of shape {rows.shape} and type {rows.dtype} cannot be used',
+                'give a frame, or an array of numbers of shape (rows, columns)')
         if len(rows)==0: raise BadInput('the example has no rows', 'give some with: --example FRAME')
         return spread(rows)
     names = columns_of(model)
-    if names is None and (w := width_of(model)) is not None and w!=rows.shape[1]: raise BadInput(f'the model was fitted on {w} columns and the example has {rows.shape[1]}', 'give the columns that it was fitted on, in their order')
+    if names is None and (w := width_of(model)) is not None and w!=rows.shape[1]:
+        raise BadInput(f'the model was fitted on {w} columns and the example has {rows.shape[1]}',
+            'give the columns that it was fitted on, in their order')
     missing = [n for n in names or [] if n not in rows.columns]
-    if missing: raise BadInput(f'the example lacks the column `{missing[0]}` that the model was fitted on', f'the model takes: {", ".join(names)[:300]}')
+    if missing:
+        raise BadInput(f'the example lacks the column `{missing[0]}` that the model was fitted on',
+            f'the model takes: {", ".join(names)[:300]}')
     if len(rows)==0: raise BadInput('the example has no rows', 'give some with: --example FRAME')
     return spread(rows[names] if names else rows).reset_index(drop=True)
 
 # %% ../../nbs/model/example_rows.ipynb #c84961ec
 def _rows_like(model, x) -> bool:
     names,width = columns_of(model),width_of(model)
-    if names is not None: return hasattr(x, 'columns') and hasattr(x, 'iloc') and set(names)<=set(map(str, x.columns)) and len(x)>0
+    if names is not None:
+        return hasattr(x, 'columns') and hasattr(x, 'iloc') and set(names)<=set(map(str, x.columns)) and len(x)>0
     return width is not None and getattr(x, 'ndim', 0)==2 and getattr(x, 'shape', (0, 0))[1]==width and len(x)>0
 
 def in_notebook(

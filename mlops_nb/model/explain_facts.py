@@ -38,4 +38,5 @@ class Explanation(Fact):
     @property
     def ok(self) -> bool: return self.replayed is not False
     @property
-    def finding(self) -> str: return 'the replay gave other bits: the model, the rows or the installed ONNX Runtime are not the same'
+    def finding(self) -> str:
+        return 'the replay gave other bits: the model, the rows or the installed ONNX Runtime are not the same'

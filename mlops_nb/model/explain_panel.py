@@ -28,7 +28,8 @@ def push(value:float, most:float, w:int=120, h:int=12) -> Svg:
     a,b = (middle, middle+length) if value>=0 else (middle-length, middle)
     body = f'<path class="a" d="M{middle:.0f} 0V{h}"/><path class="{"m" if value>=0 else "r"}" d="M{a:.1f} 2H{b:.1f}V{h-2}H{a:.1f}Z"/>'
     blocks = round(length/(w/2)*8)
-    return Svg(f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}">{body}</svg>', f'{"raises" if value>=0 else "lowers"} by {number(abs(value))}', ('█'*blocks).rjust(8) if value<0 else ' '*8+'█'*blocks)
+    return Svg(f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}">{body}</svg>',
+        f'{"raises" if value>=0 else "lowers"} by {number(abs(value))}', ('█'*blocks).rjust(8) if value<0 else ' '*8+'█'*blocks)
 
 def _given(x) -> str: return 'missing' if x is None else short(x, 40) if isinstance(x, str) else number(float(x))
 
@@ -50,7 +51,8 @@ def _changes(c:dict) -> list:
     return [head, table(['input', 'is', 'would have to be'], [[short(x['input'], 50), _given(x['from']), _given(x['to'])] for x in c['changes']])]
 
 def _row(e:Explanation, r:dict) -> list:
-    return [table(['input', 'is', e.space, ''], _bars(r), align='lrrl'), *(_changes(r['counterfactual']) if r.get('counterfactual') else [])]
+    return [table(['input', 'is', e.space, ''], _bars(r), align='lrrl'),
+        *(_changes(r['counterfactual']) if r.get('counterfactual') else [])]
 
 _HOW = {'tables':'exact: tables of shallow trees', 'trees':'exact: TreeExplainer on the trees of the served bytes'}
 
@@ -64,9 +66,17 @@ def explanation(
     if e.summary:
         most = max(s['high'] for s in e.summary)
         rows = [[short(s['input'], 50), number(s['mean_abs']), f'[{number(s["low"])}, {number(s["high"])}]', push(s['mean_abs'], most)] for s in e.summary[:15]]
-        blocks.append(details(f'which inputs matter, over {e.summary_rows:,} rows', table(['input', 'mean size', '95 %', ''], rows, align='lrrl')))
-    about = {'explained':f'{e.space} of {e.output}' if e.output else e.space, 'base':f'{number(e.base)}, mean of {e.background} background rows', 'method':_HOW.get(e.method, f'sampled on the served session, {e.orders} orders a row or more, expected error {e.error:.1%}'),
-        'adds up':f'within {e.additivity_error:.1g}' if e.additivity_error else 'exactly', 'cost':f'{e.predictions:,} predictions, {e.seconds:.2f} s'+('' if e.usd is None else f', estimated {e.usd:.2g} USD'), 'digest':e.digest[:16]}
+        blocks.append(details(f'which inputs matter, over {e.summary_rows:,} rows',
+            table(['input', 'mean size', '95 %', ''], rows, align='lrrl')))
+    about = {'explained':f'{e.space} of {e.output}' if e.output else e.space,
+        'base':f'{number(e.base)}, mean of {e.background} background rows',
+        'method':_HOW.get(e.method, f'sampled on the served session, {e.orders} orders a row or more, expected error {e.error:.1%}'),
+        'adds up':f'within {e.additivity_error:.1g}' if e.additivity_error else 'exactly',
+        'cost':f'{e.predictions:,} predictions, {e.seconds:.2f} s'+('' if e.usd is None else f', estimated {e.usd:.2g} USD'),
+        'digest':e.digest[:16]}
     blocks.append(facts(about))
-    verdict = {None:('info', 'SAMPLED' if e.method=='sampled' else 'EXACT'), True:('ok', 'REPLAYED: THE SAME BITS'), False:('bad', 'REPLAYED: OTHER BITS')}[e.replayed]
-    return Panel(f'Why {e.name}@{e.version} answers so', *blocks, verdict=verdict, next=f'mlops model explain {e.name}@{e.version} --data DATA --replay {e.entry}' if e.entry is not None and e.replayed is None else f'mlops model card {e.name}@{e.version}')
+    verdict = {None:('info', 'SAMPLED' if e.method=='sampled' else 'EXACT'), True:('ok', 'REPLAYED: THE SAME BITS'),
+        False:('bad', 'REPLAYED: OTHER BITS')}[e.replayed]
+    return Panel(f'Why {e.name}@{e.version} answers so', *blocks, verdict=verdict,
+        next=f'mlops model explain {e.name}@{e.version} --data DATA --replay {e.entry}' if e.entry is not None
+        and e.replayed is None else f'mlops model card {e.name}@{e.version}')

@@ -22,7 +22,9 @@ def output_of(predictor:Predictor, rows, output:str='', classes:list|tuple=()) -
         if output: raise BadInput(f'--output {output}: the model gives values, not classes', 'leave it out')
         return None,''
     if output:
-        if output not in a.classes: raise BadInput(f'--output {output!r} is no class that these rows show', suggest(output, a.classes) or f'they show: {", ".join(filter(None, a.classes))[:200]}')
+        if output not in a.classes:
+            raise BadInput(f'--output {output!r} is no class that these rows show',
+                suggest(output, a.classes) or f'they show: {", ".join(filter(None, a.classes))[:200]}')
         return a.classes.index(output),output
     k = len(a.classes)-1 if a.kind=='binary' else int(np.bincount(a.score.argmax(axis=1)).argmax())
     return k,a.classes[k] or 'second class'
@@ -66,8 +68,10 @@ def explain(
     served = 'value' if output is None else 'probability'
     if method!='sampled':
         xs = players.columns(rows)
-        found,space = _exact(method, onnx, players, xs, players.columns(background), players.scores(xs)) if all(c.dtype.kind=='f' for c in xs) else (None, 'the model takes text')
-        if found is not None and (space=='score' or method!='auto'): return found,'trees' if method=='trees' else 'tables',served if space=='score' else space
+        found,space = _exact(method, onnx, players, xs, players.columns(background),
+            players.scores(xs)) if all(c.dtype.kind=='f' for c in xs) else (None, 'the model takes text')
+        if found is not None and (space=='score' or method!='auto'):
+            return found,'trees' if method=='trees' else 'tables',served if space=='score' else space
         if method!='auto': raise BadInput(f'--method {method}: {space}', 'use: --method sampled')
     return shapley.attribute(players, rows, background, orders, seed, aim),'sampled',served
 
@@ -84,7 +88,8 @@ def summary(values, names:list[str], seed:int=0, times:int=500) -> list[dict]:
     size = np.abs(values)
     means = scoring.draws(len(size), times, seed)@size/len(size)
     low,high = np.quantile(means, [.025, .975], axis=0)
-    out = [{'input':n, 'mean_abs':float(m), 'low':float(l), 'high':float(h)} for n,m,l,h in zip(names, size.mean(axis=0), low, high)]
+    out = [{'input':n, 'mean_abs':float(m), 'low':float(l), 'high':float(h)}
+        for n,m,l,h in zip(names, size.mean(axis=0), low, high)]
     return sorted(out, key=lambda r: (-r['mean_abs'], r['input']))
 
 def expected_error(a:shapley.Attribution) -> float:
@@ -107,9 +112,12 @@ def goal_of(target:str, label:str, classes:list[str]):
         if not m: raise BadInput('a model of values needs a goal', "say which with: --goal '>=100'")
         limit = float(m[2])
         return None,((lambda s: limit-s) if m[1]=='>=' else (lambda s: s-limit)),f'{m[1]} {limit:g}'
-    if not target and len(classes)!=2: raise BadInput('the model has several other answers', f'say which with: --goal {classes[0]}')
+    if not target and len(classes)!=2:
+        raise BadInput('the model has several other answers', f'say which with: --goal {classes[0]}')
     wanted = target or next(c for c in classes if c!=label)
-    if wanted not in classes: raise BadInput(f'--goal {wanted!r} is no class that these rows show', suggest(wanted, classes) or f'they show: {", ".join(filter(None, classes))[:200]}')
+    if wanted not in classes:
+        raise BadInput(f'--goal {wanted!r} is no class that these rows show',
+            suggest(wanted, classes) or f'they show: {", ".join(filter(None, classes))[:200]}')
     return classes.index(wanted),(lambda s: .5-s),wanted
 
 def counterfactual(
@@ -125,13 +133,18 @@ def counterfactual(
     k,far,said = goal_of(goal, str(label.label[0]), classes)
     players = shapley.Players(predictor, k)
     columns = players.columns(row)
-    if far(players.scores(columns)[0])<=0: return {'goal':said, 'changes':[], 'prediction':float(players.scores(columns)[0]), 'answer':str(label.label[0]), 'verified':True, 'tried':1}
+    if far(players.scores(columns)[0])<=0:
+        return {'goal':said, 'changes':[], 'prediction':float(players.scores(columns)[0]), 'answer':str(label.label[0]),
+            'verified':True, 'tried':1}
     found = counterfactuals.search(players, columns, free, lambda s: far(s)+1e-6, inputs)
-    if found is None: return {'goal':said, 'changes':None, 'prediction':float(players.scores(columns)[0]), 'answer':str(label.label[0]), 'verified':True, 'tried':0}
+    if found is None:
+        return {'goal':said, 'changes':None, 'prediction':float(players.scores(columns)[0]), 'answer':str(label.label[0]),
+            'verified':True, 'tried':0}
     changed = _changed(row, players, found.changes)
     again,answer = float(players.scores(players.columns(changed))[0]),scoring.ask(predictor, changed)
     reached = str(answer.label[0])==said if classes else far(again)<=0
-    return {'goal':said, 'changes':found.changes, 'prediction':again, 'answer':str(answer.label[0]), 'verified':bool(reached), 'tried':found.tried+1}
+    return {'goal':said, 'changes':found.changes, 'prediction':again, 'answer':str(answer.label[0]), 'verified':bool(reached),
+        'tried':found.tried+1}
 
 def _changed(row, players, changes):
     "The row with the changes, as a row like any other"

@@ -102,7 +102,9 @@ class Promotion(Fact):
     @property
     def ok(self) -> bool: return all(g.ok for g in self.gates)
     @property
-    def finding(self) -> str: return '; '.join(f'{g.expr}: {"no such metric" if g.value is None else f"it is {g.value:.6g}"}' for g in self.gates if not g.ok)
+    def finding(self) -> str:
+        return '; '.join(f'{g.expr}: {"no such metric" if g.value is None else f"it is {g.value:.6g}"}'
+            for g in self.gates if not g.ok)
 
 class History(Fact):
     "Who moved which alias, when and why"

@@ -22,15 +22,18 @@ def parse(
 ) -> tuple[str,str,float]: # Metric, operator, number
     "The parts of a gate; raises `BadInput`"
     m = re.fullmatch(r'\s*([A-Za-z_][\w.@/-]{0,120})\s*(>=|<=|==|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|[a-zA-Z]*)\s*', expr)
-    if not m or m[4].lower() not in _UNITS: raise BadInput(f'{expr!r} is no gate', "write METRIC OP NUMBER, for instance 'test.roc_auc >= 0.7'")
+    if not m or m[4].lower() not in _UNITS:
+        raise BadInput(f'{expr!r} is no gate', "write METRIC OP NUMBER, for instance 'test.roc_auc >= 0.7'")
     return m[1],m[2],float(m[3])*_UNITS[m[4].lower()]/(_of_name(m[1]) if m[4] not in ('', '%') else 1)
 
 def _of_name(metric:str) -> float:
     "A metric that is called `p95_us` or `size.mb` counts in that unit: `latency.p95_us < 1ms` means 1000 of them"
     return _UNITS.get(re.split(r'[._]', metric)[-1].lower(), 1.)
 
-MEASURED = {'drift':'mlops monitor drift REFERENCE CURRENT', 'skew':'mlops feature skew NAME', 'fairness':'mlops model card NAME@V --data DATA --target COLUMN --by COLUMN',
-    'card':'mlops model card NAME@V --data DATA --target COLUMN', 'explained':'mlops model explain NAME@V --data DATA', 'compressed':'mlops model compress NAME@V --data DATA --try int8'}
+MEASURED = {'drift':'mlops monitor drift REFERENCE CURRENT', 'skew':'mlops feature skew NAME',
+    'fairness':'mlops model card NAME@V --data DATA --target COLUMN --by COLUMN',
+    'card':'mlops model card NAME@V --data DATA --target COLUMN', 'explained':'mlops model explain NAME@V --data DATA',
+    'compressed':'mlops model compress NAME@V --data DATA --try int8'}
 
 def measured_by(expr:str, ref:str) -> str:
     "What to type so that the metric of a gate gets known; empty where no verb measures it"

@@ -46,7 +46,8 @@ def by_group(
         row = {'group':g, 'rows':int(m.sum())}
         metric = 'rmse' if a.kind=='values' else 'accuracy'
         s = float(scoring.score(metric, part, truth[m], np.ones((1, m.sum())))[0])
-        low,high = scoring.wilson(s*m.sum(), m.sum()) if metric=='accuracy' else np.quantile(scoring.score(metric, part, truth[m], scoring.draws(int(m.sum()))), [.025, .975])
+        low,high = scoring.wilson(s*m.sum(), m.sum()) if metric=='accuracy' else np.quantile(scoring.score(metric, part, truth[m],
+            scoring.draws(int(m.sum()))), [.025, .975])
         row |= {'metric':metric, 'score':s, 'low':float(low), 'high':float(high)}
         if a.kind=='binary': row |= _binary(part, truth[m], scoring.positive(a, truth))
         out.append(row)
@@ -55,7 +56,8 @@ def by_group(
 def _binary(a, truth, yes:str) -> dict:
     "Selection, misses, false alarms, and how far probabilities are from what happened"
     said,true = a.label==yes,truth==yes
-    return {'selection_rate':_share(int(said.sum()), len(said)), 'fnr':_share(int((~said&true).sum()), int(true.sum())), 'fpr':_share(int((said&~true).sum()), int((~true).sum())), 'calibration':float(a.score.mean()-true.mean())}
+    return {'selection_rate':_share(int(said.sum()), len(said)), 'fnr':_share(int((~said&true).sum()), int(true.sum())),
+        'fpr':_share(int((said&~true).sum()), int((~true).sum())), 'calibration':float(a.score.mean()-true.mean())}
 
 def gaps(rows:list[dict]) -> list[dict]: # {measure, gap, highest, lowest, left_out}
     "Largest difference between groups of at least 30 rows"
@@ -64,5 +66,7 @@ def gaps(rows:list[dict]) -> list[dict]: # {measure, gap, highest, lowest, left_
     out = []
     for k in ('selection_rate', 'fnr', 'fpr', 'score'):
         have = [(r[k]['value'] if isinstance(r[k], dict) else r[k], r['group']) for r in fit if r.get(k) is not None]
-        if len(have)>1: out.append({'measure':k if k!='score' else fit[0]['metric'], 'gap':max(have)[0]-min(have)[0], 'highest':max(have)[1], 'lowest':min(have)[1], 'left_out':left})
+        if len(have)>1:
+            out.append({'measure':k if k!='score' else fit[0]['metric'], 'gap':max(have)[0]-min(have)[0], 'highest':max(have)[1],
+                'lowest':min(have)[1], 'left_out':left})
     return out

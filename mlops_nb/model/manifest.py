@@ -24,7 +24,8 @@ def files_of(folder:Path) -> list[str]:
     for base,dirs,names in os.walk(folder):
         for n in dirs+names:
             at = Path(base)/n
-            if at.is_symlink() or not (at.is_dir() or at.is_file()): raise BadInput(f'{at.relative_to(folder)} is a link or no plain file', 'a model holds plain files only')
+            if at.is_symlink() or not (at.is_dir() or at.is_file()):
+                raise BadInput(f'{at.relative_to(folder)} is a link or no plain file', 'a model holds plain files only')
         out += [(Path(base)/n).relative_to(folder).as_posix() for n in names]
     return sorted(f for f in out if f not in (MANIFEST, ENVELOPE))
 
@@ -50,12 +51,17 @@ def check(
     "Hash every file again; raises `BadInput` with the first difference"
     try: data = (folder/MANIFEST).read_bytes()
     except OSError as e: raise BadInput(f'{folder.name} has no {MANIFEST}', 'register the model again: mlops model log') from e
-    if expected and digest(data)!=expected: raise BadInput(f'the manifest has the digest {digest(data)[:12]} and {expected[:12]} was registered', 'the files were exchanged: do not use them')
+    if expected and digest(data)!=expected:
+        raise BadInput(f'the manifest has the digest {digest(data)[:12]} and {expected[:12]} was registered',
+            'the files were exchanged: do not use them')
     try: m = msgspec.json.decode(data); listed = {str(k):v['sha256'] for k,v in m['files'].items()}
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as e: raise BadInput(f'{MANIFEST} is no manifest of a model') from e
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as e:
+        raise BadInput(f'{MANIFEST} is no manifest of a model') from e
     here = files_of(folder)
-    if more := sorted(set(here)-set(listed)): raise BadInput(f'the file {more[0]} is not in the manifest', 'the files were changed: do not use them')
-    if less := sorted(set(listed)-set(here)): raise BadInput(f'the file {less[0]} is missing', 'the files were changed: do not use them')
+    if more := sorted(set(here)-set(listed)):
+        raise BadInput(f'the file {more[0]} is not in the manifest', 'the files were changed: do not use them')
+    if less := sorted(set(listed)-set(here)):
+        raise BadInput(f'the file {less[0]} is missing', 'the files were changed: do not use them')
     for f in here:
         if file_digest(folder/f)!=listed[f]: raise BadInput(f'the file {f} was changed after it was registered', 'do not use it')
     return m
@@ -88,11 +94,14 @@ def verify(
     "Check the envelope against the manifest and the keys; raises `BadInput`"
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    try: e = msgspec.json.decode((folder/ENVELOPE).read_bytes()); kind,payload,sigs = e['payloadType'],_raw(e['payload']),[_raw(s['sig']) for s in e['signatures']]
+    try:
+        e = msgspec.json.decode((folder/ENVELOPE).read_bytes())
+        kind,payload,sigs = e['payloadType'],_raw(e['payload']),[_raw(s['sig']) for s in e['signatures']]
     except FileNotFoundError as x: raise BadInput('the model is not signed', 'sign it with: mlops model sign NAME@v') from x
     except (msgspec.MsgspecError, KeyError, TypeError) as x: raise BadInput(f'{ENVELOPE} is no DSSE envelope') from x
     if kind!=TYPE: raise BadInput(f'the envelope signs a {kind!r}, not a manifest')
-    if payload!=(folder/MANIFEST).read_bytes(): raise BadInput('the signature belongs to another manifest', 'it was copied from another version: do not use it')
+    if payload!=(folder/MANIFEST).read_bytes():
+        raise BadInput('the signature belongs to another manifest', 'it was copied from another version: do not use it')
     for k in keys:
         for s in sigs:
             try: Ed25519PublicKey.from_public_bytes(k).verify(s, pae(payload, kind))
@@ -103,5 +112,6 @@ def verify(
 def _in_time(key:str, until:dict[str,str]) -> str:
     "An expired key signs nothing any more, also not what it signed before: a thief could set the clock back"
     from datetime import datetime, UTC
-    if key in until and datetime.now(UTC).strftime('%Y-%m-%d')>until[key]: raise BadInput(f'the key {key} expired on {until[key]}', 'sign it with a new key: mlops model sign NAME@v')
+    if key in until and datetime.now(UTC).strftime('%Y-%m-%d')>until[key]:
+        raise BadInput(f'the key {key} expired on {until[key]}', 'sign it with a new key: mlops model sign NAME@v')
     return key

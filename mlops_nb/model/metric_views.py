@@ -20,10 +20,13 @@ def own(v:ModelVersion) -> dict[str,float]:
     "What the version itself says"
     out = {k:float(x) for k,x in v.metrics.items() if _number(x)}
     about = v.__dict__.get('about', {})
-    if v.onnx: out |= {'parity.max_abs':float(v.onnx.get('parity_max_abs') or 0), 'parity.over':float(v.onnx.get('over') or 0), 'parity.flips':float(v.onnx.get('flips') or 0), 'parity.rows':float(v.onnx.get('rows') or 0),
+    if v.onnx:
+        out |= {'parity.max_abs':float(v.onnx.get('parity_max_abs') or 0), 'parity.over':float(v.onnx.get('over') or 0),
+            'parity.flips':float(v.onnx.get('flips') or 0), 'parity.rows':float(v.onnx.get('rows') or 0),
         'size.onnx_mb':float(v.onnx.get('bytes') or 0)/1e6}
     if v.size_bytes: out |= {'size.bytes':float(v.size_bytes), 'size.mb':v.size_bytes/1e6}
-    for name,key in {'cost.usd':'usd', 'cost.kwh':'kwh', 'cost.usd_per_1k':'usd_per_1k', 'latency.p50_us':'p50_us', 'latency.p95_us':'p95_us'}.items():
+    for name,key in {'cost.usd':'usd', 'cost.kwh':'kwh', 'cost.usd_per_1k':'usd_per_1k', 'latency.p50_us':'p50_us',
+        'latency.p95_us':'p95_us'}.items():
         if _number(about.get(key)): out[name] = float(about[key])
     lat = about.get('latency') or {}
     return {**out, **{f'latency.{k}':float(lat[k]) for k in ('p50_us', 'p95_us') if _number(lat.get(k)) and f'latency.{k}' not in out}}
@@ -43,7 +46,8 @@ def drift(
     moved = p.get('drifted') or []
     n = p.get('columns') or 0
     n = len(n) if isinstance(n, (list, dict)) else n
-    out = {'drift.alarm':float(bool(p.get('alarm'))), 'drift.columns':float(len(moved)), 'drift.inputs':float(len(set(moved)&set(inputs)))}
+    out = {'drift.alarm':float(bool(p.get('alarm'))), 'drift.columns':float(len(moved)),
+        'drift.inputs':float(len(set(moved)&set(inputs)))}
     if n: out['drift.share'] = len(moved)/n
     if _number(p.get('largest_effect')): out['drift.effect'] = float(p['largest_effect'])
     return out
@@ -54,7 +58,8 @@ def skew(
     "Served calls replayed against history"
     p = e.payload or {}
     rates = p.get('mismatches') or {}
-    return {**flat('skew', p), 'skew.mismatches':float(len(rates)), 'skew.rate':max((float(r) for r in rates.values()), default=0.)}
+    return {**flat('skew', p), 'skew.mismatches':float(len(rates)),
+        'skew.rate':max((float(r) for r in rates.values()), default=0.)}
 
 def card(
     e:Event, # model.card_written
@@ -86,7 +91,8 @@ def _windows(events:list[Event], data:str) -> list[Event]:
     own_ = [e for e in all_ if data and _name(data) in (_name(e.subject), _name((e.payload or {}).get('reference')))]
     return own_ or all_
 
-_ABOUT = {'model.card_written':card, 'model.compressed':compressed, 'model.explained':lambda e: flat('explained', e.payload or {})} # of this version
+_ABOUT = {'model.card_written':card, 'model.compressed':compressed,
+    'model.explained':lambda e: flat('explained', e.payload or {})} # of this version
 _NAMED = {'feature.skew_checked':skew} # of this model
 
 def metrics(

@@ -19,7 +19,8 @@ def turn(p, name:str): return registration.held(p.state/'locks'/f'model-{name}')
 
 def about(fact:Promotion, end:str) -> dict:
     "What the events of a move say"
-    return {'bracket':secrets.token_hex(8), 'alias':fact.alias, 'version':fact.to, 'from':fact.before, 'reason':fact.reason, 'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates], 'end':end}
+    return {'bracket':secrets.token_hex(8), 'alias':fact.alias, 'version':fact.to, 'from':fact.before, 'reason':fact.reason,
+        'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates], 'end':end}
 
 def move(
     p, # Project
@@ -31,7 +32,8 @@ def move(
     said,subject = about(fact, end),f'{fact.name}@{fact.to}'
     ledger.record(p, 'model.promotion_started', subject, said, digest=digest)
     try: registry.move(p, fact.name, fact.alias, fact.to)
-    except BaseException as e: ledger.record(p, 'model.promotion_failed', subject, {**said, 'message':str(e)[:300]}, fail='open'); raise
+    except BaseException as e:
+        ledger.record(p, 'model.promotion_failed', subject, {**said, 'message':str(e)[:300]}, fail='open'); raise
     try: ledger.record(p, end, subject, said, digest=digest)
     except MlopsError: registry.move(p, fact.name, fact.alias, fact.before); raise
     fact.moved = True
@@ -48,9 +50,12 @@ def mend(
         said = e.payload or {}
         name = e.subject.rpartition('@')[0]
         with registration.held(p.state/'locks'/f'model-{name}', wait=False) as mine:
-            if mine is None: out.append({'subject':e.subject, 'state':'running', 'message':'a process is at work on it'}); continue
+            if mine is None:
+                out.append({'subject':e.subject, 'state':'running', 'message':'a process is at work on it'}); continue
             moved = registry.aliases(p, name).get(said.get('alias'))==said.get('version')
             words = f'{said.get("alias")} was moved and not recorded' if moved else f'{said.get("alias")} was not moved'
-            if apply: ledger.record(p, said.get('end', 'model.promoted') if moved else 'model.promotion_failed', e.subject, {**said, **({} if moved else {'message':words})}, digest=e.digest)
+            if apply:
+                ledger.record(p, said.get('end', 'model.promoted') if moved else 'model.promotion_failed', e.subject,
+                    {**said, **({} if moved else {'message':words})}, digest=e.digest)
             out.append({'subject':e.subject, 'state':'promoted' if moved else 'failed', 'message':f'the process ended: {words}'})
     return out

@@ -23,16 +23,19 @@ def _folder(at, onnx:bytes, inputs:list[dict], rows, parity:Parity, about:dict, 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            mlflow.onnx.save_model(onnx_format.load_from_string(onnx), str(at), pip_requirements=lock, onnx_execution_providers=['CPUExecutionProvider'])
+            mlflow.onnx.save_model(onnx_format.load_from_string(onnx), str(at), pip_requirements=lock,
+                onnx_execution_providers=['CPUExecutionProvider'])
     except OSError: raise
     except Exception as e: raise ToolFailed(f'MLflow cannot keep the ONNX model: {" ".join(str(e).split())[:200]}') from e
     (at/packaging.ONNX).write_bytes(onnx)
     (at/packaging.LOCK).write_text('\n'.join(lock)+'\n', encoding='utf-8')
     packaging._keep_example(at, rows)
-    (at/packaging.ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':'onnx', 'parity':parity, 'without_onnx':''}))
+    (at/packaging.ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':'onnx',
+        'parity':parity, 'without_onnx':''}))
     _,digest = manifest.write(at, {'about':about})
     if key is not None: manifest.sign(at, key)
-    return packaging.Package(folder=at, digest=digest, inputs=inputs, flavour='onnx', parity=parity, onnx_bytes=len(onnx), bytes=sum(f.stat().st_size for f in at.rglob('*') if f.is_file()))
+    return packaging.Package(folder=at, digest=digest, inputs=inputs, flavour='onnx', parity=parity, onnx_bytes=len(onnx),
+        bytes=sum(f.stat().st_size for f in at.rglob('*') if f.is_file()))
 
 def register(
     p, # Project
@@ -44,4 +47,5 @@ def register(
     key=None, # Signs the manifest
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    with registration.begun(p, r): return registration.complete(p, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key))
+    with registration.begun(p, r):
+        return registration.complete(p, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key))

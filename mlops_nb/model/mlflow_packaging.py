@@ -35,12 +35,15 @@ class Package(msgspec.Struct, kw_only=True):
 def answers_of(model, rows):
     "What the original says; raises `BadInput` in one line"
     model = originals.original(model)
-    if not callable(getattr(model, 'predict', None)): raise BadInput(f'a {type(model).__name__} has no predict', 'give a fitted model')
+    if not callable(getattr(model, 'predict', None)):
+        raise BadInput(f'a {type(model).__name__} has no predict', 'give a fitted model')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return onnx_session.native_scores(model, rows)
-    except Exception as e: raise BadInput(f'the model does not take the example: {type(e).__name__}: {" ".join(str(e).split())[:200]}', 'give rows that it takes with: --example FRAME') from e
+    except Exception as e:
+        raise BadInput(f'the model does not take the example: {type(e).__name__}: {" ".join(str(e).split())[:200]}',
+            'give rows that it takes with: --example FRAME') from e
 
 _NULLS = ('', 'nan', 'None', '<NA>') # What converters make of a missing text
 
@@ -102,8 +105,10 @@ def build(
     if onnx: (folder/ONNX).write_bytes(onnx)
     (folder/LOCK).write_text('\n'.join(lock)+'\n', encoding='utf-8')
     _keep_example(folder, rows)
-    (folder/ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':flavour, 'parity':parity, 'latency':latency, 'without_onnx':why}))
-    return _sealed(folder, about, key, inputs=inputs, flavour=flavour, parity=parity, onnx_bytes=len(onnx or b''), why_not=why, latency=latency)
+    (folder/ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':flavour, 'parity':parity,
+        'latency':latency, 'without_onnx':why}))
+    return _sealed(folder, about, key, inputs=inputs, flavour=flavour, parity=parity, onnx_bytes=len(onnx or b''),
+        why_not=why, latency=latency)
 
 def _keep_example(folder, rows):
     "A few rows, for cards and checks"

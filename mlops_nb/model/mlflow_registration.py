@@ -78,7 +78,8 @@ def begun(p, r:Request):
         at.mkdir(parents=True, mode=0o700)
         with held(at/'lock') as lock:
             (at/'request.json').write_bytes(msgspec.json.encode(r))
-            ledger.record(p, 'model.logging_started', f'{r.name}@{r.expected}', {'bracket':r.bracket, 'version':r.expected, 'run':r.run, 'data':r.data})
+            ledger.record(p, 'model.logging_started', f'{r.name}@{r.expected}',
+                {'bracket':r.bracket, 'version':r.expected, 'run':r.run, 'data':r.data})
             opened = True
             yield lock
     finally:
@@ -95,7 +96,10 @@ def _lineage(p, r:Request):
 
 def finish(p, r:Request, model, rows, key=None, converting=None) -> ModelVersion:
     "Pack a fitted model, upload and record; `converting` is open while ONNX is made"
-    def build(at): _lineage(p, r); return packaging.build(at, model, rows, about(r), tolerance=r.tolerance, native=r.native, pickle=r.pickle, key=key, converting=converting or nullcontext())
+    def build(at):
+        _lineage(p, r)
+        return packaging.build(at, model, rows, about(r), tolerance=r.tolerance, native=r.native, pickle=r.pickle, key=key,
+            converting=converting or nullcontext())
     return complete(p, r, build)
 
 def about(r:Request) -> dict:
@@ -113,7 +117,8 @@ def complete(
         pack = build(at/'files')
         payload = _payload(r, pack)
         (at/'ready.json').write_bytes(msgspec.json.encode(payload)) # whoever finds the version in MLflow can finish with this
-        tags = {'mlops.digest':pack.digest, 'mlops.bracket':r.bracket, 'mlops.data':r.data, 'mlops.data_digest':r.data_digest, 'mlops.parent':r.parent}
+        tags = {'mlops.digest':pack.digest, 'mlops.bracket':r.bracket, 'mlops.data':r.data, 'mlops.data_digest':r.data_digest,
+            'mlops.parent':r.parent}
         made,run,source = registry.register(p, r.name, pack.folder, {k:v for k,v in tags.items() if v}, r.run)
         fact = _record(p, r.name, {**payload, 'version':made, 'run':run, 'source':source})
     except BaseException as e:
@@ -125,13 +130,16 @@ def complete(
 def _payload(r, pack) -> dict:
     "What the event will say, but for the version's number"
     onnx = None if pack.parity is None else {**msgspec.to_builtins(pack.parity), 'bytes':pack.onnx_bytes}
-    return {'bracket':r.bracket, 'digest':pack.digest, 'onnx':onnx, 'size_bytes':pack.bytes, 'run':r.run, 'data':r.data, 'data_digest':r.data_digest, 'metrics':r.metrics, 'views':r.views, 'flavour':pack.flavour, 'commit':r.commit,
-        'inputs':pack.inputs, 'example':r.example, 'signed':(pack.folder/manifest.ENVELOPE).exists(), 'without_onnx':pack.why_not, 'parent':r.parent, 'latency':pack.latency, **r.cost, **r.extra}
+    return {'bracket':r.bracket, 'digest':pack.digest, 'onnx':onnx, 'size_bytes':pack.bytes, 'run':r.run, 'data':r.data,
+        'data_digest':r.data_digest, 'metrics':r.metrics, 'views':r.views, 'flavour':pack.flavour, 'commit':r.commit,
+        'inputs':pack.inputs, 'example':r.example, 'signed':(pack.folder/manifest.ENVELOPE).exists(), 'without_onnx':pack.why_not,
+        'parent':r.parent, 'latency':pack.latency, **r.cost, **r.extra}
 
 def _record(p, name, payload:dict) -> ModelVersion:
     "The event that makes it a version"
     ledger.record(p, 'model.registered', f'{name}@{payload["version"]}', payload, digest=payload['digest'])
-    return ModelVersion(name=name, message=payload['without_onnx'], **{k:payload[k] for k in ('version', 'digest', 'onnx', 'size_bytes', 'run', 'data', 'metrics', 'inputs')})
+    return ModelVersion(name=name, message=payload['without_onnx'],
+        **{k:payload[k] for k in ('version', 'digest', 'onnx', 'size_bytes', 'run', 'data', 'metrics', 'inputs')})
 
 def give_up(p, r:Request, e:BaseException, made:int|None=None):
     "Nothing stays but the record that it failed"
@@ -140,7 +148,8 @@ def give_up(p, r:Request, e:BaseException, made:int|None=None):
         except MlopsError as x: e.add_note(f'{r.name}@{made} stays in MLflow without a record: {x.message}')
     shutil.rmtree(staging(p, r.bracket), ignore_errors=True) # first: it may be the disk that is full
     said = e.message if isinstance(e, MlopsError) else f'{type(e).__name__}: {e}'
-    ledger.record(p, 'model.failed', f'{r.name}@{r.expected}', {'bracket':r.bracket, 'version':r.expected, 'made':made, 'message':said[:500]}, fail='open')
+    ledger.record(p, 'model.failed', f'{r.name}@{r.expected}',
+        {'bracket':r.bracket, 'version':r.expected, 'made':made, 'message':said[:500]}, fail='open')
 
 # %% ../../nbs/model/mlflow_registration.ipynb #7b1a1342
 def leave(p, r:Request, model, rows, lock):
@@ -151,13 +160,16 @@ def leave(p, r:Request, model, rows, lock):
         data = cloudpickle.dumps((model, rows))
         fd = os.open(at/'object.pkl', os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600)
         with os.fdopen(fd, 'wb') as f: f.write(data)
-        env = {**registry.quiet_environment(), 'PYTHONPATH':os.pathsep.join(x for x in sys.path if x), 'MLOPS_PROJECT':str(p.root)}
+        env = {**registry.quiet_environment(), 'PYTHONPATH':os.pathsep.join(x for x in sys.path if x),
+            'MLOPS_PROJECT':str(p.root)}
         with open(at/'log.txt', 'wb') as log:
-            subprocess.Popen([sys.executable, '-m', 'mlops_nb.model.mlflow_registration', r.bracket, manifest.digest(data), str(lock.fileno())], cwd=p.root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            subprocess.Popen([sys.executable, '-m', 'mlops_nb.model.mlflow_registration', r.bracket, manifest.digest(data),
+                str(lock.fileno())], cwd=p.root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=(lock.fileno(),), start_new_session=True)
     except Exception as e:
         give_up(p, r, e)
-        raise (e if isinstance(e, OSError) else BadInput(f'{type(model).__name__} cannot be handed to another process: {" ".join(str(e).split())[:160]}', 'add: --wait')) from e
+        raise (e if isinstance(e, OSError)
+            else BadInput(f'{type(model).__name__} cannot be handed to another process: {" ".join(str(e).split())[:160]}', 'add: --wait')) from e
 
 def work(bracket:str, digest:str):
     "What the child does: one process works, and this one watches over it and says what became of it"
@@ -172,7 +184,8 @@ def work(bracket:str, digest:str):
         os._exit(0)
     os.close(told)
     why = watched(pid, heard, p.settings.model.convert_s)
-    if ended(p, bracket) is None: _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
+    if ended(p, bracket) is None:
+        _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
 
 def _worked(p, r:Request, digest:str, told:int):
     "Take the model over, pack and register it"
@@ -233,7 +246,8 @@ def mend(
     out = []
     for v in pending:
         at = staging(p, v.bracket)
-        with _idle(at) as idle: out.append(_mended(p, v, at, apply) if idle else {'subject':f'{v.name}@{v.version}', 'state':'running', 'message':'a process is at work on it'})
+        with _idle(at) as idle:
+            out.append(_mended(p, v, at, apply) if idle else {'subject':f'{v.name}@{v.version}', 'state':'running', 'message':'a process is at work on it'})
     known = {v.bracket for v in pending}
     for at in staging(p).iterdir() if staging(p).is_dir() else ():
         if at.name in known or busy(p, at.name): continue
@@ -249,7 +263,8 @@ def _idle(at:Path):
 def _mended(p, v, at:Path, apply:bool, why:str='') -> dict:
     "One registration whose process is gone"
     found = next((x for x in registry.versions(p, v.name) if x.tags.get('mlops.bracket')==v.bracket), None)
-    said = {'subject':f'{v.name}@{found.version if found else v.version}', 'state':'registered' if found else 'failed', 'message':'the process ended before it was recorded' if found else why or 'the process ended before it was registered'}
+    said = {'subject':f'{v.name}@{found.version if found else v.version}', 'state':'registered' if found else 'failed',
+        'message':'the process ended before it was recorded' if found else why or 'the process ended before it was registered'}
     if not apply: return said
     r = Request(bracket=v.bracket, name=v.name, expected=v.version)
     try:

@@ -30,8 +30,10 @@ def _template() -> Path:
     if at.is_file(): return at
     at.parent.mkdir(parents=True, exist_ok=True)
     tmp = at.with_suffix(f'.{os.getpid()}.tmp')
-    r = subprocess.run([sys.executable, '-c', _MAKE, str(tmp), str(at.parent/'unused')], capture_output=True, text=True, env=quiet_environment())
-    if r.returncode: raise ToolFailed(f'MLflow cannot make its store: {(r.stderr.strip().splitlines() or ["no message"])[-1][:200]}')
+    r = subprocess.run([sys.executable, '-c', _MAKE, str(tmp), str(at.parent/'unused')], capture_output=True, text=True,
+        env=quiet_environment())
+    if r.returncode:
+        raise ToolFailed(f'MLflow cannot make its store: {(r.stderr.strip().splitlines() or ["no message"])[-1][:200]}')
     with sqlite3.connect(tmp) as db: db.execute('PRAGMA journal_mode=WAL'); db.execute('PRAGMA wal_checkpoint(TRUNCATE)')
     db.close()
     os.replace(tmp, at)
@@ -55,7 +57,8 @@ def ensure_store(p):
     try:
         shutil.copyfile(_template(), tmp); os.chmod(tmp, 0o600)
         if not at.is_file(): os.replace(tmp, at)
-    except OSError as e: raise ToolFailed(f'cannot make the MLflow store {at.name}: {e.strerror}', 'the project folder must be writable') from e
+    except OSError as e:
+        raise ToolFailed(f'cannot make the MLflow store {at.name}: {e.strerror}', 'the project folder must be writable') from e
     finally: tmp.unlink(missing_ok=True)
 
 def client(p):
@@ -72,7 +75,8 @@ def spoken(what:str):
     from mlflow.exceptions import MlflowException
     try: yield
     except MlopsError: raise
-    except (MlflowException, OSError) as e: raise ToolFailed(f'MLflow: {what} failed: {" ".join(str(e).split())[:200]}', 'look with: mlops doctor') from e
+    except (MlflowException, OSError) as e:
+        raise ToolFailed(f'MLflow: {what} failed: {" ".join(str(e).split())[:200]}', 'look with: mlops doctor') from e
 
 def experiment(p, c, name:str) -> str:
     "Id of an experiment, made when missing"
@@ -91,16 +95,21 @@ def runs(p, name:str='', limit:int=50) -> list[dict]:
     c = client(p)
     with spoken('listing runs'):
         found = [c.get_experiment_by_name(name)] if name else c.search_experiments()
-        if name and found[0] is None: raise NotFound(f'no experiment `{name}`', suggest(name, [e.name for e in c.search_experiments()]) or 'train in a cell with: %%mlops run EXPERIMENT')
+        if name and found[0] is None:
+            raise NotFound(f'no experiment `{name}`', suggest(name, [e.name for e in c.search_experiments()])
+                or 'train in a cell with: %%mlops run EXPERIMENT')
         ids = {e.experiment_id:e.name for e in found}
         return [as_dict(r, ids) for r in c.search_runs(list(ids), max_results=limit, order_by=['attributes.start_time DESC'])] if ids else []
 
 def as_dict(r, ids:dict) -> dict:
     from datetime import datetime, UTC
     i = r.info
-    return {'run':i.run_id, 'experiment':ids.get(i.experiment_id, i.experiment_id), 'status':{'FINISHED':'completed', 'FAILED':'failed', 'KILLED':'aborted'}.get(i.status, 'running'),
-        'time':datetime.fromtimestamp(i.start_time/1000, UTC).strftime('%Y-%m-%dT%H:%M:%SZ'), 'seconds':(i.end_time-i.start_time)/1000 if i.end_time else None,
-        'metrics':dict(r.data.metrics), 'params':dict(r.data.params), 'tags':{k:v for k,v in r.data.tags.items() if not k.startswith('mlflow.log-model')}}
+    return {'run':i.run_id, 'experiment':ids.get(i.experiment_id, i.experiment_id),
+        'status':{'FINISHED':'completed', 'FAILED':'failed', 'KILLED':'aborted'}.get(i.status, 'running'),
+        'time':datetime.fromtimestamp(i.start_time/1000, UTC).strftime('%Y-%m-%dT%H:%M:%SZ'),
+        'seconds':(i.end_time-i.start_time)/1000 if i.end_time else None,
+        'metrics':dict(r.data.metrics), 'params':dict(r.data.params),
+        'tags':{k:v for k,v in r.data.tags.items() if not k.startswith('mlflow.log-model')}}
 
 def run(p, run_id:str) -> dict:
     "One run by its id or the beginning of it"
@@ -143,7 +152,8 @@ def forget(p, name:str, version:int):
 def versions(p, name:str='') -> list:
     "Registered versions: number, tags, run id, source; oldest first"
     c = client(p)
-    with spoken('listing versions'): return sorted(c.search_model_versions(f"name = '{name}'" if name else ''), key=lambda v: (v.name, int(v.version)))
+    with spoken('listing versions'):
+        return sorted(c.search_model_versions(f"name = '{name}'" if name else ''), key=lambda v: (v.name, int(v.version)))
 
 def aliases(p, name:str) -> dict[str,int]:
     "Alias -> version"
@@ -154,14 +164,16 @@ def aliases(p, name:str) -> dict[str,int]:
 def move(p, name:str, alias:str, version:int|None):
     "Put an alias on a version; None takes it away"
     c = client(p)
-    with spoken(f'moving {alias} of {name}'): c.set_registered_model_alias(name, alias, str(version)) if version is not None else c.delete_registered_model_alias(name, alias)
+    with spoken(f'moving {alias} of {name}'):
+        c.set_registered_model_alias(name, alias, str(version)) if version is not None else c.delete_registered_model_alias(name, alias)
 
 def fetch(p, source:str) -> Path:
     "The files of a version on this machine"
     u = urlparse(source)
     if u.scheme in ('', 'file'): return Path(unquote(u.path))
     from mlflow.artifacts import download_artifacts
-    with spoken('downloading the model'): return Path(download_artifacts(artifact_uri=source, dst_path=str(_cache()/'models'), tracking_uri=p.mlflow_uri))
+    with spoken('downloading the model'):
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(_cache()/'models'), tracking_uri=p.mlflow_uri))
 
 def fetch_uri(p, uri:str) -> Path:
     "The files behind a `runs:/` or `models:/` URI of this project"

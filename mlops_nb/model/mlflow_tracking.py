@@ -43,7 +43,9 @@ def bracketed(
 ):
     "Open a run, meter it, and end it as completed, failed or aborted, in MLflow and in the ledger"
     from mlops_nb import cost
-    if not _turn.acquire(blocking=False): raise Refused('another %%mlops run is open in this process', 'wait until it has ended: MLflow knows one open run at a time')
+    if not _turn.acquire(blocking=False):
+        raise Refused('another %%mlops run is open in this process',
+            'wait until it has ended: MLflow knows one open run at a time')
     try:
         c = registry.client(p)
         eid = registry.experiment(p, c, name)
@@ -53,7 +55,8 @@ def bracketed(
             with registry.spoken(f'starting a run of {name}'): active = mlflow.start_run(experiment_id=eid, tags=tags)
             fact = Run(run=active.info.run_id, experiment=name, tags=tags)
             try:
-                with ledger.bracket(p, 'run', name, {'run':fact.run, 'experiment':name, 'parent':os.environ.get('MLOPS_PARENT_RUN', '')}) as done:
+                with ledger.bracket(p, 'run', name,
+                    {'run':fact.run, 'experiment':name, 'parent':os.environ.get('MLOPS_PARENT_RUN', '')}) as done:
                     done |= {'run':fact.run, 'experiment':name, 'parent':os.environ.get('MLOPS_PARENT_RUN', '')}
                     with cost.metering.measure() as used:
                         try: yield fact
@@ -78,6 +81,8 @@ def _finish(p, c, fact, used, done):
     usd = cost.price(used, p)
     r = c.get_run(fact.run).data
     fact.status,fact.seconds,fact.usd,fact.kwh,fact.metrics,fact.params = 'completed',used.seconds,usd,used.kwh,dict(r.metrics),dict(r.params)
-    for k,v in {'mlops.seconds':used.seconds, 'mlops.cpu_s':used.cpu_s, 'mlops.peak_mb':used.peak_mb, 'mlops.kwh':used.kwh, 'mlops.usd':usd}.items():
+    for k,v in {'mlops.seconds':used.seconds, 'mlops.cpu_s':used.cpu_s, 'mlops.peak_mb':used.peak_mb, 'mlops.kwh':used.kwh,
+        'mlops.usd':usd}.items():
         if v is not None: c.set_tag(fact.run, k, f'{v:.6g}')
-    done |= {'metrics':fact.metrics, 'params':fact.params, 'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb, 'kwh':used.kwh, 'usd':usd}
+    done |= {'metrics':fact.metrics, 'params':fact.params, 'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb,
+        'kwh':used.kwh, 'usd':usd}

@@ -26,7 +26,8 @@ def _has_products(onnx:bytes):
     g = _model(onnx).graph
     known = _weights(g)
     if not any(n.op_type in ('MatMul', 'Gemm', 'Conv') and any(i in known for i in n.input) for n in g.node):
-        raise NotForThis('the graph has no matrix products to quantize', 'for ensembles of trees try: trees=.5, depth=4 or distill=boost:50x3')
+        raise NotForThis('the graph has no matrix products to quantize',
+            'for ensembles of trees try: trees=.5, depth=4 or distill=boost:50x3')
 
 def int8_dynamic(onnx:bytes) -> bytes:
     "Weights in 8 bits, activations scaled at each call"
@@ -64,7 +65,8 @@ def int8_static(
     with tempfile.TemporaryDirectory(prefix='mlops-') as d, _quiet():
         (Path(d)/'o.onnx').write_bytes(onnx)
         quant_pre_process(Path(d)/'o.onnx', Path(d)/'p.onnx', skip_symbolic_shape=True, skip_optimization=True) # fused layers share a bias that per-channel scales cannot take
-        quantize_static(Path(d)/'p.onnx', Path(d)/'q.onnx', Rows(), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+        quantize_static(Path(d)/'p.onnx', Path(d)/'q.onnx', Rows(), quant_format=QuantFormat.QDQ, per_channel=True,
+            weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
             op_types_to_quantize=['MatMul', 'Gemm', 'Conv'])
         return (Path(d)/'q.onnx').read_bytes()
 
@@ -76,7 +78,9 @@ def half(onnx:bytes) -> bytes:
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     m = _model(onnx)
     floats = [i for i in m.graph.initializer if i.data_type==1]
-    if sum(len(i.raw_data)+4*len(i.float_data) for i in floats)<1000: raise NotForThis('the graph has no weights that half precision would shrink', 'for ensembles of trees try: trees=.5 or depth=4')
+    if sum(len(i.raw_data)+4*len(i.float_data) for i in floats)<1000:
+        raise NotForThis('the graph has no weights that half precision would shrink',
+            'for ensembles of trees try: trees=.5 or depth=4')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         classical = sorted({n.op_type for n in m.graph.node if n.domain=='ai.onnx.ml'})
@@ -146,12 +150,14 @@ def prune(
     import numpy as np
     from onnx import numpy_helper
     if not 0<share<1: raise BadInput(f'prune={share:g} is no share', 'write a number between 0 and 1, for instance prune=.5')
-    if not _layers(_model(onnx).graph): raise NotForThis('the graph has no hidden layer to prune', 'for ensembles of trees try: trees=.5 or depth=4')
+    if not _layers(_model(onnx).graph):
+        raise NotForThis('the graph has no hidden layer to prune', 'for ensembles of trees try: trees=.5 or depth=4')
     for k in range(len(_layers(_model(onnx).graph))):
         m = _model(onnx)
         layer,known = _layers(m.graph)[k],_weights(m.graph)
         a,b = _matrix(layer['first'], known),_matrix(layer['second'], known)
-        kept = np.sort(np.argsort(-np.linalg.norm(a, axis=0)*np.linalg.norm(b, axis=1), kind='stable')[:max(1, round(a.shape[1]*(1-share)))])
+        kept = np.sort(np.argsort(-np.linalg.norm(a, axis=0)*np.linalg.norm(b, axis=1),
+            kind='stable')[:max(1, round(a.shape[1]*(1-share)))])
         h = tensor(onnx, layer['hidden'], predictor, rows).astype('float64').reshape(-1, a.shape[1])
         small,want = h[:, kept],h@b
         ridge = 1e-3*max(1e-9, np.trace(small.T@small)/len(kept))
@@ -167,7 +173,8 @@ def prune(
     return onnx
 
 # %% ../../nbs/model/onnx_compression.ipynb #68240b2f
-_LISTS = ('nodes_falsenodeids', 'nodes_featureids', 'nodes_hitrates', 'nodes_missing_value_tracks_true', 'nodes_modes', 'nodes_nodeids', 'nodes_treeids', 'nodes_truenodeids', 'nodes_values')
+_LISTS = ('nodes_falsenodeids', 'nodes_featureids', 'nodes_hitrates', 'nodes_missing_value_tracks_true', 'nodes_modes',
+    'nodes_nodeids', 'nodes_treeids', 'nodes_truenodeids', 'nodes_values')
 
 def _ensemble(m):
     "The node of the trees, its attributes as lists, and what its leaves are called"
@@ -186,7 +193,8 @@ def _write(node, a:dict):
 def _select(a:dict, kind:str, nodes:list[int], leaves:list[int]) -> dict:
     "Only these nodes and leaf weights"
     lists = {k:[a[k][i] for i in nodes] for k in _LISTS if len(a.get(k) or [])==len(a['nodes_nodeids'])}
-    return {**{k:v for k,v in a.items() if k not in _LISTS}, **lists, **{f'{kind}_{k}':[a[f'{kind}_{k}'][i] for i in leaves] for k in ('ids', 'nodeids', 'treeids', 'weights')}}
+    return {**{k:v for k,v in a.items() if k not in _LISTS}, **lists,
+        **{f'{kind}_{k}':[a[f'{kind}_{k}'][i] for i in leaves] for k in ('ids', 'nodeids', 'treeids', 'weights')}}
 
 def _sums(a:dict, kind:str, x):
     "What the trees add up to, shape (rows, outputs), without the base"
@@ -208,7 +216,8 @@ def _route(a:dict, kind:str, x):
         v = np.take_along_axis(x, f[now], axis=1)
         now = np.where(np.where(strict[now], v<threshold[now], v<=threshold[now])|(np.isnan(v)&missing[now]), yes[now], no[now])
     weights = np.zeros((len(leaf), 1+max(a[f'{kind}_ids'])))
-    for t,n,i,w in zip(a[f'{kind}_treeids'], a[f'{kind}_nodeids'], a[f'{kind}_ids'], a[f'{kind}_weights']): weights[at[t, n], i] += w
+    for t,n,i,w in zip(a[f'{kind}_treeids'], a[f'{kind}_nodeids'], a[f'{kind}_ids'], a[f'{kind}_weights']):
+        weights[at[t, n], i] += w
     return now,(yes, no, leaf, roots),weights
 
 def _fitted(a:dict, kind:str, x, want) -> dict:
@@ -233,9 +242,12 @@ def fewer_trees(
     node,a,kind = _ensemble(m)
     ids = list(dict.fromkeys(a['nodes_treeids']))
     k = max(1, round(keep*len(ids)) if keep<1 else int(keep))
-    if keep<=0 or k>=len(ids): raise NotForThis(f'trees={keep:g} would keep all {len(ids)} trees' if keep>0 else f'trees={keep:g} keeps no tree', 'write a share below 1, or fewer trees')
+    if keep<=0 or k>=len(ids):
+        raise NotForThis(f'trees={keep:g} would keep all {len(ids)} trees' if keep>0 else f'trees={keep:g} keeps no tree',
+            'write a share below 1, or fewer trees')
     kept,x = set(ids[:k]),tensor(onnx, node.input[0], predictor, rows).astype('float32')
-    b = _select(a, kind, [i for i,t in enumerate(a['nodes_treeids']) if t in kept], [i for i,t in enumerate(a[f'{kind}_treeids']) if t in kept])
+    b = _select(a, kind, [i for i,t in enumerate(a['nodes_treeids']) if t in kept],
+        [i for i,t in enumerate(a[f'{kind}_treeids']) if t in kept])
     _write(node, _fitted(b, kind, x, _sums(a, kind, x)))
     return m.SerializeToString()
 

@@ -23,20 +23,26 @@ def signature(
     for f in to_arrow(example).schema:
         t = f.type.value_type if pa.types.is_dictionary(f.type) else f.type
         if logical(t)=='string': out.append({'name':f.name, 'type':'text'})
-        elif pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t): out.append({'name':f.name, 'type':'number'})
-        else: raise BadInput(f'input column `{f.name}` is {f.type}: a model takes text or numbers', 'turn it into a number first, for instance hours since midnight')
+        elif pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t):
+            out.append({'name':f.name, 'type':'number'})
+        else:
+            raise BadInput(f'input column `{f.name}` is {f.type}: a model takes text or numbers',
+                'turn it into a number first, for instance hours since midnight')
     return out
 
 def feed(inputs:list[dict], rows, whole:bool=False) -> dict:
     "Rows as the session takes them: name -> array of shape (n, 1), or all columns as one matrix `X`"
     import numpy as np
-    if inputs and inputs[0]['type']=='matrix': return {'X':np.ascontiguousarray(np.asarray(rows, 'float32').reshape(len(rows), -1))}
+    if inputs and inputs[0]['type']=='matrix':
+        return {'X':np.ascontiguousarray(np.asarray(rows, 'float32').reshape(len(rows), -1))}
     table = to_arrow(rows)
     out = {}
     for i in inputs:
-        if i['name'] not in table.column_names: raise BadInput(f'the rows lack the input `{i["name"]}`', f'the model takes: {", ".join(x["name"] for x in inputs)}')
+        if i['name'] not in table.column_names:
+            raise BadInput(f'the rows lack the input `{i["name"]}`', f'the model takes: {", ".join(x["name"] for x in inputs)}')
         c = table[i['name']].to_pandas()
-        out[i['name']] = (c.astype('object').where(c.notna(), i.get('null', '')).astype(str).to_numpy() if i['type']=='text' else c.astype('float32').to_numpy()).reshape(-1, 1)
+        out[i['name']] = (c.astype('object').where(c.notna(), i.get('null', '')).astype(str).to_numpy() if i['type']=='text'
+            else c.astype('float32').to_numpy()).reshape(-1, 1)
     return {'X':np.hstack(list(out.values()))} if whole else out
 
 def takes_columns(model) -> bool:
@@ -57,7 +63,8 @@ def _mend_histogram_boosting():
     mended.mended = True
     trees.add_tree_to_attribute_pairs_hist_gradient_boosting = forest.add_tree_to_attribute_pairs_hist_gradient_boosting = mended
 
-_BOOSTERS = {'xgboost':('XGB', 'XGBoost', 'onnxmltools.convert.xgboost.operator_converters.XGBoost', 'convert_xgboost'), 'lightgbm':('LGBM', 'LightGbm', 'onnxmltools.convert.lightgbm.operator_converters.LightGbm', 'convert_lightgbm')}
+_BOOSTERS = {'xgboost':('XGB', 'XGBoost', 'onnxmltools.convert.xgboost.operator_converters.XGBoost', 'convert_xgboost'),
+    'lightgbm':('LGBM', 'LightGbm', 'onnxmltools.convert.lightgbm.operator_converters.LightGbm', 'convert_lightgbm')}
 
 def _with_boosters(model) -> int:
     "Teach skl2onnx the boosters that the model may hold; returns the opset that all its parts know"
@@ -70,8 +77,10 @@ def _with_boosters(model) -> int:
         prefix,word,room,name = _BOOSTERS[lib]
         need('onnxmltools', 'boost')
         convert = getattr(importlib.import_module(room), name)
-        for kind,shape in (('Classifier', shapes.calculate_linear_classifier_output_shapes), ('Regressor', shapes.calculate_linear_regressor_output_shapes)):
-            update_registered_converter(getattr(sys.modules[lib], prefix+kind), f'{word}{prefix}{kind}', shape, convert, options={'nocl':[True, False], 'zipmap':[True, False, 'columns']} if kind=='Classifier' else None, overwrite=True)
+        for kind,shape in (('Classifier', shapes.calculate_linear_classifier_output_shapes),
+            ('Regressor', shapes.calculate_linear_regressor_output_shapes)):
+            update_registered_converter(getattr(sys.modules[lib], prefix+kind), f'{word}{prefix}{kind}', shape, convert,
+                options={'nocl':[True, False], 'zipmap':[True, False, 'columns']} if kind=='Classifier' else None, overwrite=True)
     return 15 if parts else 20
 
 @contextmanager
@@ -95,12 +104,18 @@ def convert(
     _mend_histogram_boosting()
     opset = _with_boosters(model)
     if not takes_columns(model) and inputs[0]['type']!='matrix':
-        if any(i['type']=='text' for i in inputs): raise BadInput('the model takes text columns as they are', 'put a ColumnTransformer with an encoder before it, in one Pipeline')
+        if any(i['type']=='text' for i in inputs):
+            raise BadInput('the model takes text columns as they are',
+                'put a ColumnTransformer with an encoder before it, in one Pipeline')
         inputs = [{'name':'X', 'type':'matrix', 'width':len(inputs)}]
-    types = [(i['name'], FloatTensorType([None, i['width']]) if i['type']=='matrix' else (StringTensorType if i['type']=='text' else FloatTensorType)([None, 1])) for i in inputs]
+    types = [(i['name'], FloatTensorType([None, i['width']]) if i['type']=='matrix'
+        else (StringTensorType if i['type']=='text' else FloatTensorType)([None, 1])) for i in inputs]
     last = model.steps[-1][1] if hasattr(model, 'steps') else model
     try:
         with warnings.catch_warnings(), _numbered(model):
             warnings.simplefilter('ignore')
-            return skl2onnx.convert_sklearn(model, initial_types=types, target_opset={'':opset, 'ai.onnx.ml':3}, options={id(last):{'zipmap':False}} if hasattr(last, 'predict_proba') else None).SerializeToString()
-    except Exception as e: raise ToolFailed(f'{type(last).__name__} cannot be converted to ONNX: {" ".join(str(e).split())[:240]}', 'remove or replace that step; skl2onnx lists what it converts') from e
+            return skl2onnx.convert_sklearn(model, initial_types=types, target_opset={'':opset, 'ai.onnx.ml':3},
+                options={id(last):{'zipmap':False}} if hasattr(last, 'predict_proba') else None).SerializeToString()
+    except Exception as e:
+        raise ToolFailed(f'{type(last).__name__} cannot be converted to ONNX: {" ".join(str(e).split())[:240]}',
+            'remove or replace that step; skl2onnx lists what it converts') from e

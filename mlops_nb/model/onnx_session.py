@@ -29,7 +29,8 @@ class Predictor:
         o.intra_op_num_threads,o.log_severity_level = threads,3
         o.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try: self.session = ort.InferenceSession(onnx, o, providers=['CPUExecutionProvider'])
-        except Exception as e: raise ToolFailed(f'ONNX Runtime does not take {name or "the model"}: {" ".join(str(e).split())[:200]}') from e
+        except Exception as e:
+            raise ToolFailed(f'ONNX Runtime does not take {name or "the model"}: {" ".join(str(e).split())[:200]}') from e
         self.inputs,self.name,self._native,self.native_from = inputs,name,native,native_from
         self.takes = {x.name:x for x in self.session.get_inputs()}
         self.whole = len(self.takes)==1 and inputs[0]['type']!='matrix' and (len(inputs)>1 or inputs[0]['name'] not in self.takes)
@@ -46,11 +47,13 @@ class Predictor:
         made = onnx_export.feed(self.inputs, rows, self.whole)
         if len(self.takes)==1: made = {next(iter(self.takes)):next(iter(made.values()))}
         types = {'tensor(double)':'float64', 'tensor(int64)':'int64', 'tensor(int32)':'int32', 'tensor(bool)':'bool'}
-        return {k:v.astype(types[self.takes[k].type]) if k in self.takes and self.takes[k].type in types else v for k,v in made.items()}
+        return {k:v.astype(types[self.takes[k].type]) if k in self.takes and self.takes[k].type in types else v
+            for k,v in made.items()}
     def _matrix(self, rows):
         "All columns as one matrix without a detour: an array of numbers, or a frame whose columns are the inputs in order"
         import numpy as np
-        if isinstance(rows, np.ndarray): return np.ascontiguousarray(rows, 'float32') if rows.ndim==2 and rows.shape[1]==len(self.inputs) and rows.dtype.kind in 'fiub' else None
+        if isinstance(rows, np.ndarray):
+            return np.ascontiguousarray(rows, 'float32') if rows.ndim==2 and rows.shape[1]==len(self.inputs) and rows.dtype.kind in 'fiub' else None
         if not hasattr(rows, 'to_numpy') or list(getattr(rows, 'columns', ()))!=self.names: return None
         try: return np.ascontiguousarray(rows.to_numpy('float32'))
         except (TypeError, ValueError): return None # masked values: the long way knows them
@@ -58,7 +61,8 @@ class Predictor:
     def _plain(out:list) -> list:
         "Probabilities as an array, also where a converter made dictionaries of them"
         import numpy as np
-        return [np.array([list(d.values()) for d in x], 'float32') if isinstance(x, list) and x and isinstance(x[0], dict) else x for x in out]
+        return [np.array([list(d.values()) for d in x], 'float32') if isinstance(x, list) and x
+            and isinstance(x[0], dict) else x for x in out]
     def __call__(self, rows):
         "Probability of the second class, all probabilities for more than two, or the predicted values; shape (n,) or (n, classes)"
         if self._by_native(rows): return self._shaped(scores_of(self._model, self._frame(rows)))
@@ -69,11 +73,13 @@ class Predictor:
         "Predicted class or value of each row, shape (n,)"
         if self._by_native(rows): return native_answers(self._model, self._frame(rows))
         return self.raw(rows)[0].reshape(-1)
-    def _by_native(self, rows) -> bool: return self._native is not None and self.native_from is not None and len(rows)>=self.native_from
+    def _by_native(self, rows) -> bool:
+        return self._native is not None and self.native_from is not None and len(rows)>=self.native_from
     def _frame(self, rows):
         "Rows as the original takes them"
         if hasattr(rows, 'to_pandas'): rows = rows.to_pandas()
-        if self.inputs[0]['type']=='matrix' or hasattr(rows, 'columns'): return rows if self.inputs[0]['type']=='matrix' or list(rows.columns)==self.names else rows[self.names]
+        if self.inputs[0]['type']=='matrix' or hasattr(rows, 'columns'):
+            return rows if self.inputs[0]['type']=='matrix' or list(rows.columns)==self.names else rows[self.names]
         import pandas as pd
         return pd.DataFrame(rows, columns=self.names)
     @functools.cached_property
@@ -133,7 +139,8 @@ def parity(
     top = np.sort(np.nan_to_num(ref), axis=1)
     tied = top[:, -1]-top[:, -2]<=tolerance if ref.shape[1]>1 else np.zeros(len(answers), bool) # either answer is right
     flips = int((other & ~tied).sum())
-    return Parity(rows=len(answers), parity_max_abs=float(d.max(initial=0.)), over=int((worst>tolerance).sum()), flips=flips, tolerance=tolerance, worst_row=int(worst.argmax()) if len(worst) else -1)
+    return Parity(rows=len(answers), parity_max_abs=float(d.max(initial=0.)), over=int((worst>tolerance).sum()), flips=flips,
+        tolerance=tolerance, worst_row=int(worst.argmax()) if len(worst) else -1)
 
 # %% ../../nbs/model/onnx_session.ipynb #61940f6f
 def _seconds(ways, rows, rounds:int) -> list[float]:
@@ -167,4 +174,5 @@ def measure(
     slower = [n for n,(onnx,native) in batches.items() if native<onnx*.95]
     last = max(batches)
     if last in slower: slower = [n for n in slower if all(m in slower for m in batches if m>n)]
-    return {'p50_us':float(np.median(laps)), 'p95_us':float(np.quantile(laps, .95)), 'batches':{str(n):v for n,v in batches.items()}, 'native_from':min(slower) if last in slower else None}
+    return {'p50_us':float(np.median(laps)), 'p95_us':float(np.quantile(laps, .95)),
+        'batches':{str(n):v for n,v in batches.items()}, 'native_from':min(slower) if last in slower else None}

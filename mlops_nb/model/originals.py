@@ -48,7 +48,8 @@ class Torch:
     def _tensor(self, rows):
         import numpy as np, torch
         try: return torch.from_numpy(np.ascontiguousarray(np.asarray(rows, 'float32')))
-        except (ValueError, TypeError) as e: raise BadInput(f'a PyTorch module takes numbers: {str(e)[:120]}', 'encode text columns first') from e
+        except (ValueError, TypeError) as e:
+            raise BadInput(f'a PyTorch module takes numbers: {str(e)[:120]}', 'encode text columns first') from e
     def native_scores(self, rows):
         import torch
         with torch.no_grad(): out = self.module(self._tensor(rows)).numpy().astype('float64').reshape(len(rows), -1)
@@ -61,10 +62,14 @@ class Torch:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                torch.onnx.export(self.module, (self._tensor(rows[:2]),), out, input_names=['X'], output_names=['Y'], dynamic_axes={'X':{0:'rows'}, 'Y':{0:'rows'}}, dynamo=False)
-        except Exception as e: raise ToolFailed(f'{type(self.module).__name__} cannot be converted to ONNX: {" ".join(str(e).split())[:240]}', 'replace the operator that is named') from e
+                torch.onnx.export(self.module, (self._tensor(rows[:2]),), out, input_names=['X'], output_names=['Y'],
+                    dynamic_axes={'X':{0:'rows'}, 'Y':{0:'rows'}}, dynamo=False)
+        except Exception as e:
+            raise ToolFailed(f'{type(self.module).__name__} cannot be converted to ONNX: {" ".join(str(e).split())[:240]}',
+                'replace the operator that is named') from e
         return out.getvalue()
-    def save(self, path): need('safetensors.torch', 'torch').save_file({k:v.contiguous() for k,v in self.module.state_dict().items()}, str(path))
+    def save(self, path):
+        need('safetensors.torch', 'torch').save_file({k:v.contiguous() for k,v in self.module.state_dict().items()}, str(path))
 
 def original(obj):
     "What answers rows for this object"

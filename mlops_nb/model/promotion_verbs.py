@@ -39,7 +39,8 @@ def gate(
     before = gates.of(p, name)
     for e in add: gates.parse(e)
     for e in remove:
-        if e not in before: raise NotFound(f'{name} has no gate {e!r}', suggest(e, before) or f'it has: {"; ".join(before) or "none"}')
+        if e not in before:
+            raise NotFound(f'{name} has no gate {e!r}', suggest(e, before) or f'it has: {"; ".join(before) or "none"}')
     after = [e for e in before if e not in remove]+[e for e in add if e not in before]
     if dry_run: return Plan(steps=[f'write policy/gates/{name}.toml with {len(after)} gates'])
     if after!=before: _save(p, name, before, after)
@@ -50,7 +51,9 @@ def gate(
 def _save(p, name, before, after):
     "The file, then the events; the old file comes back when they cannot be recorded"
     gates.save(p, name, after)
-    try: ledger.of(p).append_many([ledger.New('model.gate_added', name, {'expr':e}) for e in after if e not in before]+[ledger.New('model.gate_removed', name, {'expr':e}) for e in before if e not in after])
+    try:
+        ledger.of(p).append_many([ledger.New('model.gate_added', name, {'expr':e}) for e in after if e not in before]
+            +[ledger.New('model.gate_removed', name, {'expr':e}) for e in before if e not in after])
     except MlopsError: gates.save(p, name, before); raise
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7815b83f
@@ -65,10 +68,14 @@ def _is_approval(g:Gate) -> bool: return gates.parse(g.expr)[0]=='approvals'
 def _refuse(p, fact:Promotion):
     "Record and raise what kept a version from an alias"
     bad = [g for g in fact.gates if not g.ok]
-    ledger.record(p, 'model.gate_failed', f'{fact.name}@{fact.to}', {'alias':fact.alias, 'reason':fact.reason, 'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates]}, fail='open')
-    if all(_is_approval(g) for g in bad): raise Refused(f'{fact.name}@{fact.to} is not approved: {bad[0].expr}, and it has {bad[0].value or 0:g}', f'somebody else says: mlops model approve {fact.name}@{fact.to}')
+    ledger.record(p, 'model.gate_failed', f'{fact.name}@{fact.to}',
+        {'alias':fact.alias, 'reason':fact.reason, 'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates]}, fail='open')
+    if all(_is_approval(g) for g in bad):
+        raise Refused(f'{fact.name}@{fact.to} is not approved: {bad[0].expr}, and it has {bad[0].value or 0:g}',
+            f'somebody else says: mlops model approve {fact.name}@{fact.to}')
     how = next((x for g in bad if g.value is None and (x := gates.measured_by(g.expr, f'{fact.name}@{fact.to}'))), '')
-    e = Finding(f'{fact.name}@{fact.to} does not pass: {fact.finding}', f'measure it: {how}' if how else f'see: mlops model gate {fact.name} --metrics')
+    e = Finding(f'{fact.name}@{fact.to} does not pass: {fact.finding}',
+        f'measure it: {how}' if how else f'see: mlops model gate {fact.name} --metrics')
     e.__dict__['result'] = fact
     raise e
 
@@ -85,10 +92,13 @@ def promote(
     Exit 1 when a gate fails, exit 3 when an approval is missing; the alias stays where it was."""
     p = projects.current()
     refs.check_name(to, 'alias')
-    if to.isdigit() or to=='latest' or (to[0]=='v' and to[1:].isdigit()): raise BadInput(f'the alias {to!r} reads like a version', 'take a word: champion, challenger')
+    if to.isdigit() or to=='latest' or (to[0]=='v' and to[1:].isdigit()):
+        raise BadInput(f'the alias {to!r} reads like a version', 'take a word: champion, challenger')
     v = versions.resolve(name, p)
-    fact = Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v, to), reason=reason, moved=False)
-    if dry_run: return Plan(steps=[*(f'{g.expr}: {"pass" if g.ok else "FAIL"}, {"not known" if g.value is None else f"it is {g.value:.6g}"}' for g in fact.gates), f'move {to} of {v.name} from {fact.before or "nowhere"} to {v.version}'])
+    fact = Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v, to),
+        reason=reason, moved=False)
+    if dry_run:
+        return Plan(steps=[*(f'{g.expr}: {"pass" if g.ok else "FAIL"}, {"not known" if g.value is None else f"it is {g.value:.6g}"}' for g in fact.gates), f'move {to} of {v.name} from {fact.before or "nowhere"} to {v.version}'])
     if not fact.ok: _refuse(p, fact)
     with mlflow_aliases.turn(p, v.name):
         fact.before = registry.aliases(p, v.name).get(to)
@@ -107,7 +117,8 @@ def approve(
     p = projects.current()
     v = versions.resolve(name, p)
     who,_ = identity.actor()
-    if who==v.actor and p.settings.model.four_eyes: raise Refused(f'{v.name}@{v.version} was registered by you, and four eyes are needed', 'ask a colleague to approve it')
+    if who==v.actor and p.settings.model.four_eyes:
+        raise Refused(f'{v.name}@{v.version} was registered by you, and four eyes are needed', 'ask a colleague to approve it')
     if dry_run: return Plan(steps=[f'record model.approved {v.name}@{v.version}'])
     ledger.record(p, 'model.approved', f'{v.name}@{v.version}', {'version':v.version, 'text':text}, digest=v.digest)
     return Approval(name=v.name, version=v.version, actor=who, text=text)
@@ -123,9 +134,13 @@ def rollback(
     "Move an alias back to where it was before"
     p = projects.current()
     now = registry.aliases(p, name).get(to)
-    if now is None: raise NotFound(f'model `{name}` has no alias {to!r}', suggest(to, registry.aliases(p, name)) or f'promote a version first: mlops model promote {name} --to {to}')
+    if now is None:
+        raise NotFound(f'model `{name}` has no alias {to!r}',
+            suggest(to, registry.aliases(p, name)) or f'promote a version first: mlops model promote {name} --to {to}')
     back = views.before(views.moves(ledger.of(p).events(views.MOVES), name), to)
-    if back is None: raise NotFound(f'{to} of {name} was never anywhere else', f'promote another version: mlops model promote {name}@VERSION --to {to}')
+    if back is None:
+        raise NotFound(f'{to} of {name} was never anywhere else',
+            f'promote another version: mlops model promote {name}@VERSION --to {to}')
     v = versions.resolve(f'{name}@{back}', p)
     fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False)
     if dry_run: return Plan(steps=[f'move {to} of {name} from {now} back to {back}'])
@@ -140,7 +155,8 @@ def history(
 ) -> History:
     "Who moved which alias, when and why; what served at a time"
     p = projects.current()
-    if not _newest(p, name): raise NotFound(f'no model `{name}`', suggest(name, refs.registered(p, 'model')) or 'list them with: mlops model list')
+    if not _newest(p, name):
+        raise NotFound(f'no model `{name}`', suggest(name, refs.registered(p, 'model')) or 'list them with: mlops model list')
     until = _instant(at) if at else None
     moves = views.moves(ledger.of(p).events(views.MOVES, until=until), name)
     return History(name=name, history=moves, serving=views.serving(moves), at=at)

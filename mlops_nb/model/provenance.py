@@ -23,7 +23,8 @@ def code(root) -> dict[str,str]:
     commit = _git(root, 'rev-parse', 'HEAD').strip()
     if not commit: return {}
     diff = _git(root, 'diff', 'HEAD', '--', '.', ':(exclude)*.ipynb_checkpoints*')
-    return {'mlflow.source.git.commit':commit, 'mlops.git.dirty':str(bool(diff)).lower(), **({'mlops.git.diff':hashlib.sha256(diff.encode()).hexdigest()} if diff else {})}
+    return {'mlflow.source.git.commit':commit, 'mlops.git.dirty':str(bool(diff)).lower(),
+        **({'mlops.git.diff':hashlib.sha256(diff.encode()).hexdigest()} if diff else {})}
 
 def data(events) -> dict[str,str]:
     "The newest training set with its views, and the newest version of each dataset"
@@ -32,7 +33,9 @@ def data(events) -> dict[str,str]:
         if e.type=='dataset.added': name,_,v = e.subject.rpartition('@'); sets[name] = v
         else: joined = e
     out = {'mlops.datasets':','.join(f'{n}@{v}' for n,v in sorted(sets.items()))[:500]}
-    if joined is not None: out |= {'mlops.training_set':joined.digest, 'mlops.training_set.entry':str(joined.seq), 'mlops.views':','.join(sorted((joined.payload or {}).get('definitions') or {}))[:500]}
+    if joined is not None:
+        out |= {'mlops.training_set':joined.digest, 'mlops.training_set.entry':str(joined.seq),
+            'mlops.views':','.join(sorted((joined.payload or {}).get('definitions') or {}))[:500]}
     return out
 
 @functools.cache
@@ -57,7 +60,8 @@ def place(p) -> dict[str,str]:
 def tags(p) -> dict[str,str]:
     "Everything that can be said now"
     out = {'mlops.project':p.name}
-    for look in (lambda: code(p.root), lambda: data(ledger.of(p).events(['dataset.added', 'feature.joined'])), environment, lambda: place(p), lambda: price(p)):
+    for look in (lambda: code(p.root), lambda: data(ledger.of(p).events(['dataset.added', 'feature.joined'])), environment,
+        lambda: place(p), lambda: price(p)):
         try: out |= look()
         except (MlopsError, OSError, ValueError): continue # a run is never kept from starting
     return {k:v for k,v in out.items() if v}

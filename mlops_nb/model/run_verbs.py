@@ -27,7 +27,9 @@ def run(
     "Train inside an MLflow run: metered, priced, tagged with code and data, recorded"
     p = projects.current()
     refs.check_name(experiment, 'experiment name')
-    if param is not None and not isinstance(param, (dict, refs.Vars)): raise BadInput(f'param={param!r}: the values of these names cannot be seen from here', 'give a dict: param={"depth":depth}')
+    if param is not None and not isinstance(param, (dict, refs.Vars)):
+        raise BadInput(f'param={param!r}: the values of these names cannot be seen from here',
+            'give a dict: param={"depth":depth}')
     with tracking.bracketed(p, experiment, param) as fact: yield fact
 
 def _usd(x:dict, number) -> float|None:
@@ -38,7 +40,8 @@ def _usd(x:dict, number) -> float|None:
 def _run(x:dict) -> Run:
     t = x['tags']
     def number(k): return float(t[k]) if k in t else None
-    return Run(run=x['run'], experiment=x['experiment'], status=x['status'], params=x['params'], metrics=x['metrics'], tags=t, seconds=number('mlops.seconds') or x['seconds'], usd=_usd(x, number), kwh=number('mlops.kwh'), time=x['time'])
+    return Run(run=x['run'], experiment=x['experiment'], status=x['status'], params=x['params'], metrics=x['metrics'], tags=t,
+        seconds=number('mlops.seconds') or x['seconds'], usd=_usd(x, number), kwh=number('mlops.kwh'), time=x['time'])
 
 @verb('run.list', example='mlops run list')
 def list_(
@@ -48,7 +51,8 @@ def list_(
 ) -> Runs:
     "Training runs, newest first"
     if limit<1: raise BadInput(f'--limit {limit} shows nothing', 'give a number above 0')
-    return Runs(runs=[{k:x[k] for k in ('run', 'experiment', 'status', 'time', 'seconds', 'metrics', 'params')} for x in registry.runs(projects.current(), experiment, limit)])
+    return Runs(runs=[{k:x[k] for k in ('run', 'experiment', 'status', 'time', 'seconds', 'metrics', 'params')}
+        for x in registry.runs(projects.current(), experiment, limit)])
 
 @verb('run.show', example='mlops run show 1a2b3c4d')
 def show(
@@ -58,7 +62,8 @@ def show(
     return _run(registry.run(projects.current(), run))
 
 # %% ../../nbs/model/run_verbs.ipynb #3f47bc68
-_KINDS = {'code':('mlflow.source.git.commit', 'mlops.git.dirty', 'mlops.git.diff', 'mlops.notebook', 'mlops.cell'), 'data':('mlops.training_set', 'mlops.datasets', 'mlops.views'), 'environment':('mlops.environment', 'mlops.python'),
+_KINDS = {'code':('mlflow.source.git.commit', 'mlops.git.dirty', 'mlops.git.diff', 'mlops.notebook', 'mlops.cell'),
+    'data':('mlops.training_set', 'mlops.datasets', 'mlops.views'), 'environment':('mlops.environment', 'mlops.python'),
     'cost':('mlops.seconds', 'mlops.cpu_s', 'mlops.peak_mb', 'mlops.kwh', 'mlops.usd')}
 
 def _differing(a:dict, b:dict, names=None) -> list[dict]:
@@ -78,4 +83,5 @@ def diff(
     p = projects.current()
     x,y = registry.run(p, a),registry.run(p, b)
     parts = {kind:_differing(x['tags'], y['tags'], names) for kind,names in _KINDS.items()}
-    return RunDifference(a=x['run'], b=y['run'], params=_differing(x['params'], y['params']), metrics=[_change(d) for d in _differing(x['metrics'], y['metrics'])], **parts)
+    return RunDifference(a=x['run'], b=y['run'], params=_differing(x['params'], y['params']),
+        metrics=[_change(d) for d in _differing(x['metrics'], y['metrics'])], **parts)

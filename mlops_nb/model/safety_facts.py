@@ -20,7 +20,8 @@ class Scanned(Fact):
     @property
     def ok(self) -> bool: return not self.findings
     @property
-    def finding(self) -> str: return f'{self.findings[0]["file"]}: {self.findings[0]["message"]}'+(f' and {len(self.findings)-1} more' if len(self.findings)>1 else '')
+    def finding(self) -> str:
+        return f'{self.findings[0]["file"]}: {self.findings[0]["message"]}'+(f' and {len(self.findings)-1} more' if len(self.findings)>1 else '')
 
 class Provenance(Fact):
     "Is a version what was registered, and who signed it?"

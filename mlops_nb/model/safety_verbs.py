@@ -54,13 +54,15 @@ def sign(
     v,key = versions.resolve(name, p),guard.signer(p)
     at = registry.fetch(p, v.source)
     said = manifest.check(at, v.digest)
-    if dry_run: return Plan(steps=[f'write {manifest.ENVELOPE} of {v.name}@{v.version}', f'record model.signed {v.name}@{v.version}'])
+    if dry_run:
+        return Plan(steps=[f'write {manifest.ENVELOPE} of {v.name}@{v.version}', f'record model.signed {v.name}@{v.version}'])
     with tempfile.TemporaryDirectory(prefix='mlops-') as d:
         (Path(d)/manifest.MANIFEST).write_bytes((at/manifest.MANIFEST).read_bytes())
         manifest.sign(Path(d), key)
         registry.attach(p, v.run, v.source, Path(d)/manifest.ENVELOPE)
     ledger.record(p, 'model.signed', f'{v.name}@{v.version}', {'key':manifest.key_id(key.public)}, digest=v.digest)
-    return Provenance(name=f'{v.name}@{v.version}', digest=v.digest, signer=manifest.key_id(key.public), files=len(said['files']), signed=True)
+    return Provenance(name=f'{v.name}@{v.version}', digest=v.digest, signer=manifest.key_id(key.public),
+        files=len(said['files']), signed=True)
 
 @verb('model.verify', check=True, example='mlops model verify delay@1')
 def verify(
@@ -74,13 +76,19 @@ def verify(
     v = versions.resolve(name, p)
     fact = Provenance(name=f'{v.name}@{v.version}', digest=v.digest)
     held = next((x for x in registry.versions(p, v.name) if int(x.version)==v.version), None)
-    if held is None: fact.problems.append({'kind':'missing', 'message':f'MLflow has no {v.name}@{v.version} any more'}); return fact
-    if held.tags.get('mlops.digest')!=v.digest: fact.problems.append({'kind':'digest', 'message':f'MLflow names the digest {str(held.tags.get("mlops.digest"))[:12]} and the ledger {v.digest[:12]}'})
-    if held.source!=v.source: fact.problems.append({'kind':'digest', 'message':'MLflow points to other files than those that were registered'})
+    if held is None:
+        fact.problems.append({'kind':'missing', 'message':f'MLflow has no {v.name}@{v.version} any more'}); return fact
+    if held.tags.get('mlops.digest')!=v.digest:
+        fact.problems.append({'kind':'digest',
+            'message':f'MLflow names the digest {str(held.tags.get("mlops.digest"))[:12]} and the ledger {v.digest[:12]}'})
+    if held.source!=v.source:
+        fact.problems.append({'kind':'digest', 'message':'MLflow points to other files than those that were registered'})
     return _verified(p, fact, registry.fetch(p, v.source), v.digest)
 
 def _verified(p, fact, at:Path, digest:str) -> Provenance:
-    try: fact.files = len(manifest.check(at, digest)['files']); fact.digest = digest or manifest.digest((at/manifest.MANIFEST).read_bytes())
+    try:
+        fact.files = len(manifest.check(at, digest)['files'])
+        fact.digest = digest or manifest.digest((at/manifest.MANIFEST).read_bytes())
     except (MlopsError, OSError) as e: fact.problems.append({'kind':'changed', 'message':getattr(e, 'message', str(e))})
     try: fact.signer = manifest.verify(at, keys(p), until(p))
     except (MlopsError, OSError) as e: fact.problems.append({'kind':'signature', 'message':getattr(e, 'message', str(e))})

@@ -25,10 +25,14 @@ def rows_of(
     table = to_arrow(table)
     if inputs[0]['type']!='matrix':
         missing = [i['name'] for i in inputs if i['name'] not in table.column_names]
-        if missing: raise BadInput(f'the rows lack the input `{missing[0]}`', suggest(missing[0], table.column_names) or f'the model takes: {", ".join(i["name"] for i in inputs)[:300]}')
+        if missing:
+            raise BadInput(f'the rows lack the input `{missing[0]}`',
+                suggest(missing[0], table.column_names) or f'the model takes: {", ".join(i["name"] for i in inputs)[:300]}')
         return table.select([i['name'] for i in inputs]).to_pandas()
     frame = table.drop_columns([c for c in leave if c in table.column_names]).to_pandas()
-    if frame.shape[1]!=inputs[0]['width']: raise BadInput(f'the model takes {inputs[0]["width"]} columns of numbers and the rows have {frame.shape[1]}', 'give those columns only; --target names the column that is none of them')
+    if frame.shape[1]!=inputs[0]['width']:
+        raise BadInput(f'the model takes {inputs[0]["width"]} columns of numbers and the rows have {frame.shape[1]}',
+            'give those columns only; --target names the column that is none of them')
     return frame.to_numpy('float32')
 
 class Answers(msgspec.Struct, kw_only=True):
@@ -55,10 +59,12 @@ def classes_of(
     graph = onnx_format.load_from_string(onnx).graph
     for n in graph.node:
         for a in n.attribute:
-            if a.name in ('classlabels_strings', 'classlabels_int64s', 'classlabels_ints') and len(a.strings or a.ints): return [x.decode() if isinstance(x, bytes) else int(x) for x in helper.get_attribute_value(a)]
+            if a.name in ('classlabels_strings', 'classlabels_int64s', 'classlabels_ints') and len(a.strings or a.ints):
+                return [x.decode() if isinstance(x, bytes) else int(x) for x in helper.get_attribute_value(a)]
     extracted = {n.input[0] for n in graph.node if n.op_type=='ArrayFeatureExtractor'}
     known = next((i for i in graph.initializer if i.name in extracted and i.name.startswith('classes')), None)
-    return [] if known is None else [x.decode() if isinstance(x, bytes) else x for x in numpy_helper.to_array(known).reshape(-1).tolist()]
+    return [] if known is None else [x.decode() if isinstance(x, bytes) else x
+        for x in numpy_helper.to_array(known).reshape(-1).tolist()]
 
 def ask(
     predictor, # `onnx_session.Predictor`
@@ -68,13 +74,16 @@ def ask(
     "Answers of a session"
     import numpy as np
     out = predictor.raw(rows)
-    if len(out)==1: v = np.asarray(out[0], 'float64').reshape(len(out[0]), -1)[:, 0]; return Answers(kind='values', label=v, score=v, classes=[])
+    if len(out)==1:
+        v = np.asarray(out[0], 'float64').reshape(len(out[0]), -1)[:, 0]
+        return Answers(kind='values', label=v, score=v, classes=[])
     label,p = words(out[0]),np.asarray(out[1], 'float64').reshape(len(out[0]), -1)
     top = p.argmax(axis=1)
     seen = [next((str(label[n]) for n in np.flatnonzero(top==k)[:1]), '') for k in range(p.shape[1])]
     named = [str(x) for x in words(np.array(classes, object))] if len(classes)==p.shape[1] else seen
     classes = named if all(s in ('', n) for s,n in zip(seen, named)) else seen # what the session says has the last word
-    return Answers(kind='binary' if p.shape[1]<=2 else 'classes', label=label, score=p[:, -1] if p.shape[1]<=2 else p, classes=classes)
+    return Answers(kind='binary' if p.shape[1]<=2 else 'classes', label=label,
+        score=p[:, -1] if p.shape[1]<=2 else p, classes=classes)
 
 # %% ../../nbs/model/scoring.ipynb #1d6b174b
 METRICS = {'binary':('roc_auc', 'accuracy'), 'classes':('accuracy',), 'values':('r2', 'rmse')}
@@ -137,7 +146,8 @@ def truth_of(column, kind:str):
     import numpy as np
     if kind!='values': return words(column)
     try: return np.asarray(column, 'float64').reshape(-1)
-    except (TypeError, ValueError) as e: raise BadInput('the target of a model of values must hold numbers', 'name another column with --target') from e
+    except (TypeError, ValueError) as e:
+        raise BadInput('the target of a model of values must hold numbers', 'name another column with --target') from e
 
 def agreement(a:Answers, b:Answers) -> float:
     "Share of rows with the same class, or with values that differ by at most 5 % of the standard deviation"
@@ -157,13 +167,20 @@ def judge(
     same = agreement(reference, a)
     if truth is None:
         metric,truth = ('agreement', reference.label) if a.kind!='values' else ('r2', reference.score)
-        if metric=='agreement': lo,hi = wilson(same*len(truth), len(truth)); return Verdict(metric=metric, score=same, low=lo, high=hi, loss=1-same, loss_high=1-lo if same<1 else 0., agreement=same)
+        if metric=='agreement':
+            lo,hi = wilson(same*len(truth), len(truth))
+            return Verdict(metric=metric, score=same, low=lo, high=hi, loss=1-same,
+                loss_high=1-lo if same<1 else 0., agreement=same)
     metric = metric or METRICS[a.kind][0]
-    if metric not in METRICS[a.kind]: raise BadInput(f'--score {metric} does not fit this model', f'one of: {", ".join(METRICS[a.kind])}')
+    if metric not in METRICS[a.kind]:
+        raise BadInput(f'--score {metric} does not fit this model', f'one of: {", ".join(METRICS[a.kind])}')
     one = np.ones((1, len(truth)))
     s,r = float(score(metric, a, truth, one)[0]),float(score(metric, reference, truth, one)[0])
-    if s!=s or r!=r: raise BadInput(f'{metric} cannot be computed: the target has only one value in these rows', 'give more rows, or another column with --target')
+    if s!=s or r!=r:
+        raise BadInput(f'{metric} cannot be computed: the target has only one value in these rows',
+            'give more rows, or another column with --target')
     many,base = score(metric, a, truth, weights),score(metric, reference, truth, weights)
     sign = -1 if metric in LOWER else 1
     lo,hi = wilson(s*len(truth), len(truth)) if metric=='accuracy' else np.nanquantile(many, [.025, .975])
-    return Verdict(metric=metric, score=s, low=float(lo), high=float(hi), loss=sign*(r-s), loss_high=float(np.nanquantile(sign*(base-many), .95)), agreement=same)
+    return Verdict(metric=metric, score=s, low=float(lo), high=float(hi), loss=sign*(r-s),
+        loss_high=float(np.nanquantile(sign*(base-many), .95)), agreement=same)

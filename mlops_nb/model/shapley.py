@@ -33,7 +33,8 @@ class Players:
     def scores(self, columns:list):
         "Scores of rows given as columns, shape (n,), float64"
         import numpy as np
-        fed = {'X':columns if isinstance(columns, np.ndarray) else np.column_stack(columns)} if self.matrix else {n:c.reshape(-1, 1) for n,c in zip(self.names, columns)}
+        fed = {'X':columns if isinstance(columns, np.ndarray)
+            else np.column_stack(columns)} if self.matrix else {n:c.reshape(-1, 1) for n,c in zip(self.names, columns)}
         out = self.predictor.session.run([self.score], fed)[0]
         out = out.reshape(len(out), -1)
         k = self.output if self.output is not None else out.shape[1]-1 if out.shape[1]<=2 else 0
@@ -123,7 +124,9 @@ def attribute(
     if not have or not n: raise BadInput('an explanation needs at least one row and one background row', 'give more data')
     which = plan(d, have, orders, seed)[1]
     high,low = players.scores(xs),players.scores(back)
-    if not (np.isfinite(high).all() and np.isfinite(low[which]).all()): raise BadInput(f'the model gives no finite score for {int((~np.isfinite(high)).sum()) or "some background"} rows', 'a score that is no number cannot be explained')
+    if not (np.isfinite(high).all() and np.isfinite(low[which]).all()):
+        raise BadInput(f'the model gives no finite score for {int((~np.isfinite(high)).sum()) or "some background"} rows',
+            'a score that is no number cannot be explained')
     used = np.column_stack(back) if players.matrix else back
     values,errors,calls,kept = np.zeros((n, d)),np.zeros((n, d)),n+have,{}
     def parts(k):

@@ -19,8 +19,10 @@ def _tree(t:Trees, first:int, last:int) -> dict:
     leaf = t.feature[n]<0
     threshold = np.where(t.strict[n], np.nextafter(t.threshold[n], np.float32(-np.inf)), t.threshold[n]).astype('float64') # x < t is x <= the float before t
     child = lambda a: np.where(leaf, -1, a[n]-first).astype('int32')
-    return {'children_left':child(t.yes), 'children_right':child(t.no), 'children_default':np.where(t.missing_yes[n], child(t.yes), child(t.no)).astype('int32'),
-        'features':np.where(leaf, -2, np.array([*t.players, -2])[t.feature[n]]).astype('int32'), 'thresholds':threshold, 'values':t.value[n].reshape(-1, 1), 'node_sample_weight':np.ones(len(n))}
+    return {'children_left':child(t.yes), 'children_right':child(t.no),
+        'children_default':np.where(t.missing_yes[n], child(t.yes), child(t.no)).astype('int32'),
+        'features':np.where(leaf, -2, np.array([*t.players, -2])[t.feature[n]]).astype('int32'), 'thresholds':threshold,
+        'values':t.value[n].reshape(-1, 1), 'node_sample_weight':np.ones(len(n))}
 
 def explain(
     t:Trees,
@@ -31,6 +33,7 @@ def explain(
     import numpy as np
     shap = need('shap', 'explain')
     ends = [*t.roots[1:], len(t.feature)]
-    e = shap.TreeExplainer({'trees':[_tree(t, a, b) for a,b in zip(t.roots, ends)], 'base_offset':np.array([t.base])}, np.asarray(background, 'float64'), feature_perturbation='interventional')
+    e = shap.TreeExplainer({'trees':[_tree(t, a, b) for a,b in zip(t.roots, ends)], 'base_offset':np.array([t.base])},
+        np.asarray(background, 'float64'), feature_perturbation='interventional')
     values = np.asarray(e.shap_values(np.asarray(rows, 'float64'), check_additivity=False)).reshape(len(rows), -1)
     return values,e.model.predict(np.asarray(rows, 'float64')).reshape(-1),float(np.ravel(e.expected_value)[0])

@@ -51,7 +51,8 @@ def read(
     a,first = _attributes(found[0]),[i.name for i in graph.input]
     columns = list(range(len(players))) if _columns(graph, found[0].input[0], first)==[0] and len(first)==1 else _columns(graph, found[0].input[0], first)
     modes = [m.decode() for m in a['nodes_modes']]
-    if columns is None or not set(modes)<={'BRANCH_LEQ', 'BRANCH_LT', 'LEAF'} or a.get('aggregate_function', b'SUM') not in (b'SUM', b'AVERAGE'): return None
+    if columns is None or not set(modes)<={'BRANCH_LEQ', 'BRANCH_LT', 'LEAF'} or a.get('aggregate_function', b'SUM') not in (b'SUM', b'AVERAGE'):
+        return None
     return _trees(a, modes, columns, output)
 
 def _trees(a, modes, columns, output) -> Trees:
@@ -70,8 +71,10 @@ def _trees(a, modes, columns, output) -> Trees:
         if i==chosen: value[at[t, n]] += w*share
     base = np.array(a.get('base_values', [0.]), 'float64')
     to = lambda key: np.array([k if l else at[t, n] for k,(l,t,n) in enumerate(zip(leaf, tree.tolist(), a[key]))])
-    return Trees(feature=np.where(leaf, -1, np.array(a['nodes_featureids'])), threshold=np.array(a['nodes_values'], 'float32'), strict=np.array([m=='BRANCH_LT' for m in modes]), yes=to('nodes_truenodeids'),
-        no=to('nodes_falsenodeids'), missing_yes=np.array(a.get('nodes_missing_value_tracks_true') or [0]*len(tree), bool), value=value, roots=roots, base=float(base[chosen] if len(base)>chosen else base[-1]), players=columns)
+    return Trees(feature=np.where(leaf, -1, np.array(a['nodes_featureids'])), threshold=np.array(a['nodes_values'], 'float32'),
+        strict=np.array([m=='BRANCH_LT' for m in modes]), yes=to('nodes_truenodeids'),
+        no=to('nodes_falsenodeids'), missing_yes=np.array(a.get('nodes_missing_value_tracks_true') or [0]*len(tree), bool),
+        value=value, roots=roots, base=float(base[chosen] if len(base)>chosen else base[-1]), players=columns)
 
 # %% ../../nbs/model/tree_tables.ipynb #2d145e34
 DEPTH,QUESTIONS = 3,7 # A deeper tree asks too many questions for a table
@@ -169,7 +172,8 @@ def build(
     table = np.zeros((len(t.roots), 128, d+1))
     for s in range(DEPTH):
         use = p.inputs[:, s]>=0
-        np.add.at(table, (p.tree[use, None], np.arange(128)[None], p.inputs[use, s, None]), leaf[np.arange(len(code[0]))[use, None], code[:, use].T, s])
+        np.add.at(table, (p.tree[use, None], np.arange(128)[None], p.inputs[use, s, None]),
+            leaf[np.arange(len(code[0]))[use, None], code[:, use].T, s])
     np.add.at(table[:, :, d], (p.tree[:, None], np.arange(128)[None]), (code.T==7)*p.value[:, None])
     base = t.base+float(((seen==7)*p.value).sum(axis=1).mean())
     return Tables(q, np.ascontiguousarray(table.reshape(-1, d+1)), base, d)

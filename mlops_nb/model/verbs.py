@@ -88,7 +88,9 @@ def log(
     model = _object(object, pickle)
     rows,called,said = _example(model, example, data, p)
     r = _request(p, name, data, run, example=called, tolerance=tolerance, native=native, pickle=pickle)
-    if dry_run: return Plan(steps=[f'compare ONNX with {type(model).__name__} on {len(rows):,} rows ({called})', f'register {name}@{r.expected} in MLflow', f'record model.registered {name}@{r.expected}'])
+    if dry_run:
+        return Plan(steps=[f'compare ONNX with {type(model).__name__} on {len(rows):,} rows ({called})',
+            f'register {name}@{r.expected} in MLflow', f'record model.registered {name}@{r.expected}'])
     fact = _left(p, r, model, rows) if _background(wait) else _waited(p, r, model, rows)
     if said: fact.said = [said]
     return fact
@@ -104,7 +106,8 @@ def _waited(p, r, model, rows) -> ModelVersion:
     with progress(f'registering {r.name}@{r.expected}'), registration.begun(p, r):
         try: return registration.finish(p, r, model, rows, _key(p))
         except Finding as e:
-            e.__dict__['result'] = ModelVersion(name=r.name, version=r.expected, digest='', state='failed', onnx=msgspec.to_builtins(e.__dict__['parity']), message=e.message)
+            e.__dict__['result'] = ModelVersion(name=r.name, version=r.expected, digest='', state='failed',
+                onnx=msgspec.to_builtins(e.__dict__['parity']), message=e.message)
             raise
 
 # %% ../../nbs/model/verbs.ipynb #0fd1d258
@@ -132,7 +135,9 @@ def resolve(
     if v.state=='registering':
         with progress(f'waiting for {v.name}@{v.version}'): registration.wait(p, v.bracket)
         v = _resolve(p, ref)
-    if v.state=='registering': raise BadInput(f'{v.name}@{v.version} was not finished: its process has ended', 'finish or undo it with: mlops model mend')
+    if v.state=='registering':
+        raise BadInput(f'{v.name}@{v.version} was not finished: its process has ended',
+            'finish or undo it with: mlops model mend')
     if v.state=='failed': raise BadInput(f'{v.name}@{v.version} was not registered: {v.message}', 'log it again: mlops model log')
     return v
 
@@ -145,7 +150,9 @@ def folder(
     at = registry.fetch(p, v.source)
     v.files = {k:x['sha256'] for k,x in manifest.check(at, v.digest)['files'].items()}
     s = p.settings
-    if s.model.require_signature: manifest.verify(at, [base64.b64decode(k) for k in s.audit.public_key.replace(',', ' ').split()], dict(x.split('=') for x in s.model.keys_until.replace(',', ' ').split()))
+    if s.model.require_signature:
+        manifest.verify(at, [base64.b64decode(k) for k in s.audit.public_key.replace(',', ' ').split()],
+            dict(x.split('=') for x in s.model.keys_until.replace(',', ' ').split()))
     return at
 
 def load(
@@ -157,7 +164,8 @@ def load(
     v = resolve(ref, p)
     if not v.onnx: raise NotFound(f'{v.name}@{v.version} has no ONNX: {v.message}', 'register it again without --native')
     at = folder(v, p)
-    return onnx_session.Predictor((at/'model.onnx').read_bytes(), v.inputs, f'{v.name}@{v.version}', threads, lambda: mlflow_flavours.native(at), _native_from(v))
+    return onnx_session.Predictor((at/'model.onnx').read_bytes(), v.inputs, f'{v.name}@{v.version}', threads,
+        lambda: mlflow_flavours.native(at), _native_from(v))
 
 def _native_from(v) -> int|None:
     "Rows from which on the original is faster, where it is kept without pickle"
@@ -195,9 +203,13 @@ def differences(p) -> tuple[dict[str,int],list[dict]]:
     have = {(v.name, v.version):v for v in views.versions(ledger.of(p).events(views.TYPES))}
     there = {(v.name, int(v.version)):v for v in registry.versions(p)} if have or p.mlflow_uri else {}
     running = {v.bracket for v in views.pending(ledger.of(p).events(views.TYPES))}
-    out = [{'kind':'unrecorded', 'subject':f'{n}@{k}', 'message':f'{n}@{k} is in MLflow and the ledger knows nothing of it', 'evidence':None} for (n,k),v in there.items() if (n, k) not in have and v.tags.get('mlops.bracket') not in running]
-    out += [{'kind':'missing', 'subject':f'{n}@{k}', 'message':f'{n}@{k} was registered and is not in MLflow any more', 'evidence':v.entry} for (n,k),v in have.items() if (n, k) not in there]
-    out += [{'kind':'digest', 'subject':f'{n}@{k}', 'message':f'MLflow names another digest of {n}@{k} than the ledger', 'evidence':have[n, k].entry} for (n,k),v in there.items() if (n, k) in have and v.tags.get('mlops.digest')!=have[n, k].digest]
+    out = [{'kind':'unrecorded', 'subject':f'{n}@{k}', 'message':f'{n}@{k} is in MLflow and the ledger knows nothing of it',
+        'evidence':None} for (n,k),v in there.items() if (n, k) not in have and v.tags.get('mlops.bracket') not in running]
+    out += [{'kind':'missing', 'subject':f'{n}@{k}', 'message':f'{n}@{k} was registered and is not in MLflow any more',
+        'evidence':v.entry} for (n,k),v in have.items() if (n, k) not in there]
+    out += [{'kind':'digest', 'subject':f'{n}@{k}', 'message':f'MLflow names another digest of {n}@{k} than the ledger',
+        'evidence':have[n, k].entry} for (n,k),v in there.items() if (n, k) in have
+        and v.tags.get('mlops.digest')!=have[n, k].digest]
     names = sorted({n for n,_ in [*have, *there]})
     aliases = [a for n in names for a in _aliases(p, n)]
     return {'model versions':len({*have, *there}), 'aliases':len(aliases)},out+[a for a in aliases if a.pop('differs')]
@@ -207,7 +219,9 @@ def _aliases(p, name:str) -> list[dict]:
     now,moves = registry.aliases(p, name),views.moves(ledger.of(p).events(views.MOVES), name)
     then = views.serving(moves)
     where = lambda n: 'nowhere' if n is None else f'on {n}'
-    return [{'kind':'alias', 'subject':name, 'message':f'{a} of {name} is {where(now.get(a))} in MLflow and {where(then.get(a))} in the ledger', 'evidence':next((m['entry'] for m in moves if m['alias']==a), None),
+    return [{'kind':'alias', 'subject':name,
+        'message':f'{a} of {name} is {where(now.get(a))} in MLflow and {where(then.get(a))} in the ledger',
+        'evidence':next((m['entry'] for m in moves if m['alias']==a), None),
         'differs':now.get(a)!=then.get(a)} for a in sorted({*now, *then})]
 
 def health(p) -> tuple[bool,str,str]:
@@ -225,6 +239,8 @@ def list_() -> Models:
     lost = [f for f in views.failed(events) if not any(v.name==f.name for v in have)]
     newest = {v.name:v for v in [*lost, *have, *views.pending(events)]}
     for name,v in sorted(newest.items()):
-        out.append({'name':name, 'version':v.version, 'state':v.state, 'aliases':registry.aliases(p, name) if any(h.name==name for h in have) else {}, 'size_bytes':v.size_bytes,
-            'parity_max_abs':(v.onnx or {}).get('parity_max_abs'), 'versions':sum(h.name==name for h in have), 'metrics':v.metrics, 'message':v.message})
+        out.append({'name':name, 'version':v.version, 'state':v.state,
+            'aliases':registry.aliases(p, name) if any(h.name==name for h in have) else {}, 'size_bytes':v.size_bytes,
+            'parity_max_abs':(v.onnx or {}).get('parity_max_abs'), 'versions':sum(h.name==name for h in have),
+            'metrics':v.metrics, 'message':v.message})
     return Models(models=out)

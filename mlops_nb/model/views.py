@@ -27,7 +27,8 @@ def _number(e:Event) -> int:
 def version(e:Event) -> ModelVersion:
     "One version as its event says"
     p = _p(e)
-    v = ModelVersion(name=_name(e), version=_number(e), digest=e.digest, onnx=p.get('onnx'), size_bytes=p.get('size_bytes') or 0, run=p.get('run') or '', data=p.get('data') or '', metrics=p.get('metrics') or {},
+    v = ModelVersion(name=_name(e), version=_number(e), digest=e.digest, onnx=p.get('onnx'), size_bytes=p.get('size_bytes') or 0,
+        run=p.get('run') or '', data=p.get('data') or '', metrics=p.get('metrics') or {},
         inputs=p.get('inputs') or [], message=p.get('without_onnx') or '')
     v.source,v.time,v.actor,v.entry,v.about = p.get('source') or '',e.time,e.actor,e.seq,p
     return v
@@ -48,7 +49,8 @@ def pending(
     for e in events:
         b = _p(e).get('bracket') or e.subject
         if e.type=='model.logging_started' and name in ('', _name(e)):
-            v = ModelVersion(name=_name(e), version=_number(e), digest='', state='registering', run=_p(e).get('run') or '', data=_p(e).get('data') or '')
+            v = ModelVersion(name=_name(e), version=_number(e), digest='', state='registering', run=_p(e).get('run') or '',
+                data=_p(e).get('data') or '')
             v.bracket,v.time,v.entry = b,e.time,e.seq
             waiting[b] = v
         elif e.type in TYPES[1:]: waiting.pop(b, None)
@@ -70,12 +72,14 @@ def promoting(events:Iterable[Event]) -> list[Event]:
 
 def failed(events:Iterable[Event], name:str='') -> list[ModelVersion]:
     "Registrations that failed, with their reason, newest last"
-    return [ModelVersion(name=_name(e), version=_number(e), digest='', state='failed', message=str(_p(e).get('message') or '')) for e in events if e.type=='model.failed' and name in ('', _name(e))]
+    return [ModelVersion(name=_name(e), version=_number(e), digest='', state='failed', message=str(_p(e).get('message') or ''))
+        for e in events if e.type=='model.failed' and name in ('', _name(e))]
 
 # %% ../../nbs/model/views.ipynb #7c98e513
 def moves(events:Iterable[Event], name:str) -> list[dict]:
     "Moves of aliases, newest first: {time, alias, version, from, actor, reason, type, entry}"
-    return [{'time':e.time, 'alias':_p(e).get('alias') or '', 'version':_number(e), 'from':_p(e).get('from'), 'actor':e.actor, 'reason':_p(e).get('reason') or '', 'type':e.type.partition('.')[2],
+    return [{'time':e.time, 'alias':_p(e).get('alias') or '', 'version':_number(e), 'from':_p(e).get('from'), 'actor':e.actor,
+        'reason':_p(e).get('reason') or '', 'type':e.type.partition('.')[2],
         'entry':e.seq} for e in events if e.type in MOVES and _name(e)==name][::-1]
 
 def serving(history:list[dict]) -> dict[str,int]:
@@ -94,4 +98,5 @@ def before(history:list[dict], alias:str) -> int|None:
 
 def approvals(events:Iterable[Event], name:str, version:int) -> list[dict]:
     "Who approved a version: {time, actor, text, entry}"
-    return [{'time':e.time, 'actor':e.actor, 'text':_p(e).get('text') or '', 'entry':e.seq} for e in events if e.type=='model.approved' and _name(e)==name and _number(e)==version]
+    return [{'time':e.time, 'actor':e.actor, 'text':_p(e).get('text') or '', 'entry':e.seq}
+        for e in events if e.type=='model.approved' and _name(e)==name and _number(e)==version]

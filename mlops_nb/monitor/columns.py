@@ -85,5 +85,7 @@ def chosen(
     if not columns: return both
     known = set(both)
     wrong = next((c for c in columns if c not in known), None)
-    if wrong is not None: raise BadInput(f'--columns: neither window has a column {wrong!r}', suggest(wrong, both) or f'they have: {", ".join(both[:12])}')
+    if wrong is not None:
+        raise BadInput(f'--columns: neither window has a column {wrong!r}',
+            suggest(wrong, both) or f'they have: {", ".join(both[:12])}')
     return list(dict.fromkeys(columns))

@@ -49,7 +49,8 @@ def _numbers(kind, a, b, named) -> Tested:
     if kind=='datetime' and not named and (a.x[-1]<b.x[0] or b.x[-1]<a.x[0]):
         return Tested('none', change=f'the windows\' own time: {say(a.x[0])}..{say(a.x[-1])} -> {say(b.x[0])}..{say(b.x[-1])}', bins=bins)
     if len(a.x)==len(b.x)==1 and a.x[0]==b.x[0]: return Tested('none', change=f'always {say(lo)}', bins=bins)
-    return Tested('ks', *two.ks(a, b), two.effect(a, b), f'median {say(lo)} -> {say(hi)}' if lo!=hi else _spread(kind, a, b), bins)
+    return Tested('ks', *two.ks(a, b), two.effect(a, b),
+        f'median {say(lo)} -> {say(hi)}' if lo!=hi else _spread(kind, a, b), bins)
 
 def _spread(kind, a, b):
     "What to say when the medians agree: the middle half"
@@ -67,9 +68,11 @@ def _levels(a:dict, b:dict) -> Tested:
     shares = table/np.maximum(1, table.sum(1, keepdims=True))
     top = int(np.argmax(np.abs(shares[1]-shares[0])))
     bins = tuple(r.tolist() for r in table[:,:BARS]) # the most frequent levels
-    if (found := two.homogeneity(table)) is None: return Tested('none', change=f'always {short(names[0], 24)}' if len(names)==1 else 'too few rows', bins=bins)
+    if (found := two.homogeneity(table)) is None:
+        return Tested('none', change=f'always {short(names[0], 24)}' if len(names)==1 else 'too few rows', bins=bins)
     new = f', {(table[0]==0).sum():,} new levels' if (table[0]==0).any() and len(names)>2 else ''
-    return Tested(*found, two.shares_apart(two.pooled(table)), f'{short(names[top], 24)} {shares[0,top]:.1%} -> {shares[1,top]:.1%}{new}', bins)
+    return Tested(*found, two.shares_apart(two.pooled(table)),
+        f'{short(names[top], 24)} {shares[0,top]:.1%} -> {shares[1,top]:.1%}{new}', bins)
 
 def _is_text(a:dict, b:dict) -> bool:
     "Is nearly every value of both windows together different?"
@@ -98,7 +101,8 @@ def _absent(a:Sample, b:Sample) -> Tested|None:
     found = two.homogeneity(table)
     if found is None: return None
     shares = [s.missing/s.rows for s in (a, b)]
-    return Tested('missing', shares[1]-shares[0], found[2], two.shares_apart(table), f'missing {shares[0]:.1%} -> {shares[1]:.1%}')
+    return Tested('missing', shares[1]-shares[0], found[2], two.shares_apart(table),
+        f'missing {shares[0]:.1%} -> {shares[1]:.1%}')
 
 # %% ../../nbs/monitor/comparison.ipynb #a6a80323
 def _column(name, kind, value, absent, adjusted, a, b, alpha, least) -> ColumnDrift:
@@ -108,7 +112,8 @@ def _column(name, kind, value, absent, adjusted, a, b, alpha, least) -> ColumnDr
     change = said.change if not (by_value and by_absence) else f'{value.change}; {absent.change}'
     return ColumnDrift(name=name, kind=kind, test=said.test, statistic=said.statistic, p_value=1. if said.p is None else said.p,
         p_adjusted=min(adjusted), effect=said.effect, drifted=by_value or by_absence, change=change,
-        missing_ref=a.missing/a.rows if a else 1., missing_cur=b.missing/b.rows if b else 1., missing_p=absent.p if absent else None,
+        missing_ref=a.missing/a.rows if a else 1., missing_cur=b.missing/b.rows if b else 1.,
+        missing_p=absent.p if absent else None,
         bins_ref=list(value.bins[0]), bins_cur=list(value.bins[1]))
 
 def _one(name, a, b, named):
@@ -128,13 +133,15 @@ def judge(
     "Test every pair and correct for their number"
     found = []
     for name,a,b in pairs: found.append((name, a, b, *_one(name, a, b, named)))
-    family = [(i, j) for i,f in enumerate(found) for j,t in enumerate(f[4:6]) if t is not None and t.p is not None and t.test!='schema']
+    family = [(i, j) for i,f in enumerate(found) for j,t in enumerate(f[4:6]) if t is not None
+        and t.p is not None and t.test!='schema']
     fair = {k:q for k,q in zip(family, two.holm([found[i][4+j].p for i,j in family]))}
     columns = []
     for i,(name,a,b,kind,value,absent) in enumerate(found):
         adjusted = (0. if value.test=='schema' else fair.get((i, 0), 1.), fair.get((i, 1), 1.))
         columns.append(_column(name, kind, value, absent, adjusted, a, b, alpha, min_effect))
-    return Drift(rows=sum(rows), rows_ref=rows[0], rows_cur=rows[1], columns=columns, alarm=any(c.drifted for c in columns), false_alarm_rate=alpha, tests=len(family), min_effect=min_effect)
+    return Drift(rows=sum(rows), rows_ref=rows[0], rows_cur=rows[1], columns=columns, alarm=any(c.drifted for c in columns),
+        false_alarm_rate=alpha, tests=len(family), min_effect=min_effect)
 
 # %% ../../nbs/monitor/comparison.ipynb #7076dcd7
 def compare(
@@ -157,6 +164,7 @@ def compare(
 def check(alpha, min_effect, rows_ref, rows_cur):
     "Raise `BadInput` for a rate, an effect or a window that cannot be"
     if not 0<alpha<1: raise BadInput(f'--alpha {alpha}: a rate of false alarms lies between 0 and 1', 'write --alpha .05')
-    if not 0<=min_effect<=1: raise BadInput(f'--min-effect {min_effect}: a share of rows lies between 0 and 1', 'write --min-effect .02')
+    if not 0<=min_effect<=1:
+        raise BadInput(f'--min-effect {min_effect}: a share of rows lies between 0 and 1', 'write --min-effect .02')
     for word,n in (('reference', rows_ref), ('current', rows_cur)):
         if not n: raise BadInput(f'the {word} window has no rows', 'give a window with rows')

@@ -30,7 +30,8 @@ def _frame(table, kinds):
 def _holds(c) -> bool:
     "Has a column any value that is neither null nor NaN?"
     import pyarrow as pa, pyarrow.compute as pc
-    return pc.any(pc.fill_null(pc.is_valid(c) if not pa.types.is_floating(c.type) else pc.invert(pc.is_nan(c)), False)).as_py() is True
+    return pc.any(pc.fill_null(pc.is_valid(c) if not pa.types.is_floating(c.type) else pc.invert(pc.is_nan(c)),
+        False)).as_py() is True
 
 def comparable(ref, cur, columns=None) -> tuple[dict[str,str],list[str]]:
     "`(name -> kind, names left out)`: a column takes part when both windows have it, of one kind, with values"
@@ -59,16 +60,20 @@ def snapshot(
     "Evidently's data-drift report of two windows, over at most `ROWS` rows of each"
     os.environ.setdefault('DO_NOT_TRACK', 'true')
     kinds,left = comparable(ref, cur, columns)
-    if not kinds: raise BadInput('the windows share no column that Evidently can compare', 'compare them with: mlops monitor drift REF CUR')
+    if not kinds:
+        raise BadInput('the windows share no column that Evidently can compare', 'compare them with: mlops monitor drift REF CUR')
     of = lambda *k: [n for n,x in kinds.items() if x in k] or None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
-        schema = DataDefinition(numerical_columns=of('numeric'), categorical_columns=of('categorical', 'boolean'), datetime_columns=of('datetime'))
+        schema = DataDefinition(numerical_columns=of('numeric'), categorical_columns=of('categorical', 'boolean'),
+            datetime_columns=of('datetime'))
         frames = [Dataset.from_pandas(_frame(_thinned(t), kinds), data_definition=schema) for t in (cur, ref)]
         try: return Report([DataDriftPreset(columns=of('numeric', 'categorical', 'boolean'))]).run(*frames),left
-        except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as e: raise ToolFailed(f'Evidently could not compare the windows: {type(e).__name__}: {e}', 'leave columns out with --columns') from e
+        except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as e:
+            raise ToolFailed(f'Evidently could not compare the windows: {type(e).__name__}: {e}',
+                'leave columns out with --columns') from e
 
 def write(
     ref, # `pyarrow.Table`: reference window
@@ -80,7 +85,8 @@ def write(
     from pathlib import Path
     from mlops_nb.core.project import write_text
     path = Path(path).expanduser()
-    if path.suffix.lower() not in ('.html', '.json'): raise BadInput(f'{path}: Evidently writes HTML or JSON', f'write {path.with_suffix(".html")}')
+    if path.suffix.lower() not in ('.html', '.json'):
+        raise BadInput(f'{path}: Evidently writes HTML or JSON', f'write {path.with_suffix(".html")}')
     shot,left = snapshot(ref, cur, columns)
     write_text(path, shot.get_html_str(as_iframe=False) if path.suffix.lower()=='.html' else shot.json())
     return left

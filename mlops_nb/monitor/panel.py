@@ -12,17 +12,20 @@ from ..core.draw import Panel, badge, details, facts, histogram, short, table, t
 from .facts import ColumnDrift, ColumnProfile, Drift, Profile
 
 # %% ../../nbs/monitor/panel.ipynb #ab8ceec5
-_TESTS = {'ks':'KS', 'chi2':'chi-square', 'fisher':'Fisher', 'ks_length':'KS of lengths', 'missing':'missing values', 'schema':'schema', 'none':'not tested'}
+_TESTS = {'ks':'KS', 'chi2':'chi-square', 'fisher':'Fisher', 'ks_length':'KS of lengths', 'missing':'missing values',
+    'schema':'schema', 'none':'not tested'}
 
 def _p(p:float) -> str: return '< 1e-99' if p<1e-99 else short(float(f'{p:.2g}')) if p>=1e-4 else f'{p:.0e}'
 
 def _picture(c:ColumnDrift):
-    return histogram(c.bins_ref, c.bins_cur, short(c.change, 40) or 'the same', w=80, h=20) if sum(c.bins_ref) and sum(c.bins_cur) else ''
+    return histogram(c.bins_ref, c.bins_cur, short(c.change, 40) or 'the same', w=80,
+        h=20) if sum(c.bins_ref) and sum(c.bins_cur) else ''
 
 def _row(c:ColumnDrift) -> list:
     mark = badge('bad', 'DRIFT') if c.drifted else 'not tested' if c.test=='none' else badge('ok', 'none')
     if c.test=='none': return [short(c.name, 60), '', _picture(c), '', '', short(c.change, 90), mark]
-    return [short(c.name, 60), _TESTS.get(c.test, c.test), _picture(c), f'{c.effect:.3f}', _p(c.p_adjusted), short(c.change, 90), mark]
+    return [short(c.name, 60), _TESTS.get(c.test, c.test), _picture(c), f'{c.effect:.3f}', _p(c.p_adjusted),
+        short(c.change, 90), mark]
 
 def drift(
     d:Drift, # What `monitor drift` found
@@ -35,9 +38,12 @@ def drift(
         'false alarms':f'at most {short(100*d.false_alarm_rate)} % of comparisons without drift ({d.tests:,} tests, Holm)'}
     if d.min_effect: windows['smaller effects'] = f'below {short(d.min_effect)} raise no alarm'
     return Panel('Drift', facts(windows),
-        table(['column', 'test', 'reference, current', 'effect', 'p adjusted', 'change', 'drift'], [_row(c) for c in ordered], align='lllrrll', empty='no columns'),
-        details('what the columns mean', text('effect: share of rows that would have to change, beyond what chance shows, 0 to 1. p adjusted: at most alpha means drift; all tests together keep the stated rate of false alarms. KS: Kolmogorov-Smirnov.')),
-        verdict=('bad' if d.alarm else 'ok', word), next='mlops monitor drift REF CUR --min-effect .1' if d.alarm and not d.min_effect else 'mlops monitor profile DATA --out reference.json')
+        table(['column', 'test', 'reference, current', 'effect', 'p adjusted', 'change', 'drift'], [_row(c) for c in ordered],
+        align='lllrrll', empty='no columns'),
+        details('what the columns mean',
+        text('effect: share of rows that would have to change, beyond what chance shows, 0 to 1. p adjusted: at most alpha means drift; all tests together keep the stated rate of false alarms. KS: Kolmogorov-Smirnov.')),
+        verdict=('bad' if d.alarm else 'ok', word), next='mlops monitor drift REF CUR --min-effect .1' if d.alarm
+        and not d.min_effect else 'mlops monitor profile DATA --out reference.json')
 
 # %% ../../nbs/monitor/panel.ipynb #f9977b6e
 def _number(c:ColumnProfile, x) -> str:
@@ -63,7 +69,9 @@ def profile(
     p:Profile, # What `monitor profile` found
 ) -> Panel:
     "A row a column"
-    rows = [[short(c.name, 60), c.kind, f'{c.missing/max(1, c.rows):.1%}', _number(c, c.low), _number(c, c.quantile(.5)), _number(c, c.high), short(', '.join(list(c.levels)[:4]), 60), _shape(c)] for c in p.columns]
-    return Panel('Profile', facts({'rows':p.rows, 'columns':len(p.columns), **({'source':p.source} if p.source else {}), **({'written to':p.path} if p.path else {})}),
+    rows = [[short(c.name, 60), c.kind, f'{c.missing/max(1, c.rows):.1%}', _number(c, c.low), _number(c, c.quantile(.5)),
+        _number(c, c.high), short(', '.join(list(c.levels)[:4]), 60), _shape(c)] for c in p.columns]
+    return Panel('Profile', facts({'rows':p.rows, 'columns':len(p.columns), **({'source':p.source} if p.source else {}),
+        **({'written to':p.path} if p.path else {})}),
         table(['column', 'kind', 'missing', 'low', 'median', 'high', 'frequent', 'bins'], rows, align='llrrrrll', empty='no columns'),
         verdict=('info', 'NO RAW ROWS'), next=f'mlops monitor drift {p.path or "REF"} CUR')

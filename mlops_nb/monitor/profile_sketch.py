@@ -55,14 +55,16 @@ def _numeric(name, kind, column) -> ColumnProfile:
     v = numbers(column)
     x = v[np.isfinite(v)].astype(np.float64) if v.dtype.kind=='f' else v.astype(np.float64)
     bins = _counts(v//DAY) if kind=='datetime' else _counts(bins_of(v))
-    return ColumnProfile(name=name, kind=kind, rows=len(column), missing=len(column)-len(v), low=_finite(v, np.min), high=_finite(v, np.max),
+    return ColumnProfile(name=name, kind=kind, rows=len(column), missing=len(column)-len(v), low=_finite(v, np.min),
+        high=_finite(v, np.max),
         mean=_finite(x, np.mean), std=_finite(x, np.std), bits=0 if kind=='datetime' else BITS, bins=bins)
 
 def _levelled(name, kind, column) -> ColumnProfile:
     found,bins = levels(column),{}
     for k,n in found.items(): b = str(bucket(k)); bins[b] = bins.get(b, 0)+n
     often = sorted(((n, str(k)) for k,n in found.items() if n>=_OFTEN), key=lambda t: (-t[0], t[1]))[:_SHOWN]
-    return ColumnProfile(name=name, kind=kind, rows=len(column), missing=len(column)-sum(found.values()), bins=bins, levels={k:n for n,k in often})
+    return ColumnProfile(name=name, kind=kind, rows=len(column), missing=len(column)-sum(found.values()), bins=bins,
+        levels={k:n for n,k in often})
 
 def sketch(
     name:str, # Of the column
@@ -93,15 +95,19 @@ def _extreme(f, *x): known = [v for v in x if v is not None]; return f(known) if
 
 def _joined(a:ColumnProfile, b:ColumnProfile) -> ColumnProfile:
     "Two summaries of one column as one"
-    if 'empty' in (a.kind, b.kind) and a.kind!=b.kind: return msgspec.structs.replace(b if a.kind=='empty' else a, rows=a.rows+b.rows, missing=a.missing+b.missing)
-    if (a.kind, a.bits)!=(b.kind, b.bits): raise BadInput(f'column {a.name!r} is {a.kind} in one profile and {b.kind} in the other', 'merge profiles of the same table')
+    if 'empty' in (a.kind, b.kind) and a.kind!=b.kind:
+        return msgspec.structs.replace(b if a.kind=='empty' else a, rows=a.rows+b.rows, missing=a.missing+b.missing)
+    if (a.kind, a.bits)!=(b.kind, b.bits):
+        raise BadInput(f'column {a.name!r} is {a.kind} in one profile and {b.kind} in the other',
+            'merge profiles of the same table')
     n,m = a.rows-a.missing,b.rows-b.missing
     mean,std = a.mean if b.mean is None else b.mean,a.std if b.std is None else b.std
     if a.mean is not None and b.mean is not None:
         w,gap = m/(n+m),b.mean-a.mean
         mean,std = a.mean+w*gap,math.sqrt((n*a.std**2+m*b.std**2)/(n+m)+w*(1-w)*gap**2)
     names = sorted(_added(a.levels, b.levels).items(), key=lambda t: (-t[1], t[0]))[:_SHOWN]
-    return ColumnProfile(name=a.name, kind=a.kind, rows=a.rows+b.rows, missing=a.missing+b.missing, low=_extreme(min, a.low, b.low), high=_extreme(max, a.high, b.high),
+    return ColumnProfile(name=a.name, kind=a.kind, rows=a.rows+b.rows, missing=a.missing+b.missing,
+        low=_extreme(min, a.low, b.low), high=_extreme(max, a.high, b.high),
         mean=mean, std=std, bits=a.bits, bins=_added(a.bins, b.bins), levels=dict(names))
 
 def merge(
@@ -110,14 +116,16 @@ def merge(
 ) -> Profile:
     "The profile of both parts together"
     right = {c.name:c for c in b.columns}
-    if {c.name for c in a.columns}!=set(right): raise BadInput('the profiles have different columns', 'merge profiles of the same table')
+    if {c.name for c in a.columns}!=set(right):
+        raise BadInput('the profiles have different columns', 'merge profiles of the same table')
     return Profile(rows=a.rows+b.rows, columns=[_joined(c, right[c.name]) for c in a.columns], source=a.source)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #948f681c
 def _sample(c:ColumnProfile, names:dict) -> Sample:
     "What the tests need, from a summary"
     import numpy as np
-    if c.kind in ('categorical', 'boolean'): return Sample(c.kind, c.rows, c.missing, levels={names.get(k, f'bin {k}'):n for k,n in c.bins.items()})
+    if c.kind in ('categorical', 'boolean'):
+        return Sample(c.kind, c.rows, c.missing, levels={names.get(k, f'bin {k}'):n for k,n in c.bins.items()})
     if c.kind not in ('numeric', 'datetime'): return Sample(c.kind, c.rows, c.missing)
     keys = np.array(sorted(map(int, c.bins)), dtype=np.int64)
     x = keys*DAY if c.kind=='datetime' else floor_of(keys, c.bits)
@@ -150,8 +158,11 @@ def load(
     raw = p.read_bytes()
     if b'mlops-nb-profile/' not in raw: return None
     try: found = msgspec.json.decode(raw, type=Profile)
-    except (msgspec.DecodeError, msgspec.ValidationError) as e: raise BadInput(f'{p}: not a profile: {e}', 'write it again with: mlops monitor profile DATA --out PATH') from e
-    if found.format!='mlops-nb-profile/1': raise BadInput(f'{p}: unknown profile format {found.format!r}', 'write it again with: mlops monitor profile DATA --out PATH')
+    except (msgspec.DecodeError, msgspec.ValidationError) as e:
+        raise BadInput(f'{p}: not a profile: {e}', 'write it again with: mlops monitor profile DATA --out PATH') from e
+    if found.format!='mlops-nb-profile/1':
+        raise BadInput(f'{p}: unknown profile format {found.format!r}',
+            'write it again with: mlops monitor profile DATA --out PATH')
     return found
 
 def dump(

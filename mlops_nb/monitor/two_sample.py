@@ -47,7 +47,8 @@ def ks(
     import numpy as np
     from scipy import stats
     d,n,m = ks_distance(a, b),int(a.n.sum()),int(b.n.sum())
-    if n*m<=4_000_000 and max(n, m)<=10_000: return d,float(stats.ks_2samp(np.repeat(a.x, a.n), np.repeat(b.x, b.n), method='exact').pvalue)
+    if n*m<=4_000_000 and max(n, m)<=10_000:
+        return d,float(stats.ks_2samp(np.repeat(a.x, a.n), np.repeat(b.x, b.n), method='exact').pvalue)
     return d,_tail(d, n*m/(n+m))
 
 def _tail(d:float, harmonic:float) -> float:

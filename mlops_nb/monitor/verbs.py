@@ -63,14 +63,16 @@ def profile(
     if out is not None:
         profile_sketch.dump(p, out)
         p.path = str(out)
-    _record(_project(), 'monitor.profiled', _subject(p.source or _called(data)), {'rows':p.rows, 'columns':len(p.columns), 'path':p.path})
+    _record(_project(), 'monitor.profiled', _subject(p.source or _called(data)),
+        {'rows':p.rows, 'columns':len(p.columns), 'path':p.path})
     return p
 
 # %% ../../nbs/monitor/verbs.ipynb #2ab3f6c2
 def _report(a, b, path, columns, d):
     "Evidently's report beside ours; the panel's text names what it leaves out"
     from mlops_nb.monitor import evidently_report
-    if isinstance(a, Profile) or isinstance(b, Profile): raise BadInput('--report needs rows, and a profile has none', 'give the data itself')
+    if isinstance(a, Profile) or isinstance(b, Profile):
+        raise BadInput('--report needs rows, and a profile has none', 'give the data itself')
     left = evidently_report.write(a, b, path, columns)
     d.said = [f'Evidently\'s report: {path}'+(f' (without {", ".join(left[:8])}, which it cannot compare)' if left else '')]
 
@@ -94,9 +96,13 @@ def drift(
         a,b = (w if isinstance(w, Profile) else profile_sketch.profile_of(w) for w in (a, b))
         d = profile_sketch.compare_profiles(a, b, alpha, columns, min_effect)
     else:
-        with progress('comparing', len(columns) or a.num_columns) as tick: d = comparison.compare(a, b, alpha, columns, min_effect, tick)
+        with progress('comparing', len(columns) or a.num_columns) as tick:
+            d = comparison.compare(a, b, alpha, columns, min_effect, tick)
     if report is not None: _report(a, b, report, columns, d)
     d.reference,d.current = _called(ref),_called(cur)
-    _record(p, 'monitor.drift_checked', _subject(d.current), {'reference':_subject(d.reference), 'alarm':d.alarm, 'drifted':d.drifted[:50], 'columns':len(d.columns), 'rows_ref':d.rows_ref,
-        'rows_cur':d.rows_cur, 'tests':d.tests, 'false_alarm_rate':d.false_alarm_rate, 'min_effect':min_effect, 'largest_effect':round(max((c.effect for c in d.columns), default=0.), 6)})
+    _record(p, 'monitor.drift_checked', _subject(d.current),
+        {'reference':_subject(d.reference), 'alarm':d.alarm, 'drifted':d.drifted[:50], 'columns':len(d.columns),
+        'rows_ref':d.rows_ref,
+        'rows_cur':d.rows_cur, 'tests':d.tests, 'false_alarm_rate':d.false_alarm_rate, 'min_effect':min_effect,
+        'largest_effect':round(max((c.effect for c in d.columns), default=0.), 6)})
     return d
