@@ -45,6 +45,9 @@ def join() -> None:
 
 def main(words: list[str]) -> int:
     "Exit code: 0, or 1 when a benchmark failed; the others still ran"
+    if unknown := {w for w in words if w.startswith("-")} - {"--join"}:
+        sys.stdout.write(f"{__doc__}\n\nBenchmarks: {', '.join(names())}\n")
+        return 0 if unknown == {"--help"} else 2
     wanted, failed = [w for w in words if not w.startswith("-")], []
     if unknown := set(wanted) - set(names()):
         sys.stderr.write(f"no benchmark {sorted(unknown)[0]!r}; there are: {', '.join(names())}\n")

@@ -102,12 +102,13 @@ def lines(
     "Series over a common axis"
     values = {k:[float('nan') if x is None else float(x) for x in v] for k,v in series.items()}
     lo,hi = _span([x for v in values.values() for x in v])
-    left,bottom = 56,18
+    ends = number(hi)+unit,number(lo)+unit
+    left,bottom = max(56, 10+7*max(map(len, ends))),18 # Room for the longer of the axis numbers
     inside = f'<path class="a" d="M{left} 4V{h-bottom}H{w}"/>'
     for n,v in enumerate(values.values()):
         inside += f'<g transform="translate({left} 0)"><path class="c{" d"[0:2*(n%2)] if n<2 else " e"}" d="{_line(v, lo, hi, w-left, h-bottom, 6)}"/></g>'
     def put(x, y, s, anchor): return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(s)}</text>'
-    inside += put(left-6, 12, number(hi)+unit, 'end')+put(left-6, h-bottom, number(lo)+unit, 'end')
+    inside += put(left-6, 12, ends[0], 'end')+put(left-6, h-bottom, ends[1], 'end')
     if labels: inside += put(left, h-4, str(labels[0]), 'start')+put(w, h-4, str(labels[-1]), 'end')
     for n,k in enumerate(series): inside += put(w-4, 14+14*n, k+(' (dashed)' if n==1 else ' (dotted)' if n>1 else ''), 'end')
     words = '; '.join(f'{k}: {_said(v)}' for k,v in values.items())
