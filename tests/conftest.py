@@ -31,7 +31,7 @@ XDG = {
     "XDG_RUNTIME_DIR": ".run",
 }
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # workers share processors; read when OpenMP is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # workers share processors; read when OpenMP is loaded
 
 settings.register_profile(
     "mlops",

@@ -13,7 +13,7 @@ import os, stat, sys
 import _socket as sockets # What `socket` is made of: that one takes longer to import than a whole call takes
 
 # %% ../../nbs/core/warm.ipynb #8859b52b
-READ_AT_IMPORT = ('PYTHON', 'OMP_', 'MKL_', 'OPENBLAS_', 'NUMEXPR_', 'KMP_', 'BLIS_', 'LD_', 'DYLD_', 'MPL', 'CUDA_', 'HIP_',
+READ_AT_IMPORT = ('PYTHON', 'OMP_', 'GOMP_', 'MKL_', 'OPENBLAS_', 'NUMEXPR_', 'KMP_', 'BLIS_', 'LD_', 'DYLD_', 'MPL', 'CUDA_', 'HIP_',
     'TF_', 'TORCH', 'JAX_', 'XLA_', 'LC_', 'LANG', 'MLFLOW_', 'RAY_', 'ARROW_', 'SKLEARN_', 'JOBLIB_')
 
 inside = False # Is this process a fork of a server?
@@ -212,8 +212,8 @@ def relay(
     return answer['exit'] if answer else 4
 
 # %% ../../nbs/core/warm.ipynb #edfb3254
-SETTLED = {'PYTHONHASHSEED':'0', 'OMP_WAIT_POLICY':'passive'} # Where the user says nothing
+SETTLED = {'PYTHONHASHSEED':'0', 'GOMP_SPINCOUNT':'2000'} # Where the user says nothing
 
 def settled(env) -> dict:
-    "The environment as jobs have it: sets are iterated in one order, and OpenMP's threads sleep while they wait"
-    return {**SETTLED, **env}
+    "The environment as jobs have it: sets are iterated in one order, and OpenMP's threads soon sleep while they wait"
+    return {**{k:v for k,v in SETTLED.items() if k!='GOMP_SPINCOUNT' or 'OMP_WAIT_POLICY' not in env}, **env}
