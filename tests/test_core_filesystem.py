@@ -36,7 +36,9 @@ def test_network_file_systems_are_refused(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "overlay", "tmpfs", "zfs", "apfs", "fuseblk", "fuse.ntfs-3g", ""])
 def test_local_disks_are_not(kind, tmp_path):
-    filesystem.need_local_disk(tmp_path / "ledger.db", "[stores] ledger", [*SHARE, (str(tmp_path), kind)])
+    table = [*SHARE, (str(tmp_path), kind)]
+    filesystem.need_local_disk(tmp_path / "ledger.db", "[stores] ledger", table)
+    assert filesystem.kind_of(tmp_path / "ledger.db", table) == kind
 
 
 def test_a_project_on_a_share(home, tmp_path, monkeypatch, capsys):

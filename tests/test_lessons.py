@@ -23,19 +23,17 @@ def notebooks() -> list[str]:
     return sorted(p for p in found if p and "/tutorials/" not in p and ".ipynb_checkpoints/" not in p and (ROOT / p).exists())
 
 
+def run(notebook: str | Path, here: Path, tmp_path: Path):
+    "A notebook from top to bottom, in a folder"
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", RUN, str(notebook), str(here)]
+    done = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True, check=False, timeout=550)
+    assert done.returncode == 0, f"{notebook}\n{done.stderr[-4000:]}"
+
+
 @pytest.mark.parametrize("notebook", notebooks())
 def test_lesson(notebook, home, tmp_path):
-    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, notebook, str(ROOT)],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=550,
-    )
-    assert done.returncode == 0, f"{notebook}\n{done.stderr[-4000:]}"
+    run(notebook, ROOT, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["streams"])
@@ -44,15 +42,5 @@ def test_tutorial(name, home, tmp_path):
     here = tmp_path / name
     here.mkdir()
     shutil.copy(ROOT / "nbs/tutorials" / f"{name}.ipynb", here)
-    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(here / f"{name}.ipynb"), str(here)],
-        cwd=here,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=550,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run(here / f"{name}.ipynb", here, tmp_path)
     assert (here / ".mlops/streams.db").is_file()
