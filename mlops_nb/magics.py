@@ -44,7 +44,7 @@ def _run_body(shell, cell:str):
     import ast
     from types import CodeType
     source = shell.transform_cell(cell)
-    name = shell.compile.cache(source, shell.execution_count, raw_code=cell)
+    name = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell) # The number of this cell: newer IPython counts on before it runs
     body = ast.parse(source, filename=name).body
     last = [ast.Interactive([body.pop()])] if body and isinstance(body[-1], ast.Expr) and not cell.rstrip().endswith(';') else []
     blocks = [(ast.Module(body, []), 'exec')]+[(b, 'single') for b in last]

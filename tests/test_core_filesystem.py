@@ -54,3 +54,13 @@ def test_a_project_on_a_share(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLOPS_STORES_LEDGER", str(local / "ledger.db"))
     assert main(["init", str(share)]) == 0
     assert (local / "ledger.db").is_file()
+
+
+def test_nobody_says(tmp_path, monkeypatch):
+    "In a jail without /proc nothing is known, and nothing is refused"
+    opened = open
+    gone = {"/proc/self/mountinfo": "/nowhere/mountinfo"}
+    monkeypatch.setattr("builtins.open", lambda path, *a, **k: opened(gone.get(path, path), *a, **k))
+    monkeypatch.setattr(filesystem.sys, "platform", "linux")
+    assert filesystem.mounts() == [] and filesystem.kind_of(tmp_path) == ""
+    filesystem.need_local_disk(tmp_path, "[stores] ledger")

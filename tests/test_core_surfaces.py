@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import traceback
 import threading
 import types
 import typing
@@ -88,6 +89,14 @@ def test_errors_in_a_cell_are_one_line(shell, capsys):
     assert done.error_in_exec._render_traceback_() == ["BadUsage: `data` has no verb `lst`; did you mean `list`?"]
     assert isinstance(shell.run_cell("%mlops data show 'x").error_in_exec, BadUsage)
     assert "Traceback" not in capsys.readouterr().out
+
+
+def test_a_traceback_names_its_cell(shell):
+    shell.run_cell("1", store_history=True).raise_error()
+    here = shell.execution_count
+    done = shell.run_cell("%%mlops run delay\nnothing_here", store_history=True)
+    trace = traceback.extract_tb(done.error_in_exec.__traceback__)[-1]
+    assert shell.compile.format_code_name(trace.filename) == ("Cell", f"In[{here}]")
 
 
 @pytest.mark.parametrize("line", ["%mlops data add?", "%mlops data add ??", "x = 1\n%mlops data add?", "%mlops data add --help"])

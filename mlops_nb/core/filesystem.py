@@ -14,9 +14,11 @@ from .errors import BadInput
 
 # %% ../../nbs/core/filesystem.ipynb #aa69a251
 def mounts() -> list[tuple[str,str]]: # (mount point, kind), in the order in which they were mounted
-    "What is mounted where, as the operating system says; a share of Windows is of the kind `remote`"
+    "What is mounted where, as the operating system says, nothing where it does not say; a share of Windows is of the kind `remote`"
     if sys.platform.startswith('linux'):
-        with open('/proc/self/mountinfo', encoding='utf-8', errors='surrogateescape') as f: return _linux(f.read())
+        try:
+            with open('/proc/self/mountinfo', encoding='utf-8', errors='surrogateescape') as f: return _linux(f.read())
+        except OSError: return [] # A jail without /proc
     import psutil
     found = [(p.mountpoint, 'remote' if 'remote' in p.opts else p.fstype) for p in psutil.disk_partitions(all=True)]
     return sorted(found, key=lambda m: len(m[0]))

@@ -104,6 +104,9 @@ def _log(cluster, pod:str) -> str:
     return cluster.core.read_namespaced_pod_log(pod, cluster.namespace, _preload_content=False).data.decode(errors='replace')
 
 def delete(cluster:Cluster, job:str):
-    "Take a Job back, with its pod"
+    "Take a Job back, with its pod; nothing happens where it was not made yet"
+    k = need('kubernetes', 'k8s')
     with _said(f'deleting the Job {job}'):
-        cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy='Background')
+        try: cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy='Background')
+        except k.client.ApiException as e:
+            if e.status!=404: raise

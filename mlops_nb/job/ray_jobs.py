@@ -78,4 +78,6 @@ def follow(
     log = _call('GET', f'{base}/api/jobs/{id}/logs').get('logs', '')
     return job['status']=='SUCCEEDED',log or job.get('message') or ''
 
-def stop(base:str, id:str): "Have a job end"; _call('POST', f'{base}/api/jobs/{id}/stop', b'')
+def stop(base:str, id:str):
+    "Have a job end; nothing happens where it was not submitted yet"
+    _call('POST', f'{base}/api/jobs/{id}/stop', b'', missing=True)

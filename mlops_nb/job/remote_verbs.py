@@ -65,9 +65,9 @@ def _k8s(p, spec, run:str) -> tuple[str,str]:
     "Where it ran, and its log"
     cluster,docs = kubernetes_jobs.Cluster(),documents(p, spec, run)
     name = docs[-1]['metadata']['name']
-    kubernetes_jobs.submit(cluster, docs)
     try:
         with execution._stoppable():
+            kubernetes_jobs.submit(cluster, docs)
             return f'Job {cluster.namespace}/{name} of Kubernetes',kubernetes_jobs.follow(cluster, name)[1]
     except KeyboardInterrupt: kubernetes_jobs.delete(cluster, name); raise
 
@@ -76,9 +76,10 @@ def _ray(p, spec, run:str) -> tuple[str,str]:
     base,folder = ray_jobs.address(),definition.folder_of(p, spec.name)
     files = {f.relative_to(p.root).as_posix():f.read_bytes()
         for f in [p.root/'mlops.toml', *sorted(folder.rglob('*'))] if f.is_file() and not f.name.startswith('.')}
-    ray_jobs.submit(base, run, shlex.join(['mlops', 'job', 'run', spec.name, *spec.args]), files, spec.lock)
     try:
-        with execution._stoppable(): return f'job {run} of Ray at {base}',ray_jobs.follow(base, run)[1]
+        with execution._stoppable():
+            ray_jobs.submit(base, run, shlex.join(['mlops', 'job', 'run', spec.name, *spec.args]), files, spec.lock)
+            return f'job {run} of Ray at {base}',ray_jobs.follow(base, run)[1]
     except KeyboardInterrupt: ray_jobs.stop(base, run); raise
 
 # %% ../../nbs/job/remote_verbs.ipynb #6eeda25d
