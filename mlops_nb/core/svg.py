@@ -104,13 +104,15 @@ def lines(
     lo,hi = _span([x for v in values.values() for x in v])
     ends = number(hi)+unit,number(lo)+unit
     left,bottom = max(56, 10+7*max(map(len, ends))),18 # Room for the longer of the axis numbers
-    inside = f'<path class="a" d="M{left} 4V{h-bottom}H{w}"/>'
+    top,foot = 18,h-bottom # The names stand above the lines
+    inside = f'<path class="a" d="M{left} {top}V{foot}H{w}"/>'
     for n,v in enumerate(values.values()):
-        inside += f'<g transform="translate({left} 0)"><path class="c{" d"[0:2*(n%2)] if n<2 else " e"}" d="{_line(v, lo, hi, w-left, h-bottom, 6)}"/></g>'
+        inside += f'<g transform="translate({left} {top})"><path class="c{" d"[0:2*(n%2)] if n<2 else " e"}" d="{_line(v, lo, hi, w-left, foot-top, 6)}"/></g>'
     def put(x, y, s, anchor): return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(s)}</text>'
-    inside += put(left-6, 12, ends[0], 'end')+put(left-6, h-bottom, ends[1], 'end')
+    inside += put(left-6, top+8, ends[0], 'end')+put(left-6, foot, ends[1], 'end')
     if labels: inside += put(left, h-4, str(labels[0]), 'start')+put(w, h-4, str(labels[-1]), 'end')
-    for n,k in enumerate(series): inside += put(w-4, 14+14*n, k+(' (dashed)' if n==1 else ' (dotted)' if n>1 else ''), 'end')
+    names = [k+('', ' (dashed)', ' (dotted)')[min(n, 2)] for n,k in enumerate(series)]
+    inside += put(w-4, 11, ', '.join(names), 'end')
     words = '; '.join(f'{k}: {_said(v)}' for k,v in values.items())
     return Svg(_svg(w, h, inside, 'max-width:100%;height:auto'), words,
         '\n'.join(f'{_blocks(_lifted(v))}  {k}' for k,v in values.items()))

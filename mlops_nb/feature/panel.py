@@ -109,10 +109,11 @@ def materialized(m) -> Panel:
 
 def online(o) -> Panel:
     "Values of one entity with their age"
+    holds = any(v is not None for v in o.values.values())
     return Panel('Online features of '+', '.join(f'{k}={v}' for k,v in o.entities.items()),
         table(['feature', 'value', 'age'], [[k, v, age(o.age_s.get(k))] for k,v in o.values.items()]),
-        verdict=('ok', 'SERVED') if any(v is not None for v in o.values.values()) else ('warn', 'NOTHING THAT STILL HOLDS'),
-        next='mlops feature materialize')
+        verdict=('ok', 'SERVED') if holds else ('warn', 'NOTHING THAT STILL HOLDS'),
+        next='mlops feature list' if holds else 'mlops feature materialize')
 
 # %% ../../nbs/feature/panel.ipynb #dc140700
 def adopted(a) -> Panel:
