@@ -36,11 +36,11 @@ def test_lesson(notebook, home, tmp_path):
     assert said(notebook, ROOT, tmp_path) == ""
 
 
-@pytest.mark.parametrize("name", ["streams"])
-def test_tutorial(name, home, tmp_path):
-    "In a folder of its own, where the reader's project would be"
+@pytest.mark.parametrize("name, left", [("streams", ".mlops/streams.db"), ("features", "train.parquet"), ("models", "card.md")])
+def test_tutorial(name, left, home, tmp_path):
+    "In a folder of its own, where the reader's project would be; it leaves there what it says"
     here = tmp_path / name
     here.mkdir()
     shutil.copy(ROOT / "nbs/tutorials" / f"{name}.ipynb", here)
     assert said(here / f"{name}.ipynb", here, tmp_path) == ""
-    assert (here / ".mlops/streams.db").is_file()
+    assert (here / left).exists()
