@@ -198,7 +198,7 @@ def test_cells_do_the_same_in_a_fork_and_in_a_kernel(project, monkeypatch):
     "bad",
     [
         "1/0",
-        "def f(:",
+        "exec('def f(:')",
         "raise SystemExit(3)",
         "import os\nos._exit(3)",
         "%no_such_magic",

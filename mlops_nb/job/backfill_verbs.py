@@ -16,7 +16,7 @@ from ..core.fact import Plan
 from ..core.progress import progress
 from ..core.refs import Name
 from ..core.verbs import verb
-from . import backfill_views, definition, parameter_ranges, parameters, unattended
+from . import backfill_views, cell_syntax, definition, parameter_ranges, parameters, unattended
 from .backfill_facts import Backfilled, BackfillRow
 
 # %% ../../nbs/job/backfill_verbs.ipynb #fd5d9558
@@ -87,6 +87,7 @@ def backfill(
     job = definition.read(p, name)
     if not 1<=parallel<=256: raise BadInput(f'--parallel {parallel}: expected 1 to 256')
     b,fixed = _planned(p, job, dict(over), params, again)
+    cell_syntax.runnable(p, job)
     if dry_run:
         return Plan(steps=[f'{"skip, done by "+r.run+":" if r.status=="skipped" else "run"} {", ".join(f"{k}={v}" for k,v in r.parameters.items())}' for r in b.rows])
     from mlops_nb.core import ledger

@@ -19,7 +19,7 @@ from ..core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed
 from ..core.progress import progress
 from ..core.project import write_text
 from ..cost.facts import Usage
-from . import cell_cache, definition, injection, kernel_form, notebook_ast, secret_refs, supervision
+from . import cell_cache, cell_syntax, definition, injection, kernel_form, notebook_ast, secret_refs, supervision
 from .facts import Artefact, CellRun, Job, RunRecord
 from .supervision import Limits
 
@@ -71,10 +71,10 @@ def prepare(
     live:bool=False,
     parallel:int=0, # Steps at one time; 0: as job.toml says, or as many as there are processors
 ) -> Plan:
-    "Make the folder of a run; no process is started"
+    "Make the folder of a run; no process is started. Raises `BadInput` where a cell would not compile"
     folder = project.state/'runs'/run
     given = {p.name:p.default for p in job.parameters if secret_refs.is_secret(p.default)}|values
-    nb,at = injection.inject(notebook_ast.load(definition.folder_of(project, job.name)/job.notebook), job.parameters, given)
+    nb,at = injection.inject(cell_syntax.runnable(project, job), job.parameters, given)
     cwd = project.path(job.cwd) if job.cwd else project.root
     if not cwd.is_dir(): cwd = project.root
     s = project.settings.job

@@ -97,7 +97,7 @@ def run(
     """Run a job with typed parameters; every cell is metered and priced
 
     Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
-    from mlops_nb.job import execution, parameters, secret_refs, unattended
+    from mlops_nb.job import cell_syntax, execution, parameters, secret_refs, unattended
     if on!='local': from mlops_nb.job import remote_verbs
     p = projects.current()
     job = definition.read(p, name)
@@ -106,6 +106,7 @@ def run(
     if on!='local': remote_verbs.check(on, resume, isolated, live, limit)
     old = execution.resumable(p, job, resume) if resume else None
     values = {k:v for k,v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}|parameters.bind(job.parameters, dict(params or {}), f'job `{name}`')
+    if on!='local' or dry_run: cell_syntax.runnable(p, job)
     if on!='local': return remote_verbs.elsewhere(p, job, values, on, image, dry_run)
     for v in values.values():
         if secret_refs.is_secret(v): secret_refs.look_up(v)
