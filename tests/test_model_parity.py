@@ -28,6 +28,7 @@ from sklearn import (
 from sklearn.decomposition import PCA
 
 from mlops_nb.core.errors import Finding, MlopsError
+from mlops_nb.model import artifact_scan
 from mlops_nb.model import mlflow_packaging as packaging
 
 N = count(600, 20_000)
@@ -228,7 +229,8 @@ def test_a_pytorch_module_keeps_weights_and_graph_without_pickle(tmp_path):
     assert (pack.parity.over, pack.parity.rows, pack.flavour) == (0, len(x), "onnx")
     names = {f.name for f in pack.folder.rglob("*")}
     assert {"model.onnx", "model.safetensors"} <= names
-    assert not [n for n in names if n.endswith((".pkl", ".pth"))]
+    assert not [n for n in names if n.endswith((".pkl", ".pth", ".data"))]
+    assert artifact_scan.scan(pack.folder)[1] == []
 
 
 @pytest.mark.parametrize("kind", ["clusters", "ridge", "bayes on arrays"])
@@ -241,4 +243,5 @@ def test_an_onnx_file_is_taken_as_it_is(kind, loaded, tmp_path):
     onnx = (pack.folder / "model.onnx").read_bytes()
     again = packaging.build(tmp_path / "again", originals.Given(onnx), x, {})
     assert (again.folder / "model.onnx").read_bytes() == onnx
+    assert artifact_scan.scan(again.folder)[1] == [] and not list(again.folder.glob("*.data"))
     assert (again.parity.over, again.flavour) == (0, "onnx")

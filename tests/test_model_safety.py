@@ -254,6 +254,8 @@ def test_there_are_at_least_25():
 def test_an_honest_model_passes(signed, cli, tmp_path):
     answer = cli("model", "scan", signed[0], "--json")
     assert (answer.exit, answer.json["findings"]) == (0, [])
+    by_name = cli("model", "scan", "delay@1", "--json")
+    assert (by_name.exit, by_name.json["files"], by_name.json["findings"]) == (0, answer.json["files"], [])
     small = onnx.load(signed[0] / "model.onnx")
     onnx.save(small, tmp_path / "small.onnx")
     assert cli("model", "scan", tmp_path / "small.onnx").exit == 0

@@ -17,31 +17,59 @@ from ..core.errors import BadInput, NotFound
 def kind_of(
     path:Path, # A file
 ) -> str: # onnx, pickle, zip, compressed, numpy, safetensors, text or unknown
-    "What the first and last bytes say"
+    "What the bytes say"
     with open(path, 'rb') as f:
         head = f.read(4096)
-        f.seek(0, os.SEEK_END); size = f.tell()
-        f.seek(max(0, size-1)); last = f.read(1)
+        size = f.seek(0, os.SEEK_END)
     if not head: return 'text'
     if head[:4] in (b'PK\x03\x04', b'PK\x05\x06'): return 'zip'
     if head[:2] in (b'\x1f\x8b', b'BZ') or head[:6]==b'\xfd7zXZ\x00' or head[:4]==b'\x04"M\x18' or (head[0]==0x78
         and head[1:2] in (b'\x01', b'^', b'\x9c', b'\xda')) or head[:2]==b'ZF':
         return 'compressed'
     if head[:6]==b'\x93NUMPY': return 'numpy'
-    if head[0]==0x80 and head[1:2] and 2<=head[1]<=5: return 'pickle'
+    framed = _framed(head) and not _is_safetensors(path, head, size)
+    with open(path, 'rb') as f:
+        if framed or _unpickles(f): return 'pickle'
     if size>8 and head[8:9]==b'{' and int.from_bytes(head[:8], 'little')<=size-8: return 'safetensors'
-    if last==b'.' and _is_pickle(path, size): return 'pickle'
     if _is_onnx(path, head): return 'onnx'
     return 'text' if b'\0' not in head else 'unknown'
 
-def _is_pickle(path:Path, size:int) -> bool:
-    "Does it read as the opcodes of a pickle, from the first to the last byte?"
+def _framed(head:bytes) -> bool:
+    "Do the first bytes name a pickle protocol from 2 on?"
+    return head[:1]==b'\x80' and 2<=(head[1:2] or b'\0')[0]<=5
+
+_NAMES = {'GLOBAL', 'STACK_GLOBAL', 'INST', 'EXT1', 'EXT2', 'EXT4'}
+_CALLS = {'INST', 'OBJ', 'REDUCE', 'NEWOBJ', 'NEWOBJ_EX'}
+
+def _unpickles(f) -> bool:
+    "Would an unpickler reach the end of these bytes, or a call? Opcodes and their operands are followed, nothing is run"
     import pickletools
-    if size>50_000_000: return False
-    data = path.read_bytes()
-    try: ops = [op.name for op,_,_ in pickletools.genops(data)]
-    except Exception: return False # not a pickle, then
-    return len(ops)>1 and ops[-1]=='STOP'
+    stack,named,n = [],False,0
+    try:
+        for n,(op,_,_) in enumerate(pickletools.genops(f), 1):
+            need = op.stack_before
+            if pickletools.markobject in need:
+                while stack.pop() is not pickletools.markobject: pass
+                need = need[:need.index(pickletools.markobject)]
+            for _ in need: stack.pop()
+            stack += op.stack_after
+            named = named or op.name in _NAMES
+            if (named and op.name in _CALLS) or n>200_000: return True
+    except Exception: return False # here an unpickler would stop, too
+    return n>1 and not f.read(1)
+
+def _is_safetensors(path:Path, head:bytes, size:int) -> bool:
+    "A short header of JSON whose tensors fill the rest, each byte once: its zeros are no opcodes, so that it is no pickle besides"
+    n = int.from_bytes(head[:8], 'little')
+    if head[8:9]!=b'{' or n>min(size-8, 65_535): return False
+    with open(path, 'rb') as f: f.seek(8); text = f.read(n)
+    try: ends = sorted(t['data_offsets'] for k,t in msgspec.json.decode(text).items() if k!='__metadata__')
+    except (msgspec.MsgspecError, AttributeError, KeyError, TypeError): return False
+    at = 0
+    for a,b in ends:
+        if a!=at or b<a: return False
+        at = b
+    return at==size-8-n
 
 def _is_onnx(path:Path, head:bytes) -> bool:
     if head[:1]!=b'\x08' and path.suffix!='.onnx': return False
@@ -63,8 +91,8 @@ def _in_zip(path:Path) -> list[tuple[str,str]]:
                 return [('pickle', 'it holds a pickle, as files of torch.save do')]
             for i in infos[:2000]:
                 with z.open(i) as f: head = f.read(8)
-                if head[:1]==b'\x80' and head[1:2] and 2<=head[1]<=5:
-                    return [('pickle', f'the entry {i.filename[:80]} is a pickle')]
+                with z.open(i) as f:
+                    if _framed(head) or _unpickles(f): return [('pickle', f'the entry {i.filename[:80]} is a pickle')]
                 if head[:4]==b'PK\x03\x04': return [('archive', f'the entry {i.filename[:80]} is an archive in an archive')]
             return _skops(path) if 'schema.json' in z.namelist() else []
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as e:

@@ -79,7 +79,7 @@ def save_onnx(onnx:bytes, folder:Path, requirements:list[str]) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             mlflow.onnx.save_model(lib.load_from_string(onnx), str(folder), pip_requirements=requirements,
-                onnx_execution_providers=['CPUExecutionProvider'])
+                save_as_external_data=False, onnx_execution_providers=['CPUExecutionProvider'])
     except OSError: raise
     except Exception as e: raise ToolFailed(f'MLflow cannot keep the ONNX model: {" ".join(str(e).split())[:200]}') from e
     return 'onnx'

@@ -24,7 +24,7 @@ def _folder(at, onnx:bytes, inputs:list[dict], rows, parity:Parity, about:dict, 
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             mlflow.onnx.save_model(onnx_format.load_from_string(onnx), str(at), pip_requirements=lock,
-                onnx_execution_providers=['CPUExecutionProvider'])
+                save_as_external_data=False, onnx_execution_providers=['CPUExecutionProvider'])
     except OSError: raise
     except Exception as e: raise ToolFailed(f'MLflow cannot keep the ONNX model: {" ".join(str(e).split())[:200]}') from e
     (at/packaging.ONNX).write_bytes(onnx)

@@ -22,15 +22,22 @@ from .safety_facts import Provenance, Scanned
 # %% ../../nbs/model/safety_verbs.ipynb #2c57f19a
 @verb('model.scan', check=True, example='mlops model scan download/model.onnx')
 def scan(
-    path:Path, # File or folder
+    path:Path, # File, folder or `NAME@v`
     *,
     pickle:bool=False, # Accept pickles
 ) -> Scanned:
     """What could a model file do to whoever opens it?
 
     Looks without opening: pickles whatever their name, links, archives that explode or lead out, tensors in other files, custom operators, endless loops, allocations without bound. Exit 1 when it finds something."""
-    files,found = artifact_scan.scan(Path(path), pickle)
-    return Scanned(path=Path(path).name, files=files, findings=found)
+    path = Path(path)
+    at = path if path.exists() or path.is_symlink() or '@' not in path.name else _of_version(str(path))
+    files,found = artifact_scan.scan(at, pickle)
+    return Scanned(path=path.name, files=files, findings=found)
+
+def _of_version(name:str) -> Path:
+    "Folder of a registered version"
+    p = projects.current()
+    return registry.fetch(p, versions.resolve(name, p).source)
 
 def keys(p) -> list[bytes]:
     "Public keys that the project pins"
