@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from counts import count
 
+from mlops_nb import job as jobs
 from mlops_nb.core.errors import BadInput
 from mlops_nb.job import conversion, definition, faults, injection, notebook_ast, parameters
 from mlops_nb.job.facts import Job, Parameter
@@ -214,6 +215,36 @@ def test_what_only_a_reader_needs_is_left_out():
     assert "%" not in code and "pip" not in code and "total = sum(data)" in code
     assert [(t.kind, t.name) for t in made.job.outputs] == [("file", "total.png")]
     compile(code, "job", "exec")
+
+
+def test_what_only_a_clock_needed_is_left_out_and_its_values_are_not_shown(project):
+    cells = {
+        "x = list(range(9))": "x = list(range(9))",
+        "%timeit sorted(x)": None,
+        "%timeit -n 10 -r3 y = x*2\nz = x[1:]": "z = x[1:]",
+        "%%timeit -n 1\nz = 0\nz": None,
+        "for k in range(2):\n    %timeit x+[k]\n    x = x+[k]": "for k in range(2):\n    pass\n    x = x+[k]",
+        "%timeit -n 1 open('a.txt', 'w').write('a')": "open('a.txt', 'w').write('a');",
+        "%prun -s cumulative -l 5 w = x.copy()": "w = x.copy()",
+        "%prun w.pop()  # é": "w.pop();  # é",
+        "%%prun -q\nz.append(w[0])\nz.pop(), z.pop()": "z.append(w[0])\nz.pop(), z.pop();",
+        "%time z.pop()": "z.pop()",
+        "%%time\nz.append(1)\nz.pop()": "z.append(1)\nz.pop()",
+        "z.append(len(x))\n%timeit z.pop": "z.append(len(x))",
+    }
+    raw = notebook_ast.check_format(nb("%%mlops params\nunused = 1", *cells))
+    made = conversion.convert(raw, "clock")
+    code = {c["metadata"]["mlops"]["cell"]: c["source"] for c in made.notebook["cells"] if "mlops" in c["metadata"]}
+    assert {text: code.get(n) for n, text in enumerate(cells, 1)} == cells
+    assert {d.cell: (d.reason, d.source) for d in made.job.dropped_cells} == {
+        2: ("timing: it leaves nothing behind", "%timeit sorted(x)"),
+        4: ("timing: it leaves nothing behind", "%%timeit -n 1"),
+    }
+    made.job.notebook = "clock.ipynb"
+    definition.write(project, made.job, made.notebook, [])
+    ran = notebook_ast.load(jobs.run("clock").output)["cells"]
+    shown = [c["source"] for c in ran if any(o["output_type"] == "execute_result" for o in c.get("outputs", []))]
+    assert shown == ["z.pop()", "z.append(1)\nz.pop()"], "what %time shows is the value of a cell, what %prun shows is not"
 
 
 def test_convert_writes_text_for_review_and_says_it_in_the_ledger(project, cli):

@@ -52,6 +52,7 @@ _PYTHON_CELL = {'time', 'timeit', 'capture', 'prun', 'memit'} # Cell magics arou
 _OPAQUE_CELL = {'bash', 'sh', 'script', 'cmd', 'html', 'HTML', 'javascript', 'js', 'latex', 'markdown', 'svg', 'SVG',
     'writefile', 'file', 'sql', 'R', 'perl', 'ruby', 'python2', 'bigquery', 'cython'}
 _HOLDS_CODE = {'time', 'timeit', 'prun', 'memit'}
+_OPTIONS = re.compile(r'^(?:(?:-[slTD] *(?![ -])\S+|--?[\w-]+ *\d*)\s+)*') # Of these; `%prun -s cumulative -T out.txt f(x)`
 _ASSIGNED = re.compile(r'^(\s*)([A-Za-z_][\w.]*(?:\s*,\s*[A-Za-z_]\w*)*)\s*=\s*([%!])(?!=)\s*(.*)$', re.S)
 _LINE = re.compile(r'^(\s*)(%(?!%)|!{1,2})\s*(.*)$', re.S)
 _HELP = re.compile(r'^(\s*)(?:\?{1,2}\s*[%\w.*]+|%{0,2}[\w.*]+\?{1,2})\s*;?\s*$')
@@ -72,7 +73,7 @@ def _read_line(n:int, text:str) -> tuple[Magic,str]|None:
     if m := _ASSIGNED.match(text): return _magic(n, text, m[3], m[4], m[2]),f'{m[1]}{m[2]} = get_ipython()'
     if m := _LINE.match(text):
         g = _magic(n, text, m[2][0], m[3])
-        code = re.sub(r'^(?:-\w+\s*\d*\s+)*', '', g.rest) if g.kind=='line' and g.name in _HOLDS_CODE else ''
+        code = _OPTIONS.sub('', g.rest) if g.kind=='line' and g.name in _HOLDS_CODE else ''
         return g,m[1]+(code or 'pass')
     if _HELP.match(text):
         return Magic(line=n, kind='help', name='?', rest=text.strip(' ?;'), text=text.strip()),_HELP.match(text)[1]+'pass'

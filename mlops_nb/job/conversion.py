@@ -142,6 +142,26 @@ def drop(
     return [c for c in cells if not reasons[c.index]],[Dropped(cell=c.index, reason=reasons[c.index], source=first(c))
         for c in cells if reasons[c.index]]
 
+# %% ../../nbs/job/conversion.ipynb #434c772e
+def _writes(code:str) -> bool: return bool(lineage.trace([understand(0, code)])[1])
+
+def _untimed(cell:Cell) -> Cell:
+    "A cell without what only `%timeit` ran"
+    timed = [m for m in cell.source.magics if m.name=='timeit' and not m.target and m.kind in ('line', 'cell')]
+    if not timed: return cell
+    lines,python = cell.text.split('\n'),cell.source.python.split('\n')
+    if any(m.kind=='cell' for m in timed): lines = lines if _writes(cell.source.python) else []
+    else:
+        for m in timed:
+            if not _writes(python[m.line-1].strip()): _blank(lines, m.line, cell)
+    return understand(cell.index, '\n'.join(l for l in lines if l is not None), cell.tags, cell.count)
+
+def _said(d:Dropped, cell:Cell) -> Dropped:
+    "Why a cell goes and what it began with, where nothing but `%timeit` was in it"
+    if cell.blank or d.source: return d
+    return msgspec.structs.replace(d, reason='timing: it leaves nothing behind', source=next(l.strip() for l in cell.text.split('\n') if l.strip())[:80])
+
+
 # %% ../../nbs/job/conversion.ipynb #cc86bc04
 def _cut(cell:Cell, moves, unused:set[str]) -> str:
     "The text of a cell without idle lines, moved statements and unused plotting imports"
@@ -152,6 +172,7 @@ def _cut(cell:Cell, moves, unused:set[str]) -> str:
         elif _idle(m): _blank(lines, m.line, cell)
         elif m.kind=='line' and m.name in ('time', 'timeit', 'prun', 'memit') and not m.target:
             lines[m.line-1] = cell.source.python.split('\n')[m.line-1]
+    _hide(lines, cell)
     for m in moves: _take_out(lines, cell, m)
     for node,names in cell.statements:
         if isinstance(node, (ast.Import, ast.ImportFrom)) and names.binds and names.binds<=unused and not any(s is not node
@@ -167,6 +188,14 @@ def _blank(lines, at, cell):
     while lines[more-1] is not None and lines[more-1].endswith('\\') and more<len(lines): more += 1
     for k in range(at-1, more): lines[k] = None
     if indent: lines[at-1] = indent+'pass'
+
+def _hide(lines, cell):
+    "End the last statement with a semicolon where a profiler ran it and showed no value"
+    node = cell.statements[-1][0] if cell.statements else None
+    if not isinstance(node, ast.Expr) or _root(node.value)=='print': return
+    if not any(m.name in ('timeit', 'prun', 'memit') and not m.target and (m.kind=='cell' or m.line==node.lineno) for m in cell.source.magics): return
+    line,at = (lines[node.end_lineno-1] or '').encode(),node.end_col_offset
+    if line: lines[node.end_lineno-1] = (line[:at]+b';'+line[at:]).decode()
 
 def _take_out(lines, cell, move):
     "Take a moved statement out; what shares its line stays"
@@ -202,7 +231,8 @@ def convert(
     for c in cells:
         if c.error:
             raise BadInput(f'cell {c.index} is no valid Python: {c.error}', 'mend it, or delete the cell; see: mlops job check')
-    kept,dropped = drop([c for c in cells if 'injected-parameters' not in c.tags])
+    kept,dropped = drop([_untimed(c) for c in cells if 'injected-parameters' not in c.tags])
+    dropped = [_said(d, next(c for c in cells if c.index==d.cell)) for d in dropped]
     if not kept: raise BadInput('the notebook has no code that a job could run')
     sig = signature.find(kept)
     texts = _rewritten(kept, sig)
