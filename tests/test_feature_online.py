@@ -440,3 +440,81 @@ def test_what_is_remembered_is_never_old(tmp_path):
         assert a == b and (n, n) in (a[k][:2], a[k][2:])
     one.close()
     two.close()
+
+
+def test_any_number_of_keys_in_any_order(tmp_path):
+    "Unknown and repeated keys, keys of several kinds, more keys than one statement takes"
+    store, rng = SqliteStore(tmp_path / "o.db"), np.random.default_rng(2)
+    keys = [*range(700), *map(str, range(300)), 2**63, -(2**63), 2**63 - 1, -(2**63) - 1, 0.5, b"0"]
+    put(store, "v@1", [(k,) for k in keys], list(range(len(keys))), [{"i": n} for n in range(len(keys))])
+    asked = [*keys, *(-n - 1 for n in range(40)), "x", 2**64, 3.0, float(2**63)]
+    truth = {(type(k), k): n for n, k in enumerate(keys)} | {(float, 3.0): 3, (float, float(2**63)): keys.index(2**63)}
+    for n in (1, 2, 7, 8, 9, 10, 13, 100, 511, 512, 513, 1040):
+        some = [asked[i] for i in rng.integers(0, len(asked), n)]
+        for _ in range(2):  # read, then remembered
+            got = get(store, "v@1", [(k,) for k in some])
+            assert [r and r[1]["i"] for r in got] == [truth.get((type(k), k)) for k in some]
+    store.close()
+
+
+def test_a_changed_layout_is_seen_at_the_next_read(tmp_path):
+    "Another connection adds features and views, or asks for a view by other keys: cold and remembered entities both show it"
+    reader, writer = SqliteStore(tmp_path / "o.db"), SqliteStore(tmp_path / "o.db")
+    wanted = Wanted(("k",), (("v@1", ("a", "b")), ("w@1", ("c",))))
+    assert reader.read(wanted, [[1, 2]]) == [(None,) * 5] * 2
+    put(writer, "v@1", [(1,), (2,), (3,)], [5] * 3, [{"a": 1}] * 3, by=("k",))
+    assert reader.read(wanted, [[1, 3]]) == [(5, 1, None, None, None)] * 2
+    put(writer, "w@1", [(1,), (2,)], [6] * 2, [{"c": 2}] * 2, by=("k",))
+    assert reader.read(wanted, [[2]]) == [(5, 1, None, 6, 2)] and reader.read(wanted, [[1]]) == [(5, 1, None, 6, 2)]
+    put(writer, "v@1", [(2,)], [7], [{"b": 3}], by=("k",))
+    assert reader.read(wanted, [[2, 1]]) == [(7, 1, 3, 6, 2), (5, 1, None, 6, 2)]
+    put(writer, "v@1", [(1,)], [8], [{"a": 9}], by=("other",))
+    assert reader.read(wanted, [[3]]) == [(None,) * 5] and reader.read(wanted, [[1]]) == [(None, None, None, 6, 2)]
+    assert reader.read(Wanted(("other",), (("v@1", ("a",)),)), [[1, 2]]) == [(8, 9), (None, None)]
+    reader.close()
+    writer.close()
+
+
+def test_a_read_is_of_one_moment(tmp_path):
+    "Many keys, some remembered and some not, and a write before each statement: all of one generation, never an older one"
+    reader, writer, written = SqliteStore(tmp_path / "k.db"), SqliteStore(tmp_path / "k.db"), [0]
+    wanted = Wanted(("k",), (("v@1", ("n",)), ("w@1", ("n",))))
+
+    def write(_=None):
+        written.append(n := len(written))
+        writer.write([Batch(v, ("k",), ("n",), [list(range(1300))], [n] * 1300, [[n] * 1300]) for v in ("v@1", "w@1")])
+
+    write()
+    reader.read(wanted, [list(range(0, 1300, 40))])
+    for keys in (range(0, 1300, 40), range(100), range(0, 1300, 10), range(1300), range(1300), range(7)):
+        reader.db.set_trace_callback(write)
+        before, rows = written[-1], reader.read(wanted, [list(keys)])
+        reader.db.set_trace_callback(None)
+        found = {t for r in rows for t in r}
+        assert len(found) == 1 and found.pop() >= before
+        assert {t for r in reader.read(wanted, [list(keys)]) for t in r} == {written[-1]}
+    reader.close()
+    writer.close()
+
+
+def test_rows_are_in_the_file_when_their_writer_closes(tmp_path):
+    "While a reader is connected too, so that SQLite itself would leave them in its log"
+    reader, writer = SqliteStore(tmp_path / "o.db"), SqliteStore(tmp_path / "o.db")
+    put(writer, "v@1", [(k,) for k in range(100)], [1] * 100, [{"i": 1}] * 100)
+    writer.close()
+    shutil.copy(tmp_path / "o.db", tmp_path / "copy.db")  # without its log
+    copy = SqliteStore(tmp_path / "copy.db")
+    assert copy.count("v@1") == 100 and get(reader, "v@1", [(99,)]) == get(copy, "v@1", [(99,)])
+    copy.close()
+    reader.close()
+
+
+@pytest.mark.parametrize("row", [b"", b"\x93\x01", b"\x94\x01\x02", b"\x91\x01\x02", b"\x91\x01\x91\x01", b"\xc0", b"\x01"])
+def test_a_damaged_row_is_said_and_never_read_into_its_neighbours(tmp_path, row):
+    store = SqliteStore(tmp_path / "o.db")
+    put(store, "v@1", [(k,) for k in range(5)], [1] * 5, [{"i": 1}] * 5)
+    store.db.execute("UPDATE e1 SET row=? WHERE key=2", (row,))
+    with pytest.raises(ToolFailed, match="cannot be read.*mlops feature materialize"):
+        get(store, "v@1", [(k,) for k in range(5)])
+    assert get(store, "v@1", [(1,), (3,)]) == [(1, {"i": 1})] * 2
+    store.close()

@@ -29,10 +29,12 @@ def _number(text):
     return text
 
 # %% ../../nbs/feature/online_reader.ipynb #6eddbf02
+_EVER = 1<<62 # Microseconds
+
 class _Group(NamedTuple):
     "The stored views about the same join keys"
     wanted:online_store.Wanted
-    views:tuple # Of ((name, version), names of the values, ttl in us or None)
+    views:tuple # Of ((name, version), names of the values, ttl in us, where its event time is among the columns)
     nothing:tuple # What the store says of an entity that it does not know
 
 def _groups(stored, columns=None) -> list[_Group]:
@@ -40,9 +42,10 @@ def _groups(stored, columns=None) -> list[_Group]:
     by:dict = {}
     for d,fs in stored:
         if not d.windows:
-            by.setdefault(tuple(d.entity), []).append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else None))
-    wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_ in views)) for k,views in by.items()}
-    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, ttl) for v,fs,ttl in by[k]), w.nothing)
+            some = by.setdefault(tuple(d.entity), [])
+            some.append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else _EVER, sum(1+len(x[1]) for x in some)))
+    wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_,_ in views)) for k,views in by.items()}
+    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, ttl, at) for v,fs,ttl,at in by[k]), w.nothing)
         for k,w in wanted.items()]
 
 class Reader:
@@ -71,28 +74,27 @@ class Reader:
         return values,[{c:aged[view][n] for c,view in self.view_of.items()} for n in range(len(entities))]
     def columnar(self, entities:list[dict], at_us:int|None=None) -> tuple[dict,dict]:
         "The same as column -> values and view -> ages, each a list in the order of the entities"
-        at,got = online_store.now_us() if at_us is None else at_us,{}
-        for g in self.groups: self._stored(g, entities, at, got)
-        for d in self.windowed: got[d.name, d.version] = self._windows(d, _keys(d.name, d.entity, entities), at)
+        at = online_store.now_us() if at_us is None else at_us
         columns:dict = dict.fromkeys(self.view_of)
         ages:dict = {}
-        if self.plain:
-            for view,(values,aged) in got.items(): columns.update(values); ages[view] = aged
-            return columns,ages
+        got:dict = {}
+        for g in self.groups:
+            for view,names,values,aged in self._stored(g, entities, at):
+                if self.plain: columns.update(zip(names, values)); ages[view] = aged
+                else: got[view] = dict(zip(names, values)),aged
+        if self.plain: return columns,ages
+        for d in self.windowed: got[d.name, d.version] = self._windows(d, _keys(d.name, d.entity, entities), at)
         for view,d,names in self._given:
             values,ages[view] = self._on_demand(d, got, entities) if d.on_demand else got[view]
             for f,c in names: columns[c] = values[f]
         return columns,ages
-    def _stored(self, g, entities, at, got):
-        "Values and ages of the views about the same entity"
+    def _stored(self, g, entities, at) -> list[tuple]:
+        "Of the views about the same entity: (view, names of its values, the values, ages)"
         keys = _keys(g.views[0][0][0], g.wanted.by, entities)
         rows = self.store.read(g.wanted, keys)
-        columns,n = list(zip(*rows)) or [()]*len(g.nothing),0
-        if None in columns[0] and self._as_numbers(g, keys, rows): columns = list(zip(*rows))
-        for view,features,ttl in g.views:
-            last = n+1+len(features)
-            got[view] = _holding(features, columns[n], columns[n+1:last], at, -1<<62 if ttl is None else at-ttl)
-            n = last
+        columns = list(map(list, zip(*rows))) or [[] for _ in g.nothing]
+        if None in columns[0] and self._as_numbers(g, keys, rows): columns = list(map(list, zip(*rows)))
+        return [(view, names, *_holding(columns[n], columns[n+1:n+1+len(names)], at, at-ttl)) for view,names,ttl,n in g.views]
     def _as_numbers(self, g, keys, rows) -> bool:
         "Ask again: entities that are unknown by a text may be known by a number"
         again = [n for n,r in enumerate(rows) if r==g.nothing and any(isinstance(k[n], str) for k in keys)]
@@ -135,11 +137,11 @@ def _keys(view, by, entities) -> list:
         raise BadUsage(f'view `{view}` is about {", ".join(by)} and `{e.args[0]}` is not given',
             f'write --entity {e.args[0]}=VALUE') from e
 
-def _holding(features, times, values, at, oldest) -> tuple[dict,list]:
-    "Values of a view that hold at a time, by feature, and the ages of its rows"
-    try: every = oldest<=min(times) and max(times)<=at
-    except (TypeError, ValueError): every = False # some are unknown, or nothing was asked
-    if every: return dict(zip(features, map(list, values))),[(at-t)/1e6 for t in times]
+def _holding(times, values, at, oldest) -> tuple[list,list]:
+    "Values of a view that hold at a time, a list a feature, and the ages of its rows"
+    try: first,last = min(times),max(times); every,same = oldest<=first and last<=at,first==last
+    except (TypeError, ValueError): every = same = False # some are unknown, or nothing was asked
+    ages = [(at-times[0])/1e6]*len(times) if same else [None if t is None else (at-t)/1e6 for t in times]
+    if every: return values,ages
     holds = [t is not None and oldest<=t<=at for t in times]
-    return {f:[x if h else None for x,h in zip(v, holds)]
-        for f,v in zip(features, values)},[None if t is None else (at-t)/1e6 for t in times]
+    return [[x if h else None for x,h in zip(v, holds)] for v in values],ages

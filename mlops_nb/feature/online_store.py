@@ -9,8 +9,9 @@ __all__ = ['pack', 'unpack', 'Batch', 'Wanted', 'plain', 'packed_key', 'now_us',
 
 # %% ../../nbs/feature/online_store.ipynb #51be3e70
 import json, os, sqlite3, time
-from contextlib import contextmanager
-from itertools import islice, repeat, zip_longest
+from contextlib import contextmanager, suppress
+from itertools import islice, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
@@ -80,31 +81,36 @@ class _Places(NamedTuple):
 class _Plan:
     "A choice of features, resolved"
     def __init__(self, wanted:Wanted):
-        self.wanted,self.nothing,self.kept,self.stamp,self.queries,self.head,self.places,self.whole = wanted,wanted.nothing,{},None,{},'',[],0
-    def resolve(self, found:dict, width:int):
-        "Find the places of the features; forget what was kept"
-        self.kept,self.queries,self.places = {},{},[]
+        self.wanted,self.nothing,self.kept,self.stamp,self.sum = wanted,wanted.nothing,{},None,-1
+        self.resolve({}, None, 0)
+    def resolve(self, found:dict, entity:int|None, width:int):
+        "Find the places of the features"
+        self.queries,self.width,self.table,places = {},width,_NO_ROWS if entity is None else f'e{entity}',[]
         for view,names in self.wanted.views:
             s = found.get(view)
-            at = dict(zip(s.names, s.places[1:])) if s else {}
-            self.places += [s.places[0] if s else -1, *(at.get(n, -1) for n in names)]
-        self.head = f'SELECT key, row FROM e{next(iter(found.values())).entity} WHERE key IN (' if found else ''
-        self.whole = width if self.places==list(range(width)) else 0
+            time,*at = s.places if s and s.entity==entity else [-1]
+            at = dict(zip(s.names, at)) if at else {}
+            places += [time, *(at.get(n, -1) for n in names)]
+        self.whole,self.short = places==list(range(width)),-1 in places
+        self.pick = itemgetter(*places) if len(places)>1 else lambda row: tuple(row[p] for p in places)
     def query(self, n:int) -> str:
         "For n keys"
-        if n not in self.queries: self.queries[n] = f'{self.head}{",".join("?"*n)})'
+        if n not in self.queries:
+            self.queries[n] = f'SELECT NULL, sum(width) FROM entity UNION ALL SELECT key, row FROM (VALUES {",".join(["(?)"]*n)}) CROSS JOIN {self.table} ON key=column1'
         return self.queries[n]
-    def of(self, rows):
-        "(key, values in the order of the features) of rows of the table"
-        keys,packed = zip(*rows)
-        values = list(map(_flat, packed))
-        if self.whole and set(map(len, values))=={self.whole}: return zip(keys, values)
-        columns,none = list(zip_longest(*values)),(None,)*len(keys)
-        return zip(keys, zip(*(columns[p] if 0<=p<len(columns) else none for p in self.places)))
+    def of(self, packed) -> list[tuple]:
+        "Values in the order of the features, of rows of the table"
+        rows = _listed(b'\xdd'+len(packed).to_bytes(4, 'big')+b''.join(packed))
+        if self.short or set(map(len, rows))!={self.width}: # what is not there is None, and so is place -1
+            rows = [(*r, *repeat(None, self.width+1-len(r))) for r in rows]
+        elif self.whole: return rows
+        return list(map(self.pick, rows))
 
+_NO_ROWS = '(SELECT NULL AS key, NULL AS row)'
 def _unreadable(e) -> ToolFailed:
     return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
-_flat = msgspec.msgpack.Decoder(tuple).decode
+_listed = msgspec.msgpack.Decoder(list[tuple]).decode
+_MOST_MARKS = 512 # In one statement
 def _marks(n:int) -> int: return n if n<=8 else (n+3)//4*4
 
 # %% ../../nbs/feature/online_store.ipynb #bf34f788
@@ -210,27 +216,40 @@ class SqliteStore:
         "What is known about many entities"
         plan = self._plans.get(id(wanted)) or self._plans.setdefault(id(wanted), _Plan(wanted))
         names = stored_keys(keys)
+        if not names: return []
+        kept = plan.kept
+        known = all(map(kept.__contains__, names))
         try: # written out: a context manager costs more than the question
-            stamp = (self._ask.execute('PRAGMA data_version').fetchone()[0], self._writes)
-            if stamp!=plan.stamp or len(plan.kept)>self.hot: self._resolve(plan); plan.stamp = stamp
-            kept = plan.kept
-            new = [k for k in names if k not in kept]
-            if new: self._fetch(plan, new)
+            if known or not kept:
+                stamp = (self._ask.execute('PRAGMA data_version').fetchone()[0], self._writes)
+                if known and stamp==plan.stamp: return [kept[k] for k in names]
+                kept.clear(); plan.stamp = stamp # asked before the rows: they are never older
+            rows = self._fetch(plan, names) if len(names)<=_MOST_MARKS else self._at_one_moment(plan, names)
         except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
-        return [kept[k] for k in names]
+        if len(kept)+len(rows)>self.hot: kept.clear()
+        kept.update(zip(names, rows))
+        return rows
+    def _fetch(self, plan, names:list) -> list[tuple]:
+        "Rows of a few keys, one statement"
+        n,ask = _marks(len(names)),self._ask
+        some = names+names[-1:]*(n-len(names))
+        while ask.execute(plan.query(n), some).fetchone()[1]!=plan.sum: self._resolve(plan)
+        rows = ask.fetchall()
+        if not rows: return [plan.nothing]*len(names)
+        keys,packed = zip(*rows)
+        if keys==tuple(some): return plan.of(packed[:len(names)]) # all are there
+        found = dict(zip(keys, plan.of(packed)))
+        return [found.get(k, plan.nothing) for k in names]
+    def _at_one_moment(self, plan, names:list) -> list[tuple]:
+        "Rows of many keys: all from before a write or all from after it"
+        self.db.execute('BEGIN')
+        try: return [r for n in range(0, len(names), _MOST_MARKS) for r in self._fetch(plan, names[n:n+_MOST_MARKS])]
+        finally: self.db.execute('COMMIT')
     def _resolve(self, plan):
-        found = self._found([v for v,_ in plan.wanted.views])
-        width = self.db.execute('SELECT width FROM entity WHERE id=?',
-            (next(iter(found.values())).entity,)).fetchone()[0] if found else 0
-        plan.resolve(found, width)
-    def _fetch(self, plan, new:list):
-        "Remember rows of these keys"
-        found = 0
-        for n in range(0, len(new) if plan.head else 0, 512):
-            some = new[n:n+512]
-            marks = _marks(len(some))
-            rows = self._ask.execute(plan.query(marks), some+some[-1:]*(marks-len(some))).fetchall()
-            if rows: plan.kept.update(plan.of(rows)); found += len(rows)
-        if found<len(new):
-            for k in new: plan.kept.setdefault(k, plan.nothing)
-    def close(self): self.db.close()
+        plan.sum = self.db.execute('SELECT sum(width) FROM entity').fetchone()[0] # first: what changes meanwhile is seen by the next statement
+        room = self.db.execute('SELECT id, width FROM entity WHERE keys=?', (json.dumps(plan.wanted.by),)).fetchone()
+        plan.resolve(self._found([v for v,_ in plan.wanted.views]), *(room or (None, 0)))
+    def close(self):
+        if self._writes: # what was written goes from the log into the file, where readers find it faster
+            with suppress(sqlite3.Error): self.db.execute('PRAGMA wal_checkpoint(PASSIVE)')
+        self.db.close()
