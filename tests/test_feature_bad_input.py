@@ -207,3 +207,84 @@ def test_a_batch_with_one_bad_event_keeps_the_others(project, view, tmp_path):
     fact = streamed("w", mixed, tmp_path)
     assert (fact.seen, fact.used, fact.unusable) == (105, 100, 5) and "\n" not in fact.first_unusable
     assert online(project, "w", "a") == {"n": 100, "s": float(sum(range(100)))}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("entity =", "entty ="), "unknown field `entty`"),
+        (('entity = ["k"]', ""), "names no entity"),
+        (('time = "t"', ""), "names no time"),
+        (('over = "1h"', 'ovr = "1h"'), "unknown field `ovr`"),
+    ],
+    ids=["typo", "no entity", "no time", "typo in a window"],
+)
+def test_a_definition_that_was_edited_badly(project, cli, view, wrong, words):
+    "A misspelt key is not a key that was left out: the view would be another one"
+    view(rows())
+    file = project.root / "features/w.toml"
+    file.write_text(file.read_text().replace(*wrong, 1))
+    for verb in (("show", "w"), ("list",), ("join", "w", "--entities", "rows"), ("online", "w", "--entity", "k=a")):
+        said = cli("feature", *verb)
+        assert said.exit == 2 and words in said.err and "git checkout features/w.toml" in said.err and said.err.count("\n") == 1
+
+
+def test_a_test_that_is_no_condition_or_fails_writes_nothing(project, cli, tmp_path):
+    "Not even the dataset of a frame that was given as the source"
+    source = tmp_path / "rows.parquet"
+    rows().to_parquet(source)
+    add = {"entity": ["k"], "time": "t", "created": "none", "sql": "SELECT * FROM source"}
+    for test, words in (("x", "neither true nor false"), ("x > 1.5", "1 of 3 rows fail 'x > 1.5'; nothing was registered")):
+        with pytest.raises(MlopsError, match=words):
+            feature.add("v", source=rows(), test=[test], **add)
+        said = cli("feature", "add", "v", "--entity", "k", "--time", "t", "--source", source, "--sql", add["sql"], "--test", test)
+        assert words in said.err and said.err.count("\n") == 1
+    assert not (project.root / "features").exists() and not list(project.root.glob("data/*"))
+    assert feature.add("v", source=rows(), test=["x > 0"], **add).source == "v_source@1"
+    ledger.of(project).close()
+
+
+def test_a_value_that_is_not_there_says_why(project, view):
+    "Too old, unknown, later than asked, null: four reasons, four words"
+    view(rows(y=[1.0, None, 3.0]), "v", window=[], ttl="1h")
+    feature.materialize()
+
+    def why(at, k="a"):
+        return feature.online("v", entity={"k": k}, at=at).why
+
+    assert why("2013-07-01T12:30") == {"y": "null in the source"}
+    assert set(why("2013-07-01T14:00").values()) == {"older than the ttl of 1h"}
+    assert set(why("2013-07-01T12:30", "nobody").values()) == {"nothing is stored about this entity"}
+    assert set(why("2013-07-01T11:00").values()) == {"what is stored is newer; history knows: feature join"}
+    card = str(feature.online("v", entity={"k": "a"}, at="2013-07-01T11:00"))
+    assert "-1.2 h" in card and "NOTHING THAT STILL HOLDS" in card
+
+
+def test_stores_that_are_torn_say_what_to_delete(project, cli, view, tmp_path):
+    view(rows())
+    streamed("w", json.loads(rows().to_json(orient="records", date_format="iso")), tmp_path)
+    file = project.root / ".mlops/streams.db"
+    whole = file.read_bytes()
+    for n, torn in enumerate((whole[:100], b"x" * len(whole), whole[:8192] + b"Z" * (len(whole) - 8192))):
+        for f in file.parent.glob("streams.db*"):
+            f.unlink()
+        file.write_bytes(torn)
+        for verb in (("online", "w", "--entity", "k=a"), ("stream", "w", "--from", tmp_path / "events.jsonl", "--once")):
+            said = cli("feature", *verb)
+            assert said.exit == 4 and f"delete {file}" in said.err and said.err.count("\n") == 1, (n, said.err)
+    file.unlink()
+    assert streamed("w", [{"k": "a", "t": "2013-07-01T12:00:00Z", "x": 1.0}], tmp_path).used == 1
+    ledger.of(project).close()
+
+
+def test_a_full_disk_says_so(tmp_path):
+    "A store whose file may not grow, as on a disk that is full: the reason is told, what was there stays"
+    store = stream_store.EventStore(tmp_path / "s.db")
+    events = [(f"[{n}]", n, None, "", 1, b"x" * 400) for n in range(2000)]
+    store.add("v@1", events[:50], "file", "50")
+    store.db.execute(f"PRAGMA max_page_count={store.db.execute('PRAGMA page_count').fetchone()[0] + 8}")
+    for act in (lambda: store.add("v@1", events, "file", "2000"), lambda: store.replace("v@1", events)):
+        with pytest.raises(MlopsError, match="is full; free some space"):
+            act()
+        assert (store.size("v@1"), store.position("v@1", "file")) == ((50, 50), "50")
+    store.close()

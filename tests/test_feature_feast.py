@@ -195,6 +195,40 @@ def test_random_frames_through_feast_equal_brute_force(tmp_path):
         assert np.array_equal(got.x.to_numpy(), np.array(want), equal_nan=True)
 
 
+def test_bad_sources_and_frames_say_so_through_feast(drivers):
+    "A column or a file that is not there, text as a key, a Parquet file cut short, a row without a key: in one line, or right"
+    root, objects = drivers
+    store = store_of(root)
+    store.apply(objects[:3])
+    file, span = (
+        root / "tx.parquet",
+        {"start_date": datetime(2012, 1, 1, tzinfo=UTC), "end_date": datetime(2014, 1, 1, tzinfo=UTC)},
+    )
+    whole, rows = file.read_bytes(), pd.read_parquet(file)
+
+    def both(error, words):
+        for act in (
+            lambda: store.get_historical_features(entity_df=ASKED, features=["tx:amount"]).to_df(),
+            lambda: store.materialize(**span),
+        ):
+            with pytest.raises(error, match=words) as e:
+                act()
+            assert "\n" not in str(e.value)
+
+    with pytest.raises(BadInput, match="key `user_id` is string in the entity frame"):
+        store.get_historical_features(entity_df=ASKED.assign(user_id="a"), features=["tx:amount"]).to_df()
+    rows.drop(columns="amount").to_parquet(file, coerce_timestamps="us")
+    both(NotFound, "tx_source has no column `amount`; it has: user_id")
+    file.unlink()
+    both(NotFound, "there is no .*tx.parquet")
+    for part in (0, 0.02, 0.5, 0.98):
+        file.write_bytes(whole[: int(len(whole) * part)])
+        both(BadInput, "tx_source: .*Parquet")
+    pd.concat([rows, rows.assign(user_id=None)]).to_parquet(file, coerce_timestamps="us")
+    store.materialize(**span)
+    assert store.get_online_features(["tx:amount"], [{"user_id": 1}, {"user_id": 2}]).to_dict()["amount"] == [3.0, 9.0]
+
+
 def run_feast(folder: Path, *words: str):
     "What Feast's command line did, in this process, with the repository's modules forgotten afterwards"
     from click.testing import CliRunner

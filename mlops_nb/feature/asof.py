@@ -189,6 +189,7 @@ def question(
     asked:str, # Time column of the entity frame
     time:str, # Time column of the view
     created:str='', # Column of the view with the time a row became known
+    said:dict|None=None, # What a message calls a column, where its name here is another
 ): # `(asked, view, unit)` as `match` takes them
     "Keys and whole-number times of both sides; raises `BadInput` or `NotFound` for what does not fit"
     import pyarrow as pa
@@ -196,12 +197,13 @@ def question(
         if k not in table.column_names:
             raise NotFound(f'the entity frame lacks the key `{k}`',
                 suggest(k, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
-    units = [unit_of(table[asked], asked), unit_of(view[time], time), *([unit_of(view[created], created)] if created else [])]
+    def called(c): return (said or {}).get(c, c)
+    units = [unit_of(table[asked], called(asked)), unit_of(view[time], called(time)), *([unit_of(view[created], called(created))] if created else [])]
     unit = 'ns' if 'ns' in units else 'us'
     a,v = {},{}
-    for n,k in enumerate(entity): a[f'k{n}'],v[f'k{n}'] = _same_kind(table[k], view[k], k)
-    a['t'],v['t'] = instants(table[asked], unit, asked),instants(view[time], unit, time)
-    if created: v['c'] = instants(view[created], unit, created)
+    for n,k in enumerate(entity): a[f'k{n}'],v[f'k{n}'] = _same_kind(table[k], view[k], called(k))
+    a['t'],v['t'] = instants(table[asked], unit, called(asked)),instants(view[time], unit, called(time))
+    if created: v['c'] = instants(view[created], unit, called(created))
     return pa.table(a),pa.table(v),unit
 
 def _kind(t):

@@ -52,7 +52,7 @@ def closed(
         yield con
     finally: con.close()
 
-def _said(e) -> str: return ' '.join(str(e).split())[:240]
+def _said(e) -> str: return ' '.join(str(e).partition('LINE ')[0].split())[:240]
 
 def query(con, sql:str):
     "Run one SELECT; a `pyarrow.Table`"
@@ -98,12 +98,14 @@ def sources(
     p, # Project
     d:Definition, # View
     above:tuple=(), # Views that are being computed
+    frame=None, # Rows to take for `source`, whatever is declared
 ) -> dict[str,tuple[str,object]]: # Table -> (digest, what `data.attach` takes)
     "What a view reads; raises `NotFound` for an unknown table and `BadInput` for a circle"
     if d.name in above:
         raise BadInput(f'view {" reads ".join([*above, d.name])}: a circle', 'let one of them read the dataset instead')
     out,views,sets = {},refs.registered(p, 'feature'),refs.registered(p, 'dataset')
     for name in names_of(d):
+        if name=='source' and frame is not None: out[name] = ('', frame); continue
         if name=='source' and not d.source:
             raise BadInput('the definition reads `source` and none is declared', 'say it with --source DATASET')
         what = d.source if name=='source' else name
@@ -168,7 +170,7 @@ def rows_since(
 
 def rows_of(p, d:Definition, frame):
     "The rows of a view whose source is a frame that is stored nowhere; a `pyarrow.Table`"
-    found = {'source':('', frame)}
+    found = {'source':('', frame)} if names_of(d)==['source'] else sources(p, d, frame=frame)
     return _sorted(_python(p, d, found) if d.kind=='python' else _sql(p, d, found), d)
 
 def _keep(at:Path, table):
@@ -225,7 +227,10 @@ def test_rows(table, tests:list[str]) -> list[ViewTest]:
         one_select(f'SELECT ({expr}) FROM view')
         con = duckdb.connect(); con.execute('SET python_enable_replacements=false'); con.register('view', table)
         con.execute('SET enable_external_access=false')
-        try: n = con.execute(f'SELECT count(*) FILTER (WHERE NOT ({expr})) FROM view').fetchone()[0]
+        try:
+            if (kind := str(con.sql(f'SELECT ({expr}) FROM view LIMIT 0').types[0])) not in ('BOOLEAN', '"NULL"'):
+                raise BadInput(f'--test {expr!r} gives {kind}, neither true nor false', f'compare it, as: {expr} > 0')
+            n = con.execute(f'SELECT count(*) FILTER (WHERE NOT ({expr})) FROM view').fetchone()[0]
         except duckdb.Error as e: raise BadInput(f'--test {expr!r}: {_said(e)}') from e
         finally: con.close()
         out.append(ViewTest(expr, n))

@@ -15,6 +15,7 @@ import msgspec
 from ..core import refs
 from ..core.errors import BadInput, NotFound, suggest
 from ..core.project import write_text
+from . import windows
 from .facts import Definition, FeatureDiff
 
 # %% ../../nbs/feature/definition.ipynb #e76f0ece
@@ -55,6 +56,9 @@ def _read(path:Path) -> Definition:
     except FileNotFoundError as e:
         raise NotFound(f'{os.path.basename(e.filename)} is missing',
             f'restore it with: git checkout features/{os.path.basename(e.filename)}') from e
+    if not d.on_demand and not (d.entity and d.time):
+        raise BadInput(f'features/{path.name} names no {"time" if d.entity else "entity"}',
+            f'restore it with: git checkout features/{path.name}')
     return d
 
 def versions(p, name:str) -> list[Definition]:
@@ -116,7 +120,7 @@ def difference(
 ) -> FeatureDiff:
     "How two definitions differ"
     import difflib
-    x,y = msgspec.to_builtins(a),msgspec.to_builtins(b)
+    x,y = ({**msgspec.to_builtins(d), **({'windows':[windows.line_of(w) for w in d.windows]} if d.windows else {})} for d in (a, b))
     fields = [{'field':k, 'a':x.get(k), 'b':y.get(k)}
         for k in Definition.__struct_fields__ if k not in ('version', 'body', 'features') and x.get(k)!=y.get(k)]
     old,new = {f.name:f.type for f in a.features},{f.name:f.type for f in b.features}

@@ -23,7 +23,7 @@ class ViewTest(msgspec.Struct, frozen=True):
     expr:str # DuckDB boolean expression
     failed:int = 0 # Rows for which it is false
 
-class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     "A sliding aggregate over the events of one entity; the rules are in `feature.windows`"
     name:str # Of the feature
     aggregate:str # count, sum, mean, min, max, std, first, last, distinct, approx_distinct
@@ -31,7 +31,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     over:str # Length, as `7d`: an event counts from its time until just before time + over
     filter:str = '' # DuckDB boolean expression over an event; only events for which it is true count
 
-class Definition(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Definition(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     "What `features/NAME.toml` holds"
     name:str
     version:int = 1
@@ -176,4 +176,5 @@ class Online(Fact):
     entities:dict
     values:dict # Feature -> value; null when there is none or it is too old
     age_s:dict # Feature -> seconds since its event time
+    why:dict[str,str] = {} # Feature -> why it has no value
     __panel__ = 'mlops_nb.feature.panel:online'

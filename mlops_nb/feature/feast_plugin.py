@@ -10,7 +10,7 @@ __all__ = ['PitOfflineStoreConfig', 'PitRetrievalJob', 'read_source', 'PitOfflin
 # %% ../../nbs/feature/feast_plugin.ipynb #49cff613
 import os
 from datetime import UTC
-import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset as ds, pyarrow.parquet as pq
 from feast.errors import FeastJoinKeysDuringMaterialization
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.dask import DaskOfflineStore, DaskOfflineStoreConfig, DaskRetrievalJob
@@ -34,6 +34,12 @@ class PitRetrievalJob(DaskRetrievalJob):
     def _to_arrow_internal(self, timeout=None): return self.evaluation_function()
     def _to_df_internal(self, timeout=None): return self.evaluation_function().to_pandas()
 
+def _has(source, columns, names:list[str]):
+    "Raise `NotFound` for the first column that a source has not"
+    missing = next((c for c in columns if c not in names), None)
+    if missing is not None:
+        raise NotFound(f'source {source.name} has no column `{missing}`', suggest(missing, names) or f'it has: {", ".join(names[:20])}')
+
 def read_source(
     source:FileSource, # Parquet file or folder, local or S3
     repo_path, # Folder that relative paths are below
@@ -46,7 +52,9 @@ def read_source(
     filesystem,path = FileSource.create_filesystem_and_path(where, source.file_options.s3_endpoint_override,
         resolved_credentials=source.resolve_credentials())
     try: return pq.read_table(path, filesystem=filesystem, columns=columns)
+    except FileNotFoundError as e: raise NotFound(f'source {source.name}: there is no {path}') from e
     except (pa.ArrowInvalid, pa.ArrowKeyError) as e:
+        if 'FieldRef' in str(e): _has(source, columns, ds.dataset(path, filesystem=filesystem, format='parquet').schema.names)
         raise BadInput(f'source {source.name}: {str(e).splitlines()[0][:160]}') from e
 
 # %% ../../nbs/feature/feast_plugin.ipynb #c767cbbd
@@ -70,10 +78,6 @@ def _view_columns(fv, features, asked:pa.Table, time:str, config, filter_created
     created = source.created_timestamp_column
     rows = read_source(source, config.repo_path,
         list(dict.fromkeys([*file_keys, source.timestamp_field, *filter(None, [created]), *file_features])))
-    for c in [*file_keys, source.timestamp_field, *file_features]:
-        if c not in rows.column_names:
-            raise NotFound(f'source {source.name} has no column `{c}`',
-                suggest(c, rows.column_names) or f'it has: {", ".join(rows.column_names[:20])}')
     rows = _latest_last(rows, created)
     keyed = pa.table({**{f'k{n}':rows[k] for n,k in enumerate(file_keys)}, 't':rows[source.timestamp_field],
         **({'c':rows[created]} if created and filter_created else {})})
@@ -83,7 +87,7 @@ def _view_columns(fv, features, asked:pa.Table, time:str, config, filter_created
             f'it has: {", ".join(asked.column_names[:20])}')
     frame = pa.table({**{f'k{n}':asked[k] for n,k in enumerate(frame_keys)}, 'at':asked[time]})
     q,v,unit = asof.question(frame, keyed, [f'k{n}' for n in range(len(frame_keys))], 'at', 't',
-        'c' if 'c' in keyed.column_names else '')
+        'c' if 'c' in keyed.column_names else '', {'at':time, 't':source.timestamp_field, 'c':created, **{f'k{n}':k for n,k in enumerate(frame_keys)}})
     ttl = fv.ttl.total_seconds() if fv.ttl else 0
     m = asof.match(q, v, unit, ttl or None)
     take = pa.array(m.rows, mask=m.rows<0)
@@ -149,10 +153,11 @@ class PitOfflineStore(DaskOfflineStore):
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
 def _span(config, source, keys, features, time, created, start, end):
-    "Rows with start <= time <= end, as Feast's local store has it, and their times in us"
+    "Rows with start <= time <= end, as Feast's local store has it, and their times in us; a row without a key is nobody's"
     rows = read_source(source, config.repo_path)
     if not set(keys)<=set(rows.column_names):
         raise FeastJoinKeysDuringMaterialization(source.path, set(keys), set(rows.column_names))
+    _has(source, [time, *features, *filter(None, [created])], rows.column_names)
     t = rows[time]
     t = t.cast(pa.timestamp(t.type.unit, 'UTC')) if pa.types.is_timestamp(t.type) and t.type.tz is None else t
     rows = rows.set_column(rows.column_names.index(time), time, t)
@@ -160,6 +165,7 @@ def _span(config, source, keys, features, time, created, start, end):
     per = 1000 if asof.unit_of(t, time)=='ns' else 1
     def at(x): return int((x if x.tzinfo else x.replace(tzinfo=UTC)).timestamp()*1e6)*per
     keep = pc.is_valid(us)
+    for k in keys: keep = pc.and_(keep, pc.invert(pc.is_null(rows[k], nan_is_null=True)))
     if start is not None: keep = pc.and_(keep, pc.greater_equal(us, at(start)))
     if end is not None: keep = pc.and_(keep, pc.less_equal(us, at(end)))
     columns = list(dict.fromkeys([*keys, *features, time, *filter(None, [created])])) if features else rows.column_names

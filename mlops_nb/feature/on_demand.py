@@ -122,11 +122,11 @@ def check_alone(
                     'compute each row from itself; make aggregates with --window')
 
 def features_of(p, d:Definition) -> list[Feature]:
-    "Names and types that come out, found on one row of zeros and empty texts"
+    "Names and types that come out, found on two rows of zeros and empty texts: one would not tell an aggregate"
     import pyarrow as pa
     types = {f.name:f.type for x,fs in inputs(p, d) for f in x.features if f.name in fs}|{f.name:f.type for f in d.request}
     if not types: raise BadInput(f'view `{d.name}` needs nothing', 'say it with --needs VIEW:FEATURE or --request COLUMN:TYPE')
     def one(t):
-        return pa.array([0], pa.int64()).cast(t, safe=False) if pa.types.is_integer(t) or pa.types.is_floating(t) else pa.array([''], t) if pa.types.is_string(t) else pa.array([None], t)
+        return pa.array([0, 0], pa.int64()).cast(t, safe=False) if pa.types.is_integer(t) or pa.types.is_floating(t) else pa.array(['']*2, t) if pa.types.is_string(t) else pa.array([None]*2, t)
     out = transform(d, pa.table({n:one(arrow_type(t)) for n,t in types.items()}))
     return [Feature(f.name, logical(f.type)) for f in out.schema]

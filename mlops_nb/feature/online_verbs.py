@@ -88,7 +88,20 @@ def online(
     reader = online_reader.Reader(p, refs)
     try: (values,),(ages,) = reader.read([{**given, **_whole(request)}], _instant(at) if at else None)
     finally: reader.close()
-    return Online(entities=given, values=values, age_s=ages)
+    return Online(entities=given, values=values, age_s=ages, why=_why(reader, values, ages))
+
+def _why(reader, values, ages) -> dict[str,str]:
+    "Why a feature has no value, in words"
+    ds,out = {(d.name, d.version):d for d,_ in reader.picked},{}
+    for c,view in reader.view_of.items():
+        d,age = ds[view],ages[c]
+        if age is None: out[c] = 'nothing it is made of is stored' if d.on_demand else 'no event in its windows' if d.windows else 'nothing is stored about this entity'
+        elif values[c] is not None: continue
+        elif age<0: out[c] = 'what is stored is newer; history knows: feature join'
+        elif d.ttl and age>names.interval(d.ttl).total_seconds(): out[c] = f'older than the ttl of {d.ttl}'
+        elif d.windows: out[c] = 'no such event in the window'
+        else: out[c] = 'made of a missing value' if d.on_demand else 'null in the source'
+    return out
 
 def _whole(entities) -> dict:
     "One option may name several keys: origin=JFK,carrier=UA"

@@ -15,6 +15,7 @@ from ..core.svg import histogram
 def age(seconds) -> str:
     "A length of time for people"
     if seconds is None: return '-'
+    if seconds<0: return f'-{age(-seconds)}'
     for unit,n in (('d', 86400), ('h', 3600), ('min', 60)):
         if seconds>=n: return f'{seconds/n:.1f} {unit}'
     return f'{seconds:.1f} s'
@@ -109,11 +110,13 @@ def materialized(m) -> Panel:
 
 def online(o) -> Panel:
     "Values of one entity with their age"
-    holds = any(v is not None for v in o.values.values())
+    holds = any(v is not None and o.age_s.get(k) is not None for k,v in o.values.items())
+    later = any((s or 0)<0 for s in o.age_s.values())
     return Panel('Online features of '+', '.join(f'{k}={v}' for k,v in o.entities.items()),
-        table(['feature', 'value', 'age'], [[k, v, age(o.age_s.get(k))] for k,v in o.values.items()]),
+        table(['feature', 'value', 'age', *([''] if o.why else [])],
+            [[k, v, age(o.age_s.get(k)), *([o.why.get(k, '')] if o.why else [])] for k,v in o.values.items()], align='lrrl'),
         verdict=('ok', 'SERVED') if holds else ('warn', 'NOTHING THAT STILL HOLDS'),
-        next='mlops feature list' if holds else 'mlops feature materialize')
+        next='mlops feature list' if holds else 'mlops feature join VIEW --entities FRAME' if later else 'mlops feature materialize')
 
 # %% ../../nbs/feature/panel.ipynb #dc140700
 def adopted(a) -> Panel:

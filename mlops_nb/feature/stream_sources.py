@@ -77,11 +77,12 @@ def of_files(path:Path, position:str='', size:int=10_000) -> Iterator[Batch]:
     for f in _files(Path(path)):
         name = f.relative_to(path).as_posix() if Path(path).is_dir() else f.name
         if f.suffix=='.parquet':
-            if name in at: continue
+            size_now = f.stat().st_size
+            if at.get(name, 0) in (-1, -2-size_now): continue
             import pyarrow as pa, pyarrow.parquet as pq
             try: rows,bad = pq.read_table(f).to_pylist(),[]
             except (pa.ArrowInvalid, OSError) as e: rows,bad = [],[f'{f.name}: no Parquet: {str(e).splitlines()[0][:80]}']
-            at[name] = -1
+            at[name] = -2-size_now if bad else -1 # -2, -3 ...: unreadable when it had this many bytes
             yield Batch(rows, json.dumps(at), bad); continue
         if f.stat().st_size<at.get(name, 0):
             raise BadInput(f'{f.name} is shorter than it was', 'a stream only grows; give the new file another name')
@@ -105,9 +106,9 @@ def of_redis(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
             rows,bad = [],[]
             for id,fields in got[0][1]:
                 last = id.decode()
-                try:
-                    rows.append(_object(fields[b'json']) if b'json' in fields else {k.decode():v.decode() for k,v in fields.items()})
-                except (ValueError, UnicodeDecodeError) as e: bad.append(f'{stream} {last}: no JSON: {str(e)[:80]}')
+                try: row = _object(fields[b'json']) if b'json' in fields else {k.decode():v.decode() for k,v in fields.items()}
+                except (ValueError, UnicodeDecodeError) as e: bad.append(f'{stream} {last}: no JSON: {str(e)[:80]}'); continue
+                rows.append(row) if isinstance(row, dict) else bad.append(f'{stream} {last}: {type(row).__name__} instead of an object')
             yield Batch(rows, last, bad)
     except redis.RedisError as e:
         raise ToolFailed(f'{shown(address)}: {" ".join(str(e).split())[:160]}',
@@ -120,8 +121,9 @@ def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
     u = urlsplit(str(url))
     topic = u.path.strip('/')
     if not u.netloc or not topic: raise BadInput(f'{shown(url)} is no Kafka topic', 'write kafka://HOST:9092/TOPIC')
+    down:list = [] # What the client says of brokers that are gone
     c = kafka.Consumer({'bootstrap.servers':u.netloc, 'group.id':'mlops-nb', 'enable.auto.commit':False,
-        'auto.offset.reset':'earliest', **(settings or {})})
+        'auto.offset.reset':'earliest', 'log_level':0, 'error_cb':lambda e: down.append(e) if e.code()==kafka.KafkaError._ALL_BROKERS_DOWN else None, **(settings or {})})
     try:
         at = {int(k):v for k,v in json.loads(position or '{}').items()}
         parts = _partitions(kafka, c, topic)
@@ -137,9 +139,10 @@ def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
                 except (ValueError, TypeError) as e:
                     bad.append(f'{topic} {m.partition()}/{m.offset()}: no JSON: {str(e)[:80]}'); continue
                 rows.append(row) if isinstance(row, dict) else bad.append(f'{topic} {m.partition()}/{m.offset()}: {type(row).__name__} instead of an object')
-            if rows or bad: yield Batch(rows, json.dumps(at), bad)
+            if rows or bad: down.clear(); yield Batch(rows, json.dumps(at), bad)
+            elif once and down: raise ToolFailed(f'{shown(url)}: {down[-1].str()[:160]}', 'is the broker there? What was read before is kept; run it again')
     except kafka.KafkaException as e:
-        raise ToolFailed(f'{shown(url)}: {str(e.args[0])[:160]}',
+        raise ToolFailed(f'{shown(url)}: {e.args[0].str()[:160]}',
             'is the broker there? What was read before is kept; run it again') from e
     finally: c.close()
 

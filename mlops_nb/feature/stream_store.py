@@ -54,15 +54,13 @@ class EventStore:
             self.db.execute('PRAGMA journal_mode=WAL'); self.db.execute('PRAGMA synchronous=FULL'); self.db.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as e:
             raise ToolFailed(f'the stream store {self.path.name} cannot be used: {e}',
-                'delete it and read the stream again') from e
+                f'delete {self.path} and read the stream again') from e
     def position(self, view:str, source:str) -> str:
         "Where the next reading of a source begins; empty at first"
-        r = self.db.execute('SELECT position FROM source WHERE view=? AND source=?', (view, source)).fetchone()
-        return r[0] if r else ''
+        return next((r[0] for r in self._rows('SELECT position FROM source WHERE view=? AND source=?', view, source)), '')
     def high(self, view:str) -> int|None:
         "Newest order time of a view: when its newest event happened, or became known"
-        r = self.db.execute('SELECT high FROM view WHERE view=?', (view,)).fetchone()
-        return r[0] if r else None
+        return next((r[0] for r in self._rows('SELECT high FROM view WHERE view=?', view)), None)
     def add(self,
         view:str, # NAME@version
         events:list[tuple], # (key, time us, created us or None, id or '', keep bits, packed values)
@@ -75,13 +73,20 @@ class EventStore:
         try:
             self.db.execute('BEGIN IMMEDIATE')
             try: done = self._add(view, events, source, position, lateness_us, reach); self.db.execute('COMMIT'); return done
-            except BaseException: self.db.execute('ROLLBACK'); raise
+            except BaseException: self._rollback(); raise
         except sqlite3.Error as e:
             raise ToolFailed(f'the stream store cannot be written: {e}',
                 'free some space, then read the stream again: nothing was half-written') from e
+    def _rows(self, sql, *given) -> list[tuple]:
+        try: return self.db.execute(sql, given).fetchall()
+        except sqlite3.Error as e:
+            raise ToolFailed(f'the stream store {self.path.name} cannot be read: {e}',
+                f'delete {self.path} and read the stream again') from e
+    def _rollback(self):
+        if self.db.in_transaction: self.db.execute('ROLLBACK') # a full disk has ended it already
     def streamed(self, view:str) -> bool:
         "Is a view maintained from a stream?"
-        return self.db.execute('SELECT 1 FROM source WHERE view=? LIMIT 1', (view,)).fetchone() is not None
+        return bool(self._rows('SELECT 1 FROM source WHERE view=? LIMIT 1', view))
     def replace(self, view:str, events:list[tuple]) -> Counts:
         "Put other events in the place of a view's, or change nothing"
         try:
@@ -89,7 +94,7 @@ class EventStore:
             try:
                 self.db.execute('DELETE FROM event WHERE view=?', (view,))
                 done = self._add(view, events, '', '', None, 0); self.db.execute('COMMIT'); return done
-            except BaseException: self.db.execute('ROLLBACK'); raise
+            except BaseException: self._rollback(); raise
         except sqlite3.Error as e:
             raise ToolFailed(f'the stream store cannot be written: {e}',
                 'free some space, then run it again: nothing was half-written') from e
@@ -116,7 +121,7 @@ class EventStore:
         for sql in _FORGET: self.db.execute(sql, {'view':view, 'cut':cut})
     def events(self, view:str, key:str, after:int) -> list[tuple]:
         "(time, created, id, keep, values) of one entity after a time, and every version of events with an id"
-        return self.db.execute("SELECT time, created, id, keep, data FROM event WHERE view=? AND key=? AND (time>? OR id<>'') ORDER BY time, created", (view, key, after)).fetchall()
+        return self._rows("SELECT time, created, id, keep, data FROM event WHERE view=? AND key=? AND (time>? OR id<>'') ORDER BY time, created", view, key, after)
     def answer(self,
         d:Definition, # A view with windows
         key:str, # `online_store.packed_key` of the entity
@@ -135,7 +140,7 @@ class EventStore:
         return out,max((x[0] for x in here), default=None)
     def size(self, view:str) -> tuple[int,int]:
         "(entities, events) that are kept"
-        return self.db.execute('SELECT count(DISTINCT key), count(*) FROM event WHERE view=?', (view,)).fetchone()
+        return self._rows('SELECT count(DISTINCT key), count(*) FROM event WHERE view=?', view)[0]
     def close(self): self.db.close()
 
 def of(p) -> EventStore:

@@ -63,6 +63,7 @@ def add(
 
     SQL sees the declared source as `source`, and datasets and views of the project by their names; it runs without access to other files or the network. A Python function's arguments are named the same way.
     With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs when features are asked for, on those columns, in history and online alike."""
+    from mlops_nb import data
     p = projects.current()
     names.check_name(name, 'feature view')
     if ttl: names.interval(ttl)
@@ -72,13 +73,14 @@ def add(
     if needs or request: d.needs,d.request = needs,on_demand.request_of(request); _refuse(d.name, entity=entity, time=time, created=created, ttl=ttl, source=source, window=window, id=id)
     else:
         d.entity,d.time,d.created,d.ttl,d.id,d.windows = entity,time,created,ttl,id,[windows.parse(w) for w in window]
-        d.source,kept = _source(p, name, source, dry_run)
+        d.source,kept = (str(source).removesuffix('@'), None) if isinstance(source, (str, Path)) else (f'{name}_source', data.read(source, p))
     with progress(f'computing {name}'): table = _computed(p, d, kept)
     tests = compute.test_rows(table, d.tests)
     if any(t.failed for t in tests):
-        e = Finding('; '.join(f'{t.failed:,} rows fail {t.expr!r}' for t in tests if t.failed)); e.result = _view(d, table, tests); raise e
+        e = Finding('; '.join(f'{t.failed:,} of {table.num_rows:,} rows fail {t.expr!r}' for t in tests if t.failed), 'nothing was registered'); e.result = _view(d, table, tests); raise e
     if dry_run: return Plan(steps=[f'write features/{name}.toml and {name}{definition.SUFFIX[kind]}', f'record feature.added {name}'])
     before = definition.versions(p, name)
+    if kept is not None: v = data.add(kept, d.source); d.source = f'{v.name}@{v.version}'
     fact = _view(d, table, tests, _save(p, d, table.num_rows))
     if fact.new and before: fact.changes = definition.changes(definition.difference(before[-1], d))
     return fact
@@ -87,15 +89,6 @@ def _refuse(name, **given):
     "An on-demand view has no rows of its own"
     wrong = next((k for k,v in given.items() if v is not None and len(v)), None)
     if wrong: raise BadUsage(f'view `{name}` is computed on demand and takes no --{wrong}', 'its keys and times come from the features that it needs')
-
-def _source(p, name, source, dry_run) -> tuple[str,Any]:
-    "What the definition keeps, and the frame behind it while nothing was written yet"
-    if isinstance(source, (str, Path)): return str(source).removesuffix('@'),None
-    from mlops_nb import data
-    frame = data.read(source, p)
-    if dry_run: return f'{name}_source',frame
-    v = data.add(frame, f'{name}_source')
-    return f'{v.name}@{v.version}',None
 
 KNOWN = ('created', 'created_at', 'created_timestamp', 'known_at') # Columns that say when a row became known
 
@@ -161,12 +154,17 @@ def show(
 @verb(example='mlops feature diff weather@1 weather@2')
 def diff(
     a:Ref, # `NAME@v`
-    b:str='', # `NAME@v`; the newest version of the same view by default
+    b:str='', # `NAME@v`; the newest version of the same view by default, and for the newest the one before it
 ) -> FeatureDiff:
     "How two versions of a feature view differ: fields, features, code"
     p = projects.current()
     old = definition.find(p, a)
-    return definition.difference(old, definition.find(p, b or old.name))
+    new = definition.find(p, b or old.name)
+    if not b and new.version==old.version: # the newest: what did it change?
+        have = definition.versions(p, old.name)
+        if len(have)<2: raise NotFound(f'feature view `{old.name}` has one version', 'another definition under its name makes the next one')
+        old = have[-2]
+    return definition.difference(old, new)
 
 
 # %% ../../nbs/feature/verbs.ipynb #f264e880
