@@ -28,8 +28,9 @@ from sklearn import (
 from sklearn.decomposition import PCA
 
 from mlops_nb.core.errors import Finding, MlopsError
-from mlops_nb.model import artifact_scan
+from mlops_nb.model import artifact_scan, scoring
 from mlops_nb.model import mlflow_packaging as packaging
+from mlops_nb.model.onnx_session import Predictor
 
 N = count(600, 20_000)
 
@@ -231,6 +232,11 @@ def test_a_pytorch_module_keeps_weights_and_graph_without_pickle(tmp_path):
     assert {"model.onnx", "model.safetensors"} <= names
     assert not [n for n in names if n.endswith((".pkl", ".pth", ".data"))]
     assert artifact_scan.scan(pack.folder)[1] == []
+    onnx = (pack.folder / "model.onnx").read_bytes()
+    said = scoring.ask(Predictor(onnx, pack.inputs), x, scoring.classes_of(onnx))
+    assert (said.kind, said.classes) == ("classes", ["0", "1", "2"])
+    with torch.no_grad():
+        assert list(said.label) == [str(int(k)) for k in net(torch.tensor(x.to_numpy("float32"))).argmax(1)]
 
 
 @pytest.mark.parametrize("kind", ["clusters", "ridge", "bayes on arrays"])

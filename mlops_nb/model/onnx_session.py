@@ -35,10 +35,11 @@ class Predictor:
         self.takes = {x.name:x for x in self.session.get_inputs()}
         self.whole = len(self.takes)==1 and inputs[0]['type']!='matrix' and (len(inputs)>1 or inputs[0]['name'] not in self.takes)
         self.names = [i['name'] for i in inputs]
+        self.soft = onnx_export.softmax_width(onnx) if len(self.session.get_outputs())==1 else 0 # classes of a network without labels
         self.quick = next(iter(self.takes)) if self.whole and next(iter(self.takes.values())).type=='tensor(float)' and all(i['type']=='number' for i in inputs) else ''
     def __repr__(self): return f'Predictor({self.name}: {", ".join(i["name"] for i in self.inputs)})'
     def raw(self, rows) -> list:
-        "Every output of the model"
+        "Every output of the model; the classes of a softmax, 0 to k-1, come before its probabilities"
         try: return self._plain(self.session.run(None, self.feed(rows)))
         except (ValueError, TypeError) as e: raise BadInput(f'the rows do not fit the model {self.name}: {str(e)[:160]}') from e
     def feed(self, rows) -> dict:
@@ -57,10 +58,10 @@ class Predictor:
         if not hasattr(rows, 'to_numpy') or list(getattr(rows, 'columns', ()))!=self.names: return None
         try: return np.ascontiguousarray(rows.to_numpy('float32'))
         except (TypeError, ValueError): return None # masked values: the long way knows them
-    @staticmethod
-    def _plain(out:list) -> list:
+    def _plain(self, out:list) -> list:
         "Probabilities as an array, also where a converter made dictionaries of them"
         import numpy as np
+        if self.soft: return [out[0].reshape(len(out[0]), -1).argmax(axis=1), *out]
         return [np.array([list(d.values()) for d in x], 'float32') if isinstance(x, list) and x
             and isinstance(x[0], dict) else x for x in out]
     def __call__(self, rows):

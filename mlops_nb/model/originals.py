@@ -53,7 +53,7 @@ class Torch:
     def native_scores(self, rows):
         import torch
         with torch.no_grad(): out = self.module(self._tensor(rows)).numpy().astype('float64').reshape(len(rows), -1)
-        return out,out[:, 0]
+        return out,out.argmax(axis=1) if out.shape[1]>1 else out[:, 0]
     def predict(self, rows): return self.native_scores(rows)[1]
     def to_onnx(self, rows) -> bytes:
         "Export with any number of rows"

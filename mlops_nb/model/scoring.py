@@ -14,6 +14,7 @@ import msgspec
 from ..core.errors import BadInput, suggest
 from ..core.frames import to_arrow
 from ..core.proportion import wilson
+from . import onnx_export
 
 # %% ../../nbs/model/scoring.ipynb #a660f94b
 def rows_of(
@@ -56,6 +57,7 @@ def classes_of(
     "The classes of a graph"
     import onnx as onnx_format
     from onnx import helper, numpy_helper
+    if k := onnx_export.softmax_width(onnx): return list(range(k))
     graph = onnx_format.load_from_string(onnx).graph
     for n in graph.node:
         for a in n.attribute:
@@ -75,8 +77,11 @@ def ask(
     import numpy as np
     out = predictor.raw(rows)
     if len(out)==1:
-        v = np.asarray(out[0], 'float64').reshape(len(out[0]), -1)[:, 0]
-        return Answers(kind='values', label=v, score=v, classes=[])
+        v = np.asarray(out[0], 'float64').reshape(len(out[0]), -1)
+        if v.shape[1]>1:
+            raise BadInput(f'the model gives {v.shape[1]} numbers a row, and which of them is the answer cannot be seen',
+                'end a network of classes in Softmax, or log a model of one value, then log it again')
+        return Answers(kind='values', label=v[:, 0], score=v[:, 0], classes=[])
     label,p = words(out[0]),np.asarray(out[1], 'float64').reshape(len(out[0]), -1)
     top = p.argmax(axis=1)
     seen = [next((str(label[n]) for n in np.flatnonzero(top==k)[:1]), '') for k in range(p.shape[1])]
