@@ -96,7 +96,7 @@ def main(
     except MlopsError as e:
         if debug: import traceback; traceback.print_exc()
         return _complain(e, path, as_json)
-    except KeyboardInterrupt: _write('mlops: interrupted', sys.stderr); return 130
+    except KeyboardInterrupt as e: _write(f'mlops: interrupted{f"; {e}" if str(e) else ""}', sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0
     except Exception as e:
         if debug: import traceback; traceback.print_exc()

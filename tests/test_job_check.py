@@ -311,3 +311,19 @@ def test_every_kind_of_finding_is_planted_somewhere():
     elsewhere = {"failed", "unpinned_package", "changed"}  # outputs, requirements and a fresh kernel: tests of their own above
     planted = {kind for kind, *_ in PLANTED if kind} | {kind for kind, _ in MORE}
     assert set(said) == planted | elsewhere and len(said) == len(set(said))
+
+
+def test_a_notebook_without_outputs_is_run_and_there_is_nothing_to_compare(project, cli):
+    path = saved("stripped.ipynb", nb("n = 3\nprint('rows', n)", "n", counts=[1, 2]))
+    a = cli("job", "check", path, "--fresh", "--json")
+    assert a.exit == 0 and a.json["findings"] == [] and a.json["fresh"] and not a.json["compared"], a
+    said = cli("job", "check", path, "--fresh")
+    assert "there is nothing to compare them with" in said.out and "WARNING" not in said.err, "the kernel listens on no port"
+
+
+def test_a_broken_cell_keeps_a_fresh_kernel_from_starting(project, cli):
+    path = saved("broken.ipynb", nb("open('ran', 'w').close()", "x = = 1"))
+    a = cli("job", "check", path, "--fresh", "--json")
+    assert a.exit == 1 and not a.json["fresh"] and not Path("ran").exists()
+    assert [(f["cell"], f["kind"]) for f in a.json["findings"]] == [(1, "syntax")]
+    assert "until then no fresh kernel runs it" in a.json["findings"][0]["fix"]

@@ -100,6 +100,7 @@ CORPUS = [
     ([" rate = 1\n print(rate)"], {"rate": ("int", 1)}),
     ([">>> rate = 1", ">>> print(rate)"], {"rate": ("int", 1)}),
     (["rate = 1", "#@title Do it\n%%time\nprint(rate)"], {"rate": ("int", 1)}),
+    (["cd ..", "ls -la", "rate = 1", "print(rate)", "mkdir -p out"], {"rate": ("int", 1)}),
     (["%md some words\nand more", "rate = 1", "%%time\n%%capture out\nprint(rate)", "out.show()"], {"rate": ("int", 1)}),
     (["rows = []", "rows.append(1)"], {}),
     (["i = 0", "i += 1\nprint(i)"], {}),

@@ -128,3 +128,22 @@ def test_the_end_is_told_to_a_command_and_outputs_are_kept(project):
     assert "table-4.csv" in kept and Path(kept["table-4.csv"].path).read_bytes() == Path("table-4.csv").read_bytes()
     (done,) = told(project, "job.completed")
     assert done.payload["artefacts"]["table-4.csv"] == kept["table-4.csv"].digest
+
+
+@pytest.mark.skipif(not warm.supported(), reason="only a fork saves what cells leave behind")
+def test_saving_is_not_the_time_of_a_cell(project):
+    "What a cell left takes longer to save than the cell may run"
+    slow = "import threading\nclass Slow:\n    def __reduce__(self): threading.Event().wait(2.5); return int, (7,)\nx = Slow()"
+    made("saves", "n = 1", slow, "print(n)")
+    assert jobs.run("saves", limit={"cell_s": 2}).ok
+
+
+def test_a_limit_that_does_not_exist_is_one_line(project, cli):
+    made("score", "n = 1", "print(n)")
+    for word, said in (
+        ("memory=3", "--limit: there is no limit `memory`; did you mean `memory_mb`?"),
+        ("wall_s=abc", "--limit wall_s: 'abc' is no float"),
+        ("wall_s=-1", "limit wall_s=-1.0 is negative"),
+    ):
+        a = cli("job", "run", "score", "--limit", word)
+        assert a.exit == 2 and said in a.err and len(a.err.strip().split("\n")) == 1, a

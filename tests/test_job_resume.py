@@ -369,3 +369,18 @@ def test_old_runs_are_forgotten(project):
     again = jobs.run("keeps", resume=runs[-1])
     assert all(c.cached for c in again.cells)
     assert not any(c.cached for c in jobs.run("keeps", resume=runs[0]).cells), "nothing is left to take over: it runs"
+
+
+def test_a_failure_says_how_to_go_on_and_every_value_comes_back(project, cli):
+    "JSON has no infinity: it is written as text and read by its type"
+    head = "%%mlops params\nwidest = 1.5\nsince = '2026-01-31'\nkinds = ['a', 'b']\nmost = None  # type: int | None"
+    Path("gap.ipynb").write_text(json.dumps(nb(head, "x = 1/0", "print(widest, since, kinds, most)")), encoding="utf-8")
+    jobs.convert(Path("gap.ipynb"))
+    given = ("widest=-inf", "since=2026-02-28", "kinds=b,c", "most=none")
+    a = cli("job", "run", "gap", *(w for g in given for w in ("-p", g)))
+    run, at = next((project.state / "runs").glob("gap-*")).name, Path("jobs/gap/gap.ipynb")
+    assert a.exit == 1 and f"mend it and go on with: mlops job run gap --resume {run}" in a.err, a
+    at.write_text(at.read_text(encoding="utf-8").replace("1/0", "1"), encoding="utf-8")
+    r = jobs.run("gap", resume=run)
+    assert "-inf 2026-02-28 ['b', 'c'] None" in Path(r.output).read_text(encoding="utf-8")
+    assert r.parameters["widest"] == "-inf" and jobs.history("gap").runs[0].parameters["widest"] == "-inf"

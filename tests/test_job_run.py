@@ -168,7 +168,7 @@ def test_a_stopped_run_is_aborted_and_leaves_nothing_behind(project):
     process, kernel = begun(project, "wait")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in err
+    assert process.returncode == 130 and "interrupted; run wait-" in err and " is saved" in err
     psutil.wait_procs([kernel], timeout=30)
     assert not kernel.is_running()
     (aborted,) = told(project, "job.aborted")

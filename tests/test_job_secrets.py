@@ -185,3 +185,22 @@ def test_a_run_with_a_secret_of_the_key_ring(project, key_ring, isolated):
     r = jobs.run("ring", isolated=isolated, params={"token": "secret:keyring:warehouse/etl"})
     assert f"{len(SECRET)} ***" in Path(r.output).read_text(encoding="utf-8")
     assert leaks(project.root) == [] and list(key_ring.rglob("*.cfg")), "only the ring itself holds it"
+
+
+def test_an_empty_secret_is_a_parameter_and_one_in_clear_text_is_shown_nowhere(project, cli, monkeypatch):
+    monkeypatch.setenv("DEMO_TOKEN", SECRET)
+    clear = f"api_key = {SECRET!r}\nuse = len(api_key)"
+    made("call", "token = ''", "best = ''", clear, "print(len(token), use)")
+    about = cli("job", "show", "call", "--json").json
+    assert [(p["name"], p["type"], p["default"]) for p in about["parameters"]] == [("token", "str", "")]
+    assert [n["message"] for n in about["remarks"]] == [
+        '`api_key` holds a secret and is no parameter: empty it (api_key = ""), convert again, and give each run a reference: -p api_key=secret:env:NAME'
+    ]
+    a = cli("job", "run", "call", "-p", "token=secret:env:DEMO_TOKEN")
+    assert a.exit == 0 and SECRET not in a.out and "api_key = ***" in a.out
+    record = next((project.state / "runs").glob("*/run.json")).read_text(encoding="utf-8")
+    assert SECRET not in record
+    at = Path("jobs/call/call.ipynb")
+    at.write_text(at.read_text(encoding="utf-8").replace("api_key = ", "api_key = = "), encoding="utf-8")
+    a = cli("job", "run", "call")
+    assert a.exit == 2 and "`api_key = = ***`" in a.err and SECRET not in a.err, a

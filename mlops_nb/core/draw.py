@@ -108,7 +108,8 @@ class Table:
         return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
     def text(self, rows=40):
         if not self.rows: return self.empty
-        cells = [[str(x).split('\n')[0] if isinstance(x, Svg) else short(x, 60) for x in r] for r in self.rows[:rows]]
+        last = len(self.columns)-1 # Nothing stands behind it: it may be long
+        cells = [[str(x).split('\n')[0] if isinstance(x, Svg) else short(x, 60 if n<last else 160) for n,x in enumerate(r)] for r in self.rows[:rows]]
         w = [max(_wide(c), *(_wide(r[n]) for r in cells)) for n,c in enumerate(self.columns)]
         out = ['  '.join(_fill(c, w[n], self.align[n]=='r') for n,c in enumerate(r)).rstrip() for r in [self.columns, *cells]]
         return '\n'.join([*out, *([f'and {len(self.rows)-rows:,} more rows'] if len(self.rows)>rows else [])])

@@ -74,7 +74,9 @@ def _pieces(text:str) -> list[str]:
 def _pair(kind, name, text):
     key,eq,value = text.partition('=')
     if not eq or not key.strip(): raise BadInput(f'{option_of(name)}: {text!r} is no name=value')
-    return key.strip(),coerce(kind['item'], key, value)
+    key = key.strip()
+    try: return key,coerce(kind['item'], key, value)
+    except BadInput as e: raise BadInput(e.message.replace(option_of(key), f'{option_of(name)} {key}', 1), e.hint) from e
 
 # %% ../../nbs/core/grammar.ipynb #9047dd06
 GLOBAL = {'json':'One JSON document on stdout and nothing else', 'strict':'Raise when the check finds something',

@@ -51,7 +51,7 @@ def page(
     "The help page of a verb"
     words = [(_word(q), q['help']) for q in entry['params'] if q['word']]
     options = [_option(q) for q in entry['params'] if not q['word'] and q['name']!='body']
-    parts = [f'Usage: {usage(path, entry)}', entry['summary']+('.' if not entry['summary'].endswith('.') else ''), entry['doc']]
+    parts = [f'Usage: {usage(path, entry)}', entry['summary']+('' if entry['summary'].endswith(('.', '?')) else '.'), entry['doc']]
     if words: parts.append('Words:\n'+_rows(words))
     parts.append('Options:\n'+_rows(options+[(f'--{g}', h) for g,h in GLOBAL.items()]))
     if entry.get('cell'): parts.append(f'In a notebook this is a cell magic: %%mlops {path.replace(".", " ")} ...')

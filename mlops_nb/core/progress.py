@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/progress.html.md"""
 __all__ = ['silence', 'progress']
 
 # %% ../../nbs/core/progress.ipynb #db9604c9
-import sys, time
+import sys, threading, time
 from contextlib import contextmanager
 
 # %% ../../nbs/core/progress.ipynb #1ca7a5e0
@@ -26,11 +26,16 @@ class _Silent:
 class _Terminal:
     def __init__(self, what, total):
         from tqdm import tqdm
-        self.bar = tqdm(desc=what, total=total, leave=False, file=sys.stderr, delay=.5)
+        self.bar,self.over = tqdm(desc=what, total=total, leave=False, file=sys.stderr, delay=.5),threading.Event()
+        self.clock = threading.Thread(target=self._tick, daemon=True)
+        self.clock.start()
+    def _tick(self):
+        "One long step is no standstill: the clock goes on"
+        while not self.over.wait(1): self.bar.refresh()
     def __call__(self, n:float=1, note:str=''):
         if note: self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(n)
-    def close(self): self.bar.close()
+    def close(self): self.over.set(); self.clock.join(); self.bar.close()
 
 class _Notebook:
     def __init__(self, what, total):

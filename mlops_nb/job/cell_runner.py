@@ -122,7 +122,7 @@ class Run:
         used,error = meter.read(),done.error_before_exec or done.error_in_exec
         usage = {'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb, 'kwh':used.kwh, 'energy':used.energy}
         failed = error is not None and 'raises-exception' not in c['tags'] and not (isinstance(error, SystemExit) and str(error) in ('', '0', 'None'))
-        self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'}, soon=True)
+        self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'}, soon=not self.plan['limits'].get('cell_s')) # What is saved next is not the cell's time
         if failed and self.stop: return self._stopped(c['at'])
         if isinstance(error, SystemExit) and str(error) in ('', '0', 'None'): return {'done':'completed'} # As in papermill: the notebook ended itself, and all is well
         if failed: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':_one_line(error)}

@@ -65,7 +65,7 @@ def _magic(line:int, text:str, sign:str, body:str, target:str='') -> Magic:
     name,_,rest = body.partition(' ')
     whole = body if sign!='%' or name in ('pip', 'conda', 'mamba') else ''
     kind = 'install' if whole and _INSTALL.match(whole.strip()) else 'line' if sign=='%' else 'shell'
-    if kind=='line' and name in ('sx', 'system', 'sc'): kind = 'shell'
+    if kind=='line' and name in ('sx', 'system', 'sc', 'mkdir', 'rmdir', 'rm', 'cp', 'mv', 'cat', 'less', 'more', 'man'): kind = 'shell'
     return Magic(line=line, kind=kind, name=name.strip(), rest=rest.strip(), target=target, text=text.strip())
 
 def _read_line(n:int, text:str) -> tuple[Magic,str]|None:
@@ -85,10 +85,19 @@ def _read_line(n:int, text:str) -> tuple[Magic,str]|None:
 _PROMPT = re.compile(r'^(?:In \[\d+\]: |\s*\.{3,}: ?)')
 _CLASSIC = re.compile(r'^(?:>>>|\.\.\.)(?: |$)')
 
+_BARE = re.compile(r'^(?:cd|mkdir|rmdir|rm|cp|mv|cat|less|more|man|run|load_ext|reload_ext|env|pushd|ls|ll) +[^\s=].*$')
+
+def _is_bare(line:str) -> bool:
+    "Is the one line of a cell a magic without its `%`, as IPython reads it?"
+    if re.match(r'(?:ls|ll|whos)(?: +-\w+)*$', line): return True
+    if not _BARE.match(line): return False
+    try: compile(line, 'cell', 'exec'); return False
+    except (SyntaxError, ValueError): return True
+
 def as_read(
     text:str, # A cell's source
 ) -> str: # With as many lines
-    "A cell without its indent and the prompts of a pasted session, with its cell magic first"
+    "A cell without its indent and the prompts of a pasted session, with its cell magic first and the sign of a magic that stands alone"
     lines = text.split('\n')
     full = [n for n,l in enumerate(lines) if l.strip()]
     if not full: return text
@@ -100,6 +109,7 @@ def as_read(
         lines = [_PROMPT.sub('', l) for l in lines]
     head = next((n for n in full if not lines[n].startswith('#')), full[0])
     if head!=full[0] and lines[head].startswith('%%'): lines.insert(0, lines.pop(head))
+    if len(full)==1 and _is_bare(lines[head].strip()): lines[head] = '%'+lines[head].strip()
     return '\n'.join(lines)
 
 # %% ../../nbs/job/cell_source.ipynb #9c8a7125

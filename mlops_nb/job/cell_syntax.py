@@ -12,6 +12,7 @@ import ast, os, re, warnings
 from ..core.errors import BadInput
 from . import definition, kernel_form, notebook_ast
 from .cell_source import take_apart
+from .survey import veiled
 
 # %% ../../nbs/job/cell_syntax.ipynb #646e7691
 def _broken(code:str) -> str:
@@ -28,7 +29,7 @@ def _broken(code:str) -> str:
         except (SyntaxError, ValueError) as e:
             at = getattr(e, 'lineno', None) or 1
             line = [*code.split('\n'), *['']*at][at-1].strip()
-            return f'{getattr(e, "msg", None) or e} (line {at}'+(f': `{line[:60]}`)' if line else ')')
+            return f'{getattr(e, "msg", None) or e} (line {at}'+(f': `{veiled(line)[:60]}`)' if line else ')')
     return ''
 
 # %% ../../nbs/job/cell_syntax.ipynb #1bcfc2cd

@@ -54,19 +54,23 @@ def check(
 
     Reads it without running it: cells run out of order, names that nobody binds, absolute and home paths, dates and secrets in the code, missing and unpinned packages, installs, shell, network, questions and widgets, randomness without a seed, personal data.
     With --fix the findings are those that are left in the copy."""
-    from mlops_nb.job import faults, notebook_ast, notebook_diff, repairs
+    from mlops_nb.job import faults, notebook_ast, notebook_diff, repairs, replay
     source = Path(notebook)
     nb = notebook_ast.load(source, lazy=True)
     folder = source.resolve().parent
     found,cells = faults.find(nb, folder)
+    if fresh and (broken := [f for f in found if f.kind=='syntax']):
+        for f in broken: f.fix += '; until then no fresh kernel runs it'
+        fresh = False
+    compared = fresh and replay.has_outputs(nb)
     if fresh: found = sorted([*found, *_replayed(nb, folder, timeout_s, found)], key=lambda f: -1 if f.cell is None else f.cell)
-    if not fix: return Checked(notebook=str(notebook), findings=found, cells=cells, fresh=fresh)
+    if not fix: return Checked(notebook=str(notebook), findings=found, cells=cells, fresh=fresh, compared=compared)
     made,did = repairs.repair(nb, found, folder)
     place = _copy_of(source, out) if did else None
     text = repairs.masked(notebook_diff.diff(nb, made, (source.name, place.name if place else source.name)), nb)
     if place and not dry_run: _write(made, place, source)
     left = faults.find(made, folder)[0] if did else found
-    return Checked(notebook=str(notebook), findings=left, cells=cells, fresh=fresh, fixed=did, copy=str(place) if place
+    return Checked(notebook=str(notebook), findings=left, cells=cells, fresh=fresh, compared=compared, fixed=did, copy=str(place) if place
         and not dry_run else '', diff=text)
 
 def _replayed(nb:dict, folder:Path, timeout_s:float, found) -> list:

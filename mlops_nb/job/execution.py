@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 import msgspec
 from ..core import warm
-from ..core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed
+from ..core.draw import place
+from ..core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed, suggest
 from ..core.progress import progress
 from ..core.project import write_text
 from ..cost.facts import Usage
-from . import cell_cache, cell_syntax, definition, injection, kernel_form, notebook_ast, secret_refs, supervision
+from . import cell_cache, cell_syntax, definition, injection, kernel_form, notebook_ast, parameters, secret_refs, supervision
 from .facts import Artefact, CellRun, Job, RunRecord
 from .supervision import Limits
 
@@ -56,8 +57,10 @@ def limits_of(
     "What a run may use; raises `BadInput`"
     s = project.settings.job
     base = dict(memory_mb=s.memory_mb, cpu_s=s.cpu_s, wall_s=s.wall_s, disk_mb=s.disk_mb, cell_s=s.timeout_s, usd=s.usd, grace_s=s.grace_s)
+    for k,where in [*((k, f'jobs/{job.name}/job.toml') for k in job.limits), *((k, '--limit') for k in given or {})]:
+        if k not in base: raise BadInput(f'{where}: there is no limit `{k}`', suggest(k, base) or f'the limits are {", ".join(base)}')
     try: return msgspec.convert({**base, **job.limits, **(given or {})}, Limits, strict=False)
-    except (msgspec.ValidationError, TypeError) as e: raise BadInput(f'limits: {e}', f'the limits are {", ".join(Limits.__struct_fields__)}') from e
+    except (msgspec.ValidationError, TypeError) as e: raise BadInput(f'limits: {e}', f'the limits are {", ".join(base)}') from e
 
 def prepare(
     project, # A `Project`
@@ -80,7 +83,7 @@ def prepare(
     s = project.settings.job
     kernel = s.kernel if s.kernel!='python3' else job.kernel
     why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(nb, kernel)
-    plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=given,
+    plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=parameters.told(given),
         timeout_s=s.timeout_s, injected=at, limits=limits_of(project, job, limits),
         isolated=why, resume=resume, cache=s.cache, live=live, parallel=parallel or job.parallel or len(os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else [0]))
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +176,7 @@ def _request(project, job, plan, env, nb, given) -> dict:
     more = [str(f) for f in cell_cache.logs_of_steps(folder_of(project, plan.resume))] if plan.resume else []
     return {'plan':{'cells':cells, 'folder':str(folder), 'cache':plan.cache, 'resume':str(old), 'more':more, 'blocks':str(project.root/'.mlops'/'blocks'),
         'salt':f'{sys.version} {plan.job}', 'inputs':[t.name for t in job.inputs if t.kind=='file'],
-        'secrets':given, 'limits':{'cpu_s':plan.limits.cpu_s, 'disk_mb':plan.limits.disk_mb}}, 'env':env, 'cwd':plan.cwd, 'umask':_umask()}
+        'secrets':given, 'limits':{'cpu_s':plan.limits.cpu_s, 'disk_mb':plan.limits.disk_mb, 'cell_s':plan.limits.cell_s}}, 'env':env, 'cwd':plan.cwd, 'umask':_umask()}
 
 def _umask() -> int:
     mask = os.umask(0o077); os.umask(mask)
@@ -240,6 +243,7 @@ class _Told:
             self.remarks.append(self.mask.text(f'`{m["lost"]}` of cell {job_index(self.plan, m["cell"])}: {m["why"]}; a resume that needs it runs that cell again' if m['lost']
                 else f'cell {job_index(self.plan, m["cell"])}: {m["why"]}'))
         elif 'note' in m: self.remarks.append(m['note'])
+        elif 'begin' in m: self.step(0, self.titles[m['begin']])
     def _cell(self, at, m, cached):
         u = Usage(**{k:m[k] for k in ('seconds', 'cpu_s', 'peak_mb', 'kwh', 'energy')})
         self.cells[at] = CellRun(index=job_index(self.plan, at), seconds=u.seconds, cost_usd=0. if cached else self.price(u), cpu_s=u.cpu_s, peak_mb=u.peak_mb, kwh=u.kwh,
@@ -283,7 +287,7 @@ def execute(
     _finish(plan, job, record, used, end, price, done if done is not None else {})
     if record.form=='fork': sweep(project, job.name)
     notify(project, record)
-    if record.status=='aborted': raise KeyboardInterrupt
+    if record.status=='aborted': raise KeyboardInterrupt(f'run {record.run} is saved'+(f'; go on with: mlops job run {job.name} --resume {record.run}' if record.form=='fork' else ''))
     return record
 
 def _way(job:Job, plan:Plan):
@@ -321,7 +325,8 @@ def _one_line(plan, end) -> str:
 def failed(record:RunRecord):
     "The error of a run that failed, with the record as its result"
     tool = record.__dict__.get('kind')=='tool'
-    e:MlopsError = ToolFailed(record.message, f'see {Path(record.output).parent/"log.txt"}') if tool else Finding(f'run {record.run}: {record.message}', f'see {record.output}')
+    more = f'; mend it and go on with: mlops job run {record.job} --resume {record.run}' if record.form=='fork' and record.failed_cell is not None else ''
+    e:MlopsError = ToolFailed(record.message, f'see {place(Path(record.output).parent/"log.txt")}') if tool else Finding(f'run {record.run}: {record.message}', f'see {place(record.output)}{more}')
     e.__dict__["result"] = record
     return e
 

@@ -47,6 +47,7 @@ class Checked(Fact):
     findings:list[NotebookFinding]
     cells:int # Code cells
     fresh:bool = False # Was it run in a fresh kernel too?
+    compared:bool = False # Were outputs saved in it, so that those of the fresh kernel could be compared?
     fixed:list[str] = [] # What was mended; then the findings are those left in the copy
     copy:str = '' # The mended copy
     diff:str = '' # From the notebook to the copy

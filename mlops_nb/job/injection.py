@@ -12,6 +12,7 @@ import copy, hashlib, json, re
 from . import secret_refs
 from .facts import Parameter
 from .parameters import as_code
+from .survey import veiled
 
 # %% ../../nbs/job/injection.ipynb #b7d31860
 def inject(
@@ -66,6 +67,6 @@ def titles(
     for c in nb['cells']:
         lines = [l.strip() for l in ''.join(c['source']).split('\n') if l.strip()]
         if c['cell_type']=='markdown': heading = next((l.lstrip('# ') for l in lines if l.startswith('#')), heading)
-        out.append((heading or next((l for l in lines), ''))[:60])
+        out.append((heading or veiled(next((l for l in lines), '')))[:60])
         if c['cell_type']=='code': heading = ''
     return out

@@ -41,7 +41,8 @@ def _count(xs, word:str) -> str: return f'{len(xs):,} {word}{"s" if len(xs)!=1 e
 def checked(c:Checked) -> Panel:
     "What `job check` found, what was mended and what is left"
     name = c.copy or c.notebook
-    blocks:list = [Findings(name, c.findings)] if c.findings else [text(f'{c.cells:,} cells: nothing here will hurt an unattended run'+(', and a fresh kernel gave the same outputs.' if c.fresh else '.'))]
+    blocks:list = [Findings(name, c.findings)] if c.findings else [text(f'{c.cells:,} cells: nothing here will hurt an unattended run'+(', and a fresh kernel gave the same outputs.' if c.compared else '.'))]
+    if c.fresh and not c.compared: blocks.append(text('A fresh kernel ran it. It was saved without outputs, so there is nothing to compare them with.'))
     if c.fixed:
         blocks.insert(0, facts({'mended':_count(c.fixed, 'thing'), 'copy':c.copy or 'none: a dry run',
             'left':_count(c.findings, 'finding')}))

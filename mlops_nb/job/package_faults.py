@@ -66,6 +66,6 @@ def find(
             if kind=='missing' and module not in tried:
                 yield NotebookFinding(cell=c.index, kind='missing_package',
                     message=f'`{module}` is imported and not installed here',
-                    fix=f'pip install {requirements.known_as(module)}, or delete the import')
+                    fix=f'pip install {(known := requirements.known_as(module))}, or delete the import'+(f'; a module of yours goes beside the notebook: {module}.py' if known==module else ''))
             wrong = _unpinned(module, there[1], there[0].name) if kind=='installed' and there else None
             if wrong: yield NotebookFinding(cell=c.index, kind='unpinned_package', message=wrong[0], fix=wrong[1])

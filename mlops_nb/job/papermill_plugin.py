@@ -49,12 +49,14 @@ def kernel_pid(km) -> int:
 class MeteredClient(PapermillNotebookClient):
     "papermill's client, with a meter around every cell"
     told = None # Called with (index, cell, usage) after every code cell
+    began = None # Called with the index of a code cell that begins
     mask = None # Takes secrets out of what the kernel says
     def process_message(self, msg, cell, cell_index):
         if self.mask is not None and self.mask.forms: msg = {**msg, 'content':self.mask.values(msg['content'])}
         return super().process_message(msg, cell, cell_index)
     def execute_cell(self, cell, cell_index, **kwargs):
         if cell.cell_type!='code' or not cell.source.strip(): return super().execute_cell(cell, cell_index, **kwargs)
+        if self.began: self.began(cell_index)
         meter,done = cost.metering.Meter(kernel_pid(self.km)),False
         try: out = super().execute_cell(cell, cell_index, **kwargs); done = True; return out
         finally:
@@ -82,26 +84,26 @@ class QuietManager(NotebookExecutionManager):
 class MlopsEngine(NBClientEngine):
     "papermill's engine, metered; `papermill --engine mlops in.ipynb out.ipynb`"
     @classmethod
-    def execute_notebook(cls, nb, kernel_name, output_path=None, progress_bar=True, log_output=False, autosave_cell_every=30, told=None, mask=None, **kwargs):
+    def execute_notebook(cls, nb, kernel_name, output_path=None, progress_bar=True, log_output=False, autosave_cell_every=30, told=None, mask=None, began=None, **kwargs):
         "Execute a notebook and return it; usage is in the cells' `metadata.mlops`"
         man = QuietManager(nb, output_path=output_path, progress_bar=progress_bar, log_output=log_output,
             autosave_cell_every=autosave_cell_every)
         man.notebook_start()
-        try: cls.execute_managed_notebook(man, kernel_name, log_output=log_output, told=told, mask=mask, **kwargs)
+        try: cls.execute_managed_notebook(man, kernel_name, log_output=log_output, told=told, mask=mask, began=began, **kwargs)
         finally:
             man.cleanup_pbar()
             man.notebook_complete()
         return man.nb
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, stdout_file=None, stderr_file=None, start_timeout=60, execution_timeout=None, told=None, mask=None, **kwargs):
+    def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, stdout_file=None, stderr_file=None, start_timeout=60, execution_timeout=None, told=None, mask=None, began=None, **kwargs):
         "Run the cells in a private kernel"
         options = remove_args(['input_path', 'timeout', 'startup_timeout'], **kwargs)
         options.setdefault('kernel_manager_class', PrivateKernelManager)
         client = MeteredClient(nb_man, **merge_kwargs(options, timeout=execution_timeout or kwargs.get('timeout'),
             startup_timeout=start_timeout, kernel_name=kernel_name,
             log=logger, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file))
-        client.told,client.mask = told,mask
+        client.told,client.mask,client.began = told,mask,began
         return client.execute(**cls._named(kwargs.get('input_path')))
 
     @staticmethod

@@ -58,7 +58,7 @@ def execute(
     try:
         papermill.execute_notebook(plan['input'], plan['output'], engine_name='mlops', kernel_name=plan['kernel'],
             progress_bar=False, cwd=plan['cwd'],
-            execution_timeout=plan['timeout_s'] or None, autosave_cell_every=30, told=told, mask=mask)
+            execution_timeout=plan['timeout_s'] or None, autosave_cell_every=30, told=told, mask=mask, began=lambda n: tell({'begin':n}))
         tell({'done':'completed'})
     except Stopped: tell({'done':'aborted', 'cell':at['cell'], 'error':'stopped'})
     except Exception as e:

@@ -14,7 +14,7 @@ from .. import guard
 from .facts import Note, Parameter
 from .notebook_ast import Cell
 from .parameters import Constant, constant, typed
-from .survey import bindings, holds_secret
+from .survey import bindings, holds_secret, sounds_secret
 
 # %% ../../nbs/job/signature.ipynb #b8ed9e34
 class Move(msgspec.Struct, kw_only=True):
@@ -122,7 +122,7 @@ def find(
             pairs = _binding(node)
             if pairs and _is_secret(node):
                 sig.notes.append(Note(cell=c.index,
-                    message=f'`{pairs[0][0]}` holds a secret and is no parameter: read it at run time from os.environ'))
+                    message=f'`{pairs[0][0]}` holds a secret and is no parameter: empty it ({pairs[0][0]} = ""), convert again, and give each run a reference: -p {pairs[0][0]}=secret:env:NAME'))
                 continue
             if not pairs or not _steers(c, node, pairs, last, grown, bound, bool(explicit)): continue
             found = [_parameter(c, node, name, value, ann, enums) for name,value,ann in pairs]
@@ -158,7 +158,8 @@ def _steers(cell, node, pairs, last, grown, bound, explicit) -> bool:
     if explicit: return True
     for name,value,ann in pairs:
         if name.startswith('_') or bound.get(name)!=1 or name in grown: return False
-        if ann is None and (isinstance(value, ast.Constant) and value.value in (None, '')
+        empty = isinstance(value, ast.Constant) and value.value in (None, '') and not (value.value=='' and sounds_secret(name)) # A secret is given from outside
+        if ann is None and (empty
             or isinstance(value, (ast.List, ast.Dict)) and not ast.unparse(value).strip('[]{}')):
             return False
         if len(ast.unparse(value))>300: return False # Data, not a parameter

@@ -33,7 +33,8 @@ class Going(supervision.Watch):
     def _message(self, m):
         at = m.get('begin', m.get('cell'))
         if at is None or at in self.own or 'done' in m: super()._message(m)
-        elif 'begin' in m: self.cell,self.cell_began = at,time.monotonic(); self.again.add(at)
+        elif 'begin' in m: self.cell,self.cell_began,self.cell_runs = at,time.monotonic(),True; self.again.add(at)
+        elif 'status' in m: self.cell_runs = False
     def _said(self, m):
         if self.cell in self.own: super()._said(m)
     def ask(self): self._ask()

@@ -114,7 +114,7 @@ class Watch:
     ):
         self.request,self.sheet,self.limits,self.tell,self.cost_of,self.save_s = request,sheet,limits,tell,cost_of,save_s
         self.cell:int|None = None
-        self.unsaved,self.why,self.asked = False,'',False
+        self.unsaved,self.why,self.asked,self.cell_runs = False,'',False,False
         self.heard,self.gathering = 0,False # Bytes of the last round; do messages gather now?
         self.end:dict|None = None
         self.exit:dict|None = None
@@ -163,13 +163,14 @@ class Watch:
         self.gathering = 0<self.heard<8192
         self.heard = 0
         return [self.server] if self.gathering else list(open_)
+    def _timed(self) -> bool: return bool(self.limits.cell_s) and self.cell is not None and self.cell_runs
     def _patience(self) -> float|None:
         "Seconds until something has to be looked at"
         now = time.monotonic()
         if self.gathering: return _GATHER_S
         times:list[float] = [t for t in (self.kill_at, self.term_at) if t]
         if self.limits.wall_s: times.append(self.began+self.limits.wall_s)
-        if self.limits.cell_s and self.cell is not None: times.append(self.cell_began+self.limits.cell_s)
+        if self._timed(): times.append(self.cell_began+self.limits.cell_s)
         if self.limits.polled and not self.kill_at: times.append(now+.1)
         return max(0., min(times)-now) if times else None
     def _hear(self, x, open_):
@@ -194,12 +195,12 @@ class Watch:
         for l in lines: self._message(json.loads(l))
     def _message(self, m):
         sheet = self.sheet
-        if 'begin' in m: self.cell,self.cell_began = m['begin'],time.monotonic(); sheet.begin(m['begin'], m['count'])
+        if 'begin' in m: self.cell,self.cell_began,self.cell_runs = m['begin'],time.monotonic(),True; sheet.begin(m['begin'], m['count'])
         elif 'cached' in m:
             sheet.put(m['cached'], m['outputs'], m['count']); sheet.usage(m['cached'], {**m['usage'], 'cached':True})
         elif 'cell' in m and 'status' in m:
             for fd in self.pipes: self._empty(fd)
-            sheet.usage(m['cell'], m); self.unsaved = True
+            sheet.usage(m['cell'], m); self.unsaved,self.cell_runs = True,False
         elif 'saved' in m: self.unsaved = False
         elif 'done' in m: self.end = m; self.cell = None
         if {'out', 'stream', 'update', 'clear'}&m.keys() and self.cell is not None: self._said(m)
@@ -224,7 +225,7 @@ class Watch:
         if self.why: return
         if self.limits.wall_s and now-self.began>=self.limits.wall_s:
             self.why = f'it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)'
-        elif self.limits.cell_s and self.cell is not None and now-self.cell_began>=self.limits.cell_s:
+        elif self._timed() and now-self.cell_began>=self.limits.cell_s:
             self.why = f'it ran longer than the limit of {self.limits.cell_s:g} s for a cell (cell_s)'
         elif self.limits.polled and self.pid: self.why = exceeded(self.limits, self.pid, now-self.began, self.cost_of)
         if self.why: self.at = self.cell; self._terminate()

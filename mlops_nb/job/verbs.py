@@ -105,7 +105,8 @@ def run(
     if image and on!='k8s': raise BadInput(f'--image goes with --on k8s, not with --on {on}')
     if on!='local': remote_verbs.check(on, resume, isolated, live, limit)
     old = execution.resumable(p, job, resume) if resume else None
-    values = {k:v for k,v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}|parameters.bind(job.parameters, dict(params or {}), f'job `{name}`')
+    kept = {k:v for k,v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}
+    values = parameters.bind(job.parameters, kept|dict(params or {}), f'job `{name}`')
     if on!='local' or dry_run: cell_syntax.runnable(p, job)
     if on!='local': return remote_verbs.elsewhere(p, job, values, on, image, dry_run)
     for v in values.values():
@@ -116,7 +117,7 @@ def run(
     from mlops_nb.core import ledger
     plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live, parallel=parallel)
     if old: _close(p, name, resume, plan.run)
-    with execution.holding(execution.folder_of(p, plan.run)), ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':values, 'source_digest':job.source_digest, 'definition':unattended.definition_digest(p, name), **({'resumed':resume} if resume else {})}) as done:
+    with execution.holding(execution.folder_of(p, plan.run)), ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':parameters.told(values), 'source_digest':job.source_digest, 'definition':unattended.definition_digest(p, name), **({'resumed':resume} if resume else {})}) as done:
         done['run'] = plan.run
         machine,_ = cost.machine(p)
         record = execution.execute(p, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done)
