@@ -59,7 +59,8 @@ def mlops(line:str, cell:str|None=None):
     shell = get_ipython()
     index = verb_index.load()
     words = _words(line, shell.ev)
-    if not words or words[-1] in ('--help', '-h'): return _help([w for w in words if w not in ('--help', '-h')], index)
+    def helps(w): return isinstance(w, str) and w in ('--help', '-h') # a frame of {{...}} is no word
+    if not words or helps(words[-1]): return _help([w for w in words if not helps(w)], index)
     from mlops_nb.core import grammar
     look = _Look(shell.user_ns)
     call = grammar.parse(words, index, look, cell=cell is not None)

@@ -288,3 +288,24 @@ def test_a_full_disk_says_so(tmp_path):
             act()
         assert (store.size("v@1"), store.position("v@1", "file")) == ((50, 50), "50")
     store.close()
+
+
+def test_another_iterable_is_not_taken_for_the_one_before(project, view):
+    "New events in a new list are read; the same list again is not; a frame is its rows; what is no dict is counted"
+    view(rows())
+    events = [{"k": "a", "t": (NOON + pd.Timedelta(minutes=m)).isoformat(), "x": float(m)} for m in range(40, 46)]
+
+    def read(what, **more):
+        got = feature.stream("w", from_=what, once=True, lateness="1d", **more)
+        return got.seen, got.used, got.skipped, got.unusable
+
+    assert read(events[:3], batch=2) == (3, 3, 0, 0)
+    assert read(events[:3]) == (0, 0, 3, 0) and read(iter(events[:4])) == (1, 1, 3, 0)
+    assert read(events[4:5]) == (1, 1, 0, 0)
+    assert read(pd.DataFrame(events[5:]).assign(t=lambda f: pd.to_datetime(f.t))) == (1, 1, 0, 0)
+    assert read([1, "two", None]) == (3, 0, 0, 3)
+    assert online(project, "w", "a", at=NOON + pd.Timedelta("50min"))["s"] == 255.0
+    read(events[:3])
+    with pytest.raises(BadInput, match="row 3 is not the one that was read there before"):
+        read([*events[:2], events[4]])
+    ledger.of(project).close()

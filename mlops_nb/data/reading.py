@@ -46,6 +46,7 @@ def locate(
     word = text.removesuffix('@')
     if os.sep in word or (Path(word).suffix.lower() in FORMATS and '@' not in word):
         raise NotFound(f'no file {text!r}', _near_file(text) or 'give a Parquet, CSV or Arrow file, or the name of a dataset')
+    if '(' in word or '[' in word: raise NotFound(f'no file and no dataset {text!r}', 'an expression goes into {{...}} in a notebook, or into a variable first')
     try: v = resolve(word, p)
     except NotFound as e:
         raise NotFound(f'no file and no dataset {text!r}', e.hint) from e

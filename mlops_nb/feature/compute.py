@@ -198,7 +198,8 @@ def _python(p, d, found):
     except MlopsError: raise
     except Exception as e: raise BadInput(f'{name} of features/{d.name}.py failed: {type(e).__name__}: {_said(e)}') from e
     finally: sys.path.remove(str(p.root))
-    return to_arrow(result)
+    try: return to_arrow(result)
+    except BadInput as e: raise BadInput(f'{name} of features/{d.name}.py returned what is no table: {e.message}', 'return a frame') from e
 
 def _sorted(table, d:Definition):
     "By key, time, created, then the features"

@@ -104,7 +104,7 @@ _READ = {'all':'all {:,}', 'since':'{:,} since the last time', 'unchanged':'none
     'streamed':'none: a stream maintains it'}
 
 def materialized(m) -> Panel:
-    return Panel('Online store', table(['view', 'rows read', 'entities', 'newer than before', 'newest event'],
+    return Panel('Online store', table(['view', 'rows read', 'entities', 'rows written', 'newest event'],
         [[x['view'], _READ[x['how']].format(x['read']), x['entities'], x['written'], x['newest']] for x in m.views], empty='no feature view yet'),
     verdict=('ok', f'{m.written:,} WRITTEN'), next='mlops feature online VIEW --entities KEY=VALUE')
 

@@ -19,6 +19,7 @@ class Streamed(Fact):
     used:int # Of these: stored, and counted wherever a window covers them
     late:int = 0 # Beyond the allowed lateness: not used
     duplicates:int = 0 # The same event again: not used twice
+    skipped:int = 0 # Rows at the beginning of an iterable that were read before: not in `seen`
     unusable:int = 0 # Without key or time, or not readable: not used
     first_unusable:str = '' # What was wrong with the first of them
     watermark:str = '' # No event before this time is expected any more, UTC

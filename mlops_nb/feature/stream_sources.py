@@ -9,6 +9,7 @@ __all__ = ['Batch', 'shown', 'of_iterable', 'of_files', 'of_redis', 'of_kafka', 
 
 # %% ../../nbs/feature/stream_sources.ipynb #ce09e412
 import json, re, threading
+from hashlib import sha256
 from pathlib import Path
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -23,24 +24,37 @@ class Batch(NamedTuple):
     rows:list[dict]
     position:str # What to pass as `position` next time
     unusable:list[str]=[] # What could not be read, one line each
+    skipped:int=0 # Rows before these that an earlier reading had read
 
 def shown(url:str) -> str:
     "A source without its password"
     return re.sub(r'(://[^/@:]*):[^/@]*@', r'\1:***@', str(url))
 
+_bytes = msgspec.json.Encoder(enc_hook=repr).encode
+def _mark(row) -> str:
+    try: return sha256(_bytes(row)).hexdigest()[:16]
+    except (TypeError, ValueError, msgspec.MsgspecError): return sha256(repr(row).encode()).hexdigest()[:16]
+
 def of_iterable(
     rows:Iterable[dict],
     size:int=10_000, # Rows of a batch
-    position:str='', # Rows to skip, as text
+    position:str='', # How many rows were read before, and which were the first and the last
 ) -> Iterator[Batch]:
-    "Batches of an iterable that starts anew each time"
-    done,held = 0,[]
-    for r in rows:
+    "Batches of an iterable: the same one as before goes on behind what was read, another one is read from its beginning"
+    was,done,first,last,held,bad,behind = json.loads(position or '{}'),0,'',None,[],[],0
+    def batch(): return Batch(held, json.dumps({'read':done, 'first':first, 'last':_mark(last)}), bad, behind)
+    for last in rows:
         done += 1
-        if done<=int(position or 0): continue
-        held.append(r)
-        if len(held)==size: yield Batch(held, str(done)); held = []
-    if held: yield Batch(held, str(done))
+        if done==1: first = _mark(last); was = was if was.get('first')==first else {}
+        if done<=was.get('read', 0):
+            if done==was['read'] and was['last']!=_mark(last):
+                raise BadInput(f'row {done:,} is not the one that was read there before, and row 1 is',
+                    'give the same rows again with new ones behind them, or only the new ones')
+            behind = done; continue
+        held.append(last) if isinstance(last, dict) else bad.append(f'row {done:,}: {type(last).__name__} instead of a dict')
+        if len(held)+len(bad)==size: yield batch(); held,bad,behind = [],[],0
+    if held or bad: yield batch()
+    elif behind: yield Batch([], position, skipped=behind)
 
 # %% ../../nbs/feature/stream_sources.ipynb #cc3df25b
 def _files(path:Path) -> list[Path]:

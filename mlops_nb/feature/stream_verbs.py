@@ -36,7 +36,7 @@ def _until_told(stop:threading.Event):
 def stream(
     name:Ref, # A view with windows
     *,
-    from_:Any, # Path of growing files, `redis://HOST/0#STREAM`, `kafka://HOST/TOPIC`; in Python any iterable of dicts
+    from_:Any, # Path of growing files, `redis://HOST/0#STREAM`, `kafka://HOST/TOPIC`; in Python any iterable of dicts, or a frame
     once:bool=False, # Read what is there, then end; otherwise until SIGTERM or Ctrl-C
     lateness:Interval=timedelta(hours=1), # Events older than the newest one of earlier batches by more than this are not used, and counted
     batch:int=10_000, # Events of one transaction
@@ -69,12 +69,20 @@ def stream(
         for k in ('source', 'seen', 'used', 'late', 'duplicates', 'unusable', 'watermark')}, fail='open')
     return fact
 
+def _rows(given):
+    "Rows of a frame, or of what is an iterable of them already"
+    if not (hasattr(given, 'columns') or hasattr(given, '__arrow_c_stream__')): return given
+    from mlops_nb.core.frames import to_arrow
+    return to_arrow(given).to_pylist()
+
 def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick):
     "Batch by batch, each one transaction"
     view,schema,checked = fact.view,stream_ingest.schema_of(p, d),False
     at = store.position(view, fact.source)
-    found = stream_sources.of_iterable(from_, batch, at) if fact.source=='an iterable' else stream_sources.batches(from_, at, batch, once, stop)
+    found = stream_sources.of_iterable(_rows(from_), batch, at) if fact.source=='an iterable' else stream_sources.batches(from_, at, batch, once, stop)
     for b in found:
+        fact.skipped += b.skipped
+        if not (b.rows or b.unusable): continue
         table,bad = stream_ingest.typed(b.rows, schema)
         if not checked: stream_ingest.check_row_by_row(p, d, table); checked = table.num_rows>1
         events,worse = stream_ingest.events_of(p, d, table)

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/verbs.html.md"""
 __all__ = ['KNOWN', 'add', 'list_', 'show', 'diff', 'join']
 
 # %% ../../nbs/feature/verbs.ipynb #d6fd4b25
-import importlib
+import importlib, re
 from pathlib import Path
 from typing import Any
 from ..core import project as projects, refs as names
@@ -184,6 +184,7 @@ def join(
     p = projects.current()
     if out is not None and Path(out).suffix.lower() not in ('.parquet', '.csv'):
         raise BadInput(f'--out {str(out)!r}: expected a .parquet or .csv file')
+    if out is not None and re.match(r'\w+:/', str(out)) and not Path(out).drive: raise BadInput(f'--out {str(out)!r} is no path on this machine', 'write a file here and copy it there')
     if label_time and not label:
         raise BadUsage('--label-time needs --label', 'say which column is to be predicted with --label COLUMN')
     picked = references.chosen(p, refs)
