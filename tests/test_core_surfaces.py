@@ -78,11 +78,11 @@ def test_braces_are_ours_and_dollars_are_nobodys(shell, project):
     assert shell.user_ns["r"].name == "small-4"
     assert next(ledger.of(project).events("dataset.added")).payload["purpose"] == "{x} and $HOME stay"
     shell.run_cell("r = %mlops data add {{frame.assign(b=1)}} wide").raise_error()
+    assert shell.user_ns["r"].columns == 2 or len(shell.user_ns["r"].columns) == 2
     shell.run_cell("r = %mlops monitor profile {{frame.head(1)}}").raise_error()  # a frame as the last word
     assert shell.user_ns["r"].rows == 1
     done = shell.run_cell("%mlops monitor profile frame.head(1)")
     assert "an expression goes into {{...}}" in str(done.error_in_exec)
-    assert shell.user_ns["r"].columns == 2 or len(shell.user_ns["r"].columns) == 2
     done = shell.run_cell("%mlops data add {{no_such_name}} x")
     assert isinstance(done.error_in_exec, NameError)
 
