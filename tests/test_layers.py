@@ -35,7 +35,7 @@ TOOLS = {  # prefix of a room -> the packages that it alone may call
 }
 MATERIALS = set(
     "numpy pandas pyarrow duckdb scipy sklearn onnx onnxruntime skl2onnx skops nbformat nbclient jupyter_client IPython ipywidgets jinja2".split()
-) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars"}
+) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars", "pynvml"}
 HEAVY = MATERIALS | set().union(*TOOLS.values())
 EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand
     ("mlops_nb.app.pages", "mlops_nb.app.site_views"): "the site's pages draw its views: a panel in HTML files",

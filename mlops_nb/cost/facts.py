@@ -19,7 +19,7 @@ class Usage(msgspec.Struct, kw_only=True):
     cpu_s:float = 0. # Processor seconds, children included
     peak_mb:float = 0. # Highest resident memory, MB of 10**6 bytes
     kwh:float = 0. # Energy at the plug, before the building's share (PUE)
-    energy:str = 'model' # How kwh is known: `rapl` was read from a counter, `model` is an estimate within about 40 %
+    energy:str = 'model' # How kwh is known: `rapl` was read from a counter, `model` is an estimate within about 40 %; `+nvml` adds the counters of the NVIDIA GPUs
     def __add__(self, other:'Usage') -> 'Usage':
         "Two pieces of work one after the other"
         return Usage(seconds=self.seconds+other.seconds, cpu_s=self.cpu_s+other.cpu_s, peak_mb=max(self.peak_mb, other.peak_mb),

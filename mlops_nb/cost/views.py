@@ -105,7 +105,7 @@ def table(
     known = [w.payload.get('energy') for w in works if w.payload.get('energy')]
     return CostTable(by=by, since=since, rows=rows, total_usd=sum(r.usd for r in rows), total_kwh=sum(r.kwh for r in rows),
         idle_usd=sum(r.idle_usd for r in rows),
-        unpriced=sum(w.unpriced for w in works), price=price, measured=bool(known) and set(known)=={'rapl'})
+        unpriced=sum(w.unpriced for w in works), price=price, measured=bool(known) and set(known)<={'rapl', 'rapl+nvml'})
 
 def total(
     events:Iterable[Event], # Of the ledger

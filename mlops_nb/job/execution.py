@@ -351,7 +351,7 @@ def _finish(plan, job, record, used, end, price, done):
     "What it took, what came out, and run.json"
     from mlops_nb import cost
     cpu = end.get('cpu_s', 0.)
-    kwh = used.kwh+(cost.metering.modelled_kwh(0., cpu) if used.energy=='model' else 0.)
+    kwh = used.kwh+(cost.metering.modelled_kwh(0., cpu) if used.energy.startswith('model') else 0.)
     record.seconds,record.cpu_s,record.kwh = used.seconds,used.cpu_s+cpu,kwh
     record.peak_mb = max([used.peak_mb, end.get('peak_mb', 0.), *(c.peak_mb for c in record.cells)])
     record.cost_usd = price(Usage(seconds=used.seconds, cpu_s=record.cpu_s, peak_mb=record.peak_mb, kwh=kwh, energy=used.energy))
