@@ -34,7 +34,7 @@ _EVER = 1<<62 # Microseconds
 class _Group(NamedTuple):
     "The stored views about the same join keys"
     wanted:online_store.Wanted
-    views:tuple # Of ((name, version), names of the values, ttl in us, where its event time is among the columns)
+    views:tuple # Of ((name, version), names of the values, ttl in us, place of its event time, places of its values)
     nothing:tuple # What the store says of an entity that it does not know
 
 def _groups(stored, columns=None) -> list[_Group]:
@@ -43,9 +43,10 @@ def _groups(stored, columns=None) -> list[_Group]:
     for d,fs in stored:
         if not d.windows:
             some = by.setdefault(tuple(d.entity), [])
-            some.append(((d.name, d.version), tuple(fs), int(interval(d.ttl).total_seconds()*1e6) if d.ttl else _EVER, sum(1+len(x[1]) for x in some)))
-    wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,_,_ in views)) for k,views in by.items()}
-    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, ttl, at) for v,fs,ttl,at in by[k]), w.nothing)
+            n,ttl = sum(1+len(x[1]) for x in some),int(interval(d.ttl).total_seconds()*1e6) if d.ttl else _EVER
+            some.append(((d.name, d.version), tuple(fs), ttl, n, slice(n+1, n+1+len(fs))))
+    wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,*_ in views)) for k,views in by.items()}
+    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, *rest) for v,fs,*rest in by[k]), w.nothing)
         for k,w in wanted.items()]
 
 class Reader:
@@ -62,6 +63,7 @@ class Reader:
         self.store = opened(p) if self.groups else None
         self.events = stream_store.of(p) if self.windowed else None
         self.view_of = {self.columns[d.name, d.version, f]:(d.name, d.version) for d,fs in self.picked for f in fs}
+        self.blank:dict = dict.fromkeys(self.view_of)
         self._given = [((d.name, d.version), d, [(f, self.columns[d.name, d.version, f]) for f in fs]) for d,fs in self.picked]
     def read(self,
         entities:list[dict], # Keys of each entity, and what on-demand views take from the request
@@ -75,26 +77,25 @@ class Reader:
     def columnar(self, entities:list[dict], at_us:int|None=None) -> tuple[dict,dict]:
         "The same as column -> values and view -> ages, each a list in the order of the entities"
         at = online_store.now_us() if at_us is None else at_us
-        columns:dict = dict.fromkeys(self.view_of)
-        ages:dict = {}
-        got:dict = {}
+        columns,ages,got = self.blank.copy(),{},{}
         for g in self.groups:
-            for view,names,values,aged in self._stored(g, entities, at):
-                if self.plain: columns.update(zip(names, values)); ages[view] = aged
-                else: got[view] = dict(zip(names, values)),aged
+            stored = self._stored(g, entities)
+            for view,names,ttl,n,places in g.views:
+                held,aged = _holding(stored[n], stored[places], at, at-ttl)
+                if self.plain: columns.update(zip(names, held)); ages[view] = aged
+                else: got[view] = dict(zip(names, held)),aged
         if self.plain: return columns,ages
         for d in self.windowed: got[d.name, d.version] = self._windows(d, _keys(d.name, d.entity, entities), at)
         for view,d,names in self._given:
             values,ages[view] = self._on_demand(d, got, entities) if d.on_demand else got[view]
             for f,c in names: columns[c] = values[f]
         return columns,ages
-    def _stored(self, g, entities, at) -> list[tuple]:
-        "Of the views about the same entity: (view, names of its values, the values, ages)"
+    def _stored(self, g, entities) -> list[list]:
+        "What the store knows, a list a place: for each view of a group its event times, then its values"
         keys = _keys(g.views[0][0][0], g.wanted.by, entities)
         rows = self.store.read(g.wanted, keys)
-        columns = list(map(list, zip(*rows))) or [[] for _ in g.nothing]
-        if None in columns[0] and self._as_numbers(g, keys, rows): columns = list(map(list, zip(*rows)))
-        return [(view, names, *_holding(columns[n], columns[n+1:n+1+len(names)], at, at-ttl)) for view,names,ttl,n in g.views]
+        columns = _turned(rows) or [[] for _ in g.nothing]
+        return _turned(rows) if None in columns[0] and self._as_numbers(g, keys, rows) else columns
     def _as_numbers(self, g, keys, rows) -> bool:
         "Ask again: entities that are unknown by a text may be known by a number"
         again = [n for n,r in enumerate(rows) if r==g.nothing and any(isinstance(k[n], str) for k in keys)]
@@ -136,6 +137,10 @@ def _keys(view, by, entities) -> list:
     except KeyError as e:
         raise BadUsage(f'view `{view}` is about {", ".join(by)} and `{e.args[0]}` is not given',
             f'write --entity {e.args[0]}=VALUE') from e
+
+def _turned(rows) -> list[list]:
+    "Lists of what stands at the same place"
+    return [[v] for v in rows[0]] if len(rows)==1 else list(map(list, zip(*rows)))
 
 def _holding(times, values, at, oldest) -> tuple[list,list]:
     "Values of a view that hold at a time, a list a feature, and the ages of its rows"

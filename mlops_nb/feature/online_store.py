@@ -81,17 +81,17 @@ class _Places(NamedTuple):
 class _Plan:
     "A choice of features, resolved"
     def __init__(self, wanted:Wanted):
-        self.wanted,self.nothing,self.kept,self.stamp,self.sum = wanted,wanted.nothing,{},None,-1
+        self.wanted,self.kept,self.stamp,self.sum = wanted,{},None,-1
         self.resolve({}, None, 0)
     def resolve(self, found:dict, entity:int|None, width:int):
         "Find the places of the features"
-        self.queries,self.width,self.table,places = {},width,_NO_ROWS if entity is None else f'e{entity}',[]
+        self.queries,self.table,places = {},_NO_ROWS if entity is None else f'e{entity}',[]
         for view,names in self.wanted.views:
             s = found.get(view)
             time,*at = s.places if s and s.entity==entity else [-1]
             at = dict(zip(s.names, at)) if at else {}
             places += [time, *(at.get(n, -1) for n in names)]
-        self.whole,self.short = places==list(range(width)),-1 in places
+        self.whole,self.width = places==list(range(width)),width+(-1 in places) # place -1 is the last one, where nothing is
         self.pick = itemgetter(*places) if len(places)>1 else lambda row: tuple(row[p] for p in places)
     def query(self, n:int) -> str:
         "For n keys"
@@ -100,13 +100,11 @@ class _Plan:
         return self.queries[n]
     def of(self, packed) -> list[tuple]:
         "Values in the order of the features, of rows of the table"
-        rows = _listed(b'\xdd'+len(packed).to_bytes(4, 'big')+b''.join(packed))
-        if self.short or set(map(len, rows))!={self.width}: # what is not there is None, and so is place -1
-            rows = [(*r, *repeat(None, self.width+1-len(r))) for r in rows]
-        elif self.whole: return rows
-        return list(map(self.pick, rows))
+        rows,width = _listed(b'\xdd'+len(packed).to_bytes(4, 'big')+b''.join(packed)),self.width
+        if set(map(len, rows))!={width}: rows = [r if len(r)==width else r+(None,)*(width-len(r)) for r in rows]
+        return rows if self.whole else list(map(self.pick, rows))
 
-_NO_ROWS = '(SELECT NULL AS key, NULL AS row)'
+_NO_ROWS,_NOTHING = '(SELECT NULL AS key, NULL AS row)',_pack(())
 def _unreadable(e) -> ToolFailed:
     return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
 _listed = msgspec.msgpack.Decoder(list[tuple]).decode
@@ -222,25 +220,24 @@ class SqliteStore:
         try: # written out: a context manager costs more than the question
             if known or not kept:
                 stamp = (self._ask.execute('PRAGMA data_version').fetchone()[0], self._writes)
-                if known and stamp==plan.stamp: return [kept[k] for k in names]
+                if known and stamp==plan.stamp: return plan.of([kept[k] for k in names])
                 kept.clear(); plan.stamp = stamp # asked before the rows: they are never older
             rows = self._fetch(plan, names) if len(names)<=_MOST_MARKS else self._at_one_moment(plan, names)
+            values = plan.of(rows)
         except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
         if len(kept)+len(rows)>self.hot: kept.clear()
         kept.update(zip(names, rows))
-        return rows
-    def _fetch(self, plan, names:list) -> list[tuple]:
-        "Rows of a few keys, one statement"
-        n,ask = _marks(len(names)),self._ask
-        some = names+names[-1:]*(n-len(names))
+        return values
+    def _fetch(self, plan, names:list) -> list[bytes]:
+        "Packed rows of a few keys, one statement"
+        n,ask,some = _marks(len(names)),self._ask,names
+        if n>len(names): some = names+names[-1:]*(n-len(names))
         while ask.execute(plan.query(n), some).fetchone()[1]!=plan.sum: self._resolve(plan)
         rows = ask.fetchall()
-        if not rows: return [plan.nothing]*len(names)
-        keys,packed = zip(*rows)
-        if keys==tuple(some): return plan.of(packed[:len(names)]) # all are there
-        found = dict(zip(keys, plan.of(packed)))
-        return [found.get(k, plan.nothing) for k in names]
-    def _at_one_moment(self, plan, names:list) -> list[tuple]:
+        keys,packed = zip(*rows) if rows else ((), ())
+        if keys==tuple(some): return list(packed[:len(names)]) # all are there
+        return list(map(dict(rows).get, names, repeat(_NOTHING)))
+    def _at_one_moment(self, plan, names:list) -> list[bytes]:
         "Rows of many keys: all from before a write or all from after it"
         self.db.execute('BEGIN')
         try: return [r for n in range(0, len(names), _MOST_MARKS) for r in self._fetch(plan, names[n:n+_MOST_MARKS])]
