@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.harness import MLOPS, ROOT, row
+from bench.harness import MLOPS, ROOT, NotHere, row
 
 CELLS = [
     "import os, time, torch\nseconds = 6.",
@@ -75,7 +75,7 @@ def main() -> list[dict]:
     from mlops_nb.cost import metering
 
     if metering.gpu_joule() is None:
-        raise RuntimeError("no NVIDIA GPU that counts its energy, or no nvidia-ml-py: pip install 'mlops-nb[gpu]'")
+        raise NotHere("no NVIDIA GPU that counts its energy, or no nvidia-ml-py: pip install 'mlops-nb[gpu]'")
     import pynvml
 
     name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))

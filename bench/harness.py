@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MLOPS = "from mlops_nb.cli import main; import sys; sys.exit(main(sys.argv[1:]))"  # the console script, without its shebang
 
 
+class NotHere(Exception):
+    "This machine lacks what a benchmark is about; its last table stays"
+
+
 class Spent(NamedTuple):
     "Seconds"
 

@@ -55,6 +55,8 @@ def main(words: list[str]) -> int:
     for name in [] if "--join" in words else wanted or names():
         try:
             measure(name)
+        except harness.NotHere as e:
+            sys.stderr.write(f"bench {name} left out: {e}\n")
         except Exception as e:  # a peer that is not installed must not cost the other tables
             failed.append(name)
             sys.stderr.write(f"bench {name} failed: {type(e).__name__}: {e}\n")

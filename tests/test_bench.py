@@ -50,6 +50,15 @@ def test_run_writes_and_joins(tmp_path, monkeypatch, capsys):
     good.__doc__, good.main = "A title.\n\nMore.", lambda: [harness.row("x", 1.0, 2.0, "s", "")]
     monkeypatch.setitem(sys.modules, "bench.good", good)
     monkeypatch.setitem(sys.modules, "bench.bad", type(sys)("bench.bad"))
+    away = type(sys)("bench.away")
+
+    def main():
+        raise harness.NotHere("no such machine")
+
+    away.main = main
+    monkeypatch.setitem(sys.modules, "bench.away", away)
+    (tmp_path / "away.py").write_text("")
+    assert run.main(["away"]) == 0 and "bench away left out: no such machine" in capsys.readouterr().err
     assert run.main([]) == 1 and "bench bad failed" in capsys.readouterr().err
     joined = (tmp_path / "RESULTS.md").read_text()
     assert joined.startswith("# Measured") and "## good\n\nA title.\n" in joined and "| x | 1.0 | 2.0 | s | 2.0 |" in joined
