@@ -62,9 +62,11 @@ def digest(
 def titles(
     nb:dict, # A notebook
 ) -> list[str]: # One per cell
-    "What each cell is called in a progress line: the heading above it, or its first line"
+    "What each cell is called in a progress line: the heading above it, or its first line; a conversion puts parameters below the first heading, which is not theirs"
     out,heading = [],''
     for c in nb['cells']:
+        tags = c['metadata'].get('tags') or []
+        if (told := next((t for n,t in (('parameters', 'parameters'), ('injected-parameters', 'parameters given')) if n in tags), '')): out.append(told); continue
         lines = [l.strip() for l in ''.join(c['source']).split('\n') if l.strip()]
         if c['cell_type']=='markdown': heading = next((l.lstrip('# ') for l in lines if l.startswith('#')), heading)
         out.append((heading or veiled(next((l for l in lines), '')))[:60])
