@@ -11,6 +11,7 @@ __all__ = ['SCHEMA', 'DAMAGED', 'in_words', 'connect']
 import os, secrets, sqlite3
 from pathlib import Path
 from .errors import ToolFailed
+from . import filesystem
 from .filesystem import need_local_disk
 
 # %% ../../nbs/core/ledger_file.ipynb #a2ceaae9
@@ -26,7 +27,7 @@ DAMAGED = (sqlite3.Error, UnicodeDecodeError) # SQLite quotes what it finds in a
 # %% ../../nbs/core/ledger_file.ipynb #2da21488
 def in_words(e:Exception, path) -> ToolFailed:
     "What SQLite says, in one line"
-    text = str(e)
+    text = filesystem.in_words(e, path)
     hint = 'free some space' if 'full' in text else 'the project folder must be writable' if 'readonly' in text or 'unable to open' in text else 'look with: mlops audit verify'
     return ToolFailed(f'the ledger {path} cannot be used: {text}', hint)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 import msgspec
 from ..core.errors import BadInput, ToolFailed
-from ..core.filesystem import need_local_disk
+from ..core.filesystem import in_words, need_local_disk
 
 # %% ../../nbs/feature/online_store.ipynb #012a454b
 class Batch(NamedTuple):
@@ -130,8 +130,9 @@ class SqliteStore:
             self.db.executescript(_SCHEMA)
             self._ask = self.db.cursor()
         except (sqlite3.Error, OSError) as e:
-            raise ToolFailed(f'the online store {os.path.basename(path)} cannot be used: {e}',
-                'make it again with: mlops feature materialize') from e
+            words = in_words(e, self.path)
+            raise ToolFailed(f'the online store {os.path.basename(path)} cannot be used: {words}', 'free some space' if 'full' in words else
+                f'delete {self.path} and make it again with: mlops feature materialize') from e
     @contextmanager
     def _reading(self):
         try: yield
@@ -142,9 +143,11 @@ class SqliteStore:
         try:
             self.db.execute('BEGIN IMMEDIATE')
             try: done = self._write(batches); self.db.execute('COMMIT'); return done
-            except BaseException: self.db.execute('ROLLBACK'); raise
+            except BaseException:
+                if self.db.in_transaction: self.db.execute('ROLLBACK') # a full disk has ended it already
+                raise
         except sqlite3.Error as e:
-            raise ToolFailed(f'the online store cannot be written: {e}',
+            raise ToolFailed(f'the online store cannot be written: {in_words(e, self.path)}',
                 'free some space, then run it again: nothing was half-written') from e
     def _write(self, batches) -> list[int]:
         at,keys = [self._room(b) for b in batches],[stored_keys(b.keys) for b in batches]

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from ..core.errors import ToolFailed
-from ..core.filesystem import need_local_disk
+from ..core.filesystem import in_words, need_local_disk
 from ..core.journal import unpack
 from ..core.refs import interval
 from . import windows
@@ -53,7 +53,8 @@ class EventStore:
             self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self.db.execute('PRAGMA journal_mode=WAL'); self.db.execute('PRAGMA synchronous=FULL'); self.db.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as e:
-            raise ToolFailed(f'the stream store {self.path.name} cannot be used: {e}',
+            words = in_words(e, self.path)
+            raise ToolFailed(f'the stream store {self.path.name} cannot be used: {words}', 'free some space' if 'full' in words else
                 f'delete {self.path} and read the stream again') from e
     def position(self, view:str, source:str) -> str:
         "Where the next reading of a source begins; empty at first"
@@ -75,7 +76,7 @@ class EventStore:
             try: done = self._add(view, events, source, position, lateness_us, reach); self.db.execute('COMMIT'); return done
             except BaseException: self._rollback(); raise
         except sqlite3.Error as e:
-            raise ToolFailed(f'the stream store cannot be written: {e}',
+            raise ToolFailed(f'the stream store cannot be written: {in_words(e, self.path)}',
                 'free some space, then read the stream again: nothing was half-written') from e
     def _rows(self, sql, *given) -> list[tuple]:
         try: return self.db.execute(sql, given).fetchall()
@@ -96,7 +97,7 @@ class EventStore:
                 done = self._add(view, events, '', '', None, 0); self.db.execute('COMMIT'); return done
             except BaseException: self._rollback(); raise
         except sqlite3.Error as e:
-            raise ToolFailed(f'the stream store cannot be written: {e}',
+            raise ToolFailed(f'the stream store cannot be written: {in_words(e, self.path)}',
                 'free some space, then run it again: nothing was half-written') from e
     def _add(self, view, events, source, position, lateness_us, reach) -> Counts:
         before,rows,late = self.high(view),[],0
