@@ -103,6 +103,24 @@ def test_a_traceback_names_its_cell(shell):
     assert shell.compile.format_code_name(trace.filename) == ("Cell", f"In[{here}]")
 
 
+def test_a_run_keeps_the_variables_that_it_names(shell):
+    from mlops_nb.model import run_verbs
+
+    cell = "depth, auc, test = 3, .7, {'f1': .5, 'label': 'x'}"
+    shell.run_cell(f"%%mlops run delay --param depth --metric auc\n{cell}").raise_error()
+    first = run_verbs.show(run_verbs.list_().runs[0]["run"])
+    assert (first.status.lower(), first.params, first.metrics) == ("completed", {"depth": "3"}, {"auc": 0.7})
+    for words, what, kept in (
+        ("--metric auc,test", "the metric `test.label` is no number", {"auc": 0.7, "test.f1": 0.5}),
+        ("--param dpeth --metric auc", "no variable `dpeth` is there after the cell", {"auc": 0.7}),
+    ):
+        done = shell.run_cell(f"%%mlops run delay {words}\n{cell}")
+        assert isinstance(done.error_in_exec, BadInput) and what in str(done.error_in_exec)
+        newest = run_verbs.show(run_verbs.list_().runs[0]["run"])
+        assert (newest.status.lower(), newest.metrics) == ("completed", kept)
+    assert len(run_verbs.list_().runs) == 3
+
+
 @pytest.mark.parametrize("line", ["%mlops data add?", "%mlops data add ??", "x = 1\n%mlops data add?", "%mlops data add --help"])
 def test_a_question_mark_is_help(shell, capsys, line):
     shell.run_cell(line).raise_error()

@@ -11,7 +11,7 @@ __all__ = ['last_run', 'bracketed']
 import os, threading
 from contextlib import contextmanager
 from ..core import ledger, refs
-from ..core.errors import Refused
+from ..core.errors import BadInput, Refused
 from . import mlflow_registry as registry, provenance
 from .facts import Run
 
@@ -40,6 +40,7 @@ def bracketed(
     p, # Project
     name:str, # Experiment
     params, # Names and values to keep: a dict, or `core.refs.Vars`
+    metrics=None, # The same, of numbers and dicts of numbers
 ):
     "Open a run, meter it, and end it as completed, failed or aborted, in MLflow and in the ledger"
     from mlops_nb import cost
@@ -61,6 +62,8 @@ def bracketed(
                     with cost.metering.measure() as used:
                         try: yield fact
                         finally: _log_params(c, fact, params)
+                    numbers,others = _numbers(metrics)
+                    if numbers: mlflow.log_metrics(numbers)
                     _finish(p, c, fact, used, done)
             except BaseException as e:
                 fact.status = 'failed' if isinstance(e, Exception) else 'aborted'
@@ -68,7 +71,21 @@ def bracketed(
                 raise
             mlflow.end_run()
             _last[p.root] = fact.run
+            lacks = next((n for given in (params, metrics) if isinstance(given, refs.Vars) for n in given.names if n not in given.namespace), '')
+            if lacks or others:
+                raise BadInput(f'{f"no variable `{lacks}` is there after the cell" if lacks else f"the metric `{others[0]}` is no number"}; run {fact.run[:8]} is kept without it',
+                    'a metric is a number or a dict of numbers' if others else 'check the spelling; what the cell assigns may be named')
     finally: _turn.release()
+
+def _numbers(metrics) -> tuple[dict,list]:
+    "Numbers by name as they are when the cell has run, dicts taken apart, and the names of what is none"
+    values = metrics.now() if isinstance(metrics, refs.Vars) else dict(metrics or {})
+    flat = {k if v is x else f'{k}.{n}':x for k,v in values.items() for n,x in (v.items() if isinstance(v, dict) else [('', v)])}
+    out,others = {},[]
+    for k,v in flat.items():
+        try: out[k] = float(v)
+        except (TypeError, ValueError): others.append(k)
+    return out,others
 
 def _log_params(c, fact, params):
     "Parameters as they are when the cell has run"

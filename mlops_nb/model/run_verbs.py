@@ -17,20 +17,22 @@ from . import mlflow_registry as registry, mlflow_tracking as tracking
 from .facts import Run, RunDifference, Runs
 
 # %% ../../nbs/model/run_verbs.ipynb #50d3831c
-@verb('run', cell='around', example='mlops run delay --param depth,seed')
+@verb('run', cell='around', example='mlops run delay --param depth,seed --metric auc')
 @contextmanager
 def run(
     experiment:Name, # Name of the experiment
     *,
     param:Variables=None, # Notebook variables to keep as parameters, by comma; a dict in Python
+    metric:Variables=None, # The same for metrics: numbers, or dicts of numbers, as they are after the cell
 ):
     "Train inside an MLflow run: metered, priced, tagged with code and data, recorded"
     p = projects.current()
     refs.check_name(experiment, 'experiment name')
-    if param is not None and not isinstance(param, (dict, refs.Vars)):
-        raise BadInput(f'param={param!r}: the values of these names cannot be seen from here',
-            'give a dict: param={"depth":depth}')
-    with tracking.bracketed(p, experiment, param) as fact: yield fact
+    for word,given in (('param', param), ('metric', metric)):
+        if given is not None and not isinstance(given, (dict, refs.Vars)):
+            raise BadInput(f'{word}={given!r}: the values of these names cannot be seen from here',
+                f'give a dict: {word}={{"depth":depth}}')
+    with tracking.bracketed(p, experiment, param, metric) as fact: yield fact
 
 def _usd(x:dict, number) -> float|None:
     "Metered; else the idle price of the time it took"
