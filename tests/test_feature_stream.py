@@ -16,7 +16,7 @@ from counts import count
 
 from mlops_nb import data, feature
 from mlops_nb.core.errors import BadInput, BadUsage, NotFound, ToolFailed
-from mlops_nb.feature import definition, stream_sources, stream_store
+from mlops_nb.feature import definition, stream_ingest, stream_sources, stream_store
 from mlops_nb.feature.online_store import packed_key
 
 START = datetime(2013, 7, 1, tzinfo=UTC)
@@ -301,6 +301,39 @@ def test_bad_input_is_one_line(project, cli, view, tmp_path):
     path.write_text("")
     with pytest.raises(BadInput, match="shorter than it was"):
         feature.stream("w", from_=path, once=True)
+
+
+QUERIES = {
+    "plain": ("SELECT who, time, abs(x) AS x FROM source WHERE x IS NOT NULL", True, 0),
+    "sorted": ("SELECT who, time, x FROM source ORDER BY x", True, 0),
+    "with": ("WITH a AS (SELECT * FROM source) SELECT who, time, x FROM a", True, 7),
+    "python": ("def f(source): return source.assign(x=source.x * 2)[['who', 'time', 'x']]", True, 7),
+    "over": ("SELECT who, time, lag(k) OVER (ORDER BY time) AS x FROM source", False, 7),
+    "grouped": ("SELECT who, max(time) AS time, sum(x) AS x FROM source GROUP BY who", False, 7),
+    "inner": ("SELECT who, time, x - (SELECT min(k) FROM source) AS x FROM source", False, 7),
+    "centred": ("def f(source): return source.assign(x=source.k - source.k.min())[['who', 'time', 'x']]", False, 7),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_what_mixes_rows_is_found_at_each_reading(project, view, name, monkeypatch):
+    "A query that can be read is believed; what cannot is tried on six rows, alone and together"
+    body, alone, tried = QUERIES[name]
+    frame = history(8, False).drop(columns=["created", "id"]).assign(k=range(len(history(8, False))))
+    view(frame)
+    feature.add("v", entity=["who"], time="time", source="events", body=body, window=["max(x) over 1h as m"])
+    path, calls, rows_of = project.root / "e.jsonl", [], stream_ingest.compute.rows_of
+    monkeypatch.setattr(stream_ingest.compute, "rows_of", lambda *a, **kw: calls.append(1) or rows_of(*a, **kw))
+    for some in (frame[:20], frame[20:40]):
+        with path.open("a", encoding="utf-8") as f:
+            f.writelines(lines(some))
+        calls.clear()
+        if alone:
+            assert feature.stream("v", from_=path, once=True).seen == 20 and len(calls) == tried + 1
+        else:
+            with pytest.raises(BadUsage, match="mixes rows"):
+                feature.stream("v", from_=path, once=True)
+            assert len(calls) == tried
 
 
 @pytest.fixture

@@ -168,10 +168,11 @@ def rows_since(
         at = f'CAST({"make_timestamptz" if "ZONE" in kind or "TZ" in kind else "make_timestamp"}({since_us}) AS {kind})'
         return _sorted(query(con, f'SELECT * FROM (\n{one_select(d.body)}\n) WHERE {c} >= {at}'), d)
 
-def rows_of(p, d:Definition, frame):
-    "The rows of a view whose source is a frame that is stored nowhere; a `pyarrow.Table`"
+def rows_of(p, d:Definition, frame, order:bool=True):
+    "The rows of a view whose source is a frame that is stored nowhere, sorted if their order matters; a `pyarrow.Table`"
     found = {'source':('', frame)} if names_of(d)==['source'] else sources(p, d, frame=frame)
-    return _sorted(_python(p, d, found) if d.kind=='python' else _sql(p, d, found), d)
+    rows = _python(p, d, found) if d.kind=='python' else _sql(p, d, found)
+    return _sorted(rows, d) if order else rows
 
 def _keep(at:Path, table):
     "Write the cache in one step; a disk that is full costs the cache, not the answer"
