@@ -390,32 +390,49 @@ def test_a_server_killed_at_any_moment_keeps_whole_writes(server):
 
 
 WRITER = """
-import sys
-from mlops_nb.feature.feast_online import FeastStore
-from mlops_nb.feature.online_store import Batch, SqliteStore, Wanted
+import os, signal, sys
+from mlops_nb.feature.online_store import Batch, SqliteStore
 from mlops_nb.feature.redis_store import RedisStore
-where = sys.argv[1]
-s = RedisStore(where, 'k') if '://' in where else SqliteStore(where)
-n = 1
+where, after, steps = sys.argv[1], int(sys.argv[2]), 0
+
+def one_more(half=lambda: None):
+    global steps
+    steps += 1
+    if steps == after: half(); os.kill(os.getpid(), signal.SIGKILL)
+
+if '://' in where: # dies with half a command on the wire
+    from redis.connection import AbstractConnection
+    send = AbstractConnection.send_packed_command
+    def dying(self, command, *more, **how):
+        data = command if isinstance(command, bytes) else b''.join(c.encode() if isinstance(c, str) else c for c in command)
+        one_more(lambda: self._sock.sendall(data[:len(data)//2]))
+        return send(self, command, *more, **how)
+    AbstractConnection.send_packed_command = dying
+    s = RedisStore(where, 'k')
+else: # dies between two steps of SQLite's machine
+    s = SqliteStore(where)
+    s.db.set_progress_handler(one_more, 500)
+n = 1 + int(sys.argv[3])
 while True:
     s.write([Batch(v, ('k',), ('n',), [list(range(2000))], [n]*2000, [[n]*2000], str(n)) for v in ('v@1', 'w@1')]); print(n, flush=True); n += 1
 """
 
 
 @pytest.mark.parametrize("where", ["sqlite", "redis"])
-def test_a_killed_writer_leaves_whole_generations(tmp_path, request, where):
+def test_a_writer_killed_at_any_point_leaves_whole_generations(tmp_path, request, where):
+    "kill -9 inside a write: every row, both views and their marks are of the last write that was reported, or of the next"
     target = request.getfixturevalue("server").url if where == "redis" else str(tmp_path / "k.db")
-    for _ in range(count(2, 20)):
-        w = subprocess.Popen([sys.executable, "-c", WRITER, target], stdout=subprocess.PIPE, text=True)
-        seen = [int(w.stdout.readline()) for _ in range(3)][-1]
-        os.kill(w.pid, signal.SIGKILL)
-        w.wait()
-        w.stdout.close()
+    known, rng = 0, np.random.default_rng(3)
+    for after in rng.integers(1, 900 if where == "sqlite" else 30, count(3, 20)):
+        done = subprocess.run([sys.executable, "-c", WRITER, target, str(after), str(known)], stdout=subprocess.PIPE, text=True)
+        assert done.returncode == -signal.SIGKILL
+        reported = int((done.stdout.split() or [known])[-1])
         s = RedisStore(target, "k") if where == "redis" else SqliteStore(target)
         wanted = Wanted(("k",), (("v@1", ("n",)), ("w@1", ("n",))))
-        found = {t for r in s.read(wanted, [list(range(2000))]) for t in r} | {int(s.mark("v@1")), int(s.mark("w@1"))}
-        assert len(found) == 1 and found.pop() >= seen, "both views and their marks are of one write"
+        found = {x or 0 for r in s.read(wanted, [list(range(2000))]) for x in r} | {int(s.mark(v) or 0) for v in ("v@1", "w@1")}
         s.close()
+        assert len(found) == 1 and found <= {reported, reported + 1}, (after, found, reported)
+        known = found.pop()
 
 
 def test_redis_that_is_not_there(project, cli):
@@ -518,3 +535,25 @@ def test_a_damaged_row_is_said_and_never_read_into_its_neighbours(tmp_path, row)
         get(store, "v@1", [(k,) for k in range(5)])
     assert get(store, "v@1", [(1,), (3,)]) == [(1, {"i": 1})] * 2
     store.close()
+
+
+def test_a_reader_belongs_to_its_thread(project):
+    "A server that hands a reader on is told so, and not to delete its store"
+    f = view(20)
+    feature.add(
+        "n", entity=["plane"], time="landed", source="landings", sql="SELECT * FROM source", window=["count(*) over 1h as n"]
+    )
+    feature.materialize()
+    for refs in ("aircraft:delay", "n:n"):
+        reader, said = feature.Reader(project, refs), []
+
+        def ask(reader=reader, said=said):
+            with pytest.raises(ToolFailed, match="one Reader for each thread") as e:
+                reader.read([{"plane": f.plane[0], "gate": f.gate[0]}])
+            said.append(str(e.value))
+
+        other = threading.Thread(target=ask)
+        other.start()
+        other.join()
+        assert len(said) == 1 and "delete" not in said[0]
+        reader.close()

@@ -50,7 +50,9 @@ def _groups(stored, columns=None) -> list[_Group]:
         for k,w in wanted.items()]
 
 class Reader:
-    "Online values of some features"
+    """Online values of some features; one for each thread
+
+    Raises `NotFound` for an unknown view or feature, `ToolFailed` for a store that cannot be used."""
     def __init__(self,
         p, # Project
         refs:str, # As in join
@@ -69,7 +71,9 @@ class Reader:
         entities:list[dict], # Keys of each entity, and what on-demand views take from the request
         at_us:int|None=None, # As if it were this time, microseconds since 1970 UTC; now by default
     ) -> tuple[list[dict],list[dict]]: # Values and ages in seconds, by column, one dict an entity
-        "Values that still hold; None for a value that is missing or older than its ttl"
+        """Values that still hold; None for a value that is missing or older than its ttl
+
+        An unknown entity has no values and no age. Raises `BadUsage` for a key or request column that is not given, `ToolFailed` for a store that does not answer."""
         columns,aged = self.columnar(entities, at_us)
         names = list(columns)
         values = [dict(zip(names, v)) for v in zip(*columns.values())] if names else [{} for _ in entities]

@@ -106,6 +106,7 @@ class _Plan:
 
 _NO_ROWS,_NOTHING = '(SELECT NULL AS key, NULL AS row)',_pack(())
 def _unreadable(e) -> ToolFailed:
+    if 'same thread' in str(e): return ToolFailed('the online store was opened in another thread', 'make one Reader for each thread')
     return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
 _listed = msgspec.msgpack.Decoder(list[tuple]).decode
 _MOST_MARKS = 512 # In one statement

@@ -81,6 +81,7 @@ class EventStore:
     def _rows(self, sql, *given) -> list[tuple]:
         try: return self.db.execute(sql, given).fetchall()
         except sqlite3.Error as e:
+            if 'same thread' in str(e): raise ToolFailed('the stream store was opened in another thread', 'make one Reader for each thread') from e
             raise ToolFailed(f'the stream store {self.path.name} cannot be read: {e}',
                 f'delete {self.path} and read the stream again') from e
     def _rollback(self):
