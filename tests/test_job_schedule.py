@@ -160,24 +160,39 @@ class Clock:
         return self.t
 
 
-class Inline:
+class Once:
+    "Sees that no attempt begins twice: a fire that was taken and left open would be taken forever"
+
+    def __init__(self):
+        self.attempts = set()
+
+    def begins(self, f):
+        assert (f.id, f.attempt) not in self.attempts, f"{f.id} was taken and is waiting still"
+        self.attempts.add((f.id, f.attempt))
+
+
+class Inline(Once):
     "Runs in this process: counts, and ends as it is told"
 
     def __init__(self, *outcomes):
+        super().__init__()
         self.ran, self.outcomes = [], list(outcomes)
 
     def start(self, f, s, hold, done):
+        self.begins(f)
         self.ran.append(f.id)
         done(self.outcomes.pop(0) if self.outcomes else Outcome(status="succeeded", run=f"run-{len(self.ran)}"))
 
 
-class Held:
+class Held(Once):
     "Runs that go on until the test ends them"
 
     def __init__(self):
+        super().__init__()
         self.done = {}
 
     def start(self, f, s, hold, done):
+        self.begins(f)
         assert hold("elsewhere:1:1")
         self.done[f.id] = done
         return self
@@ -311,6 +326,29 @@ def test_retries_wait_twice_as_long_each_time_and_bad_input_is_not_tried_again(s
     clock.t = START + 2 * H
     d.tick()
     assert len(d.executor.ran) == 4 and states(shared, clock)[-1] == ("02:00", "failed")
+    ended(d)
+
+
+@pytest.mark.parametrize("how", ["succeeded", "failed", "again", "stopped", "cannot start", "known"])
+def test_every_fire_that_was_taken_is_closed(shared, how):
+    "Looked at after each round, so that what stays open fails here and hangs nowhere"
+    clock = Clock()
+    job(shared, "score", retries=1, backoff_s=30.0)
+    outcome = Outcome(status={"again": "failed", "stopped": "stopped"}.get(how, how), message="no", retry=how == "again", run="r")
+    d = fresh(shared, clock, Inline(outcome), workers=1)
+    if how == "cannot start":
+        d.executor.start = lambda f, *_: d.executor.begins(f) or (_ for _ in ()).throw(OSError("no process"))
+    elif how == "known":
+        with ledger.because(fire="score@2026-07-01T01:00Z"), ledger.bracket(shared, "job", "score", {"run": "r"}) as done:
+            done["run"] = "r"
+        d.executor.outcomes = [Outcome(status="stopped", message="killed")]
+    d.tick()
+    clock.t += H
+    for _ in range(4):
+        wait = d.tick()
+        assert not d.held and not d.ended and "running" not in {s for _, s in states(shared, clock)}
+        clock.t += 31
+    assert wait > 0 and states(shared, clock) == [("01:00", "failed" if how in ("failed", "cannot start") else "succeeded")]
     ended(d)
 
 

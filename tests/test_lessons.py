@@ -36,11 +36,19 @@ def test_lesson(notebook, home, tmp_path):
     assert said(notebook, ROOT, tmp_path) == ""
 
 
-@pytest.mark.parametrize("name, left", [("streams", ".mlops/streams.db"), ("features", "train.parquet"), ("models", "card.md")])
+@pytest.mark.parametrize(
+    "name, left",
+    [
+        ("streams", ".mlops/streams.db"),
+        ("features", "train.parquet"),
+        ("models", "card.md"),
+        ("jobs", "stepwise-*/stepwise.ipynb"),
+    ],
+)
 def test_tutorial(name, left, home, tmp_path):
-    "In a folder of its own, where the reader's project would be; it leaves there what it says"
+    "In a folder of its own, where the reader's project would be, or in one that it makes; it leaves there what it says"
     here = tmp_path / name
     here.mkdir()
     shutil.copy(ROOT / "nbs/tutorials" / f"{name}.ipynb", here)
     assert said(here / f"{name}.ipynb", here, tmp_path) == ""
-    assert (here / left).exists()
+    assert list(tmp_path.rglob(left))

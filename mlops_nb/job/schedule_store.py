@@ -75,8 +75,7 @@ class Store:
             left = [t for t in due if t not in set(keep)]
             for t in due:
                 self._add(run, s.job, t, *(('waiting', '') if t in set(keep) else ('skipped', f'missed; catch-up is {s.catch_up}')))
-            run('UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=? AND due_until<?', due[-1],
-                self.key, s.job, due[-1])
+            run('UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=?', due[-1], self.key, s.job) # Later than `until`, and transactions follow each other
             return f'{len(left)} missed, catch-up is {s.catch_up}: {_span(left)}' if left else ''
     def _add(self, run, job, due, status='waiting', message=''):
         run('INSERT INTO mlops_fire(project, job, due, status, message) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING', self.key,
