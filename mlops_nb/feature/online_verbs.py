@@ -82,7 +82,7 @@ def online(
 ) -> Online:
     """Read the online store: values of one entity, with their age
 
-    They are what history gives at the same time, bit by bit; only a window's standard deviation is rounded in another order and agrees to 12 digits."""
+    They are what history gives at the same time, to the last bit."""
     p = projects.current()
     given = _whole({**entities, **entity})
     reader = online_reader.Reader(p, refs)

@@ -9,10 +9,11 @@ __all__ = ['AGGREGATES', 'STATED_ERROR', 'parse', 'line_of', 'Row', 'known_versi
            'type_of', 'inputs']
 
 # %% ../../nbs/feature/windows.ipynb #7a83a56e
-import math, re
+import re
 from typing import Any, NamedTuple
 from ..core.errors import BadInput, BadUsage, suggest
 from ..core.refs import check_name, interval
+from . import exact_sums
 from .facts import Window
 
 # %% ../../nbs/feature/windows.ipynb #3fa91d8f
@@ -85,10 +86,9 @@ def value_of(aggregate:str, over:int, known:list[Row], t:int, events:bool=False)
     if aggregate in ('first', 'last'):
         return (min if aggregate=='first' else max)(here, key=lambda r: (r.time, r.created or 0, r.value)).value
     if aggregate in ('min', 'max'): return (min if aggregate=='min' else max)(values)
-    if aggregate=='sum': return sum(values) if all(isinstance(v, int) for v in values) else math.fsum(values)
-    mean = math.fsum(values)/len(values)
-    if aggregate=='mean': return mean
-    return math.sqrt(math.fsum((v-mean)**2 for v in values)/(len(values)-1)) if len(values)>1 else None
+    if aggregate=='sum': return sum(values) if all(isinstance(v, int) for v in values) else exact_sums.total(values)
+    if aggregate=='mean': total = exact_sums.total(values); return None if total is None else total/len(values)
+    return exact_sums.deviation(values) if len(values)>1 else None
 
 # %% ../../nbs/feature/windows.ipynb #26d4ae51
 def selected(
