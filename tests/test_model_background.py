@@ -79,29 +79,49 @@ model.log(clf, "delay", example=X, wait=False)
 
 
 HANGS = """
-import sys, threading
+import threading
+from skl2onnx import update_registered_converter
+from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
 class Hanging(LogisticRegression):
-    "Its conversion never ends"
-    @property
-    def steps(self):
-        if "mlflow_registration" in sys.argv[0]: threading.Event().wait()
-        raise AttributeError("steps")
+    "Its conversion never ends; it brings its converter along to another process"
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        teach()
+def convert(scope, operator, container):
+    try: threading.Event().wait()
+    except Exception: threading.Event().wait()
+def teach():
+    shapes = calculate_linear_classifier_output_shapes
+    update_registered_converter(Hanging, "Hanging", shapes, convert, overwrite=True, options={"zipmap": [False, True], "nocl": [False, True]})
+teach()
 clf = Hanging().fit(X, X.temp > 30)
 """
 
 
-def test_a_converter_that_hangs_is_ended(project, model_cache, cli):
+@pytest.mark.parametrize("native", [False, True], ids=["", "native"])
+@pytest.mark.parametrize("wait", [False, True], ids=["background", "wait"])
+def test_a_converter_that_hangs_is_ended(wait, native, project, model_cache, cli):
+    "An event that nobody sets; refused in one line, or registered without ONNX where that was said"
     with (project.root / "mlops.toml").open("a") as f:
-        f.write("\n[model]\nconvert_s = 1.5\n")
-    run(HANGS + 'model.log(clf, "delay", example=X, wait=False)')
+        f.write("\n[model]\nconvert_s = 0.5\n")
+    code = f"""
+from mlops_nb.core.errors import MlopsError
+try: print(model.log(clf, "delay", example=X, wait={wait}, native={native}, pickle={native}).state)
+except MlopsError as e: print(e)
+"""
+    said = run(HANGS + code).splitlines()
     answer = cli("model", "promote", "delay@1", "--to", "champion")
-    assert answer.exit == 2
-    assert "conversion to ONNX was ended after 1.5 s" in answer.err and "convert_s" in answer.err
-    assert answer.err.count("\n") == 1
-    assert cli("model", "show", "delay@1", "--json").json["state"] == "failed"
     assert not list((project.state / "registering").iterdir())
     checks = {c["name"]: c for c in cli("doctor", "--json").json["checks"]}
     assert checks["models"]["ok"] is True, "nothing is left half-registered"
+    why = "the conversion to ONNX was ended after 0.5 s (convert_s under [model] in mlops.toml)"
+    if native:
+        v = model.resolve("delay@1")
+        assert (answer.exit, v.onnx, v.message) == (0, None, why)
+    else:
+        assert (answer.exit, answer.err.count("\n"), why in answer.err) == (2, 1, True)
+        assert model.list().models[0]["state"] == "failed"
+        assert len(said) == 1 and (said[0].startswith(why) and "--native" in said[0] if wait else said == ["registering"])
 
 
 @pytest.mark.parametrize("begun", [b"", b"c", b"cd"], ids=["before", "in", "after"])

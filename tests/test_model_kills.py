@@ -11,7 +11,7 @@ from counts import FULL, count
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX")
 
 DRIVER = r"""
-import json, os, signal, sys
+import json, os, signal, sys, threading
 import numpy as np, pandas as pd
 from sklearn.linear_model import LogisticRegression
 import mlflow.sklearn, skl2onnx, onnxruntime, pyarrow.parquet
@@ -40,9 +40,11 @@ def killed_at(point):
             seen += 1
             if seen == point: os.kill(os.getpid(), signal.SIGKILL)
         return line
-    sys.settrace(lambda frame, event, arg: line if frame.f_code.co_filename.endswith(WATCHED) else None)
+    traced = lambda frame, event, arg: line if frame.f_code.co_filename.endswith(WATCHED) else None
+    threading.settrace(traced)  # ONNX is made in a thread
+    sys.settrace(traced)
     try: do()
-    finally: sys.settrace(None)
+    finally: sys.settrace(None); threading.settrace(None)
     return seen
 
 def apart(f, *args):

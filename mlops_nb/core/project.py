@@ -75,7 +75,7 @@ class ModelSettings(_Section):
     four_eyes:bool = True # May nobody approve what they registered?
     require_signature:bool = False # Load only versions that a pinned key has signed
     keys_until:str = '' # Last day of signing keys: KEYID=2026-12-31, several by comma
-    convert_s:float = 600. # Seconds that a conversion to ONNX may take in the background before it is ended
+    convert_s:float = 600. # Seconds that a conversion to ONNX may take before it is ended
 
 class Settings(_Section):
     "All of mlops.toml"

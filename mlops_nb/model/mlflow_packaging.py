@@ -9,7 +9,6 @@ __all__ = ['ONNX', 'ABOUT', 'EXAMPLE', 'LOCK', 'KEPT', 'Package', 'answers_of', 
 
 # %% ../../nbs/model/mlflow_packaging.ipynb #d9f2d013
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, Finding, MlopsError, ToolFailed
@@ -85,7 +84,7 @@ def build(
     native:bool=False, # Go on without ONNX where it cannot be made
     pickle:bool=False, # Allow pickle where nothing else keeps the model
     key=None, # Signs the manifest
-    converting=nullcontext(), # Open while ONNX is made and compared
+    converting=lambda f: f(), # Calls what makes ONNX and compares it
 ) -> Package:
     "Write everything that a version consists of"
     model = originals.original(model)
@@ -93,7 +92,7 @@ def build(
     inputs = onnx_export.signature(rows)
     onnx,parity,why,latency = None,None,'',{}
     try:
-        with converting: onnx,parity = export(model, rows, inputs, tolerance)
+        onnx,parity = converting(lambda: export(model, rows, inputs, tolerance))
         latency = onnx_session.measure(model, onnx_session.Predictor(onnx, inputs), rows)
     except (MlopsError, OSError) as e:
         if not native or isinstance(e, OSError) or isinstance(model, (originals.Given, originals.Torch)): raise

@@ -6,11 +6,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_registration.html.md"""
 
 # %% auto #0
 __all__ = ['Request', 'new_bracket', 'staging', 'held', 'busy', 'begun', 'finish', 'about', 'complete', 'give_up', 'leave',
-           'work', 'watched', 'ended', 'wait', 'mend']
+           'work', 'too_long', 'watched', 'ended', 'wait', 'limited', 'mend']
 
 # %% ../../nbs/model/mlflow_registration.ipynb #8316d505
-import os, secrets, select, shutil, signal, subprocess, sys, traceback
-from contextlib import contextmanager, nullcontext, suppress
+import contextvars, ctypes, os, secrets, select, shutil, signal, subprocess, sys, threading, traceback
+from concurrent import futures
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 import msgspec
@@ -95,11 +96,11 @@ def _lineage(p, r:Request):
     r.cost = {**{k:float(tags[f'mlops.{k}']) for k in ('usd', 'kwh') if f'mlops.{k}' in tags}, **r.cost}
 
 def finish(p, r:Request, model, rows, key=None, converting=None) -> ModelVersion:
-    "Pack a fitted model, upload and record; `converting` is open while ONNX is made"
+    "Pack a fitted model, upload and record; `converting` calls what makes ONNX"
     def build(at):
         _lineage(p, r)
         return packaging.build(at, model, rows, about(r), tolerance=r.tolerance, native=r.native, pickle=r.pickle, key=key,
-            converting=converting or nullcontext())
+            **({'converting':converting} if converting else {}))
     return complete(p, r, build)
 
 def about(r:Request) -> dict:
@@ -175,19 +176,26 @@ def work(bracket:str, digest:str):
     "What the child does: one process works, and this one watches over it and says what became of it"
     from mlops_nb.core import project
     p = project.current()
-    r,(heard,told) = _read(staging(p, bracket)),os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(heard)
-        try: _worked(p, r, digest, told)
-        except BaseException: traceback.print_exc(); os._exit(1)
-        os._exit(0)
-    os.close(told)
-    why = watched(pid, heard, p.settings.model.convert_s)
+    r = _read(staging(p, bracket))
+    why = _tried(p, r, digest)
+    if r.native and why==too_long(p.settings.model.convert_s): why = _tried(p, r, digest, why) # once more, without ONNX
     if ended(p, bracket) is None:
         _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
 
-def _worked(p, r:Request, digest:str, told:int):
+def _tried(p, r:Request, digest:str, without:str='') -> str:
+    "Work in a fork, without ONNX for the reason given; why it was ended, empty when it ended by itself"
+    heard,told = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(heard)
+        try: _worked(p, r, digest, _refused(without) if without else _phase(told))
+        except BaseException: traceback.print_exc(); os._exit(1)
+        os._exit(0)
+    os.close(told)
+    try: return watched(pid, heard, p.settings.model.convert_s)
+    finally: os.close(heard)
+
+def _worked(p, r:Request, digest:str, converting):
     "Take the model over, pack and register it"
     import cloudpickle
     from mlops_nb import guard
@@ -195,17 +203,28 @@ def _worked(p, r:Request, digest:str, told:int):
     data = at.read_bytes()
     if manifest.digest(data)!=digest: raise ToolFailed('the model was changed on its way to the background')
     model,rows = cloudpickle.loads(data)
-    at.unlink()
+    if not r.native: at.unlink() # otherwise it may be needed once more
     try: key = guard.signer(p)
     except MlopsError: key = None
-    finish(p, r, model, rows, key, _phase(told))
+    finish(p, r, model, rows, key, converting)
 
-@contextmanager
 def _phase(told:int):
     "Tell the watching process when the conversion begins and ends"
-    with suppress(OSError): os.write(told, b'c')
-    yield
-    with suppress(OSError): os.write(told, b'd')
+    def call(f):
+        with suppress(OSError): os.write(told, b'c')
+        try: return f()
+        finally:
+            with suppress(OSError): os.write(told, b'd')
+    return call
+
+def _refused(why:str):
+    "Convert nothing"
+    def call(f): raise ToolFailed(why)
+    return call
+
+def too_long(limit_s:float) -> str:
+    "What is said of a conversion that hangs"
+    return f'the conversion to ONNX was ended after {limit_s:g} s (convert_s under [model] in mlops.toml)'
 
 def watched(
     pid:int, # Child at work
@@ -216,7 +235,7 @@ def watched(
     wait_s,why = None,''
     while True:
         if not select.select([heard], [], [], wait_s)[0]:
-            why = f'the conversion to ONNX was ended after {limit_s:g} s; allow more with convert_s under [model] in mlops.toml, or simplify the step that hangs'
+            why = too_long(limit_s)
             os.kill(pid, signal.SIGKILL)
             break
         said = os.read(heard, 16)
@@ -235,6 +254,28 @@ def wait(p, bracket:str):
     if at.exists():
         with held(at): pass # the system wakes us
     return ended(p, bracket)
+
+# %% ../../nbs/model/mlflow_registration.ipynb #c88a8ca4
+class _Late(BaseException): "Not an `Exception`, which a converter might catch"
+
+def limited(
+    limit_s:float, # Seconds that the conversion may take
+): # Function that calls another one, and raises `ToolFailed` when that takes longer
+    "End a conversion that hangs in this process"
+    def call(f):
+        done,here = futures.Future(),contextvars.copy_context()
+        def converts():
+            try: done.set_result(here.run(f))
+            except BaseException as e: done.set_exception(e)
+        thread = threading.Thread(target=converts, name='conversion to ONNX', daemon=True)
+        thread.start()
+        try: return done.result(limit_s)
+        except TimeoutError:
+            if done.done(): raise
+            raise ToolFailed(too_long(limit_s), 'allow more, simplify the step that hangs, or keep the native model only with: --native') from None
+        finally:
+            if not done.done(): ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Late))
+    return call
 
 # %% ../../nbs/model/mlflow_registration.ipynb #8be98be0
 def mend(

@@ -104,7 +104,7 @@ def _left(p, r, model, rows) -> ModelVersion:
 def _waited(p, r, model, rows) -> ModelVersion:
     "Do it here; what ONNX got wrong comes with the error"
     with progress(f'registering {r.name}@{r.expected}'), registration.begun(p, r):
-        try: return registration.finish(p, r, model, rows, _key(p))
+        try: return registration.finish(p, r, model, rows, _key(p), registration.limited(p.settings.model.convert_s))
         except Finding as e:
             e.__dict__['result'] = ModelVersion(name=r.name, version=r.expected, digest='', state='failed',
                 onnx=msgspec.to_builtins(e.__dict__['parity']), message=e.message)
