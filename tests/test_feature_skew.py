@@ -94,10 +94,10 @@ def beyond(asked):
     ("fault", "reason"),
     [
         (beyond, "stale: the value of an older event, beyond the ttl of 2h"),
-        (lambda asked: right(asked.assign(asked=asked.asked - timedelta(minutes=40))), "behind"),
+        (lambda asked: right(asked.assign(asked=asked.asked - timedelta(minutes=40))), "late data: the value of an older event"),
         (lambda asked: right(asked).assign(delay=None), "missing"),
     ],
-    ids=["stale", "behind", "missing"],
+    ids=["stale", "late", "missing"],
 )
 def test_reasons(project, events, asked, fault, reason):
     some = asked.iloc[:3_000].reset_index(drop=True)
@@ -119,6 +119,40 @@ def test_an_older_definition_is_recognised(project, events, asked):
     serve(project, some, right(some, "aircraft@1:delay")[["delay"]], view="aircraft@2")
     [m] = feature.skew("delay").mismatches
     assert m.reason == "code version: the values of aircraft@1"
+
+
+def test_a_late_row_is_no_skew_where_rows_say_when_they_became_known(project, events, asked):
+    some = asked.iloc[:3_000].reset_index(drop=True)
+    data.add(events.assign(created=events.landed + timedelta(minutes=30)), "late")
+    feature.add("aircraft", entity=["plane"], time="landed", ttl="2h", source="late", sql="SELECT * FROM source")
+    serve(project, some, right(some)[["delay"]], view="aircraft@2")
+    assert feature.skew("delay").ok
+
+
+def test_an_older_value_is_a_store_that_was_behind_where_the_newer_one_was_known(project, events, asked):
+    some = asked.iloc[:3_000].reset_index(drop=True)
+    data.add(events.assign(created=events.landed + timedelta(minutes=1)), "known")
+    feature.add("aircraft", entity=["plane"], time="landed", ttl="2h", source="known", sql="SELECT * FROM source")
+    behind = right(some.assign(asked=some.asked - timedelta(minutes=40)))[["delay"]]
+    serve(project, some, behind, view="aircraft@2")
+    [m] = feature.skew("delay").mismatches
+    assert m.reason.startswith("behind: the value of an older event; the newer one was known")
+
+
+def test_an_event_that_came_after_its_window_was_served(project, asked):
+    "Windows without an event in their middle"
+    rng = np.random.default_rng(4)
+    at = START + pd.to_timedelta(np.sort(rng.integers(0, 4 * 86_400, 3_000)), unit="s")
+    frame = pd.DataFrame({"plane": rng.integers(0, 20, 3_000), "landed": at, "delay": rng.normal(9, 30, 3_000)})
+    lines = ["mean(delay) over 8h as mean_8h", "sum(delay) over 8h as sum_8h where delay < 60"]
+    some = asked[asked.plane < 20].iloc[:2_000].reset_index(drop=True)
+    data.add(frame.drop(frame.index[5::40]), "seen")
+    feature.add("w", entity=["plane"], time="landed", source="seen", sql="SELECT * FROM source", created="none", window=lines)
+    served = right(some, "w:*")[["mean_8h", "sum_8h"]]
+    data.add(frame, "seen")
+    serve(project, some, served, view="w@1")
+    found = {m.feature: m.reason for m in feature.skew("delay").mismatches}
+    assert set(found.values()) == {"late data: history has an event in the window that serving did not have"} and len(found) == 2
 
 
 def test_since_leaves_older_calls_out(project, events, asked):

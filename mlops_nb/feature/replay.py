@@ -13,7 +13,8 @@ from datetime import datetime, timedelta, UTC
 import msgspec
 from ..core.errors import BadInput, NotFound
 from ..core.proportion import wilson
-from . import definition, history
+from ..core.refs import interval
+from . import asof, compute, definition, history, windows
 from .skew_facts import Mismatch
 
 # %% ../../nbs/feature/replay.ipynb #85566c98
@@ -81,6 +82,7 @@ def differs(
 # %% ../../nbs/feature/replay.ipynb #c8c90479
 _LOOK = 300 # Differing calls that are looked at for a reason
 _BACK = 5 # Older events that are compared
+_FEW,_MOST = 40,300 # Calls for which events are left out one by one, and the most events of a call
 
 def _share_equal(a, b, tolerance) -> float:
     bad,_ = differs(a, b, tolerance)
@@ -108,6 +110,7 @@ def reason(
             return f'code version: the values of {d.name}@{d.version}'
     factor = _factor(used, said)
     if factor is not None: return f'scaled: used = {factor:.6g} x history'
+    if _missed(p, calls, m, used, tolerance): return 'late data: history has an event in the window that serving did not have'
     if pc.is_null(said, nan_is_null=True).to_numpy(zero_copy_only=False).mean()>.5:
         return 'from nowhere: served with a value that history does not have'
     return 'unknown: no older event, other version or constant factor gives these values'
@@ -142,8 +145,34 @@ def _older(p, calls, m, used, answer, tolerance) -> str:
         late |= ~differs(used, values[name], tolerance)[0]&some&a.has
         event,has = a.event,a.has
         if late.sum()>.5*some.sum():
-            return 'behind: the value of an older event; data was late, or the online store was not materialized in time'
+            return ('behind: the value of an older event; the newer one was known, and the online store was not filled in time' if d.created else
+                'late data: the value of an older event; the newer one came late, or the online store was not filled in time')
     return ''
+
+def _missed(p, calls, m, used, tolerance) -> bool:
+    "Are these the values of windows that one event had not reached?"
+    import numpy as np, pyarrow as pa
+    d = definition.find(p, f'{m["view"]}@{m["version"]}')
+    w = next((w for w in d.windows if w.name==m['feature']), None)
+    if w is None: return False
+    rows,looked,hit = compute.rows(p, d),0,0
+    q,v,unit = asof.question(_frame(calls.slice(0, _FEW)), rows, d.entity, ' asked', d.time, d.created)
+    over = int(interval(w.over).total_seconds()*asof._UNIT[unit])
+    for n,(t,mine) in enumerate(zip(q['t'].to_pylist(), used.to_pylist())):
+        known = windows.known_versions(_events(d, w, rows, v, [q[f'k{k}'][n] for k in range(len(d.entity))], t-over, t), t)
+        if not 0<len(known)<=_MOST: continue
+        less = [windows.value_of(w.aggregate, over, known[:k]+known[k+1:], t, not w.column) for k in range(len(known))]
+        looked += 1; hit += not differs(pa.array([mine]*len(less), used.type), pa.array(less), tolerance)[0].all()
+    return hit>.5*looked
+
+def _events(d, w, rows, v, key, after, until) -> list:
+    "Events of one entity in a span of time, as the rules see them"
+    import functools, pyarrow.compute as pc
+    here = functools.reduce(pc.and_, [pc.greater(v['t'], after), pc.less_equal(v['t'], until), *(pc.equal(v[f'k{k}'], x) for k,x in enumerate(key))])
+    some,times = rows.filter(here),v.filter(here)
+    columns = [times['t'].to_pylist(), *(c.to_pylist() if c is not None else [None]*some.num_rows
+        for c in (some[w.column] if w.column else None, times['c'] if d.created else None, some[d.id] if d.id else None)), windows.selected(some, w.filter)]
+    return [windows.Row(*x) for x in zip(*columns)]
 
 # %% ../../nbs/feature/replay.ipynb #56da9b5b
 class _Sum:
