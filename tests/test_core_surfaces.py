@@ -272,7 +272,11 @@ def test_a_project_is_found_upwards(project, cli, monkeypatch, tmp_path):
     assert projects.find(deep) == project
     monkeypatch.setenv("JPY_SESSION_NAME", str(deep / "n.ipynb"))
     monkeypatch.chdir(tmp_path)
-    assert projects.find() == project, "the notebook's folder comes before the working directory"
+    assert projects.find() == project, "a notebook may go to where its data lie"
+    other = projects.create(tmp_path / "other")
+    monkeypatch.chdir(other.root)
+    assert projects.find() == other, "and into another project"
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("JPY_SESSION_NAME")
     with pytest.raises(NotFound, match="mlops init"):
         projects.find()

@@ -239,7 +239,7 @@ def _at(root:Path) -> Project:
     return _known.setdefault(root, Project(root))
 
 def find(
-    start:Path|str|None=None, # Folder to look upwards from; the notebook's folder or the working directory
+    start:Path|str|None=None, # Folder to look upwards from; the working directory, then the notebook's folder
 ) -> Project:
     "The nearest project upwards; raises `NotFound`"
     if start is None and os.environ.get('MLOPS_PROJECT'):
@@ -247,11 +247,16 @@ def find(
         if not (root/TOML).is_file():
             raise NotFound(f'MLOPS_PROJECT={str(root)!r} holds no mlops.toml', f'make one with: mlops init {root}')
         return _at(root)
-    try: here = Path(start).resolve() if start is not None else _notebook_folder() or Path.cwd()
-    except FileNotFoundError as e: raise NotFound('the working directory is gone', 'cd into a project') from e
-    for d in (here, *here.parents):
-        if (d/TOML).is_file(): return _at(d)
-    raise NotFound(f'no project in {here} or above it', 'make one with: mlops init')
+    heres = [Path(start).resolve()] if start is not None else [d for d in (_working_folder(), _notebook_folder()) if d]
+    if not heres: raise NotFound('the working directory is gone', 'cd into a project')
+    for here in heres:
+        for d in (here, *here.parents):
+            if (d/TOML).is_file(): return _at(d)
+    raise NotFound(f'no project in {heres[0]} or above it', 'make one with: mlops init')
+
+def _working_folder() -> Path|None:
+    try: return Path.cwd()
+    except FileNotFoundError: return None # deleted meanwhile
 
 def _notebook_folder() -> Path|None:
     "Folder of the running notebook, as Jupyter Server tells its kernels"
