@@ -23,9 +23,9 @@ def notebooks() -> list[str]:
     return sorted(p for p in found if p and "/tutorials/" not in p and ".ipynb_checkpoints/" not in p and (ROOT / p).exists())
 
 
-def said(notebook: str | Path, here: Path, tmp_path: Path) -> str:
+def said(notebook: str | Path, here: Path, tmp_path: Path, **more: str) -> str:
     "What a notebook that failed, run from top to bottom in a folder, says; empty when it did not fail"
-    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), **more}
     words = [sys.executable, "-c", RUN, str(notebook), str(here)]
     done = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True, check=False, timeout=550)
     return f"{notebook}\n{done.stderr[-4000:]}" if done.returncode else ""
@@ -46,9 +46,11 @@ def test_lesson(notebook, home, tmp_path):
     ],
 )
 def test_tutorial(name, left, home, tmp_path):
-    "In a folder of its own, where the reader's project would be, or in one that it makes; it leaves there what it says"
+    """In a folder of its own, where the reader's project would be, or in one that it makes; it leaves there what it says
+
+    The kernels of JupyterLab know where their notebook lies, and so does this one."""
     here = tmp_path / name
     here.mkdir()
     shutil.copy(ROOT / "nbs/tutorials" / f"{name}.ipynb", here)
-    assert said(here / f"{name}.ipynb", here, tmp_path) == ""
+    assert said(here / f"{name}.ipynb", here, tmp_path, JPY_SESSION_NAME=str(here / f"{name}.ipynb")) == ""
     assert list(tmp_path.rglob(left))
