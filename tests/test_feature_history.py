@@ -441,16 +441,33 @@ def test_the_catalogue_shows_lineage_and_what_rows_hold(flown):
     train = feature.join("carrier", entities=flights(50), time="left")
     ledger.record(flown, "model.registered", "late@1", {"training_set": train.digest})
     line = {v["name"]: v for v in feature.list().views}
-    assert (line["carrier"]["sources"], line["carrier"]["models"], line["carrier"]["rows"]) == (["flights"], ["late@1"], 2000)
+    assert (line["carrier"]["sources"], line["carrier"]["models"], line["carrier"]["rows"]) == (["flights@1"], ["late@1"], 2000)
     assert line["last"]["models"] == []
     view = feature.show("carrier")
     assert {c["name"] for c in view.columns} == {"delay", "distance"}
-    assert "late@1" in str(view)
+    assert "late@1" in str(view) and f"{train.digest[:12]} (50 rows of flights@1)" in str(view)
     assert "▁" in str(feature.list()) or "█" in str(feature.list())
     for fact in (view, feature.list(), train):
         html = fact.panel().html()
         assert len(html) < 50_000
         assert "<script" not in html
+
+
+def test_the_catalogue_says_that_a_test_fails_now(project):
+    "It held when the view was added; then the dataset got another version"
+    at = pd.Timestamp("2013-07-01", tz="UTC")
+    for x in (1.0, -1.0):
+        data.add(pd.DataFrame({"k": ["a", "b"], "t": at, "x": [x, None]}), "rows")
+        if x > 0:
+            feature.add("v", entity=["k"], time="t", source="rows", sql="SELECT * FROM source", test=["x > 0"])
+            [line] = feature.list().views
+            assert (line["sources"], line["tests"]) == (["rows@1"], [{"expr": "x > 0", "failed": 0}])
+            assert "1 HOLDS" in str(feature.list()) and "50.0%" in str(feature.list())
+    assert "not computed here" in str(feature.list())
+    assert feature.show("v").tests[0].failed == 1
+    [line] = feature.list().views
+    assert (line["sources"], line["tests"][0]["failed"]) == (["rows@2"], 1) and "1 FAILS" in str(feature.list())
+    ledger.of(project).close()
 
 
 @settings(max_examples=count(60, 600))

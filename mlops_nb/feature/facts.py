@@ -85,7 +85,7 @@ class FeatureView(Fact):
 
 class FeatureViews(Fact):
     "The feature views of a project"
-    views:list[dict] # {name, version, entity, time, ttl, source, features, owner, tags, kind, rows, newest, age_s, sources, training_sets, models}
+    views:list[dict] # {name, version, entity, time, ttl, source, features, owner, tags, kind, rows, newest, age_s, columns, tests, sources, training_sets, models}
     __panel__ = 'mlops_nb.feature.panel:views'
 
 class FeatureDiff(Fact):

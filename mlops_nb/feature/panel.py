@@ -39,7 +39,8 @@ def view(v) -> Panel:
             [[t.expr, t.failed, badge('bad', 'FAILS') if t.failed else badge('ok', 'HOLDS')] for t in v.tests]))
     if v.changes: blocks.append(details('what changed', text('\n'.join(v.changes), code=True)))
     verdict = ('bad', 'TEST FAILED') if any(t.failed for t in v.tests) else ('ok', 'NEW VERSION' if v.new else 'REGISTERED')
-    return Panel(f'{v.name}@{v.version}', *blocks, verdict=verdict, next=f'mlops feature join {v.name} --entities FRAME')
+    return Panel(f'{v.name}@{v.version}', *blocks, verdict=verdict,
+        next=f'mlops data show {v.source}' if verdict[0]=='bad' and v.source else f'mlops feature join {v.name} --entities FRAME')
 
 def _features(v):
     "Features with what the rows hold; the columns behind windows stand apart"
@@ -47,6 +48,7 @@ def _features(v):
     def cells(c):
         return [f'{c["nulls"]/max(v.rows, 1):.1%}' if c else '', short(c['min']) if c and c['min'] is not None else '',
             short(c['max']) if c and c['max'] is not None else '', _spark(c)]
+    if not held and not v.windows: return table(['feature', 'type'], [[f.name, f.type] for f in v.features])
     rows = [[f.name, f.type, *cells(held.get(f.name))] for f in v.features]
     if v.windows: # the features say how they are made, the columns of the events what they hold
         rows = [[c['name'], 'event', *cells(c)] for c in v.columns]+[[f.name, f.type, '', '', '', line.partition(' as ')[0]]
@@ -65,11 +67,20 @@ def views(v) -> Panel:
     def went(x):
         return ' · '.join(filter(None, [f'{len(x["training_sets"])} training set{"s" if len(x["training_sets"])>1 else ""}' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
     rows = [[f'{x["name"]}@{x["version"]}', ', '.join(x['entity']) or 'the request', ', '.join(x['features']), came(x), went(x),
-        x.get('rows'), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-',
+        x.get('rows'), _missing(x), _tests(x), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-' if not x['entity'] else 'not computed here',
         next((_spark(c) for c in x.get('columns', []) if c['bins']), '')] for x in v.views]
-    return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'newest event',
+    return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'missing', 'tests', 'newest event',
         'distribution'], rows, empty='no feature view yet'),
         next='mlops feature show NAME' if rows else 'mlops feature add NAME --entity KEY --time COLUMN')
+
+def _missing(x) -> str:
+    "Of the column with the most nulls"
+    return f'{max(c["nulls"] for c in x["columns"])/max(x["rows"], 1):.1%}' if x.get('columns') and x.get('rows') else '-'
+
+def _tests(x):
+    "Conditions on the rows as they are now"
+    bad,n = sum(bool(t['failed']) for t in x.get('tests', [])),len(x.get('tests', []))
+    return badge('bad', f'{bad} FAIL{"S" if bad==1 else ""}') if bad else badge('ok', f'{n} HOLD{"S" if n==1 else ""}') if n else '-'
 
 def diff(d) -> Panel:
     "Two versions of a view"
@@ -91,12 +102,12 @@ def training_set(t) -> Panel:
     proof = facts({'rows in':t.rows_in, 'rows out':t.rows_out, 'order kept':t.order_kept,
         'values from the future':t.future_values, 'asked at':t.time, 'digest':t.digest[:16], **label,
         **({'written to':t.path} if t.path else {})})
-    rows = [[j.view, len(j.features), j.unmatched, j.expired, j.ties, age(j.age_s[2]) if j.age_s else '-',
-        age(j.age_s[4]) if j.age_s else '-', histogram(j.ages, words=f'ages from 0 to {age(j.age_s[4])}') if j.ages else '']
+    rows = [[j.view, histogram(j.ages, words=f'ages from 0 to {age(j.age_s[4])}') if j.ages else '', age(j.age_s[2]) if j.age_s else '-',
+        age(j.age_s[4]) if j.age_s else '-', j.unmatched, j.expired, j.ties, len(j.features)]
         for j in t.views]
     verdict = ('bad', 'BROKEN') if not good else ('bad', 'LABEL LEAKS') if t.leaks else ('ok', 'PROVED')
-    return Panel('Point-in-time join', proof, table(['view', 'features', 'rows without', 'too old', 'ties', 'median age',
-        'oldest', 'ages'], rows), *leaks, verdict=verdict,
+    return Panel('Point-in-time join', proof, table(['view', 'ages', 'median age', 'oldest', 'rows without', 'too old', 'ties',
+        'features'], rows), *leaks, verdict=verdict,
         next='%%mlops run EXPERIMENT')
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15

@@ -20,10 +20,10 @@ def _worst(m:Mismatch):
 def skew(s:Skew) -> Panel:
     "Served calls against history"
     about = facts({'calls':s.checked, 'features':s.features, 'from':s.since[:19].replace('T', ' '),
-        'to':s.until[:19].replace('T', ' '), 'read from':f'{s.segments:,} sealed segments'})
-    rows = [[m.feature, f'{m.rate:.2%}', f'{m.interval[0]:.2%} to {m.interval[1]:.2%}', m.first[:19].replace('T', ' '),
-        bars(m.over_time, 'differing calls over time'), m.reason] for m in s.mismatches]
-    found = [table(['feature', 'calls that differ', '95 % interval', 'first (UTC)', 'over time', 'looks like'], rows,
+        'to':s.until[:19].replace('T', ' '), 'read from':f'{s.segments:,} sealed segment{"s" if s.segments!=1 else ""}'})
+    rows = [[m.feature, f'{m.rate:.2%}', m.reason, m.first[:19].replace('T', ' '), bars(m.over_time, 'differing calls over time'),
+        f'{m.interval[0]:.2%} to {m.interval[1]:.2%}'] for m in s.mismatches]
+    found = [table(['feature', 'calls that differ', 'looks like', 'first (UTC)', 'over time', '95 % interval'], rows,
         align='lrllll'), *map(_worst, s.mismatches)] if rows else []
     verdict = ('bad', f'{len(rows)} OF {s.features} FEATURES DIFFER') if rows else ('ok', 'SERVED AS TRAINED')
     return Panel(f'Skew of {s.model}', about, *found, verdict=verdict,

@@ -256,4 +256,5 @@ def _note(p, fact, picked):
     ledger.record(p, 'feature.joined', ','.join(v.view for v in fact.views)[:200],
         {'rows_in':fact.rows_in, 'rows_out':fact.rows_out, 'order_kept':fact.order_kept, 'future_values':fact.future_values,
         'unmatched':fact.unmatched, 'definitions':{f'{d.name}@{d.version}':definition.digest(d) for d,_ in picked},
+        'sources':{f'{d.name}@{d.version}':catalogue.sources(p, d) for d,_ in picked},
         'time':fact.time, 'leaks':[f'{x.column}: {x.kind}' for x in fact.leaks]}, digest=fact.digest, fail='open')
