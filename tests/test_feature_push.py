@@ -71,6 +71,7 @@ def test_incremental_is_full(tmp_path_factory, batches):
                     for name, more in (("v", {}), ("w", {"window": WINDOWS})):
                         feature.add(name, entity=["who", "n"], time="time", created="known", source="rows", sql=SQL, **more)
                 m = feature.materialize(overlap=timedelta(minutes=10)) if p is one else feature.materialize(full=True)
+                assert all(v["late"] == 0 for v in m.views)
                 if n and p is one:
                     assert {v["how"] for v in m.views} <= {"since", "unchanged", "all"}
                     known = [r[3] for b in batches[:n] for r in b if r[3] is not None and (r[4] is None or r[4] < 90)]
@@ -110,6 +111,53 @@ def test_what_is_read(project, cli):
     assert [(v["how"], v["written"]) for v in feature.materialize("known", overlap=timedelta(minutes=5)).views] == [("since", 1)]
     said = cli("feature", "materialize", "known", "--overlap", "10m")
     assert said.exit == 0 and "none: nothing changed" in said.out, said
+
+
+def test_rows_that_come_too_late_are_counted(project):
+    "As many as came behind the place where a reading began, whatever else came; with another overlap at least no more than did"
+    for seed in range(2, 2 + count(2, 40)):
+        rng, view = np.random.default_rng(seed), f"v{seed}"
+        name, so_far, missed, high = f"l{seed}", [], 0, None
+        for n in range(6):
+            known = n * 60 + rng.integers(-180 if n > 1 else 0, 60, rng.integers(0, 12))
+            behind = 0 if high is None else int((known < high - 30).sum())
+            at = pd.Timestamp(START) + pd.to_timedelta(known, unit="min")
+            plane = [None if rng.random() < 0.2 else int(k) for k in rng.integers(0, 5, len(known))]
+            some = pd.DataFrame({"plane": pd.array(plane, "Int64"), "landed": at, "known": at, "delay": rng.normal(size=len(at))})
+            so_far.append(some.astype({"landed": "datetime64[us, UTC]", "known": "datetime64[us, UTC]"}))
+            data.add(pd.concat(so_far, ignore_index=True), name)
+            if n == 0:
+                add = {"entity": ["plane"], "time": "landed", "created": "known", "source": name}
+                feature.add(view, sql="SELECT * FROM source", window=["count(*) over 1h as n"] if seed % 2 else [], **add)
+            wide = seed % 4 == 3 and n == 4
+            (found,) = feature.materialize(view, overlap=timedelta(minutes=90 if wide else 30)).views
+            missed_now = missed + behind if found["how"] != "all" else 0
+            exact = seed % 4 != 3 or n < 4
+            assert found["late"] == missed_now if exact else found["late"] <= missed_now, (seed, n)
+            missed = missed_now
+            high = max([*known, *([] if high is None else [high])], default=None)
+        assert feature.materialize(view, full=True).views[0]["late"] == 0
+
+
+def test_rows_that_come_too_late_are_told(project, cli):
+    "By materialize, at once and as long as they are not read, by status and by doctor; --full reads them"
+    data.add(landings(100), "l")
+    sql = "SELECT plane, landed, known, delay FROM source"
+    feature.add("v", entity=["plane"], time="landed", source="l", created="known", sql=sql)
+    assert feature.materialize().views[0]["late"] == 0
+    late = landings(3).assign(plane=[50, 51, 52])
+    data.add(pd.concat([landings(130), late]), "l")
+    said = cli("feature", "materialize")
+    assert said.exit == 0 and "3 LATE ROWS NOT READ" in said.out and "mlops feature materialize v --full" in said.out, said
+    data.add(pd.concat([landings(131), late]), "l")
+    for _ in range(2):  # the second time nothing changed
+        assert cli("feature", "materialize", "--json").json["views"][0]["late"] == 3
+    assert "3 rows came too late to be read: mlops feature materialize v --full" in cli("status").out
+    checks = {c["name"]: c for c in cli("doctor", "--json").json["checks"]}
+    assert not checks["features"]["ok"] and checks["features"]["fix"] == "mlops feature materialize v --full"
+    assert feature.online("v", entity={"plane": "51"}).values == {"delay": None}
+    assert "LATE" not in cli("feature", "materialize", "v", "--full").out and "too late" not in cli("status").out
+    assert feature.online("v", entity={"plane": "51"}).values == {"delay": 1.5}
 
 
 def test_only_new_rows_leave_the_file(project, monkeypatch):

@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/compute.html.md"""
 
 # %% auto #0
 __all__ = ['one_select', 'closed', 'query', 'names_of', 'function_of', 'sources', 'key', 'key_of', 'cached', 'rows', 'rows_since',
-           'rows_of', 'features_of', 'test_rows']
+           'known_before', 'rows_of', 'features_of', 'test_rows']
 
 # %% ../../nbs/feature/compute.ipynb #c10ce584
 import ast, sys
@@ -162,11 +162,27 @@ def rows_since(
     since_us:int, # Rows that became known at this time or later, us since 1970 UTC
 ): # `pyarrow.Table`
     "Rows of a view by its `created`; the condition reaches into the source, which is not read whole"
-    c = '"'+d.created.replace('"', '""')+'"'
     with closed({n:v[1] for n,v in found.items()}, p) as con:
-        kind = str(con.sql(f'SELECT {c} FROM (\n{one_select(d.body)}\n) LIMIT 0').types[0])
-        at = f'CAST({"make_timestamptz" if "ZONE" in kind or "TZ" in kind else "make_timestamp"}({since_us}) AS {kind})'
-        return _sorted(query(con, f'SELECT * FROM (\n{one_select(d.body)}\n) WHERE {c} >= {at}'), d)
+        known,at = _known(con, d)
+        return _sorted(query(con, f'SELECT * FROM (\n{one_select(d.body)}\n) WHERE {known} >= {at(since_us)}'), d)
+
+def known_before(
+    p, # Project
+    d:Definition, # View in SQL whose query works row by row
+    found:dict, # What `sources` gave
+    times_us:list[int], # us since 1970 UTC
+) -> list[int]: # Rows
+    "How many rows of a view became known before each of some times; of the source little more than that column is read"
+    with closed({n:v[1] for n,v in found.items()}, p) as con:
+        known,at = _known(con, d)
+        counts = ', '.join(f'count(*) FILTER (WHERE {known} < {at(t)}) AS n{n}' for n,t in enumerate(times_us))
+        return list(query(con, f'SELECT {counts} FROM (\n{one_select(d.body)}\n)').to_pylist()[0].values())
+
+def _known(con, d):
+    "The column `created` of a view, and how a time of its type is written"
+    c = '"'+d.created.replace('"', '""')+'"'
+    kind = str(con.sql(f'SELECT {c} FROM (\n{one_select(d.body)}\n) LIMIT 0').types[0])
+    return c,lambda us: f'CAST({"make_timestamptz" if "ZONE" in kind or "TZ" in kind else "make_timestamp"}({us}) AS {kind})'
 
 def rows_of(p, d:Definition, frame, order:bool=True):
     "The rows of a view whose source is a frame that is stored nowhere, sorted if their order matters; a `pyarrow.Table`"

@@ -168,7 +168,7 @@ class TrainingSet(Fact):
 class Materialized(Fact):
     "Views that were written to the online store"
     written:int # Entities
-    views:list[dict] # {view, entities, written, newest, read, how}: rows read; all, since the mark, unchanged or streamed
+    views:list[dict] # {view, entities, written, newest, read, how, late}: rows read; all, since the mark, unchanged or streamed; rows that came too late to be read
     __panel__ = 'mlops_nb.feature.panel:materialized'
 
 class Online(Fact):

@@ -65,6 +65,9 @@ class Mark(msgspec.Struct, frozen=True):
     definition:str # Digest
     known_us:int|None = None # Newest `created`, us since 1970 UTC
     newest:str = '' # Newest event, for people
+    before_us:int|None = None # Rows known before this will not be read again
+    before:int = 0 # How many there are
+    late:int = 0 # How many of them came too late to be read, at least
 
 class Reading(NamedTuple):
     "What is new"
@@ -88,13 +91,24 @@ def read(
     found,old,digest = compute.sources(p, d),_mark(mark),definition.digest(d)
     key = compute.key_of(d, found)
     if old is not None and old.rows==key and not full: return Reading(None, old, 'unchanged')
-    if old is None or full or old.known_us is None or old.definition!=digest or not d.created or d.kind!='sql' or list(found)!=['source'] or not one_by_one(d.body):
+    apart = bool(d.created) and d.kind=='sql' and list(found)==['source'] and one_by_one(d.body)
+    if old is None or full or old.known_us is None or old.definition!=digest or not apart:
         rows,how,since = compute.rows(p, d, found=found),'all',None
     else: since,how = old.known_us-overlap_us,'since'; rows = compute.rows_since(p, d, found, since)
     known = _greatest(rows, d.created)
-    return Reading(rows, Mark(key, digest,
+    now = Mark(key, digest,
         max((x for x in (known, old.known_us if how=='since' and old else None) if x is not None), default=None),
-        newest_event(rows, d.time) or (old.newest if old else '')), how, since)
+        newest_event(rows, d.time) or (old.newest if old else ''))
+    if apart and now.known_us is not None: now = _counted(p, d, found, now, old if how=='since' else None, since, overlap_us)
+    return Reading(rows, now, how, since)
+
+def _counted(p, d, found, now, old, since, overlap_us) -> Mark:
+    "The mark with the number of rows behind it, and of those that came there too late"
+    cut = now.known_us-overlap_us
+    behind = min(since, old.before_us) if old and old.before_us is not None else cut
+    before,had = compute.known_before(p, d, found, [cut, behind])
+    late = max(0, old.late+had-old.before) if old and old.before_us is not None else 0
+    return msgspec.structs.replace(now, before_us=cut, before=before, late=late)
 
 def _greatest(rows, column:str) -> int|None:
     import pyarrow.compute as pc

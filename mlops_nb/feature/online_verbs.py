@@ -29,7 +29,7 @@ def materialize(
 ) -> Materialized|Plan:
     """Fill the online store with the newest row of each entity
 
-    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed."""
+    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""
     from mlops_nb.core import ledger
     p = projects.current()
     ds = [definition.find(p, n) for n in ([name] if name else names.registered(p, 'feature'))]
@@ -45,7 +45,7 @@ def materialize(
     finally: store.close()
     views = [out[d.name] for d in ds if d.name in out]
     for x in views:
-        ledger.record(p, 'feature.materialized', x['view'], {k:x[k] for k in ('entities', 'written', 'newest', 'read', 'how')})
+        ledger.record(p, 'feature.materialized', x['view'], {k:x[k] for k in ('entities', 'written', 'newest', 'read', 'how', 'late')})
     return Materialized(written=sum(x['written'] for x in views), views=views)
 
 def _groups(ds) -> list[list]:
@@ -66,7 +66,7 @@ def _rows(p, ds, store, overlap_us, full, report) -> dict:
     for d,f in zip(ds, found):
         view = f'{d.name}@{d.version}'
         out[d.name] = {'view':view, 'entities':entities.get(view, 0), 'written':written.get(view, 0), 'newest':f.mark.newest,
-            'read':0 if f.rows is None else f.rows.num_rows, 'how':f.how}
+            'read':0 if f.rows is None else f.rows.num_rows, 'how':f.how, 'late':f.mark.late}
         report(1, d.name)
     return out
 

@@ -115,9 +115,13 @@ _READ = {'all':'all {:,}', 'since':'{:,} since the last time', 'unchanged':'none
     'streamed':'none: a stream maintains it'}
 
 def materialized(m) -> Panel:
-    return Panel('Online store', table(['view', 'rows read', 'entities', 'rows written', 'newest event'],
-        [[x['view'], _READ[x['how']].format(x['read']), x['entities'], x['written'], x['newest']] for x in m.views], empty='no feature view yet'),
-    verdict=('ok', f'{m.written:,} WRITTEN'), next='mlops feature online VIEW --entities KEY=VALUE')
+    "What was read and written; rows that came too late to be read, and how to read them"
+    late = {x['view'].partition('@')[0]:x['late'] for x in m.views if x['late']}
+    rows = [[x['view'], _READ[x['how']].format(x['read']), x['entities'], x['written'], x['newest'], *([x['late']] if late else [])] for x in m.views]
+    return Panel('Online store', table(['view', 'rows read', 'entities', 'rows written', 'newest event', *(['came too late, not read'] if late else [])],
+        rows, empty='no feature view yet'),
+        verdict=('warn', f'{sum(late.values()):,} LATE ROWS NOT READ') if late else ('ok', f'{m.written:,} WRITTEN'),
+        next=f'mlops feature materialize {"".join(f"{n} " for n in late) if len(late)==1 else ""}--full' if late else 'mlops feature online VIEW --entities KEY=VALUE')
 
 def online(o) -> Panel:
     "Values of one entity with their age"

@@ -33,17 +33,17 @@ def fill(
     d:Definition, # A view with windows
     overlap_us:int=0, # As in `increment.read`
     full:bool=False, # Read everything
-) -> dict: # {view, entities, written, newest, read, how}
+) -> dict: # {view, entities, written, newest, read, how, late}
     "Bring the events of a view up to date with its history; what a stream maintains is ahead of history and stays"
     store,view = stream_store.of(p),f'{d.name}@{d.version}'
     try:
         _marks(store)
         if store.streamed(view):
-            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':'', 'read':0, 'how':'streamed'}
+            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':'', 'read':0, 'how':'streamed', 'late':0}
         old = next((m for m, in store.db.execute('SELECT mark FROM mark WHERE view=?', (view,))), '')
         f = increment.read(p, d, old, overlap_us, full)
         if f.rows is None:
-            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':f.mark.newest, 'read':0, 'how':f.how}
+            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':f.mark.newest, 'read':0, 'how':f.how, 'late':f.mark.late}
         if f.how=='all': written = stream_ingest.load_history(p, d, store)[1]
         else:
             events,_ = stream_ingest._events_of_rows(p, d, f.rows)
@@ -53,5 +53,5 @@ def fill(
         store.db.execute('INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark',
             (view, msgspec.json.encode(f.mark).decode()))
         return {'view':view, 'entities':store.size(view)[0], 'written':written, 'newest':f.mark.newest,
-            'read':f.rows.num_rows, 'how':f.how}
+            'read':f.rows.num_rows, 'how':f.how, 'late':f.mark.late}
     finally: store.close()
