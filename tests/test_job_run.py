@@ -222,6 +222,12 @@ def test_nbconvert_makes_a_job_that_papermill_runs_with_our_engine(project, inst
     assert json.loads(Path("plain.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"].startswith("%matplotlib"), (
         "the notebook stays as it is"
     )
+    Path("broken.ipynb").write_text(json.dumps(nb("open('ran', 'w').close()", "x = (1,")), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", "mlops-job", "broken.ipynb"], env=installed, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not Path("ran").exists(), done.stderr
+    assert "nbconvert --to mlops-job: cell 1 is no valid Python: '(' was never closed (line 1)" in done.stderr
     command = [
         sys.executable,
         "-m",

@@ -768,6 +768,20 @@ def test_words(project, cli):
     assert cli("job", "unschedule", "score").exit == 2
 
 
+def test_what_a_reader_of_the_calendar_could_miss_is_said(project, cli, monkeypatch):
+    job(project, "score")
+    a = cli("job", "schedule", "score", "* * * * *", "--notify", "env:NOT_HERE")
+    assert (
+        a.exit == 0 and "notify 'env:NOT_HERE': the environment variable is not set: the daemon that tells needs it" in a.out
+    ), a
+    monkeypatch.setenv("NOT_HERE", "json://127.0.0.1:9/")
+    assert "daemon that tells" not in cli("job", "schedule", "score", "* * * * *", "--notify", "env:NOT_HERE").out
+    assert "no further than the first 1,000 fires" in cli("job", "calendar").out
+    cli("job", "schedule", "score", "0 3 * * *")
+    said = cli("job", "calendar").out
+    assert "no further" not in said and "  1 fire " in said
+
+
 def test_panels_are_small_and_escaped(project):
     for k in range(12):
         job(project, f"job{k}", "*/5 * * * *" if k % 2 else "@daily")

@@ -135,7 +135,7 @@ def test_templates_cannot_reach_out(score):
     ):
         (score.root / "templates/ship/kserve.yaml.j2").write_text(text, encoding="utf-8")
         with pytest.raises(BadInput, match="template") as e:
-            shipped(score, "kserve")
+            shipped(score, "kserve", model="delay")
         assert "\n" not in str(e.value) and not (score.root / "build").exists()
 
 
@@ -229,6 +229,7 @@ def test_bad_words_write_nothing(score, cli):
         ("score", "--to", "docker", "--out", "b", "--image", "a b; rm -rf /"): "is no image",
         ("score", "--to", "docker", "--out", "b", "--base", "${{ x }}"): "is no image",
         ("score", "--to", "kserve", "--out", "b", "--storage", "ftp://x"): "expected s3://",
+        ("score", "--to", "k8s,kserve", "--out", "b"): "logs no model that KServe could serve; name one: --model NAME",
         ("score", "--to", "k8s", "--out", "b", "-p", "m=3"): "has no parameter `m`",
         ("score", "--to", "docker"): "needs --out",
     }.items():

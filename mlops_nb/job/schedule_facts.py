@@ -82,6 +82,7 @@ class Scheduled(Fact):
     concurrency:int = 1
     parameters:dict[str,str] = {}
     notify:int = 0 # How many addressees
+    remarks:list[str] = [] # What the daemon needs and is not here
     path:str = '' # Where it stands
     __panel__ = 'mlops_nb.job.schedule_panel:scheduled'
 
@@ -121,6 +122,7 @@ class Calendar(Fact):
     next:list[CalendarFire] # Oldest first
     past:list[CalendarFire] # Newest first
     days:int
+    cut:bool = False # Were there too many to show them all?
     __panel__ = 'mlops_nb.job.schedule_panel:calendar'
 
 class SchedulerEnded(Fact):

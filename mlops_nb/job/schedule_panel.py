@@ -31,7 +31,7 @@ def scheduled(s:Scheduled) -> Panel:
         **({'parameters':s.parameters} if s.parameters else {}),
         **({'tells':f'{s.notify} addressee'+('s' if s.notify>1 else '')} if s.notify else {}), 'file':s.path}
     return Panel(f'Schedule of {s.job}', facts(about), table(['next fires'], [[_with_offset(t)] for t in s.next],
-        empty=f'whenever {s.after} succeeds'), verdict=('ok', 'SCHEDULED'), next='mlops job scheduler')
+        empty=f'whenever {s.after} succeeds'), *map(text, s.remarks), verdict=('ok', 'SCHEDULED'), next='mlops job scheduler')
 
 def unscheduled(u:Unscheduled) -> Panel:
     "A schedule that was stopped or goes on"
@@ -60,7 +60,7 @@ def _day(fires) -> list:
     for f,t in zip(fires, times): names.setdefault(f.job, []).append(f'{t:%H:%M}')
     said = '; '.join(f'{j} {", ".join(ts[:4])}'+(f' and {len(ts)-4} more' if len(ts)>4 else '') for j,ts in names.items())
     moved = len({t.utcoffset() for t in times})>1
-    return [f'{times[0]:%a %d %b}'+(' (clocks change)' if moved else ''), _strip(times, f'{len(times)} fires'), said]
+    return [f'{times[0]:%a %d %b}'+(' (clocks change)' if moved else ''), _strip(times, f'{len(times):,} fire{"s" if len(times)>1 else ""}'), said]
 
 def calendar(c:Calendar) -> Panel:
     "Schedules, the fires to come and the last ones"
@@ -70,7 +70,7 @@ def calendar(c:Calendar) -> Panel:
     past = [[f.job, _with_offset(f.due), badge(_LEVEL[f.status], f.status), f.attempt, f.run or '-', f.message or '-'] for f in c.past]
     blocks:list = [table(['job', 'when', 'zone', 'next', 'last', 'waiting', 'running'], rows, empty='no schedule yet')]
     if days:
-        blocks += [text(f'The next {c.days} days on this machine\'s clock ({c.tz})'),
+        blocks += [text(f'The next {c.days} days on this machine\'s clock ({c.tz})'+(f', no further than the first {len(c.next):,} fires' if c.cut else '')),
             table(['day', '0 h to 24 h', 'fires'], days)]
     if past: blocks.append(details(f'{len(past)} last fires', table(['job', 'due', 'how', 'attempts', 'run', 'what'], past)))
     bad = sum(r.last=='failed' for r in c.schedules)

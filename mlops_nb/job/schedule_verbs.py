@@ -68,13 +68,15 @@ def schedule(
         return Plan(steps=[f'write jobs/{name}/{schedule_definition.TOML}', *(f'fire at {t}' for t in dues),
             'record job.scheduled'])
     from mlops_nb.core import ledger
+    from mlops_nb.job import notification
     path = schedule_definition.write(p, s).relative_to(p.root).as_posix()
     store = _store(p)
     store.see(s, store.now()); store.close()
     ledger.record(p, 'job.scheduled', name, {'cron':cron, 'tz':s.tz, 'after':after, 'catch_up':catch_up, 'retries':retries,
         'concurrency':concurrency, 'parameters':s.parameters})
     return Scheduled(job=name, cron=cron, tz=s.tz, next=dues, after=after, retries=retries, backoff_s=backoff, timeout_s=timeout,
-        catch_up=catch_up, concurrency=concurrency, parameters=s.parameters, notify=len(s.notify), path=path)
+        catch_up=catch_up, concurrency=concurrency, parameters=s.parameters, notify=len(s.notify), path=path,
+        remarks=[f'{why}: the daemon that tells needs it' for r in s.notify if (why := notification.missing(p, r))])
 
 # %% ../../nbs/job/schedule_verbs.ipynb #d4ba477e
 @verb('job.unschedule', changes=True, example='mlops job unschedule score')
@@ -156,7 +158,7 @@ def calendar(
             run=f.run, message=f.message) for f in found]
     store.close()
     ahead.sort(key=lambda f: datetime.fromisoformat(f.due)); past.sort(key=lambda f: datetime.fromisoformat(f.due), reverse=True)
-    return Calendar(tz=here, schedules=rows, next=ahead[:1000], past=past[:40], days=days)
+    return Calendar(tz=here, schedules=rows, next=ahead[:1000], past=past[:40], days=days, cut=len(ahead)>1000)
 
 def _at(f) -> datetime: return datetime.fromtimestamp(f.due, UTC)
 

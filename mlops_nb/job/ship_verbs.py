@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core import project as projects
 from ..core.errors import BadInput, Finding, suggest
 from ..core.fact import Plan
+from ..core.progress import progress
 from ..core.project import write_text
 from ..core.refs import Name
 from ..core.verbs import verb
@@ -46,15 +47,19 @@ def ship(
     found = ledger.of(p).events(['job.completed'], subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)
     spec,s = shipping.gather(p, job, needs, dict(params or {}), image, base, model, storage)
+    if 'kserve' in targets and not spec.model: raise BadInput(f'job `{name}` logs no model that KServe could serve', 'name one: --model NAME; or leave kserve out of --to')
     made = list(shipping.files(p, spec, targets))
     if dry_run:
         return Plan(steps=[f'write {Path(out)/path} ({len(content):,} bytes)' for _,path,content in made]+['record job.shipped'])
     shipped = []
-    for target,path,content in made:
-        write_text(Path(out)/path, content)
-        validator,wrong = ship_validation.check(target, path, Path(out)/path, content)
-        shipped.append(ShippedFile(path=path, target=target, validator=validator, ok=not wrong,
-            message=wrong, bytes=len(content)))
+    with progress(f'ship {name}', len(made)) as tell:
+        for target,path,content in made:
+            tell(0, path)
+            write_text(Path(out)/path, content)
+            validator,wrong = ship_validation.check(target, path, Path(out)/path, content)
+            shipped.append(ShippedFile(path=path, target=target, validator=validator, ok=not wrong,
+                message=wrong, bytes=len(content)))
+            tell(1)
     fact = Shipped(job=name, out=str(out), files=shipped, digest=spec.digest, needs=needs,
         remarks=shipping.remarks(job, s, spec, targets))
     ledger.record(p, 'job.shipped', name, {'to':targets, 'image':spec.image,
