@@ -97,7 +97,8 @@ def training_set(t) -> Panel:
     "The proof of a join: rows, order, future, and how old the values are"
     good = t.rows_in==t.rows_out and t.order_kept and t.future_values==0
     leaks = [table(['feature', 'knows the label', 'rows', 'share'],
-        [[x.column, x.why, x.rows, f'{x.share:.1%}'] for x in t.leaks])] if t.leaks else []
+        [[x.column, x.why, x.rows, f'{x.share:.1%}'] for x in t.leaks]),
+        text('Leave them out, or ask at a time before the label was known.')] if t.leaks else []
     label = {'label':f'{t.label}, which {len(t.leaks) or "no"} feature{"" if len(t.leaks)<2 else "s"} know{"s" if len(t.leaks)<2 else ""}'} if t.label else {}
     proof = facts({'rows in':t.rows_in, 'rows out':t.rows_out, 'order kept':t.order_kept,
         'values from the future':t.future_values, 'asked at':t.time, 'digest':t.digest[:16], **label,
@@ -108,7 +109,7 @@ def training_set(t) -> Panel:
     verdict = ('bad', 'BROKEN') if not good else ('bad', 'LABEL LEAKS') if t.leaks else ('ok', 'PROVED')
     return Panel('Point-in-time join', proof, table(['view', 'ages', 'median age', 'oldest', 'rows without', 'too old', 'ties',
         'features'], rows), *leaks, verdict=verdict,
-        next='%%mlops run EXPERIMENT')
+        next='mlops feature join REFS --entities FRAME --time COLUMN' if t.leaks else '%%mlops run EXPERIMENT')
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15
 _READ = {'all':'all {:,}', 'since':'{:,} since the last time', 'unchanged':'none: nothing changed',
