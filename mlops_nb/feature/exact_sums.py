@@ -26,10 +26,10 @@ def _ratio(n:int, d:int) -> float:
 
 def total(values) -> float|None: # None: infinities of both signs
     "Sum of a window's values, rounded once"
-    values = [float(v) for v in values]
-    try: return math.fsum(values)
+    try: return math.fsum(values)+0. # no -0.0
     except ValueError: return None
     except OverflowError:
+        values = [float(v) for v in values]
         endless = {v for v in values if math.isinf(v)}
         if endless: return endless.pop() if len(endless)==1 else None
         numbers,k = _whole(values)
