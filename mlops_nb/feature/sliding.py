@@ -1,4 +1,4 @@
-"""All questions at once: each event is written into the few nodes of a tree that cover the questions which may see it
+"""All questions at once: an event is seen by a run of them, so it is enough to know where the run begins and ends
 
 Docs: https://mlops-nb.github.io/mlops_nb/feature/sliding.html.md"""
 
