@@ -152,6 +152,26 @@ class PitOfflineStore(DaskOfflineStore):
                 start_date, end_date)[0]
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
+    @staticmethod
+    def offline_write_batch(config, feature_view, table, progress=None):
+        "New rows behind those of the file, of which the last wins a tie; a file of this machine is replaced whole, or stays"
+        source = feature_view.batch_source
+        path = str(FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=source.file_options.uri)).removeprefix('file://')
+        if not os.path.isfile(path) or isinstance(source.file_format, DeltaFormat):
+            return DaskOfflineStore.offline_write_batch(config, feature_view, table, progress)
+        before = read_source(source, config.repo_path)
+        if missing := [c for c in before.column_names if c not in table.column_names]:
+            raise BadInput(f'the rows have no column `{missing[0]}`', f'source {source.name} has: {", ".join(before.column_names[:20])}')
+        tmp = f'{path}.{os.getpid()}'
+        try:
+            pq.write_table(pa.concat_tables([before, table.select(before.column_names).cast(before.schema)]), tmp)
+            os.replace(tmp, path)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+            raise BadInput(f'the rows do not fit source {source.name}: {" ".join(str(e).split())[:160]}') from e
+        finally:
+            if os.path.exists(tmp): os.unlink(tmp)
+        if progress: progress(table.num_rows)
+
 def _span(config, source, keys, features, time, created, start, end):
     "Rows with start <= time <= end, as Feast's local store has it, and their times in us; a row without a key is nobody's"
     rows = read_source(source, config.repo_path)
