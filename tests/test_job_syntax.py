@@ -39,7 +39,11 @@ def untouched(project):
 @pytest.mark.parametrize(
     "words",
     [["run", "count"], ["run", "count", "--isolated"], ["run", "count", "--dry-run"], ["run", "count", "--on", "ray"]]
-    + [["run", "count", "--on", "k8s", "--dry-run"], ["backfill", "count", "--over", "n=1..3"]],
+    + [
+        ["run", "count", "--on", "k8s", "--dry-run"],
+        ["backfill", "count", "--over", "n=1..3"],
+        ["ship", "count", "--to", "docker", "--out", "b"],
+    ],
 )
 def test_nothing_is_executed(project, cli, monkeypatch, words):
     broken("print(n)\nx = (1,")

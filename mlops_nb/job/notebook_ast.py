@@ -9,6 +9,7 @@ __all__ = ['GIVEN', 'load', 'check_format', 'Names', 'names_of', 'Cell', 'unders
 
 # %% ../../nbs/job/notebook_ast.ipynb #56f7582b
 import ast, builtins, mmap, re, symtable, warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 import msgspec
@@ -134,10 +135,10 @@ class Cell(msgspec.Struct, kw_only=True):
 def _pieces(tree:ast.Module, python:str):
     "Each statement with its own text"
     lines = python.split('\n')
-    shared = {s.lineno for a,s in zip(tree.body, tree.body[1:]) if a.end_lineno==s.lineno}
+    shared,begin = {s.lineno for a,s in zip(tree.body, tree.body[1:]) if a.end_lineno==s.lineno},Counter(s.lineno for s in tree.body)
     for s in tree.body:
         first = min([s.lineno, *(d.lineno for d in getattr(s, 'decorator_list', []))])
-        alone = s.lineno not in shared and not any(o is not s and o.lineno==s.end_lineno for o in tree.body)
+        alone = s.lineno not in shared and begin[s.end_lineno]==(s.lineno==s.end_lineno)
         yield s,'\n'.join(lines[first-1:s.end_lineno]) if alone else ast.unparse(s)
 
 def _base(node):

@@ -41,12 +41,13 @@ def _count(xs, word:str) -> str: return f'{len(xs):,} {word}{"s" if len(xs)!=1 e
 def checked(c:Checked) -> Panel:
     "What `job check` found, what was mended and what is left"
     name = c.copy or c.notebook
-    blocks:list = [Findings(name, c.findings)] if c.findings else [text(f'{c.cells:,} cells: nothing here will hurt an unattended run'+(', and a fresh kernel gave the same outputs.' if c.compared else '.'))]
+    blocks:list = [Findings(name, c.findings)] if c.findings else [text(f'{c.cells:,} cell{"s" if c.cells!=1 else ""}: nothing here will hurt an unattended run'+(', and a fresh kernel gave the same outputs.' if c.compared else '.'))]
     if c.fresh and not c.compared: blocks.append(text('A fresh kernel ran it. It was saved without outputs, so there is nothing to compare them with.'))
     if c.fixed:
         blocks.insert(0, facts({'mended':_count(c.fixed, 'thing'), 'copy':c.copy or 'none: a dry run',
             'left':_count(c.findings, 'finding')}))
     if c.diff: blocks.append(details('what was mended', Diff(c.diff)))
+    if not c.cells: return Panel(f'Notebook check: {name}', text('It has no code: there is nothing that a job could run.'), verdict=('warn', 'EMPTY'))
     verdict = ('ok', 'READY') if not c.findings else ('warn', f'{len(c.findings)} FINDINGS' if len(c.findings)>1 else '1 FINDING')
     mend = any(f.kind in MENDED for f in c.findings) and not c.fixed
     return Panel(f'Notebook check: {name}', *blocks, verdict=verdict, next=f'mlops job check {c.notebook} --fix' if mend

@@ -16,7 +16,7 @@ from ..core.progress import progress
 from ..core.project import write_text
 from ..core.refs import Name
 from ..core.verbs import verb
-from . import definition, ship_validation, ship_views, shipping
+from . import cell_syntax, definition, ship_validation, ship_views, shipping
 from .ship_facts import TARGETS, Shipped, ShippedFile
 
 # %% ../../nbs/job/ship_verbs.ipynb #967e1e34
@@ -44,6 +44,7 @@ def ship(
     from mlops_nb.core import ledger
     p = projects.current()
     job,targets = definition.read(p, name),_targets(to)
+    cell_syntax.runnable(p, job)
     found = ledger.of(p).events(['job.completed'], subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)
     spec,s = shipping.gather(p, job, needs, dict(params or {}), image, base, model, storage)
