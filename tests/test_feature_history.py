@@ -258,6 +258,13 @@ def test_known_at_is_on_by_default(project):
     asked = pd.DataFrame({"k": 1, "t": [at(30), at(90)]})
     assert feature.join("v", entities=asked).frame.x.tolist() == [1.0, 2.0]
     assert feature.join("v", entities=asked, as_known=False).frame.x.tolist() == [2.0, 2.0]
+    early = pd.DataFrame({"k": 1, "t": [at(5)]})
+    data.add(rows.assign(created_at=at(60)), "late")
+    feature.add("late", entity=["k"], time="at", source="late", sql="SELECT * FROM source")
+    for out in ({}, {"out": project.root / "out.parquet"}):
+        got = feature.join("late,v", entities=early, **out)
+        assert got.unmatched["late@1"] == 1 and len(got.hints) == 1 and "--no-as-known" in got.hints[0]
+        assert "late@1: what is there became known (`created_at`) only after the rows asked" in str(got)
     assert feature.add("w", entity=["k"], time="at", created="none", source="v_source", sql="SELECT * FROM source").created == ""
 
 

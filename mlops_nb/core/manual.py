@@ -29,10 +29,19 @@ def _hint(q):
     return {'bool':'', 'list':'A,B,...', 'dict':'NAME=VALUE', 'interval':'30d', 'date':'2013-07-01',
         'data':'DATA'}.get(q['kind'], q['kind'].upper())
 
+def _length(text:str) -> str:
+    "`1:00:00` as `1h`, as it is typed"
+    days,_,clock = str(text).rpartition('day')
+    try: h,m,s = (float(x) for x in clock.lstrip('s, ').split(':'))
+    except ValueError: return text
+    seconds = float(days or 0)*86400+h*3600+m*60+s
+    return next((f'{seconds/n:g}{unit}' for unit,n in (('d', 86400), ('h', 3600), ('m', 60)) if seconds and seconds%n==0), f'{seconds:g}s')
+
 def _option(q):
     name = option_of(q['name'])
     if q['name']=='params': name = f'-p, {name}'
-    default = '' if q['default'] in (None, '', False, [], {}) else f' (default: {q["default"]})'
+    if q['kind']=='bool' and q['default'] is True: return f'{name}, --no-{name[2:]}',f'{q["help"]} (default: yes)'.strip()
+    default = '' if q['default'] in (None, '', False, [], {}) else f' (default: {_length(q["default"]) if q["kind"]=="interval" else q["default"]})'
     return f'{name} {_hint(q)}'.strip(),(q['help']+default).strip()
 
 def _rows(rows, width=26):

@@ -149,6 +149,7 @@ class TrainingSet(Fact):
     path:str = '' # Where `--out` wrote it
     label:str = '' # Column that is to be predicted
     leaks:list[Leak] = [] # Features that know the label; looked for when `--label` names it
+    hints:list[str] = [] # Why a view gave no value at all
     __panel__ = 'mlops_nb.feature.panel:training_set'
     @property
     def ok(self) -> bool: return not self.leaks

@@ -108,7 +108,7 @@ def training_set(t) -> Panel:
         for j in t.views]
     verdict = ('bad', 'BROKEN') if not good else ('bad', 'LABEL LEAKS') if t.leaks else ('ok', 'PROVED')
     return Panel('Point-in-time join', proof, table(['view', 'ages', 'median age', 'oldest', 'rows without', 'too old', 'ties',
-        'features'], rows), *leaks, verdict=verdict,
+        'features'], rows), *leaks, *map(text, t.hints), verdict=verdict,
         next='mlops feature join REFS --entities FRAME --time COLUMN' if t.leaks else '%%mlops run EXPERIMENT')
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15

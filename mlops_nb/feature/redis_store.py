@@ -44,7 +44,7 @@ class RedisStore:
     def _try(self, step, *args, **kwargs):
         try: return step(*args, **kwargs)
         except self.failed as e:
-            raise ToolFailed(f'Redis does not answer: {" ".join(str(e).split())[:160]}',
+            raise ToolFailed(f'Redis does not answer: {" ".join(str(e).split())[:160].rstrip(".")}',
                 'start it, then run it again: nothing was half-written') from e
     def write(self, batches:list[Batch]) -> list[int]:
         "Keep the newest row of each entity; all batches are seen at once"

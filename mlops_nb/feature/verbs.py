@@ -202,6 +202,15 @@ def _prepared(p, picked, table, how):
 def _leaks(h, result, answers, asked, how) -> list:
     return leakage.find(h, result, answers, asked, how['label'], how['label_time'], how['as_known']) if how['label'] else []
 
+def _hints(h, table, answers, asked, how) -> list[str]:
+    "For each view that gave nothing at all: was something there that became known only later?"
+    out = []
+    for (d,fs,rows),a in zip(h.stored, answers):
+        if not (how['as_known'] and d.created and table.num_rows and not a.has.any()): continue
+        if history.answer(d, fs, rows, table.slice(0, 1000), asked, as_known=False).has.any():
+            out.append(f'{d.name}@{d.version}: what is there became known (`{d.created}`) only after the rows asked; --no-as-known looks away from that')
+    return out
+
 def _at_once(p, picked, entities, out, how) -> TrainingSet:
     "Everything in memory"
     import pyarrow as pa
@@ -210,34 +219,34 @@ def _at_once(p, picked, entities, out, how) -> TrainingSet:
     with progress('joining', total=len(h.stored)) as report:
         result,answers = history.joined(h, p, table, asked, how['as_known'], report)
     fact = _fact([answers], table.num_rows, result.num_rows, result.select(table.column_names).equals(table), digest(result),
-        result.column_names, asked, how, _leaks(h, result, answers, asked, how))
+        result.column_names, asked, how, _leaks(h, result, answers, asked, how), _hints(h, table, answers, asked, how))
     fact.arrow = result
     if out is not None: _write(result, out); fact.path = str(out)
     return fact
 
 def _streamed(p, picked, entities, out, how) -> TrainingSet:
     "Piece by piece into Parquet; leaks are looked for in the first piece"
-    asked,h,all_answers,rows_in,kept,leaks,columns = '',None,[],0,True,[],[]
+    asked,h,all_answers,rows_in,kept,leaks,columns,hints = '',None,[],0,True,[],[],[]
     with progress('joining') as report, history.Writer(out) as w:
         for table in history.pieces(entities, p):
             if h is None: asked,h = _prepared(p, picked, table, how)
             result,answers = history.joined(h, p, table, asked, how['as_known'])
-            if not all_answers: leaks,columns = _leaks(h, result, answers, asked, how),result.column_names
+            if not all_answers: leaks,columns,hints = _leaks(h, result, answers, asked, how),result.column_names,_hints(h, table, answers, asked, how)
             w.write(result)
             rows_in += table.num_rows; kept = kept and result.select(table.column_names).equals(table)
             all_answers.append([a._replace(columns={}, asked=None, event=None) for a in answers])
             report(table.num_rows, f'{rows_in:,} rows')
     import pyarrow.parquet as pq
     fact = _fact(all_answers, rows_in, pq.read_metadata(out).num_rows, kept, history.digest_of_file(out),
-        columns, asked, how, leaks)
+        columns, asked, how, leaks, hints)
     fact.path = str(out)
     return fact
 
-def _fact(answers, rows_in, rows_out, kept, digest, columns, asked, how, leaks) -> TrainingSet:
+def _fact(answers, rows_in, rows_out, kept, digest, columns, asked, how, leaks, hints) -> TrainingSet:
     views = history.merged(answers)
     return TrainingSet(rows_in=rows_in, rows_out=rows_out, order_kept=kept, future_values=sum(v.future_values for v in views),
         unmatched={v.view:v.unmatched for v in views}, digest=digest, columns=columns,
-        time=asked, views=views, label=how['label'], leaks=leaks)
+        time=asked, views=views, label=how['label'], leaks=leaks, hints=hints)
 
 def _write(table, path:Path):
     "Parquet or CSV, whole or not at all"
