@@ -20,7 +20,7 @@ def backfilled(b:Backfilled) -> Panel:
     longest = max((r.seconds for r in b.rows), default=0) or 1
     rows = [[', '.join(f'{k}={v}' for k,v in r.parameters.items()), badge(_LEVEL[r.status], r.status.replace('_', ' ')),
         meter(r.seconds/longest, words=f'{r.seconds:.1f} s') if r.seconds else '-', r.run or '-',
-        r.message or ('done before' if r.status=='skipped' else '-')] for r in order]
+        r.message.removeprefix(f'run {r.run}: ') or ('done before' if r.status=='skipped' else '-')] for r in order]
     paid = [r.cost_usd for r in b.rows if r.cost_usd is not None]
     said = ', '.join(f'{n} {s.replace("_", " ")}' for s,n in b.counts.items() if n)
     head = {'runs':said or 'none', 'took':f'{b.seconds:,.1f} s, {b.parallel} at one time',

@@ -67,12 +67,12 @@ def calendar(c:Calendar) -> Panel:
     rows = [[r.job, r.when, r.tz, badge('warn', 'paused') if r.paused else _minute(r.next),
         badge(_LEVEL[r.last], r.last) if r.last else '-', r.waiting, r.running] for r in c.schedules]
     days = [_day(list(g)) for _,g in groupby(c.next, key=lambda f: f.here[:10])]
-    past = [[f.job, _with_offset(f.due), badge(_LEVEL[f.status], f.status), f.attempt, f.run or '-', f.message or '-'] for f in c.past]
+    past = [[f.job, _with_offset(f.due), badge(_LEVEL[f.status], f.status), f.attempt, f.run or '-', f.message.removeprefix(f'run {f.run}: ') or '-'] for f in c.past]
     blocks:list = [table(['job', 'when', 'zone', 'next', 'last', 'waiting', 'running'], rows, empty='no schedule yet')]
     if days:
         blocks += [text(f'The next {c.days} days on this machine\'s clock ({c.tz})'+(f', no further than the first {len(c.next):,} fires' if c.cut else '')),
             table(['day', '0 h to 24 h', 'fires'], days)]
-    if past: blocks.append(details(f'{len(past)} last fires', table(['job', 'due', 'how', 'attempts', 'run', 'what'], past)))
+    if past: blocks.append(details(f'{len(past)} last fire{"s" if len(past)>1 else ""}', table(['job', 'due', 'how', 'attempts', 'run', 'what'], past)))
     bad = sum(r.last=='failed' for r in c.schedules)
     return Panel('Calendar', *blocks, verdict=('bad', f'{bad} FAILING') if bad else ('ok', f'{len(rows)} SCHEDULED') if rows
         else None, next='mlops job scheduler' if rows else "mlops job schedule NAME '30 2 * * *'")
