@@ -5,11 +5,13 @@ import statistics
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
 from counts import count
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mlops_nb import data, feature
 from mlops_nb.feature import exact_sums, windows
 
 EDGES = [0.0, -0.0, 5e-324, -5e-324, 2.0**-1022, 1e-300, 0.1, 1.0, 2.0**-53, -(2.0**-54), 2.0**53, 1e16, -1e300, 1.7e308]
@@ -136,3 +138,30 @@ def test_infinities(values):
     total = exact_sums.total(values)
     assert (math.isnan(s[0]) and total is None) or s[0] == total
     assert math.isnan(d[0]) and exact_sums.deviation(values) is None
+
+
+def test_history_and_the_online_store_say_the_same_of_wild_values(project):
+    "And the reason why a deviation is missing"
+    at = pd.Timestamp("2024-01-01", tz="UTC")
+    values = {
+        "big": [1.7e308, 1.7e308],
+        "both": [math.inf, -math.inf],
+        "one": [5e-324],
+        "tenths": [0.1, 0.2, 0.3],
+        "mixed": [1e20, 1e-20, -1e20],
+    }
+    frame = pd.DataFrame(
+        [(k, at + pd.Timedelta(seconds=n), x) for k, v in values.items() for n, x in enumerate(v)], columns=["k", "t", "x"]
+    )
+    data.add(frame, "wild")
+    asked_for = [f"{a}(x) over 1h as {a}" for a in ("sum", "mean", "std")]
+    feature.add("w", entity="k", time="t", created="none", source="wild", sql="SELECT * FROM source", window=asked_for)
+    feature.materialize("w")
+    then = at + pd.Timedelta(seconds=9)
+    history = feature.join("w:*", entities=pd.DataFrame({"k": list(values), "t": then}), time="t").frame
+    for n, k in enumerate(values):
+        said = feature.online("w", entity={"k": k}, at=then.isoformat())
+        for a in ("sum", "mean", "std"):
+            assert said.values[a] == history[a][n] or (said.values[a] is None and np.isnan(history[a][n]))
+        assert ("fewer than two values" in said.why.get("std", "")) == (k in ("both", "one"))
+    assert history["sum"].tolist()[3:] == [0.6, 1e-20] and history["sum"][0] == math.inf

@@ -93,12 +93,14 @@ def online(
 def _why(reader, values, ages) -> dict[str,str]:
     "Why a feature has no value, in words"
     ds,out = {(d.name, d.version):d for d,_ in reader.picked},{}
+    spread = {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked for w in d.windows if w.name in fs and w.aggregate=='std'}
     for c,view in reader.view_of.items():
         d,age = ds[view],ages[c]
         if age is None: out[c] = 'nothing it is made of is stored' if d.on_demand else 'no event in its windows' if d.windows else 'nothing is stored about this entity'
         elif values[c] is not None: continue
         elif age<0: out[c] = 'what is stored is newer; history knows: feature join'
         elif d.ttl and age>names.interval(d.ttl).total_seconds(): out[c] = f'older than the ttl of {d.ttl}'
+        elif c in spread: out[c] = 'fewer than two values in the window, or an infinite one'
         elif d.windows: out[c] = 'no such event in the window'
         else: out[c] = 'made of a missing value' if d.on_demand else 'null in the source'
     return out
