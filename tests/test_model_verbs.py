@@ -142,6 +142,22 @@ def test_numbers_alone_in_another_order_and_missing_and_too_many(project, model_
         p(x[["a"]])
 
 
+def test_an_onnx_file_whose_rows_begin_without_a_text(delay, project, cli, rows):
+    "What the graph takes is said by the graph, not by the first rows"
+    from pathlib import Path
+
+    from mlops_nb import model
+
+    v = model.resolve("delay@1")
+    Path("given.onnx").write_bytes((model.folder(v) / "model.onnx").read_bytes())
+    rows.assign(carrier=rows.carrier.where(rows.index > 60)).to_parquet("gaps.parquet")
+    given = cli("model", "log", "given.onnx", "given", "--example", "gaps.parquet", "--json").json
+    assert (given["version"], given["onnx"]["over"], given["onnx"]["flips"]) == (1, 0, 0)
+    rows.assign(carrier=None).to_parquet("none.parquet")
+    answer = cli("model", "log", "given.onnx", "given", "--example", "none.parquet")
+    assert (answer.exit, answer.err.count("\n")) == (2, 1) and "`carrier` holds no value" in answer.err
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -25,6 +25,7 @@ def signature(
         if logical(t)=='string': out.append({'name':f.name, 'type':'text'})
         elif pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t):
             out.append({'name':f.name, 'type':'number'})
+        elif pa.types.is_null(t): raise BadInput(f'input column `{f.name}` holds no value in these rows', 'give rows in which it has some: --example FRAME')
         else:
             raise BadInput(f'input column `{f.name}` is {f.type}: a model takes text or numbers',
                 'turn it into a number first, for instance hours since midnight')

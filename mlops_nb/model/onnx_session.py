@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/onnx_session.html.md"""
 __all__ = ['Predictor', 'native_scores', 'native_answers', 'scores_of', 'parity', 'measure']
 
 # %% ../../nbs/model/onnx_session.ipynb #9c9a7ff1
-import functools
+import functools, warnings
 from ..core.errors import BadInput, ToolFailed
 from . import onnx_export
 from .facts import Parity
@@ -66,16 +66,22 @@ class Predictor:
             and isinstance(x[0], dict) else x for x in out]
     def __call__(self, rows):
         "Probability of the second class, all probabilities for more than two, or the predicted values; shape (n,) or (n, classes)"
-        if self._by_native(rows): return self._shaped(scores_of(self._model, self._frame(rows)))
+        if self._by_native(rows): return self._shaped(self._asked(scores_of, rows))
         out = self.raw(rows)
         if len(out)==1: wide = out[0].reshape(len(out[0]), -1); return wide[:, 0] if wide.shape[1]==1 else wide
         return out[1][:, 1] if out[1].ndim==2 and out[1].shape[1]==2 else out[1]
     def predict(self, rows):
         "Predicted class or value of each row, shape (n,)"
-        if self._by_native(rows): return native_answers(self._model, self._frame(rows))
+        if self._by_native(rows): return self._asked(native_answers, rows)
         return self.raw(rows)[0].reshape(-1)
     def _by_native(self, rows) -> bool:
         return self._native is not None and self.native_from is not None and len(rows)>=self.native_from
+    def _asked(self, f, rows):
+        "The original's answer; a matrix of numbers goes to it as it is, although it may have been taught with names"
+        if hasattr(rows, 'columns') or getattr(rows, 'ndim', 0)!=2 or not self.quick: return f(self._model, self._frame(rows))
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'X does not have valid feature names')
+            return f(self._model, rows)
     def _frame(self, rows):
         "Rows as the original takes them"
         if hasattr(rows, 'to_pandas'): rows = rows.to_pandas()

@@ -23,8 +23,13 @@ class Given:
         width = takes[0].shape[-1] if takes[0].shape else None
         if len(takes)>1 or width==1: self.feature_names_in_ = [x.name for x in takes]
         elif isinstance(width, int): self.n_features_in_ = width
+        self.kinds = ['text' if x.type=='tensor(string)' else 'number' for x in takes]
     def predict(self, rows): return self._asked(rows).predict(rows)
-    def _asked(self, rows): return onnx_session.Predictor(self.onnx, onnx_export.signature(rows), 'the file')
+    def _asked(self, rows):
+        "The graph says what is text: a few rows may hold no value"
+        if not hasattr(rows, 'columns'): return onnx_session.Predictor(self.onnx, onnx_export.signature(rows), 'the file')
+        kinds = self.kinds if len(self.kinds)==len(rows.columns) else self.kinds[:1]*len(rows.columns)
+        return onnx_session.Predictor(self.onnx, [{'name':str(n), 'type':k} for n,k in zip(rows.columns, kinds)], 'the file')
     def native_scores(self, rows): raw = self._asked(rows).raw(rows); return _scores(raw)
 
 def _scores(raw):
