@@ -60,7 +60,11 @@ def test_a_failure_is_visible(project, model_cache, cli):
     assert cli("model", "show", "delay@1", "--json").json["state"] == "failed"
     (row,) = cli("model", "list", "--json").json["models"]
     assert (row["state"], row["versions"]) == ("failed", 0)
-    assert any(a["subject"] == "delay@1" for a in cli("status", "--json").json["alerts"])
+    assert [a["subject"] for a in cli("status", "--json").json["alerts"]] == ["delay@1"]
+    checks = {c["name"]: c["ok"] for c in cli("doctor", "--json").json["checks"]}
+    assert checks["brackets"] and checks["models"], "what has ended in a failure is nothing to fix"
+    run('model.log(clf, "delay", example=X, wait=True)')
+    assert cli("status", "--json").json["alerts"] == [], "it was registered since"
 
 
 def test_what_a_dead_process_left_is_found_and_mended(project, model_cache, cli):

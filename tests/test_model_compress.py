@@ -10,6 +10,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.tree import DecisionTreeRegressor
 
 from mlops_nb.core import ledger
 from mlops_nb.core import project as projects
@@ -107,6 +108,24 @@ def test_many_classes_and_values_survive_the_cut():
     few = Predictor(onnx_compression.fewer_trees(raw, 0.5, p, x), p.inputs)
     assert np.corrcoef(few(x), p(x))[0, 1] > 0.95
     assert abs(few(x).mean() - p(x).mean()) < 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_tree_that_was_grown_to_the_end_and_cut_is_the_tree_of_that_depth(depth):
+    "Its leaves hold what was seen, so a cut node gives the mean that a shorter tree has there"
+    x, y = framed(load_diabetes)
+    raw, p = served(DecisionTreeRegressor(random_state=0).fit(x, y), x)
+    small = onnx_compression.shallower(raw, depth, p, x)
+    truth = DecisionTreeRegressor(max_depth=depth, random_state=0).fit(x, y)
+    assert np.abs(Predictor(small, p.inputs).predict(x) - truth.predict(x)).max() < 1e-3
+
+
+def test_a_candidate_that_does_not_load_costs_itself_only(monkeypatch):
+    x, y = framed(load_breast_cancer)
+    raw, p = served(GradientBoostingClassifier(n_estimators=10, random_state=0).fit(x, y), x)
+    monkeypatch.setattr(onnx_compression, "shallower", lambda *args: raw[:40])
+    _, found, _ = compression.measure(raw, p.inputs, ["depth=1", "trees=.5"], x[:300], x[300:], None)
+    assert [bool(c.why) for c in found] == [False, True, False] and "cannot be made" in found[1].why
 
 
 def test_cutting_at_the_full_depth_or_keeping_all_trees_is_refused_in_words():

@@ -189,3 +189,6 @@ def test_reconcile_finds_what_was_done_in_mlflow_alone(delay, cli):
         ("unrecorded", "other@1"),
     ]
     assert [e.type for e in ledger.of(delay).events("audit.*")] == ["audit.reconciled"] * 2
+    (fix,) = [d["fix"] for d in answer.json["differences"] if d["kind"] == "alias"]
+    assert cli(*fix.split()[1:]).exit == 0
+    assert "alias" not in [d["kind"] for d in cli("audit", "reconcile", "--json").json["differences"]]

@@ -79,7 +79,9 @@ def test_history_says_what_served_when_and_rollback_goes_back(delay, cli, projec
     assert cli("model", "history", "delay", "--json").json["serving"] == {"champion": 2}
     assert cli("model", "history", "delay", "--at", between, "--json").json["serving"] == {"champion": 1}
     back = cli("model", "rollback", "delay", "--reason", "complaints", "--json").json
-    assert (back["from"], back["to"]) == (2, 1)
+    assert (back["from"], back["to"], back["back"]) == (2, 1, True)
+    unknown = cli("model", "rollback", "dely")
+    assert (unknown.exit, "no model `dely`; did you mean `delay`?" in unknown.err) == (2, True), unknown.err
     rows = cli("model", "history", "delay", "--json").json["history"]
     assert [(r["version"], r["reason"]) for r in rows] == [(1, "complaints"), (2, "newer"), (1, "first")]
     assert set(rows[0]) >= {"time", "alias", "version", "actor", "reason"}

@@ -44,10 +44,13 @@ def attention(p) -> list[dict]:
 def _unfinished(p) -> list[dict]:
     from mlops_nb.core import ledger
     events = list(ledger.of(p).events([*_OPENS, *_CLOSES]))
-    failed = [{'kind':'failed', 'subject':e.subject,
-        'message':str((e.payload or {}).get('message') or (e.payload or {}).get('error') or e.type)[:200]}
-        for e in events[-50:] if e.type=='model.failed']
-    return open_brackets(events)+failed
+    failed = {}
+    for e in events[-50:]: # what failed last of each model, unless it was registered since
+        name = e.subject.partition('@')[0]
+        if e.type=='model.failed': failed[name] = {'kind':'failed', 'subject':e.subject,
+            'message':str((e.payload or {}).get('message') or (e.payload or {}).get('error') or e.type)[:200]}
+        elif e.type=='model.registered': failed.pop(name, None)
+    return open_brackets(events)+list(failed.values())
 
 def ledger_state(log) -> dict:
     "Entries, the newest checkpoint, and the words for both"
@@ -104,7 +107,8 @@ def _ledger(p):
         '' if not bad else 'mlops audit verify')
 
 def _brackets(p):
-    found = _unfinished(p)
+    from mlops_nb.core import ledger
+    found = open_brackets(ledger.of(p).events([t for t in (*_OPENS, *_CLOSES) if not t.startswith('model.')])) # `models` looks at those
     return Check('brackets', not found, 'everything that started has ended' if not found
         else f'{found[0]["subject"]}: {found[0]["message"]}', '' if not found else 'mlops audit log')
 

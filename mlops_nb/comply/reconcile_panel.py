@@ -17,4 +17,4 @@ def reconciled(r) -> Panel:
     return Panel('Ledger against the stores', facts(r.checked),
         table(['', 'what', '', 'entry'], rows, align='lllr', empty='nothing differs'),
         verdict=('ok', 'THEY AGREE') if r.ok else ('bad', f'{len(rows)} DIFFERENCES'),
-        next='mlops audit log --type model.*' if not r.ok else 'mlops audit verify')
+        next='mlops audit verify' if r.ok else next((d['fix'] for d in r.differences if d.get('fix')), 'mlops audit log --type model.*'))

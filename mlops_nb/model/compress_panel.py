@@ -76,7 +76,7 @@ def compression(
     if f.registered: about = {'registered as':f'{f.name}@{f.registered}, parent {f.name}@{f.version}', **about}
     serve = [[s['how'], s['threads'], s['batch'], round(s['p50_us'], 1), f'{s["rows_per_s"]:,.0f}'] for s in f.serving]
     word = ('ok', f'CHOSEN {f.chosen}') if f.chosen else ('bad', 'ALL THAT GAIN LOSE TOO MUCH') if f.refused else ('info', 'NO GAIN: keep the model as it is')
-    nxt = f'mlops model show {f.name}@{f.registered}' if f.registered else 'mlops model compress NAME@v --data DATA --try distill=boost:50x3' if not f.chosen else f'mlops model show {f.name}@{f.version}'
+    nxt = f'mlops model show {f.name}@{f.registered}' if f.registered else f'mlops model compress {f.name}@{f.version} --data DATA --try distill=boost:50x3' if not f.chosen else f'mlops model show {f.name}@{f.version}'
     why = {short(c.how, 40):short(c.why, 160) for c in f.candidates if c.why}
     return Panel(f'Compression of {f.name}@{f.version}', figure(scatter(f.candidates, f.metric, f.chosen),
         'area of a mark: size of the file; bars: 95 % intervals; dotted line: nothing beats these'),

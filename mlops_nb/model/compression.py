@@ -147,13 +147,15 @@ def measure(
     "Make, score and time every candidate"
     predictor = Predictor(onnx, inputs)
     made,out,reference = {'as it is':onnx},[Candidate(how='as it is')],scoring.ask(predictor, rows)
+    sessions = {'as it is':predictor}
     for way in ways:
         c = Candidate(how=way)
         out.append(c)
-        try: made[way] = make(way, onnx, predictor, calibration)
+        try:
+            small = make(way, onnx, predictor, calibration)
+            sessions[way],made[way] = Predictor(small, inputs, way),small
         except MlopsError as e: c.why = f'cannot be made: {e.message}'
         tick(1, way)
-    sessions = {k:Predictor(b, inputs, k) for k,b in made.items()}
     weights,times = scoring.draws(len(rows)),latencies(sessions, rows)
     for c in out:
         if c.how not in made: continue

@@ -97,6 +97,7 @@ class Promotion(Fact):
     gates:list[Gate]
     reason:str
     moved:bool = True
+    back:bool = False # Rolled back: gates are not asked
     __panel__ = 'mlops_nb.model.panel:promotion'
     def json(self): d = super().json(); return {**{k:v for k,v in d.items() if k!='before'}, 'from':d['before']}
     @property

@@ -279,8 +279,16 @@ def shallower(
             for i in used:
                 one = {'ids':i, 'nodeids':b['nodes_nodeids'][n], 'treeids':b['nodes_treeids'][n], 'weights':float(weights[k, i])}
                 for key,w in one.items(): b[f'{kind}_{key}'].append(w)
-    _write(node, b)
+    _write(node, _numbered(b, kind))
     return m.SerializeToString()
+
+def _numbered(a:dict, kind:str) -> dict:
+    "Nodes counted from 0 in each tree: ONNX Runtime takes no number that is larger than there are nodes"
+    new,count = {},{}
+    for t,n in zip(a['nodes_treeids'], a['nodes_nodeids']): new[t, n] = count[t] = count.get(t, -1)+1
+    to = lambda key, trees: [new.get((t, n), 0) for t,n in zip(a[trees], a[key])]
+    return {**a, **{k:to(k, 'nodes_treeids') for k in ('nodes_nodeids', 'nodes_truenodeids', 'nodes_falsenodeids')},
+        f'{kind}_nodeids':to(f'{kind}_nodeids', f'{kind}_treeids')}
 
 def _cut(yes, no, is_leaf, roots, depth):
     "`(nodes that stay, cut node -> the leaves below it, depth of the deepest tree)`"

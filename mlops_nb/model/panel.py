@@ -99,7 +99,7 @@ def promotion(p) -> Panel:
     "A move and the gates that it passed"
     verdict = ('ok', 'MOVED') if p.moved else ('bad', 'NOT MOVED')
     about = facts({'alias':p.alias, 'from':p.before, 'to':p.to, 'reason':p.reason or 'none given'})
-    return Panel(f'{p.name}@{p.to} as {p.alias}', about, _gates(p.gates), verdict=verdict,
+    return Panel(f'{p.name}@{p.to} as {p.alias}', about, text('Gates are not asked on the way back.') if p.back else _gates(p.gates), verdict=verdict,
         next=f'mlops model history {p.name}' if p.moved else f'mlops model gate {p.name} --metrics')
 
 def history(h) -> Panel:

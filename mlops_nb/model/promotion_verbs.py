@@ -24,6 +24,10 @@ def _newest(p, name):
     have = views.versions(ledger.of(p).events(views.TYPES), name)
     return have[-1] if have else None
 
+def _known(p, name):
+    "Raise where nothing was ever registered under this name"
+    if not _newest(p, name): raise NotFound(f'no model `{name}`', suggest(name, refs.registered(p, 'model')) or 'list them with: mlops model list')
+
 @verb('model.gate', changes=True, example="mlops model gate delay --add 'test.roc_auc >= 0.7'")
 def gate(
     name:Name, # Of the model
@@ -133,6 +137,7 @@ def rollback(
 ) -> Promotion|Plan:
     "Move an alias back to where it was before"
     p = projects.current()
+    _known(p, name)
     now = registry.aliases(p, name).get(to)
     if now is None:
         raise NotFound(f'model `{name}` has no alias {to!r}',
@@ -142,7 +147,7 @@ def rollback(
         raise NotFound(f'{to} of {name} was never anywhere else',
             f'promote another version: mlops model promote {name}@VERSION --to {to}')
     v = versions.resolve(f'{name}@{back}', p)
-    fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False)
+    fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False, back=True)
     if dry_run: return Plan(steps=[f'move {to} of {name} from {now} back to {back}'])
     with mlflow_aliases.turn(p, name): mlflow_aliases.move(p, fact, 'model.rolled_back', v.digest)
     return fact
@@ -155,8 +160,7 @@ def history(
 ) -> History:
     "Who moved which alias, when and why; what served at a time"
     p = projects.current()
-    if not _newest(p, name):
-        raise NotFound(f'no model `{name}`', suggest(name, refs.registered(p, 'model')) or 'list them with: mlops model list')
+    _known(p, name)
     until = _instant(at) if at else None
     moves = views.moves(ledger.of(p).events(views.MOVES, until=until), name)
     return History(name=name, history=moves, serving=views.serving(moves), at=at)

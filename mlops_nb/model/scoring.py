@@ -177,6 +177,9 @@ def judge(
             return Verdict(metric=metric, score=same, low=lo, high=hi, loss=1-same,
                 loss_high=1-lo if same<1 else 0., agreement=same)
     metric = metric or METRICS[a.kind][0]
+    if a.kind!='values' and all(a.classes) and len(truth) and not set(a.classes)&{str(x) for x in truth}:
+        raise BadInput(f'the target holds {", ".join(sorted({str(x) for x in truth})[:4])} and the model answers {", ".join(a.classes[:4])}',
+            'name the column with the labels that it was taught with --target')
     if metric not in METRICS[a.kind]:
         raise BadInput(f'--score {metric} does not fit this model', f'one of: {", ".join(METRICS[a.kind])}')
     one = np.ones((1, len(truth)))

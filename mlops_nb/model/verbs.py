@@ -222,6 +222,7 @@ def _aliases(p, name:str) -> list[dict]:
     return [{'kind':'alias', 'subject':name,
         'message':f'{a} of {name} is {where(now.get(a))} in MLflow and {where(then.get(a))} in the ledger',
         'evidence':next((m['entry'] for m in moves if m['alias']==a), None),
+        'fix':f'mlops model promote {name}@{now.get(a) or then[a]} --to {a} --reason WHY',
         'differs':now.get(a)!=then.get(a)} for a in sorted({*now, *then})]
 
 def health(p) -> tuple[bool,str,str]:
