@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pandas as pd
 import pyarrow as pa
@@ -10,8 +12,8 @@ import pytest
 
 from mlops_nb import data, feature
 from mlops_nb.core import ledger
-from mlops_nb.core.errors import BadInput, MlopsError, NotFound
-from mlops_nb.feature import definition, stream_store
+from mlops_nb.core.errors import BadInput, MlopsError, NotFound, ToolFailed
+from mlops_nb.feature import definition, stream_sources, stream_store
 
 NOON = pd.Timestamp("2013-07-01 12:00", tz="UTC")
 ODD = ['select"; DROP TABLE x; --', "order", "it's", 'a"b', "from"]
@@ -309,3 +311,33 @@ def test_another_iterable_is_not_taken_for_the_one_before(project, view):
     with pytest.raises(BadInput, match="row 3 is not the one that was read there before"):
         read([*events[:2], events[4]])
     ledger.of(project).close()
+
+
+BROKER = """
+import time
+from confluent_kafka import Producer
+p = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "unused", "log_level": 0, "batch.num.messages": 10})
+b = next(iter(p.list_topics(timeout=10).brokers.values()))
+for k in range(3000): p.produce("events", b'{"k": 1}' + b" " * 200)
+assert p.flush(30) == 0
+print(f"{b.host}:{b.port}", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_kafka_that_goes_away_ends_the_reading_in_one_line():
+    "What was read before is kept; nobody waits for ever, and the client's own log is not shown"
+    pytest.importorskip("confluent_kafka")
+    broker = subprocess.Popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE, text=True)
+    try:
+        small = {"queued.min.messages": 10, "queued.max.messages.kbytes": 4, "fetch.message.max.bytes": 2000}
+        found = stream_sources.of_kafka(f"kafka://{broker.stdout.readline().strip()}/events", size=20, settings=small)
+        read = [next(found).position]
+        broker.kill()
+        with pytest.raises(ToolFailed, match="is the broker there") as e:
+            read.extend(b.position for b in found)
+    finally:
+        broker.kill()
+        broker.wait()
+        broker.stdout.close()
+    assert one_line(e.value) and 0 < sum(json.loads(read[-1]).values()) < 3000

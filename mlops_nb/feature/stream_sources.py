@@ -147,7 +147,7 @@ def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:thr
             if once and all(at.get(n, 0)>=ends[n] for n in parts): return
             rows,bad = [],[]
             for m in c.consume(size, timeout=.5):
-                if m.error(): raise ToolFailed(f'Kafka topic {topic}: {m.error()}')
+                if m.error(): raise ToolFailed(f'Kafka topic {topic}: {m.error().str()[:160]}', 'is the broker there? What was read before is kept; run it again')
                 at[m.partition()] = m.offset()+1
                 try: row = _object(m.value())
                 except (ValueError, TypeError) as e:
