@@ -371,6 +371,18 @@ def test_old_runs_are_forgotten(project):
     assert not any(c.cached for c in jobs.run("keeps", resume=runs[0]).cells), "nothing is left to take over: it runs"
 
 
+def test_a_closed_file_comes_back_closed_and_an_open_one_is_named(project):
+    files = "with open('in.csv', encoding='latin-1') as f: text = f.read()\nwith open('in.csv', 'rb') as g: g.read()"
+    Path("in.csv").write_text("a,b\n", encoding="utf-8")
+    shown = "print(f.closed, f.name, f.mode, f.encoding, type(f).__name__, g.closed, g.name, type(g).__name__)"
+    job("files", "n = 1", marked(1, files), "late = 1/0", shown, "still = open('out.txt', 'a')", "print(n)")
+    first = failed_run("files")
+    edit("files", "n = 1", marked(1, files), "late = 1", shown, "still = open('out.txt', 'a')", "print(n)")
+    r = jobs.run("files", resume=first)
+    assert ran() == "1 " and "True in.csv r latin-1 TextIOWrapper True in.csv BufferedReader" in Path(r.output).read_text("utf-8")
+    assert len(r.remarks) == 1 and "`still` of cell 4" in r.remarks[0], r.remarks
+
+
 def test_a_failure_says_how_to_go_on_and_every_value_comes_back(project, cli):
     "JSON has no infinity: it is written as text and read by its type"
     head = "%%mlops params\nwidest = 1.5\nsince = '2026-01-31'\nkinds = ['a', 'b']\nmost = None  # type: int | None"

@@ -27,6 +27,22 @@ def _view(root, dtype, shape, strides, offset):
     import numpy as np
     return np.ndarray(shape, dtype, root, offset, strides)
 
+_FILES = {c.__name__:c for c in (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)}
+
+def _told_of(f) -> tuple|None:
+    "What there is to know of a closed file; None when it is open"
+    try: return (type(f).__name__, f.name, f.mode, getattr(f, 'encoding', None)) if f.closed else None
+    except (AttributeError, ValueError): return None # It was never opened by name, or its buffer was taken away
+
+def _shut(kind:str, name, mode:str, encoding:str|None):
+    "A closed file"
+    raw = f = io.FileIO(os.devnull, 'r+')
+    raw.name = name
+    if kind=='TextIOWrapper': f = io.TextIOWrapper(io.BufferedRandom(raw), encoding=encoding); f.mode = mode
+    elif kind!='FileIO': f = _FILES[kind](raw)
+    f.close()
+    return f
+
 @functools.cache
 def _pickler_class():
     "cloudpickle's pickler that knows a namespace; `met` collects the changeable objects that it sees"
@@ -38,6 +54,7 @@ def _pickler_class():
             if type(obj) not in _PLAIN: self.met.append(obj)
             return None
         def reducer_override(self, obj):
+            if type(obj) in _FILES.values() and (told := _told_of(obj)): return _shut,told
             if type(obj).__name__=='ndarray' and not obj.dtype.hasobject and (root := _root(obj)) is not obj:
                 self.roots.append(root)
                 if id(root) in self.shared and type(obj) is type(root):
