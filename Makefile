@@ -32,7 +32,7 @@ demo: $(READY) ## The golden path on 336,776 flights, in demo/
 	$(BIN)/mlops demo demo $(ARGS)
 
 test: $(READY) ## Every test with reduced counts, lessons of the notebooks included
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist loadgroup -rs $(ARGS)
 
 prove: $(READY) ## Every test with the full counts, then the benchmarks; before a release
 	MLOPS_PROVE=1 $(BIN)/python -m pytest tests -n $(JOBS) --dist loadgroup --timeout 3600 $(ARGS)
