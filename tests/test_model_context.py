@@ -192,3 +192,35 @@ def test_reconcile_finds_what_was_done_in_mlflow_alone(delay, cli):
     (fix,) = [d["fix"] for d in answer.json["differences"] if d["kind"] == "alias"]
     assert cli(*fix.split()[1:]).exit == 0
     assert "alias" not in [d["kind"] for d in cli("audit", "reconcile", "--json").json["differences"]]
+
+
+def test_a_model_gets_the_metrics_of_the_run_that_made_it_and_of_no_other(project, model_cache, tmp_path):
+    "Made in the cell, in a function, taken from a search, wrapped; made afterwards it gets none, unless its run is named"
+    cells = [
+        "%load_ext mlops_nb",
+        "import numpy as np, pandas as pd, mlflow, mlops_nb\nfrom sklearn.linear_model import LogisticRegression\n"
+        "from sklearn.model_selection import GridSearchCV\nfrom sklearn.pipeline import make_pipeline",
+        "X = pd.DataFrame({'temp': np.arange(60.0)}); y = X.temp > 30",
+        "%%mlops run delay\nsearch = GridSearchCV(LogisticRegression(), {'C': [1]}, cv=2).fit(X, y)\nmlflow.log_metric('test.acc', 0.9)",
+        "best = search.best_estimator_\nv = %mlops model log best delay --example X --dry-run",
+        "from mlops_nb.core import project\nfrom mlops_nb.model.mlflow_tracking import trained_outside\np = project.current()",
+        "other = LogisticRegression().fit(X, y)\nfound = [trained_outside(p, m) for m in (search, best, make_pipeline(best), other)]",
+        "def train():\n    with mlops_nb.run('delay'):\n        m = LogisticRegression().fit(X, y)\n        mlflow.log_metric('test.acc', 0.8)\n    return m",
+        "late = train()\nfound += [trained_outside(p, m) for m in (late, LogisticRegression())]",
+        "v = %mlops model log late delay --example X --wait\nagain = LogisticRegression().fit(X, y)",
+        "w = %mlops model log again delay --example X --wait",
+    ]
+    code = f"""
+from IPython.core.interactiveshell import InteractiveShell
+import json
+shell = InteractiveShell.instance()
+for cell in {cells!r}: shell.run_cell(cell).raise_error()
+n = shell.user_ns
+print("FOUND " + json.dumps([n["found"], n["v"].metrics, n["w"].metrics, n["w"].said]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    found, mine, none, said = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("FOUND "))[6:])
+    assert found == [False, False, False, True, False, True]
+    assert (mine, none) == ({"test.acc": 0.8}, {})
+    assert "--run" in said[0] and len(said) == 1

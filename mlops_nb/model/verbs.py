@@ -42,10 +42,10 @@ def _key(p):
     try: return guard.signer(p)
     except MlopsError: return None
 
-def _request(p, name, data, run, **options) -> registration.Request:
+def _request(p, name, data, run, outside:bool, **options) -> registration.Request:
     "Lineage of a version: its run, its data; the rest is read where there is time"
     number = views.expected(ledger.of(p).events(views.TYPES), name)
-    run = registry.run(p, run)['run'] if run else tracking.last_run(p)
+    run = registry.run(p, run)['run'] if run else '' if outside else tracking.last_run(p)
     r = registration.Request(bracket=registration.new_bracket(), name=name, expected=number, data=data, run=run, **options)
     if data: v = datasets.resolve(data, p); r.data,r.data_digest = f'{v.name}@{v.version}',v.digest
     return r
@@ -73,7 +73,7 @@ def log(
     *,
     data:Ref='', # Dataset that it was trained on: `NAME@v`
     example:Data=None, # Rows to compare ONNX on; in a notebook found among the variables
-    run:str='', # Run that it was trained in; the newest of this notebook by default
+    run:str='', # Run that it was trained in; by default the newest of this notebook, if the model was there when it ended
     tolerance:float=1e-4, # Largest difference of ONNX that is accepted, relative above 1
     native:bool=False, # Register it without ONNX where that cannot be made
     pickle:bool=False, # Allow pickle where nothing else keeps the model
@@ -87,12 +87,15 @@ def log(
     refs.check_name(name, 'model name')
     model = _object(object, pickle)
     rows,called,said = _example(model, example, data, p)
-    r = _request(p, name, data, run, example=called, tolerance=tolerance, native=native, pickle=pickle)
+    outside = not run and not isinstance(object, (str, Path)) and tracking.trained_outside(p, model)
+    r = _request(p, name, data, run, outside, example=called, tolerance=tolerance, native=native, pickle=pickle)
     if dry_run:
         return Plan(steps=[f'compare ONNX with {type(model).__name__} on {len(rows):,} rows ({called})',
             f'register {name}@{r.expected} in MLflow', f'record model.registered {name}@{r.expected}'])
     fact = _left(p, r, model, rows) if _background(wait) else _waited(p, r, model, rows)
-    if said: fact.said = [said]
+    last = tracking.last_run(p)[:8]
+    notes = [x for x in (said, outside and f'not made in run {last}, so it gets none of its metrics; if it was: --run {last}') if x]
+    if notes: fact.said = notes
     return fact
 
 def _left(p, r, model, rows) -> ModelVersion:
