@@ -8,6 +8,7 @@ import pytest
 
 from mlops_nb import data, feature
 from mlops_nb.core import ledger, segments
+from mlops_nb.core.errors import BadInput
 from mlops_nb.feature import replay
 
 START = pd.Timestamp("2013-07-01", tz="UTC")
@@ -170,3 +171,25 @@ def test_bad_input_is_one_line(project, cli, events, asked):
     segment.write_bytes(segment.read_bytes()[:-8])
     torn = cli("feature", "skew", "delay")
     assert torn.exit == 4 and "is not what entry" in torn.err and torn.err.count("\n") == 1
+
+
+def test_one_moment_and_calls_that_history_cannot_answer(project, cli, events, asked):
+    "All calls at one time; text where a number was; a feature that is gone; no calls at all"
+    at = asked.asked[5_000].to_pydatetime()
+
+    def sealed(model, value, name="aircraft@1:delay", **entity):
+        segments.seal(project, segments.KIND, model, [replay.call(at, entity or {"plane": 3}, {name: value})])
+        return cli("feature", "skew", model)
+
+    assert sealed("text", "many").exit == 1 and sealed("infinite", float("inf")).exit == 1
+    assert feature.skew("text").mismatches[0].over_time[0] == 1
+    for model, how, words in (
+        ("gone", {"name": "aircraft@1:dely"}, "`aircraft@1:dely`, which that view has not; did you mean `delay`?"),
+        ("view", {"name": "airplane@1:delay"}, "no feature view `airplane`"),
+        ("key", {"tail": "N1"}, "lacks the key `plane`"),
+    ):
+        said = sealed(model, 1.0, **how)
+        assert said.exit == 2 and words in said.err and said.err.count("\n") == 1, said.err
+    for rows, words in (([], "no rows"), ([{"id": "a"}], "has the time None")):
+        with pytest.raises(BadInput, match=words):
+            segments.seal(project, segments.KIND, "none", rows)

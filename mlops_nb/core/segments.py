@@ -50,6 +50,7 @@ class Sealed(NamedTuple):
 
 def _table(rows:list[dict]):
     import pyarrow as pa
+    if not rows: raise BadInput('there are no rows to seal', 'seal when something was served')
     rows = [{**r, 'time':_utc(r.get('time'))} for r in rows]
     try:
         table = pa.Table.from_pylist(rows, None) if len({tuple(r) for r in rows})==1 else pa.Table.from_pylist(rows, _fields(pa, rows))

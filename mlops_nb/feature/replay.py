@@ -11,7 +11,7 @@ __all__ = ['call', 'served', 'truth', 'differs', 'reason', 'compare']
 import re
 from datetime import datetime, timedelta, UTC
 import msgspec
-from ..core.errors import BadInput, NotFound
+from ..core.errors import BadInput, NotFound, suggest
 from ..core.proportion import wilson
 from ..core.refs import interval
 from . import asof, compute, definition, history, windows
@@ -57,6 +57,10 @@ def truth(
     return _truth(p, table, [(definition.find(p, f'{v}@{n}'), fs) for (v,n),fs in want.items()], as_known)
 
 def _truth(p, table, picked, as_known=True):
+    for d,fs in picked:
+        have = [f.name for f in d.features]
+        gone = next((f for f in fs if f not in have), None)
+        if gone is not None: raise NotFound(f'a call was served `{d.name}@{d.version}:{gone}`, which that view has not', suggest(gone, have) or f'it has: {", ".join(have[:20])}')
     names = {(d.name, d.version, f):f'{d.name}@{d.version}:{f}' for d,fs in picked for f in fs}
     joined,answers = history.joined(history.held(p, picked, names), p, _frame(table), ' asked', as_known)
     return {c:joined[c] for c in names.values()},{a.proof.view:a for a in answers}
@@ -225,6 +229,6 @@ def _mismatch(name, s, n, first, last) -> Mismatch:
     times = np.concatenate(s.times)
     return Mismatch(feature=name, rate=s.rows/n, interval=list(wilson(s.rows, n)), rows=s.rows, first=_iso(int(times.min())),
         last=_iso(int(times.max())), worst=[w for _,w in s.worst], reason=s.why,
-        over_time=np.histogram(times, 24, (first, max(last, first+1)))[0].tolist())
+        over_time=np.histogram((times-first).astype(float), 24, (0, max(last-first, 24)))[0].tolist())
 
 def _iso(us) -> str: return '' if us is None else (datetime(1970, 1, 1, tzinfo=UTC)+timedelta(microseconds=us)).isoformat()
