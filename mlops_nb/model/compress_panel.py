@@ -58,7 +58,7 @@ def scatter(candidates:list[Candidate], metric:str, chosen:str|None) -> Svg:
 def _row(c:Candidate, base:Candidate, chosen:str|None) -> list:
     if c.score is None: return [short(c.how, 40), '', '', '', '', '', '', badge('info', 'NOT MADE')]
     mark = badge('ok', 'CHOSEN') if c.how==chosen else '' if c is base else badge('info', 'HOLDS') if c.ok else badge('warn', 'NO GAIN') if c.why.startswith('no gain') else badge('bad', 'REFUSED')
-    ratio = lambda a,b: '' if c is base else f' ({a/b:.2f} x)'
+    ratio = lambda a,b: '' if c is base else f' ({a/b:.2f} x)' if a/b>=.01 else f' ({a/b:.1g} x)'
     return [short(c.how, 40), size(c.size_bytes)+ratio(c.size_bytes, base.size_bytes),
         f'{number(round(c.p50_us, 1))}{ratio(c.p50_us, base.p50_us)}', number(round(c.p95_us, 1)),
         f'{c.score:.4f} [{c.low:.4f}, {c.high:.4f}]',

@@ -47,7 +47,8 @@ def _changes(c:dict) -> list:
     "What would have had to be different, in a sentence and a table"
     if c['changes'] is None: return [text(f'Another answer ({c["goal"]}): none within the declared bounds.')]
     if not c['changes']: return [text(f'Another answer ({c["goal"]}): it is that already.')]
-    head = text(f'Another answer ({c["goal"]}) with these changes; predicted again: {c["answer"]}, score {number(c["prediction"])}{"" if c["verified"] else " (NOT REACHED)"}')
+    then = number(c['prediction']) if c['goal'][:2] in ('>=', '<=') else f'{c["answer"]}, probability of {c["goal"]} {number(c["prediction"])}'
+    head = text(f'Another answer ({c["goal"]}) with these changes; predicted again: {then}{"" if c["verified"] else " (NOT REACHED)"}')
     return [head, table(['input', 'is', 'would have to be'], [[short(x['input'], 50), _given(x['from']), _given(x['to'])] for x in c['changes']])]
 
 def _row(e:Explanation, r:dict) -> list:
