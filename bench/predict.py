@@ -115,7 +115,7 @@ def main(few: int = 9, many: int = 200) -> list[dict]:
             for what, a, b, x, note in (
                 ("(frame) against pyfunc", ours, pyfunc.predict, big, "the original answers both"),
                 ("(frame) against sklearn", ours, clf.predict_proba, big, "the same call with the same frame"),
-                ("(array) against sklearn", ours, clf.predict_proba, big.to_numpy(), "ours puts names to the columns first"),
+                ("(array) against sklearn", ours, clf.predict_proba, big.to_numpy(), "the same call with the same array"),
                 ("(frame), sklearn against itself", clf.predict_proba, clf.predict_proba, big, "what chance does"),
             ):
                 rows.append(pairs(f"predict 100,000 rows {what}", a, b, x, many, note))

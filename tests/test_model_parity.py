@@ -182,6 +182,8 @@ def test_large_batches_are_the_originals_own_call():
     assert len(seen) == 1 and seen[0] is x
     p(x.head(199))
     assert len(seen) == 1
+    array = x.to_numpy()
+    assert (p(array) == p(x)).all() and seen[1] is array
 
 
 def test_the_backend_of_slow_models_is_chosen_on_large_batches_too(monkeypatch):

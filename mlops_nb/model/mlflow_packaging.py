@@ -41,7 +41,7 @@ def answers_of(model, rows):
             warnings.simplefilter('ignore')
             return onnx_session.native_scores(model, rows)
     except Exception as e:
-        raise BadInput(f'the model does not take the example: {type(e).__name__}: {" ".join(str(e).split())[:200]}',
+        raise BadInput(f'the model does not take the example: {type(e).__name__}: {(str(e).strip().splitlines() or [""])[0].rstrip(".")[:200]}',
             'give rows that it takes with: --example FRAME') from e
 
 _NULLS = ('', 'nan', 'None', '<NA>') # What converters make of a missing text

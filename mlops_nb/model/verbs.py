@@ -123,6 +123,7 @@ def _resolve(p, ref:str) -> ModelVersion:
     if number not in [v.version for v in have] and (number is not None or not have):
         for v in [*waiting[::-1], *bad[::-1]]:
             if number in (None, v.version): return v
+    if not have and waiting: raise NotFound(f'{at.name}@{at.version} is not there; {at.name}@{waiting[-1].version} is being registered', f'mlops model show {at.name}@{waiting[-1].version}')
     now = registry.aliases(p, at.name) if have else {}
     v = refs.pick(have, at, now, 'model')
     v.aliases = sorted(a for a,n in now.items() if n==v.version)
