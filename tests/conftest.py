@@ -45,7 +45,9 @@ settings.load_profile("mlops")
 
 def pytest_configure(config):
     "Before any module of ours is imported: nothing of the caller's shell leaks into a test"
-    for name in [n for n in os.environ if n.startswith(("MLOPS_", "MLFLOW_", "DVC_", "FEAST_")) and n != "MLOPS_PROVE"]:
+    for name in [
+        n for n in os.environ if n.startswith(("MLOPS_", "MLFLOW_", "DVC_", "FEAST_")) and n not in ("MLOPS_PROVE", "MLOPS_CI")
+    ]:
         del os.environ[name]
     os.environ.update(QUIET)
     os.environ["MLOPS_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlops-")
