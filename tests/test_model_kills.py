@@ -107,6 +107,6 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(act, project, model_cache):
             assert mended["aliases"] == mended["serving"], "MLflow and the ledger agree where the alias is"
         assert after["healthy"] == (after["open"] == 0 and after["staging"] == []), "doctor sees exactly what is left"
         if not after["healthy"]:
-            would = f"(it would be {mended['done'][0]['state']})"
-            assert after["said"].endswith(would), "doctor says which of the two states it will be, and mend makes it so"
+            would = f" would be {mended['done'][0]['state']}: "
+            assert would in after["said"], "doctor says which of the two states it will be, and mend makes it so"
         assert (mended["open"], mended["staging"], mended["healthy"]) == (0, [], True)

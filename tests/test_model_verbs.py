@@ -110,6 +110,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(words, said, delay, cli, rows,
     assert answer.err.count("\n") == 1
     assert [m["version"] for m in cli("model", "list", "--json").json["models"]] == [1]
     assert list((project.state / "registering").iterdir()) == []
+    assert not list(ledger.of(project).events(["model.failed"])), "what was refused at once is no version that failed"
 
 
 def test_columns_in_another_order_give_the_same_answers(delay, cli, clf, rows):

@@ -92,6 +92,7 @@ def log(
     if dry_run:
         return Plan(steps=[f'compare ONNX with {type(model).__name__} on {len(rows):,} rows ({called})',
             f'register {name}@{r.expected} in MLflow', f'record model.registered {name}@{r.expected}'])
+    _probe(model, rows)
     fact = _left(p, r, model, rows) if _background(wait) else _waited(p, r, model, rows)
     last = tracking.last_run(p)[:8]
     notes = [x for x in (said, outside and f'not made in run {last}, so it gets none of its metrics; if it was: --run {last}') if x]
@@ -100,7 +101,6 @@ def log(
 
 def _left(p, r, model, rows) -> ModelVersion:
     "Hand it over and say so"
-    _probe(model, rows)
     with registration.begun(p, r) as lock: registration.leave(p, r, model, rows, lock)
     return ModelVersion(name=r.name, version=r.expected, digest='', state='registering', run=r.run, data=r.data)
 
@@ -232,7 +232,7 @@ def _aliases(p, name:str) -> list[dict]:
 def health(p) -> tuple[bool,str,str]:
     "`(healthy, what was found, what to type)`"
     found = [x for x in leftovers(p, False) if x['state']!='running']
-    if found: return False,f'{found[0]["subject"]}: {found[0]["message"]} (it would be {found[0]["state"]})','mlops model mend'
+    if found: return False,f'{found[0]["subject"]} would be {found[0]["state"]}: {found[0]["message"]}','mlops model mend'
     return True,'every registration and promotion has ended',''
 
 @verb('model.list', example='mlops model list')
