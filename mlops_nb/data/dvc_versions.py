@@ -44,7 +44,9 @@ def adopt(
     p, # Project
 ) -> dict: # {'adopted': what was found, in words; empty when the repository was made}
     "Use the DVC repository that is there, or make one with a local remote"
-    if _config(p).is_file() and remote_of(p)[1]: return {'adopted':'remote {} at {}'.format(*remote_of(p))}
+    if _config(p).is_file() and remote_of(p)[1]:
+        (name,url),own = remote_of(p),local_folder(p)
+        return {'adopted':f'remote {name} at {own.relative_to(p.root).as_posix() if own and own.is_relative_to(p.root) else url}'}
     url = p.settings.stores.dvc_remote or (p.root/'.mlops'/'dvc-remote').as_posix()
     had = _config(p).read_text(encoding='utf-8') if _config(p).is_file() else ''
     core = '' if '[core]' in had else '[core]\n    analytics = false\n    check_update = false\n    remote = mlops\n'
