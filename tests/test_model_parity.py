@@ -241,6 +241,19 @@ def test_a_pytorch_module_keeps_weights_and_graph_without_pickle(tmp_path):
         assert list(said.label) == [str(int(k)) for k in net(torch.tensor(x.to_numpy("float32"))).argmax(1)]
 
 
+def test_several_values_a_row_stay_beside_each_other(tmp_path):
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), columns=list("abc"))
+    y = np.column_stack([x.a + x.b, x.c])
+    fitted = linear_model.LinearRegression().fit(x, y)
+    pack = packaging.build(tmp_path / "m", fitted, x, {})
+    assert (pack.parity.rows, pack.parity.over) == (40, 0)
+    session = Predictor((pack.folder / "model.onnx").read_bytes(), pack.inputs)
+    assert session.predict(x).shape == session(x).shape == (40, 2)
+    assert np.allclose(session.predict(x), y, atol=1e-5)
+    with pytest.raises(MlopsError, match="gives 2 numbers a row"):
+        scoring.ask(session, x)
+
+
 @pytest.mark.parametrize("kind", ["clusters", "ridge", "bayes on arrays"])
 def test_an_onnx_file_is_taken_as_it_is(kind, loaded, tmp_path):
     from mlops_nb.model import originals

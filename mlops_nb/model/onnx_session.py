@@ -71,9 +71,9 @@ class Predictor:
         if len(out)==1: wide = out[0].reshape(len(out[0]), -1); return wide[:, 0] if wide.shape[1]==1 else wide
         return out[1][:, 1] if out[1].ndim==2 and out[1].shape[1]==2 else out[1]
     def predict(self, rows):
-        "Predicted class or value of each row, shape (n,)"
+        "Predicted class or value of each row, shape (n,); (n, values) for a model of several values"
         if self._by_native(rows): return self._asked(native_answers, rows)
-        return self.raw(rows)[0].reshape(-1)
+        return _flat(self.raw(rows)[0])
     def _by_native(self, rows) -> bool:
         return self._native is not None and self.native_from is not None and len(rows)>=self.native_from
     def _asked(self, f, rows):
@@ -95,17 +95,19 @@ class Predictor:
     def _shaped(scores): return scores[:, 0] if scores.shape[1]==1 else scores[:, 1] if scores.shape[1]==2 else scores
 
 # %% ../../nbs/model/onnx_session.ipynb #143f03e3
+def _flat(answers): return answers if answers.ndim==2 and answers.shape[1]>1 else answers.reshape(-1)
+
 def native_scores(model, rows):
     "Scores of the original model, shape (n, k), and its answers, shape (n,)"
     import numpy as np
     if hasattr(model, 'native_scores'): return model.native_scores(rows)
     answers = native_answers(model, rows)
-    return scores_of(model, rows) if hasattr(model, 'predict_proba') else answers.reshape(-1, 1).astype('float64', copy=False) if answers.dtype.kind in 'iuf' else np.zeros((len(answers), 1)),answers
+    return scores_of(model, rows) if hasattr(model, 'predict_proba') else answers.reshape(len(answers), -1).astype('float64', copy=False) if answers.dtype.kind in 'iuf' else np.zeros((len(answers), 1)),answers
 
 def native_answers(model, rows):
-    "Classes or values, shape (n,)"
+    "Classes or values, shape (n,); (n, values) for a model of several values"
     import numpy as np
-    answers = np.asarray(model.predict(rows)).reshape(-1)
+    answers = _flat(np.asarray(model.predict(rows)))
     return answers.astype('int64') if answers.dtype==bool else answers # ONNX has no boolean classes
 
 def scores_of(model, rows):
