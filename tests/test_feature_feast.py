@@ -15,11 +15,18 @@ import pytest
 from mlops_nb import data, feature
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput, NotFound
-from mlops_nb.feature import feast_repository
+from mlops_nb.feature import feast_online, feast_repository
 
 OURS = "mlops_nb.feature.feast_plugin.PitOfflineStore"
 START = pd.Timestamp("2013-01-01", tz="UTC")
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("feast")]
+
+
+@pytest.fixture(autouse=True)
+def own_times():
+    "Feast's own calls, whatever another test of this process told SQLite about times"
+    with feast_online._own_times():
+        yield
 
 
 def minutes(*at) -> list[pd.Timestamp]:

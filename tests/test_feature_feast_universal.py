@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_feature_feast import START, minutes, store_of
+from test_feature_feast import START, minutes, own_times, store_of  # noqa: F401 - a fixture
 
 from mlops_nb.core.errors import BadInput
 

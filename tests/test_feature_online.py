@@ -5,9 +5,11 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -146,6 +148,19 @@ def test_contract_values_and_keys(store):
     assert math.isnan(get(store, "v@1", [("n", 1)])[0][1]["i"])
     assert get(store, "v@2", [("JFK", 1)]) == [None]
     assert put(store, "v@1", [], [], []) == 0 and get(store, "v@1", []) == []
+
+
+def test_feast_keeps_its_times_where_others_set_theirs(tmp_path):
+    "IPython's history and pandas' to_sql tell the whole process how SQLite reads and writes times"
+    store = made("feast-sqlite", None, tmp_path)
+    assert put(store, "seen@1", [("JFK", 1)], [10], [{"i": 1}]) == 1
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        pd.DataFrame({"at": [START]}).to_sql("t", db)
+        theirs = dict(sqlite3.converters), dict(sqlite3.adapters)
+        assert put(store, "seen@1", [("JFK", 2)], [20], [{"i": 2}]) == 1
+        assert get(store, "seen@1", [("JFK", 1), ("JFK", 2)]) == [(10, {"i": 1}), (20, {"i": 2})]
+        assert (dict(sqlite3.converters), dict(sqlite3.adapters)) == theirs
+    store.close()
 
 
 def test_contract_keys_of_one_part(store):

@@ -8,8 +8,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/feast_online.html.md"""
 __all__ = ['FeastStore']
 
 # %% ../../nbs/feature/feast_online.ipynb #fe870e49
-import warnings
-from datetime import datetime, timedelta, UTC
+import sqlite3, threading, warnings
+from contextlib import contextmanager, nullcontext
+from datetime import date, datetime, timedelta, UTC
 from pathlib import Path
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.need import need
@@ -42,6 +43,19 @@ def _key(by, values):
     return EntityKey(join_keys=list(by), entity_values=[one(v) for v in values])
 
 # %% ../../nbs/feature/feast_online.ipynb #a60e191a
+_turn = threading.RLock()
+
+@contextmanager
+def _own_times():
+    "How Feast's SQLite store reads and writes times is set for the whole process, where IPython and pandas set it otherwise: back to Feast's for one call"
+    from feast.infra.online_stores import sqlite as theirs
+    with _turn:
+        adapters,converters = dict(sqlite3.adapters),dict(sqlite3.converters)
+        sqlite3.register_adapter(date, theirs.adapt_date_iso); sqlite3.register_adapter(datetime, theirs.adapt_datetime_epoch)
+        for kind in ('date', 'datetime', 'timestamp'): sqlite3.register_converter(kind, getattr(theirs, f'convert_{kind}'))
+        try: yield
+        finally: sqlite3.adapters.update(adapters); sqlite3.converters.update(converters)
+
 class FeastStore:
     "Online features in an online store of Feast"
     piece = 500 # Entities of a call
@@ -66,7 +80,8 @@ class FeastStore:
         self.made = set()
     def _try(self, step, *args):
         "What fails in a store may be of any class"
-        try: return step(*args)
+        try:
+            with _own_times() if self.config.online_store.type=='sqlite' else nullcontext(): return step(*args)
         except Exception as e:
             raise ToolFailed(f'the online store of Feast ({self.config.online_store.type}) fails: {" ".join(str(e).split())[:160]}', 'mend it, then run it again: what was written stays true') from e
     def _table(self, view:str, by, names):
