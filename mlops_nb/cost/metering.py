@@ -161,8 +161,8 @@ class Meter:
         kwh,how = modelled_kwh(seconds, cpu),'model'
         if self.joule is not None and (now := _rapl_uj()) is not None and now>=self.joule:
             kwh,how = (now-self.joule)/3.6e12,'rapl'
-        if self.gpus is not None and (now := gpu_joule()) is not None and now>=self.gpus:
-            kwh,how = kwh+(now-self.gpus)/3.6e6,f'{how}+nvml'
+        if self.gpus is not None and (joule := gpu_joule()) is not None and joule>=self.gpus:
+            kwh,how = kwh+(joule-self.gpus)/3.6e6,f'{how}+nvml'
         return Usage(seconds=seconds, cpu_s=cpu, peak_mb=_family_mb(self.pid), kwh=kwh, energy=how)
 
 # %% ../../nbs/cost/metering.ipynb #fb2171eb

@@ -17,7 +17,7 @@ from .survey import veiled
 # %% ../../nbs/job/cell_syntax.ipynb #646e7691
 def _broken(code:str) -> str:
     "Why Python does not compile, with its line; empty when it does"
-    how = dict(filename='cell', mode='exec', flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    how:dict = dict(filename='cell', mode='exec', flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: compile(code, **how); return ''

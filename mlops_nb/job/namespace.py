@@ -10,6 +10,7 @@ __all__ = ['Dump', 'dump', 'load', 'Saved', 'Shelf', 'file_digest']
 # %% ../../nbs/job/namespace.ipynb #fc5f75a7
 import functools, hashlib, io, mmap, os, pickle, sys, time, types
 from pathlib import Path
+from typing import Any
 import msgspec
 
 # %% ../../nbs/job/namespace.ipynb #078a44ef
@@ -36,8 +37,9 @@ def _told_of(f) -> tuple|None:
 
 def _shut(kind:str, name, mode:str, encoding:str|None):
     "A closed file"
-    raw = f = io.FileIO(os.devnull, 'r+')
+    raw:Any = io.FileIO(os.devnull, 'r+')
     raw.name = name
+    f:Any = raw
     if kind=='TextIOWrapper': f = io.TextIOWrapper(io.BufferedRandom(raw), encoding=encoding); f.mode = mode
     elif kind!='FileIO': f = _FILES[kind](raw)
     f.close()

@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/originals.html.md"""
 __all__ = ['Given', 'Reference', 'is_torch', 'Torch', 'original']
 
 # %% ../../nbs/model/originals.ipynb #725eec3c
+from typing import Any
 from ..core.errors import BadInput, ToolFailed
 from ..core.need import need
 from . import onnx_export, onnx_session
@@ -63,7 +64,7 @@ class Torch:
     def to_onnx(self, rows) -> bytes:
         "Export with any number of rows"
         import io, warnings, torch
-        out = io.BytesIO()
+        out:Any = io.BytesIO() # a buffer is taken, whatever the hint says
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
