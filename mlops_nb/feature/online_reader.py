@@ -148,6 +148,7 @@ def _turned(rows) -> list[list]:
 
 def _holding(times, values, at, oldest) -> tuple[list,list]:
     "Values of a view that hold at a time, a list a feature, and the ages of its rows"
+    if len(times)==1 and (t := times[0]) is not None and oldest<=t<=at: return values,[(at-t)/1e6]
     try: first,last = min(times),max(times); every,same = oldest<=first and last<=at,first==last
     except (TypeError, ValueError): every = same = False # some are unknown, or nothing was asked
     ages = [(at-times[0])/1e6]*len(times) if same else [None if t is None else (at-t)/1e6 for t in times]

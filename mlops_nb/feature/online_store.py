@@ -100,7 +100,7 @@ class _Plan:
         return self.queries[n]
     def of(self, packed) -> list[tuple]:
         "Values in the order of the features, of rows of the table"
-        rows,width = _listed(b'\xdd'+len(packed).to_bytes(4, 'big')+b''.join(packed)),self.width
+        rows,width = [_row(packed[0])] if len(packed)==1 else _listed(b'\xdd'+len(packed).to_bytes(4, 'big')+b''.join(packed)),self.width
         if set(map(len, rows))!={width}: rows = [r if len(r)==width else r+(None,)*(width-len(r)) for r in rows]
         return rows if self.whole else list(map(self.pick, rows))
 
@@ -108,7 +108,7 @@ _NO_ROWS,_NOTHING = '(SELECT NULL AS key, NULL AS row)',_pack(())
 def _unreadable(e) -> ToolFailed:
     if 'same thread' in str(e): return ToolFailed('the online store was opened in another thread', 'make one Reader for each thread')
     return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
-_listed = msgspec.msgpack.Decoder(list[tuple]).decode
+_row,_listed = msgspec.msgpack.Decoder(tuple).decode,msgspec.msgpack.Decoder(list[tuple]).decode
 _MOST_MARKS = 512 # In one statement
 def _marks(n:int) -> int: return n if n<=8 else (n+3)//4*4
 
@@ -238,6 +238,7 @@ class SqliteStore:
         if n>len(names): some = names+names[-1:]*(n-len(names))
         while ask.execute(plan.query(n), some).fetchone()[1]!=plan.sum: self._resolve(plan)
         rows = ask.fetchall()
+        if len(names)==1: return [rows[0][1] if rows else _NOTHING]
         keys,packed = zip(*rows) if rows else ((), ())
         if keys==tuple(some): return list(packed[:len(names)]) # all are there
         return list(map(dict(rows).get, names, repeat(_NOTHING)))

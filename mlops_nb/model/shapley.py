@@ -72,7 +72,9 @@ def plan(
 _CELLS = 4_000_000 # Values of one call at most
 
 def _parts(players, back, low, turns, rows):
-    "A plan block by block, with all that explained rows share: `(turns, scores of the background, masks, what it shows)`"
+    """A plan block by block, with all that explained rows share: `(turns, scores of the background, masks, what it shows)`
+
+    Of a matrix both are whole numbers: masks of all bits or none, and the bits of the background where they let it through."""
     import numpy as np
     d = turns.shape[1]
     part,steps = max(1, min(len(turns), _CELLS//max(1, 2*(d-1)*d))),np.arange(1, d)[None, :, None]
@@ -80,13 +82,14 @@ def _parts(players, back, low, turns, rows):
         t,w = turns[s:s+part],rows[s:s+part]
         masks = np.concatenate([t[:, None, :]<steps, (d-1-t)[:, None, :]<steps], axis=1).reshape(-1, d)
         at = np.repeat(w, 2*(d-1))
-        yield t,low[w],masks,(back[at] if players.matrix else [b[at] for b in back])
+        if players.matrix: bits = -masks.astype('int32'); yield t,low[w],bits,back[at].view('int32') & ~bits
+        else: yield t,low[w],masks,[b[at] for b in back]
 
 def _mix(players, x, masks, shown):
     "Mixtures of one row with the background, as the session takes them; `masks` has shape (m, d)"
     import numpy as np
     if not players.matrix: return [np.where(masks[:, j], x[j], b) for j,b in enumerate(shown)]
-    return np.where(masks, np.array(x, 'float32'), shown)
+    return (masks & np.array(x, 'float32').view('int32') | shown).view('float32')
 
 def _changes(scores, turns, low, high):
     "Change of the score at each player's turn, forwards and backwards averaged; shape (p, d). `scores` has shape (p, 2, d-1)"
@@ -127,7 +130,7 @@ def attribute(
     if not (np.isfinite(high).all() and np.isfinite(low[which]).all()):
         raise BadInput(f'the model gives no finite score for {int((~np.isfinite(high)).sum()) or "some background"} rows',
             'a score that is no number cannot be explained')
-    used = np.column_stack(back) if players.matrix else back
+    used = np.column_stack(back).astype('float32', copy=False) if players.matrix else back
     values,errors,calls,kept = np.zeros((n, d)),np.zeros((n, d)),n+have,{}
     def parts(k):
         "The k-th plan, made once where it is small"
