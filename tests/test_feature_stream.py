@@ -409,3 +409,22 @@ def test_kafka():
     assert producer.flush(30) == 0
     again = list(stream_sources.of_kafka(f"kafka://{at}/flights", first[-1].position))
     assert [r["k"] for b in again for r in b.rows] == [200]
+
+
+def test_a_time_whose_events_are_gone_has_no_answer_instead_of_half_a_window(project, cli):
+    "Only what windows can still reach is kept; history knows the rest"
+    at = pd.date_range("2026-01-01", periods=40, freq="D", tz="UTC")
+    pd.DataFrame({"k": 1, "t": at, "x": np.arange(40.0)}).to_parquet("events.parquet")
+    feature.add(
+        "spend",
+        entity=["k"],
+        time="t",
+        source="events.parquet",
+        sql="SELECT k, t, x FROM source",
+        window=["sum(x) over 7d as week", "count(*) over 1d as day"],
+    )
+    feature.stream("spend", from_="events.parquet", once=True)
+    for days, week, day, why in ((39, 252.0, 1, set()), (36, None, 1, {"week"}), (20, None, None, {"week", "day"})):
+        said = cli("feature", "online", "spend", "--entity", "k=1", "--at", str(at[days]), "--json").json
+        assert (said["values"]["week"], said["values"]["day"]) == (week, day)
+        assert set(said["why"]) == why and all("feature join" in x for x in said["why"].values())

@@ -85,18 +85,28 @@ def online(
     They are what history gives at the same time, to the last bit."""
     p = projects.current()
     given = _whole({**entities, **entity})
-    reader = online_reader.Reader(p, refs)
-    try: (values,),(ages,) = reader.read([{**given, **_whole(request)}], _instant(at) if at else None)
+    reader,t = online_reader.Reader(p, refs),_instant(at) if at else None
+    try:
+        (values,),(ages,) = reader.read([{**given, **_whole(request)}], t)
+        why = _why(reader, values, ages, t)
     finally: reader.close()
-    return Online(entities=given, values=values, age_s=ages, why=_why(reader, values, ages))
+    return Online(entities=given, values=values, age_s=ages, why=why)
 
-def _why(reader, values, ages) -> dict[str,str]:
+def _gone(reader, t) -> set[str]:
+    "Columns of windows that begin before the events that are kept"
+    return {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked if d.windows and t is not None
+        for until in [reader.events.forgotten(f'{d.name}@{d.version}')] for w in d.windows
+        if w.name in fs and t-int(names.interval(w.over).total_seconds()*1e6)<until}
+
+def _why(reader, values, ages, t) -> dict[str,str]:
     "Why a feature has no value, in words"
+    gone = _gone(reader, t)
     ds,out = {(d.name, d.version):d for d,_ in reader.picked},{}
     spread = {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked for w in d.windows if w.name in fs and w.aggregate=='std'}
     for c,view in reader.view_of.items():
         d,age = ds[view],ages[c]
-        if age is None: out[c] = 'nothing it is made of is stored' if d.on_demand else 'no event in its windows' if d.windows else 'nothing is stored about this entity'
+        if c in gone: out[c] = 'its events of then are not kept any more; history knows: feature join'
+        elif age is None: out[c] = 'nothing it is made of is stored' if d.on_demand else 'no event in its windows' if d.windows else 'nothing is stored about this entity'
         elif values[c] is not None: continue
         elif age<0: out[c] = 'what is stored is newer; history knows: feature join'
         elif d.ttl and age>names.interval(d.ttl).total_seconds(): out[c] = f'older than the ttl of {d.ttl}'

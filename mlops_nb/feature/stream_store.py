@@ -27,6 +27,7 @@ CREATE INDEX IF NOT EXISTS event_old ON event(view, time);
 CREATE UNIQUE INDEX IF NOT EXISTS event_once ON event(view, key, id, created, time, data) WHERE id<>'';
 CREATE TABLE IF NOT EXISTS source(view TEXT, source TEXT, position TEXT NOT NULL, PRIMARY KEY(view, source)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, high INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forgotten(view TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 """
 _FORGET = ("DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id=''", """DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id<>'' AND NOT EXISTS
     (SELECT 1 FROM event AS e INDEXED BY event_once WHERE e.view=event.view AND e.key=event.key AND e.id=event.id AND e.id<>'' AND e.time>:cut)""") # By index: work for what goes, not for what stays
@@ -94,7 +95,7 @@ class EventStore:
         try:
             self.db.execute('BEGIN IMMEDIATE')
             try:
-                self.db.execute('DELETE FROM event WHERE view=?', (view,))
+                for table in ('event', 'forgotten'): self.db.execute(f'DELETE FROM {table} WHERE view=?', (view,))
                 done = self._add(view, events, '', '', None, 0); self.db.execute('COMMIT'); return done
             except BaseException: self._rollback(); raise
         except sqlite3.Error as e:
@@ -120,7 +121,11 @@ class EventStore:
         return Counts(used, late, len(rows)-used)
     def _forget(self, view, cut):
         "Drop events that no window can reach; all versions of an event go together"
-        for sql in _FORGET: self.db.execute(sql, {'view':view, 'cut':cut})
+        gone = sum(self.db.execute(sql, {'view':view, 'cut':cut}).rowcount for sql in _FORGET)
+        if gone: self.db.execute('INSERT INTO forgotten VALUES (?,?) ON CONFLICT DO UPDATE SET until=max(until, excluded.until)', (view, cut))
+    def forgotten(self, view:str) -> int:
+        "Events of a view up to this time, us since 1970 UTC, may be gone: a window that begins earlier has no answer"
+        return next((r[0] for r in self._rows('SELECT until FROM forgotten WHERE view=?', view)), _NEVER)
     def events(self, view:str, key:str, after:int) -> list[tuple]:
         "(time, created, id, keep, values) of one entity after a time, and every version of events with an id"
         return self._rows("SELECT time, created, id, keep, data FROM event WHERE view=? AND key=? AND (time>? OR id<>'') ORDER BY time, created", view, key, after)
@@ -129,13 +134,14 @@ class EventStore:
         key:str, # `online_store.packed_key` of the entity
         t:int, # When it is asked, us since 1970 UTC
     ) -> tuple[dict,int|None]: # (feature -> value, time of the newest event that counts)
-        "What the windows of one entity are at a time"
-        first,columns,out = t-reach_us(d),windows.inputs(d.windows),{}
+        "What the windows of one entity are at a time; None for one whose events are not kept any more"
+        first,columns,out,until = t-reach_us(d),windows.inputs(d.windows),{},self.forgotten(f'{d.name}@{d.version}')
         found = [windows.Row(time, (keep, data), None if created==_NEVER else created, id or None)
             for time,created,id,keep,data in self.events(f'{d.name}@{d.version}', key, first)]
         here = [(r.time, r.created, r.value[0], unpack(r.value[1])) for r in windows.known_versions(found, t) if first<r.time<=t]
         for k,w in enumerate(d.windows):
             at,cut = columns.index(w.column) if w.column else -1,t-_us(w.over)
+            if cut<until: out[w.name] = None; continue
             rows = [windows.Row(time, values[at] if at>=0 else None, created)
                 for time,created,keep,values in here if time>cut and keep>>k&1]
             out[w.name] = windows.value_of(w.aggregate, _us(w.over), rows, t, not w.column)
