@@ -125,6 +125,25 @@ def test_what_steps_do_behind_their_names_is_seen_and_put_in_order(project, how)
     assert said and words in said[0] and "a" in steps(b)["b"].needs
 
 
+def test_a_file_that_another_step_wrote_after_it_was_looked_for_is_read_again(project):
+    "Step b looks for the file, then a writes it, then b ends: what b saved is not what it would read now"
+    os.mkfifo("looked")
+    os.mkfifo("written")
+    job(
+        "late",
+        "import os\ndef side(): return os.path.exists('side')\ndef meet(place, way): os.close(os.open(place, way))",
+        "def place(): return 'out'+'.txt'\ndef read(p):\n    try: return open(p).read()\n    except FileNotFoundError: return 'none'",
+        "a: both = side()\nif both: meet('looked', os.O_RDONLY)\nwith open(place(), 'w') as f: f.write('new')\nif both: meet('written', os.O_WRONLY)",
+        "b: text, again = read(place()), side()\nif again: meet('looked', os.O_WRONLY)\nif again: meet('written', os.O_RDONLY)\nif again: os.unlink('side')",
+        "end: print(text)",
+    )
+    a = jobs.run("late", parallel=1)
+    Path("out.txt").unlink()
+    Path("side").touch()
+    b = jobs.run("late", parallel=2, limit={"wall_s": 60})
+    assert a.digest == b.digest and [r for r in b.remarks if "which that step writes; run again: b" in r], b.remarks
+
+
 def test_names_end_as_they_would_from_top_to_bottom(project):
     job(
         "names",

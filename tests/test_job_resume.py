@@ -185,6 +185,14 @@ def test_an_input_that_changed_is_read_again(project):
     assert ran() == "0 2 4 " and "3" in Path(r.output).read_text(encoding="utf-8")
 
 
+def test_an_input_that_somebody_changed_after_it_was_read_is_read_again(project):
+    "The digest of what is there now says nothing about what was read"
+    job("late", "import os", "try: text = open('late.txt').read()\nexcept FileNotFoundError: text = 'none'\nos.system('echo new > late.txt') and None", "assert text!='none'")  # fmt: skip
+    run = failed_run("late")
+    assert "new" in Path("late.txt").read_text(encoding="utf-8")
+    assert jobs.run("late", resume=run).ok
+
+
 def test_parameters_are_inputs(project):
     made("par", "a = 1\nb = 2", marked(1, "x = a*10"), marked(2, "y = b*10"), marked(3, "print(x, y)"))
     first = jobs.run("par", params={"b": 3})

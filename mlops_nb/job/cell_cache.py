@@ -207,7 +207,7 @@ class Cache:
         if not self.block: self.settings,self.drawn = self.shelf.settings(),self.shelf.random()
         self.shelf.look(None if wanted is None else wanted)
         return gone[0] if gone else ''
-    def after(self, k:int, outputs:list[dict], count:int, usage:dict, files:tuple[list[str],list[str]], insist:bool=False) -> dict[str,str]|None:
+    def after(self, k:int, outputs:list[dict], count:int, usage:dict, files:tuple[dict[str,tuple],list[str]], insist:bool=False) -> dict[str,str]|None:
         "Save what cell `k` did; names that cannot be saved with the reasons, or None when it was put off"
         self.block.append(k)
         self._pending = getattr(self, '_pending', [])+[(outputs, count, usage, files)]
@@ -216,12 +216,12 @@ class Cache:
         key = self.key(ks, self.versions, self.settings)
         saved = self.shelf.save(key)
         drawn = self.shelf.random()
-        opened,wrote = [p for *_,f in todo for p in f[0]],sorted({p for *_,f in todo for p in f[1]})
+        opened,wrote = {p:s for *_,f in reversed(todo) for p,s in f[0].items()},sorted({p for *_,f in todo for p in f[1]})
         r = Record(key=key, codes=[self.codes[j] for j in ks], outputs=[t[0] for t in todo], counts=[t[1] for t in todo],
             usage=[t[2] for t in todo], names=saved.names, deleted=saved.deleted, lost=saved.lost,
             again='; '.join(self.again[j] for j in ks if j in self.again),
             random={n:[self.drawn.get(n, ''), d] for n,d in drawn.items() if self.drawn.get(n)!=d},
-            files=self.shelf.digests(sorted(set(opened)-set(wrote))), wrote=wrote, buffers=saved.buffers,
+            files=self.shelf.digests({p:opened[p] for p in sorted(opened) if p not in wrote}), wrote=wrote, buffers=saved.buffers,
             at=[self.cells[j].index for j in ks], changed=saved.changed, sets=self.shelf.settings()!=self.settings)
         for n in saved.deleted: self.versions.pop(n, None); self.missing.pop(n, None)
         for n in saved.names: self.missing.pop(n, None)

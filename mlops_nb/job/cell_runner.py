@@ -40,7 +40,7 @@ def encode(m) -> bytes:
 # %% ../../nbs/job/cell_runner.ipynb #4ad53192
 class Opened:
     "Files that the running cell opens"
-    def __init__(self, ignore): self.ignore,self.on,self.read,self.wrote = tuple(ignore),False,set(),set()
+    def __init__(self, ignore): self.ignore,self.on,self.read,self.wrote = tuple(ignore),False,dict[str,tuple](),set()
     def install(self): sys.addaudithook(self.hook)
     def hook(self, event, args):
         if not self.on or event not in ('open', 'os.rename'): return
@@ -50,13 +50,15 @@ class Opened:
             if isinstance(path, (str, bytes, os.PathLike)):
                 path = os.path.abspath(os.fsdecode(path))
                 writes = event=='os.rename' or bool(args[1] and set(args[1])&set('wax+')) or not args[1] and isinstance(args[2], int) and bool(args[2]&(os.O_WRONLY|os.O_RDWR))
-                if not path.startswith(self.ignore): (self.wrote if writes else self.read).add(path)
+                if path.startswith(self.ignore): return
+                if writes: self.wrote.add(path)
+                else: self.read.setdefault(path, namespace.file_stamp(path))
         finally: self.on = True
-    def begin(self): self.read,self.wrote,self.on = set(),set(),True
-    def end(self, also=()) -> tuple[list[str],list[str]]:
+    def begin(self, also=()): self.read,self.wrote,self.on = {p:namespace.file_stamp(p) for p in also},set(),True
+    def end(self) -> tuple[dict[str,tuple],list[str]]:
         self.on = False
         wrote = sorted(p for p in self.wrote if os.path.isfile(p))
-        return sorted({*self.read, *also}-set(wrote)),wrote
+        return {p:self.read[p] for p in sorted(self.read) if p not in wrote},wrote
 
 def _ignored(folder:str) -> list[str]:
     "Places whose files are nobody's input"
@@ -112,12 +114,12 @@ class Run:
         self.tell({'begin':c['at'], 'count':count})
         self.tell.heard = lambda m: said.take(0, m) if 'out' in m or 'stream' in m or 'clear' in m or 'update' in m else None
         meter = cost.metering.Meter()
-        self.opened.begin()
+        self.opened.begin([os.path.abspath(p) for p in self.plan['inputs'] if p in c['source']])
         self.running = True
         try: done = await shell_plugin.run(self.shell, c['source'], c['id'])
         except KeyboardInterrupt: return self._stopped(c['at'])
         finally:
-            self.running = False; files = self.opened.end([os.path.abspath(p) for p in self.plan['inputs'] if p in c['source']])
+            self.running = False; files = self.opened.end()
             self.tell.heard = None
         used,error = meter.read(),done.error_before_exec or done.error_in_exec
         usage = {'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb, 'kwh':used.kwh, 'energy':used.energy}
