@@ -115,9 +115,12 @@ def test_everybody_can_read_it(told, cli, scheme):
 
     assert cli("site", "build").exit == 0
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        wait_ms = 300_000  # a busy machine may need more than Playwright's half a minute
+        words = ["--no-sandbox", "--disable-dev-shm-usage"]  # a container's /dev/shm is small
+        browser = p.chromium.launch(executable_path=chromium, args=words, timeout=wait_ms)
         try:
             page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+            page.set_default_timeout(wait_ms)
             for name in ("index", "features", "models", "ledger", "controls"):
                 page.goto((told.root / "site" / f"{name}.html").as_uri())
                 found = Axe().run(page).response["violations"]

@@ -112,6 +112,7 @@ def test_it_ends_when_nobody_needs_it(alone, monkeypatch):
     if s:
         s.close()
         psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+    psutil.wait_procs(servers(alone), timeout=30)  # it may have stopped listening before we called, and be ending
     assert not servers(alone) and not list(alone.glob("*.sock"))
 
 

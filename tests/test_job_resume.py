@@ -282,6 +282,29 @@ def test_a_terminated_run_is_saved_and_goes_on(project):
     assert ran() == "4 " and "[0, 1, 2, 3, 4] 10" in Path(r.output).read_text(encoding="utf-8")
 
 
+STOPPED_EARLY = """
+import os, signal
+from mlops_nb import job
+from mlops_nb.job import supervision
+start = supervision.Watch.start
+def stopped(*args):
+    done = start(*args)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return done
+supervision.Watch.start = stopped
+try: job.run('early')
+except KeyboardInterrupt as e: print(e)
+"""
+
+
+def test_a_stop_before_anybody_listens_is_recorded(project):
+    "SIGTERM when the fork has begun and its run does not follow it yet"
+    job("early", "import threading", "threading.Event().wait()")
+    done = subprocess.run([sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "is saved" in done.stdout, done
+    assert [r.status for r in jobs.history("early").runs] == ["aborted"]
+
+
 def test_killed_anywhere_no_run_is_lost_and_none_succeeds_twice(project, tmp_path_factory, monkeypatch):
     place = tmp_path_factory.mktemp("run")
     place.chmod(0o700)

@@ -184,6 +184,19 @@ class Inline(Once):
         done(self.outcomes.pop(0) if self.outcomes else Outcome(status="succeeded", run=f"run-{len(self.ran)}"))
 
 
+class Meeting(Inline):
+    "The first run of each waits for the first run of the others"
+
+    def __init__(self, everybody):
+        super().__init__()
+        self.everybody = everybody
+
+    def start(self, f, s, hold, done):
+        if not self.ran:
+            self.everybody.wait(120)
+        super().start(f, s, hold, done)
+
+
 class Held(Once):
     "Runs that go on until the test ends them"
 
@@ -236,14 +249,13 @@ def test_two_daemons_fire_a_thousand_times_once_each(shared):
     clock, n = Clock(), 10
     for k in range(n):
         job(shared, f"job{k}", "* * * * *", catch_up="all", concurrency=2 if k % 2 else 1)
-    pair = [fresh(shared, clock, owner=f"host{k}:1:1") for k in (1, 2)]
+    both = threading.Barrier(2)
+    pair = [fresh(shared, clock, Meeting(both), owner=f"host{k}:1:1") for k in (1, 2)]
     for d in pair:
         d.tick()
     clock.t += 100 * 60
-    go = threading.Barrier(2)
 
     def work(d):
-        go.wait()
         while d.tick() == 0 or d.store.fires(status="waiting", limit=1):
             pass
 

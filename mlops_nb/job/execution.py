@@ -194,8 +194,9 @@ def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dic
     while True:
         sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]}, Path(plan.output), mask)
         watch = supervision.Watch(request, sheet, plan.limits, tell, cost_of)
-        if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)): return None
-        with _stoppable(): end = watch.follow()
+        with _stoppable(): # From before the fork begins: what it does is recorded, whenever a stop comes
+            if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)): return None
+            end = watch.follow()
         cpu += end['cpu_s']
         at = end.get('cell')
         if end['done']=='restart' and request['plan']['resume']: tell({'note':f'nothing could be taken over: {end["error"]}'}); request['plan']['resume'] = ''; continue
