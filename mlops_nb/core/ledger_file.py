@@ -12,7 +12,7 @@ import os, secrets, sqlite3
 from pathlib import Path
 from .errors import ToolFailed
 from . import filesystem
-from .filesystem import need_local_disk
+from .filesystem import need_local_disk, write_ahead
 
 # %% ../../nbs/core/ledger_file.ipynb #a2ceaae9
 SCHEMA = '''
@@ -43,7 +43,7 @@ def connect(path:Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         if fresh: os.chmod(path, 0o600)
         db.execute('PRAGMA synchronous=FULL'); db.execute('PRAGMA secure_delete=ON')
-        if db.execute('PRAGMA journal_mode').fetchone()[0]!='wal': db.execute('PRAGMA journal_mode=WAL')
+        write_ahead(db)
         if fresh or not db.execute("SELECT 1 FROM sqlite_master WHERE name='meta'").fetchone():
             db.execute('BEGIN IMMEDIATE')
             for s in filter(str.strip, SCHEMA.split(';')): db.execute(s)

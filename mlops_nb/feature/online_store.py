@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 import msgspec
 from ..core.errors import BadInput, ToolFailed
-from ..core.filesystem import in_words, need_local_disk
+from ..core.filesystem import in_words, need_local_disk, write_ahead
 
 # %% ../../nbs/feature/online_store.ipynb #012a454b
 class Batch(NamedTuple):
@@ -126,7 +126,7 @@ class SqliteStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None, cached_statements=256)
-            if self.db.execute('PRAGMA journal_mode').fetchone()[0]!='wal': self.db.execute('PRAGMA journal_mode=WAL')
+            write_ahead(self.db)
             self.db.execute('PRAGMA synchronous=NORMAL'); self.db.execute('PRAGMA mmap_size=1073741824')
             self.db.executescript(_SCHEMA)
             self._ask = self.db.cursor()

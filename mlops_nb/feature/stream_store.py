@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from ..core.errors import ToolFailed
-from ..core.filesystem import in_words, need_local_disk
+from ..core.filesystem import in_words, need_local_disk, write_ahead
 from ..core.journal import unpack
 from ..core.refs import interval
 from . import windows
@@ -52,7 +52,7 @@ class EventStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self.db.execute('PRAGMA journal_mode=WAL'); self.db.execute('PRAGMA synchronous=FULL'); self.db.executescript(_SCHEMA)
+            write_ahead(self.db); self.db.execute('PRAGMA synchronous=FULL'); self.db.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as e:
             words = in_words(e, self.path)
             raise ToolFailed(f'the stream store {self.path.name} cannot be used: {words}', 'free some space' if 'full' in words else

@@ -12,7 +12,7 @@ import os, sqlite3, time
 from contextlib import contextmanager
 from pathlib import Path
 from ..core.errors import BadInput, ToolFailed
-from ..core.filesystem import need_local_disk
+from ..core.filesystem import need_local_disk, write_ahead
 from ..core.need import need
 
 # %% ../../nbs/job/schedule_backends.ipynb #f5350175
@@ -36,7 +36,7 @@ class Sqlite:
         db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         if fresh: os.chmod(self.path, 0o600)
         db.execute('PRAGMA synchronous=FULL')
-        if db.execute('PRAGMA journal_mode').fetchone()[0]!='wal': db.execute('PRAGMA journal_mode=WAL')
+        write_ahead(db)
         db.execute('BEGIN IMMEDIATE')
         for s in filter(str.strip, SCHEMA.split(';')): db.execute(s)
         db.execute('COMMIT')

@@ -9,7 +9,7 @@ __all__ = ['quiet_environment', 'ensure_store', 'client', 'spoken', 'experiment'
            'versions', 'aliases', 'move', 'fetch', 'fetch_uri', 'attach']
 
 # %% ../../nbs/model/mlflow_registry.ipynb #df7fd105
-import os, shutil, sqlite3, subprocess, sys
+import os, shutil, sqlite3, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -29,7 +29,7 @@ def _template() -> Path:
     at = _cache()/f'mlflow-{version("mlflow")}.db'
     if at.is_file(): return at
     at.parent.mkdir(parents=True, exist_ok=True)
-    tmp = at.with_suffix(f'.{os.getpid()}.tmp')
+    tmp = at.with_suffix(f'.{os.getpid()}.{threading.get_ident()}.tmp')
     r = subprocess.run([sys.executable, '-c', _MAKE, str(tmp), str(at.parent/'unused')], capture_output=True, text=True,
         env=quiet_environment())
     if r.returncode:
@@ -53,10 +53,12 @@ def ensure_store(p):
     at = _path(p.mlflow_uri)
     if at is None or at.is_file(): return
     at.parent.mkdir(parents=True, exist_ok=True)
-    tmp = at.with_name(f'.{at.name}.{os.getpid()}')
+    tmp = at.with_name(f'.{at.name}.{os.getpid()}.{threading.get_ident()}')
     try:
         shutil.copyfile(_template(), tmp); os.chmod(tmp, 0o600)
-        if not at.is_file(): os.replace(tmp, at)
+        try: os.link(tmp, at) # Never in the place of a store that somebody made in the meantime
+        except FileExistsError: return
+        except OSError: os.replace(tmp, at) # A file system without hard links
     except OSError as e:
         raise ToolFailed(f'cannot make the MLflow store {at.name}: {e.strerror}', 'the project folder must be writable') from e
     finally: tmp.unlink(missing_ok=True)
