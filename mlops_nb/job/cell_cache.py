@@ -9,11 +9,11 @@ __all__ = ['reads', 'uses_history', 'sets_module_state', 'imported', 'Record', '
            'Cache']
 
 # %% ../../nbs/job/cell_cache.ipynb #cc1b0242
-import ast, hashlib, re
+import ast, hashlib, operator, re
 from collections.abc import Sequence
 from pathlib import Path
 import msgspec
-from . import namespace
+from . import cell_reach, namespace
 from .notebook_ast import Cell
 
 # %% ../../nbs/job/cell_cache.ipynb #d7baad56
@@ -22,18 +22,9 @@ def reads(
     k:int, # Place in that list
 ) -> set[str]|None: # None: everything, because the cell uses names that nobody can see
     "Global names whose values can change what a cell does"
-    c = cells[k]
-    if c.tree is None or c.star: return None
-    found,todo = set(),list(c.uses|c.changes)
-    while todo:
-        n = todo.pop()
-        if n in found: continue
-        found.add(n)
-        for j in cells[:k+1]:
-            if n in j.binds or n in j.changes:
-                if j.star: return None
-                todo += j.later if j is c else j.later|j.uses
-    return found
+    reach = cell_reach.Reach()
+    mask = [reach.add(c) for c in cells[:k+1]][-1]
+    return None if mask is None else reach.of(mask)
 
 _HISTORY = re.compile(r'_{1,3}|_i{0,3}|_\d+|_i\d+|In|Out|_oh|_ih|_dh')
 
@@ -81,6 +72,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     wrote:list[str] = [] # Paths that were written
     at:list[int] = [] # Indices of the cells in the notebook that ran
     changed:list[str] = [] # Names that were bound or changed themselves
+    calls:list[str] = [] # Global names that functions among `names` read or bind
     sets:bool = False # Was the environment, the folder or an option of a library changed?
     buffers:list[str] = [] # Digests of big blocks of memory, in the order of the pickle
     first:bool = False # The head of a log: the state before the first cell
@@ -122,35 +114,58 @@ class Cache:
     ):
         self.cells,self.shelf,self.log,self.salt = cells,shelf,log,salt
         self.versions:dict[str,str] = {}
+        self.calls:dict[str,list[str]] = {} # Name -> global names that functions behind it read
         self.missing:dict[str,str] = {} # Lost names that are not there now -> why
         self.block:list[int] = [] # Cells that ran since the last checkpoint
-        self.modules,self.reads = imported(cells),[reads(cells, k) for k in range(len(cells))]
-        self.codes = [code_digest(c.text) for c in cells]
+        self.modules,self.reach,self.codes = imported(cells),cell_reach.Reach(),[code_digest(c.text) for c in cells]
+        self.masks = [self.reach.add(c) for c in cells]
+        self.uses = [c.uses|c.changes|cell_reach.quoted(c) for c in cells]
+        self.movable = 0 # Mask of the names whose objects can change
         self.again = {k:why for k,c in enumerate(cells) if (why := sets_module_state(c, self.modules)) or uses_history(c)
             and (why := 'it reads the history of cells')}
-        self.old:dict[str,list[tuple[Record,bytes]]] = {}
-        for r,b in old: self.old.setdefault(r.codes[0] if r.codes else '', []).append((r, b))
+        self.old:dict[str,list[tuple[int,Record,bytes]]] = {} # Key -> records, numbered as they were made
+        self.last:dict[str,tuple[Record,bytes]] = {} # Code of the first cell -> the newest record
+        self.lengths:dict[str,set[int]] = {} # The same -> how many cells such records stand for
+        for n,(r,b) in enumerate(old): self._file(n, r, b)
         self.given,self.did = {r.at[0]:(r, b) for r,b in given if r.at},list[Record]()
-        head = [x for x in given if x[0].first][:1] or self.old.get('', [])
-        shelf.begin(head[-1][1] if head else None)
+        head = [x for x in [*given, *reversed(old)] if x[0].first]
+        shelf.begin(head[0][1] if head else None)
         append(log, Record(key='', codes=[], outputs=[], counts=[], usage=[], first=True), shelf.head())
         self.forced = self._plan() if old or given else set()
-    def key(self, ks:list[int], versions:dict[str,str], settings:str) -> str:
+    def _file(self, n:int, r:Record, b:bytes):
+        if r.first: return
+        self.old.setdefault(r.key, []).append((n, r, b))
+        self.last[r.codes[0]] = r,b; self.lengths.setdefault(r.codes[0], set()).add(len(r.codes))
+    def wanted(self, ks:Sequence[int], calls:dict, lost) -> set[str]|None:
+        "Names whose versions tell what some cells do: those they use, those that functions behind them read; None is all there are"
+        if any(self.masks[k] is None for k in ks): return None
+        found,todo = set[str](),[n for k in ks for n in self.uses[k]]
+        while todo:
+            n = todo.pop()
+            if n in found: continue
+            found.add(n); todo += calls.get(n, ())
+            if n in lost: todo += self.reach.of(self.masks[ks[-1]]) # Nobody could look into it
+        return None if found&cell_reach.HIDES else found
+    def used(self, ks, versions, calls, lost) -> list[tuple[str,str]]:
+        "Names and versions that go into a key"
+        wanted = self.wanted(ks, calls, lost)
+        return sorted(versions.items() if wanted is None else ((n, versions[n]) for n in wanted if n in versions))
+    def key(self, ks:Sequence[int], used:list[tuple[str,str]], settings:str) -> str:
         "The key of some cells under the versions of the names that they read"
-        wanted = None if any(self.reads[k] is None for k in ks) else set().union(*(self.reads[k] for k in ks))
-        used = sorted((n, v) for n,v in versions.items() if wanted is None or n in wanted)
-        return hashlib.sha256(msgspec.json.encode([self.salt, [self.codes[k] for k in ks], used, settings])).hexdigest()[:32]
-    def _match(self, k, versions, settings, current=None) -> tuple[Record,bytes]|None:
+        return hashlib.sha256(msgspec.json.encode([2, self.salt, [self.codes[k] for k in ks], used, settings])).hexdigest()[:32]
+    def _match(self, k, versions, calls, lost, settings, current=None) -> tuple[Record,bytes]|None:
         "The record that stands for cell `k` and perhaps those after it"
         if mine := self.given.get(self.cells[k].index):
             return mine if [c.index for c in self.cells[k:k+len(mine[0].at)]]==mine[0].at and self.shelf.has(mine[0].buffers) else None
-        for r,b in reversed(self.old.get(self.codes[k], [])):
-            ks = list(range(k, k+len(r.codes)))
-            if ks[-1]>=len(self.cells) or [self.codes[j] for j in ks]!=r.codes or r.key!=self.key(ks, versions, settings):
-                continue
+        for _,r,b in self._kept(k, versions, calls, lost, settings):
             if current is not None and any(d[0] and d[0]!=current.get(n, d[0]) for n,d in r.random.items()): continue
             if self.shelf.files_hold(r.files, r.wrote) and self.shelf.has(r.buffers): return r,b
         return None
+    def _kept(self, k, versions, calls, lost, settings):
+        "Records of the cells from `k` on, made under these versions; the newest first"
+        spans = [range(k, k+n) for n in self.lengths.get(self.codes[k], ()) if k+n<=len(self.cells)]
+        return sorted((x for ks in spans for x in self.old.get(self.key(ks, self.used(ks, versions, calls, lost), settings), ())),
+            key=operator.itemgetter(0), reverse=True)
     def _plan(self) -> set[int]:
         "Cells that must run whatever the records say"
         forced:set[int] = set()
@@ -161,60 +176,68 @@ class Cache:
             forced |= more
     def _simulate(self, forced) -> tuple[set[int],set[int]]:
         "Cells that would run, and makers of lost names that they need"
-        versions,lost,ran,need,k = {},{},set(),set(),0
+        versions,calls,lost,ran,need,k = {},{},{},set(),set(),0
         settings = self.shelf.settings()
         while k<len(self.cells):
-            hit = None if k in forced else self._match(k, versions, settings)
+            hit = None if k in forced else self._match(k, versions, calls, lost, settings)
             if hit and not any(j in forced for j in range(k, k+len(hit[0].codes))):
                 r = hit[0]
                 for n in r.deleted: versions.pop(n, None)
                 for n in r.names: lost.pop(n, None)
-                versions.update(r.names); lost.update(dict.fromkeys(r.lost, k))
+                versions.update(r.names); lost.update(dict.fromkeys(r.lost, k)); calls.update(dict.fromkeys(r.names, r.calls))
                 settings = self.shelf.settings_after(hit[1], settings)
                 k += len(r.codes); continue
             ran.add(k)
-            wanted = self.reads[k]
-            need |= {j for n,j in lost.items() if wanted is None or n in wanted}
-            before = self._before(k)
-            known = {n for r,_ in before for n in r.names}
-            for n in self.cells[k].binds|self.cells[k].changes|known: versions[n] = f'{k}?'; lost.pop(n, None)
-            if k in forced:
-                for r,_ in before: versions.update({n:v for n,v in r.names.items() if n not in r.lost})
+            c,wanted = self.cells[k],self.wanted([k], calls, lost)
+            need |= set(lost.values()) if wanted is None else {lost[n] for n in lost.keys()&wanted}
+            r = self._before(k)
+            for n in c.binds|c.changes|set(r.names if r else ()): versions[n] = f'{k}?'; lost.pop(n, None); calls[n] = [*c.later, *(r.calls if r else ())]
+            if k in forced and r: versions.update({n:v for n,v in r.names.items() if n not in r.lost})
             k += 1
         return ran,need
-    def _before(self, k) -> list[tuple[Record,bytes]]:
+    def _before(self, k) -> Record|None:
         "What cell `k` did when it ran last"
-        mine = self.given.get(self.cells[k].index)
-        return [mine] if mine else self.old.get(self.codes[k], [])[-1:]
+        return (self.given.get(self.cells[k].index) or self.last.get(self.codes[k]) or (None,))[0]
     def take(self, k:int) -> Record|None:
         "Put back what cell `k` did; None when it has to run"
         if k in self.forced or not (self.old or self.given) or self.block: return None
-        hit = self._match(k, self.versions, self.shelf.settings(), self.shelf.random())
+        hit = self._match(k, self.versions, self.calls, self.lost(), self.shelf.settings(), self.shelf.random())
         if hit is None or any(j in self.forced for j in range(k, k+len(hit[0].codes))): return None
         r,blob = hit
         try: self.shelf.restore(blob, r.buffers, r.deleted)
         except Exception: return None # A class has moved, a library has changed: then the cell runs
-        for n in r.deleted: self.versions.pop(n, None); self.missing.pop(n, None)
-        for n in r.names: self.missing.pop(n, None)
+        self._learn(r)
         self.missing.update(r.lost)
-        self.versions.update({n:self.shelf.module_version(n) or v for n,v in r.names.items()})
+        self.versions.update({n:v for n in r.names if (v := self.shelf.module_version(n))})
         if self.cells[k].index not in self.given: self._did(r, blob)
         return r
     def before(self, k:int) -> str:
         "Look at what cell `k` can reach; returns the name that is missing for it, if any"
-        wanted = self.reads[k]
-        gone = [n for n in self.missing if wanted is None or n in wanted]
+        gone = self.missing and self._gone(k)
         if not self.block: self.settings,self.drawn = self.shelf.settings(),self.shelf.random()
-        self.shelf.look(None if wanted is None else wanted)
-        return gone[0] if gone else ''
+        mask = self.masks[k]
+        self.shelf.look(None if mask is None else self.reach.of(mask&self.movable))
+        return gone or ''
+    def _gone(self, k:int) -> str:
+        wanted = self.wanted([k], self.calls, self.lost())
+        return next((n for n in self.missing if wanted is None or n in wanted), '')
+    def lost(self): return self.missing.keys()|self.shelf.unsaved.keys() if self.missing else self.shelf.unsaved.keys()
+    def _learn(self, r:Record):
+        "A record was made or taken: versions, and what is there"
+        for n in r.deleted: self.versions.pop(n, None); self.missing.pop(n, None); self.calls.pop(n, None)
+        for n in r.names: self.missing.pop(n, None)
+        self.versions.update(r.names); self.calls.update(dict.fromkeys(r.names, r.calls))
+        movable = self.reach.mask(r.names)
+        self.movable = (self.movable|movable)&~self.reach.mask(n for n in r.names if n not in self.shelf.changeable)
     def after(self, k:int, outputs:list[dict], count:int, usage:dict, files:tuple[dict[str,tuple],list[str]], insist:bool=False) -> dict[str,str]|None:
         "Save what cell `k` did; names that cannot be saved with the reasons, or None when it was put off"
         self.block.append(k)
         self._pending = getattr(self, '_pending', [])+[(outputs, count, usage, files)]
         if not insist and not self.shelf.affordable(usage.get('seconds', 0.)): return None
         ks,todo = self.block,self._pending
-        key = self.key(ks, self.versions, self.settings)
-        saved = self.shelf.save(key)
+        used = self.used(ks, self.versions, self.calls, self.lost())
+        key = self.key(ks, used, self.settings)
+        saved = self.shelf.save(key, code_digest(str(used)))
         drawn = self.shelf.random()
         opened,wrote = {p:s for *_,f in reversed(todo) for p,s in f[0].items()},sorted({p for *_,f in todo for p in f[1]})
         r = Record(key=key, codes=[self.codes[j] for j in ks], outputs=[t[0] for t in todo], counts=[t[1] for t in todo],
@@ -222,10 +245,9 @@ class Cache:
             again='; '.join(self.again[j] for j in ks if j in self.again),
             random={n:[self.drawn.get(n, ''), d] for n,d in drawn.items() if self.drawn.get(n)!=d},
             files=self.shelf.digests({p:opened[p] for p in sorted(opened) if p not in wrote}), wrote=wrote, buffers=saved.buffers,
-            at=[self.cells[j].index for j in ks], changed=saved.changed, sets=self.shelf.settings()!=self.settings)
-        for n in saved.deleted: self.versions.pop(n, None); self.missing.pop(n, None)
-        for n in saved.names: self.missing.pop(n, None)
-        self.versions.update(saved.names)
+            at=[self.cells[j].index for j in ks], changed=saved.changed, calls=saved.calls,
+            sets=self.shelf.settings()!=self.settings)
+        self._learn(r)
         self._did(r, saved.blob)
         self.block,self._pending = [],[]
         return saved.lost

@@ -8,10 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/namespace.html.md"""
 __all__ = ['CHANGED', 'Dump', 'dump', 'load', 'Saved', 'Shelf', 'file_digest', 'file_stamp', 'digest_of']
 
 # %% ../../nbs/job/namespace.ipynb #fc5f75a7
-import functools, hashlib, io, mmap, os, pickle, stat, sys, time, types
+import functools, hashlib, io, mmap, operator, os, pickle, re, stat, sys, time, types
+from itertools import compress
 from pathlib import Path
 from typing import Any
 import msgspec
+from . import cell_reach, process_state
 
 # %% ../../nbs/job/namespace.ipynb #078a44ef
 _PLAIN = frozenset((int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType,
@@ -65,6 +67,7 @@ def _pickler_class():
             return super().reducer_override(obj)
         def _dynamic_function_reduce(self, f):
             if f.__globals__ is not self.ns: return super()._dynamic_function_reduce(f)
+            self.codes.add(f.__code__)
             state,slots = base._function_getstate(f)
             empty = tuple(base._make_empty_cell() for _ in f.__code__.co_freevars) if f.__closure__ else None
             return base._make_function,(f.__code__, self.ns, None, None, empty),(state, {**slots, '__globals__':{}}),None,None,base._function_setstate
@@ -73,7 +76,7 @@ def _pickler_class():
 def _pickler(ns:dict, file, buffers:list, shared=frozenset()):
     "A pickler for values of the namespace `ns`"
     p = _pickler_class()(file, protocol=5, buffer_callback=lambda b: _aside(b, buffers))
-    p.ns,p.shared,p.met,p.roots = ns,shared,[],[]
+    p.ns,p.shared,p.met,p.roots,p.codes = ns,shared,[],[],set()
     return p
 
 def _aside(buffer, buffers) -> bool:
@@ -94,18 +97,19 @@ class Dump(msgspec.Struct):
     buffers:list
     ids:dict[str,set] # Name -> changeable objects that it leads to
     lost:dict[str,str] # Name -> why it could not be pickled
+    calls:set[str] # Global names that the functions in it read or bind
 
 def dump(
     ns:dict, # The namespace
     names, # To be pickled
     secrets=(), # Byte strings that must not appear
-    foreign=frozenset(), # Blocks of memory that other names hold
+    foreign=frozenset(), # Objects that other names lead to: asked for blocks of memory
 ) -> Dump:
     "Pickle names of a namespace in one stream; those that cannot be pickled are left out and named"
-    names,lost,shared = sorted(names),{},set(foreign)
+    names,lost,shared = sorted(names),{},set()
     while True:
         file,buffers,ids,failed,held = io.BytesIO(),[],{},'',[]
-        p = _pickler(ns, file, buffers, shared)
+        p = _pickler(ns, file, buffers, _Either(shared, foreign))
         for n in names:
             p.met,p.roots,at = [],[],file.tell()
             try: p.dump((n, ns[n]))
@@ -117,8 +121,13 @@ def dump(
         p.clear_memo()
         for n,met,rs in held: ids[n] = _ids(met)|set(rs)
         again = {r for n,_,rs in held for r in rs if any(r in ids[m] for m in ids if m!=n) or rs.count(r)>1}-shared
-        if not again: return Dump(file.getvalue(), buffers, ids, lost)
+        if not again: return Dump(file.getvalue(), buffers, ids, lost, set().union(*map(cell_reach.called, p.codes)))
         shared |= again
+
+class _Either:
+    "In one or the other"
+    def __init__(self, a, b): self.a,self.b = a,b
+    def __contains__(self, x) -> bool: return x in self.a or x in self.b
 
 def _why(value, e:Exception) -> str:
     return f'{type(value).__module__}.{type(value).__qualname__} cannot be saved ({" ".join(str(e).split())[:120]})'.replace('builtins.', '')
@@ -138,54 +147,6 @@ class _Unpickler(pickle.Unpickler):
     ns:dict = {}
     def persistent_load(self, pid): return self.ns
 
-# %% ../../nbs/job/namespace.ipynb #7649e413
-def _random_states() -> dict[str,bytes]:
-    "Random number generators that the whole process shares"
-    import random
-    out = {'random':pickle.dumps(random.getstate(), 5)}
-    if 'numpy' in sys.modules and hasattr(sys.modules['numpy'], 'random'):
-        out['numpy'] = pickle.dumps(sys.modules['numpy'].random.get_state(), 5)
-    if 'torch' in sys.modules and hasattr(sys.modules['torch'], 'get_rng_state'):
-        out['torch'] = pickle.dumps(sys.modules['torch'].get_rng_state().numpy(), 5)
-    return out
-
-def _set_random(states:dict[str,bytes]):
-    import random
-    for n,b in states.items():
-        v = pickle.loads(b)
-        if n=='random': random.setstate(v)
-        elif n=='numpy': import numpy; numpy.random.set_state(v)
-        elif n=='torch': import torch; torch.set_rng_state(torch.from_numpy(v))
-
-def _options() -> dict:
-    "Options of libraries that differ from their defaults"
-    out = {}
-    if mpl := sys.modules.get('matplotlib'):
-        if hasattr(mpl, 'rcParamsOrig'):
-            out['matplotlib'] = {k:v for k,v in dict.items(mpl.rcParams) if not k.startswith('backend')
-                and mpl.rcParamsOrig.get(k)!=v}
-    if 'pandas' in sys.modules and (config := sys.modules.get('pandas._config.config')):
-        known = _frozen(config)
-        out['pandas'] = {k:v for k in known if (v := config.get_option(k, silent=True))!=config._registered_options[k].defval}
-    if (np := sys.modules.get('numpy')) and hasattr(np, 'geterr'):
-        out['numpy'] = {k:v for k,v in np.geterr().items() if v!=('ignore' if k=='under' else 'warn')}
-    return {k:v for k,v in out.items() if v}
-
-_seen:dict = {}
-
-def _frozen(config) -> set[str]:
-    "Options of pandas that code can set: those whose default is what the option had when it was first seen"
-    if 'pandas' not in _seen:
-        _seen['pandas'] = {k for k,o in config._registered_options.items() if config.get_option(k, silent=True)==o.defval}
-    return _seen['pandas']
-
-def _set_options(options:dict):
-    if 'matplotlib' in options: import matplotlib; matplotlib.rcParams.update(options['matplotlib'])
-    if 'pandas' in options:
-        import pandas
-        for k,v in options['pandas'].items(): pandas.set_option(k, v)
-    if 'numpy' in options: import numpy; numpy.seterr(**options['numpy'])
-
 # %% ../../nbs/job/namespace.ipynb #aacc8e1c
 class Saved(msgspec.Struct):
     "What was written"
@@ -195,6 +156,9 @@ class Saved(msgspec.Struct):
     lost:dict[str,str]
     buffers:list[str]
     changed:list[str] # Names that were bound or changed, without those that merely share objects with them
+    calls:list[str] # Global names that functions among them read or bind
+
+_HIDDEN = re.compile(r'_{1,3}|_i{0,3}|_i?\d+|_[oid]h|__\w+__') # IPython's own, and Python's
 
 class Shelf:
     "The variables of one run"
@@ -205,20 +169,22 @@ class Shelf:
         secrets=(), # Byte strings that must not reach it
     ):
         self.ns,self.hidden,self.blocks,self.secrets = ns,set(hidden),Path(blocks),list(secrets)
-        self.held:dict[str,object] = {} # Name -> the object that it had at the last checkpoint
+        self.held:dict[str,object] = {} # The namespace as it was at the last checkpoint
+        self.changeable:set[str] = set() # Names whose objects can change
         self.prints:dict[str,str] = {} # Name -> fingerprint of a changeable object
-        self.ids:dict[str,set[int]] = {}
+        self.sharing = cell_reach.Sharing()
         self.unsaved:dict[str,str] = {} # Names there are, and cannot be saved
         self.environ,self.raw,self.cwd,self.path = dict(os.environ),dict(os.environ._data),os.getcwd(),list(sys.path)
         self.spent,self.cost,self.worked = 0.,0.,0.
+        self.looked:set[str] = set() # Names that the cells since the last checkpoint could reach
         self.kept:dict[str,bytes] = {} # Parts of the state outside, as last saved
     def begin(self, head:bytes|None):
         "Start as the run that is resumed started"
-        if head: _set_random(pickle.loads(head)['random'])
+        if head: process_state.set_random(pickle.loads(head)['random'])
         self.observe()
         self.kept = self.outside
-    def head(self) -> bytes: return pickle.dumps({'random':_random_states()}, 5)
-    def visible(self) -> list[str]: return [n for n in self.ns if n not in self.hidden and not n.startswith('_')]
+    def head(self) -> bytes: return pickle.dumps({'random':process_state.random_states()}, 5)
+    def ours(self, n:str) -> bool: return n not in self.hidden and not (n[:1]=='_' and _HIDDEN.fullmatch(n))
     def observe(self):
         "Read the state outside the names: after a cell, and once before the first"
         self.outside = self._outside()
@@ -231,7 +197,7 @@ class Shelf:
         env = {} if os.environ._data==self.raw else {k:os.environ.get(k)
             for k in {*os.environ, *self.environ} if os.environ.get(k)!=self.environ.get(k) and k!='MPLBACKEND'}
         return {k:v for k,v in {'environ':env, 'cwd':os.getcwd() if os.getcwd()!=self.cwd else '',
-            'path':sys.path[:] if sys.path!=self.path else [], **_options()}.items() if v}
+            'path':sys.path[:] if sys.path!=self.path else [], **process_state.options()}.items() if v}
     def settings(self) -> str:
         "Digest of what a cell can set outside the names"
         return self.mark
@@ -240,73 +206,84 @@ class Shelf:
         return _split(blob)[0].get('settings', before)
     def _outside(self) -> dict[str,bytes]:
         import warnings
-        out = {**{f'random.{k}':v for k,v in _random_states().items()}, 'settings':pickle.dumps(self._settings(), 5)}
+        out = {**{f'random.{k}':v for k,v in process_state.random_states().items()}, 'settings':pickle.dumps(self._settings(), 5)}
         try: out['warnings'] = pickle.dumps(warnings.filters, 5)
         except Exception: return out # A filter with a category of the notebook
         return out
-    def _reachable(self, wanted) -> list[str]:
+    def _reachable(self, wanted) -> set[str]:
         "Changeable names that a cell can reach: those it reads, and those that share objects with them"
-        known = [n for n in self.visible() if n in self.held and not isinstance(self.ns[n], _FIXED)]
-        if wanted is None or any(n in self.unsaved for n in wanted): return known
-        near = set().union(*(self.ids.get(n, set()) for n in wanted))
-        return [n for n in known if n in wanted or self.ids.get(n, set())&near]
+        if wanted is None or not self.unsaved.keys().isdisjoint(wanted): return set(self.changeable)
+        near = self.changeable&wanted
+        return near|self.sharing.beside(near)
     def look(self, wanted):
         "Fingerprint what the next cell can reach and change"
-        self.looked = self._reachable(wanted)
-        began = time.perf_counter()
-        for n in self.looked:
-            if n not in self.prints and n not in self.unsaved: self._print(n)
+        began,near = time.perf_counter(),self._reachable(wanted)
+        self.looked |= near
+        for n in sorted(near):
+            if n in self.ns and n not in self.prints and n not in self.unsaved: self._print(n)
         self.spent += time.perf_counter()-began
     def _print(self, n:str) -> str:
         d = dump(self.ns, [n], ())
         h = hashlib.sha256(d.blob)
         for b in d.buffers: h.update(b)
-        self.ids[n] = d.ids.get(n, set())
+        self.sharing.put(n, d.ids.get(n, set()))
         self.prints[n] = '' if d.lost else h.hexdigest()
         return self.prints[n]
     def affordable(self, seconds:float) -> bool:
         "Is a checkpoint cheap beside the work since the last one?"
         self.worked += seconds
         return self.cost<=max(.25, self.worked*.1)
-    def _written(self) -> set[str]:
-        "Names that were bound or changed since the last checkpoint, and all that share objects with them"
-        here = self.visible()
-        new = {n for n in here if n not in self.held or self.ns[n] is not self.held[n]}
-        for n in self.looked:
-            if n in self.ns and n not in new and n not in self.unsaved and self.prints.get(n)!=self._print(n): new.add(n)
-        return new
-    def save(self, key:str) -> Saved:
-        "Pickle what the cells since the last checkpoint did"
-        began,new = time.perf_counter(),self._written()
-        changed = sorted(new)
-        while True:
-            mine = set().union(set(), *(self.ids.get(n, set()) for n in self.held if n in self.ns and n not in new))
-            d = dump(self.ns, new, self.secrets, mine)
-            met = set().union(set(), *d.ids.values())
-            more = {n for n in self.held if n in self.ns and n not in new and self.ids.get(n, set())&met}
-            if not more: break
+    def _bound(self, here:dict) -> tuple[set[str],set[str]]:
+        "Names that are bound to other objects than at the last checkpoint, and those that are gone: two lists are compared, no name is looked at"
+        names,was = list(here),list(self.held)
+        if names[:len(was)]!=was: # A name was deleted
+            new,gone = {n for n,v in here.items() if n not in self.held or v is not self.held[n]},self.held.keys()-here.keys()
+        else: new,gone = {*compress(names, map(operator.is_not, here.values(), self.held.values())), *names[len(was):]},set[str]()
+        return {n for n in new if self.ours(n)},{n for n in gone if self.ours(n)}
+    def _written(self, here:dict) -> tuple[set[str],set[str]]:
+        "Names that were bound or changed since the last checkpoint, and those that are gone"
+        new,gone = self._bound(here)
+        for n in sorted(self.looked):
+            if n in here and n not in new and n not in self.unsaved and self.prints.get(n)!=self._print(n): new.add(n)
+        return new,gone
+    def save(self,
+        key:str, # Of the record
+        basis:str='', # Digest of the versions that it comes from: a name's version tells these too
+    ) -> Saved:
+        "Pickle what the cells since the last checkpoint did, and all that shares objects with it"
+        began,here = time.perf_counter(),dict(self.ns)
+        new,gone = self._written(here)
+        changed,more = sorted(new),new|gone
+        while more:
+            for n in more: self.sharing.drop(n)
+            d = dump(self.ns, new, self.secrets, self.sharing)
+            more = self.sharing.of(set().union(*d.ids.values()))
             new |= more
+        if not new: d = dump(self.ns, new)
         digests = [self._keep(b) for b in d.buffers]
-        mark = hashlib.sha256(d.blob+''.join(digests).encode()).hexdigest()[:24]
+        mark = hashlib.sha256(d.blob+''.join([*digests, basis]).encode()).hexdigest()[:24]
         names = {n:self.module_version(n) or (f'{key}:{n}:{os.urandom(4).hex()}' if n in d.lost else f'{mark}:{n}') for n in new}
-        deleted = [n for n in self.held if n not in self.ns]
-        self._remember(new, d)
+        self._remember(new, gone, d, here)
         self.observe()
         outside = {k:v for k,v in self.outside.items() if self.kept.get(k)!=v}
         self.kept = self.outside
         head = pickle.dumps({'outside':outside, 'settings':self.settings()}, 5)
         self.cost,self.worked = time.perf_counter()-began,0.
         self.spent += self.cost
-        return Saved(len(head).to_bytes(8, 'big')+head+d.blob, names, deleted, d.lost, digests, changed)
-    def _remember(self, new, d):
-        for n in [n for n in self.held if n not in self.ns]: self._forget(n)
-        for n in new:
-            self._forget(n)
-            self.held[n] = self.ns[n]
-            if n in d.lost: self.unsaved[n] = d.lost[n]
-            else: self.ids[n] = d.ids[n]
+        return Saved(len(head).to_bytes(8, 'big')+head+d.blob, names, sorted(gone), d.lost, digests, changed, sorted(d.calls))
+    def _remember(self, new, gone, d, here):
+        for n in gone: self._forget(n)
+        for n in new: self._note(n, here[n], d)
+        self.held,self.looked = here,set()
+    def _note(self, n, value, d):
+        "What is known of a name that was saved or restored"
+        self._forget(n)
+        if not isinstance(value, _FIXED): self.changeable.add(n)
+        if n in d.lost: self.unsaved[n] = d.lost[n]
+        else: self.sharing.put(n, d.ids[n])
     def _forget(self, n):
-        for where in (self.held, self.prints, self.ids, self.unsaved): where.pop(n, None)
+        self.changeable.discard(n); self.prints.pop(n, None); self.unsaved.pop(n, None)
+        self.sharing.drop(n)
     def _keep(self, raw) -> str:
         "Put a block of memory into the folder, under its digest"
         digest = hashlib.sha256(raw).hexdigest()
@@ -325,25 +302,25 @@ class Shelf:
         for d in digests:
             with open(self.blocks/d[:2]/d, 'rb') as f: buffers.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY))
         values = load(rest, buffers, self.ns)
-        for n in deleted: self.ns.pop(n, None); self._forget(n)
-        self.ns.update(values)
-        for n,v in values.items(): self._forget(n); self.held[n] = v
+        for n in deleted: self.ns.pop(n, None); self.held.pop(n, None); self._forget(n)
+        self.ns.update(values); self.held.update(values)
+        for n in values: self._forget(n)
         self._put_outside(head['outside'])
-        self._share(values)
+        self._share({n:v for n,v in values.items() if not isinstance(v, _FIXED)})
     def _share(self, values):
         "Which of the restored names share objects"
-        many = [n for n,v in values.items() if not isinstance(v, _FIXED)]
-        if many: self.ids.update(dump(self.ns, many).ids)
+        d = dump(self.ns, values) if values else None
+        for n,v in values.items(): self._note(n, v, d)
     def _put_outside(self, changed:dict[str,bytes]):
         import warnings
-        _set_random({k[7:]:v for k,v in changed.items() if k.startswith('random.')})
+        process_state.set_random({k[7:]:v for k,v in changed.items() if k.startswith('random.')})
         if 'warnings' in changed: warnings.filters = pickle.loads(changed['warnings']); warnings._filters_mutated()
         if 'settings' in changed:
             s = pickle.loads(changed['settings'])
             for k,v in s.get('environ', {}).items(): os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
             if s.get('cwd'): os.chdir(s['cwd'])
             if s.get('path'): sys.path[:] = s['path']
-            _set_options({k:v for k,v in s.items() if k in ('matplotlib', 'pandas', 'numpy')})
+            process_state.set_options({k:v for k,v in s.items() if k in ('matplotlib', 'pandas', 'numpy')})
         self.kept = {**self.kept, **changed}
         self.observe()
     def module_version(self, n:str) -> str:
