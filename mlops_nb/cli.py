@@ -82,7 +82,8 @@ def main(
 ) -> int: # 0 done, 1 found something, 2 bad usage or input, 3 refused, 4 a tool is missing or failed
     "The shell command"
     words = list(sys.argv[1:] if argv is None else argv)
-    path,as_json,debug = '','--json' in words,'--debug' in words
+    asked = _options(words)
+    path,as_json,debug = '','--json' in asked,'--debug' in asked
     try:
         if 'COMP_LINE' in os.environ and '--complete' in words[:1]: return _complete()
         if (done := _page(words)) is not None: return done
@@ -103,11 +104,16 @@ def main(
         return _complain(ToolFailed(f'unexpected {type(e).__name__}: {str(e)[:300]}', 'run it again with --debug for the traceback'), path, as_json)
 
 # %% ../nbs/cli.ipynb #7ddfdf3b
+def _options(words:list[str]) -> list[str]:
+    "Words before `--`"
+    return words[:words.index('--')] if '--' in words else words
+
 def _page(words:list[str]) -> int|None:
     "Help and version, which need only the index"
     if words[:1]==['--version']:
         from mlops_nb import __version__
         _write(f'mlops {__version__}'); return 0
+    words = _options(words)
     plain = [w for w in words if w not in ('--help', '-h')]
     if len(plain)==len(words) and words: return None
     from mlops_nb.core import manual, verb_index

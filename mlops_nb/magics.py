@@ -60,8 +60,8 @@ def mlops(line:str, cell:str|None=None):
     index = verb_index.load()
     words = _words(line, shell.ev)
     def helps(w): return isinstance(w, str) and w in ('--help', '-h') # a frame of {{...}} is no word
-    if not words or helps(words[-1]): return _help([w for w in words if not helps(w)], index)
     from mlops_nb.core import grammar
+    if not words or helps(words[-1]) and len(grammar.options_of(words))==len(words): return _help([w for w in words if not helps(w)], index)
     look = _Look(shell.user_ns)
     call = grammar.parse(words, index, look, cell=cell is not None)
     entry = index[call.path]

@@ -134,6 +134,22 @@ def completions(shell, line: str) -> list[str]:
     return [c.text for c in magics._matches(context)["completions"]]
 
 
+def test_two_dashes_end_the_options(shell, project, cli):
+    "As POSIX has it, in the shell and in the magic: what follows are words, though they look like options"
+    Path("-x.csv").write_text("a\n1\n", encoding="utf-8")
+    a = cli("data", "add", "--json", "--purpose=-none-", "--", "-x.csv", "x")
+    assert a.exit == 0 and a.json["name"] == "x", a
+    assert cli("data", "show", "--json", "--", "x").json["rows"] == 1
+    for words in (("--", "-x.csv", "x", "--json"), ("--", "-x.csv", "x", "--help")):
+        a = cli("data", "add", *words)
+        assert a.exit == 2 and f"one word too many: {words[-1]!r}" in a.err and a.out == "", a
+    a = cli("job", "run", "--json", "--", "-n")
+    assert a.exit == 2 and "-n" in a.json["error"]["message"], a
+    assert shell.run_line_magic("mlops", "data add -- -x.csv y").rows == 1
+    assert "--   " in cli("data", "add", "--help").out
+    assert "Ends the options" not in cli("data", "list", "--help").out, "there are no words to tell from options"
+
+
 def test_completion(shell, project):
     prepared(project.root)
     shell.run_cell("import pandas as pd\nflights = pd.DataFrame({'carrier': ['AA'], 'origin': ['JFK']})").raise_error()

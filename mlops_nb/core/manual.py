@@ -62,7 +62,8 @@ def page(
     options = [_option(q) for q in entry['params'] if not q['word'] and q['name']!='body']
     parts = [f'Usage: {usage(path, entry)}', entry['summary']+('' if entry['summary'].endswith(('.', '?')) else '.'), entry['doc']]
     if words: parts.append('Words:\n'+_rows(words))
-    parts.append('Options:\n'+_rows(options+[(f'--{g}', h) for g,h in GLOBAL.items()]))
+    ends = [('--', 'Ends the options: what follows are words, though they begin with a dash')] if words else []
+    parts.append('Options:\n'+_rows(options+[(f'--{g}', h) for g,h in GLOBAL.items()]+ends))
     if entry.get('cell'): parts.append(f'In a notebook this is a cell magic: %%mlops {path.replace(".", " ")} ...')
     if entry.get('example'): parts.append(f'Try: {entry["example"]}')
     return '\n\n'.join(p for p in parts if p)

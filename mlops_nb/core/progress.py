@@ -37,21 +37,33 @@ class _Terminal:
         self.bar.update(n)
     def close(self): self.over.set(); self.clock.join(); self.bar.close()
 
+_DELAY_S,_EVERY_S = .5,.25
+
 class _Notebook:
+    "An output of the cell cannot be taken back: quick work makes none, and what longer work leaves behind is its last line"
     def __init__(self, what, total):
-        self.what,self.total,self.done,self.began,self.handle,self.last = what,total,0.,time.monotonic(),None,0.
+        self.what,self.total,self.done,self.began,self.handle,self.last,self.over = what,total,0.,time.monotonic(),None,-_EVERY_S,False
+        self.turn,self.alarm = threading.Lock(),threading.Timer(_DELAY_S, self, [0])
+        self.alarm.daemon = True
+        self.alarm.start()
     def __call__(self, n:float=1, note:str=''):
+        with self.turn:
+            self.done += n
+            s = time.monotonic()-self.began
+            if self.over or s<_DELAY_S or s-self.last<_EVERY_S: return
+            self.last = s
+            self._show(self.total, note)
+    def _show(self, total, note=''):
         from IPython.display import display
-        self.done += n
-        now = time.monotonic()
-        if now-self.last<.25: return
-        self.last = now
-        far = f' {self.done:g}/{self.total:g}' if self.total else ''
-        bundle = {'text/plain':f'{self.what}{far} {note} ({now-self.began:.0f} s)'}
+        words = [self.what, f'{self.done:g}/{total:g}' if total else '', note, f'({time.monotonic()-self.began:.0f} s)']
+        bundle = {'text/plain':' '.join(w for w in words if w)}
         if self.handle is None: self.handle = display(bundle, raw=True, display_id=True)
         else: self.handle.update(bundle, raw=True)
     def close(self):
-        if self.handle is not None: self.handle.update({'text/plain':''}, raw=True)
+        self.alarm.cancel()
+        with self.turn:
+            self.over = True
+            if self.handle is not None: self._show(self.total if self.done else None)
 
 def _place():
     "Where progress is shown here"
