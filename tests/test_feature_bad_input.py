@@ -285,7 +285,7 @@ def test_a_full_disk_says_so(tmp_path):
     events = [(f"[{n}]", n, None, "", 1, b"x" * 400) for n in range(2000)]
     store.add("v@1", events[:50], "file", "50")
     store.db.execute(f"PRAGMA max_page_count={store.db.execute('PRAGMA page_count').fetchone()[0] + 8}")
-    for act in (lambda: store.add("v@1", events, "file", "2000"), lambda: store.replace("v@1", events)):
+    for act in (lambda: store.add("v@1", events, "file", "2000"), lambda: store.fill("v@2", events, "", "m", None, 9999)):
         with pytest.raises(MlopsError, match="is full; free some space"):
             act()
         assert (store.size("v@1"), store.position("v@1", "file")) == ((50, 50), "50")

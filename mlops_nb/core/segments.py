@@ -128,6 +128,11 @@ def read(
         if until: t = t.filter(pc.less(t['time'], _utc(until)))
         yield t
 
+def _in_work(p, kind, name, f) -> bool:
+    "Is a living writer about to seal this file, or has it just done so?"
+    at = folder(p, kind, name)/f'{f.stem.rpartition("-")[2]}.journal'
+    return journal.held(at) or not f.is_file() or any(s.path==f.relative_to(p.root).as_posix() for s in sealed(p, kind, name))
+
 def verify(p, kind:str, name:str) -> list[dict]: # {path, kind, message}
     "What is not as it was sealed: `missing`, `changed`, `unsealed` (complete, unknown to the ledger), `torn` (half-written), `waiting` (rows of a writer that was killed) or `rejected` (rows that fit into no table)"
     have,out = {s.path:s for s in sealed(p, kind, name)},[]
@@ -136,9 +141,11 @@ def verify(p, kind:str, name:str) -> list[dict]: # {path, kind, message}
         if not at.is_file(): out.append({'path':path, 'kind':'missing', 'message':f'entry {s.seq} sealed {s.rows:,} rows'})
         elif file_digest(at)!=s.digest:
             out.append({'path':path, 'kind':'changed', 'message':f'not the bytes that entry {s.seq} sealed'})
-    for f in sorted(folder(p, kind, name).glob('*')):
+    files = sorted(folder(p, kind, name).glob('*'))
+    have |= {s.path:s for s in sealed(p, kind, name)} # asked again: what was sealed meanwhile is among the files
+    for f in files:
         path = f.relative_to(p.root).as_posix()
-        if f.suffix=='.journal': continue
+        if f.suffix=='.journal' or f.suffix in ('.tmp', '.parquet') and path not in have and _in_work(p, kind, name, f): continue
         if f.suffix=='.rejected':
             out.append({'path':path, 'kind':'rejected',
                 'message':'rows that did not fit into one table; `core.journal.frames` reads them'})

@@ -74,10 +74,12 @@ def _copy(source:Path, target:Path):
 
 def cache(p) -> Path: return p.root/'.dvc'/'cache'
 
-def store(p, source:Path, md5:str):
-    "Keep the bytes in the cache and, when it is a folder, in the remote"
+def store(p, source:Path, md5:str) -> Path:
+    "Keep the bytes in the cache and, when it is a folder, in the remote; where they are"
     for folder in filter(None, (cache(p), local_folder(p))):
         if not _address(folder, md5).is_file(): _copy(source, _address(folder, md5))
+        source = _address(folder, md5)
+    return _address(cache(p), md5)
 
 def bytes_of(
     p, # Project

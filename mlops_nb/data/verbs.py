@@ -9,10 +9,12 @@ __all__ = ['add', 'list_', 'show', 'get', 'diff', 'push', 'pull', 'verify']
 
 # %% ../../nbs/data/verbs.ipynb #52d731d5
 import os, tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from ..core import project as projects, refs
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.fact import Plan
+from ..core.filesystem import alone
 from ..core.frames import digest, file_digest, schema
 from ..core.progress import progress
 from ..core.refs import Data, Name, Ref
@@ -23,9 +25,11 @@ from .facts import Column, DatasetVersion, Datasets, Difference, Fetched, Moved,
 # %% ../../nbs/data/verbs.ipynb #d3cd2b24
 def _prepare(p, data, folder:Path):
     "`(file to store, suffix, digest, table)`: a single file keeps its bytes, anything else becomes Parquet"
-    table = reading.read(data, p)
     paths,_,_ = reading.locate(data, p)
-    if paths and len(paths)==1: return Path(paths[0]),_suffix(paths[0]),file_digest(Path(paths[0])),table
+    one = Path(paths[0]) if paths and len(paths)==1 else None
+    dig = file_digest(one) if one else '' # before it is read: what is kept must still be that
+    table = reading.read(data, p)
+    if one: return one,_suffix(one),dig,table
     import pyarrow as pa, pyarrow.parquet as pq
     at = folder/'frame.parquet'
     try: pq.write_table(table, at, compression='zstd')
@@ -60,7 +64,7 @@ def add(
     Writes a pointer that DVC understands, the digest, the schema and what looks like personal data. Adding what is there already returns the existing version."""
     p = projects.current()
     refs.check_name(name, 'dataset name')
-    with tempfile.TemporaryDirectory(prefix='mlops-') as d, progress(f'adding {name}'):
+    with tempfile.TemporaryDirectory(prefix='mlops-') as d, nullcontext() if dry_run else alone(p.state/'locks'/f'data-{name}'), progress(f'adding {name}'):
         source,suffix,dig,table = _prepare(p, data, Path(d))
         had = dvc_versions.read(p, name) if dvc_versions.pointer(p, name) else ('', [])
         same = next((v for v in had[1] if v.digest==dig), None)
@@ -74,16 +78,22 @@ def add(
         if had[0] and Path(had[0]).name!=f'{name}{suffix}':
             raise BadInput(f'dataset `{name}` is a {Path(had[0]).suffix} file and this is {suffix}',
                 'use another name, or convert it')
-        _keep(p, name, f'data/{name}{suffix}', source, [*had[1], v])
+        _keep(p, name, f'data/{name}{suffix}', source, [*had[1], v], source.parent==Path(d))
     return _fact(name, v, f'data/{name}{suffix}')
 
-def _keep(p, name, file, source, versions):
+def _kept(p, source, v, frame) -> Path:
+    "Where the bytes lie now; raises `BadInput` when they are not those that were read"
+    at = dvc_versions.store(p, source, v.md5)
+    if file_digest(at)==v.sha256 and (frame or v.sha256==v.digest): return at
+    raise BadInput(f'{Path(source).name} changed while it was read', 'add it when it is complete')
+
+def _keep(p, name, file, source, versions, frame=False):
     "Bytes, pointer, event; the old pointer comes back when the event cannot be recorded"
     from mlops_nb.core import ledger
     v,at = versions[-1],p.root/f'{file}.dvc'
     before = at.read_bytes() if at.exists() else None
     dvc_versions.adopt(p)
-    dvc_versions.store(p, source, v.md5)
+    given,source = source,_kept(p, source, v, frame)
     try:
         dvc_versions.put(p, source, file)
         dvc_versions.write(p, name, file, versions)
@@ -93,7 +103,7 @@ def _keep(p, name, file, source, versions):
     except BaseException:
         if before is None:
             at.unlink(missing_ok=True)
-            (p.root/file).unlink(missing_ok=True) if Path(source).resolve()!=(p.root/file).resolve() else None
+            (p.root/file).unlink(missing_ok=True) if Path(given).resolve()!=(p.root/file).resolve() else None
         else:
             projects.write_text(at, before)
             old = dvc_versions.bytes_of(p, versions[-2], file) if len(versions)>1 else None

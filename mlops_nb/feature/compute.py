@@ -9,7 +9,7 @@ __all__ = ['one_select', 'closed', 'query', 'names_of', 'function_of', 'sources'
            'known_before', 'rows_of', 'features_of', 'test_rows']
 
 # %% ../../nbs/feature/compute.ipynb #c10ce584
-import ast, sys
+import ast, secrets, sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -110,7 +110,8 @@ def sources(
             raise BadInput('the definition reads `source` and none is declared', 'say it with --source DATASET')
         what = d.source if name=='source' else name
         if name!='source' and name in views:
-            inner = definition.find(p, name); out[name] = (key(p, inner, (*above, d.name)), rows(p, inner, (*above, d.name)))
+            inner,below = definition.find(p, name),(*above, d.name)
+            of = sources(p, inner, below); out[name] = (key_of(inner, of), rows(p, inner, below, found=of)) # asked once: a key of other rows than these would lie
         elif sql_tables.is_table(what): t = sql_tables.read_table(what, p.root); out[name] = (frame_digest(t), t)
         elif _is_file(p, what): out[name] = (file_digest(_file(p, what)), str(_file(p, what)))
         elif what.partition('@')[0] in sets: v = data.resolve(what, p); out[name] = (v.digest, f'{v.name}@{v.version}')
@@ -150,9 +151,9 @@ def rows(
     at = _kept_at(p, d, key_of(d, found))
     if at.is_file():
         try: return pq.read_table(at, columns=columns)
-        except (OSError, ValueError): at.unlink()
+        except (OSError, ValueError): at.unlink(missing_ok=True)
     table = _sorted(_python(p, d, found) if d.kind=='python' else _sql(p, d, found), d)
-    _keep(at, table)
+    if _as_it_was(p, d, found): _keep(at, table)
     return table if columns is None else table.select(columns)
 
 def rows_since(
@@ -190,11 +191,18 @@ def rows_of(p, d:Definition, frame, order:bool=True):
     rows = _python(p, d, found) if d.kind=='python' else _sql(p, d, found)
     return _sorted(rows, d) if order else rows
 
+def _as_it_was(p, d, found) -> bool:
+    "Is a source that is a file still the one whose digest was taken? If not, the rows are not kept under it"
+    what = found['source'][1] if 'source' in found else None
+    if what is None or not isinstance(what, str) or what!=str(_file(p, d.source)): return True
+    try: return file_digest(_file(p, d.source))==found['source'][0]
+    except OSError: return False
+
 def _keep(at:Path, table):
     "Write the cache in one step; a disk that is full costs the cache, not the answer"
     import os
     import pyarrow.parquet as pq
-    tmp = at.with_suffix(f'.{os.getpid()}.tmp')
+    tmp = at.with_suffix(f'.{secrets.token_hex(4)}.tmp') # threads of one process too
     try:
         at.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, tmp, compression='zstd')

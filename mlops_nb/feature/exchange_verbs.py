@@ -9,6 +9,7 @@ __all__ = ['KEPT', 'adopt', 'export']
 
 # %% ../../nbs/feature/exchange_verbs.ipynb #5258b005
 import os, shutil
+from contextlib import contextmanager
 from pathlib import Path
 import msgspec
 from ..core import project as projects, refs as names
@@ -67,14 +68,19 @@ def _files(path, objects) -> dict[str,str]:
         for k,_,o in objects if k=='on_demand_feature_views')
     return {str(f.relative_to(path)):f.read_text(encoding='utf-8') for f in sorted(path.rglob('*.py'))} if leaning else {}
 
+@contextmanager
+def _put_back(before:dict):
+    "Files that are no definitions, as they were"
+    try: yield
+    except BaseException: definition.restore(None, '', before); raise
+
 def _keep(p, path, objects, ds, services):
     "Write definitions, services and the kept objects; put everything back when one fails"
     from mlops_nb.core import ledger
     folder = p.root/'features'
     touched = [folder/KEPT, *(folder/'services'/f'{s}.toml' for s in services)]
     before = {f:f.read_bytes() if f.is_file() else None for f in touched}
-    for d in ds: before |= definition.snapshot(p, d.name)
-    try:
+    with definition.changing(p, [d.name for d in ds]), _put_back(before):
         for d in ds: definition.save(p, d)
         for s,refs in services.items():
             write_text(folder/'services'/f'{s}.toml', f'features = {msgspec.json.encode(refs).decode()}\n')
@@ -87,7 +93,6 @@ def _keep(p, path, objects, ds, services):
             ledger.record(p, 'feature.added', f'{d.name}@{d.version}',
                 {'entity':d.entity, 'time':d.time, 'ttl':d.ttl, 'source':d.source, 'features':[f.name for f in d.features],
                 'adopted':doc['repository']}, digest=definition.digest(d))
-    except BaseException: definition.restore(p, '', before); raise
 
 # %% ../../nbs/feature/exchange_verbs.ipynb #48d22980
 _YAML = '''project: {name}

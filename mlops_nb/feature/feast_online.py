@@ -94,8 +94,9 @@ class FeastStore:
         fv = FeatureView(name=f'{name}__v{version}', entities=keys, schema=[Field(name=n, dtype=String) for n in (*by, *names)])
         if view not in self.made: self._try(lambda: self.store.update(self.config, [], [fv], [], keys, True)); self.made.add(view)
         return fv
-    def write(self, batches:list[Batch]) -> list[int]: # Entities of each that are newer than before
+    def write(self, batches:list[Batch]) -> list[int]|None: # Entities of each that are newer than before; None where a mark has moved
         "Keep the newest row of each entity, view by view"
+        if any(b.was is not None and self.mark(b.view)!=b.was for b in batches): return None
         batches = [b._replace(columns=[list(c) for c in b.columns]) for b in batches] # what cannot be read is not written
         done = [self._write(b) for b in batches]
         for b in batches:

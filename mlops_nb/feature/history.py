@@ -9,7 +9,7 @@ __all__ = ['PIECE', 'Answer', 'needed', 'answer', 'Held', 'held', 'joined', 'pie
            'unrolled']
 
 # %% ../../nbs/feature/history.ipynb #3345a072
-import os
+import os, secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 from .. import data
@@ -188,7 +188,7 @@ def digest_of_file(path:Path) -> str:
 class Writer:
     "Parquet, piece by piece, whole or not at all"
     def __init__(self, path:Path):
-        self.path,self.tmp,self.file = Path(path),Path(path).with_name(f'.{Path(path).name}.{os.getpid()}'),None
+        self.path,self.tmp,self.file = Path(path),Path(path).with_name(f'.{Path(path).name}.{secrets.token_hex(4)}'),None
     def __enter__(self): self.path.parent.mkdir(parents=True, exist_ok=True); return self
     def write(self, table):
         import pyarrow.parquet as pq

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     times_us:list # Event times, microseconds since 1970 UTC, shape (entities,)
     columns:list # One iterable of values a feature, each of shape (entities,)
     mark:str = '' # How far the view was read; empty keeps the mark
+    was:str|None = None # Mark from which the rows were read; None where it does not matter
     @property
     def rows(self): return zip(*self.columns, strict=True) if self.columns else [()]*len(self.times_us)
 
@@ -138,12 +139,14 @@ class SqliteStore:
     def _reading(self):
         try: yield
         except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
-    def write(self, batches:list[Batch]) -> list[int]: # Entities of each that are newer than before
+    def write(self, batches:list[Batch]) -> list[int]|None: # Entities of each that are newer than before; None, and nothing written, where a mark has moved
         "Keep the newest row of each entity; all batches or none"
         self._writes += 1
         try:
             self.db.execute('BEGIN IMMEDIATE')
-            try: done = self._write(batches); self.db.execute('COMMIT'); return done
+            try:
+                done = None if any(b.was is not None and self.mark(b.view)!=b.was for b in batches) else self._write(batches)
+                self.db.execute('COMMIT'); return done
             except BaseException:
                 if self.db.in_transaction: self.db.execute('ROLLBACK') # a full disk has ended it already
                 raise

@@ -56,12 +56,16 @@ def _groups(ds) -> list[list]:
     return list(by.values())
 
 def _rows(p, ds, store, overlap_us, full, report) -> dict:
-    "Views about the same entity: what is new of each, in one write"
+    "Views about the same entity: what is new of each, in one write; read again when another process was faster"
     import msgspec
-    found,batches,out = [increment.read(p, d, store.mark(f'{d.name}@{d.version}'), overlap_us, full) for d in ds],[],{}
-    for d,f in zip(ds, found):
-        if f.rows is not None: batches.append(increment.newest(d, f.rows, msgspec.json.encode(f.mark).decode()))
-    written = dict(zip((b.view for b in batches), store.write(batches) if batches else ()))
+    done,out = None,{}
+    while done is None:
+        marks = [store.mark(f'{d.name}@{d.version}') for d in ds]
+        found,batches = [increment.read(p, d, m, overlap_us, full) for d,m in zip(ds, marks)],[]
+        for d,f,m in zip(ds, found, marks):
+            if f.rows is not None: batches.append(increment.newest(d, f.rows, msgspec.json.encode(f.mark).decode())._replace(was=m))
+        done = store.write(batches) if batches else []
+    written = dict(zip((b.view for b in batches), done))
     entities = {b.view:len(b.times_us) for b in batches}
     for d,f in zip(ds, found):
         view = f'{d.name}@{d.version}'

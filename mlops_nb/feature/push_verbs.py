@@ -13,6 +13,7 @@ from .. import data
 from ..core import project as projects
 from ..core.errors import BadInput, BadUsage, NotFound, suggest
 from ..core.fact import Plan
+from ..core.filesystem import alone
 from ..core.progress import progress
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
@@ -117,13 +118,15 @@ def _dataset(p, d) -> str:
 def _appended(p, name, given) -> str:
     "The next version of a dataset"
     import pyarrow as pa
-    v = data.add(pa.concat_tables([data.read(name, p), given]), name)
+    with alone(p.state/'locks'/f'data-{name}'): v = data.add(pa.concat_tables([data.read(name, p), given]), name)
     return f'{v.name}@{v.version}'
 
 def _newest(p, d, rows) -> tuple[int,int]:
-    store = online_reader.opened(p)
+    store,done = online_reader.opened(p),None
     b = increment.newest(d, rows)
-    try: return len(b.times_us),store.write([b])[0]
+    try:
+        while done is None: was = store.mark(b.view); done = store.write([b._replace(mark=increment.next_turn(was), was=was)])
+        return len(b.times_us),done[0]
     finally: store.close()
 
 def _events(p, d, rows) -> tuple[int,int]:

@@ -15,6 +15,10 @@ from .online_store import Batch, Wanted, pack, packed_key, unpack
 
 # %% ../../nbs/feature/redis_store.ipynb #00ac7135
 _MERGE = '''local n, out = #KEYS/2, {}
+for v = 1, n do
+  local was = ARGV[1+3*n+v]
+  if was ~= '-' and was ~= (redis.call('HGET', ARGV[1], ARGV[1+2*n+v]) or '') then for w = 1, n do redis.call('DEL', KEYS[w]) end return {-2} end
+end
 for v = 1, n do if redis.call('HLEN', KEYS[v]) ~= tonumber(ARGV[1+v]) then return {-1, v} end end
 for v = 1, n do
   local got, changed = redis.call('HGETALL', KEYS[v]), 0
@@ -46,13 +50,14 @@ class RedisStore:
         except self.failed as e:
             raise ToolFailed(f'Redis does not answer: {" ".join(str(e).split())[:160].rstrip(".")}',
                 'start it, then run it again: nothing was half-written') from e
-    def write(self, batches:list[Batch]) -> list[int]:
-        "Keep the newest row of each entity; all batches are seen at once"
+    def write(self, batches:list[Batch]) -> list[int]|None:
+        "Keep the newest row of each entity; all batches are seen at once, or none where a mark has moved"
         if not batches: return []
         staged = [self._stage(b) for b in batches]
         views = [b.view for b in batches]
         done = self._try(self._merge, [*(s for s,_ in staged), *(self.prefix+v for v in views)],
-            [f'{self.prefix}marks', *(n for _,n in staged), *(b.mark for b in batches), *views])
+            [f'{self.prefix}marks', *(n for _,n in staged), *(b.mark for b in batches), *views, *('-' if b.was is None else b.was for b in batches)])
+        if done[0]==-2: return None
         if done[0]==-1:
             raise ToolFailed(f'Redis forgot rows of {views[done[1]-1]} before they were merged',
                 'run it again: nothing was half-written')

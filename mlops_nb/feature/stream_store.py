@@ -9,10 +9,11 @@ __all__ = ['Counts', 'reach_us', 'EventStore', 'of']
 
 # %% ../../nbs/feature/stream_store.ipynb #3d448053
 import sqlite3
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-from ..core.errors import ToolFailed
+from ..core.errors import BadUsage, ToolFailed
 from ..core.filesystem import in_words, need_local_disk, write_ahead
 from ..core.journal import unpack
 from ..core.refs import interval
@@ -28,6 +29,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS event_once ON event(view, key, id, created, ti
 CREATE TABLE IF NOT EXISTS source(view TEXT, source TEXT, position TEXT NOT NULL, PRIMARY KEY(view, source)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, high INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forgotten(view TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mark(view TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID;
 """
 _FORGET = ("DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id=''", """DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id<>'' AND NOT EXISTS
     (SELECT 1 FROM event AS e INDEXED BY event_once WHERE e.view=event.view AND e.key=event.key AND e.id=event.id AND e.id<>'' AND e.time>:cut)""") # By index: work for what goes, not for what stays
@@ -70,37 +72,54 @@ class EventStore:
         position:str='', # Where the next reading of it begins
         lateness_us:int|None=None, # Events this much older than the newest one of earlier batches are not used; None uses all
         reach:int=0, # Longest window, us: older events are forgotten
+        began:str|None=None, # Position from which the batch was read; None where it does not matter
     ) -> Counts:
-        "Store a batch and the position behind it, or nothing"
+        "Store a batch and the position behind it, or nothing; raises `BadUsage` when another process has moved the position meanwhile"
+        with self._writing('read the stream again'):
+            if began is not None and self.position(view, source)!=began:
+                raise BadUsage(f'another process reads {source} into {view} too', 'let one process read a stream; what either has stored counts once')
+            return self._add(view, events, source, position, lateness_us, reach)
+    @contextmanager
+    def _writing(self, again='run it again'):
+        "One transaction: all of it or nothing"
         try:
             self.db.execute('BEGIN IMMEDIATE')
-            try: done = self._add(view, events, source, position, lateness_us, reach); self.db.execute('COMMIT'); return done
-            except BaseException: self._rollback(); raise
+            try: yield; self.db.execute('COMMIT')
+            except BaseException:
+                if self.db.in_transaction: self.db.execute('ROLLBACK') # a full disk has ended it already
+                raise
         except sqlite3.Error as e:
-            raise ToolFailed(f'the stream store cannot be written: {in_words(e, self.path)}',
-                'free some space, then read the stream again: nothing was half-written') from e
+            raise ToolFailed(f'the stream store cannot be written: {in_words(e, self.path)}', f'free some space, then {again}: nothing was half-written') from e
     def _rows(self, sql, *given) -> list[tuple]:
         try: return self.db.execute(sql, given).fetchall()
         except sqlite3.Error as e:
             if 'same thread' in str(e): raise ToolFailed('the stream store was opened in another thread', 'make one Reader for each thread') from e
             raise ToolFailed(f'the stream store {self.path.name} cannot be read: {e}',
                 f'delete {self.path} and read the stream again') from e
-    def _rollback(self):
-        if self.db.in_transaction: self.db.execute('ROLLBACK') # a full disk has ended it already
     def streamed(self, view:str) -> bool:
         "Is a view maintained from a stream?"
         return bool(self._rows('SELECT 1 FROM source WHERE view=? LIMIT 1', view))
-    def replace(self, view:str, events:list[tuple]) -> Counts:
-        "Put other events in the place of a view's, or change nothing"
-        try:
-            self.db.execute('BEGIN IMMEDIATE')
-            try:
-                for table in ('event', 'forgotten'): self.db.execute(f'DELETE FROM {table} WHERE view=?', (view,))
-                done = self._add(view, events, '', '', None, 0); self.db.execute('COMMIT'); return done
-            except BaseException: self._rollback(); raise
-        except sqlite3.Error as e:
-            raise ToolFailed(f'the stream store cannot be written: {in_words(e, self.path)}',
-                'free some space, then run it again: nothing was half-written') from e
+    def mark(self, view:str) -> str:
+        "How far the history of a view was read; empty at first"
+        return next((m for m, in self._rows('SELECT mark FROM mark WHERE view=?', view)), '')
+    def fill(self,
+        view:str, # NAME@version
+        events:list[tuple], # As in `add`
+        was:str, # Mark from which they were read
+        mark:str, # Mark behind them
+        since_us:int|None=None, # They take the place of what became known at this time or later; None is of everything
+        reach:int=0, # Longest window, us: older events are not kept
+    ) -> int|None: # How many are new; None, and nothing done, where a stream has begun or the mark has moved meanwhile
+        "Put events of history and their mark into the store, or nothing"
+        with self._writing():
+            if self.streamed(view) or self.mark(view)!=was: return None
+            gone = self.db.execute('DELETE FROM event WHERE view=? AND created>=?', (view, _NEVER if since_us is None else since_us)).rowcount
+            if since_us is None: gone = 0; self.db.execute('DELETE FROM forgotten WHERE view=?', (view,))
+            cut = max([t for t, in self._rows('SELECT max(time) FROM event WHERE view=?', view) if t is not None]+[e[1] for e in events], default=0)-reach
+            used = self._add(view, events if since_us is not None else [e for e in events if e[1]>cut or e[3]], '', '', None, 0).used
+            self._forget(view, cut, _FORGET[:1], any(e[1]<=cut for e in events))
+            self.db.execute('INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark', (view, mark))
+            return max(0, used-gone)
     def _add(self, view, events, source, position, lateness_us, reach) -> Counts:
         before,rows,late = self.high(view),[],0
         high = before = _NEVER if before is None else before # what comes in one batch comes at one time
@@ -119,10 +138,10 @@ class EventStore:
                 (view, source, position))
         if lateness_us is not None and reach: self._forget(view, high-lateness_us-reach)
         return Counts(used, late, len(rows)-used)
-    def _forget(self, view, cut):
-        "Drop events that no window can reach; all versions of an event go together"
-        gone = sum(self.db.execute(sql, {'view':view, 'cut':cut}).rowcount for sql in _FORGET)
-        if gone: self.db.execute('INSERT INTO forgotten VALUES (?,?) ON CONFLICT DO UPDATE SET until=max(until, excluded.until)', (view, cut))
+    def _forget(self, view, cut, which=_FORGET, more=False):
+        "Drop events that no window can reach; all versions of an event go together. With `more`, others were not even put in"
+        gone = sum(self.db.execute(sql, {'view':view, 'cut':cut}).rowcount for sql in which)
+        if gone or more: self.db.execute('INSERT INTO forgotten VALUES (?,?) ON CONFLICT DO UPDATE SET until=max(until, excluded.until)', (view, cut))
     def forgotten(self, view:str) -> int:
         "Events of a view up to this time, us since 1970 UTC, may be gone: a window that begins earlier has no answer"
         return next((r[0] for r in self._rows('SELECT until FROM forgotten WHERE view=?', view)), _NEVER)
@@ -135,9 +154,9 @@ class EventStore:
         t:int, # When it is asked, us since 1970 UTC
     ) -> tuple[dict,int|None]: # (feature -> value, time of the newest event that counts)
         "What the windows of one entity are at a time; None for one whose events are not kept any more"
-        first,columns,out,until = t-reach_us(d),windows.inputs(d.windows),{},self.forgotten(f'{d.name}@{d.version}')
-        found = [windows.Row(time, (keep, data), None if created==_NEVER else created, id or None)
-            for time,created,id,keep,data in self.events(f'{d.name}@{d.version}', key, first)]
+        first,columns,out,view = t-reach_us(d),windows.inputs(d.windows),{},f'{d.name}@{d.version}'
+        until,events = self._at_one_moment(lambda: (self.forgotten(view), self.events(view, key, first)))
+        found = [windows.Row(time, (keep, data), None if created==_NEVER else created, id or None) for time,created,id,keep,data in events]
         here = [(r.time, r.created, r.value[0], unpack(r.value[1])) for r in windows.known_versions(found, t) if first<r.time<=t]
         for k,w in enumerate(d.windows):
             at,cut = columns.index(w.column) if w.column else -1,t-_us(w.over)
@@ -146,6 +165,11 @@ class EventStore:
                 for time,created,keep,values in here if time>cut and keep>>k&1]
             out[w.name] = windows.value_of(w.aggregate, _us(w.over), rows, t, not w.column)
         return out,max((x[0] for x in here), default=None)
+    def _at_one_moment(self, ask):
+        "What is dropped between two questions must not make half a window"
+        self._rows('BEGIN')
+        try: return ask()
+        finally: self._rows('COMMIT')
     def size(self, view:str) -> tuple[int,int]:
         "(entities, events) that are kept"
         return self._rows('SELECT count(DISTINCT key), count(*) FROM event WHERE view=?', view)[0]

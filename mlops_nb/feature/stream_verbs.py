@@ -87,7 +87,8 @@ def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick):
         if not checked: stream_ingest.check_row_by_row(p, d, table); checked = table.num_rows>1
         events,worse = stream_ingest.events_of(p, d, table)
         unusable = [*b.unusable, *bad, *worse]
-        c = store.add(view, events, fact.source, b.position, int(lateness.total_seconds()*1e6), reach_us(d))
+        c = store.add(view, events, fact.source, b.position, int(lateness.total_seconds()*1e6), reach_us(d), at)
+        at = b.position
         fact.seen += len(b.rows)+len(b.unusable); fact.used += c.used; fact.late += c.late; fact.duplicates += c.duplicates
         fact.unusable += len(unusable)
         fact.first_unusable = fact.first_unusable or (unusable[0] if unusable else '')

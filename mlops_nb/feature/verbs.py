@@ -113,14 +113,12 @@ def _computed(p, d, frame=None):
     return table
 
 def _save(p, d, n) -> bool:
-    "Write the definition and its event; put the files back when the event cannot be recorded"
+    "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger
-    before = definition.snapshot(p, d.name)
-    try:
+    with definition.changing(p, [d.name]):
         if not definition.save(p, d): return False
         ledger.record(p, 'feature.added', f'{d.name}@{d.version}', {'entity':d.entity, 'time':d.time, 'ttl':d.ttl, 'source':d.source, 'features':[f.name for f in d.features], 'rows':n,
             'tests':d.tests, 'owner':d.owner, 'purpose':d.purpose, 'tags':d.tags, 'windows':[windows.line_of(w) for w in d.windows], 'needs':d.needs}, digest=definition.digest(d))
-    except BaseException: definition.restore(p, d.name, before); raise
     return True
 
 def _view(d, table, tests, new=True) -> FeatureView:
@@ -250,9 +248,9 @@ def _fact(answers, rows_in, rows_out, kept, digest, columns, asked, how, leaks, 
 
 def _write(table, path:Path):
     "Parquet or CSV, whole or not at all"
-    import os
+    import os, secrets
     import pyarrow.csv as pc, pyarrow.parquet as pq
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
+    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, tmp, compression='zstd') if path.suffix.lower()=='.parquet' else pc.write_csv(table, tmp)

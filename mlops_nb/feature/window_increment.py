@@ -13,21 +13,6 @@ from . import increment, stream_ingest, stream_store
 from .facts import Definition
 
 # %% ../../nbs/feature/window_increment.ipynb #123f555e
-def _marks(store) -> None:
-    store.db.execute('CREATE TABLE IF NOT EXISTS mark(view TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID')
-
-def _replaced(store, view, events, since_us, cut_us) -> int:
-    "Put events known since a time in the place of those that are there, drop those that no window reaches; how many are new"
-    db = store.db
-    db.execute('BEGIN IMMEDIATE')
-    try:
-        gone = db.execute('DELETE FROM event WHERE view=? AND created>=?', (view, since_us)).rowcount
-        used = store._add(view, events, '', '', None, 0).used
-        db.execute("DELETE FROM event WHERE view=? AND time<=? AND id=''", (view, cut_us))
-        db.execute('COMMIT')
-        return max(0, used-gone)
-    except BaseException: db.execute('ROLLBACK'); raise
-
 def fill(
     p, # Project
     d:Definition, # A view with windows
@@ -36,22 +21,16 @@ def fill(
 ) -> dict: # {view, entities, written, newest, read, how, late}
     "Bring the events of a view up to date with its history; what a stream maintains is ahead of history and stays"
     store,view = stream_store.of(p),f'{d.name}@{d.version}'
+    def said(how, newest='', written=0, read=0, late=0):
+        return {'view':view, 'entities':store.size(view)[0], 'written':written, 'newest':newest, 'read':read, 'how':how, 'late':late}
     try:
-        _marks(store)
-        if store.streamed(view):
-            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':'', 'read':0, 'how':'streamed', 'late':0}
-        old = next((m for m, in store.db.execute('SELECT mark FROM mark WHERE view=?', (view,))), '')
-        f = increment.read(p, d, old, overlap_us, full)
-        if f.rows is None:
-            return {'view':view, 'entities':store.size(view)[0], 'written':0, 'newest':f.mark.newest, 'read':0, 'how':f.how, 'late':f.mark.late}
-        if f.how=='all': written = stream_ingest.load_history(p, d, store)[1]
-        else:
+        while not store.streamed(view): # again when another process was faster
+            was = store.mark(view)
+            f = increment.read(p, d, was, overlap_us, full)
+            if f.rows is None: return said(f.how, f.mark.newest, late=f.mark.late)
             events,_ = stream_ingest._events_of_rows(p, d, f.rows)
-            newest = max([e[1] for e in events], default=0)
-            high = store.db.execute('SELECT max(time) FROM event WHERE view=?', (view,)).fetchone()[0] or newest
-            written = _replaced(store, view, events, f.since_us, max(newest, high)-stream_store.reach_us(d))
-        store.db.execute('INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark',
-            (view, msgspec.json.encode(f.mark).decode()))
-        return {'view':view, 'entities':store.size(view)[0], 'written':written, 'newest':f.mark.newest,
-            'read':f.rows.num_rows, 'how':f.how, 'late':f.mark.late}
+            written = store.fill(view, events, was, msgspec.json.encode(f.mark).decode(), f.since_us, stream_store.reach_us(d))
+            if written is not None: return said(f.how, f.mark.newest, written, f.rows.num_rows, f.mark.late)
+        return said('streamed')
     finally: store.close()
+
