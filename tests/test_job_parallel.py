@@ -232,8 +232,8 @@ def test_limits_hold_for_all_steps_together(project):
     with pytest.raises(Finding, match="wall_s"):
         jobs.run("wait", parallel=3, limit={"wall_s": 0.5, "grace_s": 0.2})
     job("eat", "import threading", *(f"{n}: block_{n} = bytearray(60_000_000)\nthreading.Event().wait()" for n in "abc"))
-    with pytest.raises(Finding, match="more than its limit of 260 MB"):
-        jobs.run("eat", parallel=3, limit={"memory_mb": 260, "grace_s": 0.2, "wall_s": 60})
+    with pytest.raises(Finding, match="more than its limit of 220 MB"):
+        jobs.run("eat", parallel=3, limit={"memory_mb": 220, "grace_s": 0.2, "wall_s": 60})
 
 
 def test_a_dead_fork_is_a_failed_step_and_a_definition_that_fails_is_none(project):
