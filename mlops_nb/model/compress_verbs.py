@@ -23,7 +23,7 @@ from . import compression, mlflow_onnx_version as onnx_version, mlflow_registrat
 from .compress_facts import Compression
 from .facts import Parity
 from .onnx_session import Predictor
-from .verbs import folder, resolve
+from .verbs import folder, next_number, resolve
 
 # %% ../../nbs/model/compress_verbs.ipynb #3ae6c79f
 def _target(p, v, table, target:str, kind:str):
@@ -62,13 +62,12 @@ def _key(p):
 
 def _register(p, v, fact, c, onnx, small, rows) -> int:
     "The chosen one as a new version with its parent"
-    newest = max([int(e.subject.rpartition('@')[2]) for e in ledger.of(p).events('model.registered') if e.subject.rpartition('@')[0]==v.name], default=0)
-    r = registration.Request(bracket=registration.new_bracket(), name=v.name, expected=newest+1, data=v.data,
+    r = registration.Request(bracket=registration.new_bracket(), name=v.name, expected=1, data=v.data,
         data_digest=v.about.get('data_digest') or '', commit=v.about.get('commit') or '', example=f'rows that judged {c.how}',
         metrics={f'compressed.{fact.metric}':c.score}, parent=f'{v.name}@{v.version}',
         cost={k:x for k,x in (('usd_per_1k', c.usd_per_1k), ('p50_us', c.p50_us), ('p95_us', c.p95_us)) if x is not None})
     return onnx_version.register(p, r, small, v.inputs, rows,
-        _parity(onnx, small, v.inputs, rows, 1-fact.min_agreement), _key(p)).version
+        _parity(onnx, small, v.inputs, rows, 1-fact.min_agreement), _key(p), next_number(p, v.name)).version
 
 # %% ../../nbs/model/compress_verbs.ipynb #87ef5e70
 @verb(changes=True, check=True, example='mlops model compress delay@champion --data flights --try int8,trees=.5,distill=boost:50x3')

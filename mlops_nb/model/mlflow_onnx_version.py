@@ -45,7 +45,8 @@ def register(
     rows, # Example rows, kept with the model
     parity:Parity, # Against the parent
     key=None, # Signs the manifest
+    number=None, # As `mlflow_registration.begun` takes it
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    with registration.begun(p, r):
+    with registration.begun(p, r, number):
         return registration.complete(p, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key))

@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/promotion_verbs.html.md"""
 __all__ = ['gate', 'promote', 'approve', 'rollback', 'history']
 
 # %% ../../nbs/model/promotion_verbs.ipynb #2e930e9c
+from contextlib import contextmanager, nullcontext
 from ..core import identity, ledger, project as projects, refs
 from ..core.errors import BadInput, BadUsage, Finding, MlopsError, NotFound, Refused, suggest
 from ..core.fact import Plan
@@ -40,17 +41,22 @@ def gate(
     "Conditions that a version must meet before an alias moves to it"
     p = projects.current()
     refs.check_name(name, 'model name')
-    before = gates.of(p, name)
     for e in add: gates.parse(e)
-    for e in remove:
-        if e not in before:
-            raise NotFound(f'{name} has no gate {e!r}', suggest(e, before) or f'it has: {"; ".join(before) or "none"}')
-    after = [e for e in before if e not in remove]+[e for e in add if e not in before]
-    if dry_run: return Plan(steps=[f'write policy/gates/{name}.toml with {len(after)} gates'])
-    if after!=before: _save(p, name, before, after)
+    if dry_run: return Plan(steps=[f'write policy/gates/{name}.toml with {len(_changed(gates.of(p, name), name, add, remove))} gates'])
+    with mlflow_aliases.turn(p, name) if add or remove else nullcontext():
+        before = gates.of(p, name)
+        after = _changed(before, name, add, remove)
+        if after!=before: _save(p, name, before, after)
     v = _newest(p, name)
     known = _metrics(p, v) if v else {}
     return Gates(name=name, gates=[gates.check(e, known) for e in after], metrics=known if metrics else {})
+
+def _changed(before, name, add, remove) -> list[str]:
+    "The gates as they will be"
+    for e in remove:
+        if e not in before:
+            raise NotFound(f'{name} has no gate {e!r}', suggest(e, before) or f'it has: {"; ".join(before) or "none"}')
+    return [e for e in before if e not in remove]+[e for e in dict.fromkeys(add) if e not in before]
 
 def _save(p, name, before, after):
     "The file, then the events; the old file comes back when they cannot be recorded"
@@ -66,6 +72,13 @@ def _checked(p, v, alias:str) -> list[Gate]:
     known,s = _metrics(p, v),p.settings.model
     policy = [f'approvals >= {s.approvals}'] if s.approvals and alias in s.guarded.replace(',', ' ').split() else []
     return [gates.check(e, known) for e in [*gates.of(p, v.name), *policy]]
+
+@contextmanager
+def _turn(p, name:str):
+    "One move at a time; what a killed process left of an earlier one is ended first"
+    with mlflow_aliases.turn(p, name):
+        mlflow_aliases.settle(p, name, views.promoting(ledger.of(p).events(views.OPENS)))
+        yield
 
 def _is_approval(g:Gate) -> bool: return gates.parse(g.expr)[0]=='approvals'
 
@@ -99,13 +112,14 @@ def promote(
     if to.isdigit() or to=='latest' or (to[0]=='v' and to[1:].isdigit()):
         raise BadInput(f'the alias {to!r} reads like a version', 'take a word: champion, challenger')
     v = versions.resolve(name, p)
-    fact = Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v, to),
+    def asked(): return Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v, to),
         reason=reason, moved=False)
     if dry_run:
+        fact = asked()
         return Plan(steps=[*(f'{g.expr}: {"pass" if g.ok else "FAIL"}, {"not known" if g.value is None else f"it is {g.value:.6g}"}' for g in fact.gates), f'move {to} of {v.name} from {fact.before or "nowhere"} to {v.version}'])
-    if not fact.ok: _refuse(p, fact)
-    with mlflow_aliases.turn(p, v.name):
-        fact.before = registry.aliases(p, v.name).get(to)
+    with _turn(p, v.name): # gates are asked in it: who adds one has it asked from then on
+        fact = asked()
+        if not fact.ok: _refuse(p, fact)
         mlflow_aliases.move(p, fact, 'model.promoted', v.digest)
     return fact
 
@@ -138,19 +152,28 @@ def rollback(
     "Move an alias back to where it was before"
     p = projects.current()
     _known(p, name)
-    now = registry.aliases(p, name).get(to)
-    if now is None:
-        raise NotFound(f'model `{name}` has no alias {to!r}',
-            suggest(to, registry.aliases(p, name)) or f'promote a version first: mlops model promote {name} --to {to}')
-    back = views.before(views.moves(ledger.of(p).events(views.MOVES), name), to)
-    if back is None:
-        raise NotFound(f'{to} of {name} was never anywhere else',
-            f'promote another version: mlops model promote {name}@VERSION --to {to}')
+    now,back = _way_back(p, name, to)
     v = versions.resolve(f'{name}@{back}', p)
     fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False, back=True)
     if dry_run: return Plan(steps=[f'move {to} of {name} from {now} back to {back}'])
-    with mlflow_aliases.turn(p, name): mlflow_aliases.move(p, fact, 'model.rolled_back', v.digest)
+    with _turn(p, name):
+        then,way = _way_back(p, name, to)
+        if (then, way)!=(now, back):
+            raise BadInput(f'{to} of {name} was moved meanwhile: it is on {then} and not on {now}', f'look at it first: mlops model history {name}')
+        mlflow_aliases.move(p, fact, 'model.rolled_back', v.digest)
     return fact
+
+def _way_back(p, name:str, alias:str) -> tuple[int,int]:
+    "Where an alias is, and where it was before"
+    there = registry.aliases(p, name)
+    if alias not in there:
+        raise NotFound(f'model `{name}` has no alias {alias!r}',
+            suggest(alias, there) or f'promote a version first: mlops model promote {name} --to {alias}')
+    back = views.before(views.moves(ledger.of(p).events(views.MOVES), name), alias)
+    if back is None:
+        raise NotFound(f'{alias} of {name} was never anywhere else',
+            f'promote another version: mlops model promote {name}@VERSION --to {alias}')
+    return there[alias],back
 
 @verb('model.history', example='mlops model history delay --at 2013-07-01')
 def history(
