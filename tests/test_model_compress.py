@@ -260,6 +260,7 @@ def test_the_shell_form_keeps_its_contract_and_registers_a_child(registered, sho
     from mlops_nb.model.verbs import load
 
     assert (load("tumour@2").predict(registered) == load("tumour@1").predict(registered)).mean() >= 0.9
+    assert " from tumour@1 " in cli("model", "list").out, "the difference is the one from its parent"
 
 
 def test_lossy_candidates_are_refused(registered, shop, cli):

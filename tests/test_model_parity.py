@@ -201,8 +201,37 @@ def test_the_backend_of_slow_models_is_chosen_on_large_batches_too(monkeypatch):
 
     monkeypatch.setattr(onnx_session, "_seconds", timed)
     found = onnx_session.measure(clf, p, x)
-    assert tried == [(1, 4), (1000, 4), (20_000, 1)]
+    assert tried == [(1, 4), (1000, 4), (20_000, 1), (1000, 4), (20_000, 1)], "frames, then arrays"
     assert found["native_from"] == 20_000
+
+
+def test_the_backend_of_arrays_is_chosen_on_arrays(monkeypatch):
+    "They cost the original less than frames do: it is faster from fewer rows on"
+    from mlops_nb.model import onnx_export, onnx_session
+
+    x = pd.DataFrame({"a": np.arange(50.0), "b": np.arange(50.0)[::-1]})
+    clf, seen = linear_model.LogisticRegression().fit(x, x.a > 20), []
+    inputs = onnx_export.signature(x)
+    onnx = onnx_export.convert(clf, inputs)
+
+    def timed(ways, rows, rounds):
+        return [len(rows), len(rows) * (1.2 if hasattr(rows, "columns") and len(rows) < 20_000 else 0.8)]
+
+    monkeypatch.setattr(onnx_session, "_seconds", timed)
+    found = onnx_session.measure(clf, onnx_session.Predictor(onnx, inputs), x)
+    assert (found["native_from"], found["arrays_from"], list(found["arrays"])) == (20_000, 1000, ["1000", "20000"])
+
+    class Original:
+        def predict_proba(self, rows):
+            seen.append(rows)
+            return clf.predict_proba(rows)
+
+    p = onnx_session.Predictor(onnx, inputs, "", 1, Original, found["native_from"], found["arrays_from"])
+    big = pd.concat([x] * 20)
+    p(big)
+    assert seen == []
+    p(array := big.to_numpy())
+    assert len(seen) == 1 and seen[0] is array
 
 
 def test_boosters(tmp_path):

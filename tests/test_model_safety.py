@@ -255,6 +255,7 @@ def test_an_honest_model_passes(signed, cli, tmp_path):
     answer = cli("model", "scan", signed[0], "--json")
     assert (answer.exit, answer.json["findings"]) == (0, [])
     by_name = cli("model", "scan", "delay@1", "--json")
+    assert cli("model", "scan", "delay@1").out.endswith("next: mlops model verify delay@1\n")
     assert (by_name.exit, by_name.json["files"], by_name.json["findings"]) == (0, answer.json["files"], [])
     small = onnx.load(signed[0] / "model.onnx")
     onnx.save(small, tmp_path / "small.onnx")

@@ -68,11 +68,12 @@ class ModelVersion(Fact):
     aliases:list[str] = []
     files:dict[str,str] = {} # File -> SHA-256
     message:str = '' # Why it failed
+    parent:str = '' # NAME@v that it was made from, and that its ONNX was compared with
     __panel__ = 'mlops_nb.model.panel:version'
 
 class Models(Fact):
     "Registered models"
-    models:list[dict] # {name, version, aliases, size_bytes, parity_max_abs, versions}
+    models:list[dict] # {name, version, aliases, size_bytes, parity_max_abs, parent, versions}
     __panel__ = 'mlops_nb.model.panel:models'
 
 class Gate(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ class Predictor:
         threads:int=1, # Of ONNX Runtime; one is fastest for few rows
         native=None, # Function that gives the original, for batches where it is faster
         native_from:int|None=None, # Rows from which on it is, as measured when it was exported
+        arrays_from:int|None=None, # The same for arrays of numbers, which cost both less; by default as for frames
     ):
         import onnxruntime as ort
         o = ort.SessionOptions()
@@ -32,6 +33,7 @@ class Predictor:
         except Exception as e:
             raise ToolFailed(f'ONNX Runtime does not take {name or "the model"}: {" ".join(str(e).split())[:200]}') from e
         self.inputs,self.name,self._native,self.native_from = inputs,name,native,native_from
+        self.arrays_from = native_from if arrays_from is None else arrays_from
         self.takes = {x.name:x for x in self.session.get_inputs()}
         self.whole = len(self.takes)==1 and inputs[0]['type']!='matrix' and (len(inputs)>1 or inputs[0]['name'] not in self.takes)
         self.names = [i['name'] for i in inputs]
@@ -75,7 +77,8 @@ class Predictor:
         if self._by_native(rows): return self._asked(native_answers, rows)
         return _flat(self.raw(rows)[0])
     def _by_native(self, rows) -> bool:
-        return self._native is not None and self.native_from is not None and len(rows)>=self.native_from
+        since = self.native_from if hasattr(rows, 'columns') or not self.quick else self.arrays_from
+        return self._native is not None and since is not None and len(rows)>=since
     def _asked(self, f, rows):
         "The original's answer; a matrix of numbers goes to it as it is, although it may have been taught with names"
         if hasattr(rows, 'columns') or getattr(rows, 'ndim', 0)!=2 or not self.quick: return f(self._model, self._frame(rows))
@@ -171,17 +174,34 @@ def measure(
     rows, # Real rows
     sizes:tuple=(1, 1000, 20_000, 100_000), # Batches to try
     limit_s:float=1.5, # A batch that would take longer is not tried: what decides by then is the time a row
-) -> dict: # {p50_us, p95_us, batches: {rows: [onnx_s, native_s]}, native_from}
-    "Time of both by batch size; from where on the original is faster, if anywhere"
+) -> dict: # {p50_us, p95_us, batches: {rows: [onnx_s, native_s]}, native_from, arrays, arrays_from}
+    "Time of both by batch size; from where on the original is faster, if anywhere, given frames and given arrays"
     import time, numpy as np
-    one,laps,batches = _tiled(rows, 1),[],{}
+    one,laps,ways = _tiled(rows, 1),[],(predictor.raw, lambda r: scores_of(model, r))
     for _ in range(51): t = time.perf_counter(); predictor.raw(one); laps.append(1e6*(time.perf_counter()-t))
+    batches = _batches(ways, rows, sizes, limit_s)
+    out = {'p50_us':float(np.median(laps)), 'p95_us':float(np.quantile(laps, .95)), 'native_from':_since(batches)}
+    if predictor.quick and hasattr(rows, 'to_numpy'):
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'X does not have valid feature names')
+            arrays = _batches(ways, rows.to_numpy(), [n for n in sizes if 1<n<=20_000], limit_s)
+        since = [n for n in (_since(arrays), out['native_from']) if n is not None]
+        out |= {'arrays':{str(n):v for n,v in arrays.items()}, 'arrays_from':min(since, default=None)}
+    return {**out, 'batches':{str(n):v for n,v in batches.items()}}
+
+def _batches(ways, rows, sizes, limit_s:float) -> dict[int,list[float]]:
+    "Seconds of both for each size that is not too large to try"
+    out:dict[int,list[float]] = {}
     for n in sizes:
-        likely = max((max(v)*n/k for k,v in batches.items() if k>1 or n<=1000), default=0.)
+        likely = max((max(v)*n/k for k,v in out.items() if k>1 or n<=1000), default=0.)
         if likely>limit_s: break
-        batches[n] = _seconds((predictor.raw, lambda r: scores_of(model, r)), _tiled(rows, n), 4 if likely<.3 else 1)
-    slower = [n for n,(onnx,native) in batches.items() if native<onnx*.95]
-    last = max(batches)
-    if last in slower: slower = [n for n in slower if all(m in slower for m in batches if m>n)]
-    return {'p50_us':float(np.median(laps)), 'p95_us':float(np.quantile(laps, .95)),
-        'batches':{str(n):v for n,v in batches.items()}, 'native_from':min(slower) if last in slower else None}
+        out[n] = _seconds(ways, _tiled(rows, n), 4 if likely<.3 else 1)
+    return out
+
+def _since(batches) -> int|None:
+    "Rows from which on the original is faster, up to the largest batch that was tried"
+    since = None
+    for n in sorted(batches, reverse=True):
+        if batches[n][1]>=batches[n][0]*.95: break
+        since = n
+    return since

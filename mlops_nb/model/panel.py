@@ -50,11 +50,13 @@ def run_difference(d) -> Panel:
 # %% ../../nbs/model/panel.ipynb #455aa388
 _STATE = {'registered':('ok', 'REGISTERED'), 'registering':('info', 'REGISTERING'), 'failed':('bad', 'FAILED')}
 
-def _parity(o) -> str: return f'{o["rows"]:,} rows, largest difference {short(float(o["parity_max_abs"]))}' if o else 'no ONNX'
+def _parity(o, parent='') -> str:
+    said = f' from {parent}' if parent else ''
+    return f'{o["rows"]:,} rows, largest difference{said} {short(float(o["parity_max_abs"]))}' if o else 'no ONNX'
 
 def version(v) -> Panel:
     "One model version"
-    about = {'digest':v.digest or '-', 'ONNX':_parity(v.onnx), 'size':_size(v.size_bytes), **({'data':v.data} if v.data else {}),
+    about = {'digest':v.digest or '-', 'ONNX':_parity(v.onnx, v.parent), 'size':_size(v.size_bytes), **({'data':v.data} if v.data else {}),
         **({'run':v.run[:8]} if v.run else {}), **({'aliases':', '.join(v.aliases)} if v.aliases else {}),
         **({'note':v.message} if v.message else {})}
     if v.state=='registering':
@@ -72,10 +74,15 @@ def version(v) -> Panel:
         next={'registered':f'mlops model promote {at} --to champion',
         'registering':f'mlops model show {at}'}.get(v.state, 'mlops model log MODEL NAME'))
 
+def _differs(x) -> str:
+    "The difference from the original, or from the version that a compressed one was made from"
+    if x['parity_max_abs'] is None: return '-'
+    return short(float(x['parity_max_abs']))+(f' from {x["parent"]}' if x.get('parent') else '')
+
 def models(m) -> Panel:
     "Registered models, each in its newest version"
     rows = [[f'{x["name"]}@{x["version"]}', badge(*_STATE.get(x.get('state', 'registered'), ('info', ''))),
-        ', '.join(f'{a}: {n}' for a,n in x['aliases'].items()) or '-', _size(x['size_bytes']), x['parity_max_abs'], x['versions'],
+        ', '.join(f'{a}: {n}' for a,n in x['aliases'].items()) or '-', _size(x['size_bytes']), _differs(x), x['versions'],
         x.get('message', '')] for x in m.models]
     return Panel('Models', table(['model', 'state', 'aliases', 'size', 'ONNX differs by', 'versions', ''], rows, align='llllrrl',
         empty='no model yet'), next='mlops model show NAME' if rows else '%mlops model log MODEL NAME')

@@ -16,6 +16,7 @@ class Scanned(Fact):
     path:str
     files:int
     findings:list[dict] # {file, kind, message}
+    version:str = '' # NAME@v, where that was asked about
     __panel__ = 'mlops_nb.model.safety_panel:scanned'
     @property
     def ok(self) -> bool: return not self.findings

@@ -16,7 +16,7 @@ def scanned(s) -> Panel:
     return Panel(f'Scan of {s.path}', facts({'files':s.files}),
         table(['file', 'kind', ''], [[x['file'], badge('bad', x['kind'].upper()), x['message']] for x in s.findings], empty='nothing dangerous found'),
         verdict=('ok', 'NOTHING FOUND') if s.ok else ('bad', f'{len(s.findings)} FINDINGS'),
-        next='mlops model log FILE NAME --example ROWS' if s.ok else 'do not open it')
+        next='do not open it' if not s.ok else f'mlops model verify {s.version}' if s.version else 'mlops model log FILE NAME --example ROWS')
 
 def provenance(v) -> Panel:
     "Digest, signature and what is wrong with them"

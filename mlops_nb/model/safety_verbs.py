@@ -32,7 +32,7 @@ def scan(
     path = Path(path)
     at = path if path.exists() or path.is_symlink() or '@' not in path.name else _of_version(str(path))
     files,found = artifact_scan.scan(at, pickle)
-    return Scanned(path=path.name, files=files, findings=found)
+    return Scanned(path=path.name, files=files, findings=found, version='' if at is path else str(path))
 
 def _of_version(name:str) -> Path:
     "Folder of a registered version"

@@ -176,11 +176,12 @@ def load(
     if not v.onnx: raise NotFound(f'{v.name}@{v.version} has no ONNX: {v.message}', 'register it again without --native')
     at = folder(v, p)
     return onnx_session.Predictor((at/'model.onnx').read_bytes(), v.inputs, f'{v.name}@{v.version}', threads,
-        lambda: mlflow_flavours.native(at), _native_from(v))
+        lambda: mlflow_flavours.native(at), *_native_from(v))
 
-def _native_from(v) -> int|None:
-    "Rows from which on the original is faster, where it is kept without pickle"
-    return (v.about.get('latency') or {}).get('native_from') if v.about.get('flavour')=='skops' else None
+def _native_from(v) -> list[int|None]:
+    "Rows from which on the original is faster given frames, and given arrays, where it is kept without pickle"
+    told = (v.about.get('latency') or {}) if v.about.get('flavour')=='skops' else {}
+    return [told.get('native_from'), told.get('arrays_from')]
 
 @verb(example='mlops model show delay@1')
 def show(
@@ -253,6 +254,6 @@ def list_() -> Models:
     for name,v in sorted(newest.items()):
         out.append({'name':name, 'version':v.version, 'state':v.state,
             'aliases':registry.aliases(p, name) if any(h.name==name for h in have) else {}, 'size_bytes':v.size_bytes,
-            'parity_max_abs':(v.onnx or {}).get('parity_max_abs'), 'versions':sum(h.name==name for h in have),
+            'parity_max_abs':(v.onnx or {}).get('parity_max_abs'), 'parent':v.parent, 'versions':sum(h.name==name for h in have),
             'metrics':v.metrics, 'message':v.message})
     return Models(models=out)

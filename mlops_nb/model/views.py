@@ -29,7 +29,7 @@ def version(e:Event) -> ModelVersion:
     p = _p(e)
     v = ModelVersion(name=_name(e), version=_number(e), digest=e.digest, onnx=p.get('onnx'), size_bytes=p.get('size_bytes') or 0,
         run=p.get('run') or '', data=p.get('data') or '', metrics=p.get('metrics') or {},
-        inputs=p.get('inputs') or [], message=p.get('without_onnx') or '')
+        inputs=p.get('inputs') or [], message=p.get('without_onnx') or '', parent=p.get('parent') or '')
     v.source,v.time,v.actor,v.entry,v.about = p.get('source') or '',e.time,e.actor,e.seq,p
     return v
 
