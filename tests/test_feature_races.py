@@ -327,7 +327,9 @@ for n in range({rounds}):
 """
     child = begun(project, code)
     reader, seen = feature.Reader(project, "va,vb"), set()
-    while child.poll() is None:
+    ended = False
+    while not ended:
+        ended = child.poll() is not None  # and once more
         values, _ = reader.read([{"k": k} for k in range(300)])
         seen |= {(v["a"], v["b"]) for v in values}
     reader.close()

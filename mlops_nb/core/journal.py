@@ -20,7 +20,8 @@ from .errors import BadInput
 _KINDS:tuple[tuple[int,type,Callable,Callable],...] = ((1, datetime, datetime.isoformat, datetime.fromisoformat),
     (2, date, date.isoformat, date.fromisoformat), (3, Decimal, str, Decimal), (4, time, time.isoformat, time.fromisoformat),
     (5, timedelta, lambda v: str(v//timedelta(microseconds=1)), lambda t: timedelta(microseconds=int(t))))
-_BACK = {code:back for code,_,_,back in _KINDS}
+def _nanoseconds(text): import pandas as pd; return pd.Timestamp(text)
+_BACK = {**{code:back for code,_,_,back in _KINDS}, 6:_nanoseconds} # Python's own times end at microseconds
 _SIMPLE,_encode = {type(None), bool, int, float, str},msgspec.msgpack.Encoder().encode
 
 def _plain(v):
@@ -28,6 +29,7 @@ def _plain(v):
     if v.__class__ in _SIMPLE: return v
     if isinstance(v, dict): return {k:_plain(x) for k,x in v.items()}
     if isinstance(v, (list, tuple)): return [_plain(x) for x in v]
+    if getattr(v, 'nanosecond', 0): return msgspec.msgpack.Ext(6, v.isoformat().encode())
     for code,kind,text,_ in _KINDS:
         if isinstance(v, kind): return msgspec.msgpack.Ext(code, text(v).encode()) if v==v else None # pandas' NaT is a datetime
     return v.tolist() if hasattr(v, 'tolist') else v

@@ -211,13 +211,20 @@ def _kind(t):
     if pa.types.is_dictionary(t): return _kind(t.value_type)
     return ('text' if pa.types.is_string(t) or pa.types.is_large_string(t)
         or pa.types.is_string_view(t) else 'number' if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
-        else 'null' if pa.types.is_null(t) else str(t))
+        else 'null' if pa.types.is_null(t) else ('instant' if t.tz else 'local time') if pa.types.is_timestamp(t) else str(t))
 
 def _plain(c):
     "Decoded, and NaN as null: not a number is nobody's key"
     import pyarrow as pa, pyarrow.compute as pc
     c = c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c
     return pc.if_else(pc.is_nan(c), pa.scalar(None, c.type), c) if pa.types.is_floating(c.type) else c
+
+def _one_clock(a, v, name):
+    "Times of several zones or units as those of one"
+    import pyarrow as pa
+    unit = 'ns' if 'ns' in (a.type.unit, v.type.unit) else 'us'
+    try: return [c.cast(pa.timestamp(unit, 'UTC' if c.type.tz else None)) for c in (a, v)]
+    except pa.ArrowInvalid as e: raise BadInput(f'key `{name}` is {a.type} in the entity frame and {v.type} in the view: {str(e)[:120]}', 'use microseconds on both sides') from e
 
 def _same_kind(a, v, name):
     "Two key columns that can be compared; text against number is refused, since it would match nothing"
@@ -227,6 +234,7 @@ def _same_kind(a, v, name):
         raise BadInput(f'key `{name}` is {a.type} in the entity frame and {v.type} in the view',
             f'convert one, for instance: df.{name}.astype(str)')
     a,v = _plain(a),_plain(v)
+    if one==two in ('instant', 'local time') and a.type!=v.type: a,v = _one_clock(a, v, name)
     if pa.types.is_null(a.type): a = a.cast(v.type)
     if pa.types.is_null(v.type): v = v.cast(a.type)
     return a,v

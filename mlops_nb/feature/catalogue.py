@@ -28,8 +28,9 @@ def _column(a, name:str) -> dict:
     x = np.asarray(x.drop_null().to_numpy(), 'float64')
     x = x[np.isfinite(x)]
     if len(x):
-        out |= {'min':float(x.min()), 'max':float(x.max()), 'mean':float(x.mean()),
-            'bins':[int(n) for n in np.histogram(x, 20)[0]]}
+        with np.errstate(over='ignore'): out |= {'min':float(x.min()), 'max':float(x.max()), 'mean':float(x.mean())}
+        try: out['bins'] = [int(n) for n in np.histogram(x, 20)[0]]
+        except ValueError: pass # from one end of the numbers to the other, or narrower than twenty of them
     return out
 
 def described(

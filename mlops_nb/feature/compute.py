@@ -187,6 +187,7 @@ def _known(con, d):
 
 def rows_of(p, d:Definition, frame, order:bool=True):
     "The rows of a view whose source is a frame that is stored nowhere, sorted if their order matters; a `pyarrow.Table`"
+    frame = _as_stored(frame)
     found = {'source':('', frame)} if names_of(d)==['source'] else sources(p, d, frame=frame)
     rows = _python(p, d, found) if d.kind=='python' else _sql(p, d, found)
     return _sorted(rows, d) if order else rows
@@ -197,6 +198,14 @@ def _as_it_was(p, d, found) -> bool:
     if what is None or not isinstance(what, str) or what!=str(_file(p, d.source)): return True
     try: return file_digest(_file(p, d.source))==found['source'][0]
     except OSError: return False
+
+def _as_stored(frame):
+    "Lengths of time as whole numbers, which is what DuckDB finds in a Parquet file"
+    import pyarrow as pa
+    t = to_arrow(frame)
+    for n,f in enumerate(t.schema):
+        if pa.types.is_duration(f.type): t = t.set_column(n, f.name, t[f.name].cast(pa.int64()))
+    return t
 
 def _keep(at:Path, table):
     "Write the cache in one step; a disk that is full costs the cache, not the answer"

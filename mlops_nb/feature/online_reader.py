@@ -8,6 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/online_reader.html.md"""
 __all__ = ['opened', 'Reader']
 
 # %% ../../nbs/feature/online_reader.ipynb #2fa1cc08
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import NamedTuple
 from ..core.errors import BadUsage
 from ..core.refs import interval
@@ -31,10 +33,19 @@ def _number(text):
 # %% ../../nbs/feature/online_reader.ipynb #6eddbf02
 _EVER = 1<<62 # Microseconds
 
+def _back(kind:str):
+    "How a value that a store keeps as a text becomes one of its type again; None where a store keeps it as it is"
+    if kind.startswith('timestamp[ns'): import pandas as pd; return pd.Timestamp
+    if kind.startswith('timestamp'): return datetime.fromisoformat
+    if kind.startswith('date'): return date.fromisoformat
+    if kind.startswith('time'): return time.fromisoformat
+    return Decimal if kind.startswith('decimal') else None
+
 class _Group(NamedTuple):
     "The stored views about the same join keys"
     wanted:online_store.Wanted
     views:tuple # Of ((name, version), names of the values, ttl in us, place of its event time, places of its values)
+    back:list # Of (place, function) for values that a store keeps as texts
     nothing:tuple # What the store says of an entity that it does not know
 
 def _groups(stored, columns=None) -> list[_Group]:
@@ -46,7 +57,9 @@ def _groups(stored, columns=None) -> list[_Group]:
             n,ttl = sum(1+len(x[1]) for x in some),int(interval(d.ttl).total_seconds()*1e6) if d.ttl else _EVER
             some.append(((d.name, d.version), tuple(fs), ttl, n, slice(n+1, n+1+len(fs))))
     wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,*_ in views)) for k,views in by.items()}
-    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, *rest) for v,fs,*rest in by[k]), w.nothing)
+    kinds = {(d.name, d.version, f.name):f.type for d,_ in stored for f in d.features}
+    def back(views): return [(at.start+n, b) for v,fs,_,_,at in views for n,f in enumerate(fs) if (b := _back(kinds.get((*v, f), '')))]
+    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, *rest) for v,fs,*rest in by[k]), back(by[k]), w.nothing)
         for k,w in wanted.items()]
 
 class Reader:
@@ -84,6 +97,7 @@ class Reader:
         columns,ages,got = self.blank.copy(),{},{}
         for g in self.groups:
             stored = self._stored(g, entities)
+            for n,b in g.back: stored[n] = [b(x) if isinstance(x, str) else x for x in stored[n]]
             for view,names,ttl,n,places in g.views:
                 held,aged = _holding(stored[n], stored[places], at, at-ttl)
                 if self.plain: columns.update(zip(names, held)); ages[view] = aged
@@ -110,6 +124,7 @@ class Reader:
         "A view with windows: counted from its events; the age is that of the newest"
         found = []
         for key in zip(*keys):
+            if any(x is None or x!=x for x in key): found.append(({}, None)); continue # nobody, as in history
             v,t = self.events.answer(d, online_store.packed_key(key), at)
             if t is None and any(isinstance(x, str) for x in key):
                 v,t = self.events.answer(d, online_store.packed_key([_number(x) for x in key]), at)

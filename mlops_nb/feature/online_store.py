@@ -10,6 +10,8 @@ __all__ = ['pack', 'unpack', 'Batch', 'Wanted', 'plain', 'packed_key', 'now_us',
 # %% ../../nbs/feature/online_store.ipynb #51be3e70
 import json, os, sqlite3, time
 from contextlib import contextmanager, suppress
+from datetime import datetime, UTC
+from decimal import Decimal
 from itertools import islice, repeat
 from operator import itemgetter
 from pathlib import Path
@@ -44,13 +46,22 @@ _text = msgspec.json.Encoder(enc_hook=str).encode
 pack,unpack = _pack,_unpack # Rows as bytes and back, for other stores
 
 def plain(v):
-    "A value of a key: of numpy's numbers Python's, and a float that is whole as the whole number"
+    "A value of a key: of numpy's numbers Python's, a number that is whole as the whole number, a time in UTC"
     v = v.item() if type(v).__module__=='numpy' else v
-    return int(v) if v.__class__ is float and v.is_integer() else v
+    if v.__class__ is float and v.is_integer(): return int(v)
+    if isinstance(v, Decimal) and v.is_finite(): return int(v) if v==v.to_integral_value() else v.normalize()
+    return v.astimezone(UTC) if isinstance(v, datetime) and v.tzinfo else v
 
 def packed_key(values) -> str:
     "Entity values as one text; 1 and 1.0 are the same entity"
-    return _text([plain(v) for v in values]).decode()
+    try: return _text([plain(v) for v in values]).decode()
+    except UnicodeEncodeError: return _text([_sayable(plain(v)) for v in values]).decode()
+
+def _sayable(v):
+    "A text with half a character in it, which no store and no file can hold, as one that nobody has"
+    try: v.encode(); return v
+    except AttributeError: return v
+    except UnicodeEncodeError: return '\0'+ascii(v)
 
 def now_us() -> int: return time.time_ns()//1000
 
@@ -231,6 +242,7 @@ class SqliteStore:
                 kept.clear(); plan.stamp = stamp # asked before the rows: they are never older
             rows = self._fetch(plan, names) if len(names)<=_MOST_MARKS else self._at_one_moment(plan, names)
             values = plan.of(rows)
+        except UnicodeEncodeError: return self.read(wanted, [list(map(_sayable, k)) for k in keys])
         except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
         if len(kept)+len(rows)>self.hot: kept.clear()
         kept.update(zip(names, rows))

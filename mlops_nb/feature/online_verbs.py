@@ -107,6 +107,7 @@ def _why(reader, values, ages, t) -> dict[str,str]:
     gone = _gone(reader, t)
     ds,out = {(d.name, d.version):d for d,_ in reader.picked},{}
     spread = {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked for w in d.windows if w.name in fs and w.aggregate=='std'}
+    whole = {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked for w in d.windows if w.name in fs and w.aggregate=='sum' and next(f.type for f in d.features if f.name==w.name)=='int64'}
     for c,view in reader.view_of.items():
         d,age = ds[view],ages[c]
         if c in gone: out[c] = 'its events of then are not kept any more; history knows: feature join'
@@ -115,7 +116,7 @@ def _why(reader, values, ages, t) -> dict[str,str]:
         elif age<0: out[c] = 'what is stored is newer; history knows: feature join'
         elif d.ttl and age>names.interval(d.ttl).total_seconds(): out[c] = f'older than the ttl of {d.ttl}'
         elif c in spread: out[c] = 'fewer than two values in the window, or an infinite one'
-        elif d.windows: out[c] = 'no such event in the window'
+        elif d.windows: out[c] = 'no such event in the window'+(', or a sum beyond 64 bits' if c in whole else '')
         else: out[c] = 'made of a missing value' if d.on_demand else 'null in the source'
     return out
 

@@ -149,11 +149,11 @@ def _best(w, lo, hi, n, a, time, created):
     return a.take(pa.array(order[np.maximum(best, 0)], mask=best<0)) if len(order) else pa.nulls(n, a.type)
 
 def _numbers(a):
-    "Numbers as numpy: int64 where they are whole, else float64"
+    "Numbers as numpy: int64 or uint64 where they are whole, else float64"
     import numpy as np, pyarrow as pa
     whole = pa.types.is_integer(a.type) or pa.types.is_boolean(a.type)
     a = a.cast(pa.string()) if pa.types.is_decimal(a.type) else a # from text it is the nearest float, from Decimal not always
-    try: return np.asarray(a.cast(pa.int64() if whole else pa.float64()))
+    try: return np.asarray(a if pa.types.is_uint64(a.type) else a.cast(pa.int64() if whole else pa.float64()))
     except pa.ArrowInvalid as e: raise BadInput(f'a window cannot add {a.type}: {str(e)[:120]}', 'cast it in the query') from e
 
 def _value(w, lo, hi, n, a, time, created):
@@ -162,17 +162,17 @@ def _value(w, lo, hi, n, a, time, created):
     if w.aggregate=='count': return pa.array(steps(lo, hi, n))
     if w.aggregate in ('distinct', 'approx_distinct'):
         a = pc.add(a, 0.) if pa.types.is_floating(a.type) else a # -0.0 is 0.0
-        a = a.cast(pa.string()) if pa.types.is_nested(a.type) else a
+        a = pa.array([repr(v) for v in a.to_pylist()], pa.string()) if pa.types.is_nested(a.type) else a
         lo,hi = _united(lo, hi, np.asarray(pc.dictionary_encode(a).indices).astype('int64'), n)
         return pa.array(steps(lo, hi, n))
     if w.aggregate in ('min', 'max', 'first', 'last'): return _best(w, lo, hi, n, a, time, created)
     x = _numbers(a)
-    if w.aggregate=='sum' and x.dtype=='int64':
+    if w.aggregate=='sum' and x.dtype.kind in 'iu':
+        none = steps(lo, hi, n)==0
         if float(np.abs(x.astype('float64')).sum())>9e18: # does each one fit?
-            high = steps(lo, hi, n, x>>32)+(steps(lo, hi, n, x & 2**32-1)>>32)
-            if high.min(initial=0)<-2**31 or high.max(initial=0)>=2**31:
-                raise BadInput(f'window `{w.name}`: a sum does not fit into 64 bits', f'cast `{w.column}` to DOUBLE in the query')
-        return pa.array(steps(lo, hi, n, x), mask=steps(lo, hi, n)==0)
+            high = steps(lo, hi, n, (x>>32).astype('int64'))+(steps(lo, hi, n, (x & 2**32-1).astype('int64'))>>32)
+            none |= (high<-2**31) | (high>=2**31)
+        return pa.array(steps(lo, hi, n, x.astype('int64')), mask=none) # what wrapped around and fits is right
     c,x = steps(lo, hi, n),x.astype('float64')
     if w.aggregate=='std': s = exact_sums.deviations(lo, hi, n, x, c); return pa.array(s, mask=(c<2) | np.isnan(s))
     t = exact_sums.sums(lo, hi, n, x, c)

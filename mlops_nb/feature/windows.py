@@ -81,12 +81,13 @@ def value_of(aggregate:str, over:int, known:list[Row], t:int, events:bool=False)
     here = [r for r in here if r.value is not None and r.value==r.value]
     values = [r.value for r in here]
     if aggregate=='count': return len(values)
-    if aggregate in ('distinct', 'approx_distinct'): return len(set(values))
+    if aggregate in ('distinct', 'approx_distinct'): return len(set(values)) if not isinstance(values[0] if values else 0, (list, dict)) else len(set(map(repr, values)))
     if not values: return None
     if aggregate in ('first', 'last'):
         return (min if aggregate=='first' else max)(here, key=lambda r: (r.time, r.created or 0, r.value)).value
     if aggregate in ('min', 'max'): return (min if aggregate=='min' else max)(values)
-    if aggregate=='sum': return sum(values) if all(isinstance(v, int) for v in values) else exact_sums.total(values)
+    if aggregate=='sum' and all(isinstance(v, int) for v in values): s = sum(values); return s if -2**63<=s<2**63 else None
+    if aggregate=='sum': return exact_sums.total(values)
     if aggregate=='mean': total = exact_sums.total(values); return None if total is None else total/len(values)
     return exact_sums.deviation(values) if len(values)>1 else None
 
