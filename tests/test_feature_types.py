@@ -33,7 +33,7 @@ COLUMNS = {
     "ns": (pa.timestamp("ns", "UTC"), [NS, NS + 1, NS + 1000]),
     "clock": (pa.time64("us"), [dt.time(0), dt.time(23, 59, 59, 999_999)]),
     "long": (pa.duration("us"), [dt.timedelta(days=-1), dt.timedelta(microseconds=1)]),
-    "text": (pa.string(), ["a", "a\0b", "", "ü😀", "1", "NaN", 'x"y']),
+    "text": (pa.string(), ["a", "a\0b", "", "ü\N{GRINNING FACE}", "1", "NaN", 'x"y']),
     "bytes": (pa.binary(), [b"", b"\0\xff", b"a"]),
     "list": (pa.list_(pa.float64()), [[], [1.5, None], [0.0]]),
 }
