@@ -28,7 +28,9 @@ class Outputs:
             else: outs.clear()
             return
         if cell in self.clear: outs.clear(); self.clear.discard(cell)
-        if 'stream' in m: self._stream(outs, m['stream'], m['text']); return
+        if 'stream' in m:
+            if m['text']: self._stream(outs, m['stream'], m['text']) # `!cmd` that says nothing says so
+            return
         out = dict(m['out'])
         name = (out.pop('transient', None) or {}).get('display_id')
         outs.append(out)

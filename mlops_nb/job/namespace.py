@@ -124,6 +124,11 @@ def dump(
         if not again: return Dump(file.getvalue(), buffers, ids, lost, set().union(*map(cell_reach.called, p.codes)))
         shared |= again
 
+def _folder() -> str:
+    "The working directory; a name that no folder has when it was removed"
+    try: return os.getcwd()
+    except OSError: return '\0gone'
+
 class _Either:
     "In one or the other"
     def __init__(self, a, b): self.a,self.b = a,b
@@ -174,7 +179,7 @@ class Shelf:
         self.prints:dict[str,str] = {} # Name -> fingerprint of a changeable object
         self.sharing = cell_reach.Sharing()
         self.unsaved:dict[str,str] = {} # Names there are, and cannot be saved
-        self.environ,self.raw,self.cwd,self.path = dict(os.environ),dict(os.environ._data),os.getcwd(),list(sys.path)
+        self.environ,self.raw,self.cwd,self.path = dict(os.environ),dict(os.environ._data),_folder(),list(sys.path)
         self.spent,self.cost,self.worked = 0.,0.,0.
         self.looked:set[str] = set() # Names that the cells since the last checkpoint could reach
         self.kept:dict[str,bytes] = {} # Parts of the state outside, as last saved
@@ -196,7 +201,7 @@ class Shelf:
     def _settings(self) -> dict:
         env = {} if os.environ._data==self.raw else {k:os.environ.get(k)
             for k in {*os.environ, *self.environ} if os.environ.get(k)!=self.environ.get(k) and k!='MPLBACKEND'}
-        return {k:v for k,v in {'environ':env, 'cwd':os.getcwd() if os.getcwd()!=self.cwd else '',
+        return {k:v for k,v in {'environ':env, 'cwd':_folder() if _folder()!=self.cwd else '',
             'path':sys.path[:] if sys.path!=self.path else [], **process_state.options()}.items() if v}
     def settings(self) -> str:
         "Digest of what a cell can set outside the names"

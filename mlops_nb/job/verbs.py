@@ -23,7 +23,12 @@ from .facts import History, Job, Jobs, RunRecord
 # %% ../../nbs/job/verbs.ipynb #ffeaed47
 def _named(notebook:Path, name:str) -> str:
     "The job's name: the given one, or the notebook's file name"
-    return check_name(name, 'job name') if name else check_name(re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(notebook).stem).strip('-.')[:64] or 'job', 'job name')
+    return check_name(name, 'job name') if name else check_name(re.sub(r'[^A-Za-z0-9_.-]+', '-', _latin(Path(notebook).stem)).strip('-.')[:64] or 'job', 'job name')
+
+def _latin(text:str) -> str:
+    "Letters without their accents; those of other alphabets stay"
+    import unicodedata
+    return ''.join(c for c in unicodedata.normalize('NFKD', text.replace('ß', 'ss')) if not unicodedata.combining(c))
 
 def _place(p, notebook:Path, name:str) -> tuple[str,str]:
     "Source and working directory of a job, relative to the project"
