@@ -89,7 +89,7 @@ def main(
         if (done := _page(words)) is not None: return done
         if argv is None and (done := _warm(words)) is not None: return done
         from mlops_nb.core import grammar, verb_index
-        path = '.'.join([w for w in words if not w.startswith('-')][:2])
+        path = '.'.join([w for w in words if not w.startswith('-')][:2]) if words and not words[0].startswith('-') else ''
         call = grammar.parse(words, verb_index.load())
         path = call.path
         if call.help: return _page([*path.split('.'), '--help'])

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlops_nb import job as jobs
@@ -69,3 +70,29 @@ def test_a_command_that_says_nothing_leaves_no_output(project):
 def test_a_name_from_a_notebook_of_another_alphabet(project, stem, name):
     Path(f"{stem}.ipynb").write_text(json.dumps(nb("größe = 3", "print(größe)")), encoding="utf-8")
     assert jobs.convert(Path(f"{stem}.ipynb")).name == name
+
+
+def test_a_disk_that_fills_costs_the_resume_and_not_the_run(project):
+    "The cell cache stops, and says so; what was saved before still counts"
+    full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))"
+    for name, value in (("log", "bytes(range(256))*1000"), ("block", "np.arange(30_000)")):
+        cells = ["import numpy as np\nx = 3", full, f"y = {value}", "print(len(y)*x)"]
+        job(name, *cells)
+        r = jobs.run(name)
+        assert r.ok and str(len(eval(value, {"np": np})) * 3) in texts(r.output)
+        assert ["cell 2: from here on nothing is saved for a resume: File too large"] == r.remarks
+        assert not [p for p in (project.state / "blocks").rglob(".*") if p.is_file()], "nothing half-written is left"
+        assert [c.cached for c in jobs.run(name, resume=r.run).cells] == [True, True, False, False]
+
+
+def test_a_notebook_is_no_job_and_the_way_is_told(project, cli):
+    Path("my data.ipynb").write_text(json.dumps(nb("!true", "assert not _exit_code", "x = 3", "print(x)")), encoding="utf-8")
+    a = cli("job", "check", "my data.ipynb")
+    assert "_exit_code" not in a.out and "next: mlops job convert 'my data.ipynb'" in a.out
+    a = cli("job", "run", "my data.ipynb")
+    assert a.exit == 2 and "is a notebook; jobs have names; make a job of it: mlops job convert 'my data.ipynb'" in a.err
+    jobs.convert(Path("my data.ipynb"), "my")
+    a = cli("job", "run", "../my.ipynb")
+    assert a.exit == 2 and "is a notebook; jobs have names; write `my`" in a.err
+    a = cli("--project", ".", "job", "list")
+    assert a.exit == 2 and a.err == "mlops: `--project` stands before the verb; write it behind: mlops AREA VERB --project\n"

@@ -104,6 +104,7 @@ def find_verb(
         return f'{typed[0]}.{typed[1]}',words[2:]
     areas = sorted({p.split('.')[0] for p in index})
     if not typed: raise BadUsage('what should be done?', 'list the verbs with: mlops --help')
+    if typed[0].startswith('-'): raise BadUsage(f'`{typed[0].split("=")[0]}` stands before the verb', 'write it behind: mlops AREA VERB '+typed[0])
     verbs = [p.split('.')[1] for p in index if p.startswith(typed[0]+'.')]
     if typed[0] in index and (cell or not verbs or index[typed[0]].get('cell')!='around'): return typed[0],words[1:]
     if typed[0] in index and len(words)==1:

@@ -9,7 +9,7 @@ __all__ = ['reads', 'uses_history', 'sets_module_state', 'imported', 'Record', '
            'Cache']
 
 # %% ../../nbs/job/cell_cache.ipynb #cc1b0242
-import ast, hashlib, operator, re
+import ast, hashlib, operator, os, re
 from collections.abc import Sequence
 from pathlib import Path
 import msgspec
@@ -81,8 +81,10 @@ def code_digest(text:str) -> str: return hashlib.sha256(text.encode(errors='surr
 
 def append(path:Path, record:Record, blob:bytes):
     "Add a record to a log; what is written is there even when the process dies"
-    head = msgspec.json.encode(record)
-    with open(path, 'ab') as f: f.write(len(head).to_bytes(8, 'big')+len(blob).to_bytes(8, 'big')+head+blob)
+    head,size = msgspec.json.encode(record),path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, 'ab') as f: f.write(len(head).to_bytes(8, 'big')+len(blob).to_bytes(8, 'big')+head+blob)
+    except OSError: os.truncate(path, size); raise # A full disk: what fits of it is of no use
 
 def read(path:Path) -> list[tuple[Record,bytes]]:
     "The whole records of a log, in order"

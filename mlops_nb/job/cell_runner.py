@@ -143,8 +143,11 @@ class Run:
         if self.cache: self._save(k, said.of.get(0, []), count, usage, files, told)
         return None
     def _save(self, k, outputs, count, usage, files, told):
-        lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files,
-            insist=self.stop or self.cells[k].get('insist', False))
+        try: lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files, insist=self.stop or self.cells[k].get('insist', False))
+        except OSError as e:
+            if 'given' in self.plan: raise # Other processes wait for what is saved
+            self.cache = None # The cells go on: a full disk costs the resume, not the run
+            self.tell({'lost':'', 'cell':self.cells[k]['at'], 'why':f'from here on nothing is saved for a resume: {e.strerror or e}'}); return
         if lost is None: self.tell({'put_off':self.cells[k]['at']}); return
         self.tell({'saved':self.cells[k]['at']}, soon=True)
         for n,why in lost.items():

@@ -92,11 +92,18 @@ def folder_of(project, name:str) -> Path:
     "`jobs/NAME` of a project; refuses a name that leads elsewhere"
     return project.path('jobs', check_name(name, 'job name'))
 
+def _is_notebook(name:str, have:list[str]) -> BadInput:
+    "Somebody gives a notebook where a job is meant"
+    import shlex
+    stem = Path(name).stem
+    return BadInput(f'`{name}` is a notebook; jobs have names', f'write `{stem}`' if stem in have else f'make a job of it: mlops job convert {shlex.quote(name)}')
+
 def read(
     project, # A `Project`
     name:str, # Of the job
 ) -> Job:
     "A job of the project; raises `NotFound` with the nearest name"
+    if name.endswith('.ipynb') and name not in (have := registered(project, 'job')): raise _is_notebook(name, have)
     try: text = (folder_of(project, name)/TOML).read_text(encoding='utf-8')
     except (FileNotFoundError, NotADirectoryError) as e:
         have = registered(project, 'job')

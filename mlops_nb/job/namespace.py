@@ -296,7 +296,9 @@ class Shelf:
         if not at.exists():
             at.parent.mkdir(parents=True, exist_ok=True)
             tmp = at.with_name(f'.{digest}.{os.getpid()}')
-            with open(os.open(tmp, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o600), 'wb') as f: f.write(raw)
+            try:
+                with open(os.open(tmp, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o600), 'wb') as f: f.write(raw)
+            except OSError: tmp.unlink(missing_ok=True); raise
             os.replace(tmp, at)
         return digest
     def has(self, digests) -> bool: return all((self.blocks/d[:2]/d).exists() for d in digests)

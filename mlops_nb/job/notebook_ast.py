@@ -195,7 +195,7 @@ def cells_of(
 
 # %% ../../nbs/job/notebook_ast.ipynb #24c5bfc4
 GIVEN = {*dir(builtins), 'get_ipython', 'display', 'In', 'Out', '_', '__', '___', 'exit', 'quit', '__name__', '__doc__',
-    '__builtins__', '__annotations__', '_i', '_ii', '_iii', '_oh', '_ih', '_dh'}
+    '__builtins__', '__annotations__', '_i', '_ii', '_iii', '_oh', '_ih', '_dh', '_exit_code'}
 
 def unbound(
     cells:list[Cell], # In order

@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/notebook_panel.html.md"""
 __all__ = ['MENDED', 'Findings', 'checked', 'job']
 
 # %% ../../nbs/job/notebook_panel.ipynb #3216d5fa
+from shlex import quote
 from ..core.draw import Diff, Link, Panel, details, facts, short, table, text
 from . import step_views
 from .facts import Checked, Job, NotebookFinding
@@ -50,8 +51,8 @@ def checked(c:Checked) -> Panel:
     if not c.cells: return Panel(f'Notebook check: {name}', text('It has no code: there is nothing that a job could run.'), verdict=('warn', 'EMPTY'))
     verdict = ('ok', 'READY') if not c.findings else ('warn', f'{len(c.findings)} FINDINGS' if len(c.findings)>1 else '1 FINDING')
     mend = any(f.kind in MENDED for f in c.findings) and not c.fixed
-    return Panel(f'Notebook check: {name}', *blocks, verdict=verdict, next=f'mlops job check {c.notebook} --fix' if mend
-        else f'mlops job convert {name}')
+    return Panel(f'Notebook check: {name}', *blocks, verdict=verdict, next=f'mlops job check {quote(c.notebook)} --fix' if mend
+        else f'mlops job convert {quote(name)}')
 
 MENDED = {'install', 'unseeded', 'secret', 'absolute_path', 'date', 'order', 'personal_data'} # What `--fix` may mend
 
@@ -81,6 +82,6 @@ def job(j:Job) -> Panel:
     blocks = [table(['parameter', 'type', 'default', 'about'], rows, empty='no parameters'),
         *([table(['', 'kind', 'what'], things)] if things else []), *step_views.planned(j.steps), facts(about), *_left_out(j)]
     first = next((p for p in j.parameters if isinstance(p.default, (int, float, str)) and ' ' not in str(p.default)), None)
-    run = f'mlops job run {j.name}'+(f' -p {first.name}={first.default}' if first else '')
+    run = f'mlops job run {j.name}'+(f' -p {quote(f"{first.name}={first.default}")}' if first else '')
     return Panel(f'Job {j.name}', *blocks, verdict=('info', 'DIFF: nothing was written') if j.diff else ('ok', 'READY'),
-        next=f'mlops job convert {j.source or "NOTEBOOK"}' if j.diff else run)
+        next=f'mlops job convert {quote(j.source) if j.source else "NOTEBOOK"}' if j.diff else run)
