@@ -296,7 +296,7 @@ def test_the_panel_links_escapes_and_stays_small(project, cli):
     html = checked.panel().html()
     assert 'href="a%20b.ipynb#cell-id=c0"' in html and "<b>bob" not in html and len(html.encode()) < LIMIT
     text = str(checked)
-    assert "-> bind `gone_0`, or import it" in text and text.splitlines()[-1] == "next: mlops job check a b.ipynb --fix"
+    assert "-> bind `gone_0`, or import it" in text and text.splitlines()[-1] == "next: mlops job check 'a b.ipynb' --fix"
     assert len(checked.findings) == 600
 
 
