@@ -65,6 +65,28 @@ TEN = [
 ]
 
 
+def test_a_cell_whose_file_a_cell_above_wrote_anew_runs_again(project):
+    "Its names are the same, and its file is there: but what it added to the file is not"
+    cells = [
+        "def add(x):\n    with open('out', 'a') as f: f.write(x)",
+        "open('out', 'w').write('a')",
+        "add('b')",
+        "add('c')",
+        "print(open('out').read())",
+    ]
+    job("anew", *cells)
+    r = jobs.run("anew")
+    cells[1] = "open('out', 'w').write('A')"
+    edit("anew", *cells)
+    again = jobs.run("anew", resume=r.run)
+    assert Path("out").read_text(encoding="utf-8") == "Abc"
+    assert [c.cached for c in again.cells] == [True, False, False, False, False]
+    edit("anew", *cells[:3], "add('C')", cells[4])
+    Path("out").write_text("Ab", encoding="utf-8")
+    assert [c.cached for c in jobs.run("anew", resume=again.run).cells] == [True, True, True, False, False]
+    assert Path("out").read_text(encoding="utf-8") == "AbC", "who only adds does not undo another's adding"
+
+
 def test_a_mended_run_goes_on_where_it_failed(project, cli):
     job("ten", *TEN)
     run = failed_run("ten")

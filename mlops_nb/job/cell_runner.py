@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/cell_runner.html.md"""
 __all__ = ['Line', 'encode', 'whole', 'Opened', 'Run', 'understood', 'look_over', 'warm_up', 'run']
 
 # %% ../../nbs/job/cell_runner.ipynb #6b1d9317
-import functools, os, signal, socket, sys
+import functools, os, re, signal, socket, sys, time
 from collections.abc import Callable
 from pathlib import Path
 from .. import cost
@@ -47,27 +47,60 @@ def whole(x):
     return [whole(v) for v in x] if isinstance(x, (list, tuple)) else x
 
 # %% ../../nbs/job/cell_runner.ipynb #4ad53192
+def _way(flags) -> str:
+    "What a file is opened for: r(ead), w(rite), a(dd); a part written anew is read and written"
+    if not isinstance(flags, int) or not flags&(os.O_WRONLY|os.O_RDWR): return 'r'
+    if flags&os.O_APPEND: return 'ra' if flags&os.O_RDWR else 'a'
+    return 'w' if flags&(os.O_TRUNC|os.O_EXCL) else 'rw'
+
+_TOUCHES:dict[str,Callable] = { # Audit event -> its arguments -> (path, way)
+    'open':lambda path,mode,flags: [(path, _way(flags))],
+    'os.rename':lambda old,new,*at: [(old, 'rw'), (new, 'w')] if set(at)<={-1} else [],
+    'os.remove':lambda path,at=-1: [(path, 'w')] if at==-1 else [],
+    'os.truncate':lambda path,length: [(path, 'rw')],
+    'os.link':lambda old,new,*at: [(old, 'r'), (new, 'w')] if set(at)<={-1} else [],
+    'os.symlink':lambda old,new,at=-1: [(new, 'w')] if at==-1 else [],
+    'os.listdir':lambda path: [(path or '.', 'd')], 'os.scandir':lambda path: [(path or '.', 'd')]}
+_IMPORTS = re.compile(r'importlib|pkgutil|pkg_resources') # They list folders, and no cell sees what they saw
+
 class Opened:
     "Files that the running cell opens"
-    def __init__(self, ignore): self.ignore,self.on,self.read,self.wrote = tuple(ignore),False,dict[str,tuple](),set()
+    def __init__(self, ignore): self.ignore,self.on = tuple(ignore),False; self.clear()
+    def clear(self):
+        self.read,self.wrote,self.made = dict[str,tuple](),set[str](),set[str]()
+        self.touched:dict[str,dict[str,float]] = {'r':{}, 'w':{}, 'a':{}} # Way -> path -> when first
     def install(self): sys.addaudithook(self.hook)
     def hook(self, event, args):
-        if not self.on or event not in ('open', 'os.rename'): return
+        if not self.on or event not in _TOUCHES: return
+        for path,way in _TOUCHES[event](*args):
+            if not isinstance(path, (str, bytes, os.PathLike)): continue
+            path = os.path.abspath(os.fsdecode(path))+(os.sep if way=='d' else '')
+            if path.startswith(self.ignore) or '/__pycache__/' in path or way!='d' and os.path.exists(path) and not os.path.isfile(path): continue # Pipes keep nothing
+            if way=='d':
+                if not _IMPORTS.search(sys._getframe(1).f_code.co_filename): self._touch(path, 'r')
+            elif way=='r' and event=='open': self.read.setdefault(path, namespace.file_stamp(path)); self._touch(path, 'r')
+            else: self._change(event, path, way)
+    def _change(self, event, path, way):
+        there = os.path.lexists(path)
+        if event=='os.rename' and way=='rw' and path in self.made: # The cell's own: as if it had never been
+            for t in self.touched.values(): t.pop(path, None)
+            return
+        if not there: self.made.add(path)
+        if way!='r' and (not there or event in ('os.rename', 'os.remove')): self._touch(os.path.dirname(path).rstrip(os.sep)+os.sep, 'a')
+        if event=='open' or event=='os.rename' and way=='w': self.wrote.add(path)
+        self._touch(path, way)
+    def _touch(self, path, way):
+        for w in way:
+            if w!='r' or path not in self.touched['w']: self.touched[w].setdefault(path, time.time())
+    def begin(self, also=()):
+        self.clear()
+        self.read = {p:namespace.file_stamp(p) for p in also}
+        for p in also: self._touch(p, 'r')
+        self.on = True
+    def end(self) -> tuple[dict[str,tuple],list[str],dict]: # Read -> stamp, written, way -> path -> (first, last)
         self.on = False
-        try:
-            path = args[1] if event=='os.rename' else args[0]
-            if isinstance(path, (str, bytes, os.PathLike)):
-                path = os.path.abspath(os.fsdecode(path))
-                writes = event=='os.rename' or bool(args[1] and set(args[1])&set('wax+')) or not args[1] and isinstance(args[2], int) and bool(args[2]&(os.O_WRONLY|os.O_RDWR))
-                if path.startswith(self.ignore): return
-                if writes: self.wrote.add(path)
-                else: self.read.setdefault(path, namespace.file_stamp(path))
-        finally: self.on = True
-    def begin(self, also=()): self.read,self.wrote,self.on = {p:namespace.file_stamp(p) for p in also},set(),True
-    def end(self) -> tuple[dict[str,tuple],list[str]]:
-        self.on = False
-        wrote = sorted(p for p in self.wrote if os.path.isfile(p))
-        return {p:self.read[p] for p in sorted(self.read) if p not in wrote},wrote
+        wrote,now = sorted(p for p in self.wrote if os.path.isfile(p)),time.time()
+        return {p:self.read[p] for p in sorted(self.read) if p not in wrote},wrote,{w:{p:(t, now) for p,t in ps.items()} for w,ps in self.touched.items() if ps}
 
 def _ignored(folder:str) -> list[str]:
     "Places whose files are nobody's input"
@@ -138,6 +171,7 @@ class Run:
         self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'}, soon=not self.plan['limits'].get('cell_s')) # What is saved next is not the cell's time
         if failed and self.stop: return self._stopped(c['at'])
         if isinstance(error, SystemExit) and str(error) in ('', '0', 'None'): return {'done':'completed'} # As in papermill: the notebook ended itself, and all is well
+        if failed and self.cache: self.cache.gave_up(files)
         if failed: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':_one_line(error)}
         if self.shell.ended: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':'the cell ended the run (exit)'}
         if self.cache: self._save(k, said.of.get(0, []), count, usage, files, told)

@@ -291,18 +291,21 @@ def execute(
     if record.status=='aborted': raise KeyboardInterrupt(f'run {record.run} is saved'+(f'; go on with: mlops job run {job.name} --resume {record.run}' if record.form=='fork' else ''))
     return record
 
-def _way(job:Job, plan:Plan):
+def _way(job:Job, plan:Plan, nb:dict, told):
     "One fork for all cells, or one for each step where steps can run side by side"
     if not (job.steps and plan.cache and plan.parallel>1): return in_fork
     from mlops_nb.job import step_execution, step_graph
-    return step_execution.in_forks if step_graph.is_wide(job.steps) else in_fork
+    if not step_graph.is_wide(job.steps): return in_fork
+    history = [n for n,c in enumerate(nb['cells']) if c['cell_type']=='code' and cell_cache.uses_history(notebook_ast.understand(n, c['source']))]
+    if history: told({'note':f'the steps ran one after the other: cell {job_index(plan, history[0])} reads the history of cells (`_`, `Out`)'})
+    return in_fork if history else step_execution.in_forks
 
 def _run(project, job, plan, env, nb, mask, given, told, cost_of, record) -> dict:
     "In a fork where that is possible, else in a kernel"
     why = plan.isolated
     if not why:
         record.form = 'fork'
-        if (end := _way(job, plan)(project, job, plan, env, nb, mask, given, told, cost_of)) is not None: return end
+        if (end := _way(job, plan, nb, told)(project, job, plan, env, nb, mask, given, told, cost_of)) is not None: return end
         record.form,why = 'kernel','no fork server could be started'
     if why!='--isolated' and not why.startswith('the setting'): record.remarks.append(f'it ran in a kernel of its own: {why}')
     if plan.resume: record.remarks.append('nothing was taken over: a kernel of its own starts from the first cell'); record.resumed = ''

@@ -323,11 +323,12 @@ class Shelf:
         process_state.set_random({k[7:]:v for k,v in changed.items() if k.startswith('random.')})
         if 'warnings' in changed: warnings.filters = pickle.loads(changed['warnings']); warnings._filters_mutated()
         if 'settings' in changed:
-            s = pickle.loads(changed['settings'])
-            for k,v in s.get('environ', {}).items(): os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
-            if s.get('cwd'): os.chdir(s['cwd'])
-            if s.get('path'): sys.path[:] = s['path']
-            process_state.set_options({k:v for k,v in s.items() if k in ('matplotlib', 'pandas', 'numpy')})
+            s,now = pickle.loads(changed['settings']),self._settings() # What was set back is set back here, too
+            for k,v in {**{k:self.environ.get(k) for k in now.get('environ', ())}, **s.get('environ', {})}.items():
+                os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
+            if s.get('cwd') or now.get('cwd'): os.chdir(s.get('cwd') or self.cwd)
+            if s.get('path') or now.get('path'): sys.path[:] = s.get('path') or self.path
+            for o in (process_state.usual(now), s): process_state.set_options(o)
         self.kept = {**self.kept, **changed}
         self.observe()
     def module_version(self, n:str) -> str:

@@ -12,7 +12,7 @@ import ast, re
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from ..core.errors import BadInput
-from . import lineage
+from . import lineage, step_graph
 from .facts import Parameter, Step
 from .notebook_ast import Cell
 from .parameters import constant
@@ -154,6 +154,18 @@ def _files(cells:list[Cell], owner:dict[int,str], parameters) -> list[tuple[str,
         wrote.update({(t.kind, t.name):owner[c.index] for t in outs})
     return arrows
 
+def _keeps(cells:list[Cell], owner:dict[int,str], parameters) -> list[tuple[str,str]]:
+    "`(later, earlier)`: a step that changes a file which an earlier one read or wrote, or adds to one that was overwritten"
+    last,seen,arrows = {c.index:max(n for n,s in owner.items() if s==owner[c.index]) for c in cells if c.index in owner},[],[]
+    for c in cells:
+        if c.index not in owner: continue
+        f = lineage.files(c, parameters)
+        for d,g in seen:
+            met = f['out']&(g['in']|g['out']|g['add']) or f['add']&g['out'] or f['add']&g['in']-g['add']
+            if met and owner[d]!=owner[c.index] and last[d]<c.index: arrows.append((owner[c.index], owner[d]))
+        seen.append((c.index, f))
+    return arrows
+
 def plan(
     cells:Sequence[Cell], # Of the job's notebook, indexed there
     parameters:Sequence[Parameter]=(), # Of the job
@@ -167,6 +179,8 @@ def plan(
     for c in cells:
         if c.index in owner: _join(steps, steps[owner[c.index]], graph, c)
     for reader,writer in _files(cells, owner, parameters): steps[reader].needs.append(writer)
+    for later,earlier in _keeps(cells, owner, parameters):
+        if later not in step_graph.before({s.name:set(s.needs) for s in steps.values()}, earlier): steps[later].needs.append(earlier)
     for s in steps.values():
         s.definitions = sorted(set(s.definitions))
         s.needs,s.uses,s.gives = (sorted(set(x)) for x in (s.needs, s.uses, s.gives))
