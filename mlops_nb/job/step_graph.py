@@ -41,6 +41,7 @@ Files = dict[str,dict[str,tuple[float,float]]] # Way (r, w, a) -> path -> when f
 def together(*many:Files) -> Files:
     "What several did to files"
     out:Files = {}
+    if sum(map(bool, many))<2: return next(filter(None, many), out)
     for way in ('r', 'w', 'a'):
         for m in many:
             for p,(first,last) in m.get(way, {}).items():
