@@ -43,7 +43,7 @@ class _Notebook:
     "An output of the cell cannot be taken back: quick work makes none, and what longer work leaves behind is its last line"
     def __init__(self, what, total):
         self.what,self.total,self.done,self.began,self.handle,self.last,self.over = what,total,0.,time.monotonic(),None,-_EVERY_S,False
-        self.turn,self.alarm = threading.Lock(),threading.Timer(_DELAY_S, self, [0])
+        self.turn,self.alarm = threading.Lock(),threading.Timer(_DELAY_S, self._first)
         self.alarm.daemon = True
         self.alarm.start()
     def __call__(self, n:float=1, note:str=''):
@@ -53,6 +53,10 @@ class _Notebook:
             if self.over or s<_DELAY_S or s-self.last<_EVERY_S: return
             self.last = s
             self._show(self.total, note)
+    def _first(self):
+        "Work that tells nothing is shown, too"
+        with self.turn:
+            if not self.over and self.handle is None: self._show(self.total)
     def _show(self, total, note=''):
         from IPython.display import display
         words = [self.what, f'{self.done:g}/{total:g}' if total else '', note, f'({time.monotonic()-self.began:.0f} s)']
