@@ -479,6 +479,27 @@ def test_the_catalogue_says_that_a_test_fails_now(project):
     ledger.of(project).close()
 
 
+def test_the_catalogue_reads_no_row_twice(project, monkeypatch):
+    "What the rows of a file hold is found out once; a file that was cut is made again"
+    data.add(pd.DataFrame({"k": ["a", "b"], "t": pd.Timestamp("2013-07-01", tz="UTC"), "x": [1.0, None]}), "rows")
+    feature.add("v", entity=["k"], time="t", created="none", source="rows", sql="SELECT * FROM source")
+    feature.add("w", entity=["k"], time="t", created="none", sql="SELECT k, t, x * 2 AS y FROM v", test=["y > 0"])
+    first, shown = feature.list().views, feature.show("w")
+
+    def read(*args, **kwargs):
+        raise AssertionError("a row was read")
+
+    with monkeypatch.context() as m:
+        m.setattr(pq, "read_table", read)
+        m.setattr(compute.data, "read", read)
+        again = feature.list().views
+        assert [{**v, "age_s": 0} for v in again] == [{**v, "age_s": 0} for v in first]
+        assert feature.show("w").columns == shown.columns and feature.show("w").tests == shown.tests
+    for f in (project.state / "features").glob("w-*"):
+        f.unlink() if f.suffix == ".json" else f.write_bytes(f.read_bytes()[:-9])
+    assert feature.show("w").columns == shown.columns
+
+
 @settings(max_examples=count(60, 600))
 @given(worlds())
 def test_the_sort_and_the_sql_agree(world):

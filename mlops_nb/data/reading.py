@@ -23,6 +23,7 @@ FORMATS = {'.parquet':'parquet', '.pq':'parquet', '.csv':'csv', '.tsv':'csv', '.
 def resolve(
     ref:str, # `NAME@v`
     p=None, # Project; the current one by default
+    here:bool=True, # Look where its bytes are, which reads them
 ) -> DatasetVersion: # With `.path`, where its bytes are; raises `NotFound`
     "A registered dataset version"
     p = p or projects.current()
@@ -31,7 +32,7 @@ def resolve(
     v = refs.pick(versions, r, what='dataset')
     fact = DatasetVersion(name=r.name, version=v.version, digest=v.digest or v.md5, rows=v.rows, columns=v.columns, bytes=v.bytes,
         purpose=v.purpose, time=v.time, file=file)
-    fact.at,fact.format = dvc_versions.bytes_of(p, v, file),FORMATS.get(Path(file).suffix.lower(), 'parquet')
+    fact.at,fact.format = dvc_versions.bytes_of(p, v, file) if here else None,FORMATS.get(Path(file).suffix.lower(), 'parquet')
     return fact
 
 def locate(

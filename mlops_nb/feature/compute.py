@@ -99,6 +99,7 @@ def sources(
     d:Definition, # View
     above:tuple=(), # Views that are being computed
     frame=None, # Rows to take for `source`, whatever is declared
+    only_digests:bool=False, # No rows of views, no look for the bytes of a dataset: enough for `key_of`
 ) -> dict[str,tuple[str,object]]: # Table -> (digest, what `data.attach` takes)
     "What a view reads; raises `NotFound` for an unknown table and `BadInput` for a circle"
     if d.name in above:
@@ -111,10 +112,11 @@ def sources(
         what = d.source if name=='source' else name
         if name!='source' and name in views:
             inner,below = definition.find(p, name),(*above, d.name)
-            of = sources(p, inner, below); out[name] = (key_of(inner, of), rows(p, inner, below, found=of)) # asked once: a key of other rows than these would lie
+            of = sources(p, inner, below, only_digests=only_digests)
+            out[name] = (key_of(inner, of), None if only_digests else rows(p, inner, below, found=of)) # asked once: a key of other rows than these would lie
         elif sql_tables.is_table(what): t = sql_tables.read_table(what, p.root); out[name] = (frame_digest(t), t)
         elif _is_file(p, what): out[name] = (file_digest(_file(p, what)), str(_file(p, what)))
-        elif what.partition('@')[0] in sets: v = data.resolve(what, p); out[name] = (v.digest, f'{v.name}@{v.version}')
+        elif what.partition('@')[0] in sets: v = data.resolve(what, p, here=not only_digests); out[name] = (v.digest, f'{v.name}@{v.version}')
         else:
             raise NotFound(f'no dataset and no view {what!r}',
                 suggest(what, [*sets, *views]) or 'add it with: mlops data add FILE NAME')
@@ -125,7 +127,7 @@ def _is_file(p, what:str) -> bool: return ('/' in what or '.' in what) and _file
 
 def key(p, d:Definition, above:tuple=()) -> str:
     "Digest of a view's rows without computing them: its definition and what it reads"
-    return key_of(d, sources(p, d, above))
+    return key_of(d, sources(p, d, above, only_digests=True))
 
 def key_of(d:Definition, found:dict) -> str:
     "The same, for what `sources` gave"

@@ -103,12 +103,11 @@ def training_set(t) -> Panel:
     proof = facts({'rows in':t.rows_in, 'rows out':t.rows_out, 'order kept':t.order_kept,
         'values from the future':t.future_values, 'asked at':t.time, 'digest':t.digest[:16], **label,
         **({'written to':t.path} if t.path else {})})
-    rows = [[j.view, histogram(j.ages, words=f'ages from 0 to {age(j.age_s[4])}') if j.ages else '', age(j.age_s[2]) if j.age_s else '-',
-        age(j.age_s[4]) if j.age_s else '-', j.unmatched, j.expired, j.ties, len(j.features)]
-        for j in t.views]
+    ties = any(j.ties for j in t.views)
+    rows = [[j.view, histogram(j.ages, words=f'ages from 0 to {age(j.age_s[4])}') if j.ages else '', f'{age(j.age_s[2])}, {age(j.age_s[4])}' if j.age_s else '-',
+        f'{j.unmatched:,}'+(f', {j.expired:,} too old' if j.expired else ''), *([j.ties] if ties else [])] for j in t.views]
     verdict = ('bad', 'BROKEN') if not good else ('bad', 'LABEL LEAKS') if t.leaks else ('ok', 'PROVED')
-    return Panel('Point-in-time join', proof, table(['view', 'ages', 'median age', 'oldest', 'rows without', 'too old', 'ties',
-        'features'], rows), *leaks, *map(text, t.hints), verdict=verdict,
+    return Panel('Point-in-time join', proof, table(['view', 'ages', 'median, oldest', 'rows without', *(['ties'] if ties else [])], rows), *leaks, *map(text, t.hints), verdict=verdict,
         next='mlops feature join REFS --entities FRAME --time COLUMN' if t.leaks else '%%mlops run EXPERIMENT')
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15

@@ -19,7 +19,7 @@ from ..core.progress import progress
 from ..core.refs import Data, Name, Ref, Refs
 from ..core.verbs import verb
 from . import asof, catalogue, compute, definition, history, leakage, on_demand, references, windows
-from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, TrainingSet
+from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, TrainingSet, ViewTest
 
 # %% ../../nbs/feature/verbs.ipynb #d1e48276
 def _body(sql:str, python:str, body:str) -> tuple[str,str]:
@@ -144,8 +144,14 @@ def show(
     "One feature view: keys, time, features, tests, query, what its rows hold, and its lineage"
     p = projects.current()
     d = definition.find(p, name)
-    table = None if d.on_demand else compute.rows(p, d)
-    fact = _view(d, table, compute.test_rows(table, d.tests) if table is not None else [], new=False)
+    at = None if d.on_demand else compute.cached(p, d)
+    if at is None or not at.is_file(): table = None if at is None else compute.rows(p, d)
+    if at is not None and at.is_file():
+        try: h = catalogue.held(d, at)
+        except (OSError, ValueError): compute.rows(p, d); h = catalogue.held(d, at) # a torn file is made again
+        fact = _view(d, None, [ViewTest(t, h['tests'][t]) for t in d.tests], new=False)
+        fact.rows,fact.columns,fact.newest = h['rows'],h['columns'],h['newest']
+    else: fact = _view(d, table, compute.test_rows(table, d.tests) if table is not None else [], new=False)
     fact.lineage = catalogue.lineage(p, d)
     return fact
 
