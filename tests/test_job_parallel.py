@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from counts import count
 from hypothesis import given
@@ -249,28 +250,26 @@ def test_steps_that_read_the_history_of_cells_run_in_order(project):
 def test_a_torn_record_does_not_hide_those_behind_it(project):
     "The first try dies while it writes its record"
     torn = "import glob, signal\nif not os.path.exists('died'):\n    open('died', 'w').close()\n    log = glob.glob('.mlops/runs/*/steps/b/cells.log')[0]\n    open(log, 'ab').write((99).to_bytes(8, 'big')*2+b'torn')\n    os.kill(os.getpid(), signal.SIGKILL)"
-    job("torn", MEET, "a: mark('a')", "b --retries 1: mark('b')\nb = 1", "%%mlops step b\n" + torn, "end: print(b)")
+    job("torn", MEET, "a: mark('a')", "b --retries 1: mark('b')\nb = [len(path(1))]", "%%mlops step b\n" + torn, "end: print(b)")
     r = jobs.run("torn", parallel=2)
     assert sorted(ran().split()) == ["a", "b"] and not any("ran once more" in x for x in r.remarks), r.remarks
 
 
 def test_a_run_that_was_killed_while_steps_had_crossed_goes_on_rightly(project):
     "The later step has written, the first has not yet, when the run dies: what the later one saved does not stand for what the file would hold"
-    os.mkfifo("one")
-    os.mkfifo("gate")
-    job(
-        "killed",
-        MEET,
-        "a: hear('one')\nwrite(1, 'a')",
-        "b: write(1, 'b')\nb = 1",
-        "seen: print(b)\ntell('gate')",
-        "end: print(read(1))",
-    )
+    for f in ("one", "two", "gate"):
+        os.mkfifo(f)
+    here = "if os.path.exists('two'):\n    with open('two', 'w') as f: f.write(str(os.getpid()))\n"
+    cells = [here + "hear('one')\nwrite(1, 'a')", "write(1, 'b')\nb = [len(path(1))]", "print(b)\ntell('gate')", "print(read(1))"]
+    job("killed", MEET, *(f"{n}: {c}" for n, c in zip(("a", "b", "seen", "end"), cells, strict=True)))
     child = subprocess.Popen([sys.executable, "-c", "from mlops_nb import job; job.run('killed', parallel=2)"])
+    with open("two", encoding="ascii") as f:
+        first = psutil.Process(int(f.read()))
     os.close(os.open("gate", os.O_RDONLY))
     child.kill()
     child.wait()
-    for f in ("one", "gate"):
+    psutil.wait_procs([first], timeout=60)
+    for f in ("one", "two", "gate"):
         Path(f).unlink()
     r = jobs.run("killed", resume=newest_folder("killed"), parallel=1, limit={"wall_s": 60})
     assert Path("f1").read_text(encoding="utf-8") == "b" and r.digest == jobs.run("killed", parallel=1).digest
