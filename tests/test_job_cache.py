@@ -25,7 +25,7 @@ class Notebook:
         assert self.cache.before(k) == ""
         self.looked.append(set(self.shelf.looked))
         exec(self.cells[k].text, self.ns)
-        self.cache.after(k, [], k, {"seconds": 0.0}, ({}, []), insist)
+        self.cache.after(k, [], k, {"seconds": 0.0}, ({}, [], {}), insist)
 
     def all(self) -> list[int]:
         "Which cells ran; the others are taken from their records"
