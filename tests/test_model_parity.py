@@ -27,8 +27,8 @@ from sklearn import (
 )
 from sklearn.decomposition import PCA
 
-from mlops_nb.core.errors import Finding, MlopsError
-from mlops_nb.model import artifact_scan, scoring
+from mlops_nb.core.errors import BadInput, Finding, MlopsError
+from mlops_nb.model import artifact_scan, onnx_export, scoring
 from mlops_nb.model import mlflow_packaging as packaging
 from mlops_nb.model.onnx_session import Predictor
 
@@ -162,6 +162,43 @@ def test_a_part_without_converter_is_named_and_native_is_an_explicit_choice(tmp_
     pack = packaging.build(tmp_path / "n", model, x, {}, native=True)
     assert pack.parity is None
     assert "FunctionTransformer" in pack.why_not
+
+
+def test_what_the_original_refuses_is_refused_and_never_answered():
+    "Missing and infinite values, where the original raises or ONNX would go another way; arrays of another width; no rows"
+    x, y = DATA["wine"]()
+    gaps = x.assign(alcohol=x.alcohol.where(x.index % 5 != 0))
+
+    def made(model, rows):
+        inputs = onnx_export.signature(rows)
+        return Predictor(packaging.export(model.fit(rows, y), rows, inputs, 1e-4)[0], inputs)
+
+    logistic, array = made(scaled(linear_model.LogisticRegression()), x), made(naive_bayes.GaussianNB(), x.to_numpy())
+    picking = made(
+        pipeline.make_pipeline(
+            compose.make_column_transformer((impute.SimpleImputer(), ["alcohol"]), ("passthrough", ["hue"])),
+            tree.DecisionTreeClassifier(max_depth=1, criterion="entropy", random_state=0),
+        ),
+        gaps[["alcohol", "hue"]],
+    )
+    for p, rows, said in (
+        (logistic, gaps, "row 0: `alcohol` is missing"),
+        (logistic, x.assign(hue=np.inf), "row 0: `hue` is infinite"),
+        (logistic, x.assign(hue=1e300), "row 0: `hue` is infinite, or larger than 32 bits hold"),
+        (logistic, gaps.to_numpy(), "row 0: `alcohol` is missing"),
+        (array, gaps.to_numpy(), "row 0: `column 0` is missing"),
+        (array, x.to_numpy()[:, 1:], "the rows have 12 columns"),
+        (picking, gaps.assign(alcohol=-np.inf), "row 0: `alcohol` is infinite"),
+    ):
+        with pytest.raises(BadInput, match=said) as e:
+            p(rows)
+        assert "\n" not in str(e.value)
+    assert np.isfinite(picking(gaps)).all() and len(logistic(x.head(1))) == 1
+    for p, none in ((logistic, x.head(0)), (array, x.to_numpy()[:0]), (picking, gaps.head(0))):
+        try:
+            assert len(p(none)) == 0
+        except BadInput as e:
+            assert e.message == "there are no rows to answer"
 
 
 def test_large_batches_are_the_originals_own_call():

@@ -61,11 +61,46 @@ def _compared(model, onnx:bytes, rows, inputs, tolerance:float) -> Parity:
     for i in gaps: i['null'] = best[1]
     return best[0]
 
+def _refusals(model, onnx:bytes, rows, inputs, tolerance:float):
+    "Note in the inputs which of them take no missing or infinite value: the original raises, or ONNX answers differently"
+    import numpy as np
+    numbers = [k for k,i in enumerate(inputs) if i['type']!='text']
+    if not numbers or not (hasattr(rows, 'iloc') or isinstance(rows, np.ndarray)): return
+    p,each = onnx_session.Predictor(onnx, inputs),onnx_export.takes_columns(model)
+    width = inputs[0].get('width', len(inputs))
+    for word in ('nan', 'inf'):
+        for group in [[k] for k in numbers] if each else [list(range(width))]:
+            asked = _with(rows, group, float(word))
+            if asked is not None and not _agree(model, p, asked, tolerance):
+                for k in group: i = inputs[min(k, len(inputs)-1)]; i['refuses'] = sorted({*i.get('refuses', ()), word})
+
+def _with(rows, columns:list[int], value:float):
+    "Some rows, each with this value in one of the columns; None where the columns cannot hold it"
+    import numpy as np
+    n = max(20, len(columns))
+    some = onnx_session._tiled(rows, n)
+    try:
+        if isinstance(some, np.ndarray): some = some.astype('float64'); some[np.arange(n), np.resize(columns, n)] = value; return some
+        made = {some.columns[k]:some.iloc[:, k].astype('float64').where(np.resize(columns, n)!=k, value) for k in columns}
+    except (ValueError, TypeError): return None
+    return some.assign(**made)
+
+def _agree(model, p, rows, tolerance:float) -> bool:
+    import numpy as np
+    try:
+        with warnings.catch_warnings(), np.errstate(all='ignore'):
+            warnings.simplefilter('ignore')
+            found = onnx_session.parity(model, p, rows, tolerance)
+    except Exception: return False # whatever the original raises for such a value
+    return not found.over and not found.flips
+
 def export(model, rows, inputs, tolerance:float) -> tuple[bytes,Parity]:
     "ONNX and its parity; raises `Finding` with the worst row when they differ"
     onnx = model.onnx if isinstance(model, originals.Given) else model.to_onnx(rows) if isinstance(model, originals.Torch) else onnx_export.convert(model, inputs)
     parity = _compared(model, onnx, rows, inputs, tolerance)
-    if not parity.over and not parity.flips: return onnx,parity
+    if not parity.over and not parity.flips:
+        if not isinstance(model, (originals.Given, originals.Torch)): _refusals(model, onnx, rows, inputs, tolerance)
+        return onnx,parity
     worst = rows.iloc[parity.worst_row].to_dict() if hasattr(rows, 'iloc') else rows[parity.worst_row].tolist()
     said = ', '.join(f'{k}={v!r}' for k,v in worst.items()) if isinstance(worst, dict) else str(worst)
     e = Finding(f'ONNX differs from the model in {parity.over:,} of {parity.rows:,} rows by up to {parity.parity_max_abs:.3g} (tolerance {tolerance:g}); worst is row {parity.worst_row}: {said[:300]}',

@@ -35,7 +35,10 @@ def feed(inputs:list[dict], rows, whole:bool=False) -> dict:
     "Rows as the session takes them: name -> array of shape (n, 1), or all columns as one matrix `X`"
     import numpy as np
     if inputs and inputs[0]['type']=='matrix':
-        return {'X':np.ascontiguousarray(np.asarray(rows, 'float32').reshape(len(rows), -1))}
+        x = np.ascontiguousarray(np.asarray(rows, 'float32').reshape(len(rows), -1 if len(rows) else inputs[0]['width']))
+        if x.shape[1]!=inputs[0]['width']:
+            raise BadInput(f'the rows have {x.shape[1]} columns', f'the model takes an array of shape (rows, {inputs[0]["width"]})')
+        return {'X':x}
     table = to_arrow(rows)
     out = {}
     for i in inputs:

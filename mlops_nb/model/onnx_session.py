@@ -9,7 +9,7 @@ __all__ = ['Predictor', 'native_scores', 'native_answers', 'scores_of', 'parity'
 
 # %% ../../nbs/model/onnx_session.ipynb #9c9a7ff1
 import functools, warnings
-from ..core.errors import BadInput, ToolFailed
+from ..core.errors import BadInput, MlopsError, ToolFailed
 from . import onnx_export
 from .facts import Parity
 
@@ -37,21 +37,39 @@ class Predictor:
         self.takes = {x.name:x for x in self.session.get_inputs()}
         self.whole = len(self.takes)==1 and inputs[0]['type']!='matrix' and (len(inputs)>1 or inputs[0]['name'] not in self.takes)
         self.names = [i['name'] for i in inputs]
+        self.strict = [i for i in inputs if i.get('refuses')]
+        if self.whole: self.strict = self.strict[:1] # all columns are looked at together
         self.soft = onnx_export.softmax_width(onnx) if len(self.session.get_outputs())==1 else 0 # classes of a network without labels
         self.quick = next(iter(self.takes)) if self.whole and next(iter(self.takes.values())).type=='tensor(float)' and all(i['type']=='number' for i in inputs) else ''
     def __repr__(self): return f'Predictor({self.name}: {", ".join(i["name"] for i in self.inputs)})'
     def raw(self, rows) -> list:
         "Every output of the model; the classes of a softmax, 0 to k-1, come before its probabilities"
         try: return self._plain(self.session.run(None, self.feed(rows)))
-        except (ValueError, TypeError) as e: raise BadInput(f'the rows do not fit the model {self.name}: {str(e)[:160]}') from e
+        except MlopsError: raise
+        except Exception as e: # also what ONNX Runtime raises
+            raise BadInput('there are no rows to answer' if not len(rows) else f'the rows do not fit the model {self.name}: {" ".join(str(e).split())[:160]}') from e
     def feed(self, rows) -> dict:
         "Rows as the session takes them: its names, its types"
-        if self.quick and (fast := self._matrix(rows)) is not None: return {self.quick:fast}
+        if self.quick and (fast := self._matrix(rows)) is not None:
+            if self.strict: self._taken(fast, self.inputs)
+            return {self.quick:fast}
         made = onnx_export.feed(self.inputs, rows, self.whole)
+        for i in self.strict: self._taken(made['X'] if i['type']=='matrix' or self.whole else made[i['name']], self.inputs if self.whole else [i])
         if len(self.takes)==1: made = {next(iter(self.takes)):next(iter(made.values()))}
         types = {'tensor(double)':'float64', 'tensor(int64)':'int64', 'tensor(int32)':'int32', 'tensor(bool)':'bool'}
         return {k:v.astype(types[self.takes[k].type]) if k in self.takes and self.takes[k].type in types else v
             for k,v in made.items()}
+    def _taken(self, x, inputs):
+        "Raise for a missing or infinite value that the original refuses, or that ONNX answers in another way"
+        import numpy as np
+        if x.dtype.kind!='f' or np.vdot(x, x)<np.inf: return # the cheapest way to see that all are finite
+        no = {w:np.array([w in i.get('refuses', ()) for i in inputs]) for w in ('nan', 'inf')}
+        bad = (np.isnan(x)&no['nan'])|(np.isinf(x)&no['inf'])
+        if not bad.any(): return
+        r,c = np.argwhere(bad)[0]
+        name = inputs[c]['name'] if len(inputs)==x.shape[1] else f'column {c}'
+        raise BadInput(f'row {r}: `{name}` is {"missing" if np.isnan(x[r, c]) else "infinite, or larger than 32 bits hold"}, which {self.name or "the model"} does not take',
+            'fill it in first, or put an imputer into the pipeline')
     def _matrix(self, rows):
         "All columns as one matrix without a detour: an array of numbers, or a frame whose columns are the inputs in order"
         import numpy as np
@@ -70,7 +88,7 @@ class Predictor:
         "Probability of the second class, all probabilities for more than two, or the predicted values; shape (n,) or (n, classes)"
         if self._by_native(rows): return self._shaped(self._asked(scores_of, rows))
         out = self.raw(rows)
-        if len(out)==1: wide = out[0].reshape(len(out[0]), -1); return wide[:, 0] if wide.shape[1]==1 else wide
+        if len(out)==1: wide = out[0].reshape(len(out[0]), -1 if len(out[0]) else 1); return wide[:, 0] if wide.shape[1]==1 else wide
         return out[1][:, 1] if out[1].ndim==2 and out[1].shape[1]==2 else out[1]
     def predict(self, rows):
         "Predicted class or value of each row, shape (n,); (n, values) for a model of several values"
@@ -81,10 +99,13 @@ class Predictor:
         return self._native is not None and since is not None and len(rows)>=since
     def _asked(self, f, rows):
         "The original's answer; a matrix of numbers goes to it as it is, although it may have been taught with names"
-        if hasattr(rows, 'columns') or getattr(rows, 'ndim', 0)!=2 or not self.quick: return f(self._model, self._frame(rows))
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'X does not have valid feature names')
-            return f(self._model, rows)
+        try:
+            if hasattr(rows, 'columns') or getattr(rows, 'ndim', 0)!=2 or not self.quick: return f(self._model, self._frame(rows))
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', 'X does not have valid feature names')
+                return f(self._model, rows)
+        except (ValueError, TypeError, KeyError) as e:
+            raise BadInput(f'the rows do not fit the model {self.name}: {(str(e).strip().splitlines() or [""])[0][:160]}') from e
     def _frame(self, rows):
         "Rows as the original takes them"
         if hasattr(rows, 'to_pandas'): rows = rows.to_pandas()
