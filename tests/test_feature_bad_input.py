@@ -171,6 +171,25 @@ def test_columns_with_any_name_in_a_stream(project, tmp_path):
     ledger.of(project).close()
 
 
+def test_columns_without_any_value(project, cli, tmp_path):
+    "All null, or no row at all, so that Parquet knows no type: added, shown, joined, materialized and pushed into like others"
+    frame = pd.DataFrame({"it's a key": ["a"], "select": [NOON], "all null": [None], 'nul "x"': [None]})
+    frame.to_parquet(tmp_path / "one.parquet")
+    frame[:0].assign(**{"it's a key": None}).to_parquet(tmp_path / "none.parquet")
+    add = ["--entity", "it's a key", "--time", "select", "--sql", "SELECT * FROM source"]
+    for name in ("one", "none"):
+        assert cli("feature", "add", name, *add, "--source", tmp_path / f"{name}.parquet").exit == 0
+    window = ["--window", 'max("all null") over 3h as most', "--window", "count(*) over 3h as n"]
+    assert cli("feature", "add", "w", *add, "--source", tmp_path / "one.parquet", *window).exit == 0
+    for words in (["list"], ["show", "one"], ["show", "none"], ["materialize"], ["push", "one", tmp_path / "one.parquet"]):
+        said = cli("feature", *words)
+        assert said.exit == 0, said
+    said = cli("feature", "online", "one,w", "--entity", "it's a key=a", "--at", str(NOON), "--json").json
+    assert said["values"] == {"all null": None, 'nul "x"': None, "most": None, "n": 1}
+    ask = frame[["it's a key", "select"]]
+    assert feature.join("one,none,w", entities=ask, time="select", full_names=True).frame.w__n.tolist() == [1]
+
+
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.98])
 def test_a_parquet_file_cut_short(project, cli, view, tmp_path, part):
     "As entity frame, as a dataset and in a stream: one line that names the file, and nothing written"

@@ -24,7 +24,8 @@ def _column(a, name:str) -> dict:
     out = {'name':name, 'nulls':int(pc.sum(pc.cast(pc.is_null(a, nan_is_null=True), pa.int64())).as_py() or 0), 'min':None,
         'max':None, 'mean':None, 'bins':[], 'distinct':None}
     if not (pa.types.is_integer(a.type) or pa.types.is_floating(a.type) or pa.types.is_boolean(a.type)):
-        if not pa.types.is_nested(a.type): out['distinct'] = pc.count_distinct(a).as_py()
+        try: out['distinct'] = pc.count_distinct(a).as_py() if not pa.types.is_nested(a.type) and not pa.types.is_null(a.type) else None
+        except pa.ArrowNotImplementedError: pass # lengths of time in months and days
         return out
     x = a.cast(pa.int8()) if pa.types.is_boolean(a.type) else a
     x = np.asarray(x.drop_null().to_numpy(), 'float64')

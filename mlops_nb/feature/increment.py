@@ -156,7 +156,7 @@ def newest(
     rows = (rows if ok.all() else rows.filter(pa.array(ok))).combine_chunks()
     ends = np.zeros(rows.num_rows, bool)
     if rows.num_rows: ends[-1] = True
-    for k in d.entity: ends[:-1] |= np.asarray(pc.not_equal(rows[k].slice(0, max(rows.num_rows-1, 0)), rows[k].slice(1)))
+    for k in d.entity if rows.num_rows else (): ends[:-1] |= np.asarray(pc.not_equal(rows[k].slice(0, max(rows.num_rows-1, 0)), rows[k].slice(1)))
     found = rows if ends.all() else rows.filter(pa.array(ends))
     t = found[d.time] if asof.unit_of(found[d.time], d.time)=='us' else found[d.time].cast(pa.timestamp('us', getattr(found[d.time].type, 'tz', None)), safe=False)
     names = tuple(f.name for f in d.features)

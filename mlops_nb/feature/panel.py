@@ -67,7 +67,7 @@ def views(v) -> Panel:
     def went(x):
         return ' · '.join(filter(None, [f'{len(x["training_sets"])} training set{"s" if len(x["training_sets"])>1 else ""}' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
     rows = [[f'{x["name"]}@{x["version"]}', ', '.join(x['entity']) or 'the request', ', '.join(x['features']), came(x), went(x),
-        x.get('rows'), _missing(x), _tests(x), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-' if not x['entity'] else 'not computed here',
+        x.get('rows'), _missing(x), _tests(x), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-' if not x['entity'] or x.get('rows')==0 else 'not computed here',
         next((_spark(c) for c in x.get('columns', []) if c['bins']), '')] for x in v.views]
     return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'missing', 'tests', 'newest event',
         'distribution'], rows, empty='no feature view yet'),
