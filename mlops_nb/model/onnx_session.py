@@ -201,7 +201,7 @@ def measure(
     one,laps,ways = _tiled(rows, 1),[],(predictor.raw, lambda r: scores_of(model, r))
     for _ in range(51): t = time.perf_counter(); predictor.raw(one); laps.append(1e6*(time.perf_counter()-t))
     batches = _batches(ways, rows, sizes, limit_s)
-    out = {'p50_us':float(np.median(laps)), 'p95_us':float(np.quantile(laps, .95)), 'native_from':_since(batches)}
+    out:dict = {'p50_us':float(np.median(laps)), 'p95_us':float(np.quantile(laps, .95)), 'native_from':_since(batches)}
     if predictor.quick and hasattr(rows, 'to_numpy'):
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'X does not have valid feature names')
