@@ -190,6 +190,14 @@ def test_columns_without_any_value(project, cli, tmp_path):
     assert feature.join("one,none,w", entities=ask, time="select", full_names=True).frame.w__n.tolist() == [1]
 
 
+def test_a_frame_as_the_text_of_a_source_is_said(project):
+    "What a magic makes of --source {{df}}"
+    frame = pd.DataFrame({"k": range(60), "t": NOON, "x": 1.0})
+    with pytest.raises(BadInput, match="data add FRAME NAME") as e:
+        feature.add("v", entity=["k"], time="t", source=str(frame), sql="SELECT * FROM source")
+    assert one_line(e.value) and len(str(e.value)) < 200
+
+
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.98])
 def test_a_parquet_file_cut_short(project, cli, view, tmp_path, part):
     "As entity frame, as a dataset and in a stream: one line that names the file, and nothing written"

@@ -67,6 +67,7 @@ def add(
     p = projects.current()
     names.check_name(name, 'feature view')
     if ttl: names.interval(ttl)
+    if isinstance(source, str) and '\n' in source: raise BadInput('--source is a text of several lines, as a frame in {{...}} is', 'keep the frame as a dataset first: mlops data add FRAME NAME')
     kind,text = _body(sql, python, body)
     said:dict = dict(description=description, owner=owner, purpose=purpose or p.settings.project.purpose, tags=tag, kind=kind, body=text, tests=test)
     d,kept = Definition(name=name, **said),None
