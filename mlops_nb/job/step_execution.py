@@ -178,7 +178,10 @@ class Steps:
         for at in sorted(w.again):
             self.tell({'note':f'cell {self.sheets.index(at)} ran once more for step `{w.name}`: what it made cannot be handed from one process to another'})
         did = msgspec.convert(end.get('effects', {}), step_graph.Effects)
-        if w.name in self.stale and not self.stopped: self.stale.discard(w.name); self._drop(w.name, did); return # It ran beside a step that it needs
+        if w.name in self.stale and not self.stopped: # It ran beside a step that it needs
+            self.stale.discard(w.name); self._drop(w.name, did)
+            for n in sorted(step_graph.before(self.needs, w.name)&self.effects.keys()): self._gone(n, w.name, did.files) # That step may have come to its end in the meantime
+            return
         if end['done']=='restart' and w.name not in self.alone:
             self.alone.add(w.name); self.tell({'note':f'step `{w.name}` took nothing over: {end["error"]}'}); return
         if end['done']=='failed' and self.left.get(w.name, 0) and not self.why: self._drop(w.name, did); self._again_later(w.name, end); return
