@@ -73,3 +73,9 @@ def test_every_benchmark_gives_rows(name):
         pytest.importorskip("shap")
     module = importlib.import_module(f"bench.{name}")
     assert callable(module.main) and module.__doc__.strip()
+
+
+def test_the_benchmark_of_streams_reads_one():
+    "Its measured part is a text, which no import looks at"
+    row = importlib.import_module("bench.stream").growth((300,), 5)
+    assert "300 events: " in row["note"] and row["ours"] > 0
