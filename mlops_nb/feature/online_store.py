@@ -150,7 +150,9 @@ class SqliteStore:
     def _reading(self):
         try: yield
         except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
-    def write(self, batches:list[Batch]) -> list[int]|None: # Entities of each that are newer than before; None, and nothing written, where a mark has moved
+    def write(self,
+        batches:list[Batch], # Rows by view
+    ) -> list[int]|None: # Entities newer than before, by view; None, and nothing written, where a mark moved
         "Keep the newest row of each entity; all batches or none"
         self._writes += 1
         try:
@@ -228,7 +230,7 @@ class SqliteStore:
     def read(self,
         wanted:Wanted, # Which features; keep the object, what was found out about it is kept with it
         keys:list, # One list a join key, each of shape (entities,)
-    ) -> list[tuple]: # Shape (entities,): for each view its event time in us, then its values; None for what is not there
+    ) -> list[tuple]: # (entities,): for each view its event time in us and its values; None where there is none
         "What is known about many entities"
         plan = self._plans.get(id(wanted)) or self._plans.setdefault(id(wanted), _Plan(wanted))
         names = stored_keys(keys)

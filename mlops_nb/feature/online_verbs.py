@@ -23,7 +23,8 @@ from .facts import Materialized, Online
 def materialize(
     name:str='', # Only this view
     *,
-    overlap:Interval=timedelta(hours=1), # Rows that became known up to this long before the newest row of the last time are read again
+    # Rows that became known up to this long before the newest row of the last time are read again
+    overlap:Interval=timedelta(hours=1),
     full:bool=False, # Read every row, whatever was read before
     dry_run:bool=False, # Say what would be done and change nothing
 ) -> Materialized|Plan:

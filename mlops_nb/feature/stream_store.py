@@ -70,7 +70,8 @@ class EventStore:
         events:list[tuple], # (key, time us, created us or None, id or '', keep bits, packed values)
         source:str='', # Where they came from
         position:str='', # Where the next reading of it begins
-        lateness_us:int|None=None, # Events this much older than the newest one of earlier batches are not used; None uses all
+        # Events this much older than the newest one of earlier batches are not used; None uses all
+        lateness_us:int|None=None,
         reach:int=0, # Longest window, us: older events are forgotten
         began:str|None=None, # Position from which the batch was read; None where it does not matter
     ) -> Counts:
@@ -107,9 +108,10 @@ class EventStore:
         events:list[tuple], # As in `add`
         was:str, # Mark from which they were read
         mark:str, # Mark behind them
-        since_us:int|None=None, # They take the place of what became known at this time or later; None is of everything
+        # They take the place of what became known at this time or later; None is of everything
+        since_us:int|None=None,
         reach:int=0, # Longest window, us: older events are not kept
-    ) -> int|None: # How many are new; None, and nothing done, where a stream has begun or the mark has moved meanwhile
+    ) -> int|None: # How many are new; None, and nothing done, where a stream began or the mark moved
         "Put events of history and their mark into the store, or nothing"
         with self._writing():
             if self.streamed(view) or self.mark(view)!=was: return None

@@ -38,7 +38,8 @@ def stream(
     *,
     from_:Any, # Path of growing files, `redis://HOST/0#STREAM`, `kafka://HOST/TOPIC`; in Python any iterable of dicts, or a frame
     once:bool=False, # Read what is there, then end; otherwise until SIGTERM or Ctrl-C
-    lateness:Interval=timedelta(hours=1), # Events older than the newest one of earlier batches by more than this are not used, and counted
+    # Events older than the newest one of earlier batches by more than this are not used, and counted
+    lateness:Interval=timedelta(hours=1),
     batch:int=10_000, # Events of one transaction
     dry_run:bool=False, # Say what would be done and change nothing
 ) -> Streamed|Plan:

@@ -47,7 +47,8 @@ def add(
     source:str='', # Dataset, file or URL#table that is the table `source`; in Python also a frame, which is kept as the dataset NAME_source
     sql:str='', # One SELECT that gives keys, time and features
     python:str='', # `module:function` that returns them as a frame
-    window:list[str]=[], # Feature as 'mean(delay) over 7d as delay_7d where not cancelled'; may be given several times
+    # Feature as 'mean(delay) over 7d as delay_7d where not cancelled'; may be given several times
+    window:list[str]=[],
     id:str='', # Column that names an event; a row with a later created time corrects it
     needs:list[str]=[], # For an on-demand view: features it is computed from, as in join
     request:list[str]=[], # For an on-demand view: columns of the request, as distance:double
@@ -179,7 +180,8 @@ def join(
     *,
     entities:Data, # Rows to answer: the keys, and when each asks
     time:str='', # Column that says when a row asks; found when there is only one candidate
-    out:Path|None=None, # Write the joined rows here: Parquet (a stored Parquet frame larger than memory is streamed into it) or CSV
+    # Write the joined rows here: Parquet (a stored Parquet frame larger than memory is streamed into it) or CSV
+    out:Path|None=None,
     full_names:bool=False, # Name every column view__feature
     as_known:bool=True, # Leave out what became known only later, where a view says when
     label:str='', # Column that is to be predicted: look for features that know it

@@ -73,10 +73,12 @@ def _go(p, b:Backfilled, fixed:dict, stop:bool):
 def backfill(
     name:Name, # Of the job
     *,
-    over:dict[str,str], # Range or values of a parameter: --over month=2..12, --over day=2013-01-01..2013-01-31; several make a product
+    # Range or values of a parameter: --over month=2..12, --over day=2013-01-01..2013-01-31; several make a product
+    over:dict[str,str],
     params:dict[str,str]={}, # Parameters that all runs have: -p rate=0.1
     parallel:int=1, # Runs at one time, each a process
-    on_failure:Literal['continue', 'stop']='continue', # After a run that failed: go on with the others, or begin no more
+    # After a run that failed: go on with the others, or begin no more
+    on_failure:Literal['continue', 'stop']='continue',
     again:bool=False, # Run also what is done
     dry_run:bool=False, # Say what would be run and start nothing
 ) -> Backfilled|Plan:

@@ -129,7 +129,8 @@ class Cache:
         log:Path, # Of this run
         old:Sequence[tuple[Record,bytes]]=(), # Log of the run that is resumed
         salt:str='', # Parts of every key: interpreter, parameters
-        given:Sequence[tuple[Record,bytes]]=(), # Of cells that another process ran just now: they hold whatever their keys
+        # Of cells that another process ran just now: they hold whatever their keys
+        given:Sequence[tuple[Record,bytes]]=(),
     ):
         self.cells,self.shelf,self.log,self.salt = cells,shelf,log,salt
         self.versions:dict[str,str] = {}

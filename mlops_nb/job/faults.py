@@ -211,7 +211,8 @@ def _acts(cells:list[Cell], found:dict[int,Survey]) -> Iterator[NotebookFinding]
 # %% ../../nbs/job/faults.ipynb #d425ecfa
 def find(
     nb:dict, # From `notebook_ast.load`
-    folder:Path|None=None, # Where it lies: modules beside it are local, requirements are looked for there and above
+    # Where it lies: modules beside it are local, requirements are looked for there and above
+    folder:Path|None=None,
 ) -> tuple[list[NotebookFinding],int]: # Findings in the order of the cells, and the number of code cells
     "What will hurt an unattended run of this notebook"
     cells = cells_of(nb)

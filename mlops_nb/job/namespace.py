@@ -337,7 +337,10 @@ class Shelf:
         file = getattr(m, '__file__', None) or ''
         own = file.endswith('.py') and '-packages' not in file and not file.startswith((sys.base_prefix, sys.prefix))
         return f'module {m.__name__} {file_digest(file) if own else getattr(m, "__version__", "")}'
-    def digests(self, read:dict[str,tuple]) -> dict[str,str]: return {p:digest_of(p, stamp) for p,stamp in read.items()} # A file that was looked for and not there counts too
+    def digests(self,
+        read:dict[str,tuple], # Path -> stamp
+    ) -> dict[str,str]: # Path -> digest; an absent file counts too
+        return {p:digest_of(p, stamp) for p,stamp in read.items()}
     def files_hold(self, files:dict[str,str], wrote) -> bool:
         "Are the files that were read the same, and those that were written still there?"
         return all(os.path.exists(p) for p in wrote) and all(file_digest(p)==d for p,d in files.items())

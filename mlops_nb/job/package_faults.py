@@ -24,7 +24,7 @@ def _key(name:str) -> str: return re.sub(r'[-_.]+', '-', name).lower()
 
 def declared(
     folder:Path, # Of the notebook
-) -> tuple[Path,dict[str,str]]|None: # The file, and name -> version specifier; None where nothing is declared, or a lock fixes all
+) -> tuple[Path,dict[str,str]]|None: # The file, and name -> specifier; None without a declaration or under a lock
     "The nearest requirements.txt, up to the root of the project"
     for d in (folder, *folder.parents):
         if any((d/n).is_file() for n in _LOCKS): return None

@@ -95,7 +95,8 @@ def run(
     image:str='', # With --on k8s: image that holds the job, as `job ship --to docker` makes it; that one's name by default
     parallel:int=0, # Steps at one time where they do not need each other; 0: job.toml's, or as many as there are processors
     isolated:bool=False, # In a kernel of its own, by papermill, instead of a fork of a warm process
-    limit:dict[str,float]={}, # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s
+    # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s
+    limit:dict[str,float]={},
     live:bool=False, # Show what cells print, as it comes, on stderr
     dry_run:bool=False, # Check the parameters and start nothing
 ) -> RunRecord|Plan:

@@ -77,7 +77,8 @@ def compress(
     data:Data, # Real rows: one half calibrates and teaches, the other judges
     try_:list[str], # `int8`, `int8-static`, `fp16`, `prune=.5`, `trees=.5`, `depth=4`, `distill=boost:50x3`
     target:str='', # Column with what the rows really were; the only one that is no input by default
-    score:Literal['','roc_auc','accuracy','r2','rmse']='', # Judged by; `roc_auc` for two classes, `accuracy` for more, `r2` for values
+    # Judged by; `roc_auc` for two classes, `accuracy` for more, `r2` for values
+    score:Literal['','roc_auc','accuracy','r2','rmse']='',
     max_loss:float=.01, # Score that may be lost, with 95 % confidence
     min_agreement:float=.98, # Share of rows that must keep their answer
     prefer:Literal['both','size','speed']='both', # What counts as a gain

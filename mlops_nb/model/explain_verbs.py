@@ -74,7 +74,8 @@ def explain(
     background:Data=None, # Rows to compare with, instead of a sample of the data
     compare:int=64, # How many background rows
     output:str='', # Class whose probability is explained; the second of two, or the most frequent answer
-    method:Literal['auto','sampled','tables','trees']='auto', # `tables` and `trees` are exact, for ensembles of trees
+    # `tables` and `trees` are exact, for ensembles of trees
+    method:Literal['auto','sampled','tables','trees']='auto',
     orders:int=512, # Sampled orders a row; more where the errors are large
     seed:int=0, # Of the orders, the background and the summary
     summary:int=100, # Rows of the summary over many rows; 0 leaves it out

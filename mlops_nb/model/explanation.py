@@ -127,7 +127,7 @@ def counterfactual(
     goal:str, # Class, or `>=100`; of two classes the other one by default
     classes:list[str], # Of the model; empty for values
     inputs:int=3,
-) -> dict: # {goal, changes, prediction, answer, verified, tried}; `changes` is None where there is none within the bounds
+) -> dict: # {goal, changes, prediction, answer, verified, tried}; `changes` may be None
     "The cheapest change that turns the answer, predicted as a real row before it is believed"
     label = scoring.ask(predictor, row)
     k,far,said = goal_of(goal, str(label.label[0]), classes)

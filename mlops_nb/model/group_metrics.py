@@ -36,7 +36,7 @@ def by_group(
     a:scoring.Answers,
     truth, # What `scoring.truth_of` gave
     groups, # What `groups_of` gave
-) -> list[dict]: # {group, rows, metric, score, low, high}; of two classes also selection_rate, fnr, fpr {value, low, high} and calibration
+) -> list[dict]: # {group, rows, metric, score, low, high}; of two classes also rates and calibration
     "One row a group, largest first"
     import numpy as np
     out = []

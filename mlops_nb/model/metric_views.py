@@ -54,7 +54,7 @@ def drift(
 
 def skew(
     e:Event, # feature.skew_checked
-) -> dict[str,float]: # skew.checked, .features, .mismatches, and .rate: share of the calls in which the worst feature differed
+) -> dict[str,float]: # skew.checked, .features, .mismatches and .rate: share of calls, worst feature
     "Served calls replayed against history"
     p = e.payload or {}
     rates = p.get('mismatches') or {}
@@ -63,7 +63,7 @@ def skew(
 
 def card(
     e:Event, # model.card_written
-) -> dict[str,float]: # card.gaps, card.METRIC, fairness.COLUMN.MEASURE, and fairness.MEASURE: the largest difference between groups of any column
+) -> dict[str,float]: # card.gaps, card.METRIC, fairness.COLUMN.MEASURE, fairness.MEASURE (the largest gap)
     "What a model card measured"
     p = e.payload or {}
     out = {'card.gaps':float(len(p.get('gaps') or [])), **flat('card', p.get('measured') or {})}

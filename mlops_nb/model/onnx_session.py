@@ -23,7 +23,8 @@ class Predictor:
         threads:int=1, # Of ONNX Runtime; one is fastest for few rows
         native=None, # Function that gives the original, for batches where it is faster
         native_from:int|None=None, # Rows from which on it is, as measured when it was exported
-        arrays_from:int|None=None, # The same for arrays of numbers, which cost both less; by default as for frames
+        # The same for arrays of numbers, which cost both less; by default as for frames
+        arrays_from:int|None=None,
     ):
         import onnxruntime as ort
         o = ort.SessionOptions()

@@ -53,7 +53,7 @@ def words(x):
 
 def classes_of(
     onnx:bytes, # The model
-) -> list: # Labels in the order of the probabilities, as the graph writes them; empty for values, and where a graph hides them
+) -> list: # Labels in the order of the probabilities; empty for values, or where hidden
     "The classes of a graph"
     import onnx as onnx_format
     from onnx import helper, numpy_helper

@@ -19,7 +19,8 @@ class Players:
     "Rows as columns that can be mixed, and the session's score of any mixture"
     def __init__(self,
         predictor, # `onnx_session.Predictor`
-        output:int|None=None, # Which score to explain where there are several; the only one, or the second of two, otherwise
+        # Which score to explain where there are several; the only one, or the second of two, otherwise
+        output:int|None=None,
     ):
         self.predictor,self.output = predictor,output
         self.score = [o.name for o in predictor.session.get_outputs()][:2][-1] # a classifier's probabilities, a regressor's values
