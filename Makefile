@@ -50,12 +50,13 @@ bench: $(READY) ## Benchmarks against peers; writes bench/RESULTS.md
 	$(BIN)/python -m bench.run $(ARGS)
 
 check: $(READY) ## Generated modules equal the notebooks; ruff; mypy
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_export.py
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check tests bench setup.py
 	$(BIN)/mypy
 
-export: $(READY) ## Notebooks into mlops_nb/, the index of the verbs, the reference page
+export: $(READY) ## Notebooks formatted and exported into mlops_nb/, the index of the verbs, the reference page
+	$(BIN)/ruff format -q nbs
 	$(BIN)/nbdev-export
 	$(BIN)/python -m mlops_nb.core.verb_index
 	$(BIN)/nbdev-test nbs/reference.ipynb --save --n-workers 1

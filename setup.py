@@ -12,7 +12,23 @@ PACKED = {
     "templates": "mlops_nb/templates",
     "nbs/tutorials": "mlops_nb/tutorials",
 }  # folder of the checkout -> folder in the wheel
-KEPT = {".ipynb", ".j2", ".toml", ".md", ".yml", ".yaml", ".json", ".sql", ".py", ".txt", ".html", ".css", ".js", ".csv", ""}
+KEPT = {
+    ".ipynb",
+    ".j2",
+    ".toml",
+    ".md",
+    ".yml",
+    ".yaml",
+    ".json",
+    ".sql",
+    ".py",
+    ".txt",
+    ".html",
+    ".css",
+    ".js",
+    ".csv",
+    "",
+}
 
 
 def settings() -> dict[str, str]:

@@ -59,7 +59,9 @@ def main(rounds: int = 30) -> list[dict]:
                 f"{len(b) / len(raw):.3f} x; same answers {same:.2%}",
             )
         )
-        out.append(row(f"{k} network, 1 row, p50", one[k][0], one["as it is"][0], "us", "ONNX Runtime, one thread, in turn"))
+        out.append(
+            row(f"{k} network, 1 row, p50", one[k][0], one["as it is"][0], "us", "ONNX Runtime, one thread, in turn")
+        )
         out.append(row(f"{k} network, 100 rows", hundred[k], hundred["as it is"], "s", "median of one call"))
         out.append(row(f"{k} network, 1,000 rows", thousand[k], thousand["as it is"], "s", "median of one call"))
     return out

@@ -72,7 +72,11 @@ def main(rounds: int = 3) -> list[dict]:
     what = f"{rows:,} flights, {columns} columns; {versions('evidently')}"
     return [
         row(
-            "drift, CPU", ours[0], peer[0], "s", f"{what}: exact tests with p values against the drift preset; median of {rounds}"
+            "drift, CPU",
+            ours[0],
+            peer[0],
+            "s",
+            f"{what}: exact tests with p values against the drift preset; median of {rounds}",
         ),
         row(
             "drift from a stored profile, CPU",

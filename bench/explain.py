@@ -37,7 +37,9 @@ def session(model, frame) -> shapley.Players:
 def sampled(name: str, model, frame, rounds: int) -> dict:
     "Ours and shap's permutation explainer on the same ONNX session, the same rows, the same background"
     players, back, rows = session(model, frame), frame[:BACKGROUND], frame[-ROWS:]
-    peer = shap.explainers.Permutation(lambda x: players.scores(np.ascontiguousarray(x, "float32")), back.to_numpy(), seed=0)
+    peer = shap.explainers.Permutation(
+        lambda x: players.scores(np.ascontiguousarray(x, "float32")), back.to_numpy(), seed=0
+    )
     reference = shapley.attribute(players, rows, back, orders=8192, seed=99).values
     peer(rows[:1].to_numpy(), silent=True)
     ours_s, peer_s, ours_e, peer_e = [], [], [], []
@@ -81,7 +83,10 @@ def shallow(frame, label, rounds: int) -> list[dict]:
                 f"{many:,} rows{same}",
             )
         )
-    return [*rows, row("tables of 100 shallow trees, CPU", statistics.median(build_s), None, f"{BACKGROUND} background rows")]
+    return [
+        *rows,
+        row("tables of 100 shallow trees, CPU", statistics.median(build_s), None, f"{BACKGROUND} background rows"),
+    ]
 
 
 def row(name: str, ours: float, peer: float | None, note: str) -> dict:

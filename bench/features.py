@@ -33,7 +33,9 @@ def make(root: Path, n: int):
         return pa.array(us).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
 
     for v in VIEWS:
-        features = {f"{v}{i}": pa.array(rng.integers(0, 1000, n)) if i == 0 else pa.array(rng.normal(size=n)) for i in range(4)}
+        features = {
+            f"{v}{i}": pa.array(rng.integers(0, 1000, n)) if i == 0 else pa.array(rng.normal(size=n)) for i in range(4)
+        }
         pq.write_table(pa.table({"key": rng.integers(0, KEYS, n), TIME: times(), **features}), root / f"{v}.parquet")
     pq.write_table(pa.table({"key": rng.integers(0, KEYS, n), TIME: times()}), root / "asked.parquet")
 
@@ -44,8 +46,12 @@ def bare(root: Path):
 
     con = duckdb.connect()
     ttl = f"INTERVAL {TTL_DAYS} DAYS"
-    columns = ", ".join(f"CASE WHEN {v}.{TIME} >= e.{TIME} - {ttl} THEN {v}{i} END AS {v}{i}" for v in VIEWS for i in range(4))
-    joins = " ".join(f"ASOF LEFT JOIN '{root}/{v}.parquet' {v} ON e.key = {v}.key AND e.{TIME} >= {v}.{TIME}" for v in VIEWS)
+    columns = ", ".join(
+        f"CASE WHEN {v}.{TIME} >= e.{TIME} - {ttl} THEN {v}{i} END AS {v}{i}" for v in VIEWS for i in range(4)
+    )
+    joins = " ".join(
+        f"ASOF LEFT JOIN '{root}/{v}.parquet' {v} ON e.key = {v}.key AND e.{TIME} >= {v}.{TIME}" for v in VIEWS
+    )
     return lambda: con.execute(f"SELECT e.*, {columns} FROM '{root}/asked.parquet' e {joins}").to_arrow_table().num_rows
 
 
@@ -72,7 +78,9 @@ def streamed(root: Path):
     join = verb(root)
     from mlops_nb import feature
 
-    return lambda: join and feature.join("a,b,c", entities=str(root / "asked.parquet"), out=root / "out.parquet").rows_out
+    return lambda: (
+        join and feature.join("a,b,c", entities=str(root / "asked.parquet"), out=root / "out.parquet").rows_out
+    )
 
 
 def through_feast(root: Path, store: str):
@@ -83,7 +91,9 @@ def through_feast(root: Path, store: str):
 
     online = {"type": "sqlite", "path": str(root / "online.db")}
     registry = str(root / f"{store[-4:]}.db")
-    config = RepoConfig(project="p", provider="local", registry=registry, online_store=online, offline_store={"type": store})
+    config = RepoConfig(
+        project="p", provider="local", registry=registry, online_store=online, offline_store={"type": store}
+    )
     config.repo_path = root
     fs = FeatureStore(config=config)
     key = Entity(name="key", join_keys=["key"], value_type=ValueType.INT64)
@@ -136,10 +146,18 @@ def fresh(case: str, root: Path) -> dict | None:
     "One case in a process of its own; None when what it needs is not installed"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "true", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, __file__, "case", case, str(root)], capture_output=True, text=True, env=env, check=False, cwd=root
+        [sys.executable, __file__, "case", case, str(root)],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+        cwd=root,
     )
     if done.returncode:
-        print(f"{case}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}", file=sys.stderr)
+        print(
+            f"{case}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}",
+            file=sys.stderr,
+        )
         return None
     return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -38,7 +38,11 @@ def notebook(at: Path) -> None:
 
 
 def mlops(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "HOME": str(folder.parent)}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "HOME": str(folder.parent),
+    }
     return subprocess.run(
         [sys.executable, "-c", MLOPS, *words],
         cwd=folder,
@@ -90,7 +94,9 @@ def main() -> list[dict]:
         (folder / "mended").touch()
         again = said(mlops(folder, "job", "run", "g", "--resume", first["run"], "--json"))
         ran = (folder / "ran").read_text()
-        output = (folder / again["output"] if not Path(again["output"]).is_absolute() else Path(again["output"])).read_text()
+        output = (
+            folder / again["output"] if not Path(again["output"]).is_absolute() else Path(again["output"])
+        ).read_text()
     cell = next(c for c in first["cells"] if c["seconds"] > 5)
     began = time.perf_counter()
     for _ in range(200):
@@ -116,7 +122,9 @@ def main() -> list[dict]:
             "tensors, a module and its optimizer lie on the GPU",
             1,
         ),
-        row("tensors equal, on the GPU, shared as before", int(truth), None, "1 = yes", "printed by the resumed run", 1),
+        row(
+            "tensors equal, on the GPU, shared as before", int(truth), None, "1 = yes", "printed by the resumed run", 1
+        ),
     ]
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-MLOPS = "from mlops_nb.cli import main; import sys; sys.exit(main(sys.argv[1:]))"  # the console script, without its shebang
+MLOPS = (
+    "from mlops_nb.cli import main; import sys; sys.exit(main(sys.argv[1:]))"  # the console script, without its shebang
+)
 
 
 class NotHere(Exception):
@@ -76,13 +78,17 @@ def race(sides: dict[str, Callable[[], Spent]], rounds: int, warm: bool = True) 
 
 def measured(code: str, *words: str, cwd: str | Path = ROOT, env: dict | None = None) -> list:
     "What a program in a process of its own prints, as JSON, on its last line"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=cwd, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, cwd=cwd, env=env
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-800:])
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def row(name: str, ours: float, peer: float | None, unit: str, note: str, digits: int = 3, ratio: float | None = None) -> dict:
+def row(
+    name: str, ours: float, peer: float | None, unit: str, note: str, digits: int = 3, ratio: float | None = None
+) -> dict:
     "One line of the table; the ratio is peer over ours unless it is given, so above 1 is in our favour"
     if ratio is None and peer is not None:
         ratio = peer / ours

@@ -116,7 +116,9 @@ def conversion(cells: int) -> float:
 NOTE = "mlops job run (typed, metered, saved cell by cell, in the ledger), in steady state, against"
 
 
-def one(title: str, name: str, made: dict, sides: tuple[list[str], list[str]], d: str, env: dict, rounds: int) -> list[dict]:
+def one(
+    title: str, name: str, made: dict, sides: tuple[list[str], list[str]], d: str, env: dict, rounds: int
+) -> list[dict]:
     "Rows of one notebook: a run in steady state on both sides, and what the warm servers cost once and hold"
     (ours, peer), note = sides, f"{NOTE} the command line of {versions('papermill')}; median of {rounds}"
     Path(d, f"{name}.ipynb").write_text(json.dumps(made), encoding="utf-8")
@@ -127,12 +129,24 @@ def one(title: str, name: str, made: dict, sides: tuple[list[str], list[str]], d
         spent(run, d, env)
     # the system counts a server's forks in hundredths of a second: five runs are one measurement
     got = race({"ours": lambda: spent(run, d, env, 5), "peer": lambda: spent(theirs, d, env)}, rounds, warm=False)
-    rows = [row(f"job of {title}, {what}", got["ours"][at], got["peer"][at], "s", note) for what, at in (("CPU", 1), ("wall", 0))]
+    rows = [
+        row(f"job of {title}, {what}", got["ours"][at], got["peer"][at], "s", note)
+        for what, at in (("CPU", 1), ("wall", 0))
+    ]
     rows.append(
-        row(f"job of {title}, first run, CPU", first.cpu, None, "s", "with the start of the warm server, where one is lacking")
+        row(
+            f"job of {title}, first run, CPU",
+            first.cpu,
+            None,
+            "s",
+            "with the start of the warm server, where one is lacking",
+        )
     )
     held = "all warm servers of this user, shared pages counted in each; they end when idle"
-    return [*rows, row(f"warm servers after it ({len(processes(env))}), resident", servers(env)[1], None, "MB", held, 1)]
+    return [
+        *rows,
+        row(f"warm servers after it ({len(processes(env))}), resident", servers(env)[1], None, "MB", held, 1),
+    ]
 
 
 def main(rounds: int = 3, runs: int = 20) -> list[dict]:

@@ -83,7 +83,9 @@ def files(folder: str, size: int) -> tuple[str, str]:
 
     def frame(**more):
         t = np.datetime64("2013-01-01", "us") + r.integers(0, DAYS * 86_400_000_000, size).astype("timedelta64[us]")
-        return pa.table({"k": r.integers(0, max(1, size // 10), size), "t": pa.array(t, pa.timestamp("us", "UTC")), **more})
+        return pa.table(
+            {"k": r.integers(0, max(1, size // 10), size), "t": pa.array(t, pa.timestamp("us", "UTC")), **more}
+        )
 
     paths = f"{folder}/entities.parquet", f"{folder}/view.parquet"
     pq.write_table(frame(), paths[0])
@@ -104,7 +106,9 @@ def main(rounds: int = 3, size: int = 100_000) -> list[dict]:
     if got["ours"][2:] != got["duckdb"][2:] or got["ours"][2] != size:
         raise RuntimeError(f"the joins do not agree: {got}")
     lost = size - got["feast"][2]
-    what = f"{size:,} questions, {size:,} rows of {FEATURES} features, {size // 10:,} keys, time to live {TTL_DAYS} days"
+    what = (
+        f"{size:,} questions, {size:,} rows of {FEATURES} features, {size // 10:,} keys, time to live {TTL_DAYS} days"
+    )
     return [
         row(
             "join against bare DuckDB ASOF, CPU",

@@ -113,7 +113,9 @@ def verification(folder: Path, entries: int) -> dict:
     "Verification of a long log, and the same bytes through the bare hash"
     log = ledger.Ledger(folder / "long.db")
     for start in range(0, entries, 20_000):
-        log.append_many([ledger.New("run.completed", "delay", {"n": n}) for n in range(start, min(entries, start + 20_000))])
+        log.append_many(
+            [ledger.New("run.completed", "delay", {"n": n}) for n in range(start, min(entries, start + 20_000))]
+        )
     began = time.process_time()
     found = log.verify()
     ours = (time.process_time() - began) / entries

@@ -96,7 +96,9 @@ def main(rounds: int = 3, keys: int = 20_000) -> list[dict]:
     ours, feast, us = got["ours"], got["feast"], 1e6
     known = "12 features with age, time to live checked; "
     cold = known + "entities that the process has not read before"
-    warm = known + "the same entities again, which Feast reads again and ours remembers while SQLite's data_version stays"
+    warm = (
+        known + "the same entities again, which Feast reads again and ours remembers while SQLite's data_version stays"
+    )
     return [
         row("materialize, CPU", ours[0][0], feast[0][0], "s", what),
         row("materialize, wall", ours[0][1], feast[0][1], "s", f"{VIEWS * keys / ours[0][0]:,.0f} rows a CPU second"),

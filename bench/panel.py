@@ -35,7 +35,9 @@ def main() -> list[dict]:
         for columns in (5, 40):
             paths = [f"{d}/{name}{columns}.parquet" for name in ("reference", "current")]
             for shift, path in enumerate(paths):
-                pq.write_table(pa.table({f"column_{n}": r.normal(shift * (n % 2) / 2, 1, 2000) for n in range(columns)}), path)
+                pq.write_table(
+                    pa.table({f"column_{n}": r.normal(shift * (n % 2) / 2, 1, 2000) for n in range(columns)}), path
+                )
             (ours, own_scripts), (peer, scripts) = measured(OURS, *paths), measured(PEER, *paths)
             note = f"scripts needed: {own_scripts} against {scripts}; {versions('evidently')}"
             rows.append(row(f"drift panel of {columns} columns", ours, peer, "bytes", note, 0))

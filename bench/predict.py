@@ -49,7 +49,9 @@ def pairs(what: str, ours, peer, rows, rounds: int, note: str) -> dict:
     ratios = sorted(b / a for a, b in zip(got["ours"], got["peer"], strict=True))
     far = min(rounds // 2 - 1, round(0.98 * rounds**0.5))
     low, high = ratios[rounds // 2 - far - 1], ratios[rounds // 2 + far]
-    return row(what, got["ours"], got["peer"], "s, CPU", f"{note}; {rounds} pairs, 95 % interval {low:.3f} to {high:.3f}")
+    return row(
+        what, got["ours"], got["peer"], "s, CPU", f"{note}; {rounds} pairs, 95 % interval {low:.3f} to {high:.3f}"
+    )
 
 
 def perceived(clf, frame, rounds: int) -> list[dict]:
@@ -75,7 +77,9 @@ def perceived(clf, frame, rounds: int) -> list[dict]:
                 clf, name="m", signature=signature, serialization_format="cloudpickle", registered_model_name=f"peer{k}"
             )
         peer.append(time.perf_counter() - began)
-    note = "until the cell ends; ours goes on in a child (ONNX, parity, signature, lock), the peer's infers requirements"
+    note = (
+        "until the cell ends; ours goes on in a child (ONNX, parity, signature, lock), the peer's infers requirements"
+    )
     return [row("model log, perceived", ours, peer, "s, wall", note)]
 
 
@@ -110,12 +114,20 @@ def main(few: int = 9, many: int = 200) -> list[dict]:
                 for form in ("frame", "array"):
                     for p in ("pyfunc", "sklearn"):
                         peer = got.get(f"{p}, {form}", got[f"{p}, frame"])
-                        rows.append(row(f"predict {n:,} rows ({form}) against {p}", got[f"ours, {form}"], peer, "s, CPU", note))
+                        rows.append(
+                            row(f"predict {n:,} rows ({form}) against {p}", got[f"ours, {form}"], peer, "s, CPU", note)
+                        )
             big = frame.iloc[np.arange(100_000) % 5000].reset_index(drop=True)
             for what, a, b, x, note in (
                 ("(frame) against pyfunc", ours, pyfunc.predict, big, "the original answers both"),
                 ("(frame) against sklearn", ours, clf.predict_proba, big, "the same call with the same frame"),
-                ("(array) against sklearn", ours, clf.predict_proba, big.to_numpy(), "the same call with the same array"),
+                (
+                    "(array) against sklearn",
+                    ours,
+                    clf.predict_proba,
+                    big.to_numpy(),
+                    "the same call with the same array",
+                ),
                 ("(frame), sklearn against itself", clf.predict_proba, clf.predict_proba, big, "what chance does"),
             ):
                 rows.append(pairs(f"predict 100,000 rows {what}", a, b, x, many, note))

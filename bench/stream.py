@@ -113,7 +113,13 @@ def files(folder: str, events: int, cards: int) -> tuple[str, str]:
     with open(f"{folder}/events.jsonl", "w", encoding="utf-8") as f:
         for k in again:
             at = str(base + np.timedelta64(int(t[k] * 1000), "ms"))
-            one = {"card": f"c{card[k]}", "at": f"{at}Z", "amount": float(amount[k]), "shop": f"s{shop[k]}", "id": f"e{k}"}
+            one = {
+                "card": f"c{card[k]}",
+                "at": f"{at}Z",
+                "amount": float(amount[k]),
+                "shop": f"s{shop[k]}",
+                "id": f"e{k}",
+            }
             f.write(json.dumps(one) + "\n")
     start = float(base.astype("datetime64[s]").astype(int))
     asked = [
@@ -138,7 +144,9 @@ def main(
                 sides[name].append(measured(code, str(at), *paths, cwd=d, env=env))
     if any(o[8] != p[1] for o, p in zip(sides["ours"], sides["pandas"], strict=True)):
         raise RuntimeError("the stream and pandas do not agree")
-    ours, feast = ([statistics.median(x) for x in zip(*(v[:8] for v in sides[k]), strict=True)] for k in ("ours", "feast"))
+    ours, feast = (
+        [statistics.median(x) for x in zip(*(v[:8] for v in sides[k]), strict=True)] for k in ("ours", "feast")
+    )
     naive = statistics.median(p[0] for p in sides["pandas"])
     what = f"{events:,} payments of {cards:,} cards in a day, a minute out of order, 1 % sent twice; five windows of 1h and 1d"
     sent = events + events // 100
@@ -152,7 +160,15 @@ def main(
             0,
             feast[0] / feast[2] / (ours[0] / sent),
         ),
-        row("the same, wall", sent / ours[1], feast[2] / feast[1], "1/s", "the same", 0, feast[1] / feast[2] / (ours[1] / sent)),
+        row(
+            "the same, wall",
+            sent / ours[1],
+            feast[2] / feast[1],
+            "1/s",
+            "the same",
+            0,
+            feast[1] / feast[2] / (ours[1] / sent),
+        ),
         row(
             "kept on disk for an entity",
             ours[3] / 1024,

@@ -11,33 +11,58 @@ __all__ = ['load_ipython_extension', 'unload_ipython_extension']
 import importlib, os, sys
 
 # %% ../nbs/package.ipynb #e99c2258
-__version__ = '0.1.0'
+__version__ = "0.1.0"
 
-for _name,_value in {'MLFLOW_DISABLE_TELEMETRY':'true', 'DO_NOT_TRACK':'true', 'DVC_NO_ANALYTICS':'1', 'MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK':'true',
-    'MLFLOW_MODEL_CATALOG_URI':'', 'MLFLOW_ENABLE_AI_GATEWAY':'false', 'RAY_USAGE_STATS_ENABLED':'0', 'MLFLOW_ENABLE_ASYNC_LOGGING':'false'}.items(): os.environ.setdefault(_name, _value)
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+}.items():
+    os.environ.setdefault(_name, _value)
 
 # %% ../nbs/package.ipynb #c555bfd2
-_PILLARS = 'core guard cost data feature model monitor job comply app'.split()
-_NAMES = {'run':('mlops_nb.model', 'run'), 'init':('mlops_nb.app', 'init'), 'status':('mlops_nb.app', 'status'), 'doctor':('mlops_nb.app', 'doctor'),
-    'demo':('mlops_nb.app', 'demo'), 'audit':('mlops_nb.comply', 'audit'), 'site':('mlops_nb.app', 'site'), 'MlopsError':('mlops_nb.core.errors', 'MlopsError'),
-    'use':('mlops_nb.core.project', 'use'), 'project':('mlops_nb.core.project', 'find')}
+_PILLARS = "core guard cost data feature model monitor job comply app".split()
+_NAMES = {
+    "run": ("mlops_nb.model", "run"),
+    "init": ("mlops_nb.app", "init"),
+    "status": ("mlops_nb.app", "status"),
+    "doctor": ("mlops_nb.app", "doctor"),
+    "demo": ("mlops_nb.app", "demo"),
+    "audit": ("mlops_nb.comply", "audit"),
+    "site": ("mlops_nb.app", "site"),
+    "MlopsError": ("mlops_nb.core.errors", "MlopsError"),
+    "use": ("mlops_nb.core.project", "use"),
+    "project": ("mlops_nb.core.project", "find"),
+}
+
 
 def __getattr__(name):
-    if name in _PILLARS: return importlib.import_module(f'mlops_nb.{name}')
+    if name in _PILLARS:
+        return importlib.import_module(f"mlops_nb.{name}")
     if name in _NAMES:
-        module,attr = _NAMES[name]
+        module, attr = _NAMES[name]
         return getattr(importlib.import_module(module), attr)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-def __dir__(): return sorted([*_PILLARS, *_NAMES, '__version__', 'load_ipython_extension'])
+
+def __dir__():
+    return sorted([*_PILLARS, *_NAMES, "__version__", "load_ipython_extension"])
 
 # %% ../nbs/package.ipynb #13993340
 def load_ipython_extension(shell):
     "What `%load_ext mlops_nb` calls"
     from mlops_nb import magics
+
     magics.register(shell)
+
 
 def unload_ipython_extension(shell):
     "What `%unload_ext mlops_nb` calls"
     from mlops_nb import magics
+
     magics.unregister(shell)

@@ -12,4 +12,5 @@ import sys
 from .cli import main
 
 # %% ../nbs/main.ipynb #386a2e97
-if __name__=='__main__' and sys.argv[0].endswith('__main__.py'): sys.exit(main())
+if __name__ == "__main__" and sys.argv[0].endswith("__main__.py"):
+    sys.exit(main())

@@ -14,132 +14,217 @@ from .core.errors import BadUsage, MlopsError, ToolFailed
 # %% ../nbs/cli.ipynb #1031add1
 class _StdoutToStderr:
     "Point file descriptor 1 at stderr, so that native code and children cannot write into the answer"
+
     def __enter__(self):
-        self.held,self.saved = sys.stdout,None
-        try: self.out,err = sys.stdout.fileno(),sys.stderr.fileno()
-        except (AttributeError, OSError, ValueError): sys.stdout = sys.stderr; return
+        self.held, self.saved = sys.stdout, None
+        try:
+            self.out, err = sys.stdout.fileno(), sys.stderr.fileno()
+        except (AttributeError, OSError, ValueError):
+            sys.stdout = sys.stderr
+            return
         sys.stdout.flush()
         self.saved = os.dup(self.out)
         os.dup2(err, self.out)
+
     def __exit__(self, *_):
-        if self.saved is None: sys.stdout = self.held; return
+        if self.saved is None:
+            sys.stdout = self.held
+            return
         sys.stdout.flush()
         os.dup2(self.saved, self.out)
         os.close(self.saved)
 
-def _write(text:str, stream=None):
+
+def _write(text: str, stream=None):
     "Text as it is, whatever the terminal's encoding"
     stream = stream or sys.stdout
-    enc = getattr(stream, 'encoding', None) or 'utf-8'
-    stream.write(text.encode(enc, 'replace').decode(enc)+'\n')
+    enc = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(enc, "replace").decode(enc) + "\n")
     stream.flush()
 
-def _as_json(doc:dict):
+
+def _as_json(doc: dict):
     import json
+
     return json.dumps(doc, ensure_ascii=False, default=str)
 
 # %% ../nbs/cli.ipynb #e77333cc
 def _answer(call, result) -> int:
     "Print the result; return the exit code"
-    ok = getattr(result, 'ok', True)
-    doc = result.json() if hasattr(result, 'json') else {} if result is None else {'result':result}
-    if call.json: _write(_as_json({'verb':call.path, 'ok':ok, **doc, **({} if ok else {'error':{'kind':'finding', 'message':result.finding, 'hint':''}})}))
-    elif result is not None: _write(str(result))
-    code = getattr(result, 'exit_code', None)
+    ok = getattr(result, "ok", True)
+    doc = result.json() if hasattr(result, "json") else {} if result is None else {"result": result}
+    if call.json:
+        _write(
+            _as_json(
+                {
+                    "verb": call.path,
+                    "ok": ok,
+                    **doc,
+                    **({} if ok else {"error": {"kind": "finding", "message": result.finding, "hint": ""}}),
+                }
+            )
+        )
+    elif result is not None:
+        _write(str(result))
+    code = getattr(result, "exit_code", None)
     return code if code is not None else 0 if ok else 1
 
-def _complain(error:MlopsError, path:str, as_json:bool) -> int:
+
+def _complain(error: MlopsError, path: str, as_json: bool) -> int:
     "One line on stderr, or the JSON document; return the exit code"
-    found = getattr(error, 'result', None) # what a verb that did not act found out carries its keys too
-    if as_json: _write(_as_json({'verb':path, 'ok':False, **(found.json() if error.exit==1 and found is not None else {}), 'error':{'kind':error.kind, 'message':error.message, 'hint':error.hint}}))
-    else: _write(f'mlops {path.replace(".", " ")}: {error}'.replace('mlops : ', 'mlops: '), sys.stderr)
+    found = getattr(error, "result", None)  # what a verb that did not act found out carries its keys too
+    if as_json:
+        _write(
+            _as_json(
+                {
+                    "verb": path,
+                    "ok": False,
+                    **(found.json() if error.exit == 1 and found is not None else {}),
+                    "error": {"kind": error.kind, "message": error.message, "hint": error.hint},
+                }
+            )
+        )
+    else:
+        _write(f"mlops {path.replace('.', ' ')}: {error}".replace("mlops : ", "mlops: "), sys.stderr)
     return error.exit
+
 
 def _call(call) -> int:
     "Carry out what was understood"
     from mlops_nb.core import verb_index, verbs
+
     entry = verb_index.load()[call.path]
-    if entry.get('cell')=='around': raise BadUsage(f'`{call.path}` runs a cell', f'write it in a notebook: %%mlops {call.path} ...')
+    if entry.get("cell") == "around":
+        raise BadUsage(f"`{call.path}` runs a cell", f"write it in a notebook: %%mlops {call.path} ...")
     if call.json:
         from mlops_nb.core import progress
+
         progress.silence()
     from mlops_nb.core import project
-    if call.project: os.environ['MLOPS_PROJECT'] = str(project.find(call.project).root)
+
+    if call.project:
+        os.environ["MLOPS_PROJECT"] = str(project.find(call.project).root)
     with _StdoutToStderr():
         result = verbs.call(call.path, **call.args)
-        if call.strict: verbs.strictly(result)
+        if call.strict:
+            verbs.strictly(result)
     return _answer(call, result)
 
 # %% ../nbs/cli.ipynb #c08b28f6
-def _warm(words:list[str]) -> int|None:
+def _warm(words: list[str]) -> int | None:
     "Let a warm server carry out a verb that may be; None when it has to be done here"
-    if words[:1]!=['job']: return None
+    if words[:1] != ["job"]:
+        return None
     from mlops_nb.core import warm
-    return warm.relay(words) if '.'.join(words[:2]) in warm.VERBS else None
+
+    return warm.relay(words) if ".".join(words[:2]) in warm.VERBS else None
+
 
 def main(
-    argv:list[str]|None=None, # Words after `mlops`; the process's by default
-) -> int: # 0 done, 1 found something, 2 bad usage or input, 3 refused, 4 a tool is missing or failed
+    argv: list[str] | None = None,  # Words after `mlops`; the process's by default
+) -> int:  # 0 done, 1 found something, 2 bad usage or input, 3 refused, 4 a tool is missing or failed
     "The shell command"
     words = list(sys.argv[1:] if argv is None else argv)
     asked = _options(words)
-    path,as_json,debug = '','--json' in asked,'--debug' in asked
+    path, as_json, debug = "", "--json" in asked, "--debug" in asked
     try:
-        if 'COMP_LINE' in os.environ and '--complete' in words[:1]: return _complete()
-        if (done := _page(words)) is not None: return done
-        if argv is None and (done := _warm(words)) is not None: return done
+        if "COMP_LINE" in os.environ and "--complete" in words[:1]:
+            return _complete()
+        if (done := _page(words)) is not None:
+            return done
+        if argv is None and (done := _warm(words)) is not None:
+            return done
         from mlops_nb.core import grammar, verb_index
-        path = '.'.join([w for w in words if not w.startswith('-')][:2]) if words and not words[0].startswith('-') else ''
+
+        path = (
+            ".".join([w for w in words if not w.startswith("-")][:2]) if words and not words[0].startswith("-") else ""
+        )
         call = grammar.parse(words, verb_index.load())
         path = call.path
-        if call.help: return _page([*path.split('.'), '--help'])
+        if call.help:
+            return _page([*path.split("."), "--help"])
         return _call(call)
     except MlopsError as e:
-        if debug: import traceback; traceback.print_exc()
+        if debug:
+            import traceback
+
+            traceback.print_exc()
         return _complain(e, path, as_json)
-    except KeyboardInterrupt as e: _write(f'mlops: interrupted{f"; {e}" if str(e) else ""}', sys.stderr); return 130
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0
+    except KeyboardInterrupt as e:
+        _write(f"mlops: interrupted{f'; {e}' if str(e) else ''}", sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except Exception as e:
-        if debug: import traceback; traceback.print_exc()
-        return _complain(ToolFailed(f'unexpected {type(e).__name__}: {str(e)[:300]}', 'run it again with --debug for the traceback'), path, as_json)
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        return _complain(
+            ToolFailed(f"unexpected {type(e).__name__}: {str(e)[:300]}", "run it again with --debug for the traceback"),
+            path,
+            as_json,
+        )
 
 # %% ../nbs/cli.ipynb #7ddfdf3b
-def _options(words:list[str]) -> list[str]:
+def _options(words: list[str]) -> list[str]:
     "Words before `--`"
-    return words[:words.index('--')] if '--' in words else words
+    return words[: words.index("--")] if "--" in words else words
 
-def _page(words:list[str]) -> int|None:
+
+def _page(words: list[str]) -> int | None:
     "Help and version, which need only the index"
-    if words[:1]==['--version']:
+    if words[:1] == ["--version"]:
         from mlops_nb import __version__
-        _write(f'mlops {__version__}'); return 0
+
+        _write(f"mlops {__version__}")
+        return 0
     words = _options(words)
-    plain = [w for w in words if w not in ('--help', '-h')]
-    if len(plain)==len(words) and words: return None
+    plain = [w for w in words if w not in ("--help", "-h")]
+    if len(plain) == len(words) and words:
+        return None
     from mlops_nb.core import manual, verb_index
+
     index = verb_index.load()
-    areas = {p.split('.')[0] for p in index}
-    if not plain: _write(manual.overview(index)); return 0
-    path = '.'.join(plain[:2]) if '.'.join(plain[:2]) in index else plain[0]
-    if path in areas and any(p.startswith(path+'.') for p in index):
-        if len(plain)==1: _write(manual.overview(index, path)); return 0
-        path = ''
-    if path in index: _write(manual.page(path, index[path])); return 0
+    areas = {p.split(".")[0] for p in index}
+    if not plain:
+        _write(manual.overview(index))
+        return 0
+    path = ".".join(plain[:2]) if ".".join(plain[:2]) in index else plain[0]
+    if path in areas and any(p.startswith(path + ".") for p in index):
+        if len(plain) == 1:
+            _write(manual.overview(index, path))
+            return 0
+        path = ""
+    if path in index:
+        _write(manual.page(path, index[path]))
+        return 0
     from mlops_nb.core import grammar
-    grammar.find_verb(plain, index) # raises, with the nearest word
+
+    grammar.find_verb(plain, index)  # raises, with the nearest word
     return None
+
 
 def _complete() -> int:
     "Bash's programmable completion: `complete -C 'mlops --complete' mlops`"
     import shlex
-    line = os.environ['COMP_LINE'][:int(os.environ.get('COMP_POINT', 1<<30))]
+
+    line = os.environ["COMP_LINE"][: int(os.environ.get("COMP_POINT", 1 << 30))]
     from mlops_nb.core import manual, project, refs, verb_index
-    try: words = shlex.split(line)
-    except ValueError: words = line.split()
-    last = '' if line.endswith(' ') else words.pop()
+
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = line.split()
+    last = "" if line.endswith(" ") else words.pop()
     p = project.bound_or_none()
-    for c in manual.candidates(words[1:], last, verb_index.load(), lambda kind: refs.registered(p, kind) if p and kind!='run' else []): _write(c)
+    for c in manual.candidates(
+        words[1:], last, verb_index.load(), lambda kind: refs.registered(p, kind) if p and kind != "run" else []
+    ):
+        _write(c)
     return 0
 
 # %% ../nbs/cli.ipynb #4a26bb61
-if __name__=='__main__' and sys.argv[0].endswith('cli.py'): sys.exit(main())
+if __name__ == "__main__" and sys.argv[0].endswith("cli.py"):
+    sys.exit(main())

@@ -11,129 +11,218 @@ __all__ = ['mlops', 'register', 'unregister']
 import re
 
 # %% ../nbs/magics.ipynb #641e3b81
-def _words(line:str, evaluate) -> list:
+def _words(line: str, evaluate) -> list:
     "Shell-like words; `{{expr}}` evaluated"
     import shlex
     from mlops_nb.core.errors import BadUsage
+
     held = []
-    def hold(m): held.append(evaluate(m[1])); return f'\x02{len(held)-1}\x02'
-    try: words = shlex.split(re.sub(r'\{\{(.+?)\}\}', hold, line))
-    except ValueError as e: raise BadUsage(f'the line cannot be read: {e}', 'close the quote') from e
+
+    def hold(m):
+        held.append(evaluate(m[1]))
+        return f"\x02{len(held) - 1}\x02"
+
+    try:
+        words = shlex.split(re.sub(r"\{\{(.+?)\}\}", hold, line))
+    except ValueError as e:
+        raise BadUsage(f"the line cannot be read: {e}", "close the quote") from e
+
     def value(w):
-        if m := re.fullmatch('\x02(\\d+)\x02', w): return held[int(m[1])]
-        return re.sub('\x02(\\d+)\x02', lambda m: str(held[int(m[1])]), w)
+        if m := re.fullmatch("\x02(\\d+)\x02", w):
+            return held[int(m[1])]
+        return re.sub("\x02(\\d+)\x02", lambda m: str(held[int(m[1])]), w)
+
     return [value(w) for w in words]
 
 # %% ../nbs/magics.ipynb #f7e08086
 class _Look:
     "Reads the parameters that may name notebook variables, and remembers what to say about it"
-    def __init__(self, namespace): self.namespace,self.said = namespace,[]
+
+    def __init__(self, namespace):
+        self.namespace, self.said = namespace, []
+
     def __call__(self, kind, text):
         from mlops_nb.core import project, refs
-        if kind=='variables': return refs.Vars([n.strip() for n in text.split(',') if n.strip()], self.namespace) if isinstance(text, str) else text
-        if not isinstance(text, str): return text
-        found,value = refs.variable(text, self.namespace)
-        if not found or isinstance(value, type(re)): return text.removesuffix('@') if kind=='data' and '/' not in text else text
+
+        if kind == "variables":
+            return (
+                refs.Vars([n.strip() for n in text.split(",") if n.strip()], self.namespace)
+                if isinstance(text, str)
+                else text
+            )
+        if not isinstance(text, str):
+            return text
+        found, value = refs.variable(text, self.namespace)
+        if not found or isinstance(value, type(re)):
+            return text.removesuffix("@") if kind == "data" and "/" not in text else text
         p = project.bound_or_none()
-        if kind=='data' and p and text in refs.registered(p, 'dataset'): self.said.append(f'took the notebook variable `{text}`; for the dataset of that name write `{text}@`')
+        if kind == "data" and p and text in refs.registered(p, "dataset"):
+            self.said.append(f"took the notebook variable `{text}`; for the dataset of that name write `{text}@`")
         return value
 
 # %% ../nbs/magics.ipynb #e912985d
-def _run_body(shell, cell:str):
+def _run_body(shell, cell: str):
     "Run a cell's code in the notebook as IPython would, raising what it raises"
     import ast
     from types import CodeType
+
     source = shell.transform_cell(cell)
-    name = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell) # The number of this cell: newer IPython counts on before it runs
+    name = shell.compile.cache(
+        source, shell.displayhook.prompt_count, raw_code=cell
+    )  # The number of this cell: newer IPython counts on before it runs
     body = ast.parse(source, filename=name).body
-    last = [ast.Interactive([body.pop()])] if body and isinstance(body[-1], ast.Expr) and not cell.rstrip().endswith(';') else []
-    blocks = [(ast.Module(body, []), 'exec')]+[(b, 'single') for b in last]
-    for tree,mode in blocks:
-        code:CodeType = shell.compile(tree, name, mode)
+    last = (
+        [ast.Interactive([body.pop()])]
+        if body and isinstance(body[-1], ast.Expr) and not cell.rstrip().endswith(";")
+        else []
+    )
+    blocks = [(ast.Module(body, []), "exec")] + [(b, "single") for b in last]
+    for tree, mode in blocks:
+        code: CodeType = shell.compile(tree, name, mode)
         exec(code, shell.user_global_ns, shell.user_ns)
 
-def mlops(line:str, cell:str|None=None):
+
+def mlops(line: str, cell: str | None = None):
     "`%mlops AREA VERB ...`; `%mlops --help` lists the verbs"
     from IPython import get_ipython
     from mlops_nb.core import verb_index, verbs
+
     shell = get_ipython()
     index = verb_index.load()
     words = _words(line, shell.ev)
-    def helps(w): return isinstance(w, str) and w in ('--help', '-h') # a frame of {{...}} is no word
+
+    def helps(w):
+        return isinstance(w, str) and w in ("--help", "-h")  # a frame of {{...}} is no word
+
     from mlops_nb.core import grammar
-    if not words or helps(words[-1]) and len(grammar.options_of(words))==len(words): return _help([w for w in words if not helps(w)], index)
+
+    if not words or helps(words[-1]) and len(grammar.options_of(words)) == len(words):
+        return _help([w for w in words if not helps(w)], index)
     look = _Look(shell.user_ns)
     call = grammar.parse(words, index, look, cell=cell is not None)
     entry = index[call.path]
-    if cell is not None: return _with_cell(shell, call, entry, cell)
+    if cell is not None:
+        return _with_cell(shell, call, entry, cell)
     from mlops_nb.core.errors import BadUsage
-    if entry.get('cell')=='around': raise BadUsage(f'`{call.path}` runs a cell', f'write %%mlops {call.path} ... as the first line of the cell')
+
+    if entry.get("cell") == "around":
+        raise BadUsage(f"`{call.path}` runs a cell", f"write %%mlops {call.path} ... as the first line of the cell")
     result = _bound(call, lambda: verbs.call(call.path, **call.args))
-    if look.said and hasattr(result, 'said') is False and hasattr(result, '__dict__'): result.said = look.said
+    if look.said and hasattr(result, "said") is False and hasattr(result, "__dict__"):
+        result.said = look.said
     return verbs.strictly(result) if call.strict else result
+
 
 def _bound(call, do):
     "Do it in the project that `--project` names"
-    if not call.project: return do()
+    if not call.project:
+        return do()
     from mlops_nb.core import project
-    with project.use(project.find(call.project)): return do()
+
+    with project.use(project.find(call.project)):
+        return do()
+
 
 def _with_cell(shell, call, entry, cell):
     "A cell magic: the cell is an argument, or runs inside what the verb returns"
     from mlops_nb.core import verbs
     from mlops_nb.core.errors import BadUsage
-    if entry.get('cell')=='body': return _bound(call, lambda: verbs.call(call.path, **call.args, body=cell))
-    if entry.get('cell')!='around': raise BadUsage(f'`{call.path.replace(".", " ")}` takes no cell', f'write it on one line: %mlops {call.path.replace(".", " ")} ...')
+
+    if entry.get("cell") == "body":
+        return _bound(call, lambda: verbs.call(call.path, **call.args, body=cell))
+    if entry.get("cell") != "around":
+        raise BadUsage(
+            f"`{call.path.replace('.', ' ')}` takes no cell",
+            f"write it on one line: %mlops {call.path.replace('.', ' ')} ...",
+        )
+
     def around():
-        with verbs.call(call.path, **call.args) as done: _run_body(shell, cell)
-        return done if hasattr(done, '_repr_mimebundle_') else None
+        with verbs.call(call.path, **call.args) as done:
+            _run_body(shell, cell)
+        return done if hasattr(done, "_repr_mimebundle_") else None
+
     return _bound(call, around)
+
 
 def _help(words, index):
     "A help page as an object that shows itself as plain text"
     from mlops_nb.core import grammar, manual
-    areas = {p.split('.')[0] for p in index}
-    path = '.'.join(words[:2]) if '.'.join(words[:2]) in index else '.'.join(words[:1])
-    if not words: print(manual.overview(index))
-    elif path in index and (len(words)>1 or path not in areas or not any(p.startswith(path+'.') for p in index)): print(manual.page(path, index[path]))
-    elif path in areas: print(manual.overview(index, path))
-    else: grammar.find_verb(words, index)
+
+    areas = {p.split(".")[0] for p in index}
+    path = ".".join(words[:2]) if ".".join(words[:2]) in index else ".".join(words[:1])
+    if not words:
+        print(manual.overview(index))
+    elif path in index and (len(words) > 1 or path not in areas or not any(p.startswith(path + ".") for p in index)):
+        print(manual.page(path, index[path]))
+    elif path in areas:
+        print(manual.overview(index, path))
+    else:
+        grammar.find_verb(words, index)
 
 # %% ../nbs/magics.ipynb #0ecde63d
-_ASKS = re.compile(r'^(\s*%%?mlops\b[^?]*?)\s*\?+\s*$')
+_ASKS = re.compile(r"^(\s*%%?mlops\b[^?]*?)\s*\?+\s*$")
+
 
 def _question(lines):
     "Input transformer: `%mlops ...?` asks for help"
-    return [_ASKS.sub(r'\1 --help', x.rstrip('\n')).replace('%%mlops', '%mlops')+('\n' if x.endswith('\n') else '') if _ASKS.match(x.rstrip('\n')) else x for x in lines]
+    return [
+        _ASKS.sub(r"\1 --help", x.rstrip("\n")).replace("%%mlops", "%mlops") + ("\n" if x.endswith("\n") else "")
+        if _ASKS.match(x.rstrip("\n"))
+        else x
+        for x in lines
+    ]
+
 
 def _matches(context):
     "Completions on a line that begins with %mlops"
-    line = context.line_with_cursor[:context.cursor_position] if hasattr(context, 'line_with_cursor') else context.text_until_cursor
-    m = re.match(r'\s*%%?mlops\s+(.*)$', line) or re.match(r'.*=\s*%mlops\s+(.*)$', line)
-    if not m: return {'completions':[]}
+    line = (
+        context.line_with_cursor[: context.cursor_position]
+        if hasattr(context, "line_with_cursor")
+        else context.text_until_cursor
+    )
+    m = re.match(r"\s*%%?mlops\s+(.*)$", line) or re.match(r".*=\s*%mlops\s+(.*)$", line)
+    if not m:
+        return {"completions": []}
     from IPython import get_ipython
     from IPython.core.completer import SimpleCompletion
     from mlops_nb.core import manual, project, refs, verb_index
-    words = m[1].split(' ')
-    last,ns,p = words.pop(),get_ipython().user_ns,project.bound_or_none()
-    frames = lambda: [k for k,v in ns.items() if not k.startswith('_') and hasattr(v, 'columns')]
-    cols = lambda text: [str(c) for c in getattr(refs.variable(text, ns)[1], 'columns', [])]
-    found = manual.candidates([w for w in words if w], last, verb_index.load(), lambda kind: refs.registered(p, kind) if p and kind!='run' else [], frames, cols)
-    return {'completions':[SimpleCompletion(c) for c in found], 'matched_fragment':last, 'suppress':bool(found)}
+
+    words = m[1].split(" ")
+    last, ns, p = words.pop(), get_ipython().user_ns, project.bound_or_none()
+    frames = lambda: [k for k, v in ns.items() if not k.startswith("_") and hasattr(v, "columns")]
+    cols = lambda text: [str(c) for c in getattr(refs.variable(text, ns)[1], "columns", [])]
+    found = manual.candidates(
+        [w for w in words if w],
+        last,
+        verb_index.load(),
+        lambda kind: refs.registered(p, kind) if p and kind != "run" else [],
+        frames,
+        cols,
+    )
+    return {"completions": [SimpleCompletion(c) for c in found], "matched_fragment": last, "suppress": bool(found)}
+
 
 def register(shell):
     "Register the magic, its completion and its question mark"
-    _matches.matcher_api_version,_matches.matcher_identifier = 2,'mlops_nb'
+    _matches.matcher_api_version, _matches.matcher_identifier = 2, "mlops_nb"
     mlops._ipython_magic_no_var_expand = True
-    for kind in ('line', 'cell'): shell.register_magic_function(mlops, kind, 'mlops')
+    for kind in ("line", "cell"):
+        shell.register_magic_function(mlops, kind, "mlops")
     cleanup = shell.input_transformers_cleanup
-    if not any(getattr(f, '__name__', '')=='_question' for f in cleanup): cleanup.append(_question)
-    completer = getattr(shell, 'Completer', None)
-    if completer is not None and _matches not in completer.custom_matchers: completer.custom_matchers.append(_matches)
+    if not any(getattr(f, "__name__", "") == "_question" for f in cleanup):
+        cleanup.append(_question)
+    completer = getattr(shell, "Completer", None)
+    if completer is not None and _matches not in completer.custom_matchers:
+        completer.custom_matchers.append(_matches)
+
 
 def unregister(shell):
     "Undo `register`"
-    for kind in ('line', 'cell'): shell.magics_manager.magics[kind].pop('mlops', None)
-    shell.input_transformers_cleanup[:] = [f for f in shell.input_transformers_cleanup if getattr(f, '__name__', '')!='_question']
-    completer = getattr(shell, 'Completer', None)
-    if completer is not None: completer.custom_matchers[:] = [m for m in completer.custom_matchers if m is not _matches]
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("mlops", None)
+    shell.input_transformers_cleanup[:] = [
+        f for f in shell.input_transformers_cleanup if getattr(f, "__name__", "") != "_question"
+    ]
+    completer = getattr(shell, "Completer", None)
+    if completer is not None:
+        completer.custom_matchers[:] = [m for m in completer.custom_matchers if m is not _matches]

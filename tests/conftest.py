@@ -47,7 +47,9 @@ settings.load_profile("mlops")
 def pytest_configure(config):
     "Before any module of ours is imported: nothing of the caller's shell leaks into a test"
     for name in [
-        n for n in os.environ if n.startswith(("MLOPS_", "MLFLOW_", "DVC_", "FEAST_")) and n not in ("MLOPS_PROVE", "MLOPS_CI")
+        n
+        for n in os.environ
+        if n.startswith(("MLOPS_", "MLFLOW_", "DVC_", "FEAST_")) and n not in ("MLOPS_PROVE", "MLOPS_CI")
     ]:
         del os.environ[name]
     os.environ.update(QUIET)
@@ -99,7 +101,9 @@ def home(tmp_path_factory, monkeypatch) -> Path:
     home = tmp_path_factory.mktemp("home")
     for name, value in at_home(home).items():
         monkeypatch.setenv(name, value)
-    (home / ".gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
+    (home / ".gitconfig").write_text(
+        "[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
+    )
     return home
 
 

@@ -81,7 +81,11 @@ class Made(NamedTuple):
         "Sign every local checkpoint anew"
         log = self.open()
         sizes = [int(n.split("\n")[1]) for n in log.notes()]
-        notes = [(note.sign(note.Checkpoint(log.origin, s, log.root(s)), key or self.key), s) for s in sizes if s <= log.size()]
+        notes = [
+            (note.sign(note.Checkpoint(log.origin, s, log.root(s)), key or self.key), s)
+            for s in sizes
+            if s <= log.size()
+        ]
         log.close()
         self.sql(*[("UPDATE checkpoint SET note=? WHERE size=?", n) for n in notes])
 
@@ -93,7 +97,9 @@ def make(folder: Path, entries: int = 24, signed=(9, 17), outside: int = 17, key
     log, kept, at = made.open(), "", 0
     for size in (*signed, entries):
         if size > at:
-            log.append_many([ledger.New("run.completed", f"delay-{n}", {"auc": n / 64, "n": n}) for n in range(at, size)])
+            log.append_many(
+                [ledger.New("run.completed", f"delay-{n}", {"auc": n / 64, "n": n}) for n in range(at, size)]
+            )
             at = size
         if size in signed:
             text = log.checkpoint(made.key)

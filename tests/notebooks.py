@@ -19,12 +19,16 @@ def cells(path: Path) -> list[dict]:
 
 def shown(cell: dict) -> str:
     "Tables that a lesson draws as Markdown"
-    return "\n".join("".join(o["data"]["text/markdown"]) for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {}))
+    return "\n".join(
+        "".join(o["data"]["text/markdown"]) for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})
+    )
 
 
 @functools.cache
 def taught() -> str:
     "Prose and lessons of all notebooks with the tables they show, and the decisions"
-    kept = [c for f in files() for c in cells(f) if not (c["cell_type"] == "code" and EXPORTED.search("".join(c["source"])))]
+    kept = [
+        c for f in files() for c in cells(f) if not (c["cell_type"] == "code" and EXPORTED.search("".join(c["source"])))
+    ]
     text = ["".join(c["source"]) + "\n" + shown(c) for c in kept]
     return "\n".join([*text, *(q.read_text(encoding="utf-8") for q in (ROOT / "nbs").rglob("*.qmd"))])

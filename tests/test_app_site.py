@@ -39,15 +39,31 @@ def told(project):
     log = ledger.of(project)
     gates = [{"expr": f"test.roc_auc >= 0.7 {HOSTILE}", "value": 0.74, "ok": True}]
     story = [
-        ("dataset.added", f"flights{HOSTILE}@1", {"rows": 336776, "columns": 19, "bytes": 9_800_000, "purpose": HOSTILE}),
-        ("feature.added", f"delays{HOSTILE}@1", {"entity": ["origin"], "time": "arrived", "features": [HOSTILE], "rows": 9}),
+        (
+            "dataset.added",
+            f"flights{HOSTILE}@1",
+            {"rows": 336776, "columns": 19, "bytes": 9_800_000, "purpose": HOSTILE},
+        ),
+        (
+            "feature.added",
+            f"delays{HOSTILE}@1",
+            {"entity": ["origin"], "time": "arrived", "features": [HOSTILE], "rows": 9},
+        ),
         ("feature.joined", "delays@1", {"rows_in": 9, "rows_out": 9, "future_values": 0, "unmatched": {"delays@1": 1}}),
         ("run.started", "delay", {"run": "a" * 32, "experiment": HOSTILE, "bracket": "r1"}),
-        ("run.completed", "delay", {"run": "a" * 32, "metrics": {HOSTILE: 0.74}, "usd": 0.01, "kwh": 1e-4, "bracket": "r1"}),
+        (
+            "run.completed",
+            "delay",
+            {"run": "a" * 32, "metrics": {HOSTILE: 0.74}, "usd": 0.01, "kwh": 1e-4, "bracket": "r1"},
+        ),
         ("model.registered", f"delay{HOSTILE}@1", {"run": "a" * 32, "metrics": {HOSTILE: 1.0}, "data": "flights@1"}),
         ("model.promoted", f"delay{HOSTILE}@1", {"alias": "champion", "version": 1, "reason": HOSTILE, "gates": gates}),
         ("job.converted", f"score{HOSTILE}", {"source": HOSTILE, "parameters": [HOSTILE]}),
-        ("monitor.drift_checked", HOSTILE, {"alarm": True, "drifted": [HOSTILE], "columns": 3, "rows_ref": 9, "rows_cur": 9}),
+        (
+            "monitor.drift_checked",
+            HOSTILE,
+            {"alarm": True, "drifted": [HOSTILE], "columns": 3, "rows_ref": 9, "rows_cur": 9},
+        ),
     ]
     for kind, subject, payload in story:
         log.append(kind, subject, payload, digest="ab" * 32)

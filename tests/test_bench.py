@@ -61,7 +61,11 @@ def test_run_writes_and_joins(tmp_path, monkeypatch, capsys):
     assert run.main(["away"]) == 0 and "bench away left out: no such machine" in capsys.readouterr().err
     assert run.main([]) == 1 and "bench bad failed" in capsys.readouterr().err
     joined = (tmp_path / "RESULTS.md").read_text()
-    assert joined.startswith("# Measured") and "## good\n\nA title.\n" in joined and "| x | 1.0 | 2.0 | s | 2.0 |" in joined
+    assert (
+        joined.startswith("# Measured")
+        and "## good\n\nA title.\n" in joined
+        and "| x | 1.0 | 2.0 | s | 2.0 |" in joined
+    )
     assert run.main(["nothing"]) == 2 and run.main(["--join"]) == 0
 
 

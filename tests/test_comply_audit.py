@@ -148,7 +148,8 @@ def test_a_changed_bundle_is_caught(signed, cli, tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"entries": 3}', '{"entries": [{}], "public_keys": [], "checkpoints": [], "origin": ""}', "\x00"]
+    "text",
+    ["", "{", "[]", '{"entries": 3}', '{"entries": [{}], "public_keys": [], "checkpoints": [], "origin": ""}', "\x00"],
 )
 def test_a_bundle_that_is_none(project, cli, tmp_path, text):
     (tmp_path / "b").write_text(text)
@@ -162,7 +163,8 @@ def test_proofs(signed, cli):
         p = cli("audit", "prove", seq, "--json").json
         path = [bytes.fromhex(h) for h in p["path"]]
         assert (
-            merkle.verify_inclusion(bytes.fromhex(p["leaf"]), seq, p["size"], path, bytes.fromhex(p["root"])) and p["checkpoint"]
+            merkle.verify_inclusion(bytes.fromhex(p["leaf"]), seq, p["size"], path, bytes.fromhex(p["root"]))
+            and p["checkpoint"]
         )
     assert cli("audit", "prove", 99).exit == 2 and cli("audit", "prove", "x").exit == 2
 

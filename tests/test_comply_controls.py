@@ -67,7 +67,11 @@ def test_everything_passes_with_entries_and_limits(good):
     assert all(r.limit and r.clauses and r.fix for r in found.values())
     assert all(0 <= s < size for r in found.values() for s in r.evidence)
     without = {i for i, r in found.items() if not r.evidence}
-    assert without == {"key-private", "definitions-committed", "notebooks-without-secrets"}  # their evidence lies in files
+    assert without == {
+        "key-private",
+        "definitions-committed",
+        "notebooks-without-secrets",
+    }  # their evidence lies in files
 
 
 def cut(p):
@@ -92,7 +96,9 @@ FAULTS = {
     "promotion-reasoned": rec("model.promoted", "delay@2", alias="champion", reason=""),
     "job-locked": lambda p: loosen(p),
     "definitions-committed": lambda p: (p.root / "jobs/score/job.toml").write_text('name = "changed"\n'),
-    "notebooks-without-secrets": lambda p: (p.root / "work.ipynb").write_text(notebook("x", "reply to ada@example.org")),
+    "notebooks-without-secrets": lambda p: (p.root / "work.ipynb").write_text(
+        notebook("x", "reply to ada@example.org")
+    ),
     "energy-recorded": rec("run.completed", "delay", seconds=3.0),
 }
 
@@ -200,7 +206,9 @@ def test_no_repository_is_unknown(project):
 def test_frameworks_choose_controls(good, cli, framework):
     a = cli("comply", "status", "--framework", framework, "--json")
     assert a.exit == 0 and a.json["controls"] and set(a.json["counts"]) == set(STATUSES)
-    assert all(framework in c["clauses"] and {"id", "status", "evidence", "limit"} <= c.keys() for c in a.json["controls"])
+    assert all(
+        framework in c["clauses"] and {"id", "status", "evidence", "limit"} <= c.keys() for c in a.json["controls"]
+    )
     assert sum(a.json["counts"].values()) == len(a.json["controls"])
 
 
@@ -211,7 +219,9 @@ def test_shell_forms(good, cli):
     assert cli("comply", "show", "ledger-intakt").exit == 2
     assert len(cli("comply", "list", "--json").json["controls"]) == len(collectors.COLLECTORS)
     text = cli("comply", "status").out
-    assert "does not say that an organisation complies" in text and text.strip().split("\n")[-1].startswith("next: mlops ")
+    assert "does not say that an organisation complies" in text and text.strip().split("\n")[-1].startswith(
+        "next: mlops "
+    )
     assert len(comply.status().panel().html()) < 30_000
 
 

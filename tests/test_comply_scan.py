@@ -24,7 +24,12 @@ def write(path, cells, **metadata):
 
 STREAM = {"output_type": "stream", "name": "stdout", "text": ["mail " + MAIL[:5], MAIL[5:] + "\n"]}
 HTML = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [f"<td>{MAIL}</td>"], "text/plain": "x"}}
-ERROR = {"output_type": "error", "ename": "ValueError", "evalue": f"no user {MAIL}", "traceback": [f"ValueError: no user {MAIL}"]}
+ERROR = {
+    "output_type": "error",
+    "ename": "ValueError",
+    "evalue": f"no user {MAIL}",
+    "traceback": [f"ValueError: no user {MAIL}"],
+}
 PNG = {"output_type": "display_data", "metadata": {}, "data": {"image/png": TOKEN}}
 
 
@@ -39,7 +44,9 @@ def test_cells_outputs_errors_and_parameters(project, cli):
     found = {(f["where"], f["name"]) for f in a.json["findings"]}
     outs = {(f"a.ipynb output of cell {n}", "email") for n in (1, 2, 3)}
     assert found == outs | {("a.ipynb cell 0", "github_token"), ("a.ipynb parameters", "email")}
-    everything = a.out + cli("comply", "scan", "a.ipynb").out + json.dumps([e.payload for e in ledger.of(project).events()])
+    everything = (
+        a.out + cli("comply", "scan", "a.ipynb").out + json.dumps([e.payload for e in ledger.of(project).events()])
+    )
     assert TOKEN not in everything and MAIL not in everything and "Q7z9" not in everything
 
 

@@ -69,7 +69,9 @@ def insert(m, r):
     rows, at = m.rows(), r.randrange(OUTSIDE)
     forged = (rows[at][0], rows[at][1].replace("delay", "forged"), *rows[at][2:])
     moved = [*rows[:at], forged, *rows[at:]]
-    m.sql("DELETE FROM entry", *[("INSERT INTO entry VALUES (?,?,?,?,?)", (n, *row[1:])) for n, row in enumerate(moved)])
+    m.sql(
+        "DELETE FROM entry", *[("INSERT INTO entry VALUES (?,?,?,?,?)", (n, *row[1:])) for n, row in enumerate(moved)]
+    )
     m.renumber()
     m.rehash()
 
@@ -245,7 +247,9 @@ def test_what_cannot_be_seen_is_said(name, original, tmp_path):
     m = copy(original, tmp_path / "m")
     ATTACKS[name].do(m, random.Random(name))
     window = [p for p in m.verify().problems if p.kind == "unanchored"]
-    assert [p.seq for p in window] == [0] and "whoever holds the key could change or cut them unseen" in window[0].detail
+    assert [p.seq for p in window] == [0] and "whoever holds the key could change or cut them unseen" in window[
+        0
+    ].detail
     helped = m.verify(m.outside)
     if not ATTACKS[name].outside:
         assert {(p.seq, p.kind) for p in helped.problems} == {(OUTSIDE, "unanchored")}
@@ -295,7 +299,11 @@ def test_an_actor_by_environment_is_known_to_be_so(original, tmp_path, monkeypat
     log = m.open()
     monkeypatch.setenv("MLOPS_ACTOR", "director@example.org")
     e = log.append("run.completed", "x")
-    assert e.actor_source == "environment" and e.actor.startswith("u-") and "director" not in m.path.read_bytes().decode("latin1")
+    assert (
+        e.actor_source == "environment"
+        and e.actor.startswith("u-")
+        and "director" not in m.path.read_bytes().decode("latin1")
+    )
     log.close()
 
 

@@ -33,7 +33,8 @@ def test_kill_9_loses_no_acknowledged_entry(tmp_path):
     made = make(tmp_path, entries=0, signed=())
     for trial in range(count(4, 100)):
         writers = [
-            subprocess.Popen([sys.executable, "-c", WRITER, made.path, f"t{trial}w{k}"], stdout=subprocess.PIPE) for k in (0, 1)
+            subprocess.Popen([sys.executable, "-c", WRITER, made.path, f"t{trial}w{k}"], stdout=subprocess.PIPE)
+            for k in (0, 1)
         ]
         lines = [writers[0].stdout.readline() for _ in range(r.randrange(1, 60))]
         for w in r.sample(writers, 2):
@@ -130,9 +131,13 @@ os.waitpid(pid, 0)
 def test_a_parent_that_lets_go_takes_nothing_from_its_child(tmp_path):
     "The last close of a parent removes the write-ahead log, unless SQLite knows that a child uses it"
     made = make(tmp_path, entries=0, signed=())
-    done = subprocess.run([sys.executable, "-c", CHILD_STAYS, made.path], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD_STAYS, made.path], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.stdout, done.stderr) == ("2\n", "")
-    assert [json.loads(h)["subject"] for _, h, *_ in made.rows()][2] == "child, after the parent let go" and made.verify().ok
+    assert [json.loads(h)["subject"] for _, h, *_ in made.rows()][
+        2
+    ] == "child, after the parent let go" and made.verify().ok
 
 
 def test_an_open_bracket_stays_visible(project, cli):

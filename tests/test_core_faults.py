@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 INDEX = verb_index.load()
 VERBS = sorted(INDEX)
 AROUND = {p for p in VERBS if INDEX[p].get("cell") == "around"}  # cells of a notebook: the shell says so
-BOTH = {p for p in AROUND if any(q.startswith(p + ".") for q in VERBS)}  # `run` is a cell and an area: on one line it is the area
+BOTH = {
+    p for p in AROUND if any(q.startswith(p + ".") for q in VERBS)
+}  # `run` is a cell and an area: on one line it is the area
 QUIET = [p for p in VERBS if p not in LONG and not is_foreground(p, INDEX[p])]
 NUMBERS = {"int", "float", "date", "datetime", "interval", "choice"}
 
@@ -61,7 +63,9 @@ def as_json(words):
     assert out.count("\n") == 1 and doc["ok"] == (code == 0)
     if code >= 2:
         assert (
-            set(doc["error"]) == {"kind", "message", "hint"} and doc["error"]["message"] and "\n" not in doc["error"]["message"]
+            set(doc["error"]) == {"kind", "message", "hint"}
+            and doc["error"]["message"]
+            and "\n" not in doc["error"]["message"]
         )
     return doc
 
@@ -86,7 +90,9 @@ def test_help(path, anywhere):
     assert (code, err) == (0, "") and out.startswith(f"Usage: mlops {path.replace('.', ' ')}"), (code, out[:200], err)
     if any(p.startswith(path + ".") for p in VERBS):
         return  # the page of an area
-    assert all(grammar.option_of(q["name"]) in out for q in INDEX[path]["params"] if not q["word"] and q["name"] != "body")
+    assert all(
+        grammar.option_of(q["name"]) in out for q in INDEX[path]["params"] if not q["word"] and q["name"] != "body"
+    )
     assert INDEX[path]["summary"] in out
 
 
@@ -111,7 +117,9 @@ def test_nothing_is_there(path, anywhere):
     "Files, datasets, models and jobs that are not there"
     entry = INDEX[path]
     words = words_for(
-        path, entry, **{q["name"]: FILL[q["kind"]] for q in entry["params"] if q["kind"] in ("path", "data") and q["word"]}
+        path,
+        entry,
+        **{q["name"]: FILL[q["kind"]] for q in entry["params"] if q["kind"] in ("path", "data") and q["word"]},
     )
     needs = {q["kind"] for q in entry["params"] if q["required"]} & {"data", "path", "ref", "refs", "object"}
     answer = run(words)
@@ -136,7 +144,9 @@ def test_a_wrong_type(path, anywhere):
         many = next((q for q in entry["params"] if q["word"] and q["kind"] == "list"), None)
         spare = [] if many else [FILL.get(q["kind"], "x") for q in entry["params"] if q["word"] and not q["required"]]
         err = one_line(
-            run([*words_for(path, entry), *spare, "one", "two"]) if not many else run([*path.split("."), "--json=x"]), path, {2}
+            run([*words_for(path, entry), *spare, "one", "two"]) if not many else run([*path.split("."), "--json=x"]),
+            path,
+            {2},
         )
         assert "one word too many" in err or many, err
 
@@ -220,7 +230,9 @@ def in_namespace(script: str, commands: list, folder: Path) -> list:
 def every_other() -> list:
     "The rest of the verbs, with what the index says they need"
     known = {tuple(w[: len(p.split("."))]) for w in [*ACTS, *READS] for p in VERBS}
-    return [words_for(p, INDEX[p]) for p in QUIET if tuple(p.split(".")) not in known and p not in AROUND and p != "init"]
+    return [
+        words_for(p, INDEX[p]) for p in QUIET if tuple(p.split(".")) not in known and p not in AROUND and p != "init"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["read-only", "full"])

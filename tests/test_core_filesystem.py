@@ -21,7 +21,10 @@ def test_the_kernel_is_asked(tmp_path):
     code = f"from mlops_nb.core.filesystem import kind_of; print(kind_of({str(inside / 'x' / 'ledger.db')!r}), kind_of({str(tmp_path)!r}))"
     asked = 'mount -t tmpfs tmpfs "$1" && exec "$2" -c "$3"'
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-ec", asked, "sh", inside, sys.executable, code], capture_output=True, text=True, check=True
+        ["unshare", "-m", "sh", "-ec", asked, "sh", inside, sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     kind, around = done.stdout.split()
     assert (kind, around) == ("tmpfs", filesystem.kind_of(tmp_path))
@@ -34,7 +37,9 @@ def test_network_file_systems_are_refused(kind, tmp_path):
     assert "MLOPS_STORES_LEDGER" in str(told.value)
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "overlay", "tmpfs", "zfs", "apfs", "fuseblk", "fuse.ntfs-3g", ""])
+@pytest.mark.parametrize(
+    "kind", ["ext4", "xfs", "btrfs", "overlay", "tmpfs", "zfs", "apfs", "fuseblk", "fuse.ntfs-3g", ""]
+)
 def test_local_disks_are_not(kind, tmp_path):
     table = [*SHARE, (str(tmp_path), kind)]
     filesystem.need_local_disk(tmp_path / "ledger.db", "[stores] ledger", table)

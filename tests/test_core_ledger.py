@@ -233,7 +233,9 @@ def test_hostile_values(tmp_path):
     for subject in ("a\nb", "a\u2028b", 'a","type":"model.promoted', "a\x00b", "\udcff.csv", "<script>", "x" * 9999):
         e = log.append("run.completed", subject, {"nan": float("nan"), subject: [float("inf")]})
         header = next(h for s, h, *_ in made.rows() if s == e.seq)
-        assert len(header.splitlines()) == (2 if "\u2028" in subject else 1) and e.subject == json.loads(header)["subject"]
+        assert (
+            len(header.splitlines()) == (2 if "\u2028" in subject else 1) and e.subject == json.loads(header)["subject"]
+        )
         assert log.event(e.seq).payload["nan"] is None, "strict JSON has no NaN"
         assert len(e.subject) <= 500
     assert not list(log.events("model.promoted")), "a subject cannot pose as another type"
@@ -255,7 +257,9 @@ def test_events_filter_in_the_file(tmp_path):
     log = made.open()
     log.append("model.promoted", "delay@1", {})
     log.append("dataset.added", "flights@1", {}, digest="ab" * 32)
-    assert [e.seq for e in log.events("model.*")] == [3] and [e.seq for e in log.events(["model.promoted", "dataset.*"])] == [
+    assert [e.seq for e in log.events("model.*")] == [3] and [
+        e.seq for e in log.events(["model.promoted", "dataset.*"])
+    ] == [
         3,
         4,
     ]
@@ -282,7 +286,9 @@ def test_processes_leave_no_gap(tmp_path):
     writers, each = count(4, 8), count(60, 500)
     made = make(tmp_path, entries=0, signed=())
     running = [
-        subprocess.Popen([sys.executable, "-c", WRITER, made.path, f"w{k}", str(each)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, made.path, f"w{k}", str(each)], stderr=subprocess.PIPE, text=True
+        )
         for k in range(writers)
     ]
     assert [(p.wait(300), p.communicate()[1]) for p in running] == [(0, "")] * writers
@@ -422,7 +428,9 @@ print(codes, v.entries==len(kinds), v.ok, sum(s.startswith('child') for s in kin
 def test_forked_children_write_their_own(home, tmp_path):
     "Forked while other threads are in the middle of a commit"
     n = count(4, 20)
-    done = subprocess.run([sys.executable, "-c", FORKS, tmp_path / "p", str(n)], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, tmp_path / "p", str(n)], capture_output=True, text=True, timeout=200
+    )
     assert (done.stdout.strip(), done.stderr) == (f"{[0] * n} True True {n * 8} {n}", "")
 
 

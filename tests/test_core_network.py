@@ -59,9 +59,15 @@ def test_the_golden_path_needs_no_network(home, tmp_path):
         pytest.skip(why)
     work, watch = tmp_path / "work", tmp_path / "watch"
     work.mkdir()
-    env = {k: v for k, v in os.environ.items() if k not in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS", "CI")}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS", "CI")
+    }
     env = watched(env, watch)
-    (work / "d.csv").write_text("k,t,x\n" + "\n".join(f"{n % 5},2013-01-{n % 28 + 1:02} 00:00:00,{n}" for n in range(60)) + "\n")
+    (work / "d.csv").write_text(
+        "k,t,x\n" + "\n".join(f"{n % 5},2013-01-{n % 28 + 1:02} 00:00:00,{n}" for n in range(60)) + "\n"
+    )
     (work / "n.ipynb").write_text(json.dumps(NOTEBOOK))
     assert alone([sys.executable, "-c", TRAIN], work, env).returncode == 0
     for words in PATH:

@@ -33,7 +33,9 @@ def test_nbclient_and_papermill_save_a_useful_line_or_none(tmp_path, delay, left
     path, out = tmp_path / "in.ipynb", tmp_path / "out.ipynb"
     nbformat.write(nb, path)
     NotebookClient(nb, timeout=120).execute()
-    subprocess.run([sys.executable, "-m", "papermill", str(path), str(out), "--no-progress-bar"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "papermill", str(path), str(out), "--no-progress-bar"], check=True, capture_output=True
+    )
     for saved in (nb, json.loads(out.read_text(encoding="utf-8"))):
         assert shown(saved)[1] == ["before", left, "after"] if left else ["before\nafter"]
         assert shown(saved)[2:] == [["joining 1/3", "failed"], ["registering m@1"]] if left else [["failed"], []]

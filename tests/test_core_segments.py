@@ -31,7 +31,9 @@ def test_a_segment_is_one_event_and_one_file(project):
 def test_time_ranges_are_half_open_and_skip_files(project):
     for start in (0, 100, 200):
         segments.seal(project, "predictions", "delay", rows(50, start))
-    some = segments.sealed(project, "predictions", "delay", NOON + timedelta(seconds=120), NOON + timedelta(seconds=200))
+    some = segments.sealed(
+        project, "predictions", "delay", NOON + timedelta(seconds=120), NOON + timedelta(seconds=200)
+    )
     assert [s.rows for s in some] == [50]
     got = segments.read(project, "predictions", "delay", NOON + timedelta(seconds=120), NOON + timedelta(seconds=201))
     assert [t.num_rows for t in got] == [30, 1]
@@ -159,7 +161,9 @@ def ids(project) -> list[str]:
 @pytest.mark.parametrize("size", [7, 10_000])
 def test_a_killed_writer_loses_no_row_that_it_took(project, after, size):
     "kill -9 at any moment: every row whose append returned True is sealed by the next writer, exactly once"
-    child = subprocess.Popen([sys.executable, "-c", WRITER, str(project.root), str(size)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(project.root), str(size)], stdout=subprocess.PIPE, text=True
+    )
     taken = [child.stdout.readline().strip() for _ in range(after)]
     child.kill()
     taken += [x for x in child.stdout.read().split("\n")[:-1] if x]
@@ -208,7 +212,12 @@ def test_writers_side_by_side_keep_their_rows(project):
 
 def test_what_is_no_row_is_refused_alone(project):
     w = segments.Writer(project, "predictions", "delay")
-    assert [w.append(r) for r in ({"id": "no time"}, {"time": NOON, "x": object()}, *rows(2))] == [False, False, True, True]
+    assert [w.append(r) for r in ({"id": "no time"}, {"time": NOON, "x": object()}, *rows(2))] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     with pytest.raises(BadInput, match="cannot be kept"):
         w.close()
     assert (w.sealed, w.refused) == (2, 2) and ids(project) == ["r0", "r1"]

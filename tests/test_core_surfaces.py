@@ -45,7 +45,9 @@ print(json.dumps(sorted(loaded)))
 
 
 def test_the_extension_loads_little(home, tmp_path):
-    done = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     loaded = json.loads(done.stdout.splitlines()[-1])
     assert "mlops_nb.magics" in loaded and len(loaded) < 60, loaded
@@ -121,7 +123,9 @@ def test_a_run_keeps_the_variables_that_it_names(shell):
     assert len(run_verbs.list_().runs) == 3
 
 
-@pytest.mark.parametrize("line", ["%mlops data add?", "%mlops data add ??", "x = 1\n%mlops data add?", "%mlops data add --help"])
+@pytest.mark.parametrize(
+    "line", ["%mlops data add?", "%mlops data add ??", "x = 1\n%mlops data add?", "%mlops data add --help"]
+)
 def test_a_question_mark_is_help(shell, capsys, line):
     shell.run_cell(line).raise_error()
     assert "Usage: mlops data add DATA NAME" in capsys.readouterr().out
@@ -155,9 +159,13 @@ def test_completion(shell, project):
     shell.run_cell("import pandas as pd\nflights = pd.DataFrame({'carrier': ['AA'], 'origin': ['JFK']})").raise_error()
     assert completions(shell, "%mlops au") == ["audit"] and "verify" in completions(shell, "%mlops audit ")
     assert completions(shell, "r = %mlops audit ver") == ["verify"]
-    assert "--purpose" in completions(shell, "%mlops data add x y --p") and completions(shell, "%mlops data show ") == ["d"]
+    assert "--purpose" in completions(shell, "%mlops data add x y --p") and completions(shell, "%mlops data show ") == [
+        "d"
+    ]
     assert {"flights", "d"} <= set(completions(shell, "%mlops monitor profile "))
-    assert completions(shell, "%mlops cost show --by jo") == ["job"] and completions(shell, "%mlops job run ") == ["score"]
+    assert completions(shell, "%mlops cost show --by jo") == ["job"] and completions(shell, "%mlops job run ") == [
+        "score"
+    ]
     assert completions(shell, "%%mlops feature add x --source flights --entity ") == ["carrier", "origin"]
     assert completions(shell, "%mlops feature show ") == ["size"] and completions(shell, "plain python") == []
 
@@ -198,7 +206,11 @@ def test_a_list_is_split_at_its_own_commas_only(text):
     ],
 )
 def test_lists_on_every_verb(typed, words):
-    for verb in (["model", "gate", "m", "--add"], ["feature", "add", "v", "--test"], ["monitor", "drift", "a", "b", "--columns"]):
+    for verb in (
+        ["model", "gate", "m", "--add"],
+        ["feature", "add", "v", "--test"],
+        ["monitor", "drift", "a", "b", "--columns"],
+    ):
         call = grammar.parse([*verb, typed], INDEX)
         assert next(v for k, v in call.args.items() if isinstance(v, list)) == words
 
@@ -247,7 +259,9 @@ def test_pinning_keeps_every_other_line(project):
     project.pin("cost", "usd_per_h", 4.5)
     project.pin("monitor", "alpha", 0.01)
     kept = (project.root / "mlops.toml").read_text()
-    assert all(x in kept for x in ("# mine\n", "name = 'a' # with a word\n")) and project.settings.cost.provider == 'a"b'
+    assert (
+        all(x in kept for x in ("# mine\n", "name = 'a' # with a word\n")) and project.settings.cost.provider == 'a"b'
+    )
     assert (project.settings.cost.usd_per_h, project.settings.monitor.alpha) == (4.5, 0.01)
     with pytest.raises(BadInput):
         project.pin("cost", "nothing", 1)
@@ -267,7 +281,9 @@ def test_init_uses_what_is_there(home, tmp_path, cli, monkeypatch):
     (root / "mlflow.db").write_bytes(b"")
     git(root, "init", "-q", "-b", "trunk")
     (root / ".dvc").mkdir()
-    (root / ".dvc" / "config").write_text(f"[core]\n    remote = far\n['remote \"far\"']\n    url = {tmp_path / 'remote'}\n")
+    (root / ".dvc" / "config").write_text(
+        f"[core]\n    remote = far\n['remote \"far\"']\n    url = {tmp_path / 'remote'}\n"
+    )
     before = (root / ".dvc" / "config").read_text()
     a = cli("init", root, "--json")
     assert a.exit == 0, a
@@ -296,7 +312,9 @@ def test_a_project_is_found_upwards(project, cli, monkeypatch, tmp_path):
     monkeypatch.delenv("JPY_SESSION_NAME")
     with pytest.raises(NotFound, match="mlops init"):
         projects.find()
-    assert cli("--project", project.root, "status").exit in (0, 2) and cli("status", "--project", project.root).exit == 0
+    assert (
+        cli("--project", project.root, "status").exit in (0, 2) and cli("status", "--project", project.root).exit == 0
+    )
 
 
 # Two projects in one process
@@ -407,7 +425,9 @@ def test_a_dry_run_changes_no_byte(made):
             assert code == 0 and "DRY RUN" in out, (words, code, out, err)
         after = digest(made.root)
         if before != after:
-            wrong.append((path, sorted(set(before) ^ set(after)), [k for k in before if after.get(k) not in (None, before[k])]))
+            wrong.append(
+                (path, sorted(set(before) ^ set(after)), [k for k in before if after.get(k) not in (None, before[k])])
+            )
     assert not wrong
     assert sorted(p.name for p in base.iterdir()) == ["home", "work"]
 
@@ -435,7 +455,9 @@ def harmless(html: str):
     assert not page.tags & {"script", "img", "iframe", "object", "link"}, page.tags
     assert not [a for a, _ in page.attributes if a.startswith("on") or a == "src"]
     links = [v for a, v in page.attributes if a == "href"]
-    assert [v for v in links if not re.fullmatch(r"[\w%.-]+#cell-id=[\w%.-]*", v)] == [], "a link leads to a cell of a notebook"
+    assert [v for v in links if not re.fullmatch(r"[\w%.-]+#cell-id=[\w%.-]*", v)] == [], (
+        "a link leads to a cell of a notebook"
+    )
     assert len(html.encode()) <= 50_000
 
 
@@ -547,7 +569,9 @@ def test_sizes():
     html = draw.Panel("Drift", draw.table(["column", "kind", "test", "statistic", "p", "", ""], rows)).html()
     assert len(html.encode()) <= 30_000 and html.count("<svg") == 40
     for n in (41, 500, 5_000):
-        wide = draw.Panel("x", *[draw.table(["a", "b"], [["w" * 500, svg.spark(range(99), "s")]] * n) for _ in range(8)])
+        wide = draw.Panel(
+            "x", *[draw.table(["a", "b"], [["w" * 500, svg.spark(range(99), "s")]] * n) for _ in range(8)]
+        )
         harmless(wide.html())
     harmless(draw.Panel("x", *[draw.text("é" * 9000) for _ in range(50)]).html())
 

@@ -82,9 +82,12 @@ def test_the_real_library_without_a_driver_says_nothing(anew):
 
 
 @pytest.mark.parametrize(
-    "known, measured", [(["rapl"], True), (["rapl", "rapl+nvml"], True), (["rapl", "model+nvml"], False), (["model"], False)]
+    "known, measured",
+    [(["rapl"], True), (["rapl", "rapl+nvml"], True), (["rapl", "model+nvml"], False), (["model"], False)],
 )
 def test_energy_is_measured_when_every_counter_was_read(known, measured, project):
     for n, e in enumerate(known):
-        ledger.record(project, "job.completed", "train", {"run": f"j{n}", "usd": 0.1, "kwh": 1.0, "seconds": 1.0, "energy": e})
+        ledger.record(
+            project, "job.completed", "train", {"run": f"j{n}", "usd": 0.1, "kwh": 1.0, "seconds": 1.0, "energy": e}
+        )
     assert cost.show().measured is measured

@@ -59,7 +59,10 @@ def test_a_project_sheet_replaces_lines(project):
         HEAD + "aws,us-east-1,m7i.xlarge,0.15,2026-11-01,our contract\nhomelab,,box,0.02,2026-11-01,meter\n"
     )
     book = {(p.provider, p.region, p.instance): p for p in cost.prices().prices}
-    assert book["aws", "us-east-1", "m7i.xlarge"].usd == 0.15 and book["aws", "us-east-1", "m7i.xlarge"].source == "our contract"
+    assert (
+        book["aws", "us-east-1", "m7i.xlarge"].usd == 0.15
+        and book["aws", "us-east-1", "m7i.xlarge"].source == "our contract"
+    )
     assert book["aws", "us-east-1", "m7i.large"].usd == 0.1008
     use(project, provider="homelab", instance="box")
     assert cost.price(cost.Usage(seconds=3600), project) == pytest.approx(0.02)
@@ -92,7 +95,9 @@ def test_a_sheet_that_is_no_text(project, cli):
 def test_every_price_of_the_package_has_unit_date_and_source():
     book = price_book.book()
     assert len(book) == len(resource("prices.csv").splitlines()) - 1 == 40
-    assert all(p.usd > 0 and p.unit == "h" and p.as_of and p.source and p.confidence in ("high", "medium", "low") for p in book)
+    assert all(
+        p.usd > 0 and p.unit == "h" and p.as_of and p.source and p.confidence in ("high", "medium", "low") for p in book
+    )
     assert all(p.spot_usd is None or 0 < p.spot_usd < p.usd for p in book)
 
 

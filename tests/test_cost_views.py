@@ -19,7 +19,10 @@ def record(p, kind, subject, **payload):
 def busy(project):
     "A job that trained a model inside, a run of its own, one failed job and one without a price"
     record(project, "run.completed", "delay", run="r1", parent="j1", usd=0.02, kwh=0.01, seconds=60.0)
-    cells = [{"index": 0, "usd": 0.004, "kwh": 0.001, "seconds": 10}, {"index": 1, "usd": 0.021, "kwh": 0.011, "seconds": 62}]
+    cells = [
+        {"index": 0, "usd": 0.004, "kwh": 0.001, "seconds": 10},
+        {"index": 1, "usd": 0.021, "kwh": 0.011, "seconds": 62},
+    ]
     record(project, "job.completed", "train", run="j1", usd=0.03, kwh=0.016, seconds=100.0, cells=cells)
     record(project, "model.registered", "delay@1", run="r1")
     record(project, "run.completed", "alone", run="r2", usd=0.5, kwh=0.2, seconds=600.0)
@@ -54,7 +57,9 @@ def test_shell_keys(busy, cli):
     assert a.exit == 0 and a.json["ok"] and a.json["total_usd"] == pytest.approx(0.531)
     assert {"key", "usd", "kwh", "idle_usd"} <= a.json["rows"][0].keys()
     text = cli("cost", "show").out
-    assert "estimated" in text and "1 without a price" in text and text.strip().split("\n")[-1].startswith("next: mlops ")
+    assert (
+        "estimated" in text and "1 without a price" in text and text.strip().split("\n")[-1].startswith("next: mlops ")
+    )
 
 
 def test_since(busy, cli):

@@ -56,7 +56,8 @@ def described(columns: dict[str, tuple[str, list]]) -> str:
             nan = struct.pack(NUMBERS[kind], math.nan if kind in ("double", "float") else 0)
             h.update(
                 b"".join(
-                    nan if v is not None and v != v else struct.pack(NUMBERS[kind], v or (0 if v is None else v)) for v in values
+                    nan if v is not None and v != v else struct.pack(NUMBERS[kind], v or (0 if v is None else v))
+                    for v in values
                 )
             )
     return h.hexdigest()
@@ -94,7 +95,8 @@ def tables(draw):
     )
     kinds = [draw(st.sampled_from(sorted(TYPES))) for _ in names]
     return {
-        n: (k, draw(st.lists(st.none() | TYPES[k][1], min_size=rows, max_size=rows))) for n, k in zip(names, kinds, strict=True)
+        n: (k, draw(st.lists(st.none() | TYPES[k][1], min_size=rows, max_size=rows)))
+        for n, k in zip(names, kinds, strict=True)
     }
 
 
@@ -115,7 +117,9 @@ def test_the_digest_equals_its_description(columns, cut, encode):
 
 def rows(n=50, seed=0) -> pa.Table:
     r = random.Random(seed)
-    return pa.table({"k": [f"k{r.randrange(9)}" for _ in range(n)], "x": [r.random() for _ in range(n)], "n": list(range(n))})
+    return pa.table(
+        {"k": [f"k{r.randrange(9)}" for _ in range(n)], "x": [r.random() for _ in range(n)], "n": list(range(n))}
+    )
 
 
 @pytest.fixture
@@ -162,7 +166,9 @@ def test_get_gives_the_same_bytes(flights, cli, tmp_path):
     cli("data", "add", flights, "flights")
     assert cli("data", "get", "flights@1", "--out", tmp_path / "one.parquet").exit == 0
     assert cli("data", "get", "flights", "--out", tmp_path / "two.parquet").exit == 0
-    assert (tmp_path / "one.parquet").read_bytes() == raw and (tmp_path / "two.parquet").read_bytes() == flights.read_bytes()
+    assert (tmp_path / "one.parquet").read_bytes() == raw and (
+        tmp_path / "two.parquet"
+    ).read_bytes() == flights.read_bytes()
 
 
 def test_diff_tells_rows_columns_and_statistics(flights, cli):
@@ -187,13 +193,18 @@ def test_dvc_itself_pulls_the_same_bytes_elsewhere(flights, project, cli, tmp_pa
     (there / "data").mkdir(parents=True)
     shutil.copytree(".dvc", there / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
     shutil.copyfile("data/flights.parquet.dvc", there / "data" / "flights.parquet.dvc")
-    (remote,) = [p for p in project.root.rglob("files") if p.parent.parent == project.state or p.parent.name.endswith("remote")][
-        :1
-    ]
+    (remote,) = [
+        p for p in project.root.rglob("files") if p.parent.parent == project.state or p.parent.name.endswith("remote")
+    ][:1]
     env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     subprocess.run(["git", "-C", there, "init", "-q"], check=True)
     name = subprocess.run(
-        [sys.executable, "-m", "dvc", "remote", "default"], cwd=there, env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "dvc", "remote", "default"],
+        cwd=there,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     for words in (["remote", "modify", name, "url", str(remote.parent)], ["pull", "-q"]):
         done = subprocess.run(
@@ -202,7 +213,12 @@ def test_dvc_itself_pulls_the_same_bytes_elsewhere(flights, project, cli, tmp_pa
         assert done.returncode == 0, done.stderr
     assert (there / "data" / "flights.parquet").read_bytes() == raw
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "-q"], cwd=project.root, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", "status", "-q"],
+        cwd=project.root,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, "DVC finds our own checkout clean"
 
@@ -220,11 +236,16 @@ def test_a_clone_has_the_same_digests(flights, project, cli, tmp_path, monkeypat
         subprocess.run([*git, *words], check=True, capture_output=True)
     monkeypatch.chdir(tmp_path / "clone")
     assert not Path("data/flights.parquet").exists() and cli("data", "verify", "--json").exit in (0, 1)
-    assert cli("data", "get", "flights", "--out", "x.parquet").exit == 0, "straight from the remote, which is a folder here"
+    assert cli("data", "get", "flights", "--out", "x.parquet").exit == 0, (
+        "straight from the remote, which is a folder here"
+    )
     assert Path("x.parquet").read_bytes() == flights.read_bytes()
     assert cli("init", ".").exit == 0 and cli("data", "pull", "--json").json["done"][0]["state"] == "pulled"
     assert Path("data/flights.parquet").read_bytes() == flights.read_bytes()
-    assert cli("data", "show", "flights", "--json").json["digest"] == one["digest"] and cli("data", "verify", "--json").exit == 0
+    assert (
+        cli("data", "show", "flights", "--json").json["digest"] == one["digest"]
+        and cli("data", "verify", "--json").exit == 0
+    )
     assert cli("data", "pull", "--json").json["done"][0]["state"] == "there"
     shutil.rmtree(remote)
     shutil.rmtree(".dvc/cache", ignore_errors=True)

@@ -22,10 +22,14 @@ class Person:
     def __init__(self, home: Path):
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLOPS_", "MLFLOW_", "DVC_"))}
         self.env = kept | at_home(home) | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-        (home / ".gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n")
+        (home / ".gitconfig").write_text(
+            "[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
+        )
 
     def git(self, *words, cwd: Path) -> str:
-        return subprocess.run(["git", *map(str, words)], cwd=cwd, env=self.env, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", *map(str, words)], cwd=cwd, env=self.env, capture_output=True, text=True, check=True
+        ).stdout
 
     def mlops(self, *words, cwd: Path, lonely: dict | None = None) -> dict:
         "The JSON document of a command that must succeed; with the environment `lonely`, in a network namespace"
@@ -33,7 +37,9 @@ class Person:
         if lonely:
             done = alone(command, cwd, lonely, timeout=1200)
         else:
-            done = subprocess.run(command, cwd=cwd, env=self.env, capture_output=True, text=True, check=False, timeout=1200)
+            done = subprocess.run(
+                command, cwd=cwd, env=self.env, capture_output=True, text=True, check=False, timeout=1200
+            )
         assert done.returncode == 0, f"{words}: {done.stdout[-1500:]} {done.stderr[-1500:]}"
         return json.loads(done.stdout)
 
@@ -84,7 +90,9 @@ def test_the_story_is_in_the_ledger(founder, walked):
     root, _ = walked
     types = {e["type"] for e in founder.mlops("audit", "log", "--limit", "1000", cwd=root)["entries"]}
     told = {"dataset.added", "feature.added", "feature.joined", "run.completed", "model.registered", "model.promoted"}
-    assert told | {"job.converted", "job.completed", "monitor.drift_checked", "audit.checkpointed", "site.built"} <= types
+    assert (
+        told | {"job.converted", "job.completed", "monitor.drift_checked", "audit.checkpointed", "site.built"} <= types
+    )
     assert {x["kind"] for x in founder.mlops("audit", "verify", cwd=root)["problems"]} <= {"unanchored"}
 
 
@@ -109,7 +117,8 @@ def test_a_colleagues_clone_gets_the_same_digests(founder, walked, colleague, tm
     colleague.mlops("data", "pull", cwd=clone)
     for name in ("flights", "weather"):
         assert (
-            colleague.mlops("data", "show", name, cwd=clone)["digest"] == founder.mlops("data", "show", name, cwd=root)["digest"]
+            colleague.mlops("data", "show", name, cwd=clone)["digest"]
+            == founder.mlops("data", "show", name, cwd=root)["digest"]
         )
     asked = ("feature", "join", VIEWS, "--entities", "flights", "--time", "planned")
     joined = [who.mlops(*asked, cwd=at) for who, at in ((founder, root), (colleague, clone))]

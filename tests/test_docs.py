@@ -43,7 +43,9 @@ def test_help_says_what_each_word_is(path):
     assert not entry["changes"] or any(q["name"] == "dry_run" for q in entry["params"]), (
         f"{path} changes things and takes no --dry-run"
     )
-    assert not entry["destructive"] or any(q["name"] == "yes" for q in entry["params"]), f"{path} destroys and takes no --yes"
+    assert not entry["destructive"] or any(q["name"] == "yes" for q in entry["params"]), (
+        f"{path} destroys and takes no --yes"
+    )
 
 
 def test_commands_in_messages_exist():

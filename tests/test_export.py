@@ -27,7 +27,9 @@ def copy(tmp_path_factory) -> Path:
         ignore=shutil.ignore_patterns(".ipynb_checkpoints", "tutorials", ".mlops", "_quarto.yml", "*.tmp"),
     )
     exporting = sorted(
-        str(p.relative_to(to)) for p in (to / "nbs").rglob("*.ipynb") if "#| default_exp" in p.read_text(encoding="utf-8")
+        str(p.relative_to(to))
+        for p in (to / "nbs").rglob("*.ipynb")
+        if "#| default_exp" in p.read_text(encoding="utf-8")
     )
     done = subprocess.run(
         [sys.executable, "-c", EXPORT, *exporting], cwd=to, capture_output=True, text=True, check=False, timeout=300
@@ -38,7 +40,9 @@ def copy(tmp_path_factory) -> Path:
 
 def modules(package: Path) -> dict[str, str]:
     skip = {"tutorials", "templates", "_data", "lab"}
-    found = [p for p in package.rglob("*.py") if not skip & set(p.relative_to(package).parts) and p.name != "_modidx.py"]
+    found = [
+        p for p in package.rglob("*.py") if not skip & set(p.relative_to(package).parts) and p.name != "_modidx.py"
+    ]
     return {str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in found}
 
 

@@ -78,13 +78,19 @@ def test_a_missing_column_is_named(project, cli, view, tmp_path):
     asked = tmp_path / "asked.parquet"
     pd.DataFrame({"key": ["a"], "t": minutes(30)}).to_parquet(asked)
     said = cli("feature", "join", "w", "--entities", asked, "--out", tmp_path / "out.parquet", "--json")
-    assert said.exit == 2 and "lacks the key `k`" in said.json["error"]["message"] and "\n" not in said.json["error"]["message"]
+    assert (
+        said.exit == 2
+        and "lacks the key `k`" in said.json["error"]["message"]
+        and "\n" not in said.json["error"]["message"]
+    )
     assert not list(tmp_path.glob("*out*"))
     with pytest.raises(BadInput, match="gives no column `y`") as e:
         view(rows(), "bad", window=["sum(y) over 1h as s"])
     assert one_line(e.value) and not (project.root / "features/bad.toml").exists()
     fact = streamed(
-        "w", [{"t": "2013-07-01T12:00:00Z", "x": 1.0}, {"k": "a", "x": 1.0}, {"k": "a", "t": "2013-07-01T12:00:00Z"}], tmp_path
+        "w",
+        [{"t": "2013-07-01T12:00:00Z", "x": 1.0}, {"k": "a", "x": 1.0}, {"k": "a", "t": "2013-07-01T12:00:00Z"}],
+        tmp_path,
     )
     assert (fact.seen, fact.used, fact.unusable) == (3, 1, 2), (
         "an event without its value is an event; without key or time it is none"
@@ -150,7 +156,9 @@ def test_no_rows_at_all(project, view, tmp_path):
 def test_columns_with_any_name_in_a_stream(project, tmp_path):
     "SQL words and quotes as names: history and the stream agree, and no statement was smuggled in"
     key, time, value = ODD[0], ODD[1], ODD[3]
-    frame = pd.DataFrame({key: ["x'; --", "x'; --", 'y"'], time: minutes(0, 10, 20), value: [1.0, 2.0, 3.0], ODD[2]: [1, 2, 3]})
+    frame = pd.DataFrame(
+        {key: ["x'; --", "x'; --", 'y"'], time: minutes(0, 10, 20), value: [1.0, 2.0, 3.0], ODD[2]: [1, 2, 3]}
+    )
     data.add(frame, "odd")
     feature.add(
         "odd",
@@ -181,7 +189,13 @@ def test_columns_without_any_value(project, cli, tmp_path):
         assert cli("feature", "add", name, *add, "--source", tmp_path / f"{name}.parquet").exit == 0
     window = ["--window", 'max("all null") over 3h as most', "--window", "count(*) over 3h as n"]
     assert cli("feature", "add", "w", *add, "--source", tmp_path / "one.parquet", *window).exit == 0
-    for words in (["list"], ["show", "one"], ["show", "none"], ["materialize"], ["push", "one", tmp_path / "one.parquet"]):
+    for words in (
+        ["list"],
+        ["show", "one"],
+        ["show", "none"],
+        ["materialize"],
+        ["push", "one", tmp_path / "one.parquet"],
+    ):
         said = cli("feature", *words)
         assert said.exit == 0, said
     said = cli("feature", "online", "one,w", "--entity", "it's a key=a", "--at", str(NOON), "--json").json
@@ -206,7 +220,9 @@ def test_a_parquet_file_cut_short(project, cli, view, tmp_path, part):
     rows().to_parquet(cut)
     cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * part)])
     said = cli("feature", "join", "w", "--entities", cut, "--out", tmp_path / "out.parquet", "--json")
-    assert said.exit == 2 and "cut.parquet" in said.json["error"]["message"] and "\n" not in said.json["error"]["message"]
+    assert (
+        said.exit == 2 and "cut.parquet" in said.json["error"]["message"] and "\n" not in said.json["error"]["message"]
+    )
     with pytest.raises(MlopsError, match=r"cut\.parquet") as e:
         data.add(str(cut), "torn")
     assert one_line(e.value) and not list(tmp_path.glob("*out*"))
@@ -255,7 +271,12 @@ def test_a_definition_that_was_edited_badly(project, cli, view, wrong, words):
     file.write_text(file.read_text().replace(*wrong, 1))
     for verb in (("show", "w"), ("list",), ("join", "w", "--entities", "rows"), ("online", "w", "--entity", "k=a")):
         said = cli("feature", *verb)
-        assert said.exit == 2 and words in said.err and "git checkout features/w.toml" in said.err and said.err.count("\n") == 1
+        assert (
+            said.exit == 2
+            and words in said.err
+            and "git checkout features/w.toml" in said.err
+            and said.err.count("\n") == 1
+        )
 
 
 def test_a_test_that_is_no_condition_or_fails_writes_nothing(project, cli, tmp_path):
@@ -263,10 +284,27 @@ def test_a_test_that_is_no_condition_or_fails_writes_nothing(project, cli, tmp_p
     source = tmp_path / "rows.parquet"
     rows().to_parquet(source)
     add = {"entity": ["k"], "time": "t", "created": "none", "sql": "SELECT * FROM source"}
-    for test, words in (("x", "neither true nor false"), ("x > 1.5", "1 of 3 rows fail 'x > 1.5'; nothing was registered")):
+    for test, words in (
+        ("x", "neither true nor false"),
+        ("x > 1.5", "1 of 3 rows fail 'x > 1.5'; nothing was registered"),
+    ):
         with pytest.raises(MlopsError, match=words):
             feature.add("v", source=rows(), test=[test], **add)
-        said = cli("feature", "add", "v", "--entity", "k", "--time", "t", "--source", source, "--sql", add["sql"], "--test", test)
+        said = cli(
+            "feature",
+            "add",
+            "v",
+            "--entity",
+            "k",
+            "--time",
+            "t",
+            "--source",
+            source,
+            "--sql",
+            add["sql"],
+            "--test",
+            test,
+        )
         assert words in said.err and said.err.count("\n") == 1
     assert not (project.root / "features").exists() and not list(project.root.glob("data/*"))
     assert feature.add("v", source=rows(), test=["x > 0"], **add).source == "v_source@1"
@@ -298,7 +336,10 @@ def test_stores_that_are_torn_say_what_to_delete(project, cli, view, tmp_path):
         for f in file.parent.glob("streams.db*"):
             f.unlink()
         file.write_bytes(torn)
-        for verb in (("online", "w", "--entity", "k=a"), ("stream", "w", "--from", tmp_path / "events.jsonl", "--once")):
+        for verb in (
+            ("online", "w", "--entity", "k=a"),
+            ("stream", "w", "--from", tmp_path / "events.jsonl", "--once"),
+        ):
             said = cli("feature", *verb)
             assert said.exit == 4 and f"delete {file}" in said.err and said.err.count("\n") == 1, (n, said.err)
     file.unlink()
@@ -312,7 +353,10 @@ def test_a_full_disk_says_so(tmp_path):
     events = [(f"[{n}]", n, None, "", 1, b"x" * 400) for n in range(2000)]
     store.add("v@1", events[:50], "file", "50")
     store.db.execute(f"PRAGMA max_page_count={store.db.execute('PRAGMA page_count').fetchone()[0] + 8}")
-    for act in (lambda: store.add("v@1", events, "file", "2000"), lambda: store.fill("v@2", events, "", "m", None, 9999)):
+    for act in (
+        lambda: store.add("v@1", events, "file", "2000"),
+        lambda: store.fill("v@2", events, "", "m", None, 9999),
+    ):
         with pytest.raises(MlopsError, match="is full; free some space"):
             act()
         assert (store.size("v@1"), store.position("v@1", "file")) == ((50, 50), "50")

@@ -14,7 +14,22 @@ from hypothesis import strategies as st
 from mlops_nb import data, feature
 from mlops_nb.feature import exact_sums, windows
 
-EDGES = [0.0, -0.0, 5e-324, -5e-324, 2.0**-1022, 1e-300, 0.1, 1.0, 2.0**-53, -(2.0**-54), 2.0**53, 1e16, -1e300, 1.7e308]
+EDGES = [
+    0.0,
+    -0.0,
+    5e-324,
+    -5e-324,
+    2.0**-1022,
+    1e-300,
+    0.1,
+    1.0,
+    2.0**-53,
+    -(2.0**-54),
+    2.0**53,
+    1e16,
+    -1e300,
+    1.7e308,
+]
 KINDS = [
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from(EDGES),
@@ -123,7 +138,12 @@ def test_few_deviations_need_whole_numbers(monkeypatch):
     monkeypatch.setattr(exact_sums, "_root", lambda n, d: calls.append(1) or plain(n, d))
     rng, n = np.random.default_rng(9), 20_000
     lo = np.repeat(np.arange(n), 2)
-    for x in (np.full(2 * n, 0.1), rng.normal(0, 1, 2 * n), 1.7e15 + rng.integers(0, 9, 2 * n), rng.integers(0, 9, 2 * n) / 10):
+    for x in (
+        np.full(2 * n, 0.1),
+        rng.normal(0, 1, 2 * n),
+        1.7e15 + rng.integers(0, 9, 2 * n),
+        rng.integers(0, 9, 2 * n) / 10,
+    ):
         c = exact_sums.steps(lo, lo + 1, n)
         exact_sums.deviations(lo, lo + 1, n, x, c)
     assert calls == []
@@ -151,7 +171,8 @@ def test_history_and_the_online_store_say_the_same_of_wild_values(project):
         "mixed": [1e20, 1e-20, -1e20],
     }
     frame = pd.DataFrame(
-        [(k, at + pd.Timedelta(seconds=n), x) for k, v in values.items() for n, x in enumerate(v)], columns=["k", "t", "x"]
+        [(k, at + pd.Timedelta(seconds=n), x) for k, v in values.items() for n, x in enumerate(v)],
+        columns=["k", "t", "x"],
     )
     data.add(frame, "wild")
     asked_for = [f"{a}(x) over 1h as {a}" for a in ("sum", "mean", "std")]

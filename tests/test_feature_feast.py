@@ -63,7 +63,9 @@ def view_of(name: str, keys: list, ttl: timedelta, features: list[str], created:
         created_timestamp_column=created,
         field_mapping=mapping or {},
     )
-    return FeatureView(name=name, entities=keys, ttl=ttl, schema=[Field(name=f, dtype=Float64) for f in features], source=source)
+    return FeatureView(
+        name=name, entities=keys, ttl=ttl, schema=[Field(name=f, dtype=Float64) for f in features], source=source
+    )
 
 
 @pytest.fixture
@@ -134,7 +136,9 @@ def test_known_at_names_and_keys(drivers):
     ).to_df()
     assert list(got.columns) == [*asked.columns, "me__amount", "friend__amount"]
     assert got.friend__amount.fillna(-1).tolist() == [3, 3, -1, -1, 1, 1, -1]
-    known = store.get_historical_features(entity_df=ASKED, features=["tx:amount"], filter_by_created_timestamp=True).to_df()
+    known = store.get_historical_features(
+        entity_df=ASKED, features=["tx:amount"], filter_by_created_timestamp=True
+    ).to_df()
     assert known.amount.fillna(-1).tolist() == [2.0, -1, -1, 1.0, 1.0, -1, -1]
     local = ASKED.assign(event_timestamp=ASKED.event_timestamp.dt.tz_convert("Asia/Kolkata"))
     naive = ASKED.assign(event_timestamp=ASKED.event_timestamp.dt.tz_localize(None))
@@ -189,10 +193,15 @@ def test_random_frames_through_feast_equal_brute_force(tmp_path):
     store = store_of(tmp_path)
     store.apply([user, view_of("v", [user], timedelta(minutes=45), ["x"], "created")])
     asked = pd.DataFrame(
-        {"user_id": rng.integers(0, 11, 300), "event_timestamp": START + pd.to_timedelta(rng.integers(-9, 700, 300), unit="min")}
+        {
+            "user_id": rng.integers(0, 11, 300),
+            "event_timestamp": START + pd.to_timedelta(rng.integers(-9, 700, 300), unit="min"),
+        }
     )
     for known in (False, True):
-        got = store.get_historical_features(entity_df=asked, features=["v:x"], filter_by_created_timestamp=known).to_df()
+        got = store.get_historical_features(
+            entity_df=asked, features=["v:x"], filter_by_created_timestamp=known
+        ).to_df()
         want = []
         for u, t in asked.itertuples(index=False):
             seen = rows[(rows.user_id == u) & (rows.event_timestamp <= t) & (~np.bool_(known) | (rows.created <= t))]
@@ -323,7 +332,9 @@ def test_every_other_template_is_refused_by_feast_itself(tmp_path):
     import feast as package
 
     assert set(NOT_ACCEPTED) | {"local", "minimal", "pytorch_nlp"} == {
-        f.name for f in (Path(package.__file__).parent / "templates").iterdir() if f.is_dir() and f.name != "__pycache__"
+        f.name
+        for f in (Path(package.__file__).parent / "templates").iterdir()
+        if f.is_dir() and f.name != "__pycache__"
     }
     if installed := [m for m in ("boto3", "pymilvus", "pyspark", "ray", "snowflake") if find_spec(m)]:
         pytest.skip(f"{', '.join(installed)} installed: what Feast accepts depends on services that are not here")
@@ -342,7 +353,9 @@ def test_an_adopted_service_joins_as_feast_does(local, project):
     rows = pd.read_parquet(local / "data/driver_stats.parquet")
     asked = rows[["driver_id", "event_timestamp"]].sample(40, random_state=1).reset_index(drop=True)
     asked = asked.assign(
-        event_timestamp=asked.event_timestamp.astype("datetime64[us, UTC]") + pd.Timedelta("7min"), val_to_add=1, val_to_add_2=2
+        event_timestamp=asked.event_timestamp.astype("datetime64[us, UTC]") + pd.Timedelta("7min"),
+        val_to_add=1,
+        val_to_add_2=2,
     )
     ours = feature.join("driver_activity_v1", entities=asked, as_known=False).frame
     known = feature.join("driver_activity_v1", entities=asked)
@@ -357,7 +370,9 @@ def test_an_adopted_service_joins_as_feast_does(local, project):
     for c in ("conv_rate", "conv_rate_plus_val1", "conv_rate_plus_val2"):
         assert np.allclose(ours[c], theirs[c], equal_nan=True)
     assert ours.conv_rate.notna().any()
-    assert known.unmatched == {"driver_hourly_stats@1": 40}, "the template's rows became known today, long after they were true"
+    assert known.unmatched == {"driver_hourly_stats@1": 40}, (
+        "the template's rows became known today, long after they were true"
+    )
     ledger.of(project).close()
 
 
@@ -398,7 +413,9 @@ def test_views_of_ours_in_feast_give_the_same_values(project, tmp_path):
         "max(delay) over 1d as max_1d where delay < 1",
         "last(delay) over 30m as last_30m",
     ]
-    feature.add("late", entity=["carrier", "origin"], time="landed", source="flights", window=lines, sql="SELECT * FROM source")
+    feature.add(
+        "late", entity=["carrier", "origin"], time="landed", source="flights", window=lines, sql="SELECT * FROM source"
+    )
     feature.add(
         "plain",
         entity=["carrier"],
@@ -413,7 +430,9 @@ def test_views_of_ours_in_feast_give_the_same_values(project, tmp_path):
         request=["distance:double"],
         body="def ratio(mean_6h, distance):\n    return {'ratio': mean_6h/distance}",
     )
-    feature.add("sum", needs=["late:mean_6h"], request=["distance:double"], sql="SELECT mean_6h+distance AS total FROM source")
+    feature.add(
+        "sum", needs=["late:mean_6h"], request=["distance:double"], sql="SELECT mean_6h+distance AS total FROM source"
+    )
     feature.export(tmp_path / "repo")
     feast(tmp_path / "repo", "apply")
     asked = pd.DataFrame(

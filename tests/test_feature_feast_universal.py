@@ -94,7 +94,9 @@ def test_without_an_entity_frame_it_is_the_snapshot_of_a_local_store(drivers):
     more = rows.assign(event_timestamp=minutes(30, 90), rate=[0.75, 1.0])
     store.write_to_offline_store("drivers", more, allow_registry_cache=False)
     start, end = (m.to_pydatetime() for m in minutes(-1, 100))
-    got = store.get_historical_features(entity_df=None, features=["drivers:rate"], start_date=start, end_date=end).to_df()
+    got = store.get_historical_features(
+        entity_df=None, features=["drivers:rate"], start_date=start, end_date=end
+    ).to_df()
     assert got.sort_values("driver_id").rate.tolist() == [0.75, 1.0]
 
 
@@ -103,7 +105,10 @@ def test_rows_are_written_in_any_order_of_columns_and_one_after_the_other(driver
     assert joined(store, (200, 200)).rate.tolist() == [0.5, 0.25]
     later = pd.DataFrame({"trips": [11, 21], "created": minutes(150, 150), "rate": [0.6, 0.3], "driver_id": [1, 2]})
     store.write_to_offline_store("drivers", later.assign(event_timestamp=minutes(150, 150)), allow_registry_cache=False)
-    assert joined(store, (200, 200)).rate.tolist() == [0.6, 0.3] and joined(store, (100, 100)).rate.tolist() == [0.5, 0.25]
+    assert joined(store, (200, 200)).rate.tolist() == [0.6, 0.3] and joined(store, (100, 100)).rate.tolist() == [
+        0.5,
+        0.25,
+    ]
     tied = later.assign(event_timestamp=minutes(150, 150), rate=[0.7, 0.4])
     store.write_to_offline_store("drivers", tied, allow_registry_cache=False)
     assert joined(store, (200, 200)).rate.tolist() == [0.7, 0.4], "of a tie the row that came last"
@@ -120,7 +125,10 @@ def test_rows_that_do_not_fit_change_nothing(drivers, tmp_path):
     plugin = store._get_provider().offline_store
     for table, words in (
         (pa.table({"driver_id": [1]}), "have no column `event_timestamp`"),
-        (pa.Table.from_pandas(rows.assign(trips=["many", "few"]), preserve_index=False), "do not fit source drivers_source"),
+        (
+            pa.Table.from_pandas(rows.assign(trips=["many", "few"]), preserve_index=False),
+            "do not fit source drivers_source",
+        ),
     ):
         with pytest.raises(BadInput, match=words):
             plugin.offline_write_batch(store.config, view, table)
@@ -156,9 +164,14 @@ def test_pushed_rows_are_in_history_and_online(drivers):
     new = rows.assign(event_timestamp=minutes(300, 301), created=minutes(300, 301), rate=[0.9, 0.8])
     store.push("drivers_push", new, to=PushMode.OFFLINE)
     assert joined(store, (400, 400)).rate.tolist() == [0.9, 0.8]
-    store.push("drivers_push", new.assign(event_timestamp=minutes(500, 501), rate=[1.9, 1.8]), to=PushMode.ONLINE_AND_OFFLINE)
+    store.push(
+        "drivers_push", new.assign(event_timestamp=minutes(500, 501), rate=[1.9, 1.8]), to=PushMode.ONLINE_AND_OFFLINE
+    )
     assert joined(store, (600, 600)).rate.tolist() == [1.9, 1.8]
-    assert store.get_online_features(["drivers:rate"], [{"driver_id": 1}, {"driver_id": 3}]).to_dict()["rate"] == [1.9, None]
+    assert store.get_online_features(["drivers:rate"], [{"driver_id": 1}, {"driver_id": 3}]).to_dict()["rate"] == [
+        1.9,
+        None,
+    ]
 
 
 def test_values_of_every_type_come_back_as_they_were(tmp_path):

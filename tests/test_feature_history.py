@@ -37,7 +37,10 @@ def worlds(draw):
     kinds = draw(st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=3))
     key = st.tuples(*(KEYS[k] for k in kinds))
     rows = draw(
-        st.lists(st.tuples(key, st.one_of(st.none(), st.integers(0, 60)), st.integers(-5, 30), st.integers(0, 9)), max_size=25)
+        st.lists(
+            st.tuples(key, st.one_of(st.none(), st.integers(0, 60)), st.integers(-5, 30), st.integers(0, 9)),
+            max_size=25,
+        )
     )
     asks = draw(st.lists(st.tuples(key, st.one_of(st.none(), st.integers(-5, 120))), max_size=12))
     unit = draw(st.sampled_from(["s", "ms", "us", "ns"]))
@@ -53,7 +56,9 @@ def brute(rows, k, t, created, ttl_min):
     if absent(k) or t is None:
         return None
     seen = [
-        (m, m + late, v) for key, m, late, v in rows if key == k and m is not None and m <= t and (not created or m + late <= t)
+        (m, m + late, v)
+        for key, m, late, v in rows
+        if key == k and m is not None and m <= t and (not created or m + late <= t)
     ]
     if not seen:
         return None
@@ -67,7 +72,10 @@ def test_equal_to_brute_force(world):
     kinds, rows, asks, created, ttl, unit = world
     types = {"text": pa.string(), "number": pa.int64(), "float": pa.float64()}
     names = [f"k{n} {kind}" for n, kind in enumerate(kinds)]
-    keys = {name: pa.array([r[0][n] for r in rows], types[kind]) for n, (name, kind) in enumerate(zip(names, kinds, strict=True))}
+    keys = {
+        name: pa.array([r[0][n] for r in rows], types[kind])
+        for n, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    }
     stamp = pa.timestamp(unit, "UTC")
     frame = pa.table(
         keys
@@ -75,10 +83,18 @@ def test_equal_to_brute_force(world):
         | ({"created": pa.array([None if r[1] is None else at(r[1] + r[2]) for r in rows], stamp)} if created else {})
     )
     asked = pa.table(
-        {name: pa.array([k[n] for k, _ in asks], types[kind]) for n, (name, kind) in enumerate(zip(names, kinds, strict=True))}
-        | {"asked": pa.array([at(t) for _, t in asks], pa.timestamp("us", "UTC")), "row": pa.array(range(len(asks)), pa.int64())}
+        {
+            name: pa.array([k[n] for k, _ in asks], types[kind])
+            for n, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        }
+        | {
+            "asked": pa.array([at(t) for _, t in asks], pa.timestamp("us", "UTC")),
+            "row": pa.array(range(len(asks)), pa.int64()),
+        }
     )
-    d = Definition(name="v", entity=names, time="at", created="created" if created else "", ttl=ttl, body="SELECT * FROM source")
+    d = Definition(
+        name="v", entity=names, time="at", created="created" if created else "", ttl=ttl, body="SELECT * FROM source"
+    )
     answer = history.answer(d, ["value"], compute.rows_of(None, d, frame), asked, "asked")
     want = [brute(rows, k, t, created, {"": None, "1m": 1, "30m": 30}[ttl]) for k, t in asks]
     assert answer.columns["value"].to_pylist() == want
@@ -109,7 +125,11 @@ def flown(project):
         entity=["carrier"],
         time="landed",
         source="flights",
-        window=["mean(delay) over 7d as delay_7d", "count(*) over 1d as flights_1d", "distinct(distance) over 2d as routes_2d"],
+        window=[
+            "mean(delay) over 7d as delay_7d",
+            "count(*) over 1d as flights_1d",
+            "distinct(distance) over 2d as routes_2d",
+        ],
         sql="SELECT carrier, landed, delay, distance FROM source",
     )
     feature.add(
@@ -147,7 +167,9 @@ def test_pieces_equal_the_whole(flown, tmp_path, monkeypatch):
         time="left",
     )
     monkeypatch.setattr(history.pieces, "__defaults__", (400,))
-    parts = feature.join("carrier,last", entities=str(tmp_path / "asked.parquet"), time="left", out=tmp_path / "out.parquet")
+    parts = feature.join(
+        "carrier,last", entities=str(tmp_path / "asked.parquet"), time="left", out=tmp_path / "out.parquet"
+    )
     assert parts.digest == whole.digest == frames.digest(pq.read_table(tmp_path / "out.parquet"))
     assert parts.unmatched == whole.unmatched
     assert parts.table.equals(whole.table)
@@ -160,7 +182,9 @@ def test_memory_is_bounded_by_the_piece(flown, tmp_path, monkeypatch):
     monkeypatch.setattr(history.pieces, "__defaults__", (20_000,))
     peak = {}
     for n in (40_000, 400_000):
-        flights(n, 1)[["carrier", "left"]].to_parquet(tmp_path / f"{n}.parquet", coerce_timestamps="us", row_group_size=20_000)
+        flights(n, 1)[["carrier", "left"]].to_parquet(
+            tmp_path / f"{n}.parquet", coerce_timestamps="us", row_group_size=20_000
+        )
         gc.collect()  # what earlier tests left must not go while we count
         most, was = 0, pa.total_allocated_bytes()
         joined = history.joined
@@ -194,7 +218,9 @@ def test_on_demand_is_the_same_alone_and_among_others(flown):
     assert (got.twice == 2 * df.distance).all()
     with pytest.raises(BadInput, match="among 300 rows"):
         feature.add(
-            "share", request=["distance:double"], body="def share(distance):\n    return {'share': distance/distance.sum()}"
+            "share",
+            request=["distance:double"],
+            body="def share(distance):\n    return {'share': distance/distance.sum()}",
         )
         feature.join("share", entities=df, time="left")
     with pytest.raises(BadInput, match="needs the column `distance`"):
@@ -218,7 +244,9 @@ def test_leaks_are_found(flown):
     assert clean.ok
     late = feature.join("carrier:delay_7d", entities=df, time="landed", label="delay", label_time="left")
     assert {x.kind for x in late.leaks} == {"postdates", "own_event"}
-    own = feature.join("carrier:delay_7d", entities=df.drop_duplicates(["carrier", "landed"]), time="landed", label="delay")
+    own = feature.join(
+        "carrier:delay_7d", entities=df.drop_duplicates(["carrier", "landed"]), time="landed", label="delay"
+    )
     assert [x.kind for x in own.leaks] == ["own_event"]
     copied = feature.join("last", entities=df, time="landed", label="delay")
     assert [x.kind for x in copied.leaks] == ["equal"]
@@ -228,7 +256,16 @@ def test_leaks_are_found(flown):
 def test_a_leak_is_exit_1(flown, cli, tmp_path):
     flights().to_parquet(tmp_path / "asked.parquet", coerce_timestamps="us")
     got = cli(
-        "feature", "join", "last", "--entities", tmp_path / "asked.parquet", "--time", "landed", "--label", "delay", "--json"
+        "feature",
+        "join",
+        "last",
+        "--entities",
+        tmp_path / "asked.parquet",
+        "--time",
+        "landed",
+        "--label",
+        "delay",
+        "--json",
     )
     assert got.exit == 1
     assert got.json["error"]["kind"] == "finding"
@@ -267,7 +304,10 @@ def test_known_at_is_on_by_default(project):
         got = feature.join("late,v", entities=early, **out)
         assert got.unmatched["late@1"] == 1 and len(got.hints) == 1 and "--no-as-known" in got.hints[0]
         assert "late@1: what is there became known (`created_at`) only after the rows asked" in str(got)
-    assert feature.add("w", entity=["k"], time="at", created="none", source="v_source", sql="SELECT * FROM source").created == ""
+    assert (
+        feature.add("w", entity=["k"], time="at", created="none", source="v_source", sql="SELECT * FROM source").created
+        == ""
+    )
 
 
 def test_corrections_by_id(project):
@@ -315,7 +355,16 @@ def test_sources_of_every_kind(project, tmp_path):
     asked = df[["carrier", "left"]]
     seen = set()
     for n, source in enumerate(
-        ["f.parquet", "f.csv", "f.arrow", "duckdb:///f.duckdb#flights", "sqlite:///f.db#flights", "flown", "flown@1", df]
+        [
+            "f.parquet",
+            "f.csv",
+            "f.arrow",
+            "duckdb:///f.duckdb#flights",
+            "sqlite:///f.db#flights",
+            "flown",
+            "flown@1",
+            df,
+        ]
     ):
         feature.add(
             f"v{n}",
@@ -327,7 +376,9 @@ def test_sources_of_every_kind(project, tmp_path):
         seen.add(feature.join(f"v{n}", entities=asked).digest)
     assert len(seen) == 1
     with pytest.raises(NotFound, match="no table 'flight'"):
-        feature.add("bad", entity=["carrier"], time="landed", source="duckdb:///f.duckdb#flight", sql="SELECT * FROM source")
+        feature.add(
+            "bad", entity=["carrier"], time="landed", source="duckdb:///f.duckdb#flight", sql="SELECT * FROM source"
+        )
 
 
 ODD = ['select"; DROP TABLE x; --', "order", "group by", "it's", "ünï", 'a"b', " time"]
@@ -367,11 +418,22 @@ def test_bad_input_is_one_line_and_writes_nothing(flown, tmp_path):
     cut = (tmp_path / "cut.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(cut[: len(cut) // 2])
     refused(BadInput, "cannot be read as parquet", "last", entities=str(tmp_path / "cut.parquet"), time="left", out=out)
-    refused(NotFound, "lacks the key `carrier`", "last", entities=df.rename(columns={"carrier": "c"}), time="left", out=out)
+    refused(
+        NotFound, "lacks the key `carrier`", "last", entities=df.rename(columns={"carrier": "c"}), time="left", out=out
+    )
     refused(NotFound, "no column `lift`", "last", entities=df, time="lift", out=out)
     refused(NotFound, "no feature view `lost`", "lost", entities=df, out=out)
-    refused(BadInput, "is string, not a time|object", "last", entities=df.assign(left=df.left.astype(str)), time="left", out=out)
-    refused(BadInput, "carrier` is int64 in the entity frame", "last", entities=df.assign(carrier=1), time="left", out=out)
+    refused(
+        BadInput,
+        "is string, not a time|object",
+        "last",
+        entities=df.assign(left=df.left.astype(str)),
+        time="left",
+        out=out,
+    )
+    refused(
+        BadInput, "carrier` is int64 in the entity frame", "last", entities=df.assign(carrier=1), time="left", out=out
+    )
     refused(NotFound, "no column `target`", "last", entities=df, time="left", label="target", out=out)
     refused(BadInput, "expected a .parquet or .csv", "last", entities=df, time="left", out=tmp_path / "out.xlsx")
     assert not list(tmp_path.glob("*out*"))
@@ -381,7 +443,13 @@ def test_bad_input_is_one_line_and_writes_nothing(flown, tmp_path):
         (BadInput, dict(entity=["carrier"], time="delay", source="flights", sql="SELECT * FROM source")),
         (
             BadInput,
-            dict(entity=["carrier"], time="landed", source="flights", window=["mean(lag) over 7d"], sql="SELECT * FROM source"),
+            dict(
+                entity=["carrier"],
+                time="landed",
+                source="flights",
+                window=["mean(lag) over 7d"],
+                sql="SELECT * FROM source",
+            ),
         ),
         (
             BadInput,
@@ -396,13 +464,26 @@ def test_bad_input_is_one_line_and_writes_nothing(flown, tmp_path):
         (
             BadInput,
             dict(
-                entity=["carrier"], time="landed", source="flights", window=["mean(delay) over soon"], sql="SELECT * FROM source"
+                entity=["carrier"],
+                time="landed",
+                source="flights",
+                window=["mean(delay) over soon"],
+                sql="SELECT * FROM source",
             ),
         ),
-        (BadInput, dict(entity=["carrier"], time="landed", source=str(tmp_path / "cut.parquet"), sql="SELECT * FROM source")),
+        (
+            BadInput,
+            dict(entity=["carrier"], time="landed", source=str(tmp_path / "cut.parquet"), sql="SELECT * FROM source"),
+        ),
         (
             Finding,
-            dict(entity=["carrier"], time="landed", source="flights", test=["delay in (1, 2)"], sql="SELECT * FROM source"),
+            dict(
+                entity=["carrier"],
+                time="landed",
+                source="flights",
+                test=["delay in (1, 2)"],
+                sql="SELECT * FROM source",
+            ),
         ),
         (BadUsage, dict(time="landed", source="flights", sql="SELECT * FROM source")),
     ]:
@@ -423,7 +504,9 @@ def test_odd_but_honest_input(flown):
     assert (empty.rows_in, empty.rows_out, empty.order_kept) == (0, 0, True)
     nobody = feature.join("carrier,last", entities=df.assign(carrier=None).astype({"carrier": "string"}), time="left")
     assert nobody.unmatched == {"carrier@1": 200, "last@1": 200}
-    never = feature.join("last", entities=df.assign(left=pd.Series(pd.NaT, df.index, "datetime64[us, UTC]")), time="left")
+    never = feature.join(
+        "last", entities=df.assign(left=pd.Series(pd.NaT, df.index, "datetime64[us, UTC]")), time="left"
+    )
     assert never.unmatched == {"last@1": 200}
 
 
@@ -432,10 +515,12 @@ def test_time_zones_are_instants(flown):
     df = flights(100, 6)
     want = feature.join("last", entities=df, time="left").frame.last_delay
     for zone in ("America/New_York", "Asia/Kolkata"):
-        assert feature.join("last", entities=df.assign(left=df.left.dt.tz_convert(zone)), time="left").frame.last_delay.equals(
-            want
-        )
-    assert feature.join("last", entities=df.assign(left=df.left.dt.tz_localize(None)), time="left").frame.last_delay.equals(want)
+        assert feature.join(
+            "last", entities=df.assign(left=df.left.dt.tz_convert(zone)), time="left"
+        ).frame.last_delay.equals(want)
+    assert feature.join(
+        "last", entities=df.assign(left=df.left.dt.tz_localize(None)), time="left"
+    ).frame.last_delay.equals(want)
     zones = ["America/New_York", "UTC"]
     mixed = df.assign(left=pd.Series([t.tz_convert(zones[n % 2]) for n, t in enumerate(df.left)], dtype=object))
     assert feature.join("last", entities=mixed, time="left").frame.last_delay.equals(want)
@@ -450,7 +535,11 @@ def test_the_catalogue_shows_lineage_and_what_rows_hold(flown):
     train = feature.join("carrier", entities=flights(50), time="left")
     ledger.record(flown, "model.registered", "late@1", {"training_set": train.digest})
     line = {v["name"]: v for v in feature.list().views}
-    assert (line["carrier"]["sources"], line["carrier"]["models"], line["carrier"]["rows"]) == (["flights@1"], ["late@1"], 2000)
+    assert (line["carrier"]["sources"], line["carrier"]["models"], line["carrier"]["rows"]) == (
+        ["flights@1"],
+        ["late@1"],
+        2000,
+    )
     assert line["last"]["models"] == []
     view = feature.show("carrier")
     assert {c["name"] for c in view.columns} == {"delay", "distance"}
@@ -512,7 +601,9 @@ def test_the_sort_and_the_sql_agree(world):
     types = {"text": pa.string(), "number": pa.int64(), "float": pa.float64()}
 
     def side(keys, times):
-        columns = {f"k{n}": pa.array([k[n] for k in keys], types[kind], from_pandas=True) for n, kind in enumerate(kinds)}
+        columns = {
+            f"k{n}": pa.array([k[n] for k in keys], types[kind], from_pandas=True) for n, kind in enumerate(kinds)
+        }
         return pa.table(columns | {"t": pa.array(times, pa.int64())})
 
     view, asked = side([r[0] for r in rows], [r[1] for r in rows]), side([k for k, _ in asks], [t for _, t in asks])

@@ -16,7 +16,9 @@ def view(project, cli):
     def hours(a):
         return pa.array([x * 3600 * 10**6 for x in a.to_pylist()], pa.timestamp("us", "UTC"))
 
-    pq.write_table(pa.table({"k": ["a", "a"], "t": hours(at), "created": hours(pa.array([10, 13])), "x": [1, 2]}), "v.parquet")
+    pq.write_table(
+        pa.table({"k": ["a", "a"], "t": hours(at), "created": hours(pa.array([10, 13])), "x": [1, 2]}), "v.parquet"
+    )
     assert cli("data", "add", "v.parquet", "v").exit == 0
     assert (
         cli(

@@ -108,12 +108,16 @@ def store(request, tmp_path):
     store.close()
 
 
-def put(store, view: str, keys: list[tuple], times: list[int], rows: list[dict], mark: str = "", by=("origin", "gate")) -> int:
+def put(
+    store, view: str, keys: list[tuple], times: list[int], rows: list[dict], mark: str = "", by=("origin", "gate")
+) -> int:
     "Rows as dicts of the same features"
     names = tuple(rows[0]) if rows else ("i",)
     columns = [[r[n] for r in rows] for n in names]
     by = by[: len(keys[0])] if keys else by
-    return store.write([Batch(view, by, names, [list(c) for c in zip(*keys)] or [[] for _ in by], times, columns, mark)])[0]
+    return store.write(
+        [Batch(view, by, names, [list(c) for c in zip(*keys)] or [[] for _ in by], times, columns, mark)]
+    )[0]
 
 
 def get(store, view: str, keys: list[tuple], names=("i",), by=("origin", "gate")) -> list:
@@ -143,7 +147,13 @@ def test_contract_values_and_keys(store):
     assert get(store, "odd@1", [("JFK", 1)], ["s", "nowhere", "i"]) == [(10, {"s": ODD["s"], "nowhere": None, "i": -5})]
     keys = [("JFK", 1), ("JFK", 2), ('a"b', -1), ("", 0)]
     assert put(store, "v@1", keys, [10, 20, -30, 0], [{"i": 1}, {"i": 2}, {"i": 3}, {"i": None}]) == 4
-    assert get(store, "v@1", [*keys, ("LGA", 1)]) == [(10, {"i": 1}), (20, {"i": 2}), (-30, {"i": 3}), (0, {"i": None}), None]
+    assert get(store, "v@1", [*keys, ("LGA", 1)]) == [
+        (10, {"i": 1}),
+        (20, {"i": 2}),
+        (-30, {"i": 3}),
+        (0, {"i": None}),
+        None,
+    ]
     put(store, "v@1", [("n", 1)], [1], [{"i": math.nan}])
     assert math.isnan(get(store, "v@1", [("n", 1)])[0][1]["i"])
     assert get(store, "v@2", [("JFK", 1)]) == [None]
@@ -250,7 +260,9 @@ def frame(n: int, seed: int = 3) -> pd.DataFrame:
 def view(n: int = 400, **kw) -> pd.DataFrame:
     f = frame(n)
     data.add(f, "landings")
-    feature.add("aircraft", entity=["plane", "gate"], time="landed", source="landings", sql="SELECT * FROM source", **kw)
+    feature.add(
+        "aircraft", entity=["plane", "gate"], time="landed", source="landings", sql="SELECT * FROM source", **kw
+    )
     return f
 
 
@@ -275,7 +287,10 @@ def test_online_is_what_join_gives_now(project, request, where):
             assert [None if pd.isna(x) else x for x in got[c]] == [None if pd.isna(x) else x for x in truth[c]]
         newest = f.groupby(["plane", "gate"])["landed"].max()
         assert [a["delay"] for a in ages] == [(t - newest[k]).total_seconds() for k in zip(asked.plane, asked.gate)]
-    assert reader.read([{"plane": -1, "gate": "A"}]) == ([{"delay": None, "legs": None}], [{"delay": None, "legs": None}])
+    assert reader.read([{"plane": -1, "gate": "A"}]) == (
+        [{"delay": None, "legs": None}],
+        [{"delay": None, "legs": None}],
+    )
     with pytest.raises(BadUsage, match="`gate` is not given"):
         reader.read([{"plane": 1}])
     reader.close()
@@ -283,17 +298,34 @@ def test_online_is_what_join_gives_now(project, request, where):
 
 def test_the_shell_form(project, cli):
     f = view(ttl="3d")
-    assert cli("feature", "materialize", "--dry-run", "--json").json["steps"] and not (project.state / "online.db").exists()
+    assert (
+        cli("feature", "materialize", "--dry-run", "--json").json["steps"]
+        and not (project.state / "online.db").exists()
+    )
     a = cli("feature", "materialize", "--json")
     assert a.exit == 0 and a.json["written"] > 50, a
     last = f.sort_values("landed").iloc[-1]
     key = f"plane={last.plane},gate={last.gate}"
     a = cli(
-        "feature", "online", "aircraft:delay", "--entities", key, "--at", (last.landed + timedelta(hours=1)).isoformat(), "--json"
+        "feature",
+        "online",
+        "aircraft:delay",
+        "--entities",
+        key,
+        "--at",
+        (last.landed + timedelta(hours=1)).isoformat(),
+        "--json",
     )
     assert a.exit == 0 and a.json["values"] == {"delay": last.delay} and a.json["age_s"] == {"delay": 3600}, a
     a = cli(
-        "feature", "online", "aircraft:delay", "--entities", key, "--at", (last.landed + timedelta(days=4)).isoformat(), "--json"
+        "feature",
+        "online",
+        "aircraft:delay",
+        "--entities",
+        key,
+        "--at",
+        (last.landed + timedelta(days=4)).isoformat(),
+        "--json",
     )
     assert a.json["values"] == {"delay": None} and a.json["age_s"] == {"delay": 4 * 86400}
     a = cli("feature", "online", "aircraft", "--entities", "plane=1")
@@ -304,13 +336,18 @@ def test_the_shell_form(project, cli):
 def test_on_demand_is_computed_when_asked(project):
     f = view()
     feature.add(
-        "ratio", needs=["aircraft:delay"], request=["distance:double"], sql="SELECT delay / distance AS per_km FROM source"
+        "ratio",
+        needs=["aircraft:delay"],
+        request=["distance:double"],
+        sql="SELECT delay / distance AS per_km FROM source",
     )
     feature.materialize()
     reader = feature.Reader(project, "ratio,aircraft:legs")
     some = f.sort_values("landed").drop_duplicates(["plane", "gate"], keep="last").head(5)
     values, _ = reader.read([{"plane": r.plane, "gate": r.gate, "distance": 250.0} for r in some.itertuples()])
-    assert [v["per_km"] for v in values] == [d / 250.0 for d in some.delay] and [v["legs"] for v in values] == list(some.legs)
+    assert [v["per_km"] for v in values] == [d / 250.0 for d in some.delay] and [v["legs"] for v in values] == list(
+        some.legs
+    )
     with pytest.raises(BadUsage, match="needs `distance`"):
         reader.read([{"plane": 1, "gate": "A"}])
     reader.close()
@@ -335,7 +372,11 @@ def test_redis_goes_away_mid_write(project, server, monkeypatch, when):
     def dies(self, step, *args, **kwargs):
         calls.append(1)
         merging = step is self._merge
-        if when == ("merging" if merging else "staging") and getattr(step, "__name__", "") != "ping" and "hget" not in str(step):
+        if (
+            when == ("merging" if merging else "staging")
+            and getattr(step, "__name__", "") != "ping"
+            and "hget" not in str(step)
+        ):
             server.kill()
         done = real(self, step, *args, **kwargs)
         if merging and when == "answering":  # Redis has merged, and nobody hears of it
@@ -354,7 +395,11 @@ def test_redis_goes_away_mid_write(project, server, monkeypatch, when):
     server.start()
     store = RedisStore(server.url, project.settings.audit.ident or project.name)
     after = get(store, "aircraft@1", keys, NAMES, BY)
-    assert after == before if when != "answering" else all(a[1]["delay"] == b[1]["delay"] + 1 for a, b in zip(after, before))
+    assert (
+        after == before
+        if when != "answering"
+        else all(a[1]["delay"] == b[1]["delay"] + 1 for a, b in zip(after, before))
+    )
     feature.materialize()
     assert all(a[1]["delay"] == b[1]["delay"] + 1 for a, b in zip(get(store, "aircraft@1", keys, NAMES, BY), before))
     twin = SqliteStore(project.root / "twin.db")
@@ -397,7 +442,9 @@ def test_a_server_killed_at_any_moment_keeps_whole_writes(server):
         server.socket.unlink(missing_ok=True)
         server.start()
         store = RedisStore(server.url, "k")
-        found = {t or 0 for r in store.read(wanted, [keys]) for t in r} | {int(store.mark(v) or 0) for v in ("v@1", "w@1")}
+        found = {t or 0 for r in store.read(wanted, [keys]) for t in r} | {
+            int(store.mark(v) or 0) for v in ("v@1", "w@1")
+        }
         ((lost, error),) = failed
         answered = lost - 1 if lost > n + 1 else kept  # the last write of which Redis said that it was done
         assert len(found) == 1 and found <= {answered, lost} and "\n" not in str(error), (found, answered, lost)
@@ -439,12 +486,16 @@ def test_a_writer_killed_at_any_point_leaves_whole_generations(tmp_path, request
     target = request.getfixturevalue("server").url if where == "redis" else str(tmp_path / "k.db")
     known, rng = 0, np.random.default_rng(3)
     for after in rng.integers(1, 900 if where == "sqlite" else 30, count(3, 20)):
-        done = subprocess.run([sys.executable, "-c", WRITER, target, str(after), str(known)], stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", WRITER, target, str(after), str(known)], stdout=subprocess.PIPE, text=True
+        )
         assert done.returncode == -signal.SIGKILL
         reported = int((done.stdout.split() or [known])[-1])
         s = RedisStore(target, "k") if where == "redis" else SqliteStore(target)
         wanted = Wanted(("k",), (("v@1", ("n",)), ("w@1", ("n",))))
-        found = {x or 0 for r in s.read(wanted, [list(range(2000))]) for x in r} | {int(s.mark(v) or 0) for v in ("v@1", "w@1")}
+        found = {x or 0 for r in s.read(wanted, [list(range(2000))]) for x in r} | {
+            int(s.mark(v) or 0) for v in ("v@1", "w@1")
+        }
         s.close()
         assert len(found) == 1 and found <= {reported, reported + 1}, (after, found, reported)
         known = found.pop()
@@ -541,7 +592,9 @@ def test_rows_are_in_the_file_when_their_writer_closes(tmp_path):
     reader.close()
 
 
-@pytest.mark.parametrize("row", [b"", b"\x93\x01", b"\x94\x01\x02", b"\x91\x01\x02", b"\x91\x01\x91\x01", b"\xc0", b"\x01"])
+@pytest.mark.parametrize(
+    "row", [b"", b"\x93\x01", b"\x94\x01\x02", b"\x91\x01\x02", b"\x91\x01\x91\x01", b"\xc0", b"\x01"]
+)
 def test_a_damaged_row_is_said_and_never_read_into_its_neighbours(tmp_path, row):
     store = SqliteStore(tmp_path / "o.db")
     put(store, "v@1", [(k,) for k in range(5)], [1] * 5, [{"i": 1}] * 5)
@@ -556,7 +609,12 @@ def test_a_reader_belongs_to_its_thread(project):
     "A server that hands a reader on is told so, and not to delete its store"
     f = view(20)
     feature.add(
-        "n", entity=["plane"], time="landed", source="landings", sql="SELECT * FROM source", window=["count(*) over 1h as n"]
+        "n",
+        entity=["plane"],
+        time="landed",
+        source="landings",
+        sql="SELECT * FROM source",
+        window=["count(*) over 1h as n"],
     )
     feature.materialize()
     for refs in ("aircraft:delay", "n:n"):

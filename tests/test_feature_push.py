@@ -69,7 +69,9 @@ def test_incremental_is_full(tmp_path_factory, batches):
                 data.add(so_far, "rows")
                 if n == 0 or p is two:
                     for name, more in (("v", {}), ("w", {"window": WINDOWS})):
-                        feature.add(name, entity=["who", "n"], time="time", created="known", source="rows", sql=SQL, **more)
+                        feature.add(
+                            name, entity=["who", "n"], time="time", created="known", source="rows", sql=SQL, **more
+                        )
                 m = feature.materialize(overlap=timedelta(minutes=10)) if p is one else feature.materialize(full=True)
                 assert all(v["late"] == 0 for v in m.views)
                 if n and p is one:
@@ -77,7 +79,10 @@ def test_incremental_is_full(tmp_path_factory, batches):
                     known = [r[3] for b in batches[:n] for r in b if r[3] is not None and (r[4] is None or r[4] < 90)]
                     if known:
                         assert all(v["how"] != "all" for v in m.views)
-                        old = sum(r[3] is not None and r[3] < max(known) - 10 for r in [r for b in batches[: n + 1] for r in b])
+                        old = sum(
+                            r[3] is not None and r[3] < max(known) - 10
+                            for r in [r for b in batches[: n + 1] for r in b]
+                        )
                         assert all(v["read"] <= len(so_far) - old for v in m.views), "older rows are not read"
         assert held(one) == held(two)
 
@@ -94,7 +99,9 @@ def test_what_is_read(project, cli):
     feature.add("plain", entity=["plane"], time="landed", source="l", sql="SELECT plane, landed, delay FROM source")
     add = {"entity": ["plane"], "time": "landed", "source": "l", "created": "known"}
     feature.add("known", sql="SELECT plane, landed, known, delay FROM source -- as it is", **add)
-    feature.add("mixed", sql="SELECT plane, landed, known, sum(delay) OVER (PARTITION BY plane) AS s FROM source", **add)
+    feature.add(
+        "mixed", sql="SELECT plane, landed, known, sum(delay) OVER (PARTITION BY plane) AS s FROM source", **add
+    )
 
     def how(**kw):
         return {v["view"]: (v["how"], v["read"]) for v in feature.materialize(overlap=timedelta(0), **kw).views}
@@ -108,7 +115,9 @@ def test_what_is_read(project, cli):
         {"plane": [99], "landed": [START], "known": [landings(150).known.max() - timedelta(minutes=5)], "delay": [1.0]}
     )
     data.add(pd.concat([landings(150), late]), "l")  # an old event, known before the mark, that came behind it
-    assert [(v["how"], v["written"]) for v in feature.materialize("known", overlap=timedelta(minutes=5)).views] == [("since", 1)]
+    assert [(v["how"], v["written"]) for v in feature.materialize("known", overlap=timedelta(minutes=5)).views] == [
+        ("since", 1)
+    ]
     said = cli("feature", "materialize", "known", "--overlap", "10m")
     assert said.exit == 0 and "none: nothing changed" in said.out, said
 
@@ -123,12 +132,16 @@ def test_rows_that_come_too_late_are_counted(project):
             behind = 0 if high is None else int((known < high - 30).sum())
             at = pd.Timestamp(START) + pd.to_timedelta(known, unit="min")
             plane = [None if rng.random() < 0.2 else int(k) for k in rng.integers(0, 5, len(known))]
-            some = pd.DataFrame({"plane": pd.array(plane, "Int64"), "landed": at, "known": at, "delay": rng.normal(size=len(at))})
+            some = pd.DataFrame(
+                {"plane": pd.array(plane, "Int64"), "landed": at, "known": at, "delay": rng.normal(size=len(at))}
+            )
             so_far.append(some.astype({"landed": "datetime64[us, UTC]", "known": "datetime64[us, UTC]"}))
             data.add(pd.concat(so_far, ignore_index=True), name)
             if n == 0:
                 add = {"entity": ["plane"], "time": "landed", "created": "known", "source": name}
-                feature.add(view, sql="SELECT * FROM source", window=["count(*) over 1h as n"] if seed % 2 else [], **add)
+                feature.add(
+                    view, sql="SELECT * FROM source", window=["count(*) over 1h as n"] if seed % 2 else [], **add
+                )
             wide = seed % 4 == 3 and n == 4
             (found,) = feature.materialize(view, overlap=timedelta(minutes=90 if wide else 30)).views
             missed_now = missed + behind if found["how"] != "all" else 0
@@ -148,7 +161,9 @@ def test_rows_that_come_too_late_are_told(project, cli):
     late = landings(3).assign(plane=[50, 51, 52])
     data.add(pd.concat([landings(130), late]), "l")
     said = cli("feature", "materialize")
-    assert said.exit == 0 and "3 LATE ROWS NOT READ" in said.out and "mlops feature materialize v --full" in said.out, said
+    assert said.exit == 0 and "3 LATE ROWS NOT READ" in said.out and "mlops feature materialize v --full" in said.out, (
+        said
+    )
     data.add(pd.concat([landings(131), late]), "l")
     for _ in range(2):  # the second time nothing changed
         assert cli("feature", "materialize", "--json").json["views"][0]["late"] == 3
@@ -168,7 +183,12 @@ def test_only_new_rows_leave_the_file(project, monkeypatch):
 
     data.add(landings(1000), "l")
     feature.add(
-        "v", entity=["plane"], time="landed", created="known", source="l", sql="SELECT plane, landed, known, delay FROM source"
+        "v",
+        entity=["plane"],
+        time="landed",
+        created="known",
+        source="l",
+        sql="SELECT plane, landed, known, delay FROM source",
     )
     feature.materialize()
     data.add(landings(1010), "l")
@@ -190,7 +210,9 @@ def pushed(project):
     data.add(landings(50), "l")
     add = {"entity": ["plane"], "time": "landed", "source": "l", "created": "known"}
     feature.add("last", sql="SELECT plane, landed, known, delay * 2 AS twice FROM source", test=["twice >= 0"], **add)
-    feature.add("recent", sql="SELECT * FROM source", window=["count(*) over 30m as n", "sum(delay) over 1h as sum_1h"], **add)
+    feature.add(
+        "recent", sql="SELECT * FROM source", window=["count(*) over 30m as n", "sum(delay) over 1h as sum_1h"], **add
+    )
     feature.materialize()
     return project
 
@@ -207,7 +229,9 @@ def test_a_push_is_served_and_history_agrees(pushed):
     reader = feature.Reader(pushed, "last,recent")
     values, _ = reader.read(asked[["plane"]].to_dict("records"), int(at.value // 1000))
     reader.close()
-    assert [[v[c] for c in ("twice", "n", "sum_1h")] for v in values] == truth[["twice", "n", "sum_1h"]].to_numpy().tolist()
+    assert [[v[c] for c in ("twice", "n", "sum_1h")] for v in values] == truth[
+        ["twice", "n", "sum_1h"]
+    ].to_numpy().tolist()
     assert feature.push("last", new).written == 0
     assert feature.materialize("last").written == 0
     assert [e.subject for e in ledger.of(pushed).events("feature.pushed")] == ["last@1", "recent@1", "last@1"]
@@ -247,7 +271,9 @@ def test_a_push_where_it_has_no_meaning(pushed, cli, tmp_path):
         source="l",
         sql="SELECT plane, max(landed) AS landed, sum(delay) AS s FROM source GROUP BY plane",
     )
-    feature.add("pinned", entity=["plane"], time="landed", source="l@1", sql="SELECT plane, landed, delay AS p FROM source")
+    feature.add(
+        "pinned", entity=["plane"], time="landed", source="l@1", sql="SELECT plane, landed, delay AS p FROM source"
+    )
     for view, words, more in (
         ("ratio", "computed on demand", {}),
         ("sums", "mixes rows", {}),
@@ -277,5 +303,7 @@ def test_a_push_that_fails_online_is_mended_by_materialize(pushed, monkeypatch):
     at = pd.Timestamp(START) + timedelta(hours=5)
     truth = feature.join("last", entities=pd.DataFrame({"plane": range(7), "at": at}), time="at").frame
     reader = feature.Reader(pushed, "last")
-    assert [v["twice"] for v in reader.read([{"plane": k} for k in range(7)], int(at.value // 1000))[0]] == truth.twice.tolist()
+    assert [
+        v["twice"] for v in reader.read([{"plane": k} for k in range(7)], int(at.value // 1000))[0]
+    ] == truth.twice.tolist()
     reader.close()

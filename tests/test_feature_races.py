@@ -107,7 +107,9 @@ def test_two_readers_of_one_stream_count_once(project, monkeypatch):
     assert (said.seen, said.events) == (0, 6)
 
 
-@pytest.mark.parametrize("code", ["feature.stream('w', from_=e, once=True)", "feature.push('w', e)"], ids=["stream", "push"])
+@pytest.mark.parametrize(
+    "code", ["feature.stream('w', from_=e, once=True)", "feature.push('w', e)"], ids=["stream", "push"]
+)
 def test_filling_leaves_what_begins_meanwhile(project, monkeypatch, code):
     windowed(events(0))
     new = "e = pd.DataFrame({'k': 1, 't': hours(3), 'known': hours(3), 'x': 5.})\n"
@@ -148,7 +150,9 @@ def test_an_answer_is_of_one_moment(project, monkeypatch):
     d = definition.find(project, "w")
     store, other = stream_store.of(project), stream_store.of(project)
     later = int((START + timedelta(hours=60)).timestamp() * 1e6)
-    drop = lambda: other.add("w@1", [("[1]", later, later, "", 3, b"\x91\xcb" + bytes(8))], "s", "1", 0, stream_store.reach_us(d))
+    drop = lambda: other.add(
+        "w@1", [("[1]", later, later, "", 3, b"\x91\xcb" + bytes(8))], "s", "1", 0, stream_store.reach_us(d)
+    )
     once(monkeypatch, store, "forgotten", drop)
     t = int((START + timedelta(hours=3)).timestamp() * 1e6)
     assert store.answer(d, "[1]", t)[0] == {"n": 3, "s": 3.0}
@@ -166,7 +170,11 @@ def test_a_reading_that_was_overtaken_overwrites_nothing(project, request, monke
     data.add(events(0, x=1.0), "e")
     feature.add("v", entity=["k"], time="t", created="known", source="e", sql="SELECT k, t, known, x FROM source")
     newer = "f = pd.DataFrame({'k': 1, 't': hours(0, 0), 'known': hours(0, 5), 'x': [1., 2.]})\n"
-    newer += "data.add(f, 'e'); feature.materialize('v')" if how == "materialize" else "feature.push('v', f[1:], offline=True)"
+    newer += (
+        "data.add(f, 'e'); feature.materialize('v')"
+        if how == "materialize"
+        else "feature.push('v', f[1:], offline=True)"
+    )
     once(monkeypatch, increment, "read", lambda: meanwhile(project, newer))
     feature.materialize("v")
     online, history = asked(project, "v", 6)
@@ -194,7 +202,13 @@ def test_two_pushes_into_one_dataset_keep_both(project, monkeypatch):
 
 def added(window: str = "8h", **more):
     feature.add(
-        "v", entity=["k"], time="t", source="e", sql=f"SELECT k, t, x * {len(window)} AS x FROM source", ttl=window, **more
+        "v",
+        entity=["k"],
+        time="t",
+        source="e",
+        sql=f"SELECT k, t, x * {len(window)} AS x FROM source",
+        ttl=window,
+        **more,
     )
 
 
@@ -236,13 +250,18 @@ def test_a_reader_beside_an_add_sees_whole_definitions(project, monkeypatch):
 
     def written(*args):
         real(*args)
-        seen.append(definition.digest(definition.find(project, "v")) == old and len(definition.versions(project, "v")) == 1)
+        seen.append(
+            definition.digest(definition.find(project, "v")) == old and len(definition.versions(project, "v")) == 1
+        )
 
     with monkeypatch.context() as m:
         m.setattr(definition, "write_text", written)
         added("100h")
     assert len(seen) >= 5 and all(seen)
-    assert definition.digest(definition.find(project, "v")) != old and definition.digest(definition.find(project, "v@1")) == old
+    assert (
+        definition.digest(definition.find(project, "v")) != old
+        and definition.digest(definition.find(project, "v@1")) == old
+    )
 
 
 def test_a_change_that_was_recorded_stays(project, monkeypatch):

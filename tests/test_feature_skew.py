@@ -49,7 +49,9 @@ def serve(project, asked, used: pd.DataFrame, view: str = "aircraft@1", sealed: 
     times = asked.asked.dt.to_pydatetime()
     columns = {f"{view}:{c}": used[c].astype(object).where(used[c].notna(), None).tolist() for c in used}
     rows = [
-        replay.call(times[k], {"plane": int(asked.plane[k])}, {c: v[k] for c, v in columns.items()}, id=f"r{k}", prediction=0.5)
+        replay.call(
+            times[k], {"plane": int(asked.plane[k])}, {c: v[k] for c, v in columns.items()}, id=f"r{k}", prediction=0.5
+        )
         for k in range(len(asked))
     ]
     for k in range(0, len(rows), sealed):
@@ -81,12 +83,19 @@ def test_a_clean_run_has_no_finding(project, cli, events, asked):
     served["delay"] = served.delay.astype("float32").astype("float64")  # as a model takes it
     serve(project, asked, served)
     calm = cli("feature", "skew", "delay", "--json")
-    assert calm.exit == 0 and calm.json["mismatches"] == [] and calm.json["checked"] == CALLS and calm.json["features"] == 2
+    assert (
+        calm.exit == 0
+        and calm.json["mismatches"] == []
+        and calm.json["checked"] == CALLS
+        and calm.json["features"] == 2
+    )
 
 
 def beyond(asked):
     "What a store without a ttl would answer"
-    feature.add("for_ever", entity=["plane"], time="landed", source="landings", sql="SELECT plane, landed, delay FROM source")
+    feature.add(
+        "for_ever", entity=["plane"], time="landed", source="landings", sql="SELECT plane, landed, delay FROM source"
+    )
     old, now = right(asked, "for_ever:delay").delay, right(asked).delay
     return pd.DataFrame({"delay": old.where(now.isna(), now)})
 
@@ -95,7 +104,10 @@ def beyond(asked):
     ("fault", "reason"),
     [
         (beyond, "stale: the value of an older event, beyond the ttl of 2h"),
-        (lambda asked: right(asked.assign(asked=asked.asked - timedelta(minutes=40))), "late data: the value of an older event"),
+        (
+            lambda asked: right(asked.assign(asked=asked.asked - timedelta(minutes=40))),
+            "late data: the value of an older event",
+        ),
         (lambda asked: right(asked).assign(delay=None), "missing"),
     ],
     ids=["stale", "late", "missing"],
@@ -148,12 +160,17 @@ def test_an_event_that_came_after_its_window_was_served(project, asked):
     lines = ["mean(delay) over 8h as mean_8h", "sum(delay) over 8h as sum_8h where delay < 60"]
     some = asked[asked.plane < 20].iloc[:2_000].reset_index(drop=True)
     data.add(frame.drop(frame.index[5::40]), "seen")
-    feature.add("w", entity=["plane"], time="landed", source="seen", sql="SELECT * FROM source", created="none", window=lines)
+    feature.add(
+        "w", entity=["plane"], time="landed", source="seen", sql="SELECT * FROM source", created="none", window=lines
+    )
     served = right(some, "w:*")[["mean_8h", "sum_8h"]]
     data.add(frame, "seen")
     serve(project, some, served, view="w@1")
     found = {m.feature: m.reason for m in feature.skew("delay").mismatches}
-    assert set(found.values()) == {"late data: history has an event in the window that serving did not have"} and len(found) == 2
+    assert (
+        set(found.values()) == {"late data: history has an event in the window that serving did not have"}
+        and len(found) == 2
+    )
 
 
 def test_since_leaves_older_calls_out(project, events, asked):

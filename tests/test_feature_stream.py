@@ -64,7 +64,10 @@ def history(seed: int, corrected: bool) -> pd.DataFrame:
 
 
 def lines(frame: pd.DataFrame) -> list[str]:
-    return [json.dumps(json.loads(r)) + "\n" for r in frame.to_json(orient="records", lines=True, date_format="iso").splitlines()]
+    return [
+        json.dumps(json.loads(r)) + "\n"
+        for r in frame.to_json(orient="records", lines=True, date_format="iso").splitlines()
+    ]
 
 
 @pytest.fixture
@@ -75,7 +78,13 @@ def view(project):
         data.add(frame, "events")
         more = {"created": "created", "id": "id"} if corrected else {"created": "none"}
         feature.add(
-            "w", entity=["who", "where"], time="time", source="events", sql="SELECT * FROM source", window=WINDOWS, **more
+            "w",
+            entity=["who", "where"],
+            time="time",
+            source="events",
+            sql="SELECT * FROM source",
+            window=WINDOWS,
+            **more,
         )
         return definition.find(project, "w")
 
@@ -208,7 +217,9 @@ def test_a_kill_loses_nothing_and_counts_nothing_twice(project, view, tmp_path, 
     d = view(frame)
     path = tmp_path / "e.jsonl"
     path.write_text("".join(lines(frame)))
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(project.root), str(path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(project.root), str(path)], stdout=subprocess.PIPE, text=True
+    )
     for _ in range(after):
         child.stdout.readline()
     child.kill()
@@ -232,7 +243,9 @@ def test_sigterm_ends_behind_a_whole_batch(project, view, tmp_path):
     path = tmp_path / "e.jsonl"
     path.write_text("".join(lines(frame)))
     follow = CHILD.replace("once=True", "once=False")
-    child = subprocess.Popen([sys.executable, "-c", follow, str(project.root), str(path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", follow, str(project.root), str(path)], stdout=subprocess.PIPE, text=True
+    )
     child.stdout.readline()
     child.send_signal(signal.SIGTERM)
     assert child.wait(60) == 0
@@ -259,12 +272,22 @@ def test_parquet_folders_grow_by_files(project, view, tmp_path):
 def test_unusable_events_are_counted_and_the_first_is_named(project, cli, view, tmp_path):
     frame = history(6, False)
     view(frame)
-    bad = ["not json\n", "[1, 2]\n", '{"who": "e1", "where": 7, "x": 1.0}\n', '{"who": null, "where": 7, "time": "2013-07-01"}\n']
-    bad += ['{"who": "e1", "where": "seven", "time": "2013-07-01"}\n', '{"who": "e1", "where": 7, "time": "yesterday"}\n']
+    bad = [
+        "not json\n",
+        "[1, 2]\n",
+        '{"who": "e1", "where": 7, "x": 1.0}\n',
+        '{"who": null, "where": 7, "time": "2013-07-01"}\n',
+    ]
+    bad += [
+        '{"who": "e1", "where": "seven", "time": "2013-07-01"}\n',
+        '{"who": "e1", "where": 7, "time": "yesterday"}\n',
+    ]
     path = tmp_path / "e.jsonl"
     path.write_text("".join([*bad, *lines(frame)]))
     said = cli("feature", "stream", "w", "--from", path, "--once", "--lateness", "12h", "--json")
-    assert said.exit == 1 and said.json["error"]["kind"] == "finding" and "byte 0: no JSON" in said.json["first_unusable"]
+    assert (
+        said.exit == 1 and said.json["error"]["kind"] == "finding" and "byte 0: no JSON" in said.json["first_unusable"]
+    )
     assert (said.json["seen"], said.json["unusable"], said.json["used"]) == (len(frame) + 6, 6, len(frame))
 
 

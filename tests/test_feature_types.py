@@ -62,7 +62,9 @@ def allowed(aggregate: str, t: pa.DataType) -> bool:
 def same(a, b) -> bool:
     "Equal values of equal types; NaN is no value"
     a, b = (None if v is None or v != v else v for v in (a, b))
-    return a == b and (isinstance(a, bool) == isinstance(b, bool) and isinstance(a, (int, float)) == isinstance(b, (int, float)))
+    return a == b and (
+        isinstance(a, bool) == isinstance(b, bool) and isinstance(a, (int, float)) == isinstance(b, (int, float))
+    )
 
 
 def drawn(rng: random.Random, rows: int) -> tuple[pa.Table, list[str], list[str]]:
@@ -70,7 +72,9 @@ def drawn(rng: random.Random, rows: int) -> tuple[pa.Table, list[str], list[str]
     kinds = rng.sample(sorted(KEYS), rng.choice([1, 1, 2]))
     names = rng.sample(sorted(COLUMNS), 4)
     keys = {
-        f"key {n}": pa.array([rng.choice(KEYS[k][1] + ([None] if rng.random() < 0.1 else [])) for _ in range(rows)], KEYS[k][0])
+        f"key {n}": pa.array(
+            [rng.choice(KEYS[k][1] + ([None] if rng.random() < 0.1 else [])) for _ in range(rows)], KEYS[k][0]
+        )
         for n, k in enumerate(kinds)
     }
     at = {"t": pa.array([START + rng.randrange(0, 300) * MINUTE for _ in range(rows)], pa.timestamp("us", "UTC"))}
@@ -111,7 +115,9 @@ def test_history_is_the_rules_is_online(project, request, seed, where):
     )
     d = definition.find(project, "w")
     times = table["t"].to_pylist()
-    moments = {rng.choice(times) + s * dt.timedelta(microseconds=1) + m * MINUTE for m in (0, *overs) for s in (-1, 0, 1)}
+    moments = {
+        rng.choice(times) + s * dt.timedelta(microseconds=1) + m * MINUTE for m in (0, *overs) for s in (-1, 0, 1)
+    }
     who = list(dict.fromkeys(zip(*(table[k].to_pylist() for k in keys))))
     who = rng.sample(who, min(len(who), 4))
     asked = [(*k, t) for t in sorted(moments) for k in who]
@@ -126,7 +132,9 @@ def test_history_is_the_rules_is_online(project, request, seed, where):
     for n, a in enumerate(asked):
         us = (a[-1] - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
         (online,), _ = reader.read([dict(zip(keys, a))], us)
-        mine = sorted(((r[-1], k) for k, r in enumerate(rows) if r[:-1] == a[:-1] and None not in a), key=lambda x: x[0])
+        mine = sorted(
+            ((r[-1], k) for k, r in enumerate(rows) if r[:-1] == a[:-1] and None not in a), key=lambda x: x[0]
+        )
         for w in ws:
             known = [windows.Row(_us(t), values[w.column][k]) for t, k in mine]
             rule = None if None in a else windows.reference(w.aggregate, int(w.over[:-1]) * 60_000_000, known, us)
@@ -134,7 +142,9 @@ def test_history_is_the_rules_is_online(project, request, seed, where):
             assert same(rule, said) and same(said, online[w.name]), (w.name, a, rule, said, online[w.name])
     reader.close()
     now = max(times) + MINUTE
-    last = pa.table({k: frame[k].slice(0, len(who)) for k in keys} | {"t": pa.array([now] * len(who), pa.timestamp("us", "UTC"))})
+    last = pa.table(
+        {k: frame[k].slice(0, len(who)) for k in keys} | {"t": pa.array([now] * len(who), pa.timestamp("us", "UTC"))}
+    )
     truth, reader = feature.join("plain", entities=last, time="t").table, feature.Reader(project, "plain")
     got, _ = reader.read([dict(zip(keys, k)) for k in who], _us(now))
     reader.close()

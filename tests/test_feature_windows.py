@@ -109,7 +109,9 @@ def test_sums_keep_their_digits():
     asked = pa.table({"k0": [1], "t": [10]})
     view = pa.table({"k0": [1, 1, 1], "t": [1, 2, 3]})
     data = pa.table({"x": [1e9, 1e9 + 1, 1e9 + 2], "n": [2**60, 1, -(2**60) + 1]})
-    got = sliding.evaluate(asked, view, data, [windows.parse(f"{a} over 1s as v{i}") for i, a in enumerate(("std(x)", "sum(n)"))])
+    got = sliding.evaluate(
+        asked, view, data, [windows.parse(f"{a} over 1s as v{i}") for i, a in enumerate(("std(x)", "sum(n)"))]
+    )
     assert got["v0"].to_pylist() == [1.0]
     assert got["v1"].to_pylist() == [2]
 
@@ -138,7 +140,9 @@ def test_what_cannot_be_added_is_said():
     three = pa.table({"k0": [1, 1, 1], "t": [1, 1, 1]})
     assert sliding.evaluate(view, three, huge, [total])["total"].to_pylist() == [None], "does not fit into 64 bits"
     others = pa.table({"k0": [1, 2, 2], "t": [1, 1, 1]})
-    assert sliding.evaluate(view, others, huge, [total])["total"].to_pylist() == [2**62], "those that were not asked for"
+    assert sliding.evaluate(view, others, huge, [total])["total"].to_pylist() == [2**62], (
+        "those that were not asked for"
+    )
 
 
 def test_decimals_enter_as_the_nearest_float():

@@ -149,7 +149,12 @@ def test_columns_by_name_and_by_text():
             "when": pa.array([0, 1], pa.timestamp("us")),
         }
     )
-    assert classify(table) == {"Email Address": ["email"], "patientName": ["person_name"], "zip_code": ["zip"], "free": ["email"]}
+    assert classify(table) == {
+        "Email Address": ["email"],
+        "patientName": ["person_name"],
+        "zip_code": ["zip"],
+        "free": ["email"],
+    }
     assert classify(pa.table({"a": pa.array(["ada@example.org"]).dictionary_encode()})) == {"a": ["email"]}
     assert column_hints("ship_date") == column_hints("flight") == column_hints("description") == []
 
@@ -160,7 +165,9 @@ def test_a_table_with_two_columns_of_one_name():
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("unit", ["a@", "1-", "password", "4 4 4 4 ", "://a:", "eyJ", "a.", "::1", "+1 1", "GB82 ", "aws key "])
+@pytest.mark.parametrize(
+    "unit", ["a@", "1-", "password", "4 4 4 4 ", "://a:", "eyJ", "a.", "::1", "+1 1", "GB82 ", "aws key "]
+)
 def test_hostile_text_ends(unit):
     "Patterns that backtrack would never come back from this"
     s = unit * count(50_000, 500_000)

@@ -94,13 +94,24 @@ def test_the_work_of_a_cell_does_not_grow_with_the_notebook(tmp_path, kind):
         done[name], calls[name] = measured(tmp_path / name, sources)
     for what, n in calls["many"].items():
         assert n < 2.2 * calls["few"][what], (what, calls)
-    most = {"one list that changes": 1, "a function of the first cell": 1, "pairs that share": 1, "names that come and go": 1}
+    most = {
+        "one list that changes": 1,
+        "a function of the first cell": 1,
+        "pairs that share": 1,
+        "names that come and go": 1,
+    }
     assert max(map(len, done["many"].looked)) <= most.get(kind, 0), "names that were fingerprinted for one cell"
 
 
 def test_ten_thousand_names_and_the_one_that_is_meant(tmp_path):
     "A cell among many names pickles the one it changed and its alias, and its key tells of the names it mentions"
-    sources = ["for i in range(10_000): globals()[f'x{i}'] = [i]", "alias = x77", "x78.append(1)", "alias.append(2)", "print(x5)"]
+    sources = [
+        "for i in range(10_000): globals()[f'x{i}'] = [i]",
+        "alias = x77",
+        "x78.append(1)",
+        "alias.append(2)",
+        "print(x5)",
+    ]
     nb = Notebook(tmp_path / "a", sources)
     assert nb.all() == [0, 1, 2, 3, 4]
     wrote = [set(r.names) for r in nb.cache.did]

@@ -68,7 +68,13 @@ MORE = [
     ("secret", ["headers = {'api_key': 'k3y-a8f7d6e5'}"]),
     ("date", ["from datetime import datetime\nprint(datetime(2024, 3, 1).weekday())"]),
     ("date", ["rows = open('data/flights_2024-03-15.csv').read()"]),
-    ("date", ["rows = [r for r in range(9)]\nprint(rows)", "cutoff = '2024-01-31'\nlate = [r for r in rows if str(r) > cutoff]"]),
+    (
+        "date",
+        [
+            "rows = [r for r in range(9)]\nprint(rows)",
+            "cutoff = '2024-01-31'\nlate = [r for r in rows if str(r) > cutoff]",
+        ],
+    ),
     ("date", ["days = [d for d in [] if d > '31.12.2023']"]),
     ("network", ["from urllib.request import urlopen\nurlopen(address())\ndef address(): return 1"]),
     ("network", ["from sklearn.datasets import fetch_california_housing\nfetch_california_housing()"]),
@@ -83,7 +89,10 @@ MORE = [
     ("unseeded", ["import numpy as np\nx = np.random.rand(2)", "np.random.seed(1)"]),
     ("unseeded", ["from random import choice as pick\npick([1, 2])"]),
     ("unseeded", ["import numpy as np\nrng = np.random.default_rng()"]),
-    ("unseeded", ["from sklearn.ensemble import RandomForestClassifier\nmodel = RandomForestClassifier(n_estimators=3)"]),
+    (
+        "unseeded",
+        ["from sklearn.ensemble import RandomForestClassifier\nmodel = RandomForestClassifier(n_estimators=3)"],
+    ),
     ("unseeded", ["df = {}\npart = df.sample(10)"]),
     ("personal_data", ["df = {}\ndf[['first_name', 'ssn']]"]),
     ("order", ["print(total)", "total = 3"]),
@@ -108,7 +117,9 @@ def test_personal_data_and_errors_in_outputs():
     book = nb("print(x)\nx = 1", "table", "1/0", "raise ValueError", tags={3: ["raises-exception"]})
     book["cells"][0]["outputs"] = [printed("ann@example.org, 3 rows")]
     html = "<table><thead><tr><th>ssn</th><th>n</th></tr></thead><tbody><tr><th>0</th></tr></tbody></table>"
-    book["cells"][1]["outputs"] = [{"output_type": "execute_result", "data": {"text/html": [html], "text/plain": "ssn n"}}]
+    book["cells"][1]["outputs"] = [
+        {"output_type": "execute_result", "data": {"text/html": [html], "text/plain": "ssn n"}}
+    ]
     for n in (2, 3):
         book["cells"][n]["outputs"] = [{"output_type": "error", "ename": "E", "evalue": "bad", "traceback": []}]
     found = [(f.cell, f.kind) for f in faults.find(book)[0] if f.kind in ("personal_data", "failed")]
@@ -126,7 +137,9 @@ def test_packages_are_compared_with_requirements(project, cli):
     a = cli("job", "check", book, "--json")
     said = {f["message"] for f in a.json["findings"]}
     assert {f["kind"] for f in a.json["findings"]} == {"unpinned_package"} and len(said) == 2, said
-    assert any("numpy==1.0" in m and numpy.__version__ in m for m in said) and any("msgspec without a version" in m for m in said)
+    assert any("numpy==1.0" in m and numpy.__version__ in m for m in said) and any(
+        "msgspec without a version" in m for m in said
+    )
     Path("uv.lock").write_text("", encoding="utf-8")
     assert cli("job", "check", book).exit == 0, "a lock file fixes all"
 
@@ -234,7 +247,9 @@ def test_a_copy_is_mended_and_the_notebook_is_not(project, cli):
         "    pass # !pip",
     ):
         assert any(words in t for t in texts), words
-    assert [n for n, t in enumerate(texts) if "def days" in t][0] < [n for n, t in enumerate(texts) if "days() if" in t][0]
+    assert [n for n, t in enumerate(texts) if "def days" in t][0] < [
+        n for n, t in enumerate(texts) if "days() if" in t
+    ][0]
     assert "hunter2" not in json.dumps(made) and "ann@" not in json.dumps(made) and "mlops" not in str(made["cells"])
     assert cli("job", "check", path, "--fix").exit == 0, "a mended copy may be made again"
     Path("b.ipynb").write_text(json.dumps(nb("x = 1")), encoding="utf-8")
@@ -254,7 +269,11 @@ def test_every_repair_is_in_the_diff():
     book = nb("import random\nx = random.random()", "y = x")
     made, did = repairs.repair(book, faults.find(book)[0])
     text = notebook_diff.diff(book, made)
-    assert did == ["cell 0: seed given"] and "@@ new cell @@\n+import random\n+random.seed(0)" in text and "cell 1" not in text
+    assert (
+        did == ["cell 0: seed given"]
+        and "@@ new cell @@\n+import random\n+random.seed(0)" in text
+        and "cell 1" not in text
+    )
 
 
 def test_a_fresh_kernel_tells_what_changed(project, cli):
@@ -296,7 +315,9 @@ def test_the_panel_links_escapes_and_stays_small(project, cli):
     html = checked.panel().html()
     assert 'href="a%20b.ipynb#cell-id=c0"' in html and "<b>bob" not in html and len(html.encode()) < LIMIT
     text = str(checked)
-    assert "-> bind `gone_0`, or import it" in text and text.splitlines()[-1] == "next: mlops job check 'a b.ipynb' --fix"
+    assert (
+        "-> bind `gone_0`, or import it" in text and text.splitlines()[-1] == "next: mlops job check 'a b.ipynb' --fix"
+    )
     assert len(checked.findings) == 600
 
 
@@ -308,7 +329,11 @@ def test_every_kind_of_finding_is_planted_somewhere():
     from mlops_nb.job import facts
 
     said = re.search(r"kind:str # (.+)", inspect.getsource(facts.NotebookFinding))[1].split(", ")
-    elsewhere = {"failed", "unpinned_package", "changed"}  # outputs, requirements and a fresh kernel: tests of their own above
+    elsewhere = {
+        "failed",
+        "unpinned_package",
+        "changed",
+    }  # outputs, requirements and a fresh kernel: tests of their own above
     planted = {kind for kind, *_ in PLANTED if kind} | {kind for kind, _ in MORE}
     assert set(said) == planted | elsewhere and len(said) == len(set(said))
 
@@ -318,7 +343,9 @@ def test_a_notebook_without_outputs_is_run_and_there_is_nothing_to_compare(proje
     a = cli("job", "check", path, "--fresh", "--json")
     assert a.exit == 0 and a.json["findings"] == [] and a.json["fresh"] and not a.json["compared"], a
     said = cli("job", "check", path, "--fresh")
-    assert "there is nothing to compare them with" in said.out and "WARNING" not in said.err, "the kernel listens on no port"
+    assert "there is nothing to compare them with" in said.out and "WARNING" not in said.err, (
+        "the kernel listens on no port"
+    )
 
 
 def test_a_broken_cell_keeps_a_fresh_kernel_from_starting(project, cli):

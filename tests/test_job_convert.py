@@ -20,7 +20,12 @@ def nb(*sources, counts=None, tags=None, **meta):
     cells = []
     for n, s in enumerate(sources):
         kind = "markdown" if s.startswith("md:") else "code"
-        cell = {"cell_type": kind, "id": f"c{n}", "metadata": {"tags": (tags or {}).get(n, [])}, "source": s.removeprefix("md:")}
+        cell = {
+            "cell_type": kind,
+            "id": f"c{n}",
+            "metadata": {"tags": (tags or {}).get(n, [])},
+            "source": s.removeprefix("md:"),
+        }
         if kind == "code":
             cell |= {"outputs": [], "execution_count": counts[n] if counts else None}
         cells.append(cell)
@@ -68,7 +73,9 @@ def test_types_of_the_eleven_names_that_papermill_gets_wrong():
     }
     assert [n.message for n in made.job.remarks if "`n` depends on a condition" in n.message]
     sources = [c["source"] for c in made.notebook["cells"] if c["cell_type"] == "code"]
-    assert "from datetime import date" in sources[0] and "rate = 1e-3" in sources[0], "the parameters cell stands alone and first"
+    assert "from datetime import date" in sources[0] and "rate = 1e-3" in sources[0], (
+        "the parameters cell stands alone and first"
+    )
     assert any('n = 5 if mode == "fast"' in s for s in sources[1:]), "what is computed stays below the parameters"
 
 
@@ -101,7 +108,10 @@ CORPUS = [
     ([">>> rate = 1", ">>> print(rate)"], {"rate": ("int", 1)}),
     (["rate = 1", "#@title Do it\n%%time\nprint(rate)"], {"rate": ("int", 1)}),
     (["cd ..", "ls -la", "rate = 1", "print(rate)", "mkdir -p out"], {"rate": ("int", 1)}),
-    (["%md some words\nand more", "rate = 1", "%%time\n%%capture out\nprint(rate)", "out.show()"], {"rate": ("int", 1)}),
+    (
+        ["%md some words\nand more", "rate = 1", "%%time\n%%capture out\nprint(rate)", "out.show()"],
+        {"rate": ("int", 1)},
+    ),
     (["rows = []", "rows.append(1)"], {}),
     (["i = 0", "i += 1\nprint(i)"], {}),
     (["unused = 4", "print(1)"], {}),
@@ -119,12 +129,16 @@ CORPUS = [
 def test_types_in_ordinary_code(sources, expected):
     assert typed(*sources) == expected
     made = conversion.convert(notebook_ast.check_format(nb(*sources)))
-    (cell,) = [c for c in made.notebook["cells"] if "parameters" in (c["metadata"].get("tags") or [])] or [{"source": ""}]
+    (cell,) = [c for c in made.notebook["cells"] if "parameters" in (c["metadata"].get("tags") or [])] or [
+        {"source": ""}
+    ]
     written: dict = {}
     exec(cell["source"], written)
     for p in made.job.parameters:
         again = eval(parameters.as_code(p, p.default), written)
-        assert again == written[p.name] and type(again) in (type(written[p.name]), float), "injecting the default changes nothing"
+        assert again == written[p.name] and type(again) in (type(written[p.name]), float), (
+            "injecting the default changes nothing"
+        )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +259,9 @@ def test_what_only_a_clock_needed_is_left_out_and_its_values_are_not_shown(proje
     definition.write(project, made.job, made.notebook, [])
     ran = notebook_ast.load(jobs.run("clock").output)["cells"]
     shown = [c["source"] for c in ran if any(o["output_type"] == "execute_result" for o in c.get("outputs", []))]
-    assert shown == ["z.pop()", "z.append(1)\nz.pop()"], "what %time shows is the value of a cell, what %prun shows is not"
+    assert shown == ["z.pop()", "z.append(1)\nz.pop()"], (
+        "what %time shows is the value of a cell, what %prun shows is not"
+    )
 
 
 def test_convert_writes_text_for_review_and_says_it_in_the_ledger(project, cli):
@@ -294,12 +310,18 @@ def test_convert_writes_text_for_review_and_says_it_in_the_ledger(project, cli):
         (json.dumps(nb("x = 'caf\u00e9'"), ensure_ascii=False).encode("latin-1"), "is not valid JSON"),
         (json.dumps({"nbformat": 4, "cells": {}}).encode(), "has notebook format 4 and no list of cells"),
         (json.dumps({"nbformat": 4, "cells": [1]}).encode(), "cell 0 is no notebook cell"),
-        (json.dumps(nb("x = 1", kernelspec={"display_name": "Julia 1.11", "language": "julia"})).encode(), "in Julia 1.11"),
+        (
+            json.dumps(nb("x = 1", kernelspec={"display_name": "Julia 1.11", "language": "julia"})).encode(),
+            "in Julia 1.11",
+        ),
         (json.dumps({"nbformat": 3, "worksheets": []}).encode(), "has notebook format 3"),
         (json.dumps(nb("x <- 1", kernelspec={"name": "ir", "language": "R"})).encode(), "is a notebook in"),
         (json.dumps(nb()).encode(), "no code"),
         (json.dumps(nb("x = 1", "y = (")).encode(), "cell 1 is no valid Python"),
-        (json.dumps({"nbformat": 4, "cells": [{"cell_type": "code", "source": 5}]}).encode(), "cell 0 is no notebook cell"),
+        (
+            json.dumps({"nbformat": 4, "cells": [{"cell_type": "code", "source": 5}]}).encode(),
+            "cell 0 is no notebook cell",
+        ),
     ],
 )
 def test_bad_files_are_one_line(project, cli, raw, words):
@@ -436,7 +458,14 @@ PLANTED = [
 
 
 def test_twelve_planted_faults_are_found():
-    sources = ["a = 1", PLANTED[0][1], "a = 2", *(s for _, s, _ in PLANTED[1:3]), "later_on = 1", *(s for _, s, _ in PLANTED[3:])]
+    sources = [
+        "a = 1",
+        PLANTED[0][1],
+        "a = 2",
+        *(s for _, s, _ in PLANTED[1:3]),
+        "later_on = 1",
+        *(s for _, s, _ in PLANTED[3:]),
+    ]
     counts = [1, 9, 3, *range(4, len(sources) + 1)]
     found, cells = faults.find(nb(*sources, counts=counts))
     kinds = {f.kind for f in found}
@@ -477,7 +506,9 @@ def test_a_check_that_found_something_exits_1(project, cli):
 
 def test_reading_a_notebook_loads_no_tool():
     code = "import sys, json\nfrom mlops_nb.job import conversion, faults, notebook_ast\nfaults.find(json.loads(sys.argv[1]))\nconversion.convert(json.loads(sys.argv[1]))\n"
-    code += "print([m for m in ('IPython', 'nbformat', 'papermill', 'nbconvert', 'pandas', 'numpy') if m in sys.modules])"
+    code += (
+        "print([m for m in ('IPython', 'nbformat', 'papermill', 'nbconvert', 'pandas', 'numpy') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(nb("import msgspec\nx = 1", "print(x)"))],
         capture_output=True,

@@ -44,7 +44,13 @@ def test_the_corpus_is_what_it_says():
         assert git == n["blob"] and re.fullmatch("[0-9a-f]{40}", n["commit"]), (
             f"{n['file']}: `git rev-parse COMMIT:PATH` must say {git}"
         )
-        assert n["licence"] in PERMISSIVE and len(n["sdist_sha256"]) == 64 and n["version"] and n["path"] and len(raw) < 300_000
+        assert (
+            n["licence"] in PERMISSIVE
+            and len(n["sdist_sha256"]) == 64
+            and n["version"]
+            and n["path"]
+            and len(raw) < 300_000
+        )
         assert (HERE / "LICENSES" / f"{n['file'].split('-')[0]}.txt").stat().st_size > 500
     assert set(RUNS) <= set(FILES)
 
@@ -82,7 +88,10 @@ def test_a_job_gives_what_its_notebook_gave(project, file):
     plain = replay.replay(nb, project.root)
     name = jobs.convert(Path(file), "same").name
     record = jobs.run(name)
-    ran, made = notebook_ast.load(record.output)["cells"], notebook_ast.load(project.root / f"jobs/{name}/{name}.ipynb")["cells"]
+    ran, made = (
+        notebook_ast.load(record.output)["cells"],
+        notebook_ast.load(project.root / f"jobs/{name}/{name}.ipynb")["cells"],
+    )
     assert [c["source"] for c in ran] == [c["source"] for c in made], "without parameters nothing is injected"
     origins = [(notebook_diff.origin(c), n) for n, c in enumerate(made) if c["cell_type"] == "code"]
     for at, n in [(at, n) for at, n in origins if at is not None]:

@@ -64,7 +64,9 @@ def test_the_second_command_is_carried_out_by_the_server(alone):
     code = "import sys\nfrom mlops_nb.cli import main\nsys.argv[1:] = ['job', 'run', 'hello', '-p', 'name=y', '--json']\ncode = main()\nprint(code, 'msgspec' in sys.modules, 'IPython' in sys.modules, file=sys.stderr)"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TRACE": "abc"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert done.stderr.strip().endswith("0 False False"), "the client imported neither the library nor a shell: " + done.stderr
+    assert done.stderr.strip().endswith("0 False False"), (
+        "the client imported neither the library nor a shell: " + done.stderr
+    )
     r = json.loads(done.stdout)
     assert r["parameters"] == {"name": "y"} and f"hello y abc {alone and Path.cwd()}" in texts(r["output"])
     for words, exit_code in (
@@ -129,7 +131,9 @@ def test_other_code_means_another_server(alone, tmp_path, monkeypatch):
     assert jobs.run("a").form == "fork"
     old.wait(30)
     (new,) = servers(alone)
-    assert new.pid != old.pid, "something was installed: what is imported in the old one is not what would be imported now"
+    assert new.pid != old.pid, (
+        "something was installed: what is imported in the old one is not what would be imported now"
+    )
 
 
 def test_nonsense_does_not_harm_it(alone):
@@ -217,7 +221,9 @@ def test_what_goes_wrong_goes_wrong_the_same_way(project, bad):
     a, b = results
     assert a.failed_cell == 1 and a.status == b.status == "failed" and "after" not in texts(a.output)
     if "error" in [
-        o["output_type"] for c in json.loads(Path(b.output).read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])
+        o["output_type"]
+        for c in json.loads(Path(b.output).read_text(encoding="utf-8"))["cells"]
+        for o in c.get("outputs", [])
     ]:
         plain = [re.sub(r"\(.*, line", "(line", x.message) for x in results]  # the file of a cell has another name
         assert plain[0] == plain[1]
@@ -243,7 +249,9 @@ def test_twenty_runs_at_once_start_one_server(alone):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "mlops_nb", "job", "run", "many", "-p", f"k={k}", "--json"], stdout=subprocess.PIPE, env=env
+            [sys.executable, "-m", "mlops_nb", "job", "run", "many", "-p", f"k={k}", "--json"],
+            stdout=subprocess.PIPE,
+            env=env,
         )
         for k in range(6)
     ]

@@ -23,9 +23,7 @@ from test_job_run import made
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "localhost/mlops-nb-base:1"
 TOOLS = "sh env install groupadd useradd nologin ls cat mkdir id".split()
-UNNEEDED = (
-    "__pycache__ test tests idlelib tkinter turtledemo lib2to3 site-packages share include *.a *.pyc python*-config".split()
-)
+UNNEEDED = "__pycache__ test tests idlelib tkinter turtledemo lib2to3 site-packages share include *.a *.pyc python*-config".split()
 
 
 def why_not() -> str:
@@ -43,7 +41,15 @@ def buildah(tmp_path):
     if why := why_not():
         pytest.skip(why)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))} | {"TMPDIR": str(tmp_path)}
-    words = ["buildah", "--storage-driver", "vfs", "--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "state")]
+    words = [
+        "buildah",
+        "--storage-driver",
+        "vfs",
+        "--root",
+        str(tmp_path / "root"),
+        "--runroot",
+        str(tmp_path / "state"),
+    ]
 
     def run(*rest, check=True):
         done = subprocess.run([*words, *map(str, rest)], env=env, capture_output=True, text=True)
@@ -81,7 +87,11 @@ def root_file_system(at: Path) -> None:
             shutil.copy2(source, at / "etc" / name)
     python, prefix = Path(os.path.realpath(sys.executable)), Path(sys.base_prefix)
     shutil.copytree(
-        prefix, at / prefix.relative_to("/"), symlinks=True, ignore=shutil.ignore_patterns(*UNNEEDED), dirs_exist_ok=True
+        prefix,
+        at / prefix.relative_to("/"),
+        symlinks=True,
+        ignore=shutil.ignore_patterns(*UNNEEDED),
+        dirs_exist_ok=True,
     )
     for folder in [at / p for p in prefix.relative_to("/").parents]:
         folder.chmod(0o755)  # where this Python lies in a home, other users may enter it there
@@ -93,7 +103,12 @@ def root_file_system(at: Path) -> None:
         (at / "usr/local/bin" / name).symlink_to(python)
     extensions = list((at / prefix.relative_to("/")).rglob("lib-dynload/*.so"))
     loaded = "libnss_files.so.2 libpthread.so.0 libdl.so.2 librt.so.1 libm.so.6 libutil.so.1 libgcc_s.so.1 libstdc++.so.6 security/pam_*.so"
-    late = [p for name in loaded.split() for folder in ("/lib", "/usr/lib") for p in Path(folder).glob(f"*-linux-gnu/{name}")]
+    late = [
+        p
+        for name in loaded.split()
+        for folder in ("/lib", "/usr/lib")
+        for p in Path(folder).glob(f"*-linux-gnu/{name}")
+    ]
     for library in libraries([*programs, python, *extensions]) | set(map(str, late)):
         target = at / Path(library).relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,19 +125,27 @@ def wheel_of(name: str, out: Path) -> None:
         if f.suffix != ".pyc" and f.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
     ]
     (info,) = {f.parts[0] for f in files if f.parts[0].endswith(".dist-info")}
-    tags = [line.split(":", 1)[1].strip() for line in (dist.read_text("WHEEL") or "").splitlines() if line.startswith("Tag:")]
+    tags = [
+        line.split(":", 1)[1].strip()
+        for line in (dist.read_text("WHEEL") or "").splitlines()
+        if line.startswith("Tag:")
+    ]
     tag = "-".join(".".join(dict.fromkeys(part)) for part in zip(*(t.split("-") for t in tags), strict=True))
     rows, stem = [], info.removesuffix(".dist-info")
     with zipfile.ZipFile(out / f"{stem}-{tag}.whl", "w") as z:
         for f in files:
             place = str(f)
-            if f.parts[0] == "..":  # beside the libraries: programs are made again from their entry points, the rest is data
+            if (
+                f.parts[0] == ".."
+            ):  # beside the libraries: programs are made again from their entry points, the rest is data
                 if "bin" in f.parts:
                     continue
                 place = f"{stem}.data/data/" + "/".join(p for p in f.parts if p != "..")
             data = Path(f.locate()).read_bytes()
             z.writestr(place, data)
-            rows.append([place, "sha256=" + urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("="), len(data)])
+            rows.append(
+                [place, "sha256=" + urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("="), len(data)]
+            )
         z.writestr(f"{info}/RECORD", "".join(",".join(map(str, r)) + "\n" for r in [*rows, [f"{info}/RECORD", "", ""]]))
 
 
@@ -135,7 +158,9 @@ def own_wheel(out: Path, version: str) -> None:
         if p.is_file() and "__pycache__" not in p.parts
     }
     content |= {
-        f"mlops_nb/{p.relative_to(ROOT).as_posix()}": p.read_bytes() for p in (ROOT / "templates").rglob("*") if p.is_file()
+        f"mlops_nb/{p.relative_to(ROOT).as_posix()}": p.read_bytes()
+        for p in (ROOT / "templates").rglob("*")
+        if p.is_file()
     }
     content |= {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: mlops-nb\nVersion: {version}\n".encode(),

@@ -15,7 +15,9 @@ from mlops_nb.core.errors import BadInput, Finding
 from test_job_run import made, told
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are read from /proc")
-STUBBORN = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+STUBBORN = (
+    "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+)
 FORMS = [False, True] if warm.supported() else [True]
 
 
@@ -63,7 +65,12 @@ def test_a_limit_ends_a_run(project, limit, code, words, isolated):
 
 def test_code_that_does_not_listen_is_ended(project):
     pipe = project.root / "pid"
-    made("deaf", f"pid = {str(pipe)!r}", "import os\nopen(pid, 'w').write(str(os.getpid()))", STUBBORN + "sum(range(10**13))")
+    made(
+        "deaf",
+        f"pid = {str(pipe)!r}",
+        "import os\nopen(pid, 'w').write(str(os.getpid()))",
+        STUBBORN + "sum(range(10**13))",
+    )
     r = refused("deaf", cpu_s=1.5)
     assert "cpu_s" in r.message or "kernel died" in r.message
     assert ended(int(pipe.read_text(encoding="utf-8")))
@@ -98,7 +105,8 @@ def test_limits_are_read_from_the_nearest_place(project, cli):
     projects.current().pin("job", "memory_mb", 900)
     toml = Path("jobs/plain/job.toml")
     toml.write_text(
-        toml.read_text(encoding="utf-8").replace("[job]\n", "[job]\nlimits = {wall_s = 40, cpu_s = 30}\n"), encoding="utf-8"
+        toml.read_text(encoding="utf-8").replace("[job]\n", "[job]\nlimits = {wall_s = 40, cpu_s = 30}\n"),
+        encoding="utf-8",
     )
     job = definition.read(project, "plain")
     got = execution.limits_of(projects.current(), job, {"cpu_s": 20})

@@ -83,4 +83,7 @@ def test_the_same_outputs(project, name):
 def test_every_notebook_says_where_it_comes_from():
     origin = (CORPUS / "ORIGIN.md").read_text(encoding="utf-8")
     assert "nteract/papermill" in origin and "BSD 3-Clause" in (CORPUS / "LICENSE").read_text(encoding="utf-8")
-    assert all(json.loads(p.read_text(encoding="utf-8"))["nbformat"] == 4 for p in CORPUS.glob("*.ipynb")) and len(NOTEBOOKS) >= 5
+    assert (
+        all(json.loads(p.read_text(encoding="utf-8"))["nbformat"] == 4 for p in CORPUS.glob("*.ipynb"))
+        and len(NOTEBOOKS) >= 5
+    )

@@ -30,7 +30,8 @@ MARK = "import os\ndef mark(k): fd = os.open('ran', os.O_WRONLY|os.O_CREAT|os.O_
 def job(name: str, *sources: str, **kw):
     "A job whose steps are these cells: `NAME OPTIONS: code`; a cell without a name defines"
     made = [
-        s if s.startswith(("import", "def", "%%", "class")) else "%%mlops step {}\n{}".format(*s.split(": ", 1)) for s in sources
+        s if s.startswith(("import", "def", "%%", "class")) else "%%mlops step {}\n{}".format(*s.split(": ", 1))
+        for s in sources
     ]
     Path(f"{name}.ipynb").write_text(json.dumps(nb(*made)), encoding="utf-8")
     return jobs.convert(Path(f"{name}.ipynb"), **kw)
@@ -226,7 +227,11 @@ def test_what_a_later_step_overwrote_too_early_is_said_and_does_not_happen_again
 @pytest.mark.parametrize("save", ["ends first", "ends last"])
 def test_what_a_later_step_wrote_before_an_earlier_one_ran_again_is_said(project, save):
     "b runs again because of the name that a changes; by then the first round's last step, which may go on still, had overwritten what it reads"
-    again = "fd = os.open('two', os.O_WRONLY) if n[0]>1 and os.path.exists('two') else 0" if save == "ends last" else "fd = 0"
+    again = (
+        "fd = os.open('two', os.O_WRONLY) if n[0]>1 and os.path.exists('two') else 0"
+        if save == "ends last"
+        else "fd = 0"
+    )
     cells = [
         "load: rows = [1]\nalso = rows",
         "a: hear('one')\nalso.append(2)",
@@ -253,7 +258,14 @@ def test_steps_that_read_the_history_of_cells_run_in_order(project):
 def test_a_torn_record_does_not_hide_those_behind_it(project):
     "The first try dies while it writes its record"
     torn = "import glob, signal\nif not os.path.exists('died'):\n    open('died', 'w').close()\n    log = glob.glob('.mlops/runs/*/steps/b/cells.log')[0]\n    open(log, 'ab').write((99).to_bytes(8, 'big')*2+b'torn')\n    os.kill(os.getpid(), signal.SIGKILL)"
-    job("torn", MEET, "a: mark('a')", "b --retries 1: mark('b')\nb = [len(path(1))]", "%%mlops step b\n" + torn, "end: print(b)")
+    job(
+        "torn",
+        MEET,
+        "a: mark('a')",
+        "b --retries 1: mark('b')\nb = [len(path(1))]",
+        "%%mlops step b\n" + torn,
+        "end: print(b)",
+    )
     r = jobs.run("torn", parallel=2)
     assert sorted(ran().split()) == ["a", "b"] and not any("ran once more" in x for x in r.remarks), r.remarks
 
@@ -263,7 +275,12 @@ def test_a_run_that_was_killed_while_steps_had_crossed_goes_on_rightly(project):
     for f in ("one", "two", "gate"):
         os.mkfifo(f)
     here = "if os.path.exists('two'):\n    with open('two', 'w') as f: f.write(str(os.getpid()))\n"
-    cells = [here + "hear('one')\nwrite(1, 'a')", "write(1, 'b')\nb = [len(path(1))]", "print(b)\ntell('gate')", "print(read(1))"]
+    cells = [
+        here + "hear('one')\nwrite(1, 'a')",
+        "write(1, 'b')\nb = [len(path(1))]",
+        "print(b)\ntell('gate')",
+        "print(read(1))",
+    ]
     job("killed", MEET, *(f"{n}: {c}" for n, c in zip(("a", "b", "seen", "end"), cells, strict=True)))
     child = subprocess.Popen([sys.executable, "-c", "from mlops_nb import job; job.run('killed', parallel=2)"])
     with open("two", encoding="ascii") as f:
@@ -356,7 +373,10 @@ def test_steps_are_tried_again_by_themselves_each_time_later(project, monkeypatc
         Path("ran").unlink()
         job("flaky", MARK, "b --retries 1: " + flaky.format("b", 9), "c: assert False, 'no'")
         jobs.run("flaky", parallel=2)
-    assert [s["status"] for s in json.loads(newest("flaky").read_text(encoding="utf-8"))["steps"]] == ["failed", "failed"]
+    assert [s["status"] for s in json.loads(newest("flaky").read_text(encoding="utf-8"))["steps"]] == [
+        "failed",
+        "failed",
+    ]
     with pytest.raises(BadInput, match="is no option of a step"):
         job("flaky", "a --backoff soon: x = 1")
 
@@ -369,7 +389,9 @@ def test_limits_hold_for_all_steps_together(project):
     job("wait", "import threading", "a: threading.Event().wait()", "b: threading.Event().wait()", "c: print(1)")
     with pytest.raises(Finding, match="wall_s"):
         jobs.run("wait", parallel=3, limit={"wall_s": 0.5, "grace_s": 0.2})
-    job("eat", "import threading", *(f"{n}: block_{n} = bytearray(60_000_000)\nthreading.Event().wait()" for n in "abc"))
+    job(
+        "eat", "import threading", *(f"{n}: block_{n} = bytearray(60_000_000)\nthreading.Event().wait()" for n in "abc")
+    )
     with pytest.raises(Finding, match="more than its limit of 220 MB"):
         jobs.run("eat", parallel=3, limit={"memory_mb": 220, "grace_s": 0.2, "wall_s": 60})
 
@@ -377,7 +399,10 @@ def test_limits_hold_for_all_steps_together(project):
 def test_a_dead_fork_is_a_failed_step_and_a_definition_that_fails_is_none(project):
     job("dies", "import os, signal", "a: os.kill(os.getpid(), signal.SIGKILL)", "b: print('b')")
     run = failed_run("dies", parallel=2)
-    assert "the kernel died (SIGKILL)" in json.loads(Path(f".mlops/runs/{run}/run.json").read_text(encoding="utf-8"))["message"]
+    assert (
+        "the kernel died (SIGKILL)"
+        in json.loads(Path(f".mlops/runs/{run}/run.json").read_text(encoding="utf-8"))["message"]
+    )
     job("first", "import no_module_of_this_name", "a: x = 1", "b: y = 1")
     with pytest.raises(Finding, match=r"cell 0 failed: ModuleNotFoundError.*\[not run: `a`, `b`\]"):
         jobs.run("first", parallel=2)
@@ -499,14 +524,17 @@ def test_the_picture_keeps_the_order_and_says_all(above):
     made = [Step(name=f"s{n}", cells=[n], needs=[f"s{m}" for m in ms if m < n]) for n, ms in enumerate(above)]
     cols = step_views.columns(made)
     depth = {n: d for d, ns in enumerate(cols) for n in ns}
-    assert sorted(depth) == sorted(s.name for s in made) and all(depth[m] < depth[s.name] for s in made for m in s.needs)
+    assert sorted(depth) == sorted(s.name for s in made) and all(
+        depth[m] < depth[s.name] for s in made for m in s.needs
+    )
     picture = step_views.picture(made)
     assert all(f">{s.name}</text>" in picture.markup and s.name in picture.words for s in made)
 
 
 def test_panels_are_small_and_escaped(project):
     many = [
-        StepRun(name=f"s{n}" * 10, status="failed", message="<script>", needs=[f"s{n - 1}" * 10] if n else []) for n in range(40)
+        StepRun(name=f"s{n}" * 10, status="failed", message="<script>", needs=[f"s{n - 1}" * 10] if n else [])
+        for n in range(40)
     ]
     from mlops_nb.core.draw import Panel
 

@@ -27,7 +27,12 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "mlops_nb", *words], env=env, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True
+            [sys.executable, "-m", "mlops_nb", *words],
+            env=env,
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
         )
         os.close(theirs)
         self.seen = ""
@@ -77,7 +82,14 @@ def pipe(project):
 
 @pytest.mark.parametrize("form", [[], ["--isolated"]], ids=["fork", "kernel"])
 def test_a_run_names_the_cell_that_runs(project, pipe, form):
-    made("slow", f"%%mlops params\npipe = {str(pipe)!r}", "md:## Wait for the file", WAITS, "md:## Count", "print(len(pipe))")
+    made(
+        "slow",
+        f"%%mlops params\npipe = {str(pipe)!r}",
+        "md:## Wait for the file",
+        WAITS,
+        "md:## Count",
+        "print(len(pipe))",
+    )
     with terminal("job", "run", "slow", *form) as t:
         t.wait_for("job slow:", "1/3", "Wait for the file")
         drawn = t.seen.count("Wait for the file")

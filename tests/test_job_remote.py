@@ -32,7 +32,9 @@ def score(project):
 
 def carried_out(words: list[str], folder: Path) -> subprocess.CompletedProcess:
     "What a container does: the command, in a copy of the project of its own"
-    env = {k: v for k, v in os.environ.items() if k not in ("MLOPS_PROJECT", "KUBECONFIG")} | {"MLOPS_JOB_FORK_SERVER": "false"}
+    env = {k: v for k, v in os.environ.items() if k not in ("MLOPS_PROJECT", "KUBECONFIG")} | {
+        "MLOPS_JOB_FORK_SERVER": "false"
+    }
     command = [sys.executable, "-m", "mlops_nb", *words]
     return subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -43,7 +45,9 @@ class Server(BaseHTTPRequestHandler):
     def reply(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         at = urlsplit(self.path)
-        status, answer = self.server.reply(self.command, at.path, {k: v[0] for k, v in parse_qs(at.query).items()}, body)
+        status, answer = self.server.reply(
+            self.command, at.path, {k: v[0] for k, v in parse_qs(at.query).items()}, body
+        )
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain" if isinstance(answer, bytes) else "application/json")
@@ -190,19 +194,25 @@ def test_a_job_of_kubernetes_runs_the_job_and_its_record_comes_back(score, k8s, 
     (row,) = jobs.history("score").runs
     assert row.run == a.json["run"] and row.status == "completed" and row.parameters["n"] == 7
     assert (
-        json.loads((score.state / "runs" / a.json["run"] / "run.json").read_text(encoding="utf-8"))["digest"] == a.json["digest"]
+        json.loads((score.state / "runs" / a.json["run"] / "run.json").read_text(encoding="utf-8"))["digest"]
+        == a.json["digest"]
     )
     bad = cli("job", "run", "score", "-p", "n=9", "--on", "k8s", "--json")
     assert bad.exit == 1 and bad.json["status"] == "failed" and "too many" in bad.json["message"]
     assert [m["kind"] for m in k8s.made].count("ServiceAccount") == 1, "what is there already is used"
-    assert k8s.made[-1]["metadata"]["name"] != job["metadata"]["name"] and jobs.history("score").runs[0].status == "failed"
+    assert (
+        k8s.made[-1]["metadata"]["name"] != job["metadata"]["name"] and jobs.history("score").runs[0].status == "failed"
+    )
     assert "t0ken" not in a.out + bad.out + a.err + bad.err
 
 
 @pytest.mark.parametrize(
     "how, words",
     [
-        ({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}, "cannot begin: ImagePullBackOff"),
+        (
+            {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}},
+            "cannot begin: ImagePullBackOff",
+        ),
         (
             {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too late"}]},
             "DeadlineExceeded",
@@ -221,9 +231,13 @@ def test_a_cluster_that_says_no_or_is_not_there(score, k8s, cli, monkeypatch, tm
     with pytest.raises(Refused, match="Kubernetes says 403 to making the ServiceAccount score: no to"):
         jobs.run("score", on="k8s")
     (tmp_path / "nobody").write_text(
-        Path(os.environ["KUBECONFIG"]).read_text(encoding="utf-8").replace(k8s.url, "http://127.0.0.1:9"), encoding="utf-8"
+        Path(os.environ["KUBECONFIG"]).read_text(encoding="utf-8").replace(k8s.url, "http://127.0.0.1:9"),
+        encoding="utf-8",
     )
-    for place, words in ((tmp_path / "nobody", "cannot be reached"), (tmp_path / "none", "no Kubernetes cluster is configured")):
+    for place, words in (
+        (tmp_path / "nobody", "cannot be reached"),
+        (tmp_path / "none", "no Kubernetes cluster is configured"),
+    ):
         monkeypatch.setenv("KUBECONFIG", str(place))
         a = cli("job", "run", "score", "--on", "k8s")
         assert a.exit == 4 and words in a.err and len(a.err.strip().split("\n")) == 1, a
@@ -296,7 +310,9 @@ def test_a_ray_cluster_gets_the_project_and_the_record_comes_back(score, serve, 
     assert all("==" in x for x in env["pip"]) and any(x.startswith("mlops-nb==") for x in env["pip"])
     assert "n is 5 a 'b' $HOME" in Path(tmp_path / "ray" / a.json["run"] / a.json["output"]).read_text(encoding="utf-8")
     bad = cli("job", "run", "score", "-p", "n=9", "--on", "ray", "--json")
-    assert bad.exit == 1 and "too many" in bad.json["message"] and len(ray.packages) == 1, "the same files are sent once"
+    assert bad.exit == 1 and "too many" in bad.json["message"] and len(ray.packages) == 1, (
+        "the same files are sent once"
+    )
     assert [e.payload["on"] for e in ledger.of(score).events(["job.started"])] == ["ray", "ray"]
 
 

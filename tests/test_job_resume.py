@@ -101,7 +101,9 @@ def test_a_mended_run_goes_on_where_it_failed(project, cli):
     cold = jobs.run("ten")
     assert ran() == "1 2 3 4 5 6 7 8 9 "
     assert cold.digest == a.json["digest"], "the same sources, outputs and errors as a run from the beginning"
-    assert "[0, 1, 2, 10, 99]" in Path(a.json["output"]).read_text(encoding="utf-8"), "b is still a after being restored"
+    assert "[0, 1, 2, 10, 99]" in Path(a.json["output"]).read_text(encoding="utf-8"), (
+        "b is still a after being restored"
+    )
 
 
 def test_an_edit_reruns_what_depends_on_it(project):
@@ -167,7 +169,9 @@ def test_state_outside_the_names_comes_back(project):
     edit("state", "import random, numpy\nrandom.seed(3); numpy.random.seed(4)", *cells)
     r = jobs.run("state", resume=e.value.result.run)
     assert ran() == "4 5 6 "
-    assert "5.0 night /nowhere 7 True" in Path(r.output).read_text(encoding="utf-8"), "a view is a view of the restored array"
+    assert "5.0 night /nowhere 7 True" in Path(r.output).read_text(encoding="utf-8"), (
+        "a view is a view of the restored array"
+    )
     assert r.digest == jobs.run("state").digest, "random numbers go on where they were"
 
 
@@ -228,7 +232,9 @@ def test_parameters_are_inputs(project):
 
 
 def test_a_module_that_was_configured_is_configured_again(project):
-    Path("settings_of_mine.py").write_text("level = 0\ndef set_level(x):\n    global level\n    level = x\n", encoding="utf-8")
+    Path("settings_of_mine.py").write_text(
+        "level = 0\ndef set_level(x):\n    global level\n    level = x\n", encoding="utf-8"
+    )
     cells = [
         marked(0, "import settings_of_mine as s"),
         marked(1, "s.set_level(3)"),
@@ -259,7 +265,14 @@ def test_big_memory_is_kept_once_and_refusals_are_one_line(project, cli):
     run = failed_run("big")
     blocks = [p for p in (project.state / "blocks").rglob("*") if p.is_file()]
     assert sorted(p.stat().st_size for p in blocks) == [1_600_000, 1_600_000]
-    edit("big", "import numpy as np\nx = np.arange(200_000)", "y = x*2", "s = int(y.sum())", "t = s", "print(x[-1], y.sum(), t)")
+    edit(
+        "big",
+        "import numpy as np\nx = np.arange(200_000)",
+        "y = x*2",
+        "s = int(y.sum())",
+        "t = s",
+        "print(x[-1], y.sum(), t)",
+    )
     r = jobs.run("big", resume=run)
     assert [c.cached for c in r.cells] == [True] * 3 + [False] * 2
     blocks[0].write_bytes(blocks[0].read_bytes()[:-1])
@@ -282,14 +295,23 @@ threading.Event().wait()"""
 def started(name: str, *words: str) -> subprocess.Popen:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "mlops_nb", "job", "run", name, *words], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "mlops_nb", "job", "run", name, *words],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
 def test_a_terminated_run_is_saved_and_goes_on(project):
     fifo = project.root / "fifo"
     os.mkfifo(fifo)
-    cells = [f"fifo = {str(fifo)!r}", marked(1, "x = list(range(5))"), marked(2, "y = sum(x)"), SLOW, marked(4, "print(x, y)")]
+    cells = [
+        f"fifo = {str(fifo)!r}",
+        marked(1, "x = list(range(5))"),
+        marked(2, "y = sum(x)"),
+        SLOW,
+        marked(4, "print(x, y)"),
+    ]
     job("spot", *cells)
     p = started("spot")
     with open(fifo, encoding="ascii") as f:
@@ -342,7 +364,14 @@ def test_killed_anywhere_no_run_is_lost_and_none_succeeds_twice(project, tmp_pat
         name = f"k{n}"
         job(name, *cells)
         Path("ran").write_text("", encoding="utf-8")
-        edit(name, f"fifo = {str(fifo)!r}", *cells[:at], SLOW, *cells[at:], "print(" + "+".join(f"v{k}" for k in range(10)) + ")")
+        edit(
+            name,
+            f"fifo = {str(fifo)!r}",
+            *cells[:at],
+            SLOW,
+            *cells[at:],
+            "print(" + "+".join(f"v{k}" for k in range(10)) + ")",
+        )
         if n % 2:
             warm.start((), warm.settled(os.environ))
         p = started(name)
@@ -385,7 +414,9 @@ def test_killed_anywhere_no_run_is_lost_and_none_succeeds_twice(project, tmp_pat
         ended = [e for e in told(project, "job.completed", "job.failed", "job.aborted") if e.subject == name]
         assert sorted(e.type for e in ended) == sorted({"job.completed", *(e.type for e in ended)}) and len(ended) == 2
         assert [e.payload["run"] for e in ended if e.type == "job.completed"] == [r.run]
-        assert [x.status for x in jobs.history(name).runs].count("running") == 0, "the open bracket of the dead run was closed"
+        assert [x.status for x in jobs.history(name).runs].count("running") == 0, (
+            "the open bracket of the dead run was closed"
+        )
     warm.stop()
 
 
@@ -434,7 +465,9 @@ def test_a_closed_file_comes_back_closed_and_an_open_one_is_named(project):
     first = failed_run("files")
     edit("files", "n = 1", marked(1, files), "late = 1", shown, "still = open('out.txt', 'a')", "print(n)")
     r = jobs.run("files", resume=first)
-    assert ran() == "1 " and "True in.csv r latin-1 TextIOWrapper True in.csv BufferedReader" in Path(r.output).read_text("utf-8")
+    assert ran() == "1 " and "True in.csv r latin-1 TextIOWrapper True in.csv BufferedReader" in Path(
+        r.output
+    ).read_text("utf-8")
     assert len(r.remarks) == 1 and "`still` of cell 4" in r.remarks[0], r.remarks
 
 

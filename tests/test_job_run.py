@@ -91,7 +91,8 @@ print(p.root.name, os.getcwd().rsplit('/', 1)[-1], os.environ['MLFLOW_DISABLE_TE
 def test_a_run_is_metered_priced_recorded_and_repeatable(project, cli):
     Path("notebooks").mkdir()
     Path("notebooks/speak.ipynb").write_text(
-        json.dumps(nb("md:# Speak", "times = 2  # how often\nname = 'a'", SPEAKS, "print(name*times, times)")), encoding="utf-8"
+        json.dumps(nb("md:# Speak", "times = 2  # how often\nname = 'a'", SPEAKS, "print(name*times, times)")),
+        encoding="utf-8",
     )
     jobs.convert(Path("notebooks/speak.ipynb"))
     a = cli("job", "run", "speak", "-p", "times=3", "-p", "name=a=b", "--json")
@@ -104,7 +105,10 @@ def test_a_run_is_metered_priced_recorded_and_repeatable(project, cli):
         "cells are numbered as in the job's notebook; -1 is the injected cell"
     )
     assert r["cost_usd"] > sum(c["cost_usd"] for c in r["cells"]) > 0, "the kernel's start is paid too"
-    assert max(r["cells"], key=lambda c: c["cpu_s"])["index"] == 2 and r["peak_mb"] >= max(c["peak_mb"] for c in r["cells"]) > 10
+    assert (
+        max(r["cells"], key=lambda c: c["cpu_s"])["index"] == 2
+        and r["peak_mb"] >= max(c["peak_mb"] for c in r["cells"]) > 10
+    )
     said = texts(r["output"])
     assert "a=ba=ba=b 3" in said and "work notebooks true" in said and "over TCP" not in said
     inside = [e for e in ledger.of(project).events(["dataset.added"])]
@@ -152,7 +156,11 @@ def begun(project, name):
     made(name, f"pipe = {str(pipe)!r}", WAITS)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MLOPS_JOB_FORK_SERVER": "false"}  # the fork has tests of its own
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlops_nb", "job", "run", name], cwd=project.root, env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "mlops_nb", "job", "run", name],
+        cwd=project.root,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     assert select.select([fd], [], [], 120)[0], (
@@ -212,19 +220,27 @@ def installed(tmp_path):
 
 
 def test_nbconvert_makes_a_job_that_papermill_runs_with_our_engine(project, installed):
-    Path("plain.ipynb").write_text(json.dumps(nb("%matplotlib inline\nk = 2", "k", "print('k is', k)")), encoding="utf-8")
+    Path("plain.ipynb").write_text(
+        json.dumps(nb("%matplotlib inline\nk = 2", "k", "print('k is', k)")), encoding="utf-8"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "nbconvert", "--to", "mlops-job", "plain.ipynb"], env=installed, capture_output=True, text=True
+        [sys.executable, "-m", "nbconvert", "--to", "mlops-job", "plain.ipynb"],
+        env=installed,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     made_ = json.loads(Path("plain.job.ipynb").read_text(encoding="utf-8"))
     assert made_["metadata"]["mlops"]["job"]["parameters"] == [{"name": "k", "type": "int", "default": 2, "cell": 0}]
-    assert json.loads(Path("plain.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"].startswith("%matplotlib"), (
-        "the notebook stays as it is"
-    )
+    assert json.loads(Path("plain.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"].startswith(
+        "%matplotlib"
+    ), "the notebook stays as it is"
     Path("broken.ipynb").write_text(json.dumps(nb("open('ran', 'w').close()", "x = (1,")), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "nbconvert", "--to", "mlops-job", "broken.ipynb"], env=installed, capture_output=True, text=True
+        [sys.executable, "-m", "nbconvert", "--to", "mlops-job", "broken.ipynb"],
+        env=installed,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr and not Path("ran").exists(), done.stderr
     assert "nbconvert --to mlops-job: cell 1 is no valid Python: '(' was never closed (line 1)" in done.stderr

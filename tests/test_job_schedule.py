@@ -88,7 +88,11 @@ def test_days_when_clocks_change(name):
             assert list(cron.fires(line, name, a, b)) == want, (day, line)
             for hours in range(0, 64, count(9, 1)):  # asked again at any time, the answer is the same
                 now = a + timedelta(hours=hours, minutes=17)
-                assert next(cron.fires(line, name, now, b), None) == next((t for t in want if t > now), None), (day, line, now)
+                assert next(cron.fires(line, name, now, b), None) == next((t for t in want if t > now), None), (
+                    day,
+                    line,
+                    now,
+                )
 
 
 def test_a_year_of_one_time_of_day_is_once_a_day():
@@ -318,7 +322,9 @@ def test_retries_wait_twice_as_long_each_time_and_bad_input_is_not_tried_again(s
     clock = Clock()
     job(shared, "score", retries=2, backoff_s=30.0)
     failed = Outcome(status="failed", message="cell 3 failed: KeyError: 'x'", run="r")
-    d = fresh(shared, clock, Inline(failed, failed, failed, Outcome(status="failed", message="no parameter `x`", retry=False)))
+    d = fresh(
+        shared, clock, Inline(failed, failed, failed, Outcome(status="failed", message="no parameter `x`", retry=False))
+    )
     d.tick()
     clock.t += H
     assert 0 < d.tick() <= 30 and len(d.executor.ran) == 1
@@ -346,12 +352,17 @@ def test_every_fire_that_was_taken_is_closed(shared, how):
     "Looked at after each round, so that what stays open fails here and hangs nowhere"
     clock = Clock()
     job(shared, "score", retries=1, backoff_s=30.0)
-    outcome = Outcome(status={"again": "failed", "stopped": "stopped"}.get(how, how), message="no", retry=how == "again", run="r")
+    outcome = Outcome(
+        status={"again": "failed", "stopped": "stopped"}.get(how, how), message="no", retry=how == "again", run="r"
+    )
     d = fresh(shared, clock, Inline(outcome), workers=1)
     if how == "cannot start":
         d.executor.start = lambda f, *_: d.executor.begins(f) or (_ for _ in ()).throw(OSError("no process"))
     elif how == "known":
-        with ledger.because(fire="score@2026-07-01T01:00Z"), ledger.bracket(shared, "job", "score", {"run": "r"}) as done:
+        with (
+            ledger.because(fire="score@2026-07-01T01:00Z"),
+            ledger.bracket(shared, "job", "score", {"run": "r"}) as done,
+        ):
             done["run"] = "r"
         d.executor.outcomes = [Outcome(status="stopped", message="killed")]
     d.tick()
@@ -360,7 +371,9 @@ def test_every_fire_that_was_taken_is_closed(shared, how):
         wait = d.tick()
         assert not d.held and not d.ended and "running" not in {s for _, s in states(shared, clock)}
         clock.t += 31
-    assert wait > 0 and states(shared, clock) == [("01:00", "failed" if how in ("failed", "cannot start") else "succeeded")]
+    assert wait > 0 and states(shared, clock) == [
+        ("01:00", "failed" if how in ("failed", "cannot start") else "succeeded")
+    ]
     ended(d)
 
 
@@ -382,7 +395,10 @@ def test_chains(shared):
     clock.t = START + 25 * H  # the next day, of which the newest fire of `score` is run and fails
     d.executor.outcomes = [failed]
     d.tick()
-    assert d.executor.ran[4:] == ["score@2026-07-02T01:00Z"] and states(shared, clock, "nightly")[-1] == ("01:00", "skipped")
+    assert d.executor.ran[4:] == ["score@2026-07-02T01:00Z"] and states(shared, clock, "nightly")[-1] == (
+        "01:00",
+        "skipped",
+    )
     with pytest.raises(BadInput, match="would wait for itself: score after report"):
         schedule_definition.check_chain(shared, Schedule(job="score", after="report"))
     ended(d)
@@ -407,7 +423,9 @@ def test_concurrency_pause_and_backlog(shared):
     d.executor.done["one@2026-07-01T01:00Z"](Outcome(status="succeeded"))
     clock.t += H
     d.tick()
-    assert states(shared, clock, "one") == [("01:00", "succeeded"), ("02:00", "waiting"), ("03:00", "waiting")], "paused"
+    assert states(shared, clock, "one") == [("01:00", "succeeded"), ("02:00", "waiting"), ("03:00", "waiting")], (
+        "paused"
+    )
     d.store.pause("one", False)
     clock.t += 60
     d.next.clear()
@@ -465,7 +483,10 @@ def test_what_the_ledger_knows_is_not_run_again(shared):
     lost.tick()
     clock.t += H
     lost.tick()
-    with ledger.because(fire="score@2026-07-01T01:00Z"), ledger.bracket(shared, "job", "score", {"run": "score-1"}) as done:
+    with (
+        ledger.because(fire="score@2026-07-01T01:00Z"),
+        ledger.bracket(shared, "job", "score", {"run": "score-1"}) as done,
+    ):
         done["run"] = "score-1"
     clock.t += 61
     d = fresh(shared, clock)
@@ -525,11 +546,15 @@ def test_a_changed_schedule_counts_from_now_and_a_broken_file_stops_nobody(proje
     clock.t += 3 * H
     job(project, "score", "* * * * *", catch_up="all")
     d.tick()
-    assert not [f for f in d.executor.ran if f.startswith("score")], "three hours of a line that was not there are not caught up"
+    assert not [f for f in d.executor.ran if f.startswith("score")], (
+        "three hours of a line that was not there are not caught up"
+    )
     (project.root / "jobs/score/schedule.toml").write_text('cron = "61 * * * *"\n', encoding="utf-8")
     clock.t += H
     d.tick()
-    assert len(d.executor.ran) == 4 and any("jobs/score/schedule.toml: cron '61 * * * *': bad minute" in x for x in d.lines)
+    assert len(d.executor.ran) == 4 and any(
+        "jobs/score/schedule.toml: cron '61 * * * *': bad minute" in x for x in d.lines
+    )
     ended(d)
 
 
@@ -559,7 +584,11 @@ with open(here/f'{name}.done', 'a') as f: f.write(at+'\\n')"""
 def process(project, clock_file, *words) -> subprocess.Popen:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(clock_file), *words], cwd=project.root, env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", DAEMON, str(clock_file), *words],
+        cwd=project.root,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -583,7 +612,9 @@ def test_killed_during_a_run_and_restarted_after_two_missed_fires(project):
     fd = os.open(pipe, os.O_RDWR)  # our own end stays open: no end of file between two writers
     said = ""
     while len(said.split()) < 3:
-        assert select.select([fd], [], [], 120)[0], first.stderr.read() if first.poll() is not None else "no kernel began"
+        assert select.select([fd], [], [], 120)[0], (
+            first.stderr.read() if first.poll() is not None else "no kernel began"
+        )
         said += os.read(fd, 100).decode()
     kernels = [psutil.Process(int(x)) for x in said.split()]
     first.kill()
@@ -750,7 +781,9 @@ def test_a_notice_that_cannot_be_delivered_is_tried_again(project, monkeypatch):
 
 def test_words(project, cli):
     made("score", "day = '2013-01-01'\nn = 3", "print(day, n)")
-    a = cli("job", "schedule", "score", "30 2 * * *", "--tz", "Europe/Berlin", "--retries", "2", "--backoff", "30", "--json")
+    a = cli(
+        "job", "schedule", "score", "30 2 * * *", "--tz", "Europe/Berlin", "--retries", "2", "--backoff", "30", "--json"
+    )
     assert a.exit == 0 and len(a.json["next"]) == 5 and a.json["path"] == "jobs/score/schedule.toml", a
     assert all(t[11:16] == "02:30" or t[11:16] == "03:00" for t in a.json["next"])
     assert cli("job", "calendar", "--json").json["schedules"][0]["when"] == "30 2 * * *"
@@ -769,7 +802,13 @@ def test_words(project, cli):
         assert b.exit == 2 and said in b.err and len(b.err.strip().split("\n")) == 1, (words, b)
     for bad in ("../score", "a/b", ""):
         assert cli("job", "schedule", bad, "@daily").exit == 2
-    assert sorted(p.name for p in project.root.iterdir()) == [".gitignore", ".mlops", "jobs", "mlops.toml", "score.ipynb"]
+    assert sorted(p.name for p in project.root.iterdir()) == [
+        ".gitignore",
+        ".mlops",
+        "jobs",
+        "mlops.toml",
+        "score.ipynb",
+    ]
     before = (project.root / "jobs/score/schedule.toml").read_bytes()
     assert cli("job", "schedule", "score", "@daily", "--dry-run").exit == 0
     assert (project.root / "jobs/score/schedule.toml").read_bytes() == before
@@ -784,7 +823,8 @@ def test_what_a_reader_of_the_calendar_could_miss_is_said(project, cli, monkeypa
     job(project, "score")
     a = cli("job", "schedule", "score", "* * * * *", "--notify", "env:NOT_HERE")
     assert (
-        a.exit == 0 and "notify 'env:NOT_HERE': the environment variable is not set: the daemon that tells needs it" in a.out
+        a.exit == 0
+        and "notify 'env:NOT_HERE': the environment variable is not set: the daemon that tells needs it" in a.out
     ), a
     monkeypatch.setenv("NOT_HERE", "json://127.0.0.1:9/")
     assert "daemon that tells" not in cli("job", "schedule", "score", "* * * * *", "--notify", "env:NOT_HERE").out

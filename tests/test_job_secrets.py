@@ -58,7 +58,9 @@ def test_no_byte_holds_the_secret(project, home, monkeypatch, isolated):
     made("call", *CELLS)
     r = jobs.run("call", **forms(isolated))
     said = Path(r.output).read_text(encoding="utf-8")
-    assert f"{len(SECRET)}" in said and "***" in said, "the cells had the secret, and it was taken out of what they said"
+    assert f"{len(SECRET)}" in said and "***" in said, (
+        "the cells had the secret, and it was taken out of what they said"
+    )
     assert "secret:env:DEMO_TOKEN" in said and r.parameters == {"token": "secret:env:DEMO_TOKEN"}
     made("fails", *CELLS[:2], "raise ValueError(token)")
     with pytest.raises(Finding) as e:
@@ -108,7 +110,9 @@ class Vault(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         ok = self.headers["X-Vault-Token"] == "root-token" and self.path == "/v1/kv/data/app"
-        body = json.dumps({"data": {"data": {"password": SECRET}, "metadata": {"version": 1}}} if ok else {"errors": []}).encode()
+        body = json.dumps(
+            {"data": {"data": {"password": SECRET}, "metadata": {"version": 1}}} if ok else {"errors": []}
+        ).encode()
         self.send_response(200 if ok else 403)
         self.end_headers()
         self.wfile.write(body)

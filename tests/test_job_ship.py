@@ -27,7 +27,9 @@ from test_job_run import made
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "a \"q\" 'p' \n- new: ${{ secrets.X }} {{ 7*7 }} {% raw %} $(HOME) ${HOME} $HOME `id` # c \\ \\n é \U0001d11e </script>"
 CI = os.environ.get("MLOPS_CI") == "1"
-AWAY = re.compile(r"failed to (fetch|download)|error sending request|timed out|dns error|connection|server error|429", re.I)
+AWAY = re.compile(
+    r"failed to (fetch|download)|error sending request|timed out|dns error|connection|server error|429", re.I
+)
 
 
 def asked(words, env, wait_s=200) -> subprocess.CompletedProcess:
@@ -50,7 +52,11 @@ def tool(name):
 @pytest.fixture
 def score(project):
     "A job with a schedule and typed parameters"
-    made("score", "%%mlops params\nn = 3\nnote = 'x'\ntags = ['a']\nday = '2013-01-01'", "print('n is', n, note, tags, day)")
+    made(
+        "score",
+        "%%mlops params\nn = 3\nnote = 'x'\ntags = ['a']\nday = '2013-01-01'",
+        "print('n is', n, note, tags, day)",
+    )
     schedule_definition.write(
         project,
         Schedule(
@@ -200,7 +206,9 @@ def test_hostile_values_stay_data(hostile):
     assert lab["variables"]["MODEL"] == {"value": HOSTILE, "expand": False}
     assert HOSTILE.split("\n")[0] not in (out / "docker/Dockerfile").read_text(encoding="utf-8")
     tree = ast.parse((out / "airflow/score.py").read_text(encoding="utf-8"))
-    (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "PapermillOperator"]
+    (call,) = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "PapermillOperator"
+    ]
     kept = ast.literal_eval(next(k.value for k in call.keywords if k.arg == "parameters"))
     assert jinja2.Template(kept["note"]).render() == HOSTILE
     assert [jinja2.Template(t).render() if t else t for t in kept["tags"]] == [HOSTILE, *bools]
@@ -219,7 +227,11 @@ def test_filters_give_back_what_they_got(text):
     rendered = ast.literal_eval(ship_templates.airflow(text))
     assert (jinja2.Template(rendered).render() if "{" in text or "}" in text else rendered) == text
     assert "\n" not in ship_templates.comment(text) and "\n" not in ship_templates.docker(text)
-    done = subprocess.run(["sh", "-c", f"printf %s {ship_templates.sh(text)}"], capture_output=True) if len(text) < 3 else None
+    done = (
+        subprocess.run(["sh", "-c", f"printf %s {ship_templates.sh(text)}"], capture_output=True)
+        if len(text) < 3
+        else None
+    )
     assert done is None or done.stdout.decode() == text
 
 
@@ -290,7 +302,9 @@ def made_environment(folder: Path, *packages: str, deps: bool = True) -> Path:
     env = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "PYTHONPATH")}
     env["HOME"] = os.path.expanduser(f"~{os.environ.get('USER', 'root')}") if sys.platform != "win32" else ""
     offline = [] if CI else ["--offline"]
-    subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(folder)], check=True, env=env, capture_output=True)
+    subprocess.run(
+        [uv, "venv", "-q", "--python", sys.executable, str(folder)], check=True, env=env, capture_output=True
+    )
     python = folder / "bin/python"
     words = [uv, "pip", "install", "-q", *offline, *([] if deps else ["--no-deps"]), "--python", str(python), *packages]
     done = asked(words, env)
@@ -307,7 +321,11 @@ def made_environment(folder: Path, *packages: str, deps: bool = True) -> Path:
 def test_the_lock_of_the_image_runs_the_job(score, tmp_path):
     "What the Dockerfile installs is enough: the same lock in an empty environment, the copied project, a read-only package"
     out = shipped(score, "docker")
-    lock = [x for x in (out / "docker/requirements.lock").read_text(encoding="utf-8").split() if not x.startswith("mlops-nb==")]
+    lock = [
+        x
+        for x in (out / "docker/requirements.lock").read_text(encoding="utf-8").split()
+        if not x.startswith("mlops-nb==")
+    ]
     python = made_environment(tmp_path / "image", *lock, deps=False)
     site = next((tmp_path / "image/lib").glob("python3*")) / "site-packages"
     shutil.copytree(ROOT / "mlops_nb", site / "mlops_nb", ignore=shutil.ignore_patterns("__pycache__"))
@@ -340,16 +358,27 @@ json.dump({'errors':bag.import_errors, 'id':dag.dag_id, 'task':type(task).__name
 @pytest.mark.skipif(sys.platform == "win32", reason="Airflow does not run on Windows")
 def test_airflow_reads_its_dag(hostile, tmp_path):
     out = shipped(hostile, "airflow", params={"note": HOSTILE, "tags": json.dumps([HOSTILE, "no"])})
-    python = made_environment(tmp_path / "airflow", "apache-airflow>=3,<4", "apache-airflow-providers-papermill>=3.8,<4")
+    python = made_environment(
+        tmp_path / "airflow", "apache-airflow>=3,<4", "apache-airflow-providers-papermill>=3.8,<4"
+    )
     home = tmp_path / "home"
     home.mkdir()
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    }
     answer = tmp_path / "answer.json"
-    done = subprocess.run([str(python), "-c", DAGS, str(out / "airflow"), str(answer)], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(python), "-c", DAGS, str(out / "airflow"), str(answer)], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     got = json.loads(answer.read_text(encoding="utf-8"))
     assert got["errors"] == {} and (got["id"], got["task"], got["retries"]) == ("score", "PapermillOperator", 2)
-    assert got["parameters"] == {"note": HOSTILE, "tags": [HOSTILE, "no"], "day": "2026-03-28"}, "rendered by Airflow itself"
+    assert got["parameters"] == {"note": HOSTILE, "tags": [HOSTILE, "no"], "day": "2026-03-28"}, (
+        "rendered by Airflow itself"
+    )
     assert got["output"] == "/project/.mlops/airflow/score-20260329T003000.ipynb" and "Berlin" in got["zone"]
 
 
@@ -383,7 +412,9 @@ def test_actionlint_finds_nothing(hostile, tmp_path):
         )
     flow = shipped(hostile, "github") / ".github/workflows/job-score.yml"
     bad = tmp_path / "bad.yml"
-    bad.write_text("on: push\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: 'echo ${{ github.nope }}'}]}}\n", encoding="utf-8")
+    bad.write_text(
+        "on: push\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: 'echo ${{ github.nope }}'}]}}\n", encoding="utf-8"
+    )
     (tmp_path / "lint.cjs").write_text(LINT, encoding="utf-8")
 
     def lint(f):

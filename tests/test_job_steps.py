@@ -46,10 +46,14 @@ def test_steps_know_what_they_need_take_and_give():
     assert steps["load"].gives == ["rows"] and steps["fit"].uses == ["rows"] and steps["fit"].gives == ["model"]
     assert steps["load"].retries == 2 and steps["fit"].retries == 0
     closure = sources(made, steps["fit"].definitions)
-    assert "def score" in closure and "import math" in closure and "scale = 2.0" in closure, "definitions of definitions too"
+    assert "def score" in closure and "import math" in closure and "scale = 2.0" in closure, (
+        "definitions of definitions too"
+    )
     assert "unused" not in closure and "LIMIT" not in sources(made, steps["load"].cells + steps["load"].definitions)
     assert "%%" not in sources(made, range(len(made.notebook["cells"])))
-    tags = [c["metadata"].get("tags") for c in made.notebook["cells"] if "step:load" in (c["metadata"].get("tags") or [])]
+    tags = [
+        c["metadata"].get("tags") for c in made.notebook["cells"] if "step:load" in (c["metadata"].get("tags") or [])
+    ]
     assert tags == [["step:load", "retries:2"]]
 
 
@@ -134,6 +138,9 @@ def test_a_step_cell_runs_in_the_notebook_too(project):
 
 def test_a_seed_binds_nothing_and_comes_along():
     made = converted(
-        "import numpy as np", "np.random.seed(0)", "%%mlops step draw\nx = np.random.rand(3)", "%%mlops step show\nprint(x)"
+        "import numpy as np",
+        "np.random.seed(0)",
+        "%%mlops step draw\nx = np.random.rand(3)",
+        "%%mlops step show\nprint(x)",
     )
     assert [s.definitions for s in made.job.steps] == [[0, 1], [0, 1]]

@@ -51,7 +51,8 @@ def test_nothing_is_executed(project, cli, monkeypatch, words):
     a = cli("job", *words)
     assert a.exit == 2 and len(a.err.strip().split("\n")) == 1, a
     assert (
-        "cell 7 of jobs/count/count.ipynb is no valid Python: '(' was never closed (line 2: `x = (1,`); nothing was run" in a.err
+        "cell 7 of jobs/count/count.ipynb is no valid Python: '(' was never closed (line 2: `x = (1,`); nothing was run"
+        in a.err
     )
     assert untouched(project)
 
@@ -99,7 +100,11 @@ def test_the_scheduler_says_it_once_and_does_not_try_again(project):
     d.loop(once=True)
     (f,) = store.fires()
     store.close()
-    assert (f.status, f.attempt) == ("failed", 1) and "cell 7 of jobs/count/count.ipynb" in f.message and untouched(project)
+    assert (
+        (f.status, f.attempt) == ("failed", 1)
+        and "cell 7 of jobs/count/count.ipynb" in f.message
+        and untouched(project)
+    )
 
 
 def test_no_honest_cell_is_refused():

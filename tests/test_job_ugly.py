@@ -32,7 +32,10 @@ def test_a_child_that_a_cell_forks_ends_with_the_cell(project):
 
 def test_workers_of_a_pool_end_without_a_word(project):
     "What stops the run (SIGTERM raises KeyboardInterrupt in it) is no business of children"
-    job("pool", "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as p: print(p.map(abs, [-1, 2]))\np.join()")
+    job(
+        "pool",
+        "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as p: print(p.map(abs, [-1, 2]))\np.join()",
+    )
     assert texts(jobs.run("pool").output) == "[1, 2]\n"
 
 
@@ -52,7 +55,9 @@ def test_a_folder_that_is_gone_stops_no_run(project):
     job("gone", gone, "print('went on')")
     r = jobs.run("gone")
     assert "went on\n" in texts(r.output)
-    assert [c.cached for c in jobs.run("gone", resume=r.run).cells] == [False, True], "no folder to go back to: it is made again"
+    assert [c.cached for c in jobs.run("gone", resume=r.run).cells] == [False, True], (
+        "no folder to go back to: it is made again"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
@@ -86,13 +91,20 @@ def test_a_disk_that_fills_costs_the_resume_and_not_the_run(project):
 
 
 def test_a_notebook_is_no_job_and_the_way_is_told(project, cli):
-    Path("my data.ipynb").write_text(json.dumps(nb("!true", "assert not _exit_code", "x = 3", "print(x)")), encoding="utf-8")
+    Path("my data.ipynb").write_text(
+        json.dumps(nb("!true", "assert not _exit_code", "x = 3", "print(x)")), encoding="utf-8"
+    )
     a = cli("job", "check", "my data.ipynb")
     assert "_exit_code" not in a.out and "next: mlops job convert 'my data.ipynb'" in a.out
     a = cli("job", "run", "my data.ipynb")
-    assert a.exit == 2 and "is a notebook; jobs have names; make a job of it: mlops job convert 'my data.ipynb'" in a.err
+    assert (
+        a.exit == 2 and "is a notebook; jobs have names; make a job of it: mlops job convert 'my data.ipynb'" in a.err
+    )
     jobs.convert(Path("my data.ipynb"), "my")
     a = cli("job", "run", "../my.ipynb")
     assert a.exit == 2 and "is a notebook; jobs have names; write `my`" in a.err
     a = cli("--project", ".", "job", "list")
-    assert a.exit == 2 and a.err == "mlops: `--project` stands before the verb; write it behind: mlops AREA VERB --project\n"
+    assert (
+        a.exit == 2
+        and a.err == "mlops: `--project` stands before the verb; write it behind: mlops AREA VERB --project\n"
+    )

@@ -53,7 +53,10 @@ EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stan
         "mlops_nb.job.shell_plugin",
     ): "the fork of the warm server makes the shell, where nothing else does",
     ("mlops_nb.job.fork_server", "mlops_nb.cli"): "a fork carries out the shell command that it was handed",
-    ("mlops_nb.job.papermill_runner", "mlops_nb.job.papermill_plugin"): "registers the engine where no entry point is installed",
+    (
+        "mlops_nb.job.papermill_runner",
+        "mlops_nb.job.papermill_plugin",
+    ): "registers the engine where no entry point is installed",
 }
 
 
@@ -215,7 +218,12 @@ print(' '.join(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1].s
 def loaded(names: list[str]) -> list[str]:
     "Tools and heavy materials in a fresh process after importing `names`"
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, ",".join(HEAVY), *names], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", LOAD, ",".join(HEAVY), *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, f"{names}: {done.stderr[-2000:]}"
     return done.stdout.split()

@@ -20,7 +20,9 @@ def notebooks() -> list[str]:
         if listed.returncode == 0 and listed.stdout
         else [str(p.relative_to(ROOT)) for p in (ROOT / "nbs").rglob("*.ipynb")]
     )
-    return sorted(p for p in found if p and "/tutorials/" not in p and ".ipynb_checkpoints/" not in p and (ROOT / p).exists())
+    return sorted(
+        p for p in found if p and "/tutorials/" not in p and ".ipynb_checkpoints/" not in p and (ROOT / p).exists()
+    )
 
 
 def said(notebook: str | Path, here: Path, tmp_path: Path, **more: str) -> str:

@@ -125,7 +125,9 @@ except MlopsError as e: print(e)
     else:
         assert (answer.exit, answer.err.count("\n"), why in answer.err) == (2, 1, True)
         assert model.list().models[0]["state"] == "failed"
-        assert len(said) == 1 and (said[0].startswith(why) and "--native" in said[0] if wait else said == ["registering"])
+        assert len(said) == 1 and (
+            said[0].startswith(why) and "--native" in said[0] if wait else said == ["registering"]
+        )
 
 
 @pytest.mark.parametrize("begun", [b"", b"c", b"cd"], ids=["before", "in", "after"])

@@ -40,7 +40,9 @@ def shop(tmp_path_factory):
         made = projects.create(tmp_path_factory.mktemp("shop") / "work")
         patch.chdir(made.root)
         rng = np.random.default_rng(0)
-        x = pd.DataFrame({"income": rng.normal(40, 10, 500).astype("float32"), "debt": rng.gamma(2, 5, 500).astype("float32")})
+        x = pd.DataFrame(
+            {"income": rng.normal(40, 10, 500).astype("float32"), "debt": rng.gamma(2, 5, 500).astype("float32")}
+        )
         paid = np.where(x.income - x.debt + rng.normal(0, 8, 500) > 28, "yes", "no")
         log(LogisticRegression(max_iter=500).fit(x, paid), "loan", example=x, wait=True)
         region = np.array(["<b>north</b>"] * 300 + ["south"] * 188 + ["islands"] * 12, object)
@@ -85,7 +87,8 @@ def test_words_count_when_they_are_committed(loans, shop, cli):
 
 def test_measured_by_group_explained_and_approved(loans, shop, cli):
     projects.write_text(
-        shop.root / "models/loan/card.toml", PERSONS + '[measure]\ndata = "rows.parquet"\ntarget = "paid"\nby = ["region"]\n'
+        shop.root / "models/loan/card.toml",
+        PERSONS + '[measure]\ndata = "rows.parquet"\ntarget = "paid"\nby = ["region"]\n',
     )
     commit(shop.root)
     assert cli("model", "explain", "loan@1", "--data", "rows.parquet", "--rows", 1, "--summary", 20).exit == 0
@@ -111,7 +114,9 @@ def test_measured_by_group_explained_and_approved(loans, shop, cli):
 
 def test_markdown_html_and_json_say_the_same_and_escape(loans, shop, cli):
     for name in ("card.md", "card.html", "card.json"):
-        got = cli("model", "card", "loan@1", "--data", "rows.parquet", "--target", "paid", "--by", "region", "--out", name)
+        got = cli(
+            "model", "card", "loan@1", "--data", "rows.parquet", "--target", "paid", "--by", "region", "--out", name
+        )
         assert got.exit == 0, got.err
     texts = {n: (shop.root / n).read_text(encoding="utf-8") for n in ("card.md", "card.html", "card.json")}
     assert all("islands" in t for t in texts.values())

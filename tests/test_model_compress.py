@@ -7,7 +7,12 @@ import pytest
 from conftest import at_home
 from counts import count
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
-from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, GradientBoostingRegressor, RandomForestClassifier
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.tree import DecisionTreeRegressor
@@ -35,7 +40,11 @@ def served(model, x) -> tuple[bytes, Predictor]:
 def digits():
     "A network on real digits: rows, labels, bytes, session"
     x, y = framed(load_digits)
-    return x, y, *served(MLPClassifier((1024, 1024), max_iter=count(5, 60), random_state=0).fit(x[:900] / 16, y[:900]), x)
+    return (
+        x,
+        y,
+        *served(MLPClassifier((1024, 1024), max_iter=count(5, 60), random_state=0).fit(x[:900] / 16, y[:900]), x),
+    )
 
 
 def agree(a: bytes, p: Predictor, x) -> float:
@@ -69,7 +78,9 @@ def test_pruning_takes_neurons_away(digits, share):
 def test_pruning_a_regression_network_keeps_its_values():
     x, y = framed(load_diabetes)
     x = (x - x.mean()) / x.std()
-    raw, p = served(MLPRegressor(hidden_layer_sizes=(100, 50), max_iter=80, random_state=0).fit(x, y / 100), x.astype("float32"))
+    raw, p = served(
+        MLPRegressor(hidden_layer_sizes=(100, 50), max_iter=80, random_state=0).fit(x, y / 100), x.astype("float32")
+    )
     small = Predictor(onnx_compression.prune(raw, 0.5, p, x.astype("float32")), p.inputs)
     assert np.corrcoef(small(x), p(x))[0, 1] > 0.95
 
@@ -175,7 +186,9 @@ def test_the_loss_is_judged_on_the_same_resamples():
     rng = np.random.default_rng(0)
     truth = scoring.words(rng.integers(0, 2, 3000))
     score = (truth == "1") * 0.4 + rng.random(3000) * 0.8
-    a = scoring.Answers(kind="binary", label=np.where(score > 0.6, "1", "0").astype(object), score=score, classes=["0", "1"])
+    a = scoring.Answers(
+        kind="binary", label=np.where(score > 0.6, "1", "0").astype(object), score=score, classes=["0", "1"]
+    )
     same = scoring.judge(a, a, truth, scoring.draws(3000))
     assert (same.loss, same.loss_high) == (0, 0)
     assert same.high - same.low > 0.01  # the score itself is uncertain; its difference to itself is not
@@ -201,7 +214,15 @@ def test_the_loss_is_judged_on_the_same_resamples():
     ],
 )
 def test_what_holds_and_gains(how, ok, why):
-    same = {"size_bytes": 100, "p50_us": 10.0, "p95_us": 12.0, "score": 0.9, "loss": 0.0, "loss_high": 0.0, "agreement": 1.0}
+    same = {
+        "size_bytes": 100,
+        "p50_us": 10.0,
+        "p95_us": 12.0,
+        "score": 0.9,
+        "loss": 0.0,
+        "loss_high": 0.0,
+        "agreement": 1.0,
+    }
     base, c = Candidate(how="as it is", **same), Candidate(how="x", **{**same, **how})
     compression.verdict(c, base, 0.01, 0.98)
     assert (c.ok, why in c.why) == (ok, True)
@@ -212,7 +233,12 @@ def test_the_front_is_what_nothing_beats():
     def made(how, size, p50, loss):
         return Candidate(how=how, size_bytes=size, p50_us=p50, score=1 - loss, loss=loss)
 
-    some = [made("a", 100, 10.0, 0.0), made("b", 50, 5.0, 0.1), made("c", 60, 6.0, 0.2), Candidate(how="d", why="cannot be made")]
+    some = [
+        made("a", 100, 10.0, 0.0),
+        made("b", 50, 5.0, 0.1),
+        made("c", 60, 6.0, 0.2),
+        Candidate(how="d", why="cannot be made"),
+    ]
     compression.fronted(some)
     assert [c.how for c in some if c.front] == ["a", "b"]
 
@@ -286,13 +312,16 @@ def test_lossy_candidates_are_refused(registered, shop, cli):
 def test_no_gain_is_an_answer(registered, shop, cli):
     got = cli("model", "compress", "tumour@1", "--data", "rows.parquet", "--try", "int8,fp16", "--no-serving", "--json")
     assert (got.exit, got.json["chosen"], got.json["registered"]) == (0, None, None)
-    assert "NO GAIN" in cli("model", "compress", "tumour@1", "--data", "rows.parquet", "--try", "int8", "--no-serving").out
+    assert (
+        "NO GAIN" in cli("model", "compress", "tumour@1", "--data", "rows.parquet", "--try", "int8", "--no-serving").out
+    )
 
 
 def test_a_dry_run_changes_nothing(registered, shop, cli):
     before = len(list(ledger.of(shop).events()))
     assert (
-        "make and measure" in cli("model", "compress", "tumour@1", "--data", "rows.parquet", "--try", "trees=.5", "--dry-run").out
+        "make and measure"
+        in cli("model", "compress", "tumour@1", "--data", "rows.parquet", "--try", "trees=.5", "--dry-run").out
     )
     assert len(list(ledger.of(shop).events())) == before
 

@@ -52,13 +52,19 @@ def test_plain_mlflow_code_is_tagged_also_in_a_job(project, model_cache):
     ledger.record(project, "job.started", "score", {"run": "score-1"})
     model.log(LogisticRegression().fit(X, X.temp > 30), "delay", example=X, wait=True)  # makes the store
     env = {**os.environ, "MLOPS_PARENT_RUN": "score-1"}
-    done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, check=False, env=env, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN], capture_output=True, text=True, check=False, env=env, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     tags = json.loads(done.stdout.splitlines()[-1])
     assert tags["mlflow.source.name"] == "jobs/score/score.ipynb"
     assert tags["mlops.job_run"] == "score-1"
     assert (tags["mlops.training_set"], tags["mlops.views"]) == ("cd" * 32, "weather@1")
-    assert (len(tags["mlflow.source.git.commit"]), tags["mlops.git.dirty"], len(tags["mlops.git.diff"])) == (40, "true", 64)
+    assert (len(tags["mlflow.source.git.commit"]), tags["mlops.git.dirty"], len(tags["mlops.git.diff"])) == (
+        40,
+        "true",
+        64,
+    )
     assert len(tags["mlops.environment"]) == 32
     assert float(tags["mlops.usd_per_h"]) > 0
 
@@ -95,7 +101,11 @@ def test_papermill_with_our_engine_tags_notebook_cell_and_commit(project, model_
     assert done.returncode == 0, done.stderr[-2000:]
     tags = tags_in("out.ipynb")
     assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("train.ipynb", "NOTEBOOK")
-    assert (tags["mlops.notebook"], tags["mlops.cell"], tags["mlflow.source.git.commit"]) == ("train.ipynb", "2", commit)
+    assert (tags["mlops.notebook"], tags["mlops.cell"], tags["mlflow.source.git.commit"]) == (
+        "train.ipynb",
+        "2",
+        commit,
+    )
 
 
 @pytest.mark.parametrize("isolated", [False, pytest.param(True, marks=pytest.mark.prove)])
@@ -122,7 +132,9 @@ def test_runs_differ_by_code_data_environment_parameters_and_metrics(project, mo
 
     def differing(a, b):
         d = cli("run", "diff", a, b, "--json").json
-        return {k: {x["name"]: (x["a"], x["b"]) for x in d[k]} for k in ("code", "data", "environment", "params", "metrics")}
+        return {
+            k: {x["name"]: (x["a"], x["b"]) for x in d[k]} for k in ("code", "data", "environment", "params", "metrics")
+        }
 
     git("init", "-q")
     git("add", "-A")
@@ -164,10 +176,24 @@ def test_the_policy_asks_for_approvals_of_guarded_aliases_only(delay, cli, monke
 
 def test_gates_ask_what_other_pillars_recorded(delay, cli):
     ledger.record(delay, "monitor.drift_checked", "summer", {"alarm": True, "drifted": ["temp"], "columns": 2})
-    cli("model", "gate", "delay", "--add", "drift.share < 20%", "--add", "parity.max_abs < 0.001", "--add", "latency.p95_us < 1s")
+    cli(
+        "model",
+        "gate",
+        "delay",
+        "--add",
+        "drift.share < 20%",
+        "--add",
+        "parity.max_abs < 0.001",
+        "--add",
+        "latency.p95_us < 1s",
+    )
     answer = cli("model", "promote", "delay@2", "--to", "champion", "--json")
     assert answer.exit == 1
-    assert [(g["ok"], g["value"] is None) for g in answer.json["gates"]] == [(False, False), (True, False), (True, False)]
+    assert [(g["ok"], g["value"] is None) for g in answer.json["gates"]] == [
+        (False, False),
+        (True, False),
+        (True, False),
+    ]
     assert answer.json["gates"][0]["value"] == 0.5
 
 

@@ -180,7 +180,10 @@ def test_missing_values_take_the_way_of_the_session():
     x = numbers(500, 4)
     x.loc[::5, "c0"] = np.nan
     onnx, players = served(
-        HistGradientBoostingRegressor(max_iter=30, max_depth=3, max_leaf_nodes=8, random_state=0).fit(x, x.c0.fillna(3) + x.c1), x
+        HistGradientBoostingRegressor(max_iter=30, max_depth=3, max_leaf_nodes=8, random_state=0).fit(
+            x, x.c0.fillna(3) + x.c1
+        ),
+        x,
     )
     trees = tree_tables.read(onnx, players.names)
     tables = tree_tables.build(trees, x.head(40))
@@ -284,7 +287,9 @@ def test_the_shell_form_keeps_its_contract_and_replays_to_the_bit(registered, sh
 
 
 def test_a_replay_of_something_else_is_refused(registered, shop, cli):
-    entry = cli("model", "explain", "m@1", "--data", "rows.parquet", "--rows", 1, "--summary", 0, "--json").json["entry"]
+    entry = cli("model", "explain", "m@1", "--data", "rows.parquet", "--rows", 1, "--summary", 0, "--json").json[
+        "entry"
+    ]
     registered.head(50).to_parquet("less.parquet")
     other = cli("model", "explain", "m@1", "--data", "less.parquet", "--replay", entry)
     assert other.exit == 2

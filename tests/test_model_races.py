@@ -244,7 +244,8 @@ def test_a_gate_that_was_added_meanwhile_is_asked(three, monkeypatch):
 def test_a_move_ends_what_a_killed_one_left(three):
     "Its alias was there and served: the history says so, in the right order"
     lost = model.promote("delay@3", to="champion", dry_run=True) and mlflow_aliases.about(
-        promotion_verbs.Promotion(name="delay", alias="champion", to=3, before=2, gates=[], reason="lost"), "model.promoted"
+        promotion_verbs.Promotion(name="delay", alias="champion", to=3, before=2, gates=[], reason="lost"),
+        "model.promoted",
     )
     ledger.record(three, "model.promotion_started", "delay@3", lost)
     mlflow_registry.move(three, "delay", "champion", 3)  # and here its process died
@@ -258,7 +259,9 @@ def test_what_mlflow_cannot_say_is_not_taken_for_none(three, monkeypatch):
     from mlflow.exceptions import MlflowException
 
     def locked(*args):
-        raise MlflowException("(sqlite3.OperationalError) database is locked\n[SQL: UPDATE x]\n(Background on this error)")
+        raise MlflowException(
+            "(sqlite3.OperationalError) database is locked\n[SQL: UPDATE x]\n(Background on this error)"
+        )
 
     monkeypatch.setattr(MlflowClient, "get_registered_model", locked)
     for verb in (lambda: model.rollback("delay"), lambda: model.promote("delay@3", to="champion"), model.list):
@@ -313,7 +316,9 @@ def test_a_project_that_is_moved_while_a_version_is_registered(project, model_ca
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     env = {**os.environ, "FIFO": str(fifo)}
-    done = subprocess.run([sys.executable, "-c", MOVED], capture_output=True, text=True, check=False, timeout=200, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", MOVED], capture_output=True, text=True, check=False, timeout=200, env=env
+    )
     assert done.stdout == "registering\n", done.stderr[-2000:]
     bracket = next(ledger.of(project).events("model.logging_started")).payload["bracket"]
     new = project.root.with_name("elsewhere")

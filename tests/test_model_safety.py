@@ -150,7 +150,10 @@ def loop() -> bytes:
             helper.make_tensor_value_info("c", TensorProto.BOOL, []),
             helper.make_tensor_value_info("v", TensorProto.FLOAT, None),
         ],
-        [helper.make_tensor_value_info("c2", TensorProto.BOOL, []), helper.make_tensor_value_info("v2", TensorProto.FLOAT, None)],
+        [
+            helper.make_tensor_value_info("c2", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v2", TensorProto.FLOAT, None),
+        ],
     )
     true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
     return graph([helper.make_node("Loop", ["", "true", "X"], ["Y"], body=body)], [true])

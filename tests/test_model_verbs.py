@@ -23,7 +23,9 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture
 def clf(rows):
-    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["carrier"]), (StandardScaler(), ["temp"]))
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["carrier"]), (StandardScaler(), ["temp"])
+    )
     return make_pipeline(columns, LogisticRegression()).fit(rows[["carrier", "temp"]], rows.late)
 
 
@@ -185,7 +187,9 @@ def test_without_a_project_it_is_one_line(words, cli, tmp_path):
 
 
 def test_onnx_that_differs_is_refused_with_the_worst_row(delay, cli):
-    answer = cli("model", "log", "clf.joblib", "delay", "--example", "rows.parquet", "--pickle", "--tolerance", "1e-12", "--json")
+    answer = cli(
+        "model", "log", "clf.joblib", "delay", "--example", "rows.parquet", "--pickle", "--tolerance", "1e-12", "--json"
+    )
     assert answer.exit == 1
     assert "worst is row" in answer.json["error"]["message"]
     assert "carrier=" in answer.json["error"]["message"]

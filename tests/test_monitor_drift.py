@@ -15,7 +15,16 @@ from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput
 from mlops_nb.monitor import compare, drift, merge, profile, profile_of
 
-EVIL = ["<script>alert(1)</script>", "a|b`c\\", "\x1b[31mred", "x" * 300, "", "naïve é漢字", "'; DROP TABLE entry; --", "{{1+1}}"]
+EVIL = [
+    "<script>alert(1)</script>",
+    "a|b`c\\",
+    "\x1b[31mred",
+    "x" * 300,
+    "",
+    "naïve é漢字",
+    "'; DROP TABLE entry; --",
+    "{{1+1}}",
+]
 
 
 def window(n, seed, shift=0.0):
@@ -113,7 +122,11 @@ def test_odd_columns():
             "coded": pa.array(["a", None] * 20).dictionary_encode(),
         }
     )
-    cur = ref.drop_columns(["gone"]).set_column(4, "retyped", pa.array(["x"] * 40)).append_column("new", pa.array([1] * 40))
+    cur = (
+        ref.drop_columns(["gone"])
+        .set_column(4, "retyped", pa.array(["x"] * 40))
+        .append_column("new", pa.array([1] * 40))
+    )
     d = compare(ref, cur)
     assert [c.name for c in d.columns] == [*ref.column_names, "new"]
     assert d.drifted == ["gone", "retyped"] and row(d, "gone").test == "schema" and row(d, "retyped").p_value == 0
@@ -145,10 +158,18 @@ def test_units_and_widths_do_not_matter():
     rng = np.random.default_rng(1)
     x, at = rng.integers(0, 100, 500), np.datetime64("2013-01-01", "s") + rng.integers(0, 10**6, 500)
     a = pa.table(
-        {"x": pa.array(x, pa.int8()), "at": pa.array(at.astype("datetime64[s]")), "c": pa.array([str(i % 3) for i in x])}
+        {
+            "x": pa.array(x, pa.int8()),
+            "at": pa.array(at.astype("datetime64[s]")),
+            "c": pa.array([str(i % 3) for i in x]),
+        }
     )
     b = pa.table(
-        {"x": x * 1.0, "at": pa.array(at.astype("datetime64[ns]")), "c": pa.array([str(i % 3) for i in x]).dictionary_encode()}
+        {
+            "x": x * 1.0,
+            "at": pa.array(at.astype("datetime64[ns]")),
+            "c": pa.array([str(i % 3) for i in x]).dictionary_encode(),
+        }
     )
     assert all(c.statistic == 0 and c.effect == 0 for c in compare(a, b).columns)
 
@@ -172,7 +193,10 @@ def test_forty_columns_draw_small(shift):
         numeric = {f"measured_quantity_{n}": rng.lognormal(by, 1, 800) for n in range(20)}
         return pa.table(
             numeric
-            | {f"<category> & number {n}": rng.choice([f"level <{i}>" for i in range(30 - by * 5)], 800) for n in range(20)}
+            | {
+                f"<category> & number {n}": rng.choice([f"level <{i}>" for i in range(30 - by * 5)], 800)
+                for n in range(20)
+            }
         )
 
     ref, cur = wide(0), wide(shift)
@@ -194,7 +218,10 @@ def test_profiles_merge_in_any_cut(seed):
         assert {k: n for k, n in a.bins.items()} == b.bins
         assert (a.mean is None) == (b.mean is None)
         if a.mean is not None:
-            assert (a.mean, a.std) == (pytest.approx(b.mean, rel=1e-9, abs=1e-9), pytest.approx(b.std, rel=1e-9, abs=1e-9))
+            assert (a.mean, a.std) == (
+                pytest.approx(b.mean, rel=1e-9, abs=1e-9),
+                pytest.approx(b.std, rel=1e-9, abs=1e-9),
+            )
     assert merge(profile_of(t[cut:]), profile_of(t[:cut])).columns[0].bins == parts.columns[0].bins
 
 

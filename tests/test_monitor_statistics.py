@@ -16,9 +16,13 @@ from mlops_nb.monitor import compare, two_sample
 def numbers(rng, n):
     "Numbers of one random shape: smooth, rounded, counts, heavy tails, with infinities"
     shape = rng.integers(5)
-    x = [rng.normal(size=n), rng.normal(size=n).round(1), rng.poisson(3, n) * 1.0, rng.standard_cauchy(n), rng.normal(size=n)][
-        shape
-    ]
+    x = [
+        rng.normal(size=n),
+        rng.normal(size=n).round(1),
+        rng.poisson(3, n) * 1.0,
+        rng.standard_cauchy(n),
+        rng.normal(size=n),
+    ][shape]
     if shape == 4:
         x[rng.random(n) < 0.05] = rng.choice([np.inf, -np.inf])
     return x

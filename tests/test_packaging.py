@@ -37,7 +37,9 @@ ABSENT = [
 @functools.cache
 def uv_cache() -> str:
     "uv's own cache: a test's empty home must not hide it"
-    done = subprocess.run([UV, "cache", "dir"], capture_output=True, text=True, check=False) if Path(UV).exists() else None
+    done = (
+        subprocess.run([UV, "cache", "dir"], capture_output=True, text=True, check=False) if Path(UV).exists() else None
+    )
     return done.stdout.strip() if done and done.returncode == 0 else ""
 
 
@@ -106,7 +108,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist):
     assert package <= set(names), sorted(package - set(names))[:5]
     tops = {n.split("/")[0] for n in names}
     assert [t for t in tops if t != "mlops_nb" and not t.endswith((".dist-info", ".data"))] == []
-    assert not [n for n in names if "__pycache__" in n or "/.mlops/" in n or n.endswith((".pyc", ".db")) or "checkpoint" in n]
+    assert not [
+        n for n in names if "__pycache__" in n or "/.mlops/" in n or n.endswith((".pyc", ".db")) or "checkpoint" in n
+    ]
     for folder in ("templates", "nbs/tutorials"):
         for f in (ROOT / folder).rglob("*") if (ROOT / folder).is_dir() else []:
             if f.is_file() and f.suffix in (".ipynb", ".j2") and not {".ipynb_checkpoints", ".mlops"} & set(f.parts):
@@ -129,7 +133,11 @@ def test_the_wheel_says_what_it_is(dist):
         assert line in head, line
     assert "Requires-Dist: pandas<3,>=2.2" in head and "extra == 'dev'" in head.replace('"', "'")
     entries = archive.read(at.replace("METADATA", "entry_points.txt")).decode()
-    assert "mlops = mlops_nb.cli:main" in entries and "[papermill.engine]" in entries and "[nbconvert.exporters]" in entries
+    assert (
+        "mlops = mlops_nb.cli:main" in entries
+        and "[papermill.engine]" in entries
+        and "[nbconvert.exporters]" in entries
+    )
 
 
 def test_the_source_distribution_can_be_worked_on(dist):
@@ -148,7 +156,9 @@ def test_the_source_distribution_can_be_worked_on(dist):
     }
     assert wanted <= names, wanted - names
     assert not [
-        n for n in names if n.startswith((".git/", ".venv", "demo/", "shared")) or "/.mlops/" in n or n.endswith((".pyc", ".db"))
+        n
+        for n in names
+        if n.startswith((".git/", ".venv", "demo/", "shared")) or "/.mlops/" in n or n.endswith((".pyc", ".db"))
     ]
 
 
@@ -171,7 +181,13 @@ def verbs(python: Path, cwd: Path, commands: list) -> list[tuple[list, subproces
         (
             w,
             subprocess.run(
-                [python.parent / "mlops", *w], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300
+                [python.parent / "mlops", *w],
+                cwd=cwd,
+                env=env,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
             ),
         )
         for w in commands
@@ -183,7 +199,9 @@ def test_the_wheel_alone_runs_the_path(dist, home, tmp_path):
     python = environment(tmp_path / "env", dist[0])
     work = tmp_path / "work"
     work.mkdir()
-    (work / "d.csv").write_text("k,t,x\n" + "\n".join(f"{n % 5},2013-01-{n % 28 + 1:02} 00:00:00,{n}" for n in range(60)) + "\n")
+    (work / "d.csv").write_text(
+        "k,t,x\n" + "\n".join(f"{n % 5},2013-01-{n % 28 + 1:02} 00:00:00,{n}" for n in range(60)) + "\n"
+    )
     (work / "asks.csv").write_text("k,t\n1,2013-02-01 00:00:00\n2,2013-02-01 00:00:00\n3,2012-01-01 00:00:00\n")
     (work / "n.ipynb").write_text(json.dumps(NOTEBOOK))
     commands = [
@@ -210,7 +228,11 @@ def test_the_wheel_alone_runs_the_path(dist, home, tmp_path):
                 json.loads(done.stdout)["unmatched"],
             ) == (3, 3, {"size@1": 1})
     where = subprocess.run(
-        [python, "-c", "import mlops_nb; print(mlops_nb.__file__)"], cwd=work, capture_output=True, text=True, check=True
+        [python, "-c", "import mlops_nb; print(mlops_nb.__file__)"],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert str(tmp_path / "env") in where.stdout
 
@@ -264,7 +286,9 @@ def test_core_and_serving_stand_alone(dist, home, tmp_path):
     assert done.returncode == 0, done.stderr
     there = [m for m in SERVING if (ROOT / "mlops_nb" / (m.replace(".", "/") + ".py")).exists()]
     words = [json.dumps(ABSENT), str(tmp_path / "m.onnx"), json.dumps(there), msgspec.json.encode(inputs).decode()]
-    done = subprocess.run([python, "-c", ROOMS, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [python, "-c", ROOMS, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-1500:]
     for words, answer in verbs(
         python, tmp_path / "small", [["--help"], ["audit", "verify"], ["audit", "log"], ["status"], ["cost", "prices"]]

@@ -78,7 +78,9 @@ def test_installed_versions_are_inside():
 def test_every_extra_that_an_error_names_is_there():
     extras = {k.removeprefix("extras_") for k in ini() if k.startswith("extras_")} | {"all"}
     text = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "mlops_nb").rglob("*.py"))
-    named = set(re.findall(r"""need\(['"][\w.]+['"], ['"](\w+)['"]\)""", text)) | set(re.findall(r"mlops-nb\[(\w+)\]", text))
+    named = set(re.findall(r"""need\(['"][\w.]+['"], ['"](\w+)['"]\)""", text)) | set(
+        re.findall(r"mlops-nb\[(\w+)\]", text)
+    )
     assert named - extras == set()
 
 

@@ -20,7 +20,9 @@ from notebooks import cells, files
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
-    p for p in (ROOT / "mlops_nb").rglob("*.py") if not {"tutorials", "templates"} & set(p.parts) and p.name != "_modidx.py"
+    p
+    for p in (ROOT / "mlops_nb").rglob("*.py")
+    if not {"tutorials", "templates"} & set(p.parts) and p.name != "_modidx.py"
 )
 MODULE_STATEMENTS, CELL_STATEMENTS = 400, 60
 LINE = 300  # this is where nobody can read on
@@ -37,7 +39,10 @@ def texts() -> list[Path]:
     return [
         ROOT / f
         for f in listed.stdout.split("\n")
-        if f.endswith(kept) and (ROOT / f).is_file() and f != "tests/test_style.py" and not f.startswith("tests/corpus/")
+        if f.endswith(kept)
+        and (ROOT / f).is_file()
+        and f != "tests/test_style.py"
+        and not f.startswith("tests/corpus/")
     ]
 
 
@@ -76,7 +81,9 @@ def functions_of(module: types.ModuleType) -> list[types.FunctionType]:
     members = [getattr(m, "fget", None) or getattr(m, "__func__", None) or m for m in inside]
     unwrapped = [inspect.unwrap(f) for f in [*own, *members] if callable(f) and not inspect.isclass(f)]
     return [
-        f for f in unwrapped if inspect.isfunction(f) and f.__module__ == module.__name__ and "<" not in f.__code__.co_filename
+        f
+        for f in unwrapped
+        if inspect.isfunction(f) and f.__module__ == module.__name__ and "<" not in f.__code__.co_filename
     ]
 
 
@@ -112,7 +119,9 @@ def imported(module: Path) -> types.ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.name != "__main__.py"], ids=lambda m: str(m.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m.name != "__main__.py"], ids=lambda m: str(m.relative_to(ROOT))
+)
 def test_every_comment_of_a_signature_is_a_docment(module):
     "A formatter that breaks a long line carries its comment to where nobody reads it"
     assert lost_comments(imported(module)) == []

@@ -64,7 +64,14 @@ NOTEBOOK = {
     "nbformat_minor": 5,
     "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     "cells": [
-        {"cell_type": "code", "id": "a", "metadata": {}, "source": "n = 3\nprint(n)", "outputs": [], "execution_count": None}
+        {
+            "cell_type": "code",
+            "id": "a",
+            "metadata": {},
+            "source": "n = 3\nprint(n)",
+            "outputs": [],
+            "execution_count": None,
+        }
     ],
 }
 ADD = ["feature", "add", "size", "--entity", "k", "--time", "t", "--source", "d", "--sql", "SELECT k, t, x FROM source"]

@@ -11,5 +11,6 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/app/face.ipynb #449f9ea7
-__getattr__,__dir__,__all__ = face(__name__,
-    {'init':'verbs:init', 'status':'verbs:status', 'doctor':'verbs:doctor', 'demo':'demo_verbs:demo'})
+__getattr__, __dir__, __all__ = face(
+    __name__, {"init": "verbs:init", "status": "verbs:status", "doctor": "verbs:doctor", "demo": "demo_verbs:demo"}
+)

@@ -14,39 +14,51 @@ from ..core.errors import ToolFailed
 
 # %% ../../nbs/app/adoption.ipynb #e742c7c8
 def git(
-    root:Path, # Folder to run in
-    *args:str, # Words after `git`
-) -> str|None: # What git printed, or None when it refused
+    root: Path,  # Folder to run in
+    *args: str,  # Words after `git`
+) -> str | None:  # What git printed, or None when it refused
     "Run git; None when it is not installed or says no"
-    if shutil.which('git') is None: return None
-    r = subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True, encoding='utf-8', errors='replace')
-    return r.stdout.strip() if r.returncode==0 else None
+    if shutil.which("git") is None:
+        return None
+    r = subprocess.run(
+        ["git", "-C", str(root), *args], capture_output=True, text=True, encoding="utf-8", errors="replace"
+    )
+    return r.stdout.strip() if r.returncode == 0 else None
+
 
 def repository(
-    root:Path, # Folder of the project
-) -> Path|None: # Top of the git work tree that `root` belongs to
+    root: Path,  # Folder of the project
+) -> Path | None:  # Top of the git work tree that `root` belongs to
     "The repository that tracks `root`, if any"
-    said = git(root, 'rev-parse', '--show-toplevel')
-    if not said: return None
+    said = git(root, "rev-parse", "--show-toplevel")
+    if not said:
+        return None
     top = Path(said).resolve()
-    return None if top!=root and git(top, 'check-ignore', '-q', str(root)) is not None else top
+    return None if top != root and git(top, "check-ignore", "-q", str(root)) is not None else top
 
 # %% ../../nbs/app/adoption.ipynb #f70e2d18
-def feast_repository(root:Path) -> str:
+def feast_repository(root: Path) -> str:
     "Folder of a Feast repository in `root`, relative to it; empty when there is none"
-    found = [root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith('.'))] if root.is_dir() else []
+    found = (
+        [root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))] if root.is_dir() else []
+    )
     for d in found:
-        if (d/'feature_store.yaml').is_file(): return os.path.relpath(d, root)
-    return ''
+        if (d / "feature_store.yaml").is_file():
+            return os.path.relpath(d, root)
+    return ""
 
-def mlflow_server(root:Path, environ=os.environ) -> str:
+
+def mlflow_server(root: Path, environ=os.environ) -> str:
     "Tracking URI of an MLflow that is already there; empty when there is none"
-    if environ.get('MLFLOW_TRACKING_URI'): return environ['MLFLOW_TRACKING_URI']
-    return f'sqlite:///{(root/"mlflow.db").as_posix()}' if (root/'mlflow.db').is_file() else ''
+    if environ.get("MLFLOW_TRACKING_URI"):
+        return environ["MLFLOW_TRACKING_URI"]
+    return f"sqlite:///{(root / 'mlflow.db').as_posix()}" if (root / "mlflow.db").is_file() else ""
 
 # %% ../../nbs/app/adoption.ipynb #1ae21fef
-def make_repository(root:Path):
+def make_repository(root: Path):
     "`git init` in `root`; raises `ToolFailed` when git refuses"
-    if shutil.which('git') is None: return
-    r = subprocess.run(['git', '-C', str(root), 'init', '-q', '-b', 'main'], capture_output=True, text=True)
-    if r.returncode: raise ToolFailed(f'git init in {root} failed: {r.stderr.strip()[:200]}')
+    if shutil.which("git") is None:
+        return
+    r = subprocess.run(["git", "-C", str(root), "init", "-q", "-b", "main"], capture_output=True, text=True)
+    if r.returncode:
+        raise ToolFailed(f"git init in {root} failed: {r.stderr.strip()[:200]}")

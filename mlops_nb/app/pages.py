@@ -17,156 +17,288 @@ from ..core.svg import meter, number
 from .site_views import slug
 
 # %% ../../nbs/app/pages.ipynb #f08ecb74
-def _time(x) -> str: return str(x or '-')[:16].replace('T', ' ')
+def _time(x) -> str:
+    return str(x or "-")[:16].replace("T", " ")
+
+
 def _n(x) -> str:
-    return f'{x:,}' if isinstance(x, int) and not isinstance(x, bool) else number(float(x)) if isinstance(x, float) else '-' if x in (None, '') else str(x)
+    return (
+        f"{x:,}"
+        if isinstance(x, int) and not isinstance(x, bool)
+        else number(float(x))
+        if isinstance(x, float)
+        else "-"
+        if x in (None, "")
+        else str(x)
+    )
+
+
 def _usd(x) -> str:
-    return 'no price' if not isinstance(x, (int, float)) else f'{x:,.2f}' if x>=1 or x==0 else f'{x:.4f}' if x>=.01 else f'{x:.6f}'.rstrip('0') if x>=1e-6 else 'under 0.000001'
-def _percent(x) -> str: return f'{x:.2%}' if isinstance(x, (int, float)) else '-'
+    return (
+        "no price"
+        if not isinstance(x, (int, float))
+        else f"{x:,.2f}"
+        if x >= 1 or x == 0
+        else f"{x:.4f}"
+        if x >= 0.01
+        else f"{x:.6f}".rstrip("0")
+        if x >= 1e-6
+        else "under 0.000001"
+    )
+
+
+def _percent(x) -> str:
+    return f"{x:.2%}" if isinstance(x, (int, float)) else "-"
+
 
 def _bytes(x) -> str:
     "A size in the largest unit that leaves a number above 1"
-    if not isinstance(x, (int, float)): return '-'
-    for unit in ('B', 'kB', 'MB', 'GB'):
-        if x<1000: return f'{x:.0f} {unit}' if unit=='B' else f'{x:.1f} {unit}'
+    if not isinstance(x, (int, float)):
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if x < 1000:
+            return f"{x:.0f} {unit}" if unit == "B" else f"{x:.1f} {unit}"
         x /= 1000
-    return f'{x:.1f} TB'
+    return f"{x:.1f} TB"
+
 
 def _value(x) -> str:
     "One value of an entry, short"
     if isinstance(x, dict):
-        return '{'+', '.join(f'{k}: {_value(v)}' for k,v in list(x.items())[:4])+(', ...' if len(x)>4 else '')+'}'
+        return (
+            "{" + ", ".join(f"{k}: {_value(v)}" for k, v in list(x.items())[:4]) + (", ..." if len(x) > 4 else "") + "}"
+        )
     if isinstance(x, list):
-        return f'{len(x)} items' if len(x)>4 or any(isinstance(v, (dict, list)) for v in x) else ', '.join(map(_value, x)) or 'none'
+        return (
+            f"{len(x)} items"
+            if len(x) > 4 or any(isinstance(v, (dict, list)) for v in x)
+            else ", ".join(map(_value, x)) or "none"
+        )
     s = _n(x)
-    if s.startswith(('/', '~', 'file:')) and '/' in s[1:]: return '…/'+s.rstrip('/').rpartition('/')[2] # where somebody's home is, is nobody's business
-    if len(s)>=32 and not set(s)-set('0123456789abcdef'): return s[:12]
-    return s if len(s)<=90 else s[:89]+'…'
+    if s.startswith(("/", "~", "file:")) and "/" in s[1:]:
+        return "…/" + s.rstrip("/").rpartition("/")[2]  # where somebody's home is, is nobody's business
+    if len(s) >= 32 and not set(s) - set("0123456789abcdef"):
+        return s[:12]
+    return s if len(s) <= 90 else s[:89] + "…"
+
 
 def _pairs(x) -> str:
-    return ', '.join(f'{k}={_value(v)}' for k,v in x.items() if k!='bracket'
-        and v not in (None, '', [], {})) or '-' if isinstance(x, dict) else '-'
-def _clauses(x:dict) -> str: return '; '.join(f'{f.replace("_", " ").upper()} {", ".join(cs)}' for f,cs in x.items())
-def _share(x:float, total:float):
+    return (
+        ", ".join(f"{k}={_value(v)}" for k, v in x.items() if k != "bracket" and v not in (None, "", [], {})) or "-"
+        if isinstance(x, dict)
+        else "-"
+    )
+
+
+def _clauses(x: dict) -> str:
+    return "; ".join(f"{f.replace('_', ' ').upper()} {', '.join(cs)}" for f, cs in x.items())
+
+
+def _share(x: float, total: float):
     from markupsafe import Markup
-    return Markup(f'<span class="mlops">{meter(x/total if total else 0., f"{x/total:.0%}" if total else "0%").markup}</span>')
+
+    return Markup(
+        f'<span class="mlops">{meter(x / total if total else 0.0, f"{x / total:.0%}" if total else "0%").markup}</span>'
+    )
 
 # %% ../../nbs/app/pages.ipynb #ad9dbe26
 class Renderer:
     "Templates with the frame that every page shares"
-    def __init__(self, site:dict, nav:list[dict]):
+
+    def __init__(self, site: dict, nav: list[dict]):
         from jinja2 import Environment, FunctionLoader, StrictUndefined
-        self.env = Environment(loader=FunctionLoader(lambda name: resource(f'site/{name}')), autoescape=True,
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        self.env.filters.update(time=_time, n=_n, usd=_usd, percent=_percent, bytes=_bytes, pairs=_pairs, clauses=_clauses,
-            share=_share, event=lambda t: t.replace('.', ' ').replace('_', ' '))
-        self.site,self.nav = site,nav
-    def page(self,
-        path:str, # Of the page, from the site's root
-        template:str, # Its template
-        title:str,
-        here:str='', # Path of the entry in the navigation that it belongs to
+
+        self.env = Environment(
+            loader=FunctionLoader(lambda name: resource(f"site/{name}")),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.env.filters.update(
+            time=_time,
+            n=_n,
+            usd=_usd,
+            percent=_percent,
+            bytes=_bytes,
+            pairs=_pairs,
+            clauses=_clauses,
+            share=_share,
+            event=lambda t: t.replace(".", " ").replace("_", " "),
+        )
+        self.site, self.nav = site, nav
+
+    def page(
+        self,
+        path: str,  # Of the page, from the site's root
+        template: str,  # Its template
+        title: str,
+        here: str = "",  # Path of the entry in the navigation that it belongs to
         **values,
     ) -> str:
         "One page"
-        return self.env.get_template(template).render(site=self.site, nav=self.nav, title=title, here=here or path,
-            up='../'*path.count('/'), **values)
+        return self.env.get_template(template).render(
+            site=self.site, nav=self.nav, title=title, here=here or path, up="../" * path.count("/"), **values
+        )
+
 
 def render(
-    content:dict, # Of the project, as `site_content.gather` gives it
-) -> dict[str,str]: # Path -> text
+    content: dict,  # Of the project, as `site_content.gather` gives it
+) -> dict[str, str]:  # Path -> text
     "All pages and the style sheet"
     c = content
-    nav = [dict(path=f'{p}.html', words=w, count=n) for p,w,n in (('index', 'Overview', None),
-        ('datasets', 'Datasets', len(c['datasets'])), ('features', 'Features', len(c['features'])),
-        ('models', 'Models', len(c['models'])),
-        ('jobs', 'Jobs', len(c['jobs'])), ('drift', 'Drift', len(c['drift'])), ('cost', 'Cost', None),
-        ('controls', 'Controls', len(c['board'].controls)), ('ledger', 'Ledger', c['site']['entries']))]
-    r = Renderer(c['site'], nav)
-    out = {'style.css':resource('site/style.css')+css()+'\n',
-        'index.html':r.page('index.html', 'index.html', c['site']['name'], **_overview(c))}
-    for name,title,keys in (('datasets', 'Datasets', ['datasets']), ('features', 'Feature catalogue', ['features', 'joins']),
-        ('models', 'Models', ['models', 'runs']), ('jobs', 'Jobs', ['jobs']), ('drift', 'Drift', ['drift']),
-        ('cost', 'Cost', ['total', 'tables', 'price']),
-        ('ledger', 'Ledger', ['entries', 'root', 'verdict', 'signed', 'anchored'])):
-        out[f'{name}.html'] = r.page(f'{name}.html', f'{name}.html', title, **{k:c[k] for k in keys})
-    groups = [(s, [x for x in c['board'].controls if x.status==s])
-        for s in ('fail', 'stale', 'unknown', 'pass', 'attested', 'not_applicable')]
-    out['controls.html'] = r.page('controls.html', 'controls.html', 'Controls', board=c['board'],
-        groups=[g for g in groups if g[1]])
-    for m in c['models']: out[m['path']] = r.page(m['path'], 'model.html', m['name'], 'models.html', m=m)
-    for j in c['jobs']:
-        for run in j['runs']:
-            if run['path']:
-                out[run['path']] = r.page(run['path'], 'run.html', f'Run {run["run"]}', 'jobs.html', job=j, r=run,
-                    notebook=c['notebooks'][run['run']])
+    nav = [
+        dict(path=f"{p}.html", words=w, count=n)
+        for p, w, n in (
+            ("index", "Overview", None),
+            ("datasets", "Datasets", len(c["datasets"])),
+            ("features", "Features", len(c["features"])),
+            ("models", "Models", len(c["models"])),
+            ("jobs", "Jobs", len(c["jobs"])),
+            ("drift", "Drift", len(c["drift"])),
+            ("cost", "Cost", None),
+            ("controls", "Controls", len(c["board"].controls)),
+            ("ledger", "Ledger", c["site"]["entries"]),
+        )
+    ]
+    r = Renderer(c["site"], nav)
+    out = {
+        "style.css": resource("site/style.css") + css() + "\n",
+        "index.html": r.page("index.html", "index.html", c["site"]["name"], **_overview(c)),
+    }
+    for name, title, keys in (
+        ("datasets", "Datasets", ["datasets"]),
+        ("features", "Feature catalogue", ["features", "joins"]),
+        ("models", "Models", ["models", "runs"]),
+        ("jobs", "Jobs", ["jobs"]),
+        ("drift", "Drift", ["drift"]),
+        ("cost", "Cost", ["total", "tables", "price"]),
+        ("ledger", "Ledger", ["entries", "root", "verdict", "signed", "anchored"]),
+    ):
+        out[f"{name}.html"] = r.page(f"{name}.html", f"{name}.html", title, **{k: c[k] for k in keys})
+    groups = [
+        (s, [x for x in c["board"].controls if x.status == s])
+        for s in ("fail", "stale", "unknown", "pass", "attested", "not_applicable")
+    ]
+    out["controls.html"] = r.page(
+        "controls.html", "controls.html", "Controls", board=c["board"], groups=[g for g in groups if g[1]]
+    )
+    for m in c["models"]:
+        out[m["path"]] = r.page(m["path"], "model.html", m["name"], "models.html", m=m)
+    for j in c["jobs"]:
+        for run in j["runs"]:
+            if run["path"]:
+                out[run["path"]] = r.page(
+                    run["path"],
+                    "run.html",
+                    f"Run {run['run']}",
+                    "jobs.html",
+                    job=j,
+                    r=run,
+                    notebook=c["notebooks"][run["run"]],
+                )
     return out
+
 
 def _overview(c) -> dict:
     "What the first page shows"
-    t,board = c['total'],c['board']
-    runs = sum(len(j['runs']) for j in c['jobs'])+len(c['runs'])
-    tiles = [(f'{len(c["datasets"]):,}', 'datasets', 'datasets.html'),
-        (f'{len(c["features"]):,}', 'feature views', 'features.html'), (f'{len(c["models"]):,}', 'models', 'models.html'),
-        (f'{runs:,}', 'runs', 'jobs.html'),
-        (f'{sum(d["alarm"] for d in c["drift"]):,}', 'drift alarms', 'drift.html'),
-        (_usd(t.total_usd), 'USD, estimated', 'cost.html'),
-        (f'{board.counts["pass"]} of {len(board.controls)}', 'controls pass', 'controls.html'),
-        (f'{c["site"]["entries"]:,}', 'ledger entries', 'ledger.html')]
+    t, board = c["total"], c["board"]
+    runs = sum(len(j["runs"]) for j in c["jobs"]) + len(c["runs"])
+    tiles = [
+        (f"{len(c['datasets']):,}", "datasets", "datasets.html"),
+        (f"{len(c['features']):,}", "feature views", "features.html"),
+        (f"{len(c['models']):,}", "models", "models.html"),
+        (f"{runs:,}", "runs", "jobs.html"),
+        (f"{sum(d['alarm'] for d in c['drift']):,}", "drift alarms", "drift.html"),
+        (_usd(t.total_usd), "USD, estimated", "cost.html"),
+        (f"{board.counts['pass']} of {len(board.controls)}", "controls pass", "controls.html"),
+        (f"{c['site']['entries']:,}", "ledger entries", "ledger.html"),
+    ]
     from mlops_nb.app.site_views import promoted
-    return dict(tiles=[dict(value=v, words=w, path=p) for v,w,p in tiles], promoted=promoted(c['models']),
-        recent=c['entries'][:8],
-        again='\n'.join(filter(None, ['mlops init', 'mlops data pull',
-        c['features'] and f'mlops feature join {c["features"][0]["name"]} --entities DATA',
-        c['jobs'] and f'mlops job run {c["jobs"][0]["name"]}', 'mlops audit verify'])))
+
+    return dict(
+        tiles=[dict(value=v, words=w, path=p) for v, w, p in tiles],
+        promoted=promoted(c["models"]),
+        recent=c["entries"][:8],
+        again="\n".join(
+            filter(
+                None,
+                [
+                    "mlops init",
+                    "mlops data pull",
+                    c["features"] and f"mlops feature join {c['features'][0]['name']} --entities DATA",
+                    c["jobs"] and f"mlops job run {c['jobs'][0]['name']}",
+                    "mlops audit verify",
+                ],
+            )
+        ),
+    )
 
 # %% ../../nbs/app/pages.ipynb #aace5611
-MARK = '.mlops-site' # In every folder that we wrote
+MARK = ".mlops-site"  # In every folder that we wrote
+
 
 def write(
-    pages:dict[str,str], # Path -> text
-    out:Path, # Folder of the site
+    pages: dict[str, str],  # Path -> text
+    out: Path,  # Folder of the site
 ):
     "Write all pages beside `out`, then put them in its place; raises `BadInput` when something else is there"
     out = Path(out)
-    if out.is_symlink() or (out.exists() and not out.is_dir()): raise BadInput(f'{out} is no folder', 'give another --out')
-    if out.is_dir() and any(out.iterdir()) and not (out/MARK).is_file():
-        raise BadInput(f'{out} holds files that are no site of ours', 'give an empty folder with --out')
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise BadInput(f"{out} is no folder", "give another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise BadInput(f"{out} holds files that are no site of ours", "give an empty folder with --out")
     tmp = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f'.{out.name}.'))
-        new,old = tmp/'new',tmp/'old'
-        for path,text in {**pages, MARK:'Written by mlops site build; replaced as a whole.\n'}.items():
-            (new/path).parent.mkdir(parents=True, exist_ok=True)
-            (new/path).write_text(text, encoding='utf-8')
-        if out.exists(): os.replace(out, old)
-        try: os.replace(new, out)
+        tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        new, old = tmp / "new", tmp / "old"
+        for path, text in {**pages, MARK: "Written by mlops site build; replaced as a whole.\n"}.items():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            (new / path).write_text(text, encoding="utf-8")
+        if out.exists():
+            os.replace(out, old)
+        try:
+            os.replace(new, out)
         except OSError:
-            if old.exists(): os.replace(old, out)
+            if old.exists():
+                os.replace(old, out)
             raise
     except OSError as e:
-        raise ToolFailed(f'cannot write {out}: {e.strerror}', 'give a folder that you may write to with --out') from e
+        raise ToolFailed(f"cannot write {out}: {e.strerror}", "give a folder that you may write to with --out") from e
     finally:
-        if tmp is not None: shutil.rmtree(tmp, ignore_errors=True)
+        if tmp is not None:
+            shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/app/pages.ipynb #bcc7da68
 def server(
-    folder:Path, # Folder of the site
-    port:int=0, # 0 takes a free one
-): # An HTTP server that is bound and not yet running
+    folder: Path,  # Folder of the site
+    port: int = 0,  # 0 takes a free one
+):  # An HTTP server that is bound and not yet running
     "A server of the site on the loopback address"
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
     class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_): "Requests are nobody's business"
-        def list_directory(self, _): self.send_error(404)
+        def log_message(self, *_):
+            "Requests are nobody's business"
+
+        def list_directory(self, _):
+            self.send_error(404)
+
         def send_head(self):
-            if (self.headers.get('Host') or '').rpartition(':')[0] not in ('127.0.0.1', 'localhost'): return self.send_error(421)
-            if '/.' in self.path: return self.send_error(404)
+            if (self.headers.get("Host") or "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+                return self.send_error(421)
+            if "/." in self.path:
+                return self.send_error(404)
             return super().send_head()
+
         def end_headers(self):
-            self.send_header('X-Content-Type-Options', 'nosniff'); self.send_header('Cache-Control', 'no-store')
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.send_header("Cache-Control", "no-store")
             super().end_headers()
-    try: return ThreadingHTTPServer(('127.0.0.1', port), partial(Handler, directory=str(folder)))
-    except OSError as e: raise ToolFailed(f'port {port} cannot be used: {e.strerror}', 'give another --port, or none') from e
+
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(folder)))
+    except OSError as e:
+        raise ToolFailed(f"port {port} cannot be used: {e.strerror}", "give another --port, or none") from e

@@ -13,42 +13,79 @@ from ..core.draw import Panel, badge, facts, place, table, text
 # %% ../../nbs/app/panel.ipynb #0c88052f
 def ready(r) -> Panel:
     "What is used, what was made"
-    rows = [[s, where, 'adopted' if s in r.adopted else 'made' if s in r.made else 'default'] for s,where in r.stores.items()]
-    rest = [[tool, what, 'adopted'] for tool,what in r.adopted.items() if tool not in r.stores]
-    return Panel('Project ready', facts({'root':place(r.root)}), table(['store', 'where', ''], rows+rest),
-        verdict=('ok', 'READY'), next='mlops status')
+    rows = [
+        [s, where, "adopted" if s in r.adopted else "made" if s in r.made else "default"]
+        for s, where in r.stores.items()
+    ]
+    rest = [[tool, what, "adopted"] for tool, what in r.adopted.items() if tool not in r.stores]
+    return Panel(
+        "Project ready",
+        facts({"root": place(r.root)}),
+        table(["store", "where", ""], rows + rest),
+        verdict=("ok", "READY"),
+        next="mlops status",
+    )
 
 # %% ../../nbs/app/panel.ipynb #9e684675
 def status(s) -> Panel:
     "One card: what there is, what it cost, what needs attention"
-    ledger = f'{s.ledger["entries"]:,} entries, {s.ledger["state"]}'
-    blocks:list = [facts({**{k:f'{v:,}' for k,v in s.counts.items()},
-        'cost today':f'{s.cost_usd_today:.4f} USD, estimated', 'ledger':ledger})]
+    ledger = f"{s.ledger['entries']:,} entries, {s.ledger['state']}"
+    blocks: list = [
+        facts(
+            {
+                **{k: f"{v:,}" for k, v in s.counts.items()},
+                "cost today": f"{s.cost_usd_today:.4f} USD, estimated",
+                "ledger": ledger,
+            }
+        )
+    ]
     if s.alerts:
-        blocks.append(table(['needs attention', 'subject', ''],
-            [[badge('warn', a['kind']), a['subject'], a['message']] for a in s.alerts]))
+        blocks.append(
+            table(
+                ["needs attention", "subject", ""],
+                [[badge("warn", a["kind"]), a["subject"], a["message"]] for a in s.alerts],
+            )
+        )
     if s.recent:
-        blocks.append(table(['entry', 'time (UTC)', 'event', 'subject'],
-            [[e['seq'], e['time'][:19].replace('T', ' '), e['type'], e['subject']] for e in s.recent]))
-    verdict = ('warn', f'{len(s.alerts)} TO LOOK AT') if s.alerts else ('ok', 'ALL QUIET')
-    return Panel('Status', *blocks, verdict=verdict, next='mlops doctor' if s.alerts else 'mlops audit verify')
+        blocks.append(
+            table(
+                ["entry", "time (UTC)", "event", "subject"],
+                [[e["seq"], e["time"][:19].replace("T", " "), e["type"], e["subject"]] for e in s.recent],
+            )
+        )
+    verdict = ("warn", f"{len(s.alerts)} TO LOOK AT") if s.alerts else ("ok", "ALL QUIET")
+    return Panel("Status", *blocks, verdict=verdict, next="mlops doctor" if s.alerts else "mlops audit verify")
 
 # %% ../../nbs/app/panel.ipynb #8e17e1c4
 def diagnosis(d) -> Panel:
     "Every check, the failed ones first, each with its fix"
-    rows = [[badge('ok', 'OK') if c.ok else badge('bad', 'FIX'), c.name, c.detail, c.fix]
-        for c in sorted(d.checks, key=lambda c: c.ok)]
+    rows = [
+        [badge("ok", "OK") if c.ok else badge("bad", "FIX"), c.name, c.detail, c.fix]
+        for c in sorted(d.checks, key=lambda c: c.ok)
+    ]
     bad = sum(not c.ok for c in d.checks)
-    return Panel('Doctor', table(['', 'check', 'found', 'what to type'], rows),
-        verdict=('ok', 'HEALTHY') if not bad else ('bad', f'{bad} TO FIX'),
-        next=next((c.fix for c in d.checks if not c.ok and c.fix.startswith('mlops')), 'mlops status'))
+    return Panel(
+        "Doctor",
+        table(["", "check", "found", "what to type"], rows),
+        verdict=("ok", "HEALTHY") if not bad else ("bad", f"{bad} TO FIX"),
+        next=next((c.fix for c in d.checks if not c.ok and c.fix.startswith("mlops")), "mlops status"),
+    )
 
 # %% ../../nbs/app/panel.ipynb #ea2ca25e
 def demo(d) -> Panel:
     "The steps of the golden path"
-    rows = [[badge('ok', 'DONE') if s.ok else badge('bad', 'FAILED'), s.name, s.detail, f'{s.seconds:.1f} s'] for s in d.steps]
-    blocks = [table(['', 'step', 'shown', 'seconds'], rows),
-        facts({'project':place(d.root), **({'site':place(d.site)} if d.site else {})})]
-    verdict = ('bad', 'FAILED') if not d.ok else ('ok', 'DONE') if d.site else ('info', 'LAID OUT')
-    return Panel('The golden path on 336,776 flights', *blocks, verdict=verdict,
-        next=f'cd {place(d.root)} && {"mlops status" if d.site else "jupyter lab flights.ipynb"}')
+    rows = [
+        [badge("ok", "DONE") if s.ok else badge("bad", "FAILED"), s.name, s.detail, f"{s.seconds:.1f} s"]
+        for s in d.steps
+    ]
+    blocks = [
+        table(["", "step", "shown", "seconds"], rows),
+        facts({"project": place(d.root), **({"site": place(d.site)} if d.site else {})}),
+    ]
+    verdict = ("bad", "FAILED") if not d.ok else ("ok", "DONE") if d.site else ("info", "LAID OUT")
+    return Panel(
+        "The golden path on 336,776 flights",
+        *blocks,
+        verdict=verdict,
+        next=f"cd {place(d.root)} && {'mlops status' if d.site else 'jupyter lab flights.ipynb'}",
+    )

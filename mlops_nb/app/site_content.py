@@ -14,80 +14,117 @@ from ..core.errors import MlopsError
 from . import site_views
 
 # %% ../../nbs/app/site_content.ipynb #7f39a3c4
-RUN_PAGES,ENTRIES = 60,2000 # Newest runs with a page of their own; newest entries on the ledger's page
+RUN_PAGES, ENTRIES = 60, 2000  # Newest runs with a page of their own; newest entries on the ledger's page
 
-def _definitions(root:Path) -> dict[str,str]:
+
+def _definitions(root: Path) -> dict[str, str]:
     "Feature view -> the text that defines it"
     out = {}
-    for f in sorted((root/'features').glob('*')):
-        if f.suffix in ('.sql', '.py', '.toml') and f.is_file():
-            out[f.stem] = f'{out[f.stem]}\n\n' if f.stem in out else ''
-            out[f.stem] += f'# {f.name}\n{f.read_text(encoding="utf-8", errors="replace").strip()}'
+    for f in sorted((root / "features").glob("*")):
+        if f.suffix in (".sql", ".py", ".toml") and f.is_file():
+            out[f.stem] = f"{out[f.stem]}\n\n" if f.stem in out else ""
+            out[f.stem] += f"# {f.name}\n{f.read_text(encoding='utf-8', errors='replace').strip()}"
     return out
 
-def _notebook(root:Path, job:str, run:str) -> Path|None:
+
+def _notebook(root: Path, job: str, run: str) -> Path | None:
     "The executed notebook of a run, if it is still there"
-    path = root/'.mlops'/'runs'/site_views.slug(run)/f'{site_views.slug(job)}.ipynb'
+    path = root / ".mlops" / "runs" / site_views.slug(run) / f"{site_views.slug(job)}.ipynb"
     return path if path.is_file() else None
 
-def _executed(root:Path, jobs:list[dict]) -> dict[str,str]:
+
+def _executed(root: Path, jobs: list[dict]) -> dict[str, str]:
     "Run -> its notebook as HTML, for the newest runs; each such run gets its path"
     from markupsafe import Markup
     from mlops_nb.app.nbconvert_page import notebook_page
-    out:dict[str,str] = {}
-    newest = sorted(((r, j) for j in jobs for r in j['runs']), key=lambda x: -x[0]['seq'])[:RUN_PAGES]
-    for r,j in newest:
-        nb = _notebook(root, j['name'], r['run'])
-        if nb is None: continue
-        try: out[r['run']] = Markup(notebook_page(nb))
-        except MlopsError as e: out[r['run']] = Markup.escape(e.message)
-        r['path'] = f'runs/{site_views.slug(r["run"])}.html'
+
+    out: dict[str, str] = {}
+    newest = sorted(((r, j) for j in jobs for r in j["runs"]), key=lambda x: -x[0]["seq"])[:RUN_PAGES]
+    for r, j in newest:
+        nb = _notebook(root, j["name"], r["run"])
+        if nb is None:
+            continue
+        try:
+            out[r["run"]] = Markup(notebook_page(nb))
+        except MlopsError as e:
+            out[r["run"]] = Markup.escape(e.message)
+        r["path"] = f"runs/{site_views.slug(r['run'])}.html"
     return out
 
-def _schemas(found:list[dict]):
+
+def _schemas(found: list[dict]):
     "Columns and types of the newest version of each dataset, where it is still registered"
     from mlops_nb import data
-    for d in found:
-        try: v = data.resolve(d['name'])
-        except MlopsError: continue
-        columns = v.schema if isinstance(getattr(v, 'schema', None), list) else v.columns
-        if isinstance(columns, list): d['schema'] = {c.name:(c.type, ', '.join(c.pii)) for c in columns}
 
-def _typed(root:Path, found:list[dict]) -> list[dict]:
+    for d in found:
+        try:
+            v = data.resolve(d["name"])
+        except MlopsError:
+            continue
+        columns = v.schema if isinstance(getattr(v, "schema", None), list) else v.columns
+        if isinstance(columns, list):
+            d["schema"] = {c.name: (c.type, ", ".join(c.pii)) for c in columns}
+
+
+def _typed(root: Path, found: list[dict]) -> list[dict]:
     "Feature views with the types that their definitions in git state"
     for f in found:
-        at = root/'features'/f'{f["name"]}.toml'
-        try: stated = {x['name']:x['type'] for x in tomllib.loads(at.read_text(encoding='utf-8'))['features']}
-        except (OSError, ValueError, KeyError, TypeError): continue # the page says `-`; `mlops feature show` says what is wrong
-        f['features'] = {n:t or stated.get(n, '') for n,t in f['features'].items()}
+        at = root / "features" / f"{f['name']}.toml"
+        try:
+            stated = {x["name"]: x["type"] for x in tomllib.loads(at.read_text(encoding="utf-8"))["features"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the page says `-`; `mlops feature show` says what is wrong
+        f["features"] = {n: t or stated.get(n, "") for n, t in f["features"].items()}
     return found
+
 
 def _state(p, log, entries) -> dict:
     "What a verification says, in words"
-    try: v = log.verify()
-    except MlopsError as e: return dict(root='-', verdict=f'not readable: {e.message}', signed='-', anchored='-')
-    bad = [q for q in v.problems if q.kind!='unanchored']
-    last = next((e for e in entries if e.type=='audit.anchored'), None)
-    return dict(root=v.root, verdict='intact' if not bad else '; '.join(f'{q.kind} at entry {q.seq}' for q in bad[:5]),
-        signed=f'{v.signed:,} of {v.entries:,} entries',
-        anchored=f'up to entry {(last.payload or {}).get("size", "?")}, {last.time[:16].replace("T", " ")} UTC' if last else 'no checkpoint is kept elsewhere')
+    try:
+        v = log.verify()
+    except MlopsError as e:
+        return dict(root="-", verdict=f"not readable: {e.message}", signed="-", anchored="-")
+    bad = [q for q in v.problems if q.kind != "unanchored"]
+    last = next((e for e in entries if e.type == "audit.anchored"), None)
+    return dict(
+        root=v.root,
+        verdict="intact" if not bad else "; ".join(f"{q.kind} at entry {q.seq}" for q in bad[:5]),
+        signed=f"{v.signed:,} of {v.entries:,} entries",
+        anchored=f"up to entry {(last.payload or {}).get('size', '?')}, {last.time[:16].replace('T', ' ')} UTC"
+        if last
+        else "no checkpoint is kept elsewhere",
+    )
+
 
 def gather(
-    p, # A `Project`
-) -> dict: # What `pages.render` takes
+    p,  # A `Project`
+) -> dict:  # What `pages.render` takes
     "Read a project"
     from mlops_nb import comply, cost
     from mlops_nb.core import ledger
+
     log = ledger.of(p)
     events = list(log.events())
     newest = events[::-1][:ENTRIES]
-    locked = {n:sum(1 for l in (t or '').splitlines() if '==' in l) for n,t in comply.locks(p.root).items()}
-    jobs,datasets = site_views.jobs(events, locked),site_views.datasets(events)
+    locked = {n: sum(1 for l in (t or "").splitlines() if "==" in l) for n, t in comply.locks(p.root).items()}
+    jobs, datasets = site_views.jobs(events, locked), site_views.datasets(events)
     _schemas(datasets)
-    return dict(site=dict(name=p.name, purpose=p.settings.project.purpose, entries=len(events), last=events[-1].time if events else ''), datasets=datasets,
-        features=_typed(p.root, site_views.features(events, _definitions(p.root))), joins=site_views.joins(events),
-        models=site_views.models(events), runs=site_views.runs(events)[:200], notebooks=_executed(p.root, jobs), jobs=jobs,
-        drift=site_views.drift(events), total=cost.views.table(events),
-        tables=[cost.views.table(events, by) for by in ('job', 'model', 'cell', 'user')],
-        price=cost.unit_price(cost.machine(p)[0]), board=comply.status(),
-        entries=newest, **_state(p, log, newest))
+    return dict(
+        site=dict(
+            name=p.name, purpose=p.settings.project.purpose, entries=len(events), last=events[-1].time if events else ""
+        ),
+        datasets=datasets,
+        features=_typed(p.root, site_views.features(events, _definitions(p.root))),
+        joins=site_views.joins(events),
+        models=site_views.models(events),
+        runs=site_views.runs(events)[:200],
+        notebooks=_executed(p.root, jobs),
+        jobs=jobs,
+        drift=site_views.drift(events),
+        total=cost.views.table(events),
+        tables=[cost.views.table(events, by) for by in ("job", "model", "cell", "user")],
+        price=cost.unit_price(cost.machine(p)[0]),
+        board=comply.status(),
+        entries=newest,
+        **_state(p, log, newest),
+    )

@@ -19,59 +19,92 @@ from ..core.verbs import verb
 # %% ../../nbs/app/site_verbs.ipynb #1ab50ddb
 class Site(Fact):
     "A site that was written"
-    pages:list[str] # Paths in the folder
-    out:str # The folder
-    entries:int # Of the ledger that were read
-    bytes:int
-    digest:str # SHA-256 over all pages
-    __panel__ = 'mlops_nb.app.site_verbs:drawn'
 
-def drawn(s:Site) -> Panel:
+    pages: list[str]  # Paths in the folder
+    out: str  # The folder
+    entries: int  # Of the ledger that were read
+    bytes: int
+    digest: str  # SHA-256 over all pages
+    __panel__ = "mlops_nb.app.site_verbs:drawn"
+
+
+def drawn(s: Site) -> Panel:
     "Where the site is"
-    return Panel('Site', facts({'first page':place(Path(s.out)/'index.html'), 'pages':len(s.pages),
-        'size':f'{s.bytes/1000:,.0f} kB', 'read from':f'{s.entries:,} entries'}), verdict=('ok', 'WRITTEN'),
-        next='mlops site serve')
+    return Panel(
+        "Site",
+        facts(
+            {
+                "first page": place(Path(s.out) / "index.html"),
+                "pages": len(s.pages),
+                "size": f"{s.bytes / 1000:,.0f} kB",
+                "read from": f"{s.entries:,} entries",
+            }
+        ),
+        verdict=("ok", "WRITTEN"),
+        next="mlops site serve",
+    )
 
-@verb('site.build', changes=True, example='mlops site build')
+
+@verb("site.build", changes=True, example="mlops site build")
 def build(
     *,
-    out:Path=Path('site'), # Folder of the site; replaced as a whole
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Site|Plan:
+    out: Path = Path("site"),  # Folder of the site; replaced as a whole
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Site | Plan:
     """Write the documentation site of the project
 
     Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. They need no script, no server and no network."""
     from hashlib import sha256
     from mlops_nb.core import ledger
+
     p = projects.current()
     folder = Path(out).expanduser()
-    folder = folder if folder.is_absolute() else p.root/folder
-    if folder.resolve()==p.root or p.root.is_relative_to(folder.resolve()):
-        raise BadInput(f'{folder} holds the project itself', 'give another --out')
-    if dry_run: return Plan(steps=[f'read {ledger.of(p).size():,} entries', f'write the site to {folder}'])
+    folder = folder if folder.is_absolute() else p.root / folder
+    if folder.resolve() == p.root or p.root.is_relative_to(folder.resolve()):
+        raise BadInput(f"{folder} holds the project itself", "give another --out")
+    if dry_run:
+        return Plan(steps=[f"read {ledger.of(p).size():,} entries", f"write the site to {folder}"])
     from mlops_nb.app import pages, site_content
+
     content = site_content.gather(p)
     made = pages.render(content)
     pages.write(made, folder)
-    digest = sha256('\0'.join(f'{k}\0{v}' for k,v in sorted(made.items())).encode()).hexdigest()
-    ledger.record(p, 'site.built', str(out), {'pages':len(made)-1, 'entries':content['site']['entries']},
-        digest=digest, fail='open')
-    return Site(pages=sorted(k for k in made if k.endswith('.html')), out=str(folder), entries=content['site']['entries'],
-        bytes=sum(len(v.encode()) for v in made.values()), digest=digest)
+    digest = sha256("\0".join(f"{k}\0{v}" for k, v in sorted(made.items())).encode()).hexdigest()
+    ledger.record(
+        p,
+        "site.built",
+        str(out),
+        {"pages": len(made) - 1, "entries": content["site"]["entries"]},
+        digest=digest,
+        fail="open",
+    )
+    return Site(
+        pages=sorted(k for k in made if k.endswith(".html")),
+        out=str(folder),
+        entries=content["site"]["entries"],
+        bytes=sum(len(v.encode()) for v in made.values()),
+        digest=digest,
+    )
 
-@verb('site.serve', example='mlops site serve --port 8800')
+
+@verb("site.serve", example="mlops site serve --port 8800")
 def serve(
     *,
-    out:Path=Path('site'), # Folder of the site
-    port:int=0, # Port; a free one by default
+    out: Path = Path("site"),  # Folder of the site
+    port: int = 0,  # Port; a free one by default
 ):
     "Show the site on this machine until Ctrl-C"
     from mlops_nb.app import pages
+
     p = projects.current()
     folder = Path(out).expanduser()
-    folder = folder if folder.is_absolute() else p.root/folder
-    if not (folder/pages.MARK).is_file(): raise NotFound(f'no site in {folder}', 'write it with: mlops site build')
+    folder = folder if folder.is_absolute() else p.root / folder
+    if not (folder / pages.MARK).is_file():
+        raise NotFound(f"no site in {folder}", "write it with: mlops site build")
     with pages.server(folder, port) as s:
-        sys.stderr.write(f'http://127.0.0.1:{s.server_address[1]}/ (stop with Ctrl-C)\n'); sys.stderr.flush()
-        try: s.serve_forever(poll_interval=.2)
-        except KeyboardInterrupt: return None
+        sys.stderr.write(f"http://127.0.0.1:{s.server_address[1]}/ (stop with Ctrl-C)\n")
+        sys.stderr.flush()
+        try:
+            s.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            return None

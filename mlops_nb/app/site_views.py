@@ -14,139 +14,313 @@ from ..core.events import Event
 
 # %% ../../nbs/app/site_views.ipynb #26a5000f
 def slug(
-    name:str, # Any text
-) -> str: # Letters, digits, `_`, `.` and `-` only; the same for the same text, different for different ones
+    name: str,  # Any text
+) -> str:  # Letters, digits, `_`, `.` and `-` only; the same for the same text, different for different ones
     "A name as a file name and an anchor"
-    s = re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('-.')[:80]
-    return s if s==name and s!='index' else f'{s or "x"}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+    s = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80]
+    return s if s == name and s != "index" else f"{s or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
-def _p(e:Event) -> dict: return e.payload or {}
-def _split(subject:str) -> tuple[str,str]: name,_,v = subject.rpartition('@'); return (name, v) if name else (v, '')
-def _version(e:Event): return _p(e).get('version') or _split(e.subject)[1]
-def _map(x) -> dict: return x if isinstance(x, dict) else {}
-def _rows(x) -> list[dict]: return [r for r in x if isinstance(r, dict)] if isinstance(x, list) else []
-def _count(x): return len(x) if isinstance(x, (list, dict)) else x
-def _grouped(items) -> dict[str,list]:
+
+def _p(e: Event) -> dict:
+    return e.payload or {}
+
+
+def _split(subject: str) -> tuple[str, str]:
+    name, _, v = subject.rpartition("@")
+    return (name, v) if name else (v, "")
+
+
+def _version(e: Event):
+    return _p(e).get("version") or _split(e.subject)[1]
+
+
+def _map(x) -> dict:
+    return x if isinstance(x, dict) else {}
+
+
+def _rows(x) -> list[dict]:
+    return [r for r in x if isinstance(r, dict)] if isinstance(x, list) else []
+
+
+def _count(x):
+    return len(x) if isinstance(x, (list, dict)) else x
+
+
+def _grouped(items) -> dict[str, list]:
     out = {}
-    for k,v in items: out.setdefault(k, []).append(v)
+    for k, v in items:
+        out.setdefault(k, []).append(v)
     return out
 
 # %% ../../nbs/app/site_views.ipynb #33ab7798
-def datasets(events:Iterable[Event]) -> list[dict]:
+def datasets(events: Iterable[Event]) -> list[dict]:
     "Datasets by name, newest version first, with the models that name them"
     events = list(events)
-    users = _grouped((_split(str(_p(e).get('data') or ''))[0], e.subject) for e in events if e.type=='model.registered')
+    users = _grouped(
+        (_split(str(_p(e).get("data") or ""))[0], e.subject) for e in events if e.type == "model.registered"
+    )
+
     def row(e):
         p = _p(e)
-        return dict(version=_version(e), digest=e.digest, rows=p.get('rows'), columns=_count(p.get('columns')),
-            bytes=p.get('bytes'), purpose=p.get('purpose'), pii=_pii(p.get('pii')), time=e.time, seq=e.seq)
-    found = _grouped((_split(e.subject)[0], {**row(e), 'schema':_p(e).get('schema')}) for e in events if e.type=='dataset.added')
-    return [dict(name=n, anchor=slug(n), versions=vs[::-1], used_by=users.get(n, []),
-        schema={c:(str(t), '') for c,t in _map(vs[-1].pop('schema')).items()}) for n,vs in sorted(found.items())]
+        return dict(
+            version=_version(e),
+            digest=e.digest,
+            rows=p.get("rows"),
+            columns=_count(p.get("columns")),
+            bytes=p.get("bytes"),
+            purpose=p.get("purpose"),
+            pii=_pii(p.get("pii")),
+            time=e.time,
+            seq=e.seq,
+        )
+
+    found = _grouped(
+        (_split(e.subject)[0], {**row(e), "schema": _p(e).get("schema")}) for e in events if e.type == "dataset.added"
+    )
+    return [
+        dict(
+            name=n,
+            anchor=slug(n),
+            versions=vs[::-1],
+            used_by=users.get(n, []),
+            schema={c: (str(t), "") for c, t in _map(vs[-1].pop("schema")).items()},
+        )
+        for n, vs in sorted(found.items())
+    ]
+
 
 def features(
-    events:Iterable[Event],
-    code:dict[str,str], # View -> text of its definition
+    events: Iterable[Event],
+    code: dict[str, str],  # View -> text of its definition
 ) -> list[dict]:
     "Feature views by name, each as its newest entry says"
-    found = _grouped((_split(e.subject)[0], e) for e in events if e.type=='feature.added')
+    found = _grouped((_split(e.subject)[0], e) for e in events if e.type == "feature.added")
+
     def row(n, es):
         p = _p(es[-1])
-        named = p.get('features')
-        return dict(name=n, anchor=slug(n), version=_version(es[-1]), entity=_said(p.get('entity') or p.get('entities')),
-            time_column=p.get('time'), ttl=p.get('ttl'), source=_said(p.get('source') or p.get('sources')),
-            features=named if isinstance(named, dict)
-            else {str(x.get('name') if isinstance(x, dict) else x):(x.get('type') if isinstance(x, dict) else '') for x in named
-            or []} if isinstance(named, list) else {},
-            rows=p.get('rows'), tests=[dict(expr=t.get('expr') or t.get('test') or '', ok=bool(t.get('ok', True)))
-            for t in _rows(p.get('tests'))], code=code.get(n, ''), time=es[-1].time, evidence=[e.seq for e in es])
-    return [row(n, es) for n,es in sorted(found.items())]
+        named = p.get("features")
+        return dict(
+            name=n,
+            anchor=slug(n),
+            version=_version(es[-1]),
+            entity=_said(p.get("entity") or p.get("entities")),
+            time_column=p.get("time"),
+            ttl=p.get("ttl"),
+            source=_said(p.get("source") or p.get("sources")),
+            features=named
+            if isinstance(named, dict)
+            else {
+                str(x.get("name") if isinstance(x, dict) else x): (x.get("type") if isinstance(x, dict) else "")
+                for x in named or []
+            }
+            if isinstance(named, list)
+            else {},
+            rows=p.get("rows"),
+            tests=[
+                dict(expr=t.get("expr") or t.get("test") or "", ok=bool(t.get("ok", True)))
+                for t in _rows(p.get("tests"))
+            ],
+            code=code.get(n, ""),
+            time=es[-1].time,
+            evidence=[e.seq for e in es],
+        )
 
-def _pii(x): return [f'{c}: {", ".join(map(str, k))}' for c,k in x.items()] if isinstance(x, dict) else x
-def _said(x): return ', '.join(map(str, x)) if isinstance(x, (list, tuple)) else x
+    return [row(n, es) for n, es in sorted(found.items())]
 
-def joins(events:Iterable[Event]) -> list[dict]:
+
+def _pii(x):
+    return [f"{c}: {', '.join(map(str, k))}" for c, k in x.items()] if isinstance(x, dict) else x
+
+
+def _said(x):
+    return ", ".join(map(str, x)) if isinstance(x, (list, tuple)) else x
+
+
+def joins(events: Iterable[Event]) -> list[dict]:
     "Training sets, newest first"
-    return [dict(refs=_said(_p(e).get('refs')) or e.subject, digest=e.digest, time=e.time, seq=e.seq,
-        **{k:_p(e).get(k) for k in ('rows_in', 'rows_out', 'unmatched', 'future_values')})
-        for e in events if e.type=='feature.joined'][::-1]
+    return [
+        dict(
+            refs=_said(_p(e).get("refs")) or e.subject,
+            digest=e.digest,
+            time=e.time,
+            seq=e.seq,
+            **{k: _p(e).get(k) for k in ("rows_in", "rows_out", "unmatched", "future_values")},
+        )
+        for e in events
+        if e.type == "feature.joined"
+    ][::-1]
 
 # %% ../../nbs/app/site_views.ipynb #8d34d7ca
-_MOVES = ('model.promoted', 'model.rolled_back', 'model.approved', 'model.gate_failed', 'model.promotion_failed')
+_MOVES = ("model.promoted", "model.rolled_back", "model.approved", "model.gate_failed", "model.promotion_failed")
 
-def models(events:Iterable[Event]) -> list[dict]:
+
+def models(events: Iterable[Event]) -> list[dict]:
     "Registered models with their versions, aliases and history, newest first"
     events = list(events)
+
     def version(e):
         p = _p(e)
-        return dict(version=_version(e), digest=e.digest or p.get('digest'), data=p.get('data'), data_digest=p.get('data_digest'),
-            run=p.get('run') or p.get('run_id'), metrics=_map(p.get('metrics')), onnx=_onnx(p.get('onnx')),
-            size_bytes=p.get('size_bytes'), flavour=p.get('flavour'), commit=p.get('commit') or p.get('git'),
-            time=e.time, seq=e.seq)
+        return dict(
+            version=_version(e),
+            digest=e.digest or p.get("digest"),
+            data=p.get("data"),
+            data_digest=p.get("data_digest"),
+            run=p.get("run") or p.get("run_id"),
+            metrics=_map(p.get("metrics")),
+            onnx=_onnx(p.get("onnx")),
+            size_bytes=p.get("size_bytes"),
+            flavour=p.get("flavour"),
+            commit=p.get("commit") or p.get("git"),
+            time=e.time,
+            seq=e.seq,
+        )
+
     def move(e):
         p = _p(e)
-        return dict(time=e.time, type=e.type, alias=p.get('alias') or p.get('to') or '', version=_version(e),
-            reason=p.get('reason'), gates=[dict(expr=g.get('expr', ''), value=g.get('value'), ok=bool(g.get('ok'))) for g in _rows(p.get('gates'))],
-            actor=e.actor, seq=e.seq)
-    versions = _grouped((_split(e.subject)[0] or e.subject, version(e)) for e in events if e.type=='model.registered')
+        return dict(
+            time=e.time,
+            type=e.type,
+            alias=p.get("alias") or p.get("to") or "",
+            version=_version(e),
+            reason=p.get("reason"),
+            gates=[
+                dict(expr=g.get("expr", ""), value=g.get("value"), ok=bool(g.get("ok"))) for g in _rows(p.get("gates"))
+            ],
+            actor=e.actor,
+            seq=e.seq,
+        )
+
+    versions = _grouped((_split(e.subject)[0] or e.subject, version(e)) for e in events if e.type == "model.registered")
     moves = _grouped((_split(e.subject)[0] or e.subject, move(e)) for e in events if e.type in _MOVES)
     out = []
-    for n,vs in sorted(versions.items()):
+    for n, vs in sorted(versions.items()):
         history = moves.get(n, [])
-        aliases = {str(h['alias']):h['version']
-            for h in history if h['type'] in ('model.promoted', 'model.rolled_back') and h['alias']}
-        out.append(dict(name=n, path=f'models/{slug(n)}.html', versions=vs[::-1], aliases=aliases, history=history[::-1]))
+        aliases = {
+            str(h["alias"]): h["version"]
+            for h in history
+            if h["type"] in ("model.promoted", "model.rolled_back") and h["alias"]
+        }
+        out.append(
+            dict(name=n, path=f"models/{slug(n)}.html", versions=vs[::-1], aliases=aliases, history=history[::-1])
+        )
     return out
 
+
 def _onnx(x):
-    return dict(parity_max_abs=x.get('parity_max_abs'), rows=x.get('rows')) if isinstance(x, dict) and x.get('parity_max_abs') is not None else None
+    return (
+        dict(parity_max_abs=x.get("parity_max_abs"), rows=x.get("rows"))
+        if isinstance(x, dict) and x.get("parity_max_abs") is not None
+        else None
+    )
 
-def promoted(found:list[dict]) -> list[dict]:
+
+def promoted(found: list[dict]) -> list[dict]:
     "Aliases that point somewhere now"
-    return [dict(name=m['name'], path=m['path'], alias=a, version=v,
-        **{k:next((h[k] for h in m['history'] if h['alias']==a), '') for k in ('time', 'reason')}) for m in found
-        for a,v in m['aliases'].items()]
+    return [
+        dict(
+            name=m["name"],
+            path=m["path"],
+            alias=a,
+            version=v,
+            **{k: next((h[k] for h in m["history"] if h["alias"] == a), "") for k in ("time", "reason")},
+        )
+        for m in found
+        for a, v in m["aliases"].items()
+    ]
 
-_ENDED = {'completed', 'failed', 'aborted'}
 
-def runs(events:Iterable[Event]) -> list[dict]:
+_ENDED = {"completed", "failed", "aborted"}
+
+
+def runs(events: Iterable[Event]) -> list[dict]:
     "Ended training runs, newest first"
-    return [dict(experiment=_p(e).get('experiment') or e.subject, run=str(_p(e).get('run') or _p(e).get('run_id') or '-'),
-        status=e.type.split('.')[1], metrics=_map(_p(e).get('metrics')),
-        seconds=_p(e).get('seconds'), usd=_p(e).get('usd'), time=e.time, seq=e.seq) for e in events if e.type.startswith('run.')
-        and e.type.split('.')[1] in _ENDED][::-1]
+    return [
+        dict(
+            experiment=_p(e).get("experiment") or e.subject,
+            run=str(_p(e).get("run") or _p(e).get("run_id") or "-"),
+            status=e.type.split(".")[1],
+            metrics=_map(_p(e).get("metrics")),
+            seconds=_p(e).get("seconds"),
+            usd=_p(e).get("usd"),
+            time=e.time,
+            seq=e.seq,
+        )
+        for e in events
+        if e.type.startswith("run.") and e.type.split(".")[1] in _ENDED
+    ][::-1]
 
 # %% ../../nbs/app/site_views.ipynb #dc8a3f1a
 def jobs(
-    events:Iterable[Event],
-    defined:dict[str,int], # Job -> how many packages its lock file pins
+    events: Iterable[Event],
+    defined: dict[str, int],  # Job -> how many packages its lock file pins
 ) -> list[dict]:
     "Jobs with their ended runs, newest first"
-    events,began = list(events),{}
+    events, began = list(events), {}
     for e in events:
-        if e.type=='job.started': began[_p(e).get('bracket') or e.subject] = _p(e)
-    def run(e):
-        p = {**began.get(_p(e).get('bracket') or e.subject, {}), **_p(e)}
-        return dict(run=str(p.get('run') or e.subject), status=e.type.split('.')[1], parameters=_map(p.get('parameters')),
-            cells=_count(p.get('cells')), seconds=p.get('seconds'), usd=p.get('usd'), kwh=p.get('kwh'),
-            error=p.get('error'), time=e.time, seq=e.seq, path='')
-    done = _grouped((e.subject, run(e)) for e in events if e.type.startswith('job.') and e.type.split('.')[1] in _ENDED)
-    made = {e.subject:_p(e) for e in events if e.type=='job.converted'}
-    names = sorted({*defined, *made, *done})
-    return [dict(name=n, anchor=slug(n), source=made.get(n, {}).get('source'),
-        parameters=[f'{k}: {t}' for k,t in _map(made.get(n, {}).get('parameters')).items()], locked=defined.get(n), runs=done.get(n, [])[::-1]) for n in names]
+        if e.type == "job.started":
+            began[_p(e).get("bracket") or e.subject] = _p(e)
 
-def drift(events:Iterable[Event]) -> list[dict]:
+    def run(e):
+        p = {**began.get(_p(e).get("bracket") or e.subject, {}), **_p(e)}
+        return dict(
+            run=str(p.get("run") or e.subject),
+            status=e.type.split(".")[1],
+            parameters=_map(p.get("parameters")),
+            cells=_count(p.get("cells")),
+            seconds=p.get("seconds"),
+            usd=p.get("usd"),
+            kwh=p.get("kwh"),
+            error=p.get("error"),
+            time=e.time,
+            seq=e.seq,
+            path="",
+        )
+
+    done = _grouped((e.subject, run(e)) for e in events if e.type.startswith("job.") and e.type.split(".")[1] in _ENDED)
+    made = {e.subject: _p(e) for e in events if e.type == "job.converted"}
+    names = sorted({*defined, *made, *done})
+    return [
+        dict(
+            name=n,
+            anchor=slug(n),
+            source=made.get(n, {}).get("source"),
+            parameters=[f"{k}: {t}" for k, t in _map(made.get(n, {}).get("parameters")).items()],
+            locked=defined.get(n),
+            runs=done.get(n, [])[::-1],
+        )
+        for n in names
+    ]
+
+
+def drift(events: Iterable[Event]) -> list[dict]:
     "Comparisons of two windows, newest first"
     out = []
     for e in events:
-        if e.type!='monitor.drift_checked': continue
+        if e.type != "monitor.drift_checked":
+            continue
         p = _p(e)
-        columns = [dict(name=str(c.get('name')), test=c.get('test'), p_adjusted=c.get('p_adjusted'), effect=c.get('effect'),
-            drifted=bool(c.get('drifted'))) for c in _rows(p.get('columns'))]
-        moved = p['drifted'] if isinstance(p.get('drifted'), list) else [c['name'] for c in columns if c['drifted']]
-        title = f'{p["reference"]} against {p["current"]}' if p.get('reference') and p.get('current') else e.subject
-        out.append(dict(title=title, alarm=bool(p.get('alarm')), rows=p.get('rows'),
-            columns=sorted(columns, key=lambda c: not c['drifted']), moved=', '.join(map(str, moved)) or 'none',
-            false_alarm_rate=p.get('false_alarm_rate') or p.get('alpha'), time=e.time, seq=e.seq))
+        columns = [
+            dict(
+                name=str(c.get("name")),
+                test=c.get("test"),
+                p_adjusted=c.get("p_adjusted"),
+                effect=c.get("effect"),
+                drifted=bool(c.get("drifted")),
+            )
+            for c in _rows(p.get("columns"))
+        ]
+        moved = p["drifted"] if isinstance(p.get("drifted"), list) else [c["name"] for c in columns if c["drifted"]]
+        title = f"{p['reference']} against {p['current']}" if p.get("reference") and p.get("current") else e.subject
+        out.append(
+            dict(
+                title=title,
+                alarm=bool(p.get("alarm")),
+                rows=p.get("rows"),
+                columns=sorted(columns, key=lambda c: not c["drifted"]),
+                moved=", ".join(map(str, moved)) or "none",
+                false_alarm_rate=p.get("false_alarm_rate") or p.get("alpha"),
+                time=e.time,
+                seq=e.seq,
+            )
+        )
     return out[::-1]

@@ -18,94 +18,136 @@ from . import adoption, health
 from .facts import Diagnosis, Ready, Status
 
 # %% ../../nbs/app/verbs.ipynb #db6c7d1a
-def _stores(p) -> dict[str,str]:
+def _stores(p) -> dict[str, str]:
     "Where each store is, as text"
-    s,rel = p.settings.stores,lambda x: str(x).replace(p.root.as_posix()+'/', '')
-    return {'ledger':rel(p.ledger_path), 'runs':rel(p.mlflow_uri), 'artifacts':rel(p.artifact_root),
-        'datasets':s.dvc_remote or '.mlops/dvc-remote',
-        'features':s.feast or 'features', 'online':rel(p.online_url)}
+    s, rel = p.settings.stores, lambda x: str(x).replace(p.root.as_posix() + "/", "")
+    return {
+        "ledger": rel(p.ledger_path),
+        "runs": rel(p.mlflow_uri),
+        "artifacts": rel(p.artifact_root),
+        "datasets": s.dvc_remote or ".mlops/dvc-remote",
+        "features": s.feast or "features",
+        "online": rel(p.online_url),
+    }
 
-@verb('init', changes=True, example='mlops init churn')
+
+@verb("init", changes=True, example="mlops init churn")
 def init(
-    dir:Path=Path('.'), # Folder of the project; made if missing
+    dir: Path = Path("."),  # Folder of the project; made if missing
     *,
-    name:str='', # Name of the project; the folder's by default
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Ready|Plan:
+    name: str = "",  # Name of the project; the folder's by default
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Ready | Plan:
     """Make a folder a project, or adopt what is there
 
     git, DVC, Feast and MLflow that are found in the folder are used; a colleague runs it once in a fresh clone."""
     root = Path(dir).expanduser().resolve()
-    if dry_run: return Plan(steps=_init_steps(root))
-    fresh = not (root/projects.TOML).exists()
+    if dry_run:
+        return Plan(steps=_init_steps(root))
+    fresh = not (root / projects.TOML).exists()
     p = projects.create(root, name)
-    adopted,made = {},[] if not fresh else ['mlops.toml']
+    adopted, made = {}, [] if not fresh else ["mlops.toml"]
     top = adoption.repository(root)
-    if top is None: adoption.make_repository(root); made.append('git')
-    else: adopted['git'] = str(top) if top!=root else adoption.git(root, 'branch', '--show-current') or 'HEAD'
+    if top is None:
+        adoption.make_repository(root)
+        made.append("git")
+    else:
+        adopted["git"] = str(top) if top != root else adoption.git(root, "branch", "--show-current") or "HEAD"
     _adopt_stores(p, adopted)
     from mlops_nb import data, guard
+
     guard.adopt_key(p)
     found = data.adopt(p)
-    if found.get('adopted'): adopted['dvc'] = found['adopted']
+    if found.get("adopted"):
+        adopted["dvc"] = found["adopted"]
     from mlops_nb.core import ledger
-    if fresh or not os.path.exists(p.root/p.ledger_path): ledger.record(p, 'project.created', p.name, {'adopted':adopted})
+
+    if fresh or not os.path.exists(p.root / p.ledger_path):
+        ledger.record(p, "project.created", p.name, {"adopted": adopted})
     return Ready(root=str(root), stores=_stores(p), adopted=adopted, made=made)
+
 
 def _adopt_stores(p, adopted):
     "Pin a Feast repository and an MLflow that are already there"
-    feast,mlflow = adoption.feast_repository(p.root),adoption.mlflow_server(p.root)
-    if feast: adopted['feast'] = feast
-    if feast and not p.settings.stores.feast: p.pin('stores', 'feast', feast)
-    if mlflow: adopted['mlflow'] = mlflow
-    if mlflow and not p.settings.stores.mlflow: p.pin('stores', 'mlflow', mlflow)
+    feast, mlflow = adoption.feast_repository(p.root), adoption.mlflow_server(p.root)
+    if feast:
+        adopted["feast"] = feast
+    if feast and not p.settings.stores.feast:
+        p.pin("stores", "feast", feast)
+    if mlflow:
+        adopted["mlflow"] = mlflow
+    if mlflow and not p.settings.stores.mlflow:
+        p.pin("stores", "mlflow", mlflow)
+
 
 def _init_steps(root) -> list[str]:
     "What `init` would do"
-    have = (root/projects.TOML).exists()
-    steps = [] if have else [f'write {root/projects.TOML}', f'make {root/".mlops"} and ignore it in git']
-    if adoption.repository(root if root.is_dir() else root.parent) is None: steps.append(f'git init {root}')
-    if not (root/'.dvc').exists(): steps.append('make a DVC repository with a local remote')
+    have = (root / projects.TOML).exists()
+    steps = [] if have else [f"write {root / projects.TOML}", f"make {root / '.mlops'} and ignore it in git"]
+    if adoption.repository(root if root.is_dir() else root.parent) is None:
+        steps.append(f"git init {root}")
+    if not (root / ".dvc").exists():
+        steps.append("make a DVC repository with a local remote")
     if root.is_dir() and adoption.feast_repository(root):
-        steps.append(f'adopt the Feast repository {adoption.feast_repository(root)}')
-    if adoption.mlflow_server(root): steps.append(f'adopt MLflow at {adoption.mlflow_server(root)}')
-    return steps+['create or find the signing key', 'record project.created']
+        steps.append(f"adopt the Feast repository {adoption.feast_repository(root)}")
+    if adoption.mlflow_server(root):
+        steps.append(f"adopt MLflow at {adoption.mlflow_server(root)}")
+    return steps + ["create or find the signing key", "record project.created"]
 
 # %% ../../nbs/app/verbs.ipynb #5bb06108
-_COUNTED = {'datasets':'dataset.added', 'features':'feature.added', 'models':'model.registered', 'jobs':'job.converted'}
+_COUNTED = {
+    "datasets": "dataset.added",
+    "features": "feature.added",
+    "models": "model.registered",
+    "jobs": "job.converted",
+}
 
-@verb('status', example='mlops status')
+
+@verb("status", example="mlops status")
 def status() -> Status:
     "One card: what there is, what it cost today, what needs attention"
     from datetime import datetime, UTC
     from mlops_nb.core import ledger
+
     p = projects.current()
     log = ledger.of(p)
-    today,names,usd,recent = datetime.now(UTC).strftime('%Y-%m-%d'),{k:set() for k in _COUNTED},0.,[]
-    kind = {t:k for k,t in _COUNTED.items()}
+    today, names, usd, recent = datetime.now(UTC).strftime("%Y-%m-%d"), {k: set() for k in _COUNTED}, 0.0, []
+    kind = {t: k for k, t in _COUNTED.items()}
     runs = 0
     for e in log.events():
-        if e.type in kind: names[kind[e.type]].add(e.subject.split('@')[0])
-        runs += e.type in ('run.completed', 'job.completed')
-        if e.time.startswith(today): usd += float((e.payload or {}).get('usd') or 0)
-        recent = [*recent[-4:], {'seq':e.seq, 'time':e.time, 'type':e.type, 'subject':e.subject}]
-    return Status(root=str(p.root), counts={**{k:len(v) for k,v in names.items()}, 'runs':runs}, cost_usd_today=usd,
+        if e.type in kind:
+            names[kind[e.type]].add(e.subject.split("@")[0])
+        runs += e.type in ("run.completed", "job.completed")
+        if e.time.startswith(today):
+            usd += float((e.payload or {}).get("usd") or 0)
+        recent = [*recent[-4:], {"seq": e.seq, "time": e.time, "type": e.type, "subject": e.subject}]
+    return Status(
+        root=str(p.root),
+        counts={**{k: len(v) for k, v in names.items()}, "runs": runs},
+        cost_usd_today=usd,
         alerts=health.attention(p),
-        ledger=health.ledger_state(log), recent=recent[::-1])
+        ledger=health.ledger_state(log),
+        recent=recent[::-1],
+    )
 
 # %% ../../nbs/app/verbs.ipynb #8bdece6d
-@verb('doctor', check=True, example='mlops doctor')
+@verb("doctor", check=True, example="mlops doctor")
 def doctor() -> Diagnosis:
     "Check tools, stores, keys and versions; every failure comes with its fix"
     checks = health.machine()
-    try: p = projects.current(); _ = p.settings
-    except MlopsError as e: return Diagnosis(checks=[*checks, health.failed('project', e)])
+    try:
+        p = projects.current()
+        _ = p.settings
+    except MlopsError as e:
+        return Diagnosis(checks=[*checks, health.failed("project", e)])
     return Diagnosis(checks=[*checks, *health.project(p)])
 
 # %% ../../nbs/app/verbs.ipynb #e44e949f
-@verb('completion')
+@verb("completion")
 def completion(
-    shell:str='bash', # `bash` or `zsh`
+    shell: str = "bash",  # `bash` or `zsh`
 ) -> str:
     "The line that switches completion on: put it into ~/.bashrc or ~/.zshrc"
-    return ("autoload -U +X bashcompinit && bashcompinit; " if shell=='zsh' else '')+"complete -o default -C 'mlops --complete' mlops"
+    return (
+        "autoload -U +X bashcompinit && bashcompinit; " if shell == "zsh" else ""
+    ) + "complete -o default -C 'mlops --complete' mlops"

@@ -11,7 +11,21 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/comply/face.ipynb #6a72b501
-__getattr__,__dir__,__all__ = face(__name__, {'status':'verbs:status', 'scan':'verbs:scan', 'audit':'audit_verbs:',
-    'board':'panel:board', 'open_brackets':'views:open_brackets',
-    'list':'verbs:list_', 'show':'verbs:show', 'locks':'project_files:locks', 'controls':'controls:', 'Board':'facts:Board',
-    'Scan':'facts:Scan', 'Result':'facts:Result', 'Control':'facts:Control'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "status": "verbs:status",
+        "scan": "verbs:scan",
+        "audit": "audit_verbs:",
+        "board": "panel:board",
+        "open_brackets": "views:open_brackets",
+        "list": "verbs:list_",
+        "show": "verbs:show",
+        "locks": "project_files:locks",
+        "controls": "controls:",
+        "Board": "facts:Board",
+        "Scan": "facts:Scan",
+        "Result": "facts:Result",
+        "Control": "facts:Control",
+    },
+)

@@ -22,32 +22,41 @@ from .facts import Checkpointed, Exported, Log, Proof, Redacted, Verified
 # %% ../../nbs/comply/audit_verbs.ipynb #ae5e0188
 def _log(p):
     from mlops_nb.core import ledger
+
     return ledger.of(p)
 
-@verb('audit.log', example='mlops audit log --type job.* --limit 5')
+
+@verb("audit.log", example="mlops audit log --type job.* --limit 5")
 def log(
     *,
-    type:str='', # Only these events: `model.promoted`, `job.*`, several by comma
-    subject:str='', # Only about this: `delay@1`
-    since:str='', # Only from this time on, UTC: `2013-07-01`
-    limit:int=40, # At most so many, the newest
+    type: str = "",  # Only these events: `model.promoted`, `job.*`, several by comma
+    subject: str = "",  # Only about this: `delay@1`
+    since: str = "",  # Only from this time on, UTC: `2013-07-01`
+    limit: int = 40,  # At most so many, the newest
 ) -> Log:
     "Newest entries of the ledger"
-    if limit<1: raise BadInput(f'--limit {limit} shows nothing', 'give a number above 0')
-    types = [t.strip() for t in type.split(',') if t.strip()]
+    if limit < 1:
+        raise BadInput(f"--limit {limit} shows nothing", "give a number above 0")
+    types = [t.strip() for t in type.split(",") if t.strip()]
     for t in types:
-        if not t.endswith('*'): check_type(t)
+        if not t.endswith("*"):
+            check_type(t)
     log = _log(projects.current())
-    return Log(entries=list(log.events(types or None, subject=subject or None, since=since or None, newest=True, limit=limit)), total=log.size())
+    return Log(
+        entries=list(log.events(types or None, subject=subject or None, since=since or None, newest=True, limit=limit)),
+        total=log.size(),
+    )
 
-@verb('audit.list')
+
+@verb("audit.list")
 def list_() -> Log:
     "Newest entries of the ledger"
     return log()
 
-@verb('audit.show', example='mlops audit show 0')
+
+@verb("audit.show", example="mlops audit show 0")
 def show(
-    seq:int, # Number of the entry
+    seq: int,  # Number of the entry
 ) -> Log:
     "One entry"
     log = _log(projects.current())
@@ -57,166 +66,225 @@ def show(
 def _sign(p) -> Checkpointed:
     "Record that it is signed, then sign; so the record of the signature is under it"
     from mlops_nb import guard
-    signer,log = guard.signer(p),_log(p)
-    if log.size()==0:
-        raise BadInput('nothing is recorded yet, so there is nothing to sign', 'do something first, for instance: mlops data add')
-    log.append('audit.checkpointed', p.name, {'after':log.size()})
+
+    signer, log = guard.signer(p), _log(p)
+    if log.size() == 0:
+        raise BadInput(
+            "nothing is recorded yet, so there is nothing to sign", "do something first, for instance: mlops data add"
+        )
+    log.append("audit.checkpointed", p.name, {"after": log.size()})
     note = log.checkpoint(signer)
-    size = int(note.split('\n')[1])
+    size = int(note.split("\n")[1])
     return Checkpointed(size=size, root=log.root(size).hex(), note=note)
 
-@verb('audit.checkpoint', changes=True, example='mlops audit checkpoint')
+
+@verb("audit.checkpoint", changes=True, example="mlops audit checkpoint")
 def checkpoint(
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Checkpointed|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Checkpointed | Plan:
     "Sign everything that is recorded so far"
     p = projects.current()
-    if dry_run: return Plan(steps=[f'sign the root over {_log(p).size()+1} entries'])
+    if dry_run:
+        return Plan(steps=[f"sign the root over {_log(p).size() + 1} entries"])
     return _sign(p)
 
-def _anchor_file(p, to:str) -> Path:
+
+def _anchor_file(p, to: str) -> Path:
     "The file that holds the checkpoints of this project elsewhere"
     if not to:
-        raise BadUsage('where should the checkpoint be kept?',
-            'give a folder or file off this project, or set [audit] anchor in mlops.toml')
+        raise BadUsage(
+            "where should the checkpoint be kept?",
+            "give a folder or file off this project, or set [audit] anchor in mlops.toml",
+        )
     path = Path(to).expanduser()
-    path = (p.root/path).resolve() if not path.is_absolute() else path.resolve()
+    path = (p.root / path).resolve() if not path.is_absolute() else path.resolve()
     if path.is_relative_to(p.root):
-        raise BadInput(f'{path} is inside the project: who rewrites the project rewrites it too',
-            'give a place elsewhere, best on another machine')
-    if path.is_dir() or to.endswith(('/', os.sep)): return path/f'{p.name}-{p.settings.audit.ident or "ledger"}.checkpoints'
+        raise BadInput(
+            f"{path} is inside the project: who rewrites the project rewrites it too",
+            "give a place elsewhere, best on another machine",
+        )
+    if path.is_dir() or to.endswith(("/", os.sep)):
+        return path / f"{p.name}-{p.settings.audit.ident or 'ledger'}.checkpoints"
     return path
 
-@verb('audit.anchor', changes=True, example='mlops audit anchor ../anchors/')
+
+@verb("audit.anchor", changes=True, example="mlops audit anchor ../anchors/")
 def anchor(
-    to:str='', # Folder or file off the project; `[audit] anchor` by default
+    to: str = "",  # Folder or file off the project; `[audit] anchor` by default
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Checkpointed|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Checkpointed | Plan:
     "Sign, and keep a copy of the signature off the project"
     p = projects.current()
     path = _anchor_file(p, to or p.settings.audit.anchor)
-    if dry_run: return Plan(steps=[f'sign the root over {_log(p).size()+1} entries', f'append the checkpoint to {path}'])
+    if dry_run:
+        return Plan(steps=[f"sign the root over {_log(p).size() + 1} entries", f"append the checkpoint to {path}"])
     done = _sign(p)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, 'a', encoding='utf-8') as f: f.write(done.note); f.flush(); os.fsync(f.fileno())
-    except OSError as e: raise ToolFailed(f'cannot write {path}: {e.strerror}', 'give a place that you may write to') from e
-    _log(p).append('audit.anchored', p.name, {'size':done.size, 'root':done.root, 'to':str(path)})
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(done.note)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as e:
+        raise ToolFailed(f"cannot write {path}: {e.strerror}", "give a place that you may write to") from e
+    _log(p).append("audit.anchored", p.name, {"size": done.size, "root": done.root, "to": str(path)})
     return Checkpointed(size=done.size, root=done.root, note=done.note, kept=str(path))
 
 # %% ../../nbs/comply/audit_verbs.ipynb #86af096f
 def notes_in(
-    text:str, # Checkpoints one after the other
-    where:str, # Their file, for the message
+    text: str,  # Checkpoints one after the other
+    where: str,  # Their file, for the message
 ) -> list[str]:
     "The single notes; raises `BadInput` when the file holds anything else"
-    lines,out,part = text.splitlines(keepends=True),[],''
+    lines, out, part = text.splitlines(keepends=True), [], ""
     for l in lines:
         part += l
-        if l.startswith('— '): out.append(part); part = ''
-    if part.strip() or not out: raise BadInput(f'{where} holds no checkpoints', 'give a file that `mlops audit anchor` wrote')
+        if l.startswith("— "):
+            out.append(part)
+            part = ""
+    if part.strip() or not out:
+        raise BadInput(f"{where} holds no checkpoints", "give a file that `mlops audit anchor` wrote")
     return out
 
-def _anchors(p, files:list[Path]) -> list[str]:
+
+def _anchors(p, files: list[Path]) -> list[str]:
     "Checkpoints kept elsewhere: those of the settings, and the given files"
     if p is not None and p.settings.audit.anchor and (known := _anchor_file(p, p.settings.audit.anchor)).is_file():
         files = [known, *files]
     out = []
     for f in files:
-        try: out += notes_in(Path(f).read_text(encoding='utf-8'), str(f))
+        try:
+            out += notes_in(Path(f).read_text(encoding="utf-8"), str(f))
         except (OSError, UnicodeDecodeError) as e:
-            raise NotFound(f'anchor {f} cannot be read: {getattr(e, "strerror", None) or "it is not text"}',
-                'give a file that `mlops audit anchor` wrote') from e
+            raise NotFound(
+                f"anchor {f} cannot be read: {getattr(e, 'strerror', None) or 'it is not text'}",
+                "give a file that `mlops audit anchor` wrote",
+            ) from e
     return out
 
-@verb('audit.verify', check=True, example='mlops audit verify')
+
+@verb("audit.verify", check=True, example="mlops audit verify")
 def verify(
-    bundle:Path|None=None, # File that `audit export` wrote; this project's ledger by default
+    bundle: Path | None = None,  # File that `audit export` wrote; this project's ledger by default
     *,
-    anchor:list[Path]=[], # Files with checkpoints that were kept elsewhere
-    key:list[str]=[], # Public keys to trust, base64, for a bundle; those of the project by default
+    anchor: list[Path] = [],  # Files with checkpoints that were kept elsewhere
+    key: list[str] = [],  # Public keys to trust, base64, for a bundle; those of the project by default
 ) -> Verified:
     """Recompute the ledger and say what that proves
 
     Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no checkpoint elsewhere covers are listed as unanchored."""
-    if bundle is not None: return _verify_bundle(bundle, anchor, key)
+    if bundle is not None:
+        return _verify_bundle(bundle, anchor, key)
     p = projects.current()
     notes = _anchors(p, list(anchor))
-    try: v = _log(p).verify(notes)
+    try:
+        v = _log(p).verify(notes)
     except ToolFailed as e:
-        return Verified(entries=0, root='', signed=0, anchored=0, problems=[Problem(0, 'unreadable', e.message)], source=p.name)
-    return Verified(entries=v.entries, root=v.root, signed=v.signed, anchored=v.anchored, problems=v.problems, source=p.name)
+        return Verified(
+            entries=0, root="", signed=0, anchored=0, problems=[Problem(0, "unreadable", e.message)], source=p.name
+        )
+    return Verified(
+        entries=v.entries, root=v.root, signed=v.signed, anchored=v.anchored, problems=v.problems, source=p.name
+    )
 
-def _verify_bundle(path:Path, files, given) -> Verified:
+
+def _verify_bundle(path: Path, files, given) -> Verified:
     "A bundle needs no project: its own entries, the keys that were given or are pinned here"
     from mlops_nb.core import verification
+
     p = projects.bound_or_none()
     notes = _anchors(None, list(files))
     try:
         doc = msgspec.json.decode(path.read_bytes())
-        rows = [Row(e['seq'], e['header'], bytes.fromhex(e['commitment']),
-            None if e['salt'] is None else bytes.fromhex(e['salt']), None if e['payload'] is None else e['payload'].encode())
-            for e in doc['entries']]
-        own,checkpoints,origin = [bytes.fromhex(k) for k in doc['public_keys']],doc['checkpoints'],doc['origin']
-    except OSError as e: raise NotFound(f'{path} cannot be read: {e.strerror}') from e
+        rows = [
+            Row(
+                e["seq"],
+                e["header"],
+                bytes.fromhex(e["commitment"]),
+                None if e["salt"] is None else bytes.fromhex(e["salt"]),
+                None if e["payload"] is None else e["payload"].encode(),
+            )
+            for e in doc["entries"]
+        ]
+        own, checkpoints, origin = [bytes.fromhex(k) for k in doc["public_keys"]], doc["checkpoints"], doc["origin"]
+    except OSError as e:
+        raise NotFound(f"{path} cannot be read: {e.strerror}") from e
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as e:
-        raise BadInput(f'{path} is no ledger bundle: {type(e).__name__}', 'give a file that `mlops audit export` wrote') from e
-    trusted = [_public_key(k) for k in given or (p.settings.audit.public_key.replace(',', ' ').split() if p else [])]
-    n,root,signed,safe,problems = verification.check(rows, checkpoints, trusted or own, origin, notes)
-    return Verified(entries=n, root=root, signed=signed, anchored=safe, problems=problems, source=str(path),
-        own_keys=bool(trusted))
+        raise BadInput(
+            f"{path} is no ledger bundle: {type(e).__name__}", "give a file that `mlops audit export` wrote"
+        ) from e
+    trusted = [_public_key(k) for k in given or (p.settings.audit.public_key.replace(",", " ").split() if p else [])]
+    n, root, signed, safe, problems = verification.check(rows, checkpoints, trusted or own, origin, notes)
+    return Verified(
+        entries=n, root=root, signed=signed, anchored=safe, problems=problems, source=str(path), own_keys=bool(trusted)
+    )
 
-def _public_key(text:str) -> bytes:
+
+def _public_key(text: str) -> bytes:
     import base64
-    try: raw = base64.b64decode(text, validate=True)
-    except ValueError: raw = b''
-    if len(raw)!=32: raise BadInput(f'{text[:60]!r} is no public key', 'a public key is 32 bytes in base64, as in mlops.toml')
+
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise BadInput(f"{text[:60]!r} is no public key", "a public key is 32 bytes in base64, as in mlops.toml")
     return raw
 
 # %% ../../nbs/comply/audit_verbs.ipynb #65b4bc3f
-@verb('audit.export', changes=True, example='mlops audit export ledger.json')
+@verb("audit.export", changes=True, example="mlops audit export ledger.json")
 def export(
-    path:Path, # File to write
+    path: Path,  # File to write
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Exported|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Exported | Plan:
     "Write a bundle that a stranger can verify with nothing but this file"
     from hashlib import sha256
+
     p = projects.current()
     log = _log(p)
-    if dry_run: return Plan(steps=[f'write {log.size()} entries, their checkpoints and the public keys to {path}'])
+    if dry_run:
+        return Plan(steps=[f"write {log.size()} entries, their checkpoints and the public keys to {path}"])
     doc = log.bundle()
     text = msgspec.json.encode(doc)
     projects.write_text(Path(path).expanduser(), text)
-    n,digest = len(doc['entries']),sha256(text).hexdigest()
-    log.append('audit.exported', p.name, {'entries':n, 'path':str(path)}, digest=digest)
+    n, digest = len(doc["entries"]), sha256(text).hexdigest()
+    log.append("audit.exported", p.name, {"entries": n, "path": str(path)}, digest=digest)
     return Exported(path=str(path), entries=n, root=log.root(n).hex(), bytes=len(text), digest=digest)
 
-@verb('audit.prove', example='mlops audit prove 0')
+
+@verb("audit.prove", example="mlops audit prove 0")
 def prove(
-    seq:int, # Number of the entry
+    seq: int,  # Number of the entry
 ) -> Proof:
     "The hashes that lead from one entry to the signed root"
     return msgspec.convert(_log(projects.current()).prove(seq), Proof)
 
-@verb('audit.redact', changes=True, destructive=True)
+
+@verb("audit.redact", changes=True, destructive=True)
 def redact(
-    seq:int, # Number of the entry
+    seq: int,  # Number of the entry
     *,
-    reason:str, # Why; it stays in the ledger
-    yes:bool=False, # Yes, the payload is gone for good
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Redacted|Plan:
+    reason: str,  # Why; it stays in the ledger
+    yes: bool = False,  # Yes, the payload is gone for good
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Redacted | Plan:
     "Blank the payload of an entry; every proof stays valid"
     log = _log(projects.current())
-    e:Event = log.event(seq)
-    if e.payload is None: raise BadInput(f'entry {seq} was redacted before')
-    if not reason.strip(): raise BadInput('--reason is empty', 'say why the payload must go')
+    e: Event = log.event(seq)
+    if e.payload is None:
+        raise BadInput(f"entry {seq} was redacted before")
+    if not reason.strip():
+        raise BadInput("--reason is empty", "say why the payload must go")
     if dry_run:
-        return Plan(steps=[f'blank the payload of entry {seq} ({e.type} {e.subject})', 'record entry.redacted with the reason'])
+        return Plan(
+            steps=[f"blank the payload of entry {seq} ({e.type} {e.subject})", "record entry.redacted with the reason"]
+        )
     if not yes:
-        raise BadUsage(f'this blanks entry {seq} ({e.type} {e.subject}) for good',
-            f'if you are sure: mlops audit redact {seq} --reason ... --yes')
+        raise BadUsage(
+            f"this blanks entry {seq} ({e.type} {e.subject}) for good",
+            f"if you are sure: mlops audit redact {seq} --reason ... --yes",
+        )
     return Redacted(seq=seq, reason=reason, entry=log.redact(seq, reason).seq)

@@ -16,19 +16,24 @@ from .facts import Control
 
 # %% ../../nbs/comply/controls.ipynb #2800cc11
 @functools.cache
-def catalogue() -> tuple[Control,...]:
+def catalogue() -> tuple[Control, ...]:
     "Every control of the package"
     import tomllib
-    return tuple(msgspec.convert(c, Control) for c in tomllib.loads(resource('controls.toml'))['control'])
+
+    return tuple(msgspec.convert(c, Control) for c in tomllib.loads(resource("controls.toml"))["control"])
+
 
 def frameworks() -> list[str]:
     "Frameworks that some control cites"
     return sorted({f for c in catalogue() for f in c.clauses})
 
+
 def chosen(
-    framework:str='', # One of `frameworks()`; empty is all
+    framework: str = "",  # One of `frameworks()`; empty is all
 ) -> list[Control]:
     "Controls that cite a framework"
     if framework and framework not in frameworks():
-        raise BadInput(f'no framework {framework!r}', suggest(framework, frameworks()) or f'there are: {", ".join(frameworks())}')
+        raise BadInput(
+            f"no framework {framework!r}", suggest(framework, frameworks()) or f"there are: {', '.join(frameworks())}"
+        )
     return [c for c in catalogue() if not framework or framework in c.clauses]

@@ -14,71 +14,109 @@ from collections.abc import Callable, Iterator
 from .facts import Hit, Scan
 
 # %% ../../nbs/comply/exposure.ipynb #64c09f14
-TEXT = ('.ipynb', '.py', '.sql', '.toml', '.yaml', '.yml', '.json', '.md', '.qmd', '.txt', '.cfg', '.ini', '.env',
-    '.sh', '.log', '.html')
-LIMIT_MB = 50 # Larger files are named and not read
-_MIMES = ('text/plain', 'text/html', 'text/markdown', 'application/json', 'text/latex')
+TEXT = (
+    ".ipynb",
+    ".py",
+    ".sql",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".md",
+    ".qmd",
+    ".txt",
+    ".cfg",
+    ".ini",
+    ".env",
+    ".sh",
+    ".log",
+    ".html",
+)
+LIMIT_MB = 50  # Larger files are named and not read
+_MIMES = ("text/plain", "text/html", "text/markdown", "application/json", "text/latex")
+
 
 def _text(x) -> str:
-    return ''.join(map(str, x)) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)
+    return (
+        "".join(map(str, x)) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)
+    )
 
-def outputs(cell:dict) -> str:
+
+def outputs(cell: dict) -> str:
     "All text that a cell has saved"
     parts = []
-    for o in cell.get('outputs') or []:
-        parts += [_text(o.get('text', '')), *(_text(v) for k,v in (o.get('data') or {}).items() if k in _MIMES),
-            _text(o.get('evalue', '')), '\n'.join(map(str, o.get('traceback') or []))]
-    return '\n'.join(parts)
+    for o in cell.get("outputs") or []:
+        parts += [
+            _text(o.get("text", "")),
+            *(_text(v) for k, v in (o.get("data") or {}).items() if k in _MIMES),
+            _text(o.get("evalue", "")),
+            "\n".join(map(str, o.get("traceback") or [])),
+        ]
+    return "\n".join(parts)
+
 
 def places(
-    path:Path, # Of a notebook or any text file
-) -> Iterator[tuple[str,str]]: # Where, and its text
+    path: Path,  # Of a notebook or any text file
+) -> Iterator[tuple[str, str]]:  # Where, and its text
     "The parts of a file that are searched on their own"
-    text = path.read_text(encoding='utf-8', errors='replace')
-    if path.suffix!='.ipynb':
-        yield '',text
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix != ".ipynb":
+        yield "", text
         return
     nb = json.loads(text)
-    if given := ((nb.get('metadata') or {}).get('papermill') or {}).get('parameters'):
-        yield ' parameters',json.dumps(given, ensure_ascii=False)
-    for n,c in enumerate(nb.get('cells') or []):
-        yield f' cell {n}',_text(c.get('source', ''))
-        if out := outputs(c): yield f' output of cell {n}',out
+    if given := ((nb.get("metadata") or {}).get("papermill") or {}).get("parameters"):
+        yield " parameters", json.dumps(given, ensure_ascii=False)
+    for n, c in enumerate(nb.get("cells") or []):
+        yield f" cell {n}", _text(c.get("source", ""))
+        if out := outputs(c):
+            yield f" output of cell {n}", out
+
 
 def search(
-    files:list[Path], # Notebooks and text files
-    find:dict[str,Callable[[str],dict[str,int]]], # Kind (`secret`, `pii`) -> detector: text -> class -> count
-    target:str, # What to call it
-    root:Path, # Paths are said relative to it
+    files: list[Path],  # Notebooks and text files
+    find: dict[str, Callable[[str], dict[str, int]]],  # Kind (`secret`, `pii`) -> detector: text -> class -> count
+    target: str,  # What to call it
+    root: Path,  # Paths are said relative to it
 ) -> Scan:
     "Everything that the detectors find in the files; a file that cannot be read is named"
-    hits,cells,skipped = [],0,[]
+    hits, cells, skipped = [], 0, []
     for path in files:
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         try:
-            if path.stat().st_size>LIMIT_MB*1e6: skipped.append(f'{name}: larger than {LIMIT_MB} MB'); continue
-            for where,text in places(path):
+            if path.stat().st_size > LIMIT_MB * 1e6:
+                skipped.append(f"{name}: larger than {LIMIT_MB} MB")
+                continue
+            for where, text in places(path):
                 cells += 1
-                hits += [Hit(where=name+where, kind=kind, name=cls, count=n) for kind,detect in find.items()
-                    for cls,n in detect(text).items()]
-        except (OSError, ValueError, AttributeError, TypeError) as e: skipped.append(f'{name}: {type(e).__name__}')
-    return Scan(target=target, findings=hits, files=len(files)-len(skipped), cells=cells, skipped=skipped)
+                hits += [
+                    Hit(where=name + where, kind=kind, name=cls, count=n)
+                    for kind, detect in find.items()
+                    for cls, n in detect(text).items()
+                ]
+        except (OSError, ValueError, AttributeError, TypeError) as e:
+            skipped.append(f"{name}: {type(e).__name__}")
+    return Scan(target=target, findings=hits, files=len(files) - len(skipped), cells=cells, skipped=skipped)
 
 # %% ../../nbs/comply/exposure.ipynb #c142b6be
 def search_table(
-    table, # pyarrow.Table
-    classify:Callable, # Table -> column -> classes
-    find_secrets:Callable[[str],dict[str,int]],
-    target:str, # What to call it
-    limit:int=10_000, # Distinct values of a column that are looked at
+    table,  # pyarrow.Table
+    classify: Callable,  # Table -> column -> classes
+    find_secrets: Callable[[str], dict[str, int]],
+    target: str,  # What to call it
+    limit: int = 10_000,  # Distinct values of a column that are looked at
 ) -> Scan:
     "Personal data and secrets in the columns of a table"
     import pyarrow as pa, pyarrow.compute as pc
-    rows = lambda c: table.num_rows-table.column(c).null_count
-    hits = [Hit(where=f'column {c}', kind='pii', name=cls, count=rows(c))
-        for c,classes in classify(table).items() for cls in classes]
-    for c,column in zip(table.column_names, table.columns):
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)): continue
-        text = '\n'.join(v[:2000] for v in pc.unique(column).slice(0, limit).to_pylist() if v)
-        hits += [Hit(where=f'column {c}', kind='secret', name=cls, count=n) for cls,n in find_secrets(text).items()]
+
+    rows = lambda c: table.num_rows - table.column(c).null_count
+    hits = [
+        Hit(where=f"column {c}", kind="pii", name=cls, count=rows(c))
+        for c, classes in classify(table).items()
+        for cls in classes
+    ]
+    for c, column in zip(table.column_names, table.columns):
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        text = "\n".join(v[:2000] for v in pc.unique(column).slice(0, limit).to_pylist() if v)
+        hits += [Hit(where=f"column {c}", kind="secret", name=cls, count=n) for cls, n in find_secrets(text).items()]
     return Scan(target=target, findings=hits, files=1, cells=table.num_columns, skipped=[])

@@ -15,131 +15,166 @@ from ..core.fact import Fact
 from ..core.verification import Problem
 
 # %% ../../nbs/comply/facts.ipynb #9ef4760b
-STATUSES = ('pass', 'fail', 'stale', 'unknown', 'not_applicable', 'attested')
+STATUSES = ("pass", "fail", "stale", "unknown", "not_applicable", "attested")
+
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     "One requirement that software can decide from evidence"
-    id:str
-    title:str
-    severity:str # critical, high, medium or low
-    fresh_days:int # Older evidence is stale
-    evidence:str # What is looked at
-    limit:str # What it does not show
-    fix:str # What to type
-    clauses:dict[str,list[str]] # Framework -> clauses that it helps to answer
+
+    id: str
+    title: str
+    severity: str  # critical, high, medium or low
+    fresh_days: int  # Older evidence is stale
+    evidence: str  # What is looked at
+    limit: str  # What it does not show
+    fix: str  # What to type
+    clauses: dict[str, list[str]]  # Framework -> clauses that it helps to answer
+
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     "What a collector found"
-    status:str # One of `STATUSES`
-    found:str # In words, with figures
-    evidence:list[int] = [] # Entries of the ledger that show it
+
+    status: str  # One of `STATUSES`
+    found: str  # In words, with figures
+    evidence: list[int] = []  # Entries of the ledger that show it
+
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     "A control and what was found for it"
-    id:str
-    status:str # One of `STATUSES`
-    title:str
-    severity:str
-    found:str
-    evidence:list[int] # Entries of the ledger that show it, newest last, at most 100
-    limit:str
-    fix:str
-    clauses:dict[str,list[str]]
+
+    id: str
+    status: str  # One of `STATUSES`
+    title: str
+    severity: str
+    found: str
+    evidence: list[int]  # Entries of the ledger that show it, newest last, at most 100
+    limit: str
+    fix: str
+    clauses: dict[str, list[str]]
+
 
 class Board(Fact):
     "All controls of a project at one moment"
-    framework:str # Empty is all of them
-    controls:list[Result]
-    counts:dict[str,int] # Status -> how many; all six are named
-    as_of:str # UTC
-    entries:int # Size of the ledger that was read
-    __panel__ = 'mlops_nb.comply.panel:board'
+
+    framework: str  # Empty is all of them
+    controls: list[Result]
+    counts: dict[str, int]  # Status -> how many; all six are named
+    as_of: str  # UTC
+    entries: int  # Size of the ledger that was read
+    __panel__ = "mlops_nb.comply.panel:board"
+
 
 class Catalogue(Fact):
     "The controls, without a look at any evidence"
-    controls:list[Control]
-    __panel__ = 'mlops_nb.comply.panel:catalogue'
+
+    controls: list[Control]
+    __panel__ = "mlops_nb.comply.panel:catalogue"
 
 # %% ../../nbs/comply/facts.ipynb #10c2e27e
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
     "Something that looks like a secret or like personal data"
-    where:str # File, and the cell or column in it
-    kind:str # `secret` or `pii`
-    name:str # Class: `email`, `github_token`
-    count:int # How many
+
+    where: str  # File, and the cell or column in it
+    kind: str  # `secret` or `pii`
+    name: str  # Class: `email`, `github_token`
+    count: int  # How many
+
 
 class Scan(Fact):
     "What a scan found"
-    target:str
-    findings:list[Hit]
-    files:int # Files that were read
-    cells:int # Cells, columns or lines that were searched
-    skipped:list[str] # Files that could not be read, with the reason
-    __panel__ = 'mlops_nb.comply.panel:scan'
+
+    target: str
+    findings: list[Hit]
+    files: int  # Files that were read
+    cells: int  # Cells, columns or lines that were searched
+    skipped: list[str]  # Files that could not be read, with the reason
+    __panel__ = "mlops_nb.comply.panel:scan"
+
     @property
-    def ok(self) -> bool: return not self.findings
+    def ok(self) -> bool:
+        return not self.findings
+
     @property
     def finding(self) -> str:
-        return f'{len(self.findings)} findings in {self.target}: '+', '.join(sorted({f.name for f in self.findings}))
+        return f"{len(self.findings)} findings in {self.target}: " + ", ".join(sorted({f.name for f in self.findings}))
 
 # %% ../../nbs/comply/facts.ipynb #235648a9
 class Log(Fact):
     "Entries of the ledger"
-    entries:list[Event] # In the order that was asked for
-    total:int # Entries in the ledger
-    __panel__ = 'mlops_nb.comply.panel:log'
+
+    entries: list[Event]  # In the order that was asked for
+    total: int  # Entries in the ledger
+    __panel__ = "mlops_nb.comply.panel:log"
+
 
 class Verified(Fact):
     "What the recomputation proves, and what it cannot"
-    entries:int
-    root:str # Merkle root over all entries, hex
-    signed:int # Entries under a checkpoint with a valid signature
-    anchored:int # Entries under a checkpoint that was kept elsewhere
-    problems:list[Problem]
-    source:str # What was verified
-    own_keys:bool = True # Were the keys pinned here? False: a bundle was checked with the keys that it names itself
-    __panel__ = 'mlops_nb.comply.panel:verified'
+
+    entries: int
+    root: str  # Merkle root over all entries, hex
+    signed: int  # Entries under a checkpoint with a valid signature
+    anchored: int  # Entries under a checkpoint that was kept elsewhere
+    problems: list[Problem]
+    source: str  # What was verified
+    own_keys: bool = True  # Were the keys pinned here? False: a bundle was checked with the keys that it names itself
+    __panel__ = "mlops_nb.comply.panel:verified"
+
     @property
-    def _bad(self) -> list[Problem]: return [p for p in self.problems if p.kind!='unanchored']
+    def _bad(self) -> list[Problem]:
+        return [p for p in self.problems if p.kind != "unanchored"]
+
     @property
-    def ok(self) -> bool: return not self._bad
+    def ok(self) -> bool:
+        return not self._bad
+
     @property
-    def exit_code(self) -> int: return 4 if any(p.kind=='unreadable' for p in self.problems) else 0 if self.ok else 1
+    def exit_code(self) -> int:
+        return 4 if any(p.kind == "unreadable" for p in self.problems) else 0 if self.ok else 1
+
     @property
-    def finding(self) -> str: return '; '.join(f'{p.kind} at entry {p.seq}: {p.detail}' for p in self._bad[:3])
+    def finding(self) -> str:
+        return "; ".join(f"{p.kind} at entry {p.seq}: {p.detail}" for p in self._bad[:3])
+
 
 class Checkpointed(Fact):
     "A signed root"
-    size:int # Entries under it
-    root:str # Hex
-    note:str # The C2SP note
-    kept:str = '' # Where a copy lies off the project
-    __panel__ = 'mlops_nb.comply.panel:checkpointed'
+
+    size: int  # Entries under it
+    root: str  # Hex
+    note: str  # The C2SP note
+    kept: str = ""  # Where a copy lies off the project
+    __panel__ = "mlops_nb.comply.panel:checkpointed"
+
 
 class Exported(Fact):
     "A bundle that a stranger can verify"
-    path:str
-    entries:int
-    root:str # Hex
-    bytes:int
-    digest:str # SHA-256 of the file
-    __panel__ = 'mlops_nb.comply.panel:exported'
+
+    path: str
+    entries: int
+    root: str  # Hex
+    bytes: int
+    digest: str  # SHA-256 of the file
+    __panel__ = "mlops_nb.comply.panel:exported"
+
 
 class Proof(Fact):
     "That one entry is in the log"
-    seq:int
-    header:str # As stored, and as hashed
-    commitment:str # Hex: SHA-256 of salt and payload
-    leaf:str # Hex
-    size:int # Of the log that the path leads to
-    root:str # Hex
-    path:list[str] # Sibling hashes from the leaf up, hex
-    checkpoint:str # The signed note over that size; empty when it is not signed
-    __panel__ = 'mlops_nb.comply.panel:proof'
+
+    seq: int
+    header: str  # As stored, and as hashed
+    commitment: str  # Hex: SHA-256 of salt and payload
+    leaf: str  # Hex
+    size: int  # Of the log that the path leads to
+    root: str  # Hex
+    path: list[str]  # Sibling hashes from the leaf up, hex
+    checkpoint: str  # The signed note over that size; empty when it is not signed
+    __panel__ = "mlops_nb.comply.panel:proof"
+
 
 class Redacted(Fact):
     "An entry without its payload"
-    seq:int
-    reason:str
-    entry:int # The entry that says so
-    __panel__ = 'mlops_nb.comply.panel:redacted'
+
+    seq: int
+    reason: str
+    entry: int  # The entry that says so
+    __panel__ = "mlops_nb.comply.panel:redacted"

@@ -13,93 +13,189 @@ from ..core.draw import Panel, badge, details, facts, short, table, text
 from .facts import STATUSES, Board, Scan
 
 # %% ../../nbs/comply/panel.ipynb #6c361487
-LEVEL = {'pass':'ok', 'fail':'bad', 'stale':'warn', 'unknown':'warn', 'not_applicable':'info', 'attested':'info'}
-_ORDER = {s:n for n,s in enumerate(('fail', 'stale', 'unknown', 'pass', 'attested', 'not_applicable'))}
-_WEIGHT = {s:n for n,s in enumerate(('critical', 'high', 'medium', 'low'))}
+LEVEL = {"pass": "ok", "fail": "bad", "stale": "warn", "unknown": "warn", "not_applicable": "info", "attested": "info"}
+_ORDER = {s: n for n, s in enumerate(("fail", "stale", "unknown", "pass", "attested", "not_applicable"))}
+_WEIGHT = {s: n for n, s in enumerate(("critical", "high", "medium", "low"))}
 
-def words(status:str) -> str: return status.replace('_', ' ').upper()
 
-def said(clauses:dict, framework:str='') -> str:
+def words(status: str) -> str:
+    return status.replace("_", " ").upper()
+
+
+def said(clauses: dict, framework: str = "") -> str:
     "Clauses as a reader cites them"
-    return '; '.join(f'{f.replace("_", " ").upper()} {", ".join(cs)}' for f,cs in clauses.items() if framework in ('', f))
+    return "; ".join(
+        f"{f.replace('_', ' ').upper()} {', '.join(cs)}" for f, cs in clauses.items() if framework in ("", f)
+    )
 
-def board(b:Board) -> Panel:
+
+def board(b: Board) -> Panel:
     "Failed and unknown controls first; what a pass does not show stands beside it"
     ordered = sorted(b.controls, key=lambda r: (_ORDER[r.status], _WEIGHT.get(r.severity, 9)))
-    rows = [[badge(LEVEL[r.status], words(r.status)), r.title, r.found, ', '.join(map(str, r.evidence[-4:])) or '-', r.severity] for r in ordered]
-    more = table(['control', 'does not show', 'helps to answer', 'what to type'],
-        [[r.id, r.limit, said(r.clauses, b.framework), r.fix] for r in ordered])
-    open_ = [r for r in ordered if r.status in ('fail', 'stale', 'unknown')]
-    level = 'bad' if b.counts['fail'] else 'warn' if open_ else 'ok'
-    return Panel('Controls'+(f': {b.framework.replace("_", " ").upper()}' if b.framework else ''),
-        text(f'{", ".join(f"{b.counts[s]} {words(s).lower()}" for s in STATUSES if b.counts[s]) or "no control"}, read from {b.entries:,} entries at {b.as_of[:16].replace("T", " ")} UTC. '
-            'A pass says that the named evidence was there, fresh and good. It does not say that an organisation complies.'),
-        table(['', 'control', 'found', 'entries', 'severity'], rows),
-        details('What the evidence does not show, and which clauses it helps to answer', more),
-        verdict=(level, f'{b.counts["pass"]} PASS, {b.counts["fail"]} FAIL'),
-        next=next((r.fix for r in open_ if r.fix.startswith('mlops ')), 'mlops audit verify'))
+    rows = [
+        [
+            badge(LEVEL[r.status], words(r.status)),
+            r.title,
+            r.found,
+            ", ".join(map(str, r.evidence[-4:])) or "-",
+            r.severity,
+        ]
+        for r in ordered
+    ]
+    more = table(
+        ["control", "does not show", "helps to answer", "what to type"],
+        [[r.id, r.limit, said(r.clauses, b.framework), r.fix] for r in ordered],
+    )
+    open_ = [r for r in ordered if r.status in ("fail", "stale", "unknown")]
+    level = "bad" if b.counts["fail"] else "warn" if open_ else "ok"
+    return Panel(
+        "Controls" + (f": {b.framework.replace('_', ' ').upper()}" if b.framework else ""),
+        text(
+            f"{', '.join(f'{b.counts[s]} {words(s).lower()}' for s in STATUSES if b.counts[s]) or 'no control'}, read from {b.entries:,} entries at {b.as_of[:16].replace('T', ' ')} UTC. "
+            "A pass says that the named evidence was there, fresh and good. It does not say that an organisation complies."
+        ),
+        table(["", "control", "found", "entries", "severity"], rows),
+        details("What the evidence does not show, and which clauses it helps to answer", more),
+        verdict=(level, f"{b.counts['pass']} PASS, {b.counts['fail']} FAIL"),
+        next=next((r.fix for r in open_ if r.fix.startswith("mlops ")), "mlops audit verify"),
+    )
 
 # %% ../../nbs/comply/panel.ipynb #e39962d7
 def catalogue(c) -> Panel:
     "What is asked, before anything is looked at"
     rows = [[x.id, x.title, said(x.clauses), x.limit] for x in c.controls]
-    return Panel('Catalogue of controls', table(['control', 'asks', 'helps to answer', 'does not show'], rows),
-        verdict=('info', f'{len(rows)} CONTROLS'), next='mlops comply status')
+    return Panel(
+        "Catalogue of controls",
+        table(["control", "asks", "helps to answer", "does not show"], rows),
+        verdict=("info", f"{len(rows)} CONTROLS"),
+        next="mlops comply status",
+    )
 
 # %% ../../nbs/comply/panel.ipynb #544ad501
-def scan(s:Scan) -> Panel:
+def scan(s: Scan) -> Panel:
     "Where something lies, never what"
-    rows = [[badge('bad' if f.kind=='secret' else 'warn', f.kind.upper()), f.name, f.where, f.count] for f in s.findings]
-    about = facts({'target':s.target, 'searched':f'{s.cells:,} places in {s.files:,} files',
-        **({'not read':'; '.join(s.skipped[:5])} if s.skipped else {})})
-    return Panel('Scan for secrets and personal data', about,
-        table(['', 'kind', 'where', 'how many'], rows, empty='nothing was found by the known patterns'),
-        text('Patterns find structured identifiers and known kinds of secrets. Names in free text, faces and voices are not found.'),
-        verdict=('bad', f'{len(s.findings)} FOUND') if s.findings else ('warn', 'NOT ALL READ') if s.skipped
-        else ('ok', 'NOTHING FOUND'), next='mlops comply status')
+    rows = [
+        [badge("bad" if f.kind == "secret" else "warn", f.kind.upper()), f.name, f.where, f.count] for f in s.findings
+    ]
+    about = facts(
+        {
+            "target": s.target,
+            "searched": f"{s.cells:,} places in {s.files:,} files",
+            **({"not read": "; ".join(s.skipped[:5])} if s.skipped else {}),
+        }
+    )
+    return Panel(
+        "Scan for secrets and personal data",
+        about,
+        table(["", "kind", "where", "how many"], rows, empty="nothing was found by the known patterns"),
+        text(
+            "Patterns find structured identifiers and known kinds of secrets. Names in free text, faces and voices are not found."
+        ),
+        verdict=("bad", f"{len(s.findings)} FOUND")
+        if s.findings
+        else ("warn", "NOT ALL READ")
+        if s.skipped
+        else ("ok", "NOTHING FOUND"),
+        next="mlops comply status",
+    )
 
 # %% ../../nbs/comply/panel.ipynb #62a4a8c5
 def log(x) -> Panel:
     "Entries with what they carry"
-    rows = [[e.seq, e.time[:19].replace('T', ' '), e.type, e.subject, 'redacted' if e.payload is None else short(e.payload, 90), e.actor] for e in x.entries]
-    return Panel('Ledger', table(['entry', 'time (UTC)', 'event', 'subject', 'details', 'actor'], rows),
-        verdict=('info', f'{x.total:,} ENTRIES'), next='mlops audit verify')
+    rows = [
+        [
+            e.seq,
+            e.time[:19].replace("T", " "),
+            e.type,
+            e.subject,
+            "redacted" if e.payload is None else short(e.payload, 90),
+            e.actor,
+        ]
+        for e in x.entries
+    ]
+    return Panel(
+        "Ledger",
+        table(["entry", "time (UTC)", "event", "subject", "details", "actor"], rows),
+        verdict=("info", f"{x.total:,} ENTRIES"),
+        next="mlops audit verify",
+    )
 
-_BROKEN = 'What is stored does not fit what was signed or hashed: trust nothing from the named entry on, keep a copy of the file, and compare it with a backup or an exported bundle.'
-_PROVES = 'Proves that nothing recorded was changed since it was signed or anchored. Cannot prove that everything was recorded.'
+
+_BROKEN = "What is stored does not fit what was signed or hashed: trust nothing from the named entry on, keep a copy of the file, and compare it with a backup or an exported bundle."
+_PROVES = "Proves that nothing recorded was changed since it was signed or anchored. Cannot prove that everything was recorded."
+
 
 def verified(v) -> Panel:
     "The verdict, its reach, and the entries that only this machine vouches for"
-    about = facts({'verified':v.source, 'entries':v.entries, 'root':v.root or '-', 'signed':f'{v.signed:,} of {v.entries:,}',
-        'kept elsewhere':f'{v.anchored:,} of {v.entries:,}',
-        **({} if v.own_keys else {'keys':'named by the bundle itself: compare them with keys that you know'})})
-    rows = [[badge('warn' if p.kind=='unanchored' else 'bad', p.kind.upper()), p.seq, p.detail] for p in v.problems]
-    blocks = [table(['', 'from entry', 'what'], rows)] if rows else []
-    words = ('ok', 'INTACT') if v.ok else ('bad', ', '.join(sorted({p.kind.upper() for p in v.problems if p.kind!='unanchored'})))
-    return Panel('Ledger verified', about, *blocks, text(_PROVES if v.ok else _BROKEN), verdict=words,
-        next='mlops audit anchor PATH' if v.ok and v.anchored<v.entries else 'mlops audit log')
+    about = facts(
+        {
+            "verified": v.source,
+            "entries": v.entries,
+            "root": v.root or "-",
+            "signed": f"{v.signed:,} of {v.entries:,}",
+            "kept elsewhere": f"{v.anchored:,} of {v.entries:,}",
+            **({} if v.own_keys else {"keys": "named by the bundle itself: compare them with keys that you know"}),
+        }
+    )
+    rows = [[badge("warn" if p.kind == "unanchored" else "bad", p.kind.upper()), p.seq, p.detail] for p in v.problems]
+    blocks = [table(["", "from entry", "what"], rows)] if rows else []
+    words = (
+        ("ok", "INTACT")
+        if v.ok
+        else ("bad", ", ".join(sorted({p.kind.upper() for p in v.problems if p.kind != "unanchored"})))
+    )
+    return Panel(
+        "Ledger verified",
+        about,
+        *blocks,
+        text(_PROVES if v.ok else _BROKEN),
+        verdict=words,
+        next="mlops audit anchor PATH" if v.ok and v.anchored < v.entries else "mlops audit log",
+    )
+
 
 def checkpointed(c) -> Panel:
     "A signature, and where a copy of it lies"
-    return Panel('Checkpoint', facts({'entries':c.size, 'root':c.root, **({'copy':c.kept} if c.kept else {})}),
-        details('The signed note', text(c.note, code=True)),
-        verdict=('ok', 'SIGNED AND KEPT ELSEWHERE' if c.kept else 'SIGNED'),
-        next='mlops audit verify' if c.kept else 'mlops audit anchor PATH')
+    return Panel(
+        "Checkpoint",
+        facts({"entries": c.size, "root": c.root, **({"copy": c.kept} if c.kept else {})}),
+        details("The signed note", text(c.note, code=True)),
+        verdict=("ok", "SIGNED AND KEPT ELSEWHERE" if c.kept else "SIGNED"),
+        next="mlops audit verify" if c.kept else "mlops audit anchor PATH",
+    )
+
 
 def exported(x) -> Panel:
     "A bundle"
-    return Panel('Ledger exported', facts({'file':x.path, 'entries':x.entries, 'root':x.root, 'bytes':x.bytes,
-        'SHA-256':x.digest}), verdict=('ok', 'WRITTEN'), next=f'mlops audit verify {x.path}')
+    return Panel(
+        "Ledger exported",
+        facts({"file": x.path, "entries": x.entries, "root": x.root, "bytes": x.bytes, "SHA-256": x.digest}),
+        verdict=("ok", "WRITTEN"),
+        next=f"mlops audit verify {x.path}",
+    )
+
 
 def proof(x) -> Panel:
     "The way from an entry to the root"
-    about = facts({'entry':x.seq, 'leaf':x.leaf, 'in a log of':f'{x.size:,} entries', 'root':x.root, 'hashes':len(x.path)})
-    return Panel('Proof of inclusion', about, details('Header, as hashed', text(x.header, code=True)),
-        details('Hashes from the leaf up', text('\n'.join(x.path), code=True)),
-        verdict=('ok', 'UNDER A SIGNED ROOT') if x.checkpoint else ('warn', 'THE ROOT IS NOT SIGNED'),
-        next='mlops audit verify' if x.checkpoint else 'mlops audit checkpoint')
+    about = facts(
+        {"entry": x.seq, "leaf": x.leaf, "in a log of": f"{x.size:,} entries", "root": x.root, "hashes": len(x.path)}
+    )
+    return Panel(
+        "Proof of inclusion",
+        about,
+        details("Header, as hashed", text(x.header, code=True)),
+        details("Hashes from the leaf up", text("\n".join(x.path), code=True)),
+        verdict=("ok", "UNDER A SIGNED ROOT") if x.checkpoint else ("warn", "THE ROOT IS NOT SIGNED"),
+        next="mlops audit verify" if x.checkpoint else "mlops audit checkpoint",
+    )
+
 
 def redacted(x) -> Panel:
     "What is gone, and the entry that says so"
-    return Panel('Entry redacted', facts({'entry':x.seq, 'reason':x.reason, 'recorded as entry':x.entry}),
-        text('The payload is gone; every proof stays valid.'), verdict=('ok', 'REDACTED'), next='mlops audit verify')
+    return Panel(
+        "Entry redacted",
+        facts({"entry": x.seq, "reason": x.reason, "recorded as entry": x.entry}),
+        text("The payload is gone; every proof stays valid."),
+        verdict=("ok", "REDACTED"),
+        next="mlops audit verify",
+    )

@@ -13,53 +13,74 @@ from pathlib import Path
 from ..core.errors import ToolFailed
 
 # %% ../../nbs/comply/project_files.ipynb #e48b7ee2
-DEFINITIONS = ('mlops.toml', 'features', 'jobs', 'policy', '*.dvc', 'prices.csv')
+DEFINITIONS = ("mlops.toml", "features", "jobs", "policy", "*.dvc", "prices.csv")
+
 
 def uncommitted(
-    root:Path, # Folder of the project
-) -> list[str]: # Paths relative to it, sorted
+    root: Path,  # Folder of the project
+) -> list[str]:  # Paths relative to it, sorted
     "Definitions that differ from the last commit; raises `ToolFailed` where there is no git"
-    if shutil.which('git') is None: raise ToolFailed('git is not installed', 'install git')
-    r = subprocess.run(['git', '-C', str(root), 'status', '--porcelain', '-z', '--untracked-files=all', '--', *DEFINITIONS],
-        capture_output=True, text=True, encoding='utf-8', errors='replace')
-    if r.returncode: raise ToolFailed(f'git says: {r.stderr.strip()[:200]}', 'run: mlops init')
-    prefix = subprocess.run(['git', '-C', str(root), 'rev-parse', '--show-prefix'], capture_output=True, text=True,
-        encoding='utf-8', errors='replace').stdout.strip()
-    lines = iter(r.stdout.split('\0'))
+    if shutil.which("git") is None:
+        raise ToolFailed("git is not installed", "install git")
+    r = subprocess.run(
+        ["git", "-C", str(root), "status", "--porcelain", "-z", "--untracked-files=all", "--", *DEFINITIONS],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if r.returncode:
+        raise ToolFailed(f"git says: {r.stderr.strip()[:200]}", "run: mlops init")
+    prefix = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "--show-prefix"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ).stdout.strip()
+    lines = iter(r.stdout.split("\0"))
     out = []
     for l in lines:
-        if len(l)>3: out.append(l[3:].removeprefix(prefix))
-        if l[:1] in 'RC' and l: next(lines, None) # the old name of a renamed file
+        if len(l) > 3:
+            out.append(l[3:].removeprefix(prefix))
+        if l[:1] in "RC" and l:
+            next(lines, None)  # the old name of a renamed file
     return sorted(out)
 
+
 def locks(
-    root:Path, # Folder of the project
-) -> dict[str,str|None]: # Job -> text of its requirements.lock, None where there is none
+    root: Path,  # Folder of the project
+) -> dict[str, str | None]:  # Job -> text of its requirements.lock, None where there is none
     "Every job and the versions that it runs with"
     out = {}
-    for job in sorted((root/'jobs').glob('*/job.toml')):
-        lock = job.parent/'requirements.lock'
-        out[job.parent.name] = lock.read_text(encoding='utf-8', errors='replace') if lock.is_file() else None
+    for job in sorted((root / "jobs").glob("*/job.toml")):
+        lock = job.parent / "requirements.lock"
+        out[job.parent.name] = lock.read_text(encoding="utf-8", errors="replace") if lock.is_file() else None
     return out
 
 # %% ../../nbs/comply/project_files.ipynb #cd2659ad
-SKIP = {'.git', '.venv', 'venv', 'node_modules', '__pycache__', '.ipynb_checkpoints', '.tox', 'site-packages', '.dvc'}
-RUNS = 20 # Executed notebooks of jobs that are looked at, newest first
+SKIP = {".git", ".venv", "venv", "node_modules", "__pycache__", ".ipynb_checkpoints", ".tox", "site-packages", ".dvc"}
+RUNS = 20  # Executed notebooks of jobs that are looked at, newest first
+
 
 def walk(
-    folder:Path, # Where to begin
-    suffixes:tuple[str,...], # Like `('.ipynb',)`
-) -> list[Path]: # Sorted
+    folder: Path,  # Where to begin
+    suffixes: tuple[str, ...],  # Like `('.ipynb',)`
+) -> list[Path]:  # Sorted
     "Files below a folder, without what tools keep for themselves"
     found = []
-    for at,dirs,files in os.walk(folder):
-        dirs[:] = sorted(d for d in dirs if d not in SKIP and d!='.mlops')
-        found += [Path(at)/f for f in sorted(files) if f.lower().endswith(suffixes)]
+    for at, dirs, files in os.walk(folder):
+        dirs[:] = sorted(d for d in dirs if d not in SKIP and d != ".mlops")
+        found += [Path(at) / f for f in sorted(files) if f.lower().endswith(suffixes)]
     return found
 
+
 def executed(
-    root:Path, # Folder of the project
-) -> list[Path]: # At most `RUNS`
+    root: Path,  # Folder of the project
+) -> list[Path]:  # At most `RUNS`
     "Executed notebooks of jobs, newest first"
-    return sorted((p for p in (root/'.mlops'/'runs').glob('*/*.ipynb') if p.name!='input.ipynb'),
-        key=lambda p: (p.stat().st_mtime_ns, p), reverse=True)[:RUNS]
+    return sorted(
+        (p for p in (root / ".mlops" / "runs").glob("*/*.ipynb") if p.name != "input.ipynb"),
+        key=lambda p: (p.stat().st_mtime_ns, p),
+        reverse=True,
+    )[:RUNS]

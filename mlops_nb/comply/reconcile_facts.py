@@ -13,11 +13,17 @@ from ..core.fact import Fact
 # %% ../../nbs/comply/reconcile_facts.ipynb #acda1a75
 class Reconciled(Fact):
     "What the stores hold and the ledger does not, and the other way round"
-    checked:dict[str,int] # What was compared -> how many
-    differences:list[dict] # {kind: alias, unrecorded, missing or digest, subject, message, evidence}
-    __panel__ = 'mlops_nb.comply.reconcile_panel:reconciled'
+
+    checked: dict[str, int]  # What was compared -> how many
+    differences: list[dict]  # {kind: alias, unrecorded, missing or digest, subject, message, evidence}
+    __panel__ = "mlops_nb.comply.reconcile_panel:reconciled"
+
     @property
-    def ok(self) -> bool: return not self.differences
+    def ok(self) -> bool:
+        return not self.differences
+
     @property
     def finding(self) -> str:
-        return self.differences[0]['message']+(f' and {len(self.differences)-1} more' if len(self.differences)>1 else '')
+        return self.differences[0]["message"] + (
+            f" and {len(self.differences) - 1} more" if len(self.differences) > 1 else ""
+        )

@@ -13,8 +13,13 @@ from ..core.draw import Panel, badge, facts, table
 # %% ../../nbs/comply/reconcile_panel.ipynb #83c5158b
 def reconciled(r) -> Panel:
     "What differs"
-    rows = [[badge('bad', d['kind'].upper()), d['subject'], d['message'], d.get('evidence')] for d in r.differences]
-    return Panel('Ledger against the stores', facts(r.checked),
-        table(['', 'what', '', 'entry'], rows, align='lllr', empty='nothing differs'),
-        verdict=('ok', 'THEY AGREE') if r.ok else ('bad', f'{len(rows)} DIFFERENCES'),
-        next='mlops audit verify' if r.ok else next((d['fix'] for d in r.differences if d.get('fix')), 'mlops audit log --type model.*'))
+    rows = [[badge("bad", d["kind"].upper()), d["subject"], d["message"], d.get("evidence")] for d in r.differences]
+    return Panel(
+        "Ledger against the stores",
+        facts(r.checked),
+        table(["", "what", "", "entry"], rows, align="lllr", empty="nothing differs"),
+        verdict=("ok", "THEY AGREE") if r.ok else ("bad", f"{len(rows)} DIFFERENCES"),
+        next="mlops audit verify"
+        if r.ok
+        else next((d["fix"] for d in r.differences if d.get("fix")), "mlops audit log --type model.*"),
+    )

@@ -14,12 +14,12 @@ from ..core.verbs import verb
 from .reconcile_facts import Reconciled
 
 # %% ../../nbs/comply/reconcile_verbs.ipynb #691efb0f
-@verb('audit.reconcile', check=True, example='mlops audit reconcile')
+@verb("audit.reconcile", check=True, example="mlops audit reconcile")
 def reconcile() -> Reconciled:
     """Compare the model registry with the ledger
 
     Exit 1 when an alias stands elsewhere than the ledger says, or a version is in one and not in the other. Records `audit.reconciled` with what was found."""
     p = projects.current()
-    checked,found = model.differences(p)
-    ledger.record(p, 'audit.reconciled', p.name, {'checked':checked, 'differences':found[:100]}, fail='open')
+    checked, found = model.differences(p)
+    ledger.record(p, "audit.reconciled", p.name, {"checked": checked, "differences": found[:100]}, fail="open")
     return Reconciled(checked=checked, differences=found)

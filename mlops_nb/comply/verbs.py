@@ -20,84 +20,123 @@ from .facts import Board, Catalogue, Scan
 def _detectors() -> dict:
     "Kind -> detector of the guard"
     from mlops_nb import guard
-    return {'secret':guard.find_secrets, 'pii':guard.find_pii}
+
+    return {"secret": guard.find_secrets, "pii": guard.find_pii}
+
 
 def _sources(p) -> collectors.Sources:
     "What the collectors may look at in project `p`"
     from mlops_nb import guard
     from mlops_nb.core import ledger
-    log = ledger.of(p)
-    def notebooks():
-        return exposure.search([*project_files.walk(p.root, ('.ipynb',)), *project_files.executed(p.root)],
-            _detectors(), p.name, p.root)
-    return collectors.Sources(list(log.events()), verify=log.verify, key=lambda: guard.key_health(p),
-        changed=lambda: project_files.uncommitted(p.root),
-        jobs=lambda: project_files.locks(p.root), notebooks=notebooks)
 
-def _board(p, wanted, framework='') -> Board:
+    log = ledger.of(p)
+
+    def notebooks():
+        return exposure.search(
+            [*project_files.walk(p.root, (".ipynb",)), *project_files.executed(p.root)], _detectors(), p.name, p.root
+        )
+
+    return collectors.Sources(
+        list(log.events()),
+        verify=log.verify,
+        key=lambda: guard.key_health(p),
+        changed=lambda: project_files.uncommitted(p.root),
+        jobs=lambda: project_files.locks(p.root),
+        notebooks=notebooks,
+    )
+
+
+def _board(p, wanted, framework="") -> Board:
     s = _sources(p)
     results = [collectors.collect(c, s) for c in wanted]
-    return Board(framework=framework, controls=results, counts=views.counts(results), as_of=s.now.strftime('%Y-%m-%dT%H:%M:%SZ'),
-        entries=len(s.events))
+    return Board(
+        framework=framework,
+        controls=results,
+        counts=views.counts(results),
+        as_of=s.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        entries=len(s.events),
+    )
 
-@verb('comply.status', example='mlops comply status --framework gdpr')
+
+@verb("comply.status", example="mlops comply status --framework gdpr")
 def status(
     *,
-    framework:str='', # gdpr, hipaa, soc2, eu_ai_act, iso_42001 or nist_ai_rmf; all by default
+    framework: str = "",  # gdpr, hipaa, soc2, eu_ai_act, iso_42001 or nist_ai_rmf; all by default
 ) -> Board:
     """Which controls hold, each with its evidence and what that does not show
 
     A pass says that the named evidence was there, fresh and good; it does not say that an organisation complies."""
     return _board(projects.current(), controls.chosen(framework), framework)
 
-@verb('comply.list')
+
+@verb("comply.list")
 def list_(
     *,
-    framework:str='', # gdpr, hipaa, soc2, eu_ai_act, iso_42001 or nist_ai_rmf; all by default
+    framework: str = "",  # gdpr, hipaa, soc2, eu_ai_act, iso_42001 or nist_ai_rmf; all by default
 ) -> Catalogue:
     "The controls, their clauses and what their evidence does not show"
     return Catalogue(controls=controls.chosen(framework))
 
-@verb('comply.show', example='mlops comply show ledger-intact')
+
+@verb("comply.show", example="mlops comply show ledger-intact")
 def show(
-    control:str, # Its id: `ledger-intact`
+    control: str,  # Its id: `ledger-intact`
 ) -> Board:
     "One control with its evidence"
-    known = {c.id:c for c in controls.catalogue()}
+    known = {c.id: c for c in controls.catalogue()}
     if control not in known:
-        raise NotFound(f'no control {control!r}', suggest(control, known) or 'list them with: mlops comply list')
+        raise NotFound(f"no control {control!r}", suggest(control, known) or "list them with: mlops comply list")
     return _board(projects.current(), [known[control]])
 
 # %% ../../nbs/comply/verbs.ipynb #d5a9aa7d
-_TABLES = ('.parquet', '.csv', '.arrow', '.feather', '.gz', '.zip')
+_TABLES = (".parquet", ".csv", ".arrow", ".feather", ".gz", ".zip")
 
-def _scan_files(path:Path, name:str) -> Scan:
+
+def _scan_files(path: Path, name: str) -> Scan:
     "A file or a folder, with the executed notebooks of a project's folder"
     p = projects.bound_or_none()
     root = p.root if p else Path.cwd()
-    if path.is_file(): return exposure.search([path], _detectors(), name, root)
-    files = [f for f in project_files.walk(path, exposure.TEXT)]+(project_files.executed(path) if (path/projects.TOML).is_file() else [])
+    if path.is_file():
+        return exposure.search([path], _detectors(), name, root)
+    files = [f for f in project_files.walk(path, exposure.TEXT)] + (
+        project_files.executed(path) if (path / projects.TOML).is_file() else []
+    )
     return exposure.search(files, _detectors(), name, root)
 
-def _scan_table(target, name:str) -> Scan:
+
+def _scan_table(target, name: str) -> Scan:
     "Anything that holds a table"
     from mlops_nb import data, guard
+
     return exposure.search_table(data.read(target), guard.classify, guard.find_secrets, name)
 
-@verb('comply.scan', check=True, example='mlops comply scan .')
+
+@verb("comply.scan", check=True, example="mlops comply scan .")
 def scan(
-    target:Data, # Notebook, file, folder, registered dataset or notebook variable
+    target: Data,  # Notebook, file, folder, registered dataset or notebook variable
 ) -> Scan:
     """Find personal data and secrets in data, notebooks and outputs
 
     Says where and of which kind, never the value. Exit code 1 when something was found."""
-    if not isinstance(target, (str, Path)): found = _scan_table(target, type(target).__name__)
+    if not isinstance(target, (str, Path)):
+        found = _scan_table(target, type(target).__name__)
     elif (path := Path(target).expanduser().resolve()).exists() and not str(path).endswith(_TABLES):
         found = _scan_files(path, str(target))
-    else: found = _scan_table(target, str(target))
+    else:
+        found = _scan_table(target, str(target))
     p = projects.bound_or_none()
     if p is not None:
         from mlops_nb.core import ledger
-        ledger.record(p, 'control.checked', f'scan:{found.target}'[:200],
-            {'findings':len(found.findings), 'classes':sorted({h.name for h in found.findings}), 'files':found.files}, fail='open')
+
+        ledger.record(
+            p,
+            "control.checked",
+            f"scan:{found.target}"[:200],
+            {
+                "findings": len(found.findings),
+                "classes": sorted({h.name for h in found.findings}),
+                "files": found.files,
+            },
+            fail="open",
+        )
     return found

@@ -13,39 +13,46 @@ from ..core.events import Event
 from .facts import STATUSES, Result
 
 # %% ../../nbs/comply/views.ipynb #30f5a469
-OPENS = {'job.started':('job.completed', 'job.failed', 'job.aborted'),
-    'run.started':('run.completed', 'run.failed', 'run.aborted'),
-    'model.logging_started':('model.registered', 'model.failed'),
-    'model.promotion_started':('model.promoted', 'model.rolled_back', 'model.promotion_failed')}
-_OPENED_BY = {end:start for start,ends in OPENS.items() for end in ends}
+OPENS = {
+    "job.started": ("job.completed", "job.failed", "job.aborted"),
+    "run.started": ("run.completed", "run.failed", "run.aborted"),
+    "model.logging_started": ("model.registered", "model.failed"),
+    "model.promotion_started": ("model.promoted", "model.rolled_back", "model.promotion_failed"),
+}
+_OPENED_BY = {end: start for start, ends in OPENS.items() for end in ends}
+
 
 def open_brackets(
-    events:Iterable[Event], # Oldest first
-) -> list[Event]: # The entries that began it, oldest first
+    events: Iterable[Event],  # Oldest first
+) -> list[Event]:  # The entries that began it, oldest first
     "What began and has no end"
     waiting = {}
     for e in events:
         start = _OPENED_BY.get(e.type, e.type)
-        key = (start, (e.payload or {}).get('bracket') or e.subject)
-        if e.type in OPENS: waiting[key] = e
-        elif e.type in _OPENED_BY: waiting.pop(key, None)
+        key = (start, (e.payload or {}).get("bracket") or e.subject)
+        if e.type in OPENS:
+            waiting[key] = e
+        elif e.type in _OPENED_BY:
+            waiting.pop(key, None)
     return list(waiting.values())
 
 # %% ../../nbs/comply/views.ipynb #493962cd
 def standing(
-    events:Iterable[Event], # Oldest first
-    *types:str, # Event types
+    events: Iterable[Event],  # Oldest first
+    *types: str,  # Event types
 ) -> list[Event]:
     "The newest entry of these types for each subject, oldest first"
-    last = {e.subject:e for e in events if e.type in types}
+    last = {e.subject: e for e in events if e.type in types}
     return sorted(last.values(), key=lambda e: e.seq)
 
-def newest(events:Iterable[Event], *types:str) -> Event|None:
+
+def newest(events: Iterable[Event], *types: str) -> Event | None:
     "The newest entry of these types"
     found = [e for e in events if e.type in types]
     return found[-1] if found else None
 
-def counts(results:Iterable[Result]) -> dict[str,int]:
+
+def counts(results: Iterable[Result]) -> dict[str, int]:
     "How many controls have each status; all six are named, zeros included"
     have = [r.status for r in results]
-    return {s:have.count(s) for s in STATUSES}
+    return {s: have.count(s) for s in STATUSES}

@@ -16,8 +16,8 @@ from urllib.parse import quote
 from .svg import Svg, number, histogram, spark, lines, meter, bars
 
 # %% ../../nbs/core/draw.ipynb #9e785233
-LIMIT = 50_000 # Bytes of HTML that no panel exceeds
-_CSS = '''.mlops{font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);color:var(--jp-ui-font-color1,var(--vscode-editor-foreground,var(--bs-body-color,CanvasText)));max-width:min(100%,960px);overflow-x:auto}
+LIMIT = 50_000  # Bytes of HTML that no panel exceeds
+_CSS = """.mlops{font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);color:var(--jp-ui-font-color1,var(--vscode-editor-foreground,var(--bs-body-color,CanvasText)));max-width:min(100%,960px);overflow-x:auto}
 .mlops .t{display:flex;flex-wrap:wrap;gap:4px 10px;align-items:baseline;margin:2px 0 6px}.mlops .t b{font-size:14px}
 .mlops .v{border-radius:3px;padding:1px 7px;color:#fff;font-weight:600;font-size:11px;letter-spacing:.03em;white-space:nowrap}
 .mlops .ok{background:#1a7f37}.mlops .warn{background:#8a5a00}.mlops .bad{background:#b3261e}.mlops .info{background:#4a5a70}
@@ -28,176 +28,332 @@ _CSS = '''.mlops{font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);co
 .mlops p{margin:4px 0}.mlops summary{cursor:pointer;opacity:.85}.mlops .x{opacity:.75;font-size:12px;margin-top:6px}.mlops pre,.mlops code{font:12px/1.4 var(--jp-code-font-family,monospace);background:none;color:inherit;white-space:pre-wrap;overflow-wrap:anywhere}
 .mlops svg{vertical-align:middle;overflow:visible}.mlops svg text{fill:currentColor;font-size:10.5px;opacity:.8}.mlops .r{fill:currentColor;opacity:.28}.mlops .m{fill:var(--jp-brand-color1,#3574b8);opacity:.85}
 .mlops .c{fill:none;stroke:var(--jp-brand-color1,#3574b8);stroke-width:1.5}.mlops .d{stroke:#b3591e;stroke-dasharray:5 3}.mlops .e{stroke:#7a7a7a;stroke-dasharray:1.5 2.5}.mlops .a{fill:none;stroke:currentColor;opacity:.3}
-'''.replace('\n', '')
+""".replace("\n", "")
 
 # %% ../../nbs/core/draw.ipynb #f7a01afa
 class Badge:
     "A word on a coloured ground; `level` is ok, warn, bad or info"
-    def __init__(self, level:str, word:str):
-        self.level,self.word = (level if level in ('ok','warn','bad','info') else 'info'),str(word)
-    def __str__(self): return self.word
 
-def badge(level:str, word:str) -> Badge: return Badge(level, word)
+    def __init__(self, level: str, word: str):
+        self.level, self.word = (level if level in ("ok", "warn", "bad", "info") else "info"), str(word)
+
+    def __str__(self):
+        return self.word
+
+
+def badge(level: str, word: str) -> Badge:
+    return Badge(level, word)
+
 
 class Link:
     "A word that leads to a cell of a notebook in the reader's folder; panels link nothing else"
-    def __init__(self, word, notebook:str, cell_id:str):
-        self.word,self.href = str(word),f'{quote(PurePath(notebook).name)}#cell-id={quote(cell_id, safe="")}'
-    def __str__(self): return self.word
 
-def _lines(words) -> str: return ''.join(c if c.isprintable() or c in '\n\t' else ' ' for c in str(words)) # no escape codes, no separators that look like lines
+    def __init__(self, word, notebook: str, cell_id: str):
+        self.word, self.href = str(word), f"{quote(PurePath(notebook).name)}#cell-id={quote(cell_id, safe='')}"
 
-def short(x, limit:int=160) -> str:
+    def __str__(self):
+        return self.word
+
+
+def _lines(words) -> str:
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else " " for c in str(words)
+    )  # no escape codes, no separators that look like lines
+
+
+def short(x, limit: int = 160) -> str:
     "A value in a few characters: numbers to 4 digits, times to the second, long text cut"
-    if x is None: return '-'
-    if isinstance(x, bool): return 'yes' if x else 'no'
-    if isinstance(x, int): return f'{x:,}'
-    if isinstance(x, float): return number(x)
-    if isinstance(x, dt.datetime): return x.isoformat(' ', 'seconds')
-    if isinstance(x, dict): x = ', '.join(f'{k}={short(v, 40)}' for k,v in x.items())
-    if isinstance(x, (list, tuple, set)): x = ', '.join(short(v, 40) for v in x)
-    s = ''.join(c if c.isprintable() else ' ' for c in str(x))
-    return s if len(s)<=limit else s[:limit-1]+'…'
+    if x is None:
+        return "-"
+    if isinstance(x, bool):
+        return "yes" if x else "no"
+    if isinstance(x, int):
+        return f"{x:,}"
+    if isinstance(x, float):
+        return number(x)
+    if isinstance(x, dt.datetime):
+        return x.isoformat(" ", "seconds")
+    if isinstance(x, dict):
+        x = ", ".join(f"{k}={short(v, 40)}" for k, v in x.items())
+    if isinstance(x, (list, tuple, set)):
+        x = ", ".join(short(v, 40) for v in x)
+    s = "".join(c if c.isprintable() else " " for c in str(x))
+    return s if len(s) <= limit else s[: limit - 1] + "…"
+
 
 def place(path) -> str:
     "A path as its reader would type it: below the working directory, below the home (`~`), else as it is"
     p = str(path)
-    try: here = os.getcwd()
-    except FileNotFoundError: return p # somebody removed the folder
-    for base,start in ((here, ''), (os.path.expanduser('~'), '~/')):
-        if p.startswith(base.rstrip(os.sep)+os.sep): return start+os.path.relpath(p, base)
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        return p  # somebody removed the folder
+    for base, start in ((here, ""), (os.path.expanduser("~"), "~/")):
+        if p.startswith(base.rstrip(os.sep) + os.sep):
+            return start + os.path.relpath(p, base)
     return p
 
-def _is_number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+def _is_number(x):
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
 
 def _cell(x, pictures=True) -> str:
-    if isinstance(x, Svg): return x.markup if pictures else escape(x.words)
-    if isinstance(x, Link): return f'<a href="{escape(x.href)}">{escape(short(x.word))}</a>'
-    if isinstance(x, Badge): return f'<span class="v {x.level}">{escape(short(x.word))}</span>'
+    if isinstance(x, Svg):
+        return x.markup if pictures else escape(x.words)
+    if isinstance(x, Link):
+        return f'<a href="{escape(x.href)}">{escape(short(x.word))}</a>'
+    if isinstance(x, Badge):
+        return f'<span class="v {x.level}">{escape(short(x.word))}</span>'
     return escape(short(x))
 
 # %% ../../nbs/core/draw.ipynb #1ed0de61
 def _wide(s):
-    return len(s) if s.isascii() else sum(2 if unicodedata.east_asian_width(c) in 'WF' else 0 if unicodedata.combining(c) else 1 for c in s)
-def _fill(s, n, right=False): return ' '*(n-_wide(s))+s if right else s+' '*(n-_wide(s))
-def _md(s): return s.replace('\\', '\\\\').replace('|', '\\|').replace('\n', ' ').replace('<', '&lt;').replace('`', '\\`')
+    return (
+        len(s)
+        if s.isascii()
+        else sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in s)
+    )
+
+
+def _fill(s, n, right=False):
+    return " " * (n - _wide(s)) + s if right else s + " " * (n - _wide(s))
+
+
+def _md(s):
+    return s.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;").replace("`", "\\`")
+
 
 class Facts:
     "Names and values under each other"
-    def __init__(self, pairs:dict): self.pairs = pairs
+
+    def __init__(self, pairs: dict):
+        self.pairs = pairs
+
     def html(self, pictures=True, rows=40):
-        return '<dl>'+''.join(f'<dt>{escape(short(k))}</dt><dd>{_cell(v, pictures)}</dd>' for k,v in self.pairs.items())+'</dl>'
+        return (
+            "<dl>"
+            + "".join(f"<dt>{escape(short(k))}</dt><dd>{_cell(v, pictures)}</dd>" for k, v in self.pairs.items())
+            + "</dl>"
+        )
+
     def text(self):
         w = max((_wide(short(k)) for k in self.pairs), default=0)
-        return '\n'.join(f'{_fill(short(k), w)}  {v if isinstance(v, Svg) else short(v)}' for k,v in self.pairs.items())
-    def markdown(self): return Table(['', ''], [[k, v] for k,v in self.pairs.items()]).markdown()
+        return "\n".join(
+            f"{_fill(short(k), w)}  {v if isinstance(v, Svg) else short(v)}" for k, v in self.pairs.items()
+        )
+
+    def markdown(self):
+        return Table(["", ""], [[k, v] for k, v in self.pairs.items()]).markdown()
+
 
 class Table:
     "Columns and rows; numbers stand right"
-    def __init__(self, columns:list[str], rows:list[list], align:str='', empty:str='nothing yet'):
-        self.columns,self.rows,self.empty = [short(c) for c in columns], [list(r) for r in rows], _lines(empty)
-        self.align = align or ''.join('r' if any(_is_number(r[n]) for r in self.rows)
-            and all(_is_number(r[n]) or r[n] is None for r in self.rows) else 'l' for n in range(len(columns)))
+
+    def __init__(self, columns: list[str], rows: list[list], align: str = "", empty: str = "nothing yet"):
+        self.columns, self.rows, self.empty = [short(c) for c in columns], [list(r) for r in rows], _lines(empty)
+        self.align = align or "".join(
+            "r"
+            if any(_is_number(r[n]) for r in self.rows) and all(_is_number(r[n]) or r[n] is None for r in self.rows)
+            else "l"
+            for n in range(len(columns))
+        )
+
     def html(self, pictures=True, rows=40):
-        if not self.rows: return f'<p class="x">{escape(self.empty)}</p>'
-        side = [' class="n"' if a=='r' else '' for a in self.align]
-        head = ''.join(f'<th{s}>{escape(short(c))}</th>' for c,s in zip(self.columns, side))
-        body = ''.join('<tr>'+''.join(f'<td{s}>{_cell(x, pictures)}</td>' for x,s in zip(r, side))+'</tr>'
-            for r in self.rows[:rows])
-        more = f'<p class="x">and {len(self.rows)-rows:,} more rows</p>' if len(self.rows)>rows else ''
-        return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
+        if not self.rows:
+            return f'<p class="x">{escape(self.empty)}</p>'
+        side = [' class="n"' if a == "r" else "" for a in self.align]
+        head = "".join(f"<th{s}>{escape(short(c))}</th>" for c, s in zip(self.columns, side))
+        body = "".join(
+            "<tr>" + "".join(f"<td{s}>{_cell(x, pictures)}</td>" for x, s in zip(r, side)) + "</tr>"
+            for r in self.rows[:rows]
+        )
+        more = f'<p class="x">and {len(self.rows) - rows:,} more rows</p>' if len(self.rows) > rows else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
     def text(self, rows=40):
-        if not self.rows: return self.empty
-        last = len(self.columns)-1 # Nothing stands behind it: it may be long
-        cells = [[str(x).split('\n')[0] if isinstance(x, Svg) else short(x, 60 if n<last else 160) for n,x in enumerate(r)] for r in self.rows[:rows]]
-        w = [max(_wide(c), *(_wide(r[n]) for r in cells)) for n,c in enumerate(self.columns)]
-        out = ['  '.join(_fill(c, w[n], self.align[n]=='r') for n,c in enumerate(r)).rstrip() for r in [self.columns, *cells]]
-        return '\n'.join([*out, *([f'and {len(self.rows)-rows:,} more rows'] if len(self.rows)>rows else [])])
+        if not self.rows:
+            return self.empty
+        last = len(self.columns) - 1  # Nothing stands behind it: it may be long
+        cells = [
+            [
+                str(x).split("\n")[0] if isinstance(x, Svg) else short(x, 60 if n < last else 160)
+                for n, x in enumerate(r)
+            ]
+            for r in self.rows[:rows]
+        ]
+        w = [max(_wide(c), *(_wide(r[n]) for r in cells)) for n, c in enumerate(self.columns)]
+        out = [
+            "  ".join(_fill(c, w[n], self.align[n] == "r") for n, c in enumerate(r)).rstrip()
+            for r in [self.columns, *cells]
+        ]
+        return "\n".join([*out, *([f"and {len(self.rows) - rows:,} more rows"] if len(self.rows) > rows else [])])
+
     def markdown(self):
-        if not self.rows: return _md(self.empty)
-        line = '|'.join('---:' if a=='r' else '---' for a in self.align)
-        return '\n'.join([f'| {" | ".join(_md(c) for c in self.columns)} |', f'|{line}|',
-            *(f'| {" | ".join(_md(str(x) if isinstance(x, Svg) else short(x)) for x in r)} |' for r in self.rows[:40])])
+        if not self.rows:
+            return _md(self.empty)
+        line = "|".join("---:" if a == "r" else "---" for a in self.align)
+        return "\n".join(
+            [
+                f"| {' | '.join(_md(c) for c in self.columns)} |",
+                f"|{line}|",
+                *(
+                    f"| {' | '.join(_md(str(x) if isinstance(x, Svg) else short(x)) for x in r)} |"
+                    for r in self.rows[:40]
+                ),
+            ]
+        )
+
 
 class Text:
     "A paragraph; `code` keeps its lines"
-    def __init__(self, words:str, code:bool=False): self.words,self.code = _lines(words),code
+
+    def __init__(self, words: str, code: bool = False):
+        self.words, self.code = _lines(words), code
+
     def html(self, pictures=True, rows=40):
-        return f'<pre>{escape(self.words[:8000])}</pre>' if self.code else f'<p>{escape(self.words[:2000])}</p>'
-    def text(self): return self.words
+        return f"<pre>{escape(self.words[:8000])}</pre>" if self.code else f"<p>{escape(self.words[:2000])}</p>"
+
+    def text(self):
+        return self.words
+
     def markdown(self):
-        fence = '`'*max(3, 1+max((len(m) for m in re.findall('`+', self.words)), default=0)) # longer than any inside
-        return f'{fence}\n{self.words}\n{fence}' if self.code else _md(self.words)
+        fence = "`" * max(
+            3, 1 + max((len(m) for m in re.findall("`+", self.words)), default=0)
+        )  # longer than any inside
+        return f"{fence}\n{self.words}\n{fence}" if self.code else _md(self.words)
+
 
 class Diff:
     "A diff whose lines are told by a sign, and by colour too"
-    SHOWN = 400 # Lines; the rest is in the JSON form and in git
-    def __init__(self, words:str): self.lines = words.rstrip('\n').split('\n')
-    def _line(self, l:str) -> str:
-        ground = {'+':'rgba(46,160,67,.18)', '-':'rgba(248,81,73,.18)'}.get(l[:1] if l[:3] not in ('+++', '---') else '', '')
-        style = f'background:{ground}' if ground else 'font-weight:600' if l.startswith(('@@', '+++', '---')) else ''
+
+    SHOWN = 400  # Lines; the rest is in the JSON form and in git
+
+    def __init__(self, words: str):
+        self.lines = words.rstrip("\n").split("\n")
+
+    def _line(self, l: str) -> str:
+        ground = {"+": "rgba(46,160,67,.18)", "-": "rgba(248,81,73,.18)"}.get(
+            l[:1] if l[:3] not in ("+++", "---") else "", ""
+        )
+        style = f"background:{ground}" if ground else "font-weight:600" if l.startswith(("@@", "+++", "---")) else ""
         return f'<span style="display:block;{style}">{escape(l[:300]) or " "}</span>'
+
     def html(self, pictures=True, rows=40):
-        most = min(self.SHOWN, rows*10)
-        more = f'<p class="x">and {len(self.lines)-most:,} more lines</p>' if len(self.lines)>most else ''
-        return f'<pre>{"".join(map(self._line, self.lines[:most]))}</pre>{more}'
+        most = min(self.SHOWN, rows * 10)
+        more = f'<p class="x">and {len(self.lines) - most:,} more lines</p>' if len(self.lines) > most else ""
+        return f"<pre>{''.join(map(self._line, self.lines[:most]))}</pre>{more}"
+
     def text(self):
-        left = len(self.lines)-self.SHOWN
-        return '\n'.join([*(short(l, 300) for l in self.lines[:self.SHOWN]), *([f'and {left:,} more lines'] if left>0 else [])])
-    def markdown(self): return '```diff\n'+self.text().replace('```', "'''")+'\n```'
+        left = len(self.lines) - self.SHOWN
+        return "\n".join(
+            [*(short(l, 300) for l in self.lines[: self.SHOWN]), *([f"and {left:,} more lines"] if left > 0 else [])]
+        )
+
+    def markdown(self):
+        return "```diff\n" + self.text().replace("```", "'''") + "\n```"
+
 
 class Figure:
     "A picture on a line of its own"
-    def __init__(self, svg:Svg, words:str=''): self.svg,self.words = svg,_lines(words)
+
+    def __init__(self, svg: Svg, words: str = ""):
+        self.svg, self.words = svg, _lines(words)
+
     def html(self, pictures=True, rows=40):
-        return f'<p>{_cell(self.svg, pictures)}{f"<br><span class=x>{escape(self.words)}</span>" if self.words else ""}</p>'
-    def text(self): return '\n'.join(filter(None, [str(self.svg), self.words]))
-    def markdown(self): return '  \n'.join(_md(l) for l in self.text().split('\n'))
+        return f"<p>{_cell(self.svg, pictures)}{f'<br><span class=x>{escape(self.words)}</span>' if self.words else ''}</p>"
+
+    def text(self):
+        return "\n".join(filter(None, [str(self.svg), self.words]))
+
+    def markdown(self):
+        return "  \n".join(_md(l) for l in self.text().split("\n"))
+
 
 class Details:
     "Blocks behind a line to open"
-    def __init__(self, summary:str, *blocks): self.summary,self.blocks = short(summary, 400),blocks
+
+    def __init__(self, summary: str, *blocks):
+        self.summary, self.blocks = short(summary, 400), blocks
+
     def html(self, pictures=True, rows=40):
-        return f'<details><summary>{escape(short(self.summary))}</summary>{"".join(b.html(pictures, rows) for b in self.blocks)}</details>'
-    def text(self): return '\n'.join([self.summary, *('  '+l for b in self.blocks for l in b.text().split('\n'))])
-    def markdown(self): return '\n\n'.join([f'**{_md(self.summary)}**', *(b.markdown() for b in self.blocks)])
+        return f"<details><summary>{escape(short(self.summary))}</summary>{''.join(b.html(pictures, rows) for b in self.blocks)}</details>"
+
+    def text(self):
+        return "\n".join([self.summary, *("  " + l for b in self.blocks for l in b.text().split("\n"))])
+
+    def markdown(self):
+        return "\n\n".join([f"**{_md(self.summary)}**", *(b.markdown() for b in self.blocks)])
 
 # %% ../../nbs/core/draw.ipynb #6c0c8610
-def facts(pairs:dict) -> Facts: return Facts(pairs)
-def table(columns, rows, align:str='', empty:str='nothing yet') -> Table: return Table(columns, rows, align, empty)
-def text(words:str, code:bool=False) -> Text: return Text(words, code)
-def figure(svg:Svg, words:str='') -> Figure: return Figure(svg, words)
-def details(summary:str, *blocks) -> Details: return Details(summary, *blocks)
+def facts(pairs: dict) -> Facts:
+    return Facts(pairs)
+
+
+def table(columns, rows, align: str = "", empty: str = "nothing yet") -> Table:
+    return Table(columns, rows, align, empty)
+
+
+def text(words: str, code: bool = False) -> Text:
+    return Text(words, code)
+
+
+def figure(svg: Svg, words: str = "") -> Figure:
+    return Figure(svg, words)
+
+
+def details(summary: str, *blocks) -> Details:
+    return Details(summary, *blocks)
 
 # %% ../../nbs/core/draw.ipynb #2bc09059
 class Panel:
     "What a fact looks like: HTML, plain text and Markdown with the same content"
-    def __init__(self,
-        title:str, # A few words
-        *blocks, # What `facts`, `table`, `text`, `figure` and `details` make
-        verdict:tuple[str,str]|None=None, # Level (ok, warn, bad, info) and the words on the badge
-        next:str='', # The next useful command, the last line of the text
-    ): self.title,self.blocks,self.verdict,self.next = title,blocks,verdict,_lines(next).replace('\n', ' ')
+
+    def __init__(
+        self,
+        title: str,  # A few words
+        *blocks,  # What `facts`, `table`, `text`, `figure` and `details` make
+        verdict: tuple[str, str] | None = None,  # Level (ok, warn, bad, info) and the words on the badge
+        next: str = "",  # The next useful command, the last line of the text
+    ):
+        self.title, self.blocks, self.verdict, self.next = title, blocks, verdict, _lines(next).replace("\n", " ")
+
     def body(self, pictures=True, rows=40) -> str:
         "The panel without its style sheet, for a page that has one"
-        v = f'<span class="v {self.verdict[0]}">{escape(short(self.verdict[1]))}</span>' if self.verdict else ''
-        end = f'<p class="x">next: <code>{escape(short(self.next))}</code></p>' if self.next else ''
+        v = f'<span class="v {self.verdict[0]}">{escape(short(self.verdict[1]))}</span>' if self.verdict else ""
+        end = f'<p class="x">next: <code>{escape(short(self.next))}</code></p>' if self.next else ""
         return f'<div class="mlops"><div class="t"><b>{escape(short(self.title))}</b>{v}</div>{"".join(b.html(pictures, rows) for b in self.blocks)}{end}</div>'
+
     def html(self) -> str:
         "The panel with its style, at most 50 KB"
-        for pictures,rows in ((True,40), (False,40), (False,20), (False,5), (False,0)):
-            page = f'<style>{_CSS}</style>{self.body(pictures, rows)}'
-            if len(page.encode())<=LIMIT: return page
-        return f'<style>{_CSS}</style>{Panel(self.title, text("too much to show here: use the text or JSON form"), verdict=self.verdict, next=self.next).body()}'
+        for pictures, rows in ((True, 40), (False, 40), (False, 20), (False, 5), (False, 0)):
+            page = f"<style>{_CSS}</style>{self.body(pictures, rows)}"
+            if len(page.encode()) <= LIMIT:
+                return page
+        return f"<style>{_CSS}</style>{Panel(self.title, text('too much to show here: use the text or JSON form'), verdict=self.verdict, next=self.next).body()}"
+
     def text(self) -> str:
-        head = short(self.title)+(f': {short(self.verdict[1])}' if self.verdict else '')
-        return '\n'.join([head, *filter(None, (b.text() for b in self.blocks)), *([f'next: {self.next}'] if self.next else [])])
+        head = short(self.title) + (f": {short(self.verdict[1])}" if self.verdict else "")
+        return "\n".join(
+            [head, *filter(None, (b.text() for b in self.blocks)), *([f"next: {self.next}"] if self.next else [])]
+        )
+
     def markdown(self) -> str:
-        head = f'### {_md(short(self.title))}'+(f': {_md(short(self.verdict[1]))}' if self.verdict else '')
-        return '\n\n'.join([head, *filter(None, (b.markdown() for b in self.blocks)),
-            *([f"next: `{self.next.replace('`', chr(39))}`"] if self.next else [])])
-    def __str__(self): return self.text()
-    def _repr_mimebundle_(self, include=None, exclude=None): return {'text/html':self.html(), 'text/plain':self.text()}
+        head = f"### {_md(short(self.title))}" + (f": {_md(short(self.verdict[1]))}" if self.verdict else "")
+        return "\n\n".join(
+            [
+                head,
+                *filter(None, (b.markdown() for b in self.blocks)),
+                *([f"next: `{self.next.replace('`', chr(39))}`"] if self.next else []),
+            ]
+        )
+
+    def __str__(self):
+        return self.text()
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/html": self.html(), "text/plain": self.text()}
+
 
 def css() -> str:
     "The style sheet of panels, for a page that draws many `Panel.body`"

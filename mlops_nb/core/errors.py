@@ -8,48 +8,79 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/errors.html.md"""
 __all__ = ['MlopsError', 'Finding', 'BadUsage', 'BadInput', 'NotFound', 'Refused', 'ToolFailed', 'MissingTool', 'suggest']
 
 # %% ../../nbs/core/errors.ipynb #cbaaa5c8
-def _line(text) -> str: return ' '.join(''.join(c if c.isprintable() else ' ' for c in str(text)).split()) # values in it may hold anything
+def _line(text) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())  # values in it may hold anything
+
 
 class MlopsError(Exception):
     "Base of every error that a user can cause or cure"
-    kind = 'error' # Stable word in JSON
-    exit = 2 # Exit code of the shell form
-    def __init__(self,
-        message:str, # One line: what was wrong with which value and what was expected
-        hint:str='', # What to type next
-    ): super().__init__(message); self.message,self.hint = _line(message),_line(hint)
-    def __str__(self): return f'{self.message}; {self.hint}' if self.hint else self.message
-    def _render_traceback_(self): return [f'{type(self).__name__}: {self}'] # IPython shows these lines instead of a traceback
+
+    kind = "error"  # Stable word in JSON
+    exit = 2  # Exit code of the shell form
+
+    def __init__(
+        self,
+        message: str,  # One line: what was wrong with which value and what was expected
+        hint: str = "",  # What to type next
+    ):
+        super().__init__(message)
+        self.message, self.hint = _line(message), _line(hint)
+
+    def __str__(self):
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def _render_traceback_(self):
+        return [f"{type(self).__name__}: {self}"]  # IPython shows these lines instead of a traceback
 
 # %% ../../nbs/core/errors.ipynb #ac626cdc
-class Finding(MlopsError, RuntimeError): 
+class Finding(MlopsError, RuntimeError):
     "A check found something: drift, a failed gate, a broken ledger"
-    kind,exit = 'finding',1
+
+    kind, exit = "finding", 1
+
+
 class BadUsage(MlopsError, ValueError):
     "The words were wrong: an unknown verb, option or setting"
-    kind,exit = 'usage',2
+
+    kind, exit = "usage", 2
+
+
 class BadInput(MlopsError, ValueError):
     "The words were right and the value was not"
-    kind,exit = 'input',2
+
+    kind, exit = "input", 2
+
+
 class NotFound(BadInput, LookupError):
     "Nothing is registered, or stored, under that name"
-    kind = 'not_found'
+
+    kind = "not_found"
+
+
 class Refused(MlopsError, PermissionError):
     "Policy, budget or a missing approval says no"
-    kind,exit = 'refused',3
+
+    kind, exit = "refused", 3
+
+
 class ToolFailed(MlopsError, RuntimeError):
     "A tool, store or server that was needed failed"
-    kind,exit = 'tool',4
+
+    kind, exit = "tool", 4
+
+
 class MissingTool(ToolFailed, ImportError):
     "An optional tool is not installed"
-    kind = 'missing_tool'
+
+    kind = "missing_tool"
 
 # %% ../../nbs/core/errors.ipynb #ea82edb4
 def suggest(
-    word:str, # What was typed
-    words, # What could have been typed
-) -> str: # `'did you mean `x`?'`, or an empty string when nothing is near
+    word: str,  # What was typed
+    words,  # What could have been typed
+) -> str:  # `'did you mean `x`?'`, or an empty string when nothing is near
     "The nearest known word, as the start of a hint"
     import difflib
-    near = difflib.get_close_matches(word, [str(w) for w in words], n=1, cutoff=.6)
-    return f'did you mean `{near[0]}`?' if near else ''
+
+    near = difflib.get_close_matches(word, [str(w) for w in words], n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else ""

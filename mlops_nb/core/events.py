@@ -13,79 +13,82 @@ from .errors import BadInput, suggest
 
 # %% ../../nbs/core/events.ipynb #1c2f2785
 TYPES = {
-    'audit.anchored': 'A checkpoint was copied off the project',
-    'audit.checkpointed': 'The ledger was signed',
-    'audit.exported': 'Entries and proofs were written to a bundle',
-    'audit.reconciled': 'The stores were compared with the ledger',
-    'control.checked': 'Evidence for a control was collected',
-    'dataset.added': 'A dataset version was registered',
-    'dataset.fetched': 'A dataset version was copied out of the project',
-    'dataset.pulled': 'Datasets were fetched from the remote',
-    'dataset.pushed': 'Datasets were copied to the remote',
-    'entry.redacted': 'The payload of an entry was blanked; every proof stays valid',
-    'feature.added': 'A feature view was registered',
-    'feature.joined': 'A training set was made by a point-in-time join',
-    'feature.materialized': 'A feature view was written to the online store',
-    'feature.pushed': 'Rows were appended to a feature view and its online store',
-    'feature.streamed': 'Events of a stream were read into the windows of a view',
-    'feature.skew_checked': 'Served calls were replayed against history',
-    'feature.registered': 'A feature view reached the Feast registry',
-    'job.aborted': 'A run was stopped before it ended',
-    'job.backfilled': 'A range of parameters was run',
-    'job.completed': 'A run ended well',
-    'job.converted': 'A notebook became a job',
-    'job.failed': 'A run ended with an error',
-    'job.fire_failed': 'A fire of a schedule gave up after its last attempt',
-    'job.fire_skipped': 'A fire of a schedule was left out, and why',
-    'job.notified': 'People were told how a fire ended',
-    'job.paused': 'A schedule was paused',
-    'job.scheduled': 'A job was given a schedule',
-    'job.shipped': 'Files to run a job elsewhere were written',
-    'job.started': 'A run began',
-    'job.unpaused': 'A paused schedule goes on',
-    'job.unscheduled': 'A schedule was taken away',
-    'model.approved': 'A second person approved a version',
-    'model.card_written': 'A model card was made from the record',
-    'model.compressed': 'Smaller candidates of a version were measured',
-    'model.explained': 'Scores of a version were explained',
-    'model.failed': 'The background part of a registration failed; nothing was registered',
-    'model.gate_added': 'A condition for promotion was added',
-    'model.gate_failed': 'A promotion was refused by a gate',
-    'model.gate_removed': 'A condition for promotion was taken away',
-    'model.logging_started': 'The background part of a registration began',
-    'model.promoted': 'An alias was moved to a version',
-    'model.promotion_failed': 'An alias could not be moved',
-    'model.promotion_started': 'An alias is about to be moved',
-    'model.registered': 'A model version was registered',
-    'model.rolled_back': 'An alias was moved back',
-    'model.signed': 'The manifest of a version was signed',
-    'monitor.drift_checked': 'Two windows were compared',
-    'monitor.profiled': 'A window was summarised',
-    'project.created': 'The project was made or adopted',
-    'run.aborted': 'A training run was interrupted',
-    'run.completed': 'A training run ended well',
-    'run.failed': 'A training run ended with an error',
-    'run.started': 'A training run began',
-    'segment.sealed': 'Rows of a kind were sealed as one file under its digest',
-    'site.built': 'The documentation site was written',
-    'verb.failed': 'A verb that changes things failed and changed nothing',
+    "audit.anchored": "A checkpoint was copied off the project",
+    "audit.checkpointed": "The ledger was signed",
+    "audit.exported": "Entries and proofs were written to a bundle",
+    "audit.reconciled": "The stores were compared with the ledger",
+    "control.checked": "Evidence for a control was collected",
+    "dataset.added": "A dataset version was registered",
+    "dataset.fetched": "A dataset version was copied out of the project",
+    "dataset.pulled": "Datasets were fetched from the remote",
+    "dataset.pushed": "Datasets were copied to the remote",
+    "entry.redacted": "The payload of an entry was blanked; every proof stays valid",
+    "feature.added": "A feature view was registered",
+    "feature.joined": "A training set was made by a point-in-time join",
+    "feature.materialized": "A feature view was written to the online store",
+    "feature.pushed": "Rows were appended to a feature view and its online store",
+    "feature.streamed": "Events of a stream were read into the windows of a view",
+    "feature.skew_checked": "Served calls were replayed against history",
+    "feature.registered": "A feature view reached the Feast registry",
+    "job.aborted": "A run was stopped before it ended",
+    "job.backfilled": "A range of parameters was run",
+    "job.completed": "A run ended well",
+    "job.converted": "A notebook became a job",
+    "job.failed": "A run ended with an error",
+    "job.fire_failed": "A fire of a schedule gave up after its last attempt",
+    "job.fire_skipped": "A fire of a schedule was left out, and why",
+    "job.notified": "People were told how a fire ended",
+    "job.paused": "A schedule was paused",
+    "job.scheduled": "A job was given a schedule",
+    "job.shipped": "Files to run a job elsewhere were written",
+    "job.started": "A run began",
+    "job.unpaused": "A paused schedule goes on",
+    "job.unscheduled": "A schedule was taken away",
+    "model.approved": "A second person approved a version",
+    "model.card_written": "A model card was made from the record",
+    "model.compressed": "Smaller candidates of a version were measured",
+    "model.explained": "Scores of a version were explained",
+    "model.failed": "The background part of a registration failed; nothing was registered",
+    "model.gate_added": "A condition for promotion was added",
+    "model.gate_failed": "A promotion was refused by a gate",
+    "model.gate_removed": "A condition for promotion was taken away",
+    "model.logging_started": "The background part of a registration began",
+    "model.promoted": "An alias was moved to a version",
+    "model.promotion_failed": "An alias could not be moved",
+    "model.promotion_started": "An alias is about to be moved",
+    "model.registered": "A model version was registered",
+    "model.rolled_back": "An alias was moved back",
+    "model.signed": "The manifest of a version was signed",
+    "monitor.drift_checked": "Two windows were compared",
+    "monitor.profiled": "A window was summarised",
+    "project.created": "The project was made or adopted",
+    "run.aborted": "A training run was interrupted",
+    "run.completed": "A training run ended well",
+    "run.failed": "A training run ended with an error",
+    "run.started": "A training run began",
+    "segment.sealed": "Rows of a kind were sealed as one file under its digest",
+    "site.built": "The documentation site was written",
+    "verb.failed": "A verb that changes things failed and changed nothing",
 }
 
+
 def check_type(
-    type:str, # An event type
-) -> str: # The type itself
+    type: str,  # An event type
+) -> str:  # The type itself
     "`type`, or `BadInput` when it is not declared"
-    if type in TYPES: return type
-    raise BadInput(f'no event type {type!r}', suggest(type, TYPES))
+    if type in TYPES:
+        return type
+    raise BadInput(f"no event type {type!r}", suggest(type, TYPES))
 
 # %% ../../nbs/core/events.ipynb #be1950f1
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     "One entry of the ledger"
-    seq:int # Place in the log, from 0
-    time:str # UTC, ISO 8601 with microseconds
-    type:str # One of `TYPES`
-    subject:str # What it is about: `flights@1`
-    actor:str = '' # Keyed pseudonym
-    actor_source:str = '' # How the actor is known
-    digest:str = '' # SHA-256 of what was touched
-    payload:dict|None = None # Details; None when redacted
+
+    seq: int  # Place in the log, from 0
+    time: str  # UTC, ISO 8601 with microseconds
+    type: str  # One of `TYPES`
+    subject: str  # What it is about: `flights@1`
+    actor: str = ""  # Keyed pseudonym
+    actor_source: str = ""  # How the actor is known
+    digest: str = ""  # SHA-256 of what was touched
+    payload: dict | None = None  # Details; None when redacted

@@ -14,45 +14,70 @@ import msgspec
 # %% ../../nbs/core/fact.ipynb #56fb07e7
 class Fact(msgspec.Struct, kw_only=True, dict=True):
     "Base of everything that a verb returns"
-    __panel__ = '' # `module:function` that draws this fact
+
+    __panel__ = ""  # `module:function` that draws this fact
+
     @property
-    def ok(self) -> bool: return True
+    def ok(self) -> bool:
+        return True
+
     @property
-    def finding(self) -> str: return 'the check found something'
+    def finding(self) -> str:
+        return "the check found something"
+
     def panel(self):
         "The `Panel` of this fact"
         from mlops_nb.core import draw
+
         if not self.__panel__:
-            return draw.Panel(type(self).__name__, draw.facts({k:draw.short(v) for k,v in self.json().items()}))
-        module,_,name = self.__panel__.partition(':')
+            return draw.Panel(type(self).__name__, draw.facts({k: draw.short(v) for k, v in self.json().items()}))
+        module, _, name = self.__panel__.partition(":")
         return getattr(importlib.import_module(module), name)(self)
+
     def json(self) -> dict:
         "The fields as plain JSON values; NaN and infinities become null"
         return _plain(msgspec.to_builtins(self))
-    def notes(self) -> list[str]: return self.__dict__.get('said', [])
-    def __str__(self): return '\n'.join([*self.notes(), self.panel().text()])
+
+    def notes(self) -> list[str]:
+        return self.__dict__.get("said", [])
+
+    def __str__(self):
+        return "\n".join([*self.notes(), self.panel().text()])
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {**self.panel()._repr_mimebundle_(include, exclude), 'application/json':self.json()}
+        return {**self.panel()._repr_mimebundle_(include, exclude), "application/json": self.json()}
+
     def _ipython_display_(self):
         "JupyterLab shows JSON before HTML when it gets both, so a cell gets the panel and its text only"
         from IPython.display import display
-        display({'text/html':self.panel().html(), 'text/plain':str(self)}, raw=True)
+
+        display({"text/html": self.panel().html(), "text/plain": str(self)}, raw=True)
+
 
 def _plain(x):
     "Strict JSON has no NaN: null says the same"
-    if isinstance(x, float): return x if x==x and abs(x)!=float('inf') else None
-    if isinstance(x, dict): return {k:_plain(v) for k,v in x.items()}
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
+    if isinstance(x, float):
+        return x if x == x and abs(x) != float("inf") else None
+    if isinstance(x, dict):
+        return {k: _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
     return x
 
 # %% ../../nbs/core/fact.ipynb #0fcca269
 class Plan(Fact):
     "What a verb would do, returned by `--dry-run`: nothing was changed"
-    steps:list[str]
-    __panel__ = 'mlops_nb.core.fact:draw_plan'
 
-def draw_plan(plan:Plan):
+    steps: list[str]
+    __panel__ = "mlops_nb.core.fact:draw_plan"
+
+
+def draw_plan(plan: Plan):
     "A plan as a numbered list"
     from mlops_nb.core import draw
-    return draw.Panel('Plan', draw.table(['', 'step'], [[n,s] for n,s in enumerate(plan.steps, 1)]),
-        verdict=('info', 'DRY RUN: nothing was changed'))
+
+    return draw.Panel(
+        "Plan",
+        draw.table(["", "step"], [[n, s] for n, s in enumerate(plan.steps, 1)]),
+        verdict=("info", "DRY RUN: nothing was changed"),
+    )

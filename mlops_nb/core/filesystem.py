@@ -14,93 +14,122 @@ from pathlib import Path
 from .errors import BadInput
 
 # %% ../../nbs/core/filesystem.ipynb #aa69a251
-def mounts() -> list[tuple[str,str]]: # (mount point, kind), in the order in which they were mounted
+def mounts() -> list[tuple[str, str]]:  # (mount point, kind), in the order in which they were mounted
     "What is mounted where, as the operating system says, nothing where it does not say; a share of Windows is of the kind `remote`"
-    if sys.platform.startswith('linux'):
+    if sys.platform.startswith("linux"):
         try:
-            with open('/proc/self/mountinfo', encoding='utf-8', errors='surrogateescape') as f: return _linux(f.read())
-        except OSError: return [] # A jail without /proc
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+                return _linux(f.read())
+        except OSError:
+            return []  # A jail without /proc
     import psutil
-    found = [(p.mountpoint, 'remote' if 'remote' in p.opts else p.fstype) for p in psutil.disk_partitions(all=True)]
+
+    found = [(p.mountpoint, "remote" if "remote" in p.opts else p.fstype) for p in psutil.disk_partitions(all=True)]
     return sorted(found, key=lambda m: len(m[0]))
 
 # %% ../../nbs/core/filesystem.ipynb #458fda76
-def _linux(text:str) -> list[tuple[str,str]]:
+def _linux(text: str) -> list[tuple[str, str]]:
     "Mount points and kinds in the form of /proc/self/mountinfo (proc(5)): blanks in a path are written as octal numbers"
-    def plain(s): return s.replace(r'\040', ' ').replace(r'\011', '\t').replace(r'\012', '\n').replace(r'\134', '\\')
-    lines = [(left.split(), right.split()) for left,_,right in (line.partition(' - ') for line in text.splitlines())]
-    return [(plain(left[4]), right[0]) for left,right in lines if len(left)>4 and right]
+
+    def plain(s):
+        return s.replace(r"\040", " ").replace(r"\011", "\t").replace(r"\012", "\n").replace(r"\134", "\\")
+
+    lines = [(left.split(), right.split()) for left, _, right in (line.partition(" - ") for line in text.splitlines())]
+    return [(plain(left[4]), right[0]) for left, right in lines if len(left) > 4 and right]
 
 # %% ../../nbs/core/filesystem.ipynb #53df16af
 def kind_of(
-    path:str|Path, # A file or folder; it need not exist yet
-    table:list[tuple[str,str]]|None=None, # Mount points and kinds; asked of the operating system when None
-) -> str: # `ext4`, `apfs`, `nfs4` ..., empty where nobody says
+    path: str | Path,  # A file or folder; it need not exist yet
+    table: list[tuple[str, str]] | None = None,  # Mount points and kinds; asked of the operating system when None
+) -> str:  # `ext4`, `apfs`, `nfs4` ..., empty where nobody says
     "Kind of the file system that holds a path"
-    at,best = os.path.realpath(path),('', '')
-    for where,kind in mounts() if table is None else table:
-        inside = at==where or at.startswith(where.rstrip(os.sep)+os.sep)
-        if inside and len(where)>=len(best[0]): best = (where, kind)
+    at, best = os.path.realpath(path), ("", "")
+    for where, kind in mounts() if table is None else table:
+        inside = at == where or at.startswith(where.rstrip(os.sep) + os.sep)
+        if inside and len(where) >= len(best[0]):
+            best = (where, kind)
     return best[1]
 
 # %% ../../nbs/core/filesystem.ipynb #41e8547b
-NETWORK = frozenset('nfs nfs4 cifs smb2 smb3 smbfs afpfs webdav afs coda ceph lustre gpfs beegfs orangefs pvfs2 glusterfs ocfs2 gfs2 remote'.split())
-NETWORK_FUSE = frozenset('sshfs s3fs gcsfuse goofys rclone glusterfs blobfuse blobfuse2 ceph-fuse davfs davfs2 juicefs mount-s3'.split())
+NETWORK = frozenset(
+    "nfs nfs4 cifs smb2 smb3 smbfs afpfs webdav afs coda ceph lustre gpfs beegfs orangefs pvfs2 glusterfs ocfs2 gfs2 remote".split()
+)
+NETWORK_FUSE = frozenset(
+    "sshfs s3fs gcsfuse goofys rclone glusterfs blobfuse blobfuse2 ceph-fuse davfs davfs2 juicefs mount-s3".split()
+)
+
 
 def need_local_disk(
-    path:str|Path, # Where a SQLite file is, or will be
-    setting:str='', # Where another place is named: `[stores] ledger`; empty when it cannot be
-    table:list[tuple[str,str]]|None=None, # Mount points and kinds; asked of the operating system when None
+    path: str | Path,  # Where a SQLite file is, or will be
+    setting: str = "",  # Where another place is named: `[stores] ledger`; empty when it cannot be
+    table: list[tuple[str, str]] | None = None,  # Mount points and kinds; asked of the operating system when None
 ):
     "Raise `BadInput` when a path lies on a network file system"
     kind = kind_of(path, table)
-    if kind not in NETWORK and kind.removeprefix('fuse.') not in NETWORK_FUSE: return
-    variable = 'MLOPS_'+setting.strip('[').replace('] ', '_').upper()
-    raise BadInput(f'{path} lies on a network file system ({kind}), where two machines would write over each other',
-        f'name a path on a local disk in {setting} of mlops.toml, or in {variable}' if setting else 'keep the project on a local disk')
+    if kind not in NETWORK and kind.removeprefix("fuse.") not in NETWORK_FUSE:
+        return
+    variable = "MLOPS_" + setting.strip("[").replace("] ", "_").upper()
+    raise BadInput(
+        f"{path} lies on a network file system ({kind}), where two machines would write over each other",
+        f"name a path on a local disk in {setting} of mlops.toml, or in {variable}"
+        if setting
+        else "keep the project on a local disk",
+    )
 
 # %% ../../nbs/core/filesystem.ipynb #71a7da62
 def in_words(
-    e:Exception, # What SQLite or the operating system said
-    path:str|Path, # Of the file
+    e: Exception,  # What SQLite or the operating system said
+    path: str | Path,  # Of the file
 ) -> str:
     "An error of a file in words: that the disk is full, where it is"
-    try: full = 'disk I/O error' in str(e) and shutil.disk_usage(Path(path).parent).free<1<<16
-    except OSError: full = False
-    return 'database or disk is full' if full else str(e)
+    try:
+        full = "disk I/O error" in str(e) and shutil.disk_usage(Path(path).parent).free < 1 << 16
+    except OSError:
+        full = False
+    return "database or disk is full" if full else str(e)
 
 # %% ../../nbs/core/filesystem.ipynb #4831e843
 def write_ahead(
-    db, # Connection to a SQLite file that several processes share
-    wait_s:float=30., # For others that make the same file now
+    db,  # Connection to a SQLite file that several processes share
+    wait_s: float = 30.0,  # For others that make the same file now
 ):
     "Have a SQLite file keep a write-ahead log, from now on or as it does already"
     import sqlite3, time
-    until = time.monotonic()+wait_s
+
+    until = time.monotonic() + wait_s
     while True:
         try:
-            if db.execute('PRAGMA journal_mode').fetchone()[0]!='wal': db.execute('PRAGMA journal_mode=WAL')
+            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                db.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as e:
-            if 'locked' not in str(e) or time.monotonic()>until: raise
-            time.sleep(.01)
-
+            if "locked" not in str(e) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 # %% ../../nbs/core/filesystem.ipynb #e636b7b6
 _mine = threading.local()
 
+
 @contextmanager
 def alone(
-    path:Path, # Lock file, which stays
+    path: Path,  # Lock file, which stays
 ):
     "Wait until no other process or thread is between these two lines"
-    held = _mine.__dict__.setdefault('held', set())
-    if (name := os.path.realpath(path)) in held: yield; return
+    held = _mine.__dict__.setdefault("held", set())
+    if (name := os.path.realpath(path)) in held:
+        yield
+        return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'ab') as f:
-        try: import fcntl; fcntl.flock(f, fcntl.LOCK_EX)
-        except (ImportError, OSError): pass # a system or a file system without locks: one writer at a time
-        held.add(name)
-        try: yield
-        finally: held.discard(name)
+    with open(path, "ab") as f:
+        try:
+            import fcntl
 
+            fcntl.flock(f, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass  # a system or a file system without locks: one writer at a time
+        held.add(name)
+        try:
+            yield
+        finally:
+            held.discard(name)

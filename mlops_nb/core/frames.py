@@ -17,113 +17,153 @@ from .errors import BadInput
 def to_arrow(x):
     "A `pyarrow.Table` of a pandas, polars or Arrow frame, or of a dict of columns; raises `BadInput`"
     import pyarrow as pa
-    if isinstance(x, pa.Table): return x.replace_schema_metadata(None)
-    if isinstance(x, pa.RecordBatch): return pa.Table.from_batches([x]).replace_schema_metadata(None)
+
+    if isinstance(x, pa.Table):
+        return x.replace_schema_metadata(None)
+    if isinstance(x, pa.RecordBatch):
+        return pa.Table.from_batches([x]).replace_schema_metadata(None)
     try:
-        if type(x).__module__.split('.')[0]=='pandas': return _from_pandas(x)
-        if isinstance(x, dict): return pa.table(x)
-        if hasattr(x, '__arrow_c_stream__'): return pa.table(x).replace_schema_metadata(None)
+        if type(x).__module__.split(".")[0] == "pandas":
+            return _from_pandas(x)
+        if isinstance(x, dict):
+            return pa.table(x)
+        if hasattr(x, "__arrow_c_stream__"):
+            return pa.table(x).replace_schema_metadata(None)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as e:
-        raise BadInput(f'the frame has a column without one type: {str(e).splitlines()[0][:160]}',
-            'convert it first, for instance with .astype(str)') from e
-    raise BadInput(f'{type(x).__name__} is not a table', 'give a pandas, polars or Arrow frame, or a path')
+        raise BadInput(
+            f"the frame has a column without one type: {str(e).splitlines()[0][:160]}",
+            "convert it first, for instance with .astype(str)",
+        ) from e
+    raise BadInput(f"{type(x).__name__} is not a table", "give a pandas, polars or Arrow frame, or a path")
+
 
 def _from_pandas(df):
     import pyarrow as pa
-    if not hasattr(df, 'columns'): df = df.to_frame()
+
+    if not hasattr(df, "columns"):
+        df = df.to_frame()
     names = [str(c) for c in df.columns]
-    twice = next((n for n in names if names.count(n)>1), None)
-    if twice is not None: raise BadInput(f'the frame has two columns named {twice!r}', 'rename one of them')
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise BadInput(f"the frame has two columns named {twice!r}", "rename one of them")
     return pa.Table.from_pandas(df.set_axis(names, axis=1), preserve_index=False).replace_schema_metadata(None)
+
 
 def logical(t) -> str:
     "Name of an Arrow type, the same for all layouts of it"
     import pyarrow as pa
-    if pa.types.is_dictionary(t): return logical(t.value_type)
-    if pa.types.is_large_string(t) or pa.types.is_string_view(t): return 'string'
-    if pa.types.is_large_binary(t) or pa.types.is_binary_view(t) or pa.types.is_fixed_size_binary(t): return 'binary'
-    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t): return f'list<{logical(t.value_type)}>'
-    if pa.types.is_struct(t): return 'struct<'+','.join(f'{f.name}:{logical(f.type)}' for f in t)+'>'
+
+    if pa.types.is_dictionary(t):
+        return logical(t.value_type)
+    if pa.types.is_large_string(t) or pa.types.is_string_view(t):
+        return "string"
+    if pa.types.is_large_binary(t) or pa.types.is_binary_view(t) or pa.types.is_fixed_size_binary(t):
+        return "binary"
+    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
+        return f"list<{logical(t.value_type)}>"
+    if pa.types.is_struct(t):
+        return "struct<" + ",".join(f"{f.name}:{logical(f.type)}" for f in t) + ">"
     return str(t)
+
 
 def schema(frame) -> list[dict]:
     "Name and logical type of each column"
-    return [{'name':f.name, 'type':logical(f.type)} for f in to_arrow(frame).schema]
+    return [{"name": f.name, "type": logical(f.type)} for f in to_arrow(frame).schema]
 
 # %% ../../nbs/core/frames.ipynb #d57cc7bb
 def digest(
-    frame, # Anything that `to_arrow` takes
-) -> str: # 64 hex characters
+    frame,  # Anything that `to_arrow` takes
+) -> str:  # 64 hex characters
     "Content digest of a table"
     table = to_arrow(frame)
     return digest_columns(table.column_names, table.num_rows, table.columns)
 
+
 def digest_columns(
-    names:list[str], # Of the columns, in order
-    rows:int,
-    columns, # pyarrow columns in the same order; may be lazy, so that one is in memory at a time
-) -> str: # 64 hex characters
+    names: list[str],  # Of the columns, in order
+    rows: int,
+    columns,  # pyarrow columns in the same order; may be lazy, so that one is in memory at a time
+) -> str:  # 64 hex characters
     "The digest of the table that has these columns"
-    h = sha256(b'mlops-nb-frame/1'+struct.pack('<QQ', len(names), rows))
-    for name,column in zip(names, columns):
-        h.update(_text(name)+_text(logical(column.type)))
+    h = sha256(b"mlops-nb-frame/1" + struct.pack("<QQ", len(names), rows))
+    for name, column in zip(names, columns):
+        h.update(_text(name) + _text(logical(column.type)))
         _values(h, _one(column))
     return h.hexdigest()
 
-def _text(s:str) -> bytes: b = s.encode('utf-8', 'surrogatepass'); return struct.pack('<Q', len(b))+b
+
+def _text(s: str) -> bytes:
+    b = s.encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(b)) + b
+
 
 def _one(column):
     "One array at offset 0, decoded"
     import pyarrow as pa
+
     a = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(a, pa.ChunkedArray):
-        a = a.chunk(0) if a.num_chunks==1 else pa.concat_arrays(a.chunks) if a.num_chunks else pa.array([], a.type)
+        a = a.chunk(0) if a.num_chunks == 1 else pa.concat_arrays(a.chunks) if a.num_chunks else pa.array([], a.type)
     return a.dictionary_decode() if pa.types.is_dictionary(a.type) else a
+
 
 def _values(h, a):
     "Feed one array: its validity, then its values by kind"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
+
     t = a.type
-    h.update(struct.pack('<Q', len(a)))
-    if pa.types.is_null(t): return
-    h.update(np.packbits(np.asarray(a.is_valid()), bitorder='little').tobytes())
-    if pa.types.is_boolean(t): return h.update(np.packbits(np.asarray(a.fill_null(False)), bitorder='little').tobytes())
+    h.update(struct.pack("<Q", len(a)))
+    if pa.types.is_null(t):
+        return
+    h.update(np.packbits(np.asarray(a.is_valid()), bitorder="little").tobytes())
+    if pa.types.is_boolean(t):
+        return h.update(np.packbits(np.asarray(a.fill_null(False)), bitorder="little").tobytes())
     if pa.types.is_floating(t):
         v = np.array(a.fill_null(0), copy=True)
         v[np.isnan(v)] = np.nan
-        return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder('<'), copy=False)).data)
+        return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder("<"), copy=False)).data)
     if pa.types.is_integer(t):
         v = np.asarray(a.fill_null(0))
-        return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder('<'), copy=False)).data)
-    if pa.types.is_temporal(t) and t.bit_width in (32, 64): return _values_of_time(h, a)
-    if logical(t) in ('string', 'binary'): return _bytes(h, a)
-    if logical(t).startswith('list<'):
+        return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder("<"), copy=False)).data)
+    if pa.types.is_temporal(t) and t.bit_width in (32, 64):
+        return _values_of_time(h, a)
+    if logical(t) in ("string", "binary"):
+        return _bytes(h, a)
+    if logical(t).startswith("list<"):
         a = a.cast(pa.large_list(t.value_type))
-        h.update(np.asarray(pc.list_value_length(a).fill_null(0)).astype('<i8').tobytes())
+        h.update(np.asarray(pc.list_value_length(a).fill_null(0)).astype("<i8").tobytes())
         return _values(h, _one(pc.list_flatten(a)))
     if pa.types.is_struct(t):
-        for f in t: _values(h, _one(pc.struct_field(a, f.name)))
+        for f in t:
+            _values(h, _one(pc.struct_field(a, f.name)))
         return
     _bytes(h, pa.array([None if x is None else str(x) for x in a.to_pylist()], pa.large_string()))
 
+
 def _values_of_time(h, a):
     import numpy as np, pyarrow as pa
-    v = np.asarray(a.view(pa.int32() if a.type.bit_width==32 else pa.int64()).fill_null(0))
-    h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder('<'), copy=False)).data)
+
+    v = np.asarray(a.view(pa.int32() if a.type.bit_width == 32 else pa.int64()).fill_null(0))
+    h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder("<"), copy=False)).data)
+
 
 def _bytes(h, a):
     "Lengths, then all bytes behind each other"
     import numpy as np, pyarrow as pa
-    a = a.cast(pa.large_binary()).fill_null(b'')
-    offsets = np.frombuffer(a.buffers()[1], '<i8')[a.offset:a.offset+len(a)+1] if len(a) else np.zeros(1, '<i8')
-    h.update(np.diff(offsets).astype('<i8').tobytes())
-    if a.buffers()[2] is not None: h.update(memoryview(a.buffers()[2])[int(offsets[0]):int(offsets[-1])])
+
+    a = a.cast(pa.large_binary()).fill_null(b"")
+    offsets = np.frombuffer(a.buffers()[1], "<i8")[a.offset : a.offset + len(a) + 1] if len(a) else np.zeros(1, "<i8")
+    h.update(np.diff(offsets).astype("<i8").tobytes())
+    if a.buffers()[2] is not None:
+        h.update(memoryview(a.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
 
 # %% ../../nbs/core/frames.ipynb #0395c902
 def file_digest(
-    path:Path, # A file
-    kind:str='sha256', # `sha256` or `md5`
-) -> str: # Hex
+    path: Path,  # A file
+    kind: str = "sha256",  # `sha256` or `md5`
+) -> str:  # Hex
     "Digest of the bytes of a file, read a megabyte at a time"
     import hashlib
-    with open(path, 'rb') as f: return hashlib.file_digest(f, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()

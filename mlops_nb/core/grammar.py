@@ -14,185 +14,278 @@ import msgspec
 from .errors import BadUsage, BadInput, suggest
 
 # %% ../../nbs/core/grammar.ipynb #8b88a848
-_TYPES = {'int':int, 'float':float}
+_TYPES = {"int": int, "float": float}
 
-def option_of(name:str) -> str:
+
+def option_of(name: str) -> str:
     "`--dry-run` for `dry_run`; `--try` for `try_`, since `try` is a word of Python"
-    return '--'+name.rstrip('_').replace('_', '-')
+    return "--" + name.rstrip("_").replace("_", "-")
+
 
 def coerce(
-    kind:dict, # Kind of the parameter, from the index
-    name:str, # Its name, for the message
-    text:str, # What was typed
+    kind: dict,  # Kind of the parameter, from the index
+    name: str,  # Its name, for the message
+    text: str,  # What was typed
 ):
     "The value of `text`; raises `BadInput` naming the parameter, the value and what was expected"
-    k = kind['kind']
-    if k in ('str', 'name', 'ref', 'refs', 'data', 'object', 'variables'): return text
-    if k=='path': return Path(text).expanduser()
-    if kind.get('optional') and text.lower() in ('none', 'null'): return None
+    k = kind["kind"]
+    if k in ("str", "name", "ref", "refs", "data", "object", "variables"):
+        return text
+    if k == "path":
+        return Path(text).expanduser()
+    if kind.get("optional") and text.lower() in ("none", "null"):
+        return None
     option = option_of(name)
-    if k=='choice':
-        if text in map(str, kind['choices']): return next(c for c in kind['choices'] if str(c)==text)
-        raise BadInput(f'{option}: {text!r} is none of {", ".join(map(str, kind["choices"]))}', suggest(text, kind['choices']))
-    if k=='interval':
+    if k == "choice":
+        if text in map(str, kind["choices"]):
+            return next(c for c in kind["choices"] if str(c) == text)
+        raise BadInput(
+            f"{option}: {text!r} is none of {', '.join(map(str, kind['choices']))}", suggest(text, kind["choices"])
+        )
+    if k == "interval":
         from mlops_nb.core.refs import interval
-        try: return interval(text)
-        except BadInput as e: raise BadInput(f'{option}: {e.message}', e.hint) from e
-    if k=='list': return [coerce(kind['item'], name, t) for t in _split(text)]
-    if k=='dict': return dict([_pair(kind, name, text)])
+
+        try:
+            return interval(text)
+        except BadInput as e:
+            raise BadInput(f"{option}: {e.message}", e.hint) from e
+    if k == "list":
+        return [coerce(kind["item"], name, t) for t in _split(text)]
+    if k == "dict":
+        return dict([_pair(kind, name, text)])
     return _scalar(k, option, text)
+
 
 def _scalar(k, option, text):
     "Numbers, booleans and dates"
     import datetime
-    types = {**_TYPES, 'bool':bool, 'date':datetime.date, 'datetime':datetime.datetime}
-    try: return float(text) if k=='float' else msgspec.convert(text.strip(), types[k], strict=False) # msgspec refuses .05, 1. and +1
-    except (msgspec.ValidationError, ValueError) as e:
-        raise BadInput(f'{option}: {text!r} is no {k}', {'date':'write 2013-07-01', 'datetime':'write 2013-07-01T06:00:00Z',
-            'bool':'write true or false'}.get(k, '')) from e
 
-def _split(text:str) -> list[str]:
+    types = {**_TYPES, "bool": bool, "date": datetime.date, "datetime": datetime.datetime}
+    try:
+        return (
+            float(text) if k == "float" else msgspec.convert(text.strip(), types[k], strict=False)
+        )  # msgspec refuses .05, 1. and +1
+    except (msgspec.ValidationError, ValueError) as e:
+        raise BadInput(
+            f"{option}: {text!r} is no {k}",
+            {"date": "write 2013-07-01", "datetime": "write 2013-07-01T06:00:00Z", "bool": "write true or false"}.get(
+                k, ""
+            ),
+        ) from e
+
+
+def _split(text: str) -> list[str]:
     "A JSON list, or words by comma; a comma in brackets or quotes belongs to its word"
-    if text.lstrip().startswith('['):
-        try: return [x if isinstance(x, str) else json.dumps(x) for x in json.loads(text)]
-        except ValueError as e: raise BadInput(f'{text!r} is no JSON list: {e}') from e
+    if text.lstrip().startswith("["):
+        try:
+            return [x if isinstance(x, str) else json.dumps(x) for x in json.loads(text)]
+        except ValueError as e:
+            raise BadInput(f"{text!r} is no JSON list: {e}") from e
     return [t.strip() for t in _pieces(text) if t.strip()]
 
-_CLOSING = {'(':')', '[':']', '{':'}'}
 
-def _pieces(text:str) -> list[str]:
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+def _pieces(text: str) -> list[str]:
     "What stands between the commas outside brackets and quotes; where something stays open, every comma counts"
-    out,at,waits = [],0,[]
-    for n,c in enumerate(text):
-        if waits and waits[-1] in '\'"': waits = waits[:-1] if c==waits[-1] else waits
-        elif c in '\'"' and not text[n-1:n].isalnum() and c in text[n+1:]: waits.append(c) # an apostrophe in a word opens nothing
-        elif c in _CLOSING: waits.append(_CLOSING[c])
-        elif waits and c==waits[-1]: waits.pop()
-        elif c==',' and not waits: out.append(text[at:n]); at = n+1
-    return text.split(',') if waits else [*out, text[at:]]
+    out, at, waits = [], 0, []
+    for n, c in enumerate(text):
+        if waits and waits[-1] in "'\"":
+            waits = waits[:-1] if c == waits[-1] else waits
+        elif c in "'\"" and not text[n - 1 : n].isalnum() and c in text[n + 1 :]:
+            waits.append(c)  # an apostrophe in a word opens nothing
+        elif c in _CLOSING:
+            waits.append(_CLOSING[c])
+        elif waits and c == waits[-1]:
+            waits.pop()
+        elif c == "," and not waits:
+            out.append(text[at:n])
+            at = n + 1
+    return text.split(",") if waits else [*out, text[at:]]
+
 
 def _pair(kind, name, text):
-    key,eq,value = text.partition('=')
-    if not eq or not key.strip(): raise BadInput(f'{option_of(name)}: {text!r} is no name=value')
+    key, eq, value = text.partition("=")
+    if not eq or not key.strip():
+        raise BadInput(f"{option_of(name)}: {text!r} is no name=value")
     key = key.strip()
-    try: return key,coerce(kind['item'], key, value)
-    except BadInput as e: raise BadInput(e.message.replace(option_of(key), f'{option_of(name)} {key}', 1), e.hint) from e
+    try:
+        return key, coerce(kind["item"], key, value)
+    except BadInput as e:
+        raise BadInput(e.message.replace(option_of(key), f"{option_of(name)} {key}", 1), e.hint) from e
 
 # %% ../../nbs/core/grammar.ipynb #9047dd06
-GLOBAL = {'json':'One JSON document on stdout and nothing else', 'strict':'Raise when the check finds something',
-    'debug':'Show the traceback of an error',
-    'project':'Folder of the project, instead of the one found from here', 'help':'This page'}
+GLOBAL = {
+    "json": "One JSON document on stdout and nothing else",
+    "strict": "Raise when the check finds something",
+    "debug": "Show the traceback of an error",
+    "project": "Folder of the project, instead of the one found from here",
+    "help": "This page",
+}
+
 
 class Call(msgspec.Struct):
     "A line that was understood"
-    path:str # `data.add`
-    args:dict # Parameter -> value
-    json:bool = False
-    strict:bool = False
-    debug:bool = False
-    help:bool = False
-    project:str = ''
+
+    path: str  # `data.add`
+    args: dict  # Parameter -> value
+    json: bool = False
+    strict: bool = False
+    debug: bool = False
+    help: bool = False
+    project: str = ""
+
 
 def find_verb(
-    words:list[str], # What was typed after `mlops`
-    index:dict, # The verb index
-    cell:bool=False, # Is this the first line of a cell magic?
-): # `(path, rest)`
+    words: list[str],  # What was typed after `mlops`
+    index: dict,  # The verb index
+    cell: bool = False,  # Is this the first line of a cell magic?
+):  # `(path, rest)`
     "The verb that a line begins with; raises `BadUsage`"
     typed = [w for w in words if isinstance(w, str)]
-    if len(typed)>1 and f'{typed[0]}.{typed[1]}' in index and not (cell and index.get(typed[0], {}).get('cell')):
-        return f'{typed[0]}.{typed[1]}',words[2:]
-    areas = sorted({p.split('.')[0] for p in index})
-    if not typed: raise BadUsage('what should be done?', 'list the verbs with: mlops --help')
-    if typed[0].startswith('-'): raise BadUsage(f'`{typed[0].split("=")[0]}` stands before the verb', 'write it behind: mlops AREA VERB '+typed[0])
-    verbs = [p.split('.')[1] for p in index if p.startswith(typed[0]+'.')]
-    if typed[0] in index and (cell or not verbs or index[typed[0]].get('cell')!='around'): return typed[0],words[1:]
-    if typed[0] in index and len(words)==1:
-        raise BadUsage(f'`{typed[0]}` runs a cell',
-            f'write %%mlops {typed[0]} ... as its first line; on one line there are: {", ".join(verbs)}')
-    if not verbs: raise BadUsage(f'no area or verb `{typed[0]}`', suggest(typed[0], areas) or f'there are: {", ".join(areas)}')
-    if len(typed)==1 or typed[1].startswith('-'): raise BadUsage(f'`{typed[0]}` needs a verb', f'one of: {", ".join(verbs)}')
-    raise BadUsage(f'`{typed[0]}` has no verb `{typed[1]}`',
-        suggest(typed[1], verbs) or f'it has: {", ".join(verbs)}'
-        +(f'; as the first line of a cell write %%mlops {" ".join(typed[:2])}' if typed[0] in index else ''))
+    if len(typed) > 1 and f"{typed[0]}.{typed[1]}" in index and not (cell and index.get(typed[0], {}).get("cell")):
+        return f"{typed[0]}.{typed[1]}", words[2:]
+    areas = sorted({p.split(".")[0] for p in index})
+    if not typed:
+        raise BadUsage("what should be done?", "list the verbs with: mlops --help")
+    if typed[0].startswith("-"):
+        raise BadUsage(
+            f"`{typed[0].split('=')[0]}` stands before the verb", "write it behind: mlops AREA VERB " + typed[0]
+        )
+    verbs = [p.split(".")[1] for p in index if p.startswith(typed[0] + ".")]
+    if typed[0] in index and (cell or not verbs or index[typed[0]].get("cell") != "around"):
+        return typed[0], words[1:]
+    if typed[0] in index and len(words) == 1:
+        raise BadUsage(
+            f"`{typed[0]}` runs a cell",
+            f"write %%mlops {typed[0]} ... as its first line; on one line there are: {', '.join(verbs)}",
+        )
+    if not verbs:
+        raise BadUsage(f"no area or verb `{typed[0]}`", suggest(typed[0], areas) or f"there are: {', '.join(areas)}")
+    if len(typed) == 1 or typed[1].startswith("-"):
+        raise BadUsage(f"`{typed[0]}` needs a verb", f"one of: {', '.join(verbs)}")
+    raise BadUsage(
+        f"`{typed[0]}` has no verb `{typed[1]}`",
+        suggest(typed[1], verbs)
+        or f"it has: {', '.join(verbs)}"
+        + (f"; as the first line of a cell write %%mlops {' '.join(typed[:2])}" if typed[0] in index else ""),
+    )
 
 # %% ../../nbs/core/grammar.ipynb #c9c3acd6
-def _parser(path:str, entry:dict):
+def _parser(path: str, entry: dict):
     "An argparse parser for one verb; it never exits and never prints"
     import argparse
+
     class Parser(argparse.ArgumentParser):
-        def error(self, message): raise BadUsage(_reworded(path, entry, message), f'see: mlops {path.replace(".", " ")} --help')
+        def error(self, message):
+            raise BadUsage(_reworded(path, entry, message), f"see: mlops {path.replace('.', ' ')} --help")
+
     p = Parser(prog=path, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for g in GLOBAL:
-        p.add_argument(f'--{g}', *(['-h'] if g=='help' else []), action='store' if g=='project' else 'store_true', dest=f' {g}')
-    for q in entry['params']:
-        k,name = q['kind'],q['name']
-        if q['word']: p.add_argument(name, nargs='*' if k=='list' else None if q['required'] else '?')
-        elif name!='body':
-            flags = [option_of(name), *(['-p'] if name=='params' else [])]
-            if k=='bool':
-                p.add_argument(*flags, action='store_true', dest=name)
-                p.add_argument(f'--no-{name.replace("_", "-")}', action='store_false', dest=name)
+        p.add_argument(
+            f"--{g}", *(["-h"] if g == "help" else []), action="store" if g == "project" else "store_true", dest=f" {g}"
+        )
+    for q in entry["params"]:
+        k, name = q["kind"], q["name"]
+        if q["word"]:
+            p.add_argument(name, nargs="*" if k == "list" else None if q["required"] else "?")
+        elif name != "body":
+            flags = [option_of(name), *(["-p"] if name == "params" else [])]
+            if k == "bool":
+                p.add_argument(*flags, action="store_true", dest=name)
+                p.add_argument(f"--no-{name.replace('_', '-')}", action="store_false", dest=name)
             else:
-                p.add_argument(*flags, dest=name, **({'action':'append'} if k in ('list', 'dict') else {}),
-                    required=q['required'])
+                p.add_argument(
+                    *flags, dest=name, **({"action": "append"} if k in ("list", "dict") else {}), required=q["required"]
+                )
     return p
+
 
 def _reworded(path, entry, message):
     "argparse's complaint, in our words"
-    verb = path.replace('.', ' ')
-    if m := re.match(r'the following arguments are required: (.*)', message): return f'`{verb}` needs {m[1]}'
-    if m := re.match(r'argument (.*?): (.*)', message): return f'`{verb}` {m[1]}: {m[2]}'
-    return f'`{verb}`: {message}'
+    verb = path.replace(".", " ")
+    if m := re.match(r"the following arguments are required: (.*)", message):
+        return f"`{verb}` needs {m[1]}"
+    if m := re.match(r"argument (.*?): (.*)", message):
+        return f"`{verb}` {m[1]}: {m[2]}"
+    return f"`{verb}`: {message}"
+
 
 def _unknown(path, entry, extra):
     "Raise for the first word that no parameter takes"
-    options = [option_of(q["name"]) for q in entry['params'] if not q['word']]+[f'--{g}' for g in GLOBAL]
-    verb,word = path.replace('.', ' '),str(extra[0])
-    if word.startswith('-'):
-        raise BadUsage(f'`{verb}` has no option `{word.split("=")[0]}`',
-            suggest(word.split('=')[0], options) or f'see: mlops {verb} --help')
-    raise BadUsage(f'`{verb}`: one word too many: {_bare(word)!r}', f'see: mlops {verb} --help')
+    options = [option_of(q["name"]) for q in entry["params"] if not q["word"]] + [f"--{g}" for g in GLOBAL]
+    verb, word = path.replace(".", " "), str(extra[0])
+    if word.startswith("-"):
+        raise BadUsage(
+            f"`{verb}` has no option `{word.split('=')[0]}`",
+            suggest(word.split("=")[0], options) or f"see: mlops {verb} --help",
+        )
+    raise BadUsage(f"`{verb}`: one word too many: {_bare(word)!r}", f"see: mlops {verb} --help")
 
 # %% ../../nbs/core/grammar.ipynb #3bcfb11d
 def parse(
-    words:list, # After `mlops`: strings, or values that a surface already has
-    index:dict, # The verb index
-    look=None, # For Data, Object and Variables: `look(kind, text) -> value`
-    cell:bool=False, # Is this the first line of a cell magic?
+    words: list,  # After `mlops`: strings, or values that a surface already has
+    index: dict,  # The verb index
+    look=None,  # For Data, Object and Variables: `look(kind, text) -> value`
+    cell: bool = False,  # Is this the first line of a cell magic?
 ) -> Call:
     "A line as a call; raises `BadUsage` and `BadInput`"
-    path,rest = find_verb(words, index, cell)
+    path, rest = find_verb(words, index, cell)
     entry = index[path]
     before = options_of(rest)
-    if any(w in ('--help', '-h') for w in before if isinstance(w, str)): return Call(path=path, args={}, help=True)
-    rest,ends = [*before, *rest[len(before)+1:]],len(before)
-    held = {f'\x00{n}':w for n,w in enumerate(rest) if not isinstance(w, str)}
-    marked = [f'\x00{n}' if f'\x00{n}' in held else '\x01'+w if n>=ends else _shielded(w) for n,w in enumerate(rest)]
-    seen,extra = _parser(path, entry).parse_known_intermixed_args(marked)
-    if extra: _unknown(path, entry, extra)
+    if any(w in ("--help", "-h") for w in before if isinstance(w, str)):
+        return Call(path=path, args={}, help=True)
+    rest, ends = [*before, *rest[len(before) + 1 :]], len(before)
+    held = {f"\x00{n}": w for n, w in enumerate(rest) if not isinstance(w, str)}
+    marked = [
+        f"\x00{n}" if f"\x00{n}" in held else "\x01" + w if n >= ends else _shielded(w) for n, w in enumerate(rest)
+    ]
+    seen, extra = _parser(path, entry).parse_known_intermixed_args(marked)
+    if extra:
+        _unknown(path, entry, extra)
     got = vars(seen)
-    flags = {g:got.pop(f' {g}') for g in GLOBAL if f' {g}' in got}
-    if 'project' in flags: flags['project'] = _bare(flags['project'])
-    return Call(path=path, args={q['name']:_value(q, got[q['name']], held, look) for q in entry['params'] if q['name'] in got}, **flags)
+    flags = {g: got.pop(f" {g}") for g in GLOBAL if f" {g}" in got}
+    if "project" in flags:
+        flags["project"] = _bare(flags["project"])
+    return Call(
+        path=path,
+        args={q["name"]: _value(q, got[q["name"]], held, look) for q in entry["params"] if q["name"] in got},
+        **flags,
+    )
 
-def options_of(words:list) -> list:
+
+def options_of(words: list) -> list:
     "The words before `--`: only they can be options"
-    return next((words[:n] for n,w in enumerate(words) if isinstance(w, str) and w=='--'), words)
+    return next((words[:n] for n, w in enumerate(words) if isinstance(w, str) and w == "--"), words)
 
-def _shielded(w:str) -> str:
+
+def _shielded(w: str) -> str:
     "A negative number or a lone dash is a value, not an option"
-    return '\x01'+w if re.fullmatch(r'-(\d.*|\.\d.*|)', w) else w
-def _bare(w): return w[1:] if isinstance(w, str) and w.startswith('\x01') else w
+    return "\x01" + w if re.fullmatch(r"-(\d.*|\.\d.*|)", w) else w
+
+
+def _bare(w):
+    return w[1:] if isinstance(w, str) and w.startswith("\x01") else w
+
 
 def _value(q, got, held, look):
     "One parameter's value from what argparse found"
-    if isinstance(got, bool): return got
+    if isinstance(got, bool):
+        return got
     if isinstance(got, list):
-        values = [_value(q, g, held, look) for g in got] if q['kind'] in ('list', 'dict') else got
-        return {k:v for d in values for k,v in d.items()} if q['kind']=='dict' else [x for v in values for x in (v if isinstance(v, list) else [v])]
-    if got in held: got = held[got]
-    else: got = _bare(got)
-    if look is not None and q['kind'] in ('data', 'object', 'variables'): return look(q['kind'], got)
-    if isinstance(got, str): return coerce(q, q['name'], got)
-    return got if q['kind'] in ('data', 'object') else coerce(q, q['name'], str(got))
+        values = [_value(q, g, held, look) for g in got] if q["kind"] in ("list", "dict") else got
+        return (
+            {k: v for d in values for k, v in d.items()}
+            if q["kind"] == "dict"
+            else [x for v in values for x in (v if isinstance(v, list) else [v])]
+        )
+    if got in held:
+        got = held[got]
+    else:
+        got = _bare(got)
+    if look is not None and q["kind"] in ("data", "object", "variables"):
+        return look(q["kind"], got)
+    if isinstance(got, str):
+        return coerce(q, q["name"], got)
+    return got if q["kind"] in ("data", "object") else coerce(q, q["name"], str(got))

@@ -14,47 +14,77 @@ from collections.abc import Callable
 # %% ../../nbs/core/group_commit.ipynb #fc512d3b
 class Waiting:
     "Work of one caller on its way to the disk"
+
     def __init__(self, work):
-        self.work,self.result,self.error,self.done,self.chosen = work,None,None,False,False
-        self._woken = threading.Lock(); self._woken.acquire()
-    def wait(self): self._woken.acquire()
-    def wake(self): self._woken.release()
+        self.work, self.result, self.error, self.done, self.chosen = work, None, None, False, False
+        self._woken = threading.Lock()
+        self._woken.acquire()
+
+    def wait(self):
+        self._woken.acquire()
+
+    def wake(self):
+        self._woken.release()
 
 # %% ../../nbs/core/group_commit.ipynb #5baa96e4
 class GroupCommit:
     "Hands the work of all who wait to `write`, one round at a time"
-    def __init__(self,
-        write:Callable[[list[Waiting]], None], # Does the work of a round; sets `result` or `error` of each
-    ): self.write,self._queue,self._busy,self._lock = write,[],False,threading.Lock()
-    def do(self,
-        work, # What `write` understands
-    ): # What `write` made of it; raises its error
+
+    def __init__(
+        self,
+        write: Callable[[list[Waiting]], None],  # Does the work of a round; sets `result` or `error` of each
+    ):
+        self.write, self._queue, self._busy, self._lock = write, [], False, threading.Lock()
+
+    def do(
+        self,
+        work,  # What `write` understands
+    ):  # What `write` made of it; raises its error
         "Wait until `work` is written"
         mine = Waiting(work)
-        with self._lock: self._queue.append(mine); mine.chosen,self._busy = not self._busy,True
+        with self._lock:
+            self._queue.append(mine)
+            mine.chosen, self._busy = not self._busy, True
         try:
-            if not mine.chosen: mine.wait()
-            if not mine.done: self._lead()
-        except BaseException: self._leave(mine); raise
-        if mine.error is not None: raise mine.error
+            if not mine.chosen:
+                mine.wait()
+            if not mine.done:
+                self._lead()
+        except BaseException:
+            self._leave(mine)
+            raise
+        if mine.error is not None:
+            raise mine.error
         return mine.result
+
     def _lead(self):
         "Write a round, then wake its callers and whoever leads the next"
-        with self._lock: batch,self._queue = self._queue,[]
-        try: self.write(batch)
+        with self._lock:
+            batch, self._queue = self._queue, []
+        try:
+            self.write(batch)
         finally:
-            for w in batch: w.done = True
-            for w in batch: w.wake()
+            for w in batch:
+                w.done = True
+            for w in batch:
+                w.wake()
             self._choose()
+
     def _choose(self):
         with self._lock:
             head = self._queue[0] if self._queue else None
-            if head is None: self._busy = False
-            else: head.chosen = True
-        if head is not None: head.wake()
+            if head is None:
+                self._busy = False
+            else:
+                head.chosen = True
+        if head is not None:
+            head.wake()
+
     def _leave(self, mine):
         "The caller was interrupted while it waited: nobody may wait for it"
         with self._lock:
             queued = mine in self._queue
-            if queued: self._queue.remove(mine)
-        if queued and mine.chosen: self._choose()
+            if queued:
+                self._queue.remove(mine)
+        if queued and mine.chosen:
+            self._choose()

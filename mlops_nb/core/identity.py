@@ -14,45 +14,69 @@ from pathlib import Path
 # %% ../../nbs/core/identity.ipynb #396ed297
 def config_dir(environ=os.environ) -> Path:
     "Where this user's keys live"
-    if environ.get('XDG_CONFIG_HOME'): return Path(environ['XDG_CONFIG_HOME'])/'mlops_nb'
-    if sys.platform=='win32' and environ.get('APPDATA'): return Path(environ['APPDATA'])/'mlops_nb'
-    return Path(environ.get('HOME') or Path.home())/'.config'/'mlops_nb'
+    if environ.get("XDG_CONFIG_HOME"):
+        return Path(environ["XDG_CONFIG_HOME"]) / "mlops_nb"
+    if sys.platform == "win32" and environ.get("APPDATA"):
+        return Path(environ["APPDATA"]) / "mlops_nb"
+    return Path(environ.get("HOME") or Path.home()) / ".config" / "mlops_nb"
+
 
 def private_file(
-    path:Path, # File that only its owner may read
-    make, # Function that gives its first content, bytes
+    path: Path,  # File that only its owner may read
+    make,  # Function that gives its first content, bytes
 ) -> bytes:
     "Content of a private file, made (0600) when missing; two processes that make it at once agree on one"
-    try: return path.read_bytes()
-    except FileNotFoundError: pass
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}')
-    fd = os.open(tmp, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600)
     try:
-        with os.fdopen(fd, 'wb') as f: f.write(make()); f.flush(); os.fsync(f.fileno())
-        try: os.link(tmp, path)
-        except FileExistsError: return path.read_bytes()
-        except OSError: os.replace(tmp, path); return path.read_bytes()
+        return path.read_bytes()
+    except FileNotFoundError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(make())
+            f.flush()
+            os.fsync(f.fileno())
+        try:
+            os.link(tmp, path)
+        except FileExistsError:
+            return path.read_bytes()
+        except OSError:
+            os.replace(tmp, path)
+            return path.read_bytes()
         return path.read_bytes()
     finally:
-        if tmp.exists(): tmp.unlink()
+        if tmp.exists():
+            tmp.unlink()
 
-def user(environ=os.environ) -> tuple[str,str]:
+
+def user(environ=os.environ) -> tuple[str, str]:
     "`(name, how it is known)`"
-    if environ.get('MLOPS_ACTOR'): return environ['MLOPS_ACTOR'],'environment'
-    if environ.get('JUPYTERHUB_USER'): return environ['JUPYTERHUB_USER'],'jupyterhub'
+    if environ.get("MLOPS_ACTOR"):
+        return environ["MLOPS_ACTOR"], "environment"
+    if environ.get("JUPYTERHUB_USER"):
+        return environ["JUPYTERHUB_USER"], "jupyterhub"
     import getpass
-    try: return getpass.getuser(),'os_user'
-    except (KeyError, OSError, ImportError): return str(os.getuid() if hasattr(os, 'getuid') else 'unknown'),'os_user'
 
-_known:dict[tuple,tuple[str,str]] = {}
+    try:
+        return getpass.getuser(), "os_user"
+    except (KeyError, OSError, ImportError):
+        return str(os.getuid() if hasattr(os, "getuid") else "unknown"), "os_user"
 
-def actor(environ=os.environ) -> tuple[str,str]:
+
+_known: dict[tuple, tuple[str, str]] = {}
+
+
+def actor(environ=os.environ) -> tuple[str, str]:
     "`(pseudonym, how the actor is known)`; an anonymous actor where no key can be kept"
-    name,source = user(environ)
-    where = config_dir(environ)/'pseudonym.key'
-    if (name, where) in _known: return _known[name, where][0],source
-    try: key = private_file(where, lambda: secrets.token_bytes(32))
-    except OSError: return 'anonymous',f'{source}, no key could be kept'
-    _known[name, where] = ('u-'+hmac.new(key, name.encode(), 'sha256').hexdigest()[:16], source)
+    name, source = user(environ)
+    where = config_dir(environ) / "pseudonym.key"
+    if (name, where) in _known:
+        return _known[name, where][0], source
+    try:
+        key = private_file(where, lambda: secrets.token_bytes(32))
+    except OSError:
+        return "anonymous", f"{source}, no key could be kept"
+    _known[name, where] = ("u-" + hmac.new(key, name.encode(), "sha256").hexdigest()[:16], source)
     return _known[name, where]

@@ -17,98 +17,166 @@ import msgspec
 from .errors import BadInput
 
 # %% ../../nbs/core/journal.ipynb #ab582d16
-_KINDS:tuple[tuple[int,type,Callable,Callable],...] = ((1, datetime, datetime.isoformat, datetime.fromisoformat),
-    (2, date, date.isoformat, date.fromisoformat), (3, Decimal, str, Decimal), (4, time, time.isoformat, time.fromisoformat),
-    (5, timedelta, lambda v: str(v//timedelta(microseconds=1)), lambda t: timedelta(microseconds=int(t))))
-def _nanoseconds(text): import pandas as pd; return pd.Timestamp(text)
-_BACK = {**{code:back for code,_,_,back in _KINDS}, 6:_nanoseconds} # Python's own times end at microseconds
-_SIMPLE,_encode = {type(None), bool, int, float, str},msgspec.msgpack.Encoder().encode
+_KINDS: tuple[tuple[int, type, Callable, Callable], ...] = (
+    (1, datetime, datetime.isoformat, datetime.fromisoformat),
+    (2, date, date.isoformat, date.fromisoformat),
+    (3, Decimal, str, Decimal),
+    (4, time, time.isoformat, time.fromisoformat),
+    (5, timedelta, lambda v: str(v // timedelta(microseconds=1)), lambda t: timedelta(microseconds=int(t))),
+)
+
+
+def _nanoseconds(text):
+    import pandas as pd
+
+    return pd.Timestamp(text)
+
+
+_BACK = {**{code: back for code, _, _, back in _KINDS}, 6: _nanoseconds}  # Python's own times end at microseconds
+_SIMPLE, _encode = {type(None), bool, int, float, str}, msgspec.msgpack.Encoder().encode
+
 
 def _plain(v):
     "Values that MessagePack does not know, with a mark; numpy's as Python's"
-    if v.__class__ in _SIMPLE: return v
-    if isinstance(v, dict): return {k:_plain(x) for k,x in v.items()}
-    if isinstance(v, (list, tuple)): return [_plain(x) for x in v]
-    if getattr(v, 'nanosecond', 0): return msgspec.msgpack.Ext(6, v.isoformat().encode())
-    for code,kind,text,_ in _KINDS:
-        if isinstance(v, kind): return msgspec.msgpack.Ext(code, text(v).encode()) if v==v else None # pandas' NaT is a datetime
-    return v.tolist() if hasattr(v, 'tolist') else v
+    if v.__class__ in _SIMPLE:
+        return v
+    if isinstance(v, dict):
+        return {k: _plain(x) for k, x in v.items()}
+    if isinstance(v, (list, tuple)):
+        return [_plain(x) for x in v]
+    if getattr(v, "nanosecond", 0):
+        return msgspec.msgpack.Ext(6, v.isoformat().encode())
+    for code, kind, text, _ in _KINDS:
+        if isinstance(v, kind):
+            return msgspec.msgpack.Ext(code, text(v).encode()) if v == v else None  # pandas' NaT is a datetime
+    return v.tolist() if hasattr(v, "tolist") else v
+
 
 def pack(values) -> bytes:
     "A dict or list of values as bytes; raises `BadInput` for a value that cannot be kept"
     try:
-        return _encode(values if _SIMPLE.issuperset(map(type, values.values() if isinstance(values, dict) else values)) else _plain(values))
+        return _encode(
+            values
+            if _SIMPLE.issuperset(map(type, values.values() if isinstance(values, dict) else values))
+            else _plain(values)
+        )
     except (TypeError, OverflowError, ValueError) as e:
-        raise BadInput(f'a value cannot be kept: {e}', 'convert it to a number, a text or a time') from e
+        raise BadInput(f"a value cannot be kept: {e}", "convert it to a number, a text or a time") from e
 
-def unpack(data:bytes): return msgspec.msgpack.decode(data, ext_hook=lambda code,raw: _BACK[code](bytes(raw).decode()))
+
+def unpack(data: bytes):
+    return msgspec.msgpack.decode(data, ext_hook=lambda code, raw: _BACK[code](bytes(raw).decode()))
 
 # %% ../../nbs/core/journal.ipynb #6dfea43d
-_HEAD = struct.Struct('<II') # Length and CRC-32 of what follows
+_HEAD = struct.Struct("<II")  # Length and CRC-32 of what follows
 
-def _hold(fd:int, path:Path) -> bool: # False: another process holds it, or it is gone
+
+def _hold(fd: int, path: Path) -> bool:  # False: another process holds it, or it is gone
     "Lock an open journal"
-    try: import fcntl
-    except ImportError: return True # a system without them, likewise
-    try: fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
-    except BlockingIOError: return False
-    except OSError: pass # a file system without locks: one writer at a time
-    try: return os.fstat(fd).st_ino==path.stat().st_ino
-    except FileNotFoundError: return False
+    try:
+        import fcntl
+    except ImportError:
+        return True  # a system without them, likewise
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: one writer at a time
+    try:
+        return os.fstat(fd).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
 
 class Journal:
     "The rows of one segment that is not sealed yet; held by this process until `remove`, `release` or `reject`"
-    def __init__(self, path:Path, fd:int): self.path,self.fd,self.rows,self._synced,self._bytes = path,fd,0,0,os.fstat(fd).st_size
+
+    def __init__(self, path: Path, fd: int):
+        self.path, self.fd, self.rows, self._synced, self._bytes = path, fd, 0, 0, os.fstat(fd).st_size
+
     @classmethod
-    def create(cls, folder:Path): # Journal; raises `OSError`
+    def create(cls, folder: Path):  # Journal; raises `OSError`
         "A new one"
         folder.mkdir(parents=True, exist_ok=True)
         while True:
-            path = folder/f'{secrets.token_hex(4)}.journal'
-            fd = os.open(path, os.O_CREAT|os.O_EXCL|os.O_RDWR|os.O_APPEND, 0o666)
-            if _hold(fd, path): return cls(path, fd)
-            os.close(fd) # somebody who looks for abandoned ones was faster
+            path = folder / f"{secrets.token_hex(4)}.journal"
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o666)
+            if _hold(fd, path):
+                return cls(path, fd)
+            os.close(fd)  # somebody who looks for abandoned ones was faster
+
     @property
-    def token(self) -> str: return self.path.stem
-    def append(self, data:bytes):
+    def token(self) -> str:
+        return self.path.stem
+
+    def append(self, data: bytes):
         "Write one row; raises `OSError` and leaves the file as it was when the disk refuses"
-        frame = _HEAD.pack(len(data), zlib.crc32(data))+data
-        if os.write(self.fd, frame)!=len(frame): os.ftruncate(self.fd, self._bytes); raise OSError(28, os.strerror(28))
-        self.rows += 1; self._bytes += len(frame)
+        frame = _HEAD.pack(len(data), zlib.crc32(data)) + data
+        if os.write(self.fd, frame) != len(frame):
+            os.ftruncate(self.fd, self._bytes)
+            raise OSError(28, os.strerror(28))
+        self.rows += 1
+        self._bytes += len(frame)
+
     def sync(self):
         "What was appended survives a power cut"
-        if self._synced<self.rows: done = self.rows; os.fsync(self.fd); self._synced = done
+        if self._synced < self.rows:
+            done = self.rows
+            os.fsync(self.fd)
+            self._synced = done
+
     def read(self) -> list[dict]:
         "All whole rows"
         return list(frames(self.path.read_bytes()))
-    def remove(self): self.path.unlink(missing_ok=True); self.release()
-    def release(self): os.close(self.fd)
-    def reject(self): os.replace(self.path, self.path.with_suffix('.rejected')); self.release()
 
-def frames(data:bytes) -> Iterator[dict]:
+    def remove(self):
+        self.path.unlink(missing_ok=True)
+        self.release()
+
+    def release(self):
+        os.close(self.fd)
+
+    def reject(self):
+        os.replace(self.path, self.path.with_suffix(".rejected"))
+        self.release()
+
+
+def frames(data: bytes) -> Iterator[dict]:
     "Whole rows, up to the first that is torn"
     at = 0
-    while at+_HEAD.size<=len(data):
-        size,crc = _HEAD.unpack_from(data, at)
-        row = data[at+_HEAD.size:at+_HEAD.size+size]
-        if len(row)!=size or zlib.crc32(row)!=crc: return
+    while at + _HEAD.size <= len(data):
+        size, crc = _HEAD.unpack_from(data, at)
+        row = data[at + _HEAD.size : at + _HEAD.size + size]
+        if len(row) != size or zlib.crc32(row) != crc:
+            return
         yield unpack(row)
-        at += _HEAD.size+size
+        at += _HEAD.size + size
 
-def held(path:Path) -> bool:
+
+def held(path: Path) -> bool:
     "Does a living process hold this journal?"
-    try: fd = os.open(path, os.O_RDWR|os.O_APPEND)
-    except OSError: return False
-    try: return not _hold(fd, path) and path.exists()
-    finally: os.close(fd)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    except OSError:
+        return False
+    try:
+        return not _hold(fd, path) and path.exists()
+    finally:
+        os.close(fd)
+
 
 def abandoned(
-    folder:Path,
-    among:list[Path]|None=None, # Only these files of it
+    folder: Path,
+    among: list[Path] | None = None,  # Only these files of it
 ) -> Iterator[Journal]:
     "Journals whose process has ended, one at a time; whoever takes one holds it"
-    for path in sorted(folder.glob('*.journal')) if among is None else among:
-        try: fd = os.open(path, os.O_RDWR|os.O_APPEND)
-        except OSError: continue # its owner has just sealed it
-        if _hold(fd, path): yield Journal(path, fd)
-        else: os.close(fd)
+    for path in sorted(folder.glob("*.journal")) if among is None else among:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND)
+        except OSError:
+            continue  # its owner has just sealed it
+        if _hold(fd, path):
+            yield Journal(path, fd)
+        else:
+            os.close(fd)

@@ -12,19 +12,24 @@ import importlib, sys
 
 # %% ../../nbs/core/lazy.ipynb #7f8eacf8
 def face(
-    package:str, # `__name__` of the package
-    names:dict[str,str], # Public name -> `room:attribute`, or `room:` for the room itself, relative to the package
-): # `(__getattr__, __dir__, __all__)` to be bound in the package
+    package: str,  # `__name__` of the package
+    names: dict[str, str],  # Public name -> `room:attribute`, or `room:` for the room itself, relative to the package
+):  # `(__getattr__, __dir__, __all__)` to be bound in the package
     "The three names that make a package's face lazy"
+
     def __getattr__(name):
         where = names.get(name)
-        if where is None: raise AttributeError(f'module {package!r} has no attribute {name!r}')
-        room,_,attr = where.partition(':')
-        try: mod = importlib.import_module(f'{package}.{room}')
+        if where is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        room, _, attr = where.partition(":")
+        try:
+            mod = importlib.import_module(f"{package}.{room}")
         except ModuleNotFoundError as e:
-            if e.name==f'{package}.{room}': raise AttributeError(f'module {package!r} has no attribute {name!r}') from e
+            if e.name == f"{package}.{room}":
+                raise AttributeError(f"module {package!r} has no attribute {name!r}") from e
             raise
         value = getattr(mod, attr) if attr else mod
         setattr(sys.modules[package], name, value)
         return value
+
     return __getattr__, lambda: sorted(names), list(names)

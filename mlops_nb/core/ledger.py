@@ -24,348 +24,564 @@ from .ledger_file import DAMAGED, connect, in_words
 # %% ../../nbs/core/ledger.ipynb #51001b4c
 class New(NamedTuple):
     "An event that is not recorded yet"
-    type:str
-    subject:str
-    payload:dict|None = None
-    digest:str = ''
+
+    type: str
+    subject: str
+    payload: dict | None = None
+    digest: str = ""
+
 
 def _now() -> str:
     from datetime import datetime, UTC
-    return datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')
+
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 # %% ../../nbs/core/ledger.ipynb #8b0bd865
-LARGEST = 16<<20 # Bytes of the largest payload: an entry tells what happened, data lies in files
-def _encoded(n:New) -> tuple[New,bytes]:
+LARGEST = 16 << 20  # Bytes of the largest payload: an entry tells what happened, data lies in files
+
+
+def _encoded(n: New) -> tuple[New, bytes]:
     "An event with its payload as bytes; raises `BadInput` when it cannot be written"
     check_type(n.type)
-    def encoded(x): return msgspec.json.encode(x, order='deterministic', enc_hook=str)
+
+    def encoded(x):
+        return msgspec.json.encode(x, order="deterministic", enc_hook=str)
+
     try:
-        try: payload = encoded(n.payload or {})
-        except UnicodeEncodeError: payload = encoded(_clean_all(n.payload))
+        try:
+            payload = encoded(n.payload or {})
+        except UnicodeEncodeError:
+            payload = encoded(_clean_all(n.payload))
     except (TypeError, ValueError, RecursionError) as e:
-        raise BadInput(f'the payload of {n.type} cannot be written as JSON: {e}') from e
-    if len(payload)>LARGEST:
-        raise BadInput(f'the payload of {n.type} has {len(payload):,} bytes, {LARGEST:,} are allowed',
-            'keep it in a file and record its digest')
-    return n._replace(subject=_clean(n.subject)[:500], digest=_clean(n.digest)[:500]),payload
-def _clean(text) -> str: return str(text).encode('utf-8', 'replace').decode() # a file name may hold bytes that are no text
+        raise BadInput(f"the payload of {n.type} cannot be written as JSON: {e}") from e
+    if len(payload) > LARGEST:
+        raise BadInput(
+            f"the payload of {n.type} has {len(payload):,} bytes, {LARGEST:,} are allowed",
+            "keep it in a file and record its digest",
+        )
+    return n._replace(subject=_clean(n.subject)[:500], digest=_clean(n.digest)[:500]), payload
+
+
+def _clean(text) -> str:
+    return str(text).encode("utf-8", "replace").decode()  # a file name may hold bytes that are no text
+
+
 def _clean_all(x):
     "The same for every text inside a payload"
-    if isinstance(x, dict): return {_clean_all(k):_clean_all(v) for k,v in x.items()}
-    if isinstance(x, (list, tuple)): return [_clean_all(v) for v in x]
+    if isinstance(x, dict):
+        return {_clean_all(k): _clean_all(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_clean_all(v) for v in x]
     return _clean(x) if isinstance(x, str) else x
+
 
 class Verification(msgspec.Struct, kw_only=True):
     "What `Ledger.verify` found"
-    entries:int
-    root:str # Hex
-    signed:int # Entries under a valid checkpoint of this project
-    anchored:int # Entries under a checkpoint that was kept elsewhere
-    problems:list[verification.Problem]
-    @property
-    def ok(self) -> bool: return not any(p.kind!='unanchored' for p in self.problems)
-    @property
-    def exit_code(self) -> int: return 4 if any(p.kind=='unreadable' for p in self.problems) else 0 if self.ok else 1
 
-_every:weakref.WeakSet = weakref.WeakSet() # all ledgers of this process
+    entries: int
+    root: str  # Hex
+    signed: int  # Entries under a valid checkpoint of this project
+    anchored: int  # Entries under a checkpoint that was kept elsewhere
+    problems: list[verification.Problem]
+
+    @property
+    def ok(self) -> bool:
+        return not any(p.kind != "unanchored" for p in self.problems)
+
+    @property
+    def exit_code(self) -> int:
+        return 4 if any(p.kind == "unreadable" for p in self.problems) else 0 if self.ok else 1
+
+
+_every: weakref.WeakSet = weakref.WeakSet()  # all ledgers of this process
 _opening = threading.RLock()
+
 
 class Ledger:
     "The log of one project in this process"
-    def __init__(self,
-        path:Path, # SQLite file; made when missing
-        ident:str='', # The project's random id, part of every checkpoint's origin
-        keys:Sequence[bytes]=(), # Pinned public keys
+
+    def __init__(
+        self,
+        path: Path,  # SQLite file; made when missing
+        ident: str = "",  # The project's random id, part of every checkpoint's origin
+        keys: Sequence[bytes] = (),  # Pinned public keys
     ):
-        self.path,self.ident,self.keys = Path(path),ident,tuple(keys)
+        self.path, self.ident, self.keys = Path(path), ident, tuple(keys)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.start()
         self._own()
-        with _opening: _every.add(self)
+        with _opening:
+            _every.add(self)
+
     def start(self):
         "Begin in this process, with locks of its own and no connection yet"
-        self.db,self.commits,self._group,self._turn,self._peaks = None,0,GroupCommit(self._commit),threading.RLock(),(-1, {})
+        self.db, self.commits, self._group, self._turn, self._peaks = (
+            None,
+            0,
+            GroupCommit(self._commit),
+            threading.RLock(),
+            (-1, {}),
+        )
         self.session = secrets.token_hex(4)
+
     def _own(self) -> sqlite3.Connection:
         "The connection, opened when it is needed"
         with self._turn:
-            if self.db is None: self.db = connect(self.path)
+            if self.db is None:
+                self.db = connect(self.path)
             return self.db
-    def __repr__(self): return f'Ledger({self.size():,} entries)'
-    def append(self,
-        type:str, # One of `core.events.TYPES`
-        subject:str, # What it is about: `flights@1`
-        payload:dict|None=None, # Details, JSON
-        *, digest:str='', # SHA-256 of what was touched, hex
+
+    def __repr__(self):
+        return f"Ledger({self.size():,} entries)"
+
+    def append(
+        self,
+        type: str,  # One of `core.events.TYPES`
+        subject: str,  # What it is about: `flights@1`
+        payload: dict | None = None,  # Details, JSON
+        *,
+        digest: str = "",  # SHA-256 of what was touched, hex
     ) -> Event:
         "Record one event; it is durable when this returns"
         return self.append_many([New(type, subject, payload, digest)])[0]
-    def append_many(self, news:Sequence[New]) -> list[Event]:
+
+    def append_many(self, news: Sequence[New]) -> list[Event]:
         "Record events in one commit, in this order"
         return self._group.do([_encoded(n) for n in news])
-    def _commit(self, batch:list[Waiting]):
+
+    def _commit(self, batch: list[Waiting]):
         "Write the entries of everybody who waits in one transaction"
         try:
             with self._turn, self._transaction():
-                for w in batch: w.result = self._insert(w.work)
+                for w in batch:
+                    w.result = self._insert(w.work)
             self.commits += 1
         except MlopsError as e:
-            for w in batch: w.error = e
+            for w in batch:
+                w.error = e
         except BaseException as e:
-            for w in batch: w.error = ToolFailed(f'the ledger was interrupted: {type(e).__name__}')
+            for w in batch:
+                w.error = ToolFailed(f"the ledger was interrupted: {type(e).__name__}")
             raise
+
     @contextmanager
     def _transaction(self):
         "All of it or nothing; called under the turn lock"
         self._own()
         try:
-            self.db.execute('BEGIN IMMEDIATE')
+            self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self.db.execute('COMMIT')
-            except BaseException: self._peaks = (-1, {}); self.db.in_transaction and self.db.execute('ROLLBACK'); raise
-        except DAMAGED as e: raise in_words(e, self.path) from e
+                self.db.execute("COMMIT")
+            except BaseException:
+                self._peaks = (-1, {})
+                self.db.in_transaction and self.db.execute("ROLLBACK")
+                raise
+        except DAMAGED as e:
+            raise in_words(e, self.path) from e
+
     def _insert(self, news) -> list[Event]:
         "Rows and completed subtrees of some entries, inside the transaction"
-        seq,out = self.size(),[]
-        if self._peaks[0]!=seq: self._peaks = (seq, {})
+        seq, out = self.size(), []
+        if self._peaks[0] != seq:
+            self._peaks = (seq, {})
         fresh = self._peaks[1]
-        def node(level, idx): return fresh.get((level, idx)) or self._node(level, idx)
-        who,how = identity.actor()
-        for n,payload in news:
-            header = msgspec.json.encode({'v':1, 'seq':seq, 'time':_now(), 'type':n.type, 'subject':n.subject, 'actor':who,
-                'actor_source':how, 'digest':n.digest,
-                'session':self.session}).decode()
+
+        def node(level, idx):
+            return fresh.get((level, idx)) or self._node(level, idx)
+
+        who, how = identity.actor()
+        for n, payload in news:
+            header = msgspec.json.encode(
+                {
+                    "v": 1,
+                    "seq": seq,
+                    "time": _now(),
+                    "type": n.type,
+                    "subject": n.subject,
+                    "actor": who,
+                    "actor_source": how,
+                    "digest": n.digest,
+                    "session": self.session,
+                }
+            ).decode()
             salt = secrets.token_bytes(32)
             commitment = verification.commit(salt, payload)
-            self.db.execute('INSERT INTO entry VALUES (?,?,?,?,?)', (seq, header, commitment, salt, payload))
+            self.db.execute("INSERT INTO entry VALUES (?,?,?,?,?)", (seq, header, commitment, salt, payload))
             fresh[0, seq] = verification.leaf(header, commitment)
             done = merkle.completed(seq, fresh[0, seq], node)
-            for level,idx,h in done: fresh[level, idx] = h
-            if done: self.db.executemany('INSERT INTO node VALUES (?,?,?)', done)
-            out.append(_event(seq, header, payload)); seq += 1
-        self._peaks = (seq, {k:v for k,v in fresh.items() if k[1]==(seq>>k[0])-1 and seq>>k[0]&1})
+            for level, idx, h in done:
+                fresh[level, idx] = h
+            if done:
+                self.db.executemany("INSERT INTO node VALUES (?,?,?)", done)
+            out.append(_event(seq, header, payload))
+            seq += 1
+        self._peaks = (seq, {k: v for k, v in fresh.items() if k[1] == (seq >> k[0]) - 1 and seq >> k[0] & 1})
         return out
+
     def _node(self, level, idx) -> bytes:
         "Hash of a complete subtree, from the file"
-        if level==0:
-            r = self._ask('SELECT header, commitment FROM entry WHERE seq=?', idx)
-            if r: return verification.leaf(*r[0])
+        if level == 0:
+            r = self._ask("SELECT header, commitment FROM entry WHERE seq=?", idx)
+            if r:
+                return verification.leaf(*r[0])
         else:
-            r = self._ask('SELECT hash FROM node WHERE level=? AND idx=?', level, idx)
-            if r: return r[0][0]
-        raise ToolFailed(f'the ledger {self.path} lacks the hash of subtree {level}/{idx}', 'look with: mlops audit verify')
+            r = self._ask("SELECT hash FROM node WHERE level=? AND idx=?", level, idx)
+            if r:
+                return r[0][0]
+        raise ToolFailed(
+            f"the ledger {self.path} lacks the hash of subtree {level}/{idx}", "look with: mlops audit verify"
+        )
 
     # reading
     def _ask(self, sql, *args):
         "Rows of a statement, between the commits of other threads; nothing stays open that a fork could carry over"
         with self._turn:
-            try: return self._own().execute(sql, args).fetchall()
-            except DAMAGED as e: raise in_words(e, self.path) from e
+            try:
+                return self._own().execute(sql, args).fetchall()
+            except DAMAGED as e:
+                raise in_words(e, self.path) from e
+
     def size(self) -> int:
         "Number of entries"
-        last = self._ask('SELECT max(seq) FROM entry')[0][0]
-        return 0 if last is None else last+1
-    def events(self,
-        types:Sequence[str]|str|None=None, # Only these; `job.*` stands for all that start so
-        subject:str|None=None, # Only about this
-        since:str|None=None, # ISO time, inclusive
-        until:str|None=None, # ISO time, exclusive
-        newest:bool=False, # Newest first
-        limit:int|None=None, # At most so many
+        last = self._ask("SELECT max(seq) FROM entry")[0][0]
+        return 0 if last is None else last + 1
+
+    def events(
+        self,
+        types: Sequence[str] | str | None = None,  # Only these; `job.*` stands for all that start so
+        subject: str | None = None,  # Only about this
+        since: str | None = None,  # ISO time, inclusive
+        until: str | None = None,  # ISO time, exclusive
+        newest: bool = False,  # Newest first
+        limit: int | None = None,  # At most so many
     ) -> Iterator[Event]:
         "Entries, filtered in the file and read a thousand at a time"
-        where,args = ['1'],[]
+        where, args = ["1"], []
         types = [types] if isinstance(types, str) else list(types or ())
-        if types: where.append('('+' OR '.join("header LIKE ? ESCAPE '!'" for _ in types)+')')
-        args += ['%"type":"'+(t[:-1].replace('_', '!_')+'%' if t.endswith('*') else t.replace('_', '!_')+'"%') for t in types]
-        for name,op,value in (('subject', '=', subject), ('time', '>=', since), ('time', '<', until)):
-            if value is not None: where.append(f"json_extract(header, '$.{name}') {op} ?"); args.append(value)
-        step,last,left = ('<' if newest else '>'),(1<<62 if newest else -1),limit if limit is not None else 1<<62
-        while left>0:
-            rows = self._ask(f'SELECT seq, header, payload FROM entry WHERE seq {step} ? AND {" AND ".join(where)} ORDER BY seq {"DESC" if newest else ""} LIMIT ?', last, *args, min(1000, left))
-            for r in rows: yield _event(*r)
-            if len(rows)<min(1000, left): return
-            left -= len(rows); last = self._onward(rows, last, -1 if newest else 1)
+        if types:
+            where.append("(" + " OR ".join("header LIKE ? ESCAPE '!'" for _ in types) + ")")
+        args += [
+            '%"type":"' + (t[:-1].replace("_", "!_") + "%" if t.endswith("*") else t.replace("_", "!_") + '"%')
+            for t in types
+        ]
+        for name, op, value in (("subject", "=", subject), ("time", ">=", since), ("time", "<", until)):
+            if value is not None:
+                where.append(f"json_extract(header, '$.{name}') {op} ?")
+                args.append(value)
+        step, last, left = (
+            ("<" if newest else ">"),
+            (1 << 62 if newest else -1),
+            limit if limit is not None else 1 << 62,
+        )
+        while left > 0:
+            rows = self._ask(
+                f"SELECT seq, header, payload FROM entry WHERE seq {step} ? AND {' AND '.join(where)} ORDER BY seq {'DESC' if newest else ''} LIMIT ?",
+                last,
+                *args,
+                min(1000, left),
+            )
+            for r in rows:
+                yield _event(*r)
+            if len(rows) < min(1000, left):
+                return
+            left -= len(rows)
+            last = self._onward(rows, last, -1 if newest else 1)
+
     def _onward(self, rows, last, way=1) -> int:
         "The number to go on from; a damaged file may hand out the same rows for ever"
         numbers = [last, *(r[0] for r in rows)]
-        if all((b-a)*way>0 for a,b in zip(numbers, numbers[1:])): return numbers[-1]
-        raise ToolFailed(f'the ledger {self.path} is damaged: its entries are not in order', 'look with: mlops audit verify')
-    def event(self, seq:int) -> Event:
+        if all((b - a) * way > 0 for a, b in zip(numbers, numbers[1:])):
+            return numbers[-1]
+        raise ToolFailed(
+            f"the ledger {self.path} is damaged: its entries are not in order", "look with: mlops audit verify"
+        )
+
+    def event(self, seq: int) -> Event:
         "One entry; raises `NotFound`"
-        rows = self._ask('SELECT seq, header, payload FROM entry WHERE seq=?', seq)
-        if not rows: raise NotFound(f'no entry {seq}', f'the ledger has entries 0 to {self.size()-1}')
+        rows = self._ask("SELECT seq, header, payload FROM entry WHERE seq=?", seq)
+        if not rows:
+            raise NotFound(f"no entry {seq}", f"the ledger has entries 0 to {self.size() - 1}")
         return _event(*rows[0])
 
     # signing and verifying
     @property
     def origin(self) -> str:
         "Whose log this is: the first line of every checkpoint"
-        return f'mlops-nb/{self.ident or "project"}/{self._ask("SELECT value FROM meta WHERE key=?", "id")[0][0]}'
-    def root(self, size:int|None=None) -> bytes:
+        return f"mlops-nb/{self.ident or 'project'}/{self._ask('SELECT value FROM meta WHERE key=?', 'id')[0][0]}"
+
+    def root(self, size: int | None = None) -> bytes:
         "Root over the first `size` entries, from the stored subtrees"
         return merkle.root(self.size() if size is None else size, self._node)
-    def checkpoint(self, signer:note.Signer) -> str:
+
+    def checkpoint(self, signer: note.Signer) -> str:
         "Sign the root over everything so far; returns the note"
         with self._turn:
             size = self.size()
-            if size==0:
-                raise BadInput('nothing is recorded yet, so there is nothing to sign',
-                    'do something first, for instance: mlops data add')
+            if size == 0:
+                raise BadInput(
+                    "nothing is recorded yet, so there is nothing to sign",
+                    "do something first, for instance: mlops data add",
+                )
             text = note.sign(note.Checkpoint(self.origin, size, self.root(size)), signer)
-            self._ask('INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)', size, _now(), text)
+            self._ask("INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)", size, _now(), text)
         return text
-    def notes(self) -> list[str]: return [r[0] for r in self._ask('SELECT note FROM checkpoint ORDER BY size')]
-    def last_checkpoint(self) -> int|None:
+
+    def notes(self) -> list[str]:
+        return [r[0] for r in self._ask("SELECT note FROM checkpoint ORDER BY size")]
+
+    def last_checkpoint(self) -> int | None:
         "Entries under the newest checkpoint; None without one"
-        return self._ask('SELECT max(size) FROM checkpoint')[0][0]
+        return self._ask("SELECT max(size) FROM checkpoint")[0][0]
+
     def rows(self) -> Iterator[verification.Row]:
         "Every entry as stored"
-        last = -1<<62
-        while some := self._ask('SELECT seq, header, commitment, salt, payload FROM entry WHERE seq>? ORDER BY seq LIMIT 4096', last):
-            for r in some: yield verification.Row(*r)
+        last = -1 << 62
+        while some := self._ask(
+            "SELECT seq, header, commitment, salt, payload FROM entry WHERE seq>? ORDER BY seq LIMIT 4096", last
+        ):
+            for r in some:
+                yield verification.Row(*r)
             last = self._onward(some, last)
-    def verify(self, anchors:Sequence[str]=()) -> Verification:
+
+    def verify(self, anchors: Sequence[str] = ()) -> Verification:
         "Recompute every hash; compare with the checkpoints here and with `anchors` kept elsewhere"
+
         def stored(level, first, count):
-            return [r[0] for r in self._ask('SELECT hash FROM node WHERE level=? AND idx>=? AND idx<? ORDER BY idx', level, first, first+count)]
+            return [
+                r[0]
+                for r in self._ask(
+                    "SELECT hash FROM node WHERE level=? AND idx>=? AND idx<? ORDER BY idx", level, first, first + count
+                )
+            ]
+
         try:
-            broken = self._ask('PRAGMA quick_check(1)')[0][0]
-            n,head,signed,safe,problems = verification.check(self.rows(), self.notes(), self.keys, self.origin, anchors, stored)
-        except (sqlite3.Error, ToolFailed, ValueError, TypeError, AttributeError, LookupError, msgspec.MsgspecError) as e: # a damaged file holds anything
-            return Verification(entries=0, root='', signed=0, anchored=0,
-                problems=[verification.Problem(0, 'unreadable', f'{type(e).__name__}: {e}'[:200])])
-        if broken!='ok': problems.insert(0, verification.Problem(0, 'unreadable', f'the file is damaged: {broken}'[:200]))
+            broken = self._ask("PRAGMA quick_check(1)")[0][0]
+            n, head, signed, safe, problems = verification.check(
+                self.rows(), self.notes(), self.keys, self.origin, anchors, stored
+            )
+        except (
+            sqlite3.Error,
+            ToolFailed,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            msgspec.MsgspecError,
+        ) as e:  # a damaged file holds anything
+            return Verification(
+                entries=0,
+                root="",
+                signed=0,
+                anchored=0,
+                problems=[verification.Problem(0, "unreadable", f"{type(e).__name__}: {e}"[:200])],
+            )
+        if broken != "ok":
+            problems.insert(0, verification.Problem(0, "unreadable", f"the file is damaged: {broken}"[:200]))
         return Verification(entries=n, root=head, signed=signed, anchored=safe, problems=problems)
-    def prove(self, seq:int) -> dict:
+
+    def prove(self, seq: int) -> dict:
         "Inclusion proof of one entry, against the newest checkpoint that covers it, else the present root"
-        e,cp = self.event(seq),self.last_checkpoint()
-        size = cp if cp is not None and cp>seq else self.size()
-        header,commitment = self._ask('SELECT header, commitment FROM entry WHERE seq=?', seq)[0]
-        signed = self._ask('SELECT note FROM checkpoint WHERE size=?', size)
-        return {'seq':e.seq, 'header':header, 'commitment':commitment.hex(), 'leaf':verification.leaf(header, commitment).hex(),
-            'size':size, 'root':self.root(size).hex(),
-            'path':[h.hex() for h in merkle.inclusion(seq, size, self._node)], 'checkpoint':signed[0][0] if signed else ''}
-    def redact(self, seq:int, reason:str) -> Event:
+        e, cp = self.event(seq), self.last_checkpoint()
+        size = cp if cp is not None and cp > seq else self.size()
+        header, commitment = self._ask("SELECT header, commitment FROM entry WHERE seq=?", seq)[0]
+        signed = self._ask("SELECT note FROM checkpoint WHERE size=?", size)
+        return {
+            "seq": e.seq,
+            "header": header,
+            "commitment": commitment.hex(),
+            "leaf": verification.leaf(header, commitment).hex(),
+            "size": size,
+            "root": self.root(size).hex(),
+            "path": [h.hex() for h in merkle.inclusion(seq, size, self._node)],
+            "checkpoint": signed[0][0] if signed else "",
+        }
+
+    def redact(self, seq: int, reason: str) -> Event:
         "Blank the payload of an entry and record that; every proof stays valid"
         self.event(seq)
-        said = _encoded(New('entry.redacted', str(seq), {'reason':reason}))
+        said = _encoded(New("entry.redacted", str(seq), {"reason": reason}))
         with self._turn:
             with self._transaction():
                 done = self._insert([said])[0]
-                self.db.execute('UPDATE entry SET payload=NULL, salt=NULL WHERE seq=?', (seq,))
-            if self._ask('PRAGMA wal_checkpoint(TRUNCATE)')[0][0]: # the write-ahead log still holds the bytes
-                raise ToolFailed(f'the payload of entry {seq} is blanked, but a process that reads {self.path} keeps its bytes in the write-ahead log', 'end that process; the next one to close the ledger removes them')
+                self.db.execute("UPDATE entry SET payload=NULL, salt=NULL WHERE seq=?", (seq,))
+            if self._ask("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:  # the write-ahead log still holds the bytes
+                raise ToolFailed(
+                    f"the payload of entry {seq} is blanked, but a process that reads {self.path} keeps its bytes in the write-ahead log",
+                    "end that process; the next one to close the ledger removes them",
+                )
         return done
+
     def bundle(self) -> dict:
         "Everything a stranger needs to verify this log: entries, notes and public keys"
-        return {'format':'mlops-nb-ledger/1', 'origin':self.origin, 'public_keys':[k.hex() for k in self.keys],
-            'checkpoints':self.notes(),
-            'entries':[{'seq':r.seq, 'header':r.header, 'commitment':r.commitment.hex(), 'salt':r.salt and r.salt.hex(),
-            'payload':r.payload and r.payload.decode()} for r in self.rows()]}
+        return {
+            "format": "mlops-nb-ledger/1",
+            "origin": self.origin,
+            "public_keys": [k.hex() for k in self.keys],
+            "checkpoints": self.notes(),
+            "entries": [
+                {
+                    "seq": r.seq,
+                    "header": r.header,
+                    "commitment": r.commitment.hex(),
+                    "salt": r.salt and r.salt.hex(),
+                    "payload": r.payload and r.payload.decode(),
+                }
+                for r in self.rows()
+            ],
+        }
+
     def close(self):
         "Let go of the file; the next use opens it again"
         with self._turn:
-            if self.db is not None: self.db.close(); self.db = None
+            if self.db is not None:
+                self.db.close()
+                self.db = None
+
 
 def _event(seq, header, payload) -> Event:
     try:
         h = msgspec.json.decode(header)
-        return Event(seq=seq, time=h['time'], type=h['type'], subject=h['subject'], actor=h['actor'],
-            actor_source=h['actor_source'], digest=h['digest'],
-            payload=None if payload is None else msgspec.json.decode(payload))
+        return Event(
+            seq=seq,
+            time=h["time"],
+            type=h["type"],
+            subject=h["subject"],
+            actor=h["actor"],
+            actor_source=h["actor_source"],
+            digest=h["digest"],
+            payload=None if payload is None else msgspec.json.decode(payload),
+        )
     except (TypeError, ValueError, KeyError, msgspec.MsgspecError) as e:
-        raise ToolFailed(f'entry {seq} of the ledger cannot be read: {type(e).__name__}', 'look with: mlops audit verify') from e
+        raise ToolFailed(
+            f"entry {seq} of the ledger cannot be read: {type(e).__name__}", "look with: mlops audit verify"
+        ) from e
 
 # %% ../../nbs/core/ledger.ipynb #99b275d2
-_open:dict[Path,Ledger] = {}
+_open: dict[Path, Ledger] = {}
+
 
 def of(p) -> Ledger:
     "The ledger of a project"
     where = str(p.ledger_path)
-    if '://' in where:
-        raise BadInput(f'stores.ledger={where!r}: expected the path of a SQLite file', 'change [stores] ledger in mlops.toml')
-    path,s = p.root/where,p.settings.audit
-    keys = tuple(_public(k) for k in s.public_key.replace(',', ' ').split())
+    if "://" in where:
+        raise BadInput(
+            f"stores.ledger={where!r}: expected the path of a SQLite file", "change [stores] ledger in mlops.toml"
+        )
+    path, s = p.root / where, p.settings.audit
+    keys = tuple(_public(k) for k in s.public_key.replace(",", " ").split())
     with _opening:
         have = _open.get(path)
-        if have is not None and have.path.exists(): have.keys,have.ident = keys,s.ident; return have
-        if have is not None: have.close()
+        if have is not None and have.path.exists():
+            have.keys, have.ident = keys, s.ident
+            return have
+        if have is not None:
+            have.close()
         _open[path] = Ledger(path, s.ident, keys)
         return _open[path]
 
-def _public(text:str) -> bytes:
+
+def _public(text: str) -> bytes:
     import base64
-    try: key = base64.b64decode(text, validate=True)
-    except ValueError: key = b''
-    if len(key)!=32:
-        raise BadInput(f'audit.public_key in mlops.toml: {text[:60]!r} is not a public key', 'pin it again with: mlops init')
+
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise BadInput(
+            f"audit.public_key in mlops.toml: {text[:60]!r} is not a public key", "pin it again with: mlops init"
+        )
     return key
 
-_forking:list[Ledger] = []
+
+_forking: list[Ledger] = []
+
 
 def _before_fork():
     "Wait for commits to end, then let go of the files: SQLite would take the locks of the parent for the child's own"
     _opening.acquire()
     _forking[:] = list(_every)
-    for log in _forking: log._turn.acquire(); log.close()
+    for log in _forking:
+        log._turn.acquire()
+        log.close()
+
+
 def _after_fork_in_parent():
-    for log in _forking: log._turn.release()
-    _forking.clear(); _opening.release()
+    for log in _forking:
+        log._turn.release()
+    _forking.clear()
+    _opening.release()
+
+
 def _after_fork_in_child():
     global _opening
     _opening = threading.RLock()
-    for log in _forking: log.start()
+    for log in _forking:
+        log.start()
     _forking.clear()
+
 
 @atexit.register
 def _close_all():
-    for log in _open.values(): log.close()
+    for log in _open.values():
+        log.close()
 
-if hasattr(os, 'register_at_fork'):
+
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 # %% ../../nbs/core/ledger.ipynb #16fb9e44
 def record(
-    p, # Project
-    type:str, # One of `core.events.TYPES`
-    subject:str, # What it is about
-    payload:dict|None=None, # Details
+    p,  # Project
+    type: str,  # One of `core.events.TYPES`
+    subject: str,  # What it is about
+    payload: dict | None = None,  # Details
     *,
-    digest:str='', # SHA-256 of what was touched
-    fail:str='closed', # `closed` raises; `open` warns
-) -> Event|None:
+    digest: str = "",  # SHA-256 of what was touched
+    fail: str = "closed",  # `closed` raises; `open` warns
+) -> Event | None:
     "Record one event of a project"
-    try: return of(p).append(type, subject, payload, digest=digest)
+    try:
+        return of(p).append(type, subject, payload, digest=digest)
     except (MlopsError, OSError) as e:
-        if fail!='open': raise
-        warnings.warn(f'{type} of {subject} was not recorded: {e}', stacklevel=2)
+        if fail != "open":
+            raise
+        warnings.warn(f"{type} of {subject} was not recorded: {e}", stacklevel=2)
         return None
 
-_cause:ContextVar[dict|None] = ContextVar('mlops_cause', default=None)
+
+_cause: ContextVar[dict | None] = ContextVar("mlops_cause", default=None)
+
 
 @contextmanager
 def because(
-    **cause, # JSON values: `fire='score@2026-03-29T01:00Z'`
+    **cause,  # JSON values: `fire='score@2026-03-29T01:00Z'`
 ):
     "Say in every bracket opened inside, in this thread or task, what asked for the work"
     token = _cause.set({**(_cause.get() or {}), **cause})
-    try: yield
-    finally: _cause.reset(token)
+    try:
+        yield
+    finally:
+        _cause.reset(token)
+
 
 @contextmanager
 def bracket(
-    p, # Project
-    noun:str, # `job` or `run`
-    subject:str, # What is being done
-    payload:dict|None=None, # Details known at the start
+    p,  # Project
+    noun: str,  # `job` or `run`
+    subject: str,  # What is being done
+    payload: dict | None = None,  # Details known at the start
 ):
     "Record `noun.started`, then exactly one of `noun.completed`, `noun.failed`, `noun.aborted` with what was put into the yielded dict"
-    done = {'bracket':secrets.token_hex(8), **(_cause.get() or {})}
-    of(p).append(f'{noun}.started', subject, {**(payload or {}), **done})
-    try: yield done
+    done = {"bracket": secrets.token_hex(8), **(_cause.get() or {})}
+    of(p).append(f"{noun}.started", subject, {**(payload or {}), **done})
+    try:
+        yield done
     except Exception as e:
-        record(p, f'{noun}.failed', subject, {'error':f'{type(e).__name__}: {e}'[:500], **done}, fail='open'); raise
-    except BaseException as e: record(p, f'{noun}.aborted', subject, {'error':type(e).__name__, **done}, fail='open'); raise
-    of(p).append(f'{noun}.completed', subject, done)
+        record(p, f"{noun}.failed", subject, {"error": f"{type(e).__name__}: {e}"[:500], **done}, fail="open")
+        raise
+    except BaseException as e:
+        record(p, f"{noun}.aborted", subject, {"error": type(e).__name__, **done}, fail="open")
+        raise
+    of(p).append(f"{noun}.completed", subject, done)

@@ -15,53 +15,71 @@ from . import filesystem
 from .filesystem import need_local_disk, write_ahead
 
 # %% ../../nbs/core/ledger_file.ipynb #a2ceaae9
-SCHEMA = '''
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry(seq INTEGER PRIMARY KEY, header TEXT NOT NULL, commitment BLOB NOT NULL, salt BLOB, payload BLOB);
 CREATE TABLE IF NOT EXISTS node(level INTEGER, idx INTEGER, hash BLOB NOT NULL, PRIMARY KEY(level, idx)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoint(size INTEGER PRIMARY KEY, time TEXT NOT NULL, note TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-'''
+"""
 
-DAMAGED = (sqlite3.Error, UnicodeDecodeError) # SQLite quotes what it finds in a damaged file, text or not
+DAMAGED = (sqlite3.Error, UnicodeDecodeError)  # SQLite quotes what it finds in a damaged file, text or not
 
 # %% ../../nbs/core/ledger_file.ipynb #2da21488
-def in_words(e:Exception, path) -> ToolFailed:
+def in_words(e: Exception, path) -> ToolFailed:
     "What SQLite says, in one line"
     text = filesystem.in_words(e, path)
-    hint = 'free some space' if 'full' in text else 'the project folder must be writable' if 'readonly' in text or 'unable to open' in text else 'look with: mlops audit verify'
-    return ToolFailed(f'the ledger {path} cannot be used: {text}', hint)
+    hint = (
+        "free some space"
+        if "full" in text
+        else "the project folder must be writable"
+        if "readonly" in text or "unable to open" in text
+        else "look with: mlops audit verify"
+    )
+    return ToolFailed(f"the ledger {path} cannot be used: {text}", hint)
 
 # %% ../../nbs/core/ledger_file.ipynb #e51cd2ac
-def connect(path:Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     "A connection that waits for others and is durable when it returns; read-only where the file is"
     if path.is_symlink():
-        raise ToolFailed(f'the ledger {path} is a symbolic link: two projects, or two logs, could hide behind it',
-            'put the file itself there, or name it in [stores] ledger of mlops.toml')
-    need_local_disk(path, '[stores] ledger')
+        raise ToolFailed(
+            f"the ledger {path} is a symbolic link: two projects, or two logs, could hide behind it",
+            "put the file itself there, or name it in [stores] ledger of mlops.toml",
+        )
+    need_local_disk(path, "[stores] ledger")
     try:
         fresh = not path.exists()
         db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        if fresh: os.chmod(path, 0o600)
-        db.execute('PRAGMA synchronous=FULL'); db.execute('PRAGMA secure_delete=ON')
+        if fresh:
+            os.chmod(path, 0o600)
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA secure_delete=ON")
         write_ahead(db)
         if fresh or not db.execute("SELECT 1 FROM sqlite_master WHERE name='meta'").fetchone():
-            db.execute('BEGIN IMMEDIATE')
-            for s in filter(str.strip, SCHEMA.split(';')): db.execute(s)
-            db.execute('INSERT OR IGNORE INTO meta VALUES (?,?)', ('id', secrets.token_hex(8)))
-            db.execute('COMMIT')
+            db.execute("BEGIN IMMEDIATE")
+            for s in filter(str.strip, SCHEMA.split(";")):
+                db.execute(s)
+            db.execute("INSERT OR IGNORE INTO meta VALUES (?,?)", ("id", secrets.token_hex(8)))
+            db.execute("COMMIT")
         return db
     except sqlite3.OperationalError as e:
-        if not path.exists() or not ('readonly' in str(e) or 'unable to open' in str(e)): raise in_words(e, path) from e
-    except DAMAGED as e: raise in_words(e, path) from e
+        if not path.exists() or not ("readonly" in str(e) or "unable to open" in str(e)):
+            raise in_words(e, path) from e
+    except DAMAGED as e:
+        raise in_words(e, path) from e
     return _read_only(path)
 
-def _read_only(path:Path) -> sqlite3.Connection:
+
+def _read_only(path: Path) -> sqlite3.Connection:
     "For a file system that cannot be written: SQLite then needs to be told that nobody else writes"
-    for how in ('mode=ro', 'mode=ro&immutable=1'):
+    for how in ("mode=ro", "mode=ro&immutable=1"):
         try:
-            db = sqlite3.connect(f'{path.absolute().as_uri()}?{how}', uri=True, isolation_level=None, check_same_thread=False)
-            db.execute('SELECT 1 FROM entry LIMIT 1').fetchone()
+            db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
+            )
+            db.execute("SELECT 1 FROM entry LIMIT 1").fetchone()
             return db
-        except sqlite3.OperationalError as e: last = e
-        except DAMAGED as e: raise in_words(e, path) from e
+        except sqlite3.OperationalError as e:
+            last = e
+        except DAMAGED as e:
+            raise in_words(e, path) from e
     raise in_words(last, path)

@@ -12,119 +12,196 @@ import textwrap
 from .grammar import GLOBAL, option_of
 
 # %% ../../nbs/core/manual.ipynb #07b8bb8f
-def _word(q): return {'data':'DATA', 'object':'OBJECT'}.get(q['kind'], q['name'].upper().replace('_', '-'))
+def _word(q):
+    return {"data": "DATA", "object": "OBJECT"}.get(q["kind"], q["name"].upper().replace("_", "-"))
+
 
 def usage(
-    path:str, # `data.add`
-    entry:dict, # Its index entry
-) -> str: # `mlops data add DATA NAME [options]`
+    path: str,  # `data.add`
+    entry: dict,  # Its index entry
+) -> str:  # `mlops data add DATA NAME [options]`
     "The usage line of a verb"
-    words = [(_word(q) if q['required'] else f'[{_word(q)}]')+(' ...' if q['kind']=='list' else '')
-        for q in entry['params'] if q['word']]
-    needed = [f'{option_of(q["name"])} {_hint(q)}' for q in entry['params'] if not q['word'] and q['required']]
-    return ' '.join(['mlops', *path.split('.'), *words, *needed, '[options]'])
+    words = [
+        (_word(q) if q["required"] else f"[{_word(q)}]") + (" ..." if q["kind"] == "list" else "")
+        for q in entry["params"]
+        if q["word"]
+    ]
+    needed = [f"{option_of(q['name'])} {_hint(q)}" for q in entry["params"] if not q["word"] and q["required"]]
+    return " ".join(["mlops", *path.split("."), *words, *needed, "[options]"])
+
 
 def _hint(q):
-    if q['kind']=='choice': return '|'.join(map(str, q['choices']))
-    return {'bool':'', 'list':'A,B,...', 'dict':'NAME=VALUE', 'interval':'30d', 'date':'2013-07-01',
-        'data':'DATA'}.get(q['kind'], q['kind'].upper())
+    if q["kind"] == "choice":
+        return "|".join(map(str, q["choices"]))
+    return {
+        "bool": "",
+        "list": "A,B,...",
+        "dict": "NAME=VALUE",
+        "interval": "30d",
+        "date": "2013-07-01",
+        "data": "DATA",
+    }.get(q["kind"], q["kind"].upper())
 
-def _length(text:str) -> str:
+
+def _length(text: str) -> str:
     "`1:00:00` as `1h`, as it is typed"
-    days,_,clock = str(text).rpartition('day')
-    try: h,m,s = (float(x) for x in clock.lstrip('s, ').split(':'))
-    except ValueError: return text
-    seconds = float(days or 0)*86400+h*3600+m*60+s
-    return next((f'{seconds/n:g}{unit}' for unit,n in (('d', 86400), ('h', 3600), ('m', 60)) if seconds and seconds%n==0), f'{seconds:g}s')
+    days, _, clock = str(text).rpartition("day")
+    try:
+        h, m, s = (float(x) for x in clock.lstrip("s, ").split(":"))
+    except ValueError:
+        return text
+    seconds = float(days or 0) * 86400 + h * 3600 + m * 60 + s
+    return next(
+        (
+            f"{seconds / n:g}{unit}"
+            for unit, n in (("d", 86400), ("h", 3600), ("m", 60))
+            if seconds and seconds % n == 0
+        ),
+        f"{seconds:g}s",
+    )
+
 
 def _option(q):
-    name = option_of(q['name'])
-    if q['name']=='params': name = f'-p, {name}'
-    if q['kind']=='bool' and q['default'] is True: return f'{name}, --no-{name[2:]}',f'{q["help"]} (default: yes)'.strip()
-    default = '' if q['default'] in (None, '', False, [], {}) else f' (default: {_length(q["default"]) if q["kind"]=="interval" else q["default"]})'
-    return f'{name} {_hint(q)}'.strip(),(q['help']+default).strip()
+    name = option_of(q["name"])
+    if q["name"] == "params":
+        name = f"-p, {name}"
+    if q["kind"] == "bool" and q["default"] is True:
+        return f"{name}, --no-{name[2:]}", f"{q['help']} (default: yes)".strip()
+    default = (
+        ""
+        if q["default"] in (None, "", False, [], {})
+        else f" (default: {_length(q['default']) if q['kind'] == 'interval' else q['default']})"
+    )
+    return f"{name} {_hint(q)}".strip(), (q["help"] + default).strip()
+
 
 def _rows(rows, width=26):
     "Two columns, the second wrapped"
     out = []
-    for a,b in rows:
-        lines = textwrap.wrap(b, 96-width) or ['']
-        out += [f'  {a:<{width}}{lines[0]}' if len(a)<width else f'  {a}\n  {"":<{width}}{lines[0]}',
-            *(f'  {"":<{width}}{x}' for x in lines[1:])]
-    return '\n'.join(out)
+    for a, b in rows:
+        lines = textwrap.wrap(b, 96 - width) or [""]
+        out += [
+            f"  {a:<{width}}{lines[0]}" if len(a) < width else f"  {a}\n  {'':<{width}}{lines[0]}",
+            *(f"  {'':<{width}}{x}" for x in lines[1:]),
+        ]
+    return "\n".join(out)
+
 
 def page(
-    path:str, # `data.add`
-    entry:dict, # Its index entry
+    path: str,  # `data.add`
+    entry: dict,  # Its index entry
 ) -> str:
     "The help page of a verb"
-    words = [(_word(q), q['help']) for q in entry['params'] if q['word']]
-    options = [_option(q) for q in entry['params'] if not q['word'] and q['name']!='body']
-    parts = [f'Usage: {usage(path, entry)}', entry['summary']+('' if entry['summary'].endswith(('.', '?')) else '.'), entry['doc']]
-    if words: parts.append('Words:\n'+_rows(words))
-    ends = [('--', 'Ends the options: what follows are words, though they begin with a dash')] if words else []
-    parts.append('Options:\n'+_rows(options+[(f'--{g}', h) for g,h in GLOBAL.items()]+ends))
-    if entry.get('cell'): parts.append(f'In a notebook this is a cell magic: %%mlops {path.replace(".", " ")} ...')
-    if entry.get('example'): parts.append(f'Try: {entry["example"]}')
-    return '\n\n'.join(p for p in parts if p)
+    words = [(_word(q), q["help"]) for q in entry["params"] if q["word"]]
+    options = [_option(q) for q in entry["params"] if not q["word"] and q["name"] != "body"]
+    parts = [
+        f"Usage: {usage(path, entry)}",
+        entry["summary"] + ("" if entry["summary"].endswith((".", "?")) else "."),
+        entry["doc"],
+    ]
+    if words:
+        parts.append("Words:\n" + _rows(words))
+    ends = [("--", "Ends the options: what follows are words, though they begin with a dash")] if words else []
+    parts.append("Options:\n" + _rows(options + [(f"--{g}", h) for g, h in GLOBAL.items()] + ends))
+    if entry.get("cell"):
+        parts.append(f"In a notebook this is a cell magic: %%mlops {path.replace('.', ' ')} ...")
+    if entry.get("example"):
+        parts.append(f"Try: {entry['example']}")
+    return "\n\n".join(p for p in parts if p)
 
 # %% ../../nbs/core/manual.ipynb #5ce04573
-ORDER = 'init status doctor demo data feature run model job monitor cost comply audit access site eject'.split()
+ORDER = "init status doctor demo data feature run model job monitor cost comply audit access site eject".split()
+
 
 def overview(
-    index:dict, # The verb index
-    area:str='', # Only this area's verbs
+    index: dict,  # The verb index
+    area: str = "",  # Only this area's verbs
 ) -> str:
     "The verbs of an area, or of all of them"
-    rank = {a:n for n,a in enumerate(ORDER)}
-    paths = sorted((p for p in index if not area or p.split('.')[0]==area), key=lambda p: rank.get(p.split('.')[0], 99))
+    rank = {a: n for n, a in enumerate(ORDER)}
+    paths = sorted(
+        (p for p in index if not area or p.split(".")[0] == area), key=lambda p: rank.get(p.split(".")[0], 99)
+    )
     if area:
-        return '\n\n'.join([f'Usage: mlops {area} VERB ...', _rows([(p.replace('.', ' '), index[p]['summary']) for p in paths]),
-            f'More: mlops {area} VERB --help'])
-    alone = [(p, index[p]['summary']) for p in paths if '.' not in p and not index[p].get('cell')]
+        return "\n\n".join(
+            [
+                f"Usage: mlops {area} VERB ...",
+                _rows([(p.replace(".", " "), index[p]["summary"]) for p in paths]),
+                f"More: mlops {area} VERB --help",
+            ]
+        )
+    alone = [(p, index[p]["summary"]) for p in paths if "." not in p and not index[p].get("cell")]
     areas = {}
     for p in paths:
-        if '.' in p: areas.setdefault(p.split('.')[0], []).append(p.split('.')[1])
-    return '\n\n'.join(['Usage: mlops AREA VERB ...     in a notebook: %mlops AREA VERB ...', _rows(alone, 12),
-        _rows([(a, ' · '.join(v)) for a,v in areas.items()], 12),
-        'More: mlops AREA --help, mlops AREA VERB --help\nStart with: mlops demo'])
+        if "." in p:
+            areas.setdefault(p.split(".")[0], []).append(p.split(".")[1])
+    return "\n\n".join(
+        [
+            "Usage: mlops AREA VERB ...     in a notebook: %mlops AREA VERB ...",
+            _rows(alone, 12),
+            _rows([(a, " · ".join(v)) for a, v in areas.items()], 12),
+            "More: mlops AREA --help, mlops AREA VERB --help\nStart with: mlops demo",
+        ]
+    )
 
 # %% ../../nbs/core/manual.ipynb #c6bb4ea8
 def candidates(
-    words:list[str], # Complete words after `mlops`
-    last:str, # The word being typed
-    index:dict, # The verb index
-    names=lambda kind: [], # Registered names of `dataset`, `feature`, `model`, `job`
-    variables=lambda: [], # Names of notebook variables that hold data
-    columns=lambda text: [], # Columns of the frame that `text` names
-) -> list[str]: # Sorted, each starting with `last`
+    words: list[str],  # Complete words after `mlops`
+    last: str,  # The word being typed
+    index: dict,  # The verb index
+    names=lambda kind: [],  # Registered names of `dataset`, `feature`, `model`, `job`
+    variables=lambda: [],  # Names of notebook variables that hold data
+    columns=lambda text: [],  # Columns of the frame that `text` names
+) -> list[str]:  # Sorted, each starting with `last`
     "What could be typed next"
-    path = '.'.join(words[:2]) if '.'.join(words[:2]) in index else words[0] if words and words[0] in index and '.' not in words[0] else ''
-    if not path or len(words)<path.count('.')+1:
-        found = {p.split('.')[len(words)] for p in index if p.split('.')[:len(words)]==words and len(p.split('.'))>len(words)}
-    else: found = _for_verb(path, index[path], words[path.count('.')+1:], last, names, variables, columns)
-    return sorted(c for c in found if c.startswith(last) and c!=last)
+    path = (
+        ".".join(words[:2])
+        if ".".join(words[:2]) in index
+        else words[0]
+        if words and words[0] in index and "." not in words[0]
+        else ""
+    )
+    if not path or len(words) < path.count(".") + 1:
+        found = {
+            p.split(".")[len(words)]
+            for p in index
+            if p.split(".")[: len(words)] == words and len(p.split(".")) > len(words)
+        }
+    else:
+        found = _for_verb(path, index[path], words[path.count(".") + 1 :], last, names, variables, columns)
+    return sorted(c for c in found if c.startswith(last) and c != last)
 
-_KINDS = {'data':'dataset', 'feature':'feature', 'model':'model', 'run':'run', 'job':'job', 'monitor':'model'}
+
+_KINDS = {"data": "dataset", "feature": "feature", "model": "model", "run": "run", "job": "job", "monitor": "model"}
+
 
 def _for_verb(path, entry, words, last, names, variables, columns):
     "Candidates once the verb is known"
-    params = {option_of(q['name']):q for q in entry['params'] if not q['word']}
-    if last.startswith('-'): return [*params, *(f'--{g}' for g in GLOBAL)]
-    if words and words[-1] in params and params[words[-1]]['kind']!='bool':
+    params = {option_of(q["name"]): q for q in entry["params"] if not q["word"]}
+    if last.startswith("-"):
+        return [*params, *(f"--{g}" for g in GLOBAL)]
+    if words and words[-1] in params and params[words[-1]]["kind"] != "bool":
         return _values(path, params[words[-1]], words, names, variables, columns)
-    taken = sum(1 for n,w in enumerate(words) if not w.startswith('-')
-        and not (n and words[n-1] in params and params[words[n-1]]['kind']!='bool'))
-    own = [q for q in entry['params'] if q['word']]
-    return _values(path, own[min(taken, len(own)-1)], words, names, variables, columns) if own else []
+    taken = sum(
+        1
+        for n, w in enumerate(words)
+        if not w.startswith("-") and not (n and words[n - 1] in params and params[words[n - 1]]["kind"] != "bool")
+    )
+    own = [q for q in entry["params"] if q["word"]]
+    return _values(path, own[min(taken, len(own) - 1)], words, names, variables, columns) if own else []
+
 
 def _values(path, q, words, names, variables, columns):
     "Candidates for one parameter"
-    k = q['kind']
-    if k=='choice': return list(map(str, q['choices']))
-    if k in ('data', 'object'): return [*variables(), *(names('dataset') if k=='data' else [])]
-    if q['name'] in ('entity', 'time', 'created', 'label', 'column', 'columns', 'by'):
+    k = q["kind"]
+    if k == "choice":
+        return list(map(str, q["choices"]))
+    if k in ("data", "object"):
+        return [*variables(), *(names("dataset") if k == "data" else [])]
+    if q["name"] in ("entity", "time", "created", "label", "column", "columns", "by"):
         return [c for w in words for c in columns(w)]
-    if k in ('ref', 'name') : return names(_KINDS.get(path.split('.')[0], ''))
-    if k=='refs': return [*names('feature'), *(f'{n}:*' for n in names('feature'))]
+    if k in ("ref", "name"):
+        return names(_KINDS.get(path.split(".")[0], ""))
+    if k == "refs":
+        return [*names("feature"), *(f"{n}:*" for n in names("feature"))]
     return []

@@ -13,92 +13,135 @@ from hashlib import sha256
 from collections.abc import Callable, Sequence
 
 # %% ../../nbs/core/merkle.ipynb #e598373f
-Node = Callable[[int, int], bytes] # (level, index) -> hash of a complete subtree of 2**level leaves
-EMPTY = sha256(b'').digest() # Root of a log without entries
+Node = Callable[[int, int], bytes]  # (level, index) -> hash of a complete subtree of 2**level leaves
+EMPTY = sha256(b"").digest()  # Root of a log without entries
 
-def leaf_hash(data:bytes) -> bytes: return sha256(b'\0'+data).digest()
-def node_hash(left:bytes, right:bytes) -> bytes: return sha256(b'\1'+left+right).digest()
-def _split(n:int) -> int: return 1<<(n-1).bit_length()-1
+
+def leaf_hash(data: bytes) -> bytes:
+    return sha256(b"\0" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\1" + left + right).digest()
+
+
+def _split(n: int) -> int:
+    return 1 << (n - 1).bit_length() - 1
+
 
 def subtree(
-    lo:int, # First leaf
-    hi:int, # Behind the last leaf
-    node:Node, # Hashes of complete subtrees
-) -> bytes: # Hash over leaves lo..hi-1
+    lo: int,  # First leaf
+    hi: int,  # Behind the last leaf
+    node: Node,  # Hashes of complete subtrees
+) -> bytes:  # Hash over leaves lo..hi-1
     "Hash of a run of leaves that starts where a subtree may start"
-    n = hi-lo
-    if n & (n-1)==0: return node(n.bit_length()-1, lo//n)
+    n = hi - lo
+    if n & (n - 1) == 0:
+        return node(n.bit_length() - 1, lo // n)
     k = _split(n)
-    return node_hash(subtree(lo, lo+k, node), subtree(lo+k, hi, node))
+    return node_hash(subtree(lo, lo + k, node), subtree(lo + k, hi, node))
 
-def root(size:int, node:Node) -> bytes:
+
+def root(size: int, node: Node) -> bytes:
     "Root of the tree over the first `size` leaves"
     return subtree(0, size, node) if size else EMPTY
 
+
 def completed(
-    seq:int, # Place of the new leaf
-    leaf:bytes, # Its hash
-    node:Node, # Hashes of complete subtrees so far
-) -> list[tuple[int,int,bytes]]: # (level, index, hash), level 1 and up
+    seq: int,  # Place of the new leaf
+    leaf: bytes,  # Its hash
+    node: Node,  # Hashes of complete subtrees so far
+) -> list[tuple[int, int, bytes]]:  # (level, index, hash), level 1 and up
     "Subtrees that this leaf completes"
-    out,h,level = [],leaf,0
-    while seq>>level & 1:
-        h = node_hash(node(level, (seq>>level)-1), h); level += 1
-        out.append((level, seq>>level, h))
+    out, h, level = [], leaf, 0
+    while seq >> level & 1:
+        h = node_hash(node(level, (seq >> level) - 1), h)
+        level += 1
+        out.append((level, seq >> level, h))
     return out
 
 # %% ../../nbs/core/merkle.ipynb #dba6c958
-def inclusion(seq:int, size:int, node:Node) -> list[bytes]:
+def inclusion(seq: int, size: int, node: Node) -> list[bytes]:
     "Hashes that lead from leaf `seq` to the root over `size` leaves, lowest first"
+
     def path(m, lo, hi):
-        if hi-lo==1: return []
-        k = _split(hi-lo)
-        return path(m, lo, lo+k)+[subtree(lo+k, hi, node)] if m<lo+k else path(m, lo+k, hi)+[subtree(lo, lo+k, node)]
-    if not 0<=seq<size: raise ValueError(f'entry {seq} is not in a log of {size}')
+        if hi - lo == 1:
+            return []
+        k = _split(hi - lo)
+        return (
+            path(m, lo, lo + k) + [subtree(lo + k, hi, node)]
+            if m < lo + k
+            else path(m, lo + k, hi) + [subtree(lo, lo + k, node)]
+        )
+
+    if not 0 <= seq < size:
+        raise ValueError(f"entry {seq} is not in a log of {size}")
     return path(seq, 0, size)
 
+
 def verify_inclusion(
-    leaf:bytes, # Hash of the leaf
-    seq:int, # Its place
-    size:int, # Leaves in the tree
-    path:Sequence[bytes], # What `inclusion` gave
-    head:bytes, # Root to arrive at
+    leaf: bytes,  # Hash of the leaf
+    seq: int,  # Its place
+    size: int,  # Leaves in the tree
+    path: Sequence[bytes],  # What `inclusion` gave
+    head: bytes,  # Root to arrive at
 ) -> bool:
     "Does `path` lead from the leaf to the root? Source: RFC 9162, 2.1.3.2"
-    if not 0<=seq<size: return False
-    fn,sn,r = seq,size-1,leaf
+    if not 0 <= seq < size:
+        return False
+    fn, sn, r = seq, size - 1, leaf
     for p in path:
-        if sn==0: return False
-        if fn&1 or fn==sn:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
             r = node_hash(p, r)
-            while not fn&1 and fn: fn,sn = fn>>1,sn>>1
-        else: r = node_hash(r, p)
-        fn,sn = fn>>1,sn>>1
-    return sn==0 and r==head
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = node_hash(r, p)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and r == head
 
-def consistency(old:int, new:int, node:Node) -> list[bytes]:
+
+def consistency(old: int, new: int, node: Node) -> list[bytes]:
     "Hashes that show that the log of `old` leaves is the start of the log of `new`"
+
     def proof(m, lo, hi, whole):
-        if m==hi-lo: return [] if whole else [subtree(lo, hi, node)]
-        k = _split(hi-lo)
-        return proof(m, lo, lo+k, whole)+[subtree(lo+k, hi, node)] if m<=k else proof(m-k, lo+k, hi, False)+[subtree(lo, lo+k, node)]
-    if not 0<old<=new: raise ValueError(f'a log of {old} entries cannot have grown to {new}')
+        if m == hi - lo:
+            return [] if whole else [subtree(lo, hi, node)]
+        k = _split(hi - lo)
+        return (
+            proof(m, lo, lo + k, whole) + [subtree(lo + k, hi, node)]
+            if m <= k
+            else proof(m - k, lo + k, hi, False) + [subtree(lo, lo + k, node)]
+        )
+
+    if not 0 < old <= new:
+        raise ValueError(f"a log of {old} entries cannot have grown to {new}")
     return proof(old, 0, new, True)
 
-def verify_consistency(old:int, new:int, old_root:bytes, new_root:bytes, path:Sequence[bytes]) -> bool:
+
+def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> bool:
     "Did the log of `old_root` grow into the one of `new_root`? Source: RFC 9162, 2.1.4.2"
-    if not 0<old<=new: return False
-    if old==new: return not path and old_root==new_root
-    path = [old_root, *path] if old&(old-1)==0 else list(path)
-    if not path: return False
-    fn,sn = old-1,new-1
-    while fn&1: fn,sn = fn>>1,sn>>1
+    if not 0 < old <= new:
+        return False
+    if old == new:
+        return not path and old_root == new_root
+    path = [old_root, *path] if old & (old - 1) == 0 else list(path)
+    if not path:
+        return False
+    fn, sn = old - 1, new - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
     fr = sr = path[0]
     for c in path[1:]:
-        if sn==0: return False
-        if fn&1 or fn==sn:
-            fr,sr = node_hash(c, fr),node_hash(c, sr)
-            while not fn&1 and fn: fn,sn = fn>>1,sn>>1
-        else: sr = node_hash(sr, c)
-        fn,sn = fn>>1,sn>>1
-    return sn==0 and fr==old_root and sr==new_root
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and fr == old_root and sr == new_root

@@ -17,59 +17,84 @@ from .errors import BadInput, MlopsError
 # %% ../../nbs/core/note.ipynb #a5cc75fc
 class Signer(Protocol):
     "Whoever can sign; the ledger gets it passed in"
-    public:bytes # Ed25519 public key, 32 bytes
-    def sign(self, data:bytes) -> bytes: ...
+
+    public: bytes  # Ed25519 public key, 32 bytes
+
+    def sign(self, data: bytes) -> bytes: ...
+
 
 class Checkpoint(NamedTuple):
     "The root of a log at one size"
-    origin:str # Whose log
-    size:int # Entries
-    root:bytes # 32 bytes
-    def body(self) -> str: return f'{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n'
 
-def key_id(name:str, public:bytes) -> bytes: return sha256(name.encode()+b'\n\x01'+public).digest()[:4]
+    origin: str  # Whose log
+    size: int  # Entries
+    root: bytes  # 32 bytes
 
-def _line(name, public, signature): return f'— {name} {base64.b64encode(key_id(name, public)+signature).decode()}\n'
+    def body(self) -> str:
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
-def sign(cp:Checkpoint, signer:Signer) -> str:
+
+def key_id(name: str, public: bytes) -> bytes:
+    return sha256(name.encode() + b"\n\x01" + public).digest()[:4]
+
+
+def _line(name, public, signature):
+    return f"— {name} {base64.b64encode(key_id(name, public) + signature).decode()}\n"
+
+
+def sign(cp: Checkpoint, signer: Signer) -> str:
     "The note of a checkpoint"
-    return cp.body()+'\n'+_line(cp.origin, signer.public, signer.sign(cp.body().encode()))
+    return cp.body() + "\n" + _line(cp.origin, signer.public, signer.sign(cp.body().encode()))
 
 # %% ../../nbs/core/note.ipynb #14e5b42c
 def parse(
-    note:str, # The whole note
-    keys:Sequence[bytes], # Public keys that may sign, 32 bytes each
-) -> Checkpoint: # What was signed; raises `BadInput` when anything is not exactly as it must be
+    note: str,  # The whole note
+    keys: Sequence[bytes],  # Public keys that may sign, 32 bytes each
+) -> Checkpoint:  # What was signed; raises `BadInput` when anything is not exactly as it must be
     "Read a note and check its signature"
-    try: body,line = _halves(note)
-    except (ValueError, binascii.Error) as e: raise BadInput(f'not a checkpoint: {e}') from e
-    origin,size,head = body.split('\n')[:3]
+    try:
+        body, line = _halves(note)
+    except (ValueError, binascii.Error) as e:
+        raise BadInput(f"not a checkpoint: {e}") from e
+    origin, size, head = body.split("\n")[:3]
     cp = Checkpoint(origin, int(size), base64.b64decode(head, validate=True))
-    name,blob = line.split(' ')[1:]
+    name, blob = line.split(" ")[1:]
     raw = base64.b64decode(blob, validate=True)
     for key in keys:
-        if note==cp.body()+'\n'+_line(name, key, raw[4:]) and name==origin and _verified(key, cp.body().encode(), raw[4:]):
+        if (
+            note == cp.body() + "\n" + _line(name, key, raw[4:])
+            and name == origin
+            and _verified(key, cp.body().encode(), raw[4:])
+        ):
             return cp
-    raise BadInput(f'the checkpoint of {cp.size} entries is not signed by a pinned key')
+    raise BadInput(f"the checkpoint of {cp.size} entries is not signed by a pinned key")
 
-def _halves(note:str) -> tuple[str,str]:
+
+def _halves(note: str) -> tuple[str, str]:
     "Body and signature line, their shape checked"
-    if not isinstance(note, str): raise ValueError('it is no text')
-    body,_,rest = note.partition('\n\n')
-    lines = body.split('\n')
-    if len(lines)!=3 or not lines[0] or lines[0]!=lines[0].strip() or ' ' in lines[0]:
-        raise ValueError('expected origin, size and root')
-    if not lines[1].isascii() or not lines[1].isdigit() or str(int(lines[1]))!=lines[1] or len(lines[1])>18:
-        raise ValueError('the size is not a plain number')
-    if len(base64.b64decode(lines[2], validate=True))!=32: raise ValueError('the root is not 32 bytes')
-    if not rest.endswith('\n') or rest.count('\n')!=1 or not rest.startswith('— ') or rest.count(' ')!=2:
-        raise ValueError('expected one signature line')
-    if len(base64.b64decode(rest[:-1].split(' ')[2], validate=True))!=68: raise ValueError('the signature is not 68 bytes')
-    return body,rest[:-1]
+    if not isinstance(note, str):
+        raise ValueError("it is no text")
+    body, _, rest = note.partition("\n\n")
+    lines = body.split("\n")
+    if len(lines) != 3 or not lines[0] or lines[0] != lines[0].strip() or " " in lines[0]:
+        raise ValueError("expected origin, size and root")
+    if not lines[1].isascii() or not lines[1].isdigit() or str(int(lines[1])) != lines[1] or len(lines[1]) > 18:
+        raise ValueError("the size is not a plain number")
+    if len(base64.b64decode(lines[2], validate=True)) != 32:
+        raise ValueError("the root is not 32 bytes")
+    if not rest.endswith("\n") or rest.count("\n") != 1 or not rest.startswith("— ") or rest.count(" ") != 2:
+        raise ValueError("expected one signature line")
+    if len(base64.b64decode(rest[:-1].split(" ")[2], validate=True)) != 68:
+        raise ValueError("the signature is not 68 bytes")
+    return body, rest[:-1]
 
-def _verified(public:bytes, data:bytes, signature:bytes) -> bool:
+
+def _verified(public: bytes, data: bytes, signature: bytes) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    try: Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
-    except (InvalidSignature, ValueError): return False
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
     return True

@@ -14,72 +14,117 @@ from contextlib import contextmanager
 # %% ../../nbs/core/progress.ipynb #1ca7a5e0
 _quiet = False
 
-def silence(on:bool=True):
+
+def silence(on: bool = True):
     "Switch every progress line of this process off (or on again)"
     global _quiet
     _quiet = on
 
+
 class _Silent:
-    def __call__(self, n:float=1, note:str=''): "Nothing to show"
-    def close(self): "Nothing to clear"
+    def __call__(self, n: float = 1, note: str = ""):
+        "Nothing to show"
+
+    def close(self):
+        "Nothing to clear"
+
 
 class _Terminal:
     def __init__(self, what, total):
         from tqdm import tqdm
-        self.bar,self.over = tqdm(desc=what, total=total, leave=False, file=sys.stderr, delay=.5),threading.Event()
+
+        self.bar, self.over = tqdm(desc=what, total=total, leave=False, file=sys.stderr, delay=0.5), threading.Event()
         self.clock = threading.Thread(target=self._tick, daemon=True)
         self.clock.start()
+
     def _tick(self):
         "One long step is no standstill: the clock goes on"
-        while not self.over.wait(1): self.bar.refresh()
-    def __call__(self, n:float=1, note:str=''):
-        if note: self.bar.set_postfix_str(note, refresh=False)
-        self.bar.update(n)
-    def close(self): self.over.set(); self.clock.join(); self.bar.close()
+        while not self.over.wait(1):
+            self.bar.refresh()
 
-_DELAY_S,_EVERY_S = .5,.25
+    def __call__(self, n: float = 1, note: str = ""):
+        if note:
+            self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(n)
+
+    def close(self):
+        self.over.set()
+        self.clock.join()
+        self.bar.close()
+
+
+_DELAY_S, _EVERY_S = 0.5, 0.25
+
 
 class _Notebook:
     "An output of the cell cannot be taken back: quick work makes none, and what longer work leaves behind is its last line"
+
     def __init__(self, what, total):
-        self.what,self.total,self.done,self.began,self.handle,self.last,self.over = what,total,0.,time.monotonic(),None,-_EVERY_S,False
-        self.turn,self.alarm = threading.Lock(),threading.Timer(_DELAY_S, self._first)
+        self.what, self.total, self.done, self.began, self.handle, self.last, self.over = (
+            what,
+            total,
+            0.0,
+            time.monotonic(),
+            None,
+            -_EVERY_S,
+            False,
+        )
+        self.turn, self.alarm = threading.Lock(), threading.Timer(_DELAY_S, self._first)
         self.alarm.daemon = True
         self.alarm.start()
-    def __call__(self, n:float=1, note:str=''):
+
+    def __call__(self, n: float = 1, note: str = ""):
         with self.turn:
             self.done += n
-            s = time.monotonic()-self.began
-            if self.over or s<_DELAY_S or s-self.last<_EVERY_S: return
+            s = time.monotonic() - self.began
+            if self.over or s < _DELAY_S or s - self.last < _EVERY_S:
+                return
             self.last = s
             self._show(self.total, note)
+
     def _first(self):
         "Work that tells nothing is shown, too"
         with self.turn:
-            if not self.over and self.handle is None: self._show(self.total)
-    def _show(self, total, note=''):
+            if not self.over and self.handle is None:
+                self._show(self.total)
+
+    def _show(self, total, note=""):
         from IPython.display import display
-        words = [self.what, f'{self.done:g}/{total:g}' if total else '', note, f'({time.monotonic()-self.began:.0f} s)']
-        bundle = {'text/plain':' '.join(w for w in words if w)}
-        if self.handle is None: self.handle = display(bundle, raw=True, display_id=True)
-        else: self.handle.update(bundle, raw=True)
+
+        words = [
+            self.what,
+            f"{self.done:g}/{total:g}" if total else "",
+            note,
+            f"({time.monotonic() - self.began:.0f} s)",
+        ]
+        bundle = {"text/plain": " ".join(w for w in words if w)}
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+
     def close(self):
         self.alarm.cancel()
         with self.turn:
             self.over = True
-            if self.handle is not None: self._show(self.total if self.done else None)
+            if self.handle is not None:
+                self._show(self.total if self.done else None)
+
 
 def _place():
     "Where progress is shown here"
-    if _quiet: return _Silent
-    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    if getattr(shell, 'kernel', None) is not None: return _Notebook
+    if _quiet:
+        return _Silent
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if getattr(shell, "kernel", None) is not None:
+        return _Notebook
     return _Terminal if sys.stderr is not None and sys.stderr.isatty() else _Silent
+
 
 @contextmanager
 def progress(
-    what:str, # What is being done: `joining`
-    total:float|None=None, # How much there is; None when nobody knows
+    what: str,  # What is being done: `joining`
+    total: float | None = None,  # How much there is; None when nobody knows
 ):
     "Report with the yielded function: `p(n, note)` adds `n` done"
     place = _place()
@@ -87,4 +132,5 @@ def progress(
     try:
         p(0)
         yield p
-    finally: p.close()
+    finally:
+        p.close()

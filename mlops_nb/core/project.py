@@ -18,190 +18,270 @@ import msgspec
 from .errors import BadInput, NotFound, ToolFailed, suggest
 
 # %% ../../nbs/core/project.ipynb #eed5d1ee
-class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True): "A table of mlops.toml"
+class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    "A table of mlops.toml"
+
 
 class ProjectSettings(_Section):
     "`[project]`"
-    name:str = '' # Name in panels and checkpoints; the folder's name when empty
-    purpose:str = '' # Why personal data may be used here; the default purpose of datasets
+
+    name: str = ""  # Name in panels and checkpoints; the folder's name when empty
+    purpose: str = ""  # Why personal data may be used here; the default purpose of datasets
+
 
 class StoreSettings(_Section):
     "`[stores]`: empty means the embedded store under `.mlops/`; a URL grows it"
-    ledger:str = '' # SQLite file on a local disk
-    mlflow:str = '' # MLflow tracking and registry URI
-    artifacts:str = '' # Where MLflow keeps artifacts
-    dvc_remote:str = '' # URL of the DVC remote that datasets are pushed to
-    feast:str = '' # Folder of an adopted Feast repository
-    online:str = '' # Online feature store: SQLite file, redis:// URL, or feast:FOLDER with a feature_store.yaml
-    schedule:str = '' # Fires of scheduled jobs: SQLite file, or a PostgreSQL URL that several daemons share
+
+    ledger: str = ""  # SQLite file on a local disk
+    mlflow: str = ""  # MLflow tracking and registry URI
+    artifacts: str = ""  # Where MLflow keeps artifacts
+    dvc_remote: str = ""  # URL of the DVC remote that datasets are pushed to
+    feast: str = ""  # Folder of an adopted Feast repository
+    online: str = ""  # Online feature store: SQLite file, redis:// URL, or feast:FOLDER with a feature_store.yaml
+    schedule: str = ""  # Fires of scheduled jobs: SQLite file, or a PostgreSQL URL that several daemons share
+
 
 class AuditSettings(_Section):
     "`[audit]`: what makes the ledger's checkpoints worth something"
-    public_key:str = '' # Pinned Ed25519 public key, base64 of 32 bytes
-    anchor:str = '' # Where `audit anchor` copies checkpoints: a folder or file off this project
-    ident:str = '' # Random id of the project, part of every checkpoint's origin line
+
+    public_key: str = ""  # Pinned Ed25519 public key, base64 of 32 bytes
+    anchor: str = ""  # Where `audit anchor` copies checkpoints: a folder or file off this project
+    ident: str = ""  # Random id of the project, part of every checkpoint's origin line
+
 
 class CostSettings(_Section):
     "`[cost]`: the machine that work here is priced as"
-    provider:str = 'local' # `local`, or a provider of the price book
-    region:str = '' # Region of the price book
-    instance:str = '' # Instance type of the price book
-    usd_per_h:float|None = None # Price of this machine; overrides the price book, USD per hour
-    electricity_usd_per_kwh:float = 0.30 # For `local`: price of electricity, USD per kWh
-    pue:float = 1.0 # Power usage effectiveness: total power over the machine's power
+
+    provider: str = "local"  # `local`, or a provider of the price book
+    region: str = ""  # Region of the price book
+    instance: str = ""  # Instance type of the price book
+    usd_per_h: float | None = None  # Price of this machine; overrides the price book, USD per hour
+    electricity_usd_per_kwh: float = 0.30  # For `local`: price of electricity, USD per kWh
+    pue: float = 1.0  # Power usage effectiveness: total power over the machine's power
+
 
 class MonitorSettings(_Section):
     "`[monitor]`"
-    alpha:float = 0.05 # Rate of false alarms that drift checks promise
+
+    alpha: float = 0.05  # Rate of false alarms that drift checks promise
+
 
 class JobSettings(_Section):
     "`[job]`"
-    kernel:str = 'python3' # Jupyter kernel that jobs run in
-    timeout_s:int = 0 # Longest run of a cell in seconds; 0 is no limit
-    fork_server:bool = True # Run cells in a fork of a warm process where that gives the same; false: always in a kernel of their own
-    cache:bool = True # Save what cells did, for `job run --resume`
-    memory_mb:float = 0. # Most resident memory of a run, MB; 0 is no limit
-    cpu_s:float = 0. # Most processor seconds of a run
-    wall_s:float = 0. # Longest run, seconds
-    disk_mb:float = 0. # Most that a run may write to disk, MB
-    usd:float = 0. # Most that a run may cost
-    grace_s:float = 10. # From SIGTERM to SIGKILL, seconds
-    on_end:str = '' # Command that is started when a run has ended; it reads run.json from its standard input
+
+    kernel: str = "python3"  # Jupyter kernel that jobs run in
+    timeout_s: int = 0  # Longest run of a cell in seconds; 0 is no limit
+    fork_server: bool = (
+        True  # Run cells in a fork of a warm process where that gives the same; false: always in a kernel of their own
+    )
+    cache: bool = True  # Save what cells did, for `job run --resume`
+    memory_mb: float = 0.0  # Most resident memory of a run, MB; 0 is no limit
+    cpu_s: float = 0.0  # Most processor seconds of a run
+    wall_s: float = 0.0  # Longest run, seconds
+    disk_mb: float = 0.0  # Most that a run may write to disk, MB
+    usd: float = 0.0  # Most that a run may cost
+    grace_s: float = 10.0  # From SIGTERM to SIGKILL, seconds
+    on_end: str = ""  # Command that is started when a run has ended; it reads run.json from its standard input
+
 
 class ModelSettings(_Section):
     "`[model]`: what a promotion needs beside the gates in policy/gates/"
-    approvals:int = 0 # People who must approve a version before a guarded alias moves to it
-    guarded:str = 'champion' # Aliases that need these approvals
-    four_eyes:bool = True # May nobody approve what they registered?
-    require_signature:bool = False # Load only versions that a pinned key has signed
-    keys_until:str = '' # Last day of signing keys: KEYID=2026-12-31, several by comma
-    convert_s:float = 600. # Seconds that a conversion to ONNX may take before it is ended
+
+    approvals: int = 0  # People who must approve a version before a guarded alias moves to it
+    guarded: str = "champion"  # Aliases that need these approvals
+    four_eyes: bool = True  # May nobody approve what they registered?
+    require_signature: bool = False  # Load only versions that a pinned key has signed
+    keys_until: str = ""  # Last day of signing keys: KEYID=2026-12-31, several by comma
+    convert_s: float = 600.0  # Seconds that a conversion to ONNX may take before it is ended
+
 
 class Settings(_Section):
     "All of mlops.toml"
-    project:ProjectSettings = msgspec.field(default_factory=ProjectSettings)
-    stores:StoreSettings = msgspec.field(default_factory=StoreSettings)
-    audit:AuditSettings = msgspec.field(default_factory=AuditSettings)
-    cost:CostSettings = msgspec.field(default_factory=CostSettings)
-    monitor:MonitorSettings = msgspec.field(default_factory=MonitorSettings)
-    job:JobSettings = msgspec.field(default_factory=JobSettings)
-    model:ModelSettings = msgspec.field(default_factory=ModelSettings)
+
+    project: ProjectSettings = msgspec.field(default_factory=ProjectSettings)
+    stores: StoreSettings = msgspec.field(default_factory=StoreSettings)
+    audit: AuditSettings = msgspec.field(default_factory=AuditSettings)
+    cost: CostSettings = msgspec.field(default_factory=CostSettings)
+    monitor: MonitorSettings = msgspec.field(default_factory=MonitorSettings)
+    job: JobSettings = msgspec.field(default_factory=JobSettings)
+    model: ModelSettings = msgspec.field(default_factory=ModelSettings)
 
 # %% ../../nbs/core/project.ipynb #345d6b0c
-SECTIONS = {f.name:f.type for f in msgspec.structs.fields(Settings)}
+SECTIONS = {f.name: f.type for f in msgspec.structs.fields(Settings)}
 
-def _line_of(text:str, section:str, key:str='') -> int:
+
+def _line_of(text: str, section: str, key: str = "") -> int:
     "Line number of `key` in `[section]`, or of the section"
-    at,inside = 0,not section
-    for n,line in enumerate(text.splitlines(), 1):
-        bare = line.split('#')[0].strip()
-        if bare.startswith('['): inside = bare.strip('[] ')==section; at = n if inside and not key else at
-        elif inside and key and bare.split('=')[0].strip()==key: return n
+    at, inside = 0, not section
+    for n, line in enumerate(text.splitlines(), 1):
+        bare = line.split("#")[0].strip()
+        if bare.startswith("["):
+            inside = bare.strip("[] ") == section
+            at = n if inside and not key else at
+        elif inside and key and bare.split("=")[0].strip() == key:
+            return n
     return at
 
-def _refuse_unknown(raw:dict, where:str, text:str):
+
+def _refuse_unknown(raw: dict, where: str, text: str):
     "Raise for the first key that no section has"
-    for section,table in raw.items():
+    for section, table in raw.items():
         if section not in SECTIONS:
-            raise BadInput(f'{where} line {_line_of(text, section) or _line_of(text, "", section)}: unknown section `{section}`',
-                suggest(section, SECTIONS) or f'sections: {", ".join(SECTIONS)}')
+            raise BadInput(
+                f"{where} line {_line_of(text, section) or _line_of(text, '', section)}: unknown section `{section}`",
+                suggest(section, SECTIONS) or f"sections: {', '.join(SECTIONS)}",
+            )
         if not isinstance(table, dict):
-            raise BadInput(f'{where} line {_line_of(text, "", section)}: `{section}` must be a table', f'write [{section}]')
+            raise BadInput(
+                f"{where} line {_line_of(text, '', section)}: `{section}` must be a table", f"write [{section}]"
+            )
         known = SECTIONS[section].__struct_fields__
         for key in table:
-            if key not in known: raise BadInput(f'{where} line {_line_of(text, section, key)}: unknown key `{section}.{key}`',
-                suggest(key, known) or f'keys of [{section}]: {", ".join(known)}')
+            if key not in known:
+                raise BadInput(
+                    f"{where} line {_line_of(text, section, key)}: unknown key `{section}.{key}`",
+                    suggest(key, known) or f"keys of [{section}]: {', '.join(known)}",
+                )
 
 # %% ../../nbs/core/project.ipynb #48babebb
-def _from_environment(raw:dict, environ) -> dict:
+def _from_environment(raw: dict, environ) -> dict:
     "Settings given as MLOPS_SECTION_KEY, laid over the file's"
-    for name,value in environ.items():
-        if not name.startswith('MLOPS_'): continue
-        section,_,key = name[6:].lower().partition('_')
-        if section not in SECTIONS or not key: continue
+    for name, value in environ.items():
+        if not name.startswith("MLOPS_"):
+            continue
+        section, _, key = name[6:].lower().partition("_")
+        if section not in SECTIONS or not key:
+            continue
         known = SECTIONS[section].__struct_fields__
         if key not in known:
-            raise BadInput(f'environment variable {name}: no setting `{section}.{key}`',
-                suggest(key, known) or f'keys: {", ".join(known)}')
+            raise BadInput(
+                f"environment variable {name}: no setting `{section}.{key}`",
+                suggest(key, known) or f"keys: {', '.join(known)}",
+            )
         try:
-            raw.setdefault(section, {})[key] = msgspec.convert(value,
-                {f.name:f.type for f in msgspec.structs.fields(SECTIONS[section])}[key], strict=False)
-        except msgspec.ValidationError as e: raise BadInput(f'environment variable {name}={value!r}: {e}') from e
+            raw.setdefault(section, {})[key] = msgspec.convert(
+                value, {f.name: f.type for f in msgspec.structs.fields(SECTIONS[section])}[key], strict=False
+            )
+        except msgspec.ValidationError as e:
+            raise BadInput(f"environment variable {name}={value!r}: {e}") from e
     return raw
 
+
 def read_settings(
-    path:Path, # The mlops.toml
-    environ=None, # Environment variables; the process's by default
+    path: Path,  # The mlops.toml
+    environ=None,  # Environment variables; the process's by default
 ) -> Settings:
     "Settings of `path` and the environment; raises `BadInput` with the line and the key"
     import tomllib
-    try: text = path.read_text(encoding='utf-8')
+
+    try:
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f'{path.name} cannot be read: {e}', 'it must be a UTF-8 text file that you may read') from e
-    try: raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e: raise BadInput(f'{path.name} is not valid TOML: {e}') from e
+        raise BadInput(f"{path.name} cannot be read: {e}", "it must be a UTF-8 text file that you may read") from e
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise BadInput(f"{path.name} is not valid TOML: {e}") from e
     _refuse_unknown(raw, path.name, text)
-    try: return msgspec.convert(_from_environment(raw, os.environ if environ is None else environ), Settings)
+    try:
+        return msgspec.convert(_from_environment(raw, os.environ if environ is None else environ), Settings)
     except msgspec.ValidationError as e:
-        what,_,at = str(e).partition(' - at `$.')
-        section,_,key = at.strip('`').partition('.')
-        raise BadInput(f'{path.name} line {_line_of(text, section, key)}: `{section}.{key}`: {what[0].lower()+what[1:]}') from e
+        what, _, at = str(e).partition(" - at `$.")
+        section, _, key = at.strip("`").partition(".")
+        raise BadInput(
+            f"{path.name} line {_line_of(text, section, key)}: `{section}.{key}`: {what[0].lower() + what[1:]}"
+        ) from e
 
 # %% ../../nbs/core/project.ipynb #ed724a67
-TOML = 'mlops.toml'
+TOML = "mlops.toml"
+
 
 class Project:
     "A folder with an mlops.toml"
-    def __init__(self, root:Path):
-        self.root = Path(root).resolve(); self._stamp:tuple|None = None; self._settings:Settings|None = None
-    def __repr__(self): return f'Project({self.name!r})'
-    def __eq__(self, other): return isinstance(other, Project) and other.root==self.root
-    def __hash__(self): return hash(self.root)
+
+    def __init__(self, root: Path):
+        self.root = Path(root).resolve()
+        self._stamp: tuple | None = None
+        self._settings: Settings | None = None
+
+    def __repr__(self):
+        return f"Project({self.name!r})"
+
+    def __eq__(self, other):
+        return isinstance(other, Project) and other.root == self.root
+
+    def __hash__(self):
+        return hash(self.root)
+
     @property
     def settings(self) -> Settings:
         "Read again whenever the file or a MLOPS_ variable changes"
-        try: st = os.stat(self.root/TOML)
-        except OSError as e: raise NotFound(f'{self.root/TOML} is gone', 'make it again with: mlops init') from e
-        stamp = (st.st_mtime_ns, st.st_size, st.st_ino,
-            tuple(sorted(kv for kv in os.environ.items() if kv[0].startswith('MLOPS_'))))
-        if stamp!=self._stamp: self._settings,self._stamp = read_settings(self.root/TOML),stamp
+        try:
+            st = os.stat(self.root / TOML)
+        except OSError as e:
+            raise NotFound(f"{self.root / TOML} is gone", "make it again with: mlops init") from e
+        stamp = (
+            st.st_mtime_ns,
+            st.st_size,
+            st.st_ino,
+            tuple(sorted(kv for kv in os.environ.items() if kv[0].startswith("MLOPS_"))),
+        )
+        if stamp != self._stamp:
+            self._settings, self._stamp = read_settings(self.root / TOML), stamp
         return self._settings
+
     @property
-    def name(self) -> str: return self.settings.project.name or self.root.name
+    def name(self) -> str:
+        return self.settings.project.name or self.root.name
+
     @property
     def state(self) -> Path:
         "`.mlops/`, made when it is first needed"
-        d = self.root/'.mlops'
-        try: d.mkdir(mode=0o700, exist_ok=True)
-        except OSError as e: raise ToolFailed(f'cannot make {d}: {e.strerror}', 'the project folder must be writable') from e
+        d = self.root / ".mlops"
+        try:
+            d.mkdir(mode=0o700, exist_ok=True)
+        except OSError as e:
+            raise ToolFailed(f"cannot make {d}: {e.strerror}", "the project folder must be writable") from e
         return d
+
     def path(self, *parts) -> Path:
         "A path under the root; refuses one that leads out of it"
         p = self.root.joinpath(*parts)
         if not Path(os.path.normpath(p)).is_relative_to(self.root):
-            raise BadInput(f'{os.path.join(*map(str, parts))!r} leads out of the project')
+            raise BadInput(f"{os.path.join(*map(str, parts))!r} leads out of the project")
         return p
+
     @property
-    def ledger_path(self) -> Path|str: return self.settings.stores.ledger or self.root/'.mlops'/'ledger.db'
+    def ledger_path(self) -> Path | str:
+        return self.settings.stores.ledger or self.root / ".mlops" / "ledger.db"
+
     @property
-    def mlflow_uri(self) -> str: return self.settings.stores.mlflow or f'sqlite:///{(self.root/".mlops"/"mlflow.db").as_posix()}'
+    def mlflow_uri(self) -> str:
+        return self.settings.stores.mlflow or f"sqlite:///{(self.root / '.mlops' / 'mlflow.db').as_posix()}"
+
     @property
-    def artifact_root(self) -> str: return self.settings.stores.artifacts or (self.root/'.mlops'/'artifacts').as_uri()
+    def artifact_root(self) -> str:
+        return self.settings.stores.artifacts or (self.root / ".mlops" / "artifacts").as_uri()
+
     @property
-    def schedule_url(self) -> str: return self.settings.stores.schedule or str(self.root/'.mlops'/'schedule.db')
+    def schedule_url(self) -> str:
+        return self.settings.stores.schedule or str(self.root / ".mlops" / "schedule.db")
+
     @property
-    def online_url(self) -> str: return self.settings.stores.online or str(self.root/'.mlops'/'online.db')
-    def pin(self, section:str, key:str, value):
+    def online_url(self) -> str:
+        return self.settings.stores.online or str(self.root / ".mlops" / "online.db")
+
+    def pin(self, section: str, key: str, value):
         "Write one setting into mlops.toml, keeping every other line as it is"
         if section not in SECTIONS or key not in SECTIONS[section].__struct_fields__:
-            raise BadInput(f'no setting `{section}.{key}`')
-        write_text(self.root/TOML, _set_toml((self.root/TOML).read_text(encoding='utf-8'), section, key, value))
+            raise BadInput(f"no setting `{section}.{key}`")
+        write_text(self.root / TOML, _set_toml((self.root / TOML).read_text(encoding="utf-8"), section, key, value))
 
 # %% ../../nbs/core/project.ipynb #8fd647f3
 def write_text(
-    path:Path, # File to write
-    text:str|bytes, # Its whole new content
-    mode:int|None=None, # Permission bits of a new file
+    path: Path,  # File to write
+    text: str | bytes,  # Its whole new content
+    mode: int | None = None,  # Permission bits of a new file
 ):
     "Replace a file in one step: the old content or the new one, never a half"
     path = Path(path)
@@ -209,97 +289,131 @@ def write_text(
     tmp = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-        with os.fdopen(fd, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-        umask = os.umask(0); os.umask(umask)
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
         os.chmod(tmp, (0o666 & ~umask) if mode is None else mode)
-        os.replace(tmp, path); tmp = None
-    except OSError as e: raise ToolFailed(f'cannot write {path}: {e.strerror or e}') from e
+        os.replace(tmp, path)
+        tmp = None
+    except OSError as e:
+        raise ToolFailed(f"cannot write {path}: {e.strerror or e}") from e
     finally:
-        if tmp and os.path.exists(tmp): os.unlink(tmp)
+        if tmp and os.path.exists(tmp):
+            os.unlink(tmp)
 
-def _set_toml(text:str, section:str, key:str, value) -> str:
+
+def _set_toml(text: str, section: str, key: str, value) -> str:
     "`text` with `key = value` in `[section]`"
-    new = f'{key} = {msgspec.json.encode(value).decode()}'
-    lines,inside,at = text.splitlines(),False,None
-    for n,line in enumerate(lines):
-        bare = line.split('#')[0].strip()
-        if bare.startswith('['): inside = bare.strip('[] ')==section; at = n+1 if inside else at
-        elif inside and bare.split('=')[0].strip()==key: lines[n] = new; return '\n'.join(lines)+'\n'
-    if at is None: lines += ([''] if lines and lines[-1].strip() else [])+[f'[{section}]', new]
-    else: lines.insert(at, new)
-    return '\n'.join(lines)+'\n'
+    new = f"{key} = {msgspec.json.encode(value).decode()}"
+    lines, inside, at = text.splitlines(), False, None
+    for n, line in enumerate(lines):
+        bare = line.split("#")[0].strip()
+        if bare.startswith("["):
+            inside = bare.strip("[] ") == section
+            at = n + 1 if inside else at
+        elif inside and bare.split("=")[0].strip() == key:
+            lines[n] = new
+            return "\n".join(lines) + "\n"
+    if at is None:
+        lines += ([""] if lines and lines[-1].strip() else []) + [f"[{section}]", new]
+    else:
+        lines.insert(at, new)
+    return "\n".join(lines) + "\n"
 
 # %% ../../nbs/core/project.ipynb #a2203c97
-_bound:ContextVar[Project|None] = ContextVar('mlops_project', default=None)
-_known:dict[Path,Project] = {}
+_bound: ContextVar[Project | None] = ContextVar("mlops_project", default=None)
+_known: dict[Path, Project] = {}
 
-def _at(root:Path) -> Project:
+
+def _at(root: Path) -> Project:
     root = Path(root).resolve()
     return _known.setdefault(root, Project(root))
 
+
 def find(
-    start:Path|str|None=None, # Folder to look upwards from; the working directory, then the notebook's folder
+    start: Path | str | None = None,  # Folder to look upwards from; the working directory, then the notebook's folder
 ) -> Project:
     "The nearest project upwards; raises `NotFound`"
-    if start is None and os.environ.get('MLOPS_PROJECT'):
-        root = Path(os.environ['MLOPS_PROJECT'])
-        if not (root/TOML).is_file():
-            raise NotFound(f'MLOPS_PROJECT={str(root)!r} holds no mlops.toml', f'make one with: mlops init {root}')
+    if start is None and os.environ.get("MLOPS_PROJECT"):
+        root = Path(os.environ["MLOPS_PROJECT"])
+        if not (root / TOML).is_file():
+            raise NotFound(f"MLOPS_PROJECT={str(root)!r} holds no mlops.toml", f"make one with: mlops init {root}")
         return _at(root)
     heres = [Path(start).resolve()] if start is not None else [d for d in (_working_folder(), _notebook_folder()) if d]
-    if not heres: raise NotFound('the working directory is gone', 'cd into a project')
+    if not heres:
+        raise NotFound("the working directory is gone", "cd into a project")
     for here in heres:
         for d in (here, *here.parents):
-            if (d/TOML).is_file(): return _at(d)
-    raise NotFound(f'no project in {heres[0]} or above it', 'make one with: mlops init')
+            if (d / TOML).is_file():
+                return _at(d)
+    raise NotFound(f"no project in {heres[0]} or above it", "make one with: mlops init")
 
-def _working_folder() -> Path|None:
-    try: return Path.cwd()
-    except FileNotFoundError: return None # deleted meanwhile
 
-def _notebook_folder() -> Path|None:
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None  # deleted meanwhile
+
+
+def _notebook_folder() -> Path | None:
     "Folder of the running notebook, as Jupyter Server tells its kernels"
-    name = os.environ.get('JPY_SESSION_NAME', '')
-    folder = Path(name).parent if name.endswith('.ipynb') else None
+    name = os.environ.get("JPY_SESSION_NAME", "")
+    folder = Path(name).parent if name.endswith(".ipynb") else None
     return folder.resolve() if folder and folder.is_absolute() and folder.is_dir() else None
+
 
 def current() -> Project:
     "The bound project, else the one found from here"
     return _bound.get() or find()
 
-def bound_or_none() -> Project|None:
+
+def bound_or_none() -> Project | None:
     "The current project, or None where there is none"
-    try: return current()
-    except NotFound: return None
+    try:
+        return current()
+    except NotFound:
+        return None
+
 
 @contextmanager
-def use(project:Project):
+def use(project: Project):
     "Bind `project` for the code inside, in this thread or task only"
     token = _bound.set(project)
-    try: yield project
-    finally: _bound.reset(token)
+    try:
+        yield project
+    finally:
+        _bound.reset(token)
 
 # %% ../../nbs/core/project.ipynb #beeea43a
-_TEMPLATE = '''# Settings of this project: text in git. `mlops doctor` checks them; every key has a default.
+_TEMPLATE = """# Settings of this project: text in git. `mlops doctor` checks them; every key has a default.
 [project]
 name = {name}
-'''
+"""
+
 
 def create(
-    root:Path|str, # Folder of the project; made if missing
-    name:str='', # Its name; the folder's by default
+    root: Path | str,  # Folder of the project; made if missing
+    name: str = "",  # Its name; the folder's by default
 ) -> Project:
     "Make `root` a project, or return the one that it is"
     root = Path(root).resolve()
-    if root.exists() and not root.is_dir(): raise BadInput(f'{root} is a file', 'give a folder')
-    try: root.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise ToolFailed(f'cannot make {root}: {e.strerror}') from e
-    if not (root/TOML).exists(): write_text(root/TOML, _TEMPLATE.format(name=msgspec.json.encode(name or root.name).decode()))
-    ignore = root/'.gitignore'
-    have = ignore.read_text(encoding='utf-8') if ignore.exists() else ''
-    if '/.mlops/' not in have.splitlines():
-        write_text(ignore, have+('' if not have or have.endswith('\n') else '\n')+'/.mlops/\n')
+    if root.exists() and not root.is_dir():
+        raise BadInput(f"{root} is a file", "give a folder")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ToolFailed(f"cannot make {root}: {e.strerror}") from e
+    if not (root / TOML).exists():
+        write_text(root / TOML, _TEMPLATE.format(name=msgspec.json.encode(name or root.name).decode()))
+    ignore = root / ".gitignore"
+    have = ignore.read_text(encoding="utf-8") if ignore.exists() else ""
+    if "/.mlops/" not in have.splitlines():
+        write_text(ignore, have + ("" if not have or have.endswith("\n") else "\n") + "/.mlops/\n")
     p = _at(root)
-    p.state.is_dir() and p.settings # both complain now rather than later
+    p.state.is_dir() and p.settings  # both complain now rather than later
     return p

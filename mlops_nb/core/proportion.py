@@ -12,12 +12,13 @@ import math
 
 # %% ../../nbs/core/proportion.ipynb #53cb7171
 def wilson(
-    hits:float, # How many of n
-    n:float, # Of how many
-    z:float=1.959964, # Normal quantile; 95 % by default
-) -> tuple[float,float]: # Lower and upper end
+    hits: float,  # How many of n
+    n: float,  # Of how many
+    z: float = 1.959964,  # Normal quantile; 95 % by default
+) -> tuple[float, float]:  # Lower and upper end
     "Interval of a share. Source: E. B. Wilson, J. Amer. Statist. Assoc. 22 (1927) 209-212"
-    if not n: return 0.,1.
-    p,d = hits/n,1+z*z/n
-    middle,half = (p+z*z/(2*n))/d,z*math.sqrt(p*(1-p)/n+z*z/(4*n*n))/d
-    return 0. if hits<=0 else max(0., middle-half), 1. if hits>=n else min(1., middle+half)
+    if not n:
+        return 0.0, 1.0
+    p, d = hits / n, 1 + z * z / n
+    middle, half = (p + z * z / (2 * n)) / d, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
+    return 0.0 if hits <= 0 else max(0.0, middle - half), 1.0 if hits >= n else min(1.0, middle + half)

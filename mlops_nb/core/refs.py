@@ -17,112 +17,144 @@ import msgspec
 from .errors import BadInput, NotFound, suggest
 
 # %% ../../nbs/core/refs.ipynb #dfa1fb3e
-Data = Annotated[Any, 'data'] # Notebook variable, path (Parquet, CSV, Arrow; globs), or registered dataset `NAME@v`
-Object = Annotated[Any, 'object'] # Notebook variable or path
-Name = Annotated[str, 'name'] # A name that is, or will be, registered
-Ref = Annotated[str, 'ref'] # `NAME@v`: a version number, a digest prefix of 8 or more hex characters, or an alias
-Refs = Annotated[str, 'refs'] # Feature references by comma: `view`, `view:feature`, `view@2:feature`, `view:*`
-Interval = Annotated[timedelta, 'interval'] # `90s`, `15m`, `6h`, `30d`, `2w`
-Variables = Annotated[Any, 'variables'] # Names of notebook variables by comma; a dict in Python
+Data = Annotated[Any, "data"]  # Notebook variable, path (Parquet, CSV, Arrow; globs), or registered dataset `NAME@v`
+Object = Annotated[Any, "object"]  # Notebook variable or path
+Name = Annotated[str, "name"]  # A name that is, or will be, registered
+Ref = Annotated[str, "ref"]  # `NAME@v`: a version number, a digest prefix of 8 or more hex characters, or an alias
+Refs = Annotated[str, "refs"]  # Feature references by comma: `view`, `view:feature`, `view@2:feature`, `view:*`
+Interval = Annotated[timedelta, "interval"]  # `90s`, `15m`, `6h`, `30d`, `2w`
+Variables = Annotated[Any, "variables"]  # Names of notebook variables by comma; a dict in Python
 
 # %% ../../nbs/core/refs.ipynb #eaea7f69
-_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,63}')
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
 
 def check_name(
-    name:str, # A name to register
-    what:str='name', # What it names, for the message
-) -> str: # The name itself
+    name: str,  # A name to register
+    what: str = "name",  # What it names, for the message
+) -> str:  # The name itself
     "`name`, or `BadInput` when it cannot be registered"
-    if isinstance(name, str) and _NAME.fullmatch(name) and '..' not in name: return name
-    raise BadInput(f'{what} {name!r} cannot be used',
-        'use up to 64 letters, digits, `_`, `.` and `-`, the first a letter or digit')
+    if isinstance(name, str) and _NAME.fullmatch(name) and ".." not in name:
+        return name
+    raise BadInput(
+        f"{what} {name!r} cannot be used", "use up to 64 letters, digits, `_`, `.` and `-`, the first a letter or digit"
+    )
+
 
 class Versioned(msgspec.Struct, frozen=True):
     "A name and which version of it"
-    name:str
-    version:str = '' # Empty means the newest
-    def __str__(self): return f'{self.name}@{self.version}' if self.version else self.name
+
+    name: str
+    version: str = ""  # Empty means the newest
+
+    def __str__(self):
+        return f"{self.name}@{self.version}" if self.version else self.name
+
 
 def parse(
-    ref:str, # `NAME` or `NAME@v`
-    what:str='name', # What it names, for the message
+    ref: str,  # `NAME` or `NAME@v`
+    what: str = "name",  # What it names, for the message
 ) -> Versioned:
     "The two parts of a reference"
-    name,at,version = str(ref).partition('@')
+    name, at, version = str(ref).partition("@")
     check_name(name, what)
     if at and version and not _NAME.fullmatch(version):
-        raise BadInput(f'{ref!r}: {version!r} is no version', f'write {name}@3, {name}@champion or {name}@1a2b3c4d')
+        raise BadInput(f"{ref!r}: {version!r} is no version", f"write {name}@3, {name}@champion or {name}@1a2b3c4d")
     return Versioned(name, version)
 
 # %% ../../nbs/core/refs.ipynb #4bcc1782
 def pick(
-    versions, # Objects with `version` (int) and `digest` (hex)
-    ref:Versioned, # What was asked for
-    aliases:dict[str,int]|None=None, # Alias -> version number
-    what:str='version', # What they are versions of, for the message
-): # The one that was meant
+    versions,  # Objects with `version` (int) and `digest` (hex)
+    ref: Versioned,  # What was asked for
+    aliases: dict[str, int] | None = None,  # Alias -> version number
+    what: str = "version",  # What they are versions of, for the message
+):  # The one that was meant
     "The version that `ref` names; raises `NotFound`"
-    by_number = {int(v.version):v for v in versions}
-    if not by_number: raise NotFound(f'no {what} `{ref.name}`')
+    by_number = {int(v.version): v for v in versions}
+    if not by_number:
+        raise NotFound(f"no {what} `{ref.name}`")
     v = ref.version
-    if not v: return by_number[max(by_number)]
-    if v.isdigit() and int(v) in by_number: return by_number[int(v)]
-    if v in (aliases or {}): return by_number[aliases[v]]
-    if re.fullmatch('[0-9a-f]{8,64}', v):
+    if not v:
+        return by_number[max(by_number)]
+    if v.isdigit() and int(v) in by_number:
+        return by_number[int(v)]
+    if v in (aliases or {}):
+        return by_number[aliases[v]]
+    if re.fullmatch("[0-9a-f]{8,64}", v):
         near = [x for x in by_number.values() if x.digest.startswith(v)]
-        if len(near)==1: return near[0]
-        if near: raise BadInput(f'{ref} is the beginning of {len(near)} digests', 'give more of it')
+        if len(near) == 1:
+            return near[0]
+        if near:
+            raise BadInput(f"{ref} is the beginning of {len(near)} digests", "give more of it")
     have = [*map(str, sorted(by_number)), *(aliases or {})]
-    raise NotFound(f'{what} `{ref.name}` has no version {v!r}', suggest(v, have) or f'it has: {", ".join(have[-12:])}')
+    raise NotFound(f"{what} `{ref.name}` has no version {v!r}", suggest(v, have) or f"it has: {', '.join(have[-12:])}")
 
 # %% ../../nbs/core/refs.ipynb #b1d152ff
-_UNITS = {'s':1, 'm':60, 'h':3600, 'd':86400, 'w':604800}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
 
 def interval(
-    text:str, # `90s`, `15m`, `6h`, `30d`, `2w`, or several together: `1d12h`
+    text: str,  # `90s`, `15m`, `6h`, `30d`, `2w`, or several together: `1d12h`
 ) -> timedelta:
     "A length of time"
-    parts = re.findall(r'(\d+(?:\.\d+)?)\s*([smhdw])', str(text))
-    if not parts or re.sub(r'(\d+(?:\.\d+)?)\s*([smhdw])', '', str(text)).strip():
-        raise BadInput(f'{text!r} is no interval', 'write 90s, 15m, 6h, 30d or 2w')
-    return timedelta(seconds=sum(float(n)*_UNITS[u] for n,u in parts))
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhdw])", str(text))
+    if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([smhdw])", "", str(text)).strip():
+        raise BadInput(f"{text!r} is no interval", "write 90s, 15m, 6h, 30d or 2w")
+    return timedelta(seconds=sum(float(n) * _UNITS[u] for n, u in parts))
 
 # %% ../../nbs/core/refs.ipynb #120e2cd2
 def registered(
-    project, # A `Project`
-    kind:str, # `dataset`, `feature`, `job` or `model`
+    project,  # A `Project`
+    kind: str,  # `dataset`, `feature`, `job` or `model`
 ) -> list[str]:
     "Registered names of a kind, sorted"
-    if kind=='dataset': return sorted({p.name.split('.')[0] for p in (project.root/'data').glob('*.dvc')})
-    if kind=='feature': return sorted(p.stem for p in (project.root/'features').glob('*.toml'))
-    if kind=='job': return sorted(p.parent.name for p in (project.root/'jobs').glob('*/job.toml'))
+    if kind == "dataset":
+        return sorted({p.name.split(".")[0] for p in (project.root / "data").glob("*.dvc")})
+    if kind == "feature":
+        return sorted(p.stem for p in (project.root / "features").glob("*.toml"))
+    if kind == "job":
+        return sorted(p.parent.name for p in (project.root / "jobs").glob("*/job.toml"))
     from mlops_nb.core import ledger
-    return sorted({e.subject.split('@')[0] for e in ledger.of(project).events(['model.registered'])})
+
+    return sorted({e.subject.split("@")[0] for e in ledger.of(project).events(["model.registered"])})
 
 # %% ../../nbs/core/refs.ipynb #71568456
 def variable(
-    text:str, # `df`, `cfg.path`, `d["k"]`
-    namespace:dict, # The notebook's variables
-): # `(found, value)`
+    text: str,  # `df`, `cfg.path`, `d["k"]`
+    namespace: dict,  # The notebook's variables
+):  # `(found, value)`
     "The notebook variable that `text` names, if it names one"
     import ast
-    try: node = ast.parse(text.strip(), mode='eval').body
-    except (SyntaxError, ValueError): return False,None
+
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        return False, None
     steps = []
     while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Attribute): steps.append(lambda o,a=node.attr: getattr(o, a))
+        if isinstance(node, ast.Attribute):
+            steps.append(lambda o, a=node.attr: getattr(o, a))
         elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            steps.append(lambda o,k=node.slice.value: o[k])
-        else: return False,None
+            steps.append(lambda o, k=node.slice.value: o[k])
+        else:
+            return False, None
         node = node.value
-    if node.id not in namespace: return False,None
+    if node.id not in namespace:
+        return False, None
     value = namespace[node.id]
     try:
-        for step in reversed(steps): value = step(value)
-    except (AttributeError, LookupError, TypeError): return False,None
-    return True,value
+        for step in reversed(steps):
+            value = step(value)
+    except (AttributeError, LookupError, TypeError):
+        return False, None
+    return True, value
+
 
 class Vars:
     "Named notebook variables, read when they are asked for"
-    def __init__(self, names:list[str], namespace:dict): self.names,self.namespace = names,namespace
-    def now(self) -> dict: return {n:self.namespace[n] for n in self.names if n in self.namespace}
+
+    def __init__(self, names: list[str], namespace: dict):
+        self.names, self.namespace = names, namespace
+
+    def now(self) -> dict:
+        return {n: self.namespace[n] for n in self.names if n in self.namespace}

@@ -13,10 +13,11 @@ from .errors import NotFound
 
 # %% ../../nbs/core/resources.ipynb #eeaa8829
 def resource(
-    name:str, # Path below the package's data folder: `prices.csv`
-) -> str: # Its text
+    name: str,  # Path below the package's data folder: `prices.csv`
+) -> str:  # Its text
     "Text of a data file; raises `NotFound` when the package was built without it"
-    at = files('mlops_nb').joinpath('_data', *name.split('/'))
-    try: return at.read_text(encoding='utf-8')
+    at = files("mlops_nb").joinpath("_data", *name.split("/"))
+    try:
+        return at.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
-        raise NotFound(f'the package has no data file {name!r}', "run: pip install --force-reinstall mlops-nb") from e
+        raise NotFound(f"the package has no data file {name!r}", "run: pip install --force-reinstall mlops-nb") from e

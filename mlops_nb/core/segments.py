@@ -19,255 +19,404 @@ from .errors import BadInput, BadUsage, MlopsError, ToolFailed
 from .frames import file_digest
 
 # %% ../../nbs/core/segments.ipynb #5f8823fd
-KIND = 'predictions' # What the model server writes; a kind is a folder below `.mlops/segments`
+KIND = "predictions"  # What the model server writes; a kind is a folder below `.mlops/segments`
+
 
 def folder(
-    p, # Project
-    kind:str, # `predictions`
-    name:str, # Whose: a model's name
+    p,  # Project
+    kind: str,  # `predictions`
+    name: str,  # Whose: a model's name
 ) -> Path:
     "Where the segments of one name lie"
     for x in (kind, name):
-        if not re.fullmatch(r'[A-Za-z0-9][\w.-]{0,127}', x):
-            raise BadInput(f'{x!r} is no name of segments', 'use letters, digits, `_`, `.` and `-`')
-    return p.path('.mlops', 'segments', kind, name)
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,127}", x):
+            raise BadInput(f"{x!r} is no name of segments", "use letters, digits, `_`, `.` and `-`")
+    return p.path(".mlops", "segments", kind, name)
+
 
 def _utc(t) -> datetime:
     "A time as UTC; one without a zone is UTC already"
-    if not isinstance(t, datetime): raise BadInput(f'a row of a segment has the time {t!r}', 'give a datetime under `time`')
+    if not isinstance(t, datetime):
+        raise BadInput(f"a row of a segment has the time {t!r}", "give a datetime under `time`")
     return t.astimezone(UTC) if t.tzinfo else t.replace(tzinfo=UTC)
 
 # %% ../../nbs/core/segments.ipynb #ea68bc15
 class Sealed(NamedTuple):
     "One complete segment, as the ledger knows it"
-    path:str # Relative to the project
-    rows:int
-    bytes:int
-    first:str # Earliest time, UTC, ISO 8601
-    last:str # Latest time
-    digest:str # SHA-256 of the file
-    seq:int=-1 # Entry that sealed it
 
-def _table(rows:list[dict]):
+    path: str  # Relative to the project
+    rows: int
+    bytes: int
+    first: str  # Earliest time, UTC, ISO 8601
+    last: str  # Latest time
+    digest: str  # SHA-256 of the file
+    seq: int = -1  # Entry that sealed it
+
+
+def _table(rows: list[dict]):
     import pyarrow as pa
-    if not rows: raise BadInput('there are no rows to seal', 'seal when something was served')
-    rows = [{**r, 'time':_utc(r.get('time'))} for r in rows]
+
+    if not rows:
+        raise BadInput("there are no rows to seal", "seal when something was served")
+    rows = [{**r, "time": _utc(r.get("time"))} for r in rows]
     try:
-        table = pa.Table.from_pylist(rows, None) if len({tuple(r) for r in rows})==1 else pa.Table.from_pylist(rows, _fields(pa, rows))
+        table = (
+            pa.Table.from_pylist(rows, None)
+            if len({tuple(r) for r in rows}) == 1
+            else pa.Table.from_pylist(rows, _fields(pa, rows))
+        )
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as e:
-        raise BadInput(f'the rows do not fit into one table: {str(e).splitlines()[0][:160]}') from e
-    return table.set_column(table.column_names.index('time'), 'time', table['time'].cast(pa.timestamp('us', 'UTC')))
+        raise BadInput(f"the rows do not fit into one table: {str(e).splitlines()[0][:160]}") from e
+    return table.set_column(table.column_names.index("time"), "time", table["time"].cast(pa.timestamp("us", "UTC")))
+
 
 def _fields(pa, rows):
     "All columns of rows that do not have the same ones"
     names = list(dict.fromkeys(k for r in rows for k in r))
     return pa.schema([(n, pa.array([r[n] for r in rows if n in r], from_pandas=True).type) for n in names])
 
+
 def seal(
-    p, # Project
-    kind:str, # `predictions`
-    name:str, # Whose
-    rows:list[dict], # Each with a `time` (datetime); any order
-    token:str='', # Last part of the file's name; random by default
+    p,  # Project
+    kind: str,  # `predictions`
+    name: str,  # Whose
+    rows: list[dict],  # Each with a `time` (datetime); any order
+    token: str = "",  # Last part of the file's name; random by default
 ) -> Sealed:
     "Write rows as one segment and record it; raises `ToolFailed` and leaves nothing when the disk refuses"
     import pyarrow.compute as pc, pyarrow.parquet as pq
-    at,table = folder(p, kind, name),_table(rows)
-    first,last = (x.as_py().isoformat(timespec='microseconds') for x in pc.min_max(table['time']).values())
-    final = at/f'{re.sub("[^0-9]", "", first)[:20]}-{token or secrets.token_hex(4)}.parquet'
-    tmp = final.with_suffix('.tmp')
+
+    at, table = folder(p, kind, name), _table(rows)
+    first, last = (x.as_py().isoformat(timespec="microseconds") for x in pc.min_max(table["time"]).values())
+    final = at / f"{re.sub('[^0-9]', '', first)[:20]}-{token or secrets.token_hex(4)}.parquet"
+    tmp = final.with_suffix(".tmp")
     try:
         at.mkdir(parents=True, exist_ok=True)
-        with open(tmp, 'wb') as f: pq.write_table(table, f, compression='zstd'); f.flush(); os.fsync(f.fileno())
+        with open(tmp, "wb") as f:
+            pq.write_table(table, f, compression="zstd")
+            f.flush()
+            os.fsync(f.fileno())
         digest = file_digest(tmp)
         os.replace(tmp, final)
     except OSError as e:
         tmp.unlink(missing_ok=True)
-        raise ToolFailed(f'a segment of {name} cannot be written: {e.strerror}', 'free some space') from e
+        raise ToolFailed(f"a segment of {name} cannot be written: {e.strerror}", "free some space") from e
     s = Sealed(final.relative_to(p.root).as_posix(), table.num_rows, final.stat().st_size, first, last, digest)
     try:
-        event = ledger.record(p, 'segment.sealed', f'{kind}/{name}',
-            {'path':s.path, 'rows':s.rows, 'bytes':s.bytes, 'first':first, 'last':last, 'columns':table.num_columns}, digest=digest)
-    except BaseException: final.unlink(missing_ok=True); raise
+        event = ledger.record(
+            p,
+            "segment.sealed",
+            f"{kind}/{name}",
+            {
+                "path": s.path,
+                "rows": s.rows,
+                "bytes": s.bytes,
+                "first": first,
+                "last": last,
+                "columns": table.num_columns,
+            },
+            digest=digest,
+        )
+    except BaseException:
+        final.unlink(missing_ok=True)
+        raise
     return s._replace(seq=event.seq)
 
 # %% ../../nbs/core/segments.ipynb #37c9ba97
 def sealed(
-    p, # Project
-    kind:str,
-    name:str,
-    since:datetime|None=None, # Only segments that reach to this time
-    until:datetime|None=None, # Only segments that begin before it
+    p,  # Project
+    kind: str,
+    name: str,
+    since: datetime | None = None,  # Only segments that reach to this time
+    until: datetime | None = None,  # Only segments that begin before it
 ) -> list[Sealed]:
     "Segments by time"
     out = []
-    for e in ledger.of(p).events(['segment.sealed'], subject=f'{kind}/{name}'):
+    for e in ledger.of(p).events(["segment.sealed"], subject=f"{kind}/{name}"):
         d = e.payload
-        if d is None or since and datetime.fromisoformat(d['last'])<_utc(since) or until and datetime.fromisoformat(d['first'])>=_utc(until):
+        if (
+            d is None
+            or since
+            and datetime.fromisoformat(d["last"]) < _utc(since)
+            or until
+            and datetime.fromisoformat(d["first"]) >= _utc(until)
+        ):
             continue
-        out.append(Sealed(d['path'], d['rows'], d['bytes'], d['first'], d['last'], e.digest, e.seq))
+        out.append(Sealed(d["path"], d["rows"], d["bytes"], d["first"], d["last"], e.digest, e.seq))
     return sorted(out, key=lambda s: (s.first, s.seq))
 
+
 def read(
-    p, # Project
-    kind:str,
-    name:str,
-    since:datetime|None=None, # Inclusive
-    until:datetime|None=None, # Exclusive
-    check:bool=True, # Compare the digest of each file first
-) -> Iterator: # Of pyarrow.Table, one a segment; never all of them at once
+    p,  # Project
+    kind: str,
+    name: str,
+    since: datetime | None = None,  # Inclusive
+    until: datetime | None = None,  # Exclusive
+    check: bool = True,  # Compare the digest of each file first
+) -> Iterator:  # Of pyarrow.Table, one a segment; never all of them at once
     "Rows of the segments in a time range; raises `ToolFailed` for a segment that is not what was sealed"
     import pyarrow.compute as pc, pyarrow.parquet as pq
+
     for s in sealed(p, kind, name, since, until):
-        at = p.root/s.path
-        if not at.is_file(): raise ToolFailed(f'{s.path} is missing; entry {s.seq} sealed it', 'restore it from a backup')
-        if check and file_digest(at)!=s.digest:
-            raise ToolFailed(f'{s.path} is not what entry {s.seq} sealed', 'restore it from a backup')
+        at = p.root / s.path
+        if not at.is_file():
+            raise ToolFailed(f"{s.path} is missing; entry {s.seq} sealed it", "restore it from a backup")
+        if check and file_digest(at) != s.digest:
+            raise ToolFailed(f"{s.path} is not what entry {s.seq} sealed", "restore it from a backup")
         t = pq.read_table(at)
-        if since: t = t.filter(pc.greater_equal(t['time'], _utc(since)))
-        if until: t = t.filter(pc.less(t['time'], _utc(until)))
+        if since:
+            t = t.filter(pc.greater_equal(t["time"], _utc(since)))
+        if until:
+            t = t.filter(pc.less(t["time"], _utc(until)))
         yield t
+
 
 def _in_work(p, kind, name, f) -> bool:
     "Is a living writer about to seal this file, or has it just done so?"
-    at = folder(p, kind, name)/f'{f.stem.rpartition("-")[2]}.journal'
-    return journal.held(at) or not f.is_file() or any(s.path==f.relative_to(p.root).as_posix() for s in sealed(p, kind, name))
+    at = folder(p, kind, name) / f"{f.stem.rpartition('-')[2]}.journal"
+    return (
+        journal.held(at)
+        or not f.is_file()
+        or any(s.path == f.relative_to(p.root).as_posix() for s in sealed(p, kind, name))
+    )
 
-def verify(p, kind:str, name:str) -> list[dict]: # {path, kind, message}
+
+def verify(p, kind: str, name: str) -> list[dict]:  # {path, kind, message}
     "What is not as it was sealed: `missing`, `changed`, `unsealed` (complete, unknown to the ledger), `torn` (half-written), `waiting` (rows of a writer that was killed) or `rejected` (rows that fit into no table)"
-    have,out = {s.path:s for s in sealed(p, kind, name)},[]
-    for path,s in have.items():
-        at = p.root/path
-        if not at.is_file(): out.append({'path':path, 'kind':'missing', 'message':f'entry {s.seq} sealed {s.rows:,} rows'})
-        elif file_digest(at)!=s.digest:
-            out.append({'path':path, 'kind':'changed', 'message':f'not the bytes that entry {s.seq} sealed'})
-    files = sorted(folder(p, kind, name).glob('*'))
-    have |= {s.path:s for s in sealed(p, kind, name)} # asked again: what was sealed meanwhile is among the files
+    have, out = {s.path: s for s in sealed(p, kind, name)}, []
+    for path, s in have.items():
+        at = p.root / path
+        if not at.is_file():
+            out.append({"path": path, "kind": "missing", "message": f"entry {s.seq} sealed {s.rows:,} rows"})
+        elif file_digest(at) != s.digest:
+            out.append({"path": path, "kind": "changed", "message": f"not the bytes that entry {s.seq} sealed"})
+    files = sorted(folder(p, kind, name).glob("*"))
+    have |= {s.path: s for s in sealed(p, kind, name)}  # asked again: what was sealed meanwhile is among the files
     for f in files:
         path = f.relative_to(p.root).as_posix()
-        if f.suffix=='.journal' or f.suffix in ('.tmp', '.parquet') and path not in have and _in_work(p, kind, name, f): continue
-        if f.suffix=='.rejected':
-            out.append({'path':path, 'kind':'rejected',
-                'message':'rows that did not fit into one table; `core.journal.frames` reads them'})
-        elif f.suffix=='.tmp':
-            out.append({'path':path, 'kind':'torn', 'message':'a process ended while it wrote this file; it can be deleted'})
-        elif path not in have: out.append({'path':path, 'kind':'unsealed', 'message':'no entry of the ledger knows this file'})
+        if (
+            f.suffix == ".journal"
+            or f.suffix in (".tmp", ".parquet")
+            and path not in have
+            and _in_work(p, kind, name, f)
+        ):
+            continue
+        if f.suffix == ".rejected":
+            out.append(
+                {
+                    "path": path,
+                    "kind": "rejected",
+                    "message": "rows that did not fit into one table; `core.journal.frames` reads them",
+                }
+            )
+        elif f.suffix == ".tmp":
+            out.append(
+                {"path": path, "kind": "torn", "message": "a process ended while it wrote this file; it can be deleted"}
+            )
+        elif path not in have:
+            out.append({"path": path, "kind": "unsealed", "message": "no entry of the ledger knows this file"})
     for j in journal.abandoned(folder(p, kind, name)):
-        out.append({'path':j.path.relative_to(p.root).as_posix(), 'kind':'waiting',
-            'message':f'{len(j.read()):,} rows of a writer that was killed; the next one seals them, or call `segments.recover`'})
+        out.append(
+            {
+                "path": j.path.relative_to(p.root).as_posix(),
+                "kind": "waiting",
+                "message": f"{len(j.read()):,} rows of a writer that was killed; the next one seals them, or call `segments.recover`",
+            }
+        )
         j.release()
     return out
 
 # %% ../../nbs/core/segments.ipynb #62493c2a
-def _settle(p, kind:str, name:str, rows:list[dict], j:journal.Journal) -> Sealed|None:
+def _settle(p, kind: str, name: str, rows: list[dict], j: journal.Journal) -> Sealed | None:
     "Seal the rows of a journal and remove it; on failure the rows stay in it, and the error is raised"
-    try: done = seal(p, kind, name, rows, j.token) if rows else None
-    except BadInput: j.reject(); raise
-    except BaseException: j.release(); raise
+    try:
+        done = seal(p, kind, name, rows, j.token) if rows else None
+    except BadInput:
+        j.reject()
+        raise
+    except BaseException:
+        j.release()
+        raise
     j.remove()
     return done
 
+
 def recover(
-    p, # Project
-    kind:str, # `predictions`
-    name:str, # Whose
-    among:list[Path]|None=None, # Only these journals
-) -> list[Sealed]: # What was sealed now
+    p,  # Project
+    kind: str,  # `predictions`
+    name: str,  # Whose
+    among: list[Path] | None = None,  # Only these journals
+) -> list[Sealed]:  # What was sealed now
     "Seal the rows that killed writers left in their journals"
-    done,at = [],folder(p, kind, name)
+    done, at = [], folder(p, kind, name)
     for j in journal.abandoned(at, among):
-        if any(s.path.endswith(f'-{j.token}.parquet') for s in sealed(p, kind, name)): j.remove() # killed between the seal and the removal
-        elif s := _settle(p, kind, name, j.read(), j): done.append(s)
+        if any(s.path.endswith(f"-{j.token}.parquet") for s in sealed(p, kind, name)):
+            j.remove()  # killed between the seal and the removal
+        elif s := _settle(p, kind, name, j.read(), j):
+            done.append(s)
     return done
 
 # %% ../../nbs/core/segments.ipynb #c85fd11a
 class Writer:
     "Seals what many threads append"
-    def __init__(self,
-        p, # Project
-        kind:str, # `predictions`
-        name:str, # Whose
-        rows:int=10_000, # Rows of a segment at most
-        wait_s:float=60., # Seconds that a row waits for its seal at most
-        waiting:int=100_000, # Rows on the queue at most; more are refused
-        sync_s:float=1., # Seconds until a row is on the disk at most; what a power cut can cost
+
+    def __init__(
+        self,
+        p,  # Project
+        kind: str,  # `predictions`
+        name: str,  # Whose
+        rows: int = 10_000,  # Rows of a segment at most
+        wait_s: float = 60.0,  # Seconds that a row waits for its seal at most
+        waiting: int = 100_000,  # Rows on the queue at most; more are refused
+        sync_s: float = 1.0,  # Seconds until a row is on the disk at most; what a power cut can cost
     ):
-        self.p,self.kind,self.name,self.rows,self.wait_s,self.waiting,self.sync_s = p,kind,name,rows,wait_s,waiting,sync_s
-        self.refused,self.sealed = 0,0 # Rows refused or not sealed, rows sealed; `recover` adds what killed writers left
-        self.error:MlopsError|None = None # The last failure
-        self._folder,self._pid,self._open,self._pending = folder(p, kind, name),os.getpid(),True,0
-        self._journal:journal.Journal|None = None # Of the segment that is being filled
-        self._left = sorted(self._folder.glob('*.journal')) # By others, dead or alive
-        self._unsealed:list[journal.Journal] = [] # It, and those before it whose turn has not come
-        self._queue,self._lock = queue.SimpleQueue(),threading.Lock()
-        self._thread = threading.Thread(target=self._work, name=f'segments of {name}', daemon=True)
+        self.p, self.kind, self.name, self.rows, self.wait_s, self.waiting, self.sync_s = (
+            p,
+            kind,
+            name,
+            rows,
+            wait_s,
+            waiting,
+            sync_s,
+        )
+        self.refused, self.sealed = (
+            0,
+            0,
+        )  # Rows refused or not sealed, rows sealed; `recover` adds what killed writers left
+        self.error: MlopsError | None = None  # The last failure
+        self._folder, self._pid, self._open, self._pending = folder(p, kind, name), os.getpid(), True, 0
+        self._journal: journal.Journal | None = None  # Of the segment that is being filled
+        self._left = sorted(self._folder.glob("*.journal"))  # By others, dead or alive
+        self._unsealed: list[journal.Journal] = []  # It, and those before it whose turn has not come
+        self._queue, self._lock = queue.SimpleQueue(), threading.Lock()
+        self._thread = threading.Thread(target=self._work, name=f"segments of {name}", daemon=True)
         self._thread.start()
-    def append(self, row:dict) -> bool: # False when the row was refused: the queue or the disk is full, or it is no row; `error` says why
+
+    def append(
+        self, row: dict
+    ) -> bool:  # False when the row was refused: the queue or the disk is full, or it is no row; `error` says why
         "Put one row on the queue; returns at once, and from then on a kill does not lose it"
-        try: _utc(row.get('time')); data = journal.pack(row)
-        except MlopsError as e: return self._refuse(e)
+        try:
+            _utc(row.get("time"))
+            data = journal.pack(row)
+        except MlopsError as e:
+            return self._refuse(e)
         with self._lock:
-            if os.getpid()!=self._pid:
-                return self._refuse(BadUsage('this Writer belongs to the process that forked', 'make one in each process'), locked=True)
-            if self._pending>=self.waiting or not self._open: return self._refuse(None, locked=True)
+            if os.getpid() != self._pid:
+                return self._refuse(
+                    BadUsage("this Writer belongs to the process that forked", "make one in each process"), locked=True
+                )
+            if self._pending >= self.waiting or not self._open:
+                return self._refuse(None, locked=True)
             try:
                 if self._journal is None:
-                    self._journal = journal.Journal.create(self._folder); self._unsealed.append(self._journal)
+                    self._journal = journal.Journal.create(self._folder)
+                    self._unsealed.append(self._journal)
                 self._journal.append(data)
             except OSError as e:
-                return self._refuse(ToolFailed(f'the journal of {self.name} cannot be written: {e.strerror}', 'free some space'), locked=True)
+                return self._refuse(
+                    ToolFailed(f"the journal of {self.name} cannot be written: {e.strerror}", "free some space"),
+                    locked=True,
+                )
             self._pending += 1
             self._queue.put(row)
-            if self._journal.rows>=self.rows: self._cut()
+            if self._journal.rows >= self.rows:
+                self._cut()
         return True
+
     def _refuse(self, error, locked=False, rows=1) -> bool:
-        with contextlib.nullcontext() if locked else self._lock: self.refused += rows; self.error = error or self.error
+        with contextlib.nullcontext() if locked else self._lock:
+            self.refused += rows
+            self.error = error or self.error
         return False
+
     def _cut(self):
         "What was appended so far is a segment; the lock is held"
-        if self._journal is not None: self._queue.put(self._journal); self._journal = None
+        if self._journal is not None:
+            self._queue.put(self._journal)
+            self._journal = None
+
     def _work(self):
         self._guarded(self._recover, 0)
-        held,due,sync = [],math.inf,math.inf
+        held, due, sync = [], math.inf, math.inf
         while True:
-            try: item = self._queue.get(timeout=None if min(due, sync)==math.inf else max(0., min(due, sync)-monotonic()))
-            except queue.Empty: item = None
+            try:
+                item = self._queue.get(
+                    timeout=None if min(due, sync) == math.inf else max(0.0, min(due, sync) - monotonic())
+                )
+            except queue.Empty:
+                item = None
             if isinstance(item, dict):
-                held.append(item); due,sync = min(due, monotonic()+self.wait_s),min(sync, monotonic()+self.sync_s)
-                with self._lock: self._pending -= 1
-            elif isinstance(item, journal.Journal): self._seal(held, item); held,due = [],math.inf
-            elif isinstance(item, threading.Event): item.set()
-            elif item is _END: return
-            if monotonic()>=sync: self._sync(); sync = math.inf
-            if monotonic()>=due:
-                with self._lock: self._cut()
+                held.append(item)
+                due, sync = min(due, monotonic() + self.wait_s), min(sync, monotonic() + self.sync_s)
+                with self._lock:
+                    self._pending -= 1
+            elif isinstance(item, journal.Journal):
+                self._seal(held, item)
+                held, due = [], math.inf
+            elif isinstance(item, threading.Event):
+                item.set()
+            elif item is _END:
+                return
+            if monotonic() >= sync:
+                self._sync()
+                sync = math.inf
+            if monotonic() >= due:
+                with self._lock:
+                    self._cut()
                 due = math.inf
-    def _recover(self): self.sealed += sum(s.rows for s in recover(self.p, self.kind, self.name, self._left))
+
+    def _recover(self):
+        self.sealed += sum(s.rows for s in recover(self.p, self.kind, self.name, self._left))
+
     def _sync(self):
         "Only this thread closes a journal, so it can be flushed without the lock"
-        for j in tuple(self._unsealed): self._guarded(j.sync, 0)
+        for j in tuple(self._unsealed):
+            self._guarded(j.sync, 0)
+
     def _seal(self, rows, j):
-        def one(): self.sealed += _settle(self.p, self.kind, self.name, rows, j).rows
+        def one():
+            self.sealed += _settle(self.p, self.kind, self.name, rows, j).rows
+
         self._guarded(one, len(rows))
-        with self._lock: self._unsealed.remove(j)
+        with self._lock:
+            self._unsealed.remove(j)
+
     def _guarded(self, call, rows):
         "A failure is kept for `close`, and the rows are counted as refused"
-        try: call()
-        except MlopsError as e: self._refuse(e, rows=rows)
+        try:
+            call()
+        except MlopsError as e:
+            self._refuse(e, rows=rows)
         except OSError as e:
-            self._refuse(ToolFailed(f'the journal of {self.name} cannot be kept: {e.strerror}', 'free some space'), rows=rows)
+            self._refuse(
+                ToolFailed(f"the journal of {self.name} cannot be kept: {e.strerror}", "free some space"), rows=rows
+            )
+
     def flush(self):
         "Wait until everything that was appended before is sealed"
         done = threading.Event()
-        with self._lock: self._cut(); self._queue.put(done)
+        with self._lock:
+            self._cut()
+            self._queue.put(done)
         done.wait()
+
     def close(self):
         "Seal the rest; raises what went wrong, when something did"
         with self._lock:
-            if self._open: self._open = False; self._cut(); self._queue.put(_END)
+            if self._open:
+                self._open = False
+                self._cut()
+                self._queue.put(_END)
         self._thread.join()
-        if self.error is not None: raise self.error
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
+        if self.error is not None:
+            raise self.error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
 
 _END = object()

@@ -15,116 +15,174 @@ from collections.abc import Iterable, Sequence
 # %% ../../nbs/core/svg.ipynb #72a0cb02
 class Svg:
     "A picture: its `markup`, the `words` that say the same, and `blocks` for a terminal"
-    def __init__(self,
-        markup:str, # `<svg>` without a title
-        words:str, # What it shows, in one sentence
-        blocks:str='', # The same as block characters; the words when empty
-    ):
-        head, rest = markup.split('>', 1)
-        words = ''.join(c if c.isprintable() else ' ' for c in str(words))
-        self.markup,self.words,self.blocks = f'{head} role="img"><title>{escape(words)}</title>{rest}', words, blocks or words
-    def __str__(self): return self.blocks
-    def _repr_html_(self): return f'<span style="color:inherit">{self.markup}</span>'
 
-def number(x:float) -> str:
+    def __init__(
+        self,
+        markup: str,  # `<svg>` without a title
+        words: str,  # What it shows, in one sentence
+        blocks: str = "",  # The same as block characters; the words when empty
+    ):
+        head, rest = markup.split(">", 1)
+        words = "".join(c if c.isprintable() else " " for c in str(words))
+        self.markup, self.words, self.blocks = (
+            f'{head} role="img"><title>{escape(words)}</title>{rest}',
+            words,
+            blocks or words,
+        )
+
+    def __str__(self):
+        return self.blocks
+
+    def _repr_html_(self):
+        return f'<span style="color:inherit">{self.markup}</span>'
+
+
+def number(x: float) -> str:
     "A number as short as it stays true to 4 digits"
-    if x is None or x!=x: return '-'
-    if abs(x)==float('inf'): return 'inf' if x>0 else '-inf'
-    if x==int(x) and abs(x)<1e15: return f'{int(x):,}'
-    return f'{x:,.0f}' if abs(x)>=10_000 else f'{x:.4g}'
+    if x is None or x != x:
+        return "-"
+    if abs(x) == float("inf"):
+        return "inf" if x > 0 else "-inf"
+    if x == int(x) and abs(x) < 1e15:
+        return f"{int(x):,}"
+    return f"{x:,.0f}" if abs(x) >= 10_000 else f"{x:.4g}"
 
 # %% ../../nbs/core/svg.ipynb #9b86eadc
-_STEPS = '▁▂▃▄▅▆▇█'
+_STEPS = "▁▂▃▄▅▆▇█"
 
-def _blocks(values:Sequence[float]) -> str:
+
+def _blocks(values: Sequence[float]) -> str:
     "Values as block characters, the largest full"
-    top = max((v for v in values if v==v), default=0)
-    return ''.join(' ' if v!=v or v<=0 or not top else _STEPS[min(7, int(v/top*7.999))] for v in values)
+    top = max((v for v in values if v == v), default=0)
+    return "".join(" " if v != v or v <= 0 or not top else _STEPS[min(7, int(v / top * 7.999))] for v in values)
 
-def _n(x:float) -> str: return f'{x:.1f}'.removesuffix('.0')
 
-def _steps(values:Sequence[float], top:float, w:float, h:float, close:bool) -> str:
+def _n(x: float) -> str:
+    return f"{x:.1f}".removesuffix(".0")
+
+
+def _steps(values: Sequence[float], top: float, w: float, h: float, close: bool) -> str:
     "Bars as one path: up at each bin's left edge, across, and down at the end"
-    step = w/len(values)
-    d = f'M0 {_n(h)}' if close else f'M0 {_n(h-values[0]/top*h)}'
-    for n,v in enumerate(values): d += f'V{_n(h-v/top*h)}H{_n((n+1)*step)}'
-    return d+(f'V{_n(h)}Z' if close else '')
+    step = w / len(values)
+    d = f"M0 {_n(h)}" if close else f"M0 {_n(h - values[0] / top * h)}"
+    for n, v in enumerate(values):
+        d += f"V{_n(h - v / top * h)}H{_n((n + 1) * step)}"
+    return d + (f"V{_n(h)}Z" if close else "")
 
-def _svg(w:int, h:int, inside:str, style:str='') -> str:
+
+def _svg(w: int, h: int, inside: str, style: str = "") -> str:
     "The element around paths; its size in CSS pixels"
     return f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}"{f" style={chr(34)}{style}{chr(34)}" if style else ""}>{inside}</svg>'
 
 # %% ../../nbs/core/svg.ipynb #f41e96f7
 def histogram(
-    ref:Sequence[float], # Reference: count or share of each bin, shape (k,)
-    cur:Sequence[float]|None=None, # Current: the same bins, shape (k,)
-    words:str='', # What to say instead of the default sentence
-    w:int=120, # Width, CSS pixels
-    h:int=26, # Height, CSS pixels
+    ref: Sequence[float],  # Reference: count or share of each bin, shape (k,)
+    cur: Sequence[float] | None = None,  # Current: the same bins, shape (k,)
+    words: str = "",  # What to say instead of the default sentence
+    w: int = 120,  # Width, CSS pixels
+    h: int = 26,  # Height, CSS pixels
 ) -> Svg:
     "Two distributions over the same bins, each as shares: the reference filled, the current one as a line"
-    def shares(v): return [x/(sum(v) or 1) for x in v]
-    r = shares(ref); c = shares(cur) if cur is not None else None
-    top = max([*r, *(c or [])], default=0) or 1
-    inside = f'<path class="r" d="{_steps(r, top, w, h-1, True)}"/>' if r else ''
-    if c: inside += f'<path class="c" d="{_steps(c, top, w, h-1, False)}"/>'
-    if not words: words = f'reference {_blocks(r)}' + (f', current {_blocks(c)}' if c else '')
-    return Svg(_svg(w, h, inside), words, f'{_blocks(r)} {_blocks(c)}' if c else _blocks(r))
 
-def spark(values:Iterable[float], words:str='', w:int=100, h:int=22) -> Svg:
+    def shares(v):
+        return [x / (sum(v) or 1) for x in v]
+
+    r = shares(ref)
+    c = shares(cur) if cur is not None else None
+    top = max([*r, *(c or [])], default=0) or 1
+    inside = f'<path class="r" d="{_steps(r, top, w, h - 1, True)}"/>' if r else ""
+    if c:
+        inside += f'<path class="c" d="{_steps(c, top, w, h - 1, False)}"/>'
+    if not words:
+        words = f"reference {_blocks(r)}" + (f", current {_blocks(c)}" if c else "")
+    return Svg(_svg(w, h, inside), words, f"{_blocks(r)} {_blocks(c)}" if c else _blocks(r))
+
+
+def spark(values: Iterable[float], words: str = "", w: int = 100, h: int = 22) -> Svg:
     "A series as a small line; gaps where a value is missing"
-    v = [float('nan') if x is None else float(x) for x in values]
-    lo,hi = _span(v)
+    v = [float("nan") if x is None else float(x) for x in values]
+    lo, hi = _span(v)
     return Svg(_svg(w, h, f'<path class="c" d="{_line(v, lo, hi, w, h)}"/>'), words or _said(v), _blocks(_lifted(v)))
 
-def _span(v):
-    lo,hi = min((x for x in v if x==x), default=0), max((x for x in v if x==x), default=1); return lo,(hi if hi>lo else lo+1)
-def _said(v):
-    return f'from {number(v[0])} to {number(v[-1])}, lowest {number(_span(v)[0])}, highest {number(max((x for x in v if x==x), default=0))}' if v else 'no values'
-def _lifted(v): lo,hi = _span(v); return [x if x!=x else (x-lo)/(hi-lo)+.05 for x in v]
 
-def _line(v:Sequence[float], lo:float, hi:float, w:float, h:float, pad:float=2) -> str:
+def _span(v):
+    lo, hi = min((x for x in v if x == x), default=0), max((x for x in v if x == x), default=1)
+    return lo, (hi if hi > lo else lo + 1)
+
+
+def _said(v):
+    return (
+        f"from {number(v[0])} to {number(v[-1])}, lowest {number(_span(v)[0])}, highest {number(max((x for x in v if x == x), default=0))}"
+        if v
+        else "no values"
+    )
+
+
+def _lifted(v):
+    lo, hi = _span(v)
+    return [x if x != x else (x - lo) / (hi - lo) + 0.05 for x in v]
+
+
+def _line(v: Sequence[float], lo: float, hi: float, w: float, h: float, pad: float = 2) -> str:
     "A polyline of evenly spaced values; NaN lifts the pen"
-    d,down = '',False
-    for n,x in enumerate(v):
-        if x!=x: down = False; continue
-        d += f'{"L" if down else "M"}{_n(n*w/max(1, len(v)-1))} {_n(pad+(hi-x)/(hi-lo)*(h-2*pad))}'; down = True
+    d, down = "", False
+    for n, x in enumerate(v):
+        if x != x:
+            down = False
+            continue
+        d += f"{'L' if down else 'M'}{_n(n * w / max(1, len(v) - 1))} {_n(pad + (hi - x) / (hi - lo) * (h - 2 * pad))}"
+        down = True
     return d
 
 # %% ../../nbs/core/svg.ipynb #3e5ca5c2
 def lines(
-    series:dict[str,Sequence[float]], # Name -> values, every series with the same labels
-    labels:Sequence[str]=(), # One label a point, for the two ends of the axis
-    unit:str='', # Printed behind the axis numbers
-    w:int=560, # Width, CSS pixels
-    h:int=150, # Height, CSS pixels
+    series: dict[str, Sequence[float]],  # Name -> values, every series with the same labels
+    labels: Sequence[str] = (),  # One label a point, for the two ends of the axis
+    unit: str = "",  # Printed behind the axis numbers
+    w: int = 560,  # Width, CSS pixels
+    h: int = 150,  # Height, CSS pixels
 ) -> Svg:
     "Series over a common axis"
-    values = {k:[float('nan') if x is None else float(x) for x in v] for k,v in series.items()}
-    lo,hi = _span([x for v in values.values() for x in v])
-    ends = number(hi)+unit,number(lo)+unit
-    left,bottom = max(56, 10+7*max(map(len, ends))),18 # Room for the longer of the axis numbers
-    top,foot = 18,h-bottom # The names stand above the lines
+    values = {k: [float("nan") if x is None else float(x) for x in v] for k, v in series.items()}
+    lo, hi = _span([x for v in values.values() for x in v])
+    ends = number(hi) + unit, number(lo) + unit
+    left, bottom = max(56, 10 + 7 * max(map(len, ends))), 18  # Room for the longer of the axis numbers
+    top, foot = 18, h - bottom  # The names stand above the lines
     inside = f'<path class="a" d="M{left} {top}V{foot}H{w}"/>'
-    for n,v in enumerate(values.values()):
-        inside += f'<g transform="translate({left} {top})"><path class="c{" d"[0:2*(n%2)] if n<2 else " e"}" d="{_line(v, lo, hi, w-left, foot-top, 6)}"/></g>'
-    def put(x, y, s, anchor): return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(s)}</text>'
-    inside += put(left-6, top+8, ends[0], 'end')+put(left-6, foot, ends[1], 'end')
-    if labels: inside += put(left, h-4, str(labels[0]), 'start')+put(w, h-4, str(labels[-1]), 'end')
-    names = [k+('', ' (dashed)', ' (dotted)')[min(n, 2)] for n,k in enumerate(series)]
-    inside += put(w-4, 11, ', '.join(names), 'end')
-    words = '; '.join(f'{k}: {_said(v)}' for k,v in values.items())
-    return Svg(_svg(w, h, inside, 'max-width:100%;height:auto'), words,
-        '\n'.join(f'{_blocks(_lifted(v))}  {k}' for k,v in values.items()))
+    for n, v in enumerate(values.values()):
+        inside += f'<g transform="translate({left} {top})"><path class="c{" d"[0 : 2 * (n % 2)] if n < 2 else " e"}" d="{_line(v, lo, hi, w - left, foot - top, 6)}"/></g>'
 
-def meter(share:float, words:str='', w:int=80, h:int=10) -> Svg:
+    def put(x, y, s, anchor):
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(s)}</text>'
+
+    inside += put(left - 6, top + 8, ends[0], "end") + put(left - 6, foot, ends[1], "end")
+    if labels:
+        inside += put(left, h - 4, str(labels[0]), "start") + put(w, h - 4, str(labels[-1]), "end")
+    names = [k + ("", " (dashed)", " (dotted)")[min(n, 2)] for n, k in enumerate(series)]
+    inside += put(w - 4, 11, ", ".join(names), "end")
+    words = "; ".join(f"{k}: {_said(v)}" for k, v in values.items())
+    return Svg(
+        _svg(w, h, inside, "max-width:100%;height:auto"),
+        words,
+        "\n".join(f"{_blocks(_lifted(v))}  {k}" for k, v in values.items()),
+    )
+
+
+def meter(share: float, words: str = "", w: int = 80, h: int = 10) -> Svg:
     "A share between 0 and 1 as a bar"
-    s = min(1., max(0., share if share==share else 0.))
-    return Svg(_svg(w, h, f'<path class="a" d="M0 {h-.5}H{w}"/><path class="m" d="M0 1H{_n(s*w)}V{h-1}H0Z"/>'),
-        words or f'{s:.0%}', '█'*round(s*10)+'░'*(10-round(s*10)))
+    s = min(1.0, max(0.0, share if share == share else 0.0))
+    return Svg(
+        _svg(w, h, f'<path class="a" d="M0 {h - 0.5}H{w}"/><path class="m" d="M0 1H{_n(s * w)}V{h - 1}H0Z"/>'),
+        words or f"{s:.0%}",
+        "█" * round(s * 10) + "░" * (10 - round(s * 10)),
+    )
 
-def bars(values:Sequence[float], words:str='', w:int=120, h:int=26) -> Svg:
+
+def bars(values: Sequence[float], words: str = "", w: int = 120, h: int = 26) -> Svg:
     "Values as upright bars from zero"
-    v = [max(0., float(x)) if x is not None and not math.isnan(x) else 0. for x in values]
-    return Svg(_svg(w, h, f'<path class="m" d="{_steps(v, max(v) or 1, w, h-1, True)}"/>' if v else ''),
-        words or _said(v), _blocks(v))
+    v = [max(0.0, float(x)) if x is not None and not math.isnan(x) else 0.0 for x in values]
+    return Svg(
+        _svg(w, h, f'<path class="m" d="{_steps(v, max(v) or 1, w, h - 1, True)}"/>' if v else ""),
+        words or _said(v),
+        _blocks(v),
+    )

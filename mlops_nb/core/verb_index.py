@@ -11,78 +11,126 @@ __all__ = ['FILE', 'load', 'kind_of', 'kinds', 'entry_of', 'build', 'write']
 import functools, json, os, sys
 
 # %% ../../nbs/core/verb_index.ipynb #517584c4
-FILE = os.path.join(os.path.dirname(os.path.dirname(globals().get('__file__', os.path.abspath('x')))), '_verbs.json')
+FILE = os.path.join(os.path.dirname(os.path.dirname(globals().get("__file__", os.path.abspath("x")))), "_verbs.json")
+
 
 @functools.cache
-def load() -> dict[str,dict]:
+def load() -> dict[str, dict]:
     "Path -> entry (where, summary, doc, parameters, options)"
     try:
-        with open(FILE, encoding='utf-8') as f: return json.load(f)
-    except FileNotFoundError: return build()
+        with open(FILE, encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError:
+        return build()
 
 # %% ../../nbs/core/verb_index.ipynb #b6b8c266
-_PLAIN = {'str':'str', 'int':'int', 'float':'float', 'bool':'bool', 'Path':'path', 'date':'date', 'datetime':'datetime'}
+_PLAIN = {
+    "str": "str",
+    "int": "int",
+    "float": "float",
+    "bool": "bool",
+    "Path": "path",
+    "date": "date",
+    "datetime": "datetime",
+}
+
 
 def kind_of(
-    annotation, # Of a parameter of a verb
-) -> dict: # `{'kind':..., 'item':..., 'choices':..., 'optional':...}`
+    annotation,  # Of a parameter of a verb
+) -> dict:  # `{'kind':..., 'item':..., 'choices':..., 'optional':...}`
     "How the grammar reads a value of this annotation"
     import types, typing
-    origin,args = typing.get_origin(annotation),typing.get_args(annotation)
-    if origin is typing.Annotated: return {'kind':args[1]}
+
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return {"kind": args[1]}
     if origin in (typing.Union, types.UnionType):
         some = [a for a in args if a is not type(None)]
-        return {**(kind_of(some[0]) if len(some)==1 else {'kind':'str'}), **({'optional':True} if len(some)<len(args) else {})}
-    if origin is typing.Literal: return {'kind':'choice', 'choices':list(args)}
-    if origin is list: return {'kind':'list', 'item':kind_of(args[0])}
-    if origin is dict: return {'kind':'dict', 'item':kind_of(args[1])}
-    return {'kind':_PLAIN.get(getattr(annotation, '__name__', ''), 'str')}
+        return {
+            **(kind_of(some[0]) if len(some) == 1 else {"kind": "str"}),
+            **({"optional": True} if len(some) < len(args) else {}),
+        }
+    if origin is typing.Literal:
+        return {"kind": "choice", "choices": list(args)}
+    if origin is list:
+        return {"kind": "list", "item": kind_of(args[0])}
+    if origin is dict:
+        return {"kind": "dict", "item": kind_of(args[1])}
+    return {"kind": _PLAIN.get(getattr(annotation, "__name__", ""), "str")}
+
 
 def _hints(fn):
     import inspect, typing
+
     return typing.get_type_hints(inspect.unwrap(fn), include_extras=True)
+
 
 @functools.cache
 def kinds(
-    fn, # A verb, or the function below it
-) -> dict[str,dict]:
+    fn,  # A verb, or the function below it
+) -> dict[str, dict]:
     "Parameter name -> kind"
     import inspect
+
     hints = _hints(fn)
-    return {n:kind_of(hints.get(n, str)) for n in inspect.signature(fn).parameters}
+    return {n: kind_of(hints.get(n, str)) for n in inspect.signature(fn).parameters}
 
 # %% ../../nbs/core/verb_index.ipynb #ee7b660c
 def entry_of(fn) -> dict:
     "The index entry of one verb"
     import inspect
     from fastcore.docments import docments
-    helps,known = docments(inspect.unwrap(fn), full=False),kinds(inspect.unwrap(fn))
-    summary,_,doc = inspect.getdoc(fn).partition('\n')
-    params = [{'name':n, 'word':p.kind is not p.KEYWORD_ONLY, 'required':p.default is p.empty, **known[n],
-        'default':None if p.default is p.empty else _plain(p.default), 'help':' '.join((helps.get(n) or '').split())}
-        for n,p in inspect.signature(fn).parameters.items()]
-    return {'where':f'{fn.__module__}:{fn.__name__}', 'summary':summary, 'doc':doc.strip(),
-        **fn.__verb__.options, 'params':params}
 
-def _plain(x): return x if isinstance(x, (str, int, float, bool, type(None), list, dict)) else str(x)
+    helps, known = docments(inspect.unwrap(fn), full=False), kinds(inspect.unwrap(fn))
+    summary, _, doc = inspect.getdoc(fn).partition("\n")
+    params = [
+        {
+            "name": n,
+            "word": p.kind is not p.KEYWORD_ONLY,
+            "required": p.default is p.empty,
+            **known[n],
+            "default": None if p.default is p.empty else _plain(p.default),
+            "help": " ".join((helps.get(n) or "").split()),
+        }
+        for n, p in inspect.signature(fn).parameters.items()
+    ]
+    return {
+        "where": f"{fn.__module__}:{fn.__name__}",
+        "summary": summary,
+        "doc": doc.strip(),
+        **fn.__verb__.options,
+        "params": params,
+    }
 
-def build() -> dict[str,dict]:
+
+def _plain(x):
+    return x if isinstance(x, (str, int, float, bool, type(None), list, dict)) else str(x)
+
+
+def build() -> dict[str, dict]:
     "Import every `verbs` room and index what is in it"
     import importlib, pkgutil
     import mlops_nb
+
     found = {}
-    for m in pkgutil.walk_packages(mlops_nb.__path__, 'mlops_nb.'):
-        if m.name.split('.')[-1].endswith('verbs') and not m.name.startswith('mlops_nb.core.'):
+    for m in pkgutil.walk_packages(mlops_nb.__path__, "mlops_nb."):
+        if m.name.split(".")[-1].endswith("verbs") and not m.name.startswith("mlops_nb.core."):
             mod = importlib.import_module(m.name)
             for fn in vars(mod).values():
-                if hasattr(fn, '__verb__') and fn.__module__==m.name: found[fn.__verb__.path] = entry_of(fn)
+                if hasattr(fn, "__verb__") and fn.__module__ == m.name:
+                    found[fn.__verb__.path] = entry_of(fn)
     return dict(sorted(found.items()))
+
 
 def write():
     "Write the index into the package"
-    text = json.dumps(build(), indent=1, ensure_ascii=False)+'\n'
-    if os.path.exists(FILE) and open(FILE, encoding='utf-8').read()==text: return
-    with open(FILE, 'w', encoding='utf-8') as f: f.write(text)
+    text = json.dumps(build(), indent=1, ensure_ascii=False) + "\n"
+    if os.path.exists(FILE) and open(FILE, encoding="utf-8").read() == text:
+        return
+    with open(FILE, "w", encoding="utf-8") as f:
+        f.write(text)
     load.cache_clear()
 
-if __name__=='__main__' and sys.argv[0].endswith('verb_index.py'): write()
+
+if __name__ == "__main__" and sys.argv[0].endswith("verb_index.py"):
+    write()

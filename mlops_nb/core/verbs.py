@@ -14,96 +14,142 @@ from .errors import BadUsage, BadInput, Finding, MlopsError, ToolFailed, suggest
 # %% ../../nbs/core/verbs.ipynb #54983104
 class About:
     "What `@verb` was told about a function"
-    def __init__(self, path:str, **options): self.path,self.options = path,options
+
+    def __init__(self, path: str, **options):
+        self.path, self.options = path, options
+
 
 def path_of(
-    fn, # A function in a pillar's `verbs` room
-) -> str: # `data.add` for `mlops_nb.data.verbs.add`
+    fn,  # A function in a pillar's `verbs` room
+) -> str:  # `data.add` for `mlops_nb.data.verbs.add`
     "The path of a verb by where it lives; a trailing underscore is dropped"
-    parts = ['', *fn.__module__.split('.')][-2] # empty inside a notebook
-    return f'{parts}.{fn.__name__.rstrip("_")}'.removeprefix('.')
+    parts = ["", *fn.__module__.split(".")][-2]  # empty inside a notebook
+    return f"{parts}.{fn.__name__.rstrip('_')}".removeprefix(".")
+
 
 def verb(
-    path:str='', # Path, when it is not the pillar's name and the function's
+    path: str = "",  # Path, when it is not the pillar's name and the function's
     *,
-    changes:bool=False, # Does it change anything? Then it takes `dry_run`
-    destructive:bool=False, # Does it destroy anything? Then it takes `yes`
-    check:bool=False, # May its result be not ok? Then exit 1, and `--strict` raises
-    warm:bool=False, # May a warm server carry out its shell form? See `core.warm`
-    cell:str='', # For a cell magic: `body` passes the cell as the parameter `body`; `around` runs the cell inside the returned context
-    example:str='', # One command that works on the demo project
+    changes: bool = False,  # Does it change anything? Then it takes `dry_run`
+    destructive: bool = False,  # Does it destroy anything? Then it takes `yes`
+    check: bool = False,  # May its result be not ok? Then exit 1, and `--strict` raises
+    warm: bool = False,  # May a warm server carry out its shell form? See `core.warm`
+    cell: str = "",  # For a cell magic: `body` passes the cell as the parameter `body`; `around` runs the cell inside the returned context
+    example: str = "",  # One command that works on the demo project
 ):
     "Make a typed function a verb"
+
     def decorate(fn):
-        about = About(path if isinstance(path, str) and path else path_of(fn), changes=changes, destructive=destructive,
-            check=check, warm=warm, cell=cell, example=example)
+        about = About(
+            path if isinstance(path, str) and path else path_of(fn),
+            changes=changes,
+            destructive=destructive,
+            check=check,
+            warm=warm,
+            cell=cell,
+            example=example,
+        )
+
         @functools.wraps(fn)
-        def called(*args, **kwargs): return _guarded(fn, about, *_read(fn, about, args, kwargs))
+        def called(*args, **kwargs):
+            return _guarded(fn, about, *_read(fn, about, args, kwargs))
+
         called.__verb__ = about
         return called
-    if callable(path): fn,path = path,''; return decorate(fn)
+
+    if callable(path):
+        fn, path = path, ""
+        return decorate(fn)
     return decorate
 
 # %% ../../nbs/core/verbs.ipynb #756e773c
 def _read(fn, about, args, kwargs):
     "Arguments with text read by the declared kinds, so that Python callers may write '30d' too"
     from mlops_nb.core import grammar, verb_index
+
     entry = verb_index.load().get(about.path)
-    known = {q['name']:q for q in entry['params']} if entry and entry['where'].endswith(f':{fn.__name__}') else verb_index.kinds(fn)
-    names = list(fn.__wrapped__.__code__.co_varnames if hasattr(fn, '__wrapped__')
-        else fn.__code__.co_varnames)[:getattr(fn, '__wrapped__', fn).__code__.co_argcount]
+    known = (
+        {q["name"]: q for q in entry["params"]}
+        if entry and entry["where"].endswith(f":{fn.__name__}")
+        else verb_index.kinds(fn)
+    )
+    names = list(fn.__wrapped__.__code__.co_varnames if hasattr(fn, "__wrapped__") else fn.__code__.co_varnames)[
+        : getattr(fn, "__wrapped__", fn).__code__.co_argcount
+    ]
     wrong = [k for k in kwargs if k not in known]
     if wrong:
-        raise BadUsage(f'{about.path} has no parameter `{wrong[0]}`', suggest(wrong[0], known) or f'it has: {", ".join(known)}')
-    args = [grammar.coerce(known[n], n, a) if isinstance(a, str) else a for n,a in zip(names, args)]+list(args[len(names):])
-    return args,{k:grammar.coerce(known[k], k, v) if isinstance(v, str) else v for k,v in kwargs.items()}
+        raise BadUsage(
+            f"{about.path} has no parameter `{wrong[0]}`", suggest(wrong[0], known) or f"it has: {', '.join(known)}"
+        )
+    args = [grammar.coerce(known[n], n, a) if isinstance(a, str) else a for n, a in zip(names, args)] + list(
+        args[len(names) :]
+    )
+    return args, {k: grammar.coerce(known[k], k, v) if isinstance(v, str) else v for k, v in kwargs.items()}
+
 
 def _guarded(fn, about, args, kwargs):
     "Call `fn`; turn what the system says into one line, and remember a failed change"
-    try: return fn(*args, **kwargs)
-    except MlopsError as e: _note_failure(about, e, kwargs); raise
+    try:
+        return fn(*args, **kwargs)
+    except MlopsError as e:
+        _note_failure(about, e, kwargs)
+        raise
     except (OSError, MemoryError) as e:
-        where = f' {e.filename}' if getattr(e, 'filename', None) else ''
-        err = ToolFailed(f'{about.path}:{where} {getattr(e, "strerror", None) or type(e).__name__+": "+str(e)}')
+        where = f" {e.filename}" if getattr(e, "filename", None) else ""
+        err = ToolFailed(f"{about.path}:{where} {getattr(e, 'strerror', None) or type(e).__name__ + ': ' + str(e)}")
         _note_failure(about, err, kwargs)
         raise err from e
 
+
 def _note_failure(about, error, kwargs):
     "Record `verb.failed`, if the verb changes things and there is a ledger to write to"
-    if not about.options['changes'] or kwargs.get('dry_run') or isinstance(error, BadUsage): return
+    if not about.options["changes"] or kwargs.get("dry_run") or isinstance(error, BadUsage):
+        return
     from mlops_nb.core import project
-    try: p = project.current()
-    except MlopsError: return
-    if not os.path.exists(p.root/p.ledger_path): return
+
+    try:
+        p = project.current()
+    except MlopsError:
+        return
+    if not os.path.exists(p.root / p.ledger_path):
+        return
     from mlops_nb.core import ledger
-    try: ledger.record(p, 'verb.failed', about.path, {'kind':error.kind, 'message':error.message[:500]})
-    except (MlopsError, OSError) as e: error.add_note(f'and this failure was not recorded: {e}') # --debug shows it; the user needs one line
+
+    try:
+        ledger.record(p, "verb.failed", about.path, {"kind": error.kind, "message": error.message[:500]})
+    except (MlopsError, OSError) as e:
+        error.add_note(f"and this failure was not recorded: {e}")  # --debug shows it; the user needs one line
 
 # %% ../../nbs/core/verbs.ipynb #45133127
 def resolve(
-    path:str, # `data.add`
+    path: str,  # `data.add`
 ):
     "The function behind a path; raises `BadUsage` with the nearest path"
     from mlops_nb.core import verb_index
+
     entry = verb_index.load().get(path)
-    if entry is None: raise BadUsage(f'no verb `{path}`', suggest(path, verb_index.load()) or 'list them with: mlops --help')
-    module,_,name = entry['where'].partition(':')
+    if entry is None:
+        raise BadUsage(f"no verb `{path}`", suggest(path, verb_index.load()) or "list them with: mlops --help")
+    module, _, name = entry["where"].partition(":")
     return getattr(importlib.import_module(module), name)
 
+
 def call(
-    path:str, # `data.add`
+    path: str,  # `data.add`
     /,
-    *args, # Words
-    **kwargs, # Options
-): # What the verb returns
+    *args,  # Words
+    **kwargs,  # Options
+):  # What the verb returns
     "Call a verb by its path"
     return resolve(path)(*args, **kwargs)
 
+
 def strictly(
-    result, # What a check returned
-): # The same result, when it is ok
+    result,  # What a check returned
+):  # The same result, when it is ok
     "Raise `Finding` when a check found something: what `--strict` means"
-    if getattr(result, 'ok', True): return result
-    e = (ToolFailed if getattr(result, 'exit_code', 1)==4 else Finding)(result.finding)
+    if getattr(result, "ok", True):
+        return result
+    e = (ToolFailed if getattr(result, "exit_code", 1) == 4 else Finding)(result.finding)
     e.result = result
     raise e

@@ -17,133 +17,221 @@ from .errors import BadInput
 # %% ../../nbs/core/verification.ipynb #486451eb
 class Problem(msgspec.Struct, frozen=True):
     "One thing that is wrong, and where"
-    seq:int # First entry that is concerned
-    kind:str # tampered, truncated, unanchored or unreadable
-    detail:str = '' # In words
+
+    seq: int  # First entry that is concerned
+    kind: str  # tampered, truncated, unanchored or unreadable
+    detail: str = ""  # In words
+
 
 class Row(msgspec.Struct, frozen=True):
     "An entry as stored"
-    seq:int
-    header:str # Canonical JSON; hashed as stored
-    commitment:bytes # SHA-256 of salt and payload
-    salt:bytes|None
-    payload:bytes|None # JSON; None when redacted
 
-def commit(salt:bytes, payload:bytes) -> bytes: return sha256(salt+payload).digest()
-def leaf(header:str, commitment:bytes) -> bytes: return merkle.leaf_hash(header.encode()+commitment)
+    seq: int
+    header: str  # Canonical JSON; hashed as stored
+    commitment: bytes  # SHA-256 of salt and payload
+    salt: bytes | None
+    payload: bytes | None  # JSON; None when redacted
 
-CHUNK = 4096 # Entries hashed at a time, a power of two
+
+def commit(salt: bytes, payload: bytes) -> bytes:
+    return sha256(salt + payload).digest()
+
+
+def leaf(header: str, commitment: bytes) -> bytes:
+    return merkle.leaf_hash(header.encode() + commitment)
+
+
+CHUNK = 4096  # Entries hashed at a time, a power of two
 
 # %% ../../nbs/core/verification.ipynb #e5fb50ad
 class _Walk:
     "Recomputes the tree chunk by chunk, keeping only the levels above a chunk"
-    def __init__(self, stored:Callable[[int,int,int],list[bytes]]|None):
-        self.stored,self.tops,self.levels,self.start,self.problems = stored,{},[],0,[]
+
+    def __init__(self, stored: Callable[[int, int, int], list[bytes]] | None):
+        self.stored, self.tops, self.levels, self.start, self.problems = stored, {}, [], 0, []
+
     def node(self, level, idx):
-        if (level, idx) in self.tops: return self.tops[level, idx]
-        return self.levels[level][idx-(self.start>>level)]
-    def chunk(self, leaves:list[bytes]):
+        if (level, idx) in self.tops:
+            return self.tops[level, idx]
+        return self.levels[level][idx - (self.start >> level)]
+
+    def chunk(self, leaves: list[bytes]):
         "Hash one chunk; compare the stored subtrees"
-        self.levels,h = [leaves],merkle.node_hash
-        while len(self.levels[-1])>1: a = self.levels[-1]; self.levels.append([h(a[n], a[n+1]) for n in range(0, len(a)-1, 2)])
-        for level in range(1, len(self.levels)): self._compare(level, self.start>>level, self.levels[level])
-        if len(leaves)==CHUNK: self._carry(CHUNK.bit_length()-1, self.start//CHUNK, self.levels[-1][0])
+        self.levels, h = [leaves], merkle.node_hash
+        while len(self.levels[-1]) > 1:
+            a = self.levels[-1]
+            self.levels.append([h(a[n], a[n + 1]) for n in range(0, len(a) - 1, 2)])
+        for level in range(1, len(self.levels)):
+            self._compare(level, self.start >> level, self.levels[level])
+        if len(leaves) == CHUNK:
+            self._carry(CHUNK.bit_length() - 1, self.start // CHUNK, self.levels[-1][0])
+
     def _carry(self, level, idx, digest):
         "A full chunk becomes a node above, and completes others"
         self.tops[level, idx] = digest
-        while idx&1:
-            digest = merkle.node_hash(self.tops[level, idx-1], digest); level,idx = level+1,idx>>1
-            self.tops[level, idx] = digest; self._compare(level, idx, [digest])
+        while idx & 1:
+            digest = merkle.node_hash(self.tops[level, idx - 1], digest)
+            level, idx = level + 1, idx >> 1
+            self.tops[level, idx] = digest
+            self._compare(level, idx, [digest])
+
     def _compare(self, level, first, hashes):
-        if self.stored is None or not hashes: return
+        if self.stored is None or not hashes:
+            return
         have = self.stored(level, first, len(hashes))
-        if have!=hashes:
-            n = next((n for n,h in enumerate(hashes) if n>=len(have) or have[n]!=h), 0)
-            self.problems.append(Problem((first+n)<<level, 'tampered',
-                f'the stored hash of subtree {level}/{first+n} does not fit its entries'))
+        if have != hashes:
+            n = next((n for n, h in enumerate(hashes) if n >= len(have) or have[n] != h), 0)
+            self.problems.append(
+                Problem(
+                    (first + n) << level,
+                    "tampered",
+                    f"the stored hash of subtree {level}/{first + n} does not fit its entries",
+                )
+            )
 
 # %% ../../nbs/core/verification.ipynb #ecda93ca
-_NO_REDACTION = 'the payload is gone and no entry says that it was redacted'
+_NO_REDACTION = "the payload is gone and no entry says that it was redacted"
+
 
 def check(
-    rows:Iterable[Row], # All entries, in order
-    notes:Sequence[str], # Local checkpoints
-    keys:Sequence[bytes], # Pinned public keys
-    origin:str, # Whose log this is
-    anchors:Sequence[str]=(), # Checkpoints that were kept elsewhere
-    stored:Callable[[int,int,int],list[bytes]]|None=None, # (level, first, count) -> stored subtree hashes
-) -> tuple[int, str, int, int, list[Problem]]: # entries, root in hex, entries signed, entries anchored, problems
+    rows: Iterable[Row],  # All entries, in order
+    notes: Sequence[str],  # Local checkpoints
+    keys: Sequence[bytes],  # Pinned public keys
+    origin: str,  # Whose log this is
+    anchors: Sequence[str] = (),  # Checkpoints that were kept elsewhere
+    stored: Callable[[int, int, int], list[bytes]] | None = None,  # (level, first, count) -> stored subtree hashes
+) -> tuple[int, str, int, int, list[Problem]]:  # entries, root in hex, entries signed, entries anchored, problems
     "Verify a log against its checkpoints and anchors"
-    marks,problems = _marks(notes, keys, origin, 'checkpoint'),[]
-    held = _marks(anchors, keys, origin, 'anchor')
+    marks, problems = _marks(notes, keys, origin, "checkpoint"), []
+    held = _marks(anchors, keys, origin, "anchor")
     wanted = sorted({m[0].size for m in [*marks, *held] if m[0]})
-    walk,roots,size,gone,said,leaves,place = _Walk(stored),{0:merkle.EMPTY},0,{},set(),[],0
+    walk, roots, size, gone, said, leaves, place = _Walk(stored), {0: merkle.EMPTY}, 0, {}, set(), [], 0
+
     def close():
         nonlocal leaves
         walk.chunk(leaves)
-        while wanted and wanted[0]<=size: s = wanted.pop(0); roots[s] = merkle.root(s, walk.node)
-        if len(leaves)==CHUNK: walk.start,leaves = walk.start+CHUNK,[]
+        while wanted and wanted[0] <= size:
+            s = wanted.pop(0)
+            roots[s] = merkle.root(s, walk.node)
+        if len(leaves) == CHUNK:
+            walk.start, leaves = walk.start + CHUNK, []
+
     for r in rows:
         trouble = _look(r, place, gone, said)
-        if trouble: problems.append(Problem(place, 'tampered', trouble))
-        leaves.append(leaf(r.header, r.commitment) if _typed(r) else merkle.EMPTY); size += 1; place += 1
-        if len(leaves)==CHUNK: close()
-    if leaves: close()
+        if trouble:
+            problems.append(Problem(place, "tampered", trouble))
+        leaves.append(leaf(r.header, r.commitment) if _typed(r) else merkle.EMPTY)
+        size += 1
+        place += 1
+        if len(leaves) == CHUNK:
+            close()
+    if leaves:
+        close()
     head = merkle.root(size, walk.node) if size else merkle.EMPTY
-    problems += walk.problems+[Problem(s, 'tampered', _NO_REDACTION) for s in gone if s not in said]
-    problems += _compare_marks(marks, roots, size, 'checkpoint')+_compare_marks(held, roots, size, 'anchor')
-    signed = max((m[0].size for m in marks if m[0] and roots.get(m[0].size)==m[0].root), default=0)
-    safe = max((m[0].size for m in held if m[0] and roots.get(m[0].size)==m[0].root), default=0)
-    return size,head.hex(),signed,safe,_ordered(problems)+_window(size, signed, safe, bool(notes))+_lost(marks, held)
+    problems += walk.problems + [Problem(s, "tampered", _NO_REDACTION) for s in gone if s not in said]
+    problems += _compare_marks(marks, roots, size, "checkpoint") + _compare_marks(held, roots, size, "anchor")
+    signed = max((m[0].size for m in marks if m[0] and roots.get(m[0].size) == m[0].root), default=0)
+    safe = max((m[0].size for m in held if m[0] and roots.get(m[0].size) == m[0].root), default=0)
+    return (
+        size,
+        head.hex(),
+        signed,
+        safe,
+        _ordered(problems) + _window(size, signed, safe, bool(notes)) + _lost(marks, held),
+    )
 
-def _typed(r:Row) -> bool:
-    return isinstance(r.header, str) and all(isinstance(x, bytes) or x is None
-        for x in (r.commitment, r.salt, r.payload)) and r.commitment is not None
 
-def _look(r:Row, place:int, gone:dict, said:set) -> str:
+def _typed(r: Row) -> bool:
+    return (
+        isinstance(r.header, str)
+        and all(isinstance(x, bytes) or x is None for x in (r.commitment, r.salt, r.payload))
+        and r.commitment is not None
+    )
+
+
+def _look(r: Row, place: int, gone: dict, said: set) -> str:
     "What is wrong with one entry by itself; empty when nothing is"
-    if not _typed(r): return 'the entry holds values of another type than an entry has'
-    if r.seq!=place: return f'entry {place} is missing or out of its place'
-    if not r.header.startswith(f'{{"v":1,"seq":{place},'): return 'the header does not carry its place'
-    if len(r.commitment)!=32: return 'the commitment is not a hash'
+    if not _typed(r):
+        return "the entry holds values of another type than an entry has"
+    if r.seq != place:
+        return f"entry {place} is missing or out of its place"
+    if not r.header.startswith(f'{{"v":1,"seq":{place},'):
+        return "the header does not carry its place"
+    if len(r.commitment) != 32:
+        return "the commitment is not a hash"
     if '"type":"entry.redacted"' in r.header:
-        try: said.add(int(msgspec.json.decode(r.header)['subject']))
-        except (ValueError, KeyError, msgspec.DecodeError): return 'the redaction names no entry'
+        try:
+            said.add(int(msgspec.json.decode(r.header)["subject"]))
+        except (ValueError, KeyError, msgspec.DecodeError):
+            return "the redaction names no entry"
     if r.payload is None or r.salt is None:
-        gone[place] = True; return '' if r.payload is None and r.salt is None else 'half of a payload is gone'
-    return '' if commit(r.salt, r.payload)==r.commitment else 'the payload does not fit its commitment'
+        gone[place] = True
+        return "" if r.payload is None and r.salt is None else "half of a payload is gone"
+    return "" if commit(r.salt, r.payload) == r.commitment else "the payload does not fit its commitment"
+
 
 def _marks(notes, keys, origin, what) -> list:
     "`(checkpoint or None, what is wrong with it)`"
-    out:list = []
+    out: list = []
     for text in notes:
-        try: cp = note.parse(text, keys)
-        except BadInput as e: out.append((None, f'{what}: {e.message}')); continue
-        out.append((cp, '' if cp.origin==origin else f'{what} of another log: {cp.origin}'))
+        try:
+            cp = note.parse(text, keys)
+        except BadInput as e:
+            out.append((None, f"{what}: {e.message}"))
+            continue
+        out.append((cp, "" if cp.origin == origin else f"{what} of another log: {cp.origin}"))
     return out
+
 
 def _compare_marks(marks, roots, size, what) -> list[Problem]:
     "Checkpoints that do not fit the entries"
     out = []
-    for cp,wrong in marks:
-        if wrong: out.append(Problem(cp.size if cp else 0, 'tampered', wrong))
-        elif cp.size>size: out.append(Problem(size, 'truncated', f'a {what} signed {cp.size} entries, {size} are left'))
-        elif roots[cp.size]!=cp.root:
-            out.append(Problem(max(0, cp.size-1), 'tampered', f'the {what} over {cp.size} entries has another root'))
+    for cp, wrong in marks:
+        if wrong:
+            out.append(Problem(cp.size if cp else 0, "tampered", wrong))
+        elif cp.size > size:
+            out.append(Problem(size, "truncated", f"a {what} signed {cp.size} entries, {size} are left"))
+        elif roots[cp.size] != cp.root:
+            out.append(Problem(max(0, cp.size - 1), "tampered", f"the {what} over {cp.size} entries has another root"))
     return out
 
-def _ordered(problems): return sorted(dict.fromkeys(problems), key=lambda p: (p.seq, p.kind))[:50]
+
+def _ordered(problems):
+    return sorted(dict.fromkeys(problems), key=lambda p: (p.seq, p.kind))[:50]
+
 
 def _lost(marks, held) -> list[Problem]:
     "Checkpoints that were kept elsewhere and are gone here: no change of content, and still worth a word"
     here = {m[0].size for m in marks if m[0]}
-    gone = sorted({m[0].size for m in held if m[0] and not m[1]}-here)
-    return [Problem(gone[-1], 'unanchored',
-        f'checkpoints that were kept elsewhere are gone from the project: those over {", ".join(map(str, gone[-5:]))} entries')] if gone else []
+    gone = sorted({m[0].size for m in held if m[0] and not m[1]} - here)
+    return (
+        [
+            Problem(
+                gone[-1],
+                "unanchored",
+                f"checkpoints that were kept elsewhere are gone from the project: those over {', '.join(map(str, gone[-5:]))} entries",
+            )
+        ]
+        if gone
+        else []
+    )
+
 
 def _window(size, signed, safe, any_notes) -> list[Problem]:
     "The entries that only this machine vouches for"
-    if size==0 or safe>=size: return []
-    how = 'not signed' if signed<=safe and not any_notes else f'signed up to {signed}' if signed<size else 'signed here'
-    return [Problem(safe, 'unanchored',
-        f'entries {safe} to {size-1} are {how}; no checkpoint outside the project covers them, so whoever holds the key could change or cut them unseen')]
+    if size == 0 or safe >= size:
+        return []
+    how = (
+        "not signed"
+        if signed <= safe and not any_notes
+        else f"signed up to {signed}"
+        if signed < size
+        else "signed here"
+    )
+    return [
+        Problem(
+            safe,
+            "unanchored",
+            f"entries {safe} to {size - 1} are {how}; no checkpoint outside the project covers them, so whoever holds the key could change or cut them unseen",
+        )
+    ]

@@ -10,210 +10,337 @@ __all__ = ['READ_AT_IMPORT', 'inside', 'VERBS', 'SETTLED', 'supported', 'folder'
 
 # %% ../../nbs/core/warm.ipynb #475d5d19
 import os, stat, sys
-import _socket as sockets # What `socket` is made of: that one takes longer to import than a whole call takes
+import _socket as sockets  # What `socket` is made of: that one takes longer to import than a whole call takes
 
 # %% ../../nbs/core/warm.ipynb #8859b52b
-READ_AT_IMPORT = ('PYTHON', 'OMP_', 'GOMP_', 'MKL_', 'OPENBLAS_', 'NUMEXPR_', 'KMP_', 'BLIS_', 'LD_', 'DYLD_', 'MPL', 'CUDA_', 'HIP_',
-    'TF_', 'TORCH', 'JAX_', 'XLA_', 'LC_', 'LANG', 'MLFLOW_', 'RAY_', 'ARROW_', 'SKLEARN_', 'JOBLIB_')
+READ_AT_IMPORT = (
+    "PYTHON",
+    "OMP_",
+    "GOMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "NUMEXPR_",
+    "KMP_",
+    "BLIS_",
+    "LD_",
+    "DYLD_",
+    "MPL",
+    "CUDA_",
+    "HIP_",
+    "TF_",
+    "TORCH",
+    "JAX_",
+    "XLA_",
+    "LC_",
+    "LANG",
+    "MLFLOW_",
+    "RAY_",
+    "ARROW_",
+    "SKLEARN_",
+    "JOBLIB_",
+)
 
-inside = False # Is this process a fork of a server?
+inside = False  # Is this process a fork of a server?
+
 
 def supported() -> bool:
     "Can a server run here? It needs `fork` and sockets that say who calls"
-    return hasattr(os, 'fork') and hasattr(sockets, 'AF_UNIX') and sys.platform.startswith('linux')
+    return hasattr(os, "fork") and hasattr(sockets, "AF_UNIX") and sys.platform.startswith("linux")
+
 
 def folder() -> str:
     "Where this user's servers listen; raises `PermissionError` when it is not theirs alone"
-    base = os.environ.get('MLOPS_RUNTIME_DIR') or os.path.join(os.environ.get('XDG_RUNTIME_DIR') or '/tmp',
-        f'mlops-nb-{os.getuid()}')
-    if len(base)>80: base = f'/tmp/mlops-nb-{os.getuid()}-{_short(base)}' # The name of a socket holds 107 bytes
-    try: os.mkdir(base, 0o700)
-    except FileExistsError: pass
+    base = os.environ.get("MLOPS_RUNTIME_DIR") or os.path.join(
+        os.environ.get("XDG_RUNTIME_DIR") or "/tmp", f"mlops-nb-{os.getuid()}"
+    )
+    if len(base) > 80:
+        base = f"/tmp/mlops-nb-{os.getuid()}-{_short(base)}"  # The name of a socket holds 107 bytes
+    try:
+        os.mkdir(base, 0o700)
+    except FileExistsError:
+        pass
     s = os.lstat(base)
-    if not stat.S_ISDIR(s.st_mode) or s.st_uid!=os.getuid() or s.st_mode&0o077:
-        raise PermissionError(1, 'the folder of warm servers is not yours alone', base)
+    if not stat.S_ISDIR(s.st_mode) or s.st_uid != os.getuid() or s.st_mode & 0o077:
+        raise PermissionError(1, "the folder of warm servers is not yours alone", base)
     return base
+
 
 def _home() -> str:
     import mlops_nb
+
     return os.path.dirname(os.path.dirname(os.path.abspath(mlops_nb.__file__)))
 
-def _short(text:str) -> str:
-    try: from _blake2 import blake2b # `hashlib` would load a library of cryptography for it
-    except ImportError: from hashlib import blake2b
-    return blake2b(text.encode(errors='surrogateescape'), digest_size=8).hexdigest()
 
-def kept(env) -> dict[str,str]:
+def _short(text: str) -> str:
+    try:
+        from _blake2 import blake2b  # `hashlib` would load a library of cryptography for it
+    except ImportError:
+        from hashlib import blake2b
+    return blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+
+def kept(env) -> dict[str, str]:
     "The variables that libraries read while they are imported"
-    return {k:env[k] for k in sorted(env) if k.startswith(READ_AT_IMPORT)}
+    return {k: env[k] for k in sorted(env) if k.startswith(READ_AT_IMPORT)}
+
 
 def address(
-    modules:tuple[str,...]=(), # Imported in the server beforehand, in this order
-    env=None, # Environment of the caller
+    modules: tuple[str, ...] = (),  # Imported in the server beforehand, in this order
+    env=None,  # Environment of the caller
 ) -> str:
     "Path of the socket of one server"
-    return os.path.join(folder(), _short('\0'.join([sys.executable, sys.version, _home(), *modules,
-        *(f'{k}={v}' for k,v in kept(os.environ if env is None else env).items())]))+'.sock')
+    return os.path.join(
+        folder(),
+        _short(
+            "\0".join(
+                [
+                    sys.executable,
+                    sys.version,
+                    _home(),
+                    *modules,
+                    *(f"{k}={v}" for k, v in kept(os.environ if env is None else env).items()),
+                ]
+            )
+        )
+        + ".sock",
+    )
 
 # %% ../../nbs/core/warm.ipynb #e75142e1
-def peer_uid(s:'sockets.socket') -> int:
+def peer_uid(s: "sockets.socket") -> int:
     "User at the other end of a socket, as the system knows them"
     return _peer(s)[1]
+
 
 def _peer(s) -> list[int]:
     "Process, user and group"
     data = s.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, 12)
-    return [int.from_bytes(data[k:k+4], sys.byteorder, signed=True) for k in (0, 4, 8)]
+    return [int.from_bytes(data[k : k + 4], sys.byteorder, signed=True) for k in (0, 4, 8)]
 
-def send(s:'sockets.socket', message:dict, fds=()):
+
+def send(s: "sockets.socket", message: dict, fds=()):
     "One message"
     import marshal
+
     data = marshal.dumps(message)
-    s.sendall(len(data).to_bytes(4, 'big'))
+    s.sendall(len(data).to_bytes(4, "big"))
     if fds:
-        s.sendmsg([data[:1]], [(sockets.SOL_SOCKET, sockets.SCM_RIGHTS, b''.join(fd.to_bytes(4, sys.byteorder) for fd in fds))])
+        s.sendmsg(
+            [data[:1]],
+            [(sockets.SOL_SOCKET, sockets.SCM_RIGHTS, b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds))],
+        )
         data = data[1:]
     s.sendall(data)
 
-def receive(s:'sockets.socket', most:int=0) -> tuple[dict|None,list[int]]:
+
+def receive(s: "sockets.socket", most: int = 0) -> tuple[dict | None, list[int]]:
     "One message and its file descriptors; None at the end; raises `ValueError` where it is none"
     import marshal
+
     head = _exactly(s, 4)
-    if len(head)<4: return None,[]
-    n,fds,first = int.from_bytes(head, 'big'),[],b''
-    if most: first,fds = _with_fds(s, most)
-    data = first+_exactly(s, n-len(first))
-    if len(data)<n: return None,fds
-    try: got = marshal.loads(data)
-    except (EOFError, TypeError) as e: raise ValueError(f'no message: {e}') from e
-    if not isinstance(got, dict): raise ValueError('no message: it is no dict')
-    return got,fds
+    if len(head) < 4:
+        return None, []
+    n, fds, first = int.from_bytes(head, "big"), [], b""
+    if most:
+        first, fds = _with_fds(s, most)
+    data = first + _exactly(s, n - len(first))
+    if len(data) < n:
+        return None, fds
+    try:
+        got = marshal.loads(data)
+    except (EOFError, TypeError) as e:
+        raise ValueError(f"no message: {e}") from e
+    if not isinstance(got, dict):
+        raise ValueError("no message: it is no dict")
+    return got, fds
 
-def _with_fds(s, most:int) -> tuple[bytes,list[int]]:
+
+def _with_fds(s, most: int) -> tuple[bytes, list[int]]:
     "The first byte of a message, and what came with it"
-    data,also,_,_ = s.recvmsg(1, sockets.CMSG_SPACE(4*most))
-    raw = b''.join(d[:len(d)-len(d)%4] for level,kind,d in also if (level, kind)==(sockets.SOL_SOCKET, sockets.SCM_RIGHTS))
-    return data,[int.from_bytes(raw[k:k+4], sys.byteorder) for k in range(0, len(raw), 4)]
+    data, also, _, _ = s.recvmsg(1, sockets.CMSG_SPACE(4 * most))
+    raw = b"".join(
+        d[: len(d) - len(d) % 4] for level, kind, d in also if (level, kind) == (sockets.SOL_SOCKET, sockets.SCM_RIGHTS)
+    )
+    return data, [int.from_bytes(raw[k : k + 4], sys.byteorder) for k in range(0, len(raw), 4)]
 
-def _exactly(s, n:int) -> bytes:
-    parts,left = [],n
+
+def _exactly(s, n: int) -> bytes:
+    parts, left = [], n
     while left:
-        b = s.recv(min(left, 1<<20))
-        if not b: break
-        parts.append(b); left -= len(b)
-    return b''.join(parts)
+        b = s.recv(min(left, 1 << 20))
+        if not b:
+            break
+        parts.append(b)
+        left -= len(b)
+    return b"".join(parts)
 
-def connect(path:str) -> 'sockets.socket|None':
+
+def connect(path: str) -> "sockets.socket|None":
     "A connection to the server at `path`, if one lives there and it is ours"
     s = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
         s.connect(path)
-        if peer_uid(s)==os.getuid(): return s
-    except OSError: pass # Nobody listens: the file is missing, or its server is dead
+        if peer_uid(s) == os.getuid():
+            return s
+    except OSError:
+        pass  # Nobody listens: the file is missing, or its server is dead
     s.close()
     return None
 
 # %% ../../nbs/core/warm.ipynb #c6f404bf
 def start(
-    modules:tuple[str,...]=(), # To import beforehand
-    env=None, # Environment of the caller
-    wait:bool=True, # Until it listens
-) -> bool: # Does it listen?
+    modules: tuple[str, ...] = (),  # To import beforehand
+    env=None,  # Environment of the caller
+    wait: bool = True,  # Until it listens
+) -> bool:  # Does it listen?
     "Start the server of these modules, unless somebody else does"
     import fcntl, subprocess
+
     env = dict(os.environ if env is None else env)
     path = address(modules, env)
-    with open(path[:-5]+'.lock', 'w', encoding='ascii') as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX|(0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError: return False
-        if (s := connect(path)) is not None: s.close(); return True
-        r,w = os.pipe()
-        with open(path[:-5]+'.log', 'wb') as log:
-            subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.fork_server', path, str(w), str(lock.fileno()), *modules],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd='/', start_new_session=True,
-                env=_bare(env), pass_fds=(w, lock.fileno()))
+    with open(path[:-5] + ".lock", "w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        if (s := connect(path)) is not None:
+            s.close()
+            return True
+        r, w = os.pipe()
+        with open(path[:-5] + ".log", "wb") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "mlops_nb.job.fork_server", path, str(w), str(lock.fileno()), *modules],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                env=_bare(env),
+                pass_fds=(w, lock.fileno()),
+            )
         os.close(w)
-        ready = os.read(r, 1)==b'+' if wait else False
+        ready = os.read(r, 1) == b"+" if wait else False
         os.close(r)
     return ready
 
-def _bare(env:dict) -> dict:
+
+def _bare(env: dict) -> dict:
     "The environment of a server: what libraries read at import, what finds programs, and a path that finds this package"
-    keep = {**kept(env), **{k:env[k] for k in ('PATH', 'HOME', 'USER', 'TMPDIR', 'MLOPS_JOB_IDLE_S') if k in env}}
-    keep.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline') # As a kernel has it
+    keep = {**kept(env), **{k: env[k] for k in ("PATH", "HOME", "USER", "TMPDIR", "MLOPS_JOB_IDLE_S") if k in env}}
+    keep.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # As a kernel has it
     home = _home()
-    if not home.endswith('-packages'):
-        keep['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
+    if not home.endswith("-packages"):
+        keep["PYTHONPATH"] = os.pathsep.join(
+            dict.fromkeys([home, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))])
+        )
     return keep
+
 
 class Line:
     "To a child of the server: single bytes out are signals, a message in is its end"
-    def __init__(self, s:'sockets.socket', pid:int): self.s,self.pid = s,pid
-    def fileno(self) -> int: return self.s.fileno()
-    def sendall(self, data:bytes): self.s.sendall(data)
-    def end(self) -> dict|None:
-        try: return receive(self.s)[0]
-        except OSError: return None
-    def close(self): self.s.close()
+
+    def __init__(self, s: "sockets.socket", pid: int):
+        self.s, self.pid = s, pid
+
+    def fileno(self) -> int:
+        return self.s.fileno()
+
+    def sendall(self, data: bytes):
+        self.s.sendall(data)
+
+    def end(self) -> dict | None:
+        try:
+            return receive(self.s)[0]
+        except OSError:
+            return None
+
+    def close(self):
+        self.s.close()
+
 
 def call(
-    request:dict,
-    fds=(), # Handed to the child that does the work
-    modules:tuple[str,...]=(),
+    request: dict,
+    fds=(),  # Handed to the child that does the work
+    modules: tuple[str, ...] = (),
     env=None,
-    begin:bool=True, # Start a server where none listens
-) -> 'Line|None': # The line to the child: signals go out, the exit comes back
+    begin: bool = True,  # Start a server where none listens
+) -> "Line|None":  # The line to the child: signals go out, the exit comes back
     "Have a fork of the server do something; None when there is no server"
     path = address(modules, env)
     for again in (False, True):
         s = connect(path) or (connect(path) if begin and start(modules, env) else None)
-        if s is None: return None
+        if s is None:
+            return None
         try:
             send(s, request, fds)
-            answer,_ = receive(s)
-        except OSError: answer = None
-        if answer and answer.get('pid'): return Line(s, answer['pid'])
-        s.close() # It was started from other code, and has ended itself
-        if not begin or again: return None
+            answer, _ = receive(s)
+        except OSError:
+            answer = None
+        if answer and answer.get("pid"):
+            return Line(s, answer["pid"])
+        s.close()  # It was started from other code, and has ended itself
+        if not begin or again:
+            return None
     return None
 
 # %% ../../nbs/core/warm.ipynb #9516d8be
 def stop() -> int:
     "End every server of this user; returns how many there were"
     import signal
+
     n = 0
     for name in os.listdir(folder()):
-        if not name.endswith('.sock') or (s := connect(os.path.join(folder(), name))) is None: continue
+        if not name.endswith(".sock") or (s := connect(os.path.join(folder(), name))) is None:
+            continue
         pid = _peer(s)[0]
         s.close()
-        os.kill(pid, signal.SIGTERM); n += 1
+        os.kill(pid, signal.SIGTERM)
+        n += 1
     return n
 
 # %% ../../nbs/core/warm.ipynb #d5944be0
-VERBS = ('job.run',) # Those that say `warm=True`; here, so that a client need not read the index
+VERBS = ("job.run",)  # Those that say `warm=True`; here, so that a client need not read the index
+
 
 def relay(
-    words:list[str], # After `mlops`
-) -> int|None: # The exit code; None when the command has to be carried out here
+    words: list[str],  # After `mlops`
+) -> int | None:  # The exit code; None when the command has to be carried out here
     "Let a warm server carry out a command"
-    if inside or '--debug' in words or os.environ.get('MLOPS_JOB_FORK_SERVER', '').lower() in ('false', '0', 'no') or not supported():
+    if (
+        inside
+        or "--debug" in words
+        or os.environ.get("MLOPS_JOB_FORK_SERVER", "").lower() in ("false", "0", "no")
+        or not supported()
+    ):
         return None
-    import _signal as signal # Its constants as plain numbers
+    import _signal as signal  # Its constants as plain numbers
+
     try:
-        mask = os.umask(0o077); os.umask(mask)
+        mask = os.umask(0o077)
+        os.umask(mask)
         env = dict(os.environ)
-        s = call({'do':'words', 'words':words, 'cwd':os.getcwd(), 'env':env, 'umask':mask}, (0, 1, 2),
-            env=settled(env), begin=False)
-    except (OSError, ValueError): return None
-    if s is None: return None
-    def forward(n, _): s.sendall(bytes([n]))
-    for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(n, forward)
+        s = call(
+            {"do": "words", "words": words, "cwd": os.getcwd(), "env": env, "umask": mask},
+            (0, 1, 2),
+            env=settled(env),
+            begin=False,
+        )
+    except (OSError, ValueError):
+        return None
+    if s is None:
+        return None
+
+    def forward(n, _):
+        s.sendall(bytes([n]))
+
+    for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(n, forward)
     answer = s.end()
-    return answer['exit'] if answer else 4
+    return answer["exit"] if answer else 4
 
 # %% ../../nbs/core/warm.ipynb #edfb3254
-SETTLED = {'PYTHONHASHSEED':'0', 'GOMP_SPINCOUNT':'2000'} # Where the user says nothing
+SETTLED = {"PYTHONHASHSEED": "0", "GOMP_SPINCOUNT": "2000"}  # Where the user says nothing
+
 
 def settled(env) -> dict:
     "The environment as jobs have it: sets are iterated in one order, and OpenMP's threads soon sleep while they wait"
-    return {**{k:v for k,v in SETTLED.items() if k!='GOMP_SPINCOUNT' or 'OMP_WAIT_POLICY' not in env}, **env}
+    return {**{k: v for k, v in SETTLED.items() if k != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in env}, **env}

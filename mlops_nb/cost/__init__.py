@@ -11,7 +11,22 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/cost/face.ipynb #80a9a36e
-__getattr__,__dir__,__all__ = face(__name__, {'show':'verbs:show', 'prices':'verbs:prices', 'price':'price_book:price',
-    'machine':'price_book:machine', 'metering':'metering:', 'price_book':'price_book:',
-    'views':'views:', 'total':'views:total', 'unit_price':'panel:unit_price', 'Usage':'facts:Usage', 'Price':'facts:Price',
-    'PriceTable':'facts:PriceTable', 'CostRow':'facts:CostRow', 'CostTable':'facts:CostTable'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "show": "verbs:show",
+        "prices": "verbs:prices",
+        "price": "price_book:price",
+        "machine": "price_book:machine",
+        "metering": "metering:",
+        "price_book": "price_book:",
+        "views": "views:",
+        "total": "views:total",
+        "unit_price": "panel:unit_price",
+        "Usage": "facts:Usage",
+        "Price": "facts:Price",
+        "PriceTable": "facts:PriceTable",
+        "CostRow": "facts:CostRow",
+        "CostTable": "facts:CostTable",
+    },
+)

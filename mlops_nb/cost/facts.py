@@ -15,83 +15,99 @@ from ..core.fact import Fact
 # %% ../../nbs/cost/facts.ipynb #330420a4
 class Usage(msgspec.Struct, kw_only=True):
     "What a piece of work used; filled by `metering.measure`"
-    seconds:float = 0. # Wall clock
-    cpu_s:float = 0. # Processor seconds, children included
-    peak_mb:float = 0. # Highest resident memory, MB of 10**6 bytes
-    kwh:float = 0. # Energy at the plug, before the building's share (PUE)
-    energy:str = 'model' # How kwh is known: `rapl` was read from a counter, `model` is an estimate within about 40 %; `+nvml` adds the counters of the NVIDIA GPUs
-    def __add__(self, other:'Usage') -> 'Usage':
+
+    seconds: float = 0.0  # Wall clock
+    cpu_s: float = 0.0  # Processor seconds, children included
+    peak_mb: float = 0.0  # Highest resident memory, MB of 10**6 bytes
+    kwh: float = 0.0  # Energy at the plug, before the building's share (PUE)
+    energy: str = "model"  # How kwh is known: `rapl` was read from a counter, `model` is an estimate within about 40 %; `+nvml` adds the counters of the NVIDIA GPUs
+
+    def __add__(self, other: "Usage") -> "Usage":
         "Two pieces of work one after the other"
-        return Usage(seconds=self.seconds+other.seconds, cpu_s=self.cpu_s+other.cpu_s, peak_mb=max(self.peak_mb, other.peak_mb),
-            kwh=self.kwh+other.kwh,
-            energy=self.energy if self.energy==other.energy else 'model')
+        return Usage(
+            seconds=self.seconds + other.seconds,
+            cpu_s=self.cpu_s + other.cpu_s,
+            peak_mb=max(self.peak_mb, other.peak_mb),
+            kwh=self.kwh + other.kwh,
+            energy=self.energy if self.energy == other.energy else "model",
+        )
 
 # %% ../../nbs/cost/facts.ipynb #b67fb23f
 def age_days(
-    as_of:str, # `2026-10-02`, `2026-10`, `2026` or `2025-12/2026-10`
-    today:date|None=None,
-) -> int|None: # At least so many days old; None when nobody knows
+    as_of: str,  # `2026-10-02`, `2026-10`, `2026` or `2025-12/2026-10`
+    today: date | None = None,
+) -> int | None:  # At least so many days old; None when nobody knows
     "Days since the latest day that `as_of` can mean"
-    last = as_of.rpartition('/')[2].strip()
-    try: y,m,d = (list(map(int, last.split('-')))+[0, 0])[:3]
-    except ValueError: return None
+    last = as_of.rpartition("/")[2].strip()
     try:
-        end = date(y, m, d) if d else date(y+(m==12), m%12+1, 1) if m else date(y+1, 1, 1)
-    except ValueError: return None
-    return max(0, ((today or date.today())-end).days)
+        y, m, d = (list(map(int, last.split("-"))) + [0, 0])[:3]
+    except ValueError:
+        return None
+    try:
+        end = date(y, m, d) if d else date(y + (m == 12), m % 12 + 1, 1) if m else date(y + 1, 1, 1)
+    except ValueError:
+        return None
+    return max(0, ((today or date.today()) - end).days)
 
-STALE_DAYS = 180 # Older prices are called stale
+
+STALE_DAYS = 180  # Older prices are called stale
 
 # %% ../../nbs/cost/facts.ipynb #8e1ca7e2
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     "What one unit of a machine costs"
-    provider:str # `local`, or a provider of the price book
-    region:str = ''
-    instance:str = '' # Instance type
-    usd:float # Price of one unit
-    unit:str = 'h' # `h` (the machine for an hour) or `kWh` (electricity of a machine that is owned)
-    spot_usd:float|None = None # The same on the spot market, where the sheet knows it
-    pue:float = 1.0 # For `kWh`: total power of the room over that of the machine
-    as_of:str = '' # When it was read: a date, a year, or an interval `from/to`
-    source:str = '' # Where it was read
-    confidence:str = '' # high, medium or low
-    note:str = ''
+
+    provider: str  # `local`, or a provider of the price book
+    region: str = ""
+    instance: str = ""  # Instance type
+    usd: float  # Price of one unit
+    unit: str = "h"  # `h` (the machine for an hour) or `kWh` (electricity of a machine that is owned)
+    spot_usd: float | None = None  # The same on the spot market, where the sheet knows it
+    pue: float = 1.0  # For `kWh`: total power of the room over that of the machine
+    as_of: str = ""  # When it was read: a date, a year, or an interval `from/to`
+    source: str = ""  # Where it was read
+    confidence: str = ""  # high, medium or low
+    note: str = ""
 
     @property
     def stale(self) -> bool:
         "Was this price certainly read more than 180 days ago, or at no known time?"
         age = age_days(self.as_of)
-        return age is None or age>STALE_DAYS
+        return age is None or age > STALE_DAYS
+
 
 class PriceTable(Fact):
     "The price book, and which line of it is used here"
-    used:Price|None # The price of this project's machine; None when the book has none
-    why:str # Which setting chose it, or what is missing
-    prices:list[Price]
-    stale:int # Prices read more than 180 days ago
-    __panel__ = 'mlops_nb.cost.panel:prices'
+
+    used: Price | None  # The price of this project's machine; None when the book has none
+    why: str  # Which setting chose it, or what is missing
+    prices: list[Price]
+    stale: int  # Prices read more than 180 days ago
+    __panel__ = "mlops_nb.cost.panel:prices"
 
 # %% ../../nbs/cost/facts.ipynb #20cb944c
 class CostRow(msgspec.Struct, frozen=True, kw_only=True):
     "Estimated cost of everything with one key"
-    key:str # Run, job, cell, model, endpoint or user; `-` collects what belongs to none
-    usd:float # Estimated, USD, since the beginning or `--since`
-    kwh:float
-    idle_usd:float # Part of `usd` in which nothing ran
-    seconds:float # Wall clock
-    count:int # Runs in this row
-    unpriced:int = 0 # Runs in it for which no price was known
-    evidence:list[int] # Entries of the ledger that prove it, oldest first, at most 100
+
+    key: str  # Run, job, cell, model, endpoint or user; `-` collects what belongs to none
+    usd: float  # Estimated, USD, since the beginning or `--since`
+    kwh: float
+    idle_usd: float  # Part of `usd` in which nothing ran
+    seconds: float  # Wall clock
+    count: int  # Runs in this row
+    unpriced: int = 0  # Runs in it for which no price was known
+    evidence: list[int]  # Entries of the ledger that prove it, oldest first, at most 100
+
 
 class CostTable(Fact):
     "Estimated cost, folded from the ledger"
-    by:str
-    since:str # Start of the period, UTC; empty is the beginning
-    rows:list[CostRow] # Most expensive first
-    total_usd:float # Estimated, never billed
-    total_kwh:float
-    idle_usd:float
-    unpriced:int # Runs without a price: they are not in the total
-    price:Price|None = None # The price of this project's machine today
-    measured:bool = False # Was all energy read from a counter, none modelled?
-    __panel__ = 'mlops_nb.cost.panel:table_of_costs'
+
+    by: str
+    since: str  # Start of the period, UTC; empty is the beginning
+    rows: list[CostRow]  # Most expensive first
+    total_usd: float  # Estimated, never billed
+    total_kwh: float
+    idle_usd: float
+    unpriced: int  # Runs without a price: they are not in the total
+    price: Price | None = None  # The price of this project's machine today
+    measured: bool = False  # Was all energy read from a counter, none modelled?
+    __panel__ = "mlops_nb.cost.panel:table_of_costs"

@@ -13,174 +13,260 @@ from contextlib import contextmanager
 from .facts import Usage
 
 # %% ../../nbs/cost/metering.ipynb #9bb4abd5
-_TICK = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
-_PROC = os.path.exists('/proc/self/stat')
+_TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_PROC = os.path.exists("/proc/self/stat")
 
-def _children(pid:int) -> list[int]:
+
+def _children(pid: int) -> list[int]:
     "Process ids of the living children of `pid`"
     found = []
     try:
-        for tid in os.listdir(f'/proc/{pid}/task'):
-            with open(f'/proc/{pid}/task/{tid}/children', encoding='ascii') as f: found += map(int, f.read().split())
-    except OSError: return found
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{tid}/children", encoding="ascii") as f:
+                found += map(int, f.read().split())
+    except OSError:
+        return found
     return found
 
+
 def family(
-    pid:int, # A process
-) -> list[int]: # It and its living descendants
+    pid: int,  # A process
+) -> list[int]:  # It and its living descendants
     "A process and everything that it started and that still lives"
     if not _PROC:
-        try: import psutil; return [pid, *(c.pid for c in psutil.Process(pid).children(recursive=True))]
-        except Exception: return [pid] # psutil is missing, or the process is gone
-    if pid==os.getpid() and _childless(): return [pid]
-    out,todo = [],[pid]
-    while todo: out.append(p := todo.pop()); todo += _children(p)
+        try:
+            import psutil
+
+            return [pid, *(c.pid for c in psutil.Process(pid).children(recursive=True))]
+        except Exception:
+            return [pid]  # psutil is missing, or the process is gone
+    if pid == os.getpid() and _childless():
+        return [pid]
+    out, todo = [], [pid]
+    while todo:
+        out.append(p := todo.pop())
+        todo += _children(p)
     return out
+
 
 def _childless() -> bool:
     "Has this process no child? One question to the system, where reading /proc takes three a thread"
-    try: os.waitid(os.P_ALL, 0, os.WEXITED|os.WNOHANG|os.WNOWAIT)
-    except ChildProcessError: return True
-    except OSError: return False
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    except OSError:
+        return False
     return False
 
-def _times(pid:int) -> float:
+
+def _times(pid: int) -> float:
     "User and system seconds of a process and of the children that it has waited for"
     if not _PROC:
         try:
-            import psutil; t = psutil.Process(pid).cpu_times()
-            return t.user+t.system+getattr(t, 'children_user', 0.)+getattr(t, 'children_system', 0.)
-        except Exception: return 0. # psutil is missing, or the process is gone
+            import psutil
+
+            t = psutil.Process(pid).cpu_times()
+            return t.user + t.system + getattr(t, "children_user", 0.0) + getattr(t, "children_system", 0.0)
+        except Exception:
+            return 0.0  # psutil is missing, or the process is gone
     try:
-        with open(f'/proc/{pid}/stat', 'rb') as f: fields = f.read().rpartition(b')')[2].split()
-    except OSError: return 0.
-    return sum(map(int, fields[11:15]))/_TICK
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            fields = f.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / _TICK
+
 
 def _own_times() -> float:
     "As `_times`, for this process, to the microsecond"
     t = os.times()
-    try: import resource
-    except ImportError: return t.user+t.system
-    return sum(u.ru_utime+u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    try:
+        import resource
+    except ImportError:
+        return t.user + t.system
+    return sum(
+        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
 
 def cpu_seconds(
-    pid:int=0, # A process; 0 is this one
+    pid: int = 0,  # A process; 0 is this one
 ) -> float:
     "Processor seconds of a process and its descendants, so far"
-    if not pid or pid==os.getpid(): return _own_times()+sum(_times(p) for p in family(os.getpid())[1:])
+    if not pid or pid == os.getpid():
+        return _own_times() + sum(_times(p) for p in family(os.getpid())[1:])
     return sum(_times(p) for p in family(pid))
 
 # %% ../../nbs/cost/metering.ipynb #0f1404b2
 def high_water_mb(
-    pid:int=0, # A process; 0 is this one
+    pid: int = 0,  # A process; 0 is this one
 ) -> float:
     "Highest resident memory of one process since its mark was last set back"
     try:
-        with open(f'/proc/{pid or "self"}/status', 'rb') as f:
+        with open(f"/proc/{pid or 'self'}/status", "rb") as f:
             for line in f:
-                if line.startswith(b'VmHWM:'): return int(line.split()[1])*1024/1e6
-    except OSError: return 0. if _PROC else _rusage_mb(pid)
-    return 0.
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        return 0.0 if _PROC else _rusage_mb(pid)
+    return 0.0
 
-def _rusage_mb(pid:int) -> float:
+
+def _rusage_mb(pid: int) -> float:
     "Highest resident memory since the process began, where there is no /proc"
-    if pid and pid!=os.getpid():
-        try: import psutil; return psutil.Process(pid).memory_info().rss/1e6
-        except Exception: return 0. # psutil is missing, or the process is gone
-    try: import resource
-    except ImportError: return 0.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform=='darwin' else 1024)/1e6
+    if pid and pid != os.getpid():
+        try:
+            import psutil
 
-def _set_back(pid:int=0):
+            return psutil.Process(pid).memory_info().rss / 1e6
+        except Exception:
+            return 0.0  # psutil is missing, or the process is gone
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _set_back(pid: int = 0):
     "Set the high-water mark back to now, where the system allows it"
     try:
-        with open(f'/proc/{pid or "self"}/clear_refs', 'w', encoding='ascii') as f: f.write('5')
-    except OSError: return
+        with open(f"/proc/{pid or 'self'}/clear_refs", "w", encoding="ascii") as f:
+            f.write("5")
+    except OSError:
+        return
 
-def _family_mb(pid:int=0) -> float: return sum(map(high_water_mb, [pid, *family(pid or os.getpid())[1:]]))
+
+def _family_mb(pid: int = 0) -> float:
+    return sum(map(high_water_mb, [pid, *family(pid or os.getpid())[1:]]))
 
 # %% ../../nbs/cost/metering.ipynb #487de44c
-WATT_IDLE,WATT_BUSY = 0.74,3.5 # Of one virtual processor: averages of the Cloud Carbon Footprint method
+WATT_IDLE, WATT_BUSY = 0.74, 3.5  # Of one virtual processor: averages of the Cloud Carbon Footprint method
 
-def _rapl_uj() -> int|None:
+
+def _rapl_uj() -> int | None:
     "The processors' energy counter in microjoule, if it may be read"
-    try: names = [n for n in os.listdir('/sys/class/powercap') if n.startswith('intel-rapl:') and n.count(':')==1]
-    except OSError: return None
-    try: return sum(int(open(f'/sys/class/powercap/{n}/energy_uj', encoding='ascii').read()) for n in names) if names else None
-    except (OSError, ValueError): return None
+    try:
+        names = [n for n in os.listdir("/sys/class/powercap") if n.startswith("intel-rapl:") and n.count(":") == 1]
+    except OSError:
+        return None
+    try:
+        return (
+            sum(int(open(f"/sys/class/powercap/{n}/energy_uj", encoding="ascii").read()) for n in names)
+            if names
+            else None
+        )
+    except (OSError, ValueError):
+        return None
+
 
 def modelled_kwh(
-    seconds:float, # Wall clock
-    cpu_s:float, # Processor seconds
-    cpus:int|None=None, # Virtual processors that the work reserves; the machine's by default
+    seconds: float,  # Wall clock
+    cpu_s: float,  # Processor seconds
+    cpus: int | None = None,  # Virtual processors that the work reserves; the machine's by default
 ) -> float:
     "Energy by the load model: idle power for all of the time, the difference to busy power for the processor time"
     n = cpus or os.cpu_count() or 1
-    return (seconds*n*WATT_IDLE+cpu_s*(WATT_BUSY-WATT_IDLE))/3.6e6
+    return (seconds * n * WATT_IDLE + cpu_s * (WATT_BUSY - WATT_IDLE)) / 3.6e6
 
 # %% ../../nbs/cost/metering.ipynb #a01ed768
-_NODES = ('/dev/nvidiactl', '/dev/dxg') # Of the driver: Linux, and Windows' Linux
+_NODES = ("/dev/nvidiactl", "/dev/dxg")  # Of the driver: Linux, and Windows' Linux
+
 
 @functools.lru_cache(1)
 def _nvml(
-    pid:int, # This process; a child of it begins again
-) -> tuple: # `(pynvml, GPUs)`, `(None, ())` without one of them
+    pid: int,  # This process; a child of it begins again
+) -> tuple:  # `(pynvml, GPUs)`, `(None, ())` without one of them
     "NVIDIA's management library and the GPUs that it can meter"
-    if os.name!='nt' and not any(map(os.path.exists, _NODES)): return None,()
-    try: import pynvml as lib
-    except ImportError: return None,()
+    if os.name != "nt" and not any(map(os.path.exists, _NODES)):
+        return None, ()
+    try:
+        import pynvml as lib
+    except ImportError:
+        return None, ()
     try:
         lib.nvmlInit()
         found = [lib.nvmlDeviceGetHandleByIndex(n) for n in range(lib.nvmlDeviceGetCount())]
-        for g in found: lib.nvmlDeviceGetTotalEnergyConsumption(g)
-        return lib,tuple(found)
-    except lib.NVMLError: return None,() # no driver, or GPUs before Volta, which do not count
+        for g in found:
+            lib.nvmlDeviceGetTotalEnergyConsumption(g)
+        return lib, tuple(found)
+    except lib.NVMLError:
+        return None, ()  # no driver, or GPUs before Volta, which do not count
 
-def gpu_joule() -> float|None:
+
+def gpu_joule() -> float | None:
     "The energy counters of all NVIDIA GPUs of this machine, summed; None where there are none that can be read"
-    lib,found = _nvml(os.getpid())
-    try: return sum(map(lib.nvmlDeviceGetTotalEnergyConsumption, found))/1000 if found else None
-    except lib.NVMLError: return None # taken away meanwhile
+    lib, found = _nvml(os.getpid())
+    try:
+        return sum(map(lib.nvmlDeviceGetTotalEnergyConsumption, found)) / 1000 if found else None
+    except lib.NVMLError:
+        return None  # taken away meanwhile
 
 # %% ../../nbs/cost/metering.ipynb #99558649
 class Meter:
     "Usage of a process and its descendants, lap by lap"
-    def __init__(self,
-        pid:int=0, # A process; 0 is this one
-    ): self.pid = pid; self.start()
+
+    def __init__(
+        self,
+        pid: int = 0,  # A process; 0 is this one
+    ):
+        self.pid = pid
+        self.start()
+
     def start(self):
         "Begin a lap"
         _set_back(self.pid)
-        self.began,self.cpu,self.joule,self.gpus = time.perf_counter(),cpu_seconds(self.pid),_rapl_uj(),gpu_joule()
+        self.began, self.cpu, self.joule, self.gpus = (
+            time.perf_counter(),
+            cpu_seconds(self.pid),
+            _rapl_uj(),
+            gpu_joule(),
+        )
+
     def lap(self) -> Usage:
         "Usage since the last lap; the next one begins"
-        u = self.read(); self.start(); return u
+        u = self.read()
+        self.start()
+        return u
+
     def read(self) -> Usage:
         "Usage since the last lap"
-        seconds,cpu = time.perf_counter()-self.began,max(0., cpu_seconds(self.pid)-self.cpu)
-        kwh,how = modelled_kwh(seconds, cpu),'model'
-        if self.joule is not None and (now := _rapl_uj()) is not None and now>=self.joule:
-            kwh,how = (now-self.joule)/3.6e12,'rapl'
-        if self.gpus is not None and (joule := gpu_joule()) is not None and joule>=self.gpus:
-            kwh,how = kwh+(joule-self.gpus)/3.6e6,f'{how}+nvml'
+        seconds, cpu = time.perf_counter() - self.began, max(0.0, cpu_seconds(self.pid) - self.cpu)
+        kwh, how = modelled_kwh(seconds, cpu), "model"
+        if self.joule is not None and (now := _rapl_uj()) is not None and now >= self.joule:
+            kwh, how = (now - self.joule) / 3.6e12, "rapl"
+        if self.gpus is not None and (joule := gpu_joule()) is not None and joule >= self.gpus:
+            kwh, how = kwh + (joule - self.gpus) / 3.6e6, f"{how}+nvml"
         return Usage(seconds=seconds, cpu_s=cpu, peak_mb=_family_mb(self.pid), kwh=kwh, energy=how)
 
 # %% ../../nbs/cost/metering.ipynb #fb2171eb
-_open:list['_Block'] = [] # Blocks being measured, outermost first
+_open: list["_Block"] = []  # Blocks being measured, outermost first
+
 
 class _Block(Meter):
-    peak = 0.
+    peak = 0.0
+
     def start(self):
-        for b in _open: b.peak = max(b.peak, _family_mb())
+        for b in _open:
+            b.peak = max(b.peak, _family_mb())
         super().start()
+
 
 @contextmanager
 def measure():
     "Measure a block: `with measure() as used: ...`, then `used.seconds`, `used.cpu_s`, `used.peak_mb`, `used.kwh`"
-    used,block = Usage(),_Block()
+    used, block = Usage(), _Block()
     _open.append(block)
-    try: yield used
+    try:
+        yield used
     finally:
         _open.remove(block)
         u = block.read()
-        used.seconds,used.cpu_s,used.peak_mb,used.kwh,used.energy = u.seconds,u.cpu_s,max(u.peak_mb, block.peak),u.kwh,u.energy
+        used.seconds, used.cpu_s, used.peak_mb, used.kwh, used.energy = (
+            u.seconds,
+            u.cpu_s,
+            max(u.peak_mb, block.peak),
+            u.kwh,
+            u.energy,
+        )

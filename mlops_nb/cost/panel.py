@@ -13,45 +13,110 @@ from ..core.svg import meter
 from .facts import CostTable, Price, PriceTable
 
 # %% ../../nbs/cost/panel.ipynb #6b367e18
-def usd(x:float|None) -> str:
+def usd(x: float | None) -> str:
     "An amount in USD: two digits after the point, or enough to see small ones"
-    if x is None: return 'no price'
-    return f'{x:,.2f}' if x>=1 or x==0 else f'{x:.4f}' if x>=.01 else f'{x:.6f}'.rstrip('0') if x>=1e-6 else 'under 0.000001'
+    if x is None:
+        return "no price"
+    return (
+        f"{x:,.2f}"
+        if x >= 1 or x == 0
+        else f"{x:.4f}"
+        if x >= 0.01
+        else f"{x:.6f}".rstrip("0")
+        if x >= 1e-6
+        else "under 0.000001"
+    )
 
-def time(s:float) -> str:
+
+def time(s: float) -> str:
     "Seconds as a reader says them"
-    return f'{s:.1f} s' if s<60 else f'{int(s//60)} min {int(s%60)} s' if s<3600 else f'{int(s//3600)} h {int(s%3600//60)} min'
+    return (
+        f"{s:.1f} s"
+        if s < 60
+        else f"{int(s // 60)} min {int(s % 60)} s"
+        if s < 3600
+        else f"{int(s // 3600)} h {int(s % 3600 // 60)} min"
+    )
 
-def unit_price(p:Price|None) -> str:
+
+def unit_price(p: Price | None) -> str:
     "A price with its unit, date and source"
-    if p is None: return 'unknown: see mlops cost prices'
-    where = ' '.join(filter(None, (p.provider, p.region, p.instance)))
-    return f'{usd(p.usd)} USD per {p.unit} ({where}; {", ".join(filter(None, (p.source, p.as_of)))})'
+    if p is None:
+        return "unknown: see mlops cost prices"
+    where = " ".join(filter(None, (p.provider, p.region, p.instance)))
+    return f"{usd(p.usd)} USD per {p.unit} ({where}; {', '.join(filter(None, (p.source, p.as_of)))})"
 
 # %% ../../nbs/cost/panel.ipynb #d0bbf38e
-def table_of_costs(t:CostTable) -> Panel:
+def table_of_costs(t: CostTable) -> Panel:
     "Rows with their share of the total, and what the total leaves out"
     top = t.total_usd or 1
-    rows = [[r.key, usd(r.usd) if r.unpriced<r.count or r.usd else 'no price', meter(r.usd/top), f'{r.kwh:.3g}', usd(r.idle_usd),
-        time(r.seconds), r.count,
-        ', '.join(map(str, r.evidence[:4]))+(', ...' if len(r.evidence)>4 else '')] for r in t.rows]
-    how = 'read from the energy counter' if t.measured else 'load model, within about 40 %'
-    left_out = {'not in the total':f'{t.unpriced} without a price: see mlops cost prices'} if t.unpriced else {}
-    about = facts({'total':f'{usd(t.total_usd)} USD, estimated'
-        +(f' since {t.since[:16].replace("T", " ")} UTC' if t.since else ''), 'of it idle':f'{usd(t.idle_usd)} USD',
-        'energy':f'{t.total_kwh:.3g} kWh ({how})', 'priced today at':unit_price(t.price), **left_out})
-    return Panel(f'Cost by {t.by}', about, table([t.by, 'USD', 'share', 'kWh', 'idle USD', 'time', 'runs', 'entries'], rows,
-        align='lrlrrrrl', empty='nothing was metered yet: run a cell with %%mlops run, or a job'),
-        verdict=('warn', f'{t.unpriced} WITHOUT A PRICE') if t.unpriced else ('info', f'{usd(t.total_usd)} USD'),
-        next='mlops cost prices' if t.unpriced else 'mlops cost show --by '+('cell' if t.by=='job' else 'job'))
+    rows = [
+        [
+            r.key,
+            usd(r.usd) if r.unpriced < r.count or r.usd else "no price",
+            meter(r.usd / top),
+            f"{r.kwh:.3g}",
+            usd(r.idle_usd),
+            time(r.seconds),
+            r.count,
+            ", ".join(map(str, r.evidence[:4])) + (", ..." if len(r.evidence) > 4 else ""),
+        ]
+        for r in t.rows
+    ]
+    how = "read from the energy counter" if t.measured else "load model, within about 40 %"
+    left_out = {"not in the total": f"{t.unpriced} without a price: see mlops cost prices"} if t.unpriced else {}
+    about = facts(
+        {
+            "total": f"{usd(t.total_usd)} USD, estimated"
+            + (f" since {t.since[:16].replace('T', ' ')} UTC" if t.since else ""),
+            "of it idle": f"{usd(t.idle_usd)} USD",
+            "energy": f"{t.total_kwh:.3g} kWh ({how})",
+            "priced today at": unit_price(t.price),
+            **left_out,
+        }
+    )
+    return Panel(
+        f"Cost by {t.by}",
+        about,
+        table(
+            [t.by, "USD", "share", "kWh", "idle USD", "time", "runs", "entries"],
+            rows,
+            align="lrlrrrrl",
+            empty="nothing was metered yet: run a cell with %%mlops run, or a job",
+        ),
+        verdict=("warn", f"{t.unpriced} WITHOUT A PRICE") if t.unpriced else ("info", f"{usd(t.total_usd)} USD"),
+        next="mlops cost prices" if t.unpriced else "mlops cost show --by " + ("cell" if t.by == "job" else "job"),
+    )
 
 # %% ../../nbs/cost/panel.ipynb #cbf1a5f8
-def prices(t:PriceTable) -> Panel:
+def prices(t: PriceTable) -> Panel:
     "The price in use, and the book"
     used = unit_price(t.used) if t.used else t.why
-    rows = [[p.provider, p.region, p.instance, usd(p.usd), usd(p.spot_usd) if p.spot_usd else '-', p.as_of,
-        badge('warn', 'STALE') if p.stale else p.confidence, short(p.source.removeprefix('https://'), 44)] for p in t.prices]
-    return Panel('Price book', facts({'this machine':used, 'chosen by':t.why}),
-        table(['provider', 'region', 'instance', 'USD/h', 'spot USD/h', 'as of', 'confidence', 'source'], rows, align='lllrrlll'),
-        verdict=('bad', 'NO PRICE FOR THIS MACHINE') if t.used is None else ('warn', f'{t.stale} STALE') if t.stale
-        else ('ok', 'PRICED'), next='mlops cost show')
+    rows = [
+        [
+            p.provider,
+            p.region,
+            p.instance,
+            usd(p.usd),
+            usd(p.spot_usd) if p.spot_usd else "-",
+            p.as_of,
+            badge("warn", "STALE") if p.stale else p.confidence,
+            short(p.source.removeprefix("https://"), 44),
+        ]
+        for p in t.prices
+    ]
+    return Panel(
+        "Price book",
+        facts({"this machine": used, "chosen by": t.why}),
+        table(
+            ["provider", "region", "instance", "USD/h", "spot USD/h", "as of", "confidence", "source"],
+            rows,
+            align="lllrrlll",
+        ),
+        verdict=("bad", "NO PRICE FOR THIS MACHINE")
+        if t.used is None
+        else ("warn", f"{t.stale} STALE")
+        if t.stale
+        else ("ok", "PRICED"),
+        next="mlops cost show",
+    )

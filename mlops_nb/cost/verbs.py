@@ -16,44 +16,53 @@ from . import price_book, views
 from .facts import CostTable, PriceTable
 
 # %% ../../nbs/cost/verbs.ipynb #ceaa43a4
-def _moment(text:str) -> str:
+def _moment(text: str) -> str:
     "UTC time in ISO 8601 of `30d` (so long ago) or `2013-07-01` (then)"
     from datetime import datetime, UTC
     from mlops_nb.core.refs import interval
-    if not text: return ''
-    try: at = datetime.fromisoformat(text)
-    except ValueError:
-        try: at = datetime.now(UTC)-interval(text)
-        except (BadInput, OverflowError) as e:
-            raise BadInput(f'--since {text!r} is neither a time nor a length of time',
-                'write 7d, 2013-07-01 or 2013-07-01T06:00') from e
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    return at.strftime('%Y-%m-%dT%H:%M:%S')
 
-@verb('cost.show', example='mlops cost show --by job')
+    if not text:
+        return ""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            at = datetime.now(UTC) - interval(text)
+        except (BadInput, OverflowError) as e:
+            raise BadInput(
+                f"--since {text!r} is neither a time nor a length of time", "write 7d, 2013-07-01 or 2013-07-01T06:00"
+            ) from e
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@verb("cost.show", example="mlops cost show --by job")
 def show(
     *,
-    by:Literal['run','job','cell','model','endpoint','user']='run', # What to add up by
-    since:str='', # Only work that ended since then: `7d`, `2013-07-01`
+    by: Literal["run", "job", "cell", "model", "endpoint", "user"] = "run",  # What to add up by
+    since: str = "",  # Only work that ended since then: `7d`, `2013-07-01`
 ) -> CostTable:
     "Where the money went, from the runs that the ledger knows"
     from mlops_nb.core import ledger
+
     p = projects.current()
     return views.table(ledger.of(p).events(), by, _moment(since), price_book.machine(p)[0])
 
 # %% ../../nbs/cost/verbs.ipynb #539b1fcf
-@verb('cost.prices', example='mlops cost prices --provider aws')
+@verb("cost.prices", example="mlops cost prices --provider aws")
 def prices(
     *,
-    provider:str='', # Only this provider
+    provider: str = "",  # Only this provider
 ) -> PriceTable:
     """The price of this machine, and the price book
 
     A file `prices.csv` beside mlops.toml replaces lines of the book; `[cost] provider, region, instance` choose one, `[cost] usd_per_h` beats all."""
     p = projects.current()
-    used,why = price_book.machine(p)
-    book = [x for x in price_book.book(p.root) if provider in ('', x.provider)]
+    used, why = price_book.machine(p)
+    book = [x for x in price_book.book(p.root) if provider in ("", x.provider)]
     if not book:
-        raise BadInput(f'the price book has no provider {provider!r}',
-            f'it has: {", ".join(sorted({x.provider for x in price_book.book(p.root)}))}')
+        raise BadInput(
+            f"the price book has no provider {provider!r}",
+            f"it has: {', '.join(sorted({x.provider for x in price_book.book(p.root)}))}",
+        )
     return PriceTable(used=used, why=why, prices=book, stale=sum(x.stale for x in book))

@@ -14,102 +14,165 @@ from ..core.events import Event
 from .facts import CostRow, CostTable, Price
 
 # %% ../../nbs/cost/views.ipynb #df1378af
-_ENDS = ('job.completed', 'job.failed', 'job.aborted', 'run.completed', 'run.failed', 'run.aborted')
+_ENDS = ("job.completed", "job.failed", "job.aborted", "run.completed", "run.failed", "run.aborted")
+
 
 class Paid:
     "One ended piece of work, without its children"
-    def __init__(self, e:Event):
-        p = e.payload or {}
-        self.event,self.payload = e,p
-        self.run = str(p.get('run') or p.get('run_id') or e.subject)
-        self.parent,self.parts = str(p.get('parent') or ''),(0., 0., 0.)
-        self.job:Paid|None = None
-        self.unpriced = int(not _is_number(p.get('usd')))
-        self.usd,self.kwh,self.seconds = (_number(p.get(k)) for k in ('usd', 'kwh', 'seconds'))
-        self.cells = [c for c in p['cells'] if isinstance(c, dict)] if e.type.startswith('job.') and isinstance(p.get('cells'), list) else []
-        self.idle = max(0., self.usd-sum(_number(c.get('usd')) for c in self.cells)) if self.cells else _number(p.get('idle_usd'))
 
-def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x)<1e15 # false for NaN too
-def _number(x) -> float: return max(0., float(x)) if _is_number(x) else 0.
+    def __init__(self, e: Event):
+        p = e.payload or {}
+        self.event, self.payload = e, p
+        self.run = str(p.get("run") or p.get("run_id") or e.subject)
+        self.parent, self.parts = str(p.get("parent") or ""), (0.0, 0.0, 0.0)
+        self.job: Paid | None = None
+        self.unpriced = int(not _is_number(p.get("usd")))
+        self.usd, self.kwh, self.seconds = (_number(p.get(k)) for k in ("usd", "kwh", "seconds"))
+        self.cells = (
+            [c for c in p["cells"] if isinstance(c, dict)]
+            if e.type.startswith("job.") and isinstance(p.get("cells"), list)
+            else []
+        )
+        self.idle = (
+            max(0.0, self.usd - sum(_number(c.get("usd")) for c in self.cells))
+            if self.cells
+            else _number(p.get("idle_usd"))
+        )
+
+
+def _is_number(x) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e15  # false for NaN too
+
+
+def _number(x) -> float:
+    return max(0.0, float(x)) if _is_number(x) else 0.0
+
 
 def paid(
-    events:Iterable[Event], # Of the ledger, oldest first
-    net:bool=True, # Take children off their job; without it jobs stay whole and their children are left out
-) -> list[Paid]: # Oldest first
+    events: Iterable[Event],  # Of the ledger, oldest first
+    net: bool = True,  # Take children off their job; without it jobs stay whole and their children are left out
+) -> list[Paid]:  # Oldest first
     "Ended work, every part of it once; a whole costs at least what its parts cost"
-    works = [Paid(e) for e in events if e.type in _ENDS or _is_number((e.payload or {}).get('usd'))]
-    owner = {w.run:w for w in works if w.event.type.startswith('job.')}
-    for w in works: # a child ends before its job, so its own children are known here
-        w.usd,w.kwh,w.seconds = map(max, (w.usd, w.kwh, w.seconds), w.parts)
+    works = [Paid(e) for e in events if e.type in _ENDS or _is_number((e.payload or {}).get("usd"))]
+    owner = {w.run: w for w in works if w.event.type.startswith("job.")}
+    for w in works:  # a child ends before its job, so its own children are known here
+        w.usd, w.kwh, w.seconds = map(max, (w.usd, w.kwh, w.seconds), w.parts)
         top = owner.get(w.parent)
-        if top is not None and top.event.seq>w.event.seq:
-            w.job,top.parts = top,tuple(map(add, top.parts, (w.usd, w.kwh, w.seconds)))
-    if not net: return [w for w in works if w.job is None]
-    for w in works: w.usd,w.kwh,w.seconds = map(sub, (w.usd, w.kwh, w.seconds), w.parts)
+        if top is not None and top.event.seq > w.event.seq:
+            w.job, top.parts = top, tuple(map(add, top.parts, (w.usd, w.kwh, w.seconds)))
+    if not net:
+        return [w for w in works if w.job is None]
+    for w in works:
+        w.usd, w.kwh, w.seconds = map(sub, (w.usd, w.kwh, w.seconds), w.parts)
     return works
 
 # %% ../../nbs/cost/views.ipynb #89351270
-BY = ('run', 'job', 'cell', 'model', 'endpoint', 'user')
+BY = ("run", "job", "cell", "model", "endpoint", "user")
 
-def _keys(w:Paid, by:str, model_of:dict) -> str:
+
+def _keys(w: Paid, by: str, model_of: dict) -> str:
     "The key of one piece of work"
     p = w.payload
-    if by=='run': return w.run
-    if by=='job': return _job(w if w.job is None or w.event.type.startswith('job.') else w.job)
-    if by=='model': return str(p.get('model') or model_of.get(w.run, '-'))
-    if by=='endpoint': return str(p.get('endpoint') or '-')
-    return w.event.actor or '-'
+    if by == "run":
+        return w.run
+    if by == "job":
+        return _job(w if w.job is None or w.event.type.startswith("job.") else w.job)
+    if by == "model":
+        return str(p.get("model") or model_of.get(w.run, "-"))
+    if by == "endpoint":
+        return str(p.get("endpoint") or "-")
+    return w.event.actor or "-"
 
-def _job(w:Paid) -> str:
-    return str(w.payload.get('job') or (w.event.subject.split('@')[0] if w.event.type.startswith('job.') else '-'))
 
-def _models(events:list[Event]) -> dict[str,str]:
+def _job(w: Paid) -> str:
+    return str(w.payload.get("job") or (w.event.subject.split("@")[0] if w.event.type.startswith("job.") else "-"))
+
+
+def _models(events: list[Event]) -> dict[str, str]:
     "Run -> name of the model that was registered from it"
-    return {str(r):e.subject.split('@')[0] for e in events if e.type=='model.registered'
-        and (r := (e.payload or {}).get('run') or (e.payload or {}).get('run_id'))}
+    return {
+        str(r): e.subject.split("@")[0]
+        for e in events
+        if e.type == "model.registered" and (r := (e.payload or {}).get("run") or (e.payload or {}).get("run_id"))
+    }
+
 
 class _Sum:
-    def __init__(self): self.usd = self.kwh = self.idle = self.seconds = 0.; self.count = self.unpriced = 0; self.seqs = []
-    def add(self, w:Paid, usd, kwh, idle, seconds):
-        self.usd += usd; self.kwh += kwh; self.idle += idle; self.seconds += seconds
-        if not self.seqs or self.seqs[-1]!=w.event.seq:
-            self.count += 1; self.unpriced += w.unpriced; self.seqs.append(w.event.seq)
-    def row(self, key) -> CostRow:
-        return CostRow(key=key, usd=self.usd, kwh=self.kwh, idle_usd=min(self.idle, self.usd), seconds=self.seconds,
-            count=self.count, unpriced=self.unpriced, evidence=self.seqs[-100:])
+    def __init__(self):
+        self.usd = self.kwh = self.idle = self.seconds = 0.0
+        self.count = self.unpriced = 0
+        self.seqs = []
 
-def _by_cell(w:Paid, sums):
+    def add(self, w: Paid, usd, kwh, idle, seconds):
+        self.usd += usd
+        self.kwh += kwh
+        self.idle += idle
+        self.seconds += seconds
+        if not self.seqs or self.seqs[-1] != w.event.seq:
+            self.count += 1
+            self.unpriced += w.unpriced
+            self.seqs.append(w.event.seq)
+
+    def row(self, key) -> CostRow:
+        return CostRow(
+            key=key,
+            usd=self.usd,
+            kwh=self.kwh,
+            idle_usd=min(self.idle, self.usd),
+            seconds=self.seconds,
+            count=self.count,
+            unpriced=self.unpriced,
+            evidence=self.seqs[-100:],
+        )
+
+
+def _by_cell(w: Paid, sums):
     "The cells of a job's run, each by its number; what is left is idle time, or work without cells"
     left = [w.usd, w.kwh, w.seconds]
     for c in w.cells:
-        share = [min(have, _number(c.get(k))) for have,k in zip(left, ('usd', 'kwh', 'seconds'))]
-        sums(f'{_job(w)}[{c.get("index")}]').add(w, share[0], share[1], 0., share[2])
-        left = [a-b for a,b in zip(left, share)]
-    sums('-').add(w, left[0], left[1], min(w.idle, left[0]), left[2])
+        share = [min(have, _number(c.get(k))) for have, k in zip(left, ("usd", "kwh", "seconds"))]
+        sums(f"{_job(w)}[{c.get('index')}]").add(w, share[0], share[1], 0.0, share[2])
+        left = [a - b for a, b in zip(left, share)]
+    sums("-").add(w, left[0], left[1], min(w.idle, left[0]), left[2])
+
 
 def table(
-    events:Iterable[Event], # Of the ledger, oldest first
-    by:str='run', # One of `BY`
-    since:str='', # UTC, ISO 8601: work that ended before is left out
-    price:Price|None=None, # Of this project's machine, to be shown beside
+    events: Iterable[Event],  # Of the ledger, oldest first
+    by: str = "run",  # One of `BY`
+    since: str = "",  # UTC, ISO 8601: work that ended before is left out
+    price: Price | None = None,  # Of this project's machine, to be shown beside
 ) -> CostTable:
     "Estimated cost by key, most expensive first; the rows add up to the total"
     events = list(events)
-    model_of,sums = _models(events),{}
-    def of(key): return sums.setdefault(key, _Sum())
-    works = [w for w in paid(events, net=by!='cell') if w.event.time>=since]
+    model_of, sums = _models(events), {}
+
+    def of(key):
+        return sums.setdefault(key, _Sum())
+
+    works = [w for w in paid(events, net=by != "cell") if w.event.time >= since]
     for w in works:
-        if by=='cell': _by_cell(w, of)
-        else: of(_keys(w, by, model_of)).add(w, w.usd, w.kwh, w.idle, w.seconds)
-    rows = sorted((s.row(k) for k,s in sums.items()), key=lambda r: (-r.usd, -r.seconds, r.key))
-    known = [w.payload.get('energy') for w in works if w.payload.get('energy')]
-    return CostTable(by=by, since=since, rows=rows, total_usd=sum(r.usd for r in rows), total_kwh=sum(r.kwh for r in rows),
+        if by == "cell":
+            _by_cell(w, of)
+        else:
+            of(_keys(w, by, model_of)).add(w, w.usd, w.kwh, w.idle, w.seconds)
+    rows = sorted((s.row(k) for k, s in sums.items()), key=lambda r: (-r.usd, -r.seconds, r.key))
+    known = [w.payload.get("energy") for w in works if w.payload.get("energy")]
+    return CostTable(
+        by=by,
+        since=since,
+        rows=rows,
+        total_usd=sum(r.usd for r in rows),
+        total_kwh=sum(r.kwh for r in rows),
         idle_usd=sum(r.idle_usd for r in rows),
-        unpriced=sum(w.unpriced for w in works), price=price, measured=bool(known) and set(known)<={'rapl', 'rapl+nvml'})
+        unpriced=sum(w.unpriced for w in works),
+        price=price,
+        measured=bool(known) and set(known) <= {"rapl", "rapl+nvml"},
+    )
+
 
 def total(
-    events:Iterable[Event], # Of the ledger
-    since:str='', # UTC, ISO 8601
-) -> float: # USD, estimated
+    events: Iterable[Event],  # Of the ledger
+    since: str = "",  # UTC, ISO 8601
+) -> float:  # USD, estimated
     "What all of it cost; nested runs are counted once"
-    return sum(w.usd for w in paid(events) if w.event.time>=since)
+    return sum(w.usd for w in paid(events) if w.event.time >= since)

@@ -11,8 +11,18 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/data/face.ipynb #02479936
-__getattr__,__dir__,__all__ = face(__name__,
-    {**{v:f'verbs:{v}' for v in 'add show get diff push pull verify'.split()}, 'list':'verbs:list_',
-    'read':'reading:read', 'scan':'reading:scan', 'attach':'reading:attach', 'resolve':'reading:resolve',
-    'locate':'reading:locate', 'adopt':'dvc_versions:adopt', 'health':'health:health',
-    'DatasetVersion':'facts:DatasetVersion'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        **{v: f"verbs:{v}" for v in "add show get diff push pull verify".split()},
+        "list": "verbs:list_",
+        "read": "reading:read",
+        "scan": "reading:scan",
+        "attach": "reading:attach",
+        "resolve": "reading:resolve",
+        "locate": "reading:locate",
+        "adopt": "dvc_versions:adopt",
+        "health": "health:health",
+        "DatasetVersion": "facts:DatasetVersion",
+    },
+)

@@ -13,38 +13,53 @@ from ..core.frames import schema
 # %% ../../nbs/data/comparison.ipynb #708dabfb
 def columns(a, b) -> list[dict]:
     "Columns that were added, removed or changed their type"
-    one,two = ({c['name']:c['type'] for c in schema(t)} for t in (a, b))
+    one, two = ({c["name"]: c["type"] for c in schema(t)} for t in (a, b))
     out = []
     for n in dict.fromkeys([*one, *two]):
-        change = 'added' if n not in one else 'removed' if n not in two else 'type' if one[n]!=two[n] else ''
-        if change: out.append({'name':n, 'change':change, 'a':one.get(n, ''), 'b':two.get(n, '')})
+        change = "added" if n not in one else "removed" if n not in two else "type" if one[n] != two[n] else ""
+        if change:
+            out.append({"name": n, "change": change, "a": one.get(n, ""), "b": two.get(n, "")})
     return out
 
-def _q(n): return '"'+n.replace('"', '""')+'"'
 
-def rows(a, b) -> dict[str,int]:
+def _q(n):
+    return '"' + n.replace('"', '""') + '"'
+
+
+def rows(a, b) -> dict[str, int]:
     "How many rows each side has, and has alone"
     import duckdb
-    con = duckdb.connect(); con.register('a', a); con.register('b', b)
+
+    con = duckdb.connect()
+    con.register("a", a)
+    con.register("b", b)
     both = [n for n in a.column_names if n in b.column_names]
-    out = {'a':a.num_rows, 'b':b.num_rows}
-    if not both: return {**out, 'only_a':a.num_rows, 'only_b':b.num_rows}
-    pick = ', '.join(_q(n) for n in both)
+    out = {"a": a.num_rows, "b": b.num_rows}
+    if not both:
+        return {**out, "only_a": a.num_rows, "only_b": b.num_rows}
+    pick = ", ".join(_q(n) for n in both)
+
     def alone(x, y):
-        return con.execute(f'SELECT count(*) FROM (SELECT {pick} FROM {x} EXCEPT ALL SELECT {pick} FROM {y})').fetchone()[0]
-    return {**out, 'only_a':alone('a', 'b'), 'only_b':alone('b', 'a')}
+        return con.execute(
+            f"SELECT count(*) FROM (SELECT {pick} FROM {x} EXCEPT ALL SELECT {pick} FROM {y})"
+        ).fetchone()[0]
+
+    return {**out, "only_a": alone("a", "b"), "only_b": alone("b", "a")}
+
 
 def statistics(a, b) -> list[dict]:
     "Nulls, mean and range of each column of both, where they differ"
     import pyarrow as pa, pyarrow.compute as pc
+
     out = []
     for n in (n for n in a.column_names if n in b.column_names):
-        row = {'name':n}
-        for side,t in (('a', a), ('b', b)):
+        row = {"name": n}
+        for side, t in (("a", a), ("b", b)):
             c = t[n]
-            row[f'nulls_{side}'] = c.null_count
+            row[f"nulls_{side}"] = c.null_count
             if pa.types.is_integer(c.type) or pa.types.is_floating(c.type):
                 m = pc.min_max(c).as_py()
-                row |= {f'mean_{side}':pc.mean(c).as_py(), f'min_{side}':m['min'], f'max_{side}':m['max']}
-        if any(row.get(f'{k}_a')!=row.get(f'{k}_b') for k in ('nulls', 'mean', 'min', 'max')): out.append(row)
+                row |= {f"mean_{side}": pc.mean(c).as_py(), f"min_{side}": m["min"], f"max_{side}": m["max"]}
+        if any(row.get(f"{k}_a") != row.get(f"{k}_b") for k in ("nulls", "mean", "min", "max")):
+            out.append(row)
     return out

@@ -18,150 +18,225 @@ from ..core.project import write_text
 from .facts import Version
 
 # %% ../../nbs/data/dvc_versions.ipynb #86aaec7a
-REMOTE = 'mlops' # Name of the remote that `init` makes
+REMOTE = "mlops"  # Name of the remote that `init` makes
 
-def _config(p) -> Path: return p.root/'.dvc'/'config'
 
-def remote_of(p) -> tuple[str,str]:
+def _config(p) -> Path:
+    return p.root / ".dvc" / "config"
+
+
+def remote_of(p) -> tuple[str, str]:
     "`(name, URL)` of the default remote; empty when there is none"
     import configparser
-    if not _config(p).is_file(): return '',''
-    c = configparser.ConfigParser(interpolation=None, strict=False)
-    for f in (_config(p), p.root/'.dvc'/'config.local'):
-        try: c.read_string(re.sub(r'(?m)^[ \t]+', '', f.read_text(encoding='utf-8')) if f.is_file() else '')
-        except configparser.Error as e: raise BadInput(f'{f.relative_to(p.root)} cannot be read: {str(e).splitlines()[0]}') from e
-    name = c.get('core', 'remote', fallback='')
-    return name,c.get(f"'remote \"{name}\"'", 'url', fallback='')
 
-def local_folder(p) -> Path|None:
+    if not _config(p).is_file():
+        return "", ""
+    c = configparser.ConfigParser(interpolation=None, strict=False)
+    for f in (_config(p), p.root / ".dvc" / "config.local"):
+        try:
+            c.read_string(re.sub(r"(?m)^[ \t]+", "", f.read_text(encoding="utf-8")) if f.is_file() else "")
+        except configparser.Error as e:
+            raise BadInput(f"{f.relative_to(p.root)} cannot be read: {str(e).splitlines()[0]}") from e
+    name = c.get("core", "remote", fallback="")
+    return name, c.get(f"'remote \"{name}\"'", "url", fallback="")
+
+
+def local_folder(p) -> Path | None:
     "The remote as a folder, when it is one"
     url = remote_of(p)[1]
-    if not url or (re.match(r'^\w+://', url) and not url.startswith('file://')): return None
-    path = Path(url.removeprefix('file://'))
-    return path if path.is_absolute() else (p.root/'.dvc'/path).resolve()
+    if not url or (re.match(r"^\w+://", url) and not url.startswith("file://")):
+        return None
+    path = Path(url.removeprefix("file://"))
+    return path if path.is_absolute() else (p.root / ".dvc" / path).resolve()
+
 
 def adopt(
-    p, # Project
-) -> dict: # {'adopted': what was found, in words; empty when the repository was made}
+    p,  # Project
+) -> dict:  # {'adopted': what was found, in words; empty when the repository was made}
     "Use the DVC repository that is there, or make one with a local remote"
     if _config(p).is_file() and remote_of(p)[1]:
-        (name,url),own = remote_of(p),local_folder(p)
-        return {'adopted':f'remote {name} at {own.relative_to(p.root).as_posix() if own and own.is_relative_to(p.root) else url}'}
-    url = p.settings.stores.dvc_remote or (p.root/'.mlops'/'dvc-remote').as_posix()
-    had = _config(p).read_text(encoding='utf-8') if _config(p).is_file() else ''
-    core = '' if '[core]' in had else '[core]\n    analytics = false\n    check_update = false\n    remote = mlops\n'
-    if '[core]' in had: had = had.replace('[core]', '[core]\n    remote = mlops', 1)
-    write_text(_config(p), f'{had}{core}[\'remote "{REMOTE}"\']\n    url = {url}\n')
-    for name,text in {'.dvc/.gitignore':'/config.local\n/tmp\n/cache\n',
-        '.dvcignore':'# What DVC should not look at\n.mlops\n'}.items():
-        if not (p.root/name).exists(): write_text(p.root/name, text)
-    return {'adopted':''}
+        (name, url), own = remote_of(p), local_folder(p)
+        return {
+            "adopted": f"remote {name} at {own.relative_to(p.root).as_posix() if own and own.is_relative_to(p.root) else url}"
+        }
+    url = p.settings.stores.dvc_remote or (p.root / ".mlops" / "dvc-remote").as_posix()
+    had = _config(p).read_text(encoding="utf-8") if _config(p).is_file() else ""
+    core = "" if "[core]" in had else "[core]\n    analytics = false\n    check_update = false\n    remote = mlops\n"
+    if "[core]" in had:
+        had = had.replace("[core]", "[core]\n    remote = mlops", 1)
+    write_text(_config(p), f"{had}{core}['remote \"{REMOTE}\"']\n    url = {url}\n")
+    for name, text in {
+        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+        ".dvcignore": "# What DVC should not look at\n.mlops\n",
+    }.items():
+        if not (p.root / name).exists():
+            write_text(p.root / name, text)
+    return {"adopted": ""}
 
 # %% ../../nbs/data/dvc_versions.ipynb #3220814b
-def _address(folder:Path, md5:str) -> Path: return folder/'files'/'md5'/md5[:2]/md5[2:]
+def _address(folder: Path, md5: str) -> Path:
+    return folder / "files" / "md5" / md5[:2] / md5[2:]
 
-def _copy(source:Path, target:Path):
+
+def _copy(source: Path, target: Path):
     "Copy a file so that it appears whole"
     target.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(dir=target.parent, prefix='.')
+    fd, tmp = tempfile.mkstemp(dir=target.parent, prefix=".")
     os.close(fd)
-    try: shutil.copyfile(source, tmp); os.chmod(tmp, 0o644); os.replace(tmp, target)
+    try:
+        shutil.copyfile(source, tmp)
+        os.chmod(tmp, 0o644)
+        os.replace(tmp, target)
     except OSError as e:
-        raise ToolFailed(f'cannot write {target}: {e.strerror}',
-            'free some space' if e.errno==28 else 'the folder must be writable') from e
+        raise ToolFailed(
+            f"cannot write {target}: {e.strerror}",
+            "free some space" if e.errno == 28 else "the folder must be writable",
+        ) from e
     finally:
-        if os.path.exists(tmp): os.unlink(tmp)
+        if os.path.exists(tmp):
+            os.unlink(tmp)
 
-def cache(p) -> Path: return p.root/'.dvc'/'cache'
 
-def store(p, source:Path, md5:str) -> Path:
+def cache(p) -> Path:
+    return p.root / ".dvc" / "cache"
+
+
+def store(p, source: Path, md5: str) -> Path:
     "Keep the bytes in the cache and, when it is a folder, in the remote; where they are"
     for folder in filter(None, (cache(p), local_folder(p))):
-        if not _address(folder, md5).is_file(): _copy(source, _address(folder, md5))
+        if not _address(folder, md5).is_file():
+            _copy(source, _address(folder, md5))
         source = _address(folder, md5)
     return _address(cache(p), md5)
 
-def bytes_of(
-    p, # Project
-    v:Version, # Which
-    file:str, # Current data file, relative to the project
-) -> Path|None: # Where its bytes lie on this machine
-    "The stored bytes of a version, when they are here"
-    here = p.root/file
-    if here.is_file() and here.stat().st_size==v.bytes and file_digest(here, 'md5')==v.md5: return here
-    return next((a for a in (_address(f, v.md5) for f in filter(None, (cache(p), local_folder(p)))) if a.is_file()), None)
 
-def pull(p, name:str, v:Version, file:str) -> str:
+def bytes_of(
+    p,  # Project
+    v: Version,  # Which
+    file: str,  # Current data file, relative to the project
+) -> Path | None:  # Where its bytes lie on this machine
+    "The stored bytes of a version, when they are here"
+    here = p.root / file
+    if here.is_file() and here.stat().st_size == v.bytes and file_digest(here, "md5") == v.md5:
+        return here
+    return next(
+        (a for a in (_address(f, v.md5) for f in filter(None, (cache(p), local_folder(p)))) if a.is_file()), None
+    )
+
+
+def pull(p, name: str, v: Version, file: str) -> str:
     "Bring the bytes of a version here; what was done: `there`, `pulled` or `missing`"
-    here = p.root/file
-    if here.is_file() and file_digest(here, 'md5')==v.md5: return 'there'
+    here = p.root / file
+    if here.is_file() and file_digest(here, "md5") == v.md5:
+        return "there"
     at = bytes_of(p, v, file)
-    if at is None and local_folder(p) is None and remote_of(p)[1]: _dvc(p, 'pull', f'{file}.dvc'); return 'pulled'
-    if at is None: return 'missing'
+    if at is None and local_folder(p) is None and remote_of(p)[1]:
+        _dvc(p, "pull", f"{file}.dvc")
+        return "pulled"
+    if at is None:
+        return "missing"
     store(p, at, v.md5)
     _copy(at, here)
-    return 'pulled'
+    return "pulled"
 
-def push(p, name:str, versions:list[Version], file:str) -> int:
+
+def push(p, name: str, versions: list[Version], file: str) -> int:
     "Copy what the remote lacks; how many versions"
     folder = local_folder(p)
-    if folder is None: _dvc(p, 'push', f'{file}.dvc'); return 1
+    if folder is None:
+        _dvc(p, "push", f"{file}.dvc")
+        return 1
     lacking = [v for v in versions if not _address(folder, v.md5).is_file() and bytes_of(p, v, file)]
-    for v in lacking: _copy(bytes_of(p, v, file), _address(folder, v.md5))
+    for v in lacking:
+        _copy(bytes_of(p, v, file), _address(folder, v.md5))
     return len(lacking)
+
 
 def _dvc(p, *words):
     "DVC itself, in a process of its own"
-    r = subprocess.run([sys.executable, '-m', 'dvc', *words], cwd=p.root, capture_output=True, text=True,
-        env={**os.environ, 'DVC_NO_ANALYTICS':'1'})
+    r = subprocess.run(
+        [sys.executable, "-m", "dvc", *words],
+        cwd=p.root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+    )
     if r.returncode:
-        raise ToolFailed(f'dvc {words[0]} failed: {(r.stderr or r.stdout).strip().splitlines()[-1][:200]}',
-            f'try it yourself: dvc {" ".join(words)}')
+        raise ToolFailed(
+            f"dvc {words[0]} failed: {(r.stderr or r.stdout).strip().splitlines()[-1][:200]}",
+            f"try it yourself: dvc {' '.join(words)}",
+        )
 
 # %% ../../nbs/data/dvc_versions.ipynb #a67eb8c5
-def pointer(p, name:str) -> Path|None:
+def pointer(p, name: str) -> Path | None:
     "The pointer file of a dataset"
-    found = [f for f in (p.root/'data').glob('*.dvc') if f.name.split('.')[0]==name
-        or f.name.removesuffix('.dvc').rsplit('.', 1)[0]==name]
-    return min(found, key=lambda f: (f.name.removesuffix('.dvc').rsplit('.', 1)[0]!=name, f.name)) if found else None
+    found = [
+        f
+        for f in (p.root / "data").glob("*.dvc")
+        if f.name.split(".")[0] == name or f.name.removesuffix(".dvc").rsplit(".", 1)[0] == name
+    ]
+    return min(found, key=lambda f: (f.name.removesuffix(".dvc").rsplit(".", 1)[0] != name, f.name)) if found else None
+
 
 def read(
-    p, # Project
-    name:str, # Of the dataset
-) -> tuple[str,list[Version]]: # Data file relative to the project, versions oldest first
+    p,  # Project
+    name: str,  # Of the dataset
+) -> tuple[str, list[Version]]:  # Data file relative to the project, versions oldest first
     "What a pointer says; raises `NotFound`, or `BadInput` for a pointer that cannot be read"
     import yaml
     from mlops_nb.core import refs
     from mlops_nb.core.errors import suggest
+
     f = pointer(p, name)
     if f is None:
-        raise NotFound(f'no dataset `{name}`', suggest(name, refs.registered(p, 'dataset'))
-            or 'add one with: mlops data add FILE NAME')
+        raise NotFound(
+            f"no dataset `{name}`",
+            suggest(name, refs.registered(p, "dataset")) or "add one with: mlops data add FILE NAME",
+        )
     try:
-        doc = yaml.safe_load(f.read_text(encoding='utf-8'))
-        out = doc['outs'][0]
-        kept = ((doc.get('meta') or {}).get('mlops') or {}).get('versions') or []
+        doc = yaml.safe_load(f.read_text(encoding="utf-8"))
+        out = doc["outs"][0]
+        kept = ((doc.get("meta") or {}).get("mlops") or {}).get("versions") or []
         versions = msgspec.convert(kept, list[Version])
-        file = f'data/{out["path"]}'
+        file = f"data/{out['path']}"
     except (yaml.YAMLError, KeyError, IndexError, TypeError, msgspec.ValidationError, UnicodeDecodeError) as e:
-        raise BadInput(f'data/{f.name} is not a pointer of DVC: {str(e).splitlines()[0][:120]}',
-            f'restore it with: git checkout data/{f.name}') from e
-    if not versions: # made by `dvc add`: DVC knows its md5 and size, the rest is unknown
-        versions = [Version(version=1, digest='', sha256='', md5=str(out.get('md5', '')), bytes=int(out.get('size', 0)),
-            rows=-1, columns=[], time='')]
-    return file,versions
+        raise BadInput(
+            f"data/{f.name} is not a pointer of DVC: {str(e).splitlines()[0][:120]}",
+            f"restore it with: git checkout data/{f.name}",
+        ) from e
+    if not versions:  # made by `dvc add`: DVC knows its md5 and size, the rest is unknown
+        versions = [
+            Version(
+                version=1,
+                digest="",
+                sha256="",
+                md5=str(out.get("md5", "")),
+                bytes=int(out.get("size", 0)),
+                rows=-1,
+                columns=[],
+                time="",
+            )
+        ]
+    return file, versions
 
-def write(p, name:str, file:str, versions:list[Version]):
+
+def write(p, name: str, file: str, versions: list[Version]):
     "Replace the pointer; the data file is ignored in git as DVC does it"
     import yaml
-    v = versions[-1]
-    doc = {'outs':[{'md5':v.md5, 'size':v.bytes, 'hash':'md5', 'path':Path(file).name}],
-        'meta':{'mlops':{'name':name, 'versions':msgspec.to_builtins(versions)}}}
-    ignore = p.root/'data'/'.gitignore'
-    lines = ignore.read_text(encoding='utf-8').splitlines() if ignore.is_file() else []
-    if f'/{Path(file).name}' not in lines: write_text(ignore, '\n'.join([*lines, f'/{Path(file).name}'])+'\n')
-    write_text(p.root/f'{file}.dvc', yaml.safe_dump(doc, sort_keys=False, width=150, allow_unicode=True))
 
-def put(p, source:Path, file:str):
+    v = versions[-1]
+    doc = {
+        "outs": [{"md5": v.md5, "size": v.bytes, "hash": "md5", "path": Path(file).name}],
+        "meta": {"mlops": {"name": name, "versions": msgspec.to_builtins(versions)}},
+    }
+    ignore = p.root / "data" / ".gitignore"
+    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+    if f"/{Path(file).name}" not in lines:
+        write_text(ignore, "\n".join([*lines, f"/{Path(file).name}"]) + "\n")
+    write_text(p.root / f"{file}.dvc", yaml.safe_dump(doc, sort_keys=False, width=150, allow_unicode=True))
+
+
+def put(p, source: Path, file: str):
     "Make `source` the current data file"
-    if (p.root/file).resolve()!=Path(source).resolve(): _copy(source, p.root/file)
+    if (p.root / file).resolve() != Path(source).resolve():
+        _copy(source, p.root / file)

@@ -14,73 +14,93 @@ from ..core.fact import Fact
 # %% ../../nbs/data/facts.ipynb #9db25b2e
 class Column(msgspec.Struct, frozen=True):
     "A column of a dataset"
-    name:str
-    type:str # Logical type
-    pii:list[str] = [] # Classes of personal data that were found: email, phone ...
+
+    name: str
+    type: str  # Logical type
+    pii: list[str] = []  # Classes of personal data that were found: email, phone ...
+
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     "One version as kept in the pointer file"
-    version:int
-    digest:str # SHA-256, hex
-    sha256:str # Of the stored bytes
-    md5:str # Of the stored bytes: DVC's address
-    bytes:int
-    rows:int
-    columns:list[Column]
-    time:str # UTC
-    purpose:str = ''
+
+    version: int
+    digest: str  # SHA-256, hex
+    sha256: str  # Of the stored bytes
+    md5: str  # Of the stored bytes: DVC's address
+    bytes: int
+    rows: int
+    columns: list[Column]
+    time: str  # UTC
+    purpose: str = ""
+
 
 class DatasetVersion(Fact):
     "One version of a dataset"
-    name:str
-    version:int
-    digest:str # SHA-256, hex: of a file's bytes, or of a frame's rows
-    rows:int
-    columns:list[Column]
-    bytes:int
-    purpose:str = ''
-    time:str = '' # When it was added, UTC
-    file:str = '' # Where its bytes are, relative to the project
-    new:bool = True # False when these bytes were there already
-    __panel__ = 'mlops_nb.data.panel:version'
+
+    name: str
+    version: int
+    digest: str  # SHA-256, hex: of a file's bytes, or of a frame's rows
+    rows: int
+    columns: list[Column]
+    bytes: int
+    purpose: str = ""
+    time: str = ""  # When it was added, UTC
+    file: str = ""  # Where its bytes are, relative to the project
+    new: bool = True  # False when these bytes were there already
+    __panel__ = "mlops_nb.data.panel:version"
+
     @property
-    def path(self): return self.__dict__.get('at')
+    def path(self):
+        return self.__dict__.get("at")
+
 
 class Datasets(Fact):
     "The datasets of a project"
-    datasets:list[dict] # {name, version, digest, rows, bytes, purpose, pii}
-    __panel__ = 'mlops_nb.data.panel:datasets'
+
+    datasets: list[dict]  # {name, version, digest, rows, bytes, purpose, pii}
+    __panel__ = "mlops_nb.data.panel:datasets"
+
 
 class Difference(Fact):
     "How two tables differ"
-    a:str
-    b:str
-    rows:dict[str,int] # {a, b, only_a, only_b}
-    columns:list[dict] # {name, change, a, b}
-    statistics:list[dict] # {name, nulls_a, nulls_b, mean_a, mean_b, min_a, min_b, max_a, max_b}
-    __panel__ = 'mlops_nb.data.panel:difference'
+
+    a: str
+    b: str
+    rows: dict[str, int]  # {a, b, only_a, only_b}
+    columns: list[dict]  # {name, change, a, b}
+    statistics: list[dict]  # {name, nulls_a, nulls_b, mean_a, mean_b, min_a, min_b, max_a, max_b}
+    __panel__ = "mlops_nb.data.panel:difference"
+
 
 class Moved(Fact):
     "Datasets that were copied"
-    done:list[dict] # {name, version, bytes, state}
-    remote:str
-    __panel__ = 'mlops_nb.data.panel:moved'
+
+    done: list[dict]  # {name, version, bytes, state}
+    remote: str
+    __panel__ = "mlops_nb.data.panel:moved"
+
 
 class Verified(Fact):
     "Datasets whose bytes were read again"
-    checked:list[dict] # {name, version, state}: ok, changed or missing
-    __panel__ = 'mlops_nb.data.panel:verified'
+
+    checked: list[dict]  # {name, version, state}: ok, changed or missing
+    __panel__ = "mlops_nb.data.panel:verified"
+
     @property
-    def ok(self) -> bool: return all(c['state']=='ok' for c in self.checked)
+    def ok(self) -> bool:
+        return all(c["state"] == "ok" for c in self.checked)
+
     @property
     def finding(self) -> str:
-        return '; '.join(f'{c["name"]}@{c["version"]} is {c["state"]}' for c in self.checked if c['state']!='ok')
+        return "; ".join(f"{c['name']}@{c['version']} is {c['state']}" for c in self.checked if c["state"] != "ok")
+
 
 class Fetched(Fact):
     "A dataset version copied out"
-    name:str
-    version:int
-    digest:str
-    path:str
-    bytes:int
-    __panel__ = 'mlops_nb.data.panel:fetched'
+
+    name: str
+    version: int
+    digest: str
+    path: str
+    bytes: int
+    __panel__ = "mlops_nb.data.panel:fetched"

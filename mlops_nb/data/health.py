@@ -12,12 +12,19 @@ from ..core import refs
 from . import dvc_versions
 
 # %% ../../nbs/data/health.ipynb #2b06d9f8
-def health(p) -> tuple[bool,str,str]:
+def health(p) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
-    names = refs.registered(p, 'dataset')
-    if not names: return True,'no datasets yet',''
-    name,url = dvc_versions.remote_of(p)
-    if not url: return False,'there is no DVC remote','mlops init'
-    missing = [n for n in names if not (p.root/dvc_versions.read(p, n)[0]).is_file()]
-    if missing: return False,f'{len(missing)} of {len(names)} datasets are not here: {", ".join(missing[:3])}','mlops data pull'
-    return True,f'{len(names)} datasets are here; remote {name}',''
+    names = refs.registered(p, "dataset")
+    if not names:
+        return True, "no datasets yet", ""
+    name, url = dvc_versions.remote_of(p)
+    if not url:
+        return False, "there is no DVC remote", "mlops init"
+    missing = [n for n in names if not (p.root / dvc_versions.read(p, n)[0]).is_file()]
+    if missing:
+        return (
+            False,
+            f"{len(missing)} of {len(names)} datasets are not here: {', '.join(missing[:3])}",
+            "mlops data pull",
+        )
+    return True, f"{len(names)} datasets are here; remote {name}", ""

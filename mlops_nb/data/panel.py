@@ -11,62 +11,140 @@ __all__ = ['size', 'version', 'datasets', 'difference', 'moved', 'verified', 'fe
 from ..core.draw import Panel, badge, details, facts, table
 
 # %% ../../nbs/data/panel.ipynb #5798fa40
-def size(n:float) -> str:
+def size(n: float) -> str:
     "Bytes for people"
-    if n<1000: return f'{n:.0f} B'
-    for unit in ('kB', 'MB'):
+    if n < 1000:
+        return f"{n:.0f} B"
+    for unit in ("kB", "MB"):
         n /= 1000
-        if n<1000: return f'{n:.1f} {unit}'
-    return f'{n/1000:.1f} GB'
+        if n < 1000:
+            return f"{n:.1f} {unit}"
+    return f"{n / 1000:.1f} GB"
 
-def _pii(classes): return badge('warn', ', '.join(classes)) if classes else ''
+
+def _pii(classes):
+    return badge("warn", ", ".join(classes)) if classes else ""
+
 
 def version(v) -> Panel:
     "One dataset version"
-    about = facts({'digest':v.digest, 'rows':v.rows, 'size':size(v.bytes), 'file':v.file, 'purpose':v.purpose or 'not stated'})
+    about = facts(
+        {
+            "digest": v.digest,
+            "rows": v.rows,
+            "size": size(v.bytes),
+            "file": v.file,
+            "purpose": v.purpose or "not stated",
+        }
+    )
     personal = sum(bool(c.pii) for c in v.columns)
-    verdict = ('warn', f'{personal} COLUMNS WITH PERSONAL DATA') if personal else ('ok', 'NEW VERSION') if v.new else ('info', 'UNCHANGED')
-    found = [table(['column', 'type', 'looks like'],
-        [[c.name, c.type, _pii(c.pii)] for c in v.columns if c.pii])] if personal else []
-    every = details(f'{len(v.columns)} columns{"" if personal else ", none looks like personal data"}',
-        table(['column', 'type'], [[c.name, c.type] for c in v.columns]))
-    return Panel(f'{v.name}@{v.version}', about, *found, every, verdict=verdict,
-        next=f'mlops feature add NAME --entity KEY --time COLUMN --source {v.name}')
+    verdict = (
+        ("warn", f"{personal} COLUMNS WITH PERSONAL DATA")
+        if personal
+        else ("ok", "NEW VERSION")
+        if v.new
+        else ("info", "UNCHANGED")
+    )
+    found = (
+        [table(["column", "type", "looks like"], [[c.name, c.type, _pii(c.pii)] for c in v.columns if c.pii])]
+        if personal
+        else []
+    )
+    every = details(
+        f"{len(v.columns)} columns{'' if personal else ', none looks like personal data'}",
+        table(["column", "type"], [[c.name, c.type] for c in v.columns]),
+    )
+    return Panel(
+        f"{v.name}@{v.version}",
+        about,
+        *found,
+        every,
+        verdict=verdict,
+        next=f"mlops feature add NAME --entity KEY --time COLUMN --source {v.name}",
+    )
 
 # %% ../../nbs/data/panel.ipynb #31328566
 def datasets(d) -> Panel:
     "All datasets"
-    rows = [[f'{x["name"]}@{x["version"]}', x['rows'], size(x['bytes']), x['digest'][:12], x['purpose'] or '-', _pii(x['pii'])] for x in d.datasets]
-    return Panel('Datasets', table(['dataset', 'rows', 'size', 'digest', 'purpose', 'personal data'], rows,
-        empty='no dataset yet'), next='mlops data show NAME' if rows else 'mlops data add FILE NAME')
+    rows = [
+        [
+            f"{x['name']}@{x['version']}",
+            x["rows"],
+            size(x["bytes"]),
+            x["digest"][:12],
+            x["purpose"] or "-",
+            _pii(x["pii"]),
+        ]
+        for x in d.datasets
+    ]
+    return Panel(
+        "Datasets",
+        table(["dataset", "rows", "size", "digest", "purpose", "personal data"], rows, empty="no dataset yet"),
+        next="mlops data show NAME" if rows else "mlops data add FILE NAME",
+    )
+
 
 def difference(d) -> Panel:
     "Rows, columns, statistics"
     r = d.rows
-    same = not (r['only_a'] or r['only_b'] or d.columns)
-    blocks = [table(['', d.a, d.b], [['rows', r['a'], r['b']], ['only here', r['only_a'], r['only_b']]])]
+    same = not (r["only_a"] or r["only_b"] or d.columns)
+    blocks = [table(["", d.a, d.b], [["rows", r["a"], r["b"]], ["only here", r["only_a"], r["only_b"]]])]
     if d.columns:
-        blocks.append(table(['column', 'change', d.a, d.b], [[c['name'], c['change'], c['a'], c['b']] for c in d.columns]))
+        blocks.append(
+            table(["column", "change", d.a, d.b], [[c["name"], c["change"], c["a"], c["b"]] for c in d.columns])
+        )
     if d.statistics:
-        blocks.append(table(['column', 'nulls', 'nulls', 'mean', 'mean'],
-            [[s['name'], s['nulls_a'], s['nulls_b'], s.get('mean_a'), s.get('mean_b')] for s in d.statistics], align='lrrrr'))
-    return Panel(f'{d.a} against {d.b}', *blocks, verdict=('ok', 'SAME ROWS') if same else ('info', 'DIFFERENT'),
-        next=f'mlops monitor drift {d.a} {d.b}')
+        blocks.append(
+            table(
+                ["column", "nulls", "nulls", "mean", "mean"],
+                [[s["name"], s["nulls_a"], s["nulls_b"], s.get("mean_a"), s.get("mean_b")] for s in d.statistics],
+                align="lrrrr",
+            )
+        )
+    return Panel(
+        f"{d.a} against {d.b}",
+        *blocks,
+        verdict=("ok", "SAME ROWS") if same else ("info", "DIFFERENT"),
+        next=f"mlops monitor drift {d.a} {d.b}",
+    )
 
 # %% ../../nbs/data/panel.ipynb #9a0831d3
-_STATE = {'ok':'ok', 'there':'ok', 'pulled':'ok', 'pushed':'ok', 'changed':'bad', 'missing':'bad'}
+_STATE = {"ok": "ok", "there": "ok", "pulled": "ok", "pushed": "ok", "changed": "bad", "missing": "bad"}
+
 
 def _states(rows):
-    return [[badge(_STATE.get(r['state'], 'info'), r['state'].upper()), f'{r["name"]}@{r["version"]}',
-        size(r.get('bytes', 0)) if 'bytes' in r else ''] for r in rows]
+    return [
+        [
+            badge(_STATE.get(r["state"], "info"), r["state"].upper()),
+            f"{r['name']}@{r['version']}",
+            size(r.get("bytes", 0)) if "bytes" in r else "",
+        ]
+        for r in rows
+    ]
+
 
 def moved(m) -> Panel:
-    return Panel('Datasets and their remote', facts({'remote':m.remote}), table(['', 'dataset', 'size'], _states(m.done)),
-        next='mlops data list')
+    return Panel(
+        "Datasets and their remote",
+        facts({"remote": m.remote}),
+        table(["", "dataset", "size"], _states(m.done)),
+        next="mlops data list",
+    )
+
+
 def verified(v) -> Panel:
-    return Panel('Bytes read again', table(['', 'dataset', ''], _states(v.checked)),
-        verdict=('ok', 'UNCHANGED') if v.ok else ('bad', 'NOT WHAT WAS ADDED'),
-        next='mlops data list' if v.ok else 'mlops data pull')
+    return Panel(
+        "Bytes read again",
+        table(["", "dataset", ""], _states(v.checked)),
+        verdict=("ok", "UNCHANGED") if v.ok else ("bad", "NOT WHAT WAS ADDED"),
+        next="mlops data list" if v.ok else "mlops data pull",
+    )
+
+
 def fetched(f) -> Panel:
-    return Panel(f'{f.name}@{f.version}', facts({'written to':f.path, 'size':size(f.bytes), 'digest':f.digest}),
-        verdict=('ok', 'COPIED'), next='mlops data list')
+    return Panel(
+        f"{f.name}@{f.version}",
+        facts({"written to": f.path, "size": size(f.bytes), "digest": f.digest}),
+        verdict=("ok", "COPIED"),
+        next="mlops data list",
+    )

@@ -17,103 +17,183 @@ from . import dvc_versions
 from .facts import DatasetVersion
 
 # %% ../../nbs/data/reading.ipynb #fa75840c
-FORMATS = {'.parquet':'parquet', '.pq':'parquet', '.csv':'csv', '.tsv':'csv', '.gz':'csv', '.zip':'csv', '.arrow':'arrow',
-    '.feather':'arrow', '.json':'json', '.jsonl':'json', '.ndjson':'json'}
+FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".gz": "csv",
+    ".zip": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+}
+
 
 def resolve(
-    ref:str, # `NAME@v`
-    p=None, # Project; the current one by default
-    here:bool=True, # Look where its bytes are, which reads them
-) -> DatasetVersion: # With `.path`, where its bytes are; raises `NotFound`
+    ref: str,  # `NAME@v`
+    p=None,  # Project; the current one by default
+    here: bool = True,  # Look where its bytes are, which reads them
+) -> DatasetVersion:  # With `.path`, where its bytes are; raises `NotFound`
     "A registered dataset version"
     p = p or projects.current()
-    r = refs.parse(ref, 'dataset')
-    file,versions = dvc_versions.read(p, r.name)
-    v = refs.pick(versions, r, what='dataset')
-    fact = DatasetVersion(name=r.name, version=v.version, digest=v.digest or v.md5, rows=v.rows, columns=v.columns, bytes=v.bytes,
-        purpose=v.purpose, time=v.time, file=file)
-    fact.at,fact.format = dvc_versions.bytes_of(p, v, file) if here else None,FORMATS.get(Path(file).suffix.lower(), 'parquet')
+    r = refs.parse(ref, "dataset")
+    file, versions = dvc_versions.read(p, r.name)
+    v = refs.pick(versions, r, what="dataset")
+    fact = DatasetVersion(
+        name=r.name,
+        version=v.version,
+        digest=v.digest or v.md5,
+        rows=v.rows,
+        columns=v.columns,
+        bytes=v.bytes,
+        purpose=v.purpose,
+        time=v.time,
+        file=file,
+    )
+    fact.at, fact.format = (
+        dvc_versions.bytes_of(p, v, file) if here else None,
+        FORMATS.get(Path(file).suffix.lower(), "parquet"),
+    )
     return fact
 
+
 def locate(
-    data, # A frame, a path or glob, or `NAME@v`
-    p=None, # Project; the current one by default
-): # `(paths, format, dataset)` of something stored, or `(None, None, None)` of something in memory
+    data,  # A frame, a path or glob, or `NAME@v`
+    p=None,  # Project; the current one by default
+):  # `(paths, format, dataset)` of something stored, or `(None, None, None)` of something in memory
     "Where the rows are"
-    if not isinstance(data, (str, Path)): return None,None,None
+    if not isinstance(data, (str, Path)):
+        return None, None, None
     text = str(data)
-    paths = sorted(glob.glob(os.path.expanduser(text))) if any(c in text for c in '*?[') else [os.path.expanduser(text)] if os.path.isfile(os.path.expanduser(text)) else []
-    if paths: return paths,_format(paths[0]),None
-    word = text.removesuffix('@')
-    if os.sep in word or (Path(word).suffix.lower() in FORMATS and '@' not in word):
-        raise NotFound(f'no file {text!r}', _near_file(text) or 'give a Parquet, CSV or Arrow file, or the name of a dataset')
-    if '(' in word or '[' in word: raise NotFound(f'no file and no dataset {text!r}', 'an expression goes into {{...}} in a notebook, or into a variable first')
-    try: v = resolve(word, p)
+    paths = (
+        sorted(glob.glob(os.path.expanduser(text)))
+        if any(c in text for c in "*?[")
+        else [os.path.expanduser(text)]
+        if os.path.isfile(os.path.expanduser(text))
+        else []
+    )
+    if paths:
+        return paths, _format(paths[0]), None
+    word = text.removesuffix("@")
+    if os.sep in word or (Path(word).suffix.lower() in FORMATS and "@" not in word):
+        raise NotFound(
+            f"no file {text!r}", _near_file(text) or "give a Parquet, CSV or Arrow file, or the name of a dataset"
+        )
+    if "(" in word or "[" in word:
+        raise NotFound(
+            f"no file and no dataset {text!r}",
+            "an expression goes into {{...}} in a notebook, or into a variable first",
+        )
+    try:
+        v = resolve(word, p)
     except NotFound as e:
-        raise NotFound(f'no file and no dataset {text!r}', e.hint) from e
-    if v.path is None: raise NotFound(f'the bytes of {v.name}@{v.version} are not here', 'fetch them with: mlops data pull')
-    return [str(v.path)],v.format,v
+        raise NotFound(f"no file and no dataset {text!r}", e.hint) from e
+    if v.path is None:
+        raise NotFound(f"the bytes of {v.name}@{v.version} are not here", "fetch them with: mlops data pull")
+    return [str(v.path)], v.format, v
+
 
 def _near_file(text):
     folder = Path(text).expanduser().parent
     return suggest(Path(text).name, [f.name for f in folder.iterdir()] if folder.is_dir() else [])
 
+
 def _format(path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
-        raise BadInput(f'{path}: cannot tell the format of {suffix or "a file without a suffix"}',
-            f'expected one of {", ".join(FORMATS)}')
+        raise BadInput(
+            f"{path}: cannot tell the format of {suffix or 'a file without a suffix'}",
+            f"expected one of {', '.join(FORMATS)}",
+        )
     return FORMATS[suffix]
 
 # %% ../../nbs/data/reading.ipynb #419973d6
-def _quoted(paths): return '['+', '.join("'"+str(Path(x).absolute()).replace("'", "''")+"'" for x in paths)+']'
+def _quoted(paths):
+    return "[" + ", ".join("'" + str(Path(x).absolute()).replace("'", "''") + "'" for x in paths) + "]"
+
 
 def _expression(paths, format) -> str:
     "A DuckDB table function over files; without skip=0 the sniffer drops first lines that do not look like the rest, silently"
-    if format=='csv' and any(x.endswith('.zip') for x in paths): return ''
-    return {'parquet':f'read_parquet({_quoted(paths)})', 'csv':f'read_csv({_quoted(paths)}, sample_size=-1, skip=0)',
-        'json':f'read_json_auto({_quoted(paths)})'}.get(format, '')
+    if format == "csv" and any(x.endswith(".zip") for x in paths):
+        return ""
+    return {
+        "parquet": f"read_parquet({_quoted(paths)})",
+        "csv": f"read_csv({_quoted(paths)}, sample_size=-1, skip=0)",
+        "json": f"read_json_auto({_quoted(paths)})",
+    }.get(format, "")
+
 
 def attach(
-    con, # DuckDB connection
-    name:str, # Name of the relation to make
-    data, # Frame, path, glob or `NAME@v`
-    p=None, # Project
+    con,  # DuckDB connection
+    name: str,  # Name of the relation to make
+    data,  # Frame, path, glob or `NAME@v`
+    p=None,  # Project
 ):
     "Make `name` a relation over the data without loading files"
-    paths,format,_ = locate(data, p)
-    sql = _expression(paths, format) if paths else ''
-    quoted = '"'+name.replace('"', '""')+'"'
-    if not sql: con.register(name, read(data, p)); return
+    paths, format, _ = locate(data, p)
+    sql = _expression(paths, format) if paths else ""
+    quoted = '"' + name.replace('"', '""') + '"'
+    if not sql:
+        con.register(name, read(data, p))
+        return
     import duckdb
-    try: con.execute(f'CREATE OR REPLACE VIEW {quoted} AS SELECT * FROM {sql}')
-    except duckdb.Error as e: raise BadInput(f'{data}: cannot be read as {format}: {str(e).splitlines()[0][:160]}') from e
 
-def scan(data, p=None) -> tuple[str,list]:
+    try:
+        con.execute(f"CREATE OR REPLACE VIEW {quoted} AS SELECT * FROM {sql}")
+    except duckdb.Error as e:
+        raise BadInput(f"{data}: cannot be read as {format}: {str(e).splitlines()[0][:160]}") from e
+
+
+def scan(data, p=None) -> tuple[str, list]:
     "`(SQL relation, parameters)` over stored data; raises `BadInput` for data in memory"
-    paths,format,_ = locate(data, p)
-    if not paths or not _expression(paths, format): raise BadInput('only stored Parquet, CSV or JSON can be scanned')
-    return _expression(paths, format),[]
+    paths, format, _ = locate(data, p)
+    if not paths or not _expression(paths, format):
+        raise BadInput("only stored Parquet, CSV or JSON can be scanned")
+    return _expression(paths, format), []
+
 
 def read(
-    data, # Frame, path, glob or `NAME@v`
-    p=None, # Project; the current one by default
-): # `pyarrow.Table`; raises `NotFound`, `BadInput`
+    data,  # Frame, path, glob or `NAME@v`
+    p=None,  # Project; the current one by default
+):  # `pyarrow.Table`; raises `NotFound`, `BadInput`
     "All rows as an Arrow table"
-    if not isinstance(data, (str, Path)): return to_arrow(data)
-    paths,format,_ = locate(data, p)
+    if not isinstance(data, (str, Path)):
+        return to_arrow(data)
+    paths, format, _ = locate(data, p)
     import pyarrow as pa
-    try: return pa.concat_tables([_read(x, format) for x in paths], promote_options='default').replace_schema_metadata(None)
+
+    try:
+        return pa.concat_tables([_read(x, format) for x in paths], promote_options="default").replace_schema_metadata(
+            None
+        )
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError, ValueError) as e:
-        if isinstance(e, MlopsError): raise
-        raise BadInput(f'{data}: cannot be read as {format}: {str(e).splitlines()[0][:160]}') from e
+        if isinstance(e, MlopsError):
+            raise
+        raise BadInput(f"{data}: cannot be read as {format}: {str(e).splitlines()[0][:160]}") from e
+
 
 def _read(path, format):
     "One file"
-    if format=='parquet': import pyarrow.parquet as pq; return pq.read_table(path)
-    if format=='arrow': import pyarrow.feather as f; return f.read_table(path)
-    if format in ('csv', 'json') and not Path(path).stat().st_size: raise ValueError('the file is empty')
-    if format=='csv' and path.endswith('.zip'): import pandas as pd; return to_arrow(pd.read_csv(path))
+    if format == "parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_table(path)
+    if format == "arrow":
+        import pyarrow.feather as f
+
+        return f.read_table(path)
+    if format in ("csv", "json") and not Path(path).stat().st_size:
+        raise ValueError("the file is empty")
+    if format == "csv" and path.endswith(".zip"):
+        import pandas as pd
+
+        return to_arrow(pd.read_csv(path))
     import duckdb
-    try: return duckdb.connect().sql(f'SELECT * FROM {_expression([path], format)}').to_arrow_table()
-    except duckdb.Error as e: raise ValueError(str(e)) from e
+
+    try:
+        return duckdb.connect().sql(f"SELECT * FROM {_expression([path], format)}").to_arrow_table()
+    except duckdb.Error as e:
+        raise ValueError(str(e)) from e

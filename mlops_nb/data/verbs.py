@@ -23,210 +23,313 @@ from . import comparison, dvc_versions, reading
 from .facts import Column, DatasetVersion, Datasets, Difference, Fetched, Moved, Verified, Version
 
 # %% ../../nbs/data/verbs.ipynb #d3cd2b24
-def _prepare(p, data, folder:Path):
+def _prepare(p, data, folder: Path):
     "`(file to store, suffix, digest, table)`: a single file keeps its bytes, anything else becomes Parquet"
-    paths,_,_ = reading.locate(data, p)
-    one = Path(paths[0]) if paths and len(paths)==1 else None
-    dig = file_digest(one) if one else '' # before it is read: what is kept must still be that
+    paths, _, _ = reading.locate(data, p)
+    one = Path(paths[0]) if paths and len(paths) == 1 else None
+    dig = file_digest(one) if one else ""  # before it is read: what is kept must still be that
     table = reading.read(data, p)
-    if one: return one,_suffix(one),dig,table
+    if one:
+        return one, _suffix(one), dig, table
     import pyarrow as pa, pyarrow.parquet as pq
-    at = folder/'frame.parquet'
-    try: pq.write_table(table, at, compression='zstd')
+
+    at = folder / "frame.parquet"
+    try:
+        pq.write_table(table, at, compression="zstd")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise BadInput(f'the frame cannot be written as Parquet: {str(e)[:160]}') from e
-    return at,'.parquet',digest(table),table
+        raise BadInput(f"the frame cannot be written as Parquet: {str(e)[:160]}") from e
+    return at, ".parquet", digest(table), table
+
 
 def _suffix(path) -> str:
     s = Path(path).suffixes
-    return ''.join(s[-2:]) if s and s[-1] in ('.gz', '.zip') else s[-1] if s else '.parquet'
+    return "".join(s[-2:]) if s and s[-1] in (".gz", ".zip") else s[-1] if s else ".parquet"
+
 
 def _columns(table) -> list[Column]:
     "Columns with what looks like personal data in them"
     from mlops_nb import guard
+
     found = guard.classify(table)
-    return [Column(c['name'], c['type'], sorted(found.get(c['name'], []))) for c in schema(table)]
+    return [Column(c["name"], c["type"], sorted(found.get(c["name"], []))) for c in schema(table)]
+
 
 def _now():
     from datetime import datetime, UTC
-    return datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
+
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
 
 @verb(changes=True, example='mlops data add flights.parquet flights --purpose "predict delays"')
 def add(
-    data:Data, # Rows to version
-    name:Name, # Of the dataset
+    data: Data,  # Rows to version
+    name: Name,  # Of the dataset
     *,
-    purpose:str='', # Why this data may be used; the project's purpose by default
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> DatasetVersion|Plan:
+    purpose: str = "",  # Why this data may be used; the project's purpose by default
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> DatasetVersion | Plan:
     """Version a dataset
 
     Writes a pointer that DVC understands, the digest, the schema and what looks like personal data. Adding what is there already returns the existing version."""
     p = projects.current()
-    refs.check_name(name, 'dataset name')
-    with tempfile.TemporaryDirectory(prefix='mlops-') as d, nullcontext() if dry_run else alone(p.state/'locks'/f'data-{name}'), progress(f'adding {name}'):
-        source,suffix,dig,table = _prepare(p, data, Path(d))
-        had = dvc_versions.read(p, name) if dvc_versions.pointer(p, name) else ('', [])
-        same = next((v for v in had[1] if v.digest==dig), None)
-        if same and dvc_versions.bytes_of(p, same, had[0]): return _fact(name, same, had[0], new=False)
+    refs.check_name(name, "dataset name")
+    with (
+        tempfile.TemporaryDirectory(prefix="mlops-") as d,
+        nullcontext() if dry_run else alone(p.state / "locks" / f"data-{name}"),
+        progress(f"adding {name}"),
+    ):
+        source, suffix, dig, table = _prepare(p, data, Path(d))
+        had = dvc_versions.read(p, name) if dvc_versions.pointer(p, name) else ("", [])
+        same = next((v for v in had[1] if v.digest == dig), None)
+        if same and dvc_versions.bytes_of(p, same, had[0]):
+            return _fact(name, same, had[0], new=False)
         if dry_run:
-            return Plan(steps=[f'copy {source.stat().st_size:,} bytes to data/{name}{suffix} and the DVC cache',
-                f'write data/{name}{suffix}.dvc', f'record dataset.added {name}@{len(had[1])+1}'])
-        v = Version(version=len(had[1])+1, digest=dig, sha256=file_digest(source), md5=file_digest(source, 'md5'),
-            bytes=source.stat().st_size, rows=table.num_rows,
-            columns=_columns(table), time=_now(), purpose=purpose or p.settings.project.purpose)
-        if had[0] and Path(had[0]).name!=f'{name}{suffix}':
-            raise BadInput(f'dataset `{name}` is a {Path(had[0]).suffix} file and this is {suffix}',
-                'use another name, or convert it')
-        _keep(p, name, f'data/{name}{suffix}', source, [*had[1], v], source.parent==Path(d))
-    return _fact(name, v, f'data/{name}{suffix}')
+            return Plan(
+                steps=[
+                    f"copy {source.stat().st_size:,} bytes to data/{name}{suffix} and the DVC cache",
+                    f"write data/{name}{suffix}.dvc",
+                    f"record dataset.added {name}@{len(had[1]) + 1}",
+                ]
+            )
+        v = Version(
+            version=len(had[1]) + 1,
+            digest=dig,
+            sha256=file_digest(source),
+            md5=file_digest(source, "md5"),
+            bytes=source.stat().st_size,
+            rows=table.num_rows,
+            columns=_columns(table),
+            time=_now(),
+            purpose=purpose or p.settings.project.purpose,
+        )
+        if had[0] and Path(had[0]).name != f"{name}{suffix}":
+            raise BadInput(
+                f"dataset `{name}` is a {Path(had[0]).suffix} file and this is {suffix}",
+                "use another name, or convert it",
+            )
+        _keep(p, name, f"data/{name}{suffix}", source, [*had[1], v], source.parent == Path(d))
+    return _fact(name, v, f"data/{name}{suffix}")
+
 
 def _kept(p, source, v, frame) -> Path:
     "Where the bytes lie now; raises `BadInput` when they are not those that were read"
     at = dvc_versions.store(p, source, v.md5)
-    if file_digest(at)==v.sha256 and (frame or v.sha256==v.digest): return at
-    raise BadInput(f'{Path(source).name} changed while it was read', 'add it when it is complete')
+    if file_digest(at) == v.sha256 and (frame or v.sha256 == v.digest):
+        return at
+    raise BadInput(f"{Path(source).name} changed while it was read", "add it when it is complete")
+
 
 def _keep(p, name, file, source, versions, frame=False):
     "Bytes, pointer, event; the old pointer comes back when the event cannot be recorded"
     from mlops_nb.core import ledger
-    v,at = versions[-1],p.root/f'{file}.dvc'
+
+    v, at = versions[-1], p.root / f"{file}.dvc"
     before = at.read_bytes() if at.exists() else None
     dvc_versions.adopt(p)
-    given,source = source,_kept(p, source, v, frame)
+    given, source = source, _kept(p, source, v, frame)
     try:
         dvc_versions.put(p, source, file)
         dvc_versions.write(p, name, file, versions)
-        ledger.record(p, 'dataset.added', f'{name}@{v.version}',
-            {'rows':v.rows, 'columns':len(v.columns), 'bytes':v.bytes, 'md5':v.md5, 'purpose':v.purpose,
-            'pii':sorted({c for x in v.columns for c in x.pii})}, digest=v.digest)
+        ledger.record(
+            p,
+            "dataset.added",
+            f"{name}@{v.version}",
+            {
+                "rows": v.rows,
+                "columns": len(v.columns),
+                "bytes": v.bytes,
+                "md5": v.md5,
+                "purpose": v.purpose,
+                "pii": sorted({c for x in v.columns for c in x.pii}),
+            },
+            digest=v.digest,
+        )
     except BaseException:
         if before is None:
             at.unlink(missing_ok=True)
-            (p.root/file).unlink(missing_ok=True) if Path(given).resolve()!=(p.root/file).resolve() else None
+            (p.root / file).unlink(missing_ok=True) if Path(given).resolve() != (p.root / file).resolve() else None
         else:
             projects.write_text(at, before)
-            old = dvc_versions.bytes_of(p, versions[-2], file) if len(versions)>1 else None
-            if old: dvc_versions.put(p, old, file)
+            old = dvc_versions.bytes_of(p, versions[-2], file) if len(versions) > 1 else None
+            if old:
+                dvc_versions.put(p, old, file)
         raise
 
+
 def _fact(name, v, file, new=True) -> DatasetVersion:
-    f = DatasetVersion(name=name, version=v.version, digest=v.digest or v.md5, rows=v.rows, columns=v.columns, bytes=v.bytes,
-        purpose=v.purpose, time=v.time, file=file, new=new)
+    f = DatasetVersion(
+        name=name,
+        version=v.version,
+        digest=v.digest or v.md5,
+        rows=v.rows,
+        columns=v.columns,
+        bytes=v.bytes,
+        purpose=v.purpose,
+        time=v.time,
+        file=file,
+        new=new,
+    )
     return f
 
 # %% ../../nbs/data/verbs.ipynb #c9ed7a04
-@verb(example='mlops data list')
+@verb(example="mlops data list")
 def list_() -> Datasets:
     "All datasets, each in its newest version"
     p = projects.current()
     out = []
-    for name in refs.registered(p, 'dataset'):
+    for name in refs.registered(p, "dataset"):
         v = dvc_versions.read(p, name)[1][-1]
-        out.append({'name':name, 'version':v.version, 'digest':v.digest or v.md5, 'rows':v.rows, 'bytes':v.bytes,
-            'purpose':v.purpose, 'pii':sorted({c for x in v.columns for c in x.pii})})
+        out.append(
+            {
+                "name": name,
+                "version": v.version,
+                "digest": v.digest or v.md5,
+                "rows": v.rows,
+                "bytes": v.bytes,
+                "purpose": v.purpose,
+                "pii": sorted({c for x in v.columns for c in x.pii}),
+            }
+        )
     return Datasets(datasets=out)
 
-@verb(example='mlops data show flights@1')
+
+@verb(example="mlops data show flights@1")
 def show(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
 ) -> DatasetVersion:
     "One dataset version: digest, schema, purpose, personal data"
     fact = reading.resolve(name)
     fact.new = False
     return fact
 
-@verb(example='mlops data get flights@1 --out flights.parquet')
+
+@verb(example="mlops data get flights@1 --out flights.parquet")
 def get(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
     *,
-    out:Path, # File to write
+    out: Path,  # File to write
 ) -> Fetched:
     "Copy the bytes of a dataset version out of the project"
     p = projects.current()
     v = reading.resolve(name, p)
-    if v.path is None: raise NotFound(f'the bytes of {v.name}@{v.version} are not here', 'fetch them with: mlops data pull')
+    if v.path is None:
+        raise NotFound(f"the bytes of {v.name}@{v.version} are not here", "fetch them with: mlops data pull")
     dvc_versions._copy(v.path, Path(out).expanduser())
     from mlops_nb.core import ledger
-    ledger.record(p, 'dataset.fetched', f'{v.name}@{v.version}', {'bytes':v.bytes}, digest=v.digest, fail='open')
+
+    ledger.record(p, "dataset.fetched", f"{v.name}@{v.version}", {"bytes": v.bytes}, digest=v.digest, fail="open")
     return Fetched(name=v.name, version=v.version, digest=v.digest, path=str(out), bytes=v.bytes)
 
-@verb(example='mlops data diff flights@1 flights@2')
+
+@verb(example="mlops data diff flights@1 flights@2")
 def diff(
-    a:Data, # Before
-    b:Data, # After
+    a: Data,  # Before
+    b: Data,  # After
 ) -> Difference:
     "Rows, columns and statistics that differ between two tables"
     p = projects.current()
-    one,two = reading.read(a, p),reading.read(b, p)
-    words = [x if isinstance(x, (str, Path)) else w for x,w in ((a, 'a'), (b, 'b'))]
-    return Difference(a=str(words[0]), b=str(words[1]), rows=comparison.rows(one, two), columns=comparison.columns(one, two),
-        statistics=comparison.statistics(one, two))
+    one, two = reading.read(a, p), reading.read(b, p)
+    words = [x if isinstance(x, (str, Path)) else w for x, w in ((a, "a"), (b, "b"))]
+    return Difference(
+        a=str(words[0]),
+        b=str(words[1]),
+        rows=comparison.rows(one, two),
+        columns=comparison.columns(one, two),
+        statistics=comparison.statistics(one, two),
+    )
 
 # %% ../../nbs/data/verbs.ipynb #9e662db5
-def _chosen(p, name) -> list[str]: return [refs.parse(name, 'dataset').name] if name else refs.registered(p, 'dataset')
+def _chosen(p, name) -> list[str]:
+    return [refs.parse(name, "dataset").name] if name else refs.registered(p, "dataset")
 
-@verb(changes=True, example='mlops data push')
+
+@verb(changes=True, example="mlops data push")
 def push(
-    name:str='', # Only this dataset
+    name: str = "",  # Only this dataset
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Moved|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Moved | Plan:
     "Copy datasets to the remote"
     from mlops_nb.core import ledger
+
     p = projects.current()
-    _,url = dvc_versions.remote_of(p)
-    if not url: raise NotFound('this project has no DVC remote', 'make one with: mlops init')
-    if dry_run: return Plan(steps=[f'copy what {url} lacks of {n}' for n in _chosen(p, name)])
+    _, url = dvc_versions.remote_of(p)
+    if not url:
+        raise NotFound("this project has no DVC remote", "make one with: mlops init")
+    if dry_run:
+        return Plan(steps=[f"copy what {url} lacks of {n}" for n in _chosen(p, name)])
     done = []
     for n in _chosen(p, name):
-        file,versions = dvc_versions.read(p, n)
-        done.append({'name':n, 'version':versions[-1].version, 'bytes':versions[-1].bytes,
-            'state':'pushed' if dvc_versions.push(p, n, versions, file) else 'there'})
-    if any(d['state']=='pushed' for d in done):
-        ledger.record(p, 'dataset.pushed', name or 'all', {'remote':url, 'datasets':[d['name'] for d in done]})
+        file, versions = dvc_versions.read(p, n)
+        done.append(
+            {
+                "name": n,
+                "version": versions[-1].version,
+                "bytes": versions[-1].bytes,
+                "state": "pushed" if dvc_versions.push(p, n, versions, file) else "there",
+            }
+        )
+    if any(d["state"] == "pushed" for d in done):
+        ledger.record(p, "dataset.pushed", name or "all", {"remote": url, "datasets": [d["name"] for d in done]})
     return Moved(done=done, remote=url)
 
-@verb(changes=True, example='mlops data pull')
+
+@verb(changes=True, example="mlops data pull")
 def pull(
-    name:str='', # Only this dataset
+    name: str = "",  # Only this dataset
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Moved|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Moved | Plan:
     "Bring the datasets of a clone here"
     from mlops_nb.core import ledger
+
     p = projects.current()
-    _,url = dvc_versions.remote_of(p)
-    if not url: raise NotFound('this project has no DVC remote', 'make one with: mlops init')
-    if dry_run: return Plan(steps=[f'fetch {n} from {url}' for n in _chosen(p, name)])
+    _, url = dvc_versions.remote_of(p)
+    if not url:
+        raise NotFound("this project has no DVC remote", "make one with: mlops init")
+    if dry_run:
+        return Plan(steps=[f"fetch {n} from {url}" for n in _chosen(p, name)])
     done = []
-    with progress('pulling', total=len(_chosen(p, name))) as report:
+    with progress("pulling", total=len(_chosen(p, name))) as report:
         for n in _chosen(p, name):
-            file,versions = dvc_versions.read(p, n)
-            done.append({'name':n, 'version':versions[-1].version, 'bytes':versions[-1].bytes,
-                'state':dvc_versions.pull(p, n, versions[-1], file)})
+            file, versions = dvc_versions.read(p, n)
+            done.append(
+                {
+                    "name": n,
+                    "version": versions[-1].version,
+                    "bytes": versions[-1].bytes,
+                    "state": dvc_versions.pull(p, n, versions[-1], file),
+                }
+            )
             report(1, n)
-    missing = [str(d['name']) for d in done if d['state']=='missing']
+    missing = [str(d["name"]) for d in done if d["state"] == "missing"]
     if missing:
-        raise ToolFailed(f'the remote {url} does not have {", ".join(missing)}',
-            'push them where they were added: mlops data push')
-    if any(d['state']=='pulled' for d in done):
-        ledger.record(p, 'dataset.pulled', name or 'all',
-            {'remote':url, 'datasets':[d['name'] for d in done if d['state']=='pulled']})
+        raise ToolFailed(
+            f"the remote {url} does not have {', '.join(missing)}", "push them where they were added: mlops data push"
+        )
+    if any(d["state"] == "pulled" for d in done):
+        ledger.record(
+            p,
+            "dataset.pulled",
+            name or "all",
+            {"remote": url, "datasets": [d["name"] for d in done if d["state"] == "pulled"]},
+        )
     return Moved(done=done, remote=url)
 
-@verb(check=True, example='mlops data verify')
+
+@verb(check=True, example="mlops data verify")
 def verify(
-    name:str='', # Only this dataset
+    name: str = "",  # Only this dataset
 ) -> Verified:
     "Read the bytes of every version again and compare their digests"
-    p,out = projects.current(),[]
+    p, out = projects.current(), []
     for n in _chosen(p, name):
-        file,versions = dvc_versions.read(p, n)
-        here = p.root/file
+        file, versions = dvc_versions.read(p, n)
+        here = p.root / file
         for v in versions:
             at = dvc_versions.bytes_of(p, v, file)
-            state = 'missing' if at is None else 'ok' if not v.sha256 or file_digest(at)==v.sha256 else 'changed'
-            if v is versions[-1] and here.is_file() and file_digest(here, 'md5')!=v.md5: state = 'changed'
-            out.append({'name':n, 'version':v.version, 'state':state})
+            state = "missing" if at is None else "ok" if not v.sha256 or file_digest(at) == v.sha256 else "changed"
+            if v is versions[-1] and here.is_file() and file_digest(here, "md5") != v.md5:
+                state = "changed"
+            out.append({"name": n, "version": v.version, "state": state})
     return Verified(checked=out)

@@ -11,9 +11,22 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/feature/face.ipynb #e8f5f9c7
-__getattr__,__dir__,__all__ = face(__name__, {**{v:f'verbs:{v}' for v in 'add show diff join'.split()},
-    'materialize':'online_verbs:materialize', 'online':'online_verbs:online', 'push':'push_verbs:push',
-    'Reader':'online_reader:Reader',
-    'list':'verbs:list_', 'adopt':'exchange_verbs:adopt', 'export':'exchange_verbs:export',
-    'match':'asof:match', 'stream':'stream_verbs:stream', 'skew':'skew_verbs:skew', 'replay':'replay:',
-    'TrainingSet':'facts:TrainingSet', 'FeatureView':'facts:FeatureView'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        **{v: f"verbs:{v}" for v in "add show diff join".split()},
+        "materialize": "online_verbs:materialize",
+        "online": "online_verbs:online",
+        "push": "push_verbs:push",
+        "Reader": "online_reader:Reader",
+        "list": "verbs:list_",
+        "adopt": "exchange_verbs:adopt",
+        "export": "exchange_verbs:export",
+        "match": "asof:match",
+        "stream": "stream_verbs:stream",
+        "skew": "skew_verbs:skew",
+        "replay": "replay:",
+        "TrainingSet": "facts:TrainingSet",
+        "FeatureView": "facts:FeatureView",
+    },
+)

@@ -12,229 +12,346 @@ from typing import Any, NamedTuple
 from ..core.errors import BadInput, NotFound, suggest
 
 # %% ../../nbs/feature/asof.ipynb #01061ee5
-_UNIT = {'s':1, 'ms':1_000, 'us':1_000_000, 'ns':1_000_000_000}
+_UNIT = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
-def unit_of(column, name:str) -> str:
+
+def unit_of(column, name: str) -> str:
     "Precision of a time column; raises `BadInput` when it is none"
     import pyarrow as pa
-    t = column.type
-    if pa.types.is_timestamp(t): return 'ns' if t.unit=='ns' else 'us'
-    if pa.types.is_date(t): return 'us'
-    raise BadInput(f'column `{name}` is {t}, not a time', f'convert it first, for instance: pd.to_datetime(df.{name}, utc=True)')
 
-def instants(column, unit:str, name:str):
+    t = column.type
+    if pa.types.is_timestamp(t):
+        return "ns" if t.unit == "ns" else "us"
+    if pa.types.is_date(t):
+        return "us"
+    raise BadInput(
+        f"column `{name}` is {t}, not a time", f"convert it first, for instance: pd.to_datetime(df.{name}, utc=True)"
+    )
+
+
+def instants(column, unit: str, name: str):
     "A time column as int64 since 1970 UTC in `unit`; nulls stay"
     import pyarrow as pa, pyarrow.compute as pc
+
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(column, pa.ChunkedArray): column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
     t = column.type
-    zone = getattr(t, 'tz', None)
-    try: return pc.cast(pc.cast(column, pa.timestamp(unit, zone)), pa.int64())
+    zone = getattr(t, "tz", None)
+    try:
+        return pc.cast(pc.cast(column, pa.timestamp(unit, zone)), pa.int64())
     except pa.ArrowInvalid as e:
-        raise BadInput(f'column `{name}` holds times that do not fit into {unit}',
-            'keep to the years 1678 to 2261, or use microseconds on both sides') from e
+        raise BadInput(
+            f"column `{name}` holds times that do not fit into {unit}",
+            "keep to the years 1678 to 2261, or use microseconds on both sides",
+        ) from e
 
 # %% ../../nbs/feature/asof.ipynb #02f90040
 class Match(NamedTuple):
     "Which row of a view answers each question"
-    rows:Any # int64 array, shape (questions,): row of the view, -1 for none
-    expired:int # Questions whose newest answer was older than the ttl
-    future:int # Answers younger than their question, counted on the result; 0 unless the engine is broken
-    ties:int # Rows that lost against one of the same key and time
-    age_s:Any # float array of the ages of the answers, seconds
+
+    rows: Any  # int64 array, shape (questions,): row of the view, -1 for none
+    expired: int  # Questions whose newest answer was older than the ttl
+    future: int  # Answers younger than their question, counted on the result; 0 unless the engine is broken
+    ties: int  # Rows that lost against one of the same key and time
+    age_s: Any  # float array of the ages of the answers, seconds
+
 
 def match(
-    asked, # pyarrow.Table: key columns k0, k1 ..., and `t` (int64); shape (questions, keys+1)
-    view, # pyarrow.Table: the same key columns, `t`, and `c` (when known, int64) or no `c`
-    unit:str='us', # Unit of the times
-    ttl_s:float|None=None, # How long an answer stays true, seconds; None is for ever
-    con=None, # DuckDB connection, to use its ASOF join whatever the keys
+    asked,  # pyarrow.Table: key columns k0, k1 ..., and `t` (int64); shape (questions, keys+1)
+    view,  # pyarrow.Table: the same key columns, `t`, and `c` (when known, int64) or no `c`
+    unit: str = "us",  # Unit of the times
+    ttl_s: float | None = None,  # How long an answer stays true, seconds; None is for ever
+    con=None,  # DuckDB connection, to use its ASOF join whatever the keys
 ) -> Match:
     "Answer every question; the tie rule is (time, created, place in the view), the largest wins"
     import duckdb, numpy as np, pyarrow as pa
-    keys,late = [c for c in asked.column_names if c!='t'],'c' in view.column_names and not _never_late(view)
+
+    keys, late = [c for c in asked.column_names if c != "t"], "c" in view.column_names and not _never_late(view)
     packed = _packed(asked, view, keys) if not late and not con else None
-    rows,ties = _in_order(*packed) if packed is not None else _by_sql(asked, view, keys, late, con)
+    rows, ties = _in_order(*packed) if packed is not None else _by_sql(asked, view, keys, late, con)
     return _checked(np.asarray(rows), asked, view, unit, ttl_s, ties)
+
 
 def _by_sql(asked, view, keys, late, con=None):
     "Row of each question by DuckDB's ASOF join, and the number of ties"
     import duckdb, numpy as np, pyarrow as pa
-    con,mine,n = (con, False, asked.num_rows) if con else (duckdb.connect(), True, asked.num_rows)
-    con.register('asked_', asked.append_column('row_', pa.array(np.arange(n))))
-    con.register('view_', view.append_column('rn_', pa.array(np.arange(view.num_rows))))
-    try: got = con.execute(_sql(keys, late)).fetchnumpy()
-    except duckdb.Error as e: raise BadInput(f'the keys cannot be compared: {str(e).splitlines()[0][:160]}') from e
+
+    con, mine, n = (con, False, asked.num_rows) if con else (duckdb.connect(), True, asked.num_rows)
+    con.register("asked_", asked.append_column("row_", pa.array(np.arange(n))))
+    con.register("view_", view.append_column("rn_", pa.array(np.arange(view.num_rows))))
+    try:
+        got = con.execute(_sql(keys, late)).fetchnumpy()
+    except duckdb.Error as e:
+        raise BadInput(f"the keys cannot be compared: {str(e).splitlines()[0][:160]}") from e
     finally:
-        con.unregister('asked_'); con.unregister('view_')
-        if mine: con.close()
-    rows = np.full(n, -1, 'int64')
-    rows[np.asarray(got['row_'])] = np.asarray(np.ma.filled(got['rn_'], -1))
-    return rows,_ties(view, keys)
+        con.unregister("asked_")
+        con.unregister("view_")
+        if mine:
+            con.close()
+    rows = np.full(n, -1, "int64")
+    rows[np.asarray(got["row_"])] = np.asarray(np.ma.filled(got["rn_"], -1))
+    return rows, _ties(view, keys)
+
 
 def _numbered(a, v):
     "Equal keys as equal numbers from 0 on both sides, -1 for null or for a key that the view has not; and how many there are. None where types differ"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    if a.type!=v.type: return None
-    if pa.types.is_integer(v.type) and v.type!=pa.uint64():
-        x,y = np.asarray(pc.fill_null(a, 0)).astype('int64', copy=False),np.asarray(pc.fill_null(v, 0)).astype('int64', copy=False)
-        least,most = int(y.min()),int(y.max())
-        p,q = np.where((x<least) | (x>most), -1, x-least),y-least
-        if a.null_count: p[np.asarray(pc.is_null(a))] = -1
-        if v.null_count: q[np.asarray(pc.is_null(v))] = -1
-        return p,q,most-least+1
+
+    if a.type != v.type:
+        return None
+    if pa.types.is_integer(v.type) and v.type != pa.uint64():
+        x, y = (
+            np.asarray(pc.fill_null(a, 0)).astype("int64", copy=False),
+            np.asarray(pc.fill_null(v, 0)).astype("int64", copy=False),
+        )
+        least, most = int(y.min()), int(y.max())
+        p, q = np.where((x < least) | (x > most), -1, x - least), y - least
+        if a.null_count:
+            p[np.asarray(pc.is_null(a))] = -1
+        if v.null_count:
+            q[np.asarray(pc.is_null(v))] = -1
+        return p, q, most - least + 1
     d = pc.dictionary_encode(v.combine_chunks() if isinstance(v, pa.ChunkedArray) else v)
     d = d.combine_chunks() if isinstance(d, pa.ChunkedArray) else d
-    p = np.asarray(pc.fill_null(pc.index_in(a, value_set=d.dictionary, skip_nulls=True), -1)).astype('int64')
-    return p,np.asarray(pc.fill_null(d.indices, -1)).astype('int64'),max(len(d.dictionary), 1)
+    p = np.asarray(pc.fill_null(pc.index_in(a, value_set=d.dictionary, skip_nulls=True), -1)).astype("int64")
+    return p, np.asarray(pc.fill_null(d.indices, -1)).astype("int64"), max(len(d.dictionary), 1)
+
 
 def _packed(asked, view, keys):
     "Key and time of both sides as one whole number that sorts like them, -1 for what cannot match; None when 64 bits are too few"
     import numpy as np, pyarrow.compute as pc
-    if not view.num_rows or view['t'].null_count==view.num_rows: return None
-    t,u = _ints(view['t']),_ints(asked['t'])
-    least,most = (int(pc.min(view['t']).as_py()), int(pc.max(view['t']).as_py()))
-    span,size = most-least+1,1
-    p,q,ok_p,ok_q = np.zeros(len(u), 'int64'),np.zeros(len(t), 'int64'),np.ones(len(u), bool),np.ones(len(t), bool)
+
+    if not view.num_rows or view["t"].null_count == view.num_rows:
+        return None
+    t, u = _ints(view["t"]), _ints(asked["t"])
+    least, most = (int(pc.min(view["t"]).as_py()), int(pc.max(view["t"]).as_py()))
+    span, size = most - least + 1, 1
+    p, q, ok_p, ok_q = (
+        np.zeros(len(u), "int64"),
+        np.zeros(len(t), "int64"),
+        np.ones(len(u), bool),
+        np.ones(len(t), bool),
+    )
     for k in keys:
         got = _numbered(asked[k], view[k])
-        if got is None or (size := size*got[2])*span>=2**62: return None
-        p,q = p*got[2]+got[0],q*got[2]+got[1]
-        ok_p &= got[0]>=0; ok_q &= got[1]>=0
-    ok_p &= u>=least
-    if asked['t'].null_count: ok_p &= np.asarray(pc.is_valid(asked['t']))
-    if view['t'].null_count: ok_q &= np.asarray(pc.is_valid(view['t']))
-    if span*size>=2**62: return None
-    return np.where(ok_p, p*span+(np.clip(u, least, most)-least), -1),np.where(ok_q, q*span+(t-least), -1),span
+        if got is None or (size := size * got[2]) * span >= 2**62:
+            return None
+        p, q = p * got[2] + got[0], q * got[2] + got[1]
+        ok_p &= got[0] >= 0
+        ok_q &= got[1] >= 0
+    ok_p &= u >= least
+    if asked["t"].null_count:
+        ok_p &= np.asarray(pc.is_valid(asked["t"]))
+    if view["t"].null_count:
+        ok_q &= np.asarray(pc.is_valid(view["t"]))
+    if span * size >= 2**62:
+        return None
+    return (
+        np.where(ok_p, p * span + (np.clip(u, least, most) - least), -1),
+        np.where(ok_q, q * span + (t - least), -1),
+        span,
+    )
 
-def _in_order(p, q, span:int):
+
+def _in_order(p, q, span: int):
     "Row of each question from one sort of each side, and the number of ties"
     import numpy as np
-    order = np.arange(len(q)) if (q[1:]>=q[:-1]).all() else np.argsort(q)
+
+    order = np.arange(len(q)) if (q[1:] >= q[:-1]).all() else np.argsort(q)
     s = q[order]
-    same = (s[1:]==s[:-1]) & (s[1:]>=0)
-    if same.any() and len(order)>1: order = np.argsort(q, kind='stable') # of a tie the last in place comes last
+    same = (s[1:] == s[:-1]) & (s[1:] >= 0)
+    if same.any() and len(order) > 1:
+        order = np.argsort(q, kind="stable")  # of a tie the last in place comes last
     asked = np.argsort(p)
-    at = np.empty(len(p), 'int64')
-    at[asked] = np.searchsorted(s, p[asked], 'right')-1
-    hit = (p>=0) & (at>=0)
-    hit &= s[at]>=p-p%span # the same key
-    return np.where(hit, order[at], -1),int(same.sum())
+    at = np.empty(len(p), "int64")
+    at[asked] = np.searchsorted(s, p[asked], "right") - 1
+    hit = (p >= 0) & (at >= 0)
+    hit &= s[at] >= p - p % span  # the same key
+    return np.where(hit, order[at], -1), int(same.sum())
+
 
 def _never_late(view) -> bool:
     "Was every row known when it was true?"
     import pyarrow.compute as pc
-    return view.num_rows==0 or (view['c'].null_count==0 and view['t'].null_count==0
-        and bool(pc.all(pc.less_equal(view['c'], view['t'])).as_py()))
 
-def _sql(keys:list[str], known:bool) -> str:
+    return view.num_rows == 0 or (
+        view["c"].null_count == 0
+        and view["t"].null_count == 0
+        and bool(pc.all(pc.less_equal(view["c"], view["t"])).as_py())
+    )
+
+
+def _sql(keys: list[str], known: bool) -> str:
     "The join; `b_` is the best row that was known by `known_`"
-    k = ', '.join(keys)
-    full = ' AND '.join(f'{x} IS NOT NULL' for x in [*keys, 't'])
-    on = ' AND '.join(f'a.{x} = v.{x}' for x in keys)+(' AND ' if keys else '')+'a.t >= v.known_'
-    by = f'PARTITION BY {k} ' if keys else ''
-    group = ', '.join([*keys, 't'])
-    if not known: v = f'SELECT {group}, t AS known_, max(rn_) AS rn_ FROM view_ WHERE {full} GROUP BY {group}'
+    k = ", ".join(keys)
+    full = " AND ".join(f"{x} IS NOT NULL" for x in [*keys, "t"])
+    on = " AND ".join(f"a.{x} = v.{x}" for x in keys) + (" AND " if keys else "") + "a.t >= v.known_"
+    by = f"PARTITION BY {k} " if keys else ""
+    group = ", ".join([*keys, "t"])
+    if not known:
+        v = f"SELECT {group}, t AS known_, max(rn_) AS rn_ FROM view_ WHERE {full} GROUP BY {group}"
     else:
-        v = (f'SELECT DISTINCT {k+", " if k else ""}known_, b_.rn_ AS rn_ FROM (SELECT {k+", " if k else ""}known_, max({{"t":t, "c":c, "rn_":rn_}}) OVER ({by}ORDER BY known_ '
-        f'RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS b_ FROM (SELECT *, greatest(t, c) AS known_ FROM view_ WHERE {full} AND c IS NOT NULL))')
-    return f'SELECT a.row_, v.rn_ FROM (SELECT * FROM asked_ WHERE {full}) a ASOF JOIN ({v}) v ON {on}'
+        v = (
+            f'SELECT DISTINCT {k + ", " if k else ""}known_, b_.rn_ AS rn_ FROM (SELECT {k + ", " if k else ""}known_, max({{"t":t, "c":c, "rn_":rn_}}) OVER ({by}ORDER BY known_ '
+            f"RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS b_ FROM (SELECT *, greatest(t, c) AS known_ FROM view_ WHERE {full} AND c IS NOT NULL))"
+        )
+    return f"SELECT a.row_, v.rn_ FROM (SELECT * FROM asked_ WHERE {full}) a ASOF JOIN ({v}) v ON {on}"
+
 
 def _ties(view, keys) -> int:
     "Rows that share key and time with another"
     import duckdb
-    con = duckdb.connect(); con.register('view_', view)
-    group = ', '.join([*keys, 't'])
-    return con.execute(f'SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT {group} FROM view_)) FROM view_').fetchone()[0]
+
+    con = duckdb.connect()
+    con.register("view_", view)
+    group = ", ".join([*keys, "t"])
+    return con.execute(
+        f"SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT {group} FROM view_)) FROM view_"
+    ).fetchone()[0]
+
 
 def _checked(rows, asked, view, unit, ttl_s, ties) -> Match:
     "Expire old answers, and count on the result what must not be there"
     import numpy as np
-    q,hit = _ints(asked['t']),rows>=0
-    age = q-_ints(view['t'])[rows] if view.num_rows else np.zeros(len(rows), 'int64')
-    expired = hit & (age>int(ttl_s*_UNIT[unit])) if ttl_s is not None else np.zeros(len(rows), bool)
-    rows[expired] = -1; hit &= ~expired
-    late = age<0
-    if 'c' in view.column_names and view.num_rows: late |= _ints(view['c'])[rows]>q
-    return Match(rows, int(expired.sum()), int((late & hit).sum()), ties, age[hit]/_UNIT[unit])
+
+    q, hit = _ints(asked["t"]), rows >= 0
+    age = q - _ints(view["t"])[rows] if view.num_rows else np.zeros(len(rows), "int64")
+    expired = hit & (age > int(ttl_s * _UNIT[unit])) if ttl_s is not None else np.zeros(len(rows), bool)
+    rows[expired] = -1
+    hit &= ~expired
+    late = age < 0
+    if "c" in view.column_names and view.num_rows:
+        late |= _ints(view["c"])[rows] > q
+    return Match(rows, int(expired.sum()), int((late & hit).sum()), ties, age[hit] / _UNIT[unit])
+
 
 def _ints(column):
     "Whole numbers as numpy, null as 0"
     import numpy as np, pyarrow.compute as pc
+
     return np.asarray(pc.fill_null(column, 0) if column.null_count else column)
 
 # %% ../../nbs/feature/asof.ipynb #d46090a3
 def time_column(
-    table, # Entity frame, pyarrow.Table
-    wanted:str='', # What `--time` said
-    names:tuple=(), # Time columns of the views
+    table,  # Entity frame, pyarrow.Table
+    wanted: str = "",  # What `--time` said
+    names: tuple = (),  # Time columns of the views
 ) -> str:
     "The time column of an entity frame: the one named, else the view's name, else the only one"
     import pyarrow as pa
+
     if wanted:
         if wanted not in table.column_names:
-            raise NotFound(f'the entity frame has no column `{wanted}`',
-                suggest(wanted, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
+            raise NotFound(
+                f"the entity frame has no column `{wanted}`",
+                suggest(wanted, table.column_names) or f"it has: {', '.join(table.column_names[:20])}",
+            )
         return wanted
     same = [n for n in dict.fromkeys(names) if n in table.column_names]
-    if len(same)==1: return same[0]
+    if len(same) == 1:
+        return same[0]
     times = [f.name for f in table.schema if pa.types.is_timestamp(f.type) or pa.types.is_date(f.type)]
-    if len(times)==1: return times[0]
-    raise BadInput(f'which column says when a row asks? {"candidates: "+", ".join(times) if times else "the entity frame has no column of times"}', 'say it with --time COLUMN')
+    if len(times) == 1:
+        return times[0]
+    raise BadInput(
+        f"which column says when a row asks? {'candidates: ' + ', '.join(times) if times else 'the entity frame has no column of times'}",
+        "say it with --time COLUMN",
+    )
+
 
 def question(
-    table, # Entity frame, pyarrow.Table
-    view, # View rows, pyarrow.Table
-    entity:list[str], # Join keys
-    asked:str, # Time column of the entity frame
-    time:str, # Time column of the view
-    created:str='', # Column of the view with the time a row became known
-    said:dict|None=None, # What a message calls a column, where its name here is another
-): # `(asked, view, unit)` as `match` takes them
+    table,  # Entity frame, pyarrow.Table
+    view,  # View rows, pyarrow.Table
+    entity: list[str],  # Join keys
+    asked: str,  # Time column of the entity frame
+    time: str,  # Time column of the view
+    created: str = "",  # Column of the view with the time a row became known
+    said: dict | None = None,  # What a message calls a column, where its name here is another
+):  # `(asked, view, unit)` as `match` takes them
     "Keys and whole-number times of both sides; raises `BadInput` or `NotFound` for what does not fit"
     import pyarrow as pa
+
     for k in entity:
         if k not in table.column_names:
-            raise NotFound(f'the entity frame lacks the key `{k}`',
-                suggest(k, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
-    def called(c): return (said or {}).get(c, c)
-    units = [unit_of(table[asked], called(asked)), unit_of(view[time], called(time)), *([unit_of(view[created], called(created))] if created else [])]
-    unit = 'ns' if 'ns' in units else 'us'
-    a,v = {},{}
-    for n,k in enumerate(entity): a[f'k{n}'],v[f'k{n}'] = _same_kind(table[k], view[k], called(k))
-    a['t'],v['t'] = instants(table[asked], unit, called(asked)),instants(view[time], unit, called(time))
-    if created: v['c'] = instants(view[created], unit, called(created))
-    return pa.table(a),pa.table(v),unit
+            raise NotFound(
+                f"the entity frame lacks the key `{k}`",
+                suggest(k, table.column_names) or f"it has: {', '.join(table.column_names[:20])}",
+            )
+
+    def called(c):
+        return (said or {}).get(c, c)
+
+    units = [
+        unit_of(table[asked], called(asked)),
+        unit_of(view[time], called(time)),
+        *([unit_of(view[created], called(created))] if created else []),
+    ]
+    unit = "ns" if "ns" in units else "us"
+    a, v = {}, {}
+    for n, k in enumerate(entity):
+        a[f"k{n}"], v[f"k{n}"] = _same_kind(table[k], view[k], called(k))
+    a["t"], v["t"] = instants(table[asked], unit, called(asked)), instants(view[time], unit, called(time))
+    if created:
+        v["c"] = instants(view[created], unit, called(created))
+    return pa.table(a), pa.table(v), unit
+
 
 def _kind(t):
     import pyarrow as pa
-    if pa.types.is_dictionary(t): return _kind(t.value_type)
-    return ('text' if pa.types.is_string(t) or pa.types.is_large_string(t)
-        or pa.types.is_string_view(t) else 'number' if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
-        else 'null' if pa.types.is_null(t) else ('instant' if t.tz else 'local time') if pa.types.is_timestamp(t) else str(t))
+
+    if pa.types.is_dictionary(t):
+        return _kind(t.value_type)
+    return (
+        "text"
+        if pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t)
+        else "number"
+        if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)
+        else "null"
+        if pa.types.is_null(t)
+        else ("instant" if t.tz else "local time")
+        if pa.types.is_timestamp(t)
+        else str(t)
+    )
+
 
 def _plain(c):
     "Decoded, and NaN as null: not a number is nobody's key"
     import pyarrow as pa, pyarrow.compute as pc
+
     c = c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c
     return pc.if_else(pc.is_nan(c), pa.scalar(None, c.type), c) if pa.types.is_floating(c.type) else c
+
 
 def _one_clock(a, v, name):
     "Times of several zones or units as those of one"
     import pyarrow as pa
-    unit = 'ns' if 'ns' in (a.type.unit, v.type.unit) else 'us'
-    try: return [c.cast(pa.timestamp(unit, 'UTC' if c.type.tz else None)) for c in (a, v)]
-    except pa.ArrowInvalid as e: raise BadInput(f'key `{name}` is {a.type} in the entity frame and {v.type} in the view: {str(e)[:120]}', 'use microseconds on both sides') from e
+
+    unit = "ns" if "ns" in (a.type.unit, v.type.unit) else "us"
+    try:
+        return [c.cast(pa.timestamp(unit, "UTC" if c.type.tz else None)) for c in (a, v)]
+    except pa.ArrowInvalid as e:
+        raise BadInput(
+            f"key `{name}` is {a.type} in the entity frame and {v.type} in the view: {str(e)[:120]}",
+            "use microseconds on both sides",
+        ) from e
+
 
 def _same_kind(a, v, name):
     "Two key columns that can be compared; text against number is refused, since it would match nothing"
     import pyarrow as pa
-    one,two = _kind(a.type),_kind(v.type)
-    if one!=two and 'null' not in (one, two):
-        raise BadInput(f'key `{name}` is {a.type} in the entity frame and {v.type} in the view',
-            f'convert one, for instance: df.{name}.astype(str)')
-    a,v = _plain(a),_plain(v)
-    if one==two in ('instant', 'local time') and a.type!=v.type: a,v = _one_clock(a, v, name)
-    if pa.types.is_null(a.type): a = a.cast(v.type)
-    if pa.types.is_null(v.type): v = v.cast(a.type)
-    return a,v
+
+    one, two = _kind(a.type), _kind(v.type)
+    if one != two and "null" not in (one, two):
+        raise BadInput(
+            f"key `{name}` is {a.type} in the entity frame and {v.type} in the view",
+            f"convert one, for instance: df.{name}.astype(str)",
+        )
+    a, v = _plain(a), _plain(v)
+    if one == two in ("instant", "local time") and a.type != v.type:
+        a, v = _one_clock(a, v, name)
+    if pa.types.is_null(a.type):
+        a = a.cast(v.type)
+    if pa.types.is_null(v.type):
+        v = v.cast(a.type)
+    return a, v

@@ -18,109 +18,193 @@ from . import compute, definition
 from .facts import Definition
 
 # %% ../../nbs/feature/catalogue.ipynb #d0372884
-def _column(a, name:str) -> dict:
+def _column(a, name: str) -> dict:
     "One column in a few figures"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    out = {'name':name, 'nulls':int(pc.sum(pc.cast(pc.is_null(a, nan_is_null=True), pa.int64())).as_py() or 0), 'min':None,
-        'max':None, 'mean':None, 'bins':[], 'distinct':None}
+
+    out = {
+        "name": name,
+        "nulls": int(pc.sum(pc.cast(pc.is_null(a, nan_is_null=True), pa.int64())).as_py() or 0),
+        "min": None,
+        "max": None,
+        "mean": None,
+        "bins": [],
+        "distinct": None,
+    }
     if not (pa.types.is_integer(a.type) or pa.types.is_floating(a.type) or pa.types.is_boolean(a.type)):
-        try: out['distinct'] = pc.count_distinct(a).as_py() if not pa.types.is_nested(a.type) and not pa.types.is_null(a.type) else None
-        except pa.ArrowNotImplementedError: pass # lengths of time in months and days
+        try:
+            out["distinct"] = (
+                pc.count_distinct(a).as_py()
+                if not pa.types.is_nested(a.type) and not pa.types.is_null(a.type)
+                else None
+            )
+        except pa.ArrowNotImplementedError:
+            pass  # lengths of time in months and days
         return out
     x = a.cast(pa.int8()) if pa.types.is_boolean(a.type) else a
-    x = np.asarray(x.drop_null().to_numpy(), 'float64')
+    x = np.asarray(x.drop_null().to_numpy(), "float64")
     x = x[np.isfinite(x)]
     if len(x):
-        with np.errstate(over='ignore'): out |= {'min':float(x.min()), 'max':float(x.max()), 'mean':float(x.mean())}
-        try: out['bins'] = [int(n) for n in np.histogram(x, 20)[0]]
-        except ValueError: pass # from one end of the numbers to the other, or narrower than twenty of them
+        with np.errstate(over="ignore"):
+            out |= {"min": float(x.min()), "max": float(x.max()), "mean": float(x.mean())}
+        try:
+            out["bins"] = [int(n) for n in np.histogram(x, 20)[0]]
+        except ValueError:
+            pass  # from one end of the numbers to the other, or narrower than twenty of them
     return out
 
+
 def described(
-    d:Definition,
-    table, # pyarrow.Table: the view's rows
-) -> tuple[list[dict],str]: # Columns, newest event as ISO text
+    d: Definition,
+    table,  # pyarrow.Table: the view's rows
+) -> tuple[list[dict], str]:  # Columns, newest event as ISO text
     "Figures of the columns that a view's features are or are made of"
     import pyarrow.compute as pc
-    columns = [f.name for f in d.features] if not d.windows else list(dict.fromkeys(w.column for w in d.windows if w.column))
+
+    columns = (
+        [f.name for f in d.features] if not d.windows else list(dict.fromkeys(w.column for w in d.windows if w.column))
+    )
     newest = pc.max(table[d.time]).as_py() if d.time and table.num_rows else None
-    return [_column(table[c], c) for c in columns if c in table.column_names],'' if newest is None else newest.isoformat(sep=' ', timespec='seconds') if isinstance(newest, datetime) else str(newest) # a column of dates has no seconds
+    return [
+        _column(table[c], c) for c in columns if c in table.column_names
+    ], "" if newest is None else newest.isoformat(sep=" ", timespec="seconds") if isinstance(newest, datetime) else str(
+        newest
+    )  # a column of dates has no seconds
 
 # %% ../../nbs/feature/catalogue.ipynb #d49e0d96
-def sources(p, d:Definition) -> list[str]:
+def sources(p, d: Definition) -> list[str]:
     "Datasets and views in the version that a view reads now, and files"
-    if d.on_demand: return d.needs
-    try: found = {d.source if n=='source' else n for n in compute.names_of(d)}
-    except MlopsError: return [d.source] if d.source else []
+    if d.on_demand:
+        return d.needs
+    try:
+        found = {d.source if n == "source" else n for n in compute.names_of(d)}
+    except MlopsError:
+        return [d.source] if d.source else []
     return sorted(_versioned(p, n) for n in found)
 
-def _versioned(p, name:str) -> str:
+
+def _versioned(p, name: str) -> str:
     "`NAME@v` of a dataset or a view; anything else as it is"
-    views,sets = refs.registered(p, 'feature'),refs.registered(p, 'dataset')
-    try: v = definition.find(p, name) if name in views else data.resolve(name, p) if name.partition('@')[0] in sets else None
-    except MlopsError: return name
-    return name if v is None else f'{v.name}@{v.version}'
+    views, sets = refs.registered(p, "feature"), refs.registered(p, "dataset")
+    try:
+        v = (
+            definition.find(p, name)
+            if name in views
+            else data.resolve(name, p)
+            if name.partition("@")[0] in sets
+            else None
+        )
+    except MlopsError:
+        return name
+    return name if v is None else f"{v.name}@{v.version}"
+
 
 def lineage(
-    p, # Project
-    d:Definition,
-) -> dict[str,list[str]]: # {sources, training_sets, models}
+    p,  # Project
+    d: Definition,
+) -> dict[str, list[str]]:  # {sources, training_sets, models}
     "What a view is made of, and what was made of it"
-    sets = {e.digest:e.payload for e in ledger.of(p).events(['feature.joined']) if e.payload
-        and any(v.partition('@')[0]==d.name for v in e.payload.get('definitions', {}))}
-    models = [e.subject for e in ledger.of(p).events(['model.registered']) if e.payload and _trained_on(e.payload) & set(sets)]
-    runs = [e.subject for e in ledger.of(p).events(['run.completed']) if e.payload and _trained_on(e.payload) & set(sets)]
-    return {'sources':sources(p, d), 'training_sets':[f'{k[:12]} ({x.get("rows_in", 0):,} rows{_from(x, d)})' for k,x in sets.items()],
-        'runs':list(dict.fromkeys(runs)), 'models':list(dict.fromkeys(models))}
+    sets = {
+        e.digest: e.payload
+        for e in ledger.of(p).events(["feature.joined"])
+        if e.payload and any(v.partition("@")[0] == d.name for v in e.payload.get("definitions", {}))
+    }
+    models = [
+        e.subject for e in ledger.of(p).events(["model.registered"]) if e.payload and _trained_on(e.payload) & set(sets)
+    ]
+    runs = [
+        e.subject for e in ledger.of(p).events(["run.completed"]) if e.payload and _trained_on(e.payload) & set(sets)
+    ]
+    return {
+        "sources": sources(p, d),
+        "training_sets": [f"{k[:12]} ({x.get('rows_in', 0):,} rows{_from(x, d)})" for k, x in sets.items()],
+        "runs": list(dict.fromkeys(runs)),
+        "models": list(dict.fromkeys(models)),
+    }
 
-def _from(payload:dict, d:Definition) -> str:
+
+def _from(payload: dict, d: Definition) -> str:
     "What a training set read through a view"
-    read = {s for v,found in payload.get('sources', {}).items() if v.partition('@')[0]==d.name for s in found}
-    return f' of {", ".join(sorted(read))}' if read else ''
+    read = {s for v, found in payload.get("sources", {}).items() if v.partition("@")[0] == d.name for s in found}
+    return f" of {', '.join(sorted(read))}" if read else ""
 
-def _trained_on(payload:dict) -> set[str]:
+
+def _trained_on(payload: dict) -> set[str]:
     "Digests of frames that a payload names, wherever it keeps them"
     found = set()
+
     def walk(x):
-        if isinstance(x, dict): [walk(v) for v in x.values()]
-        elif isinstance(x, (list, tuple)): [walk(v) for v in x]
-        elif isinstance(x, str) and len(x)==64: found.add(x)
+        if isinstance(x, dict):
+            [walk(v) for v in x.values()]
+        elif isinstance(x, (list, tuple)):
+            [walk(v) for v in x]
+        elif isinstance(x, str) and len(x) == 64:
+            found.add(x)
+
     walk(payload)
     return found
 
+
 def held(
-    d:Definition,
-    at, # Parquet file with its rows; it never changes, so what was found out about it is kept beside it
-) -> dict: # {rows, newest, columns, tests: {condition: rows that fail}}
+    d: Definition,
+    at,  # Parquet file with its rows; it never changes, so what was found out about it is kept beside it
+) -> dict:  # {rows, newest, columns, tests: {condition: rows that fail}}
     "What the rows of a view hold: read one column at a time the first time, and not at all after that"
     import msgspec, pyarrow as pa, pyarrow.dataset as ds, pyarrow.parquet as pq
-    kept = at.with_suffix('.json')
-    try: out = msgspec.json.decode(kept.read_bytes())
-    except (OSError, msgspec.DecodeError): out = {}
-    new = [t for t in d.tests if t not in out.get('tests', {})]
-    if out and not new: return out
+
+    kept = at.with_suffix(".json")
+    try:
+        out = msgspec.json.decode(kept.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        out = {}
+    new = [t for t in d.tests if t not in out.get("tests", {})]
+    if out and not new:
+        return out
     if not out:
         names = pq.read_schema(at).names
-        only = [c for c in dict.fromkeys([*((f.name for f in d.features) if not d.windows else (w.column for w in d.windows)), d.time]) if c in names]
-        told = [described(d, pq.read_table(at, columns=list(dict.fromkeys([c, d.time])))) for c in only if c!=d.time]
-        columns,newest = [x for t,_ in told for x in t if x['name']!=d.time],told[0][1] if told else described(d, pq.read_table(at, columns=[d.time]))[1]
-        out = {'rows':pq.read_metadata(at).num_rows, 'newest':newest, 'columns':columns, 'tests':{}}
-    out['tests'] |= {t.expr:t.failed for t in compute.test_rows(ds.dataset(at), new)}
-    with suppress(MlopsError): write_text(kept, msgspec.json.encode(out))
+        only = [
+            c
+            for c in dict.fromkeys(
+                [*((f.name for f in d.features) if not d.windows else (w.column for w in d.windows)), d.time]
+            )
+            if c in names
+        ]
+        told = [described(d, pq.read_table(at, columns=list(dict.fromkeys([c, d.time])))) for c in only if c != d.time]
+        columns, newest = (
+            [x for t, _ in told for x in t if x["name"] != d.time],
+            told[0][1] if told else described(d, pq.read_table(at, columns=[d.time]))[1],
+        )
+        out = {"rows": pq.read_metadata(at).num_rows, "newest": newest, "columns": columns, "tests": {}}
+    out["tests"] |= {t.expr: t.failed for t in compute.test_rows(ds.dataset(at), new)}
+    with suppress(MlopsError):
+        write_text(kept, msgspec.json.encode(out))
     return out
 
+
 def state(
-    p, # Project
-    d:Definition,
-) -> dict: # {rows, newest, age_s, columns, tests, sources, training_sets, models}
+    p,  # Project
+    d: Definition,
+) -> dict:  # {rows, newest, age_s, columns, tests, sources, training_sets, models}
     "A view's line in the catalogue; rows are read from the cache only"
-    out = {'rows':None, 'newest':'', 'age_s':None, 'columns':[], 'tests':[], **lineage(p, d)}
-    try: at = None if d.on_demand else compute.cached(p, d)
-    except MlopsError: at = None
-    if at is None or not at.is_file(): return out
-    try: h = held(d, at)
-    except (MlopsError, OSError, ValueError): return out
-    newest,age = h['newest'],None
+    out = {"rows": None, "newest": "", "age_s": None, "columns": [], "tests": [], **lineage(p, d)}
+    try:
+        at = None if d.on_demand else compute.cached(p, d)
+    except MlopsError:
+        at = None
+    if at is None or not at.is_file():
+        return out
+    try:
+        h = held(d, at)
+    except (MlopsError, OSError, ValueError):
+        return out
+    newest, age = h["newest"], None
     if newest:
-        t = datetime.fromisoformat(newest); age = (datetime.now(UTC)-(t if t.tzinfo else t.replace(tzinfo=UTC))).total_seconds()
-    return out|{'rows':h['rows'], 'newest':newest, 'age_s':age, 'columns':h['columns'], 'tests':[{'expr':t, 'failed':h['tests'][t]} for t in d.tests]}
+        t = datetime.fromisoformat(newest)
+        age = (datetime.now(UTC) - (t if t.tzinfo else t.replace(tzinfo=UTC))).total_seconds()
+    return out | {
+        "rows": h["rows"],
+        "newest": newest,
+        "age_s": age,
+        "columns": h["columns"],
+        "tests": [{"expr": t, "failed": h["tests"][t]} for t in d.tests],
+    }

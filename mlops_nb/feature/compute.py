@@ -23,252 +23,358 @@ from . import definition, sql_tables, windows
 from .facts import Definition, Feature, ViewTest
 
 # %% ../../nbs/feature/compute.ipynb #12b287e9
-def one_select(sql:str) -> str:
+def one_select(sql: str) -> str:
     "The query, when it is a single SELECT; raises `BadInput`"
     import duckdb
-    try: found = duckdb.extract_statements(sql)
-    except duckdb.Error as e: raise BadInput(f'the SQL cannot be read: {str(e).splitlines()[0][:200]}') from e
-    if len(found)!=1 or found[0].type!=duckdb.StatementType.SELECT:
-        raise BadInput('a feature is one SELECT', f'found {len(found)} statement(s)')
-    return found[0].query.strip().rstrip(';')
+
+    try:
+        found = duckdb.extract_statements(sql)
+    except duckdb.Error as e:
+        raise BadInput(f"the SQL cannot be read: {str(e).splitlines()[0][:200]}") from e
+    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
+        raise BadInput("a feature is one SELECT", f"found {len(found)} statement(s)")
+    return found[0].query.strip().rstrip(";")
+
 
 @contextmanager
 def closed(
-    tables:dict, # Name -> frame, path or `NAME@v`
-    p, # Project
+    tables: dict,  # Name -> frame, path or `NAME@v`
+    p,  # Project
 ) -> Iterator:
     "A DuckDB connection that can read these tables and nothing else"
     import duckdb
+
     con = duckdb.connect()
     try:
-        con.execute("SET TimeZone='UTC'"); con.execute('SET python_enable_replacements=false')
+        con.execute("SET TimeZone='UTC'")
+        con.execute("SET python_enable_replacements=false")
         files = []
-        for name,source in tables.items():
-            paths,_,_ = data.locate(source, p)
+        for name, source in tables.items():
+            paths, _, _ = data.locate(source, p)
             files += [str(Path(x).absolute()) for x in paths or ()]
             data.attach(con, name, source, p)
-        con.execute('SET allowed_paths=$files', {'files':files})
-        con.execute('SET enable_external_access=false'); con.execute('SET lock_configuration=true')
+        con.execute("SET allowed_paths=$files", {"files": files})
+        con.execute("SET enable_external_access=false")
+        con.execute("SET lock_configuration=true")
         yield con
-    finally: con.close()
+    finally:
+        con.close()
 
-def _said(e) -> str: return ' '.join(str(e).partition('LINE ')[0].split())[:240]
 
-def query(con, sql:str):
+def _said(e) -> str:
+    return " ".join(str(e).partition("LINE ")[0].split())[:240]
+
+
+def query(con, sql: str):
     "Run one SELECT; a `pyarrow.Table`"
     import duckdb
-    try: return con.sql(one_select(sql)).to_arrow_table()
-    except duckdb.Error as e: raise BadInput(f'the SQL does not run: {_said(e)}') from e
+
+    try:
+        return con.sql(one_select(sql)).to_arrow_table()
+    except duckdb.Error as e:
+        raise BadInput(f"the SQL does not run: {_said(e)}") from e
 
 # %% ../../nbs/feature/compute.ipynb #c6d18479
-def names_of(d:Definition) -> list[str]:
+def names_of(d: Definition) -> list[str]:
     "Tables that a definition reads"
-    return list(function_of(d.body)[1]) if d.kind=='python' else list(_named_in(d.body))
+    return list(function_of(d.body)[1]) if d.kind == "python" else list(_named_in(d.body))
+
 
 @lru_cache(256)
-def _named_in(sql:str) -> tuple[str,...]:
+def _named_in(sql: str) -> tuple[str, ...]:
     import duckdb, msgspec
-    con = duckdb.connect()
-    try: tree = msgspec.json.decode(con.execute('SELECT json_serialize_sql(?)', [one_select(sql)]).fetchone()[0])
-    except duckdb.Error as e: raise BadInput(f'the SQL cannot be read: {_said(e)}') from e
-    finally: con.close()
-    if tree.get('error'): raise BadInput(f'the SQL cannot be read: {tree.get("error_message", "")[:200]}')
-    tables,inner = set(),set()
-    _walk(tree, tables, inner)
-    return tuple(sorted(tables-inner))
 
-def _walk(node, tables:set, inner:set):
+    con = duckdb.connect()
+    try:
+        tree = msgspec.json.decode(con.execute("SELECT json_serialize_sql(?)", [one_select(sql)]).fetchone()[0])
+    except duckdb.Error as e:
+        raise BadInput(f"the SQL cannot be read: {_said(e)}") from e
+    finally:
+        con.close()
+    if tree.get("error"):
+        raise BadInput(f"the SQL cannot be read: {tree.get('error_message', '')[:200]}")
+    tables, inner = set(), set()
+    _walk(tree, tables, inner)
+    return tuple(sorted(tables - inner))
+
+
+def _walk(node, tables: set, inner: set):
     "Names of tables, and of the query's own WITH clauses"
     if isinstance(node, list):
-        for n in node: _walk(n, tables, inner)
+        for n in node:
+            _walk(n, tables, inner)
     elif isinstance(node, dict):
-        if node.get('type')=='BASE_TABLE' and node.get('table_name'): tables.add(node['table_name'])
-        for k,v in node.items():
-            if k=='cte_map': inner.update(m['key'] for m in v.get('map', []))
+        if node.get("type") == "BASE_TABLE" and node.get("table_name"):
+            tables.add(node["table_name"])
+        for k, v in node.items():
+            if k == "cte_map":
+                inner.update(m["key"] for m in v.get("map", []))
             _walk(v, tables, inner)
 
-def function_of(body:str) -> tuple[str,list[str]]:
+
+def function_of(body: str) -> tuple[str, list[str]]:
     "`(name, arguments)` of the last function of a Python definition"
-    try: found = [n for n in ast.parse(body).body if isinstance(n, ast.FunctionDef)]
-    except SyntaxError as e: raise BadInput(f'the Python cannot be read: line {e.lineno}: {e.msg}') from e
-    if not found: raise BadInput('a Python feature is a function', 'write: def name(source): ... and return a frame')
-    return found[-1].name,[a.arg for a in found[-1].args.args]
+    try:
+        found = [n for n in ast.parse(body).body if isinstance(n, ast.FunctionDef)]
+    except SyntaxError as e:
+        raise BadInput(f"the Python cannot be read: line {e.lineno}: {e.msg}") from e
+    if not found:
+        raise BadInput("a Python feature is a function", "write: def name(source): ... and return a frame")
+    return found[-1].name, [a.arg for a in found[-1].args.args]
+
 
 def sources(
-    p, # Project
-    d:Definition, # View
-    above:tuple=(), # Views that are being computed
-    frame=None, # Rows to take for `source`, whatever is declared
-    only_digests:bool=False, # No rows of views, no look for the bytes of a dataset: enough for `key_of`
-) -> dict[str,tuple[str,object]]: # Table -> (digest, what `data.attach` takes)
+    p,  # Project
+    d: Definition,  # View
+    above: tuple = (),  # Views that are being computed
+    frame=None,  # Rows to take for `source`, whatever is declared
+    only_digests: bool = False,  # No rows of views, no look for the bytes of a dataset: enough for `key_of`
+) -> dict[str, tuple[str, object]]:  # Table -> (digest, what `data.attach` takes)
     "What a view reads; raises `NotFound` for an unknown table and `BadInput` for a circle"
     if d.name in above:
-        raise BadInput(f'view {" reads ".join([*above, d.name])}: a circle', 'let one of them read the dataset instead')
-    out,views,sets = {},refs.registered(p, 'feature'),refs.registered(p, 'dataset')
+        raise BadInput(f"view {' reads '.join([*above, d.name])}: a circle", "let one of them read the dataset instead")
+    out, views, sets = {}, refs.registered(p, "feature"), refs.registered(p, "dataset")
     for name in names_of(d):
-        if name=='source' and frame is not None: out[name] = ('', frame); continue
-        if name=='source' and not d.source:
-            raise BadInput('the definition reads `source` and none is declared', 'say it with --source DATASET')
-        what = d.source if name=='source' else name
-        if name!='source' and name in views:
-            inner,below = definition.find(p, name),(*above, d.name)
+        if name == "source" and frame is not None:
+            out[name] = ("", frame)
+            continue
+        if name == "source" and not d.source:
+            raise BadInput("the definition reads `source` and none is declared", "say it with --source DATASET")
+        what = d.source if name == "source" else name
+        if name != "source" and name in views:
+            inner, below = definition.find(p, name), (*above, d.name)
             of = sources(p, inner, below, only_digests=only_digests)
-            out[name] = (key_of(inner, of), None if only_digests else rows(p, inner, below, found=of)) # asked once: a key of other rows than these would lie
-        elif sql_tables.is_table(what): t = sql_tables.read_table(what, p.root); out[name] = (frame_digest(t), t)
-        elif _is_file(p, what): out[name] = (file_digest(_file(p, what)), str(_file(p, what)))
-        elif what.partition('@')[0] in sets: v = data.resolve(what, p, here=not only_digests); out[name] = (v.digest, f'{v.name}@{v.version}')
+            out[name] = (
+                key_of(inner, of),
+                None if only_digests else rows(p, inner, below, found=of),
+            )  # asked once: a key of other rows than these would lie
+        elif sql_tables.is_table(what):
+            t = sql_tables.read_table(what, p.root)
+            out[name] = (frame_digest(t), t)
+        elif _is_file(p, what):
+            out[name] = (file_digest(_file(p, what)), str(_file(p, what)))
+        elif what.partition("@")[0] in sets:
+            v = data.resolve(what, p, here=not only_digests)
+            out[name] = (v.digest, f"{v.name}@{v.version}")
         else:
-            raise NotFound(f'no dataset and no view {what!r}',
-                suggest(what, [*sets, *views]) or 'add it with: mlops data add FILE NAME')
+            raise NotFound(
+                f"no dataset and no view {what!r}",
+                suggest(what, [*sets, *views]) or "add it with: mlops data add FILE NAME",
+            )
     return out
 
-def _file(p, what): return p.root/what
-def _is_file(p, what:str) -> bool: return ('/' in what or '.' in what) and _file(p, what).is_file()
 
-def key(p, d:Definition, above:tuple=()) -> str:
+def _file(p, what):
+    return p.root / what
+
+
+def _is_file(p, what: str) -> bool:
+    return ("/" in what or "." in what) and _file(p, what).is_file()
+
+
+def key(p, d: Definition, above: tuple = ()) -> str:
     "Digest of a view's rows without computing them: its definition and what it reads"
     return key_of(d, sources(p, d, above, only_digests=True))
 
-def key_of(d:Definition, found:dict) -> str:
+
+def key_of(d: Definition, found: dict) -> str:
     "The same, for what `sources` gave"
-    return sha256('\n'.join([definition.digest(d), *(f'{n}={found[n][0]}' for n in sorted(found))]).encode()).hexdigest()
+    return sha256(
+        "\n".join([definition.digest(d), *(f"{n}={found[n][0]}" for n in sorted(found))]).encode()
+    ).hexdigest()
 
 # %% ../../nbs/feature/compute.ipynb #3c883419
-def cached(p, d:Definition, above:tuple=()) -> Path:
+def cached(p, d: Definition, above: tuple = ()) -> Path:
     "Where the rows of a view are kept once they were computed"
     return _kept_at(p, d, key(p, d, above))
 
-def _kept_at(p, d, key:str) -> Path: return p.state/'features'/f'{d.name}-{key[:24]}.parquet'
+
+def _kept_at(p, d, key: str) -> Path:
+    return p.state / "features" / f"{d.name}-{key[:24]}.parquet"
+
 
 def rows(
-    p, # Project
-    d:Definition, # View
-    above:tuple=(), # Views that are being computed
-    columns:list[str]|None=None, # Only these
-    found:dict|None=None, # What `sources` gave, when that was asked before
-): # `pyarrow.Table`
+    p,  # Project
+    d: Definition,  # View
+    above: tuple = (),  # Views that are being computed
+    columns: list[str] | None = None,  # Only these
+    found: dict | None = None,  # What `sources` gave, when that was asked before
+):  # `pyarrow.Table`
     "All rows of a view, from the cache or computed"
     import pyarrow.parquet as pq
+
     found = sources(p, d, above) if found is None else found
     at = _kept_at(p, d, key_of(d, found))
     if at.is_file():
-        try: return pq.read_table(at, columns=columns)
-        except (OSError, ValueError): at.unlink(missing_ok=True)
-    table = _sorted(_python(p, d, found) if d.kind=='python' else _sql(p, d, found), d)
-    if _as_it_was(p, d, found): _keep(at, table)
+        try:
+            return pq.read_table(at, columns=columns)
+        except (OSError, ValueError):
+            at.unlink(missing_ok=True)
+    table = _sorted(_python(p, d, found) if d.kind == "python" else _sql(p, d, found), d)
+    if _as_it_was(p, d, found):
+        _keep(at, table)
     return table if columns is None else table.select(columns)
 
+
 def rows_since(
-    p, # Project
-    d:Definition, # View in SQL whose query works row by row
-    found:dict, # What `sources` gave
-    since_us:int, # Rows that became known at this time or later, us since 1970 UTC
-): # `pyarrow.Table`
+    p,  # Project
+    d: Definition,  # View in SQL whose query works row by row
+    found: dict,  # What `sources` gave
+    since_us: int,  # Rows that became known at this time or later, us since 1970 UTC
+):  # `pyarrow.Table`
     "Rows of a view by its `created`; the condition reaches into the source, which is not read whole"
-    with closed({n:v[1] for n,v in found.items()}, p) as con:
-        known,at = _known(con, d)
-        return _sorted(query(con, f'SELECT * FROM (\n{one_select(d.body)}\n) WHERE {known} >= {at(since_us)}'), d)
+    with closed({n: v[1] for n, v in found.items()}, p) as con:
+        known, at = _known(con, d)
+        return _sorted(query(con, f"SELECT * FROM (\n{one_select(d.body)}\n) WHERE {known} >= {at(since_us)}"), d)
+
 
 def known_before(
-    p, # Project
-    d:Definition, # View in SQL whose query works row by row
-    found:dict, # What `sources` gave
-    times_us:list[int], # us since 1970 UTC
-) -> list[int]: # Rows
+    p,  # Project
+    d: Definition,  # View in SQL whose query works row by row
+    found: dict,  # What `sources` gave
+    times_us: list[int],  # us since 1970 UTC
+) -> list[int]:  # Rows
     "How many rows of a view became known before each of some times; of the source little more than that column is read"
-    with closed({n:v[1] for n,v in found.items()}, p) as con:
-        known,at = _known(con, d)
-        counts = ', '.join(f'count(*) FILTER (WHERE {known} < {at(t)}) AS n{n}' for n,t in enumerate(times_us))
-        return list(query(con, f'SELECT {counts} FROM (\n{one_select(d.body)}\n)').to_pylist()[0].values())
+    with closed({n: v[1] for n, v in found.items()}, p) as con:
+        known, at = _known(con, d)
+        counts = ", ".join(f"count(*) FILTER (WHERE {known} < {at(t)}) AS n{n}" for n, t in enumerate(times_us))
+        return list(query(con, f"SELECT {counts} FROM (\n{one_select(d.body)}\n)").to_pylist()[0].values())
+
 
 def _known(con, d):
     "The column `created` of a view, and how a time of its type is written"
-    c = '"'+d.created.replace('"', '""')+'"'
-    kind = str(con.sql(f'SELECT {c} FROM (\n{one_select(d.body)}\n) LIMIT 0').types[0])
-    return c,lambda us: f'CAST({"make_timestamptz" if "ZONE" in kind or "TZ" in kind else "make_timestamp"}({us}) AS {kind})'
+    c = '"' + d.created.replace('"', '""') + '"'
+    kind = str(con.sql(f"SELECT {c} FROM (\n{one_select(d.body)}\n) LIMIT 0").types[0])
+    return (
+        c,
+        lambda us: (
+            f"CAST({'make_timestamptz' if 'ZONE' in kind or 'TZ' in kind else 'make_timestamp'}({us}) AS {kind})"
+        ),
+    )
 
-def rows_of(p, d:Definition, frame, order:bool=True):
+
+def rows_of(p, d: Definition, frame, order: bool = True):
     "The rows of a view whose source is a frame that is stored nowhere, sorted if their order matters; a `pyarrow.Table`"
     frame = _as_stored(frame)
-    found = {'source':('', frame)} if names_of(d)==['source'] else sources(p, d, frame=frame)
-    rows = _python(p, d, found) if d.kind=='python' else _sql(p, d, found)
+    found = {"source": ("", frame)} if names_of(d) == ["source"] else sources(p, d, frame=frame)
+    rows = _python(p, d, found) if d.kind == "python" else _sql(p, d, found)
     return _sorted(rows, d) if order else rows
+
 
 def _as_it_was(p, d, found) -> bool:
     "Is a source that is a file still the one whose digest was taken? If not, the rows are not kept under it"
-    what = found['source'][1] if 'source' in found else None
-    if what is None or not isinstance(what, str) or what!=str(_file(p, d.source)): return True
-    try: return file_digest(_file(p, d.source))==found['source'][0]
-    except OSError: return False
+    what = found["source"][1] if "source" in found else None
+    if what is None or not isinstance(what, str) or what != str(_file(p, d.source)):
+        return True
+    try:
+        return file_digest(_file(p, d.source)) == found["source"][0]
+    except OSError:
+        return False
+
 
 def _as_stored(frame):
     "Lengths of time as whole numbers, which is what DuckDB finds in a Parquet file"
     import pyarrow as pa
+
     t = to_arrow(frame)
-    for n,f in enumerate(t.schema):
-        if pa.types.is_duration(f.type): t = t.set_column(n, f.name, t[f.name].cast(pa.int64()))
+    for n, f in enumerate(t.schema):
+        if pa.types.is_duration(f.type):
+            t = t.set_column(n, f.name, t[f.name].cast(pa.int64()))
     return t
 
-def _keep(at:Path, table):
+
+def _keep(at: Path, table):
     "Write the cache in one step; a disk that is full costs the cache, not the answer"
     import os
     import pyarrow.parquet as pq
-    tmp = at.with_suffix(f'.{secrets.token_hex(4)}.tmp') # threads of one process too
+
+    tmp = at.with_suffix(f".{secrets.token_hex(4)}.tmp")  # threads of one process too
     try:
         at.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, tmp, compression='zstd')
+        pq.write_table(table, tmp, compression="zstd")
         os.replace(tmp, at)
-    except OSError: tmp.unlink(missing_ok=True)
+    except OSError:
+        tmp.unlink(missing_ok=True)
+
 
 def _sql(p, d, found):
-    with closed({n:v[1] for n,v in found.items()}, p) as con: return query(con, d.body)
+    with closed({n: v[1] for n, v in found.items()}, p) as con:
+        return query(con, d.body)
+
 
 def _python(p, d, found):
     "Call the function with pandas frames"
-    name,arguments = function_of(d.body)
-    space:dict = {'__name__':f'features.{d.name}'}
+    name, arguments = function_of(d.body)
+    space: dict = {"__name__": f"features.{d.name}"}
     sys.path.insert(0, str(p.root))
     try:
-        exec(compile(d.body, f'features/{d.name}.py', 'exec'), space)
+        exec(compile(d.body, f"features/{d.name}.py", "exec"), space)
         result = space[name](*[data.read(found[a][1], p).to_pandas() for a in arguments])
-    except MlopsError: raise
-    except Exception as e: raise BadInput(f'{name} of features/{d.name}.py failed: {type(e).__name__}: {_said(e)}') from e
-    finally: sys.path.remove(str(p.root))
-    try: return to_arrow(result)
-    except BadInput as e: raise BadInput(f'{name} of features/{d.name}.py returned what is no table: {e.message}', 'return a frame') from e
+    except MlopsError:
+        raise
+    except Exception as e:
+        raise BadInput(f"{name} of features/{d.name}.py failed: {type(e).__name__}: {_said(e)}") from e
+    finally:
+        sys.path.remove(str(p.root))
+    try:
+        return to_arrow(result)
+    except BadInput as e:
+        raise BadInput(
+            f"{name} of features/{d.name}.py returned what is no table: {e.message}", "return a frame"
+        ) from e
 
-def _sorted(table, d:Definition):
+
+def _sorted(table, d: Definition):
     "By key, time, created, then the features"
     import duckdb
+
     for c in [*d.entity, d.time, *filter(None, [d.created, d.id])]:
         if c not in table.column_names:
-            raise NotFound(f'the view gives no column `{c}`',
-                suggest(c, table.column_names) or f'it gives: {", ".join(table.column_names[:20])}')
+            raise NotFound(
+                f"the view gives no column `{c}`",
+                suggest(c, table.column_names) or f"it gives: {', '.join(table.column_names[:20])}",
+            )
     first = [*d.entity, d.time, *filter(None, [d.created])]
-    order = ', '.join('"'+c.replace('"', '""')+'"' for c in [*first, *(c for c in table.column_names if c not in first)])
-    con = duckdb.connect(); con.execute("SET TimeZone='UTC'"); con.execute('SET python_enable_replacements=false')
-    con.register('t', table)
-    try: return con.sql(f'SELECT * FROM t ORDER BY {order}').to_arrow_table()
-    finally: con.close()
+    order = ", ".join(
+        '"' + c.replace('"', '""') + '"' for c in [*first, *(c for c in table.column_names if c not in first)]
+    )
+    con = duckdb.connect()
+    con.execute("SET TimeZone='UTC'")
+    con.execute("SET python_enable_replacements=false")
+    con.register("t", table)
+    try:
+        return con.sql(f"SELECT * FROM t ORDER BY {order}").to_arrow_table()
+    finally:
+        con.close()
 
-def features_of(table, d:Definition) -> list[Feature]:
+
+def features_of(table, d: Definition) -> list[Feature]:
     "The windows of a view, or the columns that are neither key nor time"
-    if d.windows: return [Feature(w.name, logical(windows.type_of(w, table.schema))) for w in d.windows]
-    return [Feature(f.name, logical(f.type)) for f in table.schema if f.name not in (*d.entity, d.time, d.created, d.id)]
+    if d.windows:
+        return [Feature(w.name, logical(windows.type_of(w, table.schema))) for w in d.windows]
+    return [
+        Feature(f.name, logical(f.type)) for f in table.schema if f.name not in (*d.entity, d.time, d.created, d.id)
+    ]
 
-def test_rows(table, tests:list[str]) -> list[ViewTest]:
+
+def test_rows(table, tests: list[str]) -> list[ViewTest]:
     "How many rows fail each condition; raises `BadInput` for one that is no boolean expression"
     import duckdb
+
     out = []
     for expr in tests:
-        one_select(f'SELECT ({expr}) FROM view')
-        con = duckdb.connect(); con.execute('SET python_enable_replacements=false'); con.register('view', table)
-        con.execute('SET enable_external_access=false')
+        one_select(f"SELECT ({expr}) FROM view")
+        con = duckdb.connect()
+        con.execute("SET python_enable_replacements=false")
+        con.register("view", table)
+        con.execute("SET enable_external_access=false")
         try:
-            if (kind := str(con.sql(f'SELECT ({expr}) FROM view LIMIT 0').types[0])) not in ('BOOLEAN', '"NULL"'):
-                raise BadInput(f'--test {expr!r} gives {kind}, neither true nor false', f'compare it, as: {expr} > 0')
-            n = con.execute(f'SELECT count(*) FILTER (WHERE NOT ({expr})) FROM view').fetchone()[0]
-        except duckdb.Error as e: raise BadInput(f'--test {expr!r}: {_said(e)}') from e
-        finally: con.close()
+            if (kind := str(con.sql(f"SELECT ({expr}) FROM view LIMIT 0").types[0])) not in ("BOOLEAN", '"NULL"'):
+                raise BadInput(f"--test {expr!r} gives {kind}, neither true nor false", f"compare it, as: {expr} > 0")
+            n = con.execute(f"SELECT count(*) FILTER (WHERE NOT ({expr})) FROM view").fetchone()[0]
+        except duckdb.Error as e:
+            raise BadInput(f"--test {expr!r}: {_said(e)}") from e
+        finally:
+            con.close()
         out.append(ViewTest(expr, n))
     return out

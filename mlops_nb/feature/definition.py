@@ -21,174 +21,280 @@ from . import windows
 from .facts import Definition, FeatureDiff
 
 # %% ../../nbs/feature/definition.ipynb #e76f0ece
-SUFFIX = {'sql':'.sql', 'python':'.py'}
+SUFFIX = {"sql": ".sql", "python": ".py"}
 
-def digest(d:Definition) -> str:
+
+def digest(d: Definition) -> str:
     "Of what decides the values: not the version, the tests or the description"
-    more = {k:v for k,v in (('id', d.id), ('windows', d.windows), ('needs', d.needs), ('request', d.request)) if v}
-    return sha256(msgspec.json.encode([d.name, d.entity, d.time, d.created, d.ttl, d.source, d.kind, d.body.strip(),
-        *([more] if more else [])])).hexdigest()
+    more = {k: v for k, v in (("id", d.id), ("windows", d.windows), ("needs", d.needs), ("request", d.request)) if v}
+    return sha256(
+        msgspec.json.encode(
+            [d.name, d.entity, d.time, d.created, d.ttl, d.source, d.kind, d.body.strip(), *([more] if more else [])]
+        )
+    ).hexdigest()
 
-def _write(folder:Path, stem:str, d:Definition):
+
+def _write(folder: Path, stem: str, d: Definition):
     "Both files of a definition"
     head = msgspec.to_builtins(d)
-    head.pop('body', None)
-    head = {'name':d.name, 'version':d.version, **head}
-    write_text(folder/f'{stem}{SUFFIX[d.kind]}', d.body.rstrip()+'\n')
-    write_text(folder/f'{stem}.toml', _toml(head))
+    head.pop("body", None)
+    head = {"name": d.name, "version": d.version, **head}
+    write_text(folder / f"{stem}{SUFFIX[d.kind]}", d.body.rstrip() + "\n")
+    write_text(folder / f"{stem}.toml", _toml(head))
 
-def _toml(doc:dict) -> str:
+
+def _toml(doc: dict) -> str:
     "Words, numbers and lists first, then tables, then arrays of tables"
-    def value(v): return msgspec.json.encode(v).decode()
-    def pairs(t): return '\n'.join(f'{k if k.isidentifier() and k.isascii() else value(k)} = {value(v)}' for k,v in t.items())
-    def nested(v): return isinstance(v, list) and v and isinstance(v[0], dict)
-    flat = {k:v for k,v in doc.items() if not nested(v) and not isinstance(v, dict)}
-    tables = [f'[{k}]\n{pairs(v)}' for k,v in doc.items() if isinstance(v, dict)]
-    rows = [f'[[{k}]]\n{pairs(t)}' for k,v in doc.items() if nested(v) for t in v]
-    return '\n\n'.join([pairs(flat), *tables, *rows])+'\n'
 
-def _read(path:Path, text=Path.read_text) -> Definition:
+    def value(v):
+        return msgspec.json.encode(v).decode()
+
+    def pairs(t):
+        return "\n".join(f"{k if k.isidentifier() and k.isascii() else value(k)} = {value(v)}" for k, v in t.items())
+
+    def nested(v):
+        return isinstance(v, list) and v and isinstance(v[0], dict)
+
+    flat = {k: v for k, v in doc.items() if not nested(v) and not isinstance(v, dict)}
+    tables = [f"[{k}]\n{pairs(v)}" for k, v in doc.items() if isinstance(v, dict)]
+    rows = [f"[[{k}]]\n{pairs(t)}" for k, v in doc.items() if nested(v) for t in v]
+    return "\n\n".join([pairs(flat), *tables, *rows]) + "\n"
+
+
+def _read(path: Path, text=Path.read_text) -> Definition:
     import tomllib
+
     try:
-        d = msgspec.convert(tomllib.loads(text(path, encoding='utf-8')), Definition)
-        d.body = text(path.with_suffix(SUFFIX[d.kind]), encoding='utf-8').strip()
+        d = msgspec.convert(tomllib.loads(text(path, encoding="utf-8")), Definition)
+        d.body = text(path.with_suffix(SUFFIX[d.kind]), encoding="utf-8").strip()
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, KeyError) as e:
-        raise BadInput(f'features/{path.name} is not a feature definition: {str(e)[:160]}',
-            f'restore it with: git checkout features/{path.name}') from e
+        raise BadInput(
+            f"features/{path.name} is not a feature definition: {str(e)[:160]}",
+            f"restore it with: git checkout features/{path.name}",
+        ) from e
     except FileNotFoundError as e:
-        raise NotFound(f'{os.path.basename(e.filename)} is missing',
-            f'restore it with: git checkout features/{os.path.basename(e.filename)}') from e
+        raise NotFound(
+            f"{os.path.basename(e.filename)} is missing",
+            f"restore it with: git checkout features/{os.path.basename(e.filename)}",
+        ) from e
     if not d.on_demand and not (d.entity and d.time):
-        raise BadInput(f'features/{path.name} names no {"time" if d.entity else "entity"}',
-            f'restore it with: git checkout features/{path.name}')
+        raise BadInput(
+            f"features/{path.name} names no {'time' if d.entity else 'entity'}",
+            f"restore it with: git checkout features/{path.name}",
+        )
     return d
 
-def versions(p, name:str) -> list[Definition]:
+
+def versions(p, name: str) -> list[Definition]:
     "All versions of a view, oldest first; empty when there is none"
-    now = p.root/'features'/f'{name}.toml'
+    now = p.root / "features" / f"{name}.toml"
     while True:
-        held,stamp = _held(p),_stamp(p, now)
-        try: found = _versions(p, now, held)
+        held, stamp = _held(p), _stamp(p, now)
+        try:
+            found = _versions(p, now, held)
         except MlopsError:
-            if _stamp(p, now)==stamp: raise
+            if _stamp(p, now) == stamp:
+                raise
             continue
-        if _stamp(p, now)==stamp: return found
+        if _stamp(p, now) == stamp:
+            return found
+
 
 def _versions(p, now, held) -> list[Definition]:
-    if not now.is_file(): return []
-    if held.get(now.name) is None: held = {} # a view that is new: its query was written before
-    at = {p.root/'features'/f:content for f,content in held.items()}
-    def text(f, encoding): return at[f] if at.get(f) is not None else f.read_text(encoding=encoding)
-    old = [f for f in (p.root/'features'/'history').glob(f'{now.stem}@*.toml') if at.get(f, '') is not None]
-    return [*(_read(f, text) for f in sorted(old, key=lambda f: int(f.stem.rpartition('@')[2]))), _read(now, text)]
+    if not now.is_file():
+        return []
+    if held.get(now.name) is None:
+        held = {}  # a view that is new: its query was written before
+    at = {p.root / "features" / f: content for f, content in held.items()}
 
-def _undo(p) -> Path: return p.state/'features'/'undo.json'
+    def text(f, encoding):
+        return at[f] if at.get(f) is not None else f.read_text(encoding=encoding)
 
-def _held(p) -> dict[str,str|None]:
+    old = [f for f in (p.root / "features" / "history").glob(f"{now.stem}@*.toml") if at.get(f, "") is not None]
+    return [*(_read(f, text) for f in sorted(old, key=lambda f: int(f.stem.rpartition("@")[2]))), _read(now, text)]
+
+
+def _undo(p) -> Path:
+    return p.state / "features" / "undo.json"
+
+
+def _held(p) -> dict[str, str | None]:
     "Files as they were before a change that is not done; paths below `features`"
-    try: return msgspec.json.decode(_undo(p).read_bytes())
-    except (OSError, msgspec.DecodeError): return {}
+    try:
+        return msgspec.json.decode(_undo(p).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+
 
 def _stamp(p, now) -> list:
     "Another one when something was changed meanwhile"
-    out:list = []
+    out: list = []
     for f in (_undo(p), now):
-        try: s = f.stat(); out.append((s.st_ino, s.st_mtime_ns))
-        except OSError: out.append(None)
+        try:
+            s = f.stat()
+            out.append((s.st_ino, s.st_mtime_ns))
+        except OSError:
+            out.append(None)
     return out
+
 
 @contextmanager
 def changing(
-    p, # Project
-    names:list[str], # Views
+    p,  # Project
+    names: list[str],  # Views
 ):
     "Change definitions and record it: readers see the old ones until then, and always when it fails"
-    with alone(p.state/'locks'/'features'):
+    with alone(p.state / "locks" / "features"):
         _settle(p)
-        before:dict = {}
-        for n in names: before |= snapshot(p, n)
-        folder = p.root/'features'
-        write_text(_undo(p), msgspec.json.encode({f.relative_to(folder).as_posix():b if b is None else b.decode(errors='replace') for f,b in before.items()}))
-        try: yield
-        except BaseException: restore(p, '', before); raise
-        finally: _undo(p).unlink(missing_ok=True)
+        before: dict = {}
+        for n in names:
+            before |= snapshot(p, n)
+        folder = p.root / "features"
+        write_text(
+            _undo(p),
+            msgspec.json.encode(
+                {
+                    f.relative_to(folder).as_posix(): b if b is None else b.decode(errors="replace")
+                    for f, b in before.items()
+                }
+            ),
+        )
+        try:
+            yield
+        except BaseException:
+            restore(p, "", before)
+            raise
+        finally:
+            _undo(p).unlink(missing_ok=True)
+
 
 def _settle(p):
     "Put back what a killed process had begun to change, unless it is recorded"
     from mlops_nb.core import ledger
-    if not (held := _held(p)): return
+
+    if not (held := _held(p)):
+        return
+
     def recorded(name):
-        d = _versions(p, p.root/'features'/f'{name}.toml', {})[-1]
-        return any(e.digest==digest(d) for e in ledger.of(p).events(['feature.added'], subject=f'{name}@{d.version}'))
+        d = _versions(p, p.root / "features" / f"{name}.toml", {})[-1]
+        return any(e.digest == digest(d) for e in ledger.of(p).events(["feature.added"], subject=f"{name}@{d.version}"))
+
     done = False
-    with suppress(MlopsError, IndexError): done = all(recorded(f.removesuffix('.toml')) for f in held if f.endswith('.toml') and '/' not in f)
-    if not done: restore(p, '', {p.root/'features'/f:b if b is None else b.encode() for f,b in held.items()})
+    with suppress(MlopsError, IndexError):
+        done = all(recorded(f.removesuffix(".toml")) for f in held if f.endswith(".toml") and "/" not in f)
+    if not done:
+        restore(p, "", {p.root / "features" / f: b if b is None else b.encode() for f, b in held.items()})
     _undo(p).unlink(missing_ok=True)
 
+
 class _Versioned(msgspec.Struct):
-    version:int
-    digest:str
-    definition:Definition
+    version: int
+    digest: str
+    definition: Definition
+
 
 def find(
-    p, # Project
-    ref:str, # `NAME@v`
-) -> Definition: # Raises `NotFound` with the nearest name
+    p,  # Project
+    ref: str,  # `NAME@v`
+) -> Definition:  # Raises `NotFound` with the nearest name
     "One version of a view"
-    r = refs.parse(ref, 'feature view')
+    r = refs.parse(ref, "feature view")
     have = versions(p, r.name)
     if not have:
-        raise NotFound(f'no feature view `{r.name}`', suggest(r.name, refs.registered(p, 'feature'))
-            or 'add one with: mlops feature add')
-    return refs.pick([_Versioned(d.version, digest(d), d) for d in have], r, what='feature view').definition
+        raise NotFound(
+            f"no feature view `{r.name}`",
+            suggest(r.name, refs.registered(p, "feature")) or "add one with: mlops feature add",
+        )
+    return refs.pick([_Versioned(d.version, digest(d), d) for d in have], r, what="feature view").definition
+
 
 def save(
-    p, # Project
-    d:Definition, # New definition; its version is set
-) -> bool: # False when the newest version says the same
+    p,  # Project
+    d: Definition,  # New definition; its version is set
+) -> bool:  # False when the newest version says the same
     "Write a definition; a changed one becomes the next version and the old one moves to the history"
     have = versions(p, d.name)
-    said = ('tests', 'description', 'owner', 'purpose', 'tags')
-    if have and digest(have[-1])==digest(d) and all(getattr(have[-1], f)==getattr(d, f) for f in said):
-        d.version = have[-1].version; return False
-    d.version = have[-1].version+(digest(have[-1])!=digest(d)) if have else 1
-    if have and d.version!=have[-1].version: _write(p.root/'features'/'history', f'{d.name}@{have[-1].version}', have[-1])
-    if have and have[-1].kind!=d.kind: (p.root/'features'/f'{d.name}{SUFFIX[have[-1].kind]}').unlink(missing_ok=True)
-    _write(p.root/'features', d.name, d)
+    said = ("tests", "description", "owner", "purpose", "tags")
+    if have and digest(have[-1]) == digest(d) and all(getattr(have[-1], f) == getattr(d, f) for f in said):
+        d.version = have[-1].version
+        return False
+    d.version = have[-1].version + (digest(have[-1]) != digest(d)) if have else 1
+    if have and d.version != have[-1].version:
+        _write(p.root / "features" / "history", f"{d.name}@{have[-1].version}", have[-1])
+    if have and have[-1].kind != d.kind:
+        (p.root / "features" / f"{d.name}{SUFFIX[have[-1].kind]}").unlink(missing_ok=True)
+    _write(p.root / "features", d.name, d)
     return True
 
-def restore(p, name:str, before:dict[Path,bytes|None]):
-    "Put files back as they were"
-    for path,content in before.items():
-        if content is None: path.unlink(missing_ok=True)
-        else: write_text(path, content)
 
-def snapshot(p, name:str) -> dict[Path,bytes|None]:
+def restore(p, name: str, before: dict[Path, bytes | None]):
+    "Put files back as they were"
+    for path, content in before.items():
+        if content is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_text(path, content)
+
+
+def snapshot(p, name: str) -> dict[Path, bytes | None]:
     "The files that `save` may touch, as they are"
     n = len(versions(p, name))
-    where = [p.root/'features'/f'{name}{s}' for s in ('.toml', '.sql', '.py')]+[p.root/'features'/'history'/f'{name}@{v}{s}'
-        for v in range(1, n+1) for s in ('.toml', '.sql', '.py')]
-    return {f:f.read_bytes() if f.is_file() else None for f in where}
+    where = [p.root / "features" / f"{name}{s}" for s in (".toml", ".sql", ".py")] + [
+        p.root / "features" / "history" / f"{name}@{v}{s}" for v in range(1, n + 1) for s in (".toml", ".sql", ".py")
+    ]
+    return {f: f.read_bytes() if f.is_file() else None for f in where}
 
 # %% ../../nbs/feature/definition.ipynb #491cfd7e
 def difference(
-    a:Definition, # Older version
-    b:Definition, # Newer version
+    a: Definition,  # Older version
+    b: Definition,  # Newer version
 ) -> FeatureDiff:
     "How two definitions differ"
     import difflib
-    x,y = ({**msgspec.to_builtins(d), **({'windows':[windows.line_of(w) for w in d.windows]} if d.windows else {})} for d in (a, b))
-    fields = [{'field':k, 'a':x.get(k), 'b':y.get(k)}
-        for k in Definition.__struct_fields__ if k not in ('version', 'body', 'features') and x.get(k)!=y.get(k)]
-    old,new = {f.name:f.type for f in a.features},{f.name:f.type for f in b.features}
-    features = [{'name':n, 'change':'added' if n not in old else 'removed' if n not in new else 'type', 'a':old.get(n),
-        'b':new.get(n)} for n in [*old, *(n for n in new if n not in old)] if old.get(n)!=new.get(n)]
-    code = list(difflib.unified_diff(a.body.strip().splitlines(), b.body.strip().splitlines(), f'{a.name}@{a.version}',
-        f'{b.name}@{b.version}', lineterm=''))
-    return FeatureDiff(a=f'{a.name}@{a.version}', b=f'{b.name}@{b.version}', fields=fields, features=features, code=code,
-        same_values=digest(a)==digest(b))
 
-def changes(d:FeatureDiff) -> list[str]:
+    x, y = (
+        {**msgspec.to_builtins(d), **({"windows": [windows.line_of(w) for w in d.windows]} if d.windows else {})}
+        for d in (a, b)
+    )
+    fields = [
+        {"field": k, "a": x.get(k), "b": y.get(k)}
+        for k in Definition.__struct_fields__
+        if k not in ("version", "body", "features") and x.get(k) != y.get(k)
+    ]
+    old, new = {f.name: f.type for f in a.features}, {f.name: f.type for f in b.features}
+    features = [
+        {
+            "name": n,
+            "change": "added" if n not in old else "removed" if n not in new else "type",
+            "a": old.get(n),
+            "b": new.get(n),
+        }
+        for n in [*old, *(n for n in new if n not in old)]
+        if old.get(n) != new.get(n)
+    ]
+    code = list(
+        difflib.unified_diff(
+            a.body.strip().splitlines(),
+            b.body.strip().splitlines(),
+            f"{a.name}@{a.version}",
+            f"{b.name}@{b.version}",
+            lineterm="",
+        )
+    )
+    return FeatureDiff(
+        a=f"{a.name}@{a.version}",
+        b=f"{b.name}@{b.version}",
+        fields=fields,
+        features=features,
+        code=code,
+        same_values=digest(a) == digest(b),
+    )
+
+
+def changes(d: FeatureDiff) -> list[str]:
     "A difference in a few words"
-    return [*(f'{f["field"]}: {f["a"]!r} -> {f["b"]!r}'[:160] for f in d.fields),
-        *(f'feature {f["name"]} {f["change"]}' for f in d.features), *(['code changed'] if d.code else [])]
+    return [
+        *(f"{f['field']}: {f['a']!r} -> {f['b']!r}"[:160] for f in d.fields),
+        *(f"feature {f['name']} {f['change']}" for f in d.features),
+        *(["code changed"] if d.code else []),
+    ]

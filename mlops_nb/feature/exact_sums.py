@@ -13,118 +13,151 @@ from itertools import combinations
 from operator import mul
 
 # %% ../../nbs/feature/exact_sums.ipynb #79ccad4f
-def _whole(values): # (list of whole numbers, k): each value is its number / 2**k
+def _whole(values):  # (list of whole numbers, k): each value is its number / 2**k
     "Finite floats as whole numbers of one power of two, without rounding"
-    least = min(map(abs, filter(None, values)), default=1.)
-    k = max(53-math.frexp(least)[1], 0)
-    try: q = 2.**k; return [int(v*q) for v in values],k
-    except OverflowError: return [n<<(k+1-d.bit_length()) for n,d in map(float.as_integer_ratio, values)],k
+    least = min(map(abs, filter(None, values)), default=1.0)
+    k = max(53 - math.frexp(least)[1], 0)
+    try:
+        q = 2.0**k
+        return [int(v * q) for v in values], k
+    except OverflowError:
+        return [n << (k + 1 - d.bit_length()) for n, d in map(float.as_integer_ratio, values)], k
 
-def _ratio(n:int, d:int) -> float:
-    try: return n/d
-    except OverflowError: return math.inf if n>0 else -math.inf
 
-def total(values) -> float|None: # None: infinities of both signs
+def _ratio(n: int, d: int) -> float:
+    try:
+        return n / d
+    except OverflowError:
+        return math.inf if n > 0 else -math.inf
+
+
+def total(values) -> float | None:  # None: infinities of both signs
     "Sum of a window's values, rounded once"
-    try: return math.fsum(values)+0. # no -0.0
-    except ValueError: return None
+    try:
+        return math.fsum(values) + 0.0  # no -0.0
+    except ValueError:
+        return None
     except OverflowError:
         values = [float(v) for v in values]
         endless = {v for v in values if math.isinf(v)}
-        if endless: return endless.pop() if len(endless)==1 else None
-        numbers,k = _whole(values)
-        return _ratio(sum(numbers), 1<<k)
+        if endless:
+            return endless.pop() if len(endless) == 1 else None
+        numbers, k = _whole(values)
+        return _ratio(sum(numbers), 1 << k)
 
 # %% ../../nbs/feature/exact_sums.ipynb #0e4a3ebc
-def _root(n:int, d:int) -> float:
+def _root(n: int, d: int) -> float:
     "The root of n/d, rounded once"
-    s = (n.bit_length()-d.bit_length()-112)//2
-    a,rest = divmod(n, d<<2*s) if s>=0 else divmod(n<<-2*s, d)
+    s = (n.bit_length() - d.bit_length() - 112) // 2
+    a, rest = divmod(n, d << 2 * s) if s >= 0 else divmod(n << -2 * s, d)
     r = math.isqrt(a)
-    r |= bool(rest or r*r!=a)
-    return _ratio(r<<max(s, 0), 1<<max(-s, 0))
+    r |= bool(rest or r * r != a)
+    return _ratio(r << max(s, 0), 1 << max(-s, 0))
 
-def deviation(values) -> float|None: # None: an infinite value
+
+def deviation(values) -> float | None:  # None: an infinite value
     "Sample standard deviation of two values or more, rounded once"
     values = [float(v) for v in values]
-    if not all(map(math.isfinite, values)): return None
-    (numbers,k),n = _whole(values),len(values)
-    return _root(n*sum(map(mul, numbers, numbers))-sum(numbers)**2, n*(n-1)<<2*k)
+    if not all(map(math.isfinite, values)):
+        return None
+    (numbers, k), n = _whole(values), len(values)
+    return _root(n * sum(map(mul, numbers, numbers)) - sum(numbers) ** 2, n * (n - 1) << 2 * k)
 
 # %% ../../nbs/feature/exact_sums.ipynb #420c0bb6
 def steps(
-    lo, # int array: first question that sees each event
-    hi, # int array: the first one behind that does not
-    n:int, # Questions
-    weights=None, # int64 array; 1 for each event by default
-): # int64 array, shape (n,)
+    lo,  # int array: first question that sees each event
+    hi,  # int array: the first one behind that does not
+    n: int,  # Questions
+    weights=None,  # int64 array; 1 for each event by default
+):  # int64 array, shape (n,)
     "Sum over the events that each question sees, exact for whole numbers"
     import numpy as np
-    d = np.zeros(n+1, 'int64')
-    one = np.ones(len(lo), 'int64') if weights is None else weights
-    np.add.at(d, lo, one); np.subtract.at(d, hi, one)
+
+    d = np.zeros(n + 1, "int64")
+    one = np.ones(len(lo), "int64") if weights is None else weights
+    np.add.at(d, lo, one)
+    np.subtract.at(d, hi, one)
     return np.cumsum(d[:n])
 
 # %% ../../nbs/feature/exact_sums.ipynb #7cc5cc6b
 def two_sum(a, b):
     "a + b and what rounding lost (Knuth, TAOCP 2, 4.2.2)"
-    s = a+b
-    c = s-a
-    return s,(a-(s-c))+(b-c)
+    s = a + b
+    c = s - a
+    return s, (a - (s - c)) + (b - c)
+
 
 def two_prod(a, b):
     "a * b and what rounding lost (Dekker, Numer. Math. 18 (1971) 224-242)"
-    def halves(x): c = 134217729.*x; h = c-(c-x); return h,x-h
-    (ah,al),(bh,bl),p = halves(a),halves(b),a*b
-    return p,((ah*bh-p)+ah*bl+al*bh)+al*bl
+
+    def halves(x):
+        c = 134217729.0 * x
+        h = c - (c - x)
+        return h, x - h
+
+    (ah, al), (bh, bl), p = halves(a), halves(b), a * b
+    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+
 
 def _by_two(v, s):
     "v * 2**s; s is one number or an array"
     import numpy as np
-    return v*2.**s if isinstance(s, int) and -1000<s<1000 else np.ldexp(v, s)
+
+    return v * 2.0**s if isinstance(s, int) and -1000 < s < 1000 else np.ldexp(v, s)
+
 
 def _top(x, e):
     "The least k for which all x * 2**e lie below 2**k; None where all are 0"
     import numpy as np
+
     some = np.flatnonzero(x)
-    if not len(some): return None
-    return math.frexp(float(np.abs(x).max()))[1] if isinstance(e, int) else int((np.frexp(x[some])[1]+e[some]).max())
+    if not len(some):
+        return None
+    return math.frexp(float(np.abs(x).max()))[1] if isinstance(e, int) else int((np.frexp(x[some])[1] + e[some]).max())
+
 
 def limbs(
-    lo, hi, n:int, # As in `steps`
-    bits:int, # Of one limb
-    terms, # Finite float arrays, shape (events,): their sum counts
-    e=0, # int array: the terms are multiplied by 2**e
-) -> dict: # {k: int64 array, shape (n,)}: the sums are those of array * 2**k; each k is a multiple of `bits`
+    lo,
+    hi,
+    n: int,  # As in `steps`
+    bits: int,  # Of one limb
+    terms,  # Finite float arrays, shape (events,): their sum counts
+    e=0,  # int array: the terms are multiplied by 2**e
+) -> dict:  # {k: int64 array, shape (n,)}: the sums are those of array * 2**k; each k is a multiple of `bits`
     "Sums of floats as sums of whole numbers, exact"
     import numpy as np
-    out:dict = {}
+
+    out: dict = {}
     while (top := max((k for x in terms if (k := _top(x, e)) is not None), default=None)) is not None:
-        k,t,left = (top-1)//bits*bits,np.zeros(len(lo), 'int64'),[]
+        k, t, left = (top - 1) // bits * bits, np.zeros(len(lo), "int64"), []
         for x in terms:
-            whole = np.trunc(_by_two(x, e-k)) # towards 0: no overflow beside the largest float
-            t += whole.astype('int64'); left.append(x-_by_two(whole, k-e))
+            whole = np.trunc(_by_two(x, e - k))  # towards 0: no overflow beside the largest float
+            t += whole.astype("int64")
+            left.append(x - _by_two(whole, k - e))
         some = np.flatnonzero(t)
-        out[k] = steps(lo, hi, n, t) if 2*len(some)>len(t) else steps(lo[some], hi[some], n, t[some])
+        out[k] = steps(lo, hi, n, t) if 2 * len(some) > len(t) else steps(lo[some], hi[some], n, t[some])
         terms = left
     return out
 
 # %% ../../nbs/feature/exact_sums.ipynb #09f0015c
 def carried(
-    parts:dict, # {k: int64 array}, as `limbs` gives them; each k is a multiple of h
-    h:int, # Bits of a digit
-    signed:bool=True, # Digits from -2**(h-1); else from 0, for numbers that are not negative
+    parts: dict,  # {k: int64 array}, as `limbs` gives them; each k is a multiple of h
+    h: int,  # Bits of a digit
+    signed: bool = True,  # Digits from -2**(h-1); else from 0, for numbers that are not negative
 ) -> dict:
     "The same numbers with digits of h bits"
-    out,carry,half,mask = {},None,(1<<h-1 if signed else 0),(1<<h)-1
-    at,end = min(parts, default=0),max(parts, default=-1)
-    while at<=end or carry is not None:
+    out, carry, half, mask = {}, None, (1 << h - 1 if signed else 0), (1 << h) - 1
+    at, end = min(parts, default=0), max(parts, default=-1)
+    while at <= end or carry is not None:
         t = parts.get(at)
-        if t is None and carry is None: at = min(k for k in parts if k>at); continue
-        t = carry if t is None else t if carry is None else t+carry
-        out[at] = ((t+half) & mask)-half
-        carry = (t-out[at])>>h
-        if not carry.any(): carry = None
+        if t is None and carry is None:
+            at = min(k for k in parts if k > at)
+            continue
+        t = carry if t is None else t if carry is None else t + carry
+        out[at] = ((t + half) & mask) - half
+        carry = (t - out[at]) >> h
+        if not carry.any():
+            carry = None
         at += h
     return out
 
@@ -132,88 +165,116 @@ def carried(
 def _scale(digits, n):
     "By what power of two to divide: 0 where all digits are tame, else for each row that of its first digit, made even"
     import numpy as np
-    if all(-900<k<900 for k in digits): return 0
-    ex,new = np.zeros(n, 'int32'),np.ones(n, bool)
+
+    if all(-900 < k < 900 for k in digits):
+        return 0
+    ex, new = np.zeros(n, "int32"), np.ones(n, bool)
     for k in sorted(digits, reverse=True):
-        here = new & (digits[k]!=0)
-        ex[here] = k & ~1; new &= ~here
+        here = new & (digits[k] != 0)
+        ex[here] = k & ~1
+        new &= ~here
     return ex
+
 
 def _rounded(digits, n):
     "Signed digits as floats, rounded once"
     import numpy as np
-    ex,(hi,lo,rest) = _scale(digits, n),np.zeros((3, n))
+
+    ex, (hi, lo, rest) = _scale(digits, n), np.zeros((3, n))
     for k in sorted(digits, reverse=True):
-        d,exact = digits[k].astype('float64'),lo==0
-        rest = np.where(exact | (rest!=0), rest, d)
-        hi,lost = two_sum(hi, np.where(exact, _by_two(d, k-ex), 0))
+        d, exact = digits[k].astype("float64"), lo == 0
+        rest = np.where(exact | (rest != 0), rest, d)
+        hi, lost = two_sum(hi, np.where(exact, _by_two(d, k - ex), 0))
         lo = np.where(exact, lost, lo)
-    up = hi+2*lo
-    return _by_two(np.where((up-hi==2*lo) & (lo*np.sign(rest)>0), up, hi), ex)
+    up = hi + 2 * lo
+    return _by_two(np.where((up - hi == 2 * lo) & (lo * np.sign(rest) > 0), up, hi), ex)
 
 # %% ../../nbs/feature/exact_sums.ipynb #84b22357
 def _roots(digits, c):
     "The root of unsigned digits / (c * (c-1)), rounded once; 0 where c < 2"
     import numpy as np
-    ex,(hi,lo) = _scale(digits, len(c)),np.zeros((2, len(c)))
+
+    ex, (hi, lo) = _scale(digits, len(c)), np.zeros((2, len(c)))
     for k in sorted(digits, reverse=True):
-        hi,lost = two_sum(hi, _by_two(digits[k].astype('float64'), k-ex)); lo = lo+lost
-    pairs = np.where(c<2, 1., c*(c-1.))
-    s = np.sqrt(hi/pairs)
-    p,r = two_prod(s, s)
-    q,e = two_prod(p, pairs)
-    more = (((hi-q)-e)+(lo-r*pairs))/np.where(s>0, 2*s*pairs, 1)
-    low,high = s+(more-s*2.**-90),s+(more+s*2.**-90)
-    out = _by_two(low, ex//2)
-    for i in np.flatnonzero((low!=high) | (s>0) & (out<2.**-1020) | (pairs>=2.**53)).tolist():
-        base,m = min(digits),int(c[i])
-        d = sum(int(t[i])<<(k-base) for k,t in digits.items())
-        out[i] = _root(d<<max(base, 0), m*(m-1)<<max(-base, 0))
-    return np.where(c<2, 0., out)
+        hi, lost = two_sum(hi, _by_two(digits[k].astype("float64"), k - ex))
+        lo = lo + lost
+    pairs = np.where(c < 2, 1.0, c * (c - 1.0))
+    s = np.sqrt(hi / pairs)
+    p, r = two_prod(s, s)
+    q, e = two_prod(p, pairs)
+    more = (((hi - q) - e) + (lo - r * pairs)) / np.where(s > 0, 2 * s * pairs, 1)
+    low, high = s + (more - s * 2.0**-90), s + (more + s * 2.0**-90)
+    out = _by_two(low, ex // 2)
+    for i in np.flatnonzero((low != high) | (s > 0) & (out < 2.0**-1020) | (pairs >= 2.0**53)).tolist():
+        base, m = min(digits), int(c[i])
+        d = sum(int(t[i]) << (k - base) for k, t in digits.items())
+        out[i] = _root(d << max(base, 0), m * (m - 1) << max(-base, 0))
+    return np.where(c < 2, 0.0, out)
 
 # %% ../../nbs/feature/exact_sums.ipynb #39c82be3
-_BLOCK = 1<<14 # Questions at a time
+_BLOCK = 1 << 14  # Questions at a time
+
 
 def _half(c) -> int:
     "Bits of half a limb: the sum of as many as a question sees fits into 62 bits"
-    return min(24, (61-int(c.max(initial=1)).bit_length())//2)
+    return min(24, (61 - int(c.max(initial=1)).bit_length()) // 2)
+
 
 def _blocks(n, f, *parts):
     import numpy as np
+
     out = np.empty(n)
-    with np.errstate(over='ignore', under='ignore'):
+    with np.errstate(over="ignore", under="ignore"):
         for at in range(0, n, _BLOCK):
-            here = slice(at, at+_BLOCK)
-            out[here] = f(here, *({k:t[here] for k,t in p.items()} for p in parts))
+            here = slice(at, at + _BLOCK)
+            out[here] = f(here, *({k: t[here] for k, t in p.items()} for p in parts))
     return out
 
+
 def sums(
-    lo, hi, n:int, # As in `steps`
-    x, # float64 array, shape (events,)
-    c, # int64 array, shape (n,): how many events each question sees
-): # float64 array, shape (n,); NaN where `total` is None
+    lo,
+    hi,
+    n: int,  # As in `steps`
+    x,  # float64 array, shape (events,)
+    c,  # int64 array, shape (n,): how many events each question sees
+):  # float64 array, shape (n,); NaN where `total` is None
     "`total` of the values that each question sees"
     import numpy as np
-    fine,bits = np.isfinite(x),2*_half(c)
-    s = _blocks(n, lambda here, d: _rounded(carried(d, bits), len(c[here])), limbs(lo, hi, n, bits, [np.where(fine, x, 0)]))
-    if fine.all(): return s
-    up,down = (steps(lo, hi, n, (x==v).astype('int64'))>0 for v in (np.inf, -np.inf))
+
+    fine, bits = np.isfinite(x), 2 * _half(c)
+    s = _blocks(
+        n, lambda here, d: _rounded(carried(d, bits), len(c[here])), limbs(lo, hi, n, bits, [np.where(fine, x, 0)])
+    )
+    if fine.all():
+        return s
+    up, down = (steps(lo, hi, n, (x == v).astype("int64")) > 0 for v in (np.inf, -np.inf))
     return np.where(up & down, np.nan, np.where(up, np.inf, np.where(down, -np.inf, s)))
 
-def deviations(lo, hi, n:int, x, c): # As `sums`; NaN where `deviation` is None, 0 for less than two values
+
+def deviations(lo, hi, n: int, x, c):  # As `sums`; NaN where `deviation` is None, 0 for less than two values
     "`deviation` of the values that each question sees"
     import numpy as np
-    fine,h = np.isfinite(x),_half(c)
+
+    fine, h = np.isfinite(x), _half(c)
     x = np.where(fine, x, 0)
-    size,e = np.abs(x[x!=0]),0
+    size, e = np.abs(x[x != 0]), 0
     m = x
-    if size.min(initial=1)<2.**-350 or size.max(initial=1)>2.**350: m,e = np.frexp(x); e = 2*e
+    if size.min(initial=1) < 2.0**-350 or size.max(initial=1) > 2.0**350:
+        m, e = np.frexp(x)
+        e = 2 * e
+
     def one(here, values, squares):
-        d = {k:c[here]*t for k,t in carried(squares, h).items()}
-        def less(k, t): d[k] = d[k]-t if k in d else -t
+        d = {k: c[here] * t for k, t in carried(squares, h).items()}
+
+        def less(k, t):
+            d[k] = d[k] - t if k in d else -t
+
         digits = carried(values, h)
-        for k,t in digits.items(): less(2*k, t*t)
-        for (j,s),(k,t) in combinations(digits.items(), 2): less(j+k, 2*s*t)
+        for k, t in digits.items():
+            less(2 * k, t * t)
+        for (j, s), (k, t) in combinations(digits.items(), 2):
+            less(j + k, 2 * s * t)
         return _roots(carried(d, h, signed=False), c[here])
-    out = _blocks(n, one, limbs(lo, hi, n, 2*h, [x]), limbs(lo, hi, n, 2*h, list(two_prod(m, m)), e))
-    return out if fine.all() else np.where(steps(lo, hi, n, (~fine).astype('int64'))>0, np.nan, out)
+
+    out = _blocks(n, one, limbs(lo, hi, n, 2 * h, [x]), limbs(lo, hi, n, 2 * h, list(two_prod(m, m)), e))
+    return out if fine.all() else np.where(steps(lo, hi, n, (~fine).astype("int64")) > 0, np.nan, out)

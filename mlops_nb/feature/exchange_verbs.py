@@ -22,80 +22,130 @@ from . import compute, definition, feast_repository, history, on_demand
 from .facts import Adopted, Definition, Exported
 
 # %% ../../nbs/feature/exchange_verbs.ipynb #cc5737af
-KEPT = 'feast.json' # In `features/`: the objects of an adopted repository
+KEPT = "feast.json"  # In `features/`: the objects of an adopted repository
 
-@verb(changes=True, example='mlops feature adopt feature_repo')
+
+@verb(changes=True, example="mlops feature adopt feature_repo")
 def adopt(
-    path:Path, # Folder with feature_store.yaml
+    path: Path,  # Folder with feature_store.yaml
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Adopted|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Adopted | Plan:
     "Take over a Feast repository: entities, feature views, on-demand views, feature services, push sources; the rest is kept for export"
-    p,path = projects.current(),Path(path).expanduser().resolve()
-    if not (path/'feature_store.yaml').is_file():
-        raise NotFound(f'{path.name} holds no feature_store.yaml', 'give the folder of a Feast repository')
-    with progress('reading the Feast repository'): objects = feast_repository.parsed(path)
-    ds,skipped = _definitions(p, path, objects)
-    services = {o.name:feast_repository.service_of(o) for k,_,o in objects if k=='feature_services'}
-    fact = Adopted(path=os.path.relpath(path, p.root), views=[d.name for d in ds], services=services,
-        kept={k:[o.name for kk,_,o in objects if kk==k] for k in feast_repository.KINDS}, skipped=skipped)
+    p, path = projects.current(), Path(path).expanduser().resolve()
+    if not (path / "feature_store.yaml").is_file():
+        raise NotFound(f"{path.name} holds no feature_store.yaml", "give the folder of a Feast repository")
+    with progress("reading the Feast repository"):
+        objects = feast_repository.parsed(path)
+    ds, skipped = _definitions(p, path, objects)
+    services = {o.name: feast_repository.service_of(o) for k, _, o in objects if k == "feature_services"}
+    fact = Adopted(
+        path=os.path.relpath(path, p.root),
+        views=[d.name for d in ds],
+        services=services,
+        kept={k: [o.name for kk, _, o in objects if kk == k] for k in feast_repository.KINDS},
+        skipped=skipped,
+    )
     if dry_run:
-        return Plan(steps=[f'write features/{d.name}.toml' for d in ds]+[f'write features/services/{s}.toml' for s in services]+[f'write features/{KEPT}'])
+        return Plan(
+            steps=[f"write features/{d.name}.toml" for d in ds]
+            + [f"write features/services/{s}.toml" for s in services]
+            + [f"write features/{KEPT}"]
+        )
     _keep(p, path, objects, ds, services)
     return fact
 
-def _definitions(p, path, objects) -> tuple[list[Definition],list[dict]]:
-    "Definitions for what has a counterpart here, and why the rest has none"
-    entities,ds,skipped = {o.name:o for k,_,o in objects if k=='entities'},[],[]
-    for kind,_,o in objects:
-        if not kind.endswith('views'): continue
-        try:
-            names.check_name(o.name, 'feature view')
-            if kind=='on_demand_feature_views': ds.append(feast_repository.on_demand_of(o)); continue
-            if kind=='stream_feature_views': raise BadInput('Feast does not run stream transforms on a push')
-            source = o.batch_source
-            if type(source).__name__!='FileSource' or '://' in source.path:
-                raise BadInput(f'its source is a {type(source).__name__}' if type(source).__name__!='FileSource' else 'its file is not local')
-            ds.append(feast_repository.definition_of(o, entities, os.path.relpath(path/source.path, p.root)))
-        except BadInput as e: skipped.append({'name':o.name, 'why':e.message})
-    have = {d.name for d in ds}
-    lost = [d for d in ds if any(n.partition(':')[0] not in have for n in d.needs)]
-    return [d for d in ds if d not in lost],skipped+[{'name':d.name, 'why':'it needs a view that is not here'} for d in lost]
 
-def _files(path, objects) -> dict[str,str]:
+def _definitions(p, path, objects) -> tuple[list[Definition], list[dict]]:
+    "Definitions for what has a counterpart here, and why the rest has none"
+    entities, ds, skipped = {o.name: o for k, _, o in objects if k == "entities"}, [], []
+    for kind, _, o in objects:
+        if not kind.endswith("views"):
+            continue
+        try:
+            names.check_name(o.name, "feature view")
+            if kind == "on_demand_feature_views":
+                ds.append(feast_repository.on_demand_of(o))
+                continue
+            if kind == "stream_feature_views":
+                raise BadInput("Feast does not run stream transforms on a push")
+            source = o.batch_source
+            if type(source).__name__ != "FileSource" or "://" in source.path:
+                raise BadInput(
+                    f"its source is a {type(source).__name__}"
+                    if type(source).__name__ != "FileSource"
+                    else "its file is not local"
+                )
+            ds.append(feast_repository.definition_of(o, entities, os.path.relpath(path / source.path, p.root)))
+        except BadInput as e:
+            skipped.append({"name": o.name, "why": e.message})
+    have = {d.name for d in ds}
+    lost = [d for d in ds if any(n.partition(":")[0] not in have for n in d.needs)]
+    return [d for d in ds if d not in lost], skipped + [
+        {"name": d.name, "why": "it needs a view that is not here"} for d in lost
+    ]
+
+
+def _files(path, objects) -> dict[str, str]:
     "The Python files of a repository whose on-demand functions lean on their modules; else none"
-    leaning = any(feast_repository.leans_on(getattr(o.feature_transformation, 'udf_string', '') or '')
-        for k,_,o in objects if k=='on_demand_feature_views')
-    return {str(f.relative_to(path)):f.read_text(encoding='utf-8') for f in sorted(path.rglob('*.py'))} if leaning else {}
+    leaning = any(
+        feast_repository.leans_on(getattr(o.feature_transformation, "udf_string", "") or "")
+        for k, _, o in objects
+        if k == "on_demand_feature_views"
+    )
+    return (
+        {str(f.relative_to(path)): f.read_text(encoding="utf-8") for f in sorted(path.rglob("*.py"))} if leaning else {}
+    )
+
 
 @contextmanager
-def _put_back(before:dict):
+def _put_back(before: dict):
     "Files that are no definitions, as they were"
-    try: yield
-    except BaseException: definition.restore(None, '', before); raise
+    try:
+        yield
+    except BaseException:
+        definition.restore(None, "", before)
+        raise
+
 
 def _keep(p, path, objects, ds, services):
     "Write definitions, services and the kept objects; put everything back when one fails"
     from mlops_nb.core import ledger
-    folder = p.root/'features'
-    touched = [folder/KEPT, *(folder/'services'/f'{s}.toml' for s in services)]
-    before = {f:f.read_bytes() if f.is_file() else None for f in touched}
+
+    folder = p.root / "features"
+    touched = [folder / KEPT, *(folder / "services" / f"{s}.toml" for s in services)]
+    before = {f: f.read_bytes() if f.is_file() else None for f in touched}
     with definition.changing(p, [d.name for d in ds]), _put_back(before):
-        for d in ds: definition.save(p, d)
-        for s,refs in services.items():
-            write_text(folder/'services'/f'{s}.toml', f'features = {msgspec.json.encode(refs).decode()}\n')
-        doc = {'repository':os.path.relpath(path, p.root),
-            'feature_store':(path/'feature_store.yaml').read_text(encoding='utf-8'),
-            'views':{d.name:definition.digest(d) for d in ds},
-            'objects':[msgspec.to_builtins(feast_repository.kept(k, v, o)) for k,v,o in objects], 'files':_files(path, objects)}
-        write_text(folder/KEPT, msgspec.json.format(msgspec.json.encode(doc), indent=1).decode()+'\n')
         for d in ds:
-            ledger.record(p, 'feature.added', f'{d.name}@{d.version}',
-                {'entity':d.entity, 'time':d.time, 'ttl':d.ttl, 'source':d.source, 'features':[f.name for f in d.features],
-                'adopted':doc['repository']}, digest=definition.digest(d))
+            definition.save(p, d)
+        for s, refs in services.items():
+            write_text(folder / "services" / f"{s}.toml", f"features = {msgspec.json.encode(refs).decode()}\n")
+        doc = {
+            "repository": os.path.relpath(path, p.root),
+            "feature_store": (path / "feature_store.yaml").read_text(encoding="utf-8"),
+            "views": {d.name: definition.digest(d) for d in ds},
+            "objects": [msgspec.to_builtins(feast_repository.kept(k, v, o)) for k, v, o in objects],
+            "files": _files(path, objects),
+        }
+        write_text(folder / KEPT, msgspec.json.format(msgspec.json.encode(doc), indent=1).decode() + "\n")
+        for d in ds:
+            ledger.record(
+                p,
+                "feature.added",
+                f"{d.name}@{d.version}",
+                {
+                    "entity": d.entity,
+                    "time": d.time,
+                    "ttl": d.ttl,
+                    "source": d.source,
+                    "features": [f.name for f in d.features],
+                    "adopted": doc["repository"],
+                },
+                digest=definition.digest(d),
+            )
 
 # %% ../../nbs/feature/exchange_verbs.ipynb #48d22980
-_YAML = '''project: {name}
+_YAML = """project: {name}
 registry: data/registry.db
 provider: local
 online_store:
@@ -104,109 +154,169 @@ online_store:
 offline_store:
     type: {store}
 entity_key_serialization_version: 3
-'''
+"""
 
-@verb(changes=True, example='mlops feature export feature_repo')
+
+@verb(changes=True, example="mlops feature export feature_repo")
 def export(
-    path:Path, # Folder to write; it may exist when it is empty
+    path: Path,  # Folder to write; it may exist when it is empty
     *,
-    offline_store:str='mlops_nb.feature.feast_plugin.PitOfflineStore', # `type` of the offline store in feature_store.yaml; an adopted repository keeps its own
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Exported|Plan:
+    offline_store: str = "mlops_nb.feature.feast_plugin.PitOfflineStore",  # `type` of the offline store in feature_store.yaml; an adopted repository keeps its own
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Exported | Plan:
     "Write a Feast repository: what was adopted comes back unchanged, and the project's own views with their rows"
-    p,path = projects.current(),Path(path).expanduser().resolve()
+    p, path = projects.current(), Path(path).expanduser().resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BadInput(f'{path.name} exists and is not empty', 'give a new folder')
+        raise BadInput(f"{path.name} exists and is not empty", "give a new folder")
     doc = _kept(p)
-    own = [d for n in names.registered(p, 'feature') if doc['views'].get((d := definition.find(p, n)).name)!=definition.digest(d)]
-    if not own and not doc['feature_store']:
-        raise NotFound('there is no feature view to export', 'add one with: mlops feature add')
+    own = [
+        d
+        for n in names.registered(p, "feature")
+        if doc["views"].get((d := definition.find(p, n)).name) != definition.digest(d)
+    ]
+    if not own and not doc["feature_store"]:
+        raise NotFound("there is no feature view to export", "add one with: mlops feature add")
     if dry_run:
-        return Plan(steps=[f'write {path.name}/feature_store.yaml and feature_definitions.py',
-            *(f'write {path.name}/data/{d.name}.parquet' for d in own if not d.on_demand)])
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
+        return Plan(
+            steps=[
+                f"write {path.name}/feature_store.yaml and feature_definitions.py",
+                *(f"write {path.name}/data/{d.name}.parquet" for d in own if not d.on_demand),
+            ]
+        )
+    tmp = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with progress('writing the Feast repository'): fact = _written(p, tmp, doc, own, offline_store, path)
-        if path.exists(): path.rmdir()
+        with progress("writing the Feast repository"):
+            fact = _written(p, tmp, doc, own, offline_store, path)
+        if path.exists():
+            path.rmdir()
         os.replace(tmp, path)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     fact.path = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     return fact
 
+
 def _kept(p) -> dict:
-    at = p.root/'features'/KEPT
-    if not at.is_file(): return {'repository':'', 'feature_store':'', 'views':{}, 'objects':[], 'files':{}}
+    at = p.root / "features" / KEPT
+    if not at.is_file():
+        return {"repository": "", "feature_store": "", "views": {}, "objects": [], "files": {}}
     try:
         doc = msgspec.json.decode(at.read_bytes())
-        doc['objects'] = [msgspec.convert(k, feast_repository.Kept) for k in doc['objects']]
+        doc["objects"] = [msgspec.convert(k, feast_repository.Kept) for k in doc["objects"]]
     except (msgspec.MsgspecError, KeyError, TypeError) as e:
-        raise BadInput(f'features/{KEPT} cannot be read: {str(e)[:120]}', f'restore it with: git checkout features/{KEPT}') from e
+        raise BadInput(
+            f"features/{KEPT} cannot be read: {str(e)[:120]}", f"restore it with: git checkout features/{KEPT}"
+        ) from e
     return doc
+
 
 def _written(p, path, doc, own, store, to) -> Exported:
     "Everything into a folder beside the target `to`"
-    (path/'data').mkdir(parents=True)
+    (path / "data").mkdir(parents=True)
     replaced = {d.name for d in own}
-    objects = [(k.kind, k.variable, feast_repository.restored(k))
-        for k in doc['objects'] if not (k.kind.endswith('views') and k.name in replaced)]
-    origin = (p.root/doc['repository']).resolve()
-    moves = bool(doc.get('files')) and not any(str(origin) in text for text in doc['files'].values()) # its own code names files by where it lies
-    for _,_,o in objects: _bring(origin, path, o, moves)
-    if doc['feature_store']: _bring_stores(origin, path, doc['feature_store'], to, moves)
-    (path/'feature_store.yaml').write_text(doc['feature_store'] or _YAML.format(name=_project(p), store=store), encoding='utf-8')
-    known = {o.join_key for k,_,o in objects if k=='entities'}
-    more = '\n\n'.join(_own_code(p, path, d, known) for d in sorted(own, key=lambda d: d.on_demand))
-    if doc.get('files'): n,exact = _verbatim(path, doc, objects, replaced, more)
-    else: n,exact = feast_repository.written(path, feast_repository.shared(objects), more)
-    for junk in path.rglob('__pycache__'): shutil.rmtree(junk, ignore_errors=True)
-    return Exported(path=str(path), views=sorted([*replaced, *(o.name for k,_,o in objects if k.endswith('views'))]),
-        files=sorted(str(f.relative_to(path)) for f in path.rglob('*') if f.is_file()), as_code=n+len(own), as_proto=exact)
+    objects = [
+        (k.kind, k.variable, feast_repository.restored(k))
+        for k in doc["objects"]
+        if not (k.kind.endswith("views") and k.name in replaced)
+    ]
+    origin = (p.root / doc["repository"]).resolve()
+    moves = bool(doc.get("files")) and not any(
+        str(origin) in text for text in doc["files"].values()
+    )  # its own code names files by where it lies
+    for _, _, o in objects:
+        _bring(origin, path, o, moves)
+    if doc["feature_store"]:
+        _bring_stores(origin, path, doc["feature_store"], to, moves)
+    (path / "feature_store.yaml").write_text(
+        doc["feature_store"] or _YAML.format(name=_project(p), store=store), encoding="utf-8"
+    )
+    known = {o.join_key for k, _, o in objects if k == "entities"}
+    more = "\n\n".join(_own_code(p, path, d, known) for d in sorted(own, key=lambda d: d.on_demand))
+    if doc.get("files"):
+        n, exact = _verbatim(path, doc, objects, replaced, more)
+    else:
+        n, exact = feast_repository.written(path, feast_repository.shared(objects), more)
+    for junk in path.rglob("__pycache__"):
+        shutil.rmtree(junk, ignore_errors=True)
+    return Exported(
+        path=str(path),
+        views=sorted([*replaced, *(o.name for k, _, o in objects if k.endswith("views"))]),
+        files=sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.is_file()),
+        as_code=n + len(own),
+        as_proto=exact,
+    )
 
-def _verbatim(path, doc, objects, replaced, more) -> tuple[int,int]:
+
+def _verbatim(path, doc, objects, replaced, more) -> tuple[int, int]:
     "The repository's own files, whose functions lean on each other; views of ours in a file of their own"
-    changed = sorted(replaced & set(doc['views']))
+    changed = sorted(replaced & set(doc["views"]))
     if changed:
-        raise BadInput(f'view `{changed[0]}` was changed here, and functions of the adopted repository lean on its own files',
-            f'change it in {doc["repository"]} and adopt it again')
-    for name,text in doc['files'].items(): write_text(path/name, text)
-    if more: write_text(path/'mlops_definitions.py', feast_repository.HEAD+'\n'+more+'\n')
-    return len(objects),0
+        raise BadInput(
+            f"view `{changed[0]}` was changed here, and functions of the adopted repository lean on its own files",
+            f"change it in {doc['repository']} and adopt it again",
+        )
+    for name, text in doc["files"].items():
+        write_text(path / name, text)
+    if more:
+        write_text(path / "mlops_definitions.py", feast_repository.HEAD + "\n" + more + "\n")
+    return len(objects), 0
+
 
 def _project(p) -> str:
     "A name that Feast takes: letters, digits and underscores"
     import re
-    return re.sub(r'\W', '_', p.name).strip('_').lower() or 'project'
+
+    return re.sub(r"\W", "_", p.name).strip("_").lower() or "project"
+
 
 def _own_code(p, path, d, known) -> str:
     "One view of ours: its rows as Parquet, its code as text"
     import pyarrow.parquet as pq
-    if d.on_demand: return feast_repository.code_of_on_demand(d, [(x.name, fs) for x,fs in on_demand.inputs(p, d)])
+
+    if d.on_demand:
+        return feast_repository.code_of_on_demand(d, [(x.name, fs) for x, fs in on_demand.inputs(p, d)])
     from mlops_nb.core.frames import logical
+
     rows = compute.rows(p, d)
-    keys = {k:logical(rows.schema.field(k).type) for k in d.entity}
-    if d.windows: rows = history.unrolled(d, rows)
-    pq.write_table(rows, path/'data'/f'{d.name}.parquet', coerce_timestamps='us', allow_truncated_timestamps=True)
+    keys = {k: logical(rows.schema.field(k).type) for k in d.entity}
+    if d.windows:
+        rows = history.unrolled(d, rows)
+    pq.write_table(rows, path / "data" / f"{d.name}.parquet", coerce_timestamps="us", allow_truncated_timestamps=True)
     return feast_repository.code_of_view(d, keys, known)
 
-def _bring(origin:Path, path:Path, o, moves:bool):
+
+def _bring(origin: Path, path: Path, o, moves: bool):
     "The file of a source that is named relative to the repository, or lies in it and moves with its code"
-    for s in (o, getattr(o, 'batch_source', None), getattr(o, 'source', None)):
-        at = getattr(s, 'path', None)
-        if moves and isinstance(at, str) and Path(at).is_relative_to(origin): at = str(Path(at).relative_to(origin))
-        if isinstance(at, str) and at and '://' not in at and not os.path.isabs(at): _copied(origin/at, path/at, path)
+    for s in (o, getattr(o, "batch_source", None), getattr(o, "source", None)):
+        at = getattr(s, "path", None)
+        if moves and isinstance(at, str) and Path(at).is_relative_to(origin):
+            at = str(Path(at).relative_to(origin))
+        if isinstance(at, str) and at and "://" not in at and not os.path.isabs(at):
+            _copied(origin / at, path / at, path)
+
 
 def _bring_stores(origin, path, text, to, moves):
     "The registry and a local online store, so that `feast plan` compares with what was applied; the registry names the online store by its place"
     import yaml
-    try: doc = yaml.safe_load(text) or {}
-    except yaml.YAMLError as e:
-        raise BadInput('feature_store.yaml of the adopted repository cannot be read', f'look into features/{KEPT}') from e
-    registry,online = (x.get('path') if isinstance(x, dict) else x for x in (doc.get('registry'), doc.get('online_store')))
-    for at in (registry, online):
-        if isinstance(at, str) and '://' not in at and not os.path.isabs(at): _copied(origin/at, path/at, path)
-    if isinstance(registry, str) and (path/registry).is_file(): feast_repository.move_registry(path/registry, origin, to, moves)
 
-def _copied(a:Path, b:Path, root:Path):
-    if not a.exists() or b.exists() or not b.resolve().is_relative_to(root.resolve()): return
+    try:
+        doc = yaml.safe_load(text) or {}
+    except yaml.YAMLError as e:
+        raise BadInput(
+            "feature_store.yaml of the adopted repository cannot be read", f"look into features/{KEPT}"
+        ) from e
+    registry, online = (
+        x.get("path") if isinstance(x, dict) else x for x in (doc.get("registry"), doc.get("online_store"))
+    )
+    for at in (registry, online):
+        if isinstance(at, str) and "://" not in at and not os.path.isabs(at):
+            _copied(origin / at, path / at, path)
+    if isinstance(registry, str) and (path / registry).is_file():
+        feast_repository.move_registry(path / registry, origin, to, moves)
+
+
+def _copied(a: Path, b: Path, root: Path):
+    if not a.exists() or b.exists() or not b.resolve().is_relative_to(root.resolve()):
+        return
     b.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(a, b) if a.is_dir() else shutil.copyfile(a, b)

@@ -15,167 +15,210 @@ from ..core.fact import Fact
 # %% ../../nbs/feature/facts.ipynb #c9c0bb79
 class Feature(msgspec.Struct, frozen=True):
     "One column of a view"
-    name:str
-    type:str # Logical type
+
+    name: str
+    type: str  # Logical type
+
 
 class ViewTest(msgspec.Struct, frozen=True):
     "A condition on the rows of a view"
-    expr:str # DuckDB boolean expression
-    failed:int = 0 # Rows for which it is false
+
+    expr: str  # DuckDB boolean expression
+    failed: int = 0  # Rows for which it is false
+
 
 class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     "A sliding aggregate over the events of one entity; the rules are in `feature.windows`"
-    name:str # Of the feature
-    aggregate:str # count, sum, mean, min, max, std, first, last, distinct, approx_distinct
-    column:str = '' # Column of the event; empty for `count` of events
-    over:str # Length, as `7d`: an event counts from its time until just before time + over
-    filter:str = '' # DuckDB boolean expression over an event; only events for which it is true count
+
+    name: str  # Of the feature
+    aggregate: str  # count, sum, mean, min, max, std, first, last, distinct, approx_distinct
+    column: str = ""  # Column of the event; empty for `count` of events
+    over: str  # Length, as `7d`: an event counts from its time until just before time + over
+    filter: str = ""  # DuckDB boolean expression over an event; only events for which it is true count
+
 
 class Definition(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     "What `features/NAME.toml` holds"
-    name:str
-    version:int = 1
-    entity:list[str] = [] # Join keys; none for an on-demand view
-    time:str = '' # Column with the event time; empty for an on-demand view
-    created:str = '' # Column with the time the row became known
-    ttl:str = '' # How long a value stays true, as `30d`; empty is for ever
-    source:str = '' # Dataset or file that is the table `source`
-    kind:str = 'sql' # `sql` or `python`
-    body:str = '' # The query or function; in a file beside the toml
-    id:str = '' # Column that names an event; a later row with the same id corrects it
-    windows:list[Window] = [] # The features, when they are aggregates over events
-    needs:list[str] = [] # References of the features that an on-demand view computes from
-    request:list[Feature] = [] # Columns of the request that an on-demand view computes from
-    tests:list[str] = []
-    features:list[Feature] = []
-    description:str = ''
-    owner:str = '' # Who answers for it
-    purpose:str = '' # What the data may be used for
-    tags:dict[str,str] = {}
+
+    name: str
+    version: int = 1
+    entity: list[str] = []  # Join keys; none for an on-demand view
+    time: str = ""  # Column with the event time; empty for an on-demand view
+    created: str = ""  # Column with the time the row became known
+    ttl: str = ""  # How long a value stays true, as `30d`; empty is for ever
+    source: str = ""  # Dataset or file that is the table `source`
+    kind: str = "sql"  # `sql` or `python`
+    body: str = ""  # The query or function; in a file beside the toml
+    id: str = ""  # Column that names an event; a later row with the same id corrects it
+    windows: list[Window] = []  # The features, when they are aggregates over events
+    needs: list[str] = []  # References of the features that an on-demand view computes from
+    request: list[Feature] = []  # Columns of the request that an on-demand view computes from
+    tests: list[str] = []
+    features: list[Feature] = []
+    description: str = ""
+    owner: str = ""  # Who answers for it
+    purpose: str = ""  # What the data may be used for
+    tags: dict[str, str] = {}
+
     @property
-    def on_demand(self) -> bool: return bool(self.needs or self.request)
+    def on_demand(self) -> bool:
+        return bool(self.needs or self.request)
+
 
 class FeatureView(Fact):
     "A registered feature view"
-    name:str
-    version:int
-    entity:list[str]
-    time:str
-    created:str
-    ttl:str
-    source:str
-    features:list[Feature]
-    rows:int # -1 when they were not computed
-    tests:list[ViewTest]
-    body:str
-    digest:str # Of the definition
-    new:bool = True # False when this definition was there already
-    description:str = ''
-    owner:str = ''
-    purpose:str = ''
-    tags:dict[str,str] = {}
-    windows:list[str] = [] # Lines as `feature add --window` takes them
-    needs:list[str] = []
-    request:list[Feature] = []
-    changes:list[str] = [] # Against the version before
-    columns:list[dict] = [] # {name, nulls, min, max, mean, bins}: what the rows hold, when they were computed
-    newest:str = '' # Newest event, UTC
-    lineage:dict[str,list[str]] = {} # {sources, training_sets, models}
-    __panel__ = 'mlops_nb.feature.panel:view'
+
+    name: str
+    version: int
+    entity: list[str]
+    time: str
+    created: str
+    ttl: str
+    source: str
+    features: list[Feature]
+    rows: int  # -1 when they were not computed
+    tests: list[ViewTest]
+    body: str
+    digest: str  # Of the definition
+    new: bool = True  # False when this definition was there already
+    description: str = ""
+    owner: str = ""
+    purpose: str = ""
+    tags: dict[str, str] = {}
+    windows: list[str] = []  # Lines as `feature add --window` takes them
+    needs: list[str] = []
+    request: list[Feature] = []
+    changes: list[str] = []  # Against the version before
+    columns: list[dict] = []  # {name, nulls, min, max, mean, bins}: what the rows hold, when they were computed
+    newest: str = ""  # Newest event, UTC
+    lineage: dict[str, list[str]] = {}  # {sources, training_sets, models}
+    __panel__ = "mlops_nb.feature.panel:view"
+
 
 class FeatureViews(Fact):
     "The feature views of a project"
-    views:list[dict] # {name, version, entity, time, ttl, source, features, owner, tags, kind, rows, newest, age_s, columns, tests, sources, training_sets, models}
-    __panel__ = 'mlops_nb.feature.panel:views'
+
+    views: list[
+        dict
+    ]  # {name, version, entity, time, ttl, source, features, owner, tags, kind, rows, newest, age_s, columns, tests, sources, training_sets, models}
+    __panel__ = "mlops_nb.feature.panel:views"
+
 
 class FeatureDiff(Fact):
     "How two versions of a feature view differ"
-    a:str # NAME@version
-    b:str
-    fields:list[dict] # {field, a, b}
-    features:list[dict] # {name, change, a, b}
-    code:list[str] = [] # Unified diff of the query or function
-    same_values:bool = False # True when neither the keys nor what decides the values changed
-    __panel__ = 'mlops_nb.feature.panel:diff'
+
+    a: str  # NAME@version
+    b: str
+    fields: list[dict]  # {field, a, b}
+    features: list[dict]  # {name, change, a, b}
+    code: list[str] = []  # Unified diff of the query or function
+    same_values: bool = False  # True when neither the keys nor what decides the values changed
+    __panel__ = "mlops_nb.feature.panel:diff"
+
 
 class Adopted(Fact):
     "What was taken over from a Feast repository"
-    path:str
-    views:list[str] # Names of the feature views that can be joined now
-    services:dict[str,list[str]] # Name -> references
-    kept:dict[str,list[str]] # Kind -> names of all objects that an export gives back
-    skipped:list[dict] # {name, why}: what is kept and cannot be joined here
-    __panel__ = 'mlops_nb.feature.panel:adopted'
+
+    path: str
+    views: list[str]  # Names of the feature views that can be joined now
+    services: dict[str, list[str]]  # Name -> references
+    kept: dict[str, list[str]]  # Kind -> names of all objects that an export gives back
+    skipped: list[dict]  # {name, why}: what is kept and cannot be joined here
+    __panel__ = "mlops_nb.feature.panel:adopted"
+
 
 class Exported(Fact):
     "A Feast repository that was written"
-    path:str
-    views:list[str]
-    files:list[str] # Relative to the path
-    as_code:int # Objects written as readable Python
-    as_proto:int # Objects written as Feast's own serialised form
-    __panel__ = 'mlops_nb.feature.panel:exported'
+
+    path: str
+    views: list[str]
+    files: list[str]  # Relative to the path
+    as_code: int  # Objects written as readable Python
+    as_proto: int  # Objects written as Feast's own serialised form
+    __panel__ = "mlops_nb.feature.panel:exported"
+
 
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
     "A feature that knows what is to be predicted"
-    column:str # Of the joined frame
-    kind:str # postdates, equal, linear, separates or own_event
-    rows:int # Rows for which it was seen
-    share:float # Of the rows that could show it
-    why:str
+
+    column: str  # Of the joined frame
+    kind: str  # postdates, equal, linear, separates or own_event
+    rows: int  # Rows for which it was seen
+    share: float  # Of the rows that could show it
+    why: str
+
 
 class Joined(msgspec.Struct, kw_only=True):
     "What one view gave to a training set"
-    view:str # NAME@version
-    features:list[str]
-    unmatched:int # Rows for which the view had no value
-    expired:int # Of these: rows whose newest value was older than the ttl
-    future_values:int # Values younger than their question; computed from the result
-    ties:int # Rows of the view that shared key and time with another; the last one counts
-    age_s:list[float] = [] # Quantiles 0, 25, 50, 75, 100 % of the values' ages, seconds
-    ages:list[int] = [] # Histogram of the ages over 20 bins from 0 to the oldest
+
+    view: str  # NAME@version
+    features: list[str]
+    unmatched: int  # Rows for which the view had no value
+    expired: int  # Of these: rows whose newest value was older than the ttl
+    future_values: int  # Values younger than their question; computed from the result
+    ties: int  # Rows of the view that shared key and time with another; the last one counts
+    age_s: list[float] = []  # Quantiles 0, 25, 50, 75, 100 % of the values' ages, seconds
+    ages: list[int] = []  # Histogram of the ages over 20 bins from 0 to the oldest
+
 
 class TrainingSet(Fact):
     "The rows of an entity frame with their features, and the proof"
-    rows_in:int
-    rows_out:int
-    order_kept:bool
-    future_values:int
-    unmatched:dict[str,int] # View -> rows without a value
-    digest:str # Of the joined frame
-    columns:list[str]
-    time:str # Column that says when each row asks
-    views:list[Joined]
-    path:str = '' # Where `--out` wrote it
-    label:str = '' # Column that is to be predicted
-    leaks:list[Leak] = [] # Features that know the label; looked for when `--label` names it
-    hints:list[str] = [] # Why a view gave no value at all
-    __panel__ = 'mlops_nb.feature.panel:training_set'
+
+    rows_in: int
+    rows_out: int
+    order_kept: bool
+    future_values: int
+    unmatched: dict[str, int]  # View -> rows without a value
+    digest: str  # Of the joined frame
+    columns: list[str]
+    time: str  # Column that says when each row asks
+    views: list[Joined]
+    path: str = ""  # Where `--out` wrote it
+    label: str = ""  # Column that is to be predicted
+    leaks: list[Leak] = []  # Features that know the label; looked for when `--label` names it
+    hints: list[str] = []  # Why a view gave no value at all
+    __panel__ = "mlops_nb.feature.panel:training_set"
+
     @property
-    def ok(self) -> bool: return not self.leaks
+    def ok(self) -> bool:
+        return not self.leaks
+
     @property
-    def finding(self) -> str: return '; '.join(f'`{x.column}` {x.why}' for x in self.leaks[:3])
+    def finding(self) -> str:
+        return "; ".join(f"`{x.column}` {x.why}" for x in self.leaks[:3])
+
     @property
     def table(self):
         "The rows as an Arrow table; read from the file when they were streamed into it"
-        if 'arrow' not in self.__dict__: import pyarrow.parquet as pq; self.__dict__['arrow'] = pq.read_table(self.path)
-        return self.__dict__['arrow']
+        if "arrow" not in self.__dict__:
+            import pyarrow.parquet as pq
+
+            self.__dict__["arrow"] = pq.read_table(self.path)
+        return self.__dict__["arrow"]
+
     @property
     def frame(self):
         "The rows as a pandas frame"
-        if 'pandas' not in self.__dict__: self.__dict__['pandas'] = self.table.to_pandas()
-        return self.__dict__['pandas']
+        if "pandas" not in self.__dict__:
+            self.__dict__["pandas"] = self.table.to_pandas()
+        return self.__dict__["pandas"]
+
 
 class Materialized(Fact):
     "Views that were written to the online store"
-    written:int # Entities
-    views:list[dict] # {view, entities, written, newest, read, how, late}: rows read; all, since the mark, unchanged or streamed; rows that came too late to be read
-    __panel__ = 'mlops_nb.feature.panel:materialized'
+
+    written: int  # Entities
+    views: list[
+        dict
+    ]  # {view, entities, written, newest, read, how, late}: rows read; all, since the mark, unchanged or streamed; rows that came too late to be read
+    __panel__ = "mlops_nb.feature.panel:materialized"
+
 
 class Online(Fact):
     "Feature values of one entity, now"
-    entities:dict
-    values:dict # Feature -> value; null when there is none or it is too old
-    age_s:dict # Feature -> seconds since its event time
-    why:dict[str,str] = {} # Feature -> why it has no value
-    __panel__ = 'mlops_nb.feature.panel:online'
+
+    entities: dict
+    values: dict  # Feature -> value; null when there is none or it is too old
+    age_s: dict  # Feature -> seconds since its event time
+    why: dict[str, str] = {}  # Feature -> why it has no value
+    __panel__ = "mlops_nb.feature.panel:online"

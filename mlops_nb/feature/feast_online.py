@@ -17,127 +17,203 @@ from ..core.need import need
 from .online_store import Batch, Wanted, pack, packed_key, plain, unpack
 
 # %% ../../nbs/feature/feast_online.ipynb #fa8a1bc3
-_MARK = b'\x93mlops' # Before values that only we can read
-_TIME = 'mlops_time_us' # Feature with the exact event time
+_MARK = b"\x93mlops"  # Before values that only we can read
+_TIME = "mlops_time_us"  # Feature with the exact event time
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def _proto(v):
     "A value as Feast keeps it"
     from feast.protos.feast.types.Value_pb2 import Value
-    if v is None: return Value()
-    kind = {bool:'bool_val', int:'int64_val', float:'double_val', str:'string_val'}.get(type(v))
-    return Value(**{kind:v}) if kind and (kind!='int64_val' or -1<<63<=v<1<<63) else Value(bytes_val=_MARK+pack(v))
+
+    if v is None:
+        return Value()
+    kind = {bool: "bool_val", int: "int64_val", float: "double_val", str: "string_val"}.get(type(v))
+    return (
+        Value(**{kind: v})
+        if kind and (kind != "int64_val" or -1 << 63 <= v < 1 << 63)
+        else Value(bytes_val=_MARK + pack(v))
+    )
+
 
 def _value(x):
     "And back"
-    kind = x.WhichOneof('val')
+    kind = x.WhichOneof("val")
     v = getattr(x, kind) if kind else None
-    return unpack(v[len(_MARK):]) if kind=='bytes_val' and v.startswith(_MARK) else v
+    return unpack(v[len(_MARK) :]) if kind == "bytes_val" and v.startswith(_MARK) else v
+
 
 def _key(by, values):
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
+
     def one(v):
         v = plain(v)
-        return Value(string_val=v) if type(v) is str else Value(int64_val=v) if type(v) is int and -1<<63<=v<1<<63 else Value(bytes_val=packed_key([v]).encode())
+        return (
+            Value(string_val=v)
+            if type(v) is str
+            else Value(int64_val=v)
+            if type(v) is int and -1 << 63 <= v < 1 << 63
+            else Value(bytes_val=packed_key([v]).encode())
+        )
+
     return EntityKey(join_keys=list(by), entity_values=[one(v) for v in values])
 
 # %% ../../nbs/feature/feast_online.ipynb #a60e191a
 _turn = threading.RLock()
 
+
 @contextmanager
 def _own_times():
     "How Feast's SQLite store reads and writes times is set for the whole process, where IPython and pandas set it otherwise: back to Feast's for one call"
     from feast.infra.online_stores import sqlite as theirs
+
     with _turn:
-        adapters,converters = dict(sqlite3.adapters),dict(sqlite3.converters)
-        sqlite3.register_adapter(date, theirs.adapt_date_iso); sqlite3.register_adapter(datetime, theirs.adapt_datetime_epoch)
-        for kind in ('date', 'datetime', 'timestamp'): sqlite3.register_converter(kind, getattr(theirs, f'convert_{kind}'))
-        try: yield
-        finally: sqlite3.adapters.update(adapters); sqlite3.converters.update(converters)
+        adapters, converters = dict(sqlite3.adapters), dict(sqlite3.converters)
+        sqlite3.register_adapter(date, theirs.adapt_date_iso)
+        sqlite3.register_adapter(datetime, theirs.adapt_datetime_epoch)
+        for kind in ("date", "datetime", "timestamp"):
+            sqlite3.register_converter(kind, getattr(theirs, f"convert_{kind}"))
+        try:
+            yield
+        finally:
+            sqlite3.adapters.update(adapters)
+            sqlite3.converters.update(converters)
+
 
 class FeastStore:
     "Online features in an online store of Feast"
-    piece = 500 # Entities of a call
-    def __init__(self,
-        folder, # With a feature_store.yaml
+
+    piece = 500  # Entities of a call
+
+    def __init__(
+        self,
+        folder,  # With a feature_store.yaml
     ):
-        need('feast')
+        need("feast")
         from feast.infra.online_stores.helpers import get_online_store_from_config
         from feast.repo_config import load_repo_config
+
         folder = Path(folder)
-        if not (folder/'feature_store.yaml').is_file():
-            raise NotFound(f'stores.online: no feature_store.yaml in {folder.name}',
-                'write feast:FOLDER with the folder of a Feast repository')
+        if not (folder / "feature_store.yaml").is_file():
+            raise NotFound(
+                f"stores.online: no feature_store.yaml in {folder.name}",
+                "write feast:FOLDER with the folder of a Feast repository",
+            )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                self.config = load_repo_config(folder, folder/'feature_store.yaml')
+                warnings.simplefilter("ignore")
+                self.config = load_repo_config(folder, folder / "feature_store.yaml")
                 self.store = get_online_store_from_config(self.config.online_store)
         except Exception as e:
-            raise BadInput(f'{folder.name}/feature_store.yaml cannot be used: {" ".join(str(e).split())[:200]}') from e
-        if hasattr(self.config.online_store, 'skip_dedup'): self.config.online_store.skip_dedup = True # the adapter looks itself
+            raise BadInput(f"{folder.name}/feature_store.yaml cannot be used: {' '.join(str(e).split())[:200]}") from e
+        if hasattr(self.config.online_store, "skip_dedup"):
+            self.config.online_store.skip_dedup = True  # the adapter looks itself
         self.made = set()
+
     def _try(self, step, *args):
         "What fails in a store may be of any class"
         try:
-            with _own_times() if self.config.online_store.type=='sqlite' else nullcontext(): return step(*args)
+            with _own_times() if self.config.online_store.type == "sqlite" else nullcontext():
+                return step(*args)
         except Exception as e:
-            raise ToolFailed(f'the online store of Feast ({self.config.online_store.type}) fails: {" ".join(str(e).split())[:160]}', 'mend it, then run it again: what was written stays true') from e
-    def _table(self, view:str, by, names):
+            raise ToolFailed(
+                f"the online store of Feast ({self.config.online_store.type}) fails: {' '.join(str(e).split())[:160]}",
+                "mend it, then run it again: what was written stays true",
+            ) from e
+
+    def _table(self, view: str, by, names):
         "Feast's name for a view; the store makes room for it once"
         from feast import Entity, FeatureView, Field
         from feast.types import String
         from feast.value_type import ValueType
+
         keys = [Entity(name=k, join_keys=[k], value_type=ValueType.STRING) for k in by]
-        name,_,version = view.partition('@')
-        fv = FeatureView(name=f'{name}__v{version}', entities=keys, schema=[Field(name=n, dtype=String) for n in (*by, *names)])
-        if view not in self.made: self._try(lambda: self.store.update(self.config, [], [fv], [], keys, True)); self.made.add(view)
+        name, _, version = view.partition("@")
+        fv = FeatureView(
+            name=f"{name}__v{version}", entities=keys, schema=[Field(name=n, dtype=String) for n in (*by, *names)]
+        )
+        if view not in self.made:
+            self._try(lambda: self.store.update(self.config, [], [fv], [], keys, True))
+            self.made.add(view)
         return fv
-    def write(self, batches:list[Batch]) -> list[int]|None: # Entities of each that are newer than before; None where a mark has moved
+
+    def write(
+        self, batches: list[Batch]
+    ) -> list[int] | None:  # Entities of each that are newer than before; None where a mark has moved
         "Keep the newest row of each entity, view by view"
-        if any(b.was is not None and self.mark(b.view)!=b.was for b in batches): return None
-        batches = [b._replace(columns=[list(c) for c in b.columns]) for b in batches] # what cannot be read is not written
+        if any(b.was is not None and self.mark(b.view) != b.was for b in batches):
+            return None
+        batches = [
+            b._replace(columns=[list(c) for c in b.columns]) for b in batches
+        ]  # what cannot be read is not written
         done = [self._write(b) for b in batches]
         for b in batches:
-            if b.mark: self._put('marks@1', ('view',), ('mark',), [((b.view,), 0, (b.mark,))])
+            if b.mark:
+                self._put("marks@1", ("view",), ("mark",), [((b.view,), 0, (b.mark,))])
         return done
+
     def _write(self, b) -> int:
-        best:dict = {}
-        for k,t,r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
+        best: dict = {}
+        for k, t, r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
             name = packed_key(k)
-            if name not in best or best[name][1]<=t: best[name] = (k, t, r)
+            if name not in best or best[name][1] <= t:
+                best[name] = (k, t, r)
         rows = list(best.values())
-        had = self.read(Wanted(b.by, ((b.view, b.names),)), [list(c) for c in zip(*(k for k,_,_ in rows))] or [[] for _ in b.by])
-        newer = [(k, t, r) for (k,t,r),h in zip(rows, had) if h[0] is None or t>h[0] or (t==h[0] and pack(tuple(r))!=pack(h[1:]))]
+        had = self.read(
+            Wanted(b.by, ((b.view, b.names),)), [list(c) for c in zip(*(k for k, _, _ in rows))] or [[] for _ in b.by]
+        )
+        newer = [
+            (k, t, r)
+            for (k, t, r), h in zip(rows, had)
+            if h[0] is None or t > h[0] or (t == h[0] and pack(tuple(r)) != pack(h[1:]))
+        ]
         self._put(b.view, b.by, b.names, newer)
         return len(newer)
+
     def _put(self, view, by, names, rows):
-        data = [(_key(by, k), dict(zip((*names, _TIME), map(_proto, (*r, t)))), _EPOCH+timedelta(microseconds=t), None) for k,t,r in rows]
-        if data: self._try(self.store.online_write_batch, self.config, self._table(view, by, (*names, _TIME)), data, None)
-    def read(self, wanted:Wanted, keys:list) -> list[tuple]:
+        data = [
+            (_key(by, k), dict(zip((*names, _TIME), map(_proto, (*r, t)))), _EPOCH + timedelta(microseconds=t), None)
+            for k, t, r in rows
+        ]
+        if data:
+            self._try(self.store.online_write_batch, self.config, self._table(view, by, (*names, _TIME)), data, None)
+
+    def read(self, wanted: Wanted, keys: list) -> list[tuple]:
         "For each entity: the event time of each view in us, then its values"
-        parts = [self._read(wanted.by, view, list(names), list(zip(*keys))) for view,names in wanted.views]
+        parts = [self._read(wanted.by, view, list(names), list(zip(*keys))) for view, names in wanted.views]
         return [sum(rows, ()) for rows in zip(*parts)]
+
     def _read(self, by, view, names, keys) -> list[tuple]:
-        fv,out = self._table(view, by, (*names, _TIME)),[]
+        fv, out = self._table(view, by, (*names, _TIME)), []
         for n in range(0, len(keys), self.piece):
-            got = self._try(self.store.online_read, self.config, fv, [_key(by, k) for k in keys[n:n+self.piece]], [*names, _TIME])
-            out += [_row(t, r or {}, names) for t,r in got]
+            got = self._try(
+                self.store.online_read,
+                self.config,
+                fv,
+                [_key(by, k) for k in keys[n : n + self.piece]],
+                [*names, _TIME],
+            )
+            out += [_row(t, r or {}, names) for t, r in got]
         return out
-    def mark(self, view:str) -> str:
+
+    def mark(self, view: str) -> str:
         "How far a view was read; empty at first"
-        return self._read(('view',), 'marks@1', ['mark'], [(view,)])[0][1] or ''
+        return self._read(("view",), "marks@1", ["mark"], [(view,)])[0][1] or ""
+
     def close(self):
         "Feast keeps its connections until the process ends"
 
-def _row(t:datetime|None, row:dict, names) -> tuple:
+
+def _row(t: datetime | None, row: dict, names) -> tuple:
     "Event time in us and values; Redis's store says of an entity that it has not that it is of 1970"
     values = [_value(row[n]) if n in row else None for n in names]
     at = _value(row[_TIME]) if _TIME in row else None
-    if at is None and t is not None and any(v is not None for v in values): at = _us(t) # written by Feast itself
-    return (at, *values) if at is not None else (None,)*(1+len(names))
+    if at is None and t is not None and any(v is not None for v in values):
+        at = _us(t)  # written by Feast itself
+    return (at, *values) if at is not None else (None,) * (1 + len(names))
 
-def _us(t:datetime) -> int:
+
+def _us(t: datetime) -> int:
     t = t if t.tzinfo else t.replace(tzinfo=UTC)
-    return (t-_EPOCH)//timedelta(microseconds=1)
+    return (t - _EPOCH) // timedelta(microseconds=1)

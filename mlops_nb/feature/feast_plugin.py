@@ -27,180 +27,336 @@ from . import asof
 # %% ../../nbs/feature/feast_plugin.ipynb #470f3f4e
 class PitOfflineStoreConfig(DaskOfflineStoreConfig):
     "`offline_store` in feature_store.yaml"
-    type: str = 'mlops_nb.feature.feast_plugin.PitOfflineStore' # type: ignore[assignment]
+
+    type: str = "mlops_nb.feature.feast_plugin.PitOfflineStore"  # type: ignore[assignment]
+
 
 class PitRetrievalJob(DaskRetrievalJob):
     "A join that runs when its rows are asked for; Arrow inside"
-    def _to_arrow_internal(self, timeout=None): return self.evaluation_function()
-    def _to_df_internal(self, timeout=None): return self.evaluation_function().to_pandas()
 
-def _has(source, columns, names:list[str]):
+    def _to_arrow_internal(self, timeout=None):
+        return self.evaluation_function()
+
+    def _to_df_internal(self, timeout=None):
+        return self.evaluation_function().to_pandas()
+
+
+def _has(source, columns, names: list[str]):
     "Raise `NotFound` for the first column that a source has not"
     missing = next((c for c in columns if c not in names), None)
     if missing is not None:
-        raise NotFound(f'source {source.name} has no column `{missing}`', suggest(missing, names) or f'it has: {", ".join(names[:20])}')
+        raise NotFound(
+            f"source {source.name} has no column `{missing}`",
+            suggest(missing, names) or f"it has: {', '.join(names[:20])}",
+        )
+
 
 def read_source(
-    source:FileSource, # Parquet file or folder, local or S3
-    repo_path, # Folder that relative paths are below
-    columns:list[str]|None=None, # Only these, as the file names them
+    source: FileSource,  # Parquet file or folder, local or S3
+    repo_path,  # Folder that relative paths are below
+    columns: list[str] | None = None,  # Only these, as the file names them
 ) -> pa.Table:
     "Rows of a file source; raises `NotFound` for a column that is not there"
     if isinstance(source.file_format, DeltaFormat):
-        from deltalake import DeltaTable; return DeltaTable(source.path).to_pyarrow_table(columns=columns)
-    where = str(FileSource.get_uri_for_file_path(repo_path=repo_path, uri=source.file_options.uri)).removeprefix('file://')
-    filesystem,path = FileSource.create_filesystem_and_path(where, source.file_options.s3_endpoint_override,
-        resolved_credentials=source.resolve_credentials())
-    try: return pq.read_table(path, filesystem=filesystem, columns=columns)
-    except FileNotFoundError as e: raise NotFound(f'source {source.name}: there is no {path}') from e
+        from deltalake import DeltaTable
+
+        return DeltaTable(source.path).to_pyarrow_table(columns=columns)
+    where = str(FileSource.get_uri_for_file_path(repo_path=repo_path, uri=source.file_options.uri)).removeprefix(
+        "file://"
+    )
+    filesystem, path = FileSource.create_filesystem_and_path(
+        where, source.file_options.s3_endpoint_override, resolved_credentials=source.resolve_credentials()
+    )
+    try:
+        return pq.read_table(path, filesystem=filesystem, columns=columns)
+    except FileNotFoundError as e:
+        raise NotFound(f"source {source.name}: there is no {path}") from e
     except (pa.ArrowInvalid, pa.ArrowKeyError) as e:
-        if 'FieldRef' in str(e): _has(source, columns, ds.dataset(path, filesystem=filesystem, format='parquet').schema.names)
-        raise BadInput(f'source {source.name}: {str(e).splitlines()[0][:160]}') from e
+        if "FieldRef" in str(e):
+            _has(source, columns, ds.dataset(path, filesystem=filesystem, format="parquet").schema.names)
+        raise BadInput(f"source {source.name}: {str(e).splitlines()[0][:160]}") from e
 
 # %% ../../nbs/feature/feast_plugin.ipynb #c767cbbd
-def _columns_of(fv, features:list[str]):
+def _columns_of(fv, features: list[str]):
     "`(keys of the frame, keys of the file, features of the file)`"
-    back = {v:k for k,v in fv.batch_source.field_mapping.items()}
-    keys = [e.name for e in fv.entity_columns if e.name!=DUMMY_ENTITY_ID]
-    return [fv.projection.join_key_map.get(k, k) for k in keys],[back.get(k, k) for k in keys],[back.get(f, f) for f in features]
+    back = {v: k for k, v in fv.batch_source.field_mapping.items()}
+    keys = [e.name for e in fv.entity_columns if e.name != DUMMY_ENTITY_ID]
+    return (
+        [fv.projection.join_key_map.get(k, k) for k in keys],
+        [back.get(k, k) for k in keys],
+        [back.get(f, f) for f in features],
+    )
 
-def _latest_last(rows:pa.Table, created:str) -> pa.Table:
+
+def _latest_last(rows: pa.Table, created: str) -> pa.Table:
     "Rows in the order in which they became known, so that the last of a tie is the newest"
-    if not created: return rows
-    c = pc.fill_null(asof.instants(rows[created], asof.unit_of(rows[created], created), created), np.iinfo('int64').min)
+    if not created:
+        return rows
+    c = pc.fill_null(asof.instants(rows[created], asof.unit_of(rows[created], created), created), np.iinfo("int64").min)
     c = np.asarray(c)
-    return rows if (c[1:]>=c[:-1]).all() else rows.take(pa.array(np.argsort(c, kind='stable')))
+    return rows if (c[1:] >= c[:-1]).all() else rows.take(pa.array(np.argsort(c, kind="stable")))
 
-def _view_columns(fv, features, asked:pa.Table, time:str, config, filter_created:bool) -> dict:
+
+def _view_columns(fv, features, asked: pa.Table, time: str, config, filter_created: bool) -> dict:
     "Feature -> column for every row of the entity frame"
     source = fv.batch_source
-    frame_keys,file_keys,file_features = _columns_of(fv, features)
+    frame_keys, file_keys, file_features = _columns_of(fv, features)
     created = source.created_timestamp_column
-    rows = read_source(source, config.repo_path,
-        list(dict.fromkeys([*file_keys, source.timestamp_field, *filter(None, [created]), *file_features])))
+    rows = read_source(
+        source,
+        config.repo_path,
+        list(dict.fromkeys([*file_keys, source.timestamp_field, *filter(None, [created]), *file_features])),
+    )
     rows = _latest_last(rows, created)
-    keyed = pa.table({**{f'k{n}':rows[k] for n,k in enumerate(file_keys)}, 't':rows[source.timestamp_field],
-        **({'c':rows[created]} if created and filter_created else {})})
+    keyed = pa.table(
+        {
+            **{f"k{n}": rows[k] for n, k in enumerate(file_keys)},
+            "t": rows[source.timestamp_field],
+            **({"c": rows[created]} if created and filter_created else {}),
+        }
+    )
     missing = next((k for k in frame_keys if k not in asked.column_names), None)
     if missing:
-        raise NotFound(f'the entity frame lacks the key `{missing}` of {fv.name}',
-            f'it has: {", ".join(asked.column_names[:20])}')
-    frame = pa.table({**{f'k{n}':asked[k] for n,k in enumerate(frame_keys)}, 'at':asked[time]})
-    q,v,unit = asof.question(frame, keyed, [f'k{n}' for n in range(len(frame_keys))], 'at', 't',
-        'c' if 'c' in keyed.column_names else '', {'at':time, 't':source.timestamp_field, 'c':created, **{f'k{n}':k for n,k in enumerate(frame_keys)}})
+        raise NotFound(
+            f"the entity frame lacks the key `{missing}` of {fv.name}", f"it has: {', '.join(asked.column_names[:20])}"
+        )
+    frame = pa.table({**{f"k{n}": asked[k] for n, k in enumerate(frame_keys)}, "at": asked[time]})
+    q, v, unit = asof.question(
+        frame,
+        keyed,
+        [f"k{n}" for n in range(len(frame_keys))],
+        "at",
+        "t",
+        "c" if "c" in keyed.column_names else "",
+        {"at": time, "t": source.timestamp_field, "c": created, **{f"k{n}": k for n, k in enumerate(frame_keys)}},
+    )
     ttl = fv.ttl.total_seconds() if fv.ttl else 0
     m = asof.match(q, v, unit, ttl or None)
-    take = pa.array(m.rows, mask=m.rows<0)
-    return {f:rows[c].take(take) for f,c in zip(features, file_features)}
+    take = pa.array(m.rows, mask=m.rows < 0)
+    return {f: rows[c].take(take) for f, c in zip(features, file_features)}
 
 # %% ../../nbs/feature/feast_plugin.ipynb #b5c1e3cd
-def _in_utc(table:pa.Table, time:str) -> pa.Table:
+def _in_utc(table: pa.Table, time: str) -> pa.Table:
     "The time of the entity frame with its zone; a time without one is UTC"
-    n,t = table.column_names.index(time),table.schema.field(time).type
+    n, t = table.column_names.index(time), table.schema.field(time).type
     if not (pa.types.is_timestamp(t) or pa.types.is_date(t)):
-        raise BadInput(f'column `{time}` of the entity frame is {t}, not a time',
-            f'convert it first: pd.to_datetime(df.{time}, utc=True)')
-    unit = t.unit if pa.types.is_timestamp(t) else 'us'
-    return table.set_column(n, time,
-        table[time].cast(pa.timestamp(unit)).cast(pa.timestamp(unit, 'UTC')) if getattr(t, 'tz', None) is None else table[time].cast(pa.timestamp(unit, 'UTC')))
+        raise BadInput(
+            f"column `{time}` of the entity frame is {t}, not a time",
+            f"convert it first: pd.to_datetime(df.{time}, utc=True)",
+        )
+    unit = t.unit if pa.types.is_timestamp(t) else "us"
+    return table.set_column(
+        n,
+        time,
+        table[time].cast(pa.timestamp(unit)).cast(pa.timestamp(unit, "UTC"))
+        if getattr(t, "tz", None) is None
+        else table[time].cast(pa.timestamp(unit, "UTC")),
+    )
+
 
 class PitOfflineStore(DaskOfflineStore):
     "Point-in-time joins that keep every entity row, in order; all else as Feast's local store"
-    @staticmethod
-    def get_historical_features(config, feature_views, feature_refs, entity_df, registry, project, full_feature_names=False, filter_by_created_timestamp=False, **kwargs):
-        "A job that joins the features; without an entity frame Feast's own snapshot"
-        if entity_df is None:
-            return DaskOfflineStore.get_historical_features(config, feature_views, feature_refs, None, registry, project,
-                full_feature_names, filter_by_created_timestamp, **kwargs)
-        if isinstance(entity_df, str):
-            raise BadInput('a local store cannot run SQL for the entity frame', 'give a pandas or Arrow frame')
-        wrong = next((fv.name for fv in feature_views if not isinstance(fv.batch_source, FileSource)), None)
-        if wrong: raise BadInput(f'feature view {wrong} has no file source', 'this store reads Parquet and Delta files')
-        if hasattr(entity_df, 'compute'): entity_df = entity_df.compute()
-        table = to_arrow(entity_df)
-        time = infer_event_timestamp_from_entity_df(dict(zip(entity_df.columns, entity_df.dtypes)) if isinstance(entity_df, pd.DataFrame) else {f.name:f.type.to_pandas_dtype() for f in table.schema})
-        table = _in_utc(table, time)
-        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        wanted,_ = _get_requested_feature_views_to_features_dict(feature_refs, feature_views, on_demand)
-        def run() -> pa.Table:
-            out = table
-            for fv,features in wanted.items():
-                got = _view_columns(fv, list(dict.fromkeys(features)), table, time, config, filter_by_created_timestamp)
-                for f,column in got.items():
-                    out = out.append_column(f'{fv.projection.name_to_use()}__{f}' if full_feature_names else f, column)
-            return out
-        span = pc.min_max(table[time]).as_py()
-        return PitRetrievalJob(evaluation_function=run, full_feature_names=full_feature_names, on_demand_feature_views=on_demand,
-            repo_path=str(config.repo_path),
-            metadata=RetrievalMetadata(features=feature_refs, keys=[c for c in table.column_names if c!=time],
-            min_event_timestamp=span['min'], max_event_timestamp=span['max']))
 
     @staticmethod
-    def pull_latest_from_table_or_query(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column=None, start_date=None, end_date=None):
-        "The newest row of each entity in a span of time: what materializing writes"
+    def get_historical_features(
+        config,
+        feature_views,
+        feature_refs,
+        entity_df,
+        registry,
+        project,
+        full_feature_names=False,
+        filter_by_created_timestamp=False,
+        **kwargs,
+    ):
+        "A job that joins the features; without an entity frame Feast's own snapshot"
+        if entity_df is None:
+            return DaskOfflineStore.get_historical_features(
+                config,
+                feature_views,
+                feature_refs,
+                None,
+                registry,
+                project,
+                full_feature_names,
+                filter_by_created_timestamp,
+                **kwargs,
+            )
+        if isinstance(entity_df, str):
+            raise BadInput("a local store cannot run SQL for the entity frame", "give a pandas or Arrow frame")
+        wrong = next((fv.name for fv in feature_views if not isinstance(fv.batch_source, FileSource)), None)
+        if wrong:
+            raise BadInput(f"feature view {wrong} has no file source", "this store reads Parquet and Delta files")
+        if hasattr(entity_df, "compute"):
+            entity_df = entity_df.compute()
+        table = to_arrow(entity_df)
+        time = infer_event_timestamp_from_entity_df(
+            dict(zip(entity_df.columns, entity_df.dtypes))
+            if isinstance(entity_df, pd.DataFrame)
+            else {f.name: f.type.to_pandas_dtype() for f in table.schema}
+        )
+        table = _in_utc(table, time)
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        wanted, _ = _get_requested_feature_views_to_features_dict(feature_refs, feature_views, on_demand)
+
         def run() -> pa.Table:
-            rows,us = _span(config, data_source, join_key_columns, feature_name_columns, timestamp_field,
-                created_timestamp_column, start_date, end_date)
+            out = table
+            for fv, features in wanted.items():
+                got = _view_columns(fv, list(dict.fromkeys(features)), table, time, config, filter_by_created_timestamp)
+                for f, column in got.items():
+                    out = out.append_column(f"{fv.projection.name_to_use()}__{f}" if full_feature_names else f, column)
+            return out
+
+        span = pc.min_max(table[time]).as_py()
+        return PitRetrievalJob(
+            evaluation_function=run,
+            full_feature_names=full_feature_names,
+            on_demand_feature_views=on_demand,
+            repo_path=str(config.repo_path),
+            metadata=RetrievalMetadata(
+                features=feature_refs,
+                keys=[c for c in table.column_names if c != time],
+                min_event_timestamp=span["min"],
+                max_event_timestamp=span["max"],
+            ),
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config,
+        data_source,
+        join_key_columns,
+        feature_name_columns,
+        timestamp_field,
+        created_timestamp_column=None,
+        start_date=None,
+        end_date=None,
+    ):
+        "The newest row of each entity in a span of time: what materializing writes"
+
+        def run() -> pa.Table:
+            rows, us = _span(
+                config,
+                data_source,
+                join_key_columns,
+                feature_name_columns,
+                timestamp_field,
+                created_timestamp_column,
+                start_date,
+                end_date,
+            )
             return _newest(rows, us, join_key_columns, timestamp_field, created_timestamp_column)
+
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
     @staticmethod
-    def pull_all_from_table_or_query(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column=None, start_date=None, end_date=None):
+    def pull_all_from_table_or_query(
+        config,
+        data_source,
+        join_key_columns,
+        feature_name_columns,
+        timestamp_field,
+        created_timestamp_column=None,
+        start_date=None,
+        end_date=None,
+    ):
         "All rows in a span of time"
+
         def run() -> pa.Table:
-            return _span(config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column,
-                start_date, end_date)[0]
+            return _span(
+                config,
+                data_source,
+                join_key_columns,
+                feature_name_columns,
+                timestamp_field,
+                created_timestamp_column,
+                start_date,
+                end_date,
+            )[0]
+
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
     @staticmethod
     def offline_write_batch(config, feature_view, table, progress=None):
         "New rows behind those of the file, of which the last wins a tie; a file of this machine is replaced whole, or stays"
         source = feature_view.batch_source
-        path = str(FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=source.file_options.uri)).removeprefix('file://')
+        path = str(
+            FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=source.file_options.uri)
+        ).removeprefix("file://")
         if not os.path.isfile(path) or isinstance(source.file_format, DeltaFormat):
             return DaskOfflineStore.offline_write_batch(config, feature_view, table, progress)
         before = read_source(source, config.repo_path)
         if missing := [c for c in before.column_names if c not in table.column_names]:
-            raise BadInput(f'the rows have no column `{missing[0]}`', f'source {source.name} has: {", ".join(before.column_names[:20])}')
-        tmp = f'{path}.{os.getpid()}'
+            raise BadInput(
+                f"the rows have no column `{missing[0]}`",
+                f"source {source.name} has: {', '.join(before.column_names[:20])}",
+            )
+        tmp = f"{path}.{os.getpid()}"
         try:
             pq.write_table(pa.concat_tables([before, table.select(before.column_names).cast(before.schema)]), tmp)
             os.replace(tmp, path)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-            raise BadInput(f'the rows do not fit source {source.name}: {" ".join(str(e).split())[:160]}') from e
+            raise BadInput(f"the rows do not fit source {source.name}: {' '.join(str(e).split())[:160]}") from e
         finally:
-            if os.path.exists(tmp): os.unlink(tmp)
-        if progress: progress(table.num_rows)
+            if os.path.exists(tmp):
+                os.unlink(tmp)
+        if progress:
+            progress(table.num_rows)
+
 
 def _span(config, source, keys, features, time, created, start, end):
     "Rows with start <= time <= end, as Feast's local store has it, and their times in us; a row without a key is nobody's"
     rows = read_source(source, config.repo_path)
-    if not set(keys)<=set(rows.column_names):
+    if not set(keys) <= set(rows.column_names):
         raise FeastJoinKeysDuringMaterialization(source.path, set(keys), set(rows.column_names))
     _has(source, [time, *features, *filter(None, [created])], rows.column_names)
     t = rows[time]
-    t = t.cast(pa.timestamp(t.type.unit, 'UTC')) if pa.types.is_timestamp(t.type) and t.type.tz is None else t
+    t = t.cast(pa.timestamp(t.type.unit, "UTC")) if pa.types.is_timestamp(t.type) and t.type.tz is None else t
     rows = rows.set_column(rows.column_names.index(time), time, t)
     us = asof.instants(t, asof.unit_of(t, time), time)
-    per = 1000 if asof.unit_of(t, time)=='ns' else 1
-    def at(x): return int((x if x.tzinfo else x.replace(tzinfo=UTC)).timestamp()*1e6)*per
+    per = 1000 if asof.unit_of(t, time) == "ns" else 1
+
+    def at(x):
+        return int((x if x.tzinfo else x.replace(tzinfo=UTC)).timestamp() * 1e6) * per
+
     keep = pc.is_valid(us)
-    for k in keys: keep = pc.and_(keep, pc.invert(pc.is_null(rows[k], nan_is_null=True)))
-    if start is not None: keep = pc.and_(keep, pc.greater_equal(us, at(start)))
-    if end is not None: keep = pc.and_(keep, pc.less_equal(us, at(end)))
+    for k in keys:
+        keep = pc.and_(keep, pc.invert(pc.is_null(rows[k], nan_is_null=True)))
+    if start is not None:
+        keep = pc.and_(keep, pc.greater_equal(us, at(start)))
+    if end is not None:
+        keep = pc.and_(keep, pc.less_equal(us, at(end)))
     columns = list(dict.fromkeys([*keys, *features, time, *filter(None, [created])])) if features else rows.column_names
     rows = rows.select(columns).filter(keep)
-    if not keys: rows = rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL]*rows.num_rows))
-    return rows,us.filter(keep)
+    if not keys:
+        rows = rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * rows.num_rows))
+    return rows, us.filter(keep)
+
 
 def _newest(rows, us, keys, time, created):
     "The row with the largest (time, created, place) of each entity"
     import duckdb
-    known = asof.instants(rows[created], asof.unit_of(rows[created], created), created) if created else pa.array(np.zeros(rows.num_rows, 'int64'))
+
+    known = (
+        asof.instants(rows[created], asof.unit_of(rows[created], created), created)
+        if created
+        else pa.array(np.zeros(rows.num_rows, "int64"))
+    )
     con = duckdb.connect()
-    con.register('rows_', pa.table({**{f'k{n}':rows[k] for n,k in enumerate(keys or [DUMMY_ENTITY_ID])}, 't':us,
-        'c':pc.fill_null(known, np.iinfo('int64').min), 'n':pa.array(np.arange(rows.num_rows))}))
-    by = ', '.join(f'k{n}' for n in range(max(len(keys), 1)))
-    try: last = con.execute(f'SELECT max_by(n, (t, c, n)) AS n FROM rows_ GROUP BY {by} ORDER BY n').fetchnumpy()['n']
-    finally: con.close()
-    return rows.take(pa.array(np.asarray(last, 'int64')))
+    con.register(
+        "rows_",
+        pa.table(
+            {
+                **{f"k{n}": rows[k] for n, k in enumerate(keys or [DUMMY_ENTITY_ID])},
+                "t": us,
+                "c": pc.fill_null(known, np.iinfo("int64").min),
+                "n": pa.array(np.arange(rows.num_rows)),
+            }
+        ),
+    )
+    by = ", ".join(f"k{n}" for n in range(max(len(keys), 1)))
+    try:
+        last = con.execute(f"SELECT max_by(n, (t, c, n)) AS n FROM rows_ GROUP BY {by} ORDER BY n").fetchnumpy()["n"]
+    finally:
+        con.close()
+    return rows.take(pa.array(np.asarray(last, "int64")))

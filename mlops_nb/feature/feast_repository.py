@@ -17,239 +17,434 @@ from ..core.errors import BadInput, ToolFailed
 from .facts import Definition, Feature
 
 # %% ../../nbs/feature/feast_repository.ipynb #24e3ac72
-KINDS = ('projects', 'data_sources', 'entities', 'feature_views', 'stream_feature_views', 'on_demand_feature_views',
-    'label_views', 'feature_services', 'permissions')
+KINDS = (
+    "projects",
+    "data_sources",
+    "entities",
+    "feature_views",
+    "stream_feature_views",
+    "on_demand_feature_views",
+    "label_views",
+    "feature_services",
+    "permissions",
+)
+
 
 class Kept(msgspec.Struct, kw_only=True):
     "A Feast object as text"
-    kind:str # One of `KINDS`
-    type:str # Its class
-    name:str
-    variable:str # That held it in the repository; empty where none did
-    proto:dict # As Feast serialises it
+
+    kind: str  # One of `KINDS`
+    type: str  # Its class
+    name: str
+    variable: str  # That held it in the repository; empty where none did
+    proto: dict  # As Feast serialises it
+
 
 @contextmanager
-def _inside(path:Path):
+def _inside(path: Path):
     "Work in a folder whose modules may be imported, and forget them afterwards"
-    before,where = set(sys.modules),os.getcwd()
+    before, where = set(sys.modules), os.getcwd()
     bytecode = sys.dont_write_bytecode
-    os.chdir(path); sys.path.insert(0, str(path))
-    try: yield
+    os.chdir(path)
+    sys.path.insert(0, str(path))
+    try:
+        yield
     finally:
-        sys.path.remove(str(path)); os.chdir(where); sys.dont_write_bytecode = bytecode
-        for n in set(sys.modules)-before:
-            if str(getattr(sys.modules[n], '__file__', None) or '').startswith(str(path)): del sys.modules[n]
+        sys.path.remove(str(path))
+        os.chdir(where)
+        sys.dont_write_bytecode = bytecode
+        for n in set(sys.modules) - before:
+            if str(getattr(sys.modules[n], "__file__", None) or "").startswith(str(path)):
+                del sys.modules[n]
 
-def parsed(path:Path) -> list[tuple[str,str,object]]:
+
+def parsed(path: Path) -> list[tuple[str, str, object]]:
     "`(kind, variable, object)` of everything that a repository defines; raises `BadInput` when its code fails"
     import warnings
+
     path = Path(path).resolve()
     with _inside(path), warnings.catch_warnings():
         from feast.repo_operations import parse_repo
-        warnings.simplefilter('ignore')
+
+        warnings.simplefilter("ignore")
         before = set(sys.modules)
-        try: found = parse_repo(path)
+        try:
+            found = parse_repo(path)
         except Exception as e:
-            raise BadInput(f'the Feast repository {path.name} cannot be read: {type(e).__name__}: {" ".join(str(e).split())[:200]}') from e
+            raise BadInput(
+                f"the Feast repository {path.name} cannot be read: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            ) from e
         names = {}
-        for n in sorted(set(sys.modules)-before):
-            if str(getattr(sys.modules[n], '__file__', None) or '').startswith(str(path)):
-                names |= {id(v):k for k,v in vars(sys.modules[n]).items() if k.isidentifier()}
-    return [(k, names.get(id(o), ''), o) for k in KINDS for o in getattr(found, k) if getattr(o, 'name', '')!='__dummy']
+        for n in sorted(set(sys.modules) - before):
+            if str(getattr(sys.modules[n], "__file__", None) or "").startswith(str(path)):
+                names |= {id(v): k for k, v in vars(sys.modules[n]).items() if k.isidentifier()}
+    return [
+        (k, names.get(id(o), ""), o) for k in KINDS for o in getattr(found, k) if getattr(o, "name", "") != "__dummy"
+    ]
 
-def kept(kind:str, variable:str, o) -> Kept:
+
+def kept(kind: str, variable: str, o) -> Kept:
     from google.protobuf.json_format import MessageToDict
-    return Kept(kind=kind, type=type(o).__name__, name=o.name, variable=variable,
-        proto=MessageToDict(o.to_proto(), preserving_proto_field_name=True))
 
-def restored(k:Kept):
+    return Kept(
+        kind=kind,
+        type=type(o).__name__,
+        name=o.name,
+        variable=variable,
+        proto=MessageToDict(o.to_proto(), preserving_proto_field_name=True),
+    )
+
+
+def restored(k: Kept):
     "The object behind its text"
     import feast
     from feast.data_source import DataSource
     from feast.permissions.permission import Permission
     from google.protobuf.json_format import ParseDict
-    cls = {'data_sources':DataSource, 'permissions':Permission}.get(k.kind) or getattr(feast, k.type, None)
+
+    cls = {"data_sources": DataSource, "permissions": Permission}.get(k.kind) or getattr(feast, k.type, None)
     if cls is None:
-        raise ToolFailed(f'Feast has no class {k.type} for `{k.name}`', 'install the version that the repository was written for')
+        raise ToolFailed(
+            f"Feast has no class {k.type} for `{k.name}`", "install the version that the repository was written for"
+        )
     import warnings
+
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+        warnings.simplefilter("ignore")
         return cls.from_proto(ParseDict(k.proto, _message(k)))
+
 
 def _messages(m):
     "A protobuf message and all that it holds"
     yield m
-    for f,v in m.ListFields():
-        if f.message_type is None: continue
-        held = [v] if hasattr(v, 'ListFields') else v.values() if f.message_type.GetOptions().map_entry else v
+    for f, v in m.ListFields():
+        if f.message_type is None:
+            continue
+        held = [v] if hasattr(v, "ListFields") else v.values() if f.message_type.GetOptions().map_entry else v
         for x in held:
-            if hasattr(x, 'ListFields'): yield from _messages(x)
+            if hasattr(x, "ListFields"):
+                yield from _messages(x)
 
-def move_registry(file:Path, origin:Path, to:Path, sources:bool=False):
+
+def move_registry(file: Path, origin: Path, to: Path, sources: bool = False):
     "A file registry whose online tables, and with `sources` whose files, lay below `origin` names them below `to`"
     from feast.protos.feast.core.Registry_pb2 import Registry
+
     r = Registry()
-    try: r.ParseFromString(file.read_bytes())
-    except Exception as e: raise BadInput(f'the registry {file.name} is no Feast registry: {str(e)[:120]}') from e
+    try:
+        r.ParseFromString(file.read_bytes())
+    except Exception as e:
+        raise BadInput(f"the registry {file.name} is no Feast registry: {str(e)[:120]}") from e
     for x in r.infra.infra_objects:
-        if x.HasField('sqlite_table') and Path(x.sqlite_table.path).is_relative_to(origin):
-            x.sqlite_table.path = str(to/Path(x.sqlite_table.path).relative_to(origin))
-    for o in (m for m in _messages(r) if sources and m.DESCRIPTOR.name=='FileOptions'):
-        if Path(o.uri).is_relative_to(origin): o.uri = str(to/Path(o.uri).relative_to(origin))
+        if x.HasField("sqlite_table") and Path(x.sqlite_table.path).is_relative_to(origin):
+            x.sqlite_table.path = str(to / Path(x.sqlite_table.path).relative_to(origin))
+    for o in (m for m in _messages(r) if sources and m.DESCRIPTOR.name == "FileOptions"):
+        if Path(o.uri).is_relative_to(origin):
+            o.uri = str(to / Path(o.uri).relative_to(origin))
     file.write_bytes(r.SerializeToString())
 
-def _message(k:Kept):
-    from feast.protos.feast.core import DataSource_pb2, Entity_pb2, FeatureService_pb2, FeatureView_pb2, LabelView_pb2, OnDemandFeatureView_pb2, Permission_pb2, Project_pb2, StreamFeatureView_pb2
-    return {'projects':Project_pb2.Project, 'data_sources':DataSource_pb2.DataSource, 'entities':Entity_pb2.Entity,
-        'feature_views':FeatureView_pb2.FeatureView, 'stream_feature_views':StreamFeatureView_pb2.StreamFeatureView,
-        'on_demand_feature_views':OnDemandFeatureView_pb2.OnDemandFeatureView, 'label_views':LabelView_pb2.LabelView,
-        'feature_services':FeatureService_pb2.FeatureService, 'permissions':Permission_pb2.Permission}[k.kind]()
+
+def _message(k: Kept):
+    from feast.protos.feast.core import (
+        DataSource_pb2,
+        Entity_pb2,
+        FeatureService_pb2,
+        FeatureView_pb2,
+        LabelView_pb2,
+        OnDemandFeatureView_pb2,
+        Permission_pb2,
+        Project_pb2,
+        StreamFeatureView_pb2,
+    )
+
+    return {
+        "projects": Project_pb2.Project,
+        "data_sources": DataSource_pb2.DataSource,
+        "entities": Entity_pb2.Entity,
+        "feature_views": FeatureView_pb2.FeatureView,
+        "stream_feature_views": StreamFeatureView_pb2.StreamFeatureView,
+        "on_demand_feature_views": OnDemandFeatureView_pb2.OnDemandFeatureView,
+        "label_views": LabelView_pb2.LabelView,
+        "feature_services": FeatureService_pb2.FeatureService,
+        "permissions": Permission_pb2.Permission,
+    }[k.kind]()
 
 # %% ../../nbs/feature/feast_repository.ipynb #eb6d07d9
-_ARROW = {'Int64':'int64', 'Int32':'int32', 'Float64':'double', 'Float32':'float', 'String':'string', 'Bool':'bool',
-    'UnixTimestamp':'timestamp[us, tz=UTC]', 'Bytes':'binary'}
-def _quoted(c): return '"'+c.replace('"', '""')+'"'
-def _arrow_word(t): return _ARROW.get(str(t), str(t).lower())
+_ARROW = {
+    "Int64": "int64",
+    "Int32": "int32",
+    "Float64": "double",
+    "Float32": "float",
+    "String": "string",
+    "Bool": "bool",
+    "UnixTimestamp": "timestamp[us, tz=UTC]",
+    "Bytes": "binary",
+}
+
+
+def _quoted(c):
+    return '"' + c.replace('"', '""') + '"'
+
+
+def _arrow_word(t):
+    return _ARROW.get(str(t), str(t).lower())
+
 
 def definition_of(
-    fv, # Feast FeatureView or LabelView
-    entities:dict, # Name -> Feast entity
-    path:str, # Its file, relative to the project
+    fv,  # Feast FeatureView or LabelView
+    entities: dict,  # Name -> Feast entity
+    path: str,  # Its file, relative to the project
 ) -> Definition:
     "A feature view of Feast as one of ours"
     s = fv.batch_source
-    back = {v:k for k,v in s.field_mapping.items()}
-    keys = [k for e in fv.entities if e!='__dummy' for k in [entities[e].join_key]] or [c.name for c in fv.entity_columns]
+    back = {v: k for k, v in s.field_mapping.items()}
+    keys = [k for e in fv.entities if e != "__dummy" for k in [entities[e].join_key]] or [
+        c.name for c in fv.entity_columns
+    ]
     columns = [*keys, s.timestamp_field, *filter(None, [s.created_timestamp_column]), *(f.name for f in fv.features)]
-    body = 'SELECT '+', '.join(_quoted(back[c])+f' AS {_quoted(c)}' if c in back else _quoted(c)
-        for c in dict.fromkeys(columns))+' FROM source'
-    ttl = int(fv.ttl.total_seconds()) if getattr(fv, 'ttl', None) else 0
-    return Definition(name=fv.name, entity=keys, time=s.timestamp_field, created=s.created_timestamp_column or '',
-        ttl=f'{ttl}s' if ttl else '', source=path, body=body,
+    body = (
+        "SELECT "
+        + ", ".join(_quoted(back[c]) + f" AS {_quoted(c)}" if c in back else _quoted(c) for c in dict.fromkeys(columns))
+        + " FROM source"
+    )
+    ttl = int(fv.ttl.total_seconds()) if getattr(fv, "ttl", None) else 0
+    return Definition(
+        name=fv.name,
+        entity=keys,
+        time=s.timestamp_field,
+        created=s.created_timestamp_column or "",
+        ttl=f"{ttl}s" if ttl else "",
+        source=path,
+        body=body,
         features=[Feature(f.name, _arrow_word(f.dtype)) for f in fv.features],
-        description=fv.description or '', owner=fv.owner or '', tags=dict(fv.tags))
+        description=fv.description or "",
+        owner=fv.owner or "",
+        tags=dict(fv.tags),
+    )
 
-def _function(text:str) -> tuple[str,str]:
+
+def _function(text: str) -> tuple[str, str]:
     "A function's source without its decorators, and its name"
     node = next(n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef))
-    return '\n'.join(text.splitlines()[node.lineno-1:]),node.name
+    return "\n".join(text.splitlines()[node.lineno - 1 :]), node.name
+
 
 def on_demand_of(odfv) -> Definition:
     "An on-demand view of Feast as one of ours; raises `BadInput` for a mode that is neither pandas nor python"
     from mlops_nb.core.errors import MlopsError
-    mode = str(getattr(odfv.mode, 'value', odfv.mode))
-    if mode not in ('pandas', 'python') or getattr(odfv, 'singleton', False):
-        raise BadInput(f'mode {mode}{" singleton" if getattr(odfv, "singleton", False) else ""} has no counterpart')
-    needs = [f'{p.name}:{f.name}' for p in odfv.source_feature_view_projections.values() for f in p.features]
-    request = [Feature(f.name, _arrow_word(f.dtype)) for s in odfv.source_request_sources.values() for f in s.schema]
-    names = [n.partition(':')[2] for n in needs]+[f.name for f in request]
-    if not all(n.isidentifier() for n in names): raise BadInput('a column is no Python name')
-    text = odfv.feature_transformation.udf_string
-    try: code,name = _function(text)
-    except (SyntaxError, StopIteration) as e: raise BadInput('the source of its function is not there') from e
-    inputs = '{'+', '.join(f'{n!r}: {n}' if mode=='pandas' else f'{n!r}: {n}.tolist()' for n in names)+'}'
-    wrap = f'pd.DataFrame({inputs})' if mode=='pandas' else inputs
-    body = f'from typing import Any, Dict, List\nimport numpy as np\nimport pandas as pd\n\n{code.rstrip()}\n\ndef {re.sub(chr(92)+"W", "_", odfv.name)}_columns({", ".join(names)}):\n    return {name}({wrap})\n'
-    return Definition(name=odfv.name, kind='python', body=body, needs=needs, request=request,
-        features=[Feature(f.name, _arrow_word(f.dtype)) for f in odfv.features], description=odfv.description or '',
-        owner=odfv.owner or '', tags=dict(odfv.tags))
 
-def leans_on(text:str) -> list[str]:
+    mode = str(getattr(odfv.mode, "value", odfv.mode))
+    if mode not in ("pandas", "python") or getattr(odfv, "singleton", False):
+        raise BadInput(f"mode {mode}{' singleton' if getattr(odfv, 'singleton', False) else ''} has no counterpart")
+    needs = [f"{p.name}:{f.name}" for p in odfv.source_feature_view_projections.values() for f in p.features]
+    request = [Feature(f.name, _arrow_word(f.dtype)) for s in odfv.source_request_sources.values() for f in s.schema]
+    names = [n.partition(":")[2] for n in needs] + [f.name for f in request]
+    if not all(n.isidentifier() for n in names):
+        raise BadInput("a column is no Python name")
+    text = odfv.feature_transformation.udf_string
+    try:
+        code, name = _function(text)
+    except (SyntaxError, StopIteration) as e:
+        raise BadInput("the source of its function is not there") from e
+    inputs = "{" + ", ".join(f"{n!r}: {n}" if mode == "pandas" else f"{n!r}: {n}.tolist()" for n in names) + "}"
+    wrap = f"pd.DataFrame({inputs})" if mode == "pandas" else inputs
+    body = f"from typing import Any, Dict, List\nimport numpy as np\nimport pandas as pd\n\n{code.rstrip()}\n\ndef {re.sub(chr(92) + 'W', '_', odfv.name)}_columns({', '.join(names)}):\n    return {name}({wrap})\n"
+    return Definition(
+        name=odfv.name,
+        kind="python",
+        body=body,
+        needs=needs,
+        request=request,
+        features=[Feature(f.name, _arrow_word(f.dtype)) for f in odfv.features],
+        description=odfv.description or "",
+        owner=odfv.owner or "",
+        tags=dict(odfv.tags),
+    )
+
+
+def leans_on(text: str) -> list[str]:
     "Names that a function takes from its module: it cannot be written without the rest of its file"
     import builtins, symtable
-    free:set[str] = set()
+
+    free: set[str] = set()
+
     def walk(t):
-        if t.get_type()=='function': free.update(s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced())
-        for c in t.get_children(): walk(c)
-    try: walk(symtable.symtable(text, 'function', 'exec'))
-    except SyntaxError: return []
-    return sorted(free-set(dir(builtins))-{'pd', 'np', 'json', 'Any', 'Dict', 'List', 'timedelta'})
+        if t.get_type() == "function":
+            free.update(s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced())
+        for c in t.get_children():
+            walk(c)
+
+    try:
+        walk(symtable.symtable(text, "function", "exec"))
+    except SyntaxError:
+        return []
+    return sorted(free - set(dir(builtins)) - {"pd", "np", "json", "Any", "Dict", "List", "timedelta"})
+
 
 def service_of(fs) -> list[str]:
     "References of a feature service"
-    return [f'{p.name}:{f.name}' for p in fs.feature_view_projections for f in p.features]
+    return [f"{p.name}:{f.name}" for p in fs.feature_view_projections for f in p.features]
 
 # %% ../../nbs/feature/feast_repository.ipynb #1beeb7da
 def _type(t) -> str:
     "A Feast type as code"
     import feast.types as ft
-    if isinstance(t, ft.PrimitiveFeastType):
-        return next(n for n,v in vars(ft).items() if isinstance(v, ft.PrimitiveFeastType) and v is t)
-    if isinstance(t, ft.Array): return f'Array({_type(t.base_type)})'
-    if isinstance(t, ft.Struct): return 'Struct({'+', '.join(f'{k!r}: {_type(v)}' for k,v in t.fields.items())+'})'
-    raise BadInput(f'no code for the type {t}')
 
-def _call(name:str, /, **parts) -> str: return f'{name}({", ".join(f"{k}={v}" for k,v in parts.items() if v is not None)})'
-def _said(o, *names) -> dict: return {n:repr(dict(v) if n=='tags' else v) for n in names if (v := getattr(o, n, None))}
+    if isinstance(t, ft.PrimitiveFeastType):
+        return next(n for n, v in vars(ft).items() if isinstance(v, ft.PrimitiveFeastType) and v is t)
+    if isinstance(t, ft.Array):
+        return f"Array({_type(t.base_type)})"
+    if isinstance(t, ft.Struct):
+        return "Struct({" + ", ".join(f"{k!r}: {_type(v)}" for k, v in t.fields.items()) + "})"
+    raise BadInput(f"no code for the type {t}")
+
+
+def _call(name: str, /, **parts) -> str:
+    return f"{name}({', '.join(f'{k}={v}' for k, v in parts.items() if v is not None)})"
+
+
+def _said(o, *names) -> dict:
+    return {n: repr(dict(v) if n == "tags" else v) for n in names if (v := getattr(o, n, None))}
+
 
 def _field(f) -> str:
-    plain = _call('Field', name=repr(f.name), dtype=_type(f.dtype), **_said(f, 'description', 'tags'))
-    if getattr(f, 'vector_index', False): raise BadInput('a vector field')
+    plain = _call("Field", name=repr(f.name), dtype=_type(f.dtype), **_said(f, "description", "tags"))
+    if getattr(f, "vector_index", False):
+        raise BadInput("a vector field")
     return plain
 
-def _fields(fs): return '[\n        '+',\n        '.join(map(_field, fs))+',\n    ]' if fs else '[]'
+
+def _fields(fs):
+    return "[\n        " + ",\n        ".join(map(_field, fs)) + ",\n    ]" if fs else "[]"
+
 
 def _source_code(o, of) -> str:
     kind = type(o).__name__
-    if kind=='FileSource':
-        if o.file_format is not None: raise BadInput('a file format')
-        return _call(kind, name=repr(o.name), path=repr(o.path),
-            **_said(o, 'timestamp_field', 'created_timestamp_column', 'field_mapping', 'description', 'owner', 'tags',
-            's3_endpoint_override'))
-    if kind=='RequestSource':
-        return _call(kind, name=repr(o.name), schema=_fields(o.schema), **_said(o, 'description', 'owner', 'tags'))
-    if kind=='PushSource':
-        return _call(kind, name=repr(o.name), batch_source=of(o.batch_source), **_said(o, 'description', 'owner', 'tags'))
-    raise BadInput(f'no code for {kind}')
+    if kind == "FileSource":
+        if o.file_format is not None:
+            raise BadInput("a file format")
+        return _call(
+            kind,
+            name=repr(o.name),
+            path=repr(o.path),
+            **_said(
+                o,
+                "timestamp_field",
+                "created_timestamp_column",
+                "field_mapping",
+                "description",
+                "owner",
+                "tags",
+                "s3_endpoint_override",
+            ),
+        )
+    if kind == "RequestSource":
+        return _call(kind, name=repr(o.name), schema=_fields(o.schema), **_said(o, "description", "owner", "tags"))
+    if kind == "PushSource":
+        return _call(
+            kind, name=repr(o.name), batch_source=of(o.batch_source), **_said(o, "description", "owner", "tags")
+        )
+    raise BadInput(f"no code for {kind}")
+
 
 def _view_code(o, of) -> str:
-    kind,label = type(o).__name__,type(o).__name__=='LabelView'
-    if kind not in ('FeatureView', 'LabelView'): raise BadInput(f'no code for {kind}')
+    kind, label = type(o).__name__, type(o).__name__ == "LabelView"
+    if kind not in ("FeatureView", "LabelView"):
+        raise BadInput(f"no code for {kind}")
     source = o.source if label else (o.stream_source or o.batch_source)
-    ttl = getattr(o, 'ttl', None)
-    more = {'labeler_field':repr(o.labeler_field),
-        'conflict_policy':f'ConflictPolicy.{o.conflict_policy.name}'} if label else {'enable_validation':'True' if getattr(o, 'enable_validation', False) else None,
-        'version':repr(o.version) if getattr(o, 'version', None) else None, 'online':None if o.online else 'False',
-        'offline':'True' if getattr(o, 'offline', False) else None}
+    ttl = getattr(o, "ttl", None)
+    more = (
+        {"labeler_field": repr(o.labeler_field), "conflict_policy": f"ConflictPolicy.{o.conflict_policy.name}"}
+        if label
+        else {
+            "enable_validation": "True" if getattr(o, "enable_validation", False) else None,
+            "version": repr(o.version) if getattr(o, "version", None) else None,
+            "online": None if o.online else "False",
+            "offline": "True" if getattr(o, "offline", False) else None,
+        }
+    )
     columns = [*[c for c in o.entity_columns], *o.features]
-    return _call(kind, name=repr(o.name), entities='['+', '.join(of.entity(e) for e in o.entities if e!='__dummy')+']',
-        ttl=f'timedelta(seconds={ttl.total_seconds():.0f})' if ttl else None, schema=_fields(columns), source=of(source), **more,
-        **_said(o, 'description', 'owner', 'tags'))
+    return _call(
+        kind,
+        name=repr(o.name),
+        entities="[" + ", ".join(of.entity(e) for e in o.entities if e != "__dummy") + "]",
+        ttl=f"timedelta(seconds={ttl.total_seconds():.0f})" if ttl else None,
+        schema=_fields(columns),
+        source=of(source),
+        **more,
+        **_said(o, "description", "owner", "tags"),
+    )
+
 
 def _service_code(o, of) -> str:
     views = []
     for p in o.feature_view_projections:
         v = of.view(p.name)
-        if p.name_alias and p.name_alias!=p.name or p.join_key_map: raise BadInput('a projection under another name')
-        views.append(v if {f.name for f in p.features}=={f.name for f in of.all_features(p.name)} else f'{v}[{[f.name for f in p.features]!r}]')
+        if p.name_alias and p.name_alias != p.name or p.join_key_map:
+            raise BadInput("a projection under another name")
+        views.append(
+            v
+            if {f.name for f in p.features} == {f.name for f in of.all_features(p.name)}
+            else f"{v}[{[f.name for f in p.features]!r}]"
+        )
     logging = o.logging_config
-    to = getattr(logging, 'destination', None)
-    if logging is not None and (type(to).__name__!='FileLoggingDestination' or logging.sample_rate!=1. or to.partition_by
-        or to.s3_endpoint_override):
-        raise BadInput('a logging configuration')
-    return _call('FeatureService', name=repr(o.name), features='['+', '.join(views)+']',
-        logging_config=f'LoggingConfig(destination=FileLoggingDestination(path={to.path!r}))' if logging is not None else None,
-        **_said(o, 'description', 'owner', 'tags'))
+    to = getattr(logging, "destination", None)
+    if logging is not None and (
+        type(to).__name__ != "FileLoggingDestination"
+        or logging.sample_rate != 1.0
+        or to.partition_by
+        or to.s3_endpoint_override
+    ):
+        raise BadInput("a logging configuration")
+    return _call(
+        "FeatureService",
+        name=repr(o.name),
+        features="[" + ", ".join(views) + "]",
+        logging_config=f"LoggingConfig(destination=FileLoggingDestination(path={to.path!r}))"
+        if logging is not None
+        else None,
+        **_said(o, "description", "owner", "tags"),
+    )
+
 
 def _entity_code(o) -> str:
-    kind = f'ValueType.{o.value_type.name}' if o.value_type.name not in ('UNKNOWN',) else None
-    return _call('Entity', name=repr(o.name), join_keys=repr([o.join_key]), value_type=kind,
-        **_said(o, 'description', 'owner', 'tags'))
+    kind = f"ValueType.{o.value_type.name}" if o.value_type.name not in ("UNKNOWN",) else None
+    return _call(
+        "Entity",
+        name=repr(o.name),
+        join_keys=repr([o.join_key]),
+        value_type=kind,
+        **_said(o, "description", "owner", "tags"),
+    )
 
 # %% ../../nbs/feature/feast_repository.ipynb #93478a4b
 class _Names:
     "The variable of each object, by identity or by name"
+
     def __init__(self, objects):
-        self.objects,self.names,taken = objects,{},set()
-        for kind,variable,o in objects:
-            word = variable or re.sub(r'\W', '_', f'{o.name}_{kind[:-1]}')
-            while word in taken or not word.isidentifier(): word = f'{word}_' if word.isidentifier() else f'v_{word}'
-            taken.add(word); self.names[kind, o.name] = word
-    def __call__(self, o) -> str: return self.names['data_sources', o.name]
-    def entity(self, name) -> str: return self.names['entities', name]
-    def of_view(self, name): return next((k, o) for k,_,o in self.objects if o.name==name and k.endswith('views'))
-    def view(self, name) -> str: return self.names[self.of_view(name)[0], name]
-    def all_features(self, name): return self.of_view(name)[1].features
+        self.objects, self.names, taken = objects, {}, set()
+        for kind, variable, o in objects:
+            word = variable or re.sub(r"\W", "_", f"{o.name}_{kind[:-1]}")
+            while word in taken or not word.isidentifier():
+                word = f"{word}_" if word.isidentifier() else f"v_{word}"
+            taken.add(word)
+            self.names[kind, o.name] = word
+
+    def __call__(self, o) -> str:
+        return self.names["data_sources", o.name]
+
+    def entity(self, name) -> str:
+        return self.names["entities", name]
+
+    def of_view(self, name):
+        return next((k, o) for k, _, o in self.objects if o.name == name and k.endswith("views"))
+
+    def view(self, name) -> str:
+        return self.names[self.of_view(name)[0], name]
+
+    def all_features(self, name):
+        return self.of_view(name)[1].features
+
 
 HEAD = '''"""Feature definitions, written by `mlops feature export`."""
 import json
@@ -265,7 +460,7 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.on_demand_feature_view import OnDemandFeatureView, on_demand_feature_view
 from feast.types import *
 '''
-_EXACT = '''
+_EXACT = """
 def _exact(kind, text, **parts):
     "An object from Feast's own serialised form; its sources are the ones above"
     from mlops_nb.feature.feast_repository import restored, Kept
@@ -273,113 +468,197 @@ def _exact(kind, text, **parts):
     for name, value in parts.items():
         setattr(made, name, value)
     return made
-'''
+"""
 
-def _object_code(kind, o, of, exact:bool) -> tuple[str,bool]:
+
+def _object_code(kind, o, of, exact: bool) -> tuple[str, bool]:
     "`(code, was it readable?)` of one object"
     variable = of.names[kind, o.name]
     try:
-        if exact: raise BadInput('written exactly')
-        if kind=='on_demand_feature_views':
+        if exact:
+            raise BadInput("written exactly")
+        if kind == "on_demand_feature_views":
             text = o.feature_transformation.udf_string
-            if not text.startswith('@') or _function(text)[1]!=variable: raise BadInput('no decorated function')
-            return text.rstrip(),True
-        made = {'projects':lambda: _call('Project', name=repr(o.name), **_said(o, 'description', 'owner', 'tags')),
-            'data_sources':lambda: _source_code(o, of), 'entities':lambda: _entity_code(o),
-            'feature_views':lambda: _view_code(o, of),
-            'label_views':lambda: _view_code(o, of), 'feature_services':lambda: _service_code(o, of)}.get(kind)
-        if made is None: raise BadInput(f'no code for {kind}')
-        return f'{variable} = {made()}',True
+            if not text.startswith("@") or _function(text)[1] != variable:
+                raise BadInput("no decorated function")
+            return text.rstrip(), True
+        made = {
+            "projects": lambda: _call("Project", name=repr(o.name), **_said(o, "description", "owner", "tags")),
+            "data_sources": lambda: _source_code(o, of),
+            "entities": lambda: _entity_code(o),
+            "feature_views": lambda: _view_code(o, of),
+            "label_views": lambda: _view_code(o, of),
+            "feature_services": lambda: _service_code(o, of),
+        }.get(kind)
+        if made is None:
+            raise BadInput(f"no code for {kind}")
+        return f"{variable} = {made()}", True
     except (BadInput, KeyError, AttributeError, StopIteration, SyntaxError):
-        k = kept(kind, '', o)
-        holds = kind in ('feature_views', 'stream_feature_views', 'label_views', 'data_sources')
-        held = {a:getattr(o, a, None) for a in ('batch_source', 'stream_source', 'source') if holds
-            and not isinstance(getattr(type(o), a, None), property)}
-        parts = ', '.join(f'{a}={of(x)}' for a,x in held.items() if x is not None and ('data_sources', x.name) in of.names)
-        return f'{variable} = _exact({kind!r}, {json.dumps({"type":k.type, "name":k.name, "proto":k.proto})!r}{", "+parts if parts else ""})',False
+        k = kept(kind, "", o)
+        holds = kind in ("feature_views", "stream_feature_views", "label_views", "data_sources")
+        held = {
+            a: getattr(o, a, None)
+            for a in ("batch_source", "stream_source", "source")
+            if holds and not isinstance(getattr(type(o), a, None), property)
+        }
+        parts = ", ".join(
+            f"{a}={of(x)}" for a, x in held.items() if x is not None and ("data_sources", x.name) in of.names
+        )
+        return (
+            f"{variable} = _exact({kind!r}, {json.dumps({'type': k.type, 'name': k.name, 'proto': k.proto})!r}{', ' + parts if parts else ''})",
+            False,
+        )
 
-def shared(objects:list) -> list:
+
+def shared(objects: list) -> list:
     "Restored views hold sources of their own; let them hold the ones of that name instead"
-    sources = {o.name:o for k,_,o in objects if k=='data_sources'}
-    for _,_,o in objects:
-        for part in ('batch_source', 'stream_source', 'source'):
+    sources = {o.name: o for k, _, o in objects if k == "data_sources"}
+    for _, _, o in objects:
+        for part in ("batch_source", "stream_source", "source"):
             x = getattr(o, part, None)
-            if x is not None and getattr(x, 'name', None) in sources and sources[x.name] is not x and not isinstance(getattr(type(o), part, None), property):
+            if (
+                x is not None
+                and getattr(x, "name", None) in sources
+                and sources[x.name] is not x
+                and not isinstance(getattr(type(o), part, None), property)
+            ):
                 setattr(o, part, sources[x.name])
     return objects
 
+
 def _order(objects):
     "Sources before the push sources that hold them, everything before what names it"
-    rank = {k:n for n,k in enumerate(KINDS)}
-    return sorted(objects, key=lambda x: (rank[x[0]], type(x[2]).__name__=='PushSource'))
+    rank = {k: n for n, k in enumerate(KINDS)}
+    return sorted(objects, key=lambda x: (rank[x[0]], type(x[2]).__name__ == "PushSource"))
 
-def code_of(objects:list, exact:set|frozenset=frozenset(), more:str='') -> tuple[str,int]:
+
+def code_of(objects: list, exact: set | frozenset = frozenset(), more: str = "") -> tuple[str, int]:
     "A module that defines the objects, and how many are readable"
     objects = _order(objects)
     of = _Names(objects)
-    made = [_object_code(k, o, of, (k, o.name) in exact) for k,_,o in objects]
-    body = '\n\n'.join(c for c,_ in made)
-    return HEAD+(_EXACT if any(not r for _,r in made) else '')+'\n'+body+('\n\n'+more if more else '')+'\n',sum(r for _,r in made)
+    made = [_object_code(k, o, of, (k, o.name) in exact) for k, _, o in objects]
+    body = "\n\n".join(c for c, _ in made)
+    return HEAD + (_EXACT if any(not r for _, r in made) else "") + "\n" + body + (
+        "\n\n" + more if more else ""
+    ) + "\n", sum(r for _, r in made)
+
 
 def _plain(o):
     "What `feast plan` compares: the serialised form without times and compiled code"
     from google.protobuf.json_format import MessageToDict
+
     d = MessageToDict(o.to_proto(), preserving_proto_field_name=True)
+
     def clean(x):
-        return {k:clean(v) for k,v in x.items() if k not in ('body', 'meta', 'project', 'created_timestamp',
-            'last_updated_timestamp')} if isinstance(x, dict) else [clean(v) for v in x] if isinstance(x, list) else x
+        return (
+            {
+                k: clean(v)
+                for k, v in x.items()
+                if k not in ("body", "meta", "project", "created_timestamp", "last_updated_timestamp")
+            }
+            if isinstance(x, dict)
+            else [clean(v) for v in x]
+            if isinstance(x, list)
+            else x
+        )
+
     return clean(d)
 
-def written(path:Path, objects:list, more:str='') -> tuple[int,int]:
+
+def written(path: Path, objects: list, more: str = "") -> tuple[int, int]:
     "Write `feature_definitions.py` so that reading it gives equal objects; `(as code, exactly)`"
-    want,exact = {(k, o.name):_plain(o) for k,_,o in objects},set()
-    for _ in range(len(objects)+1):
-        text,n = code_of(objects, exact, more)
-        (Path(path)/'feature_definitions.py').write_text(text, encoding='utf-8')
-        try: got = {(k, o.name):_plain(o) for k,_,o in parsed(path)}
+    want, exact = {(k, o.name): _plain(o) for k, _, o in objects}, set()
+    for _ in range(len(objects) + 1):
+        text, n = code_of(objects, exact, more)
+        (Path(path) / "feature_definitions.py").write_text(text, encoding="utf-8")
+        try:
+            got = {(k, o.name): _plain(o) for k, _, o in parsed(path)}
         except BadInput:
-            if exact>=set(want): raise
-            exact = set(want); continue
-        wrong = {x for x in want if got.get(x)!=want[x]}-exact
-        if not wrong: return n,len(objects)-n
+            if exact >= set(want):
+                raise
+            exact = set(want)
+            continue
+        wrong = {x for x in want if got.get(x) != want[x]} - exact
+        if not wrong:
+            return n, len(objects) - n
         exact |= wrong
-    raise ToolFailed('Feast reads its own objects differently', 'export a smaller repository')
+    raise ToolFailed("Feast reads its own objects differently", "export a smaller repository")
 
 # %% ../../nbs/feature/feast_repository.ipynb #166a7f1c
-_FEAST = {'int64':'Int64', 'int32':'Int32', 'int16':'Int32', 'int8':'Int32', 'uint8':'Int32', 'uint16':'Int32', 'uint32':'Int64',
-    'double':'Float64', 'float':'Float32', 'string':'String', 'bool':'Bool', 'binary':'Bytes'}
-def feast_word(t:str) -> str: return 'UnixTimestamp' if t.startswith(('timestamp', 'date')) else _FEAST.get(t, 'String')
-def variable(name:str) -> str: w = re.sub(r'\W', '_', name); return w if w.isidentifier() else f'v_{w}'
+_FEAST = {
+    "int64": "Int64",
+    "int32": "Int32",
+    "int16": "Int32",
+    "int8": "Int32",
+    "uint8": "Int32",
+    "uint16": "Int32",
+    "uint32": "Int64",
+    "double": "Float64",
+    "float": "Float32",
+    "string": "String",
+    "bool": "Bool",
+    "binary": "Bytes",
+}
+
+
+def feast_word(t: str) -> str:
+    return "UnixTimestamp" if t.startswith(("timestamp", "date")) else _FEAST.get(t, "String")
+
+
+def variable(name: str) -> str:
+    w = re.sub(r"\W", "_", name)
+    return w if w.isidentifier() else f"v_{w}"
+
 
 def code_of_view(
-    d:Definition,
-    keys:dict[str,str], # Key -> logical type
-    known:set, # Entities that are defined already; added to
+    d: Definition,
+    keys: dict[str, str],  # Key -> logical type
+    known: set,  # Entities that are defined already; added to
 ) -> str:
     "A stored view of ours as Feast objects"
-    v,out = variable(d.name),[]
+    v, out = variable(d.name), []
     for k in d.entity:
-        if k not in known: known.add(k); out.append(f'{variable(k)}_entity = Entity(name={k!r}, join_keys=[{k!r}])')
-    ttl = f'timedelta(seconds={_seconds(d.ttl):.0f})' if d.ttl else 'timedelta(0)'
-    schema = ', '.join([*(f'Field(name={k!r}, dtype={feast_word(keys[k])})' for k in d.entity),
-        *(f'Field(name={f.name!r}, dtype={feast_word(f.type)})' for f in d.features)])
-    out.append(f'{v}_source = FileSource(name={d.name+"_source"!r}, path={f"data/{d.name}.parquet"!r}, timestamp_field={d.time!r}{f", created_timestamp_column={d.created!r}" if d.created and not d.windows else ""})')
-    out.append(f'{v} = FeatureView(name={d.name!r}, entities=[{", ".join(f"{variable(k)}_entity" for k in d.entity)}], ttl={ttl}, schema=[{schema}], source={v}_source, description={d.description!r}, owner={d.owner!r}, tags={dict(d.tags)!r})')
-    return '\n'.join(out)
+        if k not in known:
+            known.add(k)
+            out.append(f"{variable(k)}_entity = Entity(name={k!r}, join_keys=[{k!r}])")
+    ttl = f"timedelta(seconds={_seconds(d.ttl):.0f})" if d.ttl else "timedelta(0)"
+    schema = ", ".join(
+        [
+            *(f"Field(name={k!r}, dtype={feast_word(keys[k])})" for k in d.entity),
+            *(f"Field(name={f.name!r}, dtype={feast_word(f.type)})" for f in d.features),
+        ]
+    )
+    out.append(
+        f"{v}_source = FileSource(name={d.name + '_source'!r}, path={f'data/{d.name}.parquet'!r}, timestamp_field={d.time!r}{f', created_timestamp_column={d.created!r}' if d.created and not d.windows else ''})"
+    )
+    out.append(
+        f"{v} = FeatureView(name={d.name!r}, entities=[{', '.join(f'{variable(k)}_entity' for k in d.entity)}], ttl={ttl}, schema=[{schema}], source={v}_source, description={d.description!r}, owner={d.owner!r}, tags={dict(d.tags)!r})"
+    )
+    return "\n".join(out)
+
 
 def _seconds(ttl) -> float:
     from mlops_nb.core.refs import interval
+
     return interval(ttl).total_seconds()
 
-def code_of_on_demand(d:Definition, views:list[tuple[str,list[str]]]) -> str:
+
+def code_of_on_demand(d: Definition, views: list[tuple[str, list[str]]]) -> str:
     "An on-demand view of ours as a function that holds its own code"
-    v,names = variable(d.name),[f for _,fs in views for f in fs]+[f.name for f in d.request]
-    sources = [f'{variable(n)}[{fs!r}]' for n,fs in views]+([f'{v}_request'] if d.request else [])
-    request = f'{v}_request = RequestSource(name={d.name+"_request"!r}, schema=[{", ".join(f"Field(name={f.name!r}, dtype={feast_word(f.type)})" for f in d.request)}])\n\n' if d.request else ''
-    if d.kind=='python':
+    v, names = variable(d.name), [f for _, fs in views for f in fs] + [f.name for f in d.request]
+    sources = [f"{variable(n)}[{fs!r}]" for n, fs in views] + ([f"{v}_request"] if d.request else [])
+    request = (
+        f"{v}_request = RequestSource(name={d.name + '_request'!r}, schema=[{', '.join(f'Field(name={f.name!r}, dtype={feast_word(f.type)})' for f in d.request)}])\n\n"
+        if d.request
+        else ""
+    )
+    if d.kind == "python":
         fn = [n for n in ast.parse(d.body).body if isinstance(n, ast.FunctionDef)][-1]
-        inner = '\n'.join('    '+line if line else '' for line in d.body.strip().splitlines())+f'\n    made = {fn.name}({", ".join(f"inputs[{a.arg!r}]" for a in fn.args.args)})\n    return pd.DataFrame(made)[{[f.name for f in d.features]!r}]'
+        inner = (
+            "\n".join("    " + line if line else "" for line in d.body.strip().splitlines())
+            + f"\n    made = {fn.name}({', '.join(f'inputs[{a.arg!r}]' for a in fn.args.args)})\n    return pd.DataFrame(made)[{[f.name for f in d.features]!r}]"
+        )
     else:
         inner = f'    import duckdb\n    con = duckdb.connect()\n    con.register("source", inputs[{names!r}])\n    return con.sql({d.body!r}).df()'
-    schema = ', '.join(f'Field(name={f.name!r}, dtype={feast_word(f.type)})' for f in d.features)
-    return f'{request}@on_demand_feature_view(sources=[{", ".join(sources)}], schema=[{schema}])\ndef {v}(inputs: pd.DataFrame) -> pd.DataFrame:\n{inner}\n'
+    schema = ", ".join(f"Field(name={f.name!r}, dtype={feast_word(f.type)})" for f in d.features)
+    return f"{request}@on_demand_feature_view(sources=[{', '.join(sources)}], schema=[{schema}])\ndef {v}(inputs: pd.DataFrame) -> pd.DataFrame:\n{inner}\n"

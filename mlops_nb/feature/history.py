@@ -22,131 +22,195 @@ from .facts import Definition, Joined, Window
 # %% ../../nbs/feature/history.ipynb #d3e1de05
 class Answer(NamedTuple):
     "One view's part of a training set"
-    columns:dict # Feature -> pyarrow array, shape (questions,)
-    proof:Joined
-    ages:Any # float array: a sorted sample of the ages, with both ends, seconds
-    asked:Any # int64 array, shape (questions,): when each row asks, since 1970 UTC in `unit`
-    event:Any # int64 array, shape (questions,): time of the newest event behind the answer; -1 where there is none
-    has:Any # bool array, shape (questions,): is there an answer?
-    unit:str
 
-_SAMPLE = 4096 # Ages kept of each piece
+    columns: dict  # Feature -> pyarrow array, shape (questions,)
+    proof: Joined
+    ages: Any  # float array: a sorted sample of the ages, with both ends, seconds
+    asked: Any  # int64 array, shape (questions,): when each row asks, since 1970 UTC in `unit`
+    event: Any  # int64 array, shape (questions,): time of the newest event behind the answer; -1 where there is none
+    has: Any  # bool array, shape (questions,): is there an answer?
+    unit: str
 
-def needed(d:Definition, features:list[str]) -> list[str]|None:
+
+_SAMPLE = 4096  # Ages kept of each piece
+
+
+def needed(d: Definition, features: list[str]) -> list[str] | None:
     "Columns of a view's rows that an answer reads; all where filters may name any"
-    if d.windows: return None
+    if d.windows:
+        return None
     return list(dict.fromkeys([*d.entity, d.time, *filter(None, [d.created]), *features]))
+
 
 def _sampled(ages):
     import numpy as np
+
     ages = np.sort(ages)
-    return ages if len(ages)<=_SAMPLE else ages[np.linspace(0, len(ages)-1, _SAMPLE).astype(int)]
+    return ages if len(ages) <= _SAMPLE else ages[np.linspace(0, len(ages) - 1, _SAMPLE).astype(int)]
+
 
 def answer(
-    d:Definition, # A stored view
-    features:list[str], # What to answer
-    rows, # pyarrow.Table: the view's rows, sorted
-    table, # pyarrow.Table: the entity frame
-    asked:str, # Column that says when each row asks
-    as_known:bool=True, # Leave out what became known only later
+    d: Definition,  # A stored view
+    features: list[str],  # What to answer
+    rows,  # pyarrow.Table: the view's rows, sorted
+    table,  # pyarrow.Table: the entity frame
+    asked: str,  # Column that says when each row asks
+    as_known: bool = True,  # Leave out what became known only later
 ) -> Answer:
     "The newest values that were known, for every row"
-    q,v,unit = asof.question(table, rows, d.entity, asked, d.time, d.created if as_known else '')
-    if d.windows: return _of_windows(d, features, rows, q, v, unit, as_known)
+    q, v, unit = asof.question(table, rows, d.entity, asked, d.time, d.created if as_known else "")
+    if d.windows:
+        return _of_windows(d, features, rows, q, v, unit, as_known)
     import numpy as np, pyarrow as pa
+
     m = asof.match(q, v, unit, interval(d.ttl).total_seconds() if d.ttl else None)
-    take,has = pa.array(m.rows, mask=m.rows<0),m.rows>=0
-    t = _ints(v['t'])
+    take, has = pa.array(m.rows, mask=m.rows < 0), m.rows >= 0
+    t = _ints(v["t"])
     event = np.where(has, t[np.maximum(m.rows, 0)], -1) if len(t) else np.full(len(has), -1)
-    proof = Joined(view=f'{d.name}@{d.version}', features=features, unmatched=int((~has).sum()), expired=m.expired,
-        future_values=m.future, ties=m.ties)
-    return Answer({f:rows[f].take(take) for f in features}, proof, _sampled(m.age_s), _ints(q['t']), event, has, unit)
+    proof = Joined(
+        view=f"{d.name}@{d.version}",
+        features=features,
+        unmatched=int((~has).sum()),
+        expired=m.expired,
+        future_values=m.future,
+        ties=m.ties,
+    )
+    return Answer({f: rows[f].take(take) for f in features}, proof, _sampled(m.age_s), _ints(q["t"]), event, has, unit)
+
 
 def _ints(column):
     import numpy as np, pyarrow.compute as pc
+
     return np.asarray(pc.fill_null(column, 0)) if column.null_count else np.asarray(column)
+
 
 def _of_windows(d, features, rows, q, v, unit, as_known):
     "Windows, and the newest event of the longest one as the age of the answer"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    if d.id and d.created and not as_known: rows,v = _final(d, rows, v)
+
+    if d.id and d.created and not as_known:
+        rows, v = _final(d, rows, v)
     longest = max((w.over for w in d.windows), key=interval)
-    own = next(n for n in (f' time {k}' for k in range(rows.num_columns+1)) if n not in rows.column_names) # a name that no column has
-    rows = rows.append_column(own, pc.cast(v['t'], pa.int64()))
-    newest,known = Window(name=own, aggregate='max', column=own, over=longest),[w for w in d.windows if w.name in features]
+    own = next(
+        n for n in (f" time {k}" for k in range(rows.num_columns + 1)) if n not in rows.column_names
+    )  # a name that no column has
+    rows = rows.append_column(own, pc.cast(v["t"], pa.int64()))
+    newest, known = (
+        Window(name=own, aggregate="max", column=own, over=longest),
+        [w for w in d.windows if w.name in features],
+    )
     got = sliding.evaluate(q, v, rows, [newest, *known], unit, d.id)
     last = got.pop(own)
-    has,event,t = np.asarray(pc.is_valid(last)),np.asarray(pc.fill_null(last, -1)),_ints(q['t'])
-    ages = (t-event)[has]/sliding._UNIT[unit]
-    proof = Joined(view=f'{d.name}@{d.version}', features=features, unmatched=int((~has).sum()), expired=0,
-        future_values=int((ages<0).sum()), ties=0)
-    return Answer({f:got[f] for f in features}, proof, _sampled(ages), t, event, has, unit)
+    has, event, t = np.asarray(pc.is_valid(last)), np.asarray(pc.fill_null(last, -1)), _ints(q["t"])
+    ages = (t - event)[has] / sliding._UNIT[unit]
+    proof = Joined(
+        view=f"{d.name}@{d.version}",
+        features=features,
+        unmatched=int((~has).sum()),
+        expired=0,
+        future_values=int((ages < 0).sum()),
+        ties=0,
+    )
+    return Answer({f: got[f] for f in features}, proof, _sampled(ages), t, event, has, unit)
+
 
 def _final(d, rows, v):
     "The last version of each event, as if it had been known from the start"
     import duckdb, numpy as np, pyarrow as pa
+
     con = duckdb.connect()
-    con.register('v', pa.table({'c':asof.instants(rows[d.created], asof.unit_of(rows[d.created], d.created), d.created),
-        'id':rows[d.id], 'n':pa.array(np.arange(rows.num_rows)), **{k:v[k] for k in v.column_names if k.startswith('k')}}))
-    keys = ''.join(f', {k}' for k in v.column_names if k.startswith('k'))
+    con.register(
+        "v",
+        pa.table(
+            {
+                "c": asof.instants(rows[d.created], asof.unit_of(rows[d.created], d.created), d.created),
+                "id": rows[d.id],
+                "n": pa.array(np.arange(rows.num_rows)),
+                **{k: v[k] for k in v.column_names if k.startswith("k")},
+            }
+        ),
+    )
+    keys = "".join(f", {k}" for k in v.column_names if k.startswith("k"))
     try:
-        last = con.execute(f'SELECT n FROM v WHERE id IS NULL UNION ALL (SELECT max_by(n, (c, -n)) FROM v WHERE id IS NOT NULL AND c IS NOT NULL GROUP BY id{keys}) ORDER BY n').fetchnumpy()['n']
-    finally: con.close()
-    return rows.take(pa.array(last)),v.take(pa.array(last))
+        last = con.execute(
+            f"SELECT n FROM v WHERE id IS NULL UNION ALL (SELECT max_by(n, (c, -n)) FROM v WHERE id IS NOT NULL AND c IS NOT NULL GROUP BY id{keys}) ORDER BY n"
+        ).fetchnumpy()["n"]
+    finally:
+        con.close()
+    return rows.take(pa.array(last)), v.take(pa.array(last))
 
 # %% ../../nbs/feature/history.ipynb #1c21f5a8
 class Held(NamedTuple):
     "A choice of features with the rows of its stored views, read once"
-    picked:list # (Definition, features) in the order asked for
-    stored:list # (Definition, features, rows) of the views behind it
-    columns:dict # (view, version, feature) -> column of the training set
 
-def held(p, picked:list, columns:dict) -> Held:
-    return Held(picked, [(d, fs, compute.rows(p, d, columns=needed(d, fs))) for d,fs in on_demand.expanded(p, picked)], columns)
+    picked: list  # (Definition, features) in the order asked for
+    stored: list  # (Definition, features, rows) of the views behind it
+    columns: dict  # (view, version, feature) -> column of the training set
+
+
+def held(p, picked: list, columns: dict) -> Held:
+    return Held(
+        picked, [(d, fs, compute.rows(p, d, columns=needed(d, fs))) for d, fs in on_demand.expanded(p, picked)], columns
+    )
+
 
 def joined(
-    h:Held, # What to answer
-    p, # Project
-    table, # pyarrow.Table: the entity frame, or a piece of it
-    asked:str, # Column that says when each row asks
-    as_known:bool=True, # Leave out what became known only later
-    report=lambda n,name: None, # Told after each view
-) -> tuple: # (pyarrow.Table, list[Answer])
+    h: Held,  # What to answer
+    p,  # Project
+    table,  # pyarrow.Table: the entity frame, or a piece of it
+    asked: str,  # Column that says when each row asks
+    as_known: bool = True,  # Leave out what became known only later
+    report=lambda n, name: None,  # Told after each view
+) -> tuple:  # (pyarrow.Table, list[Answer])
     "An entity frame with its features"
     answers = {}
-    for d,fs,rows in h.stored: answers[d.name, d.version] = answer(d, fs, rows, table, asked, as_known); report(1, d.name)
-    for d,fs in h.picked:
+    for d, fs, rows in h.stored:
+        answers[d.name, d.version] = answer(d, fs, rows, table, asked, as_known)
+        report(1, d.name)
+    for d, fs in h.picked:
         values = answers[d.name, d.version].columns if not d.on_demand else _on_demand(p, d, answers, table)
-        for f in fs: table = table.append_column(h.columns[d.name, d.version, f], values[f])
-    return table,list(answers.values())
+        for f in fs:
+            table = table.append_column(h.columns[d.name, d.version, f], values[f])
+    return table, list(answers.values())
+
 
 def _on_demand(p, d, answers, table):
     "The inputs of an on-demand view, then its code"
     import pyarrow as pa
-    got = {f:answers[x.name, x.version].columns[f] for x,fs in on_demand.inputs(p, d) for f in fs}
+
+    got = {f: answers[x.name, x.version].columns[f] for x, fs in on_demand.inputs(p, d) for f in fs}
     for r in d.request:
         if r.name not in table.column_names:
-            raise BadInput(f'view `{d.name}` needs the column `{r.name}` of the request',
-                f'add it to the entity frame, which has: {", ".join(table.column_names[:20])}')
+            raise BadInput(
+                f"view `{d.name}` needs the column `{r.name}` of the request",
+                f"add it to the entity frame, which has: {', '.join(table.column_names[:20])}",
+            )
         got[r.name] = table[r.name]
     out = on_demand.transform(d, pa.table(got))
     on_demand.check_alone(d, pa.table(got), out)
-    return {c:out[c] for c in out.column_names}
+    return {c: out[c] for c in out.column_names}
 
 # %% ../../nbs/feature/history.ipynb #1b0e7e66
-PIECE = 1_000_000 # Rows of the entity frame that are in memory at a time
+PIECE = 1_000_000  # Rows of the entity frame that are in memory at a time
+
 
 def pieces(
-    entities, # Frame, path, glob, `NAME@v` or URL#table
-    p, # Project
-    rows:int=PIECE, # At most, in a piece
-): # Yields `pyarrow.Table`
+    entities,  # Frame, path, glob, `NAME@v` or URL#table
+    p,  # Project
+    rows: int = PIECE,  # At most, in a piece
+):  # Yields `pyarrow.Table`
     "An entity frame bit by bit, in order; at least one piece, which may be empty"
     import pyarrow as pa
-    if sql_tables.is_table(entities): yield sql_tables.read_table(entities, p.root); return
-    paths,format,_ = data.locate(entities, p)
-    if not paths or format!='parquet': yield data.read(entities, p); return
+
+    if sql_tables.is_table(entities):
+        yield sql_tables.read_table(entities, p.root)
+        return
+    paths, format, _ = data.locate(entities, p)
+    if not paths or format != "parquet":
+        yield data.read(entities, p)
+        return
     import pyarrow.parquet as pq
+
     some = None
     try:
         for path in paths:
@@ -156,65 +220,118 @@ def pieces(
                     t = pa.Table.from_batches([b]).replace_schema_metadata(None)
                     some = False
                     yield t
-        if some is not False: yield some.replace_schema_metadata(None)
+        if some is not False:
+            yield some.replace_schema_metadata(None)
     except (pa.ArrowInvalid, OSError) as e:
-        raise BadInput(f'{entities}: cannot be read as parquet: {str(e).splitlines()[0][:160]}') from e
+        raise BadInput(f"{entities}: cannot be read as parquet: {str(e).splitlines()[0][:160]}") from e
 
-def merged(answers:list[list[Answer]]) -> list[Joined]:
+
+def merged(answers: list[list[Answer]]) -> list[Joined]:
     "The proofs of all pieces, one a view"
     import numpy as np
-    out:list[Joined] = []
+
+    out: list[Joined] = []
     for of_view in zip(*answers):
         first = of_view[0].proof
-        ages,weight = np.concatenate([a.ages for a in of_view]),np.concatenate([np.full(len(a.ages), a.has.sum()/max(len(a.ages), 1)) for a in of_view])
-        order = np.argsort(ages, kind='stable')
-        ages,share = ages[order],np.cumsum(weight[order])/max(weight.sum(), 1e-12)
-        quantiles = [float(ages[min(int(np.searchsorted(share, x)), len(ages)-1)])
-            for x in (0, .25, .5, .75, 1)] if len(ages) else []
-        if quantiles: quantiles[0],quantiles[-1] = float(ages[0]),float(ages[-1])
-        bins = [round(float(x)) for x in np.histogram(ages, 20, (0, max(quantiles[-1], 1e-9)), weights=weight[order])[0]] if quantiles else []
-        out.append(Joined(view=first.view, features=first.features, unmatched=sum(a.proof.unmatched for a in of_view),
-            expired=sum(a.proof.expired for a in of_view),
-            future_values=sum(a.proof.future_values for a in of_view), ties=first.ties, age_s=quantiles, ages=bins))
+        ages, weight = (
+            np.concatenate([a.ages for a in of_view]),
+            np.concatenate([np.full(len(a.ages), a.has.sum() / max(len(a.ages), 1)) for a in of_view]),
+        )
+        order = np.argsort(ages, kind="stable")
+        ages, share = ages[order], np.cumsum(weight[order]) / max(weight.sum(), 1e-12)
+        quantiles = (
+            [float(ages[min(int(np.searchsorted(share, x)), len(ages) - 1)]) for x in (0, 0.25, 0.5, 0.75, 1)]
+            if len(ages)
+            else []
+        )
+        if quantiles:
+            quantiles[0], quantiles[-1] = float(ages[0]), float(ages[-1])
+        bins = (
+            [round(float(x)) for x in np.histogram(ages, 20, (0, max(quantiles[-1], 1e-9)), weights=weight[order])[0]]
+            if quantiles
+            else []
+        )
+        out.append(
+            Joined(
+                view=first.view,
+                features=first.features,
+                unmatched=sum(a.proof.unmatched for a in of_view),
+                expired=sum(a.proof.expired for a in of_view),
+                future_values=sum(a.proof.future_values for a in of_view),
+                ties=first.ties,
+                age_s=quantiles,
+                ages=bins,
+            )
+        )
     return out
 
-def digest_of_file(path:Path) -> str:
+
+def digest_of_file(path: Path) -> str:
     "Digest of a Parquet file's rows, one column in memory at a time"
     import pyarrow.parquet as pq
+
     with pq.ParquetFile(path) as f:
         names = f.schema_arrow.names
         return digest_columns(names, f.metadata.num_rows, (f.read(columns=[n])[n] for n in names))
 
+
 class Writer:
     "Parquet, piece by piece, whole or not at all"
-    def __init__(self, path:Path):
-        self.path,self.tmp,self.file = Path(path),Path(path).with_name(f'.{Path(path).name}.{secrets.token_hex(4)}'),None
-    def __enter__(self): self.path.parent.mkdir(parents=True, exist_ok=True); return self
+
+    def __init__(self, path: Path):
+        self.path, self.tmp, self.file = (
+            Path(path),
+            Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(4)}"),
+            None,
+        )
+
+    def __enter__(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
     def write(self, table):
         import pyarrow.parquet as pq
-        if self.file is None: self.file = pq.ParquetWriter(self.tmp, table.schema, compression='zstd')
+
+        if self.file is None:
+            self.file = pq.ParquetWriter(self.tmp, table.schema, compression="zstd")
         self.file.write_table(table if table.schema.equals(self.file.schema) else table.cast(self.file.schema))
+
     def __exit__(self, kind, *_):
-        if self.file is not None: self.file.close()
-        if kind is None: os.replace(self.tmp, self.path)
+        if self.file is not None:
+            self.file.close()
+        if kind is None:
+            os.replace(self.tmp, self.path)
         self.tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/feature/history.ipynb #dd3b1c82
 def unrolled(
-    d:Definition, # A view of windows
-    rows, # pyarrow.Table of its events
-): # pyarrow.Table with keys, time and features
+    d: Definition,  # A view of windows
+    rows,  # pyarrow.Table of its events
+):  # pyarrow.Table with keys, time and features
     "A view of windows as a plain one"
     import pyarrow as pa, pyarrow.compute as pc
+
     asof.unit_of(rows[d.time], d.time)
-    unit = 'ns' if 'ns' in (asof.unit_of(rows[c], c) for c in filter(None, (d.time, d.created))) else 'us'
-    def ints(c): return asof.instants(rows[c], unit, c)
+    unit = "ns" if "ns" in (asof.unit_of(rows[c], c) for c in filter(None, (d.time, d.created))) else "us"
+
+    def ints(c):
+        return asof.instants(rows[c], unit, c)
+
     t = ints(d.time)
-    moments = [t, *([ints(d.created)] if d.created else []),
-        *(pc.add(t, int(interval(w).total_seconds()*sliding._UNIT[unit])) for w in dict.fromkeys(w.over for w in d.windows))]
-    asked = pa.concat_tables([rows.select(d.entity).append_column(d.time, m.cast(pa.timestamp(unit, 'UTC'))) for m in moments])
+    moments = [
+        t,
+        *([ints(d.created)] if d.created else []),
+        *(
+            pc.add(t, int(interval(w).total_seconds() * sliding._UNIT[unit]))
+            for w in dict.fromkeys(w.over for w in d.windows)
+        ),
+    ]
+    asked = pa.concat_tables(
+        [rows.select(d.entity).append_column(d.time, m.cast(pa.timestamp(unit, "UTC"))) for m in moments]
+    )
     asked = asked.group_by(asked.column_names).aggregate([]).filter(pc.is_valid(pc.field(d.time)))
-    asked = asked.sort_by([(c, 'ascending') for c in asked.column_names])
+    asked = asked.sort_by([(c, "ascending") for c in asked.column_names])
     got = answer(d, [w.name for w in d.windows], rows, asked, d.time).columns
-    for n,column in got.items(): asked = asked.append_column(n, column)
+    for n, column in got.items():
+        asked = asked.append_column(n, column)
     return asked

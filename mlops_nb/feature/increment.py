@@ -17,148 +17,226 @@ from .facts import Definition
 from .online_store import Batch
 
 # %% ../../nbs/feature/increment.ipynb #f1bd4b54
-_NODES = {'COLUMN_REF', 'CONSTANT', 'CAST', 'TYPE', 'CASE', 'COMPARISON', 'CONJUNCTION', 'OPERATOR', 'BETWEEN',
-    'FUNCTION', 'STAR', 'COLLATE'}
-_WORDS = {'rowid', 'current_date', 'current_time', 'current_timestamp', 'localtime', 'localtimestamp', 'age', 'unnest'}
-_MACROS = {'nullif', 'fdiv', 'fmod'}
+_NODES = {
+    "COLUMN_REF",
+    "CONSTANT",
+    "CAST",
+    "TYPE",
+    "CASE",
+    "COMPARISON",
+    "CONJUNCTION",
+    "OPERATOR",
+    "BETWEEN",
+    "FUNCTION",
+    "STAR",
+    "COLLATE",
+}
+_WORDS = {"rowid", "current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "age", "unnest"}
+_MACROS = {"nullif", "fdiv", "fmod"}
+
 
 @lru_cache(1)
 def _plain_functions() -> frozenset[str]:
     "Names under which DuckDB has nothing but functions of one row"
     import duckdb
+
     con = duckdb.connect()
     try:
-        rows = con.execute("SELECT function_name, bool_and(function_type='scalar' AND stability<>'VOLATILE') AND bool_or(stability='CONSISTENT') FROM duckdb_functions() GROUP BY ALL").fetchall()
-    finally: con.close()
-    return frozenset({n for n,ok in rows if ok}-_WORDS)|_MACROS
+        rows = con.execute(
+            "SELECT function_name, bool_and(function_type='scalar' AND stability<>'VOLATILE') AND bool_or(stability='CONSISTENT') FROM duckdb_functions() GROUP BY ALL"
+        ).fetchall()
+    finally:
+        con.close()
+    return frozenset({n for n, ok in rows if ok} - _WORDS) | _MACROS
+
 
 @lru_cache(256)
 def one_by_one(
-    sql:str, # Of a feature view
+    sql: str,  # Of a feature view
 ) -> bool:
     "Does each row of a query come from one row of `source`?"
     import duckdb
+
     con = duckdb.connect()
-    try: tree = msgspec.json.decode(con.execute('SELECT json_serialize_sql(?)', [compute.one_select(sql)]).fetchone()[0])
-    finally: con.close()
-    node = tree['statements'][0]['node'] if not tree.get('error') else {}
-    plain = (node.get('type')=='SELECT_NODE' and node['from_table'].get('type')=='BASE_TABLE'
-        and node['from_table'].get('table_name')=='source' and not node['from_table'].get('sample')
-        and not node.get('group_expressions') and not node.get('having') and not node.get('qualify') and not node.get('sample')
-        and not node['cte_map'].get('map')
-        and all(m.get('type')=='ORDER_MODIFIER' for m in node.get('modifiers', [])))
+    try:
+        tree = msgspec.json.decode(con.execute("SELECT json_serialize_sql(?)", [compute.one_select(sql)]).fetchone()[0])
+    finally:
+        con.close()
+    node = tree["statements"][0]["node"] if not tree.get("error") else {}
+    plain = (
+        node.get("type") == "SELECT_NODE"
+        and node["from_table"].get("type") == "BASE_TABLE"
+        and node["from_table"].get("table_name") == "source"
+        and not node["from_table"].get("sample")
+        and not node.get("group_expressions")
+        and not node.get("having")
+        and not node.get("qualify")
+        and not node.get("sample")
+        and not node["cte_map"].get("map")
+        and all(m.get("type") == "ORDER_MODIFIER" for m in node.get("modifiers", []))
+    )
     return plain and _plain(node)
 
+
 def _plain(node) -> bool:
-    if isinstance(node, list): return all(map(_plain, node))
-    if not isinstance(node, dict): return True
-    kind = node.get('class')
-    if kind is not None and kind not in _NODES: return False
-    if kind=='FUNCTION' and (node.get('function_name') not in _plain_functions() or node.get('distinct')): return False
-    if kind=='COLUMN_REF' and node['column_names'][-1].lower() in _WORDS: return False
+    if isinstance(node, list):
+        return all(map(_plain, node))
+    if not isinstance(node, dict):
+        return True
+    kind = node.get("class")
+    if kind is not None and kind not in _NODES:
+        return False
+    if kind == "FUNCTION" and (node.get("function_name") not in _plain_functions() or node.get("distinct")):
+        return False
+    if kind == "COLUMN_REF" and node["column_names"][-1].lower() in _WORDS:
+        return False
     return all(map(_plain, node.values()))
 
 # %% ../../nbs/feature/increment.ipynb #720b7aa7
 class Mark(msgspec.Struct, frozen=True):
     "How far a view was read"
-    rows:str # `compute.key`: definition and sources
-    definition:str # Digest
-    known_us:int|None = None # Newest `created`, us since 1970 UTC
-    newest:str = '' # Newest event, for people
-    before_us:int|None = None # Rows known before this will not be read again
-    before:int = 0 # How many there are
-    late:int = 0 # How many of them came too late to be read, at least
-    turn:int = 0 # Pushes so far
+
+    rows: str  # `compute.key`: definition and sources
+    definition: str  # Digest
+    known_us: int | None = None  # Newest `created`, us since 1970 UTC
+    newest: str = ""  # Newest event, for people
+    before_us: int | None = None  # Rows known before this will not be read again
+    before: int = 0  # How many there are
+    late: int = 0  # How many of them came too late to be read, at least
+    turn: int = 0  # Pushes so far
+
 
 class Reading(NamedTuple):
     "What is new"
-    rows:Any # pyarrow.Table, sorted as a view's; None when nothing can be new
-    mark:Mark # For the next reading
-    how:str # all, since or unchanged
-    since_us:int|None = None # Rows known before this were not read
 
-def _mark(text:str) -> Mark|None:
-    try: return msgspec.json.decode(text, type=Mark) if text else None
-    except msgspec.MsgspecError: return None # of another version of the package: read everything
+    rows: Any  # pyarrow.Table, sorted as a view's; None when nothing can be new
+    mark: Mark  # For the next reading
+    how: str  # all, since or unchanged
+    since_us: int | None = None  # Rows known before this were not read
+
+
+def _mark(text: str) -> Mark | None:
+    try:
+        return msgspec.json.decode(text, type=Mark) if text else None
+    except msgspec.MsgspecError:
+        return None  # of another version of the package: read everything
+
 
 def next_turn(
-    mark:str, # What the last reading or push left; empty at first
-) -> str: # Of as far a reading
+    mark: str,  # What the last reading or push left; empty at first
+) -> str:  # Of as far a reading
     "The mark that a push leaves"
-    old = _mark(mark) or Mark('', '')
-    return msgspec.json.encode(msgspec.structs.replace(old, turn=old.turn+1)).decode()
+    old = _mark(mark) or Mark("", "")
+    return msgspec.json.encode(msgspec.structs.replace(old, turn=old.turn + 1)).decode()
+
 
 def read(
-    p, # Project
-    d:Definition, # A stored view
-    mark:str, # What the last reading left; empty at first
-    overlap_us:int=0, # How late a row may come after others that became known later
-    full:bool=False, # Read everything whatever the mark says
+    p,  # Project
+    d: Definition,  # A stored view
+    mark: str,  # What the last reading left; empty at first
+    overlap_us: int = 0,  # How late a row may come after others that became known later
+    full: bool = False,  # Read everything whatever the mark says
 ) -> Reading:
     "Rows of a view that may be new"
-    found,old,digest = compute.sources(p, d),_mark(mark),definition.digest(d)
+    found, old, digest = compute.sources(p, d), _mark(mark), definition.digest(d)
     key = compute.key_of(d, found)
-    if old is not None and old.rows==key and not full: return Reading(None, old, 'unchanged')
-    apart = bool(d.created) and d.kind=='sql' and list(found)==['source'] and one_by_one(d.body)
-    if old is None or full or old.known_us is None or old.definition!=digest or not apart:
-        rows,how,since = compute.rows(p, d, found=found),'all',None
-    else: since,how = old.known_us-overlap_us,'since'; rows = compute.rows_since(p, d, found, since)
+    if old is not None and old.rows == key and not full:
+        return Reading(None, old, "unchanged")
+    apart = bool(d.created) and d.kind == "sql" and list(found) == ["source"] and one_by_one(d.body)
+    if old is None or full or old.known_us is None or old.definition != digest or not apart:
+        rows, how, since = compute.rows(p, d, found=found), "all", None
+    else:
+        since, how = old.known_us - overlap_us, "since"
+        rows = compute.rows_since(p, d, found, since)
     known = _greatest(rows, d.created)
-    now = Mark(key, digest,
-        max((x for x in (known, old.known_us if how=='since' and old else None) if x is not None), default=None),
-        newest_event(rows, d.time) or (old.newest if old else ''), turn=old.turn if old else 0)
-    if apart and now.known_us is not None: now = _counted(p, d, found, now, old if how=='since' else None, since, overlap_us)
+    now = Mark(
+        key,
+        digest,
+        max((x for x in (known, old.known_us if how == "since" and old else None) if x is not None), default=None),
+        newest_event(rows, d.time) or (old.newest if old else ""),
+        turn=old.turn if old else 0,
+    )
+    if apart and now.known_us is not None:
+        now = _counted(p, d, found, now, old if how == "since" else None, since, overlap_us)
     return Reading(rows, now, how, since)
+
 
 def _counted(p, d, found, now, old, since, overlap_us) -> Mark:
     "The mark with the number of rows behind it, and of those that came there too late"
-    cut = now.known_us-overlap_us
+    cut = now.known_us - overlap_us
     behind = min(since, old.before_us) if old and old.before_us is not None else cut
-    before,had = compute.known_before(p, d, found, [cut, behind])
-    late = max(0, old.late+had-old.before) if old and old.before_us is not None else 0
+    before, had = compute.known_before(p, d, found, [cut, behind])
+    late = max(0, old.late + had - old.before) if old and old.before_us is not None else 0
     return msgspec.structs.replace(now, before_us=cut, before=before, late=late)
 
-def _greatest(rows, column:str) -> int|None:
-    import pyarrow.compute as pc
-    return pc.max(asof.instants(rows[column], asof.unit_of(rows[column], column), column)).as_py()//(1000 if asof.unit_of(rows[column], column)=='ns' else 1) if column and rows.num_rows and rows[column].null_count<rows.num_rows else None
 
-def newest_event(rows, time:str) -> str:
+def _greatest(rows, column: str) -> int | None:
+    import pyarrow.compute as pc
+
+    return (
+        pc.max(asof.instants(rows[column], asof.unit_of(rows[column], column), column)).as_py()
+        // (1000 if asof.unit_of(rows[column], column) == "ns" else 1)
+        if column and rows.num_rows and rows[column].null_count < rows.num_rows
+        else None
+    )
+
+
+def newest_event(rows, time: str) -> str:
     "Time of the newest event, for people; empty when there is none"
     import pyarrow.compute as pc
     from mlops_nb.core.draw import short
-    return short(pc.max(rows[time]).as_py()) if rows.num_rows and rows[time].null_count<rows.num_rows else ''
+
+    return short(pc.max(rows[time]).as_py()) if rows.num_rows and rows[time].null_count < rows.num_rows else ""
 
 # %% ../../nbs/feature/increment.ipynb #1e188981
-def whole(rows, d:Definition):
+def whole(rows, d: Definition):
     "Rows that have a key, a time and a `created`; bool array"
     import numpy as np, pyarrow.compute as pc
+
     ok = np.ones(rows.num_rows, bool)
     for c in [*d.entity, d.time, *filter(None, [d.created])]:
         ok &= ~np.asarray(pc.fill_null(pc.is_null(rows[c], nan_is_null=True), True))
     return ok
 
+
 def _list(column) -> list:
     "Python values; through numpy where that is the same"
     import pyarrow as pa
+
     t = column.type
-    if column.null_count==0 and (pa.types.is_integer(t) or pa.types.is_float64(t) or pa.types.is_float32(t)):
+    if column.null_count == 0 and (pa.types.is_integer(t) or pa.types.is_float64(t) or pa.types.is_float32(t)):
         return column.to_numpy().tolist()
     return column.to_pylist()
 
+
 def newest(
-    d:Definition, # A stored view
-    rows, # pyarrow.Table, sorted as a view's
-    mark:str='', # What to commit with them
+    d: Definition,  # A stored view
+    rows,  # pyarrow.Table, sorted as a view's
+    mark: str = "",  # What to commit with them
 ) -> Batch:
     "The newest row of each entity"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
+
     ok = whole(rows, d)
     rows = (rows if ok.all() else rows.filter(pa.array(ok))).combine_chunks()
     ends = np.zeros(rows.num_rows, bool)
-    if rows.num_rows: ends[-1] = True
-    for k in d.entity if rows.num_rows else (): ends[:-1] |= np.asarray(pc.not_equal(rows[k].slice(0, max(rows.num_rows-1, 0)), rows[k].slice(1)))
+    if rows.num_rows:
+        ends[-1] = True
+    for k in d.entity if rows.num_rows else ():
+        ends[:-1] |= np.asarray(pc.not_equal(rows[k].slice(0, max(rows.num_rows - 1, 0)), rows[k].slice(1)))
     found = rows if ends.all() else rows.filter(pa.array(ends))
-    t = found[d.time] if asof.unit_of(found[d.time], d.time)=='us' else found[d.time].cast(pa.timestamp('us', getattr(found[d.time].type, 'tz', None)), safe=False)
+    t = (
+        found[d.time]
+        if asof.unit_of(found[d.time], d.time) == "us"
+        else found[d.time].cast(pa.timestamp("us", getattr(found[d.time].type, "tz", None)), safe=False)
+    )
     names = tuple(f.name for f in d.features)
-    return Batch(f'{d.name}@{d.version}', tuple(d.entity), names, [_list(found[k]) for k in d.entity],
-        asof.instants(t, 'us', d.time).to_numpy().tolist(), [_list(found[n]) for n in names], mark)
+    return Batch(
+        f"{d.name}@{d.version}",
+        tuple(d.entity),
+        names,
+        [_list(found[k]) for k in d.entity],
+        asof.instants(t, "us", d.time).to_numpy().tolist(),
+        [_list(found[n]) for n in names],
+        mark,
+    )

@@ -13,113 +13,163 @@ from . import asof, sliding
 from .facts import Leak, Window
 
 # %% ../../nbs/feature/leakage.ipynb #242da785
-ENOUGH = 20 # Rows with both values that a verdict needs
-SAME = .99 # Share of equal rows from which a feature is the label
+ENOUGH = 20  # Rows with both values that a verdict needs
+SAME = 0.99  # Share of equal rows from which a feature is the label
+
 
 def _numeric(column):
     "float64 with NaN for missing, or None for what is no number"
     import numpy as np, pyarrow as pa
+
     t = column.type
-    if pa.types.is_boolean(t): column = column.cast(pa.int8())
-    elif not (pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)): return None
-    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) if not hasattr(column, 'num_chunks')
-        else column.cast(pa.float64(), safe=False).to_numpy())
+    if pa.types.is_boolean(t):
+        column = column.cast(pa.int8())
+    elif not (pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t)):
+        return None
+    return np.asarray(
+        column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        if not hasattr(column, "num_chunks")
+        else column.cast(pa.float64(), safe=False).to_numpy()
+    )
+
 
 def equal(a, b):
     "Share of equal values among the rows that have both, and their number; pyarrow columns"
     import numpy as np
-    x,y = _numeric(a),_numeric(b)
+
+    x, y = _numeric(a), _numeric(b)
     if x is None or y is None:
-        x,y = (np.array([None if v is None else str(v) for v in c.to_pylist()], object) for c in (a, b))
-        both = np.array([u is not None and v is not None for u,v in zip(x, y)], bool)
-    else: both = ~(np.isnan(x) | np.isnan(y))
-    x,y = x[both],y[both]
-    if len(x)<ENOUGH or len(set(y[:100_000].tolist()))<2: return 0.,int(len(x))
-    hit = np.abs(x-y)<=1e-9*np.maximum(1, np.abs(y)) if x.dtype.kind=='f' else x==y
-    return float(hit.mean()),int(len(x))
+        x, y = (np.array([None if v is None else str(v) for v in c.to_pylist()], object) for c in (a, b))
+        both = np.array([u is not None and v is not None for u, v in zip(x, y)], bool)
+    else:
+        both = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[both], y[both]
+    if len(x) < ENOUGH or len(set(y[:100_000].tolist())) < 2:
+        return 0.0, int(len(x))
+    hit = np.abs(x - y) <= 1e-9 * np.maximum(1, np.abs(y)) if x.dtype.kind == "f" else x == y
+    return float(hit.mean()), int(len(x))
+
 
 def _separates(x, y) -> bool:
     "Does one threshold on x tell two classes apart without an error?"
     import numpy as np
+
     kinds = np.unique(y)
-    if len(kinds)!=2: return False
-    a,b = x[y==kinds[0]],x[y==kinds[1]]
-    return min(len(a), len(b))>=ENOUGH and (a.max()<b.min() or b.max()<a.min())
+    if len(kinds) != 2:
+        return False
+    a, b = x[y == kinds[0]], x[y == kinds[1]]
+    return min(len(a), len(b)) >= ENOUGH and (a.max() < b.min() or b.max() < a.min())
+
 
 def sign(
-    feature, # pyarrow column
-    label, # pyarrow column
-) -> tuple[str,int,float]: # (kind, rows, share); kind is empty where nothing was found
+    feature,  # pyarrow column
+    label,  # pyarrow column
+) -> tuple[str, int, float]:  # (kind, rows, share); kind is empty where nothing was found
     "Whether a feature is its label in another form"
     import numpy as np
-    share,n = equal(feature, label)
-    if share>=SAME: return 'equal',n,share
-    x,y = _numeric(feature),_numeric(label)
-    if x is None or y is None: return '',n,0.
+
+    share, n = equal(feature, label)
+    if share >= SAME:
+        return "equal", n, share
+    x, y = _numeric(feature), _numeric(label)
+    if x is None or y is None:
+        return "", n, 0.0
     ok = np.isfinite(x) & np.isfinite(y)
-    x,y = x[ok],y[ok]
-    if len(x)<ENOUGH or x.std()==0 or y.std()==0: return '',len(x),0.
-    if len(np.unique(y[:100_000]))>2 and abs(np.corrcoef(x, y)[0, 1])>.99999: return 'linear',len(x),1.
-    return ('separates',len(x),1.) if _separates(x, y) else ('',len(x),0.)
+    x, y = x[ok], y[ok]
+    if len(x) < ENOUGH or x.std() == 0 or y.std() == 0:
+        return "", len(x), 0.0
+    if len(np.unique(y[:100_000])) > 2 and abs(np.corrcoef(x, y)[0, 1]) > 0.99999:
+        return "linear", len(x), 1.0
+    return ("separates", len(x), 1.0) if _separates(x, y) else ("", len(x), 0.0)
 
 # %% ../../nbs/feature/leakage.ipynb #a7be25b3
-_WORDS = {'postdates':'counts events later than the label', 'equal':'is the label', 'linear':'is a straight line of the label',
-    'separates':'tells the classes of the label apart without an error',
-    'own_event':"holds the row's own event, with the label in it"}
+_WORDS = {
+    "postdates": "counts events later than the label",
+    "equal": "is the label",
+    "linear": "is a straight line of the label",
+    "separates": "tells the classes of the label apart without an error",
+    "own_event": "holds the row's own event, with the label in it",
+}
 
-def _own_event(d, w, rows, label, a, q, v) -> tuple[int,float]:
+
+def _own_event(d, w, rows, label, a, q, v) -> tuple[int, float]:
     "Rows whose window ends with an event at the question's own time that carries the label"
     import numpy as np, pyarrow as pa
-    at = pa.array(a.event==a.asked)
-    last = sliding.evaluate(q, v, rows,
-        [Window(name='x', aggregate='last', column=w.column, over=w.over, filter=w.filter)], a.unit, d.id)['x']
+
+    at = pa.array(a.event == a.asked)
+    last = sliding.evaluate(
+        q, v, rows, [Window(name="x", aggregate="last", column=w.column, over=w.over, filter=w.filter)], a.unit, d.id
+    )["x"]
     here = np.asarray(at) & a.has
-    if here.sum()<ENOUGH: return int(here.sum()),0.
-    share,n = equal(last.filter(pa.array(here)), label.filter(pa.array(here)))
-    return n,share
+    if here.sum() < ENOUGH:
+        return int(here.sum()), 0.0
+    share, n = equal(last.filter(pa.array(here)), label.filter(pa.array(here)))
+    return n, share
+
 
 def find(
-    h, # `history.Held`
-    table, # pyarrow.Table: joined rows
-    answers:list, # `history.Answer` of each stored view
-    asked:str, # Column that says when each row asks
-    label:str, # Column that is to be predicted
-    label_time:str='', # Column with the time at which the label was known
-    as_known:bool=True,
+    h,  # `history.Held`
+    table,  # pyarrow.Table: joined rows
+    answers: list,  # `history.Answer` of each stored view
+    asked: str,  # Column that says when each row asks
+    label: str,  # Column that is to be predicted
+    label_time: str = "",  # Column with the time at which the label was known
+    as_known: bool = True,
 ) -> list[Leak]:
     "Features that know the label; raises `NotFound` when the frame has no such column"
     for c in filter(None, (label, label_time)):
         if c not in table.column_names:
-            raise NotFound(f'the entity frame has no column `{c}`',
-                suggest(c, table.column_names) or f'it has: {", ".join(table.column_names[:20])}')
+            raise NotFound(
+                f"the entity frame has no column `{c}`",
+                suggest(c, table.column_names) or f"it has: {', '.join(table.column_names[:20])}",
+            )
     out = []
-    def add(column, kind, rows, share, words=''):
+
+    def add(column, kind, rows, share, words=""):
         out.append(Leak(column=column, kind=kind, rows=int(rows), share=float(share), why=words or _WORDS[kind]))
-    for (d,fs,rows),a in zip(h.stored, answers):
-        named = {f:h.columns[d.name, d.version, f] for f in fs if (d.name, d.version, f) in h.columns}
+
+    for (d, fs, rows), a in zip(h.stored, answers):
+        named = {f: h.columns[d.name, d.version, f] for f in fs if (d.name, d.version, f) in h.columns}
         late = _after(table[label_time], a, label_time) if label_time else 0
         for c in named.values():
             if late:
-                add(c, 'postdates', late, late/max(int(a.has.sum()), 1),
-                    f'counts events later than `{label_time}` in {late:,} rows')
-        if d.windows: _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add)
+                add(
+                    c,
+                    "postdates",
+                    late,
+                    late / max(int(a.has.sum()), 1),
+                    f"counts events later than `{label_time}` in {late:,} rows",
+                )
+        if d.windows:
+            _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add)
     seen = {x.column for x in out}
     for c in h.columns.values():
-        kind,n,share = sign(table[c], table[label]) if c not in seen else ('', 0, 0.)
-        if kind: add(c, kind, n, share)
+        kind, n, share = sign(table[c], table[label]) if c not in seen else ("", 0, 0.0)
+        if kind:
+            add(c, kind, n, share)
     return out
+
 
 def _after(column, a, name) -> int:
     "Answers with an event later than a time of the row"
     import numpy as np, pyarrow.compute as pc
+
     asof.unit_of(column, name)
-    t = asof.instants(column if a.unit=='ns'
-        or asof.unit_of(column, name)!='ns' else pc.floor_temporal(column, unit='microsecond'), a.unit, name)
-    return int((a.has & np.asarray(pc.is_valid(t)) & (a.event>np.asarray(pc.fill_null(t, 0)))).sum())
+    t = asof.instants(
+        column
+        if a.unit == "ns" or asof.unit_of(column, name) != "ns"
+        else pc.floor_temporal(column, unit="microsecond"),
+        a.unit,
+        name,
+    )
+    return int((a.has & np.asarray(pc.is_valid(t)) & (a.event > np.asarray(pc.fill_null(t, 0)))).sum())
+
 
 def _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add):
-    q,v,_ = asof.question(table, rows, d.entity, asked, d.time, d.created if as_known else '')
+    q, v, _ = asof.question(table, rows, d.entity, asked, d.time, d.created if as_known else "")
     for w in d.windows:
-        if w.name not in fs or w.name not in named or not w.column: continue
-        n,share = _own_event(d, w, rows, table[label], a, q, v)
-        if share>=SAME: add(named[w.name], 'own_event', n, share)
+        if w.name not in fs or w.name not in named or not w.column:
+            continue
+        n, share = _own_event(d, w, rows, table[label], a, q, v)
+        if share >= SAME:
+            add(named[w.name], "own_event", n, share)

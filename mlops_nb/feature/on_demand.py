@@ -15,118 +15,177 @@ from .facts import Definition, Feature
 
 # %% ../../nbs/feature/on_demand.ipynb #7e6a99c4
 def arrow_type(
-    word:str, # Logical type as in a definition: `double`, `int64`, `string`, `timestamp[us, tz=UTC]` ...
-): # pyarrow type; raises `BadInput`
+    word: str,  # Logical type as in a definition: `double`, `int64`, `string`, `timestamp[us, tz=UTC]` ...
+):  # pyarrow type; raises `BadInput`
     "The Arrow type behind a logical name"
     import pyarrow as pa, re
-    if m := re.fullmatch(r'timestamp\[(\w+), tz=(.+)\]', word): return pa.timestamp(m[1], m[2])
-    try: return pa.type_for_alias({'float':'float', 'text':'string', 'int':'int64'}.get(word, word))
-    except (ValueError, TypeError) as e:
-        raise BadInput(f'no column type {word!r}', suggest(word, ['double', 'int64', 'string', 'bool', 'timestamp[us]'])
-            or 'write double, int64, string, bool or timestamp[us]') from e
 
-def request_of(words:list[str]) -> list[Feature]:
+    if m := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", word):
+        return pa.timestamp(m[1], m[2])
+    try:
+        return pa.type_for_alias({"float": "float", "text": "string", "int": "int64"}.get(word, word))
+    except (ValueError, TypeError) as e:
+        raise BadInput(
+            f"no column type {word!r}",
+            suggest(word, ["double", "int64", "string", "bool", "timestamp[us]"])
+            or "write double, int64, string, bool or timestamp[us]",
+        ) from e
+
+
+def request_of(words: list[str]) -> list[Feature]:
     "Columns of the request from `distance` or `distance:double`"
-    out = [Feature(n, t or 'double') for n,_,t in (w.partition(':') for w in words)]
-    for f in out: arrow_type(f.type)
+    out = [Feature(n, t or "double") for n, _, t in (w.partition(":") for w in words)]
+    for f in out:
+        arrow_type(f.type)
     return out
 
+
 def inputs(
-    p, # Project
-    d:Definition,
-) -> list[tuple[Definition,list[str]]]: # Views and features, as `references.chosen`
+    p,  # Project
+    d: Definition,
+) -> list[tuple[Definition, list[str]]]:  # Views and features, as `references.chosen`
     "The features that a view needs; an on-demand view may not need another"
-    got = references.chosen(p, ','.join(d.needs)) if d.needs else []
-    bad = next((x.name for x,_ in got if x.on_demand), None)
+    got = references.chosen(p, ",".join(d.needs)) if d.needs else []
+    bad = next((x.name for x, _ in got if x.on_demand), None)
     if bad:
-        raise BadInput(f'view `{d.name}` needs `{bad}`, which is computed on demand itself',
-            'need the features that it is made of')
+        raise BadInput(
+            f"view `{d.name}` needs `{bad}`, which is computed on demand itself", "need the features that it is made of"
+        )
     return got
 
-def expanded(p, picked:list) -> list[tuple[Definition,list[str]]]:
+
+def expanded(p, picked: list) -> list[tuple[Definition, list[str]]]:
     "The stored views behind a choice, with all features that are asked for or needed"
-    out:dict = {}
-    for d,fs in picked:
-        for x,gs in (inputs(p, d) if d.on_demand else [(d, fs)]):
+    out: dict = {}
+    for d, fs in picked:
+        for x, gs in inputs(p, d) if d.on_demand else [(d, fs)]:
             have = out.setdefault((x.name, x.version), (x, []))[1]
             have += [g for g in gs if g not in have]
     return list(out.values())
 
 # %% ../../nbs/feature/on_demand.ipynb #c9c0aca7
-def _expressions(sql:str):
+def _expressions(sql: str):
     "Raise unless the query is a list of expressions over `source`"
     import duckdb, msgspec
+
     con = duckdb.connect()
-    try: tree = msgspec.json.decode(con.execute('SELECT json_serialize_sql(?)', [compute.one_select(sql)]).fetchone()[0])
-    finally: con.close()
-    node = tree['statements'][0]['node'] if not tree.get('error') else {}
-    plain = (node.get('type')=='SELECT_NODE' and node['from_table'].get('table_name')=='source' and not node.get('where_clause')
-        and not node.get('group_expressions')
-        and not node.get('having') and not node.get('qualify') and not node.get('sample') and not node.get('modifiers'))
-    if not plain: raise BadInput('an on-demand query is one list of expressions', 'write: SELECT ... AS name FROM source')
+    try:
+        tree = msgspec.json.decode(con.execute("SELECT json_serialize_sql(?)", [compute.one_select(sql)]).fetchone()[0])
+    finally:
+        con.close()
+    node = tree["statements"][0]["node"] if not tree.get("error") else {}
+    plain = (
+        node.get("type") == "SELECT_NODE"
+        and node["from_table"].get("table_name") == "source"
+        and not node.get("where_clause")
+        and not node.get("group_expressions")
+        and not node.get("having")
+        and not node.get("qualify")
+        and not node.get("sample")
+        and not node.get("modifiers")
+    )
+    if not plain:
+        raise BadInput("an on-demand query is one list of expressions", "write: SELECT ... AS name FROM source")
+
 
 def _columns(table):
     "Whole numbers as float64, texts plain"
     import pyarrow as pa
-    for n,f in enumerate(table.schema):
+
+    for n, f in enumerate(table.schema):
         t = f.type.value_type if pa.types.is_dictionary(f.type) else f.type
         t = pa.float64() if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_null(t) else t
-        if t!=f.type: table = table.set_column(n, f.name, table.column(n).cast(t, safe=False))
+        if t != f.type:
+            table = table.set_column(n, f.name, table.column(n).cast(t, safe=False))
     return table
 
-def _python(d:Definition, table):
+
+def _python(d: Definition, table):
     "Call the function with the columns that it names"
     import pandas as pd
-    name,arguments = compute.function_of(d.body)
+
+    name, arguments = compute.function_of(d.body)
     missing = next((a for a in arguments if a not in table.column_names), None)
     if missing:
-        raise NotFound(f'{name} takes `{missing}`, which is neither needed nor in the request',
-            suggest(missing, table.column_names) or f'there are: {", ".join(table.column_names)}')
-    space:dict = {'__name__':f'features.{d.name}'}
+        raise NotFound(
+            f"{name} takes `{missing}`, which is neither needed nor in the request",
+            suggest(missing, table.column_names) or f"there are: {', '.join(table.column_names)}",
+        )
+    space: dict = {"__name__": f"features.{d.name}"}
     try:
-        exec(compile(d.body, f'features/{d.name}.py', 'exec'), space)
+        exec(compile(d.body, f"features/{d.name}.py", "exec"), space)
         got = space[name](*[table[a].to_pandas() for a in arguments])
     except Exception as e:
-        raise BadInput(f'{name} of features/{d.name}.py failed: {type(e).__name__}: {" ".join(str(e).split())[:200]}') from e
-    if isinstance(got, pd.Series): got = {got.name or d.name:got}
-    return to_arrow(pd.DataFrame(got, index=range(table.num_rows)) if isinstance(got, dict)
-        and not all(hasattr(v, 'index') for v in got.values()) else pd.DataFrame(got).reset_index(drop=True))
+        raise BadInput(
+            f"{name} of features/{d.name}.py failed: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        ) from e
+    if isinstance(got, pd.Series):
+        got = {got.name or d.name: got}
+    return to_arrow(
+        pd.DataFrame(got, index=range(table.num_rows))
+        if isinstance(got, dict) and not all(hasattr(v, "index") for v in got.values())
+        else pd.DataFrame(got).reset_index(drop=True)
+    )
+
 
 def transform(
-    d:Definition, # An on-demand view
-    table, # pyarrow.Table with the needed features and the columns of the request; shape (rows, inputs)
-): # pyarrow.Table with the view's features, shape (rows, features)
+    d: Definition,  # An on-demand view
+    table,  # pyarrow.Table with the needed features and the columns of the request; shape (rows, inputs)
+):  # pyarrow.Table with the view's features, shape (rows, features)
     "Run the code of an on-demand view; raises `BadInput` when a row is lost"
     table = _columns(table)
-    if d.kind=='python': out = _python(d, table)
+    if d.kind == "python":
+        out = _python(d, table)
     else:
         _expressions(d.body)
-        with compute.closed({'source':table}, None) as con: out = compute.query(con, d.body)
-    if out.num_rows!=table.num_rows:
-        raise BadInput(f'view `{d.name}` made {out.num_rows:,} rows of {table.num_rows:,}', 'return one value for each row')
+        with compute.closed({"source": table}, None) as con:
+            out = compute.query(con, d.body)
+    if out.num_rows != table.num_rows:
+        raise BadInput(
+            f"view `{d.name}` made {out.num_rows:,} rows of {table.num_rows:,}", "return one value for each row"
+        )
     return out
 
+
 def check_alone(
-    d:Definition, # An on-demand view
-    table, # pyarrow.Table of its inputs
-    out, # pyarrow.Table: what `transform` made of them
+    d: Definition,  # An on-demand view
+    table,  # pyarrow.Table of its inputs
+    out,  # pyarrow.Table: what `transform` made of them
 ):
     "Raise `BadInput` when a row's result depends on the rows beside it: online there are none"
-    for n in {0, table.num_rows//2, table.num_rows-1} if table.num_rows else ():
+    for n in {0, table.num_rows // 2, table.num_rows - 1} if table.num_rows else ():
         one = transform(d, table.slice(n, 1))
-        for f in d.features or [Feature(c, '') for c in out.column_names]:
-            a,b = one[f.name][0].as_py(),out[f.name][n].as_py()
-            if a!=b and not (a!=a and b!=b) and not (isinstance(a, float) and isinstance(b, float)
-                and abs(a-b)<=1e-9*max(abs(a), abs(b))):
-                raise BadInput(f'view `{d.name}`: `{f.name}` of row {n} is {b!r} among {table.num_rows:,} rows and {a!r} alone',
-                    'compute each row from itself; make aggregates with --window')
+        for f in d.features or [Feature(c, "") for c in out.column_names]:
+            a, b = one[f.name][0].as_py(), out[f.name][n].as_py()
+            if (
+                a != b
+                and not (a != a and b != b)
+                and not (isinstance(a, float) and isinstance(b, float) and abs(a - b) <= 1e-9 * max(abs(a), abs(b)))
+            ):
+                raise BadInput(
+                    f"view `{d.name}`: `{f.name}` of row {n} is {b!r} among {table.num_rows:,} rows and {a!r} alone",
+                    "compute each row from itself; make aggregates with --window",
+                )
 
-def features_of(p, d:Definition) -> list[Feature]:
+
+def features_of(p, d: Definition) -> list[Feature]:
     "Names and types that come out, found on two rows of zeros and empty texts: one would not tell an aggregate"
     import pyarrow as pa
-    types = {f.name:f.type for x,fs in inputs(p, d) for f in x.features if f.name in fs}|{f.name:f.type for f in d.request}
-    if not types: raise BadInput(f'view `{d.name}` needs nothing', 'say it with --needs VIEW:FEATURE or --request COLUMN:TYPE')
+
+    types = {f.name: f.type for x, fs in inputs(p, d) for f in x.features if f.name in fs} | {
+        f.name: f.type for f in d.request
+    }
+    if not types:
+        raise BadInput(f"view `{d.name}` needs nothing", "say it with --needs VIEW:FEATURE or --request COLUMN:TYPE")
+
     def one(t):
-        return pa.array([0, 0], pa.int64()).cast(t, safe=False) if pa.types.is_integer(t) or pa.types.is_floating(t) else pa.array(['']*2, t) if pa.types.is_string(t) else pa.array([None]*2, t)
-    out = transform(d, pa.table({n:one(arrow_type(t)) for n,t in types.items()}))
+        return (
+            pa.array([0, 0], pa.int64()).cast(t, safe=False)
+            if pa.types.is_integer(t) or pa.types.is_floating(t)
+            else pa.array([""] * 2, t)
+            if pa.types.is_string(t)
+            else pa.array([None] * 2, t)
+        )
+
+    out = transform(d, pa.table({n: one(arrow_type(t)) for n, t in types.items()}))
     return [Feature(f.name, logical(f.type)) for f in out.schema]

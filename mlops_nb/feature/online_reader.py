@@ -19,154 +19,232 @@ from . import feast_online, on_demand, online_store, redis_store, references, st
 def opened(p):
     "The online store of a project"
     url = str(p.online_url)
-    if url.startswith(('redis://', 'rediss://', 'unix://')): return redis_store.RedisStore(url, p.settings.audit.ident or p.name)
-    if url.startswith('feast:'): return feast_online.FeastStore(p.root/url.removeprefix('feast:'))
-    return online_store.SqliteStore(url if '://' in url else p.root/url)
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        return redis_store.RedisStore(url, p.settings.audit.ident or p.name)
+    if url.startswith("feast:"):
+        return feast_online.FeastStore(p.root / url.removeprefix("feast:"))
+    return online_store.SqliteStore(url if "://" in url else p.root / url)
+
 
 def _number(text):
     "Text as the number that it is, if it is one"
     for kind in (int, float):
-        try: return kind(text)
-        except (TypeError, ValueError): continue
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
     return text
 
 # %% ../../nbs/feature/online_reader.ipynb #6eddbf02
-_EVER = 1<<62 # Microseconds
+_EVER = 1 << 62  # Microseconds
 
-def _back(kind:str):
+
+def _back(kind: str):
     "How a value that a store keeps as a text becomes one of its type again; None where a store keeps it as it is"
-    if kind.startswith('timestamp[ns'): import pandas as pd; return pd.Timestamp
-    if kind.startswith('timestamp'): return datetime.fromisoformat
-    if kind.startswith('date'): return date.fromisoformat
-    if kind.startswith('time'): return time.fromisoformat
-    return Decimal if kind.startswith('decimal') else None
+    if kind.startswith("timestamp[ns"):
+        import pandas as pd
+
+        return pd.Timestamp
+    if kind.startswith("timestamp"):
+        return datetime.fromisoformat
+    if kind.startswith("date"):
+        return date.fromisoformat
+    if kind.startswith("time"):
+        return time.fromisoformat
+    return Decimal if kind.startswith("decimal") else None
+
 
 class _Group(NamedTuple):
     "The stored views about the same join keys"
-    wanted:online_store.Wanted
-    views:tuple # Of ((name, version), names of the values, ttl in us, place of its event time, places of its values)
-    back:list # Of (place, function) for values that a store keeps as texts
-    nothing:tuple # What the store says of an entity that it does not know
+
+    wanted: online_store.Wanted
+    views: tuple  # Of ((name, version), names of the values, ttl in us, place of its event time, places of its values)
+    back: list  # Of (place, function) for values that a store keeps as texts
+    nothing: tuple  # What the store says of an entity that it does not know
+
 
 def _groups(stored, columns=None) -> list[_Group]:
     "The names of the values are those of the columns, where nothing else uses them"
-    by:dict = {}
-    for d,fs in stored:
+    by: dict = {}
+    for d, fs in stored:
         if not d.windows:
             some = by.setdefault(tuple(d.entity), [])
-            n,ttl = sum(1+len(x[1]) for x in some),int(interval(d.ttl).total_seconds()*1e6) if d.ttl else _EVER
-            some.append(((d.name, d.version), tuple(fs), ttl, n, slice(n+1, n+1+len(fs))))
-    wanted = {k:online_store.Wanted(k, tuple((f'{n}@{v}', fs) for (n,v),fs,*_ in views)) for k,views in by.items()}
-    kinds = {(d.name, d.version, f.name):f.type for d,_ in stored for f in d.features}
-    def back(views): return [(at.start+n, b) for v,fs,_,_,at in views for n,f in enumerate(fs) if (b := _back(kinds.get((*v, f), '')))]
-    return [_Group(w, tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, *rest) for v,fs,*rest in by[k]), back(by[k]), w.nothing)
-        for k,w in wanted.items()]
+            n, ttl = sum(1 + len(x[1]) for x in some), int(interval(d.ttl).total_seconds() * 1e6) if d.ttl else _EVER
+            some.append(((d.name, d.version), tuple(fs), ttl, n, slice(n + 1, n + 1 + len(fs))))
+    wanted = {k: online_store.Wanted(k, tuple((f"{n}@{v}", fs) for (n, v), fs, *_ in views)) for k, views in by.items()}
+    kinds = {(d.name, d.version, f.name): f.type for d, _ in stored for f in d.features}
+
+    def back(views):
+        return [
+            (at.start + n, b)
+            for v, fs, _, _, at in views
+            for n, f in enumerate(fs)
+            if (b := _back(kinds.get((*v, f), "")))
+        ]
+
+    return [
+        _Group(
+            w,
+            tuple((v, tuple(columns[*v, f] for f in fs) if columns else fs, *rest) for v, fs, *rest in by[k]),
+            back(by[k]),
+            w.nothing,
+        )
+        for k, w in wanted.items()
+    ]
+
 
 class Reader:
     """Online values of some features; one for each thread
 
     Raises `NotFound` for an unknown view or feature, `ToolFailed` for a store that cannot be used."""
-    def __init__(self,
-        p, # Project
-        refs:str, # As in join
+
+    def __init__(
+        self,
+        p,  # Project
+        refs: str,  # As in join
     ):
-        self.p,self.picked = p,references.chosen(p, refs)
+        self.p, self.picked = p, references.chosen(p, refs)
         self.columns = references.column_names(self.picked, [])
         self.stored = on_demand.expanded(p, self.picked)
-        self.plain = not any(d.windows or d.on_demand for d,_ in self.picked)
-        self.groups,self.windowed = _groups(self.stored, self.columns if self.plain else None),[d for d,_ in self.stored if d.windows]
+        self.plain = not any(d.windows or d.on_demand for d, _ in self.picked)
+        self.groups, self.windowed = (
+            _groups(self.stored, self.columns if self.plain else None),
+            [d for d, _ in self.stored if d.windows],
+        )
         self.store = opened(p) if self.groups else None
         self.events = stream_store.of(p) if self.windowed else None
-        self.view_of = {self.columns[d.name, d.version, f]:(d.name, d.version) for d,fs in self.picked for f in fs}
-        self.blank:dict = dict.fromkeys(self.view_of)
-        self._given = [((d.name, d.version), d, [(f, self.columns[d.name, d.version, f]) for f in fs]) for d,fs in self.picked]
-    def read(self,
-        entities:list[dict], # Keys of each entity, and what on-demand views take from the request
-        at_us:int|None=None, # As if it were this time, microseconds since 1970 UTC; now by default
-    ) -> tuple[list[dict],list[dict]]: # Values and ages in seconds, by column, one dict an entity
+        self.view_of = {self.columns[d.name, d.version, f]: (d.name, d.version) for d, fs in self.picked for f in fs}
+        self.blank: dict = dict.fromkeys(self.view_of)
+        self._given = [
+            ((d.name, d.version), d, [(f, self.columns[d.name, d.version, f]) for f in fs]) for d, fs in self.picked
+        ]
+
+    def read(
+        self,
+        entities: list[dict],  # Keys of each entity, and what on-demand views take from the request
+        at_us: int | None = None,  # As if it were this time, microseconds since 1970 UTC; now by default
+    ) -> tuple[list[dict], list[dict]]:  # Values and ages in seconds, by column, one dict an entity
         """Values that still hold; None for a value that is missing or older than its ttl
 
         An unknown entity has no values and no age. Raises `BadUsage` for a key or request column that is not given, `ToolFailed` for a store that does not answer."""
-        columns,aged = self.columnar(entities, at_us)
+        columns, aged = self.columnar(entities, at_us)
         names = list(columns)
         values = [dict(zip(names, v)) for v in zip(*columns.values())] if names else [{} for _ in entities]
-        return values,[{c:aged[view][n] for c,view in self.view_of.items()} for n in range(len(entities))]
-    def columnar(self, entities:list[dict], at_us:int|None=None) -> tuple[dict,dict]:
+        return values, [{c: aged[view][n] for c, view in self.view_of.items()} for n in range(len(entities))]
+
+    def columnar(self, entities: list[dict], at_us: int | None = None) -> tuple[dict, dict]:
         "The same as column -> values and view -> ages, each a list in the order of the entities"
         at = online_store.now_us() if at_us is None else at_us
-        columns,ages,got = self.blank.copy(),{},{}
+        columns, ages, got = self.blank.copy(), {}, {}
         for g in self.groups:
             stored = self._stored(g, entities)
-            for n,b in g.back: stored[n] = [b(x) if isinstance(x, str) else x for x in stored[n]]
-            for view,names,ttl,n,places in g.views:
-                held,aged = _holding(stored[n], stored[places], at, at-ttl)
-                if self.plain: columns.update(zip(names, held)); ages[view] = aged
-                else: got[view] = dict(zip(names, held)),aged
-        if self.plain: return columns,ages
-        for d in self.windowed: got[d.name, d.version] = self._windows(d, _keys(d.name, d.entity, entities), at)
-        for view,d,names in self._given:
-            values,ages[view] = self._on_demand(d, got, entities) if d.on_demand else got[view]
-            for f,c in names: columns[c] = values[f]
-        return columns,ages
+            for n, b in g.back:
+                stored[n] = [b(x) if isinstance(x, str) else x for x in stored[n]]
+            for view, names, ttl, n, places in g.views:
+                held, aged = _holding(stored[n], stored[places], at, at - ttl)
+                if self.plain:
+                    columns.update(zip(names, held))
+                    ages[view] = aged
+                else:
+                    got[view] = dict(zip(names, held)), aged
+        if self.plain:
+            return columns, ages
+        for d in self.windowed:
+            got[d.name, d.version] = self._windows(d, _keys(d.name, d.entity, entities), at)
+        for view, d, names in self._given:
+            values, ages[view] = self._on_demand(d, got, entities) if d.on_demand else got[view]
+            for f, c in names:
+                columns[c] = values[f]
+        return columns, ages
+
     def _stored(self, g, entities) -> list[list]:
         "What the store knows, a list a place: for each view of a group its event times, then its values"
         keys = _keys(g.views[0][0][0], g.wanted.by, entities)
         rows = self.store.read(g.wanted, keys)
         columns = _turned(rows) or [[] for _ in g.nothing]
         return _turned(rows) if None in columns[0] and self._as_numbers(g, keys, rows) else columns
+
     def _as_numbers(self, g, keys, rows) -> bool:
         "Ask again: entities that are unknown by a text may be known by a number"
-        again = [n for n,r in enumerate(rows) if r==g.nothing and any(isinstance(k[n], str) for k in keys)]
-        for n,r in zip(again, self.store.read(g.wanted, [[_number(k[n]) for n in again] for k in keys])) if again else ():
+        again = [n for n, r in enumerate(rows) if r == g.nothing and any(isinstance(k[n], str) for k in keys)]
+        for n, r in (
+            zip(again, self.store.read(g.wanted, [[_number(k[n]) for n in again] for k in keys])) if again else ()
+        ):
             rows[n] = r
         return bool(again)
-    def _windows(self, d, keys, at) -> tuple[dict,list]:
+
+    def _windows(self, d, keys, at) -> tuple[dict, list]:
         "A view with windows: counted from its events; the age is that of the newest"
         found = []
         for key in zip(*keys):
-            if any(x is None or x!=x for x in key): found.append(({}, None)); continue # nobody, as in history
-            v,t = self.events.answer(d, online_store.packed_key(key), at)
+            if any(x is None or x != x for x in key):
+                found.append(({}, None))
+                continue  # nobody, as in history
+            v, t = self.events.answer(d, online_store.packed_key(key), at)
             if t is None and any(isinstance(x, str) for x in key):
-                v,t = self.events.answer(d, online_store.packed_key([_number(x) for x in key]), at)
-            found.append((v, None if t is None else (at-t)/1e6))
-        return {f.name:[v.get(f.name) for v,_ in found] for f in d.features},[a for _,a in found]
-    def _on_demand(self, d, got, entities) -> tuple[dict,list]:
+                v, t = self.events.answer(d, online_store.packed_key([_number(x) for x in key]), at)
+            found.append((v, None if t is None else (at - t) / 1e6))
+        return {f.name: [v.get(f.name) for v, _ in found] for f in d.features}, [a for _, a in found]
+
+    def _on_demand(self, d, got, entities) -> tuple[dict, list]:
         "The code of an on-demand view on what it needs; its age is that of its oldest input"
         import pyarrow as pa
+
         needs = on_demand.inputs(self.p, d)
-        types = {f.name:f.type for x,_ in needs for f in x.features}
-        columns = {f:pa.array(got[x.name, x.version][0][f], on_demand.arrow_type(types[f])) for x,fs in needs for f in fs}
+        types = {f.name: f.type for x, _ in needs for f in x.features}
+        columns = {
+            f: pa.array(got[x.name, x.version][0][f], on_demand.arrow_type(types[f])) for x, fs in needs for f in fs
+        }
         for r in d.request:
             missing = next((e for e in entities if r.name not in e), None)
             if missing is not None:
-                raise BadUsage(f'view `{d.name}` needs `{r.name}` of the request', f'write --request {r.name}=VALUE')
-            columns[r.name] = pa.array([_number(e[r.name]) if isinstance(e[r.name], str) and r.type!='string' else e[r.name]
-                for e in entities]).cast(on_demand.arrow_type(r.type))
+                raise BadUsage(f"view `{d.name}` needs `{r.name}` of the request", f"write --request {r.name}=VALUE")
+            columns[r.name] = pa.array(
+                [
+                    _number(e[r.name]) if isinstance(e[r.name], str) and r.type != "string" else e[r.name]
+                    for e in entities
+                ]
+            ).cast(on_demand.arrow_type(r.type))
         out = on_demand.transform(d, pa.table(columns)).to_pydict()
-        return out,[max((a for x,_ in needs if (a := got[x.name, x.version][1][n]) is not None), default=None)
-            for n in range(len(entities))]
+        return out, [
+            max((a for x, _ in needs if (a := got[x.name, x.version][1][n]) is not None), default=None)
+            for n in range(len(entities))
+        ]
+
     def close(self):
-        if self.store is not None: self.store.close()
-        if self.events is not None: self.events.close()
+        if self.store is not None:
+            self.store.close()
+        if self.events is not None:
+            self.events.close()
 
 # %% ../../nbs/feature/online_reader.ipynb #72cdc018
 def _keys(view, by, entities) -> list:
     "One list a join key; raises `BadUsage` for a key that is not given"
-    try: return [[e[k] for e in entities] for k in by]
+    try:
+        return [[e[k] for e in entities] for k in by]
     except KeyError as e:
-        raise BadUsage(f'view `{view}` is about {", ".join(by)} and `{e.args[0]}` is not given',
-            f'write --entity {e.args[0]}=VALUE') from e
+        raise BadUsage(
+            f"view `{view}` is about {', '.join(by)} and `{e.args[0]}` is not given",
+            f"write --entity {e.args[0]}=VALUE",
+        ) from e
+
 
 def _turned(rows) -> list[list]:
     "Lists of what stands at the same place"
-    return [[v] for v in rows[0]] if len(rows)==1 else list(map(list, zip(*rows)))
+    return [[v] for v in rows[0]] if len(rows) == 1 else list(map(list, zip(*rows)))
 
-def _holding(times, values, at, oldest) -> tuple[list,list]:
+
+def _holding(times, values, at, oldest) -> tuple[list, list]:
     "Values of a view that hold at a time, a list a feature, and the ages of its rows"
-    if len(times)==1 and (t := times[0]) is not None and oldest<=t<=at: return values,[(at-t)/1e6]
-    try: first,last = min(times),max(times); every,same = oldest<=first and last<=at,first==last
-    except (TypeError, ValueError): every = same = False # some are unknown, or nothing was asked
-    ages = [(at-times[0])/1e6]*len(times) if same else [None if t is None else (at-t)/1e6 for t in times]
-    if every: return values,ages
-    holds = [t is not None and oldest<=t<=at for t in times]
-    return [[x if h else None for x,h in zip(v, holds)] for v in values],ages
+    if len(times) == 1 and (t := times[0]) is not None and oldest <= t <= at:
+        return values, [(at - t) / 1e6]
+    try:
+        first, last = min(times), max(times)
+        every, same = oldest <= first and last <= at, first == last
+    except (TypeError, ValueError):
+        every = same = False  # some are unknown, or nothing was asked
+    ages = [(at - times[0]) / 1e6] * len(times) if same else [None if t is None else (at - t) / 1e6 for t in times]
+    if every:
+        return values, ages
+    holds = [t is not None and oldest <= t <= at for t in times]
+    return [[x if h else None for x, h in zip(v, holds)] for v in values], ages

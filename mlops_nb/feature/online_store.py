@@ -23,252 +23,388 @@ from ..core.filesystem import in_words, need_local_disk, write_ahead
 # %% ../../nbs/feature/online_store.ipynb #012a454b
 class Batch(NamedTuple):
     "Newest rows of one view, as a store writes them"
-    view:str # NAME@version
-    by:tuple # Join keys
-    names:tuple # Features
-    keys:list # One list a join key, each of shape (entities,)
-    times_us:list # Event times, microseconds since 1970 UTC, shape (entities,)
-    columns:list # One iterable of values a feature, each of shape (entities,)
-    mark:str = '' # How far the view was read; empty keeps the mark
-    was:str|None = None # Mark from which the rows were read; None where it does not matter
+
+    view: str  # NAME@version
+    by: tuple  # Join keys
+    names: tuple  # Features
+    keys: list  # One list a join key, each of shape (entities,)
+    times_us: list  # Event times, microseconds since 1970 UTC, shape (entities,)
+    columns: list  # One iterable of values a feature, each of shape (entities,)
+    mark: str = ""  # How far the view was read; empty keeps the mark
+    was: str | None = None  # Mark from which the rows were read; None where it does not matter
+
     @property
-    def rows(self): return zip(*self.columns, strict=True) if self.columns else [()]*len(self.times_us)
+    def rows(self):
+        return zip(*self.columns, strict=True) if self.columns else [()] * len(self.times_us)
+
 
 class Wanted(NamedTuple):
     "Features of views about the same entity, as a store reads them"
-    by:tuple # Join keys
-    views:tuple # Of (NAME@version, features)
-    @property
-    def nothing(self) -> tuple: return (None,)*sum(1+len(names) for _,names in self.views)
 
-_pack,_unpack = msgspec.msgpack.Encoder(enc_hook=str).encode,msgspec.msgpack.Decoder().decode
+    by: tuple  # Join keys
+    views: tuple  # Of (NAME@version, features)
+
+    @property
+    def nothing(self) -> tuple:
+        return (None,) * sum(1 + len(names) for _, names in self.views)
+
+
+_pack, _unpack = msgspec.msgpack.Encoder(enc_hook=str).encode, msgspec.msgpack.Decoder().decode
 _text = msgspec.json.Encoder(enc_hook=str).encode
-pack,unpack = _pack,_unpack # Rows as bytes and back, for other stores
+pack, unpack = _pack, _unpack  # Rows as bytes and back, for other stores
+
 
 def plain(v):
     "A value of a key: of numpy's numbers Python's, a number that is whole as the whole number, a time in UTC"
-    v = v.item() if type(v).__module__=='numpy' else v
-    if v.__class__ is float and v.is_integer(): return int(v)
-    if isinstance(v, Decimal) and v.is_finite(): return int(v) if v==v.to_integral_value() else v.normalize()
+    v = v.item() if type(v).__module__ == "numpy" else v
+    if v.__class__ is float and v.is_integer():
+        return int(v)
+    if isinstance(v, Decimal) and v.is_finite():
+        return int(v) if v == v.to_integral_value() else v.normalize()
     return v.astimezone(UTC) if isinstance(v, datetime) and v.tzinfo else v
+
 
 def packed_key(values) -> str:
     "Entity values as one text; 1 and 1.0 are the same entity"
-    try: return _text([plain(v) for v in values]).decode()
-    except UnicodeEncodeError: return _text([_sayable(plain(v)) for v in values]).decode()
+    try:
+        return _text([plain(v) for v in values]).decode()
+    except UnicodeEncodeError:
+        return _text([_sayable(plain(v)) for v in values]).decode()
+
 
 def _sayable(v):
     "A text with half a character in it, which no store and no file can hold, as one that nobody has"
-    try: v.encode(); return v
-    except AttributeError: return v
-    except UnicodeEncodeError: return '\0'+ascii(v)
+    try:
+        v.encode()
+        return v
+    except AttributeError:
+        return v
+    except UnicodeEncodeError:
+        return "\0" + ascii(v)
 
-def now_us() -> int: return time.time_ns()//1000
+
+def now_us() -> int:
+    return time.time_ns() // 1000
 
 # %% ../../nbs/feature/online_store.ipynb #0635e473
-_SCHEMA = '''CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, keys TEXT UNIQUE NOT NULL, width INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, entity INTEGER NOT NULL, names TEXT NOT NULL, places TEXT NOT NULL, mark TEXT NOT NULL) WITHOUT ROWID;'''
-_MOST = 1<<63
+_SCHEMA = """CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, keys TEXT UNIQUE NOT NULL, width INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, entity INTEGER NOT NULL, names TEXT NOT NULL, places TEXT NOT NULL, mark TEXT NOT NULL) WITHOUT ROWID;"""
+_MOST = 1 << 63
+
 
 def _stored(v):
     "One key as SQLite keeps it; None for one that it would change"
-    if v.__class__ is not int: v = plain(v)
-    return v if v.__class__ is str or (v.__class__ is int and -_MOST<=v<_MOST) else None
+    if v.__class__ is not int:
+        v = plain(v)
+    return v if v.__class__ is str or (v.__class__ is int and -_MOST <= v < _MOST) else None
 
-def stored_keys(keys:list) -> list:
+
+def stored_keys(keys: list) -> list:
     "Keys of many entities as SQLite keeps them"
-    if len(keys)!=1: return [packed_key(k).encode() for k in zip(*keys)]
-    if len(keys[0])==1 and (s := _stored(keys[0][0])) is not None: return [s]
+    if len(keys) != 1:
+        return [packed_key(k).encode() for k in zip(*keys)]
+    if len(keys[0]) == 1 and (s := _stored(keys[0][0])) is not None:
+        return [s]
     kinds = set(map(type, keys[0]))
-    if kinds<={str} or (kinds=={int} and -_MOST<=min(keys[0]) and max(keys[0])<_MOST): return keys[0]
+    if kinds <= {str} or (kinds == {int} and -_MOST <= min(keys[0]) and max(keys[0]) < _MOST):
+        return keys[0]
     return [packed_key([k]).encode() if (s := _stored(k)) is None else s for k in keys[0]]
+
 
 class _Places(NamedTuple):
     "Where a view lies"
-    entity:int # Its table is `e<entity>`
-    names:list # Features
-    places:list # In the packed row: of the event time, then of the features
+
+    entity: int  # Its table is `e<entity>`
+    names: list  # Features
+    places: list  # In the packed row: of the event time, then of the features
 
 # %% ../../nbs/feature/online_store.ipynb #2969d6bb
 class _Plan:
     "A choice of features, resolved"
-    def __init__(self, wanted:Wanted):
-        self.wanted,self.kept,self.stamp,self.sum = wanted,{},None,-1
+
+    def __init__(self, wanted: Wanted):
+        self.wanted, self.kept, self.stamp, self.sum = wanted, {}, None, -1
         self.resolve({}, None, 0)
-    def resolve(self, found:dict, entity:int|None, width:int):
+
+    def resolve(self, found: dict, entity: int | None, width: int):
         "Find the places of the features"
-        self.queries,self.table,places = {},_NO_ROWS if entity is None else f'e{entity}',[]
-        for view,names in self.wanted.views:
+        self.queries, self.table, places = {}, _NO_ROWS if entity is None else f"e{entity}", []
+        for view, names in self.wanted.views:
             s = found.get(view)
-            time,*at = s.places if s and s.entity==entity else [-1]
+            time, *at = s.places if s and s.entity == entity else [-1]
             at = dict(zip(s.names, at)) if at else {}
             places += [time, *(at.get(n, -1) for n in names)]
-        self.whole,self.width = places==list(range(width)),width+(-1 in places) # place -1 is the last one, where nothing is
-        self.pick = itemgetter(*places) if len(places)>1 else lambda row: tuple(row[p] for p in places)
-    def query(self, n:int) -> str:
+        self.whole, self.width = (
+            places == list(range(width)),
+            width + (-1 in places),
+        )  # place -1 is the last one, where nothing is
+        self.pick = itemgetter(*places) if len(places) > 1 else lambda row: tuple(row[p] for p in places)
+
+    def query(self, n: int) -> str:
         "For n keys"
         if n not in self.queries:
-            self.queries[n] = f'SELECT NULL, sum(width) FROM entity UNION ALL SELECT key, row FROM (VALUES {",".join(["(?)"]*n)}) CROSS JOIN {self.table} ON key=column1'
+            self.queries[n] = (
+                f"SELECT NULL, sum(width) FROM entity UNION ALL SELECT key, row FROM (VALUES {','.join(['(?)'] * n)}) CROSS JOIN {self.table} ON key=column1"
+            )
         return self.queries[n]
+
     def of(self, packed) -> list[tuple]:
         "Values in the order of the features, of rows of the table"
-        rows,width = [_row(packed[0])] if len(packed)==1 else _listed(b'\xdd'+len(packed).to_bytes(4, 'big')+b''.join(packed)),self.width
-        if set(map(len, rows))!={width}: rows = [r if len(r)==width else r+(None,)*(width-len(r)) for r in rows]
+        rows, width = (
+            [_row(packed[0])]
+            if len(packed) == 1
+            else _listed(b"\xdd" + len(packed).to_bytes(4, "big") + b"".join(packed)),
+            self.width,
+        )
+        if set(map(len, rows)) != {width}:
+            rows = [r if len(r) == width else r + (None,) * (width - len(r)) for r in rows]
         return rows if self.whole else list(map(self.pick, rows))
 
-_NO_ROWS,_NOTHING = '(SELECT NULL AS key, NULL AS row)',_pack(())
+
+_NO_ROWS, _NOTHING = "(SELECT NULL AS key, NULL AS row)", _pack(())
+
+
 def _unreadable(e) -> ToolFailed:
-    if 'same thread' in str(e): return ToolFailed('the online store was opened in another thread', 'make one Reader for each thread')
-    return ToolFailed(f'the online store cannot be read: {e}', 'delete it and make it again with: mlops feature materialize')
-_row,_listed = msgspec.msgpack.Decoder(tuple).decode,msgspec.msgpack.Decoder(list[tuple]).decode
-_MOST_MARKS = 512 # In one statement
-def _marks(n:int) -> int: return n if n<=8 else (n+3)//4*4
+    if "same thread" in str(e):
+        return ToolFailed("the online store was opened in another thread", "make one Reader for each thread")
+    return ToolFailed(
+        f"the online store cannot be read: {e}", "delete it and make it again with: mlops feature materialize"
+    )
+
+
+_row, _listed = msgspec.msgpack.Decoder(tuple).decode, msgspec.msgpack.Decoder(list[tuple]).decode
+_MOST_MARKS = 512  # In one statement
+
+
+def _marks(n: int) -> int:
+    return n if n <= 8 else (n + 3) // 4 * 4
 
 # %% ../../nbs/feature/online_store.ipynb #bf34f788
 class SqliteStore:
     "Online features in one SQLite file"
-    hot = 200_000 # Entities that a connection remembers between reads
+
+    hot = 200_000  # Entities that a connection remembers between reads
+
     def __init__(self, path):
-        self._writes,self._plans = 0,{}
-        if '://' in str(path):
-            raise BadInput(f'stores.online={str(path)!r}: expected the path of a SQLite file, redis://HOST/DB or feast:FOLDER',
-                'change [stores] online in mlops.toml')
+        self._writes, self._plans = 0, {}
+        if "://" in str(path):
+            raise BadInput(
+                f"stores.online={str(path)!r}: expected the path of a SQLite file, redis://HOST/DB or feast:FOLDER",
+                "change [stores] online in mlops.toml",
+            )
         self.path = Path(path)
-        need_local_disk(self.path, '[stores] online')
+        need_local_disk(self.path, "[stores] online")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None, cached_statements=256)
             write_ahead(self.db)
-            self.db.execute('PRAGMA synchronous=NORMAL'); self.db.execute('PRAGMA mmap_size=1073741824')
+            self.db.execute("PRAGMA synchronous=NORMAL")
+            self.db.execute("PRAGMA mmap_size=1073741824")
             self.db.executescript(_SCHEMA)
             self._ask = self.db.cursor()
         except (sqlite3.Error, OSError) as e:
             words = in_words(e, self.path)
-            raise ToolFailed(f'the online store {os.path.basename(path)} cannot be used: {words}', 'free some space' if 'full' in words else
-                f'delete {self.path} and make it again with: mlops feature materialize') from e
+            raise ToolFailed(
+                f"the online store {os.path.basename(path)} cannot be used: {words}",
+                "free some space"
+                if "full" in words
+                else f"delete {self.path} and make it again with: mlops feature materialize",
+            ) from e
+
     @contextmanager
     def _reading(self):
-        try: yield
-        except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
-    def write(self,
-        batches:list[Batch], # Rows by view
-    ) -> list[int]|None: # Entities newer than before, by view; None, and nothing written, where a mark moved
+        try:
+            yield
+        except (sqlite3.Error, msgspec.MsgspecError) as e:
+            raise _unreadable(e) from e
+
+    def write(
+        self,
+        batches: list[Batch],  # Rows by view
+    ) -> list[int] | None:  # Entities newer than before, by view; None, and nothing written, where a mark moved
         "Keep the newest row of each entity; all batches or none"
         self._writes += 1
         try:
-            self.db.execute('BEGIN IMMEDIATE')
+            self.db.execute("BEGIN IMMEDIATE")
             try:
-                done = None if any(b.was is not None and self.mark(b.view)!=b.was for b in batches) else self._write(batches)
-                self.db.execute('COMMIT'); return done
+                done = (
+                    None
+                    if any(b.was is not None and self.mark(b.view) != b.was for b in batches)
+                    else self._write(batches)
+                )
+                self.db.execute("COMMIT")
+                return done
             except BaseException:
-                if self.db.in_transaction: self.db.execute('ROLLBACK') # a full disk has ended it already
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")  # a full disk has ended it already
                 raise
         except sqlite3.Error as e:
-            raise ToolFailed(f'the online store cannot be written: {in_words(e, self.path)}',
-                'free some space, then run it again: nothing was half-written') from e
+            raise ToolFailed(
+                f"the online store cannot be written: {in_words(e, self.path)}",
+                "free some space, then run it again: nothing was half-written",
+            ) from e
+
     def _write(self, batches) -> list[int]:
-        at,keys = [self._room(b) for b in batches],[stored_keys(b.keys) for b in batches]
-        alike = bool(batches) and all(a.entity==at[0].entity and k==keys[0] for a,k in zip(at[1:], keys[1:])) and len({b.view for b in batches})==len(batches)
-        if alike and self._new(at[0].entity, keys[0]): return self._insert(batches, at, keys[0])
-        return [self._merge(b, a, k) for b,a,k in zip(batches, at, keys)]
-    def _new(self, entity:int, keys:list) -> bool:
+        at, keys = [self._room(b) for b in batches], [stored_keys(b.keys) for b in batches]
+        alike = (
+            bool(batches)
+            and all(a.entity == at[0].entity and k == keys[0] for a, k in zip(at[1:], keys[1:]))
+            and len({b.view for b in batches}) == len(batches)
+        )
+        if alike and self._new(at[0].entity, keys[0]):
+            return self._insert(batches, at, keys[0])
+        return [self._merge(b, a, k) for b, a, k in zip(batches, at, keys)]
+
+    def _new(self, entity: int, keys: list) -> bool:
         "May rows be put in without a look at older ones?"
-        return self.db.execute(f'SELECT 1 FROM e{entity} LIMIT 1').fetchone() is None and len(set(keys))==len(keys)
+        return self.db.execute(f"SELECT 1 FROM e{entity} LIMIT 1").fetchone() is None and len(set(keys)) == len(keys)
+
     def _insert(self, batches, at, keys) -> list[int]:
         "Views about the same entities, packed without a step of Python a row"
-        place = {p:c for b,a in zip(batches, at)
-            for p,c in zip([a.places[0], *(a.places[1+a.names.index(n)] for n in b.names)], [b.times_us, *b.columns])}
-        flat = [place[p] if p in place else repeat(None, len(keys)) for p in range(max(place)+1)]
-        self.db.executemany(f'INSERT INTO e{at[0].entity} VALUES (?,?)',
-            zip(keys, map(_pack, zip(*flat, strict=True)), strict=True))
-        return [len(keys)]*len(batches)
+        place = {
+            p: c
+            for b, a in zip(batches, at)
+            for p, c in zip([a.places[0], *(a.places[1 + a.names.index(n)] for n in b.names)], [b.times_us, *b.columns])
+        }
+        flat = [place[p] if p in place else repeat(None, len(keys)) for p in range(max(place) + 1)]
+        self.db.executemany(
+            f"INSERT INTO e{at[0].entity} VALUES (?,?)", zip(keys, map(_pack, zip(*flat, strict=True)), strict=True)
+        )
+        return [len(keys)] * len(batches)
+
     def _merge(self, b, a, keys) -> int:
         "One view into rows that are there"
-        time,places = a.places[0],[a.places[1+a.names.index(n)] for n in b.names]
-        width,every,done = max(a.places)+1,zip(keys, b.times_us, b.rows, strict=True),0
+        time, places = a.places[0], [a.places[1 + a.names.index(n)] for n in b.names]
+        width, every, done = max(a.places) + 1, zip(keys, b.times_us, b.rows, strict=True), 0
         while some := list(islice(every, 10_000)):
-            had,changed = self._rows(a.entity, [k for k,_,_ in some]),{}
-            for k,t,new in some:
+            had, changed = self._rows(a.entity, [k for k, _, _ in some]), {}
+            for k, t, new in some:
                 row = had.setdefault(k, [])
-                row += [None]*(width-len(row))
-                if row[time] is not None and (t<row[time] or (t==row[time] and _pack(new)==_pack([row[p] for p in places]))):
+                row += [None] * (width - len(row))
+                if row[time] is not None and (
+                    t < row[time] or (t == row[time] and _pack(new) == _pack([row[p] for p in places]))
+                ):
                     continue
-                for p,v in zip([time, *places], [t, *new]): row[p] = v
+                for p, v in zip([time, *places], [t, *new]):
+                    row[p] = v
                 changed[k] = _pack(row)
-            self.db.executemany(f'INSERT INTO e{a.entity} VALUES (?,?) ON CONFLICT DO UPDATE SET row=excluded.row', changed.items())
+            self.db.executemany(
+                f"INSERT INTO e{a.entity} VALUES (?,?) ON CONFLICT DO UPDATE SET row=excluded.row", changed.items()
+            )
             done += len(changed)
         return done
-    def _rows(self, entity, keys:list) -> dict[str,list]:
-        pieces = (keys[n:n+512] for n in range(0, len(keys), 512))
-        return {k:_unpack(r) for some in pieces
-            for k,r in self.db.execute(f'SELECT key, row FROM e{entity} WHERE key IN ({",".join("?"*len(some))})', some)}
-    def _room(self, b:Batch) -> _Places:
+
+    def _rows(self, entity, keys: list) -> dict[str, list]:
+        pieces = (keys[n : n + 512] for n in range(0, len(keys), 512))
+        return {
+            k: _unpack(r)
+            for some in pieces
+            for k, r in self.db.execute(
+                f"SELECT key, row FROM e{entity} WHERE key IN ({','.join('?' * len(some))})", some
+            )
+        }
+
+    def _room(self, b: Batch) -> _Places:
         "Where a view goes; what is new about it gets the next places"
         keys = json.dumps(b.by)
-        self.db.execute('INSERT OR IGNORE INTO entity(keys) VALUES (?)', (keys,))
-        entity,width = self.db.execute('SELECT id, width FROM entity WHERE keys=?', (keys,)).fetchone()
-        self.db.execute(f'CREATE TABLE IF NOT EXISTS e{entity}(key PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID')
+        self.db.execute("INSERT OR IGNORE INTO entity(keys) VALUES (?)", (keys,))
+        entity, width = self.db.execute("SELECT id, width FROM entity WHERE keys=?", (keys,)).fetchone()
+        self.db.execute(f"CREATE TABLE IF NOT EXISTS e{entity}(key PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID")
         had = self._found([b.view]).get(b.view)
-        if had is None or had.entity!=entity: had,width = _Places(entity, [], [width]),width+1
+        if had is None or had.entity != entity:
+            had, width = _Places(entity, [], [width]), width + 1
         new = [n for n in b.names if n not in had.names]
-        had = had._replace(names=[*had.names, *new], places=[*had.places, *range(width, width+len(new))])
-        self.db.execute('UPDATE entity SET width=? WHERE id=?', (width+len(new), entity))
-        self.db.execute("INSERT INTO view VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET entity=excluded.entity, names=excluded.names, places=excluded.places, mark=CASE excluded.mark WHEN '' THEN mark ELSE excluded.mark END",
-            (b.view, entity, json.dumps(had.names), json.dumps(had.places), b.mark))
+        had = had._replace(names=[*had.names, *new], places=[*had.places, *range(width, width + len(new))])
+        self.db.execute("UPDATE entity SET width=? WHERE id=?", (width + len(new), entity))
+        self.db.execute(
+            "INSERT INTO view VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET entity=excluded.entity, names=excluded.names, places=excluded.places, mark=CASE excluded.mark WHEN '' THEN mark ELSE excluded.mark END",
+            (b.view, entity, json.dumps(had.names), json.dumps(had.places), b.mark),
+        )
         return had
-    def _found(self, views) -> dict[str,_Places]:
-        return {v:_Places(e, json.loads(n), json.loads(p)) for v in views
-            for e,n,p in self.db.execute('SELECT entity, names, places FROM view WHERE view=?', (v,))}
-    def mark(self, view:str) -> str:
+
+    def _found(self, views) -> dict[str, _Places]:
+        return {
+            v: _Places(e, json.loads(n), json.loads(p))
+            for v in views
+            for e, n, p in self.db.execute("SELECT entity, names, places FROM view WHERE view=?", (v,))
+        }
+
+    def mark(self, view: str) -> str:
         "How far a view was read; empty at first"
-        with self._reading(): return next((m for m, in self.db.execute('SELECT mark FROM view WHERE view=?', (view,))), '')
-    def count(self, view:str) -> int:
+        with self._reading():
+            return next((m for (m,) in self.db.execute("SELECT mark FROM view WHERE view=?", (view,))), "")
+
+    def count(self, view: str) -> int:
         "Entities of which a view has a row; reads the table"
         with self._reading():
-            return sum(len(r := _unpack(x))>a.places[0] and r[a.places[0]] is not None for a in self._found([view]).values()
-                for x, in self.db.execute(f'SELECT row FROM e{a.entity}'))
-    def read(self,
-        wanted:Wanted, # Which features; keep the object, what was found out about it is kept with it
-        keys:list, # One list a join key, each of shape (entities,)
-    ) -> list[tuple]: # (entities,): for each view its event time in us and its values; None where there is none
+            return sum(
+                len(r := _unpack(x)) > a.places[0] and r[a.places[0]] is not None
+                for a in self._found([view]).values()
+                for (x,) in self.db.execute(f"SELECT row FROM e{a.entity}")
+            )
+
+    def read(
+        self,
+        wanted: Wanted,  # Which features; keep the object, what was found out about it is kept with it
+        keys: list,  # One list a join key, each of shape (entities,)
+    ) -> list[tuple]:  # (entities,): for each view its event time in us and its values; None where there is none
         "What is known about many entities"
         plan = self._plans.get(id(wanted)) or self._plans.setdefault(id(wanted), _Plan(wanted))
         names = stored_keys(keys)
-        if not names: return []
+        if not names:
+            return []
         kept = plan.kept
         known = all(map(kept.__contains__, names))
-        try: # written out: a context manager costs more than the question
+        try:  # written out: a context manager costs more than the question
             if known or not kept:
-                stamp = (self._ask.execute('PRAGMA data_version').fetchone()[0], self._writes)
-                if known and stamp==plan.stamp: return plan.of([kept[k] for k in names])
-                kept.clear(); plan.stamp = stamp # asked before the rows: they are never older
-            rows = self._fetch(plan, names) if len(names)<=_MOST_MARKS else self._at_one_moment(plan, names)
+                stamp = (self._ask.execute("PRAGMA data_version").fetchone()[0], self._writes)
+                if known and stamp == plan.stamp:
+                    return plan.of([kept[k] for k in names])
+                kept.clear()
+                plan.stamp = stamp  # asked before the rows: they are never older
+            rows = self._fetch(plan, names) if len(names) <= _MOST_MARKS else self._at_one_moment(plan, names)
             values = plan.of(rows)
-        except UnicodeEncodeError: return self.read(wanted, [list(map(_sayable, k)) for k in keys])
-        except (sqlite3.Error, msgspec.MsgspecError) as e: raise _unreadable(e) from e
-        if len(kept)+len(rows)>self.hot: kept.clear()
+        except UnicodeEncodeError:
+            return self.read(wanted, [list(map(_sayable, k)) for k in keys])
+        except (sqlite3.Error, msgspec.MsgspecError) as e:
+            raise _unreadable(e) from e
+        if len(kept) + len(rows) > self.hot:
+            kept.clear()
         kept.update(zip(names, rows))
         return values
-    def _fetch(self, plan, names:list) -> list[bytes]:
+
+    def _fetch(self, plan, names: list) -> list[bytes]:
         "Packed rows of a few keys, one statement"
-        n,ask,some = _marks(len(names)),self._ask,names
-        if n>len(names): some = names+names[-1:]*(n-len(names))
-        while ask.execute(plan.query(n), some).fetchone()[1]!=plan.sum: self._resolve(plan)
+        n, ask, some = _marks(len(names)), self._ask, names
+        if n > len(names):
+            some = names + names[-1:] * (n - len(names))
+        while ask.execute(plan.query(n), some).fetchone()[1] != plan.sum:
+            self._resolve(plan)
         rows = ask.fetchall()
-        if len(names)==1: return [rows[0][1] if rows else _NOTHING]
-        keys,packed = zip(*rows) if rows else ((), ())
-        if keys==tuple(some): return list(packed[:len(names)]) # all are there
+        if len(names) == 1:
+            return [rows[0][1] if rows else _NOTHING]
+        keys, packed = zip(*rows) if rows else ((), ())
+        if keys == tuple(some):
+            return list(packed[: len(names)])  # all are there
         return list(map(dict(rows).get, names, repeat(_NOTHING)))
-    def _at_one_moment(self, plan, names:list) -> list[bytes]:
+
+    def _at_one_moment(self, plan, names: list) -> list[bytes]:
         "Rows of many keys: all from before a write or all from after it"
-        self.db.execute('BEGIN')
-        try: return [r for n in range(0, len(names), _MOST_MARKS) for r in self._fetch(plan, names[n:n+_MOST_MARKS])]
-        finally: self.db.execute('COMMIT')
+        self.db.execute("BEGIN")
+        try:
+            return [r for n in range(0, len(names), _MOST_MARKS) for r in self._fetch(plan, names[n : n + _MOST_MARKS])]
+        finally:
+            self.db.execute("COMMIT")
+
     def _resolve(self, plan):
-        plan.sum = self.db.execute('SELECT sum(width) FROM entity').fetchone()[0] # first: what changes meanwhile is seen by the next statement
-        room = self.db.execute('SELECT id, width FROM entity WHERE keys=?', (json.dumps(plan.wanted.by),)).fetchone()
-        plan.resolve(self._found([v for v,_ in plan.wanted.views]), *(room or (None, 0)))
+        plan.sum = self.db.execute("SELECT sum(width) FROM entity").fetchone()[
+            0
+        ]  # first: what changes meanwhile is seen by the next statement
+        room = self.db.execute("SELECT id, width FROM entity WHERE keys=?", (json.dumps(plan.wanted.by),)).fetchone()
+        plan.resolve(self._found([v for v, _ in plan.wanted.views]), *(room or (None, 0)))
+
     def close(self):
-        if self._writes: # what was written goes from the log into the file, where readers find it faster
-            with suppress(sqlite3.Error): self.db.execute('PRAGMA wal_checkpoint(PASSIVE)')
+        if self._writes:  # what was written goes from the log into the file, where readers find it faster
+            with suppress(sqlite3.Error):
+                self.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self.db.close()

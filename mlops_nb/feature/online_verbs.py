@@ -19,118 +19,180 @@ from . import definition, increment, online_reader, window_increment
 from .facts import Materialized, Online
 
 # %% ../../nbs/feature/online_verbs.ipynb #8149d5fd
-@verb('feature.materialize', changes=True, example='mlops feature materialize')
+@verb("feature.materialize", changes=True, example="mlops feature materialize")
 def materialize(
-    name:str='', # Only this view
+    name: str = "",  # Only this view
     *,
     # Rows that became known up to this long before the newest row of the last time are read again
-    overlap:Interval=timedelta(hours=1),
-    full:bool=False, # Read every row, whatever was read before
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Materialized|Plan:
+    overlap: Interval = timedelta(hours=1),
+    full: bool = False,  # Read every row, whatever was read before
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Materialized | Plan:
     """Fill the online store with the newest row of each entity
 
     Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""
     from mlops_nb.core import ledger
+
     p = projects.current()
-    ds = [definition.find(p, n) for n in ([name] if name else names.registered(p, 'feature'))]
-    if dry_run: return Plan(steps=[f'write the newest rows of {d.name}@{d.version}' for d in ds if not d.on_demand])
-    overlap_us,out = int(overlap.total_seconds()*1e6),{}
+    ds = [definition.find(p, n) for n in ([name] if name else names.registered(p, "feature"))]
+    if dry_run:
+        return Plan(steps=[f"write the newest rows of {d.name}@{d.version}" for d in ds if not d.on_demand])
+    overlap_us, out = int(overlap.total_seconds() * 1e6), {}
     store = online_reader.opened(p)
     try:
-        with progress('materializing', total=len(ds)) as report:
-            for group in _groups(ds): out |= _rows(p, group, store, overlap_us, full, report)
+        with progress("materializing", total=len(ds)) as report:
+            for group in _groups(ds):
+                out |= _rows(p, group, store, overlap_us, full, report)
             for d in ds:
-                if d.windows: out[d.name] = window_increment.fill(p, d, overlap_us, full)
-                if d.windows or d.on_demand: report(1, d.name)
-    finally: store.close()
+                if d.windows:
+                    out[d.name] = window_increment.fill(p, d, overlap_us, full)
+                if d.windows or d.on_demand:
+                    report(1, d.name)
+    finally:
+        store.close()
     views = [out[d.name] for d in ds if d.name in out]
     for x in views:
-        ledger.record(p, 'feature.materialized', x['view'], {k:x[k] for k in ('entities', 'written', 'newest', 'read', 'how', 'late')})
-    return Materialized(written=sum(x['written'] for x in views), views=views)
+        ledger.record(
+            p,
+            "feature.materialized",
+            x["view"],
+            {k: x[k] for k in ("entities", "written", "newest", "read", "how", "late")},
+        )
+    return Materialized(written=sum(x["written"] for x in views), views=views)
+
 
 def _groups(ds) -> list[list]:
     "Stored views by their join keys"
-    by:dict = {}
+    by: dict = {}
     for d in ds:
-        if not d.windows and not d.on_demand: by.setdefault(tuple(d.entity), []).append(d)
+        if not d.windows and not d.on_demand:
+            by.setdefault(tuple(d.entity), []).append(d)
     return list(by.values())
+
 
 def _rows(p, ds, store, overlap_us, full, report) -> dict:
     "Views about the same entity: what is new of each, in one write; read again when another process was faster"
     import msgspec
-    done,out = None,{}
+
+    done, out = None, {}
     while done is None:
-        marks = [store.mark(f'{d.name}@{d.version}') for d in ds]
-        found,batches = [increment.read(p, d, m, overlap_us, full) for d,m in zip(ds, marks)],[]
-        for d,f,m in zip(ds, found, marks):
-            if f.rows is not None: batches.append(increment.newest(d, f.rows, msgspec.json.encode(f.mark).decode())._replace(was=m))
+        marks = [store.mark(f"{d.name}@{d.version}") for d in ds]
+        found, batches = [increment.read(p, d, m, overlap_us, full) for d, m in zip(ds, marks)], []
+        for d, f, m in zip(ds, found, marks):
+            if f.rows is not None:
+                batches.append(increment.newest(d, f.rows, msgspec.json.encode(f.mark).decode())._replace(was=m))
         done = store.write(batches) if batches else []
     written = dict(zip((b.view for b in batches), done))
-    entities = {b.view:len(b.times_us) for b in batches}
-    for d,f in zip(ds, found):
-        view = f'{d.name}@{d.version}'
-        out[d.name] = {'view':view, 'entities':entities.get(view, 0), 'written':written.get(view, 0), 'newest':f.mark.newest,
-            'read':0 if f.rows is None else f.rows.num_rows, 'how':f.how, 'late':f.mark.late}
+    entities = {b.view: len(b.times_us) for b in batches}
+    for d, f in zip(ds, found):
+        view = f"{d.name}@{d.version}"
+        out[d.name] = {
+            "view": view,
+            "entities": entities.get(view, 0),
+            "written": written.get(view, 0),
+            "newest": f.mark.newest,
+            "read": 0 if f.rows is None else f.rows.num_rows,
+            "how": f.how,
+            "late": f.mark.late,
+        }
         report(1, d.name)
     return out
 
 # %% ../../nbs/feature/online_verbs.ipynb #de63eca9
-@verb('feature.online', example='mlops feature online weather:temp --entity origin=JFK')
+@verb("feature.online", example="mlops feature online weather:temp --entity origin=JFK")
 def online(
-    refs:Refs, # As in join
+    refs: Refs,  # As in join
     *,
-    entity:dict[str,str]={}, # The keys: origin=JFK,carrier=UA
-    entities:dict[str,str]={}, # The same, as `join` calls it
-    request:dict[str,str]={}, # What comes with the request, for on-demand views
-    at:str='', # As if it were this time (ISO, UTC); now by default
+    entity: dict[str, str] = {},  # The keys: origin=JFK,carrier=UA
+    entities: dict[str, str] = {},  # The same, as `join` calls it
+    request: dict[str, str] = {},  # What comes with the request, for on-demand views
+    at: str = "",  # As if it were this time (ISO, UTC); now by default
 ) -> Online:
     """Read the online store: values of one entity, with their age
 
     They are what history gives at the same time, to the last bit."""
     p = projects.current()
     given = _whole({**entities, **entity})
-    reader,t = online_reader.Reader(p, refs),_instant(at) if at else None
+    reader, t = online_reader.Reader(p, refs), _instant(at) if at else None
     try:
-        (values,),(ages,) = reader.read([{**given, **_whole(request)}], t)
+        (values,), (ages,) = reader.read([{**given, **_whole(request)}], t)
         why = _why(reader, values, ages, t)
-    finally: reader.close()
+    finally:
+        reader.close()
     return Online(entities=given, values=values, age_s=ages, why=why)
+
 
 def _gone(reader, t) -> set[str]:
     "Columns of windows that begin before the events that are kept"
-    return {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked if d.windows and t is not None
-        for until in [reader.events.forgotten(f'{d.name}@{d.version}')] for w in d.windows
-        if w.name in fs and t-int(names.interval(w.over).total_seconds()*1e6)<until}
+    return {
+        reader.columns[d.name, d.version, w.name]
+        for d, fs in reader.picked
+        if d.windows and t is not None
+        for until in [reader.events.forgotten(f"{d.name}@{d.version}")]
+        for w in d.windows
+        if w.name in fs and t - int(names.interval(w.over).total_seconds() * 1e6) < until
+    }
 
-def _why(reader, values, ages, t) -> dict[str,str]:
+
+def _why(reader, values, ages, t) -> dict[str, str]:
     "Why a feature has no value, in words"
     gone = _gone(reader, t)
-    ds,out = {(d.name, d.version):d for d,_ in reader.picked},{}
-    spread = {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked for w in d.windows if w.name in fs and w.aggregate=='std'}
-    whole = {reader.columns[d.name, d.version, w.name] for d,fs in reader.picked for w in d.windows if w.name in fs and w.aggregate=='sum' and next(f.type for f in d.features if f.name==w.name)=='int64'}
-    for c,view in reader.view_of.items():
-        d,age = ds[view],ages[c]
-        if c in gone: out[c] = 'its events of then are not kept any more; history knows: feature join'
-        elif age is None: out[c] = 'nothing it is made of is stored' if d.on_demand else 'no event in its windows' if d.windows else 'nothing is stored about this entity'
-        elif values[c] is not None: continue
-        elif age<0: out[c] = 'what is stored is newer; history knows: feature join'
-        elif d.ttl and age>names.interval(d.ttl).total_seconds(): out[c] = f'older than the ttl of {d.ttl}'
-        elif c in spread: out[c] = 'fewer than two values in the window, or an infinite one'
-        elif d.windows: out[c] = 'no such event in the window'+(', or a sum beyond 64 bits' if c in whole else '')
-        else: out[c] = 'made of a missing value' if d.on_demand else 'null in the source'
+    ds, out = {(d.name, d.version): d for d, _ in reader.picked}, {}
+    spread = {
+        reader.columns[d.name, d.version, w.name]
+        for d, fs in reader.picked
+        for w in d.windows
+        if w.name in fs and w.aggregate == "std"
+    }
+    whole = {
+        reader.columns[d.name, d.version, w.name]
+        for d, fs in reader.picked
+        for w in d.windows
+        if w.name in fs and w.aggregate == "sum" and next(f.type for f in d.features if f.name == w.name) == "int64"
+    }
+    for c, view in reader.view_of.items():
+        d, age = ds[view], ages[c]
+        if c in gone:
+            out[c] = "its events of then are not kept any more; history knows: feature join"
+        elif age is None:
+            out[c] = (
+                "nothing it is made of is stored"
+                if d.on_demand
+                else "no event in its windows"
+                if d.windows
+                else "nothing is stored about this entity"
+            )
+        elif values[c] is not None:
+            continue
+        elif age < 0:
+            out[c] = "what is stored is newer; history knows: feature join"
+        elif d.ttl and age > names.interval(d.ttl).total_seconds():
+            out[c] = f"older than the ttl of {d.ttl}"
+        elif c in spread:
+            out[c] = "fewer than two values in the window, or an infinite one"
+        elif d.windows:
+            out[c] = "no such event in the window" + (", or a sum beyond 64 bits" if c in whole else "")
+        else:
+            out[c] = "made of a missing value" if d.on_demand else "null in the source"
     return out
+
 
 def _whole(entities) -> dict:
     "One option may name several keys: origin=JFK,carrier=UA"
     out = {}
-    for k,v in entities.items():
-        first,*more = v.split(',') if isinstance(v, str) and ',' in v and all('=' in x for x in v.split(',')[1:]) else [v]
+    for k, v in entities.items():
+        first, *more = (
+            v.split(",") if isinstance(v, str) and "," in v and all("=" in x for x in v.split(",")[1:]) else [v]
+        )
         out[k] = first
-        for x in more: out[x.partition('=')[0].strip()] = x.partition('=')[2]
+        for x in more:
+            out[x.partition("=")[0].strip()] = x.partition("=")[2]
     return out
 
+
 def _instant(text) -> int:
-    try: t = datetime.fromisoformat(text)
-    except ValueError as e: raise BadInput(f'--at {text!r} is no time', 'write it as 2013-12-31T23:00:00') from e
-    return int((t if t.tzinfo else t.replace(tzinfo=UTC)).timestamp()*1e6)
+    try:
+        t = datetime.fromisoformat(text)
+    except ValueError as e:
+        raise BadInput(f"--at {text!r} is no time", "write it as 2013-12-31T23:00:00") from e
+    return int((t if t.tzinfo else t.replace(tzinfo=UTC)).timestamp() * 1e6)

@@ -14,137 +14,360 @@ from ..core.svg import histogram
 # %% ../../nbs/feature/panel.ipynb #2313e3a6
 def age(seconds) -> str:
     "A length of time for people"
-    if seconds is None: return '-'
-    if seconds<0: return f'-{age(-seconds)}'
-    for unit,n in (('d', 86400), ('h', 3600), ('min', 60)):
-        if seconds>=n: return f'{seconds/n:.1f} {unit}'
-    return f'{seconds:.1f} s'
+    if seconds is None:
+        return "-"
+    if seconds < 0:
+        return f"-{age(-seconds)}"
+    for unit, n in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= n:
+            return f"{seconds / n:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
 
 def view(v) -> Panel:
     "One feature view"
-    about = facts({**({'what':v.description} if v.description else {}),
-        **({'about':', '.join(v.entity), 'event time':v.time} if v.entity else {'computed':'on demand'}),
-        **({'known at':v.created} if v.created else {}),
-        **({'stays true':v.ttl or 'for ever'} if v.entity and not v.windows else {}),
-        **({'needs':', '.join(v.needs)} if v.needs else {}),
-        **({'request':', '.join(f'{f.name}: {f.type}' for f in v.request)} if v.request else {}),
-        **({'source':v.source or 'named in the query', 'rows':v.rows if v.rows>=0 else 'not computed',
-        'newest event':v.newest or '-'} if v.entity else {}), **({'owner':v.owner} if v.owner else {}),
-        **({'purpose':v.purpose} if v.purpose else {}), **({'tags':', '.join(f'{k}={x}' for k,x in v.tags.items())} if v.tags
-        else {}), **{k.replace('_', ' '):', '.join(x[-6:]) for k,x in v.lineage.items() if x}, 'digest':v.digest[:16]})
-    blocks:list = [about, _features(v)]
-    if v.windows: blocks.append(details('windows', text('\n'.join(v.windows), code=True)))
+    about = facts(
+        {
+            **({"what": v.description} if v.description else {}),
+            **({"about": ", ".join(v.entity), "event time": v.time} if v.entity else {"computed": "on demand"}),
+            **({"known at": v.created} if v.created else {}),
+            **({"stays true": v.ttl or "for ever"} if v.entity and not v.windows else {}),
+            **({"needs": ", ".join(v.needs)} if v.needs else {}),
+            **({"request": ", ".join(f"{f.name}: {f.type}" for f in v.request)} if v.request else {}),
+            **(
+                {
+                    "source": v.source or "named in the query",
+                    "rows": v.rows if v.rows >= 0 else "not computed",
+                    "newest event": v.newest or "-",
+                }
+                if v.entity
+                else {}
+            ),
+            **({"owner": v.owner} if v.owner else {}),
+            **({"purpose": v.purpose} if v.purpose else {}),
+            **({"tags": ", ".join(f"{k}={x}" for k, x in v.tags.items())} if v.tags else {}),
+            **{k.replace("_", " "): ", ".join(x[-6:]) for k, x in v.lineage.items() if x},
+            "digest": v.digest[:16],
+        }
+    )
+    blocks: list = [about, _features(v)]
+    if v.windows:
+        blocks.append(details("windows", text("\n".join(v.windows), code=True)))
     if v.tests:
-        blocks.append(table(['test', 'rows that fail', ''],
-            [[t.expr, t.failed, badge('bad', 'FAILS') if t.failed else badge('ok', 'HOLDS')] for t in v.tests]))
-    if v.changes: blocks.append(details('what changed', text('\n'.join(v.changes), code=True)))
-    verdict = ('bad', 'TEST FAILED') if any(t.failed for t in v.tests) else ('ok', 'NEW VERSION' if v.new else 'REGISTERED')
-    return Panel(f'{v.name}@{v.version}', *blocks, verdict=verdict,
-        next=f'mlops data show {v.source}' if verdict[0]=='bad' and v.source else f'mlops feature join {v.name} --entities FRAME')
+        blocks.append(
+            table(
+                ["test", "rows that fail", ""],
+                [[t.expr, t.failed, badge("bad", "FAILS") if t.failed else badge("ok", "HOLDS")] for t in v.tests],
+            )
+        )
+    if v.changes:
+        blocks.append(details("what changed", text("\n".join(v.changes), code=True)))
+    verdict = (
+        ("bad", "TEST FAILED") if any(t.failed for t in v.tests) else ("ok", "NEW VERSION" if v.new else "REGISTERED")
+    )
+    return Panel(
+        f"{v.name}@{v.version}",
+        *blocks,
+        verdict=verdict,
+        next=f"mlops data show {v.source}"
+        if verdict[0] == "bad" and v.source
+        else f"mlops feature join {v.name} --entities FRAME",
+    )
+
 
 def _features(v):
     "Features with what the rows hold; the columns behind windows stand apart"
-    held = {c['name']:c for c in v.columns}
+    held = {c["name"]: c for c in v.columns}
+
     def cells(c):
-        return [f'{c["nulls"]/max(v.rows, 1):.1%}' if c else '', short(c['min']) if c and c['min'] is not None else '',
-            short(c['max']) if c and c['max'] is not None else '', _spark(c)]
-    if not held and not v.windows: return table(['feature', 'type'], [[f.name, f.type] for f in v.features])
+        return [
+            f"{c['nulls'] / max(v.rows, 1):.1%}" if c else "",
+            short(c["min"]) if c and c["min"] is not None else "",
+            short(c["max"]) if c and c["max"] is not None else "",
+            _spark(c),
+        ]
+
+    if not held and not v.windows:
+        return table(["feature", "type"], [[f.name, f.type] for f in v.features])
     rows = [[f.name, f.type, *cells(held.get(f.name))] for f in v.features]
-    if v.windows: # the features say how they are made, the columns of the events what they hold
-        rows = [[c['name'], 'event', *cells(c)] for c in v.columns]+[[f.name, f.type, '', '', '', line.partition(' as ')[0]]
-            for f,line in zip(v.features, v.windows)]
-    return table(['feature', 'type', 'missing', 'least', 'most', 'distribution'], rows)
+    if v.windows:  # the features say how they are made, the columns of the events what they hold
+        rows = [[c["name"], "event", *cells(c)] for c in v.columns] + [
+            [f.name, f.type, "", "", "", line.partition(" as ")[0]] for f, line in zip(v.features, v.windows)
+        ]
+    return table(["feature", "type", "missing", "least", "most", "distribution"], rows)
+
 
 def _spark(c):
-    return histogram(c['bins'], words=f'{c["name"]} from {short(c["min"])} to {short(c["max"])}', w=80,
-        h=18) if c and c['bins'] else (f'{c["distinct"]:,} values' if c and c.get('distinct') is not None else '')
-
+    return (
+        histogram(c["bins"], words=f"{c['name']} from {short(c['min'])} to {short(c['max'])}", w=80, h=18)
+        if c and c["bins"]
+        else (f"{c['distinct']:,} values" if c and c.get("distinct") is not None else "")
+    )
 
 # %% ../../nbs/feature/panel.ipynb #1c7bfa7c
 def views(v) -> Panel:
     "The catalogue: lineage on one line, and the first columns' distributions"
-    def came(x): return ' + '.join(x.get('sources') or [x['source'] or '-'])
+
+    def came(x):
+        return " + ".join(x.get("sources") or [x["source"] or "-"])
+
     def went(x):
-        return ' · '.join(filter(None, [f'{len(x["training_sets"])} training set{"s" if len(x["training_sets"])>1 else ""}' if x.get('training_sets') else '', ', '.join(x.get('models', [])[-3:])])) or '-'
-    rows = [[f'{x["name"]}@{x["version"]}', ', '.join(x['entity']) or 'the request', ', '.join(x['features']), came(x), went(x),
-        x.get('rows'), _missing(x), _tests(x), f'{age(x["age_s"])} ago' if x.get('age_s') is not None else '-' if not x['entity'] or x.get('rows')==0 else 'not computed here',
-        next((_spark(c) for c in x.get('columns', []) if c['bins']), '')] for x in v.views]
-    return Panel('Feature views', table(['view', 'about', 'features', 'made of', 'learned from by', 'rows', 'missing', 'tests', 'newest event',
-        'distribution'], rows, empty='no feature view yet'),
-        next='mlops feature show NAME' if rows else 'mlops feature add NAME --entity KEY --time COLUMN')
+        return (
+            " · ".join(
+                filter(
+                    None,
+                    [
+                        f"{len(x['training_sets'])} training set{'s' if len(x['training_sets']) > 1 else ''}"
+                        if x.get("training_sets")
+                        else "",
+                        ", ".join(x.get("models", [])[-3:]),
+                    ],
+                )
+            )
+            or "-"
+        )
+
+    rows = [
+        [
+            f"{x['name']}@{x['version']}",
+            ", ".join(x["entity"]) or "the request",
+            ", ".join(x["features"]),
+            came(x),
+            went(x),
+            x.get("rows"),
+            _missing(x),
+            _tests(x),
+            f"{age(x['age_s'])} ago"
+            if x.get("age_s") is not None
+            else "-"
+            if not x["entity"] or x.get("rows") == 0
+            else "not computed here",
+            next((_spark(c) for c in x.get("columns", []) if c["bins"]), ""),
+        ]
+        for x in v.views
+    ]
+    return Panel(
+        "Feature views",
+        table(
+            [
+                "view",
+                "about",
+                "features",
+                "made of",
+                "learned from by",
+                "rows",
+                "missing",
+                "tests",
+                "newest event",
+                "distribution",
+            ],
+            rows,
+            empty="no feature view yet",
+        ),
+        next="mlops feature show NAME" if rows else "mlops feature add NAME --entity KEY --time COLUMN",
+    )
+
 
 def _missing(x) -> str:
     "Of the column with the most nulls"
-    return f'{max(c["nulls"] for c in x["columns"])/max(x["rows"], 1):.1%}' if x.get('columns') and x.get('rows') else '-'
+    return (
+        f"{max(c['nulls'] for c in x['columns']) / max(x['rows'], 1):.1%}"
+        if x.get("columns") and x.get("rows")
+        else "-"
+    )
+
 
 def _tests(x):
     "Conditions on the rows as they are now"
-    bad,n = sum(bool(t['failed']) for t in x.get('tests', [])),len(x.get('tests', []))
-    return badge('bad', f'{bad} FAIL{"S" if bad==1 else ""}') if bad else badge('ok', f'{n} HOLD{"S" if n==1 else ""}') if n else '-'
+    bad, n = sum(bool(t["failed"]) for t in x.get("tests", [])), len(x.get("tests", []))
+    return (
+        badge("bad", f"{bad} FAIL{'S' if bad == 1 else ''}")
+        if bad
+        else badge("ok", f"{n} HOLD{'S' if n == 1 else ''}")
+        if n
+        else "-"
+    )
+
 
 def diff(d) -> Panel:
     "Two versions of a view"
-    blocks:list = [table(['field', d.a, d.b], [[f['field'], short(f['a']), short(f['b'])] for f in d.fields],
-        empty='the fields are the same')]
+    blocks: list = [
+        table(
+            ["field", d.a, d.b],
+            [[f["field"], short(f["a"]), short(f["b"])] for f in d.fields],
+            empty="the fields are the same",
+        )
+    ]
     if d.features:
-        blocks.append(table(['feature', 'change', 'before', 'after'],
-            [[f['name'], f['change'], f['a'] or '-', f['b'] or '-'] for f in d.features]))
-    if d.code: blocks.append(text('\n'.join(d.code), code=True))
-    return Panel(f'{d.a} and {d.b}', *blocks, verdict=('ok', 'SAME VALUES') if d.same_values else ('info', 'DIFFERENT'),
-        next=f'mlops feature show {d.b}')
+        blocks.append(
+            table(
+                ["feature", "change", "before", "after"],
+                [[f["name"], f["change"], f["a"] or "-", f["b"] or "-"] for f in d.features],
+            )
+        )
+    if d.code:
+        blocks.append(text("\n".join(d.code), code=True))
+    return Panel(
+        f"{d.a} and {d.b}",
+        *blocks,
+        verdict=("ok", "SAME VALUES") if d.same_values else ("info", "DIFFERENT"),
+        next=f"mlops feature show {d.b}",
+    )
+
 
 def training_set(t) -> Panel:
     "The proof of a join: rows, order, future, and how old the values are"
-    good = t.rows_in==t.rows_out and t.order_kept and t.future_values==0
-    leaks = [table(['feature', 'knows the label', 'rows', 'share'],
-        [[x.column, x.why, x.rows, f'{x.share:.1%}'] for x in t.leaks]),
-        text('Leave them out, or ask at a time before the label was known.')] if t.leaks else []
-    label = {'label':f'{t.label}, which {len(t.leaks) or "no"} feature{"" if len(t.leaks)<2 else "s"} know{"s" if len(t.leaks)<2 else ""}'} if t.label else {}
-    proof = facts({'rows in':t.rows_in, 'rows out':t.rows_out, 'order kept':t.order_kept,
-        'values from the future':t.future_values, 'asked at':t.time, 'digest':t.digest[:16], **label,
-        **({'written to':t.path} if t.path else {})})
+    good = t.rows_in == t.rows_out and t.order_kept and t.future_values == 0
+    leaks = (
+        [
+            table(
+                ["feature", "knows the label", "rows", "share"],
+                [[x.column, x.why, x.rows, f"{x.share:.1%}"] for x in t.leaks],
+            ),
+            text("Leave them out, or ask at a time before the label was known."),
+        ]
+        if t.leaks
+        else []
+    )
+    label = (
+        {
+            "label": f"{t.label}, which {len(t.leaks) or 'no'} feature{'' if len(t.leaks) < 2 else 's'} know{'s' if len(t.leaks) < 2 else ''}"
+        }
+        if t.label
+        else {}
+    )
+    proof = facts(
+        {
+            "rows in": t.rows_in,
+            "rows out": t.rows_out,
+            "order kept": t.order_kept,
+            "values from the future": t.future_values,
+            "asked at": t.time,
+            "digest": t.digest[:16],
+            **label,
+            **({"written to": t.path} if t.path else {}),
+        }
+    )
     ties = any(j.ties for j in t.views)
-    rows = [[j.view, histogram(j.ages, words=f'ages from 0 to {age(j.age_s[4])}') if j.ages else '', f'{age(j.age_s[2])}, {age(j.age_s[4])}' if j.age_s else '-',
-        f'{j.unmatched:,}'+(f', {j.expired:,} too old' if j.expired else ''), *([j.ties] if ties else [])] for j in t.views]
-    verdict = ('bad', 'BROKEN') if not good else ('bad', 'LABEL LEAKS') if t.leaks else ('ok', 'PROVED')
-    return Panel('Point-in-time join', proof, table(['view', 'ages', 'median, oldest', 'rows without', *(['ties'] if ties else [])], rows), *leaks, *map(text, t.hints), verdict=verdict,
-        next='mlops feature join REFS --entities FRAME --time COLUMN' if t.leaks else '%%mlops run EXPERIMENT')
+    rows = [
+        [
+            j.view,
+            histogram(j.ages, words=f"ages from 0 to {age(j.age_s[4])}") if j.ages else "",
+            f"{age(j.age_s[2])}, {age(j.age_s[4])}" if j.age_s else "-",
+            f"{j.unmatched:,}" + (f", {j.expired:,} too old" if j.expired else ""),
+            *([j.ties] if ties else []),
+        ]
+        for j in t.views
+    ]
+    verdict = ("bad", "BROKEN") if not good else ("bad", "LABEL LEAKS") if t.leaks else ("ok", "PROVED")
+    return Panel(
+        "Point-in-time join",
+        proof,
+        table(["view", "ages", "median, oldest", "rows without", *(["ties"] if ties else [])], rows),
+        *leaks,
+        *map(text, t.hints),
+        verdict=verdict,
+        next="mlops feature join REFS --entities FRAME --time COLUMN" if t.leaks else "%%mlops run EXPERIMENT",
+    )
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15
-_READ = {'all':'all {:,}', 'since':'{:,} since the last time', 'unchanged':'none: nothing changed',
-    'streamed':'none: a stream maintains it'}
+_READ = {
+    "all": "all {:,}",
+    "since": "{:,} since the last time",
+    "unchanged": "none: nothing changed",
+    "streamed": "none: a stream maintains it",
+}
+
 
 def materialized(m) -> Panel:
     "What was read and written; rows that came too late to be read, and how to read them"
-    late = {x['view'].partition('@')[0]:x['late'] for x in m.views if x['late']}
-    rows = [[x['view'], _READ[x['how']].format(x['read']), x['entities'], x['written'], x['newest'], *([x['late']] if late else [])] for x in m.views]
-    return Panel('Online store', table(['view', 'rows read', 'entities', 'rows written', 'newest event', *(['came too late, not read'] if late else [])],
-        rows, empty='no feature view yet'),
-        verdict=('warn', f'{sum(late.values()):,} LATE ROWS NOT READ') if late else ('ok', f'{m.written:,} WRITTEN'),
-        next=f'mlops feature materialize {"".join(f"{n} " for n in late) if len(late)==1 else ""}--full' if late else 'mlops feature online VIEW --entities KEY=VALUE')
+    late = {x["view"].partition("@")[0]: x["late"] for x in m.views if x["late"]}
+    rows = [
+        [
+            x["view"],
+            _READ[x["how"]].format(x["read"]),
+            x["entities"],
+            x["written"],
+            x["newest"],
+            *([x["late"]] if late else []),
+        ]
+        for x in m.views
+    ]
+    return Panel(
+        "Online store",
+        table(
+            [
+                "view",
+                "rows read",
+                "entities",
+                "rows written",
+                "newest event",
+                *(["came too late, not read"] if late else []),
+            ],
+            rows,
+            empty="no feature view yet",
+        ),
+        verdict=("warn", f"{sum(late.values()):,} LATE ROWS NOT READ") if late else ("ok", f"{m.written:,} WRITTEN"),
+        next=f"mlops feature materialize {''.join(f'{n} ' for n in late) if len(late) == 1 else ''}--full"
+        if late
+        else "mlops feature online VIEW --entities KEY=VALUE",
+    )
+
 
 def online(o) -> Panel:
     "Values of one entity with their age"
-    holds = any(v is not None and o.age_s.get(k) is not None for k,v in o.values.items())
-    later = any((s or 0)<0 for s in o.age_s.values())
-    return Panel('Online features of '+', '.join(f'{k}={v}' for k,v in o.entities.items()),
-        table(['feature', 'value', 'age', *([''] if o.why else [])],
-            [[k, v, age(o.age_s.get(k)), *([o.why.get(k, '')] if o.why else [])] for k,v in o.values.items()], align='lrrl'),
-        verdict=('ok', 'SERVED') if holds else ('warn', 'NOTHING THAT STILL HOLDS'),
-        next='mlops feature list' if holds else 'mlops feature join VIEW --entities FRAME' if later else 'mlops feature materialize')
+    holds = any(v is not None and o.age_s.get(k) is not None for k, v in o.values.items())
+    later = any((s or 0) < 0 for s in o.age_s.values())
+    return Panel(
+        "Online features of " + ", ".join(f"{k}={v}" for k, v in o.entities.items()),
+        table(
+            ["feature", "value", "age", *([""] if o.why else [])],
+            [[k, v, age(o.age_s.get(k)), *([o.why.get(k, "")] if o.why else [])] for k, v in o.values.items()],
+            align="lrrl",
+        ),
+        verdict=("ok", "SERVED") if holds else ("warn", "NOTHING THAT STILL HOLDS"),
+        next="mlops feature list"
+        if holds
+        else "mlops feature join VIEW --entities FRAME"
+        if later
+        else "mlops feature materialize",
+    )
 
 # %% ../../nbs/feature/panel.ipynb #dc140700
 def adopted(a) -> Panel:
     "What came over from a Feast repository"
-    blocks:list = [table(['kind', 'taken over'], [[k.replace('_', ' '), ', '.join(v)] for k,v in a.kept.items() if v],
-        empty='the repository defines nothing yet')]
-    if a.services: blocks.append(table(['feature service', 'features'], [[k, ', '.join(v)] for k,v in a.services.items()]))
-    if a.skipped: blocks.append(table(['kept, and cannot be joined here', 'why'], [[x['name'], x['why']] for x in a.skipped]))
-    return Panel('Feast repository', *blocks, verdict=('ok', f'{len(a.views)} VIEWS ADOPTED'),
-        next=f'mlops feature join {a.views[0] if a.views else "VIEW"} --entities FRAME')
+    blocks: list = [
+        table(
+            ["kind", "taken over"],
+            [[k.replace("_", " "), ", ".join(v)] for k, v in a.kept.items() if v],
+            empty="the repository defines nothing yet",
+        )
+    ]
+    if a.services:
+        blocks.append(table(["feature service", "features"], [[k, ", ".join(v)] for k, v in a.services.items()]))
+    if a.skipped:
+        blocks.append(table(["kept, and cannot be joined here", "why"], [[x["name"], x["why"]] for x in a.skipped]))
+    return Panel(
+        "Feast repository",
+        *blocks,
+        verdict=("ok", f"{len(a.views)} VIEWS ADOPTED"),
+        next=f"mlops feature join {a.views[0] if a.views else 'VIEW'} --entities FRAME",
+    )
+
 
 def exported(e) -> Panel:
     "A Feast repository"
-    return Panel('Feast repository', facts({'written to':e.path, 'feature views':', '.join(e.views) or '-',
-        'objects as Python':e.as_code, 'objects in Feast\'s own form':e.as_proto}), table(['file'], [[f] for f in e.files]),
-        verdict=('ok', 'EXPORTED'), next=f'feast -c {e.path} plan')
+    return Panel(
+        "Feast repository",
+        facts(
+            {
+                "written to": e.path,
+                "feature views": ", ".join(e.views) or "-",
+                "objects as Python": e.as_code,
+                "objects in Feast's own form": e.as_proto,
+            }
+        ),
+        table(["file"], [[f] for f in e.files]),
+        verdict=("ok", "EXPORTED"),
+        next=f"feast -c {e.path} plan",
+    )

@@ -13,10 +13,11 @@ from ..core.fact import Fact
 # %% ../../nbs/feature/push_facts.ipynb #ccd48ced
 class Pushed(Fact):
     "Rows that were pushed into a view"
-    view:str # NAME@version
-    rows:int # That the view's query made of the given rows
-    entities:int # That they are about
-    written:int # Entities that are newer than before; for a view with windows: events that were not there
-    newest:str = '' # Newest event among them
-    dataset:str = '' # NAME@version that holds the rows too, with `--offline`
-    __panel__ = 'mlops_nb.feature.push_panel:pushed'
+
+    view: str  # NAME@version
+    rows: int  # That the view's query made of the given rows
+    entities: int  # That they are about
+    written: int  # Entities that are newer than before; for a view with windows: events that were not there
+    newest: str = ""  # Newest event among them
+    dataset: str = ""  # NAME@version that holds the rows too, with `--offline`
+    __panel__ = "mlops_nb.feature.push_panel:pushed"

@@ -13,7 +13,18 @@ from ..core.draw import Panel, facts
 # %% ../../nbs/feature/push_panel.ipynb #54402df3
 def pushed(x) -> Panel:
     "Where rows went"
-    where = facts({'rows':x.rows, 'entities':x.entities, 'newer than before':x.written, 'newest event':x.newest or '-',
-        'history':x.dataset or 'not asked for: --offline keeps the rows there too'})
-    return Panel(f'Pushed into {x.view}', where, verdict=('ok', f'{x.written:,} WRITTEN'),
-        next=f'mlops feature online {x.view.partition("@")[0]} --entity KEY=VALUE')
+    where = facts(
+        {
+            "rows": x.rows,
+            "entities": x.entities,
+            "newer than before": x.written,
+            "newest event": x.newest or "-",
+            "history": x.dataset or "not asked for: --offline keeps the rows there too",
+        }
+    )
+    return Panel(
+        f"Pushed into {x.view}",
+        where,
+        verdict=("ok", f"{x.written:,} WRITTEN"),
+        next=f"mlops feature online {x.view.partition('@')[0]} --entity KEY=VALUE",
+    )

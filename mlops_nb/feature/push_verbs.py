@@ -22,116 +22,174 @@ from .push_facts import Pushed
 
 # %% ../../nbs/feature/push_verbs.ipynb #84023cd0
 def _rows_of(
-    p, # Project
-    d, # Definition
-    table, # pyarrow.Table: the given rows
-    schema, # pyarrow.Schema of the source, or None
-): # `(rows of the source, rows of the view)`; raises `BadInput`, `BadUsage`
+    p,  # Project
+    d,  # Definition
+    table,  # pyarrow.Table: the given rows
+    schema,  # pyarrow.Schema of the source, or None
+):  # `(rows of the source, rows of the view)`; raises `BadInput`, `BadUsage`
     "The given rows as the source has them, and what the view makes of them"
-    if compute.names_of(d)!=['source']:
-        raise BadUsage(f'view `{d.name}` reads {", ".join(compute.names_of(d)) or "nothing"}',
-            'push into a view whose query reads `source`; others are filled by: mlops feature materialize')
-    if d.kind=='sql' and not increment.one_by_one(d.body):
-        raise BadUsage(f'the query of view `{d.name}` mixes rows, and a push brings only new ones',
-            'aggregate with --window instead of in the query, or run: mlops feature materialize')
+    if compute.names_of(d) != ["source"]:
+        raise BadUsage(
+            f"view `{d.name}` reads {', '.join(compute.names_of(d)) or 'nothing'}",
+            "push into a view whose query reads `source`; others are filled by: mlops feature materialize",
+        )
+    if d.kind == "sql" and not increment.one_by_one(d.body):
+        raise BadUsage(
+            f"the query of view `{d.name}` mixes rows, and a push brings only new ones",
+            "aggregate with --window instead of in the query, or run: mlops feature materialize",
+        )
     table = _as_source(d, table, schema)
-    if d.kind=='python': stream_ingest.check_row_by_row(p, d, table)
+    if d.kind == "python":
+        stream_ingest.check_row_by_row(p, d, table)
     rows = compute.rows_of(p, d, table)
-    bad = rows.num_rows-int(increment.whole(rows, d).sum())
+    bad = rows.num_rows - int(increment.whole(rows, d).sum())
     if bad:
-        raise BadInput(f'{bad} of {rows.num_rows} pushed rows lack {", ".join([*d.entity, d.time, *filter(None, [d.created])])}',
-            'fill or drop them: a row belongs to an entity and a time')
+        raise BadInput(
+            f"{bad} of {rows.num_rows} pushed rows lack {', '.join([*d.entity, d.time, *filter(None, [d.created])])}",
+            "fill or drop them: a row belongs to an entity and a time",
+        )
     failed = next((t for t in compute.test_rows(rows, d.tests) if t.failed), None) if d.tests else None
     if failed:
-        raise BadInput(f'{failed.failed} of {rows.num_rows} pushed rows fail the test `{failed.expr}` of view `{d.name}`',
-            'correct them, or change the test with: mlops feature add')
-    return table,rows
+        raise BadInput(
+            f"{failed.failed} of {rows.num_rows} pushed rows fail the test `{failed.expr}` of view `{d.name}`",
+            "correct them, or change the test with: mlops feature add",
+        )
+    return table, rows
+
 
 def _as_source(d, table, schema):
     "The columns and types of the source; a `created` that is not given is now"
     import pyarrow as pa
-    if schema is None: return table
+
+    if schema is None:
+        return table
     if d.created in schema.names and d.created not in table.column_names:
-        table = table.append_column(d.created, pa.array([datetime.now(UTC)]*table.num_rows, pa.timestamp('us', 'UTC')))
-    lacks,extra = ([n for n in a if n not in b]
-        for a,b in ((schema.names, table.column_names), (table.column_names, schema.names)))
+        table = table.append_column(
+            d.created, pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
+        )
+    lacks, extra = (
+        [n for n in a if n not in b]
+        for a, b in ((schema.names, table.column_names), (table.column_names, schema.names))
+    )
     if extra:
-        raise BadInput(f'the pushed rows have a column `{extra[0]}` that the source of view `{d.name}` has not',
-            suggest(extra[0], lacks or schema.names) or f'it has: {", ".join(schema.names[:20])}')
+        raise BadInput(
+            f"the pushed rows have a column `{extra[0]}` that the source of view `{d.name}` has not",
+            suggest(extra[0], lacks or schema.names) or f"it has: {', '.join(schema.names[:20])}",
+        )
     if lacks:
-        raise NotFound(f'the pushed rows have no column `{lacks[0]}`',
-            f'the source of view `{d.name}` has: {", ".join(schema.names[:20])}')
-    try: return pa.table({f.name:_column(table[f.name], f.type) for f in schema})
+        raise NotFound(
+            f"the pushed rows have no column `{lacks[0]}`",
+            f"the source of view `{d.name}` has: {', '.join(schema.names[:20])}",
+        )
+    try:
+        return pa.table({f.name: _column(table[f.name], f.type) for f in schema})
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise BadInput(f'the pushed rows do not fit the source of view `{d.name}`: {" ".join(str(e).split())[:160]}',
-            'convert them to its types first') from e
+        raise BadInput(
+            f"the pushed rows do not fit the source of view `{d.name}`: {' '.join(str(e).split())[:160]}",
+            "convert them to its types first",
+        ) from e
+
 
 def _column(c, t):
     "A column as another type; a time without a zone is UTC, as in history"
     import pyarrow as pa
-    if c.type==t or pa.types.is_null(c.type): return c.cast(t)
+
+    if c.type == t or pa.types.is_null(c.type):
+        return c.cast(t)
     if pa.types.is_timestamp(t) and t.tz and pa.types.is_timestamp(c.type) and not c.type.tz:
-        return c.cast(pa.timestamp(c.type.unit)).cast(pa.timestamp(c.type.unit, 'UTC')).cast(t)
+        return c.cast(pa.timestamp(c.type.unit)).cast(pa.timestamp(c.type.unit, "UTC")).cast(t)
     return c.cast(t)
 
 # %% ../../nbs/feature/push_verbs.ipynb #6ca5ce6a
-@verb('feature.push', changes=True, example='mlops feature push delays new_rows.parquet --offline')
+@verb("feature.push", changes=True, example="mlops feature push delays new_rows.parquet --offline")
 def push(
-    name:Ref, # A view, as `delays`
-    data_:Data, # New rows of its source
+    name: Ref,  # A view, as `delays`
+    data_: Data,  # New rows of its source
     *,
-    offline:bool=False, # Append them to the dataset that is the view's source too
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Pushed|Plan:
+    offline: bool = False,  # Append them to the dataset that is the view's source too
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Pushed | Plan:
     """Push new rows into a view
 
     The view's query runs over them; the newest of each entity is served at once. Nothing is written when one row cannot be used."""
     from mlops_nb.core import ledger
+
     p = projects.current()
     d = definition.find(p, name)
     if d.on_demand:
-        raise BadUsage(f'view `{d.name}` is computed on demand',
-            'push into the views that it needs: '+(', '.join(d.needs) or 'it needs none'))
-    into = _dataset(p, d) if offline else ''
-    given,rows = _rows_of(p, d, data.read(data_, p), stream_ingest.schema_of(p, d))
-    steps = [*([f'append {given.num_rows:,} rows to dataset {into}'] if into else []),
-        f'write the newest of {rows.num_rows:,} rows of {d.name}@{d.version} to the online store']
-    if dry_run: return Plan(steps=steps)
-    with progress(f'pushing into {d.name}'):
-        kept = _appended(p, into, given) if into else ''
-        entities,written = _events(p, d, rows) if d.windows else _newest(p, d, rows)
-    fact = Pushed(view=f'{d.name}@{d.version}', rows=rows.num_rows, entities=entities, written=written,
-        newest=increment.newest_event(rows, d.time), dataset=kept)
-    ledger.record(p, 'feature.pushed', fact.view,
-        {'rows':fact.rows, 'entities':entities, 'written':written, 'newest':fact.newest, 'dataset':kept})
+        raise BadUsage(
+            f"view `{d.name}` is computed on demand",
+            "push into the views that it needs: " + (", ".join(d.needs) or "it needs none"),
+        )
+    into = _dataset(p, d) if offline else ""
+    given, rows = _rows_of(p, d, data.read(data_, p), stream_ingest.schema_of(p, d))
+    steps = [
+        *([f"append {given.num_rows:,} rows to dataset {into}"] if into else []),
+        f"write the newest of {rows.num_rows:,} rows of {d.name}@{d.version} to the online store",
+    ]
+    if dry_run:
+        return Plan(steps=steps)
+    with progress(f"pushing into {d.name}"):
+        kept = _appended(p, into, given) if into else ""
+        entities, written = _events(p, d, rows) if d.windows else _newest(p, d, rows)
+    fact = Pushed(
+        view=f"{d.name}@{d.version}",
+        rows=rows.num_rows,
+        entities=entities,
+        written=written,
+        newest=increment.newest_event(rows, d.time),
+        dataset=kept,
+    )
+    ledger.record(
+        p,
+        "feature.pushed",
+        fact.view,
+        {"rows": fact.rows, "entities": entities, "written": written, "newest": fact.newest, "dataset": kept},
+    )
     return fact
+
 
 def _dataset(p, d) -> str:
     "The dataset that is a view's source; raises `BadUsage` when it is none"
     from mlops_nb.core import refs
-    word = str(d.source).partition('@')[0]
-    if not word or word not in refs.registered(p, 'dataset') or '@' in str(d.source).removesuffix('@'):
-        raise BadUsage(f'view `{d.name}` reads {d.source or "no source"}, which is not the newest version of a dataset',
-            'register it with: mlops data add FILE NAME, or push without --offline')
+
+    word = str(d.source).partition("@")[0]
+    if not word or word not in refs.registered(p, "dataset") or "@" in str(d.source).removesuffix("@"):
+        raise BadUsage(
+            f"view `{d.name}` reads {d.source or 'no source'}, which is not the newest version of a dataset",
+            "register it with: mlops data add FILE NAME, or push without --offline",
+        )
     return word
+
 
 def _appended(p, name, given) -> str:
     "The next version of a dataset"
     import pyarrow as pa
-    with alone(p.state/'locks'/f'data-{name}'): v = data.add(pa.concat_tables([data.read(name, p), given]), name)
-    return f'{v.name}@{v.version}'
 
-def _newest(p, d, rows) -> tuple[int,int]:
-    store,done = online_reader.opened(p),None
+    with alone(p.state / "locks" / f"data-{name}"):
+        v = data.add(pa.concat_tables([data.read(name, p), given]), name)
+    return f"{v.name}@{v.version}"
+
+
+def _newest(p, d, rows) -> tuple[int, int]:
+    store, done = online_reader.opened(p), None
     b = increment.newest(d, rows)
     try:
-        while done is None: was = store.mark(b.view); done = store.write([b._replace(mark=increment.next_turn(was), was=was)])
-        return len(b.times_us),done[0]
-    finally: store.close()
+        while done is None:
+            was = store.mark(b.view)
+            done = store.write([b._replace(mark=increment.next_turn(was), was=was)])
+        return len(b.times_us), done[0]
+    finally:
+        store.close()
 
-def _events(p, d, rows) -> tuple[int,int]:
+
+def _events(p, d, rows) -> tuple[int, int]:
     "Events of a view with windows, added as a stream adds them"
-    events,_ = stream_ingest._events_of_rows(p, d, rows)
+    events, _ = stream_ingest._events_of_rows(p, d, rows)
     store = stream_store.of(p)
-    try: return len({e[0] for e in events}),store.add(f'{d.name}@{d.version}', events, 'push', datetime.now(UTC).isoformat()).used
-    finally: store.close()
+    try:
+        return len({e[0] for e in events}), store.add(
+            f"{d.name}@{d.version}", events, "push", datetime.now(UTC).isoformat()
+        ).used
+    finally:
+        store.close()

@@ -14,7 +14,7 @@ from ..core.need import need
 from .online_store import Batch, Wanted, pack, packed_key, unpack
 
 # %% ../../nbs/feature/redis_store.ipynb #00ac7135
-_MERGE = '''local n, out = #KEYS/2, {}
+_MERGE = """local n, out = #KEYS/2, {}
 for v = 1, n do
   local was = ARGV[1+3*n+v]
   if was ~= '-' and was ~= (redis.call('HGET', ARGV[1], ARGV[1+2*n+v]) or '') then for w = 1, n do redis.call('DEL', KEYS[w]) end return {-2} end
@@ -30,69 +30,104 @@ for v = 1, n do
   redis.call('DEL', KEYS[v])
   out[v] = changed
 end
-return out'''
+return out"""
+
 
 class RedisStore:
     "Online features in Redis, below `mlops:PREFIX:`"
-    def __init__(self,
-        url:str, # redis://HOST:PORT/DB, rediss:// or unix://PATH
-        prefix:str='', # Of the keys: the project's name
-        timeout_s:float=5., # Longest wait for an answer
+
+    def __init__(
+        self,
+        url: str,  # redis://HOST:PORT/DB, rediss:// or unix://PATH
+        prefix: str = "",  # Of the keys: the project's name
+        timeout_s: float = 5.0,  # Longest wait for an answer
     ):
-        redis = need('redis', 'redis')
-        self.prefix,self.failed = f'mlops:{prefix}:',redis.exceptions.RedisError
-        try: self.db = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-        except ValueError as e: raise BadInput(f'stores.online={url!r}: {e}', 'write redis://HOST:6379/0 in mlops.toml') from e
+        redis = need("redis", "redis")
+        self.prefix, self.failed = f"mlops:{prefix}:", redis.exceptions.RedisError
+        try:
+            self.db = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        except ValueError as e:
+            raise BadInput(f"stores.online={url!r}: {e}", "write redis://HOST:6379/0 in mlops.toml") from e
         self._merge = self.db.register_script(_MERGE)
         self._try(self.db.ping)
+
     def _try(self, step, *args, **kwargs):
-        try: return step(*args, **kwargs)
+        try:
+            return step(*args, **kwargs)
         except self.failed as e:
-            raise ToolFailed(f'Redis does not answer: {" ".join(str(e).split())[:160].rstrip(".")}',
-                'start it, then run it again: nothing was half-written') from e
-    def write(self, batches:list[Batch]) -> list[int]|None:
+            raise ToolFailed(
+                f"Redis does not answer: {' '.join(str(e).split())[:160].rstrip('.')}",
+                "start it, then run it again: nothing was half-written",
+            ) from e
+
+    def write(self, batches: list[Batch]) -> list[int] | None:
         "Keep the newest row of each entity; all batches are seen at once, or none where a mark has moved"
-        if not batches: return []
+        if not batches:
+            return []
         staged = [self._stage(b) for b in batches]
         views = [b.view for b in batches]
-        done = self._try(self._merge, [*(s for s,_ in staged), *(self.prefix+v for v in views)],
-            [f'{self.prefix}marks', *(n for _,n in staged), *(b.mark for b in batches), *views, *('-' if b.was is None else b.was for b in batches)])
-        if done[0]==-2: return None
-        if done[0]==-1:
-            raise ToolFailed(f'Redis forgot rows of {views[done[1]-1]} before they were merged',
-                'run it again: nothing was half-written')
+        done = self._try(
+            self._merge,
+            [*(s for s, _ in staged), *(self.prefix + v for v in views)],
+            [
+                f"{self.prefix}marks",
+                *(n for _, n in staged),
+                *(b.mark for b in batches),
+                *views,
+                *("-" if b.was is None else b.was for b in batches),
+            ],
+        )
+        if done[0] == -2:
+            return None
+        if done[0] == -1:
+            raise ToolFailed(
+                f"Redis forgot rows of {views[done[1] - 1]} before they were merged",
+                "run it again: nothing was half-written",
+            )
         return done
-    def _stage(self, b:Batch) -> tuple[str,int]:
+
+    def _stage(self, b: Batch) -> tuple[str, int]:
         "Newest rows of a batch under a name of their own: the name, and how many"
-        stage = f'{self.prefix}stage:{secrets.token_hex(8)}'
-        packed:dict = {}
-        for k,t,r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
-            name,value = packed_key(k),t.to_bytes(8, 'big', signed=True)+pack(dict(zip(b.names, r, strict=True)))
-            if name not in packed or int.from_bytes(packed[name][:8], 'big', signed=True)<=t: packed[name] = value
+        stage = f"{self.prefix}stage:{secrets.token_hex(8)}"
+        packed: dict = {}
+        for k, t, r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
+            name, value = packed_key(k), t.to_bytes(8, "big", signed=True) + pack(dict(zip(b.names, r, strict=True)))
+            if name not in packed or int.from_bytes(packed[name][:8], "big", signed=True) <= t:
+                packed[name] = value
         some = list(packed.items())
         for n in range(0, len(some), 10_000):
             pipe = self.db.pipeline()
-            pipe.hset(stage, mapping=dict(some[n:n+10_000])); pipe.expire(stage, 600)
+            pipe.hset(stage, mapping=dict(some[n : n + 10_000]))
+            pipe.expire(stage, 600)
             self._try(pipe.execute)
-        return stage,len(packed)
-    def read(self, wanted:Wanted, keys:list) -> list[tuple]:
+        return stage, len(packed)
+
+    def read(self, wanted: Wanted, keys: list) -> list[tuple]:
         "For each entity: the event time of each view in us, then its values"
         names = [packed_key(k) for k in zip(*keys)]
-        if not names: return []
-        pipe = self.db.pipeline(transaction=len(wanted.views)>1) # all views as of one moment
-        for view,_ in wanted.views: pipe.hmget(self.prefix+view, names)
-        parts = [[_row(v, features) for v in got] for got,(_,features) in zip(self._try(pipe.execute), wanted.views)]
+        if not names:
+            return []
+        pipe = self.db.pipeline(transaction=len(wanted.views) > 1)  # all views as of one moment
+        for view, _ in wanted.views:
+            pipe.hmget(self.prefix + view, names)
+        parts = [[_row(v, features) for v in got] for got, (_, features) in zip(self._try(pipe.execute), wanted.views)]
         return [sum(rows, ()) for rows in zip(*parts)]
-    def mark(self, view:str) -> str:
+
+    def mark(self, view: str) -> str:
         "How far a view was read; empty at first"
-        return (self._try(self.db.hget, f'{self.prefix}marks', view) or b'').decode()
-    def count(self, view:str) -> int:
+        return (self._try(self.db.hget, f"{self.prefix}marks", view) or b"").decode()
+
+    def count(self, view: str) -> int:
         "Entities of which a view has a row"
-        return self._try(self.db.hlen, self.prefix+view)
-    def close(self): self.db.close()
+        return self._try(self.db.hlen, self.prefix + view)
+
+    def close(self):
+        self.db.close()
+
 
 def _row(value, names) -> tuple:
     "Event time and values of one packed row"
-    if value is None: return (None,)*(1+len(names))
+    if value is None:
+        return (None,) * (1 + len(names))
     row = unpack(value[8:])
-    return int.from_bytes(value[:8], 'big', signed=True),*map(row.get, names)
+    return int.from_bytes(value[:8], "big", signed=True), *map(row.get, names)

@@ -13,54 +13,66 @@ from . import definition
 from .facts import Definition
 
 # %% ../../nbs/feature/references.ipynb #71fa6ae5
-def services(p) -> dict[str,list[str]]:
+def services(p) -> dict[str, list[str]]:
     "Feature services of a project: names for several references, `features/services/NAME.toml`"
     import tomllib
+
     out = {}
-    for f in sorted((p.root/'features'/'services').glob('*.toml')):
-        try: out[f.stem] = [str(x) for x in tomllib.loads(f.read_text(encoding='utf-8'))['features']]
+    for f in sorted((p.root / "features" / "services").glob("*.toml")):
+        try:
+            out[f.stem] = [str(x) for x in tomllib.loads(f.read_text(encoding="utf-8"))["features"]]
         except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as e:
-            raise BadInput(f'features/services/{f.name} is not a feature service', 'write: features = ["view:feature"]') from e
+            raise BadInput(
+                f"features/services/{f.name} is not a feature service", 'write: features = ["view:feature"]'
+            ) from e
     return out
 
-def _opened(p, words:list[str]) -> list[str]:
+
+def _opened(p, words: list[str]) -> list[str]:
     "Names of services replaced by what they stand for"
-    if not (p.root/'features'/'services').is_dir(): return words
+    if not (p.root / "features" / "services").is_dir():
+        return words
     known = services(p)
-    return [x for w in words for x in (known.get(w, [w]) if not (p.root/'features'/f'{w}.toml').is_file() else [w])]
+    return [x for w in words for x in (known.get(w, [w]) if not (p.root / "features" / f"{w}.toml").is_file() else [w])]
+
 
 def chosen(
-    p, # Project
-    refs:str, # As above
-) -> list[tuple[Definition,list[str]]]: # Each view once, with its features in the order asked for
+    p,  # Project
+    refs: str,  # As above
+) -> list[tuple[Definition, list[str]]]:  # Each view once, with its features in the order asked for
     "The views and features that a reference names; raises `NotFound`"
-    out:dict[tuple,tuple[Definition,list[str]]] = {}
-    for word in _opened(p, [w.strip() for w in str(refs).split(',') if w.strip()]):
-        view,_,feature = word.partition(':')
+    out: dict[tuple, tuple[Definition, list[str]]] = {}
+    for word in _opened(p, [w.strip() for w in str(refs).split(",") if w.strip()]):
+        view, _, feature = word.partition(":")
         d = definition.find(p, view)
         have = [f.name for f in d.features]
-        if feature not in ('', '*') and feature not in have:
-            raise NotFound(f'view `{d.name}` has no feature `{feature}`',
-                suggest(feature, have) or f'it has: {", ".join(have[:20])}')
+        if feature not in ("", "*") and feature not in have:
+            raise NotFound(
+                f"view `{d.name}` has no feature `{feature}`",
+                suggest(feature, have) or f"it has: {', '.join(have[:20])}",
+            )
         names = out.setdefault((d.name, d.version), (d, []))[1]
-        names += [n for n in (have if feature in ('', '*') else [feature]) if n not in names]
-    if not out: raise BadInput('no feature was named', 'write for instance: view:feature,other_view')
+        names += [n for n in (have if feature in ("", "*") else [feature]) if n not in names]
+    if not out:
+        raise BadInput("no feature was named", "write for instance: view:feature,other_view")
     return list(out.values())
 
+
 def column_names(
-    picked:list[tuple[Definition,list[str]]], # What `chosen` gave
-    taken:list[str], # Columns of the entity frame
-    full:bool=False, # Always `view__feature`
-) -> dict[tuple[str,int,str],str]: # (view, version, feature) -> column
+    picked: list[tuple[Definition, list[str]]],  # What `chosen` gave
+    taken: list[str],  # Columns of the entity frame
+    full: bool = False,  # Always `view__feature`
+) -> dict[tuple[str, int, str], str]:  # (view, version, feature) -> column
     "Names of the joined columns: the feature's, or `view__feature` where two would clash"
-    every = [f for _,fs in picked for f in fs]
-    twice = [d.name for d,_ in picked]
+    every = [f for _, fs in picked for f in fs]
+    twice = [d.name for d, _ in picked]
     out = {}
-    for d,fs in picked:
+    for d, fs in picked:
         for f in fs:
-            name = f'{d.name}__{f}' if full or every.count(f)>1 or f in taken else f
-            if twice.count(d.name)>1: name = f'{d.name}_v{d.version}__{f}'
+            name = f"{d.name}__{f}" if full or every.count(f) > 1 or f in taken else f
+            if twice.count(d.name) > 1:
+                name = f"{d.name}_v{d.version}__{f}"
             if name in taken or name in out.values():
-                raise BadInput(f'column `{name}` is in the entity frame already', 'rename it there')
+                raise BadInput(f"column `{name}` is in the entity frame already", "rename it there")
             out[d.name, d.version, f] = name
     return out

@@ -18,217 +18,351 @@ from . import asof, compute, definition, history, windows
 from .skew_facts import Mismatch
 
 # %% ../../nbs/feature/replay.ipynb #85566c98
-_FEATURE = re.compile(r'(?P<view>[A-Za-z0-9][\w.-]*)@(?P<version>\d+):(?P<feature>.+)')
+_FEATURE = re.compile(r"(?P<view>[A-Za-z0-9][\w.-]*)@(?P<version>\d+):(?P<feature>.+)")
+
 
 def call(
-    time:datetime, # When the call asked
-    entities:dict, # Key -> value
-    values:dict, # `VIEW@VERSION:FEATURE` -> the value that was used
-    id:str='', # Of the request
-    request:dict|None=None, # Request columns of on-demand views
-    **more, # `model`, `prediction` ...
-) -> dict: # A row for `core.segments`
+    time: datetime,  # When the call asked
+    entities: dict,  # Key -> value
+    values: dict,  # `VIEW@VERSION:FEATURE` -> the value that was used
+    id: str = "",  # Of the request
+    request: dict | None = None,  # Request columns of on-demand views
+    **more,  # `model`, `prediction` ...
+) -> dict:  # A row for `core.segments`
     "A served call as a row of a segment"
     wrong = next((n for n in values if not _FEATURE.fullmatch(n)), None)
-    if wrong is not None: raise BadInput(f'a served value is named {wrong!r}', 'write VIEW@VERSION:FEATURE')
-    return {'time':time, 'id':id, **{f'entity:{k}':v for k,v in entities.items()},
-        **{f'request:{k}':v for k,v in (request or {}).items()}, **values, **more}
+    if wrong is not None:
+        raise BadInput(f"a served value is named {wrong!r}", "write VIEW@VERSION:FEATURE")
+    return {
+        "time": time,
+        "id": id,
+        **{f"entity:{k}": v for k, v in entities.items()},
+        **{f"request:{k}": v for k, v in (request or {}).items()},
+        **values,
+        **more,
+    }
 
-def served(columns:list[str]) -> dict[tuple[str,int],list[str]]:
+
+def served(columns: list[str]) -> dict[tuple[str, int], list[str]]:
     "The features in the columns of a segment: (view, version) -> features"
-    out:dict = {}
+    out: dict = {}
     for c in columns:
-        if m := _FEATURE.fullmatch(c): out.setdefault((m['view'], int(m['version'])), []).append(m['feature'])
+        if m := _FEATURE.fullmatch(c):
+            out.setdefault((m["view"], int(m["version"])), []).append(m["feature"])
     return out
+
 
 def _frame(table):
     "The entity frame of served calls, with `time`"
-    plain = {c.partition(':')[2]:table[c] for c in table.column_names if c.startswith(('entity:', 'request:'))}
+    plain = {c.partition(":")[2]: table[c] for c in table.column_names if c.startswith(("entity:", "request:"))}
     import pyarrow as pa
-    return pa.table({**plain, ' asked':table['time']})
+
+    return pa.table({**plain, " asked": table["time"]})
+
 
 def truth(
-    p, # Project
-    table, # pyarrow.Table of served calls
-    want:dict[tuple[str,int],list[str]], # What `served` gives
-    as_known:bool=True, # As it was known then
-): # ({`VIEW@VERSION:FEATURE`: array}, {(view, version): `history.Answer`})
+    p,  # Project
+    table,  # pyarrow.Table of served calls
+    want: dict[tuple[str, int], list[str]],  # What `served` gives
+    as_known: bool = True,  # As it was known then
+):  # ({`VIEW@VERSION:FEATURE`: array}, {(view, version): `history.Answer`})
     "What history says about every call"
-    return _truth(p, table, [(definition.find(p, f'{v}@{n}'), fs) for (v,n),fs in want.items()], as_known)
+    return _truth(p, table, [(definition.find(p, f"{v}@{n}"), fs) for (v, n), fs in want.items()], as_known)
+
 
 def _truth(p, table, picked, as_known=True):
-    for d,fs in picked:
+    for d, fs in picked:
         have = [f.name for f in d.features]
         gone = next((f for f in fs if f not in have), None)
-        if gone is not None: raise NotFound(f'a call was served `{d.name}@{d.version}:{gone}`, which that view has not', suggest(gone, have) or f'it has: {", ".join(have[:20])}')
-    names = {(d.name, d.version, f):f'{d.name}@{d.version}:{f}' for d,fs in picked for f in fs}
-    joined,answers = history.joined(history.held(p, picked, names), p, _frame(table), ' asked', as_known)
-    return {c:joined[c] for c in names.values()},{a.proof.view:a for a in answers}
+        if gone is not None:
+            raise NotFound(
+                f"a call was served `{d.name}@{d.version}:{gone}`, which that view has not",
+                suggest(gone, have) or f"it has: {', '.join(have[:20])}",
+            )
+    names = {(d.name, d.version, f): f"{d.name}@{d.version}:{f}" for d, fs in picked for f in fs}
+    joined, answers = history.joined(history.held(p, picked, names), p, _frame(table), " asked", as_known)
+    return {c: joined[c] for c in names.values()}, {a.proof.view: a for a in answers}
 
 # %% ../../nbs/feature/replay.ipynb #45f335bc
 def differs(
-    used, # pyarrow array, shape (calls,)
-    said, # pyarrow array, shape (calls,)
-    tolerance:float=1e-6, # Relative above 1, absolute below
-): # (bool array, float array: by how much; infinite where only one side has a value or both are text)
+    used,  # pyarrow array, shape (calls,)
+    said,  # pyarrow array, shape (calls,)
+    tolerance: float = 1e-6,  # Relative above 1, absolute below
+):  # (bool array, float array: by how much; infinite where only one side has a value or both are text)
     "Where two columns of values differ"
     import numpy as np, pyarrow as pa
+
     def is_number(t):
-        return pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) or pa.types.is_decimal(t) or pa.types.is_null(t)
+        return (
+            pa.types.is_integer(t)
+            or pa.types.is_floating(t)
+            or pa.types.is_boolean(t)
+            or pa.types.is_decimal(t)
+            or pa.types.is_null(t)
+        )
+
     if is_number(used.type) and is_number(said.type):
-        u,s = (np.asarray(x.to_pandas(), dtype='float64') for x in (used, said))
-        with np.errstate(invalid='ignore'): gap = np.where(u==s, 0., np.abs(u-s))
-        gap = np.where(np.isnan(u)&np.isnan(s), 0., np.where(np.isnan(gap), np.inf, gap))
-        return gap>tolerance*np.maximum(1., np.nan_to_num(np.abs(s), nan=1., posinf=1.)),gap
-    bad = np.array([str(a)!=str(b) if a is not None and b is not None else a is not b for a,b in zip(used.to_pylist(), said.to_pylist())], bool)
-    return bad,np.where(bad, np.inf, 0.)
+        u, s = (np.asarray(x.to_pandas(), dtype="float64") for x in (used, said))
+        with np.errstate(invalid="ignore"):
+            gap = np.where(u == s, 0.0, np.abs(u - s))
+        gap = np.where(np.isnan(u) & np.isnan(s), 0.0, np.where(np.isnan(gap), np.inf, gap))
+        return gap > tolerance * np.maximum(1.0, np.nan_to_num(np.abs(s), nan=1.0, posinf=1.0)), gap
+    bad = np.array(
+        [
+            str(a) != str(b) if a is not None and b is not None else a is not b
+            for a, b in zip(used.to_pylist(), said.to_pylist())
+        ],
+        bool,
+    )
+    return bad, np.where(bad, np.inf, 0.0)
 
 # %% ../../nbs/feature/replay.ipynb #c8c90479
-_LOOK = 300 # Differing calls that are looked at for a reason
-_BACK = 5 # Older events that are compared
-_FEW,_MOST = 40,300 # Calls for which events are left out one by one, and the most events of a call
+_LOOK = 300  # Differing calls that are looked at for a reason
+_BACK = 5  # Older events that are compared
+_FEW, _MOST = 40, 300  # Calls for which events are left out one by one, and the most events of a call
+
 
 def _share_equal(a, b, tolerance) -> float:
-    bad,_ = differs(a, b, tolerance)
-    return 1-bad.mean() if len(bad) else 0.
+    bad, _ = differs(a, b, tolerance)
+    return 1 - bad.mean() if len(bad) else 0.0
+
 
 def reason(
-    p, # Project
-    calls, # pyarrow.Table: the differing calls
-    name:str, # `VIEW@VERSION:FEATURE`
-    said, # pyarrow array: what history says about them
-    answer, # `history.Answer` of the view for them; None for an on-demand view
-    tolerance:float=1e-6,
+    p,  # Project
+    calls,  # pyarrow.Table: the differing calls
+    name: str,  # `VIEW@VERSION:FEATURE`
+    said,  # pyarrow array: what history says about them
+    answer,  # `history.Answer` of the view for them; None for an on-demand view
+    tolerance: float = 1e-6,
 ) -> str:
     "The likeliest reason why these calls differ"
     import numpy as np, pyarrow.compute as pc
-    m,used = _FEATURE.fullmatch(name),calls[name]
-    empty = pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False)
-    if empty.mean()>.5: return 'missing: served without a value that history has'
-    if answer is None: return 'unknown: look at the inputs of this on-demand view'
-    if found := _older(p, calls, m, used, answer, tolerance): return found
-    for d in definition.versions(p, m['view']):
-        if d.version==int(m['version']) or m['feature'] not in [f.name for f in d.features]: continue
-        other,_ = truth(p, calls, {(d.name, d.version):[m['feature']]})
-        if _share_equal(used, other[f'{d.name}@{d.version}:{m["feature"]}'], tolerance)>.5:
-            return f'code version: the values of {d.name}@{d.version}'
-    factor = _factor(used, said)
-    if factor is not None: return f'scaled: used = {factor:.6g} x history'
-    if _missed(p, calls, m, used, tolerance): return 'late data: history has an event in the window that serving did not have'
-    if pc.is_null(said, nan_is_null=True).to_numpy(zero_copy_only=False).mean()>.5:
-        return 'from nowhere: served with a value that history does not have'
-    return 'unknown: no older event, other version or constant factor gives these values'
 
-def _factor(used, said) -> float|None:
+    m, used = _FEATURE.fullmatch(name), calls[name]
+    empty = pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False)
+    if empty.mean() > 0.5:
+        return "missing: served without a value that history has"
+    if answer is None:
+        return "unknown: look at the inputs of this on-demand view"
+    if found := _older(p, calls, m, used, answer, tolerance):
+        return found
+    for d in definition.versions(p, m["view"]):
+        if d.version == int(m["version"]) or m["feature"] not in [f.name for f in d.features]:
+            continue
+        other, _ = truth(p, calls, {(d.name, d.version): [m["feature"]]})
+        if _share_equal(used, other[f"{d.name}@{d.version}:{m['feature']}"], tolerance) > 0.5:
+            return f"code version: the values of {d.name}@{d.version}"
+    factor = _factor(used, said)
+    if factor is not None:
+        return f"scaled: used = {factor:.6g} x history"
+    if _missed(p, calls, m, used, tolerance):
+        return "late data: history has an event in the window that serving did not have"
+    if pc.is_null(said, nan_is_null=True).to_numpy(zero_copy_only=False).mean() > 0.5:
+        return "from nowhere: served with a value that history does not have"
+    return "unknown: no older event, other version or constant factor gives these values"
+
+
+def _factor(used, said) -> float | None:
     "The constant factor between two columns, if there is one"
     import numpy as np
-    try: u,s = (np.asarray(x.to_pandas(), dtype='float64') for x in (used, said))
-    except (TypeError, ValueError): return None
-    some = np.isfinite(u)&np.isfinite(s)&(s!=0)
-    if some.sum()<max(1, .5*len(u)): return None
-    ratio = u[some]/s[some]
+
+    try:
+        u, s = (np.asarray(x.to_pandas(), dtype="float64") for x in (used, said))
+    except (TypeError, ValueError):
+        return None
+    some = np.isfinite(u) & np.isfinite(s) & (s != 0)
+    if some.sum() < max(1, 0.5 * len(u)):
+        return None
+    ratio = u[some] / s[some]
     middle = float(np.median(ratio))
-    return middle if middle not in (0., 1.) and (np.abs(ratio-middle)<=1e-4*abs(middle)).mean()>.9 else None
+    return middle if middle not in (0.0, 1.0) and (np.abs(ratio - middle) <= 1e-4 * abs(middle)).mean() > 0.9 else None
+
 
 def _older(p, calls, m, used, answer, tolerance) -> str:
     "Are these the values of an older event? Calls without a value do not count"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    d = definition.find(p, f'{m["view"]}@{m["version"]}')
+
+    d = definition.find(p, f"{m['view']}@{m['version']}")
     if d.ttl and not d.windows:
-        for_ever,_ = _truth(p, calls, [(msgspec.structs.replace(d, ttl=''), [m['feature']])])
-        if _share_equal(used, for_ever[m.string], tolerance)>.5:
-            return f'stale: the value of an older event, beyond the ttl of {d.ttl}'
-    event,has = answer.event,answer.has
-    at,some,name,late = calls,~pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False),m.string,np.zeros(calls.num_rows, bool)
+        for_ever, _ = _truth(p, calls, [(msgspec.structs.replace(d, ttl=""), [m["feature"]])])
+        if _share_equal(used, for_ever[m.string], tolerance) > 0.5:
+            return f"stale: the value of an older event, beyond the ttl of {d.ttl}"
+    event, has = answer.event, answer.has
+    at, some, name, late = (
+        calls,
+        ~pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False),
+        m.string,
+        np.zeros(calls.num_rows, bool),
+    )
     for _ in range(_BACK):
-        if not has.any(): break
-        before = pa.array(np.where(has, event-1, np.iinfo('int64').min//4).astype('int64')).cast(pa.timestamp(answer.unit, 'UTC'))
-        at = at.set_column(at.column_names.index('time'), 'time', before)
-        values,answers = truth(p, at, {(d.name, d.version):[m['feature']]})
-        a = answers[f'{d.name}@{d.version}']
-        late |= ~differs(used, values[name], tolerance)[0]&some&a.has
-        event,has = a.event,a.has
-        if late.sum()>.5*some.sum():
-            return ('behind: the value of an older event; the newer one was known, and the online store was not filled in time' if d.created else
-                'late data: the value of an older event; the newer one came late, or the online store was not filled in time')
-    return ''
+        if not has.any():
+            break
+        before = pa.array(np.where(has, event - 1, np.iinfo("int64").min // 4).astype("int64")).cast(
+            pa.timestamp(answer.unit, "UTC")
+        )
+        at = at.set_column(at.column_names.index("time"), "time", before)
+        values, answers = truth(p, at, {(d.name, d.version): [m["feature"]]})
+        a = answers[f"{d.name}@{d.version}"]
+        late |= ~differs(used, values[name], tolerance)[0] & some & a.has
+        event, has = a.event, a.has
+        if late.sum() > 0.5 * some.sum():
+            return (
+                "behind: the value of an older event; the newer one was known, and the online store was not filled in time"
+                if d.created
+                else "late data: the value of an older event; the newer one came late, or the online store was not filled in time"
+            )
+    return ""
+
 
 def _missed(p, calls, m, used, tolerance) -> bool:
     "Are these the values of windows that one event had not reached?"
     import numpy as np, pyarrow as pa
-    d = definition.find(p, f'{m["view"]}@{m["version"]}')
-    w = next((w for w in d.windows if w.name==m['feature']), None)
-    if w is None: return False
-    rows,looked,hit = compute.rows(p, d),0,0
-    q,v,unit = asof.question(_frame(calls.slice(0, _FEW)), rows, d.entity, ' asked', d.time, d.created)
-    over = int(interval(w.over).total_seconds()*asof._UNIT[unit])
-    for n,(t,mine) in enumerate(zip(q['t'].to_pylist(), used.to_pylist())):
-        known = windows.known_versions(_events(d, w, rows, v, [q[f'k{k}'][n] for k in range(len(d.entity))], t-over, t), t)
-        if not 0<len(known)<=_MOST: continue
-        less = [windows.value_of(w.aggregate, over, known[:k]+known[k+1:], t, not w.column) for k in range(len(known))]
-        looked += 1; hit += not differs(pa.array([mine]*len(less), used.type), pa.array(less), tolerance)[0].all()
-    return hit>.5*looked
+
+    d = definition.find(p, f"{m['view']}@{m['version']}")
+    w = next((w for w in d.windows if w.name == m["feature"]), None)
+    if w is None:
+        return False
+    rows, looked, hit = compute.rows(p, d), 0, 0
+    q, v, unit = asof.question(_frame(calls.slice(0, _FEW)), rows, d.entity, " asked", d.time, d.created)
+    over = int(interval(w.over).total_seconds() * asof._UNIT[unit])
+    for n, (t, mine) in enumerate(zip(q["t"].to_pylist(), used.to_pylist())):
+        known = windows.known_versions(
+            _events(d, w, rows, v, [q[f"k{k}"][n] for k in range(len(d.entity))], t - over, t), t
+        )
+        if not 0 < len(known) <= _MOST:
+            continue
+        less = [
+            windows.value_of(w.aggregate, over, known[:k] + known[k + 1 :], t, not w.column) for k in range(len(known))
+        ]
+        looked += 1
+        hit += not differs(pa.array([mine] * len(less), used.type), pa.array(less), tolerance)[0].all()
+    return hit > 0.5 * looked
+
 
 def _events(d, w, rows, v, key, after, until) -> list:
     "Events of one entity in a span of time, as the rules see them"
     import functools, pyarrow.compute as pc
-    here = functools.reduce(pc.and_, [pc.greater(v['t'], after), pc.less_equal(v['t'], until), *(pc.equal(v[f'k{k}'], x) for k,x in enumerate(key))])
-    some,times = rows.filter(here),v.filter(here)
-    columns = [times['t'].to_pylist(), *(c.to_pylist() if c is not None else [None]*some.num_rows
-        for c in (some[w.column] if w.column else None, times['c'] if d.created else None, some[d.id] if d.id else None)), windows.selected(some, w.filter)]
+
+    here = functools.reduce(
+        pc.and_,
+        [
+            pc.greater(v["t"], after),
+            pc.less_equal(v["t"], until),
+            *(pc.equal(v[f"k{k}"], x) for k, x in enumerate(key)),
+        ],
+    )
+    some, times = rows.filter(here), v.filter(here)
+    columns = [
+        times["t"].to_pylist(),
+        *(
+            c.to_pylist() if c is not None else [None] * some.num_rows
+            for c in (
+                some[w.column] if w.column else None,
+                times["c"] if d.created else None,
+                some[d.id] if d.id else None,
+            )
+        ),
+        windows.selected(some, w.filter),
+    ]
     return [windows.Row(*x) for x in zip(*columns)]
 
 # %% ../../nbs/feature/replay.ipynb #56da9b5b
 class _Sum:
     "What is known about one feature after some segments"
-    def __init__(self): self.rows,self.times,self.worst,self.why = 0,[],[],None
+
+    def __init__(self):
+        self.rows, self.times, self.worst, self.why = 0, [], [], None
+
 
 def compare(
-    p, # Project
-    tables, # Iterable of pyarrow.Table of served calls
-    tolerance:float=1e-6,
-    most:int=5, # Worst calls to keep
-) -> tuple: # (calls, list[Mismatch], features, first, last)
+    p,  # Project
+    tables,  # Iterable of pyarrow.Table of served calls
+    tolerance: float = 1e-6,
+    most: int = 5,  # Worst calls to keep
+) -> tuple:  # (calls, list[Mismatch], features, first, last)
     "Replay calls and collect what differs, the most frequent first"
     import numpy as np
-    found,n,first,last,features = {},0,None,None,set()
+
+    found, n, first, last, features = {}, 0, None, None, set()
     for t in tables:
-        if not t.num_rows: continue
+        if not t.num_rows:
+            continue
         want = served(t.column_names)
         if not want:
-            raise NotFound('the sealed calls hold no feature values',
-                'serve with features, or write rows made by mlops_nb.feature.replay.call')
-        values,answers = truth(p, t, want)
-        us = np.asarray(t['time'].cast('int64'))
-        n,first,last = n+t.num_rows,min(x for x in (first, int(us.min())) if x is not None),max(x for x in (last, int(us.max())) if x is not None)
+            raise NotFound(
+                "the sealed calls hold no feature values",
+                "serve with features, or write rows made by mlops_nb.feature.replay.call",
+            )
+        values, answers = truth(p, t, want)
+        us = np.asarray(t["time"].cast("int64"))
+        n, first, last = (
+            n + t.num_rows,
+            min(x for x in (first, int(us.min())) if x is not None),
+            max(x for x in (last, int(us.max())) if x is not None),
+        )
         features |= set(values)
-        for name,said in values.items():
-            _collect(p, found.setdefault(name, _Sum()), t, name, said, answers.get(name.partition(':')[0]), us, tolerance, most)
-    out = [_mismatch(name, s, n, first, last) for name,s in found.items() if s.rows]
-    return n,sorted(out, key=lambda m: -m.rate),len(features),_iso(first),_iso(last)
+        for name, said in values.items():
+            _collect(
+                p,
+                found.setdefault(name, _Sum()),
+                t,
+                name,
+                said,
+                answers.get(name.partition(":")[0]),
+                us,
+                tolerance,
+                most,
+            )
+    out = [_mismatch(name, s, n, first, last) for name, s in found.items() if s.rows]
+    return n, sorted(out, key=lambda m: -m.rate), len(features), _iso(first), _iso(last)
+
 
 def _collect(p, s, t, name, said, answer, us, tolerance, most):
     "Add one feature of one segment"
     import numpy as np
-    bad,gap = differs(t[name], said, tolerance)
-    if not bad.any(): return
+
+    bad, gap = differs(t[name], said, tolerance)
+    if not bad.any():
+        return
     where = np.flatnonzero(bad)
-    s.rows += len(where); s.times.append(us[where])
-    top = where[np.argsort(-gap[where], kind='stable')[:most]]
-    ids = t['id'].to_pylist() if 'id' in t.column_names else ['']*t.num_rows
-    s.worst += [(float(gap[k]), {'time':_iso(int(us[k])), 'id':ids[k], 'used':t[name][int(k)].as_py(), 'truth':said[int(k)].as_py()}) for k in top]
+    s.rows += len(where)
+    s.times.append(us[where])
+    top = where[np.argsort(-gap[where], kind="stable")[:most]]
+    ids = t["id"].to_pylist() if "id" in t.column_names else [""] * t.num_rows
+    s.worst += [
+        (
+            float(gap[k]),
+            {"time": _iso(int(us[k])), "id": ids[k], "used": t[name][int(k)].as_py(), "truth": said[int(k)].as_py()},
+        )
+        for k in top
+    ]
     s.worst = sorted(s.worst, key=lambda x: -x[0])[:most]
     if s.why is None:
         look = where[:_LOOK]
-        part = answer._replace(asked=answer.asked[look], event=answer.event[look],
-            has=answer.has[look]) if answer is not None else None
+        part = (
+            answer._replace(asked=answer.asked[look], event=answer.event[look], has=answer.has[look])
+            if answer is not None
+            else None
+        )
         s.why = reason(p, t.take(look), name, said.take(look), part, tolerance)
+
 
 def _mismatch(name, s, n, first, last) -> Mismatch:
     import numpy as np
-    times = np.concatenate(s.times)
-    return Mismatch(feature=name, rate=s.rows/n, interval=list(wilson(s.rows, n)), rows=s.rows, first=_iso(int(times.min())),
-        last=_iso(int(times.max())), worst=[w for _,w in s.worst], reason=s.why,
-        over_time=np.histogram((times-first).astype(float), 24, (0, max(last-first, 24)))[0].tolist())
 
-def _iso(us) -> str: return '' if us is None else (datetime(1970, 1, 1, tzinfo=UTC)+timedelta(microseconds=us)).isoformat()
+    times = np.concatenate(s.times)
+    return Mismatch(
+        feature=name,
+        rate=s.rows / n,
+        interval=list(wilson(s.rows, n)),
+        rows=s.rows,
+        first=_iso(int(times.min())),
+        last=_iso(int(times.max())),
+        worst=[w for _, w in s.worst],
+        reason=s.why,
+        over_time=np.histogram((times - first).astype(float), 24, (0, max(last - first, 24)))[0].tolist(),
+    )
+
+
+def _iso(us) -> str:
+    return "" if us is None else (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()

@@ -14,29 +14,35 @@ from ..core.fact import Fact
 # %% ../../nbs/feature/skew_facts.ipynb #66e410df
 class Mismatch(msgspec.Struct, kw_only=True):
     "A feature for which serving and history differ"
-    feature:str # view@version:feature
-    rate:float # Share of the checked calls, 0 to 1
-    interval:list[float] # Wilson interval of the rate, 95 %
-    rows:int # Calls that differ
-    first:str # Time of the first such call, UTC
-    last:str
-    worst:list[dict] # {time, id, used, truth}, the largest differences first
-    reason:str # What it looks like
-    over_time:list[int] = [] # Differing calls in 24 equal spans from the first to the last checked call
+
+    feature: str  # view@version:feature
+    rate: float  # Share of the checked calls, 0 to 1
+    interval: list[float]  # Wilson interval of the rate, 95 %
+    rows: int  # Calls that differ
+    first: str  # Time of the first such call, UTC
+    last: str
+    worst: list[dict]  # {time, id, used, truth}, the largest differences first
+    reason: str  # What it looks like
+    over_time: list[int] = []  # Differing calls in 24 equal spans from the first to the last checked call
+
 
 class Skew(Fact):
     "Served calls replayed against history"
-    model:str
-    checked:int # Calls
-    features:int # Features compared in each
-    since:str # First checked call, UTC
-    until:str # Last
-    mismatches:list[Mismatch]
-    segments:int # Sealed files that were read
-    tolerance:float # Relative above 1, absolute below
-    __panel__ = 'mlops_nb.feature.skew_panel:skew'
+
+    model: str
+    checked: int  # Calls
+    features: int  # Features compared in each
+    since: str  # First checked call, UTC
+    until: str  # Last
+    mismatches: list[Mismatch]
+    segments: int  # Sealed files that were read
+    tolerance: float  # Relative above 1, absolute below
+    __panel__ = "mlops_nb.feature.skew_panel:skew"
+
     @property
-    def ok(self) -> bool: return not self.mismatches
+    def ok(self) -> bool:
+        return not self.mismatches
+
     @property
     def finding(self) -> str:
-        return '; '.join(f'{m.feature} differs in {m.rate:.2%} of calls: {m.reason}' for m in self.mismatches[:3])
+        return "; ".join(f"{m.feature} differs in {m.rate:.2%} of calls: {m.reason}" for m in self.mismatches[:3])

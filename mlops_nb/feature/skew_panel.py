@@ -12,19 +12,53 @@ from ..core.draw import Panel, bars, details, facts, short, table
 from .skew_facts import Mismatch, Skew
 
 # %% ../../nbs/feature/skew_panel.ipynb #e814f7e4
-def _worst(m:Mismatch):
-    rows = [[w['time'][:19].replace('T', ' '), w['id'], w['used'], w['truth']] for w in m.worst]
-    return details(f'{m.feature}: the {len(rows)} largest differences',
-        table(['time (UTC)', 'call', 'served with', 'history says'], rows))
+def _worst(m: Mismatch):
+    rows = [[w["time"][:19].replace("T", " "), w["id"], w["used"], w["truth"]] for w in m.worst]
+    return details(
+        f"{m.feature}: the {len(rows)} largest differences",
+        table(["time (UTC)", "call", "served with", "history says"], rows),
+    )
 
-def skew(s:Skew) -> Panel:
+
+def skew(s: Skew) -> Panel:
     "Served calls against history"
-    about = facts({'calls':s.checked, 'features':s.features, 'from':s.since[:19].replace('T', ' '),
-        'to':s.until[:19].replace('T', ' '), 'read from':f'{s.segments:,} sealed segment{"s" if s.segments!=1 else ""}'})
-    rows = [[m.feature, f'{m.rate:.2%}', m.reason, m.first[:19].replace('T', ' '), bars(m.over_time, 'differing calls over time'),
-        f'{m.interval[0]:.2%} to {m.interval[1]:.2%}'] for m in s.mismatches]
-    found = [table(['feature', 'calls that differ', 'looks like', 'first (UTC)', 'over time', '95 % interval'], rows,
-        align='lrllll'), *map(_worst, s.mismatches)] if rows else []
-    verdict = ('bad', f'{len(rows)} OF {s.features} FEATURES DIFFER') if rows else ('ok', 'SERVED AS TRAINED')
-    return Panel(f'Skew of {s.model}', about, *found, verdict=verdict,
-        next='mlops feature materialize' if rows else 'mlops feature list')
+    about = facts(
+        {
+            "calls": s.checked,
+            "features": s.features,
+            "from": s.since[:19].replace("T", " "),
+            "to": s.until[:19].replace("T", " "),
+            "read from": f"{s.segments:,} sealed segment{'s' if s.segments != 1 else ''}",
+        }
+    )
+    rows = [
+        [
+            m.feature,
+            f"{m.rate:.2%}",
+            m.reason,
+            m.first[:19].replace("T", " "),
+            bars(m.over_time, "differing calls over time"),
+            f"{m.interval[0]:.2%} to {m.interval[1]:.2%}",
+        ]
+        for m in s.mismatches
+    ]
+    found = (
+        [
+            table(
+                ["feature", "calls that differ", "looks like", "first (UTC)", "over time", "95 % interval"],
+                rows,
+                align="lrllll",
+            ),
+            *map(_worst, s.mismatches),
+        ]
+        if rows
+        else []
+    )
+    verdict = ("bad", f"{len(rows)} OF {s.features} FEATURES DIFFER") if rows else ("ok", "SERVED AS TRAINED")
+    return Panel(
+        f"Skew of {s.model}",
+        about,
+        *found,
+        verdict=verdict,
+        next="mlops feature materialize" if rows else "mlops feature list",
+    )

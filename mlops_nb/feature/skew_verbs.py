@@ -18,36 +18,67 @@ from . import replay
 from .skew_facts import Skew
 
 # %% ../../nbs/feature/skew_verbs.ipynb #7f1cc0af
-def _since(text:str) -> datetime|None:
-    if not text: return None
-    try: t = datetime.fromisoformat(text)
-    except ValueError as e: raise BadInput(f'--since {text!r} is no time', 'write it as 2013-07-01 or 2013-07-01T12:00') from e
+def _since(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        t = datetime.fromisoformat(text)
+    except ValueError as e:
+        raise BadInput(f"--since {text!r} is no time", "write it as 2013-07-01 or 2013-07-01T12:00") from e
     return t if t.tzinfo else t.replace(tzinfo=UTC)
 
-@verb('feature.skew', check=True, example='mlops feature skew delay')
+
+@verb("feature.skew", check=True, example="mlops feature skew delay")
 def skew(
-    model:Ref, # Whose served calls: `delay`
+    model: Ref,  # Whose served calls: `delay`
     *,
-    since:str='', # Only calls from this time on, UTC: `2013-07-01`
-    tolerance:float=1e-6, # Difference that counts, relative above 1
+    since: str = "",  # Only calls from this time on, UTC: `2013-07-01`
+    tolerance: float = 1e-6,  # Difference that counts, relative above 1
 ) -> Skew:
     """Replay served calls against history
 
     Every sealed call says which feature values the model was given. The same keys are joined again at the same times, as known then; exit code 1 means that a feature differs."""
     p = projects.current()
-    name = refs.parse(model, 'model').name
-    if tolerance<0: raise BadInput(f'--tolerance {tolerance:g}: expected a number from 0 on')
+    name = refs.parse(model, "model").name
+    if tolerance < 0:
+        raise BadInput(f"--tolerance {tolerance:g}: expected a number from 0 on")
     found = segments.sealed(p, segments.KIND, name, _since(since))
     if not found:
-        raise NotFound(f'no served calls of `{name}` are sealed'+(f' since {since}' if since else ''),
-            'a model server seals them; see mlops_nb.core.segments')
+        raise NotFound(
+            f"no served calls of `{name}` are sealed" + (f" since {since}" if since else ""),
+            "a model server seals them; see mlops_nb.core.segments",
+        )
+
     def read():
-        with progress(f'replaying {name}', len(found)) as tick:
-            for t in segments.read(p, segments.KIND, name, _since(since)): yield t; tick(1)
-    n,mismatches,features,first,last = replay.compare(p, read(), tolerance)
-    s = Skew(model=name, checked=n, features=features, since=first, until=last, mismatches=mismatches,
-        segments=len(found), tolerance=tolerance)
+        with progress(f"replaying {name}", len(found)) as tick:
+            for t in segments.read(p, segments.KIND, name, _since(since)):
+                yield t
+                tick(1)
+
+    n, mismatches, features, first, last = replay.compare(p, read(), tolerance)
+    s = Skew(
+        model=name,
+        checked=n,
+        features=features,
+        since=first,
+        until=last,
+        mismatches=mismatches,
+        segments=len(found),
+        tolerance=tolerance,
+    )
     from mlops_nb.core import ledger
-    ledger.record(p, 'feature.skew_checked', name, {'checked':n, 'features':features, 'since':first, 'until':last,
-        'mismatches':{m.feature:m.rate for m in mismatches}}, fail='open')
+
+    ledger.record(
+        p,
+        "feature.skew_checked",
+        name,
+        {
+            "checked": n,
+            "features": features,
+            "since": first,
+            "until": last,
+            "mismatches": {m.feature: m.rate for m in mismatches},
+        },
+        fail="open",
+    )
     return s

@@ -17,200 +17,274 @@ from .facts import Window
 from .windows import selected, type_of
 
 # %% ../../nbs/feature/sliding.ipynb #5d942132
-_UNIT = {'us':1_000_000, 'ns':1_000_000_000}
-_NEVER = 2**63-1
+_UNIT = {"us": 1_000_000, "ns": 1_000_000_000}
+_NEVER = 2**63 - 1
+
 
 def codes(a, v):
     "Equal keys as equal whole numbers on both sides, -1 where a part is null or NaN; tables of the key columns"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    n,total,missing = a.num_rows,np.zeros(a.num_rows+v.num_rows, 'int64'),np.zeros(a.num_rows+v.num_rows, bool)
+
+    n, total, missing = a.num_rows, np.zeros(a.num_rows + v.num_rows, "int64"), np.zeros(a.num_rows + v.num_rows, bool)
     for k in a.column_names:
-        x,y = a[k],v[k]
-        if x.type!=y.type: x,y = _alike(x, y)
+        x, y = a[k], v[k]
+        if x.type != y.type:
+            x, y = _alike(x, y)
         both = pa.chunked_array([*x.chunks, *y.chunks], x.type).combine_chunks()
         both = both.combine_chunks() if isinstance(both, pa.ChunkedArray) else both
         missing |= np.asarray(pc.fill_null(pc.is_null(both, nan_is_null=True), True))
-        one = np.asarray(pc.fill_null(pc.dictionary_encode(both).indices, 0)).astype('int64')
-        total = np.unique(total*(int(one.max(initial=0))+1)+one, return_inverse=True)[1].astype('int64') if k!=a.column_names[0] else one
+        one = np.asarray(pc.fill_null(pc.dictionary_encode(both).indices, 0)).astype("int64")
+        total = (
+            np.unique(total * (int(one.max(initial=0)) + 1) + one, return_inverse=True)[1].astype("int64")
+            if k != a.column_names[0]
+            else one
+        )
     total[missing] = -1
-    return total[:n],total[n:]
+    return total[:n], total[n:]
+
 
 def _alike(x, y):
     "Whole numbers of two widths as int64, other numbers as float64, texts as large text"
     import pyarrow as pa
+
     kinds = (x.type, y.type)
-    to = pa.int64() if all(map(pa.types.is_integer, kinds)) else pa.float64() if not any(pa.types.is_string(t)
-        or pa.types.is_large_string(t) or pa.types.is_string_view(t) for t in kinds) else pa.large_string()
-    try: return x.cast(to),y.cast(to)
+    to = (
+        pa.int64()
+        if all(map(pa.types.is_integer, kinds))
+        else pa.float64()
+        if not any(pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t) for t in kinds)
+        else pa.large_string()
+    )
+    try:
+        return x.cast(to), y.cast(to)
     except pa.ArrowInvalid as e:
-        raise BadInput(f'keys of type {x.type} and {y.type} cannot be compared: {str(e)[:120]}', 'convert one of them') from e
+        raise BadInput(
+            f"keys of type {x.type} and {y.type} cannot be compared: {str(e)[:120]}", "convert one of them"
+        ) from e
+
 
 class Asked(NamedTuple):
     "The questions in order, and where an instant of an entity stands among them"
-    order:Any # int64 array: places of the valid questions, sorted by entity and time
-    place:Any # int64 array, sorted: entity * width + rank of the time
-    times:Any # int64 array, sorted: distinct times
-    rows:int # Questions, valid or not
+
+    order: Any  # int64 array: places of the valid questions, sorted by entity and time
+    place: Any  # int64 array, sorted: entity * width + rank of the time
+    times: Any  # int64 array, sorted: distinct times
+    rows: int  # Questions, valid or not
+
     def at(self, codes, times):
         "First question of each entity that asks at each time or later"
         import numpy as np
-        return np.searchsorted(self.place, codes*(len(self.times)+1)+np.searchsorted(self.times, times))
+
+        return np.searchsorted(self.place, codes * (len(self.times) + 1) + np.searchsorted(self.times, times))
+
 
 def asked_of(codes, times, valid) -> Asked:
     import numpy as np
-    here = np.flatnonzero(valid & (codes>=0))
+
+    here = np.flatnonzero(valid & (codes >= 0))
     distinct = np.unique(times[here])
-    place = codes[here]*(len(distinct)+1)+np.searchsorted(distinct, times[here])
-    order = np.argsort(place, kind='stable')
+    place = codes[here] * (len(distinct) + 1) + np.searchsorted(distinct, times[here])
+    order = np.argsort(place, kind="stable")
     return Asked(here[order], place[order], distinct, len(times))
 
 # %% ../../nbs/feature/sliding.ipynb #666e4b00
 def life(
-    time, # int64 array, shape (rows,): event times, sorted within an entity
-    created=None, # int64 array: when each row became known
-    code=None, # int64 array: entity of each row
-    ids=None, # pyarrow array: id of each row's event, null for none
-): # `(start, stop)`, int64 arrays; a row with stop <= start never counts
+    time,  # int64 array, shape (rows,): event times, sorted within an entity
+    created=None,  # int64 array: when each row became known
+    code=None,  # int64 array: entity of each row
+    ids=None,  # pyarrow array: id of each row's event, null for none
+):  # `(start, stop)`, int64 arrays; a row with stop <= start never counts
     "From when to when each row is the version that counts, whatever the window"
     import numpy as np
-    start,stop = time if created is None else np.maximum(time, created),np.full(len(time), _NEVER)
-    if ids is None or not len(time): return start,stop
+
+    start, stop = time if created is None else np.maximum(time, created), np.full(len(time), _NEVER)
+    if ids is None or not len(time):
+        return start, stop
     import pyarrow.compute as pc
-    named = np.flatnonzero(np.asarray(pc.is_valid(ids)) & (code>=0))
-    if not len(named): return start,stop
-    one = np.asarray(pc.fill_null(pc.dictionary_encode(ids).indices, 0)).astype('int64')[named]
-    known = np.zeros(len(named), 'int64') if created is None else created[named]
+
+    named = np.flatnonzero(np.asarray(pc.is_valid(ids)) & (code >= 0))
+    if not len(named):
+        return start, stop
+    one = np.asarray(pc.fill_null(pc.dictionary_encode(ids).indices, 0)).astype("int64")[named]
+    known = np.zeros(len(named), "int64") if created is None else created[named]
     order = np.lexsort((named, known, one, code[named]))
-    who,c,when = one[order],code[named][order],known[order]
-    same = np.r_[False, (who[1:]==who[:-1]) & (c[1:]==c[:-1])]
-    again = same & np.r_[False, when[1:]==when[:-1]] # the first of equals counts
+    who, c, when = one[order], code[named][order], known[order]
+    same = np.r_[False, (who[1:] == who[:-1]) & (c[1:] == c[:-1])]
+    again = same & np.r_[False, when[1:] == when[:-1]]  # the first of equals counts
     lasting = np.flatnonzero(~again)
     follows = np.r_[same[lasting][1:], False]
     stop[named[order[again]]] = start[named[order[again]]]
     ends = np.where(follows, np.r_[when[lasting][1:], 0], _NEVER)
     stop[named[order[lasting]]] = ends
-    return start,stop
+    return start, stop
 
 # %% ../../nbs/feature/sliding.ipynb #c90484a2
-def covers(lo, hi, n:int):
+def covers(lo, hi, n: int):
     "Yield `(nodes, events)` level by level: each run `[lo, hi)` of n questions as O(log n) nodes of a tree with 2 n nodes"
     import numpy as np
-    who = np.flatnonzero(lo<hi)
-    lo,hi = lo[who]+n,hi[who]+n
-    while len(who):
-        odd,end = (lo&1)==1,(hi&1)==1
-        yield np.concatenate([lo[odd], hi[end]-1]),np.concatenate([who[odd], who[end]])
-        lo,hi = (lo+1)>>1,hi>>1
-        more = lo<hi
-        lo,hi,who = lo[more],hi[more],who[more]
 
-def _largest(lo, hi, n:int, rank):
+    who = np.flatnonzero(lo < hi)
+    lo, hi = lo[who] + n, hi[who] + n
+    while len(who):
+        odd, end = (lo & 1) == 1, (hi & 1) == 1
+        yield np.concatenate([lo[odd], hi[end] - 1]), np.concatenate([who[odd], who[end]])
+        lo, hi = (lo + 1) >> 1, hi >> 1
+        more = lo < hi
+        lo, hi, who = lo[more], hi[more], who[more]
+
+
+def _largest(lo, hi, n: int, rank):
     "The largest rank that each question sees; -1 for none"
     import numpy as np
-    tree = np.full(2*n, -1, 'int64')
-    for nodes,who in covers(lo, hi, n): np.maximum.at(tree, nodes, rank[who])
-    best,at = tree[n:].copy(),np.arange(n, 2*n)>>1
-    while n>1 and at[-1]>0: np.maximum(best, tree[at], out=best); at >>= 1
+
+    tree = np.full(2 * n, -1, "int64")
+    for nodes, who in covers(lo, hi, n):
+        np.maximum.at(tree, nodes, rank[who])
+    best, at = tree[n:].copy(), np.arange(n, 2 * n) >> 1
+    while n > 1 and at[-1] > 0:
+        np.maximum(best, tree[at], out=best)
+        at >>= 1
     return best
 
-def _united(lo, hi, value, n:int):
+
+def _united(lo, hi, value, n: int):
     "Runs of equal values, united where they touch"
     import numpy as np
+
     order = np.lexsort((lo, value))
-    base = value[order]*(n+1)
-    a,b = lo[order]+base,hi[order]+base
+    base = value[order] * (n + 1)
+    a, b = lo[order] + base, hi[order] + base
     reach = np.maximum.accumulate(b) if len(b) else b
-    new = np.r_[True, a[1:]>reach[:-1]] if len(a) else np.zeros(0, bool)
+    new = np.r_[True, a[1:] > reach[:-1]] if len(a) else np.zeros(0, bool)
     last = np.r_[new[1:], True] if len(a) else new
-    return (a-base)[new],(reach-base)[last]
+    return (a - base)[new], (reach - base)[last]
 
 # %% ../../nbs/feature/sliding.ipynb #0332ba20
 def _usable(column):
     "A column in one piece, and where it holds a value"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
+
     a = pa.chunked_array(column.chunks, column.type).combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(a, pa.ChunkedArray): a = a.combine_chunks()
-    if pa.types.is_dictionary(a.type): a = a.dictionary_decode()
-    return a,np.asarray(pc.invert(pc.is_null(a, nan_is_null=True)))
+    if isinstance(a, pa.ChunkedArray):
+        a = a.combine_chunks()
+    if pa.types.is_dictionary(a.type):
+        a = a.dictionary_decode()
+    return a, np.asarray(pc.invert(pc.is_null(a, nan_is_null=True)))
+
 
 def _rank(order):
     import numpy as np
-    r = np.empty(len(order), 'int64'); r[order] = np.arange(len(order))
+
+    r = np.empty(len(order), "int64")
+    r[order] = np.arange(len(order))
     return r
+
 
 def _best(w, lo, hi, n, a, time, created):
     "min, max, first and last: rank the events, and see the largest rank"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    if pa.types.is_null(a.type): return pa.nulls(n, a.type)
+
+    if pa.types.is_null(a.type):
+        return pa.nulls(n, a.type)
     by_value = np.asarray(pc.array_sort_indices(a.cast(pa.int8()) if pa.types.is_boolean(a.type) else a))
-    order = by_value if w.aggregate in ('min', 'max') else np.lexsort((_rank(by_value), created, time))
-    if w.aggregate in ('min', 'first'): order = order[::-1]
+    order = by_value if w.aggregate in ("min", "max") else np.lexsort((_rank(by_value), created, time))
+    if w.aggregate in ("min", "first"):
+        order = order[::-1]
     best = _largest(lo, hi, n, _rank(order))
-    return a.take(pa.array(order[np.maximum(best, 0)], mask=best<0)) if len(order) else pa.nulls(n, a.type)
+    return a.take(pa.array(order[np.maximum(best, 0)], mask=best < 0)) if len(order) else pa.nulls(n, a.type)
+
 
 def _numbers(a):
     "Numbers as numpy: int64 or uint64 where they are whole, else float64"
     import numpy as np, pyarrow as pa
+
     whole = pa.types.is_integer(a.type) or pa.types.is_boolean(a.type)
-    a = a.cast(pa.string()) if pa.types.is_decimal(a.type) else a # from text it is the nearest float, from Decimal not always
-    try: return np.asarray(a if pa.types.is_uint64(a.type) else a.cast(pa.int64() if whole else pa.float64()))
-    except pa.ArrowInvalid as e: raise BadInput(f'a window cannot add {a.type}: {str(e)[:120]}', 'cast it in the query') from e
+    a = (
+        a.cast(pa.string()) if pa.types.is_decimal(a.type) else a
+    )  # from text it is the nearest float, from Decimal not always
+    try:
+        return np.asarray(a if pa.types.is_uint64(a.type) else a.cast(pa.int64() if whole else pa.float64()))
+    except pa.ArrowInvalid as e:
+        raise BadInput(f"a window cannot add {a.type}: {str(e)[:120]}", "cast it in the query") from e
+
 
 def _value(w, lo, hi, n, a, time, created):
     "The feature of n sorted questions; events are those that count and hold a value"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    if w.aggregate=='count': return pa.array(steps(lo, hi, n))
-    if w.aggregate in ('distinct', 'approx_distinct'):
-        a = pc.add(a, 0.) if pa.types.is_floating(a.type) else a # -0.0 is 0.0
-        a = pa.array([repr(v) for v in a.to_pylist()], pa.string()) if pa.types.is_nested(a.type) else a
-        lo,hi = _united(lo, hi, np.asarray(pc.dictionary_encode(a).indices).astype('int64'), n)
+
+    if w.aggregate == "count":
         return pa.array(steps(lo, hi, n))
-    if w.aggregate in ('min', 'max', 'first', 'last'): return _best(w, lo, hi, n, a, time, created)
+    if w.aggregate in ("distinct", "approx_distinct"):
+        a = pc.add(a, 0.0) if pa.types.is_floating(a.type) else a  # -0.0 is 0.0
+        a = pa.array([repr(v) for v in a.to_pylist()], pa.string()) if pa.types.is_nested(a.type) else a
+        lo, hi = _united(lo, hi, np.asarray(pc.dictionary_encode(a).indices).astype("int64"), n)
+        return pa.array(steps(lo, hi, n))
+    if w.aggregate in ("min", "max", "first", "last"):
+        return _best(w, lo, hi, n, a, time, created)
     x = _numbers(a)
-    if w.aggregate=='sum' and x.dtype.kind in 'iu':
-        none = steps(lo, hi, n)==0
-        if float(np.abs(x.astype('float64')).sum())>9e18: # does each one fit?
-            high = steps(lo, hi, n, (x>>32).astype('int64'))+(steps(lo, hi, n, (x & 2**32-1).astype('int64'))>>32)
-            none |= (high<-2**31) | (high>=2**31)
-        return pa.array(steps(lo, hi, n, x.astype('int64')), mask=none) # what wrapped around and fits is right
-    c,x = steps(lo, hi, n),x.astype('float64')
-    if w.aggregate=='std': s = exact_sums.deviations(lo, hi, n, x, c); return pa.array(s, mask=(c<2) | np.isnan(s))
+    if w.aggregate == "sum" and x.dtype.kind in "iu":
+        none = steps(lo, hi, n) == 0
+        if float(np.abs(x.astype("float64")).sum()) > 9e18:  # does each one fit?
+            high = steps(lo, hi, n, (x >> 32).astype("int64")) + (
+                steps(lo, hi, n, (x & 2**32 - 1).astype("int64")) >> 32
+            )
+            none |= (high < -(2**31)) | (high >= 2**31)
+        return pa.array(steps(lo, hi, n, x.astype("int64")), mask=none)  # what wrapped around and fits is right
+    c, x = steps(lo, hi, n), x.astype("float64")
+    if w.aggregate == "std":
+        s = exact_sums.deviations(lo, hi, n, x, c)
+        return pa.array(s, mask=(c < 2) | np.isnan(s))
     t = exact_sums.sums(lo, hi, n, x, c)
-    return pa.array(t if w.aggregate=='sum' else t/np.maximum(c, 1), mask=(c<1) | np.isnan(t))
+    return pa.array(t if w.aggregate == "sum" else t / np.maximum(c, 1), mask=(c < 1) | np.isnan(t))
+
 
 def evaluate(
-    asked, # pyarrow.Table: key columns k0, k1 ..., and `t` (int64), as `asof.question` gives it; shape (questions,)
-    view, # pyarrow.Table: the same key columns, `t`, and `c` (when known) or no `c`; shape (rows,)
-    rows, # pyarrow.Table, the columns of the same rows, sorted by key, time, created and the others
-    windows:list[Window], # What to compute
-    unit:str='us', # Unit of the times, `us` or `ns`
-    ids:str='', # Column of `rows` that names an event
-) -> dict: # Feature -> pyarrow array, shape (questions,)
+    asked,  # pyarrow.Table: key columns k0, k1 ..., and `t` (int64), as `asof.question` gives it; shape (questions,)
+    view,  # pyarrow.Table: the same key columns, `t`, and `c` (when known) or no `c`; shape (rows,)
+    rows,  # pyarrow.Table, the columns of the same rows, sorted by key, time, created and the others
+    windows: list[Window],  # What to compute
+    unit: str = "us",  # Unit of the times, `us` or `ns`
+    ids: str = "",  # Column of `rows` that names an event
+) -> dict:  # Feature -> pyarrow array, shape (questions,)
     "Every window at every question, as `windows.reference` says"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
-    keys = [k for k in asked.column_names if k!='t']
-    qc,vc = codes(asked.select(keys), view.select(keys)) if keys else (np.zeros(asked.num_rows, 'int64'),
-        np.zeros(view.num_rows, 'int64'))
-    q = asked_of(qc, np.asarray(pc.fill_null(asked['t'], 0)), np.asarray(pc.is_valid(asked['t'])))
-    times = {c:np.asarray(pc.fill_null(view[c], 0)) for c in ('t', 'c') if c in view.column_names}
-    there = (vc>=0) & np.logical_and.reduce([np.asarray(pc.is_valid(view[c])) for c in times])
+
+    keys = [k for k in asked.column_names if k != "t"]
+    qc, vc = (
+        codes(asked.select(keys), view.select(keys))
+        if keys
+        else (np.zeros(asked.num_rows, "int64"), np.zeros(view.num_rows, "int64"))
+    )
+    q = asked_of(qc, np.asarray(pc.fill_null(asked["t"], 0)), np.asarray(pc.is_valid(asked["t"])))
+    times = {c: np.asarray(pc.fill_null(view[c], 0)) for c in ("t", "c") if c in view.column_names}
+    there = (vc >= 0) & np.logical_and.reduce([np.asarray(pc.is_valid(view[c])) for c in times])
     here = np.flatnonzero(there)
-    t,c,code = times['t'][here],(times['c'][here] if 'c' in times else None),vc[here]
-    start,stop = life(t, c, code, _usable(rows[ids])[0].take(pa.array(here)) if ids else None)
-    lo,rows = q.at(code, start),rows.take(pa.array(here)) if len(here)!=rows.num_rows else rows
-    masks = {f:selected(rows, f) for f in dict.fromkeys(w.filter for w in windows)}
-    return {w.name:_one(w, rows, q, code, t, c, lo, stop, unit, masks[w.filter]) for w in windows}
+    t, c, code = times["t"][here], (times["c"][here] if "c" in times else None), vc[here]
+    start, stop = life(t, c, code, _usable(rows[ids])[0].take(pa.array(here)) if ids else None)
+    lo, rows = q.at(code, start), rows.take(pa.array(here)) if len(here) != rows.num_rows else rows
+    masks = {f: selected(rows, f) for f in dict.fromkeys(w.filter for w in windows)}
+    return {w.name: _one(w, rows, q, code, t, c, lo, stop, unit, masks[w.filter]) for w in windows}
+
 
 def _one(w, rows, q, code, t, c, lo, stop, unit, keep):
     "One window: which events count, where their runs end, and what comes out, back in the order of the questions"
     import numpy as np, pyarrow as pa
+
     kind = type_of(w, rows.schema)
-    over = int(interval(w.over).total_seconds()*_UNIT[unit])
-    a,full = _usable(rows[w.column]) if w.column else (None, True)
-    end = np.minimum(stop, np.where(t>_NEVER-over, _NEVER, t+over))
-    hi,n = q.at(code, end),len(q.place)
+    over = int(interval(w.over).total_seconds() * _UNIT[unit])
+    a, full = _usable(rows[w.column]) if w.column else (None, True)
+    end = np.minimum(stop, np.where(t > _NEVER - over, _NEVER, t + over))
+    hi, n = q.at(code, end), len(q.place)
     here = np.flatnonzero(keep & full)
-    got = _value(w, lo[here], np.maximum(lo, hi)[here], n, None if a is None else a.take(pa.array(here)), t[here],
-        np.zeros(len(here)) if c is None else c[here])
-    back = np.full(q.rows, -1, 'int64'); back[q.order] = np.arange(n)
-    return got.cast(kind).take(pa.array(back, mask=back<0))
+    got = _value(
+        w,
+        lo[here],
+        np.maximum(lo, hi)[here],
+        n,
+        None if a is None else a.take(pa.array(here)),
+        t[here],
+        np.zeros(len(here)) if c is None else c[here],
+    )
+    back = np.full(q.rows, -1, "int64")
+    back[q.order] = np.arange(n)
+    return got.cast(kind).take(pa.array(back, mask=back < 0))

@@ -16,57 +16,76 @@ from ..core.frames import to_arrow
 # %% ../../nbs/feature/sql_tables.ipynb #ad67060d
 def is_table(what) -> bool:
     "Is this the URL of a table?"
-    return isinstance(what, str) and bool(re.match(r'[a-z][a-z0-9+]*://', what)) and '#' in what
+    return isinstance(what, str) and bool(re.match(r"[a-z][a-z0-9+]*://", what)) and "#" in what
+
 
 def parts(
-    what:str, # `URL#table`
-    root:Path, # Folder that relative paths of files are below
-) -> tuple[str,str]: # URL with variables filled in, table
+    what: str,  # `URL#table`
+    root: Path,  # Folder that relative paths of files are below
+) -> tuple[str, str]:  # URL with variables filled in, table
     "Where a table is; raises `BadInput` for a password that would land in git"
-    url,_,table = what.rpartition('#')
-    if not table: raise BadInput(f'{what!r} names no table', 'write URL#TABLE')
-    if re.search(r'://[^/@:]*:(?!\$\{)[^/@]+@', url):
-        raise BadInput('the URL holds a password, and definitions are kept in git',
-            'write ${VARIABLE} in its place, or keep it in ~/.pgpass')
-    missing = next((v for v in re.findall(r'\$\{(\w+)\}', url) if v not in os.environ), None)
-    if missing: raise BadInput(f'environment variable {missing} is not set')
-    url = re.sub(r'\$\{(\w+)\}', lambda m: os.environ[m[1]], url)
-    scheme,_,path = url.partition(':///')
-    return (f'{scheme}:///{Path(root)/path}', table) if scheme in ('sqlite', 'duckdb') and path else (url, table)
+    url, _, table = what.rpartition("#")
+    if not table:
+        raise BadInput(f"{what!r} names no table", "write URL#TABLE")
+    if re.search(r"://[^/@:]*:(?!\$\{)[^/@]+@", url):
+        raise BadInput(
+            "the URL holds a password, and definitions are kept in git",
+            "write ${VARIABLE} in its place, or keep it in ~/.pgpass",
+        )
+    missing = next((v for v in re.findall(r"\$\{(\w+)\}", url) if v not in os.environ), None)
+    if missing:
+        raise BadInput(f"environment variable {missing} is not set")
+    url = re.sub(r"\$\{(\w+)\}", lambda m: os.environ[m[1]], url)
+    scheme, _, path = url.partition(":///")
+    return (f"{scheme}:///{Path(root) / path}", table) if scheme in ("sqlite", "duckdb") and path else (url, table)
+
 
 def read_table(
-    what:str, # `URL#table`
-    root:Path, # Folder of the project
-): # `pyarrow.Table`
+    what: str,  # `URL#table`
+    root: Path,  # Folder of the project
+):  # `pyarrow.Table`
     "All rows of a table; raises `NotFound` and `ToolFailed`"
-    url,table = parts(what, root)
-    scheme,_,path = url.partition(':///')
-    if scheme in ('sqlite', 'duckdb') and not Path(path).is_file():
-        raise NotFound(f'no database file {Path(path).name}', 'a relative path starts at the project folder')
-    return _duckdb(path, table) if scheme=='duckdb' else _sqlalchemy(url, table)
+    url, table = parts(what, root)
+    scheme, _, path = url.partition(":///")
+    if scheme in ("sqlite", "duckdb") and not Path(path).is_file():
+        raise NotFound(f"no database file {Path(path).name}", "a relative path starts at the project folder")
+    return _duckdb(path, table) if scheme == "duckdb" else _sqlalchemy(url, table)
+
 
 def _duckdb(path, table):
     import duckdb
+
     try:
         with duckdb.connect(path, read_only=True) as con:
-            have = [r[0] for r in con.execute('SELECT table_name FROM information_schema.tables').fetchall()]
+            have = [r[0] for r in con.execute("SELECT table_name FROM information_schema.tables").fetchall()]
             if table not in have:
-                raise NotFound(f'no table {table!r} in {Path(path).name}',
-                    suggest(table, have) or f'it has: {", ".join(have[:20])}')
+                raise NotFound(
+                    f"no table {table!r} in {Path(path).name}",
+                    suggest(table, have) or f"it has: {', '.join(have[:20])}",
+                )
             return con.table(table).to_arrow_table()
-    except duckdb.Error as e: raise ToolFailed(f'{Path(path).name}: {str(e).splitlines()[0][:160]}') from e
+    except duckdb.Error as e:
+        raise ToolFailed(f"{Path(path).name}: {str(e).splitlines()[0][:160]}") from e
+
 
 def _sqlalchemy(url, table):
     import pandas as pd, sqlalchemy as sa
+
     try:
         engine = sa.create_engine(url)
         try:
-            schema,_,name = table.rpartition('.')
-            have = [*sa.inspect(engine).get_table_names(schema=schema or None),
-                *sa.inspect(engine).get_view_names(schema=schema or None)]
+            schema, _, name = table.rpartition(".")
+            have = [
+                *sa.inspect(engine).get_table_names(schema=schema or None),
+                *sa.inspect(engine).get_view_names(schema=schema or None),
+            ]
             if name not in have:
-                raise NotFound(f'no table {table!r} in the database', suggest(name, have) or f'it has: {", ".join(have[:20])}')
-            with engine.connect() as con: return to_arrow(pd.read_sql_table(name, con, schema=schema or None))
-        finally: engine.dispose()
+                raise NotFound(
+                    f"no table {table!r} in the database", suggest(name, have) or f"it has: {', '.join(have[:20])}"
+                )
+            with engine.connect() as con:
+                return to_arrow(pd.read_sql_table(name, con, schema=schema or None))
+        finally:
+            engine.dispose()
     except (sa.exc.SQLAlchemyError, ImportError) as e:
-        raise ToolFailed(f'the database cannot be read: {str(e).splitlines()[0][:160]}') from e
+        raise ToolFailed(f"the database cannot be read: {str(e).splitlines()[0][:160]}") from e

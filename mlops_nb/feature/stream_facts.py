@@ -13,21 +13,26 @@ from ..core.fact import Fact
 # %% ../../nbs/feature/stream_facts.ipynb #128ca591
 class Streamed(Fact):
     "What was read from a stream into a view's windows"
-    view:str # NAME@version
-    source:str # Path or URL, without a password
-    seen:int # Events read
-    used:int # Of these: stored, and counted wherever a window covers them
-    late:int = 0 # Beyond the allowed lateness: not used
-    duplicates:int = 0 # The same event again: not used twice
-    skipped:int = 0 # Rows at the beginning of an iterable that were read before: not in `seen`
-    unusable:int = 0 # Without key or time, or not readable: not used
-    first_unusable:str = '' # What was wrong with the first of them
-    watermark:str = '' # No event before this time is expected any more, UTC
-    entities:int = 0 # With events that still count
-    events:int = 0 # Kept, over all entities
-    offset:str = '' # Where the next reading begins
-    __panel__ = 'mlops_nb.feature.stream_panel:streamed'
+
+    view: str  # NAME@version
+    source: str  # Path or URL, without a password
+    seen: int  # Events read
+    used: int  # Of these: stored, and counted wherever a window covers them
+    late: int = 0  # Beyond the allowed lateness: not used
+    duplicates: int = 0  # The same event again: not used twice
+    skipped: int = 0  # Rows at the beginning of an iterable that were read before: not in `seen`
+    unusable: int = 0  # Without key or time, or not readable: not used
+    first_unusable: str = ""  # What was wrong with the first of them
+    watermark: str = ""  # No event before this time is expected any more, UTC
+    entities: int = 0  # With events that still count
+    events: int = 0  # Kept, over all entities
+    offset: str = ""  # Where the next reading begins
+    __panel__ = "mlops_nb.feature.stream_panel:streamed"
+
     @property
-    def ok(self) -> bool: return not self.unusable
+    def ok(self) -> bool:
+        return not self.unusable
+
     @property
-    def finding(self) -> str: return f'{self.unusable:,} of {self.seen:,} events cannot be used: {self.first_unusable}'
+    def finding(self) -> str:
+        return f"{self.unusable:,} of {self.seen:,} events cannot be used: {self.first_unusable}"

@@ -21,99 +21,152 @@ from ..core.journal import pack
 
 # %% ../../nbs/feature/stream_ingest.ipynb #3c169df1
 def _instant(v):
-    if not isinstance(v, (str, datetime)): raise ValueError(f'{v!r} is no time')
+    if not isinstance(v, (str, datetime)):
+        raise ValueError(f"{v!r} is no time")
     return datetime.fromisoformat(v) if isinstance(v, str) else v
+
 
 def _in_zone(v):
     v = _instant(v)
     return v if v.tzinfo else v.replace(tzinfo=UTC)
 
+
 def _reader(t, pa):
     "Makes a value of a message one of the type that history has; None where nothing is to be done"
-    if pa.types.is_timestamp(t): return _in_zone if t.tz else _instant
-    of_text = (int if pa.types.is_integer(t) else float if pa.types.is_floating(t) else Decimal if pa.types.is_decimal(t)
-        else date.fromisoformat if pa.types.is_date(t)
-        else (lambda v: {'true':True, 'false':False}[v.lower()]) if pa.types.is_boolean(t) else None)
+    if pa.types.is_timestamp(t):
+        return _in_zone if t.tz else _instant
+    of_text = (
+        int
+        if pa.types.is_integer(t)
+        else float
+        if pa.types.is_floating(t)
+        else Decimal
+        if pa.types.is_decimal(t)
+        else date.fromisoformat
+        if pa.types.is_date(t)
+        else (lambda v: {"true": True, "false": False}[v.lower()])
+        if pa.types.is_boolean(t)
+        else None
+    )
     return of_text and (lambda v: of_text(v) if isinstance(v, str) else v)
+
 
 def _columns(rows, schema, readers, pa):
     "All rows as one table, or an error"
     out = []
-    for f,read in zip(schema, readers):
+    for f, read in zip(schema, readers):
         values = [r.get(f.name) for r in rows]
         out.append(pa.array(values if read is None else [v if v is None else read(v) for v in values], f.type))
     return pa.Table.from_arrays(out, schema=schema)
 
-def typed(rows:list[dict], schema=None): # (pyarrow.Table, list of what was unusable)
+
+def typed(rows: list[dict], schema=None):  # (pyarrow.Table, list of what was unusable)
     "Rows of a message stream with the types of their history; a batch that does not fit is halved until the rows that do not are alone"
     import pyarrow as pa
+
     if schema is None:
-        try: return _guessed(pa.Table.from_pylist(rows), pa),[]
+        try:
+            return _guessed(pa.Table.from_pylist(rows), pa), []
         except pa.ArrowException as e:
-            raise BadInput(f'the events do not fit into one table: {str(e).splitlines()[0][:160]}',
-                'add the history as a dataset and name it with --source, so that its types are known') from e
-    readers,done,bad = [_reader(f.type, pa) for f in schema],[schema.empty_table()],[]
+            raise BadInput(
+                f"the events do not fit into one table: {str(e).splitlines()[0][:160]}",
+                "add the history as a dataset and name it with --source, so that its types are known",
+            ) from e
+    readers, done, bad = [_reader(f.type, pa) for f in schema], [schema.empty_table()], []
+
     def take(some):
-        try: done.append(_columns(some, schema, readers, pa)); return
+        try:
+            done.append(_columns(some, schema, readers, pa))
+            return
         except (ValueError, KeyError, TypeError, OverflowError, ArithmeticError, pa.ArrowException) as e:
-            if len(some)==1: bad.append(f'{str(some[0])[:120]}: {" ".join(str(e).split())[:80]}'); return
-        take(some[:len(some)//2]); take(some[len(some)//2:])
-    if rows: take(rows)
-    return pa.concat_tables(done),bad
+            if len(some) == 1:
+                bad.append(f"{str(some[0])[:120]}: {' '.join(str(e).split())[:80]}")
+                return
+        take(some[: len(some) // 2])
+        take(some[len(some) // 2 :])
+
+    if rows:
+        take(rows)
+    return pa.concat_tables(done), bad
+
 
 def _guessed(table, pa):
     "Text that is an ISO time in every row, as times"
-    for n,f in enumerate(table.schema):
-        if not pa.types.is_string(f.type): continue
-        try: times = [v if v is None else datetime.fromisoformat(v) for v in table[f.name].to_pylist()]
-        except ValueError: continue
-        if any(len(v)>=10 for v in table[f.name].to_pylist() if v):
-            table = table.set_column(n, f.name,
-                pa.array([t and (t if t.tzinfo else t.replace(tzinfo=UTC)) for t in times], pa.timestamp('us', 'UTC')))
+    for n, f in enumerate(table.schema):
+        if not pa.types.is_string(f.type):
+            continue
+        try:
+            times = [v if v is None else datetime.fromisoformat(v) for v in table[f.name].to_pylist()]
+        except ValueError:
+            continue
+        if any(len(v) >= 10 for v in table[f.name].to_pylist() if v):
+            table = table.set_column(
+                n,
+                f.name,
+                pa.array([t and (t if t.tzinfo else t.replace(tzinfo=UTC)) for t in times], pa.timestamp("us", "UTC")),
+            )
     return table
 
-def schema_of(p, d:Definition):
+
+def schema_of(p, d: Definition):
     "Columns and types of a view's source, when it is a dataset or file that is here; else None"
-    try: return data.read(d.source, p).slice(0, 0).schema if d.source else None
-    except MlopsError: return None
+    try:
+        return data.read(d.source, p).slice(0, 0).schema if d.source else None
+    except MlopsError:
+        return None
 
 # %% ../../nbs/feature/stream_ingest.ipynb #646c2b42
-def check_row_by_row(p, d:Definition, table):
+def check_row_by_row(p, d: Definition, table):
     "Raises `BadUsage` when a view's query mixes rows"
     import pyarrow as pa
+
     some = table.slice(0, min(6, table.num_rows))
-    if some.num_rows<2 or d.kind=='sql' and increment.one_by_one(d.body): return
+    if some.num_rows < 2 or d.kind == "sql" and increment.one_by_one(d.body):
+        return
     alone = [compute.rows_of(p, d, some.slice(k, 1), order=False) for k in range(some.num_rows)]
     together = compute.rows_of(p, d, some, order=False)
     key = lambda t: sorted(map(str, t.to_pylist()))
-    if key(together)!=key(pa.concat_tables(alone, promote_options='permissive')):
-        raise BadUsage(f'the query of view `{d.name}` mixes rows, and a stream brings them one by one',
-            'aggregate with --window instead of in the query')
+    if key(together) != key(pa.concat_tables(alone, promote_options="permissive")):
+        raise BadUsage(
+            f"the query of view `{d.name}` mixes rows, and a stream brings them one by one",
+            "aggregate with --window instead of in the query",
+        )
 
-def events_of(p, d:Definition, table): # (events as `EventStore.add` takes them, list of what was unusable)
+
+def events_of(p, d: Definition, table):  # (events as `EventStore.add` takes them, list of what was unusable)
     "The events of a batch: the view's query, its filters and its keys"
     import numpy as np, pyarrow.compute as pc
-    if not table.num_rows: return [],[]
+
+    if not table.num_rows:
+        return [], []
     rows = compute.rows_of(p, d, table)
-    if asof.unit_of(rows[d.time], d.time)=='ns' and pc.any(pc.not_equal(pc.nanosecond(rows[d.time]), 0)).as_py():
-        raise BadInput(f'column `{d.time}` holds nanoseconds',
-            'a stream counts in microseconds: cast it in the query of the view')
-    times,created = (asof.instants(rows[c], 'us', c).to_pylist() if c else None for c in (d.time, d.created))
-    keep = sum((windows.selected(rows, w.filter).astype(np.int64)<<k for k,w in enumerate(d.windows)),
-        np.zeros(rows.num_rows, np.int64)).tolist()
+    if asof.unit_of(rows[d.time], d.time) == "ns" and pc.any(pc.not_equal(pc.nanosecond(rows[d.time]), 0)).as_py():
+        raise BadInput(
+            f"column `{d.time}` holds nanoseconds", "a stream counts in microseconds: cast it in the query of the view"
+        )
+    times, created = (asof.instants(rows[c], "us", c).to_pylist() if c else None for c in (d.time, d.created))
+    keep = sum(
+        (windows.selected(rows, w.filter).astype(np.int64) << k for k, w in enumerate(d.windows)),
+        np.zeros(rows.num_rows, np.int64),
+    ).tolist()
     keys = list(zip(*(rows[k].to_pylist() for k in d.entity), strict=True))
-    ids = ['' if v is None else str(v) for v in rows[d.id].to_pylist()] if d.id else repeat('')
-    values = zip(*(rows[c].to_pylist() for c in windows.inputs(d.windows)),
-        strict=True) if windows.inputs(d.windows) else repeat(())
-    names = {k:'' if any(x is None or x!=x for x in k) else packed_key(k) for k in set(keys)}
-    out,bad = [],[]
-    for key,time,known,id,kept,value in zip(keys, times, created or repeat(None), ids, keep, values):
+    ids = ["" if v is None else str(v) for v in rows[d.id].to_pylist()] if d.id else repeat("")
+    values = (
+        zip(*(rows[c].to_pylist() for c in windows.inputs(d.windows)), strict=True)
+        if windows.inputs(d.windows)
+        else repeat(())
+    )
+    names = {k: "" if any(x is None or x != x for x in k) else packed_key(k) for k in set(keys)}
+    out, bad = [], []
+    for key, time, known, id, kept, value in zip(keys, times, created or repeat(None), ids, keep, values):
         if time is None or not names[key] or created and known is None:
-            bad.append(f'{dict(zip(d.entity, key))}: no key, no time or no {d.created or "value"}'); continue
+            bad.append(f"{dict(zip(d.entity, key))}: no key, no time or no {d.created or 'value'}")
+            continue
         out.append((names[key], time, known, id, kept, pack(value)))
-    return out,bad
+    return out, bad
+
 
 def _events_of_rows(p, d, rows):
     "Events of rows that the query made already"
-    plain = msgspec.structs.replace(d, kind='sql', body='SELECT * FROM source')
+    plain = msgspec.structs.replace(d, kind="sql", body="SELECT * FROM source")
     return events_of(p, plain, rows)

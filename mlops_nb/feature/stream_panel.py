@@ -12,14 +12,38 @@ from ..core.draw import Panel, facts, meter, table
 from .stream_facts import Streamed
 
 # %% ../../nbs/feature/stream_panel.ipynb #799bfd21
-_WORDS = {'used':'counted wherever a window covers them', 'late':'beyond the allowed lateness: not used',
-    'duplicates':'the same event again: not used twice', 'unusable':'without key or time, or not readable'}
+_WORDS = {
+    "used": "counted wherever a window covers them",
+    "late": "beyond the allowed lateness: not used",
+    "duplicates": "the same event again: not used twice",
+    "unusable": "without key or time, or not readable",
+}
 
-def streamed(s:Streamed) -> Panel:
+
+def streamed(s: Streamed) -> Panel:
     "One reading of a stream"
-    rows = [[k, getattr(s, k), meter(getattr(s, k)/s.seen if s.seen else 0.), why] for k,why in _WORDS.items()]
-    about = facts({'from':s.source, **({'read before':f'{s.skipped:,} events at the beginning, skipped'} if s.skipped else {}), 'events':s.seen, 'watermark':s.watermark[:19].replace('T', ' ') or '-',
-        'kept':f'{s.events:,} events of {s.entities:,} entities', **({'first unusable':s.first_unusable} if s.unusable else {})})
-    verdict = ('bad', f'{s.unusable:,} UNUSABLE') if s.unusable else ('warn', f'{s.late:,} TOO LATE') if s.late else ('ok', 'READ')
-    return Panel(f'Stream into {s.view}', about, table(['', 'events', 'share', ''], rows), verdict=verdict,
-        next=f'mlops feature online {s.view.partition("@")[0]} --entities KEY=VALUE')
+    rows = [[k, getattr(s, k), meter(getattr(s, k) / s.seen if s.seen else 0.0), why] for k, why in _WORDS.items()]
+    about = facts(
+        {
+            "from": s.source,
+            **({"read before": f"{s.skipped:,} events at the beginning, skipped"} if s.skipped else {}),
+            "events": s.seen,
+            "watermark": s.watermark[:19].replace("T", " ") or "-",
+            "kept": f"{s.events:,} events of {s.entities:,} entities",
+            **({"first unusable": s.first_unusable} if s.unusable else {}),
+        }
+    )
+    verdict = (
+        ("bad", f"{s.unusable:,} UNUSABLE")
+        if s.unusable
+        else ("warn", f"{s.late:,} TOO LATE")
+        if s.late
+        else ("ok", "READ")
+    )
+    return Panel(
+        f"Stream into {s.view}",
+        about,
+        table(["", "events", "share", ""], rows),
+        verdict=verdict,
+        next=f"mlops feature online {s.view.partition('@')[0]} --entities KEY=VALUE",
+    )

@@ -21,156 +21,263 @@ from ..core.need import need
 # %% ../../nbs/feature/stream_sources.ipynb #618ef1e6
 class Batch(NamedTuple):
     "Rows, and where to go on"
-    rows:list[dict]
-    position:str # What to pass as `position` next time
-    unusable:list[str]=[] # What could not be read, one line each
-    skipped:int=0 # Rows before these that an earlier reading had read
 
-def shown(url:str) -> str:
+    rows: list[dict]
+    position: str  # What to pass as `position` next time
+    unusable: list[str] = []  # What could not be read, one line each
+    skipped: int = 0  # Rows before these that an earlier reading had read
+
+
+def shown(url: str) -> str:
     "A source without its password"
-    return re.sub(r'(://[^/@:]*):[^/@]*@', r'\1:***@', str(url))
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", str(url))
+
 
 _bytes = msgspec.json.Encoder(enc_hook=repr).encode
+
+
 def _mark(row) -> str:
-    try: return sha256(_bytes(row)).hexdigest()[:16]
-    except (TypeError, ValueError, msgspec.MsgspecError): return sha256(repr(row).encode()).hexdigest()[:16]
+    try:
+        return sha256(_bytes(row)).hexdigest()[:16]
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return sha256(repr(row).encode()).hexdigest()[:16]
+
 
 def of_iterable(
-    rows:Iterable[dict],
-    size:int=10_000, # Rows of a batch
-    position:str='', # How many rows were read before, and which were the first and the last
+    rows: Iterable[dict],
+    size: int = 10_000,  # Rows of a batch
+    position: str = "",  # How many rows were read before, and which were the first and the last
 ) -> Iterator[Batch]:
     "Batches of an iterable: the same one as before goes on behind what was read, another one is read from its beginning"
-    was,done,first,last,held,bad,behind = json.loads(position or '{}'),0,'',None,[],[],0
-    def batch(): return Batch(held, json.dumps({'read':done, 'first':first, 'last':_mark(last)}), bad, behind)
+    was, done, first, last, held, bad, behind = json.loads(position or "{}"), 0, "", None, [], [], 0
+
+    def batch():
+        return Batch(held, json.dumps({"read": done, "first": first, "last": _mark(last)}), bad, behind)
+
     for last in rows:
         done += 1
-        if done==1: first = _mark(last); was = was if was.get('first')==first else {}
-        if done<=was.get('read', 0):
-            if done==was['read'] and was['last']!=_mark(last):
-                raise BadInput(f'row {done:,} is not the one that was read there before, and row 1 is',
-                    'give the same rows again with new ones behind them, or only the new ones')
-            behind = done; continue
-        held.append(last) if isinstance(last, dict) else bad.append(f'row {done:,}: {type(last).__name__} instead of a dict')
-        if len(held)+len(bad)==size: yield batch(); held,bad,behind = [],[],0
-    if held or bad: yield batch()
-    elif behind: yield Batch([], position, skipped=behind)
+        if done == 1:
+            first = _mark(last)
+            was = was if was.get("first") == first else {}
+        if done <= was.get("read", 0):
+            if done == was["read"] and was["last"] != _mark(last):
+                raise BadInput(
+                    f"row {done:,} is not the one that was read there before, and row 1 is",
+                    "give the same rows again with new ones behind them, or only the new ones",
+                )
+            behind = done
+            continue
+        held.append(last) if isinstance(last, dict) else bad.append(
+            f"row {done:,}: {type(last).__name__} instead of a dict"
+        )
+        if len(held) + len(bad) == size:
+            yield batch()
+            held, bad, behind = [], [], 0
+    if held or bad:
+        yield batch()
+    elif behind:
+        yield Batch([], position, skipped=behind)
 
 # %% ../../nbs/feature/stream_sources.ipynb #cc3df25b
-def _files(path:Path) -> list[Path]:
+def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(f for f in path.rglob('*') if f.suffix in ('.jsonl', '.ndjson', '.parquet') and not f.name.startswith('.'))
-    if not path.exists(): raise NotFound(f'{path} is not there', 'give a JSONL or Parquet file, or a folder of them')
+        return sorted(
+            f for f in path.rglob("*") if f.suffix in (".jsonl", ".ndjson", ".parquet") and not f.name.startswith(".")
+        )
+    if not path.exists():
+        raise NotFound(f"{path} is not there", "give a JSONL or Parquet file, or a folder of them")
     return [path]
+
 
 def _object(text):
     "JSON; the standard library reads what the fast reader refuses, NaN for one"
-    try: return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError): return json.loads(text)
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(text)
 
-def _lines(f:Path, start:int, size:int) -> Iterator[tuple]:
+
+def _lines(f: Path, start: int, size: int) -> Iterator[tuple]:
     "(rows, offset, unusable) of whole lines"
-    with open(f, 'rb') as file:
+    with open(f, "rb") as file:
         file.seek(start)
         number = 0
         while True:
-            rows,bad = [],[]
-            while len(rows)+len(bad)<size and (line := file.readline()).endswith(b'\n'):
-                start += len(line); number += 1
-                if not line.strip(): continue
-                try: row = _object(line)
+            rows, bad = [], []
+            while len(rows) + len(bad) < size and (line := file.readline()).endswith(b"\n"):
+                start += len(line)
+                number += 1
+                if not line.strip():
+                    continue
+                try:
+                    row = _object(line)
                 except (ValueError, UnicodeDecodeError) as e:
-                    bad.append(f'{f.name}, byte {start-len(line)}: no JSON: {str(e)[:80]}'); continue
-                rows.append(row) if isinstance(row, dict) else bad.append(f'{f.name}, byte {start-len(line)}: {type(row).__name__} instead of an object')
-            if rows or bad: yield rows,start,bad
-            if len(rows)+len(bad)<size: return
+                    bad.append(f"{f.name}, byte {start - len(line)}: no JSON: {str(e)[:80]}")
+                    continue
+                rows.append(row) if isinstance(row, dict) else bad.append(
+                    f"{f.name}, byte {start - len(line)}: {type(row).__name__} instead of an object"
+                )
+            if rows or bad:
+                yield rows, start, bad
+            if len(rows) + len(bad) < size:
+                return
 
-def of_files(path:Path, position:str='', size:int=10_000) -> Iterator[Batch]:
+
+def of_files(path: Path, position: str = "", size: int = 10_000) -> Iterator[Batch]:
     "What is new in a file, or in a folder of files"
-    at = json.loads(position or '{}')
+    at = json.loads(position or "{}")
     for f in _files(Path(path)):
         name = f.relative_to(path).as_posix() if Path(path).is_dir() else f.name
-        if f.suffix=='.parquet':
+        if f.suffix == ".parquet":
             size_now = f.stat().st_size
-            if at.get(name, 0) in (-1, -2-size_now): continue
+            if at.get(name, 0) in (-1, -2 - size_now):
+                continue
             import pyarrow as pa, pyarrow.parquet as pq
-            try: rows,bad = pq.read_table(f).to_pylist(),[]
-            except (pa.ArrowInvalid, OSError) as e: rows,bad = [],[f'{f.name}: no Parquet: {str(e).splitlines()[0][:80]}']
-            at[name] = -2-size_now if bad else -1 # -2, -3 ...: unreadable when it had this many bytes
-            yield Batch(rows, json.dumps(at), bad); continue
-        if f.stat().st_size<at.get(name, 0):
-            raise BadInput(f'{f.name} is shorter than it was', 'a stream only grows; give the new file another name')
-        for rows,end,bad in _lines(f, at.get(name, 0), size):
+
+            try:
+                rows, bad = pq.read_table(f).to_pylist(), []
+            except (pa.ArrowInvalid, OSError) as e:
+                rows, bad = [], [f"{f.name}: no Parquet: {str(e).splitlines()[0][:80]}"]
+            at[name] = -2 - size_now if bad else -1  # -2, -3 ...: unreadable when it had this many bytes
+            yield Batch(rows, json.dumps(at), bad)
+            continue
+        if f.stat().st_size < at.get(name, 0):
+            raise BadInput(f"{f.name} is shorter than it was", "a stream only grows; give the new file another name")
+        for rows, end, bad in _lines(f, at.get(name, 0), size):
             at[name] = end
             yield Batch(rows, json.dumps(at), bad)
 
 # %% ../../nbs/feature/stream_sources.ipynb #25d60126
-def of_redis(url:str, position:str='', size:int=10_000, once:bool=True, stop:threading.Event|None=None) -> Iterator[Batch]:
+def of_redis(
+    url: str, position: str = "", size: int = 10_000, once: bool = True, stop: threading.Event | None = None
+) -> Iterator[Batch]:
     "A Redis Stream"
-    redis = need('redis', 'redis')
-    address,_,stream = str(url).partition('#')
-    if not stream: raise BadInput(f'{shown(url)} names no stream', 'write redis://HOST:6379/0#STREAM')
-    r,last = redis.Redis.from_url(address),position or '0-0'
+    redis = need("redis", "redis")
+    address, _, stream = str(url).partition("#")
+    if not stream:
+        raise BadInput(f"{shown(url)} names no stream", "write redis://HOST:6379/0#STREAM")
+    r, last = redis.Redis.from_url(address), position or "0-0"
     try:
         while not (stop and stop.is_set()):
-            got = r.xread({stream:last}, count=size, block=None if once else 500)
+            got = r.xread({stream: last}, count=size, block=None if once else 500)
             if not got:
-                if once: return
+                if once:
+                    return
                 continue
-            rows,bad = [],[]
-            for id,fields in got[0][1]:
+            rows, bad = [], []
+            for id, fields in got[0][1]:
                 last = id.decode()
-                try: row = _object(fields[b'json']) if b'json' in fields else {k.decode():v.decode() for k,v in fields.items()}
-                except (ValueError, UnicodeDecodeError) as e: bad.append(f'{stream} {last}: no JSON: {str(e)[:80]}'); continue
-                rows.append(row) if isinstance(row, dict) else bad.append(f'{stream} {last}: {type(row).__name__} instead of an object')
+                try:
+                    row = (
+                        _object(fields[b"json"])
+                        if b"json" in fields
+                        else {k.decode(): v.decode() for k, v in fields.items()}
+                    )
+                except (ValueError, UnicodeDecodeError) as e:
+                    bad.append(f"{stream} {last}: no JSON: {str(e)[:80]}")
+                    continue
+                rows.append(row) if isinstance(row, dict) else bad.append(
+                    f"{stream} {last}: {type(row).__name__} instead of an object"
+                )
             yield Batch(rows, last, bad)
     except redis.RedisError as e:
-        raise ToolFailed(f'{shown(address)}: {" ".join(str(e).split())[:160]}',
-            'is the server there? What was read before is kept; run it again') from e
-    finally: r.close()
+        raise ToolFailed(
+            f"{shown(address)}: {' '.join(str(e).split())[:160]}",
+            "is the server there? What was read before is kept; run it again",
+        ) from e
+    finally:
+        r.close()
 
-def of_kafka(url:str, position:str='', size:int=10_000, once:bool=True, stop:threading.Event|None=None, settings:dict|None=None) -> Iterator[Batch]:
+
+def of_kafka(
+    url: str,
+    position: str = "",
+    size: int = 10_000,
+    once: bool = True,
+    stop: threading.Event | None = None,
+    settings: dict | None = None,
+) -> Iterator[Batch]:
     "All partitions of a Kafka topic"
-    kafka = need('confluent_kafka', 'kafka')
+    kafka = need("confluent_kafka", "kafka")
     u = urlsplit(str(url))
-    topic = u.path.strip('/')
-    if not u.netloc or not topic: raise BadInput(f'{shown(url)} is no Kafka topic', 'write kafka://HOST:9092/TOPIC')
-    down:list = [] # What the client says of brokers that are gone
-    c = kafka.Consumer({'bootstrap.servers':u.netloc, 'group.id':'mlops-nb', 'enable.auto.commit':False,
-        'auto.offset.reset':'earliest', 'log_level':0, 'error_cb':lambda e: down.append(e) if e.code()==kafka.KafkaError._ALL_BROKERS_DOWN else None, **(settings or {})})
+    topic = u.path.strip("/")
+    if not u.netloc or not topic:
+        raise BadInput(f"{shown(url)} is no Kafka topic", "write kafka://HOST:9092/TOPIC")
+    down: list = []  # What the client says of brokers that are gone
+    c = kafka.Consumer(
+        {
+            "bootstrap.servers": u.netloc,
+            "group.id": "mlops-nb",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "log_level": 0,
+            "error_cb": lambda e: down.append(e) if e.code() == kafka.KafkaError._ALL_BROKERS_DOWN else None,
+            **(settings or {}),
+        }
+    )
     try:
-        at = {int(k):v for k,v in json.loads(position or '{}').items()}
+        at = {int(k): v for k, v in json.loads(position or "{}").items()}
         parts = _partitions(kafka, c, topic)
         c.assign([kafka.TopicPartition(topic, n, at.get(n, kafka.OFFSET_BEGINNING)) for n in parts])
-        ends = {n:c.get_watermark_offsets(kafka.TopicPartition(topic, n), timeout=10)[1] for n in parts}
+        ends = {n: c.get_watermark_offsets(kafka.TopicPartition(topic, n), timeout=10)[1] for n in parts}
         while not (stop and stop.is_set()):
-            if once and all(at.get(n, 0)>=ends[n] for n in parts): return
-            rows,bad = [],[]
-            for m in c.consume(size, timeout=.5):
-                if m.error(): raise ToolFailed(f'Kafka topic {topic}: {m.error().str()[:160]}', 'is the broker there? What was read before is kept; run it again')
-                at[m.partition()] = m.offset()+1
-                try: row = _object(m.value())
+            if once and all(at.get(n, 0) >= ends[n] for n in parts):
+                return
+            rows, bad = [], []
+            for m in c.consume(size, timeout=0.5):
+                if m.error():
+                    raise ToolFailed(
+                        f"Kafka topic {topic}: {m.error().str()[:160]}",
+                        "is the broker there? What was read before is kept; run it again",
+                    )
+                at[m.partition()] = m.offset() + 1
+                try:
+                    row = _object(m.value())
                 except (ValueError, TypeError) as e:
-                    bad.append(f'{topic} {m.partition()}/{m.offset()}: no JSON: {str(e)[:80]}'); continue
-                rows.append(row) if isinstance(row, dict) else bad.append(f'{topic} {m.partition()}/{m.offset()}: {type(row).__name__} instead of an object')
-            if rows or bad: down.clear(); yield Batch(rows, json.dumps(at), bad)
-            elif once and down: raise ToolFailed(f'{shown(url)}: {down[-1].str()[:160]}', 'is the broker there? What was read before is kept; run it again')
+                    bad.append(f"{topic} {m.partition()}/{m.offset()}: no JSON: {str(e)[:80]}")
+                    continue
+                rows.append(row) if isinstance(row, dict) else bad.append(
+                    f"{topic} {m.partition()}/{m.offset()}: {type(row).__name__} instead of an object"
+                )
+            if rows or bad:
+                down.clear()
+                yield Batch(rows, json.dumps(at), bad)
+            elif once and down:
+                raise ToolFailed(
+                    f"{shown(url)}: {down[-1].str()[:160]}",
+                    "is the broker there? What was read before is kept; run it again",
+                )
     except kafka.KafkaException as e:
-        raise ToolFailed(f'{shown(url)}: {e.args[0].str()[:160]}',
-            'is the broker there? What was read before is kept; run it again') from e
-    finally: c.close()
+        raise ToolFailed(
+            f"{shown(url)}: {e.args[0].str()[:160]}", "is the broker there? What was read before is kept; run it again"
+        ) from e
+    finally:
+        c.close()
+
 
 def _partitions(kafka, c, topic) -> list[int]:
     found = c.list_topics(topic, timeout=10).topics[topic]
-    if found.error is not None or not found.partitions: raise NotFound(f'the broker has no topic {topic!r}')
+    if found.error is not None or not found.partitions:
+        raise NotFound(f"the broker has no topic {topic!r}")
     return sorted(found.partitions)
 
-def batches(url, position:str='', size:int=10_000, once:bool=True, stop:threading.Event|None=None) -> Iterator[Batch]:
+
+def batches(
+    url, position: str = "", size: int = 10_000, once: bool = True, stop: threading.Event | None = None
+) -> Iterator[Batch]:
     "Batches of a source by its URL; without `once` it goes on until `stop` is set"
     text = str(url)
-    if text.startswith(('redis://', 'rediss://', 'unix://')): yield from of_redis(text, position, size, once, stop); return
-    if text.startswith('kafka://'): yield from of_kafka(text, position, size, once, stop); return
-    if '://' in text: raise BadInput(f'{shown(text)}: no such source', 'give a path, redis://HOST/0#STREAM or kafka://HOST/TOPIC')
+    if text.startswith(("redis://", "rediss://", "unix://")):
+        yield from of_redis(text, position, size, once, stop)
+        return
+    if text.startswith("kafka://"):
+        yield from of_kafka(text, position, size, once, stop)
+        return
+    if "://" in text:
+        raise BadInput(f"{shown(text)}: no such source", "give a path, redis://HOST/0#STREAM or kafka://HOST/TOPIC")
     while True:
-        for b in of_files(Path(text).expanduser(), position, size): position = b.position; yield b
-        if once or (stop or threading.Event()).wait(.5): return
+        for b in of_files(Path(text).expanduser(), position, size):
+            position = b.position
+            yield b
+        if once or (stop or threading.Event()).wait(0.5):
+            return

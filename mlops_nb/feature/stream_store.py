@@ -31,152 +31,247 @@ CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, high INTEGER NOT NULL) WI
 CREATE TABLE IF NOT EXISTS forgotten(view TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark(view TEXT PRIMARY KEY, mark TEXT NOT NULL) WITHOUT ROWID;
 """
-_FORGET = ("DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id=''", """DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id<>'' AND NOT EXISTS
-    (SELECT 1 FROM event AS e INDEXED BY event_once WHERE e.view=event.view AND e.key=event.key AND e.id=event.id AND e.id<>'' AND e.time>:cut)""") # By index: work for what goes, not for what stays
-_NEVER = -1<<62 # Stands for a time that is not there
+_FORGET = (
+    "DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id=''",
+    """DELETE FROM event INDEXED BY event_old WHERE view=:view AND time<=:cut AND id<>'' AND NOT EXISTS
+    (SELECT 1 FROM event AS e INDEXED BY event_once WHERE e.view=event.view AND e.key=event.key AND e.id=event.id AND e.id<>'' AND e.time>:cut)""",
+)  # By index: work for what goes, not for what stays
+_NEVER = -1 << 62  # Stands for a time that is not there
+
 
 class Counts(NamedTuple):
     "What became of a batch"
-    used:int
-    late:int
-    duplicates:int
+
+    used: int
+    late: int
+    duplicates: int
+
 
 @lru_cache(1024)
-def _us(over:str) -> int: return int(interval(over).total_seconds()*1e6)
-def reach_us(d:Definition) -> int: return max(_us(w.over) for w in d.windows)
+def _us(over: str) -> int:
+    return int(interval(over).total_seconds() * 1e6)
+
+
+def reach_us(d: Definition) -> int:
+    return max(_us(w.over) for w in d.windows)
 
 # %% ../../nbs/feature/stream_store.ipynb #11da250b
 class EventStore:
     "Events of window views in one SQLite file"
-    def __init__(self, path:Path):
+
+    def __init__(self, path: Path):
         self.path = Path(path)
         need_local_disk(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            write_ahead(self.db); self.db.execute('PRAGMA synchronous=FULL'); self.db.executescript(_SCHEMA)
+            write_ahead(self.db)
+            self.db.execute("PRAGMA synchronous=FULL")
+            self.db.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as e:
             words = in_words(e, self.path)
-            raise ToolFailed(f'the stream store {self.path.name} cannot be used: {words}', 'free some space' if 'full' in words else
-                f'delete {self.path} and read the stream again') from e
-    def position(self, view:str, source:str) -> str:
+            raise ToolFailed(
+                f"the stream store {self.path.name} cannot be used: {words}",
+                "free some space" if "full" in words else f"delete {self.path} and read the stream again",
+            ) from e
+
+    def position(self, view: str, source: str) -> str:
         "Where the next reading of a source begins; empty at first"
-        return next((r[0] for r in self._rows('SELECT position FROM source WHERE view=? AND source=?', view, source)), '')
-    def high(self, view:str) -> int|None:
+        return next(
+            (r[0] for r in self._rows("SELECT position FROM source WHERE view=? AND source=?", view, source)), ""
+        )
+
+    def high(self, view: str) -> int | None:
         "Newest order time of a view: when its newest event happened, or became known"
-        return next((r[0] for r in self._rows('SELECT high FROM view WHERE view=?', view)), None)
-    def add(self,
-        view:str, # NAME@version
-        events:list[tuple], # (key, time us, created us or None, id or '', keep bits, packed values)
-        source:str='', # Where they came from
-        position:str='', # Where the next reading of it begins
+        return next((r[0] for r in self._rows("SELECT high FROM view WHERE view=?", view)), None)
+
+    def add(
+        self,
+        view: str,  # NAME@version
+        events: list[tuple],  # (key, time us, created us or None, id or '', keep bits, packed values)
+        source: str = "",  # Where they came from
+        position: str = "",  # Where the next reading of it begins
         # Events this much older than the newest one of earlier batches are not used; None uses all
-        lateness_us:int|None=None,
-        reach:int=0, # Longest window, us: older events are forgotten
-        began:str|None=None, # Position from which the batch was read; None where it does not matter
+        lateness_us: int | None = None,
+        reach: int = 0,  # Longest window, us: older events are forgotten
+        began: str | None = None,  # Position from which the batch was read; None where it does not matter
     ) -> Counts:
         "Store a batch and the position behind it, or nothing; raises `BadUsage` when another process has moved the position meanwhile"
-        with self._writing('read the stream again'):
-            if began is not None and self.position(view, source)!=began:
-                raise BadUsage(f'another process reads {source} into {view} too', 'let one process read a stream; what either has stored counts once')
+        with self._writing("read the stream again"):
+            if began is not None and self.position(view, source) != began:
+                raise BadUsage(
+                    f"another process reads {source} into {view} too",
+                    "let one process read a stream; what either has stored counts once",
+                )
             return self._add(view, events, source, position, lateness_us, reach)
+
     @contextmanager
-    def _writing(self, again='run it again'):
+    def _writing(self, again="run it again"):
         "One transaction: all of it or nothing"
         try:
-            self.db.execute('BEGIN IMMEDIATE')
-            try: yield; self.db.execute('COMMIT')
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
             except BaseException:
-                if self.db.in_transaction: self.db.execute('ROLLBACK') # a full disk has ended it already
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")  # a full disk has ended it already
                 raise
         except sqlite3.Error as e:
-            raise ToolFailed(f'the stream store cannot be written: {in_words(e, self.path)}', f'free some space, then {again}: nothing was half-written') from e
+            raise ToolFailed(
+                f"the stream store cannot be written: {in_words(e, self.path)}",
+                f"free some space, then {again}: nothing was half-written",
+            ) from e
+
     def _rows(self, sql, *given) -> list[tuple]:
-        try: return self.db.execute(sql, given).fetchall()
+        try:
+            return self.db.execute(sql, given).fetchall()
         except sqlite3.Error as e:
-            if 'same thread' in str(e): raise ToolFailed('the stream store was opened in another thread', 'make one Reader for each thread') from e
-            raise ToolFailed(f'the stream store {self.path.name} cannot be read: {e}',
-                f'delete {self.path} and read the stream again') from e
-    def streamed(self, view:str) -> bool:
+            if "same thread" in str(e):
+                raise ToolFailed(
+                    "the stream store was opened in another thread", "make one Reader for each thread"
+                ) from e
+            raise ToolFailed(
+                f"the stream store {self.path.name} cannot be read: {e}",
+                f"delete {self.path} and read the stream again",
+            ) from e
+
+    def streamed(self, view: str) -> bool:
         "Is a view maintained from a stream?"
-        return bool(self._rows('SELECT 1 FROM source WHERE view=? LIMIT 1', view))
-    def mark(self, view:str) -> str:
+        return bool(self._rows("SELECT 1 FROM source WHERE view=? LIMIT 1", view))
+
+    def mark(self, view: str) -> str:
         "How far the history of a view was read; empty at first"
-        return next((m for m, in self._rows('SELECT mark FROM mark WHERE view=?', view)), '')
-    def fill(self,
-        view:str, # NAME@version
-        events:list[tuple], # As in `add`
-        was:str, # Mark from which they were read
-        mark:str, # Mark behind them
+        return next((m for (m,) in self._rows("SELECT mark FROM mark WHERE view=?", view)), "")
+
+    def fill(
+        self,
+        view: str,  # NAME@version
+        events: list[tuple],  # As in `add`
+        was: str,  # Mark from which they were read
+        mark: str,  # Mark behind them
         # They take the place of what became known at this time or later; None is of everything
-        since_us:int|None=None,
-        reach:int=0, # Longest window, us: older events are not kept
-    ) -> int|None: # How many are new; None, and nothing done, where a stream began or the mark moved
+        since_us: int | None = None,
+        reach: int = 0,  # Longest window, us: older events are not kept
+    ) -> int | None:  # How many are new; None, and nothing done, where a stream began or the mark moved
         "Put events of history and their mark into the store, or nothing"
         with self._writing():
-            if self.streamed(view) or self.mark(view)!=was: return None
-            gone = self.db.execute('DELETE FROM event WHERE view=? AND created>=?', (view, _NEVER if since_us is None else since_us)).rowcount
-            if since_us is None: gone = 0; self.db.execute('DELETE FROM forgotten WHERE view=?', (view,))
-            cut = max([t for t, in self._rows('SELECT max(time) FROM event WHERE view=?', view) if t is not None]+[e[1] for e in events], default=0)-reach
-            used = self._add(view, events if since_us is not None else [e for e in events if e[1]>cut or e[3]], '', '', None, 0).used
-            self._forget(view, cut, _FORGET[:1], any(e[1]<=cut for e in events))
-            self.db.execute('INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark', (view, mark))
-            return max(0, used-gone)
+            if self.streamed(view) or self.mark(view) != was:
+                return None
+            gone = self.db.execute(
+                "DELETE FROM event WHERE view=? AND created>=?", (view, _NEVER if since_us is None else since_us)
+            ).rowcount
+            if since_us is None:
+                gone = 0
+                self.db.execute("DELETE FROM forgotten WHERE view=?", (view,))
+            cut = (
+                max(
+                    [t for (t,) in self._rows("SELECT max(time) FROM event WHERE view=?", view) if t is not None]
+                    + [e[1] for e in events],
+                    default=0,
+                )
+                - reach
+            )
+            used = self._add(
+                view, events if since_us is not None else [e for e in events if e[1] > cut or e[3]], "", "", None, 0
+            ).used
+            self._forget(view, cut, _FORGET[:1], any(e[1] <= cut for e in events))
+            self.db.execute("INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark", (view, mark))
+            return max(0, used - gone)
+
     def _add(self, view, events, source, position, lateness_us, reach) -> Counts:
-        before,rows,late = self.high(view),[],0
-        high = before = _NEVER if before is None else before # what comes in one batch comes at one time
-        for key,time,created,id,keep,data in events:
+        before, rows, late = self.high(view), [], 0
+        high = before = _NEVER if before is None else before  # what comes in one batch comes at one time
+        for key, time, created, id, keep, data in events:
             order = time if created is None else max(time, created)
-            if lateness_us is not None and order<before-lateness_us: late += 1; continue
+            if lateness_us is not None and order < before - lateness_us:
+                late += 1
+                continue
             high = max(high, order)
             rows.append((view, key, time, _NEVER if created is None else created, id, keep, data))
         changes = self.db.total_changes
-        self.db.executemany('INSERT OR IGNORE INTO event VALUES (?,?,?,?,?,?,?)', rows)
-        used = self.db.total_changes-changes
-        if high>_NEVER:
-            self.db.execute('INSERT INTO view VALUES (?,?) ON CONFLICT DO UPDATE SET high=excluded.high', (view, high))
+        self.db.executemany("INSERT OR IGNORE INTO event VALUES (?,?,?,?,?,?,?)", rows)
+        used = self.db.total_changes - changes
+        if high > _NEVER:
+            self.db.execute("INSERT INTO view VALUES (?,?) ON CONFLICT DO UPDATE SET high=excluded.high", (view, high))
         if source:
-            self.db.execute('INSERT INTO source VALUES (?,?,?) ON CONFLICT DO UPDATE SET position=excluded.position',
-                (view, source, position))
-        if lateness_us is not None and reach: self._forget(view, high-lateness_us-reach)
-        return Counts(used, late, len(rows)-used)
+            self.db.execute(
+                "INSERT INTO source VALUES (?,?,?) ON CONFLICT DO UPDATE SET position=excluded.position",
+                (view, source, position),
+            )
+        if lateness_us is not None and reach:
+            self._forget(view, high - lateness_us - reach)
+        return Counts(used, late, len(rows) - used)
+
     def _forget(self, view, cut, which=_FORGET, more=False):
         "Drop events that no window can reach; all versions of an event go together. With `more`, others were not even put in"
-        gone = sum(self.db.execute(sql, {'view':view, 'cut':cut}).rowcount for sql in which)
-        if gone or more: self.db.execute('INSERT INTO forgotten VALUES (?,?) ON CONFLICT DO UPDATE SET until=max(until, excluded.until)', (view, cut))
-    def forgotten(self, view:str) -> int:
+        gone = sum(self.db.execute(sql, {"view": view, "cut": cut}).rowcount for sql in which)
+        if gone or more:
+            self.db.execute(
+                "INSERT INTO forgotten VALUES (?,?) ON CONFLICT DO UPDATE SET until=max(until, excluded.until)",
+                (view, cut),
+            )
+
+    def forgotten(self, view: str) -> int:
         "Events of a view up to this time, us since 1970 UTC, may be gone: a window that begins earlier has no answer"
-        return next((r[0] for r in self._rows('SELECT until FROM forgotten WHERE view=?', view)), _NEVER)
-    def events(self, view:str, key:str, after:int) -> list[tuple]:
+        return next((r[0] for r in self._rows("SELECT until FROM forgotten WHERE view=?", view)), _NEVER)
+
+    def events(self, view: str, key: str, after: int) -> list[tuple]:
         "(time, created, id, keep, values) of one entity after a time, and every version of events with an id"
-        return self._rows("SELECT time, created, id, keep, data FROM event WHERE view=? AND key=? AND (time>? OR id<>'') ORDER BY time, created", view, key, after)
-    def answer(self,
-        d:Definition, # A view with windows
-        key:str, # `online_store.packed_key` of the entity
-        t:int, # When it is asked, us since 1970 UTC
-    ) -> tuple[dict,int|None]: # (feature -> value, time of the newest event that counts)
+        return self._rows(
+            "SELECT time, created, id, keep, data FROM event WHERE view=? AND key=? AND (time>? OR id<>'') ORDER BY time, created",
+            view,
+            key,
+            after,
+        )
+
+    def answer(
+        self,
+        d: Definition,  # A view with windows
+        key: str,  # `online_store.packed_key` of the entity
+        t: int,  # When it is asked, us since 1970 UTC
+    ) -> tuple[dict, int | None]:  # (feature -> value, time of the newest event that counts)
         "What the windows of one entity are at a time; None for one whose events are not kept any more"
-        first,columns,out,view = t-reach_us(d),windows.inputs(d.windows),{},f'{d.name}@{d.version}'
-        until,events = self._at_one_moment(lambda: (self.forgotten(view), self.events(view, key, first)))
-        found = [windows.Row(time, (keep, data), None if created==_NEVER else created, id or None) for time,created,id,keep,data in events]
-        here = [(r.time, r.created, r.value[0], unpack(r.value[1])) for r in windows.known_versions(found, t) if first<r.time<=t]
-        for k,w in enumerate(d.windows):
-            at,cut = columns.index(w.column) if w.column else -1,t-_us(w.over)
-            if cut<until: out[w.name] = None; continue
-            rows = [windows.Row(time, values[at] if at>=0 else None, created)
-                for time,created,keep,values in here if time>cut and keep>>k&1]
+        first, columns, out, view = t - reach_us(d), windows.inputs(d.windows), {}, f"{d.name}@{d.version}"
+        until, events = self._at_one_moment(lambda: (self.forgotten(view), self.events(view, key, first)))
+        found = [
+            windows.Row(time, (keep, data), None if created == _NEVER else created, id or None)
+            for time, created, id, keep, data in events
+        ]
+        here = [
+            (r.time, r.created, r.value[0], unpack(r.value[1]))
+            for r in windows.known_versions(found, t)
+            if first < r.time <= t
+        ]
+        for k, w in enumerate(d.windows):
+            at, cut = columns.index(w.column) if w.column else -1, t - _us(w.over)
+            if cut < until:
+                out[w.name] = None
+                continue
+            rows = [
+                windows.Row(time, values[at] if at >= 0 else None, created)
+                for time, created, keep, values in here
+                if time > cut and keep >> k & 1
+            ]
             out[w.name] = windows.value_of(w.aggregate, _us(w.over), rows, t, not w.column)
-        return out,max((x[0] for x in here), default=None)
+        return out, max((x[0] for x in here), default=None)
+
     def _at_one_moment(self, ask):
         "What is dropped between two questions must not make half a window"
-        self._rows('BEGIN')
-        try: return ask()
-        finally: self._rows('COMMIT')
-    def size(self, view:str) -> tuple[int,int]:
+        self._rows("BEGIN")
+        try:
+            return ask()
+        finally:
+            self._rows("COMMIT")
+
+    def size(self, view: str) -> tuple[int, int]:
         "(entities, events) that are kept"
-        return self._rows('SELECT count(DISTINCT key), count(*) FROM event WHERE view=?', view)[0]
-    def close(self): self.db.close()
+        return self._rows("SELECT count(DISTINCT key), count(*) FROM event WHERE view=?", view)[0]
+
+    def close(self):
+        self.db.close()
+
 
 def of(p) -> EventStore:
     "The events of a project"
-    return EventStore(p.path('.mlops', 'streams.db'))
+    return EventStore(p.path(".mlops", "streams.db"))

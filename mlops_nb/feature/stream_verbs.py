@@ -24,74 +24,114 @@ from .stream_store import reach_us
 
 # %% ../../nbs/feature/stream_verbs.ipynb #b2cf3f8b
 @contextmanager
-def _until_told(stop:threading.Event):
+def _until_told(stop: threading.Event):
     "SIGTERM and Ctrl-C end the reading behind a whole batch"
-    if threading.current_thread() is not threading.main_thread(): yield; return
-    held = {s:signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try: yield
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
     finally:
-        for s,h in held.items(): signal.signal(s, h)
+        for s, h in held.items():
+            signal.signal(s, h)
 
-@verb('feature.stream', changes=True, check=True, example='mlops feature stream delays --from events.jsonl --once')
+
+@verb("feature.stream", changes=True, check=True, example="mlops feature stream delays --from events.jsonl --once")
 def stream(
-    name:Ref, # A view with windows
+    name: Ref,  # A view with windows
     *,
-    from_:Any, # Path of growing files, `redis://HOST/0#STREAM`, `kafka://HOST/TOPIC`; in Python any iterable of dicts, or a frame
-    once:bool=False, # Read what is there, then end; otherwise until SIGTERM or Ctrl-C
+    from_: Any,  # Path of growing files, `redis://HOST/0#STREAM`, `kafka://HOST/TOPIC`; in Python any iterable of dicts, or a frame
+    once: bool = False,  # Read what is there, then end; otherwise until SIGTERM or Ctrl-C
     # Events older than the newest one of earlier batches by more than this are not used, and counted
-    lateness:Interval=timedelta(hours=1),
-    batch:int=10_000, # Events of one transaction
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Streamed|Plan:
+    lateness: Interval = timedelta(hours=1),
+    batch: int = 10_000,  # Events of one transaction
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Streamed | Plan:
     """Maintain the windows of a view from a stream
 
     Events and the position in the source are committed together: after a kill the reading goes on where it was, nothing is lost and nothing counts twice. Exit code 1 means that some events could not be used."""
     p = projects.current()
     d = definition.find(p, name)
     if not d.windows:
-        raise BadUsage(f'view `{d.name}` has no windows',
-            "a stream maintains windows: add them with --window 'mean(delay) over 1h as delay_1h'")
-    if batch<1: raise BadUsage(f'--batch {batch}: expected a whole number from 1 on')
-    source = stream_sources.shown(from_) if isinstance(from_, (str, bytes)) or hasattr(from_, '__fspath__') else 'an iterable'
+        raise BadUsage(
+            f"view `{d.name}` has no windows",
+            "a stream maintains windows: add them with --window 'mean(delay) over 1h as delay_1h'",
+        )
+    if batch < 1:
+        raise BadUsage(f"--batch {batch}: expected a whole number from 1 on")
+    source = (
+        stream_sources.shown(from_)
+        if isinstance(from_, (str, bytes)) or hasattr(from_, "__fspath__")
+        else "an iterable"
+    )
     if dry_run:
-        return Plan(steps=[f'read {source} from {stream_store.of(p).position(f"{d.name}@{d.version}", source) or "its beginning"}', f'keep events of {d.name}@{d.version} in .mlops/streams.db'])
-    store,stop = stream_store.of(p),threading.Event()
-    fact = Streamed(view=f'{d.name}@{d.version}', source=source, seen=0, used=0)
+        return Plan(
+            steps=[
+                f"read {source} from {stream_store.of(p).position(f'{d.name}@{d.version}', source) or 'its beginning'}",
+                f"keep events of {d.name}@{d.version} in .mlops/streams.db",
+            ]
+        )
+    store, stop = stream_store.of(p), threading.Event()
+    fact = Streamed(view=f"{d.name}@{d.version}", source=source, seen=0, used=0)
     try:
-        with _until_told(stop), progress(f'reading {source}') as tick:
+        with _until_told(stop), progress(f"reading {source}") as tick:
             _read(p, d, store, fact, from_, once, lateness, batch, stop, tick)
-        fact.entities,fact.events = store.size(fact.view)
+        fact.entities, fact.events = store.size(fact.view)
         high = store.high(fact.view)
-        if high is not None: fact.watermark = (datetime(1970, 1, 1, tzinfo=UTC)+timedelta(microseconds=high)-lateness).isoformat()
+        if high is not None:
+            fact.watermark = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=high) - lateness).isoformat()
         fact.offset = store.position(fact.view, source)
-    finally: store.close()
+    finally:
+        store.close()
     from mlops_nb.core import ledger
-    ledger.record(p, 'feature.streamed', fact.view, {k:getattr(fact, k)
-        for k in ('source', 'seen', 'used', 'late', 'duplicates', 'unusable', 'watermark')}, fail='open')
+
+    ledger.record(
+        p,
+        "feature.streamed",
+        fact.view,
+        {k: getattr(fact, k) for k in ("source", "seen", "used", "late", "duplicates", "unusable", "watermark")},
+        fail="open",
+    )
     return fact
+
 
 def _rows(given):
     "Rows of a frame, or of what is an iterable of them already"
-    if not (hasattr(given, 'columns') or hasattr(given, '__arrow_c_stream__')): return given
+    if not (hasattr(given, "columns") or hasattr(given, "__arrow_c_stream__")):
+        return given
     from mlops_nb.core.frames import to_arrow
+
     return to_arrow(given).to_pylist()
+
 
 def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick):
     "Batch by batch, each one transaction"
-    view,schema,checked = fact.view,stream_ingest.schema_of(p, d),False
+    view, schema, checked = fact.view, stream_ingest.schema_of(p, d), False
     at = store.position(view, fact.source)
-    found = stream_sources.of_iterable(_rows(from_), batch, at) if fact.source=='an iterable' else stream_sources.batches(from_, at, batch, once, stop)
+    found = (
+        stream_sources.of_iterable(_rows(from_), batch, at)
+        if fact.source == "an iterable"
+        else stream_sources.batches(from_, at, batch, once, stop)
+    )
     for b in found:
         fact.skipped += b.skipped
-        if not (b.rows or b.unusable): continue
-        table,bad = stream_ingest.typed(b.rows, schema)
-        if not checked: stream_ingest.check_row_by_row(p, d, table); checked = table.num_rows>1
-        events,worse = stream_ingest.events_of(p, d, table)
+        if not (b.rows or b.unusable):
+            continue
+        table, bad = stream_ingest.typed(b.rows, schema)
+        if not checked:
+            stream_ingest.check_row_by_row(p, d, table)
+            checked = table.num_rows > 1
+        events, worse = stream_ingest.events_of(p, d, table)
         unusable = [*b.unusable, *bad, *worse]
-        c = store.add(view, events, fact.source, b.position, int(lateness.total_seconds()*1e6), reach_us(d), at)
+        c = store.add(view, events, fact.source, b.position, int(lateness.total_seconds() * 1e6), reach_us(d), at)
         at = b.position
-        fact.seen += len(b.rows)+len(b.unusable); fact.used += c.used; fact.late += c.late; fact.duplicates += c.duplicates
+        fact.seen += len(b.rows) + len(b.unusable)
+        fact.used += c.used
+        fact.late += c.late
+        fact.duplicates += c.duplicates
         fact.unusable += len(unusable)
-        fact.first_unusable = fact.first_unusable or (unusable[0] if unusable else '')
-        tick(len(b.rows), f'{fact.seen:,} events')
-        if stop.is_set(): return
+        fact.first_unusable = fact.first_unusable or (unusable[0] if unusable else "")
+        tick(len(b.rows), f"{fact.seen:,} events")
+        if stop.is_set():
+            return

@@ -22,255 +22,486 @@ from . import asof, catalogue, compute, definition, history, leakage, on_demand,
 from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, TrainingSet, ViewTest
 
 # %% ../../nbs/feature/verbs.ipynb #d1e48276
-def _body(sql:str, python:str, body:str) -> tuple[str,str]:
+def _body(sql: str, python: str, body: str) -> tuple[str, str]:
     "`(kind, text)` of the one form that was given"
-    given = [x for x in (sql, python, (body or '').strip()) if x]
-    if len(given)!=1: raise BadUsage('a feature view needs one definition', "give --sql 'SELECT ...', or --python module:function, or write it below %%mlops feature add")
+    given = [x for x in (sql, python, (body or "").strip()) if x]
+    if len(given) != 1:
+        raise BadUsage(
+            "a feature view needs one definition",
+            "give --sql 'SELECT ...', or --python module:function, or write it below %%mlops feature add",
+        )
     if python:
-        module,_,fn = python.partition(':')
-        try: getattr(importlib.import_module(module), fn)
-        except (ImportError, AttributeError, ValueError) as e: raise BadInput(f'--python {python!r}: {e}', 'write --python module:function') from e
+        module, _, fn = python.partition(":")
+        try:
+            getattr(importlib.import_module(module), fn)
+        except (ImportError, AttributeError, ValueError) as e:
+            raise BadInput(f"--python {python!r}: {e}", "write --python module:function") from e
         import inspect
-        return 'python',inspect.getsource(importlib.import_module(module))
-    text = given[0].strip()
-    word = text.split(None, 1)[0].lower() if text else ''
-    return ('python' if word in ('def', 'import', 'from', '@') and 'def ' in text else 'sql'),text
 
-@verb(changes=True, cell='body', example='mlops feature add weather --entity origin --time observed --ttl 6h --source weather --sql "SELECT origin, observed, temp FROM source"')
+        return "python", inspect.getsource(importlib.import_module(module))
+    text = given[0].strip()
+    word = text.split(None, 1)[0].lower() if text else ""
+    return ("python" if word in ("def", "import", "from", "@") and "def " in text else "sql"), text
+
+
+@verb(
+    changes=True,
+    cell="body",
+    example='mlops feature add weather --entity origin --time observed --ttl 6h --source weather --sql "SELECT origin, observed, temp FROM source"',
+)
 def add(
-    name:Name, # Of the view
+    name: Name,  # Of the view
     *,
-    entity:list[str]=[], # Columns that say whom a row is about: the join keys
-    time:str='', # Column with the event time
-    created:str='', # Column with the time the row became known; `created`, `created_at`, `created_timestamp` or `known_at` by default, `none` for none
-    ttl:str='', # How long a value stays true, as 30d or 6h; for ever by default
-    source:str='', # Dataset, file or URL#table that is the table `source`; in Python also a frame, which is kept as the dataset NAME_source
-    sql:str='', # One SELECT that gives keys, time and features
-    python:str='', # `module:function` that returns them as a frame
+    entity: list[str] = [],  # Columns that say whom a row is about: the join keys
+    time: str = "",  # Column with the event time
+    created: str = "",  # Column with the time the row became known; `created`, `created_at`, `created_timestamp` or `known_at` by default, `none` for none
+    ttl: str = "",  # How long a value stays true, as 30d or 6h; for ever by default
+    source: str = "",  # Dataset, file or URL#table that is the table `source`; in Python also a frame, which is kept as the dataset NAME_source
+    sql: str = "",  # One SELECT that gives keys, time and features
+    python: str = "",  # `module:function` that returns them as a frame
     # Feature as 'mean(delay) over 7d as delay_7d where not cancelled'; may be given several times
-    window:list[str]=[],
-    id:str='', # Column that names an event; a row with a later created time corrects it
-    needs:list[str]=[], # For an on-demand view: features it is computed from, as in join
-    request:list[str]=[], # For an on-demand view: columns of the request, as distance:double
-    test:list[str]=[], # Conditions on every row, DuckDB expressions
-    description:str='', # For the catalogue
-    owner:str='', # Who answers for it
-    purpose:str='', # What the data may be used for; the project's purpose by default
-    tag:dict[str,str]={}, # Labels, as team=ops
-    body:str='', # The cell below `%%mlops feature add`
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> FeatureView|Plan:
+    window: list[str] = [],
+    id: str = "",  # Column that names an event; a row with a later created time corrects it
+    needs: list[str] = [],  # For an on-demand view: features it is computed from, as in join
+    request: list[str] = [],  # For an on-demand view: columns of the request, as distance:double
+    test: list[str] = [],  # Conditions on every row, DuckDB expressions
+    description: str = "",  # For the catalogue
+    owner: str = "",  # Who answers for it
+    purpose: str = "",  # What the data may be used for; the project's purpose by default
+    tag: dict[str, str] = {},  # Labels, as team=ops
+    body: str = "",  # The cell below `%%mlops feature add`
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> FeatureView | Plan:
     """Register a feature view
 
     SQL sees the declared source as `source`, and datasets and views of the project by their names; it runs without access to other files or the network. A Python function's arguments are named the same way.
     With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs when features are asked for, on those columns, in history and online alike."""
     from mlops_nb import data
+
     p = projects.current()
-    names.check_name(name, 'feature view')
-    if ttl: names.interval(ttl)
-    if isinstance(source, str) and '\n' in source: raise BadInput('--source is a text of several lines, as a frame in {{...}} is', 'keep the frame as a dataset first: mlops data add FRAME NAME')
-    kind,text = _body(sql, python, body)
-    said:dict = dict(description=description, owner=owner, purpose=purpose or p.settings.project.purpose, tags=tag, kind=kind, body=text, tests=test)
-    d,kept = Definition(name=name, **said),None
-    if needs or request: d.needs,d.request = needs,on_demand.request_of(request); _refuse(d.name, entity=entity, time=time, created=created, ttl=ttl, source=source, window=window, id=id)
+    names.check_name(name, "feature view")
+    if ttl:
+        names.interval(ttl)
+    if isinstance(source, str) and "\n" in source:
+        raise BadInput(
+            "--source is a text of several lines, as a frame in {{...}} is",
+            "keep the frame as a dataset first: mlops data add FRAME NAME",
+        )
+    kind, text = _body(sql, python, body)
+    said: dict = dict(
+        description=description,
+        owner=owner,
+        purpose=purpose or p.settings.project.purpose,
+        tags=tag,
+        kind=kind,
+        body=text,
+        tests=test,
+    )
+    d, kept = Definition(name=name, **said), None
+    if needs or request:
+        d.needs, d.request = needs, on_demand.request_of(request)
+        _refuse(d.name, entity=entity, time=time, created=created, ttl=ttl, source=source, window=window, id=id)
     else:
-        d.entity,d.time,d.created,d.ttl,d.id,d.windows = entity,time,created,ttl,id,[windows.parse(w) for w in window]
-        d.source,kept = (str(source).removesuffix('@'), None) if isinstance(source, (str, Path)) else (f'{name}_source', data.read(source, p))
-    with progress(f'computing {name}'): table = _computed(p, d, kept)
+        d.entity, d.time, d.created, d.ttl, d.id, d.windows = (
+            entity,
+            time,
+            created,
+            ttl,
+            id,
+            [windows.parse(w) for w in window],
+        )
+        d.source, kept = (
+            (str(source).removesuffix("@"), None)
+            if isinstance(source, (str, Path))
+            else (f"{name}_source", data.read(source, p))
+        )
+    with progress(f"computing {name}"):
+        table = _computed(p, d, kept)
     tests = compute.test_rows(table, d.tests)
     if any(t.failed for t in tests):
-        e = Finding('; '.join(f'{t.failed:,} of {table.num_rows:,} rows fail {t.expr!r}' for t in tests if t.failed), 'nothing was registered'); e.result = _view(d, table, tests); raise e
-    if dry_run: return Plan(steps=[f'write features/{name}.toml and {name}{definition.SUFFIX[kind]}', f'record feature.added {name}'])
+        e = Finding(
+            "; ".join(f"{t.failed:,} of {table.num_rows:,} rows fail {t.expr!r}" for t in tests if t.failed),
+            "nothing was registered",
+        )
+        e.result = _view(d, table, tests)
+        raise e
+    if dry_run:
+        return Plan(
+            steps=[f"write features/{name}.toml and {name}{definition.SUFFIX[kind]}", f"record feature.added {name}"]
+        )
     before = definition.versions(p, name)
-    if kept is not None: v = data.add(kept, d.source); d.source = f'{v.name}@{v.version}'
+    if kept is not None:
+        v = data.add(kept, d.source)
+        d.source = f"{v.name}@{v.version}"
     fact = _view(d, table, tests, _save(p, d, table.num_rows))
-    if fact.new and before: fact.changes = definition.changes(definition.difference(before[-1], d))
+    if fact.new and before:
+        fact.changes = definition.changes(definition.difference(before[-1], d))
     return fact
+
 
 def _refuse(name, **given):
     "An on-demand view has no rows of its own"
-    wrong = next((k for k,v in given.items() if v is not None and len(v)), None)
-    if wrong: raise BadUsage(f'view `{name}` is computed on demand and takes no --{wrong}', 'its keys and times come from the features that it needs')
+    wrong = next((k for k, v in given.items() if v is not None and len(v)), None)
+    if wrong:
+        raise BadUsage(
+            f"view `{name}` is computed on demand and takes no --{wrong}",
+            "its keys and times come from the features that it needs",
+        )
 
-KNOWN = ('created', 'created_at', 'created_timestamp', 'known_at') # Columns that say when a row became known
+
+KNOWN = ("created", "created_at", "created_timestamp", "known_at")  # Columns that say when a row became known
+
 
 def _computed(p, d, frame=None):
     "The rows of a new definition, with what they decide: created time, features"
     import pyarrow as pa
-    if d.on_demand: d.features = on_demand.features_of(p, d); return pa.table({f.name:pa.array([], on_demand.arrow_type(f.type)) for f in d.features})
-    if not d.entity: raise BadUsage(f'view `{d.name}`: whom is a row about?', 'say it with --entity COLUMN')
-    if not d.time: raise BadUsage(f'view `{d.name}`: when was a row true?', 'say it with --time COLUMN')
-    if d.windows and d.ttl: raise BadUsage(f'view `{d.name}` has windows and takes no --ttl', 'a window says itself how long an event counts')
-    if d.id and not d.windows: raise BadUsage(f'view `{d.name}` has no windows and takes no --id', 'of rows with the same key and time the one that was known last counts')
-    asked,d.created = d.created,'' if d.created=='none' else d.created
+
+    if d.on_demand:
+        d.features = on_demand.features_of(p, d)
+        return pa.table({f.name: pa.array([], on_demand.arrow_type(f.type)) for f in d.features})
+    if not d.entity:
+        raise BadUsage(f"view `{d.name}`: whom is a row about?", "say it with --entity COLUMN")
+    if not d.time:
+        raise BadUsage(f"view `{d.name}`: when was a row true?", "say it with --time COLUMN")
+    if d.windows and d.ttl:
+        raise BadUsage(
+            f"view `{d.name}` has windows and takes no --ttl", "a window says itself how long an event counts"
+        )
+    if d.id and not d.windows:
+        raise BadUsage(
+            f"view `{d.name}` has no windows and takes no --id",
+            "of rows with the same key and time the one that was known last counts",
+        )
+    asked, d.created = d.created, "" if d.created == "none" else d.created
     table = compute.rows(p, d) if frame is None else compute.rows_of(p, d, frame)
-    if not asked: d.created = next((c for c in KNOWN if c in table.column_names and c not in (*d.entity, d.time) and pa.types.is_timestamp(table.schema.field(c).type)), '')
-    if not asked and d.created: table = compute.rows(p, d) if frame is None else compute.rows_of(p, d, frame)
-    for c in filter(None, (d.time, d.created)): asof.unit_of(table[c], c)
+    if not asked:
+        d.created = next(
+            (
+                c
+                for c in KNOWN
+                if c in table.column_names
+                and c not in (*d.entity, d.time)
+                and pa.types.is_timestamp(table.schema.field(c).type)
+            ),
+            "",
+        )
+    if not asked and d.created:
+        table = compute.rows(p, d) if frame is None else compute.rows_of(p, d, frame)
+    for c in filter(None, (d.time, d.created)):
+        asof.unit_of(table[c], c)
     d.features = compute.features_of(table, d)
-    if not d.features: raise BadInput(f'view `{d.name}` gives no feature beside {", ".join([*d.entity, d.time])}', 'select at least one more column')
-    for w in d.windows: windows.selected(table.slice(0, 0), w.filter)
-    twice = next((f.name for f in d.features if [g.name for g in d.features].count(f.name)>1), None)
-    if twice: raise BadInput(f'view `{d.name}` has two features named `{twice}`', 'name them with `as`')
+    if not d.features:
+        raise BadInput(
+            f"view `{d.name}` gives no feature beside {', '.join([*d.entity, d.time])}",
+            "select at least one more column",
+        )
+    for w in d.windows:
+        windows.selected(table.slice(0, 0), w.filter)
+    twice = next((f.name for f in d.features if [g.name for g in d.features].count(f.name) > 1), None)
+    if twice:
+        raise BadInput(f"view `{d.name}` has two features named `{twice}`", "name them with `as`")
     return table
+
 
 def _save(p, d, n) -> bool:
     "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger
+
     with definition.changing(p, [d.name]):
-        if not definition.save(p, d): return False
-        ledger.record(p, 'feature.added', f'{d.name}@{d.version}', {'entity':d.entity, 'time':d.time, 'ttl':d.ttl, 'source':d.source, 'features':[f.name for f in d.features], 'rows':n,
-            'tests':d.tests, 'owner':d.owner, 'purpose':d.purpose, 'tags':d.tags, 'windows':[windows.line_of(w) for w in d.windows], 'needs':d.needs}, digest=definition.digest(d))
+        if not definition.save(p, d):
+            return False
+        ledger.record(
+            p,
+            "feature.added",
+            f"{d.name}@{d.version}",
+            {
+                "entity": d.entity,
+                "time": d.time,
+                "ttl": d.ttl,
+                "source": d.source,
+                "features": [f.name for f in d.features],
+                "rows": n,
+                "tests": d.tests,
+                "owner": d.owner,
+                "purpose": d.purpose,
+                "tags": d.tags,
+                "windows": [windows.line_of(w) for w in d.windows],
+                "needs": d.needs,
+            },
+            digest=definition.digest(d),
+        )
     return True
 
-def _view(d, table, tests, new=True) -> FeatureView:
-    columns,newest = catalogue.described(d, table) if table is not None and table.num_rows else ([], '')
-    return FeatureView(name=d.name, version=d.version, entity=d.entity, time=d.time, created=d.created, ttl=d.ttl, source=d.source, features=d.features, rows=-1 if table is None else table.num_rows, tests=tests, body=d.body,
-        digest=definition.digest(d), new=new, description=d.description, owner=d.owner, purpose=d.purpose, tags=d.tags, windows=[windows.line_of(w) for w in d.windows], needs=d.needs, request=d.request, columns=columns, newest=newest)
 
+def _view(d, table, tests, new=True) -> FeatureView:
+    columns, newest = catalogue.described(d, table) if table is not None and table.num_rows else ([], "")
+    return FeatureView(
+        name=d.name,
+        version=d.version,
+        entity=d.entity,
+        time=d.time,
+        created=d.created,
+        ttl=d.ttl,
+        source=d.source,
+        features=d.features,
+        rows=-1 if table is None else table.num_rows,
+        tests=tests,
+        body=d.body,
+        digest=definition.digest(d),
+        new=new,
+        description=d.description,
+        owner=d.owner,
+        purpose=d.purpose,
+        tags=d.tags,
+        windows=[windows.line_of(w) for w in d.windows],
+        needs=d.needs,
+        request=d.request,
+        columns=columns,
+        newest=newest,
+    )
 
 # %% ../../nbs/feature/verbs.ipynb #3c1be84d
-@verb(example='mlops feature list')
+@verb(example="mlops feature list")
 def list_() -> FeatureViews:
     "The catalogue: every feature view in its newest version, where its rows come from, who learned from it, and how fresh it is"
     p = projects.current()
-    ds = [definition.find(p, n) for n in names.registered(p, 'feature')]
-    return FeatureViews(views=[{'name':d.name, 'version':d.version, 'entity':d.entity, 'time':d.time, 'ttl':d.ttl,
-        'source':d.source, 'features':[f.name for f in d.features], 'owner':d.owner, 'tags':d.tags,
-        'kind':'on demand' if d.on_demand else 'windows' if d.windows else 'rows', **catalogue.state(p, d)} for d in ds])
+    ds = [definition.find(p, n) for n in names.registered(p, "feature")]
+    return FeatureViews(
+        views=[
+            {
+                "name": d.name,
+                "version": d.version,
+                "entity": d.entity,
+                "time": d.time,
+                "ttl": d.ttl,
+                "source": d.source,
+                "features": [f.name for f in d.features],
+                "owner": d.owner,
+                "tags": d.tags,
+                "kind": "on demand" if d.on_demand else "windows" if d.windows else "rows",
+                **catalogue.state(p, d),
+            }
+            for d in ds
+        ]
+    )
 
-@verb(example='mlops feature show weather')
+
+@verb(example="mlops feature show weather")
 def show(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
 ) -> FeatureView:
     "One feature view: keys, time, features, tests, query, what its rows hold, and its lineage"
     p = projects.current()
     d = definition.find(p, name)
     at = None if d.on_demand else compute.cached(p, d)
-    if at is None or not at.is_file(): table = None if at is None else compute.rows(p, d)
+    if at is None or not at.is_file():
+        table = None if at is None else compute.rows(p, d)
     if at is not None and at.is_file():
-        try: h = catalogue.held(d, at)
-        except (OSError, ValueError): compute.rows(p, d); h = catalogue.held(d, at) # a torn file is made again
-        fact = _view(d, None, [ViewTest(t, h['tests'][t]) for t in d.tests], new=False)
-        fact.rows,fact.columns,fact.newest = h['rows'],h['columns'],h['newest']
-    else: fact = _view(d, table, compute.test_rows(table, d.tests) if table is not None else [], new=False)
+        try:
+            h = catalogue.held(d, at)
+        except (OSError, ValueError):
+            compute.rows(p, d)
+            h = catalogue.held(d, at)  # a torn file is made again
+        fact = _view(d, None, [ViewTest(t, h["tests"][t]) for t in d.tests], new=False)
+        fact.rows, fact.columns, fact.newest = h["rows"], h["columns"], h["newest"]
+    else:
+        fact = _view(d, table, compute.test_rows(table, d.tests) if table is not None else [], new=False)
     fact.lineage = catalogue.lineage(p, d)
     return fact
 
-@verb(example='mlops feature diff weather@1 weather@2')
+
+@verb(example="mlops feature diff weather@1 weather@2")
 def diff(
-    a:Ref, # `NAME@v`
-    b:str='', # `NAME@v`; the newest version of the same view by default, and for the newest the one before it
+    a: Ref,  # `NAME@v`
+    b: str = "",  # `NAME@v`; the newest version of the same view by default, and for the newest the one before it
 ) -> FeatureDiff:
     "How two versions of a feature view differ: fields, features, code"
     p = projects.current()
     old = definition.find(p, a)
     new = definition.find(p, b or old.name)
-    if not b and new.version==old.version: # the newest: what did it change?
+    if not b and new.version == old.version:  # the newest: what did it change?
         have = definition.versions(p, old.name)
-        if len(have)<2: raise NotFound(f'feature view `{old.name}` has one version', 'another definition under its name makes the next one')
+        if len(have) < 2:
+            raise NotFound(
+                f"feature view `{old.name}` has one version", "another definition under its name makes the next one"
+            )
         old = have[-2]
     return definition.difference(old, new)
 
-
 # %% ../../nbs/feature/verbs.ipynb #f264e880
-@verb(check=True, example='mlops feature join weather:temp --entities labels.parquet --out train.parquet')
+@verb(check=True, example="mlops feature join weather:temp --entities labels.parquet --out train.parquet")
 def join(
-    refs:Refs, # `view`, `view:feature`, `view@2:feature`, `view:*`, several by comma
+    refs: Refs,  # `view`, `view:feature`, `view@2:feature`, `view:*`, several by comma
     *,
-    entities:Data, # Rows to answer: the keys, and when each asks
-    time:str='', # Column that says when a row asks; found when there is only one candidate
+    entities: Data,  # Rows to answer: the keys, and when each asks
+    time: str = "",  # Column that says when a row asks; found when there is only one candidate
     # Write the joined rows here: Parquet (a stored Parquet frame larger than memory is streamed into it) or CSV
-    out:Path|None=None,
-    full_names:bool=False, # Name every column view__feature
-    as_known:bool=True, # Leave out what became known only later, where a view says when
-    label:str='', # Column that is to be predicted: look for features that know it
-    label_time:str='', # Column with the time at which the label was known: no feature may count a later event
+    out: Path | None = None,
+    full_names: bool = False,  # Name every column view__feature
+    as_known: bool = True,  # Leave out what became known only later, where a view says when
+    label: str = "",  # Column that is to be predicted: look for features that know it
+    label_time: str = "",  # Column with the time at which the label was known: no feature may count a later event
 ) -> TrainingSet:
     "Point-in-time join: every row keeps its place and gets the newest values that were known then"
     p = projects.current()
-    if out is not None and Path(out).suffix.lower() not in ('.parquet', '.csv'):
-        raise BadInput(f'--out {str(out)!r}: expected a .parquet or .csv file')
-    if out is not None and re.match(r'\w+:/', str(out)) and not Path(out).drive: raise BadInput(f'--out {str(out)!r} is no path on this machine', 'write a file here and copy it there')
+    if out is not None and Path(out).suffix.lower() not in (".parquet", ".csv"):
+        raise BadInput(f"--out {str(out)!r}: expected a .parquet or .csv file")
+    if out is not None and re.match(r"\w+:/", str(out)) and not Path(out).drive:
+        raise BadInput(f"--out {str(out)!r} is no path on this machine", "write a file here and copy it there")
     if label_time and not label:
-        raise BadUsage('--label-time needs --label', 'say which column is to be predicted with --label COLUMN')
+        raise BadUsage("--label-time needs --label", "say which column is to be predicted with --label COLUMN")
     picked = references.chosen(p, refs)
     how = dict(time=time, full=full_names, as_known=as_known, label=label, label_time=label_time)
-    run = _streamed if out is not None and Path(out).suffix.lower()=='.parquet' else _at_once
+    run = _streamed if out is not None and Path(out).suffix.lower() == ".parquet" else _at_once
     fact = run(p, picked, entities, Path(out).expanduser() if out is not None else None, how)
     _note(p, fact, picked)
     return fact
 
+
 def _prepared(p, picked, table, how):
     "The time column, the names of the columns and the rows of the views, decided on the first piece"
-    asked = asof.time_column(table, how['time'], tuple(d.time for d,_ in picked if d.time))
-    return asked,history.held(p, picked, references.column_names(picked, table.column_names, how['full']))
+    asked = asof.time_column(table, how["time"], tuple(d.time for d, _ in picked if d.time))
+    return asked, history.held(p, picked, references.column_names(picked, table.column_names, how["full"]))
+
 
 def _leaks(h, result, answers, asked, how) -> list:
-    return leakage.find(h, result, answers, asked, how['label'], how['label_time'], how['as_known']) if how['label'] else []
+    return (
+        leakage.find(h, result, answers, asked, how["label"], how["label_time"], how["as_known"])
+        if how["label"]
+        else []
+    )
+
 
 def _hints(h, table, answers, asked, how) -> list[str]:
     "For each view that gave nothing at all: was something there that became known only later?"
     out = []
-    for (d,fs,rows),a in zip(h.stored, answers):
-        if not (how['as_known'] and d.created and table.num_rows and not a.has.any()): continue
+    for (d, fs, rows), a in zip(h.stored, answers):
+        if not (how["as_known"] and d.created and table.num_rows and not a.has.any()):
+            continue
         if history.answer(d, fs, rows, table.slice(0, 1000), asked, as_known=False).has.any():
-            out.append(f'{d.name}@{d.version}: what is there became known (`{d.created}`) only after the rows asked; --no-as-known looks away from that')
+            out.append(
+                f"{d.name}@{d.version}: what is there became known (`{d.created}`) only after the rows asked; --no-as-known looks away from that"
+            )
     return out
+
 
 def _at_once(p, picked, entities, out, how) -> TrainingSet:
     "Everything in memory"
     import pyarrow as pa
-    table = pa.concat_tables(history.pieces(entities, p), promote_options='default')
-    asked,h = _prepared(p, picked, table, how)
-    with progress('joining', total=len(h.stored)) as report:
-        result,answers = history.joined(h, p, table, asked, how['as_known'], report)
-    fact = _fact([answers], table.num_rows, result.num_rows, result.select(table.column_names).equals(table), digest(result),
-        result.column_names, asked, how, _leaks(h, result, answers, asked, how), _hints(h, table, answers, asked, how))
+
+    table = pa.concat_tables(history.pieces(entities, p), promote_options="default")
+    asked, h = _prepared(p, picked, table, how)
+    with progress("joining", total=len(h.stored)) as report:
+        result, answers = history.joined(h, p, table, asked, how["as_known"], report)
+    fact = _fact(
+        [answers],
+        table.num_rows,
+        result.num_rows,
+        result.select(table.column_names).equals(table),
+        digest(result),
+        result.column_names,
+        asked,
+        how,
+        _leaks(h, result, answers, asked, how),
+        _hints(h, table, answers, asked, how),
+    )
     fact.arrow = result
-    if out is not None: _write(result, out); fact.path = str(out)
+    if out is not None:
+        _write(result, out)
+        fact.path = str(out)
     return fact
+
 
 def _streamed(p, picked, entities, out, how) -> TrainingSet:
     "Piece by piece into Parquet; leaks are looked for in the first piece"
-    asked,h,all_answers,rows_in,kept,leaks,columns,hints = '',None,[],0,True,[],[],[]
-    with progress('joining') as report, history.Writer(out) as w:
+    asked, h, all_answers, rows_in, kept, leaks, columns, hints = "", None, [], 0, True, [], [], []
+    with progress("joining") as report, history.Writer(out) as w:
         for table in history.pieces(entities, p):
-            if h is None: asked,h = _prepared(p, picked, table, how)
-            result,answers = history.joined(h, p, table, asked, how['as_known'])
-            if not all_answers: leaks,columns,hints = _leaks(h, result, answers, asked, how),result.column_names,_hints(h, table, answers, asked, how)
+            if h is None:
+                asked, h = _prepared(p, picked, table, how)
+            result, answers = history.joined(h, p, table, asked, how["as_known"])
+            if not all_answers:
+                leaks, columns, hints = (
+                    _leaks(h, result, answers, asked, how),
+                    result.column_names,
+                    _hints(h, table, answers, asked, how),
+                )
             w.write(result)
-            rows_in += table.num_rows; kept = kept and result.select(table.column_names).equals(table)
+            rows_in += table.num_rows
+            kept = kept and result.select(table.column_names).equals(table)
             all_answers.append([a._replace(columns={}, asked=None, event=None) for a in answers])
-            report(table.num_rows, f'{rows_in:,} rows')
+            report(table.num_rows, f"{rows_in:,} rows")
     import pyarrow.parquet as pq
-    fact = _fact(all_answers, rows_in, pq.read_metadata(out).num_rows, kept, history.digest_of_file(out),
-        columns, asked, how, leaks, hints)
+
+    fact = _fact(
+        all_answers,
+        rows_in,
+        pq.read_metadata(out).num_rows,
+        kept,
+        history.digest_of_file(out),
+        columns,
+        asked,
+        how,
+        leaks,
+        hints,
+    )
     fact.path = str(out)
     return fact
 
+
 def _fact(answers, rows_in, rows_out, kept, digest, columns, asked, how, leaks, hints) -> TrainingSet:
     views = history.merged(answers)
-    return TrainingSet(rows_in=rows_in, rows_out=rows_out, order_kept=kept, future_values=sum(v.future_values for v in views),
-        unmatched={v.view:v.unmatched for v in views}, digest=digest, columns=columns,
-        time=asked, views=views, label=how['label'], leaks=leaks, hints=hints)
+    return TrainingSet(
+        rows_in=rows_in,
+        rows_out=rows_out,
+        order_kept=kept,
+        future_values=sum(v.future_values for v in views),
+        unmatched={v.view: v.unmatched for v in views},
+        digest=digest,
+        columns=columns,
+        time=asked,
+        views=views,
+        label=how["label"],
+        leaks=leaks,
+        hints=hints,
+    )
 
-def _write(table, path:Path):
+
+def _write(table, path: Path):
     "Parquet or CSV, whole or not at all"
     import os, secrets
     import pyarrow.csv as pc, pyarrow.parquet as pq
-    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
+
+    tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, tmp, compression='zstd') if path.suffix.lower()=='.parquet' else pc.write_csv(table, tmp)
+        pq.write_table(table, tmp, compression="zstd") if path.suffix.lower() == ".parquet" else pc.write_csv(
+            table, tmp
+        )
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
+
 
 def _note(p, fact, picked):
     "Lineage: which rows came from which definitions"
     from mlops_nb.core import ledger
-    ledger.record(p, 'feature.joined', ','.join(v.view for v in fact.views)[:200],
-        {'rows_in':fact.rows_in, 'rows_out':fact.rows_out, 'order_kept':fact.order_kept, 'future_values':fact.future_values,
-        'unmatched':fact.unmatched, 'definitions':{f'{d.name}@{d.version}':definition.digest(d) for d,_ in picked},
-        'sources':{f'{d.name}@{d.version}':catalogue.sources(p, d) for d,_ in picked},
-        'time':fact.time, 'leaks':[f'{x.column}: {x.kind}' for x in fact.leaks]}, digest=fact.digest, fail='open')
+
+    ledger.record(
+        p,
+        "feature.joined",
+        ",".join(v.view for v in fact.views)[:200],
+        {
+            "rows_in": fact.rows_in,
+            "rows_out": fact.rows_out,
+            "order_kept": fact.order_kept,
+            "future_values": fact.future_values,
+            "unmatched": fact.unmatched,
+            "definitions": {f"{d.name}@{d.version}": definition.digest(d) for d, _ in picked},
+            "sources": {f"{d.name}@{d.version}": catalogue.sources(p, d) for d, _ in picked},
+            "time": fact.time,
+            "leaks": [f"{x.column}: {x.kind}" for x in fact.leaks],
+        },
+        digest=fact.digest,
+        fail="open",
+    )

@@ -14,23 +14,37 @@ from .facts import Definition
 
 # %% ../../nbs/feature/window_increment.ipynb #123f555e
 def fill(
-    p, # Project
-    d:Definition, # A view with windows
-    overlap_us:int=0, # As in `increment.read`
-    full:bool=False, # Read everything
-) -> dict: # {view, entities, written, newest, read, how, late}
+    p,  # Project
+    d: Definition,  # A view with windows
+    overlap_us: int = 0,  # As in `increment.read`
+    full: bool = False,  # Read everything
+) -> dict:  # {view, entities, written, newest, read, how, late}
     "Bring the events of a view up to date with its history; what a stream maintains is ahead of history and stays"
-    store,view = stream_store.of(p),f'{d.name}@{d.version}'
-    def said(how, newest='', written=0, read=0, late=0):
-        return {'view':view, 'entities':store.size(view)[0], 'written':written, 'newest':newest, 'read':read, 'how':how, 'late':late}
+    store, view = stream_store.of(p), f"{d.name}@{d.version}"
+
+    def said(how, newest="", written=0, read=0, late=0):
+        return {
+            "view": view,
+            "entities": store.size(view)[0],
+            "written": written,
+            "newest": newest,
+            "read": read,
+            "how": how,
+            "late": late,
+        }
+
     try:
-        while not store.streamed(view): # again when another process was faster
+        while not store.streamed(view):  # again when another process was faster
             was = store.mark(view)
             f = increment.read(p, d, was, overlap_us, full)
-            if f.rows is None: return said(f.how, f.mark.newest, late=f.mark.late)
-            events,_ = stream_ingest._events_of_rows(p, d, f.rows)
-            written = store.fill(view, events, was, msgspec.json.encode(f.mark).decode(), f.since_us, stream_store.reach_us(d))
-            if written is not None: return said(f.how, f.mark.newest, written, f.rows.num_rows, f.mark.late)
-        return said('streamed')
-    finally: store.close()
-
+            if f.rows is None:
+                return said(f.how, f.mark.newest, late=f.mark.late)
+            events, _ = stream_ingest._events_of_rows(p, d, f.rows)
+            written = store.fill(
+                view, events, was, msgspec.json.encode(f.mark).decode(), f.since_us, stream_store.reach_us(d)
+            )
+            if written is not None:
+                return said(f.how, f.mark.newest, written, f.rows.num_rows, f.mark.late)
+        return said("streamed")
+    finally:
+        store.close()

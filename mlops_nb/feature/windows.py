@@ -17,125 +17,201 @@ from . import exact_sums
 from .facts import Window
 
 # %% ../../nbs/feature/windows.ipynb #3fa91d8f
-AGGREGATES = {'count':'count', 'sum':'sum', 'mean':'mean', 'avg':'mean', 'min':'min', 'max':'max', 'std':'std', 'stddev':'std',
-    'first':'first', 'last':'last',
-    'distinct':'distinct', 'count_distinct':'distinct', 'approx_distinct':'approx_distinct'} # What may be written -> what it is
-STATED_ERROR = .05 # An `approx_distinct` that is kept from a stream is within max(2, 5 %) of the exact count, which history gives
-_LINE = re.compile(r'\s*(\w+)\s*\(\s*(\*|"(?:[^"]|"")+"|[^()"]*?)\s*\)\s+over\s+([\w.]+)(?:\s+as\s+(\w+))?(?:\s+where\s+(.+?))?(?:\s+as\s+(\w+))?\s*', re.I|re.S)
+AGGREGATES = {
+    "count": "count",
+    "sum": "sum",
+    "mean": "mean",
+    "avg": "mean",
+    "min": "min",
+    "max": "max",
+    "std": "std",
+    "stddev": "std",
+    "first": "first",
+    "last": "last",
+    "distinct": "distinct",
+    "count_distinct": "distinct",
+    "approx_distinct": "approx_distinct",
+}  # What may be written -> what it is
+STATED_ERROR = 0.05  # An `approx_distinct` that is kept from a stream is within max(2, 5 %) of the exact count, which history gives
+_LINE = re.compile(
+    r'\s*(\w+)\s*\(\s*(\*|"(?:[^"]|"")+"|[^()"]*?)\s*\)\s+over\s+([\w.]+)(?:\s+as\s+(\w+))?(?:\s+where\s+(.+?))?(?:\s+as\s+(\w+))?\s*',
+    re.I | re.S,
+)
+
 
 def parse(
-    line:str, # `mean(arr_delay) over 7d as delay_7d where not cancelled`
-) -> Window: # Raises `BadInput` for what is not one
+    line: str,  # `mean(arr_delay) over 7d as delay_7d where not cancelled`
+) -> Window:  # Raises `BadInput` for what is not one
     "A window from its line"
     m = _LINE.fullmatch(line)
-    if not m: raise BadInput(f'{line!r} is no window', "write 'mean(arr_delay) over 7d as delay_7d where not cancelled'")
-    word,column,over,name,where,last = m.groups()
+    if not m:
+        raise BadInput(f"{line!r} is no window", "write 'mean(arr_delay) over 7d as delay_7d where not cancelled'")
+    word, column, over, name, where, last = m.groups()
     if word.lower() not in AGGREGATES:
-        raise BadInput(f'{line!r}: no aggregate `{word}`', suggest(word.lower(), AGGREGATES)
-            or f'there are: {", ".join(dict.fromkeys(AGGREGATES.values()))}')
-    aggregate,column = AGGREGATES[word.lower()],column[1:-1].replace('""', '"') if column.startswith('"') else column.strip('*')
-    if not column and aggregate!='count': raise BadInput(f'{line!r}: which column?', f'write {word}(COLUMN) over {over}')
-    if interval(over).total_seconds()<=0: raise BadInput(f'{line!r}: a window has a length')
-    name = name or last or re.sub(r'\W', '_', f'{aggregate}_{column}_{over}' if column else f'{aggregate}_{over}')
-    return Window(name=check_name(name, 'feature'), aggregate=aggregate, column=column, over=over,
-        filter=' '.join((where or '').split()) if "'" not in (where or '') else where.strip())
+        raise BadInput(
+            f"{line!r}: no aggregate `{word}`",
+            suggest(word.lower(), AGGREGATES) or f"there are: {', '.join(dict.fromkeys(AGGREGATES.values()))}",
+        )
+    aggregate, column = (
+        AGGREGATES[word.lower()],
+        column[1:-1].replace('""', '"') if column.startswith('"') else column.strip("*"),
+    )
+    if not column and aggregate != "count":
+        raise BadInput(f"{line!r}: which column?", f"write {word}(COLUMN) over {over}")
+    if interval(over).total_seconds() <= 0:
+        raise BadInput(f"{line!r}: a window has a length")
+    name = name or last or re.sub(r"\W", "_", f"{aggregate}_{column}_{over}" if column else f"{aggregate}_{over}")
+    return Window(
+        name=check_name(name, "feature"),
+        aggregate=aggregate,
+        column=column,
+        over=over,
+        filter=" ".join((where or "").split()) if "'" not in (where or "") else where.strip(),
+    )
 
-def line_of(w:Window) -> str:
+
+def line_of(w: Window) -> str:
     "The line that `parse` reads"
-    column = w.column if re.fullmatch(r'\w*', w.column) else '"'+w.column.replace('"', '""')+'"'
-    return f'{w.aggregate}({column or "*"}) over {w.over} as {w.name}'+(f' where {w.filter}' if w.filter else '')
+    column = w.column if re.fullmatch(r"\w*", w.column) else '"' + w.column.replace('"', '""') + '"'
+    return f"{w.aggregate}({column or '*'}) over {w.over} as {w.name}" + (f" where {w.filter}" if w.filter else "")
 
 # %% ../../nbs/feature/windows.ipynb #c6a08aa3
 class Row(NamedTuple):
     "One row of a view, as the rules see it; times are whole numbers of one unit"
-    time:int
-    value:Any = None # Of the window's column
-    created:int|None = None # When it became known; None where the view has no such column
-    id:object = None # Of the event; None where the view has no ids
-    keep:bool = True # Does the filter hold?
 
-def known_versions(rows:list[Row], t:int) -> list[Row]:
+    time: int
+    value: Any = None  # Of the window's column
+    created: int | None = None  # When it became known; None where the view has no such column
+    id: object = None  # Of the event; None where the view has no ids
+    keep: bool = True  # Does the filter hold?
+
+
+def known_versions(rows: list[Row], t: int) -> list[Row]:
     "Rules 2 and 3: the rows of one entity that count at `t`, wherever they lie"
-    known = [r for r in rows if max(r.time, r.created if r.created is not None else r.time)<=t
-        or (r.id is not None and r.created is not None and r.created<=t)]
-    best:dict = {}
-    for n,r in enumerate(known):
-        k = ('row', n) if r.id is None else ('id', r.id)
-        if k not in best or (r.created or 0)>(best[k].created or 0): best[k] = r
+    known = [
+        r
+        for r in rows
+        if max(r.time, r.created if r.created is not None else r.time) <= t
+        or (r.id is not None and r.created is not None and r.created <= t)
+    ]
+    best: dict = {}
+    for n, r in enumerate(known):
+        k = ("row", n) if r.id is None else ("id", r.id)
+        if k not in best or (r.created or 0) > (best[k].created or 0):
+            best[k] = r
     return list(best.values())
 
+
 def reference(
-    aggregate:str, # One of `AGGREGATES`
-    over:int, # Length of the window, in the unit of the times
-    rows:list[Row], # Of one entity, sorted by time, then by the other columns
-    t:int, # When the question is asked
-    events:bool=False, # Count events, not values: `count(*)`
+    aggregate: str,  # One of `AGGREGATES`
+    over: int,  # Length of the window, in the unit of the times
+    rows: list[Row],  # Of one entity, sorted by time, then by the other columns
+    t: int,  # When the question is asked
+    events: bool = False,  # Count events, not values: `count(*)`
 ):
     "What a window is, by brute force"
     return value_of(aggregate, over, known_versions(rows, t), t, events)
 
-def value_of(aggregate:str, over:int, known:list[Row], t:int, events:bool=False):
+
+def value_of(aggregate: str, over: int, known: list[Row], t: int, events: bool = False):
     "The same, of the rows that count at `t`: rules 1 and 4 to 8"
-    here = [r for r in known if t-over<r.time<=t and r.keep]
-    if events: return len(here)
-    here = [r for r in here if r.value is not None and r.value==r.value]
+    here = [r for r in known if t - over < r.time <= t and r.keep]
+    if events:
+        return len(here)
+    here = [r for r in here if r.value is not None and r.value == r.value]
     values = [r.value for r in here]
-    if aggregate=='count': return len(values)
-    if aggregate in ('distinct', 'approx_distinct'): return len(set(values)) if not isinstance(values[0] if values else 0, (list, dict)) else len(set(map(repr, values)))
-    if not values: return None
-    if aggregate in ('first', 'last'):
-        return (min if aggregate=='first' else max)(here, key=lambda r: (r.time, r.created or 0, r.value)).value
-    if aggregate in ('min', 'max'): return (min if aggregate=='min' else max)(values)
-    if aggregate=='sum' and all(isinstance(v, int) for v in values): s = sum(values); return s if -2**63<=s<2**63 else None
-    if aggregate=='sum': return exact_sums.total(values)
-    if aggregate=='mean': total = exact_sums.total(values); return None if total is None else total/len(values)
-    return exact_sums.deviation(values) if len(values)>1 else None
+    if aggregate == "count":
+        return len(values)
+    if aggregate in ("distinct", "approx_distinct"):
+        return (
+            len(set(values))
+            if not isinstance(values[0] if values else 0, (list, dict))
+            else len(set(map(repr, values)))
+        )
+    if not values:
+        return None
+    if aggregate in ("first", "last"):
+        return (min if aggregate == "first" else max)(here, key=lambda r: (r.time, r.created or 0, r.value)).value
+    if aggregate in ("min", "max"):
+        return (min if aggregate == "min" else max)(values)
+    if aggregate == "sum" and all(isinstance(v, int) for v in values):
+        s = sum(values)
+        return s if -(2**63) <= s < 2**63 else None
+    if aggregate == "sum":
+        return exact_sums.total(values)
+    if aggregate == "mean":
+        total = exact_sums.total(values)
+        return None if total is None else total / len(values)
+    return exact_sums.deviation(values) if len(values) > 1 else None
 
 # %% ../../nbs/feature/windows.ipynb #26d4ae51
 def selected(
-    rows, # pyarrow.Table of events
-    filter:str, # DuckDB boolean expression; empty selects all
-): # bool array, shape (rows,)
+    rows,  # pyarrow.Table of events
+    filter: str,  # DuckDB boolean expression; empty selects all
+):  # bool array, shape (rows,)
     "For which events a filter is true"
     import duckdb, numpy as np
-    if not filter: return np.ones(rows.num_rows, bool)
-    try: found = duckdb.extract_statements(f'SELECT ({filter}) FROM events')
-    except duckdb.Error as e: raise BadInput(f'filter {filter!r} cannot be read: {" ".join(str(e).split())[:160]}') from e
-    if len(found)!=1 or found[0].type!=duckdb.StatementType.SELECT: raise BadInput(f'filter {filter!r} is no expression')
-    con = duckdb.connect(config={'threads':1})
+
+    if not filter:
+        return np.ones(rows.num_rows, bool)
     try:
-        con.execute("SET TimeZone='UTC'"); con.execute('SET python_enable_replacements=false'); con.register('events', rows)
-        con.execute('SET enable_external_access=false'); con.execute('SET lock_configuration=true')
-        got = con.execute(f'SELECT coalesce(CAST(({filter}) AS BOOLEAN), false) AS keep FROM events').fetchnumpy()['keep']
+        found = duckdb.extract_statements(f"SELECT ({filter}) FROM events")
     except duckdb.Error as e:
-        raise BadInput(f'filter {filter!r}: {" ".join(str(e).split())[:160]}',
-            f'columns: {", ".join(rows.column_names[:20])}') from e
-    finally: con.close()
-    if len(got)!=rows.num_rows: raise BadInput(f'filter {filter!r} is an aggregate', 'write a condition on one event')
+        raise BadInput(f"filter {filter!r} cannot be read: {' '.join(str(e).split())[:160]}") from e
+    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
+        raise BadInput(f"filter {filter!r} is no expression")
+    con = duckdb.connect(config={"threads": 1})
+    try:
+        con.execute("SET TimeZone='UTC'")
+        con.execute("SET python_enable_replacements=false")
+        con.register("events", rows)
+        con.execute("SET enable_external_access=false")
+        con.execute("SET lock_configuration=true")
+        got = con.execute(f"SELECT coalesce(CAST(({filter}) AS BOOLEAN), false) AS keep FROM events").fetchnumpy()[
+            "keep"
+        ]
+    except duckdb.Error as e:
+        raise BadInput(
+            f"filter {filter!r}: {' '.join(str(e).split())[:160]}", f"columns: {', '.join(rows.column_names[:20])}"
+        ) from e
+    finally:
+        con.close()
+    if len(got) != rows.num_rows:
+        raise BadInput(f"filter {filter!r} is an aggregate", "write a condition on one event")
     return np.asarray(got, bool)
 
+
 def type_of(
-    w:Window,
-    schema, # pyarrow.Schema of the events
-): # pyarrow type of the feature; raises `BadInput` for a column that has no such aggregate
+    w: Window,
+    schema,  # pyarrow.Schema of the events
+):  # pyarrow type of the feature; raises `BadInput` for a column that has no such aggregate
     "What a window's values are"
     import pyarrow as pa
+
     if w.column and w.column not in schema.names:
-        raise BadInput(f'window `{w.name}`: the view gives no column `{w.column}`',
-            suggest(w.column, schema.names) or f'it gives: {", ".join(schema.names[:20])}')
-    if w.aggregate in ('count', 'distinct', 'approx_distinct'): return pa.int64()
+        raise BadInput(
+            f"window `{w.name}`: the view gives no column `{w.column}`",
+            suggest(w.column, schema.names) or f"it gives: {', '.join(schema.names[:20])}",
+        )
+    if w.aggregate in ("count", "distinct", "approx_distinct"):
+        return pa.int64()
     t = schema.field(w.column).type
     t = t.value_type if pa.types.is_dictionary(t) else t
     whole = pa.types.is_integer(t) or pa.types.is_boolean(t)
-    if w.aggregate in ('first', 'last', 'min', 'max'):
+    if w.aggregate in ("first", "last", "min", "max"):
         if pa.types.is_nested(t):
-            raise BadInput(f'window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}', 'aggregate a plain value')
+            raise BadInput(
+                f"window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}", "aggregate a plain value"
+            )
         return t
     if not (whole or pa.types.is_floating(t) or pa.types.is_decimal(t) or pa.types.is_null(t)):
-        raise BadInput(f'window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}',
-            'count, distinct, min, max, first and last take any value')
-    return pa.int64() if w.aggregate=='sum' and whole else pa.float64()
+        raise BadInput(
+            f"window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}",
+            "count, distinct, min, max, first and last take any value",
+        )
+    return pa.int64() if w.aggregate == "sum" and whole else pa.float64()
 
-def inputs(ws:list[Window]) -> list[str]:
+
+def inputs(ws: list[Window]) -> list[str]:
     "Columns that windows read by name; a filter may read others"
     return list(dict.fromkeys(w.column for w in ws if w.column))

@@ -11,6 +11,15 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/guard/face.ipynb #6b163f69
-__getattr__,__dir__,__all__ = face(__name__,
-    {'adopt_key':'signing:adopt_key', 'key_health':'signing:key_health', 'signer':'signing:signer',
-    'column_hints':'pii:column_hints', 'find_pii':'pii:find_pii', 'find_secrets':'pii:find_secrets', 'classify':'pii:classify'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "adopt_key": "signing:adopt_key",
+        "key_health": "signing:key_health",
+        "signer": "signing:signer",
+        "column_hints": "pii:column_hints",
+        "find_pii": "pii:find_pii",
+        "find_secrets": "pii:find_secrets",
+        "classify": "pii:classify",
+    },
+)

@@ -12,130 +12,202 @@ import re
 from collections.abc import Callable
 
 # %% ../../nbs/guard/pii.ipynb #795a64e0
-def luhn(digits:str) -> bool:
+def luhn(digits: str) -> bool:
     "The check digit of payment cards and provider numbers (ISO/IEC 7812)"
     n = [int(c) for c in digits[::-1] if c.isdigit()]
-    return len(n)>1 and sum(n[::2]+[d*2-9*(d>4) for d in n[1::2]])%10==0
+    return len(n) > 1 and sum(n[::2] + [d * 2 - 9 * (d > 4) for d in n[1::2]]) % 10 == 0
 
-def iban_ok(text:str) -> bool:
+
+def iban_ok(text: str) -> bool:
     "Modulo 97 of an account number (ISO 13616)"
-    s = re.sub(r'\s', '', text).upper()
-    return 15<=len(s)<=34 and int(''.join(str(int(c, 36)) for c in s[4:]+s[:4]))%97==1
+    s = re.sub(r"\s", "", text).upper()
+    return 15 <= len(s) <= 34 and int("".join(str(int(c, 36)) for c in s[4:] + s[:4])) % 97 == 1
 
-def vin_ok(text:str) -> bool:
+
+def vin_ok(text: str) -> bool:
     "The ninth character of a vehicle number (49 CFR 565), and at least one letter"
-    value = dict(zip('ABCDEFGHJKLMNPRSTUVWXYZ', (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9)))
+    value = dict(zip("ABCDEFGHJKLMNPRSTUVWXYZ", (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9)))
     s = text.upper()
-    if len(s)!=17 or s.isdigit(): return False
-    total = sum((int(c) if c.isdigit() else value.get(c, 0))*w
-        for c,w in zip(s, (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)))
-    return s[8]==('X' if total%11==10 else str(total%11))
+    if len(s) != 17 or s.isdigit():
+        return False
+    total = sum(
+        (int(c) if c.isdigit() else value.get(c, 0)) * w
+        for c, w in zip(s, (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2))
+    )
+    return s[8] == ("X" if total % 11 == 10 else str(total % 11))
 
-def card_ok(text:str) -> bool:
+
+def card_ok(text: str) -> bool:
     "Length and first digits of a card network, then its check digit"
-    d = re.sub(r'\D', '', text)
-    network = re.fullmatch(r'4\d{12}(\d{3}){0,2}|5[1-5]\d{14}|2(22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|6(011|5\d\d)\d{12}|35\d{14}|3(0[0-5]|[68]\d)\d{11}', d)
+    d = re.sub(r"\D", "", text)
+    network = re.fullmatch(
+        r"4\d{12}(\d{3}){0,2}|5[1-5]\d{14}|2(22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|6(011|5\d\d)\d{12}|35\d{14}|3(0[0-5]|[68]\d)\d{11}",
+        d,
+    )
     return bool(network) and luhn(d)
 
 # %% ../../nbs/guard/pii.ipynb #d6d77066
-_LABEL = r'(?:\s*(?:no\.?|number|nr\.?|id|#))?\W{0,3}'
-PII:dict[str,tuple[str,Callable[[str],bool]|None]] = {
-    'email':(r"(?<![\w.+/-])(?!git@)[A-Za-z0-9][\w.%+'-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b", None),
-    'ssn':(r'(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])', None),
-    'ssn_labelled':(r'(?i:\b(?:ssn|social security))'+_LABEL+r'(?!000|666|9)\d{3}[ -]?(?!00)\d{2}[ -]?(?!0000)\d{4}(?!\d)', None),
-    'tax_id':(r'(?<![\w.-])9\d{2}-(?:5\d|6[0-5]|7\d|8[0-8]|9[0-24-9])-\d{4}(?![\w-])', None),
-    'payment_card':(r'(?<![\w.-])(?:\d{4}[ -]){3}\d{1,7}(?![\w-])|(?<![\w.-])\d{4}[ -]\d{6}[ -]\d{4,5}(?![\w-])|(?<![\w.-])\d{13,19}(?![\w.-])', card_ok),
-    'iban':(r'(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])', iban_ok),
-    'phone':(r'(?<![\w.+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?![\w])|(?<![\w.])\(\d{3}\) ?\d{3}-\d{4}(?!\d)'
-        r'|(?i:\b(?:phone|tel|telephone|mobile|cell|fax))\W{1,3}\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?!\d)', lambda s: 8<=sum(c.isdigit() for c in s)<=15),
-    'ip_address':(r'(?<![\w.=~<>-])(?<!version )(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.-])',
-    lambda s: s.split('.')[0] not in ('0', '127', '255') and not s.endswith('.0')),
-    'ipv6_address':(r'(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])|(?<![\w:])(?:2[0-9a-f]{3}|f[de][0-9a-f]{2}):(?:[0-9a-f]{1,4}:)*:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])', None),
-    'mac_address':(r'(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])', None),
-    'vehicle_number':(r'(?i:\bvin)'+_LABEL+r'[A-HJ-NPR-Z0-9]{17}\b', lambda s: vin_ok(s[-17:])),
-    'medical_record':(r'(?i:\b(?:mrn|medical record|patient id))'+_LABEL+r'[A-Z]{0,4}-?\d[\d-]{3,}', None),
-    'provider_number':(r'\bNPI'+_LABEL+r'\d{10}\b', lambda s: luhn('80840'+s[-10:])),
-    'birth_date':(r'(?i:\b(?:dob|date of birth|born(?: on)?|birth ?date))\W{1,3}(?:\d{4}-\d{2}-\d{2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4})', None),
-    'licence_number':(r"(?i:\b(?:passport|driver'?s? licen[cs]e|driving licen[cs]e))"+_LABEL+r'(?=[A-Z]{0,3}\d)[A-Z0-9]{6,14}\b', None)}
-_PII = {k:(re.compile(p, re.ASCII), ok) for k,(p,ok) in PII.items()}
+_LABEL = r"(?:\s*(?:no\.?|number|nr\.?|id|#))?\W{0,3}"
+PII: dict[str, tuple[str, Callable[[str], bool] | None]] = {
+    "email": (
+        r"(?<![\w.+/-])(?!git@)[A-Za-z0-9][\w.%+'-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b",
+        None,
+    ),
+    "ssn": (r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])", None),
+    "ssn_labelled": (
+        r"(?i:\b(?:ssn|social security))" + _LABEL + r"(?!000|666|9)\d{3}[ -]?(?!00)\d{2}[ -]?(?!0000)\d{4}(?!\d)",
+        None,
+    ),
+    "tax_id": (r"(?<![\w.-])9\d{2}-(?:5\d|6[0-5]|7\d|8[0-8]|9[0-24-9])-\d{4}(?![\w-])", None),
+    "payment_card": (
+        r"(?<![\w.-])(?:\d{4}[ -]){3}\d{1,7}(?![\w-])|(?<![\w.-])\d{4}[ -]\d{6}[ -]\d{4,5}(?![\w-])|(?<![\w.-])\d{13,19}(?![\w.-])",
+        card_ok,
+    ),
+    "iban": (r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", iban_ok),
+    "phone": (
+        r"(?<![\w.+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?![\w])|(?<![\w.])\(\d{3}\) ?\d{3}-\d{4}(?!\d)"
+        r"|(?i:\b(?:phone|tel|telephone|mobile|cell|fax))\W{1,3}\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?!\d)",
+        lambda s: 8 <= sum(c.isdigit() for c in s) <= 15,
+    ),
+    "ip_address": (
+        r"(?<![\w.=~<>-])(?<!version )(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.-])",
+        lambda s: s.split(".")[0] not in ("0", "127", "255") and not s.endswith(".0"),
+    ),
+    "ipv6_address": (
+        r"(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])|(?<![\w:])(?:2[0-9a-f]{3}|f[de][0-9a-f]{2}):(?:[0-9a-f]{1,4}:)*:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])",
+        None,
+    ),
+    "mac_address": (r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])", None),
+    "vehicle_number": (r"(?i:\bvin)" + _LABEL + r"[A-HJ-NPR-Z0-9]{17}\b", lambda s: vin_ok(s[-17:])),
+    "medical_record": (r"(?i:\b(?:mrn|medical record|patient id))" + _LABEL + r"[A-Z]{0,4}-?\d[\d-]{3,}", None),
+    "provider_number": (r"\bNPI" + _LABEL + r"\d{10}\b", lambda s: luhn("80840" + s[-10:])),
+    "birth_date": (
+        r"(?i:\b(?:dob|date of birth|born(?: on)?|birth ?date))\W{1,3}(?:\d{4}-\d{2}-\d{2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4})",
+        None,
+    ),
+    "licence_number": (
+        r"(?i:\b(?:passport|driver'?s? licen[cs]e|driving licen[cs]e))" + _LABEL + r"(?=[A-Z]{0,3}\d)[A-Z0-9]{6,14}\b",
+        None,
+    ),
+}
+_PII = {k: (re.compile(p, re.ASCII), ok) for k, (p, ok) in PII.items()}
 
-def _found(text:str, patterns:dict) -> dict[str,int]:
+
+def _found(text: str, patterns: dict) -> dict[str, int]:
     "Class -> how many, the longest class name first where two see the same text"
     out = {}
-    for name,(p,ok) in patterns.items():
+    for name, (p, ok) in patterns.items():
         n = sum(1 for m in p.finditer(text) if ok is None or ok(m[0]))
-        if n: out[name.removesuffix('_labelled')] = max(out.get(name.removesuffix('_labelled'), 0), n)
+        if n:
+            out[name.removesuffix("_labelled")] = max(out.get(name.removesuffix("_labelled"), 0), n)
     return out
 
+
 def find_pii(
-    text:str, # Any text
-) -> dict[str,int]: # Class -> how many; never the values
+    text: str,  # Any text
+) -> dict[str, int]:  # Class -> how many; never the values
     "What looks like personal data in a text"
     return _found(text, _PII)
 
 # %% ../../nbs/guard/pii.ipynb #5ff9988e
-_PLACEHOLDER = re.compile(r'''(?ix) ^\W*$ | ^(.)\1+$ | [<>{}$] | ^(change_?me|example|placeholder|password|passwd|secret|none|null|true|false|test|dummy|redacted|todo|x+)$ | your[_-] | \.\.\. | environ|getenv|getpass''')
+_PLACEHOLDER = re.compile(
+    r"""(?ix) ^\W*$ | ^(.)\1+$ | [<>{}$] | ^(change_?me|example|placeholder|password|passwd|secret|none|null|true|false|test|dummy|redacted|todo|x+)$ | your[_-] | \.\.\. | environ|getenv|getpass"""
+)
 
-def _real(text:str) -> bool:
+
+def _real(text: str) -> bool:
     "Is the last word of a match more than a placeholder?"
-    return not _PLACEHOLDER.search(re.split(r'''[=:\s'"]+''', text.strip('\'" '))[-1])
+    return not _PLACEHOLDER.search(re.split(r"""[=:\s'"]+""", text.strip("'\" "))[-1])
 
-SECRETS:dict[str,tuple[str,Callable[[str],bool]|None]] = {
-    'aws_access_key':(r'(?<![A-Z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Z0-9])', None),
-    'aws_secret_key':(r'(?i:aws.{0,20}(?:secret|key).{0,20}?)[\'"=:\s]{1,4}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])',
-    lambda s: any(c.isdigit() for c in s[-40:]) and any(c.isupper() for c in s[-40:])),
-    'github_token':(r'\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b', None),
-    'gitlab_token':(r'\bglpat-[A-Za-z0-9_-]{20,}\b', None),
-    'slack_token':(r'\bxox[abeoprs]-[A-Za-z0-9-]{10,}', None),
-    'google_api_key':(r'\bAIza[A-Za-z0-9_-]{35}(?![\w-])', None),
-    'huggingface_token':(r'\bhf_[A-Za-z0-9]{30,}\b', None),
-    'openai_key':(r'\bsk-(?:proj-|ant-[a-z0-9]+-)?[A-Za-z0-9_-]{32,}', lambda s: any(c.isdigit() for c in s)),
-    'stripe_key':(r'\b[sr]k_live_[A-Za-z0-9]{16,}\b', None),
-    'pypi_token':(r'\bpypi-AgEI[A-Za-z0-9_-]{50,}', None),
-    'npm_token':(r'\bnpm_[A-Za-z0-9]{36}\b', None),
-    'databricks_token':(r'\bdapi[0-9a-f]{32}\b', None),
-    'azure_key':(r'(?i:AccountKey=)[A-Za-z0-9+/]{86}==', None),
-    'private_key':(r'-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----', None),
-    'json_web_token':(r'\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}', None),
-    'url_password':(r'\b[a-z][a-z0-9+.-]{1,15}://[^/\s:@\'"]{1,64}:[^/\s:@\'"]{3,128}@[\w.-]', lambda s: _real(s.rpartition('@')[0].rpartition(':')[2])),
-    'password':(r'(?i:\b[\w.]{0,30}(?:password|passwd|pwd|secret|api_?key|access_?key|auth_?token)\w{0,10}[\'"]?\s{0,3}[:=]\s{0,3})[\'"][^\'"\s]{6,200}[\'"]', _real)}
-_SECRETS = {k:(re.compile(p, re.ASCII), ok) for k,(p,ok) in SECRETS.items()}
+
+SECRETS: dict[str, tuple[str, Callable[[str], bool] | None]] = {
+    "aws_access_key": (r"(?<![A-Z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Z0-9])", None),
+    "aws_secret_key": (
+        r'(?i:aws.{0,20}(?:secret|key).{0,20}?)[\'"=:\s]{1,4}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])',
+        lambda s: any(c.isdigit() for c in s[-40:]) and any(c.isupper() for c in s[-40:]),
+    ),
+    "github_token": (r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b", None),
+    "gitlab_token": (r"\bglpat-[A-Za-z0-9_-]{20,}\b", None),
+    "slack_token": (r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}", None),
+    "google_api_key": (r"\bAIza[A-Za-z0-9_-]{35}(?![\w-])", None),
+    "huggingface_token": (r"\bhf_[A-Za-z0-9]{30,}\b", None),
+    "openai_key": (r"\bsk-(?:proj-|ant-[a-z0-9]+-)?[A-Za-z0-9_-]{32,}", lambda s: any(c.isdigit() for c in s)),
+    "stripe_key": (r"\b[sr]k_live_[A-Za-z0-9]{16,}\b", None),
+    "pypi_token": (r"\bpypi-AgEI[A-Za-z0-9_-]{50,}", None),
+    "npm_token": (r"\bnpm_[A-Za-z0-9]{36}\b", None),
+    "databricks_token": (r"\bdapi[0-9a-f]{32}\b", None),
+    "azure_key": (r"(?i:AccountKey=)[A-Za-z0-9+/]{86}==", None),
+    "private_key": (r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----", None),
+    "json_web_token": (r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", None),
+    "url_password": (
+        r'\b[a-z][a-z0-9+.-]{1,15}://[^/\s:@\'"]{1,64}:[^/\s:@\'"]{3,128}@[\w.-]',
+        lambda s: _real(s.rpartition("@")[0].rpartition(":")[2]),
+    ),
+    "password": (
+        r'(?i:\b[\w.]{0,30}(?:password|passwd|pwd|secret|api_?key|access_?key|auth_?token)\w{0,10}[\'"]?\s{0,3}[:=]\s{0,3})[\'"][^\'"\s]{6,200}[\'"]',
+        _real,
+    ),
+}
+_SECRETS = {k: (re.compile(p, re.ASCII), ok) for k, (p, ok) in SECRETS.items()}
+
 
 def find_secrets(
-    text:str, # Source or output
-) -> dict[str,int]: # Class -> how many; never the values
+    text: str,  # Source or output
+) -> dict[str, int]:  # Class -> how many; never the values
     "What looks like a secret in a text"
     return _found(text, _SECRETS)
 
 # %% ../../nbs/guard/pii.ipynb #bb8751c5
-_NAMES = {'email':r'e_?mail', 'phone':r'phone|mobile|telephone|fax(_|$)', 'ssn':r'(^|_)ssn(_|$)|social_sec',
-    'birth_date':r'(^|_)dob(_|$)|birth', 'person_name':r'(first|last|full|sur|given|middle|maiden|patient|customer|user)_?name',
-    'postal_address':r'street|(home|postal|mailing|street)_?addr|^address', 'zip':r'(^|_)(zip|post(al)?_?code)',
-    'medical_record':r'(^|_)mrn(_|$)|medical_rec|patient_id', 'licence_number':r'passport|licen[cs]e_?(no|num|plate)',
-    'payment_card':r'(card|pan)_?(no|num)|credit_?card', 'iban':r'(^|_)iban', 'ip_address':r'(^|_)ip(_|$|v4|v6|_?addr)',
-    'health':r'diagnos|(^|_)icd', 'gender':r'^(sex|gender)$', 'ethnicity':r'ethnic|^race$', 'religion':r'religion'}
-_COLUMN = {k:re.compile(p) for k,p in _NAMES.items()}
+_NAMES = {
+    "email": r"e_?mail",
+    "phone": r"phone|mobile|telephone|fax(_|$)",
+    "ssn": r"(^|_)ssn(_|$)|social_sec",
+    "birth_date": r"(^|_)dob(_|$)|birth",
+    "person_name": r"(first|last|full|sur|given|middle|maiden|patient|customer|user)_?name",
+    "postal_address": r"street|(home|postal|mailing|street)_?addr|^address",
+    "zip": r"(^|_)(zip|post(al)?_?code)",
+    "medical_record": r"(^|_)mrn(_|$)|medical_rec|patient_id",
+    "licence_number": r"passport|licen[cs]e_?(no|num|plate)",
+    "payment_card": r"(card|pan)_?(no|num)|credit_?card",
+    "iban": r"(^|_)iban",
+    "ip_address": r"(^|_)ip(_|$|v4|v6|_?addr)",
+    "health": r"diagnos|(^|_)icd",
+    "gender": r"^(sex|gender)$",
+    "ethnicity": r"ethnic|^race$",
+    "religion": r"religion",
+}
+_COLUMN = {k: re.compile(p) for k, p in _NAMES.items()}
+
 
 def column_hints(
-    name:str, # Name of a column, in any writing
-) -> list[str]: # Classes
+    name: str,  # Name of a column, in any writing
+) -> list[str]:  # Classes
     "What the name of a column says about it"
-    n = re.sub(r'[\s.-]+', '_', re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name)).lower()
-    return [k for k,p in _COLUMN.items() if p.search(n)]
+    n = re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
+    return [k for k, p in _COLUMN.items() if p.search(n)]
+
 
 def classify(
-    table, # pyarrow.Table
-    limit:int=10_000, # Distinct values of a column that are looked at
-) -> dict[str,list[str]]: # Column -> classes, only columns with any
+    table,  # pyarrow.Table
+    limit: int = 10_000,  # Distinct values of a column that are looked at
+) -> dict[str, list[str]]:  # Column -> classes, only columns with any
     "Personal data in the columns of a table, by their names and their text"
     import pyarrow as pa, pyarrow.compute as pc
+
     out = {}
     for name in dict.fromkeys(table.column_names):
         classes = set(column_hints(str(name)))
         column = table.column(table.column_names.index(name))
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            values = [v for v in pc.unique(column.cast(kind) if pa.types.is_dictionary(column.type) else column).slice(0, limit).to_pylist() if v]
-            classes |= set(find_pii('\n'.join(v[:2000] for v in values)))
-        if classes: out[str(name)] = sorted(classes)
+            values = [
+                v
+                for v in pc.unique(column.cast(kind) if pa.types.is_dictionary(column.type) else column)
+                .slice(0, limit)
+                .to_pylist()
+                if v
+            ]
+            classes |= set(find_pii("\n".join(v[:2000] for v in values)))
+        if classes:
+            out[str(name)] = sorted(classes)
     return out

@@ -16,61 +16,91 @@ from ..core.errors import BadInput, NotFound, ToolFailed
 # %% ../../nbs/guard/signing.ipynb #aab23bca
 class Key:
     "An Ed25519 key that signs checkpoints"
-    def __init__(self, seed:bytes, path:Path):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        self._key,self.path = Ed25519PrivateKey.from_private_bytes(seed),path
-        self.public = self._key.public_key().public_bytes_raw()
-    def __repr__(self): return f'Key({self.pin})'
-    @property
-    def pin(self) -> str: return base64.b64encode(self.public).decode()
-    def sign(self, data:bytes) -> bytes: return self._key.sign(data)
 
-def key_path() -> Path: return identity.config_dir()/'signing.key'
+    def __init__(self, seed: bytes, path: Path):
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        self._key, self.path = Ed25519PrivateKey.from_private_bytes(seed), path
+        self.public = self._key.public_key().public_bytes_raw()
+
+    def __repr__(self):
+        return f"Key({self.pin})"
+
+    @property
+    def pin(self) -> str:
+        return base64.b64encode(self.public).decode()
+
+    def sign(self, data: bytes) -> bytes:
+        return self._key.sign(data)
+
+
+def key_path() -> Path:
+    return identity.config_dir() / "signing.key"
+
 
 def load(
-    make:bool=False, # Make one when there is none
-) -> Key: # This user's key; raises `NotFound`, or `BadInput` when the file is no key
+    make: bool = False,  # Make one when there is none
+) -> Key:  # This user's key; raises `NotFound`, or `BadInput` when the file is no key
     "The key of this user"
     path = key_path()
-    if not make and not path.exists(): raise NotFound(f'no signing key at {path}', 'make one with: mlops init')
-    try: seed = identity.private_file(path, lambda: base64.b64encode(secrets.token_bytes(32))+b'\n')
+    if not make and not path.exists():
+        raise NotFound(f"no signing key at {path}", "make one with: mlops init")
+    try:
+        seed = identity.private_file(path, lambda: base64.b64encode(secrets.token_bytes(32)) + b"\n")
     except OSError as e:
-        raise ToolFailed(f'the signing key {path} cannot be kept: {e.strerror}',
-            'your configuration directory must be writable') from e
-    try: raw = base64.b64decode(seed.strip(), validate=True)
-    except ValueError: raw = b''
-    if len(raw)!=32: raise BadInput(f'{path} is not a signing key', 'restore it from a backup, or remove it and run: mlops init')
+        raise ToolFailed(
+            f"the signing key {path} cannot be kept: {e.strerror}", "your configuration directory must be writable"
+        ) from e
+    try:
+        raw = base64.b64decode(seed.strip(), validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise BadInput(f"{path} is not a signing key", "restore it from a backup, or remove it and run: mlops init")
     return Key(raw, path)
 
-def pins(p) -> list[str]: return p.settings.audit.public_key.replace(',', ' ').split()
+
+def pins(p) -> list[str]:
+    return p.settings.audit.public_key.replace(",", " ").split()
+
 
 def adopt_key(
-    p, # Project
-) -> str: # What was done, in words; empty when the key was there and pinned
+    p,  # Project
+) -> str:  # What was done, in words; empty when the key was there and pinned
     "Find or make this user's key and pin it in mlops.toml"
     made = not key_path().exists()
     key = load(make=True)
-    if key.pin in pins(p): return ''
-    p.pin('audit', 'public_key', ' '.join([*pins(p), key.pin]))
-    return 'signing key made and pinned' if made else 'signing key pinned'
+    if key.pin in pins(p):
+        return ""
+    p.pin("audit", "public_key", " ".join([*pins(p), key.pin]))
+    return "signing key made and pinned" if made else "signing key pinned"
+
 
 def signer(
-    p, # Project
-) -> Key: # A key that this project has pinned; raises `BadInput` when it has not
+    p,  # Project
+) -> Key:  # A key that this project has pinned; raises `BadInput` when it has not
     "The key to sign this project's checkpoints with"
     key = load()
     if key.pin not in pins(p):
-        raise BadInput('your signing key is not pinned in mlops.toml, so nobody would accept its signature',
-            'pin it with: mlops init')
+        raise BadInput(
+            "your signing key is not pinned in mlops.toml, so nobody would accept its signature",
+            "pin it with: mlops init",
+        )
     return key
 
-def key_health(p) -> tuple[bool,str,str]:
+
+def key_health(p) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
     path = key_path()
-    if not path.exists(): return False,'there is no signing key','mlops init'
+    if not path.exists():
+        return False, "there is no signing key", "mlops init"
     mode = stat.S_IMODE(os.stat(path).st_mode)
-    if os.name=='posix' and mode&0o077: return False,f'the signing key can be read by others (mode {mode:o})',f'chmod 600 {path}'
-    try: key = load()
-    except (BadInput, ToolFailed) as e: return False,e.message,e.hint
-    if key.pin not in pins(p): return False,'the signing key is not pinned in mlops.toml','mlops init'
-    return True,'the signing key is private and pinned',''
+    if os.name == "posix" and mode & 0o077:
+        return False, f"the signing key can be read by others (mode {mode:o})", f"chmod 600 {path}"
+    try:
+        key = load()
+    except (BadInput, ToolFailed) as e:
+        return False, e.message, e.hint
+    if key.pin not in pins(p):
+        return False, "the signing key is not pinned in mlops.toml", "mlops init"
+    return True, "the signing key is private and pinned", ""

@@ -11,9 +11,28 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/job/face.ipynb #e1db8b48
-__getattr__,__dir__,__all__ = face(__name__, {'check':'check_verbs:check', 'convert':'verbs:convert', 'run':'verbs:run',
-    'history':'verbs:history', 'list':'verbs:list_', 'show':'verbs:show', 'params':'verbs:params', 'step':'verbs:step',
-    'ship':'ship_verbs:ship', 'backfill':'backfill_verbs:backfill', 'schedule':'schedule_verbs:schedule',
-    'unschedule':'schedule_verbs:unschedule', 'pause':'schedule_verbs:pause', 'unpause':'schedule_verbs:unpause',
-    'calendar':'schedule_verbs:calendar', 'scheduler':'schedule_verbs:scheduler',
-    'views':'views:', 'Job':'facts:Job', 'Parameter':'facts:Parameter', 'RunRecord':'facts:RunRecord'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "check": "check_verbs:check",
+        "convert": "verbs:convert",
+        "run": "verbs:run",
+        "history": "verbs:history",
+        "list": "verbs:list_",
+        "show": "verbs:show",
+        "params": "verbs:params",
+        "step": "verbs:step",
+        "ship": "ship_verbs:ship",
+        "backfill": "backfill_verbs:backfill",
+        "schedule": "schedule_verbs:schedule",
+        "unschedule": "schedule_verbs:unschedule",
+        "pause": "schedule_verbs:pause",
+        "unpause": "schedule_verbs:unpause",
+        "calendar": "schedule_verbs:calendar",
+        "scheduler": "schedule_verbs:scheduler",
+        "views": "views:",
+        "Job": "facts:Job",
+        "Parameter": "facts:Parameter",
+        "RunRecord": "facts:RunRecord",
+    },
+)

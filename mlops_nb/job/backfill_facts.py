@@ -14,29 +14,45 @@ from ..core.fact import Fact
 # %% ../../nbs/job/backfill_facts.ipynb #43c3ff92
 class BackfillRow(msgspec.Struct, kw_only=True):
     "One combination"
-    parameters:dict # Those of `--over`
-    status:str = 'not_run' # completed, failed, skipped (it was done before) or not_run
-    run:str = '' # Also of the run that makes it skipped
-    seconds:float = 0.
-    cost_usd:float|None = None # None: the price book has no row for this machine, or it was not run
-    message:str = ''
+
+    parameters: dict  # Those of `--over`
+    status: str = "not_run"  # completed, failed, skipped (it was done before) or not_run
+    run: str = ""  # Also of the run that makes it skipped
+    seconds: float = 0.0
+    cost_usd: float | None = None  # None: the price book has no row for this machine, or it was not run
+    message: str = ""
+
 
 class Backfilled(Fact):
     "What `job backfill` did"
-    job:str
-    id:str
-    rows:list[BackfillRow]
-    parallel:int
-    definition:str # SHA-256 of the job as it was run
-    seconds:float = 0.
-    __panel__ = 'mlops_nb.job.backfill_panel:backfilled'
-    def count(self, status:str) -> int: return sum(r.status==status for r in self.rows)
+
+    job: str
+    id: str
+    rows: list[BackfillRow]
+    parallel: int
+    definition: str  # SHA-256 of the job as it was run
+    seconds: float = 0.0
+    __panel__ = "mlops_nb.job.backfill_panel:backfilled"
+
+    def count(self, status: str) -> int:
+        return sum(r.status == status for r in self.rows)
+
     @property
-    def counts(self) -> dict[str,int]: return {s:self.count(s) for s in ('completed', 'skipped', 'failed', 'not_run')}
+    def counts(self) -> dict[str, int]:
+        return {s: self.count(s) for s in ("completed", "skipped", "failed", "not_run")}
+
     @property
-    def ok(self) -> bool: return not self.count('failed')+self.count('not_run')
+    def ok(self) -> bool:
+        return not self.count("failed") + self.count("not_run")
+
     @property
     def finding(self) -> str:
-        first = next((r for r in self.rows if r.status=='failed'), None)
-        return f'{self.count("failed")} of {len(self.rows)} runs failed, {self.count("not_run")} not run'+(f'; the first: {", ".join(f"{k}={v}" for k,v in first.parameters.items())}: {first.message}' if first else '')
-    def json(self) -> dict: return {**super().json(), 'counts':self.counts}
+        first = next((r for r in self.rows if r.status == "failed"), None)
+        return f"{self.count('failed')} of {len(self.rows)} runs failed, {self.count('not_run')} not run" + (
+            f"; the first: {', '.join(f'{k}={v}' for k, v in first.parameters.items())}: {first.message}"
+            if first
+            else ""
+        )
+
+    def json(self) -> dict:
+        return {**super().json(), "counts": self.counts}

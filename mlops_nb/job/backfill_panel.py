@@ -12,20 +12,37 @@ from ..core.draw import Panel, badge, facts, meter, table
 from .backfill_facts import Backfilled
 
 # %% ../../nbs/job/backfill_panel.ipynb #80f073dc
-_LEVEL = {'completed':'ok', 'skipped':'info', 'failed':'bad', 'not_run':'warn'}
+_LEVEL = {"completed": "ok", "skipped": "info", "failed": "bad", "not_run": "warn"}
 
-def backfilled(b:Backfilled) -> Panel:
+
+def backfilled(b: Backfilled) -> Panel:
     "One row for each combination, failures first"
-    order = sorted(b.rows, key=lambda r: ('failed', 'not_run', 'completed', 'skipped').index(r.status))
+    order = sorted(b.rows, key=lambda r: ("failed", "not_run", "completed", "skipped").index(r.status))
     longest = max((r.seconds for r in b.rows), default=0) or 1
-    rows = [[', '.join(f'{k}={v}' for k,v in r.parameters.items()), badge(_LEVEL[r.status], r.status.replace('_', ' ')),
-        meter(r.seconds/longest, words=f'{r.seconds:.1f} s') if r.seconds else '-', r.run or '-',
-        r.message.removeprefix(f'run {r.run}: ') or ('done before' if r.status=='skipped' else '-')] for r in order]
+    rows = [
+        [
+            ", ".join(f"{k}={v}" for k, v in r.parameters.items()),
+            badge(_LEVEL[r.status], r.status.replace("_", " ")),
+            meter(r.seconds / longest, words=f"{r.seconds:.1f} s") if r.seconds else "-",
+            r.run or "-",
+            r.message.removeprefix(f"run {r.run}: ") or ("done before" if r.status == "skipped" else "-"),
+        ]
+        for r in order
+    ]
     paid = [r.cost_usd for r in b.rows if r.cost_usd is not None]
-    said = ', '.join(f'{n} {s.replace("_", " ")}' for s,n in b.counts.items() if n)
-    head = {'runs':said or 'none', 'took':f'{b.seconds:,.1f} s, {b.parallel} at one time',
-        'worked':f'{sum(r.seconds for r in b.rows):,.1f} s', **({'cost':f'{sum(paid):.2g} USD'} if paid else {})}
-    bad = b.count('failed')
-    verdict = ('bad', f'{bad} FAILED') if bad else ('ok', 'DONE') if b.ok else ('warn', 'STOPPED')
-    return Panel(f'Backfill of {b.job}', facts(head), table(['parameters', 'how', 'seconds', 'run', 'what'], rows),
-        verdict=verdict, next=f'mlops job history {b.job}')
+    said = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in b.counts.items() if n)
+    head = {
+        "runs": said or "none",
+        "took": f"{b.seconds:,.1f} s, {b.parallel} at one time",
+        "worked": f"{sum(r.seconds for r in b.rows):,.1f} s",
+        **({"cost": f"{sum(paid):.2g} USD"} if paid else {}),
+    }
+    bad = b.count("failed")
+    verdict = ("bad", f"{bad} FAILED") if bad else ("ok", "DONE") if b.ok else ("warn", "STOPPED")
+    return Panel(
+        f"Backfill of {b.job}",
+        facts(head),
+        table(["parameters", "how", "seconds", "run", "what"], rows),
+        verdict=verdict,
+        next=f"mlops job history {b.job}",
+    )

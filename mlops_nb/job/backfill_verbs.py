@@ -20,87 +20,132 @@ from . import backfill_views, cell_syntax, definition, parameter_ranges, paramet
 from .backfill_facts import Backfilled, BackfillRow
 
 # %% ../../nbs/job/backfill_verbs.ipynb #fd5d9558
-def _planned(p, job, over, params, again) -> tuple[Backfilled,dict]:
+def _planned(p, job, over, params, again) -> tuple[Backfilled, dict]:
     "Rows to go through, those that are done marked as skipped; and the parameters that all have"
     from mlops_nb.core import ledger
-    fixed = parameters.bind(job.parameters, dict(params or {}), f'job `{job.name}`')
-    if both := set(fixed) & set(over): raise BadInput(f'parameter `{min(both)}` stands under -p and under --over')
-    combos,digest,defaults = parameter_ranges.combinations(job.parameters, over, f'job `{job.name}`'),unattended.definition_digest(p, job.name),{q.name:q.default for q in job.parameters}
-    have = {} if again else backfill_views.done(ledger.of(p).events(['job.started', 'job.completed'], subject=job.name), digest, defaults)
+
+    fixed = parameters.bind(job.parameters, dict(params or {}), f"job `{job.name}`")
+    if both := set(fixed) & set(over):
+        raise BadInput(f"parameter `{min(both)}` stands under -p and under --over")
+    combos, digest, defaults = (
+        parameter_ranges.combinations(job.parameters, over, f"job `{job.name}`"),
+        unattended.definition_digest(p, job.name),
+        {q.name: q.default for q in job.parameters},
+    )
+    have = (
+        {}
+        if again
+        else backfill_views.done(
+            ledger.of(p).events(["job.started", "job.completed"], subject=job.name), digest, defaults
+        )
+    )
     rows = [BackfillRow(parameters=c) for c in combos]
     for r in rows:
-        if run := have.get(backfill_views.key({**defaults, **fixed, **r.parameters})): r.status,r.run = 'skipped',run
-    return Backfilled(job=job.name, id='', rows=rows, parallel=1, definition=digest),fixed
+        if run := have.get(backfill_views.key({**defaults, **fixed, **r.parameters})):
+            r.status, r.run = "skipped", run
+    return Backfilled(job=job.name, id="", rows=rows, parallel=1, definition=digest), fixed
 
 # %% ../../nbs/job/backfill_verbs.ipynb #e122cf82
-def _work(p, todo:queue.SimpleQueue, done:queue.SimpleQueue, job:str, fixed:dict, cause:dict, workers:list):
+def _work(p, todo: queue.SimpleQueue, done: queue.SimpleQueue, job: str, fixed: dict, cause: dict, workers: list):
     "One thread with one worker: until nothing is left"
     worker = None
     while (row := todo.get()) is not None:
         try:
-            if worker is None or worker.child.poll() is not None: worker = unattended.Worker(p); workers.append(worker)
-            out,m = worker.run(job, {**fixed, **row.parameters}, cause)
-            row.status,row.run,row.message = {'succeeded':'completed', 'failed':'failed', 'stopped':'not_run'}[out.status],out.run,out.message
-            row.seconds,row.cost_usd = m.get('seconds', 0.),m.get('cost_usd')
-        except Exception as e: row.status,row.message = 'failed',f'{type(e).__name__}: {e}'
+            if worker is None or worker.child.poll() is not None:
+                worker = unattended.Worker(p)
+                workers.append(worker)
+            out, m = worker.run(job, {**fixed, **row.parameters}, cause)
+            row.status, row.run, row.message = (
+                {"succeeded": "completed", "failed": "failed", "stopped": "not_run"}[out.status],
+                out.run,
+                out.message,
+            )
+            row.seconds, row.cost_usd = m.get("seconds", 0.0), m.get("cost_usd")
+        except Exception as e:
+            row.status, row.message = "failed", f"{type(e).__name__}: {e}"
         done.put(row)
-    if worker is not None: worker.close()
+    if worker is not None:
+        worker.close()
 
-def _go(p, b:Backfilled, fixed:dict, stop:bool):
+
+def _go(p, b: Backfilled, fixed: dict, stop: bool):
     "Run what is to be run"
-    todo,done,workers = queue.SimpleQueue(),queue.SimpleQueue(),[]
-    left = [r for r in b.rows if r.status=='not_run']
-    args = (p, todo, done, b.job, fixed, {'backfill':b.id}, workers)
+    todo, done, workers = queue.SimpleQueue(), queue.SimpleQueue(), []
+    left = [r for r in b.rows if r.status == "not_run"]
+    args = (p, todo, done, b.job, fixed, {"backfill": b.id}, workers)
     threads = [threading.Thread(target=_work, args=args, daemon=True) for _ in range(min(b.parallel, len(left)))]
-    for t in threads: t.start()
+    for t in threads:
+        t.start()
     try:
-        with progress(f'backfill {b.job}', len(left)) as tell:
-            going,left = len(threads),left[::-1]
-            for _ in threads: todo.put(left.pop())
+        with progress(f"backfill {b.job}", len(left)) as tell:
+            going, left = len(threads), left[::-1]
+            for _ in threads:
+                todo.put(left.pop())
             while going:
                 row = done.get()
-                tell(1, ', '.join(f'{k}={v}' for k,v in row.parameters.items()))
-                if left and not (stop and row.status=='failed'): todo.put(left.pop())
-                else: going -= 1; left = left if not (stop and row.status=='failed') else []
+                tell(1, ", ".join(f"{k}={v}" for k, v in row.parameters.items()))
+                if left and not (stop and row.status == "failed"):
+                    todo.put(left.pop())
+                else:
+                    going -= 1
+                    left = left if not (stop and row.status == "failed") else []
     except BaseException:
-        for w in workers: w.stop()
+        for w in workers:
+            w.stop()
         raise
     finally:
-        for _ in threads: todo.put(None)
-        for t in threads: t.join()
+        for _ in threads:
+            todo.put(None)
+        for t in threads:
+            t.join()
 
-@verb('job.backfill', changes=True, example='mlops job backfill score --over month=2..12 --parallel 2')
+
+@verb("job.backfill", changes=True, example="mlops job backfill score --over month=2..12 --parallel 2")
 def backfill(
-    name:Name, # Of the job
+    name: Name,  # Of the job
     *,
     # Range or values of a parameter: --over month=2..12, --over day=2013-01-01..2013-01-31; several make a product
-    over:dict[str,str],
-    params:dict[str,str]={}, # Parameters that all runs have: -p rate=0.1
-    parallel:int=1, # Runs at one time, each a process
+    over: dict[str, str],
+    params: dict[str, str] = {},  # Parameters that all runs have: -p rate=0.1
+    parallel: int = 1,  # Runs at one time, each a process
     # After a run that failed: go on with the others, or begin no more
-    on_failure:Literal['continue', 'stop']='continue',
-    again:bool=False, # Run also what is done
-    dry_run:bool=False, # Say what would be run and start nothing
-) -> Backfilled|Plan:
+    on_failure: Literal["continue", "stop"] = "continue",
+    again: bool = False,  # Run also what is done
+    dry_run: bool = False,  # Say what would be run and start nothing
+) -> Backfilled | Plan:
     """Run a job over a range of parameters
 
     What ended well before with the same parameters and the same job is skipped. Exit 1 when a run failed: the table says which."""
     p = projects.current()
     job = definition.read(p, name)
-    if not 1<=parallel<=256: raise BadInput(f'--parallel {parallel}: expected 1 to 256')
-    b,fixed = _planned(p, job, dict(over), params, again)
+    if not 1 <= parallel <= 256:
+        raise BadInput(f"--parallel {parallel}: expected 1 to 256")
+    b, fixed = _planned(p, job, dict(over), params, again)
     cell_syntax.runnable(p, job)
     if dry_run:
-        return Plan(steps=[f'{"skip, done by "+r.run+":" if r.status=="skipped" else "run"} {", ".join(f"{k}={v}" for k,v in r.parameters.items())}' for r in b.rows])
+        return Plan(
+            steps=[
+                f"{'skip, done by ' + r.run + ':' if r.status == 'skipped' else 'run'} {', '.join(f'{k}={v}' for k, v in r.parameters.items())}"
+                for r in b.rows
+            ]
+        )
     from mlops_nb.core import ledger
-    b.id,b.parallel,began = f'{name}-backfill-{secrets.token_hex(4)}',parallel,time.monotonic()
-    try: _go(p, b, fixed, on_failure=='stop')
+
+    b.id, b.parallel, began = f"{name}-backfill-{secrets.token_hex(4)}", parallel, time.monotonic()
+    try:
+        _go(p, b, fixed, on_failure == "stop")
     finally:
-        b.seconds = time.monotonic()-began
-        ledger.record(p, 'job.backfilled', name, {'backfill':b.id, 'over':dict(over), 'counts':b.counts, 'seconds':b.seconds},
-            digest=b.definition, fail='open')
+        b.seconds = time.monotonic() - began
+        ledger.record(
+            p,
+            "job.backfilled",
+            name,
+            {"backfill": b.id, "over": dict(over), "counts": b.counts, "seconds": b.seconds},
+            digest=b.definition,
+            fail="open",
+        )
     if not b.ok:
-        e = Finding(f'backfill of {name}: {b.finding}', f'see: mlops job history {name}')
-        e.__dict__['result'] = b
+        e = Finding(f"backfill of {name}: {b.finding}", f"see: mlops job history {name}")
+        e.__dict__["result"] = b
         raise e
     return b

@@ -13,18 +13,21 @@ from collections.abc import Iterable
 from ..core.events import Event
 
 # %% ../../nbs/job/backfill_views.ipynb #ba1937cf
-def key(values:dict) -> str: return json.dumps(values, sort_keys=True, default=str)
+def key(values: dict) -> str:
+    return json.dumps(values, sort_keys=True, default=str)
+
 
 def done(
-    events:Iterable[Event], # job.started and job.completed of one job, oldest first
-    definition:str, # Digest of the job as it stands
-    defaults:dict, # Its parameters' defaults
-) -> dict[str,str]: # `key` of all parameters -> newest run
+    events: Iterable[Event],  # job.started and job.completed of one job, oldest first
+    definition: str,  # Digest of the job as it stands
+    defaults: dict,  # Its parameters' defaults
+) -> dict[str, str]:  # `key` of all parameters -> newest run
     "Runs that ended well with this very definition"
-    began,found = {},{}
+    began, found = {}, {}
     for e in events:
         p = e.payload or {}
-        if e.type=='job.started' and p.get('definition')==definition:
-            began[p.get('bracket')] = {**defaults, **(p.get('parameters') or {})}
-        elif e.type=='job.completed' and p.get('bracket') in began: found[key(began[p['bracket']])] = p.get('run', '')
+        if e.type == "job.started" and p.get("definition") == definition:
+            began[p.get("bracket")] = {**defaults, **(p.get("parameters") or {})}
+        elif e.type == "job.completed" and p.get("bracket") in began:
+            found[key(began[p["bracket"]])] = p.get("run", "")
     return found

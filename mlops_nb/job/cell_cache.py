@@ -19,285 +19,459 @@ from .step_graph import Files, overtaken, together
 
 # %% ../../nbs/job/cell_cache.ipynb #d7baad56
 def reads(
-    cells:list[Cell], # Of the notebook, in order
-    k:int, # Place in that list
-) -> set[str]|None: # None: everything, because the cell uses names that nobody can see
+    cells: list[Cell],  # Of the notebook, in order
+    k: int,  # Place in that list
+) -> set[str] | None:  # None: everything, because the cell uses names that nobody can see
     "Global names whose values can change what a cell does"
     reach = cell_reach.Reach()
-    mask = [reach.add(c) for c in cells[:k+1]][-1]
+    mask = [reach.add(c) for c in cells[: k + 1]][-1]
     return None if mask is None else reach.of(mask)
 
-_HISTORY = re.compile(r'_{1,3}|_i{0,3}|_\d+|_i\d+|In|Out|_oh|_ih|_dh')
 
-def uses_history(cell:Cell) -> bool:
+_HISTORY = re.compile(r"_{1,3}|_i{0,3}|_\d+|_i\d+|In|Out|_oh|_ih|_dh")
+
+
+def uses_history(cell: Cell) -> bool:
     "Does a cell read `_` or `Out`? What these hold depends on which cells ran"
     return any(_HISTORY.fullmatch(n) for n in cell.uses)
 
 # %% ../../nbs/job/cell_cache.ipynb #90a64aa3
-_SAVED = {'random', 'np', 'numpy', 'os', 'sys', 'warnings', 'pd', 'pandas', 'plt', 'mpl', 'matplotlib', 'time', 'gc', 'json',
-    'shutil', 'subprocess', 'requests', 'logging_'}
-_CONFIGURES = re.compile(r'(set_|set[A-Z]|use_|enable|disable|config|basicConfig|init|register|seed|patch|install|activate|deactivate|load_dotenv|login|autolog|manual_seed|theme|set$|use$)')
+_SAVED = {
+    "random",
+    "np",
+    "numpy",
+    "os",
+    "sys",
+    "warnings",
+    "pd",
+    "pandas",
+    "plt",
+    "mpl",
+    "matplotlib",
+    "time",
+    "gc",
+    "json",
+    "shutil",
+    "subprocess",
+    "requests",
+    "logging_",
+}
+_CONFIGURES = re.compile(
+    r"(set_|set[A-Z]|use_|enable|disable|config|basicConfig|init|register|seed|patch|install|activate|deactivate|load_dotenv|login|autolog|manual_seed|theme|set$|use$)"
+)
 
-def sets_module_state(cell:Cell, modules:set[str]) -> str:
+
+def sets_module_state(cell: Cell, modules: set[str]) -> str:
     "The call or assignment by which a cell changes a module; empty when there is none"
     for m in cell.source.magics:
-        if m.kind=='line' and m.name in ('load_ext', 'reload_ext', 'autoreload', 'config', 'matplotlib', 'pylab'): return m.text
-    for node,_ in cell.statements:
+        if m.kind == "line" and m.name in ("load_ext", "reload_ext", "autoreload", "config", "matplotlib", "pylab"):
+            return m.text
+    for node, _ in cell.statements:
         calls = [node.value] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else []
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        )
         for x in [*(c.func for c in calls), *(t for t in targets if isinstance(t, (ast.Attribute, ast.Subscript)))]:
             base = x
-            while isinstance(base, (ast.Attribute, ast.Subscript)): base = base.value
-            if not isinstance(base, ast.Name) or base.id not in modules or base.id in _SAVED: continue
-            if targets or isinstance(x, ast.Attribute) and _CONFIGURES.match(x.attr): return ast.unparse(node)[:80]
-    return ''
+            while isinstance(base, (ast.Attribute, ast.Subscript)):
+                base = base.value
+            if not isinstance(base, ast.Name) or base.id not in modules or base.id in _SAVED:
+                continue
+            if targets or isinstance(x, ast.Attribute) and _CONFIGURES.match(x.attr):
+                return ast.unparse(node)[:80]
+    return ""
 
-def imported(cells:list[Cell]) -> set[str]:
+
+def imported(cells: list[Cell]) -> set[str]:
     "Names that imports bind"
     return set().union(*(c.modules for c in cells))
 
 # %% ../../nbs/job/cell_cache.ipynb #a0db8887
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     "What some cells did"
-    key:str
-    codes:list[str] # Digest of each cell's code
-    outputs:list[list[dict]] # Of each cell
-    counts:list[int] # Execution counts
-    usage:list[dict] # Of each cell
-    names:dict[str,str] = {} # Name -> version, for those that were bound or changed
-    deleted:list[str] = []
-    lost:dict[str,str] = {} # Name -> why it cannot be saved
-    again:str = '' # Why the cells run again on every resume
-    random:dict[str,list[str]] = {} # Random state -> digests before and after, where it was used
-    files:dict[str,str] = {} # Path -> digest, of files that were read
-    wrote:list[str] = [] # Paths that were written
-    touched:Files = {} # How and when the cells touched files
-    filters:str = '' # Version of the filters of warnings, where the cells set them
-    at:list[int] = [] # Indices of the cells in the notebook that ran
-    changed:list[str] = [] # Names that were bound or changed themselves
-    calls:list[str] = [] # Global names that functions among `names` read or bind
-    sets:bool = False # Was the environment, the folder or an option of a library changed?
-    buffers:list[str] = [] # Digests of big blocks of memory, in the order of the pickle
-    first:bool = False # The head of a log: the state before the first cell
 
-def code_digest(text:str) -> str: return hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]
+    key: str
+    codes: list[str]  # Digest of each cell's code
+    outputs: list[list[dict]]  # Of each cell
+    counts: list[int]  # Execution counts
+    usage: list[dict]  # Of each cell
+    names: dict[str, str] = {}  # Name -> version, for those that were bound or changed
+    deleted: list[str] = []
+    lost: dict[str, str] = {}  # Name -> why it cannot be saved
+    again: str = ""  # Why the cells run again on every resume
+    random: dict[str, list[str]] = {}  # Random state -> digests before and after, where it was used
+    files: dict[str, str] = {}  # Path -> digest, of files that were read
+    wrote: list[str] = []  # Paths that were written
+    touched: Files = {}  # How and when the cells touched files
+    filters: str = ""  # Version of the filters of warnings, where the cells set them
+    at: list[int] = []  # Indices of the cells in the notebook that ran
+    changed: list[str] = []  # Names that were bound or changed themselves
+    calls: list[str] = []  # Global names that functions among `names` read or bind
+    sets: bool = False  # Was the environment, the folder or an option of a library changed?
+    buffers: list[str] = []  # Digests of big blocks of memory, in the order of the pickle
+    first: bool = False  # The head of a log: the state before the first cell
 
-def append(path:Path, record:Record, blob:bytes):
+
+def code_digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def append(path: Path, record: Record, blob: bytes):
     "Add a record to a log; what is written is there even when the process dies"
-    head,size = msgspec.json.encode(record),path.stat().st_size if path.exists() else 0
+    head, size = msgspec.json.encode(record), path.stat().st_size if path.exists() else 0
     try:
-        with open(path, 'ab') as f: f.write(len(head).to_bytes(8, 'big')+len(blob).to_bytes(8, 'big')+head+blob)
-    except OSError: os.truncate(path, size); raise # A full disk: what fits of it is of no use
+        with open(path, "ab") as f:
+            f.write(len(head).to_bytes(8, "big") + len(blob).to_bytes(8, "big") + head + blob)
+    except OSError:
+        os.truncate(path, size)
+        raise  # A full disk: what fits of it is of no use
 
-def _records(data:bytes) -> tuple[list[tuple[Record,bytes]],int]:
+
+def _records(data: bytes) -> tuple[list[tuple[Record, bytes]], int]:
     "The whole records, and where they end"
-    out,at = [],0
-    while at+16<=len(data):
-        n,m = int.from_bytes(data[at:at+8], 'big'),int.from_bytes(data[at+8:at+16], 'big')
-        if at+16+n+m>len(data): break
-        try: out.append((msgspec.json.decode(data[at+16:at+16+n], type=Record), data[at+16+n:at+16+n+m]))
-        except msgspec.DecodeError: break
-        at += 16+n+m
-    return out,at
+    out, at = [], 0
+    while at + 16 <= len(data):
+        n, m = int.from_bytes(data[at : at + 8], "big"), int.from_bytes(data[at + 8 : at + 16], "big")
+        if at + 16 + n + m > len(data):
+            break
+        try:
+            out.append(
+                (msgspec.json.decode(data[at + 16 : at + 16 + n], type=Record), data[at + 16 + n : at + 16 + n + m])
+            )
+        except msgspec.DecodeError:
+            break
+        at += 16 + n + m
+    return out, at
 
-def read(path:Path) -> list[tuple[Record,bytes]]:
+
+def read(path: Path) -> list[tuple[Record, bytes]]:
     "The whole records of a log, in order"
-    try: return _records(path.read_bytes())[0]
-    except FileNotFoundError: return []
+    try:
+        return _records(path.read_bytes())[0]
+    except FileNotFoundError:
+        return []
 
-def cut(path:Path):
+
+def cut(path: Path):
     "Cut off the torn end that a process left which died while it wrote: what is added behind it could not be read"
-    try: data = path.read_bytes()
-    except FileNotFoundError: return
-    if (end := _records(data)[1])<len(data): os.truncate(path, end)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    if (end := _records(data)[1]) < len(data):
+        os.truncate(path, end)
 
-def logs_of_steps(folder:Path) -> list[Path]:
+
+def logs_of_steps(folder: Path) -> list[Path]:
     "Where the steps of a run left their records, when they ran side by side"
-    return sorted(folder.glob('steps/*/cells.log'))
+    return sorted(folder.glob("steps/*/cells.log"))
 
 # %% ../../nbs/job/cell_cache.ipynb #445beedc
-_LATER = 1e12 # A time that is still to come
-_FILTERS = re.compile(r'simplefilter|filterwarnings|warnings\.filters|resetwarnings') # An import adds filters too, and nobody means that
-_WARNINGS = 'filters of warnings' # Stands among the versions of names: every cell depends on it
-_DRAWS = re.compile(r'rand|seed|shuffle|sampl|permut|choice') # A library that a cell imports has a generator that it did not draw from
+_LATER = 1e12  # A time that is still to come
+_FILTERS = re.compile(
+    r"simplefilter|filterwarnings|warnings\.filters|resetwarnings"
+)  # An import adds filters too, and nobody means that
+_WARNINGS = "filters of warnings"  # Stands among the versions of names: every cell depends on it
+_DRAWS = re.compile(
+    r"rand|seed|shuffle|sampl|permut|choice"
+)  # A library that a cell imports has a generator that it did not draw from
+
 
 class Cache:
     "Saves after every cell, and says which cells need not run"
-    def __init__(self,
-        cells:list[Cell], # Code cells that will run, in order
-        shelf:namespace.Shelf, # The namespace and where pickles go
-        log:Path, # Of this run
-        old:Sequence[tuple[Record,bytes]]=(), # Log of the run that is resumed
-        salt:str='', # Parts of every key: interpreter, parameters
+
+    def __init__(
+        self,
+        cells: list[Cell],  # Code cells that will run, in order
+        shelf: namespace.Shelf,  # The namespace and where pickles go
+        log: Path,  # Of this run
+        old: Sequence[tuple[Record, bytes]] = (),  # Log of the run that is resumed
+        salt: str = "",  # Parts of every key: interpreter, parameters
         # Of cells that another process ran just now: they hold whatever their keys
-        given:Sequence[tuple[Record,bytes]]=(),
+        given: Sequence[tuple[Record, bytes]] = (),
     ):
-        self.cells,self.shelf,self.log,self.salt = cells,shelf,log,salt
-        self.versions:dict[str,str] = {}
-        self.calls:dict[str,list[str]] = {} # Name -> global names that functions behind it read
-        self.missing:dict[str,str] = {} # Lost names that are not there now -> why
-        self.block:list[int] = [] # Cells that ran since the last checkpoint
-        self.modules,self.reach,self.codes = imported(cells),cell_reach.Reach(),[code_digest(c.text) for c in cells]
+        self.cells, self.shelf, self.log, self.salt = cells, shelf, log, salt
+        self.versions: dict[str, str] = {}
+        self.calls: dict[str, list[str]] = {}  # Name -> global names that functions behind it read
+        self.missing: dict[str, str] = {}  # Lost names that are not there now -> why
+        self.block: list[int] = []  # Cells that ran since the last checkpoint
+        self.modules, self.reach, self.codes = imported(cells), cell_reach.Reach(), [code_digest(c.text) for c in cells]
         self.masks = [self.reach.add(c) for c in cells]
-        self.uses = [c.uses|c.changes|cell_reach.quoted(c) for c in cells]
-        self.movable = 0 # Mask of the names whose objects can change
-        self.again = {k:why for k,c in enumerate(cells) if (why := sets_module_state(c, self.modules)) or uses_history(c)
-            and (why := 'it reads the history of cells')}
-        self.old:dict[str,list[tuple[int,Record,bytes]]] = {} # Key -> records, numbered as they were made
-        self.last:dict[str,tuple[Record,bytes]] = {} # Code of the first cell -> the newest record
-        self.lengths:dict[str,set[int]] = {} # The same -> how many cells such records stand for
-        for n,(r,b) in enumerate(old): self._file(n, r, b)
-        self.given,self.did = {r.at[0]:(r, b) for r,b in given if r.at},list[Record]()
+        self.uses = [c.uses | c.changes | cell_reach.quoted(c) for c in cells]
+        self.movable = 0  # Mask of the names whose objects can change
+        self.again = {
+            k: why
+            for k, c in enumerate(cells)
+            if (why := sets_module_state(c, self.modules))
+            or uses_history(c)
+            and (why := "it reads the history of cells")
+        }
+        self.old: dict[str, list[tuple[int, Record, bytes]]] = {}  # Key -> records, numbered as they were made
+        self.last: dict[str, tuple[Record, bytes]] = {}  # Code of the first cell -> the newest record
+        self.lengths: dict[str, set[int]] = {}  # The same -> how many cells such records stand for
+        for n, (r, b) in enumerate(old):
+            self._file(n, r, b)
+        self.given, self.did = {r.at[0]: (r, b) for r, b in given if r.at}, list[Record]()
         head = [x for x in [*given, *reversed(old)] if x[0].first]
-        self.done:Files = {} # What the cells above did to files
-        self.left:tuple[Files,set[str]] = {},set() # What a cell that failed did to files, and to generators
+        self.done: Files = {}  # What the cells above did to files
+        self.left: tuple[Files, set[str]] = {}, set()  # What a cell that failed did to files, and to generators
         shelf.begin(head[0][1] if head else None)
         cut(log)
-        append(log, Record(key='', codes=[], outputs=[], counts=[], usage=[], first=True), shelf.head())
+        append(log, Record(key="", codes=[], outputs=[], counts=[], usage=[], first=True), shelf.head())
         self.forced = self._plan() if old or given else set()
-    def _file(self, n:int, r:Record, b:bytes):
-        if r.first: return
+
+    def _file(self, n: int, r: Record, b: bytes):
+        if r.first:
+            return
         self.old.setdefault(r.key, []).append((n, r, b))
-        self.last[r.codes[0]] = r,b; self.lengths.setdefault(r.codes[0], set()).add(len(r.codes))
-    def wanted(self, ks:Sequence[int], calls:dict, lost) -> set[str]|None:
+        self.last[r.codes[0]] = r, b
+        self.lengths.setdefault(r.codes[0], set()).add(len(r.codes))
+
+    def wanted(self, ks: Sequence[int], calls: dict, lost) -> set[str] | None:
         "Names whose versions tell what some cells do: those they use, those that functions behind them read; None is all there are"
-        if any(self.masks[k] is None for k in ks): return None
-        found,todo = set[str](),[n for k in ks for n in self.uses[k]]
+        if any(self.masks[k] is None for k in ks):
+            return None
+        found, todo = set[str](), [n for k in ks for n in self.uses[k]]
         while todo:
             n = todo.pop()
-            if n in found: continue
-            found.add(n); todo += calls.get(n, ())
-            if n in lost: todo += self.reach.of(self.masks[ks[-1]]) # Nobody could look into it
-        return None if found&cell_reach.HIDES else found
-    def used(self, ks, versions, calls, lost) -> list[tuple[str,str]]:
+            if n in found:
+                continue
+            found.add(n)
+            todo += calls.get(n, ())
+            if n in lost:
+                todo += self.reach.of(self.masks[ks[-1]])  # Nobody could look into it
+        return None if found & cell_reach.HIDES else found
+
+    def used(self, ks, versions, calls, lost) -> list[tuple[str, str]]:
         "Names and versions that go into a key"
         wanted = self.wanted(ks, calls, lost)
-        return sorted(versions.items() if wanted is None else ((n, versions[n]) for n in {*wanted, _WARNINGS} if n in versions))
-    def key(self, ks:Sequence[int], used:list[tuple[str,str]], settings:str) -> str:
+        return sorted(
+            versions.items() if wanted is None else ((n, versions[n]) for n in {*wanted, _WARNINGS} if n in versions)
+        )
+
+    def key(self, ks: Sequence[int], used: list[tuple[str, str]], settings: str) -> str:
         "The key of some cells under the versions of the names that they read"
-        return hashlib.sha256(msgspec.json.encode([2, self.salt, [self.codes[k] for k in ks], used, settings])).hexdigest()[:32]
-    def _match(self, k, versions, calls, lost, settings, done, current=None) -> tuple[Record,bytes]|None:
+        return hashlib.sha256(
+            msgspec.json.encode([2, self.salt, [self.codes[k] for k in ks], used, settings])
+        ).hexdigest()[:32]
+
+    def _match(self, k, versions, calls, lost, settings, done, current=None) -> tuple[Record, bytes] | None:
         "The record that stands for cell `k` and perhaps those after it"
         if mine := self.given.get(self.cells[k].index):
-            return mine if [c.index for c in self.cells[k:k+len(mine[0].at)]]==mine[0].at and self.shelf.has(mine[0].buffers) else None
-        for _,r,b in self._kept(k, versions, calls, lost, settings):
-            if current is not None and any(d[0] and d[0]!=current.get(n, d[0]) for n,d in r.random.items()): continue
-            if overtaken(r.touched, done): continue
-            if self.shelf.files_hold(r.files, r.wrote) and self.shelf.has(r.buffers): return r,b
+            return (
+                mine
+                if [c.index for c in self.cells[k : k + len(mine[0].at)]] == mine[0].at
+                and self.shelf.has(mine[0].buffers)
+                else None
+            )
+        for _, r, b in self._kept(k, versions, calls, lost, settings):
+            if current is not None and any(d[0] and d[0] != current.get(n, d[0]) for n, d in r.random.items()):
+                continue
+            if overtaken(r.touched, done):
+                continue
+            if self.shelf.files_hold(r.files, r.wrote) and self.shelf.has(r.buffers):
+                return r, b
         return None
+
     def _kept(self, k, versions, calls, lost, settings):
         "Records of the cells from `k` on, made under these versions; the newest first"
-        spans = [range(k, k+n) for n in self.lengths.get(self.codes[k], ()) if k+n<=len(self.cells)]
-        return sorted((x for ks in spans for x in self.old.get(self.key(ks, self.used(ks, versions, calls, lost), settings), ())),
-            key=operator.itemgetter(0), reverse=True)
+        spans = [range(k, k + n) for n in self.lengths.get(self.codes[k], ()) if k + n <= len(self.cells)]
+        return sorted(
+            (x for ks in spans for x in self.old.get(self.key(ks, self.used(ks, versions, calls, lost), settings), ())),
+            key=operator.itemgetter(0),
+            reverse=True,
+        )
+
     def _plan(self) -> set[int]:
         "Cells that must run whatever the records say"
-        forced:set[int] = set()
+        forced: set[int] = set()
         while True:
-            ran,need = self._simulate(forced)
-            more = need|(set(self.again) if ran else set())
-            if more<=forced: return forced
+            ran, need = self._simulate(forced)
+            more = need | (set(self.again) if ran else set())
+            if more <= forced:
+                return forced
             forced |= more
-    def _simulate(self, forced) -> tuple[set[int],set[int]]:
+
+    def _simulate(self, forced) -> tuple[set[int], set[int]]:
         "Cells that would run, and makers of lost names that they need"
-        versions,calls,lost,ran,need,done,k = {},{},{},set(),set(),{},0
+        versions, calls, lost, ran, need, done, k = {}, {}, {}, set(), set(), {}, 0
         settings = self.shelf.settings()
-        while k<len(self.cells):
+        while k < len(self.cells):
             hit = None if k in forced else self._match(k, versions, calls, lost, settings, done)
-            if hit and not any(j in forced for j in range(k, k+len(hit[0].codes))):
+            if hit and not any(j in forced for j in range(k, k + len(hit[0].codes))):
                 r = hit[0]
-                for n in r.deleted: versions.pop(n, None)
-                for n in r.names: lost.pop(n, None)
-                versions.update(r.names); lost.update(dict.fromkeys(r.lost, k)); calls.update(dict.fromkeys(r.names, r.calls))
-                settings,done = self.shelf.settings_after(hit[1], settings),together(done, r.touched)
-                if r.filters: versions[_WARNINGS] = r.filters
-                k += len(r.codes); continue
+                for n in r.deleted:
+                    versions.pop(n, None)
+                for n in r.names:
+                    lost.pop(n, None)
+                versions.update(r.names)
+                lost.update(dict.fromkeys(r.lost, k))
+                calls.update(dict.fromkeys(r.names, r.calls))
+                settings, done = self.shelf.settings_after(hit[1], settings), together(done, r.touched)
+                if r.filters:
+                    versions[_WARNINGS] = r.filters
+                k += len(r.codes)
+                continue
             ran.add(k)
-            c,wanted = self.cells[k],self.wanted([k], calls, lost)
-            need |= set(lost.values()) if wanted is None else {lost[n] for n in lost.keys()&wanted}
+            c, wanted = self.cells[k], self.wanted([k], calls, lost)
+            need |= set(lost.values()) if wanted is None else {lost[n] for n in lost.keys() & wanted}
             r = self._before(k)
-            for n in c.binds|c.changes|set(r.names if r else ()): versions[n] = f'{k}?'; lost.pop(n, None); calls[n] = [*c.later, *(r.calls if r else ())]
-            if r: done = together(done, {w:dict.fromkeys(ps, (_LATER, _LATER)) for w,ps in r.touched.items()})
-            if r and r.filters: versions[_WARNINGS] = f'{k}?'
-            if k in forced and r: versions.update({n:v for n,v in r.names.items() if n not in r.lost})
+            for n in c.binds | c.changes | set(r.names if r else ()):
+                versions[n] = f"{k}?"
+                lost.pop(n, None)
+                calls[n] = [*c.later, *(r.calls if r else ())]
+            if r:
+                done = together(done, {w: dict.fromkeys(ps, (_LATER, _LATER)) for w, ps in r.touched.items()})
+            if r and r.filters:
+                versions[_WARNINGS] = f"{k}?"
+            if k in forced and r:
+                versions.update({n: v for n, v in r.names.items() if n not in r.lost})
             k += 1
-        return ran,need
-    def _before(self, k) -> Record|None:
+        return ran, need
+
+    def _before(self, k) -> Record | None:
         "What cell `k` did when it ran last"
         return (self.given.get(self.cells[k].index) or self.last.get(self.codes[k]) or (None,))[0]
-    def take(self, k:int) -> Record|None:
+
+    def take(self, k: int) -> Record | None:
         "Put back what cell `k` did; None when it has to run"
-        if k in self.forced or not (self.old or self.given) or self.block: return None
-        hit = self._match(k, self.versions, self.calls, self.lost(), self.shelf.settings(), self.done, self.shelf.random())
-        if hit is None or any(j in self.forced for j in range(k, k+len(hit[0].codes))): return None
-        r,blob = hit
-        try: self.shelf.restore(blob, r.buffers, r.deleted)
-        except Exception: return None # A class has moved, a library has changed: then the cell runs
+        if k in self.forced or not (self.old or self.given) or self.block:
+            return None
+        hit = self._match(
+            k, self.versions, self.calls, self.lost(), self.shelf.settings(), self.done, self.shelf.random()
+        )
+        if hit is None or any(j in self.forced for j in range(k, k + len(hit[0].codes))):
+            return None
+        r, blob = hit
+        try:
+            self.shelf.restore(blob, r.buffers, r.deleted)
+        except Exception:
+            return None  # A class has moved, a library has changed: then the cell runs
         self._learn(r)
         self.missing.update(r.lost)
-        self.versions.update({n:v for n in r.names if (v := self.shelf.module_version(n))})
-        if self.cells[k].index not in self.given: self._did(r, blob)
+        self.versions.update({n: v for n in r.names if (v := self.shelf.module_version(n))})
+        if self.cells[k].index not in self.given:
+            self._did(r, blob)
         return r
-    def before(self, k:int) -> str:
+
+    def before(self, k: int) -> str:
         "Look at what cell `k` can reach; returns the name that is missing for it, if any"
         gone = self.missing and self._gone(k)
-        if not self.block: self.settings,self.drawn = self.shelf.settings(),self.shelf.random()
+        if not self.block:
+            self.settings, self.drawn = self.shelf.settings(), self.shelf.random()
         mask = self.masks[k]
-        self.shelf.look(None if mask is None else self.reach.of(mask&self.movable))
-        return gone or ''
-    def _gone(self, k:int) -> str:
+        self.shelf.look(None if mask is None else self.reach.of(mask & self.movable))
+        return gone or ""
+
+    def _gone(self, k: int) -> str:
         wanted = self.wanted([k], self.calls, self.lost())
-        return next((n for n in self.missing if wanted is None or n in wanted), '')
-    def lost(self): return self.missing.keys()|self.shelf.unsaved.keys() if self.missing else self.shelf.unsaved.keys()
-    def _learn(self, r:Record):
+        return next((n for n in self.missing if wanted is None or n in wanted), "")
+
+    def lost(self):
+        return self.missing.keys() | self.shelf.unsaved.keys() if self.missing else self.shelf.unsaved.keys()
+
+    def _learn(self, r: Record):
         "A record was made or taken: versions, and what is there"
-        for n in r.deleted: self.versions.pop(n, None); self.missing.pop(n, None); self.calls.pop(n, None)
-        for n in r.names: self.missing.pop(n, None)
-        self.versions.update(r.names); self.calls.update(dict.fromkeys(r.names, r.calls))
+        for n in r.deleted:
+            self.versions.pop(n, None)
+            self.missing.pop(n, None)
+            self.calls.pop(n, None)
+        for n in r.names:
+            self.missing.pop(n, None)
+        self.versions.update(r.names)
+        self.calls.update(dict.fromkeys(r.names, r.calls))
         self.done = together(self.done, r.touched)
-        if r.filters: self.versions[_WARNINGS] = r.filters
+        if r.filters:
+            self.versions[_WARNINGS] = r.filters
         movable = self.reach.mask(r.names)
-        self.movable = (self.movable|movable)&~self.reach.mask(n for n in r.names if n not in self.shelf.changeable)
-    def after(self, k:int, outputs:list[dict], count:int, usage:dict, files:tuple[dict[str,tuple],list[str],Files], insist:bool=False) -> dict[str,str]|None:
+        self.movable = (self.movable | movable) & ~self.reach.mask(n for n in r.names if n not in self.shelf.changeable)
+
+    def after(
+        self,
+        k: int,
+        outputs: list[dict],
+        count: int,
+        usage: dict,
+        files: tuple[dict[str, tuple], list[str], Files],
+        insist: bool = False,
+    ) -> dict[str, str] | None:
         "Save what cell `k` did; names that cannot be saved with the reasons, or None when it was put off"
         self.block.append(k)
-        self._pending = getattr(self, '_pending', [])+[(outputs, count, usage, files)]
-        if not insist and not self.shelf.affordable(usage.get('seconds', 0.)): return None
-        ks,todo = self.block,self._pending
+        self._pending = getattr(self, "_pending", []) + [(outputs, count, usage, files)]
+        if not insist and not self.shelf.affordable(usage.get("seconds", 0.0)):
+            return None
+        ks, todo = self.block, self._pending
         used = self.used(ks, self.versions, self.calls, self.lost())
         key = self.key(ks, used, self.settings)
-        filters = self.shelf.kept.get('warnings')
+        filters = self.shelf.kept.get("warnings")
         saved = self.shelf.save(key, code_digest(str(used)))
-        drawn,filtered = self.shelf.random(),self.shelf.kept.get('warnings')!=filters and any(_FILTERS.search(t) for j in ks for t in self._texts(j))
-        opened,wrote = {p:s for *_,f in reversed(todo) for p,s in f[0].items()},sorted({p for *_,f in todo for p in f[1]})
-        r = Record(key=key, codes=[self.codes[j] for j in ks], outputs=[t[0] for t in todo], counts=[t[1] for t in todo],
-            usage=[t[2] for t in todo], names=saved.names, deleted=saved.deleted, lost=saved.lost,
-            again='; '.join(self.again[j] for j in ks if j in self.again),
-            random={n:[self.drawn.get(n, ''), d] for n,d in drawn.items() if self.drawn.get(n)!=d},
-            files=self.shelf.digests({p:opened[p] for p in sorted(opened) if p not in wrote}), wrote=wrote, buffers=saved.buffers,
-            at=[self.cells[j].index for j in ks], changed=saved.changed, calls=saved.calls,
-            sets=filtered or self.shelf.settings()!=self.settings, touched=together(*(t[3][2] for t in todo)), filters=key if filtered else '')
+        drawn, filtered = (
+            self.shelf.random(),
+            self.shelf.kept.get("warnings") != filters and any(_FILTERS.search(t) for j in ks for t in self._texts(j)),
+        )
+        opened, wrote = (
+            {p: s for *_, f in reversed(todo) for p, s in f[0].items()},
+            sorted({p for *_, f in todo for p in f[1]}),
+        )
+        r = Record(
+            key=key,
+            codes=[self.codes[j] for j in ks],
+            outputs=[t[0] for t in todo],
+            counts=[t[1] for t in todo],
+            usage=[t[2] for t in todo],
+            names=saved.names,
+            deleted=saved.deleted,
+            lost=saved.lost,
+            again="; ".join(self.again[j] for j in ks if j in self.again),
+            random={n: [self.drawn.get(n, ""), d] for n, d in drawn.items() if self.drawn.get(n) != d},
+            files=self.shelf.digests({p: opened[p] for p in sorted(opened) if p not in wrote}),
+            wrote=wrote,
+            buffers=saved.buffers,
+            at=[self.cells[j].index for j in ks],
+            changed=saved.changed,
+            calls=saved.calls,
+            sets=filtered or self.shelf.settings() != self.settings,
+            touched=together(*(t[3][2] for t in todo)),
+            filters=key if filtered else "",
+        )
         self._learn(r)
         self._did(r, saved.blob)
-        self.block,self._pending = [],[]
+        self.block, self._pending = [], []
         return saved.lost
-    def _did(self, r:Record, blob:bytes): append(self.log, r, blob); self.did.append(r)
+
+    def _did(self, r: Record, blob: bytes):
+        append(self.log, r, blob)
+        self.did.append(r)
+
     def _texts(self, k) -> list[str]:
         "The code of a cell, and of those whose names it can reach"
         mask = self.masks[k]
         wanted = None if mask is None else set(self.reach.of(mask))
-        return [c.text for j,c in enumerate(self.cells[:k+1]) if j==k or wanted is None or c.binds&wanted]
-    def gave_up(self, files:tuple):
+        return [c.text for j, c in enumerate(self.cells[: k + 1]) if j == k or wanted is None or c.binds & wanted]
+
+    def gave_up(self, files: tuple):
         "Take note of what a cell did that failed, and those before it that were not saved yet"
         before = self.shelf.random() if self.block else self.drawn
         self.shelf.observe()
-        self.left = together(files[2], *(t[3][2] for t in getattr(self, '_pending', []))),{n for n,d in self.shelf.random().items() if before.get(n, d)!=d}
+        self.left = (
+            together(files[2], *(t[3][2] for t in getattr(self, "_pending", []))),
+            {n for n, d in self.shelf.random().items() if before.get(n, d) != d},
+        )
+
     def effects(self) -> dict:
         "What the cells of this process did beside giving names to new things; for `step_graph.Effects`"
-        own,text = [r for r in self.did if r.at and r.at[0] not in self.given],{c.index:c.text for c in self.cells}
-        return {'changed':sorted({n for r in own for n in r.changed}),
-            'shared':sorted({n for r in own for n in r.names}-{n for r in own for n in r.changed}),
-            'random':sorted(self.left[1]|{n for r in own for n,d in r.random.items() if d[0] or any(_DRAWS.search(text[k]) for k in r.at)}),
-            'sets':any(r.sets for r in own), 'files':together(self.left[0], *(r.touched for r in self.did))}
+        own, text = [r for r in self.did if r.at and r.at[0] not in self.given], {c.index: c.text for c in self.cells}
+        return {
+            "changed": sorted({n for r in own for n in r.changed}),
+            "shared": sorted({n for r in own for n in r.names} - {n for r in own for n in r.changed}),
+            "random": sorted(
+                self.left[1]
+                | {n for r in own for n, d in r.random.items() if d[0] or any(_DRAWS.search(text[k]) for k in r.at)}
+            ),
+            "sets": any(r.sets for r in own),
+            "files": together(self.left[0], *(r.touched for r in self.did)),
+        }
+
     @property
-    def pending(self) -> bool: return bool(self.block)
+    def pending(self) -> bool:
+        return bool(self.block)

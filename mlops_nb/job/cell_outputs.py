@@ -13,28 +13,40 @@ from typing import Any
 # %% ../../nbs/job/cell_outputs.ipynb #b790b21f
 class Outputs:
     "Outputs of the cells of one run"
+
     def __init__(self):
-        self.of:dict[int,list[dict[str,Any]]] = {} # Cell -> its outputs in nbformat's words
-        self.clear:set[int] = set() # Cells to be emptied at their next output
-        self.shown:dict[str,list[dict]] = {} # Name of a display -> outputs that show it
-    def take(self, cell:int, m:dict):
+        self.of: dict[int, list[dict[str, Any]]] = {}  # Cell -> its outputs in nbformat's words
+        self.clear: set[int] = set()  # Cells to be emptied at their next output
+        self.shown: dict[str, list[dict]] = {}  # Name of a display -> outputs that show it
+
+    def take(self, cell: int, m: dict):
         "One piece"
         outs = self.of.setdefault(cell, [])
-        if 'update' in m:
-            for o in self.shown.get(m['update'], []): o['data'],o['metadata'] = m['data'],m['metadata']
+        if "update" in m:
+            for o in self.shown.get(m["update"], []):
+                o["data"], o["metadata"] = m["data"], m["metadata"]
             return
-        if 'clear' in m:
-            if m['clear']: self.clear.add(cell)
-            else: outs.clear()
+        if "clear" in m:
+            if m["clear"]:
+                self.clear.add(cell)
+            else:
+                outs.clear()
             return
-        if cell in self.clear: outs.clear(); self.clear.discard(cell)
-        if 'stream' in m:
-            if m['text']: self._stream(outs, m['stream'], m['text']) # `!cmd` that says nothing says so
+        if cell in self.clear:
+            outs.clear()
+            self.clear.discard(cell)
+        if "stream" in m:
+            if m["text"]:
+                self._stream(outs, m["stream"], m["text"])  # `!cmd` that says nothing says so
             return
-        out = dict(m['out'])
-        name = (out.pop('transient', None) or {}).get('display_id')
+        out = dict(m["out"])
+        name = (out.pop("transient", None) or {}).get("display_id")
         outs.append(out)
-        if name: self.shown.setdefault(name, []).append(out)
+        if name:
+            self.shown.setdefault(name, []).append(out)
+
     def _stream(self, outs, name, text):
-        if outs and outs[-1]['output_type']=='stream' and outs[-1]['name']==name: outs[-1]['text'] += text
-        else: outs.append({'output_type':'stream', 'name':name, 'text':text})
+        if outs and outs[-1]["output_type"] == "stream" and outs[-1]["name"] == name:
+            outs[-1]["text"] += text
+        else:
+            outs.append({"output_type": "stream", "name": name, "text": text})

@@ -15,111 +15,170 @@ from .notebook_ast import Cell
 # %% ../../nbs/job/cell_reach.ipynb #32605b82
 class Reach:
     "Which names each name leads to, cell by cell"
+
     def __init__(self):
-        self.names,self.bit = list[str](),dict[str,int]()
-        self.to = dict[str,int]() # Name -> what it leads to, and what that leads to
-        self.met = self.blurred = 0 # Names that a name leads to; names of cells that hide theirs
-    def mask(self, names:Iterable[str]) -> int:
+        self.names, self.bit = list[str](), dict[str, int]()
+        self.to = dict[str, int]()  # Name -> what it leads to, and what that leads to
+        self.met = self.blurred = 0  # Names that a name leads to; names of cells that hide theirs
+
+    def mask(self, names: Iterable[str]) -> int:
         "A set of names as bits"
         m = 0
         for n in names:
-            if n not in self.bit: self.bit[n] = 1<<len(self.names); self.names.append(n)
+            if n not in self.bit:
+                self.bit[n] = 1 << len(self.names)
+                self.names.append(n)
             m |= self.bit[n]
         return m
-    def of(self, mask:int) -> set[str]:
+
+    def of(self, mask: int) -> set[str]:
         "The names of a mask"
         out = set()
         while mask:
-            low = mask&-mask
-            out.add(self.names[low.bit_length()-1]); mask ^= low
+            low = mask & -mask
+            out.add(self.names[low.bit_length() - 1])
+            mask ^= low
         return out
-    def add(self,
-        c:Cell, # The next one of the notebook
-    ) -> int|None: # What it can reach, as bits; None is everything: it uses names that nobody can see
-        more = self._all(c.later|c.uses)
-        for n in c.binds|c.changes: self._lead(n, more)
-        if c.star: self.blurred |= self.mask(c.binds|c.changes)
-        mine = self._all(c.uses|c.changes)
-        return None if c.tree is None or c.star or mine&self.blurred else mine
+
+    def add(
+        self,
+        c: Cell,  # The next one of the notebook
+    ) -> int | None:  # What it can reach, as bits; None is everything: it uses names that nobody can see
+        more = self._all(c.later | c.uses)
+        for n in c.binds | c.changes:
+            self._lead(n, more)
+        if c.star:
+            self.blurred |= self.mask(c.binds | c.changes)
+        mine = self._all(c.uses | c.changes)
+        return None if c.tree is None or c.star or mine & self.blurred else mine
+
     def _all(self, names) -> int:
         m = self.mask(names)
-        for n in names: m |= self.to.get(n, 0)
+        for n in names:
+            m |= self.to.get(n, 0)
         return m
-    def _lead(self, n:str, more:int):
+
+    def _lead(self, n: str, more: int):
         "Name `n` leads to more; so does what leads to `n`"
-        new,was,mine = self.to.get(n, 0)|more,self.to.get(n, 0),self.mask([n])
-        self.to[n] = new; self.met |= more
-        if new!=was and self.met&mine: self.to.update({x:m|new for x,m in self.to.items() if m&mine})
+        new, was, mine = self.to.get(n, 0) | more, self.to.get(n, 0), self.mask([n])
+        self.to[n] = new
+        self.met |= more
+        if new != was and self.met & mine:
+            self.to.update({x: m | new for x, m in self.to.items() if m & mine})
 
 # %% ../../nbs/job/cell_reach.ipynb #941c98ad
-_READS_TEXT = {'query', 'eval', 'sql', 'from_formula', 'ols', 'wls', 'gls', 'logit', 'probit', 'glm', 'gee', 'poisson', 'mixedlm',
-    'dmatrix', 'dmatrices', 'model_matrix', 'execute', 'from_query'}
-_GLOBAL = {'LOAD_GLOBAL', 'LOAD_NAME', 'LOAD_FROM_DICT_OR_GLOBALS', 'STORE_GLOBAL', 'DELETE_GLOBAL'}
-HIDES = {'exec', 'eval', 'globals', 'locals'} # Who calls these can read any name
+_READS_TEXT = {
+    "query",
+    "eval",
+    "sql",
+    "from_formula",
+    "ols",
+    "wls",
+    "gls",
+    "logit",
+    "probit",
+    "glm",
+    "gee",
+    "poisson",
+    "mixedlm",
+    "dmatrix",
+    "dmatrices",
+    "model_matrix",
+    "execute",
+    "from_query",
+}
+_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
+HIDES = {"exec", "eval", "globals", "locals"}  # Who calls these can read any name
+
 
 @functools.lru_cache(10_000)
 def called(
-    code:types.CodeType, # Of a function
-) -> frozenset[str]: # Global names that it reads or binds, those of the functions inside included
+    code: types.CodeType,  # Of a function
+) -> frozenset[str]:  # Global names that it reads or binds, those of the functions inside included
     "What a function of the notebook does with global names"
     found = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBAL}
-    if _READS_TEXT&set(code.co_names): found |= words(t for t in code.co_consts if isinstance(t, str))
+    if _READS_TEXT & set(code.co_names):
+        found |= words(t for t in code.co_consts if isinstance(t, str))
     for inner in code.co_consts:
-        if isinstance(inner, types.CodeType): found |= called(inner)
+        if isinstance(inner, types.CodeType):
+            found |= called(inner)
     return frozenset(found)
 
-def words(texts:Iterable[str]) -> set[str]:
+
+def words(texts: Iterable[str]) -> set[str]:
     "What may be names in some texts"
-    return {w for t in texts for w in re.findall(r'[^\W\d]\w*', t)}
+    return {w for t in texts for w in re.findall(r"[^\W\d]\w*", t)}
 
 # %% ../../nbs/job/cell_reach.ipynb #e90f79fe
-def quoted(cell:Cell) -> set[str]:
+def quoted(cell: Cell) -> set[str]:
     "Names that a cell may read through a text that it hands to a library"
-    if not any(s in cell.text for s in _READS_TEXT): return set()
+    if not any(s in cell.text for s in _READS_TEXT):
+        return set()
     import ast
+
     texts = []
     for n in ast.walk(cell.tree) if cell.tree else ():
-        if isinstance(n, ast.Call) and (getattr(n.func, 'attr', None) or getattr(n.func, 'id', None)) in _READS_TEXT:
+        if isinstance(n, ast.Call) and (getattr(n.func, "attr", None) or getattr(n.func, "id", None)) in _READS_TEXT:
             texts += [x.value for x in ast.walk(n) if isinstance(x, ast.Constant) and isinstance(x.value, str)]
     return words(texts)
 
 # %% ../../nbs/job/cell_reach.ipynb #02c6290c
 class Sharing:
     "Which names lead to the same objects"
+
     def __init__(self):
-        self.ids = dict[str,set[int]]() # Name -> objects
-        self.groups = dict[str,set[str]]() # Name -> names that it may share objects with, itself included
-        self.owner = dict[int,set[str]]() # Object -> the group whose names lead to it
-    def __contains__(self, i:int) -> bool: return i in self.owner
-    def put(self,
-        name:str,
-        ids:set[int], # Objects that it leads to now
+        self.ids = dict[str, set[int]]()  # Name -> objects
+        self.groups = dict[str, set[str]]()  # Name -> names that it may share objects with, itself included
+        self.owner = dict[int, set[str]]()  # Object -> the group whose names lead to it
+
+    def __contains__(self, i: int) -> bool:
+        return i in self.owner
+
+    def put(
+        self,
+        name: str,
+        ids: set[int],  # Objects that it leads to now
     ):
-        if self.ids.get(name)==ids: return
+        if self.ids.get(name) == ids:
+            return
         self.drop(name)
         self.ids[name] = ids
-        if not ids: return
-        near = {id(g):g for g in map(self.owner.__getitem__, self.owner.keys()&ids)}.values()
+        if not ids:
+            return
+        near = {id(g): g for g in map(self.owner.__getitem__, self.owner.keys() & ids)}.values()
         group = max(near, key=len, default=set[str]())
         for g in near:
-            if g is not group: self._move(g, group)
+            if g is not group:
+                self._move(g, group)
         group.add(name)
         self.groups[name] = group
         self.owner.update(dict.fromkeys(ids, group))
-    def _move(self, names:set[str], group:set[str]):
-        for n in names: self.groups[n] = group; self.owner.update(dict.fromkeys(self.ids[n], group))
+
+    def _move(self, names: set[str], group: set[str]):
+        for n in names:
+            self.groups[n] = group
+            self.owner.update(dict.fromkeys(self.ids[n], group))
         group |= names
-    def drop(self, name:str):
+
+    def drop(self, name: str):
         "A name is gone, or leads elsewhere"
-        ids,group = self.ids.pop(name, set()),self.groups.pop(name, set())
+        ids, group = self.ids.pop(name, set()), self.groups.pop(name, set())
         group.discard(name)
-        for i in ids.difference(*(self.ids[n] for n in group)): del self.owner[i]
-    def of(self, ids:set[int]) -> set[str]:
+        for i in ids.difference(*(self.ids[n] for n in group)):
+            del self.owner[i]
+
+    def of(self, ids: set[int]) -> set[str]:
         "Names that lead to any of some objects"
-        near = {id(g):g for g in map(self.owner.__getitem__, self.owner.keys()&ids)}.values()
+        near = {id(g): g for g in map(self.owner.__getitem__, self.owner.keys() & ids)}.values()
         return {n for g in near for n in g if not self.ids[n].isdisjoint(ids)}
-    def beside(self, names:Iterable[str]) -> set[str]:
+
+    def beside(self, names: Iterable[str]) -> set[str]:
         "Names that share an object with any of some names"
-        mine = [n for n in names if len(self.groups.get(n, ()))>1]
+        mine = [n for n in names if len(self.groups.get(n, ())) > 1]
         near = set().union(*(self.ids[n] for n in mine))
-        return {n for g in {id(g):g for g in map(self.groups.__getitem__, mine)}.values() for n in g if not self.ids[n].isdisjoint(near)}
+        return {
+            n
+            for g in {id(g): g for g in map(self.groups.__getitem__, mine)}.values()
+            for n in g
+            if not self.ids[n].isdisjoint(near)
+        }

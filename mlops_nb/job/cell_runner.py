@@ -19,249 +19,437 @@ from .notebook_ast import understand
 # %% ../../nbs/job/cell_runner.ipynb #6a36cb80
 class Line:
     "Tells the supervisor"
-    def __init__(self, fd:int, mask:secret_refs.Mask):
-        self.socket,self.mask,self.waiting,self.pid = socket.socket(fileno=fd),mask,b'',os.getpid()
-        self.heard:Callable|None = None
-    def __call__(self, m:dict, soon:bool=False):
+
+    def __init__(self, fd: int, mask: secret_refs.Mask):
+        self.socket, self.mask, self.waiting, self.pid = socket.socket(fileno=fd), mask, b"", os.getpid()
+        self.heard: Callable | None = None
+
+    def __call__(self, m: dict, soon: bool = False):
         "Tell now, or (`soon`) together with what is told next: every message wakes the supervisor"
-        if os.getpid()!=self.pid: return # A child that a cell forked is no run
-        try: data = encode(m)
-        except UnicodeEncodeError: m = whole(m); data = encode(m)
-        if self.heard is not None: self.heard(m)
-        data = self.waiting+data+b'\n'
-        self.waiting = data if soon else b''
-        if not soon: self.socket.sendall(self.mask.data(data))
+        if os.getpid() != self.pid:
+            return  # A child that a cell forked is no run
+        try:
+            data = encode(m)
+        except UnicodeEncodeError:
+            m = whole(m)
+            data = encode(m)
+        if self.heard is not None:
+            self.heard(m)
+        data = self.waiting + data + b"\n"
+        self.waiting = data if soon else b""
+        if not soon:
+            self.socket.sendall(self.mask.data(data))
+
 
 def encode(m) -> bytes:
     "JSON; what JSON has no word for becomes text; half a character raises `UnicodeEncodeError`"
     import orjson
-    try: return orjson.dumps(m, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+    try:
+        return orjson.dumps(m, default=str, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError):
         import json
+
         return json.dumps(m, default=str, ensure_ascii=False).encode()
+
 
 def whole(x):
     "A nest of lists and dicts without halves of characters, which file names in another encoding bring: no JSON holds them"
-    if isinstance(x, str): return x.encode(errors='replace').decode()
-    if isinstance(x, dict): return {whole(k):whole(v) for k,v in x.items()}
+    if isinstance(x, str):
+        return x.encode(errors="replace").decode()
+    if isinstance(x, dict):
+        return {whole(k): whole(v) for k, v in x.items()}
     return [whole(v) for v in x] if isinstance(x, (list, tuple)) else x
 
 # %% ../../nbs/job/cell_runner.ipynb #4ad53192
 def _way(flags) -> str:
     "What a file is opened for: r(ead), w(rite), a(dd); a part written anew is read and written"
-    if not isinstance(flags, int) or not flags&(os.O_WRONLY|os.O_RDWR): return 'r'
-    if flags&os.O_APPEND: return 'ra' if flags&os.O_RDWR else 'a'
-    return 'w' if flags&(os.O_TRUNC|os.O_EXCL) else 'rw'
+    if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR):
+        return "r"
+    if flags & os.O_APPEND:
+        return "ra" if flags & os.O_RDWR else "a"
+    return "w" if flags & (os.O_TRUNC | os.O_EXCL) else "rw"
 
-_TOUCHES:dict[str,Callable] = { # Audit event -> its arguments -> (path, way)
-    'open':lambda path,mode,flags: [(path, _way(flags))],
-    'os.rename':lambda old,new,*at: [(old, 'rw'), (new, 'w')] if set(at)<={-1} else [],
-    'os.remove':lambda path,at=-1: [(path, 'w')] if at==-1 else [],
-    'os.truncate':lambda path,length: [(path, 'rw')],
-    'os.link':lambda old,new,*at: [(old, 'r'), (new, 'w')] if set(at)<={-1} else [],
-    'os.symlink':lambda old,new,at=-1: [(new, 'w')] if at==-1 else [],
-    'os.listdir':lambda path: [(path or '.', 'd')], 'os.scandir':lambda path: [(path or '.', 'd')]}
-_IMPORTS = re.compile(r'importlib|pkgutil|pkg_resources') # They list folders, and no cell sees what they saw
+
+_TOUCHES: dict[str, Callable] = {  # Audit event -> its arguments -> (path, way)
+    "open": lambda path, mode, flags: [(path, _way(flags))],
+    "os.rename": lambda old, new, *at: [(old, "rw"), (new, "w")] if set(at) <= {-1} else [],
+    "os.remove": lambda path, at=-1: [(path, "w")] if at == -1 else [],
+    "os.truncate": lambda path, length: [(path, "rw")],
+    "os.link": lambda old, new, *at: [(old, "r"), (new, "w")] if set(at) <= {-1} else [],
+    "os.symlink": lambda old, new, at=-1: [(new, "w")] if at == -1 else [],
+    "os.listdir": lambda path: [(path or ".", "d")],
+    "os.scandir": lambda path: [(path or ".", "d")],
+}
+_IMPORTS = re.compile(r"importlib|pkgutil|pkg_resources")  # They list folders, and no cell sees what they saw
+
 
 class Opened:
     "Files that the running cell opens"
-    def __init__(self, ignore): self.ignore,self.on = tuple(ignore),False; self.clear()
+
+    def __init__(self, ignore):
+        self.ignore, self.on = tuple(ignore), False
+        self.clear()
+
     def clear(self):
-        self.read,self.wrote,self.made = dict[str,tuple](),set[str](),set[str]()
-        self.touched:dict[str,dict[str,float]] = {'r':{}, 'w':{}, 'a':{}} # Way -> path -> when first
-    def install(self): sys.addaudithook(self.hook)
+        self.read, self.wrote, self.made = dict[str, tuple](), set[str](), set[str]()
+        self.touched: dict[str, dict[str, float]] = {"r": {}, "w": {}, "a": {}}  # Way -> path -> when first
+
+    def install(self):
+        sys.addaudithook(self.hook)
+
     def hook(self, event, args):
-        if not self.on or event not in _TOUCHES: return
-        for path,way in _TOUCHES[event](*args):
-            if not isinstance(path, (str, bytes, os.PathLike)): continue
-            path = os.path.abspath(os.fsdecode(path))+(os.sep if way=='d' else '')
-            if path.startswith(self.ignore) or '/__pycache__/' in path or way!='d' and os.path.exists(path) and not os.path.isfile(path): continue # Pipes keep nothing
-            if way=='d':
-                if not _IMPORTS.search(sys._getframe(1).f_code.co_filename): self._touch(path, 'r')
-            elif way=='r' and event=='open': self.read.setdefault(path, namespace.file_stamp(path)); self._touch(path, 'r')
-            else: self._change(event, path, way)
+        if not self.on or event not in _TOUCHES:
+            return
+        for path, way in _TOUCHES[event](*args):
+            if not isinstance(path, (str, bytes, os.PathLike)):
+                continue
+            path = os.path.abspath(os.fsdecode(path)) + (os.sep if way == "d" else "")
+            if (
+                path.startswith(self.ignore)
+                or "/__pycache__/" in path
+                or way != "d"
+                and os.path.exists(path)
+                and not os.path.isfile(path)
+            ):
+                continue  # Pipes keep nothing
+            if way == "d":
+                if not _IMPORTS.search(sys._getframe(1).f_code.co_filename):
+                    self._touch(path, "r")
+            elif way == "r" and event == "open":
+                self.read.setdefault(path, namespace.file_stamp(path))
+                self._touch(path, "r")
+            else:
+                self._change(event, path, way)
+
     def _change(self, event, path, way):
         there = os.path.lexists(path)
-        if event=='os.rename' and way=='rw' and path in self.made: # The cell's own: as if it had never been
-            for t in self.touched.values(): t.pop(path, None)
+        if event == "os.rename" and way == "rw" and path in self.made:  # The cell's own: as if it had never been
+            for t in self.touched.values():
+                t.pop(path, None)
             return
-        if not there: self.made.add(path)
-        if way!='r' and (not there or event in ('os.rename', 'os.remove')): self._touch(os.path.dirname(path).rstrip(os.sep)+os.sep, 'a')
-        if event=='open' or event=='os.rename' and way=='w': self.wrote.add(path)
+        if not there:
+            self.made.add(path)
+        if way != "r" and (not there or event in ("os.rename", "os.remove")):
+            self._touch(os.path.dirname(path).rstrip(os.sep) + os.sep, "a")
+        if event == "open" or event == "os.rename" and way == "w":
+            self.wrote.add(path)
         self._touch(path, way)
+
     def _touch(self, path, way):
         for w in way:
-            if w!='r' or path not in self.touched['w']: self.touched[w].setdefault(path, time.time())
+            if w != "r" or path not in self.touched["w"]:
+                self.touched[w].setdefault(path, time.time())
+
     def begin(self, also=()):
         self.clear()
-        self.read = {p:namespace.file_stamp(p) for p in also}
-        for p in also: self._touch(p, 'r')
+        self.read = {p: namespace.file_stamp(p) for p in also}
+        for p in also:
+            self._touch(p, "r")
         self.on = True
-    def end(self) -> tuple[dict[str,tuple],list[str],dict]: # Read -> stamp, written, way -> path -> (first, last)
-        self.on = False
-        wrote,now = sorted(p for p in self.wrote if os.path.isfile(p)),time.time()
-        return {p:self.read[p] for p in sorted(self.read) if p not in wrote},wrote,{w:{p:(t, now) for p,t in ps.items()} for w,ps in self.touched.items() if ps}
 
-def _ignored(folder:str) -> list[str]:
+    def end(self) -> tuple[dict[str, tuple], list[str], dict]:  # Read -> stamp, written, way -> path -> (first, last)
+        self.on = False
+        wrote, now = sorted(p for p in self.wrote if os.path.isfile(p)), time.time()
+        return (
+            {p: self.read[p] for p in sorted(self.read) if p not in wrote},
+            wrote,
+            {w: {p: (t, now) for p, t in ps.items()} for w, ps in self.touched.items() if ps},
+        )
+
+
+def _ignored(folder: str) -> list[str]:
     "Places whose files are nobody's input"
-    home = os.path.expanduser('~')
-    return [*(p+os.sep for p in {sys.prefix, sys.base_prefix, str(Path(folder).parent.parent), f'{home}/.cache',
-        f'{home}/.config', f'{home}/.ipython', f'{home}/.local'}), '/proc/', '/sys/', '/dev/', '/etc/', '/usr/']
+    home = os.path.expanduser("~")
+    return [
+        *(
+            p + os.sep
+            for p in {
+                sys.prefix,
+                sys.base_prefix,
+                str(Path(folder).parent.parent),
+                f"{home}/.cache",
+                f"{home}/.config",
+                f"{home}/.ipython",
+                f"{home}/.local",
+            }
+        ),
+        "/proc/",
+        "/sys/",
+        "/dev/",
+        "/etc/",
+        "/usr/",
+    ]
 
 # %% ../../nbs/job/cell_runner.ipynb #89ae440c
 class Run:
     "One run of cells in this process"
-    def __init__(self, plan:dict, tell:Line, shell):
-        self.plan,self.tell,self.shell,self.stop,self.running = plan,tell,shell,False,False
-        self.cells = [c for c in plan['cells'] if c['source'].strip() and 'skip-execution' not in c['tags']]
-        self.opened = Opened(_ignored(plan['folder']))
-        self.cache = self._cache() if plan['cache'] else None
+
+    def __init__(self, plan: dict, tell: Line, shell):
+        self.plan, self.tell, self.shell, self.stop, self.running = plan, tell, shell, False, False
+        self.cells = [c for c in plan["cells"] if c["source"].strip() and "skip-execution" not in c["tags"]]
+        self.opened = Opened(_ignored(plan["folder"]))
+        self.cache = self._cache() if plan["cache"] else None
         signal.signal(signal.SIGTERM, self._interrupt)
         signal.signal(signal.SIGUSR1, self._after)
         os.register_at_fork(after_in_child=_forked)
-    def _interrupt(self, *_): self.stop = True; raise KeyboardInterrupt
+
+    def _interrupt(self, *_):
+        self.stop = True
+        raise KeyboardInterrupt
+
     def _after(self, *_):
         self.stop = True
-        if self.running and not (self.cache and self.cache.pending): raise KeyboardInterrupt
+        if self.running and not (self.cache and self.cache.pending):
+            raise KeyboardInterrupt
+
     def _cache(self):
         p = self.plan
-        hidden = {n for n in self.shell.user_ns if n in self.shell.user_ns_hidden or n.startswith('_')
-            or n in ('In', 'Out', 'exit', 'quit', 'open', 'get_ipython')}
-        shelf = namespace.Shelf(self.shell.user_ns, hidden, Path(p['blocks']), [f for f,_ in self.tell.mask.raw])
+        hidden = {
+            n
+            for n in self.shell.user_ns
+            if n in self.shell.user_ns_hidden
+            or n.startswith("_")
+            or n in ("In", "Out", "exit", "quit", "open", "get_ipython")
+        }
+        shelf = namespace.Shelf(self.shell.user_ns, hidden, Path(p["blocks"]), [f for f, _ in self.tell.mask.raw])
         self.opened.install()
-        old,given = ([x for f in fs for x in cell_cache.read(Path(f))]
-            for fs in (filter(None, [p['resume'], *p.get('more', ())]), p.get('given', ())))
-        return cell_cache.Cache([understood(c['at'], c['source'], tuple(c['tags'])) for c in self.cells], shelf,
-            Path(p.get('log') or Path(p['folder'])/'cells.log'), old, p['salt'], given)
+        old, given = (
+            [x for f in fs for x in cell_cache.read(Path(f))]
+            for fs in (filter(None, [p["resume"], *p.get("more", ())]), p.get("given", ()))
+        )
+        return cell_cache.Cache(
+            [understood(c["at"], c["source"], tuple(c["tags"])) for c in self.cells],
+            shelf,
+            Path(p.get("log") or Path(p["folder"]) / "cells.log"),
+            old,
+            p["salt"],
+            given,
+        )
+
     async def all(self) -> dict:
         "Every cell; returns how it ended"
-        k,told = 0,set()
-        while k<len(self.cells):
-            if self.stop: return self._stopped(None)
+        k, told = 0, set()
+        while k < len(self.cells):
+            if self.stop:
+                return self._stopped(None)
             if self.cache and (hit := self.cache.take(k)):
-                for j,outs in enumerate(hit.outputs if not self.cells[k].get('given') else ()):
-                    self.tell({'cached':self.cells[k+j]['at'], 'outputs':outs, 'count':hit.counts[j], 'usage':hit.usage[j]})
-                k += len(hit.codes); self.shell.execution_count = hit.counts[-1]+1
+                for j, outs in enumerate(hit.outputs if not self.cells[k].get("given") else ()):
+                    self.tell(
+                        {
+                            "cached": self.cells[k + j]["at"],
+                            "outputs": outs,
+                            "count": hit.counts[j],
+                            "usage": hit.usage[j],
+                        }
+                    )
+                k += len(hit.codes)
+                self.shell.execution_count = hit.counts[-1] + 1
                 continue
             if self.cache and (gone := self.cache.before(k)):
-                return {'done':'restart', 'error':f'`{gone}` could not be saved and is needed'}
+                return {"done": "restart", "error": f"`{gone}` could not be saved and is needed"}
             end = await self.one(k, told)
-            if end is not None: return end
+            if end is not None:
+                return end
             k += 1
-        return {'done':'completed'}
-    async def one(self, k, told) -> dict|None:
+        return {"done": "completed"}
+
+    async def one(self, k, told) -> dict | None:
         "One cell; returns how the run ended, if it did"
         from mlops_nb.job import shell_plugin
-        c,said = self.cells[k],Outputs()
-        count = self.shell.execution_count = c.get('count', self.shell.execution_count)
-        self.tell({'begin':c['at'], 'count':count})
-        self.tell.heard = lambda m: said.take(0, m) if 'out' in m or 'stream' in m or 'clear' in m or 'update' in m else None
+
+        c, said = self.cells[k], Outputs()
+        count = self.shell.execution_count = c.get("count", self.shell.execution_count)
+        self.tell({"begin": c["at"], "count": count})
+        self.tell.heard = lambda m: (
+            said.take(0, m) if "out" in m or "stream" in m or "clear" in m or "update" in m else None
+        )
         meter = cost.metering.Meter()
-        self.opened.begin([os.path.abspath(p) for p in self.plan['inputs'] if p in c['source']])
+        self.opened.begin([os.path.abspath(p) for p in self.plan["inputs"] if p in c["source"]])
         self.running = True
-        try: done = await shell_plugin.run(self.shell, c['source'], c['id'])
-        except KeyboardInterrupt: return self._stopped(c['at'])
+        try:
+            done = await shell_plugin.run(self.shell, c["source"], c["id"])
+        except KeyboardInterrupt:
+            return self._stopped(c["at"])
         finally:
-            if os.getpid()!=self.tell.pid: _end_of_child()
-            self.running = False; files = self.opened.end()
+            if os.getpid() != self.tell.pid:
+                _end_of_child()
+            self.running = False
+            files = self.opened.end()
             self.tell.heard = None
-        used,error = meter.read(),done.error_before_exec or done.error_in_exec
-        usage = {'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb, 'kwh':used.kwh, 'energy':used.energy}
-        failed = error is not None and 'raises-exception' not in c['tags'] and not (isinstance(error, SystemExit) and str(error) in ('', '0', 'None'))
-        self.tell({'cell':c['at'], **usage, 'status':'failed' if failed else 'completed'}, soon=not self.plan['limits'].get('cell_s')) # What is saved next is not the cell's time
-        if failed and self.stop: return self._stopped(c['at'])
-        if isinstance(error, SystemExit) and str(error) in ('', '0', 'None'): return {'done':'completed'} # As in papermill: the notebook ended itself, and all is well
-        if failed and self.cache: self.cache.gave_up(files)
-        if failed: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':_one_line(error)}
-        if self.shell.ended: return {'done':'failed', 'kind':'cell', 'cell':c['at'], 'error':'the cell ended the run (exit)'}
-        if self.cache: self._save(k, said.of.get(0, []), count, usage, files, told)
+        used, error = meter.read(), done.error_before_exec or done.error_in_exec
+        usage = {
+            "seconds": used.seconds,
+            "cpu_s": used.cpu_s,
+            "peak_mb": used.peak_mb,
+            "kwh": used.kwh,
+            "energy": used.energy,
+        }
+        failed = (
+            error is not None
+            and "raises-exception" not in c["tags"]
+            and not (isinstance(error, SystemExit) and str(error) in ("", "0", "None"))
+        )
+        self.tell(
+            {"cell": c["at"], **usage, "status": "failed" if failed else "completed"},
+            soon=not self.plan["limits"].get("cell_s"),
+        )  # What is saved next is not the cell's time
+        if failed and self.stop:
+            return self._stopped(c["at"])
+        if isinstance(error, SystemExit) and str(error) in ("", "0", "None"):
+            return {"done": "completed"}  # As in papermill: the notebook ended itself, and all is well
+        if failed and self.cache:
+            self.cache.gave_up(files)
+        if failed:
+            return {"done": "failed", "kind": "cell", "cell": c["at"], "error": _one_line(error)}
+        if self.shell.ended:
+            return {"done": "failed", "kind": "cell", "cell": c["at"], "error": "the cell ended the run (exit)"}
+        if self.cache:
+            self._save(k, said.of.get(0, []), count, usage, files, told)
         return None
+
     def _save(self, k, outputs, count, usage, files, told):
-        try: lost = self.cache.after(k, self.tell.mask.values(outputs), count, usage, files, insist=self.stop or self.cells[k].get('insist', False))
+        try:
+            lost = self.cache.after(
+                k,
+                self.tell.mask.values(outputs),
+                count,
+                usage,
+                files,
+                insist=self.stop or self.cells[k].get("insist", False),
+            )
         except OSError as e:
-            if 'given' in self.plan: raise # Other processes wait for what is saved
-            self.cache = None # The cells go on: a full disk costs the resume, not the run
-            self.tell({'lost':'', 'cell':self.cells[k]['at'], 'why':f'from here on nothing is saved for a resume: {e.strerror or e}'}); return
-        if lost is None: self.tell({'put_off':self.cells[k]['at']}); return
-        self.tell({'saved':self.cells[k]['at']}, soon=True)
-        for n,why in lost.items():
-            if (n, why) not in told: told.add((n, why)); self.tell({'lost':n, 'cell':self.cells[k]['at'], 'why':why})
-        if k in self.cache.again and ('again', k) not in told:
-            told.add(('again', k))
-            self.tell({'lost':'', 'cell':self.cells[k]['at'], 'why':f'{self.cache.again[k]}: a resume runs this cell again'})
-    def _stopped(self, cell) -> dict: return {'done':'aborted', 'cell':cell, 'error':'stopped'}
+            if "given" in self.plan:
+                raise  # Other processes wait for what is saved
+            self.cache = None  # The cells go on: a full disk costs the resume, not the run
+            self.tell(
+                {
+                    "lost": "",
+                    "cell": self.cells[k]["at"],
+                    "why": f"from here on nothing is saved for a resume: {e.strerror or e}",
+                }
+            )
+            return
+        if lost is None:
+            self.tell({"put_off": self.cells[k]["at"]})
+            return
+        self.tell({"saved": self.cells[k]["at"]}, soon=True)
+        for n, why in lost.items():
+            if (n, why) not in told:
+                told.add((n, why))
+                self.tell({"lost": n, "cell": self.cells[k]["at"], "why": why})
+        if k in self.cache.again and ("again", k) not in told:
+            told.add(("again", k))
+            self.tell(
+                {
+                    "lost": "",
+                    "cell": self.cells[k]["at"],
+                    "why": f"{self.cache.again[k]}: a resume runs this cell again",
+                }
+            )
+
+    def _stopped(self, cell) -> dict:
+        return {"done": "aborted", "cell": cell, "error": "stopped"}
+
 
 def _forked():
     "A child that a cell forks takes signals as any other process does: what stops the run is no business of a pool's workers"
-    for n in (signal.SIGTERM, signal.SIGUSR1): signal.signal(n, signal.SIG_DFL)
+    for n in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(n, signal.SIG_DFL)
+
 
 def _end_of_child():
     "A child that a cell forked has come to the end of the cell: the rest of the notebook runs once"
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)
 
-def _one_line(e:BaseException) -> str: return f'{type(e).__name__}: {" ".join(str(e).split())[:400]}'.rstrip(': ')
+
+def _one_line(e: BaseException) -> str:
+    return f"{type(e).__name__}: {' '.join(str(e).split())[:400]}".rstrip(": ")
 
 # %% ../../nbs/job/cell_runner.ipynb #68633720
 _shell = None
 
+
 @functools.lru_cache(10_000)
-def understood(at:int, source:str, tags:tuple[str,...]):
+def understood(at: int, source: str, tags: tuple[str, ...]):
     "A cell, taken apart once in the life of a server: forks inherit it"
     return understand(at, source, tags)
 
-def look_over(plan:dict):
+
+def look_over(plan: dict):
     "What the server does before it forks"
-    for c in plan['cells']:
-        if plan['cache']: understood(c['at'], c['source'], tuple(c['tags']))
+    for c in plan["cells"]:
+        if plan["cache"]:
+            understood(c["at"], c["source"], tuple(c["tags"]))
         if _shell is not None:
-            try: _shell.input_transformer_manager.transform_cell(c['source'])
-            except SyntaxError: continue # The run will say so
+            try:
+                _shell.input_transformer_manager.transform_cell(c["source"])
+            except SyntaxError:
+                continue  # The run will say so
+
 
 def warm_up():
     "Make the shell of this process and use it once; returns it"
     global _shell
     from mlops_nb.job import shell_plugin
+
     _shell = shell_plugin.make()
-    _shell.run_cell('None', store_history=False, silent=True)
+    _shell.run_cell("None", store_history=False, silent=True)
     cost.metering.Meter().read()
-    namespace.dump({'x':[warm_up]}, ['x'])
+    namespace.dump({"x": [warm_up]}, ["x"])
     return _shell
 
+
 def run(
-    plan:dict, # cells, folder, cache, resume, blocks, salt, inputs, secrets
-    line_fd:int, # Socket to the supervisor
-    out_fd:int, # Where what the cells start writes
-    err_fd:int,
-) -> int: # Exit code
+    plan: dict,  # cells, folder, cache, resume, blocks, salt, inputs, secrets
+    line_fd: int,  # Socket to the supervisor
+    out_fd: int,  # Where what the cells start writes
+    err_fd: int,
+) -> int:  # Exit code
     "The life of a fork that runs cells"
     import asyncio
     from mlops_nb.job import shell_plugin
-    if _shell is None: warm_up()
+
+    if _shell is None:
+        warm_up()
     null = os.open(os.devnull, os.O_RDONLY)
-    for fd,to in ((null, 0), (out_fd, 1), (err_fd, 2)): os.dup2(fd, to); os.close(fd)
-    secret_refs.give(plan['secrets'])
-    tell = Line(line_fd, secret_refs.Mask(plan['secrets'].values()))
+    for fd, to in ((null, 0), (out_fd, 1), (err_fd, 2)):
+        os.dup2(fd, to)
+        os.close(fd)
+    secret_refs.give(plan["secrets"])
+    tell = Line(line_fd, secret_refs.Mask(plan["secrets"].values()))
     shell_plugin.listen(_shell, tell)
-    _limit(plan['limits'])
+    _limit(plan["limits"])
     r = Run(plan, tell, _shell)
-    try: end = asyncio.run(r.all())
-    except KeyboardInterrupt: end = r._stopped(None)
+    try:
+        end = asyncio.run(r.all())
+    except KeyboardInterrupt:
+        end = r._stopped(None)
     _end_of_process()
-    tell({**end, 'effects':r.cache.effects()} if r.cache and 'given' in plan else end)
+    tell({**end, "effects": r.cache.effects()} if r.cache and "given" in plan else end)
     return 0
 
-def _limit(limits:dict):
+
+def _limit(limits: dict):
     "What the system itself can refuse: the supervisor's polls would see it later"
     import resource
-    if limits.get('disk_mb'):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limits['disk_mb']*1e6),)*2); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    if limits.get('cpu_s'): resource.setrlimit(resource.RLIMIT_CPU, (int(limits['cpu_s'])+60,)*2)
+
+    if limits.get("disk_mb"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limits["disk_mb"] * 1e6),) * 2)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if limits.get("cpu_s"):
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limits["cpu_s"]) + 60,) * 2)
+
 
 def _end_of_process():
     "What a kernel does when it ends: exit functions run, streams are flushed"
     import atexit, threading
+
     for t in threading.enumerate():
-        if t is not threading.current_thread() and not t.daemon: t.join(5)
+        if t is not threading.current_thread() and not t.daemon:
+            t.join(5)
     atexit._run_exitfuncs()
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()

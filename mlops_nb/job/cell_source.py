@@ -14,152 +14,252 @@ import msgspec
 # %% ../../nbs/job/cell_source.ipynb #a7d6f19f
 class Magic(msgspec.Struct, kw_only=True):
     "A line that is not Python"
-    line:int # Number in the cell, from 1
-    kind:str # line, cell, shell, help or install
-    name:str # `time`, `mlops`; the first word of a shell line
-    rest:str # What follows
-    target:str = '' # What it is assigned to
-    text:str = '' # As it was written
+
+    line: int  # Number in the cell, from 1
+    kind: str  # line, cell, shell, help or install
+    name: str  # `time`, `mlops`; the first word of a shell line
+    rest: str  # What follows
+    target: str = ""  # What it is assigned to
+    text: str = ""  # As it was written
+
 
 class Source(msgspec.Struct, kw_only=True):
     "A cell's text, taken apart"
-    python:str # Python with as many lines as the cell
-    magics:list[Magic]
-    soft:set[str] # Names that magic lines may use
-    opaque:str = '' # The cell magic whose body is no Python: `bash`, `sql` ...
+
+    python: str  # Python with as many lines as the cell
+    magics: list[Magic]
+    soft: set[str]  # Names that magic lines may use
+    opaque: str = ""  # The cell magic whose body is no Python: `bash`, `sql` ...
 
 # %% ../../nbs/job/cell_source.ipynb #bd2d0af6
 _TOKEN = re.compile(r'#.*|\\.|"""|\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|[(\[{]|[)\]}]')
 
-def _after(line:str, depth:int, quote:str) -> tuple[int,str]:
+
+def _after(line: str, depth: int, quote: str) -> tuple[int, str]:
     "Open brackets and open triple quote after `line`"
     at = 0
     while True:
         if quote:
-            end = re.compile(r'(?:\\.|[^\\])*?'+quote, re.S).match(line, at)
-            if not end: return depth,quote
-            at,quote = end.end(),''
+            end = re.compile(r"(?:\\.|[^\\])*?" + quote, re.S).match(line, at)
+            if not end:
+                return depth, quote
+            at, quote = end.end(), ""
         m = _TOKEN.search(line, at)
-        if not m: return depth,quote
-        t,at = m[0],m.end()
-        if t in ('"""', "'''"): quote = t
-        elif t in '([{': depth += 1
-        elif t in ')]}': depth = max(0, depth-1)
+        if not m:
+            return depth, quote
+        t, at = m[0], m.end()
+        if t in ('"""', "'''"):
+            quote = t
+        elif t in "([{":
+            depth += 1
+        elif t in ")]}":
+            depth = max(0, depth - 1)
 
 # %% ../../nbs/job/cell_source.ipynb #7bb2c49d
-_PAGE = re.compile(r'\s*%md(-sandbox)?\b') # A cell of text, as Databricks writes it
-_PYTHON_CELL = {'time', 'timeit', 'capture', 'prun', 'memit'} # Cell magics around ordinary Python
-_OPAQUE_CELL = {'bash', 'sh', 'script', 'cmd', 'html', 'HTML', 'javascript', 'js', 'latex', 'markdown', 'svg', 'SVG',
-    'writefile', 'file', 'sql', 'R', 'perl', 'ruby', 'python2', 'bigquery', 'cython'}
-_HOLDS_CODE = {'time', 'timeit', 'prun', 'memit'}
-_OPTIONS = re.compile(r'^(?:(?:-[slTD] *(?![ -])\S+|--?[\w-]+ *\d*)\s+)*') # Of these; `%prun -s cumulative -T out.txt f(x)`
-_ASSIGNED = re.compile(r'^(\s*)([A-Za-z_][\w.]*(?:\s*,\s*[A-Za-z_]\w*)*)\s*=\s*([%!])(?!=)\s*(.*)$', re.S)
-_LINE = re.compile(r'^(\s*)(%(?!%)|!{1,2})\s*(.*)$', re.S)
-_HELP = re.compile(r'^(\s*)(?:\?{1,2}\s*[%\w.*]+|%{0,2}[\w.*]+\?{1,2})\s*;?\s*$')
-_INSTALL = re.compile(r'^(?:sudo\s+)?(?:(?:\S*/)?python[\d.]*\s+-m\s+)?(?:uv\s+)?(?:pip3?|conda|mamba|apt|apt-get|npm)\s+(?:\S+\s+)*?(?:install|uninstall|add|update|upgrade)\b')
-_AUTOMAGIC = re.compile(r'^(?:pip3?|conda|mamba)\s+(?:install|uninstall)\b')
+_PAGE = re.compile(r"\s*%md(-sandbox)?\b")  # A cell of text, as Databricks writes it
+_PYTHON_CELL = {"time", "timeit", "capture", "prun", "memit"}  # Cell magics around ordinary Python
+_OPAQUE_CELL = {
+    "bash",
+    "sh",
+    "script",
+    "cmd",
+    "html",
+    "HTML",
+    "javascript",
+    "js",
+    "latex",
+    "markdown",
+    "svg",
+    "SVG",
+    "writefile",
+    "file",
+    "sql",
+    "R",
+    "perl",
+    "ruby",
+    "python2",
+    "bigquery",
+    "cython",
+}
+_HOLDS_CODE = {"time", "timeit", "prun", "memit"}
+_OPTIONS = re.compile(
+    r"^(?:(?:-[slTD] *(?![ -])\S+|--?[\w-]+ *\d*)\s+)*"
+)  # Of these; `%prun -s cumulative -T out.txt f(x)`
+_ASSIGNED = re.compile(r"^(\s*)([A-Za-z_][\w.]*(?:\s*,\s*[A-Za-z_]\w*)*)\s*=\s*([%!])(?!=)\s*(.*)$", re.S)
+_LINE = re.compile(r"^(\s*)(%(?!%)|!{1,2})\s*(.*)$", re.S)
+_HELP = re.compile(r"^(\s*)(?:\?{1,2}\s*[%\w.*]+|%{0,2}[\w.*]+\?{1,2})\s*;?\s*$")
+_INSTALL = re.compile(
+    r"^(?:sudo\s+)?(?:(?:\S*/)?python[\d.]*\s+-m\s+)?(?:uv\s+)?(?:pip3?|conda|mamba|apt|apt-get|npm)\s+(?:\S+\s+)*?(?:install|uninstall|add|update|upgrade)\b"
+)
+_AUTOMAGIC = re.compile(r"^(?:pip3?|conda|mamba)\s+(?:install|uninstall)\b")
 
-def _words(text:str) -> set[str]: return {w for w in re.findall(r'[A-Za-z_]\w*', text)}
 
-def _magic(line:int, text:str, sign:str, body:str, target:str='') -> Magic:
-    name,_,rest = body.partition(' ')
-    whole = body if sign!='%' or name in ('pip', 'conda', 'mamba') else ''
-    kind = 'install' if whole and _INSTALL.match(whole.strip()) else 'line' if sign=='%' else 'shell'
-    if kind=='line' and name in ('sx', 'system', 'sc', 'mkdir', 'rmdir', 'rm', 'cp', 'mv', 'cat', 'less', 'more', 'man'): kind = 'shell'
+def _words(text: str) -> set[str]:
+    return {w for w in re.findall(r"[A-Za-z_]\w*", text)}
+
+
+def _magic(line: int, text: str, sign: str, body: str, target: str = "") -> Magic:
+    name, _, rest = body.partition(" ")
+    whole = body if sign != "%" or name in ("pip", "conda", "mamba") else ""
+    kind = "install" if whole and _INSTALL.match(whole.strip()) else "line" if sign == "%" else "shell"
+    if kind == "line" and name in (
+        "sx",
+        "system",
+        "sc",
+        "mkdir",
+        "rmdir",
+        "rm",
+        "cp",
+        "mv",
+        "cat",
+        "less",
+        "more",
+        "man",
+    ):
+        kind = "shell"
     return Magic(line=line, kind=kind, name=name.strip(), rest=rest.strip(), target=target, text=text.strip())
 
-def _read_line(n:int, text:str) -> tuple[Magic,str]|None:
+
+def _read_line(n: int, text: str) -> tuple[Magic, str] | None:
     "The magic on a line that begins a statement, and the Python that stands for it"
-    if m := _ASSIGNED.match(text): return _magic(n, text, m[3], m[4], m[2]),f'{m[1]}{m[2]} = get_ipython()'
+    if m := _ASSIGNED.match(text):
+        return _magic(n, text, m[3], m[4], m[2]), f"{m[1]}{m[2]} = get_ipython()"
     if m := _LINE.match(text):
         g = _magic(n, text, m[2][0], m[3])
-        code = _OPTIONS.sub('', g.rest) if g.kind=='line' and g.name in _HOLDS_CODE else ''
-        return g,m[1]+(code or 'pass')
+        code = _OPTIONS.sub("", g.rest) if g.kind == "line" and g.name in _HOLDS_CODE else ""
+        return g, m[1] + (code or "pass")
     if _HELP.match(text):
-        return Magic(line=n, kind='help', name='?', rest=text.strip(' ?;'), text=text.strip()),_HELP.match(text)[1]+'pass'
+        return Magic(line=n, kind="help", name="?", rest=text.strip(" ?;"), text=text.strip()), _HELP.match(text)[
+            1
+        ] + "pass"
     if _AUTOMAGIC.match(text):
-        return Magic(line=n, kind='install', name=text.split()[0], rest=text.partition(' ')[2], text=text.strip()),'pass'
+        return Magic(
+            line=n, kind="install", name=text.split()[0], rest=text.partition(" ")[2], text=text.strip()
+        ), "pass"
     return None
 
 # %% ../../nbs/job/cell_source.ipynb #c5a1d002
-_PROMPT = re.compile(r'^(?:In \[\d+\]: |\s*\.{3,}: ?)')
-_CLASSIC = re.compile(r'^(?:>>>|\.\.\.)(?: |$)')
+_PROMPT = re.compile(r"^(?:In \[\d+\]: |\s*\.{3,}: ?)")
+_CLASSIC = re.compile(r"^(?:>>>|\.\.\.)(?: |$)")
 
-_BARE = re.compile(r'^(?:cd|mkdir|rmdir|rm|cp|mv|cat|less|more|man|run|load_ext|reload_ext|env|pushd|ls|ll) +[^\s=].*$')
+_BARE = re.compile(r"^(?:cd|mkdir|rmdir|rm|cp|mv|cat|less|more|man|run|load_ext|reload_ext|env|pushd|ls|ll) +[^\s=].*$")
 
-def _is_bare(line:str) -> bool:
+
+def _is_bare(line: str) -> bool:
     "Is the one line of a cell a magic without its `%`, as IPython reads it?"
-    if re.match(r'(?:ls|ll|whos)(?: +-\w+)*$', line): return True
-    if not _BARE.match(line): return False
-    try: compile(line, 'cell', 'exec'); return False
-    except (SyntaxError, ValueError): return True
+    if re.match(r"(?:ls|ll|whos)(?: +-\w+)*$", line):
+        return True
+    if not _BARE.match(line):
+        return False
+    try:
+        compile(line, "cell", "exec")
+        return False
+    except (SyntaxError, ValueError):
+        return True
+
 
 def as_read(
-    text:str, # A cell's source
-) -> str: # With as many lines
+    text: str,  # A cell's source
+) -> str:  # With as many lines
     "A cell without its indent and the prompts of a pasted session, with its cell magic first and the sign of a magic that stands alone"
-    lines = text.split('\n')
-    full = [n for n,l in enumerate(lines) if l.strip()]
-    if not full: return text
-    indent = re.match(r'[ \t]*', lines[full[0]])[0]
-    if indent: lines = [l[len(indent):] if l.startswith(indent) else l for l in lines]
+    lines = text.split("\n")
+    full = [n for n, l in enumerate(lines) if l.strip()]
+    if not full:
+        return text
+    indent = re.match(r"[ \t]*", lines[full[0]])[0]
+    if indent:
+        lines = [l[len(indent) :] if l.startswith(indent) else l for l in lines]
     first = [lines[n] for n in full[:2]]
-    if _CLASSIC.match(first[0]) and first[0].startswith('>>>'): lines = [_CLASSIC.sub('', l) for l in lines]
-    elif first[0].startswith('In [') and _PROMPT.match(first[0]) or len(first)>1 and _PROMPT.match(first[1]):
-        lines = [_PROMPT.sub('', l) for l in lines]
-    head = next((n for n in full if not lines[n].startswith('#')), full[0])
-    if head!=full[0] and lines[head].startswith('%%'): lines.insert(0, lines.pop(head))
-    if len(full)==1 and _is_bare(lines[head].strip()): lines[head] = '%'+lines[head].strip()
-    return '\n'.join(lines)
+    if _CLASSIC.match(first[0]) and first[0].startswith(">>>"):
+        lines = [_CLASSIC.sub("", l) for l in lines]
+    elif first[0].startswith("In [") and _PROMPT.match(first[0]) or len(first) > 1 and _PROMPT.match(first[1]):
+        lines = [_PROMPT.sub("", l) for l in lines]
+    head = next((n for n in full if not lines[n].startswith("#")), full[0])
+    if head != full[0] and lines[head].startswith("%%"):
+        lines.insert(0, lines.pop(head))
+    if len(full) == 1 and _is_bare(lines[head].strip()):
+        lines[head] = "%" + lines[head].strip()
+    return "\n".join(lines)
 
 # %% ../../nbs/job/cell_source.ipynb #9c8a7125
-def _soft(m:Magic) -> set[str]:
+def _soft(m: Magic) -> set[str]:
     "Names that a magic may use"
-    if m.kind=='help': return set()
-    if m.kind in ('shell', 'install'):
-        return {w for x in re.findall(r'\{([^{}]+)\}|\$(\w+)', m.rest+' '+m.name) for y in x for w in _words(y)}
+    if m.kind == "help":
+        return set()
+    if m.kind in ("shell", "install"):
+        return {w for x in re.findall(r"\{([^{}]+)\}|\$(\w+)", m.rest + " " + m.name) for y in x for w in _words(y)}
     return _words(m.rest)
 
-def _cell_magic(first:str, body:str) -> tuple[Magic,str]:
+
+def _cell_magic(first: str, body: str) -> tuple[Magic, str]:
     "The cell magic on the first line, and why the body is no Python"
-    if _PAGE.match(first): return Magic(line=1, kind='cell', name='markdown', rest='', text=first.strip()),'markdown'
-    name,_,rest = first.lstrip()[2:].strip().partition(' ')
-    g = Magic(line=1, kind='cell', name=name, rest=rest.strip(), text=first.strip())
-    if name=='mlops': return g,'' if re.match(r'(run|params|step)\b', g.rest) else 'mlops'
-    if name in _PYTHON_CELL: return g,''
-    if name in _OPAQUE_CELL: return g,name
-    try: compile(take_apart(body).python, 'cell', 'exec', 0x2400)
-    except (SyntaxError, ValueError): return g,name
-    return g,''
+    if _PAGE.match(first):
+        return Magic(line=1, kind="cell", name="markdown", rest="", text=first.strip()), "markdown"
+    name, _, rest = first.lstrip()[2:].strip().partition(" ")
+    g = Magic(line=1, kind="cell", name=name, rest=rest.strip(), text=first.strip())
+    if name == "mlops":
+        return g, "" if re.match(r"(run|params|step)\b", g.rest) else "mlops"
+    if name in _PYTHON_CELL:
+        return g, ""
+    if name in _OPAQUE_CELL:
+        return g, name
+    try:
+        compile(take_apart(body).python, "cell", "exec", 0x2400)
+    except (SyntaxError, ValueError):
+        return g, name
+    return g, ""
+
 
 def take_apart(
-    text:str, # A cell's source
+    text: str,  # A cell's source
 ) -> Source:
     "Python with the same line numbers, and what was not Python"
-    lines,magics,n = as_read(text).split('\n'),[],0
-    while n<len(lines) and not lines[n].strip(): n += 1
-    if n==len(lines): return Source(python=text, magics=[], soft=set())
-    while n<len(lines) and (lines[n].lstrip().startswith('%%') or not magics and _PAGE.match(lines[n])):
-        head,opaque = _cell_magic(lines[n], '\n'.join(lines[n+1:]))
-        head.line = n+1; magics.append(head)
+    lines, magics, n = as_read(text).split("\n"), [], 0
+    while n < len(lines) and not lines[n].strip():
+        n += 1
+    if n == len(lines):
+        return Source(python=text, magics=[], soft=set())
+    while n < len(lines) and (lines[n].lstrip().startswith("%%") or not magics and _PAGE.match(lines[n])):
+        head, opaque = _cell_magic(lines[n], "\n".join(lines[n + 1 :]))
+        head.line = n + 1
+        magics.append(head)
         if opaque:
-            return Source(python='\n'*(len(lines)-1), magics=magics, soft=_words('\n'.join(lines[n+1:])+head.rest), opaque=opaque)
-        bound = re.match(r'\w+', head.rest) if head.name=='capture' else None
-        lines[n] = f'{bound[0]} = get_ipython()' if bound else ''
+            return Source(
+                python="\n" * (len(lines) - 1),
+                magics=magics,
+                soft=_words("\n".join(lines[n + 1 :]) + head.rest),
+                opaque=opaque,
+            )
+        bound = re.match(r"\w+", head.rest) if head.name == "capture" else None
+        lines[n] = f"{bound[0]} = get_ipython()" if bound else ""
         n += 1
     _replace(lines, n, magics)
-    return Source(python='\n'.join(lines), magics=magics, soft=set().union(*map(_soft, magics)) if magics else set())
+    return Source(python="\n".join(lines), magics=magics, soft=set().union(*map(_soft, magics)) if magics else set())
 
-def _replace(lines:list[str], n:int, magics:list[Magic]):
+
+def _replace(lines: list[str], n: int, magics: list[Magic]):
     "Set aside every magic line from line `n` on"
-    depth,quote = 0,''
-    while n<len(lines):
-        first,whole = n,lines[n]
-        while not depth and not quote and whole.endswith('\\') and n+1<len(lines) and re.match(r'\s*(?:[%!]|[\w.]+\s*=\s*[%!])', whole):
-            n += 1; whole = whole[:-1]+' '+lines[n].strip()
-        found = _read_line(first+1, whole) if not depth and not quote and not (first and lines[first-1].endswith('\\')) else None
+    depth, quote = 0, ""
+    while n < len(lines):
+        first, whole = n, lines[n]
+        while (
+            not depth
+            and not quote
+            and whole.endswith("\\")
+            and n + 1 < len(lines)
+            and re.match(r"\s*(?:[%!]|[\w.]+\s*=\s*[%!])", whole)
+        ):
+            n += 1
+            whole = whole[:-1] + " " + lines[n].strip()
+        found = (
+            _read_line(first + 1, whole)
+            if not depth and not quote and not (first and lines[first - 1].endswith("\\"))
+            else None
+        )
         if found:
-            magics.append(found[0]); lines[first] = found[1]
-            for k in range(first+1, n+1): lines[k] = ''
-        depth,quote = _after(lines[first], depth, quote)
+            magics.append(found[0])
+            lines[first] = found[1]
+            for k in range(first + 1, n + 1):
+                lines[k] = ""
+        depth, quote = _after(lines[first], depth, quote)
         n += 1

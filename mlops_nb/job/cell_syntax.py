@@ -15,72 +15,111 @@ from .cell_source import take_apart
 from .survey import veiled
 
 # %% ../../nbs/job/cell_syntax.ipynb #646e7691
-def _broken(code:str) -> str:
+def _broken(code: str) -> str:
     "Why Python does not compile, with its line; empty when it does"
-    how:dict = dict(filename='cell', mode='exec', flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    how: dict = dict(filename="cell", mode="exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        try: compile(code, **how); return ''
-        except RecursionError: return '' # The run will say so
-        except (SyntaxError, ValueError): pass
+        warnings.simplefilter("ignore")
         try:
-            for node in ast.parse(code).body: compile(ast.Module([node], []), **how)
-        except RecursionError: return ''
+            compile(code, **how)
+            return ""
+        except RecursionError:
+            return ""  # The run will say so
+        except (SyntaxError, ValueError):
+            pass
+        try:
+            for node in ast.parse(code).body:
+                compile(ast.Module([node], []), **how)
+        except RecursionError:
+            return ""
         except (SyntaxError, ValueError) as e:
-            at = getattr(e, 'lineno', None) or 1
-            line = [*code.split('\n'), *['']*at][at-1].strip()
-            return f'{getattr(e, "msg", None) or e} (line {at}'+(f': `{veiled(line)[:60]}`)' if line else ')')
-    return ''
+            at = getattr(e, "lineno", None) or 1
+            line = [*code.split("\n"), *[""] * at][at - 1].strip()
+            return f"{getattr(e, 'msg', None) or e} (line {at}" + (f": `{veiled(line)[:60]}`)" if line else ")")
+    return ""
 
 # %% ../../nbs/job/cell_syntax.ipynb #1bcfc2cd
 def _bare_magics() -> set[str]:
     "Words that a cell of one line may begin with, without a `%`"
     from IPython.core import alias, magics
-    tables = [t for n in dir(magics) if isinstance(t := getattr(getattr(magics, n), 'magics', None), dict)]
-    return {'mlops', *(n for t in tables for n in t.get('line', ())), *(n for n,_ in alias.default_aliases())}
+
+    tables = [t for n in dir(magics) if isinstance(t := getattr(getattr(magics, n), "magics", None), dict)]
+    return {"mlops", *(n for t in tables for n in t.get("line", ())), *(n for n, _ in alias.default_aliases())}
+
 
 def fault(
-    text:str, # A code cell
-) -> str: # Empty when there is none
+    text: str,  # A code cell
+) -> str:  # Empty when there is none
     "Why a cell would not compile"
-    if not text.strip() or not _broken(text): return ''
+    if not text.strip() or not _broken(text):
+        return ""
     source = take_apart(text)
-    if source.opaque or not (why := _broken(source.python)): return ''
+    if source.opaque or not (why := _broken(source.python)):
+        return ""
     from IPython.core.inputtransformer2 import TransformerManager
-    heads = max((m.line for m in source.magics if m.kind=='cell'), default=0)
-    body = '\n'.join(text.split('\n')[heads:])
-    try: code = TransformerManager().transform_cell(body)
-    except SyntaxError: return why
-    if not _broken(code): return ''
-    word = re.match(r'\w+(?=\s|$)', code)
-    return '' if len(code.splitlines())==1 and word and word[0] in _bare_magics() else why
+
+    heads = max((m.line for m in source.magics if m.kind == "cell"), default=0)
+    body = "\n".join(text.split("\n")[heads:])
+    try:
+        code = TransformerManager().transform_cell(body)
+    except SyntaxError:
+        return why
+    if not _broken(code):
+        return ""
+    word = re.match(r"\w+(?=\s|$)", code)
+    return "" if len(code.splitlines()) == 1 and word and word[0] in _bare_magics() else why
 
 # %% ../../nbs/job/cell_syntax.ipynb #224c99b4
-_LEFT_ALONE = {'raises-exception', 'skip-execution', 'injected-parameters'}
-_REWRITES = re.compile(r'input_transform|input_splitter|prefilter|line_transforms|cleanup_transforms|token_transformers|autocall|load_extension|%run\b|register_\w*(?:magic|alias)|%alias\b')
-_LOADS = re.compile(r'%(?:re)?load_ext\s+(\S+)')
-_MAGICS_ALONE = {'mlops_nb', 'autoreload', 'cython', 'Cython', 'sql', 'rpy2', 'tensorboard', 'dotenv', 'line_profiler', 'memory_profiler', 'watermark', 'google', 'storemagic'}
+_LEFT_ALONE = {"raises-exception", "skip-execution", "injected-parameters"}
+_REWRITES = re.compile(
+    r"input_transform|input_splitter|prefilter|line_transforms|cleanup_transforms|token_transformers|autocall|load_extension|%run\b|register_\w*(?:magic|alias)|%alias\b"
+)
+_LOADS = re.compile(r"%(?:re)?load_ext\s+(\S+)")
+_MAGICS_ALONE = {
+    "mlops_nb",
+    "autoreload",
+    "cython",
+    "Cython",
+    "sql",
+    "rpy2",
+    "tensorboard",
+    "dotenv",
+    "line_profiler",
+    "memory_profiler",
+    "watermark",
+    "google",
+    "storemagic",
+}
 
-def _rewrites(text:str) -> bool:
+
+def _rewrites(text: str) -> bool:
     "May a cell change how later ones are read?"
-    return bool(_REWRITES.search(text)) or any(m.partition('.')[0] not in _MAGICS_ALONE for m in _LOADS.findall(text))
+    return bool(_REWRITES.search(text)) or any(m.partition(".")[0] not in _MAGICS_ALONE for m in _LOADS.findall(text))
+
 
 def check(
-    nb:dict, # From `notebook_ast.load`
-    where:str='the notebook', # For the message
+    nb: dict,  # From `notebook_ast.load`
+    where: str = "the notebook",  # For the message
 ):
     "Raise `BadInput` for the first cell that would not compile"
-    for n,c in enumerate(nb['cells']):
-        if c['cell_type']!='code' or _LEFT_ALONE & set(c['metadata'].get('tags') or []): continue
-        if why := fault(c['source']): raise BadInput(f'cell {n} of {where} is no valid Python: {why}; nothing was run', 'mend the cell; one that is meant to fail carries the tag raises-exception')
-        if _rewrites(c['source']): return
+    for n, c in enumerate(nb["cells"]):
+        if c["cell_type"] != "code" or _LEFT_ALONE & set(c["metadata"].get("tags") or []):
+            continue
+        if why := fault(c["source"]):
+            raise BadInput(
+                f"cell {n} of {where} is no valid Python: {why}; nothing was run",
+                "mend the cell; one that is meant to fail carries the tag raises-exception",
+            )
+        if _rewrites(c["source"]):
+            return
 
 # %% ../../nbs/job/cell_syntax.ipynb #d9214633
 def runnable(
-    project, # A `Project`
-    job, # A `Job`
-) -> dict: # Its notebook
+    project,  # A `Project`
+    job,  # A `Job`
+) -> dict:  # Its notebook
     "The notebook of a job; raises `BadInput` where a cell would not compile"
-    nb = notebook_ast.load(definition.folder_of(project, job.name)/job.notebook)
-    if 'python3'==job.kernel==project.settings.job.kernel and not kernel_form.own_profile(os.environ): check(nb, f'jobs/{job.name}/{job.notebook}')
+    nb = notebook_ast.load(definition.folder_of(project, job.name) / job.notebook)
+    if "python3" == job.kernel == project.settings.job.kernel and not kernel_form.own_profile(os.environ):
+        check(nb, f"jobs/{job.name}/{job.notebook}")
     return nb

@@ -15,69 +15,98 @@ from ..core.verbs import verb
 from .facts import Checked
 
 # %% ../../nbs/job/check_verbs.ipynb #cd9b8e55
-def _copy_of(notebook:Path, out:Path|None) -> Path:
+def _copy_of(notebook: Path, out: Path | None) -> Path:
     "Where the mended copy goes; refuses to write over anything but an earlier copy"
-    place = Path(out) if out else notebook.with_name(notebook.stem.removesuffix('.fixed')+'.fixed.ipynb')
-    if place.resolve()==notebook.resolve(): raise BadInput(f'{place} is the notebook itself', 'give another place: --out PATH')
+    place = Path(out) if out else notebook.with_name(notebook.stem.removesuffix(".fixed") + ".fixed.ipynb")
+    if place.resolve() == notebook.resolve():
+        raise BadInput(f"{place} is the notebook itself", "give another place: --out PATH")
     if place.exists():
         from mlops_nb.job import notebook_ast
-        try: ours = 'fixed_of' in (notebook_ast.load(place)['metadata'].get('mlops') or {})
-        except BadInput: ours = False
-        if not ours: raise BadInput(f'{place} exists and is no mended copy', 'give another place: --out PATH')
+
+        try:
+            ours = "fixed_of" in (notebook_ast.load(place)["metadata"].get("mlops") or {})
+        except BadInput:
+            ours = False
+        if not ours:
+            raise BadInput(f"{place} exists and is no mended copy", "give another place: --out PATH")
     return place
 
-def _write(nb:dict, place:Path, source:Path):
+
+def _write(nb: dict, place: Path, source: Path):
     "Write a mended notebook, without the marks that the diff needed"
-    cells = [{**c, 'metadata':{k:v for k,v in c['metadata'].items() if k!='mlops'}} for c in nb['cells']]
+    cells = [{**c, "metadata": {k: v for k, v in c["metadata"].items() if k != "mlops"}} for c in nb["cells"]]
     for c in cells:
-        if 'outputs' in c: c['outputs'] = _plain(c['outputs'])
-    made = {**nb, 'cells':cells, 'metadata':{**nb['metadata'], 'mlops':{'fixed_of':source.name}}}
-    try: place.write_text(json.dumps(made, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
-    except OSError as e: raise ToolFailed(f'cannot write {place}: {e.strerror or e}') from e
+        if "outputs" in c:
+            c["outputs"] = _plain(c["outputs"])
+    made = {**nb, "cells": cells, "metadata": {**nb["metadata"], "mlops": {"fixed_of": source.name}}}
+    try:
+        place.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as e:
+        raise ToolFailed(f"cannot write {place}: {e.strerror or e}") from e
+
 
 def _plain(outputs):
     import msgspec
+
     return msgspec.json.decode(outputs) if isinstance(outputs, msgspec.Raw) else outputs
 
 # %% ../../nbs/job/check_verbs.ipynb #96edda9b
-@verb('job.check', check=True, changes=True, example='mlops job check score.ipynb')
+@verb("job.check", check=True, changes=True, example="mlops job check score.ipynb")
 def check(
-    notebook:Path, # An .ipynb file
+    notebook: Path,  # An .ipynb file
     *,
-    fix:bool=False, # Mend what is mechanical in a copy, NAME.fixed.ipynb, and show the diff
-    out:Path|None=None, # Where the mended copy goes
-    fresh:bool=False, # Run it in a fresh kernel too, and compare the outputs with the saved ones
-    timeout_s:float=600, # Longest time for one cell of the fresh kernel
-    dry_run:bool=False, # With --fix: show the diff and write nothing
+    fix: bool = False,  # Mend what is mechanical in a copy, NAME.fixed.ipynb, and show the diff
+    out: Path | None = None,  # Where the mended copy goes
+    fresh: bool = False,  # Run it in a fresh kernel too, and compare the outputs with the saved ones
+    timeout_s: float = 600,  # Longest time for one cell of the fresh kernel
+    dry_run: bool = False,  # With --fix: show the diff and write nothing
 ) -> Checked:
     """Will a notebook run unattended?
 
     Reads it without running it: cells run out of order, names that nobody binds, absolute and home paths, dates and secrets in the code, missing and unpinned packages, installs, shell, network, questions and widgets, randomness without a seed, personal data.
     With --fix the findings are those that are left in the copy."""
     from mlops_nb.job import faults, notebook_ast, notebook_diff, repairs, replay
+
     source = Path(notebook)
     nb = notebook_ast.load(source, lazy=True)
     folder = source.resolve().parent
-    found,cells = faults.find(nb, folder)
-    if fresh and (broken := [f for f in found if f.kind=='syntax']):
-        for f in broken: f.fix += '; until then no fresh kernel runs it'
+    found, cells = faults.find(nb, folder)
+    if fresh and (broken := [f for f in found if f.kind == "syntax"]):
+        for f in broken:
+            f.fix += "; until then no fresh kernel runs it"
         fresh = False
     compared = fresh and replay.has_outputs(nb)
-    if fresh: found = sorted([*found, *_replayed(nb, folder, timeout_s, found)], key=lambda f: -1 if f.cell is None else f.cell)
-    if not fix: return Checked(notebook=str(notebook), findings=found, cells=cells, fresh=fresh, compared=compared)
-    made,did = repairs.repair(nb, found, folder)
+    if fresh:
+        found = sorted(
+            [*found, *_replayed(nb, folder, timeout_s, found)], key=lambda f: -1 if f.cell is None else f.cell
+        )
+    if not fix:
+        return Checked(notebook=str(notebook), findings=found, cells=cells, fresh=fresh, compared=compared)
+    made, did = repairs.repair(nb, found, folder)
     place = _copy_of(source, out) if did else None
     text = repairs.masked(notebook_diff.diff(nb, made, (source.name, place.name if place else source.name)), nb)
-    if place and not dry_run: _write(made, place, source)
+    if place and not dry_run:
+        _write(made, place, source)
     left = faults.find(made, folder)[0] if did else found
-    return Checked(notebook=str(notebook), findings=left, cells=cells, fresh=fresh, compared=compared, fixed=did, copy=str(place) if place
-        and not dry_run else '', diff=text)
+    return Checked(
+        notebook=str(notebook),
+        findings=left,
+        cells=cells,
+        fresh=fresh,
+        compared=compared,
+        fixed=did,
+        copy=str(place) if place and not dry_run else "",
+        diff=text,
+    )
 
-def _replayed(nb:dict, folder:Path, timeout_s:float, found) -> list:
+
+def _replayed(nb: dict, folder: Path, timeout_s: float, found) -> list:
     "What a fresh kernel says, where no finding says it already"
     from mlops_nb.job import replay
-    known = {f.cell for f in found if f.kind=='failed'}
-    ids = {n:str(c.get('id') or '') for n,c in enumerate(nb['cells'])}
+
+    known = {f.cell for f in found if f.kind == "failed"}
+    ids = {n: str(c.get("id") or "") for n, c in enumerate(nb["cells"])}
     new = [f for f in replay.compare(nb, replay.replay(nb, folder, timeout_s)) if f.cell not in known]
-    for f in new: f.cell_id = ids.get(f.cell, '')
+    for f in new:
+        f.cell_id = ids.get(f.cell, "")
     return new

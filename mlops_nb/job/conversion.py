@@ -17,266 +17,517 @@ from .facts import Dropped, Job, Note
 from .notebook_ast import Cell, cells_of, check_format, understand
 
 # %% ../../nbs/job/conversion.ipynb #67f5ea3d
-_LOOKS = set('''head tail info describe value_counts nunique unique isna isnull notna any all sum mean median std min max corr cov dtypes shape columns index memory_usage to_string to_markdown to_frame
+_LOOKS = set(
+    """head tail info describe value_counts nunique unique isna isnull notna any all sum mean median std min max corr cov dtypes shape columns index memory_usage to_string to_markdown to_frame
     style format background_gradient bar hide round sort_values sort_index nlargest nsmallest reset_index count items keys values transpose T groupby agg size duplicated quantile select_dtypes isin
-    get_params get_feature_names_out _repr_html_ schema glimpse filter query loc iloc copy'''.split())
-_LOOKING = {'len', 'type', 'dir', 'help', 'list', 'sorted', 'set', 'dict', 'tuple', 'str', 'repr', 'round', 'sum', 'min', 'max',
-    'display', 'vars', 'id', 'isinstance', 'abs', 'zip', 'enumerate', 'range'}
-_PLOTTERS = {'matplotlib', 'seaborn', 'plotly', 'altair', 'bokeh', 'plotnine', 'pylab', 'mpl_toolkits', 'missingno',
-    'holoviews', 'hvplot', 'folium', 'graphviz', 'wordcloud', 'yellowbrick'}
-_SAVES = {'savefig', 'write_html', 'write_image', 'save', 'to_csv', 'to_html', 'to_excel', 'to_parquet', 'imsave', 'write_json',
-    'dump', 'print_figure', 'render'}
-_PLOT_WORDS = {'plot', 'hist', 'boxplot', 'scatter_matrix'}
+    get_params get_feature_names_out _repr_html_ schema glimpse filter query loc iloc copy""".split()
+)
+_LOOKING = {
+    "len",
+    "type",
+    "dir",
+    "help",
+    "list",
+    "sorted",
+    "set",
+    "dict",
+    "tuple",
+    "str",
+    "repr",
+    "round",
+    "sum",
+    "min",
+    "max",
+    "display",
+    "vars",
+    "id",
+    "isinstance",
+    "abs",
+    "zip",
+    "enumerate",
+    "range",
+}
+_PLOTTERS = {
+    "matplotlib",
+    "seaborn",
+    "plotly",
+    "altair",
+    "bokeh",
+    "plotnine",
+    "pylab",
+    "mpl_toolkits",
+    "missingno",
+    "holoviews",
+    "hvplot",
+    "folium",
+    "graphviz",
+    "wordcloud",
+    "yellowbrick",
+}
+_SAVES = {
+    "savefig",
+    "write_html",
+    "write_image",
+    "save",
+    "to_csv",
+    "to_html",
+    "to_excel",
+    "to_parquet",
+    "imsave",
+    "write_json",
+    "dump",
+    "print_figure",
+    "render",
+}
+_PLOT_WORDS = {"plot", "hist", "boxplot", "scatter_matrix"}
 
-def _is_look(node, plots:set[str]) -> bool:
+
+def _is_look(node, plots: set[str]) -> bool:
     "Does an expression only look at something?"
-    if isinstance(node, (ast.Constant, ast.Name)): return True
-    if isinstance(node, ast.Attribute): return _is_look(node.value, plots)
-    if isinstance(node, ast.Subscript): return _is_look(node.value, plots) and _is_look(node.slice, plots)
-    if isinstance(node, (ast.Tuple, ast.List, ast.Slice, ast.Compare, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.JoinedStr,
-        ast.FormattedValue, ast.Dict, ast.IfExp, ast.Starred)):
+    if isinstance(node, (ast.Constant, ast.Name)):
+        return True
+    if isinstance(node, ast.Attribute):
+        return _is_look(node.value, plots)
+    if isinstance(node, ast.Subscript):
+        return _is_look(node.value, plots) and _is_look(node.slice, plots)
+    if isinstance(
+        node,
+        (
+            ast.Tuple,
+            ast.List,
+            ast.Slice,
+            ast.Compare,
+            ast.BinOp,
+            ast.UnaryOp,
+            ast.BoolOp,
+            ast.JoinedStr,
+            ast.FormattedValue,
+            ast.Dict,
+            ast.IfExp,
+            ast.Starred,
+        ),
+    ):
         return all(_is_look(n, plots) for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr))
-    if not isinstance(node, ast.Call): return False
-    if not all(_is_look(a, plots) for a in [*node.args, *(k.value for k in node.keywords)]) or any(k.arg=='inplace' for k in node.keywords):
+    if not isinstance(node, ast.Call):
         return False
-    if isinstance(node.func, ast.Name): return node.func.id in _LOOKING
+    if not all(_is_look(a, plots) for a in [*node.args, *(k.value for k in node.keywords)]) or any(
+        k.arg == "inplace" for k in node.keywords
+    ):
+        return False
+    if isinstance(node.func, ast.Name):
+        return node.func.id in _LOOKING
     return isinstance(node.func, ast.Attribute) and node.func.attr in _LOOKS and _is_look(node.func.value, plots)
 
-def _roots(node) -> set[str]: return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
-def _is_plot(node:ast.stmt, plots:set[str]) -> bool:
+def _roots(node) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def _is_plot(node: ast.stmt, plots: set[str]) -> bool:
     "Does a statement only draw?"
-    if any(isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _SAVES for n in ast.walk(node)):
+    if any(
+        isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _SAVES for n in ast.walk(node)
+    ):
         return False
     if isinstance(node, (ast.For, ast.With, ast.If)):
-        heads = [node.iter] if isinstance(node, ast.For) else [node.test] if isinstance(node, ast.If) else [i.context_expr for i in node.items]
+        heads = (
+            [node.iter]
+            if isinstance(node, ast.For)
+            else [node.test]
+            if isinstance(node, ast.If)
+            else [i.context_expr for i in node.items]
+        )
         quiet = all(_is_look(h, plots) or _is_plot_value(h, plots) for h in heads)
-        return quiet and all(_is_plot(s, plots) or isinstance(s, ast.Pass) or isinstance(s, ast.Expr)
-            and _is_look(s.value, plots) for s in [*node.body, *getattr(node, 'orelse', [])])
-    if isinstance(node, ast.Expr): return _is_plot_value(node.value, plots)
+        return quiet and all(
+            _is_plot(s, plots) or isinstance(s, ast.Pass) or isinstance(s, ast.Expr) and _is_look(s.value, plots)
+            for s in [*node.body, *getattr(node, "orelse", [])]
+        )
+    if isinstance(node, ast.Expr):
+        return _is_plot_value(node.value, plots)
     if isinstance(node, ast.Assign):
-        return _is_plot_value(node.value, plots) or all(isinstance(t, (ast.Attribute, ast.Subscript)) and _root(t) in plots
-            for t in node.targets)
+        return _is_plot_value(node.value, plots) or all(
+            isinstance(t, (ast.Attribute, ast.Subscript)) and _root(t) in plots for t in node.targets
+        )
     return False
+
 
 def _root(node) -> str:
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
         node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else ''
+    return node.id if isinstance(node, ast.Name) else ""
+
 
 def _is_plot_value(node, plots) -> bool:
     "A call on a plotting module, on something that it made, or `df.plot`"
-    if not isinstance(node, ast.Call): return isinstance(node, (ast.Attribute, ast.Subscript)) and _root(node) in plots
-    if _root(node) in plots: return True
+    if not isinstance(node, ast.Call):
+        return isinstance(node, (ast.Attribute, ast.Subscript)) and _root(node) in plots
+    if _root(node) in plots:
+        return True
     return any(isinstance(n, ast.Attribute) and n.attr in _PLOT_WORDS for n in ast.walk(node.func))
 
 # %% ../../nbs/job/conversion.ipynb #e1a1b8cf
-def _plot_names(cells:list[Cell]) -> set[str]:
+def _plot_names(cells: list[Cell]) -> set[str]:
     "Names of plotting modules, and of figures and axes made by them"
     names = set()
     for c in cells:
-        for node,n in c.statements:
+        for node, n in c.statements:
             if isinstance(node, ast.Import):
-                names |= {(a.asname or a.name.split('.')[0]) for a in node.names if a.name.split('.')[0] in _PLOTTERS}
-            elif isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] in _PLOTTERS: names |= n.binds
+                names |= {(a.asname or a.name.split(".")[0]) for a in node.names if a.name.split(".")[0] in _PLOTTERS}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _PLOTTERS:
+                names |= n.binds
             elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _root(node.value) in names:
                 names |= n.binds
     return names
 
-_IDLE = {'matplotlib', 'autoreload', 'load_ext', 'reload_ext', 'config', 'pinfo', 'pinfo2', 'pdoc', 'psource', 'who', 'whos',
-    'history', 'hist', 'lsmagic', 'quickref', 'time', 'timeit', 'prun', 'pylab', 'precision', 'pdb', 'ls', 'pwd', 'watermark',
-    'memit', 'mprun', 'lprun'}
+
+_IDLE = {
+    "matplotlib",
+    "autoreload",
+    "load_ext",
+    "reload_ext",
+    "config",
+    "pinfo",
+    "pinfo2",
+    "pdoc",
+    "psource",
+    "who",
+    "whos",
+    "history",
+    "hist",
+    "lsmagic",
+    "quickref",
+    "time",
+    "timeit",
+    "prun",
+    "pylab",
+    "precision",
+    "pdb",
+    "ls",
+    "pwd",
+    "watermark",
+    "memit",
+    "mprun",
+    "lprun",
+}
+
 
 def _idle(m) -> str:
     "Why a magic line is of no use to a job; empty when it is"
-    if m.kind=='install': return 'install: versions are locked in requirements.lock'
-    if m.kind=='help': return 'help'
-    if m.kind=='line' and m.name in ('load_ext', 'reload_ext'): return '' if m.rest.split()[:1]!=['autoreload'] else 'editing aid'
-    if m.kind=='line' and m.name=='mlops' and (not m.rest or re.search(r'(--help|\?|-h)$', m.rest)): return 'help'
-    if m.kind=='line' and m.name in _IDLE and not m.target and m.name not in ('time', 'timeit', 'prun', 'memit', 'pylab'):
-        return 'display setting' if m.name in ('matplotlib', 'config', 'precision') else 'editing aid' if m.name in ('autoreload', 'pdb') else 'exploration'
-    return ''
+    if m.kind == "install":
+        return "install: versions are locked in requirements.lock"
+    if m.kind == "help":
+        return "help"
+    if m.kind == "line" and m.name in ("load_ext", "reload_ext"):
+        return "" if m.rest.split()[:1] != ["autoreload"] else "editing aid"
+    if m.kind == "line" and m.name == "mlops" and (not m.rest or re.search(r"(--help|\?|-h)$", m.rest)):
+        return "help"
+    if (
+        m.kind == "line"
+        and m.name in _IDLE
+        and not m.target
+        and m.name not in ("time", "timeit", "prun", "memit", "pylab")
+    ):
+        return (
+            "display setting"
+            if m.name in ("matplotlib", "config", "precision")
+            else "editing aid"
+            if m.name in ("autoreload", "pdb")
+            else "exploration"
+        )
+    return ""
+
 
 def reason_to_drop(
-    cell:Cell,
-    plots:set[str], # Names of plotting modules and figures
-) -> str: # Empty when the cell is needed
+    cell: Cell,
+    plots: set[str],  # Names of plotting modules and figures
+) -> str:  # Empty when the cell is needed
     "Why a job can do without a cell, as far as the cell itself shows"
-    if 'parameters' in cell.tags or steps.step_of(cell): return ''
+    if "parameters" in cell.tags or steps.step_of(cell):
+        return ""
     if cell.source.opaque:
-        return 'rendering' if cell.source.opaque in ('html', 'HTML', 'markdown', 'latex', 'svg', 'SVG', 'javascript',
-            'js') else ''
-    if cell.blank or not cell.statements: return 'empty' if cell.tree is not None else ''
+        return (
+            "rendering"
+            if cell.source.opaque in ("html", "HTML", "markdown", "latex", "svg", "SVG", "javascript", "js")
+            else ""
+        )
+    if cell.blank or not cell.statements:
+        return "empty" if cell.tree is not None else ""
     why = []
-    stand_in = {m.line for m in cell.source.magics if m.kind!='cell' and m.name not in ('time', 'timeit', 'prun', 'memit')}
-    idle = {m.line:_idle(m) for m in cell.source.magics}
-    for node,_ in cell.statements:
+    stand_in = {
+        m.line for m in cell.source.magics if m.kind != "cell" and m.name not in ("time", "timeit", "prun", "memit")
+    }
+    idle = {m.line: _idle(m) for m in cell.source.magics}
+    for node, _ in cell.statements:
         if node.lineno in stand_in and (isinstance(node, ast.Pass) or node.lineno in idle and idle[node.lineno]):
-            if not idle[node.lineno]: return ''
+            if not idle[node.lineno]:
+                return ""
             why.append(idle[node.lineno])
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _root(node.value) in ('help', 'dir'):
-            why.append('help')
-        elif _is_plot(node, plots): why.append('plot')
-        elif isinstance(node, ast.Expr) and _is_look(node.value, plots): why.append('display')
-        elif isinstance(node, ast.Pass): continue
-        else: return ''
-    first = next((w for w in ('plot', *why) if w in why), 'empty')
-    return {'display':'display: nothing below depends on it',
-        'plot':'plot: nothing is saved and nothing below depends on it'}.get(first, first)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _root(node.value) in ("help", "dir"):
+            why.append("help")
+        elif _is_plot(node, plots):
+            why.append("plot")
+        elif isinstance(node, ast.Expr) and _is_look(node.value, plots):
+            why.append("display")
+        elif isinstance(node, ast.Pass):
+            continue
+        else:
+            return ""
+    first = next((w for w in ("plot", *why) if w in why), "empty")
+    return {
+        "display": "display: nothing below depends on it",
+        "plot": "plot: nothing is saved and nothing below depends on it",
+    }.get(first, first)
 
 # %% ../../nbs/job/conversion.ipynb #8e84b6ec
 def drop(
-    cells:list[Cell],
-) -> tuple[list[Cell],list[Dropped]]: # What stays, what goes
+    cells: list[Cell],
+) -> tuple[list[Cell], list[Dropped]]:  # What stays, what goes
     "The cells that a job needs, and the others with their reasons"
     plots = _plot_names(cells)
-    reasons = {c.index:reason_to_drop(c, plots) for c in cells}
+    reasons = {c.index: reason_to_drop(c, plots) for c in cells}
     last = next((c for c in reversed(cells) if not c.blank), None)
-    if last and reasons[last.index].startswith('display'): reasons[last.index] = ''
+    if last and reasons[last.index].startswith("display"):
+        reasons[last.index] = ""
     while True:
         used = set().union(*(c.uses for c in cells if not reasons[c.index])) if cells else set()
-        back = [c for c in cells if reasons[c.index] and c.binds&used]
-        if not back: break
-        for c in back: reasons[c.index] = ''
-    first = lambda c: next((l.strip() for l in c.text.split('\n') if l.strip()), '')[:80]
-    return [c for c in cells if not reasons[c.index]],[Dropped(cell=c.index, reason=reasons[c.index], source=first(c))
-        for c in cells if reasons[c.index]]
+        back = [c for c in cells if reasons[c.index] and c.binds & used]
+        if not back:
+            break
+        for c in back:
+            reasons[c.index] = ""
+    first = lambda c: next((l.strip() for l in c.text.split("\n") if l.strip()), "")[:80]
+    return [c for c in cells if not reasons[c.index]], [
+        Dropped(cell=c.index, reason=reasons[c.index], source=first(c)) for c in cells if reasons[c.index]
+    ]
 
 # %% ../../nbs/job/conversion.ipynb #434c772e
-def _writes(code:str) -> bool: return bool(lineage.trace([understand(0, code)])[1])
+def _writes(code: str) -> bool:
+    return bool(lineage.trace([understand(0, code)])[1])
 
-def _untimed(cell:Cell) -> Cell:
+
+def _untimed(cell: Cell) -> Cell:
     "A cell without what only `%timeit` ran"
-    timed = [m for m in cell.source.magics if m.name=='timeit' and not m.target and m.kind in ('line', 'cell')]
-    if not timed: return cell
-    lines,python = cell.text.split('\n'),cell.source.python.split('\n')
-    if any(m.kind=='cell' for m in timed): lines = lines if _writes(cell.source.python) else []
+    timed = [m for m in cell.source.magics if m.name == "timeit" and not m.target and m.kind in ("line", "cell")]
+    if not timed:
+        return cell
+    lines, python = cell.text.split("\n"), cell.source.python.split("\n")
+    if any(m.kind == "cell" for m in timed):
+        lines = lines if _writes(cell.source.python) else []
     else:
         for m in timed:
-            if not _writes(python[m.line-1].strip()): _blank(lines, m.line, cell)
-    return understand(cell.index, '\n'.join(l for l in lines if l is not None), cell.tags, cell.count)
+            if not _writes(python[m.line - 1].strip()):
+                _blank(lines, m.line, cell)
+    return understand(cell.index, "\n".join(l for l in lines if l is not None), cell.tags, cell.count)
 
-def _said(d:Dropped, cell:Cell) -> Dropped:
+
+def _said(d: Dropped, cell: Cell) -> Dropped:
     "Why a cell goes and what it began with, where nothing but `%timeit` was in it"
-    if cell.blank or d.source: return d
-    return msgspec.structs.replace(d, reason='timing: it leaves nothing behind', source=next(l.strip() for l in cell.text.split('\n') if l.strip())[:80])
-
+    if cell.blank or d.source:
+        return d
+    return msgspec.structs.replace(
+        d,
+        reason="timing: it leaves nothing behind",
+        source=next(l.strip() for l in cell.text.split("\n") if l.strip())[:80],
+    )
 
 # %% ../../nbs/job/conversion.ipynb #cc86bc04
-def _cut(cell:Cell, moves, unused:set[str]) -> str:
+def _cut(cell: Cell, moves, unused: set[str]) -> str:
     "The text of a cell without idle lines, moved statements and unused plotting imports"
-    lines = cell.text.split('\n')
+    lines = cell.text.split("\n")
     for m in cell.source.magics:
-        if m.kind=='cell' and m.name in ('time', 'timeit', 'prun', 'memit') or m.kind=='cell' and m.name=='mlops' and re.match(r'(params|step)\b', m.rest):
-            lines[m.line-1] = None
-        elif _idle(m): _blank(lines, m.line, cell)
-        elif m.kind=='line' and m.name in ('time', 'timeit', 'prun', 'memit') and not m.target:
-            lines[m.line-1] = cell.source.python.split('\n')[m.line-1]
+        if (
+            m.kind == "cell"
+            and m.name in ("time", "timeit", "prun", "memit")
+            or m.kind == "cell"
+            and m.name == "mlops"
+            and re.match(r"(params|step)\b", m.rest)
+        ):
+            lines[m.line - 1] = None
+        elif _idle(m):
+            _blank(lines, m.line, cell)
+        elif m.kind == "line" and m.name in ("time", "timeit", "prun", "memit") and not m.target:
+            lines[m.line - 1] = cell.source.python.split("\n")[m.line - 1]
     _hide(lines, cell)
-    for m in moves: _take_out(lines, cell, m)
-    for node,names in cell.statements:
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and names.binds and names.binds<=unused and not any(s is not node
-            and s.lineno==node.lineno for s,_ in cell.statements):
-            for k in range(node.lineno-1, node.end_lineno): lines[k] = None
-    text = '\n'.join(l for l in lines if l is not None)
-    return re.sub(r'\n{3,}', '\n\n', text).strip('\n')
+    for m in moves:
+        _take_out(lines, cell, m)
+    for node, names in cell.statements:
+        if (
+            isinstance(node, (ast.Import, ast.ImportFrom))
+            and names.binds
+            and names.binds <= unused
+            and not any(s is not node and s.lineno == node.lineno for s, _ in cell.statements)
+        ):
+            for k in range(node.lineno - 1, node.end_lineno):
+                lines[k] = None
+    text = "\n".join(l for l in lines if l is not None)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+
 
 def _blank(lines, at, cell):
     "Take a magic line out; inside a block something must stay"
-    indent = re.match(r'\s*', lines[at-1])[0]
+    indent = re.match(r"\s*", lines[at - 1])[0]
     more = at
-    while lines[more-1] is not None and lines[more-1].endswith('\\') and more<len(lines): more += 1
-    for k in range(at-1, more): lines[k] = None
-    if indent: lines[at-1] = indent+'pass'
+    while lines[more - 1] is not None and lines[more - 1].endswith("\\") and more < len(lines):
+        more += 1
+    for k in range(at - 1, more):
+        lines[k] = None
+    if indent:
+        lines[at - 1] = indent + "pass"
+
 
 def _hide(lines, cell):
     "End the last statement with a semicolon where a profiler ran it and showed no value"
     node = cell.statements[-1][0] if cell.statements else None
-    if not isinstance(node, ast.Expr) or _root(node.value)=='print': return
-    if not any(m.name in ('timeit', 'prun', 'memit') and not m.target and (m.kind=='cell' or m.line==node.lineno) for m in cell.source.magics): return
-    line,at = (lines[node.end_lineno-1] or '').encode(),node.end_col_offset
-    if line: lines[node.end_lineno-1] = (line[:at]+b';'+line[at:]).decode()
+    if not isinstance(node, ast.Expr) or _root(node.value) == "print":
+        return
+    if not any(
+        m.name in ("timeit", "prun", "memit") and not m.target and (m.kind == "cell" or m.line == node.lineno)
+        for m in cell.source.magics
+    ):
+        return
+    line, at = (lines[node.end_lineno - 1] or "").encode(), node.end_col_offset
+    if line:
+        lines[node.end_lineno - 1] = (line[:at] + b";" + line[at:]).decode()
+
 
 def _take_out(lines, cell, move):
     "Take a moved statement out; what shares its line stays"
-    first,last = min([move.node.lineno, *(d.lineno for d in getattr(move.node, 'decorator_list', []))]),move.node.end_lineno
-    others = [s for s,_ in cell.statements if s is not move.node and s.lineno<=last and s.end_lineno>=first]
-    rest = [s for s in others if lines[s.lineno-1] is not None]
-    above = lines[first-2] if first>1 else None
-    if isinstance(above, str) and above.strip().startswith('#') and above.strip('# ')==signature.comment_beside(cell, move.node):
-        lines[first-2] = None
-    for k in range(first-1, last): lines[k] = None
-    if rest: lines[first-1] = '\n'.join(ast.unparse(s) for s in rest)
+    first, last = (
+        min([move.node.lineno, *(d.lineno for d in getattr(move.node, "decorator_list", []))]),
+        move.node.end_lineno,
+    )
+    others = [s for s, _ in cell.statements if s is not move.node and s.lineno <= last and s.end_lineno >= first]
+    rest = [s for s in others if lines[s.lineno - 1] is not None]
+    above = lines[first - 2] if first > 1 else None
+    if (
+        isinstance(above, str)
+        and above.strip().startswith("#")
+        and above.strip("# ") == signature.comment_beside(cell, move.node)
+    ):
+        lines[first - 2] = None
+    for k in range(first - 1, last):
+        lines[k] = None
+    if rest:
+        lines[first - 1] = "\n".join(ast.unparse(s) for s in rest)
 
-def _cell(kind:str, source:str, tags=(), n:int=-1) -> dict:
+
+def _cell(kind: str, source: str, tags=(), n: int = -1) -> dict:
     "A notebook cell with a stable id, and the index of the cell it was made from (-1: a new one)"
-    ident = hashlib.sha256(f'{kind} {n} {source}'.encode()).hexdigest()[:8]
-    meta = {**({'mlops':{'cell':n}} if n>=0 else {}), **({'tags':list(tags)} if tags else {})}
-    return {'cell_type':kind, 'id':ident, 'metadata':meta, 'source':source,
-        **({'execution_count':None, 'outputs':[]} if kind=='code' else {})}
+    ident = hashlib.sha256(f"{kind} {n} {source}".encode()).hexdigest()[:8]
+    meta = {**({"mlops": {"cell": n}} if n >= 0 else {}), **({"tags": list(tags)} if tags else {})}
+    return {
+        "cell_type": kind,
+        "id": ident,
+        "metadata": meta,
+        "source": source,
+        **({"execution_count": None, "outputs": []} if kind == "code" else {}),
+    }
 
 # %% ../../nbs/job/conversion.ipynb #1916c1a9
 class Converted(msgspec.Struct):
     "A job and its notebook"
-    job:Job
-    notebook:dict
+
+    job: Job
+    notebook: dict
+
 
 def convert(
-    nb:dict, # From `notebook_ast.load`
-    name:str='job', # Of the job
-    folder:Path|None=None, # Where the notebook lies: modules beside it are local
+    nb: dict,  # From `notebook_ast.load`
+    name: str = "job",  # Of the job
+    folder: Path | None = None,  # Where the notebook lies: modules beside it are local
 ) -> Converted:
     "Clean a notebook; find its parameters, inputs, outputs and requirements. Raises `BadInput` when a cell does not parse"
     cells = cells_of(check_format(nb))
     for c in cells:
         if c.error:
-            raise BadInput(f'cell {c.index} is no valid Python: {c.error}', 'mend it, or delete the cell; see: mlops job check')
-    kept,dropped = drop([_untimed(c) for c in cells if 'injected-parameters' not in c.tags])
-    dropped = [_said(d, next(c for c in cells if c.index==d.cell)) for d in dropped]
-    if not kept: raise BadInput('the notebook has no code that a job could run')
+            raise BadInput(
+                f"cell {c.index} is no valid Python: {c.error}", "mend it, or delete the cell; see: mlops job check"
+            )
+    kept, dropped = drop([_untimed(c) for c in cells if "injected-parameters" not in c.tags])
+    dropped = [_said(d, next(c for c in cells if c.index == d.cell)) for d in dropped]
+    if not kept:
+        raise BadInput("the notebook has no code that a job could run")
     sig = signature.find(kept)
     texts = _rewritten(kept, sig)
-    ins,outs = lineage.trace(kept, sig.parameters)
-    final = {c.index:c if texts[c.index]==c.text else understand(c.index, texts[c.index]) for c in kept}
-    modules = {m for c in final.values() for m in c.imports}|{m for c in final.values() for x in c.source.magics
-        for m in _loaded(x)}
-    kinds = {m:requirements.kind_of(m, folder) for m in sorted(modules)}
-    remarks = [*sig.notes, *(Note(cell=None, message=f'`{m}` is not installed here: no version to lock') for m,
-        k in kinds.items() if k=='missing'),
-        *(Note(cell=None, message=f'`{m}` is a module of yours beside the notebook: it must be there when the job runs') for m,
-        k in kinds.items() if k=='local')]
-    job = Job(name=name, parameters=sig.parameters, dropped_cells=dropped,
-        requirements=requirements.pins(m for m,k in kinds.items() if k=='installed'), inputs=ins, outputs=outs, remarks=remarks)
+    ins, outs = lineage.trace(kept, sig.parameters)
+    final = {c.index: c if texts[c.index] == c.text else understand(c.index, texts[c.index]) for c in kept}
+    modules = {m for c in final.values() for m in c.imports} | {
+        m for c in final.values() for x in c.source.magics for m in _loaded(x)
+    }
+    kinds = {m: requirements.kind_of(m, folder) for m in sorted(modules)}
+    remarks = [
+        *sig.notes,
+        *(
+            Note(cell=None, message=f"`{m}` is not installed here: no version to lock")
+            for m, k in kinds.items()
+            if k == "missing"
+        ),
+        *(
+            Note(
+                cell=None, message=f"`{m}` is a module of yours beside the notebook: it must be there when the job runs"
+            )
+            for m, k in kinds.items()
+            if k == "local"
+        ),
+    ]
+    job = Job(
+        name=name,
+        parameters=sig.parameters,
+        dropped_cells=dropped,
+        requirements=requirements.pins(m for m, k in kinds.items() if k == "installed"),
+        inputs=ins,
+        outputs=outs,
+        remarks=remarks,
+    )
     notebook = _assemble(nb, kept, final, sig)
     job.steps = steps.plan(cells_of(notebook), sig.parameters)
     return Converted(job, notebook)
 
+
 def _loaded(m) -> list[str]:
     "Modules that a magic line loads"
-    if m.name=='mlops': return ['mlops_nb']
-    return [m.rest.split('.')[0]] if m.name=='load_ext' and re.match(r'[A-Za-z_]', m.rest) else []
+    if m.name == "mlops":
+        return ["mlops_nb"]
+    return [m.rest.split(".")[0]] if m.name == "load_ext" and re.match(r"[A-Za-z_]", m.rest) else []
 
-def _rewritten(kept, sig) -> dict[int,str]:
+
+def _rewritten(kept, sig) -> dict[int, str]:
     "New text of every cell that stays"
-    moves:dict[int,list] = {}
-    for m in [*sig.moves, *sig.preamble]: moves.setdefault(m.cell, []).append(m)
+    moves: dict[int, list] = {}
+    for m in [*sig.moves, *sig.preamble]:
+        moves.setdefault(m.cell, []).append(m)
     plots = _plot_names(kept)
-    used = set().union(*(n.now|n.later for c in kept for s,n in c.statements), *(c.source.soft for c in kept))
-    return {c.index:_cut(c, moves.get(c.index, []), plots-used) for c in kept}
+    used = set().union(*(n.now | n.later for c in kept for s, n in c.statements), *(c.source.soft for c in kept))
+    return {c.index: _cut(c, moves.get(c.index, []), plots - used) for c in kept}
+
 
 def _assemble(nb, kept, final, sig) -> dict:
     "The job's notebook: parameters first, headings kept where a cell follows them"
-    body = '\n'.join([*(m.code for m in sig.preamble), *(m.code for m in sig.moves)])
-    out,pending = [],[]
-    code = {c.index:c for c in kept}
-    for n,c in enumerate(nb['cells']):
-        if c['cell_type']=='markdown':
-            pending.append(_cell('markdown', re.sub(r'!\[[^\]]*\]\(attachment:[^)]*\)', '', c['source']), n=n))
+    body = "\n".join([*(m.code for m in sig.preamble), *(m.code for m in sig.moves)])
+    out, pending = [], []
+    code = {c.index: c for c in kept}
+    for n, c in enumerate(nb["cells"]):
+        if c["cell_type"] == "markdown":
+            pending.append(_cell("markdown", re.sub(r"!\[[^\]]*\]\(attachment:[^)]*\)", "", c["source"]), n=n))
         elif n in code and (final[n].statements or code[n].source.opaque):
-            out += [*pending, _cell('code', final[n].text if not code[n].source.opaque else code[n].text,
-                [t for t in code[n].tags if t!='parameters' and not t.startswith('step:')]+steps.tags_of(code[n]),
-                n)]; pending = []
-    at = next((k for k,c in enumerate(out) if c['cell_type']=='code'), len(out))
-    if body: out.insert(at, _cell('code', body, ['parameters'], -1))
-    spec = {'display_name':'Python 3', 'language':'python', 'name':'python3'}
-    return {'cells':[*out], 'metadata':{'kernelspec':spec, 'language_info':{'name':'python'}}, 'nbformat':4, 'nbformat_minor':5}
+            out += [
+                *pending,
+                _cell(
+                    "code",
+                    final[n].text if not code[n].source.opaque else code[n].text,
+                    [t for t in code[n].tags if t != "parameters" and not t.startswith("step:")]
+                    + steps.tags_of(code[n]),
+                    n,
+                ),
+            ]
+            pending = []
+    at = next((k for k, c in enumerate(out) if c["cell_type"] == "code"), len(out))
+    if body:
+        out.insert(at, _cell("code", body, ["parameters"], -1))
+    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {
+        "cells": [*out],
+        "metadata": {"kernelspec": spec, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }

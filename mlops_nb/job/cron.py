@@ -16,89 +16,123 @@ from zoneinfo import ZoneInfo
 from ..core.errors import BadInput, suggest
 
 # %% ../../nbs/job/cron.ipynb #e6d334d3
-ALIASES = {'@hourly':'0 * * * *', '@daily':'0 0 * * *', '@midnight':'0 0 * * *', '@weekly':'0 0 * * 0', '@monthly':'0 0 1 * *',
-    '@yearly':'0 0 1 1 *', '@annually':'0 0 1 1 *'}
+ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+
 
 def parse(
-    expr:str, # Five fields, or an alias such as `@daily`
-): # A `cronsim.CronSim`: sets of minutes, hours and months, and `match_day`
+    expr: str,  # Five fields, or an alias such as `@daily`
+):  # A `cronsim.CronSim`: sets of minutes, hours and months, and `match_day`
     "The fields of a cron line; raises `BadInput`"
     import cronsim
+
     text = ALIASES.get(expr.strip().lower(), expr.strip())
-    hint = "write minute hour day month weekday, for example '30 2 * * *', or one of "+', '.join(ALIASES)
-    if len(text.split())!=5: raise BadInput(f'cron {expr!r} has {len(text.split())} fields, not 5', hint)
-    try: fields = cronsim.CronSim(text, datetime(2000, 1, 1))
-    except cronsim.CronSimError as e: raise BadInput(f'cron {expr!r}: {str(e)[:1].lower()+str(e)[1:]}', hint) from e
-    if not next(_days(fields, date(2000, 1, 1)), None): raise BadInput(f'cron {expr!r} never fires', hint)
+    hint = "write minute hour day month weekday, for example '30 2 * * *', or one of " + ", ".join(ALIASES)
+    if len(text.split()) != 5:
+        raise BadInput(f"cron {expr!r} has {len(text.split())} fields, not 5", hint)
+    try:
+        fields = cronsim.CronSim(text, datetime(2000, 1, 1))
+    except cronsim.CronSimError as e:
+        raise BadInput(f"cron {expr!r}: {str(e)[:1].lower() + str(e)[1:]}", hint) from e
+    if not next(_days(fields, date(2000, 1, 1)), None):
+        raise BadInput(f"cron {expr!r} never fires", hint)
     return fields
 
-def _days(fields, first:date) -> Iterator[date]:
+
+def _days(fields, first: date) -> Iterator[date]:
     "Days that match, over 50 years: then nothing will"
     d = first
-    for _ in range(366*50):
-        if d.month in fields.months and fields.match_day(d): yield d
+    for _ in range(366 * 50):
+        if d.month in fields.months and fields.match_day(d):
+            yield d
         d += timedelta(days=1)
 
 # %% ../../nbs/job/cron.ipynb #080b4d94
 def zone(
-    name:str, # `Europe/Berlin`
+    name: str,  # `Europe/Berlin`
 ) -> ZoneInfo:
     "A time zone; raises `BadInput` with the nearest name"
     import zoneinfo
-    try: return ZoneInfo(name)
+
+    try:
+        return ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as e:
-        raise BadInput(f'no time zone {name!r}', suggest(name, sorted(zoneinfo.available_timezones()))
-            or 'write Europe/Berlin or UTC') from e
+        raise BadInput(
+            f"no time zone {name!r}",
+            suggest(name, sorted(zoneinfo.available_timezones())) or "write Europe/Berlin or UTC",
+        ) from e
+
 
 def local_zone() -> str:
     "Name of this machine's zone; UTC when it cannot be told"
-    names = [os.environ.get('TZ', '').lstrip(':')]
-    try: names.append(str(Path('/etc/localtime').resolve()).partition('zoneinfo/')[2])
-    except OSError: names.append('')
+    names = [os.environ.get("TZ", "").lstrip(":")]
+    try:
+        names.append(str(Path("/etc/localtime").resolve()).partition("zoneinfo/")[2])
+    except OSError:
+        names.append("")
     for name in filter(None, names):
-        try: return zone(name).key
-        except BadInput: continue
-    return 'UTC'
+        try:
+            return zone(name).key
+        except BadInput:
+            continue
+    return "UTC"
 
 # %% ../../nbs/job/cron.ipynb #5056a0b9
-def _exists(naive:datetime, tz) -> bool:
-    return naive.replace(tzinfo=tz).astimezone(UTC).astimezone(tz).replace(tzinfo=None)==naive
+def _exists(naive: datetime, tz) -> bool:
+    return naive.replace(tzinfo=tz).astimezone(UTC).astimezone(tz).replace(tzinfo=None) == naive
 
-def _after_gap(naive:datetime, tz) -> datetime:
+
+def _after_gap(naive: datetime, tz) -> datetime:
     "The first real minute after a time that the clock skips"
     step = naive
-    while not _exists(step, tz): step += timedelta(minutes=1)
+    while not _exists(step, tz):
+        step += timedelta(minutes=1)
     return step.replace(tzinfo=tz).astimezone(UTC)
 
-def _instants(naive:datetime, tz, rhythm:bool) -> list[datetime]:
-    "When a wall clock shows `naive`, in UTC"
-    if not _exists(naive, tz): return [] if rhythm else [_after_gap(naive, tz)]
-    first,second = (naive.replace(tzinfo=tz, fold=f).astimezone(UTC) for f in (0, 1))
-    return [first, second] if rhythm and second!=first else [first]
 
-def _in_hour(hour:datetime, minutes, tz, rhythm:bool, after:datetime) -> list[datetime]:
+def _instants(naive: datetime, tz, rhythm: bool) -> list[datetime]:
+    "When a wall clock shows `naive`, in UTC"
+    if not _exists(naive, tz):
+        return [] if rhythm else [_after_gap(naive, tz)]
+    first, second = (naive.replace(tzinfo=tz, fold=f).astimezone(UTC) for f in (0, 1))
+    return [first, second] if rhythm and second != first else [first]
+
+
+def _in_hour(hour: datetime, minutes, tz, rhythm: bool, after: datetime) -> list[datetime]:
     "Instants of the matching minutes of one hour of a wall clock; where the clock does not move, by plain arithmetic"
-    moves = {t.replace(tzinfo=tz, fold=f).utcoffset() for t in (hour, hour+timedelta(hours=1)) for f in (0, 1)}
-    if len(moves)>1: return [t for m in minutes for t in _instants(hour.replace(minute=m), tz, rhythm)]
-    start = (hour-moves.pop()).replace(tzinfo=UTC)
-    return [start+timedelta(minutes=m) for m in minutes] if start+timedelta(hours=1)>after else []
+    moves = {t.replace(tzinfo=tz, fold=f).utcoffset() for t in (hour, hour + timedelta(hours=1)) for f in (0, 1)}
+    if len(moves) > 1:
+        return [t for m in minutes for t in _instants(hour.replace(minute=m), tz, rhythm)]
+    start = (hour - moves.pop()).replace(tzinfo=UTC)
+    return [start + timedelta(minutes=m) for m in minutes] if start + timedelta(hours=1) > after else []
+
 
 def fires(
-    expr:str, # Cron line
-    tz:str, # Time zone
-    after:datetime, # Aware; exclusive
-    until:datetime|None=None, # Aware; inclusive. None: for ever
+    expr: str,  # Cron line
+    tz: str,  # Time zone
+    after: datetime,  # Aware; exclusive
+    until: datetime | None = None,  # Aware; inclusive. None: for ever
 ) -> Iterator[datetime]:
     "Instants in UTC, strictly rising"
-    fields,z = parse(expr),zone(tz)
-    minute,hour = ALIASES.get(expr.strip().lower(), expr.strip()).split()[:2]
-    rhythm,last,waiting = minute.startswith('*') or hour.startswith('*'),after.astimezone(UTC),set()
-    for day in _days(fields, after.astimezone(z).date()-timedelta(days=2)):
+    fields, z = parse(expr), zone(tz)
+    minute, hour = ALIASES.get(expr.strip().lower(), expr.strip()).split()[:2]
+    rhythm, last, waiting = minute.startswith("*") or hour.startswith("*"), after.astimezone(UTC), set()
+    for day in _days(fields, after.astimezone(z).date() - timedelta(days=2)):
         midnight = datetime.combine(day, datetime.min.time())
-        sure = min(_instants(midnight, z, False))-timedelta(hours=2) # no later day begins before this
-        yield from (ready := [t for t in sorted(waiting) if last<t<sure and (until is None or t<=until)])
-        waiting -= {t for t in waiting if t<sure}
+        sure = min(_instants(midnight, z, False)) - timedelta(hours=2)  # no later day begins before this
+        yield from (ready := [t for t in sorted(waiting) if last < t < sure and (until is None or t <= until)])
+        waiting -= {t for t in waiting if t < sure}
         last = ready[-1] if ready else last
-        if until is not None and sure>until: return
-        waiting |= {t for h in fields.hours for t in _in_hour(midnight.replace(hour=h), fields.minutes, z, rhythm, last)}
-    yield from (t for t in sorted(waiting) if t>last and (until is None or t<=until))
+        if until is not None and sure > until:
+            return
+        waiting |= {
+            t for h in fields.hours for t in _in_hour(midnight.replace(hour=h), fields.minutes, z, rhythm, last)
+        }
+    yield from (t for t in sorted(waiting) if t > last and (until is None or t <= until))

@@ -20,185 +20,320 @@ from .unattended import Worker
 # %% ../../nbs/job/daemon.ipynb #93e073e7
 class Processes:
     "Runs fires in worker processes"
-    def __init__(self, project): self.project = project
-    def start(self,
-        f:Fire,
-        s:Schedule,
-        hold, # `hold(worker) -> bool`: called before the run begins with the process that will do it
-        done, # `done(outcome)`: called once, from another thread
-    ): # With `stop()`
+
+    def __init__(self, project):
+        self.project = project
+
+    def start(
+        self,
+        f: Fire,
+        s: Schedule,
+        hold,  # `hold(worker) -> bool`: called before the run begins with the process that will do it
+        done,  # `done(outcome)`: called once, from another thread
+    ):  # With `stop()`
         "Begin a run"
         w = Worker(self.project)
-        if not hold(w.ident): w.close(); done(Outcome(status='stopped', message='the claim was lost')); return w
+        if not hold(w.ident):
+            w.close()
+            done(Outcome(status="stopped", message="the claim was lost"))
+            return w
+
         def follow():
             try:
-                out,_ = w.run(f.job, schedule_definition.parameters_at(s, f.due), {'fire':f.id, 'attempt':f.attempt}, s.timeout_s)
-            except Exception as e: out = Outcome(status='failed', message=f'{type(e).__name__}: {e}')
+                out, _ = w.run(
+                    f.job,
+                    schedule_definition.parameters_at(s, f.due),
+                    {"fire": f.id, "attempt": f.attempt},
+                    s.timeout_s,
+                )
+            except Exception as e:
+                out = Outcome(status="failed", message=f"{type(e).__name__}: {e}")
             w.close()
             done(out)
+
         threading.Thread(target=follow, daemon=True).start()
         return w
 
-def completed(project, f:Fire) -> str:
+
+def completed(project, f: Fire) -> str:
     "The run that did what a fire was for, if the ledger knows one"
     from mlops_nb.core import ledger
-    found = ledger.of(project).events(['job.completed'], subject=f.job, newest=True, limit=1000)
-    return next((e.payload.get('run') or 'unknown' for e in found if (e.payload or {}).get('fire')==f.id), '')
+
+    found = ledger.of(project).events(["job.completed"], subject=f.job, newest=True, limit=1000)
+    return next((e.payload.get("run") or "unknown" for e in found if (e.payload or {}).get("fire") == f.id), "")
 
 # %% ../../nbs/job/daemon.ipynb #a29a896b
 class Daemon:
     "One scheduler over the schedules of a project"
-    def __init__(self,
-        project, # A `Project`
-        store:Store,
-        executor=None, # With `start(fire, schedule, hold, done)`; worker processes by default
-        workers:int=2, # Most runs at one time
-        owner:str='', # Who claims; this process by default
-        say=None, # `say(line)` for the log
+
+    def __init__(
+        self,
+        project,  # A `Project`
+        store: Store,
+        executor=None,  # With `start(fire, schedule, hold, done)`; worker processes by default
+        workers: int = 2,  # Most runs at one time
+        owner: str = "",  # Who claims; this process by default
+        say=None,  # `say(line)` for the log
     ):
-        self.project,self.store,self.executor,self.workers = project,store,executor or Processes(project),workers
-        self.owner,self.say = owner or process_identity.of(),say or (lambda line: None)
-        self.held,self.queue,self.ended,self.next,self.counts,self.stopping,self.ending = {},queue.SimpleQueue(),[],{},Counter(),False,False
-        self.bell,self._ring = socket.socketpair()
+        self.project, self.store, self.executor, self.workers = project, store, executor or Processes(project), workers
+        self.owner, self.say = owner or process_identity.of(), say or (lambda line: None)
+        self.held, self.queue, self.ended, self.next, self.counts, self.stopping, self.ending = (
+            {},
+            queue.SimpleQueue(),
+            [],
+            {},
+            Counter(),
+            False,
+            False,
+        )
+        self.bell, self._ring = socket.socketpair()
         self._ring.setblocking(False)
 
     def ring(self):
         "Wake the loop; safe from threads and signal handlers"
-        try: self._ring.send(b'.')
-        except BlockingIOError: return # it is ringing already
-    def stop(self): self.stopping = True; self.ring()
-    def loop(self, once:bool=False):
+        try:
+            self._ring.send(b".")
+        except BlockingIOError:
+            return  # it is ringing already
+
+    def stop(self):
+        self.stopping = True
+        self.ring()
+
+    def loop(self, once: bool = False):
         "Work until `stop`, or until nothing is left to do now"
         try:
             while not self.stopping:
-                try: wait = self.tick()
-                except ToolFailed as e: self.say(str(e)); self._protect(); wait = 5.
-                if once and not (self.held or self.ended or self.ending) and wait>0: break
-                if wait>0 and select.select([self.bell], [], [], wait)[0]: self.bell.recv(4096)
-        finally: self._end()
+                try:
+                    wait = self.tick()
+                except ToolFailed as e:
+                    self.say(str(e))
+                    self._protect()
+                    wait = 5.0
+                if once and not (self.held or self.ended or self.ending) and wait > 0:
+                    break
+                if wait > 0 and select.select([self.bell], [], [], wait)[0]:
+                    self.bell.recv(4096)
+        finally:
+            self._end()
 
     def tick(self) -> float:
         "Everything that can be done now; returns the seconds until something may be due"
-        now,schedules = self.store.now(),self._schedules()
+        now, schedules = self.store.now(), self._schedules()
         self._collect()
         for s in schedules.values():
-            if now>=self.next.get((s.job, d := schedule_definition.digest(s)), 0):
+            if now >= self.next.get((s.job, d := schedule_definition.digest(s)), 0):
                 if left := self.store.plan(s, now):
-                    self._tell('job.fire_skipped', s.job, {'why':left}); self.counts['skipped'] += 1
-                self.next[s.job, d] = next((t.timestamp() for t in cron.fires(s.cron, s.tz, datetime.fromtimestamp(now, UTC))),
-                    now+3600) if s.cron else now+30
+                    self._tell("job.fire_skipped", s.job, {"why": left})
+                    self.counts["skipped"] += 1
+                self.next[s.job, d] = (
+                    next(
+                        (t.timestamp() for t in cron.fires(s.cron, s.tz, datetime.fromtimestamp(now, UTC))), now + 3600
+                    )
+                    if s.cron
+                    else now + 30
+                )
         self._renew()
         self.ending = self._settle()
-        while len(self.held)<self.workers and not self.stopping:
+        while len(self.held) < self.workers and not self.stopping:
             f = self.store.take(schedules, self.owner)
-            if f is None: break
+            if f is None:
+                break
             self._start(f, schedules[f.job])
             self._collect()
         self._notify(schedules)
         return self._wait(now, schedules)
+
     def _wait(self, now, schedules) -> float:
         "Seconds until something may be due: a fire, a retry, a lease to renew; at most half a minute, for what others change"
-        if not self.queue.empty(): return 0.
-        dues = [t for (job,d),t in self.next.items() if job in schedules and d==schedule_definition.digest(schedules[job])]
+        if not self.queue.empty():
+            return 0.0
+        dues = [
+            t
+            for (job, d), t in self.next.items()
+            if job in schedules and d == schedule_definition.digest(schedules[job])
+        ]
         again = self.store.next_attempt()
-        return max(0., min([30., self.store.lease_s/3, *(t-now for t in dues), *([again-now] if again else []), *([1.] if self.ending else [])]))
-    def _schedules(self) -> dict[str,Schedule]:
+        return max(
+            0.0,
+            min(
+                [
+                    30.0,
+                    self.store.lease_s / 3,
+                    *(t - now for t in dues),
+                    *([again - now] if again else []),
+                    *([1.0] if self.ending else []),
+                ]
+            ),
+        )
+
+    def _schedules(self) -> dict[str, Schedule]:
         "What the files say now; a broken one is left out, and said"
         found = {}
         for name in schedule_definition.names(self.project):
-            try: found[name] = schedule_definition.read(self.project, name)
-            except BadInput as e: self.say(str(e))
+            try:
+                found[name] = schedule_definition.read(self.project, name)
+            except BadInput as e:
+                self.say(str(e))
         return found
+
     def _tell(self, type, job, payload):
         from mlops_nb.core import ledger
-        ledger.record(self.project, type, job, payload, fail='open')
-        self.say(f'{type} {job} {payload}')
+
+        ledger.record(self.project, type, job, payload, fail="open")
+        self.say(f"{type} {job} {payload}")
 
     # runs
     def _start(self, f, s):
         "Begin a fire that was just taken, unless the ledger says that it was done"
-        if f.attempt>1 and (run := completed(self.project, f)): self._close(f, s, Outcome(status='succeeded', run=run)); return
+        if f.attempt > 1 and (run := completed(self.project, f)):
+            self._close(f, s, Outcome(status="succeeded", run=run))
+            return
         self.held[f.id] = [f, s, None, time.monotonic()]
-        def hold(worker): f.worker = worker; return self.store.renew(f)
-        def done(outcome): self.queue.put((f, s, outcome)); self.ring()
-        self.say(f'{f.id}: attempt {f.attempt}')
-        try: handle = self.executor.start(f, s, hold, done)
-        except (OSError, MlopsError) as e: done(Outcome(status='failed', message=str(e))); return
+
+        def hold(worker):
+            f.worker = worker
+            return self.store.renew(f)
+
+        def done(outcome):
+            self.queue.put((f, s, outcome))
+            self.ring()
+
+        self.say(f"{f.id}: attempt {f.attempt}")
+        try:
+            handle = self.executor.start(f, s, hold, done)
+        except (OSError, MlopsError) as e:
+            done(Outcome(status="failed", message=str(e)))
+            return
         self.held[f.id][2] = handle
+
     def _collect(self):
         "Write down how runs ended; what cannot be written now stays in `ended`"
-        while not self.queue.empty(): self.ended.append(self.queue.get())
+        while not self.queue.empty():
+            self.ended.append(self.queue.get())
         while self.ended:
-            f,s,outcome = self.ended[0]
-            if f.id in self.held: self._close(f, s, outcome)
+            f, s, outcome = self.ended[0]
+            if f.id in self.held:
+                self._close(f, s, outcome)
             self.held.pop(f.id, None)
             self.ended.pop(0)
-    def _close(self, f:Fire, s:Schedule, o:Outcome):
+
+    def _close(self, f: Fire, s: Schedule, o: Outcome):
         "End a fire, or let it be tried again"
-        failures = f.attempt-f.lost
-        if o.status=='stopped': self.store.again(f, o.message, lost=True); return
-        if o.status=='failed' and o.retry and failures<=s.retries:
-            wait = min(s.backoff_s*2**min(failures-1, 20), 3600.)
-            if self.store.again(f, o.message, wait): self.say(f'{f.id}: {o.message}; again in {wait:g} s')
+        failures = f.attempt - f.lost
+        if o.status == "stopped":
+            self.store.again(f, o.message, lost=True)
             return
-        followers = [n for n,x in self._schedules().items() if x.after==f.job and not x.cron] if o.status=='succeeded' else []
-        notice = f'{f.id} {o.status} at attempt {f.attempt}'+(f': {o.message}' if o.message else '') if s.notify and (s.notify_on=='always' or o.status=='failed') else ''
+        if o.status == "failed" and o.retry and failures <= s.retries:
+            wait = min(s.backoff_s * 2 ** min(failures - 1, 20), 3600.0)
+            if self.store.again(f, o.message, wait):
+                self.say(f"{f.id}: {o.message}; again in {wait:g} s")
+            return
+        followers = (
+            [n for n, x in self._schedules().items() if x.after == f.job and not x.cron]
+            if o.status == "succeeded"
+            else []
+        )
+        notice = (
+            f"{f.id} {o.status} at attempt {f.attempt}" + (f": {o.message}" if o.message else "")
+            if s.notify and (s.notify_on == "always" or o.status == "failed")
+            else ""
+        )
         if not self.store.finish(f, o.status, o.message, o.run, followers, notice):
-            self.say(f'{f.id}: the claim was lost before it ended'); return
+            self.say(f"{f.id}: the claim was lost before it ended")
+            return
         self.counts[o.status] += 1
-        if o.status=='failed':
-            self._tell('job.fire_failed', f.job, {'fire':f.id, 'attempts':f.attempt, 'error':o.message, 'run':o.run})
-        else: self.say(f'{f.id}: {o.status}')
+        if o.status == "failed":
+            self._tell(
+                "job.fire_failed", f.job, {"fire": f.id, "attempts": f.attempt, "error": o.message, "run": o.run}
+            )
+        else:
+            self.say(f"{f.id}: {o.status}")
 
     # claims
     def _renew(self):
         "Hold on to what runs; stop what was lost"
-        for id,(f,_,handle,at) in list(self.held.items()):
-            if time.monotonic()-at<self.store.lease_s/3: continue
-            if self.store.renew(f): self.held[id][3] = time.monotonic()
-            elif handle: self.say(f'{id}: the claim was lost'); del self.held[id]; handle.stop()
+        for id, (f, _, handle, at) in list(self.held.items()):
+            if time.monotonic() - at < self.store.lease_s / 3:
+                continue
+            if self.store.renew(f):
+                self.held[id][3] = time.monotonic()
+            elif handle:
+                self.say(f"{id}: the claim was lost")
+                del self.held[id]
+                handle.stop()
+
     def _protect(self):
         "Without the store: stop runs whose claims are about to end"
-        for id,(_,_,handle,at) in list(self.held.items()):
-            if handle and time.monotonic()-at>self.store.lease_s*2/3:
-                self.say(f'{id}: stopped, because its claim could not be renewed'); handle.stop(); del self.held[id]
+        for id, (_, _, handle, at) in list(self.held.items()):
+            if handle and time.monotonic() - at > self.store.lease_s * 2 / 3:
+                self.say(f"{id}: stopped, because its claim could not be renewed")
+                handle.stop()
+                del self.held[id]
+
     def _settle(self) -> bool:
         "Give back what vanished daemons held; True when a worker of one is still ending"
         ending = False
-        for f in self.store.fires(status='running', limit=1000):
-            if not self._is_gone(f): continue
-            if f.worker and process_identity.is_here(f.worker) and process_identity.is_alive(f.worker): ending = True; continue
+        for f in self.store.fires(status="running", limit=1000):
+            if not self._is_gone(f):
+                continue
+            if f.worker and process_identity.is_here(f.worker) and process_identity.is_alive(f.worker):
+                ending = True
+                continue
             if run := completed(self.project, f):
-                done = self.store.finish(f, 'succeeded', 'its daemon vanished after the run had ended', run,
-                    [n for n,x in self._schedules().items() if x.after==f.job and not x.cron])
-            elif f.lost+1>LOST: done = self.store.finish(f, 'failed', f'its daemon vanished {f.lost+1} times')
-            else: done = self.store.again(f, 'its daemon vanished', lost=True)
-            if done: self.say(f'{f.id}: its daemon vanished'+(', after the run had ended' if run else ''))
+                done = self.store.finish(
+                    f,
+                    "succeeded",
+                    "its daemon vanished after the run had ended",
+                    run,
+                    [n for n, x in self._schedules().items() if x.after == f.job and not x.cron],
+                )
+            elif f.lost + 1 > LOST:
+                done = self.store.finish(f, "failed", f"its daemon vanished {f.lost + 1} times")
+            else:
+                done = self.store.again(f, "its daemon vanished", lost=True)
+            if done:
+                self.say(f"{f.id}: its daemon vanished" + (", after the run had ended" if run else ""))
         return ending
-    def _is_gone(self, f:Fire) -> bool:
+
+    def _is_gone(self, f: Fire) -> bool:
         "Is nobody at work on this fire any more? On this host we can look; elsewhere only the lease tells"
-        if f.owner==self.owner: return f.id not in self.held
-        if process_identity.is_here(f.owner): return not process_identity.is_alive(f.owner)
-        return f.lease_until<self.store.now()
+        if f.owner == self.owner:
+            return f.id not in self.held
+        if process_identity.is_here(f.owner):
+            return not process_identity.is_alive(f.owner)
+        return f.lease_until < self.store.now()
+
     def _end(self):
         "Stop what runs and give it back"
-        for _,_,handle,_ in self.held.values():
-            if handle: handle.stop()
-        deadline = time.monotonic()+60
-        while self.held and time.monotonic()<deadline:
-            try: self._collect()
-            except ToolFailed as e: self.say(str(e)); break
-            if self.held and select.select([self.bell], [], [], 5)[0]: self.bell.recv(4096)
-        self.bell.close(); self._ring.close()
+        for _, _, handle, _ in self.held.values():
+            if handle:
+                handle.stop()
+        deadline = time.monotonic() + 60
+        while self.held and time.monotonic() < deadline:
+            try:
+                self._collect()
+            except ToolFailed as e:
+                self.say(str(e))
+                break
+            if self.held and select.select([self.bell], [], [], 5)[0]:
+                self.bell.recv(4096)
+        self.bell.close()
+        self._ring.close()
 
     # people
     def _notify(self, schedules):
         "Deliver one notice"
         found = self.store.next_notice()
-        if not found: return
-        job,due,body,tries = found
+        if not found:
+            return
+        job, due, body, tries = found
         s = schedules.get(job)
-        try: told = notification.send(self.project, s.notify, f'{self.project.name}: {job}', body) if s else []
-        except MlopsError as e: self.say(str(e)); told = [{'service':'', 'ok':False, 'detail':e.message}]
-        if all(t['ok'] for t in told) or tries>=5: self.store.delivered(job, due)
-        self._tell('job.notified', job, {'fire':f'{job}@{utc(due)}', 'told':told})
+        try:
+            told = notification.send(self.project, s.notify, f"{self.project.name}: {job}", body) if s else []
+        except MlopsError as e:
+            self.say(str(e))
+            told = [{"service": "", "ok": False, "detail": e.message}]
+        if all(t["ok"] for t in told) or tries >= 5:
+            self.store.delivered(job, due)
+        self._tell("job.notified", job, {"fire": f"{job}@{utc(due)}", "told": told})

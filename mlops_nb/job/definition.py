@@ -16,125 +16,222 @@ from ..core.refs import check_name, registered
 from .facts import Job
 
 # %% ../../nbs/job/definition.ipynb #5bf39485
-TOML,LOCK = 'job.toml','requirements.lock'
+TOML, LOCK = "job.toml", "requirements.lock"
+
 
 def _toml(x) -> str:
     "A value as TOML: JSON's spelling is TOML's but for tables"
-    if isinstance(x, bool): return 'true' if x else 'false'
-    if isinstance(x, float): return repr(x)
-    if isinstance(x, int): return str(x)
-    if isinstance(x, str): return json.dumps(x, ensure_ascii=False).replace('\x7f', '\\u007f')
-    if isinstance(x, list): return '['+', '.join(map(_toml, x))+']'
-    return '{'+', '.join(f'{_toml(str(k))} = {_toml(v)}' for k,v in x.items())+'}'
+    if isinstance(x, bool):
+        return "true" if x else "false"
+    if isinstance(x, float):
+        return repr(x)
+    if isinstance(x, int):
+        return str(x)
+    if isinstance(x, str):
+        return json.dumps(x, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(x, list):
+        return "[" + ", ".join(map(_toml, x)) + "]"
+    return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in x.items()) + "}"
+
 
 def _has_null(x) -> bool:
     return x is None or isinstance(x, (list, dict)) and any(map(_has_null, x.values() if isinstance(x, dict) else x))
 
-def _step(s) -> list[str]:
-    return [f'{k} = {_toml(v)}' for k,v in dict(definitions=s.definitions, needs=s.needs, uses=s.uses, gives=s.gives,
-        retries=s.retries, backoff_s=s.backoff_s).items() if v]
 
-def to_toml(job:Job) -> str:
+def _step(s) -> list[str]:
+    return [
+        f"{k} = {_toml(v)}"
+        for k, v in dict(
+            definitions=s.definitions,
+            needs=s.needs,
+            uses=s.uses,
+            gives=s.gives,
+            retries=s.retries,
+            backoff_s=s.backoff_s,
+        ).items()
+        if v
+    ]
+
+
+def to_toml(job: Job) -> str:
     "The job.toml of a job"
-    lines = ['# A job: edit it freely and review it in git. Its parameters are checked before a run starts.', '[job]']
-    lines += [f'{k} = {_toml(v)}' for k,v in dict(name=job.name, notebook=job.notebook, source=job.source,
-        source_digest=job.source_digest, cwd=job.cwd, kernel=job.kernel, requirements=job.requirements,
-        parallel=job.parallel, limits=job.limits).items() if v]
+    lines = ["# A job: edit it freely and review it in git. Its parameters are checked before a run starts.", "[job]"]
+    lines += [
+        f"{k} = {_toml(v)}"
+        for k, v in dict(
+            name=job.name,
+            notebook=job.notebook,
+            source=job.source,
+            source_digest=job.source_digest,
+            cwd=job.cwd,
+            kernel=job.kernel,
+            requirements=job.requirements,
+            parallel=job.parallel,
+            limits=job.limits,
+        ).items()
+        if v
+    ]
     for p in job.parameters:
-        lines += ['', f'[parameters.{p.name if p.name.isascii() else _toml(p.name)}]', f'type = {_toml(p.type)}']
+        lines += ["", f"[parameters.{p.name if p.name.isascii() else _toml(p.name)}]", f"type = {_toml(p.type)}"]
         if p.default is not None:
-            lines.append(f'default_json = {_toml(json.dumps(p.default))}' if _has_null(p.default)
-                else f'default = {_toml(p.default)}')
-        lines += [f'{k} = {_toml(v)}' for k,v in dict(choices=p.choices, item=p.item, form=p.form, help=p.help).items() if v]
-    for s in job.steps: lines += ['', '[[steps]]', f'name = {_toml(s.name)}', f'cells = {_toml(s.cells)}', *_step(s)]
-    for kind,things in (('inputs', job.inputs), ('outputs', job.outputs)):
+            lines.append(
+                f"default_json = {_toml(json.dumps(p.default))}"
+                if _has_null(p.default)
+                else f"default = {_toml(p.default)}"
+            )
+        lines += [
+            f"{k} = {_toml(v)}" for k, v in dict(choices=p.choices, item=p.item, form=p.form, help=p.help).items() if v
+        ]
+    for s in job.steps:
+        lines += ["", "[[steps]]", f"name = {_toml(s.name)}", f"cells = {_toml(s.cells)}", *_step(s)]
+    for kind, things in (("inputs", job.inputs), ("outputs", job.outputs)):
         for t in things:
-            lines += ['', f'[[{kind}]]', f'kind = {_toml(t.kind)}', f'name = {_toml(t.name)}',
-                *([f'cell = {t.cell}'] if t.cell is not None else [])]
+            lines += [
+                "",
+                f"[[{kind}]]",
+                f"kind = {_toml(t.kind)}",
+                f"name = {_toml(t.name)}",
+                *([f"cell = {t.cell}"] if t.cell is not None else []),
+            ]
     for d in job.dropped_cells:
-        lines += ['', '[[dropped]]', f'cell = {d.cell}', f'reason = {_toml(d.reason)}', f'source = {_toml(d.source)}']
+        lines += ["", "[[dropped]]", f"cell = {d.cell}", f"reason = {_toml(d.reason)}", f"source = {_toml(d.source)}"]
     for n in job.remarks:
-        lines += ['', '[[remarks]]', *([f'cell = {n.cell}'] if n.cell is not None else []), f'message = {_toml(n.message)}']
-    return '\n'.join(lines)+'\n'
+        lines += [
+            "",
+            "[[remarks]]",
+            *([f"cell = {n.cell}"] if n.cell is not None else []),
+            f"message = {_toml(n.message)}",
+        ]
+    return "\n".join(lines) + "\n"
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
-_KEYS = {'job':('name', 'notebook', 'source', 'source_digest', 'cwd', 'kernel', 'requirements', 'parallel', 'limits'), 'parameters':None,
-    'steps':None, 'inputs':None, 'outputs':None, 'dropped':None, 'remarks':None}
+_KEYS = {
+    "job": ("name", "notebook", "source", "source_digest", "cwd", "kernel", "requirements", "parallel", "limits"),
+    "parameters": None,
+    "steps": None,
+    "inputs": None,
+    "outputs": None,
+    "dropped": None,
+    "remarks": None,
+}
+
 
 def from_toml(
-    text:str,
-    name:str, # Of the job's folder
+    text: str,
+    name: str,  # Of the job's folder
 ) -> Job:
     "The job that a job.toml describes; raises `BadInput` naming the key"
     import tomllib
-    where = f'jobs/{name}/{TOML}'
-    try: raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e: raise BadInput(f'{where} is not valid TOML: {e}') from e
-    for section,table in raw.items():
-        if section not in _KEYS: raise BadInput(f'{where}: unknown section `{section}`', suggest(section, _KEYS))
-        for key in table if _KEYS[section] else ():
-            if key not in _KEYS[section]: raise BadInput(f'{where}: unknown key `{section}.{key}`', suggest(key, _KEYS[section]))
+
+    where = f"jobs/{name}/{TOML}"
     try:
-        params = [_parameter(n, dict(t)) for n,t in raw.get('parameters', {}).items()]
-        return msgspec.convert({**raw.get('job', {}), 'name':name, 'folder':f'jobs/{name}', 'parameters':params,
-            'steps':raw.get('steps', []), 'inputs':raw.get('inputs', []), 'outputs':raw.get('outputs', []),
-            'dropped_cells':raw.get('dropped', []), 'remarks':[{'cell':None, **n} for n in raw.get('remarks', [])]}, Job)
-    except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as e: raise BadInput(f'{where}: {e}') from e
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise BadInput(f"{where} is not valid TOML: {e}") from e
+    for section, table in raw.items():
+        if section not in _KEYS:
+            raise BadInput(f"{where}: unknown section `{section}`", suggest(section, _KEYS))
+        for key in table if _KEYS[section] else ():
+            if key not in _KEYS[section]:
+                raise BadInput(f"{where}: unknown key `{section}.{key}`", suggest(key, _KEYS[section]))
+    try:
+        params = [_parameter(n, dict(t)) for n, t in raw.get("parameters", {}).items()]
+        return msgspec.convert(
+            {
+                **raw.get("job", {}),
+                "name": name,
+                "folder": f"jobs/{name}",
+                "parameters": params,
+                "steps": raw.get("steps", []),
+                "inputs": raw.get("inputs", []),
+                "outputs": raw.get("outputs", []),
+                "dropped_cells": raw.get("dropped", []),
+                "remarks": [{"cell": None, **n} for n in raw.get("remarks", [])],
+            },
+            Job,
+        )
+    except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as e:
+        raise BadInput(f"{where}: {e}") from e
+
 
 def _parameter(name, table):
-    default = table.pop('default', None)
-    if 'default_json' in table: default = json.loads(table.pop('default_json'))
-    if hasattr(default, 'isoformat'): default = default.isoformat()
-    return {'name':name, **table, 'default':default}
+    default = table.pop("default", None)
+    if "default_json" in table:
+        default = json.loads(table.pop("default_json"))
+    if hasattr(default, "isoformat"):
+        default = default.isoformat()
+    return {"name": name, **table, "default": default}
 
 # %% ../../nbs/job/definition.ipynb #64f80e0f
-def folder_of(project, name:str) -> Path:
+def folder_of(project, name: str) -> Path:
     "`jobs/NAME` of a project; refuses a name that leads elsewhere"
-    return project.path('jobs', check_name(name, 'job name'))
+    return project.path("jobs", check_name(name, "job name"))
 
-def _is_notebook(name:str, have:list[str]) -> BadInput:
+
+def _is_notebook(name: str, have: list[str]) -> BadInput:
     "Somebody gives a notebook where a job is meant"
     import shlex
+
     stem = Path(name).stem
-    return BadInput(f'`{name}` is a notebook; jobs have names', f'write `{stem}`' if stem in have else f'make a job of it: mlops job convert {shlex.quote(name)}')
+    return BadInput(
+        f"`{name}` is a notebook; jobs have names",
+        f"write `{stem}`" if stem in have else f"make a job of it: mlops job convert {shlex.quote(name)}",
+    )
+
 
 def read(
-    project, # A `Project`
-    name:str, # Of the job
+    project,  # A `Project`
+    name: str,  # Of the job
 ) -> Job:
     "A job of the project; raises `NotFound` with the nearest name"
-    if name.endswith('.ipynb') and name not in (have := registered(project, 'job')): raise _is_notebook(name, have)
-    try: text = (folder_of(project, name)/TOML).read_text(encoding='utf-8')
+    if name.endswith(".ipynb") and name not in (have := registered(project, "job")):
+        raise _is_notebook(name, have)
+    try:
+        text = (folder_of(project, name) / TOML).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as e:
-        have = registered(project, 'job')
-        raise NotFound(f'no job `{name}`', suggest(name, have) or (f'there are: {", ".join(have)}' if have
-            else 'make one with: mlops job convert NOTEBOOK')) from e
-    except UnicodeDecodeError as e: raise BadInput(f'jobs/{name}/{TOML} is no UTF-8 text') from e
+        have = registered(project, "job")
+        raise NotFound(
+            f"no job `{name}`",
+            suggest(name, have)
+            or (f"there are: {', '.join(have)}" if have else "make one with: mlops job convert NOTEBOOK"),
+        ) from e
+    except UnicodeDecodeError as e:
+        raise BadInput(f"jobs/{name}/{TOML} is no UTF-8 text") from e
     return from_toml(text, name)
 
+
 def write(
-    project, # A `Project`
-    job:Job,
-    notebook:dict,
-    lock:list[str], # `name==version`, all that the job needs
-) -> Path: # The job's folder
+    project,  # A `Project`
+    job: Job,
+    notebook: dict,
+    lock: list[str],  # `name==version`, all that the job needs
+) -> Path:  # The job's folder
     "Write a job, replacing the one of that name"
     place = folder_of(project, job.name)
-    files = {TOML:to_toml(job), job.notebook:json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)+'\n',
-        LOCK:'\n'.join(lock)+'\n'}
+    files = {
+        TOML: to_toml(job),
+        job.notebook: json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
+        LOCK: "\n".join(lock) + "\n",
+    }
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=place.parent, prefix=f'.{job.name}.'))
+        new = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{job.name}."))
         try:
             os.chmod(new, 0o755)
-            for file,text in files.items(): (new/file).write_text(text, encoding='utf-8')
+            for file, text in files.items():
+                (new / file).write_text(text, encoding="utf-8")
             for extra in sorted(place.iterdir()) if place.is_dir() else ():
                 if extra.name not in files:
-                    shutil.copytree(extra, new/extra.name) if extra.is_dir() else shutil.copy2(extra, new/extra.name)
-            old = new.with_name(new.name+'.old')
-            if place.exists(): os.replace(place, old)
+                    shutil.copytree(extra, new / extra.name) if extra.is_dir() else shutil.copy2(
+                        extra, new / extra.name
+                    )
+            old = new.with_name(new.name + ".old")
+            if place.exists():
+                os.replace(place, old)
             os.replace(new, place)
             shutil.rmtree(old, ignore_errors=True)
-        finally: shutil.rmtree(new, ignore_errors=True)
-    except OSError as e: raise ToolFailed(f'cannot write {place}: {e.strerror or e}') from e
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    except OSError as e:
+        raise ToolFailed(f"cannot write {place}: {e.strerror or e}") from e
     return place

@@ -20,374 +20,690 @@ from ..core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed, s
 from ..core.progress import progress
 from ..core.project import write_text
 from ..cost.facts import Usage
-from . import cell_cache, cell_syntax, definition, injection, kernel_form, notebook_ast, parameters, secret_refs, supervision
+from mlops_nb.job import (
+    cell_cache,
+    cell_syntax,
+    definition,
+    injection,
+    kernel_form,
+    notebook_ast,
+    parameters,
+    secret_refs,
+    supervision,
+)
 from .facts import Artefact, CellRun, Job, RunRecord
 from .supervision import Limits
 
 # %% ../../nbs/job/execution.ipynb #7ec65234
 class Plan(msgspec.Struct, kw_only=True):
     "What is about to run"
-    run:str
-    job:str
-    input:str
-    output:str
-    cwd:str
-    kernel:str
-    parameters:dict
-    timeout_s:int
-    injected:int # Index of the cell of injected parameters, -1 without one
-    limits:Limits = msgspec.field(default_factory=Limits)
-    isolated:str = '' # Why it runs in a kernel of its own
-    resume:str = '' # Run whose finished cells are taken over
-    cache:bool = True
-    live:bool = False # Show what cells print, as it comes
-    parallel:int = 1 # Steps at one time
+
+    run: str
+    job: str
+    input: str
+    output: str
+    cwd: str
+    kernel: str
+    parameters: dict
+    timeout_s: int
+    injected: int  # Index of the cell of injected parameters, -1 without one
+    limits: Limits = msgspec.field(default_factory=Limits)
+    isolated: str = ""  # Why it runs in a kernel of its own
+    resume: str = ""  # Run whose finished cells are taken over
+    cache: bool = True
+    live: bool = False  # Show what cells print, as it comes
+    parallel: int = 1  # Steps at one time
+
 
 def new_id(
-    job:str, # Its name
+    job: str,  # Its name
 ) -> str:
     "An id that sorts by time and never repeats"
-    return f'{job}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}'
+    return f"{job}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
 
 def limits_of(
-    project, # A `Project`
-    job:Job,
-    given:dict|None=None, # From the command line
-) -> Limits: # The nearest word counts: command line, job.toml, mlops.toml
+    project,  # A `Project`
+    job: Job,
+    given: dict | None = None,  # From the command line
+) -> Limits:  # The nearest word counts: command line, job.toml, mlops.toml
     "What a run may use; raises `BadInput`"
     s = project.settings.job
-    base = dict(memory_mb=s.memory_mb, cpu_s=s.cpu_s, wall_s=s.wall_s, disk_mb=s.disk_mb, cell_s=s.timeout_s, usd=s.usd, grace_s=s.grace_s)
-    for k,where in [*((k, f'jobs/{job.name}/job.toml') for k in job.limits), *((k, '--limit') for k in given or {})]:
-        if k not in base: raise BadInput(f'{where}: there is no limit `{k}`', suggest(k, base) or f'the limits are {", ".join(base)}')
-    try: return msgspec.convert({**base, **job.limits, **(given or {})}, Limits, strict=False)
-    except (msgspec.ValidationError, TypeError) as e: raise BadInput(f'limits: {e}', f'the limits are {", ".join(base)}') from e
+    base = dict(
+        memory_mb=s.memory_mb,
+        cpu_s=s.cpu_s,
+        wall_s=s.wall_s,
+        disk_mb=s.disk_mb,
+        cell_s=s.timeout_s,
+        usd=s.usd,
+        grace_s=s.grace_s,
+    )
+    for k, where in [*((k, f"jobs/{job.name}/job.toml") for k in job.limits), *((k, "--limit") for k in given or {})]:
+        if k not in base:
+            raise BadInput(f"{where}: there is no limit `{k}`", suggest(k, base) or f"the limits are {', '.join(base)}")
+    try:
+        return msgspec.convert({**base, **job.limits, **(given or {})}, Limits, strict=False)
+    except (msgspec.ValidationError, TypeError) as e:
+        raise BadInput(f"limits: {e}", f"the limits are {', '.join(base)}") from e
+
 
 def prepare(
-    project, # A `Project`
-    job:Job,
-    values:dict, # Checked parameter values
-    run:str, # From `new_id`
+    project,  # A `Project`
+    job: Job,
+    values: dict,  # Checked parameter values
+    run: str,  # From `new_id`
     *,
-    limits:dict|None=None, # From the command line
-    isolated:bool=False, # A kernel of its own is wanted
-    resume:str='', # Run whose finished cells are taken over
-    live:bool=False,
-    parallel:int=0, # Steps at one time; 0: as job.toml says, or as many as there are processors
+    limits: dict | None = None,  # From the command line
+    isolated: bool = False,  # A kernel of its own is wanted
+    resume: str = "",  # Run whose finished cells are taken over
+    live: bool = False,
+    parallel: int = 0,  # Steps at one time; 0: as job.toml says, or as many as there are processors
 ) -> Plan:
     "Make the folder of a run; no process is started. Raises `BadInput` where a cell would not compile"
-    folder = project.state/'runs'/run
-    given = {p.name:p.default for p in job.parameters if secret_refs.is_secret(p.default)}|values
-    nb,at = injection.inject(cell_syntax.runnable(project, job), job.parameters, given)
+    folder = project.state / "runs" / run
+    given = {p.name: p.default for p in job.parameters if secret_refs.is_secret(p.default)} | values
+    nb, at = injection.inject(cell_syntax.runnable(project, job), job.parameters, given)
     cwd = project.path(job.cwd) if job.cwd else project.root
-    if not cwd.is_dir(): cwd = project.root
+    if not cwd.is_dir():
+        cwd = project.root
     s = project.settings.job
-    kernel = s.kernel if s.kernel!='python3' else job.kernel
-    why = '--isolated' if isolated else 'the setting job.fork_server is false' if not s.fork_server else kernel_form.needs_kernel(nb, kernel)
-    plan = Plan(run=run, job=job.name, input=str(folder/'input.ipynb'), output=str(folder/f'{job.name}.ipynb'), cwd=str(cwd), kernel=kernel, parameters=parameters.told(given),
-        timeout_s=s.timeout_s, injected=at, limits=limits_of(project, job, limits),
-        isolated=why, resume=resume, cache=s.cache, live=live, parallel=parallel or job.parallel or len(os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else [0]))
+    kernel = s.kernel if s.kernel != "python3" else job.kernel
+    why = (
+        "--isolated"
+        if isolated
+        else "the setting job.fork_server is false"
+        if not s.fork_server
+        else kernel_form.needs_kernel(nb, kernel)
+    )
+    plan = Plan(
+        run=run,
+        job=job.name,
+        input=str(folder / "input.ipynb"),
+        output=str(folder / f"{job.name}.ipynb"),
+        cwd=str(cwd),
+        kernel=kernel,
+        parameters=parameters.told(given),
+        timeout_s=s.timeout_s,
+        injected=at,
+        limits=limits_of(project, job, limits),
+        isolated=why,
+        resume=resume,
+        cache=s.cache,
+        live=live,
+        parallel=parallel or job.parallel or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     plan.timeout_s = int(plan.limits.cell_s)
-    (folder/'input.ipynb').write_bytes(supervision._json(nb))
-    (folder/'plan.json').write_bytes(msgspec.json.encode(plan))
+    (folder / "input.ipynb").write_bytes(supervision._json(nb))
+    (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
     return plan
 
-def folder_of(project, run:str) -> Path: return project.path('.mlops', 'runs', run)
+
+def folder_of(project, run: str) -> Path:
+    return project.path(".mlops", "runs", run)
+
 
 @contextmanager
-def holding(folder:Path):
+def holding(folder: Path):
     "Hold the lock of a run's folder"
-    try: import fcntl
-    except ImportError: yield; return
-    with open(folder/'lock', 'w', encoding='ascii') as f:
-        fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(folder / "lock", "w", encoding="ascii") as f:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
-def is_held(folder:Path) -> bool:
+
+def is_held(folder: Path) -> bool:
     "Does somebody run it now?"
-    try: import fcntl
-    except ImportError: return False
     try:
-        with open(folder/'lock', encoding='ascii') as f: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-    except FileNotFoundError: return False
-    except BlockingIOError: return True
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        with open(folder / "lock", encoding="ascii") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
     return False
 
+
 def resumable(
-    project, # A `Project`
-    job:Job,
-    run:str, # To be resumed
-) -> Plan: # Of that run
+    project,  # A `Project`
+    job: Job,
+    run: str,  # To be resumed
+) -> Plan:  # Of that run
     "The plan of an earlier run; raises one line when it cannot be taken up again"
     folder = folder_of(project, run)
-    try: old = msgspec.json.decode((folder/'plan.json').read_bytes(), type=Plan)
+    try:
+        old = msgspec.json.decode((folder / "plan.json").read_bytes(), type=Plan)
     except FileNotFoundError as e:
-        have = sorted(p.name for p in (project.root/'.mlops'/'runs').glob(f'{job.name}-*'))[-3:]
-        raise NotFound(f'no run {run!r} of job `{job.name}`', f'the newest are: {", ".join(have)}' if have else f'start one with: mlops job run {job.name}') from e
-    except msgspec.DecodeError as e: raise BadInput(f'run {run}: its plan cannot be read', 'start the job anew') from e
-    if old.job!=job.name: raise BadInput(f'run {run} is of job `{old.job}`, not `{job.name}`', f'mlops job run {old.job} --resume {run}')
-    if is_held(folder): raise BadInput(f'run {run} is still going on', 'wait for it, or stop it first')
+        have = sorted(p.name for p in (project.root / ".mlops" / "runs").glob(f"{job.name}-*"))[-3:]
+        raise NotFound(
+            f"no run {run!r} of job `{job.name}`",
+            f"the newest are: {', '.join(have)}" if have else f"start one with: mlops job run {job.name}",
+        ) from e
+    except msgspec.DecodeError as e:
+        raise BadInput(f"run {run}: its plan cannot be read", "start the job anew") from e
+    if old.job != job.name:
+        raise BadInput(f"run {run} is of job `{old.job}`, not `{job.name}`", f"mlops job run {old.job} --resume {run}")
+    if is_held(folder):
+        raise BadInput(f"run {run} is still going on", "wait for it, or stop it first")
     return old
 
 # %% ../../nbs/job/execution.ipynb #ef8c37ed
 def environment(
-    project, # A `Project`
-    run:str,
-) -> dict[str,str]:
+    project,  # A `Project`
+    run: str,
+) -> dict[str, str]:
     "The environment of a run"
     import mlops_nb
-    env = {k:v for k,v in os.environ.items() if k!='JPY_SESSION_NAME'}
-    env.update(MLOPS_PROJECT=str(project.root), MLOPS_PARENT_RUN=run, PYTHONUNBUFFERED='1')
+
+    env = {k: v for k, v in os.environ.items() if k != "JPY_SESSION_NAME"}
+    env.update(MLOPS_PROJECT=str(project.root), MLOPS_PARENT_RUN=run, PYTHONUNBUFFERED="1")
     env = warm.settled(env)
     home = str(Path(mlops_nb.__file__).parent.parent)
-    if home in map(os.path.abspath, filter(None, sys.path)) and not home.endswith('-packages'):
-        env['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
+    if home in map(os.path.abspath, filter(None, sys.path)) and not home.endswith("-packages"):
+        env["PYTHONPATH"] = os.pathsep.join(
+            dict.fromkeys([home, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))])
+        )
     return env
 
-def described(env:dict[str,str]) -> dict[str,str]:
+
+def described(env: dict[str, str]) -> dict[str, str]:
     "What a reader needs to repeat a run"
-    return {'python':platform.python_version(), 'platform':platform.platform(terse=True), 'PYTHONHASHSEED':env.get('PYTHONHASHSEED', ''), 'TZ':env.get('TZ', ''),
-        'cpus':str(os.cpu_count())}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "PYTHONHASHSEED": env.get("PYTHONHASHSEED", ""),
+        "TZ": env.get("TZ", ""),
+        "cpus": str(os.cpu_count()),
+    }
+
 
 @contextmanager
 def _stoppable():
     "SIGTERM ends the block like Ctrl-C, so that an orderly end is recorded"
-    if threading.current_thread() is not threading.main_thread(): yield; return
-    def stop(*_): raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
     before = signal.signal(signal.SIGTERM, stop)
-    try: yield
-    finally: signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-def preloads(nb:dict) -> tuple[str,...]:
+
+def preloads(nb: dict) -> tuple[str, ...]:
     "Installed modules that a notebook imports, in its order: a server that has them is worth having"
-    return tuple(dict.fromkeys(m for _,m in kernel_form.imports_of(nb) if _installed(m.partition('.')[0])))
+    return tuple(dict.fromkeys(m for _, m in kernel_form.imports_of(nb) if _installed(m.partition(".")[0])))
 
-def _installed(top:str) -> bool:
-    if top in sys.stdlib_module_names or top in ('mlops_nb', 'IPython'): return False
-    spec = importlib.machinery.PathFinder.find_spec(top, [p for p in sys.path if p.endswith('-packages')])
+
+def _installed(top: str) -> bool:
+    if top in sys.stdlib_module_names or top in ("mlops_nb", "IPython"):
+        return False
+    spec = importlib.machinery.PathFinder.find_spec(top, [p for p in sys.path if p.endswith("-packages")])
     return spec is not None
 
 # %% ../../nbs/job/execution.ipynb #7009909b
 def _request(project, job, plan, env, nb, given) -> dict:
     "What the fork is told"
     folder = Path(plan.input).parent
-    cells = [{'at':n, 'source':c['source'], 'id':c.get('id', ''), 'tags':c['metadata'].get('tags') or []} for n,c in enumerate(nb['cells']) if c['cell_type']=='code']
-    old = folder_of(project, plan.resume)/'cells.log' if plan.resume else ''
+    cells = [
+        {"at": n, "source": c["source"], "id": c.get("id", ""), "tags": c["metadata"].get("tags") or []}
+        for n, c in enumerate(nb["cells"])
+        if c["cell_type"] == "code"
+    ]
+    old = folder_of(project, plan.resume) / "cells.log" if plan.resume else ""
     more = [str(f) for f in cell_cache.logs_of_steps(folder_of(project, plan.resume))] if plan.resume else []
-    return {'plan':{'cells':cells, 'folder':str(folder), 'cache':plan.cache, 'resume':str(old), 'more':more, 'blocks':str(project.root/'.mlops'/'blocks'),
-        'salt':f'{sys.version} {plan.job}', 'inputs':[t.name for t in job.inputs if t.kind=='file'],
-        'secrets':given, 'limits':{'cpu_s':plan.limits.cpu_s, 'disk_mb':plan.limits.disk_mb, 'cell_s':plan.limits.cell_s}}, 'env':env, 'cwd':plan.cwd, 'umask':_umask()}
+    return {
+        "plan": {
+            "cells": cells,
+            "folder": str(folder),
+            "cache": plan.cache,
+            "resume": str(old),
+            "more": more,
+            "blocks": str(project.root / ".mlops" / "blocks"),
+            "salt": f"{sys.version} {plan.job}",
+            "inputs": [t.name for t in job.inputs if t.kind == "file"],
+            "secrets": given,
+            "limits": {"cpu_s": plan.limits.cpu_s, "disk_mb": plan.limits.disk_mb, "cell_s": plan.limits.cell_s},
+        },
+        "env": env,
+        "cwd": plan.cwd,
+        "umask": _umask(),
+    }
+
 
 def _umask() -> int:
-    mask = os.umask(0o077); os.umask(mask)
+    mask = os.umask(0o077)
+    os.umask(mask)
     return mask
 
-def _retries(job:Job, plan:Plan, what:str) -> dict:
+
+def _retries(job: Job, plan: Plan, what: str) -> dict:
     "Cell of the run -> how often its step may be tried again, or after how many seconds"
-    return {n if plan.injected<0 or n<plan.injected else n+1:getattr(s, what) for s in job.steps for n in s.cells if s.retries}
+    return {
+        n if plan.injected < 0 or n < plan.injected else n + 1: getattr(s, what)
+        for s in job.steps
+        for n in s.cells
+        if s.retries
+    }
 
-def in_fork(project, job, plan:Plan, env, nb, mask, given, tell, cost_of) -> dict|None:
+
+def in_fork(project, job, plan: Plan, env, nb, mask, given, tell, cost_of) -> dict | None:
     "Run the cells in a fork; None where there is no server"
-    request,left,waits,cpu = _request(project, job, plan, env, nb, given),_retries(job, plan, 'retries'),_retries(job, plan, 'backoff_s'),0.
+    request, left, waits, cpu = (
+        _request(project, job, plan, env, nb, given),
+        _retries(job, plan, "retries"),
+        _retries(job, plan, "backoff_s"),
+        0.0,
+    )
     modules = preloads(nb)
-    if modules: warm.start((), warm.settled(os.environ), wait=False) # For the next command
+    if modules:
+        warm.start((), warm.settled(os.environ), wait=False)  # For the next command
     while True:
-        sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]}, Path(plan.output), mask)
+        sheet = supervision.Sheet(
+            {**nb, "cells": [{**c, "metadata": dict(c["metadata"])} for c in nb["cells"]]}, Path(plan.output), mask
+        )
         watch = supervision.Watch(request, sheet, plan.limits, tell, cost_of)
-        with _stoppable(): # From before the fork begins: what it does is recorded, whenever a stop comes
-            if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)): return None
+        with _stoppable():  # From before the fork begins: what it does is recorded, whenever a stop comes
+            if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)):
+                return None
             end = watch.follow()
-        cpu += end['cpu_s']
-        at = end.get('cell')
-        if end['done']=='restart' and request['plan']['resume']: tell({'note':f'nothing could be taken over: {end["error"]}'}); request['plan']['resume'] = ''; continue
-        if end['done']=='failed' and left.get(at, 0)>0 and plan.cache:
-            left[at] -= 1
-            if wait := waits.get(at, 0.):
-                with _stoppable(): threading.Event().wait(wait)
-                waits[at] = 2*wait
-            tell({'note':f'cell {job_index(plan, at)} is tried again: {mask.text(end["error"])}', 'retry':True})
-            request['plan']['resume'] = str(Path(plan.input).parent/'cells.log')
+        cpu += end["cpu_s"]
+        at = end.get("cell")
+        if end["done"] == "restart" and request["plan"]["resume"]:
+            tell({"note": f"nothing could be taken over: {end['error']}"})
+            request["plan"]["resume"] = ""
             continue
-        sheet.nb['metadata'] = {**nb['metadata'], 'papermill':{**nb['metadata'].get('papermill', {}), 'parameters':plan.parameters}, 'mlops':{'run':plan.run, 'job':plan.job}}
+        if end["done"] == "failed" and left.get(at, 0) > 0 and plan.cache:
+            left[at] -= 1
+            if wait := waits.get(at, 0.0):
+                with _stoppable():
+                    threading.Event().wait(wait)
+                waits[at] = 2 * wait
+            tell({"note": f"cell {job_index(plan, at)} is tried again: {mask.text(end['error'])}", "retry": True})
+            request["plan"]["resume"] = str(Path(plan.input).parent / "cells.log")
+            continue
+        sheet.nb["metadata"] = {
+            **nb["metadata"],
+            "papermill": {**nb["metadata"].get("papermill", {}), "parameters": plan.parameters},
+            "mlops": {"run": plan.run, "job": plan.job},
+        }
         data = sheet.save(final=True)
-        return {**end, 'cpu_s':cpu, 'error':mask.text(end.get('error', '')), 'nb':msgspec.json.decode(data)}
+        return {**end, "cpu_s": cpu, "error": mask.text(end.get("error", "")), "nb": msgspec.json.decode(data)}
 
-def in_kernel(plan:Plan, env, mask, tell, cost_of) -> dict:
+
+def in_kernel(plan: Plan, env, mask, tell, cost_of) -> dict:
     "Run the cells in a kernel of their own"
     folder = Path(plan.input).parent
-    with _stoppable(): end = kernel_form.follow(folder, plan.cwd, env, plan.limits, tell, cost_of)
-    nb,out = None,Path(plan.output)
+    with _stoppable():
+        end = kernel_form.follow(folder, plan.cwd, env, plan.limits, tell, cost_of)
+    nb, out = None, Path(plan.output)
     if out.exists():
         nb = json.loads(mask.data(out.read_bytes()))
-        nb['cells'] = [{**c, 'source':''.join(c['source'])} for c in nb['cells']]
-        nb['metadata'].setdefault('papermill', {})['parameters'] = plan.parameters
-        nb['metadata']['mlops'] = {'run':plan.run, 'job':plan.job}
-        write_text(out, json.dumps(nb, indent=1, ensure_ascii=False)+'\n')
-    if mask.forms: (folder/'log.txt').write_bytes(mask.data((folder/'log.txt').read_bytes()))
-    return {**end, 'error':mask.text(end.get('error') or ''), 'nb':nb, 'cpu_s':0.}
+        nb["cells"] = [{**c, "source": "".join(c["source"])} for c in nb["cells"]]
+        nb["metadata"].setdefault("papermill", {})["parameters"] = plan.parameters
+        nb["metadata"]["mlops"] = {"run": plan.run, "job": plan.job}
+        write_text(out, json.dumps(nb, indent=1, ensure_ascii=False) + "\n")
+    if mask.forms:
+        (folder / "log.txt").write_bytes(mask.data((folder / "log.txt").read_bytes()))
+    return {**end, "error": mask.text(end.get("error") or ""), "nb": nb, "cpu_s": 0.0}
 
 # %% ../../nbs/job/execution.ipynb #08d3a93e
-def job_index(plan:Plan, index:int|None) -> int|None:
+def job_index(plan: Plan, index: int | None) -> int | None:
     "Index in the job's notebook of a cell of the run; -1 is the cell of injected parameters"
-    if index is None or plan.injected<0 or index<plan.injected: return index
-    return -1 if index==plan.injected else index-1
+    if index is None or plan.injected < 0 or index < plan.injected:
+        return index
+    return -1 if index == plan.injected else index - 1
+
 
 class _Told:
     "What a run says while it goes on"
-    def __init__(self, plan:Plan, nb:dict, mask, step, price):
-        self.plan,self.mask,self.step,self.price,self.titles,self.cells,self.remarks = plan,mask,step,price,injection.titles(nb),{},[]
-    def __call__(self, m:dict):
-        if 'in' in m: self._live(m)
-        elif 'cached' in m: self._cell(m['cached'], {**m['usage'], 'status':'completed'}, True)
-        elif 'status' in m: self._cell(m['cell'], m, False)
-        elif 'why' in m:
-            self.remarks.append(self.mask.text(f'`{m["lost"]}` of cell {job_index(self.plan, m["cell"])}: {m["why"]}; a resume that needs it runs that cell again' if m['lost']
-                else f'cell {job_index(self.plan, m["cell"])}: {m["why"]}'))
-        elif 'note' in m: self.remarks.append(m['note'])
-        elif 'begin' in m: self.step(0, self.titles[m['begin']])
-    def _cell(self, at, m, cached):
-        u = Usage(**{k:m[k] for k in ('seconds', 'cpu_s', 'peak_mb', 'kwh', 'energy')})
-        self.cells[at] = CellRun(index=job_index(self.plan, at), seconds=u.seconds, cost_usd=0. if cached else self.price(u), cpu_s=u.cpu_s, peak_mb=u.peak_mb, kwh=u.kwh,
-            status=m['status'], title=self.titles[at], cached=cached)
-        self.step(1, self.titles[at])
-    def _live(self, m):
-        if not self.plan.live: return
-        text = m.get('text') or ''.join((m.get('out', {}).get('data') or {}).get('text/plain', ''))+'\n' if 'update' not in m else ''
-        if 'out' in m and m['out'].get('ename'): text = f'{m["out"]["ename"]}: {m["out"]["evalue"]}\n'
-        sys.stderr.write(self.mask.text(text)); sys.stderr.flush()
 
-def _steps(job:Job, told:_Told, end:dict) -> list:
+    def __init__(self, plan: Plan, nb: dict, mask, step, price):
+        self.plan, self.mask, self.step, self.price, self.titles, self.cells, self.remarks = (
+            plan,
+            mask,
+            step,
+            price,
+            injection.titles(nb),
+            {},
+            [],
+        )
+
+    def __call__(self, m: dict):
+        if "in" in m:
+            self._live(m)
+        elif "cached" in m:
+            self._cell(m["cached"], {**m["usage"], "status": "completed"}, True)
+        elif "status" in m:
+            self._cell(m["cell"], m, False)
+        elif "why" in m:
+            self.remarks.append(
+                self.mask.text(
+                    f"`{m['lost']}` of cell {job_index(self.plan, m['cell'])}: {m['why']}; a resume that needs it runs that cell again"
+                    if m["lost"]
+                    else f"cell {job_index(self.plan, m['cell'])}: {m['why']}"
+                )
+            )
+        elif "note" in m:
+            self.remarks.append(m["note"])
+        elif "begin" in m:
+            self.step(0, self.titles[m["begin"]])
+
+    def _cell(self, at, m, cached):
+        u = Usage(**{k: m[k] for k in ("seconds", "cpu_s", "peak_mb", "kwh", "energy")})
+        self.cells[at] = CellRun(
+            index=job_index(self.plan, at),
+            seconds=u.seconds,
+            cost_usd=0.0 if cached else self.price(u),
+            cpu_s=u.cpu_s,
+            peak_mb=u.peak_mb,
+            kwh=u.kwh,
+            status=m["status"],
+            title=self.titles[at],
+            cached=cached,
+        )
+        self.step(1, self.titles[at])
+
+    def _live(self, m):
+        if not self.plan.live:
+            return
+        text = (
+            m.get("text") or "".join((m.get("out", {}).get("data") or {}).get("text/plain", "")) + "\n"
+            if "update" not in m
+            else ""
+        )
+        if "out" in m and m["out"].get("ename"):
+            text = f"{m['out']['ename']}: {m['out']['evalue']}\n"
+        sys.stderr.write(self.mask.text(text))
+        sys.stderr.flush()
+
+
+def _steps(job: Job, told: _Told, end: dict) -> list:
     "What became of each step"
     from mlops_nb.job import step_graph
-    return step_graph.told(job.steps, [told.cells[k] for k in sorted(told.cells)], end.get('steps', {})) if job.steps else []
+
+    return (
+        step_graph.told(job.steps, [told.cells[k] for k in sorted(told.cells)], end.get("steps", {}))
+        if job.steps
+        else []
+    )
+
 
 def execute(
-    project, # A `Project`
-    job:Job,
-    plan:Plan, # From `prepare`
-    price, # `Usage` -> USD or None
-    done:dict|None=None, # Payload of the event that will end the run's bracket
-) -> RunRecord: # completed or failed; a stop raises `KeyboardInterrupt` after everything is saved
+    project,  # A `Project`
+    job: Job,
+    plan: Plan,  # From `prepare`
+    price,  # `Usage` -> USD or None
+    done: dict | None = None,  # Payload of the event that will end the run's bracket
+) -> RunRecord:  # completed or failed; a stop raises `KeyboardInterrupt` after everything is saved
     "One run from start to record"
     from mlops_nb import cost
-    env,nb = environment(project, plan.run),notebook_ast.load(plan.input)
-    given = {v:secret_refs.look_up(v) for v in plan.parameters.values() if secret_refs.is_secret(v)}
-    mask,started = secret_refs.Mask(given.values()),datetime.now(UTC).isoformat(timespec='milliseconds')
-    record = RunRecord(run=plan.run, job=job.name, status='aborted', cells=[], cost_usd=None, output=plan.output, parameters=plan.parameters, environment=described(env),
-        started=started, message='stopped before it ended', resumed=plan.resume)
-    cost_of = lambda seconds,cpu: price(Usage(seconds=seconds, cpu_s=cpu, peak_mb=0., kwh=cost.metering.modelled_kwh(seconds, cpu), energy='model'))
-    end:dict = {}
-    with cost.metering.measure() as used, progress(f'job {job.name}', sum(c['cell_type']=='code' for c in nb['cells'])) as p:
+
+    env, nb = environment(project, plan.run), notebook_ast.load(plan.input)
+    given = {v: secret_refs.look_up(v) for v in plan.parameters.values() if secret_refs.is_secret(v)}
+    mask, started = secret_refs.Mask(given.values()), datetime.now(UTC).isoformat(timespec="milliseconds")
+    record = RunRecord(
+        run=plan.run,
+        job=job.name,
+        status="aborted",
+        cells=[],
+        cost_usd=None,
+        output=plan.output,
+        parameters=plan.parameters,
+        environment=described(env),
+        started=started,
+        message="stopped before it ended",
+        resumed=plan.resume,
+    )
+    cost_of = lambda seconds, cpu: price(
+        Usage(seconds=seconds, cpu_s=cpu, peak_mb=0.0, kwh=cost.metering.modelled_kwh(seconds, cpu), energy="model")
+    )
+    end: dict = {}
+    with (
+        cost.metering.measure() as used,
+        progress(f"job {job.name}", sum(c["cell_type"] == "code" for c in nb["cells"])) as p,
+    ):
         told = _Told(plan, nb, mask, p, price)
         try:
             end = _run(project, job, plan, env, nb, mask, given, told, cost_of, record)
-            record.status,record.message,record.failed_cell = end['done'],_one_line(plan, end),job_index(plan, end.get('cell'))
-            record.__dict__['kind'] = end.get('kind', '')
-        except KeyboardInterrupt: end = {'done':'aborted'}
-        finally: record.steps = _steps(job, told, end); record.cells,record.remarks = [told.cells[k] for k in sorted(told.cells)],record.remarks+told.remarks
+            record.status, record.message, record.failed_cell = (
+                end["done"],
+                _one_line(plan, end),
+                job_index(plan, end.get("cell")),
+            )
+            record.__dict__["kind"] = end.get("kind", "")
+        except KeyboardInterrupt:
+            end = {"done": "aborted"}
+        finally:
+            record.steps = _steps(job, told, end)
+            record.cells, record.remarks = [told.cells[k] for k in sorted(told.cells)], record.remarks + told.remarks
     _finish(plan, job, record, used, end, price, done if done is not None else {})
-    if record.form=='fork': sweep(project, job.name)
+    if record.form == "fork":
+        sweep(project, job.name)
     notify(project, record)
-    if record.status=='aborted': raise KeyboardInterrupt(f'run {record.run} is saved'+(f'; go on with: mlops job run {job.name} --resume {record.run}' if record.form=='fork' else ''))
+    if record.status == "aborted":
+        raise KeyboardInterrupt(
+            f"run {record.run} is saved"
+            + (f"; go on with: mlops job run {job.name} --resume {record.run}" if record.form == "fork" else "")
+        )
     return record
 
-def _way(job:Job, plan:Plan, nb:dict, told):
+
+def _way(job: Job, plan: Plan, nb: dict, told):
     "One fork for all cells, or one for each step where steps can run side by side"
-    if not (job.steps and plan.cache and plan.parallel>1): return in_fork
+    if not (job.steps and plan.cache and plan.parallel > 1):
+        return in_fork
     from mlops_nb.job import step_execution, step_graph
-    if not step_graph.is_wide(job.steps): return in_fork
-    history = [n for n,c in enumerate(nb['cells']) if c['cell_type']=='code' and cell_cache.uses_history(notebook_ast.understand(n, c['source']))]
-    if history: told({'note':f'the steps ran one after the other: cell {job_index(plan, history[0])} reads the history of cells (`_`, `Out`)'})
+
+    if not step_graph.is_wide(job.steps):
+        return in_fork
+    history = [
+        n
+        for n, c in enumerate(nb["cells"])
+        if c["cell_type"] == "code" and cell_cache.uses_history(notebook_ast.understand(n, c["source"]))
+    ]
+    if history:
+        told(
+            {
+                "note": f"the steps ran one after the other: cell {job_index(plan, history[0])} reads the history of cells (`_`, `Out`)"
+            }
+        )
     return in_fork if history else step_execution.in_forks
+
 
 def _run(project, job, plan, env, nb, mask, given, told, cost_of, record) -> dict:
     "In a fork where that is possible, else in a kernel"
     why = plan.isolated
     if not why:
-        record.form = 'fork'
-        if (end := _way(job, plan, nb, told)(project, job, plan, env, nb, mask, given, told, cost_of)) is not None: return end
-        record.form,why = 'kernel','no fork server could be started'
-    if why!='--isolated' and not why.startswith('the setting'): record.remarks.append(f'it ran in a kernel of its own: {why}')
-    if plan.resume: record.remarks.append('nothing was taken over: a kernel of its own starts from the first cell'); record.resumed = ''
+        record.form = "fork"
+        if (end := _way(job, plan, nb, told)(project, job, plan, env, nb, mask, given, told, cost_of)) is not None:
+            return end
+        record.form, why = "kernel", "no fork server could be started"
+    if why != "--isolated" and not why.startswith("the setting"):
+        record.remarks.append(f"it ran in a kernel of its own: {why}")
+    if plan.resume:
+        record.remarks.append("nothing was taken over: a kernel of its own starts from the first cell")
+        record.resumed = ""
     return in_kernel(plan, env, mask, told, cost_of)
 
 # %% ../../nbs/job/execution.ipynb #ac2ae095
-def _paid(r:RunRecord, energy:str) -> dict:
+def _paid(r: RunRecord, energy: str) -> dict:
     "What the ledger remembers of a run"
-    cells = [{'index':c.index, 'seconds':round(c.seconds, 6), 'usd':c.cost_usd, 'kwh':0. if c.cached else c.kwh, 'cpu_s':c.cpu_s, 'peak_mb':c.peak_mb, 'cached':c.cached} for c in r.cells]
-    return {'job':r.job, 'usd':r.cost_usd, 'kwh':r.kwh, 'seconds':r.seconds, 'cpu_s':r.cpu_s, 'peak_mb':r.peak_mb, 'energy':energy,
-        'idle_s':max(0., r.seconds-sum(c.seconds for c in r.cells if not c.cached)), 'cells':cells,
-        'digest':r.digest, 'form':r.form, **({'artefacts':{a.name:a.digest for a in r.artefacts}} if r.artefacts else {}), **({'resumed':r.resumed} if r.resumed else {}),
-        **({'error':r.message, 'cell':r.failed_cell} if r.message else {})}
+    cells = [
+        {
+            "index": c.index,
+            "seconds": round(c.seconds, 6),
+            "usd": c.cost_usd,
+            "kwh": 0.0 if c.cached else c.kwh,
+            "cpu_s": c.cpu_s,
+            "peak_mb": c.peak_mb,
+            "cached": c.cached,
+        }
+        for c in r.cells
+    ]
+    return {
+        "job": r.job,
+        "usd": r.cost_usd,
+        "kwh": r.kwh,
+        "seconds": r.seconds,
+        "cpu_s": r.cpu_s,
+        "peak_mb": r.peak_mb,
+        "energy": energy,
+        "idle_s": max(0.0, r.seconds - sum(c.seconds for c in r.cells if not c.cached)),
+        "cells": cells,
+        "digest": r.digest,
+        "form": r.form,
+        **({"artefacts": {a.name: a.digest for a in r.artefacts}} if r.artefacts else {}),
+        **({"resumed": r.resumed} if r.resumed else {}),
+        **({"error": r.message, "cell": r.failed_cell} if r.message else {}),
+    }
+
 
 def _one_line(plan, end) -> str:
     "How a run failed, with the cell's index"
-    if end['done']=='completed': return ''
-    cell = job_index(plan, end.get('cell'))
-    return f'cell {cell} failed: {end["error"]}' if cell is not None else end['error']
+    if end["done"] == "completed":
+        return ""
+    cell = job_index(plan, end.get("cell"))
+    return f"cell {cell} failed: {end['error']}" if cell is not None else end["error"]
 
-def failed(record:RunRecord):
+
+def failed(record: RunRecord):
     "The error of a run that failed, with the record as its result"
-    tool = record.__dict__.get('kind')=='tool'
-    more = f'; mend it and go on with: mlops job run {record.job} --resume {record.run}' if record.form=='fork' and record.failed_cell is not None else ''
-    e:MlopsError = ToolFailed(record.message, f'see {place(Path(record.output).parent/"log.txt")}') if tool else Finding(f'run {record.run}: {record.message}', f'see {place(record.output)}{more}')
+    tool = record.__dict__.get("kind") == "tool"
+    more = (
+        f"; mend it and go on with: mlops job run {record.job} --resume {record.run}"
+        if record.form == "fork" and record.failed_cell is not None
+        else ""
+    )
+    e: MlopsError = (
+        ToolFailed(record.message, f"see {place(Path(record.output).parent / 'log.txt')}")
+        if tool
+        else Finding(f"run {record.run}: {record.message}", f"see {place(record.output)}{more}")
+    )
     e.__dict__["result"] = record
     return e
 
-def collect(plan:Plan, job:Job, most:int=1<<26) -> list[Artefact]:
+
+def collect(plan: Plan, job: Job, most: int = 1 << 26) -> list[Artefact]:
     "The declared outputs that are there, digested; those of up to 64 MB copied"
     out = []
     for t in job.outputs:
-        if t.kind!='file': continue
+        if t.kind != "file":
+            continue
         name = t.name
-        for q in job.parameters: name = name.replace(f'{{{q.name}}}', str(plan.parameters.get(q.name, q.default)))
-        at = Path(plan.cwd)/name
-        if not at.is_file(): continue
-        with open(at, 'rb') as f: digest = hashlib.file_digest(f, 'sha256').hexdigest()
-        copy = Path(plan.input).parent/'artefacts'/f'{digest[:12]}-{at.name}'
-        if small := at.stat().st_size<=most:
+        for q in job.parameters:
+            name = name.replace(f"{{{q.name}}}", str(plan.parameters.get(q.name, q.default)))
+        at = Path(plan.cwd) / name
+        if not at.is_file():
+            continue
+        with open(at, "rb") as f:
+            digest = hashlib.file_digest(f, "sha256").hexdigest()
+        copy = Path(plan.input).parent / "artefacts" / f"{digest[:12]}-{at.name}"
+        if small := at.stat().st_size <= most:
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(at, copy)
-        out.append(Artefact(name=name, digest=digest, bytes=at.stat().st_size, path=str(copy) if small else ''))
+        out.append(Artefact(name=name, digest=digest, bytes=at.stat().st_size, path=str(copy) if small else ""))
     return out
+
 
 def _finish(plan, job, record, used, end, price, done):
     "What it took, what came out, and run.json"
     from mlops_nb import cost
-    cpu = end.get('cpu_s', 0.)
-    kwh = used.kwh+(cost.metering.modelled_kwh(0., cpu) if used.energy.startswith('model') else 0.)
-    record.seconds,record.cpu_s,record.kwh = used.seconds,used.cpu_s+cpu,kwh
-    record.peak_mb = max([used.peak_mb, end.get('peak_mb', 0.), *(c.peak_mb for c in record.cells)])
-    record.cost_usd = price(Usage(seconds=used.seconds, cpu_s=record.cpu_s, peak_mb=record.peak_mb, kwh=kwh, energy=used.energy))
-    if end.get('nb'): record.digest = injection.digest({'cells':[c for c in end['nb']['cells'] if 'papermill-error-cell-tag' not in (c['metadata'].get('tags') or [])]})
-    if record.status=='completed': record.artefacts = collect(plan, job)
-    write_text(Path(plan.output).parent/'run.json', supervision._json(record.json())+b'\n')
+
+    cpu = end.get("cpu_s", 0.0)
+    kwh = used.kwh + (cost.metering.modelled_kwh(0.0, cpu) if used.energy.startswith("model") else 0.0)
+    record.seconds, record.cpu_s, record.kwh = used.seconds, used.cpu_s + cpu, kwh
+    record.peak_mb = max([used.peak_mb, end.get("peak_mb", 0.0), *(c.peak_mb for c in record.cells)])
+    record.cost_usd = price(
+        Usage(seconds=used.seconds, cpu_s=record.cpu_s, peak_mb=record.peak_mb, kwh=kwh, energy=used.energy)
+    )
+    if end.get("nb"):
+        record.digest = injection.digest(
+            {
+                "cells": [
+                    c for c in end["nb"]["cells"] if "papermill-error-cell-tag" not in (c["metadata"].get("tags") or [])
+                ]
+            }
+        )
+    if record.status == "completed":
+        record.artefacts = collect(plan, job)
+    write_text(Path(plan.output).parent / "run.json", supervision._json(record.json()) + b"\n")
     done.update(_paid(record, used.energy))
 
+
 def sweep(
-    project, # A `Project`
-    name:str, # Of the job
-    keep:int=5, # Runs that can be resumed
+    project,  # A `Project`
+    name: str,  # Of the job
+    keep: int = 5,  # Runs that can be resumed
 ):
     "Forget what the cells of all but the newest runs of a job left behind, and big blocks of memory that no run refers to"
-    runs = project.root/'.mlops'/'runs'
-    logs = sorted((p for p in runs.glob('*/cells.log') if re.fullmatch(rf'{re.escape(name)}-\d{{8}}T\d{{6}}-[0-9a-f]{{6}}', p.parent.name)), key=lambda p: p.stat().st_mtime_ns) # Ids tell seconds only
+    runs = project.root / ".mlops" / "runs"
+    logs = sorted(
+        (
+            p
+            for p in runs.glob("*/cells.log")
+            if re.fullmatch(rf"{re.escape(name)}-\d{{8}}T\d{{6}}-[0-9a-f]{{6}}", p.parent.name)
+        ),
+        key=lambda p: p.stat().st_mtime_ns,
+    )  # Ids tell seconds only
     gone = [p for p in logs[:-keep] if not is_held(p.parent)]
-    for p in gone: p.unlink(missing_ok=True); shutil.rmtree(p.parent/'steps', ignore_errors=True)
-    blocks = project.root/'.mlops'/'blocks'
-    if not gone or not blocks.is_dir(): return
-    used = {d for at in runs.glob('*/cells.log') for p in (at, *cell_cache.logs_of_steps(at.parent)) for r,_ in cell_cache.read(p) for d in r.buffers}
-    for b in blocks.glob('*/*'):
-        if b.name not in used and time.time()-b.stat().st_mtime>3600: b.unlink(missing_ok=True) # A younger one may belong to a run that has not written its record yet
+    for p in gone:
+        p.unlink(missing_ok=True)
+        shutil.rmtree(p.parent / "steps", ignore_errors=True)
+    blocks = project.root / ".mlops" / "blocks"
+    if not gone or not blocks.is_dir():
+        return
+    used = {
+        d
+        for at in runs.glob("*/cells.log")
+        for p in (at, *cell_cache.logs_of_steps(at.parent))
+        for r, _ in cell_cache.read(p)
+        for d in r.buffers
+    }
+    for b in blocks.glob("*/*"):
+        if b.name not in used and time.time() - b.stat().st_mtime > 3600:
+            b.unlink(missing_ok=True)  # A younger one may belong to a run that has not written its record yet
+
 
 def notify(
-    project, # A `Project`
-    record:RunRecord,
+    project,  # A `Project`
+    record: RunRecord,
 ):
     "Start the command of the setting `job.on_end`, with the record on its standard input; nobody waits for it longer than a minute"
     import shlex, subprocess
-    if not project.settings.job.on_end.strip(): return
-    words = [w.format_map({'status':record.status, 'run':record.run, 'job':record.job}) for w in shlex.split(project.settings.job.on_end)]
-    try: ended = subprocess.run(words, input=json.dumps(record.json()).encode(), cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as e: record.remarks.append(f'job.on_end: {words[0]} {type(e).__name__}'); return
-    if ended.returncode: record.remarks.append(f'job.on_end: {words[0]} ended with {ended.returncode}: {ended.stderr.decode(errors="replace").strip()[-200:]}')
+
+    if not project.settings.job.on_end.strip():
+        return
+    words = [
+        w.format_map({"status": record.status, "run": record.run, "job": record.job})
+        for w in shlex.split(project.settings.job.on_end)
+    ]
+    try:
+        ended = subprocess.run(
+            words,
+            input=json.dumps(record.json()).encode(),
+            cwd=project.root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        record.remarks.append(f"job.on_end: {words[0]} {type(e).__name__}")
+        return
+    if ended.returncode:
+        record.remarks.append(
+            f"job.on_end: {words[0]} ended with {ended.returncode}: {ended.stderr.decode(errors='replace').strip()[-200:]}"
+        )

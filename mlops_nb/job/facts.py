@@ -13,187 +13,232 @@ import msgspec
 from ..core.fact import Fact
 
 # %% ../../nbs/job/facts.ipynb #02041756
-TYPES = ('float', 'int', 'str', 'bool', 'date', 'datetime', 'list', 'dict', 'enum')
+TYPES = ("float", "int", "str", "bool", "date", "datetime", "list", "dict", "enum")
+
 
 class Parameter(msgspec.Struct, kw_only=True, omit_defaults=True):
     "A typed parameter of a job"
-    name:str
-    type:str # One of `TYPES`, with ` | None` where null is allowed
-    default:bool|int|float|str|list|dict|None # A JSON value; dates in ISO 8601
-    choices:list[str] = [] # Of an enum
-    item:str = '' # Type of a list's items, when it is known
-    form:str = '' # How it is written in the notebook, when that is not the type itself: str, tuple, set (both also ` of tuples`, as a list or dict), date, datetime, pandas, or the name of an Enum class
-    help:str = '' # The comment beside it
-    cell:int|None = None # Where it was found
+
+    name: str
+    type: str  # One of `TYPES`, with ` | None` where null is allowed
+    default: bool | int | float | str | list | dict | None  # A JSON value; dates in ISO 8601
+    choices: list[str] = []  # Of an enum
+    item: str = ""  # Type of a list's items, when it is known
+    form: str = ""  # How it is written in the notebook, when that is not the type itself: str, tuple, set (both also ` of tuples`, as a list or dict), date, datetime, pandas, or the name of an Enum class
+    help: str = ""  # The comment beside it
+    cell: int | None = None  # Where it was found
+
     def __post_init__(self):
-        if self.bare not in TYPES: raise ValueError(f'parameter `{self.name}`: no type {self.type!r}; one of: {", ".join(TYPES)}')
+        if self.bare not in TYPES:
+            raise ValueError(f"parameter `{self.name}`: no type {self.type!r}; one of: {', '.join(TYPES)}")
+
     @property
-    def bare(self) -> str: return self.type.removesuffix(' | None')
+    def bare(self) -> str:
+        return self.type.removesuffix(" | None")
+
     @property
-    def nullable(self) -> bool: return self.type.endswith(' | None')
+    def nullable(self) -> bool:
+        return self.type.endswith(" | None")
 
 # %% ../../nbs/job/facts.ipynb #bb363a19
 class NotebookFinding(msgspec.Struct, kw_only=True):
     "Something that will hurt an unattended run"
-    cell:int|None # Index of the cell in the notebook, from 0; None is the whole notebook
-    kind:str # stale, undefined, order, syntax, failed, absolute_path, secret, date, missing_package, unpinned_package, install, shell, network, interactive, unseeded, personal_data, changed
-    message:str
-    fix:str
-    cell_id:str = '' # Of the cell, for a link: `notebook.ipynb#cell-id=...`
+
+    cell: int | None  # Index of the cell in the notebook, from 0; None is the whole notebook
+    kind: str  # stale, undefined, order, syntax, failed, absolute_path, secret, date, missing_package, unpinned_package, install, shell, network, interactive, unseeded, personal_data, changed
+    message: str
+    fix: str
+    cell_id: str = ""  # Of the cell, for a link: `notebook.ipynb#cell-id=...`
+
 
 class Checked(Fact):
     "What `job check` found"
-    notebook:str
-    findings:list[NotebookFinding]
-    cells:int # Code cells
-    fresh:bool = False # Was it run in a fresh kernel too?
-    compared:bool = False # Were outputs saved in it, so that those of the fresh kernel could be compared?
-    fixed:list[str] = [] # What was mended; then the findings are those left in the copy
-    copy:str = '' # The mended copy
-    diff:str = '' # From the notebook to the copy
-    __panel__ = 'mlops_nb.job.notebook_panel:checked'
+
+    notebook: str
+    findings: list[NotebookFinding]
+    cells: int  # Code cells
+    fresh: bool = False  # Was it run in a fresh kernel too?
+    compared: bool = False  # Were outputs saved in it, so that those of the fresh kernel could be compared?
+    fixed: list[str] = []  # What was mended; then the findings are those left in the copy
+    copy: str = ""  # The mended copy
+    diff: str = ""  # From the notebook to the copy
+    __panel__ = "mlops_nb.job.notebook_panel:checked"
+
     @property
-    def ok(self) -> bool: return not self.findings
+    def ok(self) -> bool:
+        return not self.findings
+
     @property
-    def finding(self) -> str: return f'{len(self.findings)} finding{"s" if len(self.findings)!=1 else ""} in {self.notebook}'
+    def finding(self) -> str:
+        return f"{len(self.findings)} finding{'s' if len(self.findings) != 1 else ''} in {self.notebook}"
 
 # %% ../../nbs/job/facts.ipynb #bd939922
 class Dropped(msgspec.Struct, kw_only=True):
     "A cell that the job does without"
-    cell:int # Index in the source notebook
-    reason:str
-    source:str = '' # Its first line
+
+    cell: int  # Index in the source notebook
+    reason: str
+    source: str = ""  # Its first line
+
 
 class Thing(msgspec.Struct, kw_only=True):
     "Something that a job reads or writes"
-    kind:str # file, dataset, feature, model or url
-    name:str
-    cell:int|None = None # Where, in the source notebook
+
+    kind: str  # file, dataset, feature, model or url
+    name: str
+    cell: int | None = None  # Where, in the source notebook
+
 
 class Note(msgspec.Struct, kw_only=True):
     "Something that a reviewer of the job should know"
-    cell:int|None
-    message:str
+
+    cell: int | None
+    message: str
+
 
 class Step(msgspec.Struct, kw_only=True, omit_defaults=True):
     "Cells of a job that are run, cached and retried as one"
-    name:str
-    cells:list[int] # In the job's notebook, from 0, in order
-    definitions:list[int] = [] # Cells of imports, functions and constants that it needs, in order
-    needs:list[str] = [] # Steps that come before it
-    uses:list[str] = [] # Names that it takes from those steps
-    gives:list[str] = [] # Names that later steps take from it
-    retries:int = 0 # How often it is tried again
-    backoff_s:float = 0. # Wait before the first of these tries; before each further one it is twice as long
+
+    name: str
+    cells: list[int]  # In the job's notebook, from 0, in order
+    definitions: list[int] = []  # Cells of imports, functions and constants that it needs, in order
+    needs: list[str] = []  # Steps that come before it
+    uses: list[str] = []  # Names that it takes from those steps
+    gives: list[str] = []  # Names that later steps take from it
+    retries: int = 0  # How often it is tried again
+    backoff_s: float = 0.0  # Wait before the first of these tries; before each further one it is twice as long
+
 
 class Job(Fact):
     "A notebook made ready to run unattended"
-    name:str
-    parameters:list[Parameter] = []
-    dropped_cells:list[Dropped] = []
-    requirements:list[str] = [] # `name==version` of what the notebook imports
-    inputs:list[Thing] = []
-    outputs:list[Thing] = []
-    remarks:list[Note] = []
-    steps:list[Step] = [] # In an order in which they can run; empty: the notebook is one piece
-    source:str = '' # Notebook it was made of, relative to the project where it lies in it
-    source_digest:str = '' # SHA-256 of that notebook's bytes
-    notebook:str = '' # File name in the job's folder
-    folder:str = '' # `jobs/NAME`
-    cwd:str = '' # Where it runs, relative to the project
-    parallel:int = 0 # Steps at one time; 0 is as many as there are processors
-    limits:dict[str,float] = {} # memory_mb, cpu_s, wall_s, disk_mb, cell_s, usd, grace_s: what a run may use; the project's `[job]` where it says nothing
-    kernel:str = 'python3'
-    diff:str = '' # From the notebook to the job's; only with `--diff`
-    __panel__ = 'mlops_nb.job.notebook_panel:job'
+
+    name: str
+    parameters: list[Parameter] = []
+    dropped_cells: list[Dropped] = []
+    requirements: list[str] = []  # `name==version` of what the notebook imports
+    inputs: list[Thing] = []
+    outputs: list[Thing] = []
+    remarks: list[Note] = []
+    steps: list[Step] = []  # In an order in which they can run; empty: the notebook is one piece
+    source: str = ""  # Notebook it was made of, relative to the project where it lies in it
+    source_digest: str = ""  # SHA-256 of that notebook's bytes
+    notebook: str = ""  # File name in the job's folder
+    folder: str = ""  # `jobs/NAME`
+    cwd: str = ""  # Where it runs, relative to the project
+    parallel: int = 0  # Steps at one time; 0 is as many as there are processors
+    limits: dict[
+        str, float
+    ] = {}  # memory_mb, cpu_s, wall_s, disk_mb, cell_s, usd, grace_s: what a run may use; the project's `[job]` where it says nothing
+    kernel: str = "python3"
+    diff: str = ""  # From the notebook to the job's; only with `--diff`
+    __panel__ = "mlops_nb.job.notebook_panel:job"
+
 
 class JobRow(msgspec.Struct, kw_only=True):
     "A line of `job list`"
-    name:str
-    parameters:list[str]
-    runs:int
-    last:str # completed, failed, aborted, running, or empty
-    last_time:str
-    cost_usd:float|None # None: the price book has no row for this machine
+
+    name: str
+    parameters: list[str]
+    runs: int
+    last: str  # completed, failed, aborted, running, or empty
+    last_time: str
+    cost_usd: float | None  # None: the price book has no row for this machine
+
 
 class Jobs(Fact):
     "What `job list` shows"
-    jobs:list[JobRow]
-    __panel__ = 'mlops_nb.job.panel:jobs'
+
+    jobs: list[JobRow]
+    __panel__ = "mlops_nb.job.panel:jobs"
 
 # %% ../../nbs/job/facts.ipynb #c0632fc1
 class CellRun(msgspec.Struct, kw_only=True):
     "One cell of a run"
-    index:int # In the job's notebook, from 0; the cell of injected parameters is -1
-    seconds:float
-    cost_usd:float|None # None: the price book has no row for this machine
-    cached:bool = False # Taken from an earlier run
-    cpu_s:float = 0.
-    peak_mb:float = 0.
-    kwh:float = 0.
-    status:str = 'completed' # completed, failed or not_run
-    title:str = '' # Heading above it, or its first line
+
+    index: int  # In the job's notebook, from 0; the cell of injected parameters is -1
+    seconds: float
+    cost_usd: float | None  # None: the price book has no row for this machine
+    cached: bool = False  # Taken from an earlier run
+    cpu_s: float = 0.0
+    peak_mb: float = 0.0
+    kwh: float = 0.0
+    status: str = "completed"  # completed, failed or not_run
+    title: str = ""  # Heading above it, or its first line
+
 
 class Artefact(msgspec.Struct, kw_only=True):
     "A declared output of a job, as the run left it"
-    name:str # As job.toml has it, with the parameters filled in
-    digest:str # SHA-256
-    bytes:int
-    path:str = '' # The copy that was kept, empty when it is too big for one
+
+    name: str  # As job.toml has it, with the parameters filled in
+    digest: str  # SHA-256
+    bytes: int
+    path: str = ""  # The copy that was kept, empty when it is too big for one
+
 
 class StepRun(msgspec.Struct, kw_only=True):
     "One step of a run"
-    name:str
-    status:str # completed, failed, cached (nothing of it had to run), stopped or not_run
-    needs:list[str] = [] # Steps that came before it: those of job.toml, and those that the run found
-    cells:list[int] = [] # In the job's notebook
-    began_s:float = 0. # After the start of the run
-    seconds:float = 0.
-    tries:int = 1
-    message:str = ''
+
+    name: str
+    status: str  # completed, failed, cached (nothing of it had to run), stopped or not_run
+    needs: list[str] = []  # Steps that came before it: those of job.toml, and those that the run found
+    cells: list[int] = []  # In the job's notebook
+    began_s: float = 0.0  # After the start of the run
+    seconds: float = 0.0
+    tries: int = 1
+    message: str = ""
+
 
 class RunRecord(Fact):
     "What a run did: also `.mlops/runs/ID/run.json`"
-    run:str
-    job:str
-    status:str # completed, failed or aborted
-    cells:list[CellRun]
-    cost_usd:float|None # None: the price book has no row for this machine
-    output:str # The executed notebook
-    parameters:dict = {}
-    seconds:float = 0. # With the kernel's start and end
-    cpu_s:float = 0.
-    peak_mb:float = 0.
-    kwh:float = 0.
-    digest:str = '' # SHA-256 over the sources and outputs of the executed cells, without times
-    message:str = '' # Why it failed, in one line
-    failed_cell:int|None = None # Index in the job's notebook
-    environment:dict[str,str] = {} # What reproducibility depends on: Python, PYTHONHASHSEED, platform
-    started:str = '' # UTC
-    form:str = 'kernel' # fork: cells ran in a fork of a warm process; kernel: in a kernel of their own
-    resumed:str = '' # Run whose finished cells were not run again
-    remarks:list[str] = [] # Why the fork was not used, what could not be saved
-    artefacts:list[Artefact] = [] # Declared outputs that are there
-    steps:list[StepRun] = [] # Empty where the notebook is one piece
-    __panel__ = 'mlops_nb.job.panel:run'
+
+    run: str
+    job: str
+    status: str  # completed, failed or aborted
+    cells: list[CellRun]
+    cost_usd: float | None  # None: the price book has no row for this machine
+    output: str  # The executed notebook
+    parameters: dict = {}
+    seconds: float = 0.0  # With the kernel's start and end
+    cpu_s: float = 0.0
+    peak_mb: float = 0.0
+    kwh: float = 0.0
+    digest: str = ""  # SHA-256 over the sources and outputs of the executed cells, without times
+    message: str = ""  # Why it failed, in one line
+    failed_cell: int | None = None  # Index in the job's notebook
+    environment: dict[str, str] = {}  # What reproducibility depends on: Python, PYTHONHASHSEED, platform
+    started: str = ""  # UTC
+    form: str = "kernel"  # fork: cells ran in a fork of a warm process; kernel: in a kernel of their own
+    resumed: str = ""  # Run whose finished cells were not run again
+    remarks: list[str] = []  # Why the fork was not used, what could not be saved
+    artefacts: list[Artefact] = []  # Declared outputs that are there
+    steps: list[StepRun] = []  # Empty where the notebook is one piece
+    __panel__ = "mlops_nb.job.panel:run"
+
     @property
-    def ok(self) -> bool: return self.status=='completed'
+    def ok(self) -> bool:
+        return self.status == "completed"
+
     @property
-    def finding(self) -> str: return self.message or f'run {self.run} {self.status}'
+    def finding(self) -> str:
+        return self.message or f"run {self.run} {self.status}"
+
 
 class RunRow(msgspec.Struct, kw_only=True):
     "A line of `job history`"
-    run:str
-    job:str
-    time:str
-    status:str # completed, failed, aborted or running
-    seconds:float
-    cost_usd:float|None # None: the price book has no row for this machine
-    parameters:dict
-    evidence:int # Entry of the ledger
+
+    run: str
+    job: str
+    time: str
+    status: str  # completed, failed, aborted or running
+    seconds: float
+    cost_usd: float | None  # None: the price book has no row for this machine
+    parameters: dict
+    evidence: int  # Entry of the ledger
+
 
 class History(Fact):
     "What `job history` shows"
-    runs:list[RunRow]
-    job:str = ''
-    __panel__ = 'mlops_nb.job.panel:history'
+
+    runs: list[RunRow]
+    job: str = ""
+    __panel__ = "mlops_nb.job.panel:history"

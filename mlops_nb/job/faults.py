@@ -21,208 +21,363 @@ from .signature import is_explicit
 from .steps import is_definition, step_of
 
 # %% ../../nbs/job/faults.ipynb #de680ff0
-def _finding(cell:Cell|int|None, kind:str, message:str, fix:str) -> NotebookFinding:
+def _finding(cell: Cell | int | None, kind: str, message: str, fix: str) -> NotebookFinding:
     return NotebookFinding(cell=cell.index if isinstance(cell, Cell) else cell, kind=kind, message=message, fix=fix)
 
-def _in_order(counts:list[int]) -> set[int]:
+
+def _in_order(counts: list[int]) -> set[int]:
     "Positions of a longest increasing run of counts (patience sorting)"
-    tails,ends,back = [],[],[]
-    for n,c in enumerate(counts):
+    tails, ends, back = [], [], []
+    for n, c in enumerate(counts):
         at = bisect_left(tails, c)
-        back.append(ends[at-1] if at else -1)
-        tails[at:at+1],ends[at:at+1] = [c],[n]
-    kept,n = set(),ends[-1] if ends else -1
-    while n>=0: kept.add(n); n = back[n]
+        back.append(ends[at - 1] if at else -1)
+        tails[at : at + 1], ends[at : at + 1] = [c], [n]
+    kept, n = set(), ends[-1] if ends else -1
+    while n >= 0:
+        kept.add(n)
+        n = back[n]
     return kept
 
-_RERUN = 'restart the kernel, run all cells, save; or see what changes: mlops job check --fresh'
 
-def _stale(cells:list[Cell]) -> Iterator[NotebookFinding]:
+_RERUN = "restart the kernel, run all cells, save; or see what changes: mlops job check --fresh"
+
+
+def _stale(cells: list[Cell]) -> Iterator[NotebookFinding]:
     "Cells that were run out of order, or not run while later ones were"
     ran = [c for c in cells if c.count]
     kept = _in_order([c.count for c in ran])
-    for n,c in enumerate(ran):
+    for n, c in enumerate(ran):
         if n not in kept:
-            yield _finding(c, 'stale', f'it was run out of order, as In[{c.count}] between {_neighbours(ran, kept, n)}', _RERUN)
+            yield _finding(
+                c, "stale", f"it was run out of order, as In[{c.count}] between {_neighbours(ran, kept, n)}", _RERUN
+            )
     last = ran[-1].index if ran else -1
     for c in cells:
-        if not c.count and c.statements and c.index<last:
-            yield _finding(c, 'stale', 'it was not run, though cells below it were', _RERUN)
+        if not c.count and c.statements and c.index < last:
+            yield _finding(c, "stale", "it was not run, though cells below it were", _RERUN)
+
 
 def _neighbours(ran, kept, n) -> str:
-    near = [max((k for k in kept if k<n), default=None), min((k for k in kept if k>n), default=None)]
-    return ' and '.join(f'In[{ran[k].count}] of cell {ran[k].index}' for k in near if k is not None) or 'the others'
+    near = [max((k for k in kept if k < n), default=None), min((k for k in kept if k > n), default=None)]
+    return " and ".join(f"In[{ran[k].count}] of cell {ran[k].index}" for k in near if k is not None) or "the others"
 
-def _names(cells:list[Cell]) -> Iterator[NotebookFinding]:
+
+def _names(cells: list[Cell]) -> Iterator[NotebookFinding]:
     "Names that are used before they are bound, or bound nowhere"
-    for c,name,later in unbound(cells):
+    for c, name, later in unbound(cells):
         if later is None:
-            yield _finding(c, 'undefined', f'`{name}` is bound nowhere in the notebook: the cell that did was deleted',
-                f'bind `{name}`, or import it')
-        elif later.index==c.index:
-            yield _finding(c, 'order', f'`{name}` is used before this cell binds it', 'swap the lines, or bind it above')
+            yield _finding(
+                c,
+                "undefined",
+                f"`{name}` is bound nowhere in the notebook: the cell that did was deleted",
+                f"bind `{name}`, or import it",
+            )
+        elif later.index == c.index:
+            yield _finding(
+                c, "order", f"`{name}` is used before this cell binds it", "swap the lines, or bind it above"
+            )
         else:
-            yield _finding(c, 'order', f'`{name}` is used here and bound only in cell {later.index}',
-                f'move cell {later.index} above this one')
+            yield _finding(
+                c,
+                "order",
+                f"`{name}` is used here and bound only in cell {later.index}",
+                f"move cell {later.index} above this one",
+            )
 
-def _syntax(cells:list[Cell]) -> Iterator[NotebookFinding]:
+
+def _syntax(cells: list[Cell]) -> Iterator[NotebookFinding]:
     for c in cells:
-        if c.error: yield _finding(c, 'syntax', f'it is no valid Python: {c.error}', 'mend or delete the cell')
+        if c.error:
+            yield _finding(c, "syntax", f"it is no valid Python: {c.error}", "mend or delete the cell")
 
 # %% ../../nbs/job/faults.ipynb #e811ba7c
-_SURE = {'home', 'Users', 'root', 'mnt', 'media', 'Volumes', 'kaggle', 'scratch', 'dbfs', 'gpfs', 'nfs', 'Desktop', 'content'}
-_PERHAPS = {'data', 'opt', 'srv', 'workspace', 'workspaces', 'private', 'var', 'Documents', 'drive', 'app', 'notebooks',
-    'projects', 'datasets', 'usr'}
-_ABSOLUTE = re.compile(r'^(?:~[\w.-]*[/\\].*|[A-Za-z]:[\\/].+|\\\\[\w.-]+\\.+|file://.+)$')
-_ANYWHERE = ('/dev/', '/tmp/', '/proc/', '/usr/bin', '/bin/', '/etc/', '//')
+_SURE = {
+    "home",
+    "Users",
+    "root",
+    "mnt",
+    "media",
+    "Volumes",
+    "kaggle",
+    "scratch",
+    "dbfs",
+    "gpfs",
+    "nfs",
+    "Desktop",
+    "content",
+}
+_PERHAPS = {
+    "data",
+    "opt",
+    "srv",
+    "workspace",
+    "workspaces",
+    "private",
+    "var",
+    "Documents",
+    "drive",
+    "app",
+    "notebooks",
+    "projects",
+    "datasets",
+    "usr",
+}
+_ABSOLUTE = re.compile(r"^(?:~[\w.-]*[/\\].*|[A-Za-z]:[\\/].+|\\\\[\w.-]+\\.+|file://.+)$")
+_ANYWHERE = ("/dev/", "/tmp/", "/proc/", "/usr/bin", "/bin/", "/etc/", "//")
+
 
 def is_absolute(
-    s:str, # Any text
-    place:bool=False, # Is it used as a place?
+    s: str,  # Any text
+    place: bool = False,  # Is it used as a place?
 ) -> bool:
     "Does a string name a place on one machine?"
-    if len(s)>300 or '\n' in s: return False
-    if _ABSOLUTE.match(s) or place and re.match(r'/(?:home|Users|root)/?$', s): return True
-    parts = s.split('/')
-    if not s.startswith('/') or len(parts)<3 or s.startswith(_ANYWHERE) or re.search(r'[\s{}<>|*?]', parts[1]): return False
-    file = bool(re.search(r'\.\w{1,8}$', parts[-1]))
+    if len(s) > 300 or "\n" in s:
+        return False
+    if _ABSOLUTE.match(s) or place and re.match(r"/(?:home|Users|root)/?$", s):
+        return True
+    parts = s.split("/")
+    if not s.startswith("/") or len(parts) < 3 or s.startswith(_ANYWHERE) or re.search(r"[\s{}<>|*?]", parts[1]):
+        return False
+    file = bool(re.search(r"\.\w{1,8}$", parts[-1]))
     return parts[1] in _SURE or file and (place or parts[1] in _PERHAPS) or place and parts[1] in _PERHAPS
 
-def is_below(s:str, folder:Path|None) -> bool:
+
+def is_below(s: str, folder: Path | None) -> bool:
     "Is this a place below the notebook's own folder, written from the root?"
-    return folder is not None and '\n' not in s and s.startswith(f'{folder}/')
+    return folder is not None and "\n" not in s and s.startswith(f"{folder}/")
 
-_HOMES = {'pathlib.Path.home', 'Path.home', 'os.path.expanduser', 'os.getlogin', 'getpass.getuser', 'pathlib.Path.expanduser'}
 
-def _places(s:Survey, folder:Path|None) -> Iterator[NotebookFinding]:
+_HOMES = {
+    "pathlib.Path.home",
+    "Path.home",
+    "os.path.expanduser",
+    "os.getlogin",
+    "getpass.getuser",
+    "pathlib.Path.expanduser",
+}
+
+
+def _places(s: Survey, folder: Path | None) -> Iterator[NotebookFinding]:
     "Paths that exist on one machine"
     found = [x.text for x in s.strings if is_absolute(x.text, x.place) or is_below(x.text, folder)]
-    found += [m.rest.split()[0] for m in s.cell.source.magics if m.kind=='line' and m.name=='cd'
-        and is_absolute(m.rest+'/', True)]
-    found += [w for m in s.cell.source.magics if m.kind=='shell' for w in (m.name+' '+m.rest).split()
-        if is_absolute(w.strip('\'"'), True)]
-    found += [f'{c.text}()' for c in s.calls if c.name in _HOMES and not any(isinstance(a, ast.Constant)
-        and is_absolute(str(a.value)) for a in c.args)]
-    if re.search(r'''\benviron(?:\.get\(|\[)\s*['"](?:HOME|USERPROFILE|USER)['"]''', s.cell.text): found.append('$HOME')
+    found += [
+        m.rest.split()[0]
+        for m in s.cell.source.magics
+        if m.kind == "line" and m.name == "cd" and is_absolute(m.rest + "/", True)
+    ]
+    found += [
+        w
+        for m in s.cell.source.magics
+        if m.kind == "shell"
+        for w in (m.name + " " + m.rest).split()
+        if is_absolute(w.strip("'\""), True)
+    ]
+    found += [
+        f"{c.text}()"
+        for c in s.calls
+        if c.name in _HOMES and not any(isinstance(a, ast.Constant) and is_absolute(str(a.value)) for a in c.args)
+    ]
+    if re.search(r"""\benviron(?:\.get\(|\[)\s*['"](?:HOME|USERPROFILE|USER)['"]""", s.cell.text):
+        found.append("$HOME")
     for p in dict.fromkeys(found):
-        yield _finding(s.cell, 'absolute_path', f'{p!r} exists on this machine only',
-            'write a path relative to the project, or a dataset: mlops data add')
+        yield _finding(
+            s.cell,
+            "absolute_path",
+            f"{p!r} exists on this machine only",
+            "write a path relative to the project, or a dataset: mlops data add",
+        )
 
-def _secrets(cell:Cell, s:Survey|None) -> Iterator[NotebookFinding]:
+
+def _secrets(cell: Cell, s: Survey | None) -> Iterator[NotebookFinding]:
     "Secrets in clear text"
-    named = [name for name,text,_ in s.secrets if is_secret(text)] if s else []
+    named = [name for name, text, _ in s.secrets if is_secret(text)] if s else []
     for name in dict.fromkeys(named):
-        yield _finding(cell, 'secret', f'`{name}` holds a secret in clear text',
-            f"read it at run time: os.environ['{name.upper()}'], and replace the secret: it has been saved")
+        yield _finding(
+            cell,
+            "secret",
+            f"`{name}` holds a secret in clear text",
+            f"read it at run time: os.environ['{name.upper()}'], and replace the secret: it has been saved",
+        )
     if not named and cell.text and (kinds := guard.find_secrets(cell.text)):
-        yield _finding(cell, 'secret', f'it holds something shaped like a secret: {", ".join(kinds).replace("_", " ")}',
-            'read it at run time: os.environ[...], and replace the secret: it has been saved')
+        yield _finding(
+            cell,
+            "secret",
+            f"it holds something shaped like a secret: {', '.join(kinds).replace('_', ' ')}",
+            "read it at run time: os.environ[...], and replace the secret: it has been saved",
+        )
 
 # %% ../../nbs/job/faults.ipynb #0dc11afe
-_DAY = r'(?:(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])|(?:19|20)\d{2}/(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])[./](?:0?[1-9]|[12]\d|3[01])[./](?:19|20)\d{2})'
-_DATE = re.compile(rf'^{_DAY}(?:[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?$')
-_IN_PATH = re.compile(rf'(?<!\d){_DAY}(?!\d)|(?<!\d)(?:19|20)\d{{2}}[-_]?(?:0[1-9]|1[0-2])[-_]?(?:0[1-9]|[12]\d|3[01])(?!\d)')
-_BUILT = {'datetime.date', 'datetime.datetime', 'date', 'datetime', 'pandas.Timestamp'}
+_DAY = r"(?:(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])|(?:19|20)\d{2}/(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])[./](?:0?[1-9]|[12]\d|3[01])[./](?:19|20)\d{2})"
+_DATE = re.compile(rf"^{_DAY}(?:[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?$")
+_IN_PATH = re.compile(
+    rf"(?<!\d){_DAY}(?!\d)|(?<!\d)(?:19|20)\d{{2}}[-_]?(?:0[1-9]|1[0-2])[-_]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
+)
+_BUILT = {"datetime.date", "datetime.datetime", "date", "datetime", "pandas.Timestamp"}
 
-def is_date(s:str) -> bool: return bool(_DATE.match(s))
 
-def _fixed(s:Survey, below:bool) -> list[str]:
+def is_date(s: str) -> bool:
+    return bool(_DATE.match(s))
+
+
+def _fixed(s: Survey, below: bool) -> list[str]:
     "Dates that are written into a cell's expressions; `below` counts those with a name too"
     out = [x.text for x in s.strings if _DATE.match(x.text) and (below or not x.named)]
-    out += [x.text for x in s.strings if x.place and ('/' in x.text or '.' in x.text) and _IN_PATH.search(x.text)
-        and not _DATE.match(x.text)]
-    whole = {id(getattr(n, 'value', None)) for n in s.cell.tree.body if isinstance(n, (ast.Assign, ast.AnnAssign))}
+    out += [
+        x.text
+        for x in s.strings
+        if x.place and ("/" in x.text or "." in x.text) and _IN_PATH.search(x.text) and not _DATE.match(x.text)
+    ]
+    whole = {id(getattr(n, "value", None)) for n in s.cell.tree.body if isinstance(n, (ast.Assign, ast.AnnAssign))}
     for c in s.calls:
         numbers = [a.value for a in c.args if isinstance(a, ast.Constant) and type(a.value) is int]
-        if c.name in _BUILT and len(numbers)>=3 and 1900<=numbers[0]<2100 and (below or id(c.node) not in whole):
+        if c.name in _BUILT and len(numbers) >= 3 and 1900 <= numbers[0] < 2100 and (below or id(c.node) not in whole):
             out.append(ast.unparse(c.node))
     return list(dict.fromkeys(out))
 
-def _dates(found:list[Survey]) -> Iterator[NotebookFinding]:
+
+def _dates(found: list[Survey]) -> Iterator[NotebookFinding]:
     "Dates that nobody can change from outside"
     below = False
     for s in found:
         explicit = is_explicit(s.cell)
         dates = [] if explicit else _fixed(s, below)
         if dates:
-            words = f'{"the date" if len(dates)==1 else "dates"} {", ".join(d if "(" in d else repr(d) for d in dates[:4])} {"is" if len(dates)==1 else "are"} fixed here'
-            yield _finding(s.cell, 'date', words,
-                f'assign it to a name in the first cell, so that it becomes a parameter: since = {dates[0] if "(" in dates[0] else repr(dates[0])}')
+            words = f"{'the date' if len(dates) == 1 else 'dates'} {', '.join(d if '(' in d else repr(d) for d in dates[:4])} {'is' if len(dates) == 1 else 'are'} fixed here"
+            yield _finding(
+                s.cell,
+                "date",
+                words,
+                f"assign it to a name in the first cell, so that it becomes a parameter: since = {dates[0] if '(' in dates[0] else repr(dates[0])}",
+            )
         below = below or not explicit and not is_definition(s.cell)
 
 # %% ../../nbs/job/faults.ipynb #e6f36c03
-_ASKS = re.compile(r'^(?:input|raw_input|breakpoint|getpass\.getpass|(?:i?pdb|pudb)\.set_trace|set_trace|webbrowser\.open(?:_new\w*)?|google\.colab\.files\.upload|files\.upload|IPython\.core\.debugger\.set_trace|click\.(?:prompt|confirm)|builtins\.input'
-    r'|tkinter\.\w+\.ask\w+|google\.colab\.auth\.authenticate_user|google\.colab\.drive\.mount|drive\.mount|huggingface_hub\.(?:notebook_)?login|wandb\.login)$')
-_WIDGETS = re.compile(r'^(?:ipywidgets|widgets)\.(?:\w+\.)*(?:interact|interactive|interact_manual|interactive_output|fixed|[A-Z]\w+)$|^(?:interact|interact_manual|interactive)$|^ipywidgets\.widgets\.')
-_NET = re.compile(r'^(?:requests|httpx|urllib\.request|urllib3|aiohttp|socket|ftplib|smtplib|paramiko|boto3|wget|gdown|yfinance|kaggle|pymongo|psycopg2?|openai|tweepy|gspread|snowflake\.connector|google\.cloud|huggingface_hub|wikipedia)\.(?!exceptions|Session$)'
-    r'|^sklearn\.datasets\.fetch_\w+$|^(?:datasets\.)?load_dataset$|(?:^|\.)(?:urlopen|urlretrieve|hf_hub_download|from_pretrained|fetch_openml|fetch_california_housing|fetch_20newsgroups|get_rdataset)$|^seaborn\.load_dataset$|^openml\.|^nltk\.download$|^wandb\.init$|\.datasets\.\w+\.load_data$')
-_SHELL = re.compile(r'^(?:os\.(?:system|popen|exec\w+|spawn\w+)|subprocess\.(?:run|call|check_call|check_output|Popen|getoutput|getstatusoutput)|pty\.spawn|shlex\.os\.system)$')
-_LIVE = re.compile(r'\b(widget|notebook|nbagg|ipympl|qt\d?|tk|osx|gtk\w*|wx)\b')
+_ASKS = re.compile(
+    r"^(?:input|raw_input|breakpoint|getpass\.getpass|(?:i?pdb|pudb)\.set_trace|set_trace|webbrowser\.open(?:_new\w*)?|google\.colab\.files\.upload|files\.upload|IPython\.core\.debugger\.set_trace|click\.(?:prompt|confirm)|builtins\.input"
+    r"|tkinter\.\w+\.ask\w+|google\.colab\.auth\.authenticate_user|google\.colab\.drive\.mount|drive\.mount|huggingface_hub\.(?:notebook_)?login|wandb\.login)$"
+)
+_WIDGETS = re.compile(
+    r"^(?:ipywidgets|widgets)\.(?:\w+\.)*(?:interact|interactive|interact_manual|interactive_output|fixed|[A-Z]\w+)$|^(?:interact|interact_manual|interactive)$|^ipywidgets\.widgets\."
+)
+_NET = re.compile(
+    r"^(?:requests|httpx|urllib\.request|urllib3|aiohttp|socket|ftplib|smtplib|paramiko|boto3|wget|gdown|yfinance|kaggle|pymongo|psycopg2?|openai|tweepy|gspread|snowflake\.connector|google\.cloud|huggingface_hub|wikipedia)\.(?!exceptions|Session$)"
+    r"|^sklearn\.datasets\.fetch_\w+$|^(?:datasets\.)?load_dataset$|(?:^|\.)(?:urlopen|urlretrieve|hf_hub_download|from_pretrained|fetch_openml|fetch_california_housing|fetch_20newsgroups|get_rdataset)$|^seaborn\.load_dataset$|^openml\.|^nltk\.download$|^wandb\.init$|\.datasets\.\w+\.load_data$"
+)
+_SHELL = re.compile(
+    r"^(?:os\.(?:system|popen|exec\w+|spawn\w+)|subprocess\.(?:run|call|check_call|check_output|Popen|getoutput|getstatusoutput)|pty\.spawn|shlex\.os\.system)$"
+)
+_LIVE = re.compile(r"\b(widget|notebook|nbagg|ipympl|qt\d?|tk|osx|gtk\w*|wx)\b")
 
-def live(backend:str) -> bool: return bool(_LIVE.search(backend))
 
-def _lines(cell:Cell) -> Iterator[NotebookFinding]:
+def live(backend: str) -> bool:
+    return bool(_LIVE.search(backend))
+
+
+def _lines(cell: Cell) -> Iterator[NotebookFinding]:
     "What magic and shell lines do"
     for m in cell.source.magics:
-        if m.kind=='install':
-            yield _finding(cell, 'install', f'it installs packages: {m.text[:60]}',
-                'install them once; `mlops job convert` drops the line and locks the versions')
-        elif m.kind=='shell':
-            yield _finding(cell, 'shell', f'it runs a shell line: {m.text[:60]}',
-                'use Python, or make sure that the command exists where the job runs')
-        elif m.kind=='line' and m.name in ('debug', 'pdb') or m.name=='matplotlib' and live(m.rest):
-            yield _finding(cell, 'interactive', f'{m.text[:60]} waits for a person', 'delete the line')
-    if cell.source.opaque in ('bash', 'sh', 'script', 'cmd'):
-        yield _finding(cell, 'shell', f'it is a %%{cell.source.opaque} cell',
-            'use Python, or make sure that the commands exist where the job runs')
+        if m.kind == "install":
+            yield _finding(
+                cell,
+                "install",
+                f"it installs packages: {m.text[:60]}",
+                "install them once; `mlops job convert` drops the line and locks the versions",
+            )
+        elif m.kind == "shell":
+            yield _finding(
+                cell,
+                "shell",
+                f"it runs a shell line: {m.text[:60]}",
+                "use Python, or make sure that the command exists where the job runs",
+            )
+        elif m.kind == "line" and m.name in ("debug", "pdb") or m.name == "matplotlib" and live(m.rest):
+            yield _finding(cell, "interactive", f"{m.text[:60]} waits for a person", "delete the line")
+    if cell.source.opaque in ("bash", "sh", "script", "cmd"):
+        yield _finding(
+            cell,
+            "shell",
+            f"it is a %%{cell.source.opaque} cell",
+            "use Python, or make sure that the commands exist where the job runs",
+        )
+
 
 def _address(node) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str) and bool(re.match(r'(https?|ftp|s3|gs|hf|postgresql|mysql|mongodb)(\+\w+)?://(?!localhost|127\.)', node.value))
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and bool(re.match(r"(https?|ftp|s3|gs|hf|postgresql|mysql|mongodb)(\+\w+)?://(?!localhost|127\.)", node.value))
+    )
 
-def _deeds(s:Survey, urls:set[int]) -> Iterator[NotebookFinding]:
+
+def _deeds(s: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
     "What calls do: ask, show widgets, start programs, use the network; each kind once a cell"
     said = set()
+
     def once(kind, message, fix):
-        if kind in said: return
+        if kind in said:
+            return
         said.add(kind)
-        yield _finding(s.cell, 'interactive' if kind=='widget' else kind, message, fix)
+        yield _finding(s.cell, "interactive" if kind == "widget" else kind, message, fix)
+
     for c in s.calls:
         if _ASKS.match(c.name):
-            yield from once('interactive', f'`{c.text}()` waits for a person', 'make it a parameter: assign a constant')
+            yield from once("interactive", f"`{c.text}()` waits for a person", "make it a parameter: assign a constant")
         elif _WIDGETS.match(c.name):
-            yield from once('widget', f'`{c.text}` shows its result in a widget only, and nobody is there to move it',
-                'compute the value from a parameter, and print or save what it shows')
+            yield from once(
+                "widget",
+                f"`{c.text}` shows its result in a widget only, and nobody is there to move it",
+                "compute the value from a parameter, and print or save what it shows",
+            )
         elif _SHELL.match(c.name):
-            yield from once('shell', f'`{c.text}()` starts another program',
-                'use Python, or make sure that the program exists where the job runs')
+            yield from once(
+                "shell",
+                f"`{c.text}()` starts another program",
+                "use Python, or make sure that the program exists where the job runs",
+            )
         elif _NET.search(c.name) or any(map(_address, c.args[:1])):
-            yield from once('network', f'`{c.text}()` needs the network when the job runs',
-                'fetch the data once and version it: mlops data add')
+            yield from once(
+                "network",
+                f"`{c.text}()` needs the network when the job runs",
+                "fetch the data once and version it: mlops data add",
+            )
     if s.cell.index in urls:
-        yield from once('network', 'it reads from an address when the job runs',
-            'fetch the data once and version it: mlops data add')
+        yield from once(
+            "network",
+            "it reads from an address when the job runs",
+            "fetch the data once and version it: mlops data add",
+        )
 
-def _acts(cells:list[Cell], found:dict[int,Survey]) -> Iterator[NotebookFinding]:
-    urls = {t.cell for t in lineage.trace(cells)[0] if t.kind=='url'}
+
+def _acts(cells: list[Cell], found: dict[int, Survey]) -> Iterator[NotebookFinding]:
+    urls = {t.cell for t in lineage.trace(cells)[0] if t.kind == "url"}
     for c in cells:
         yield from _lines(c)
-        if c.index in found: yield from _deeds(found[c.index], urls)
+        if c.index in found:
+            yield from _deeds(found[c.index], urls)
 
 # %% ../../nbs/job/faults.ipynb #d425ecfa
 def find(
-    nb:dict, # From `notebook_ast.load`
+    nb: dict,  # From `notebook_ast.load`
     # Where it lies: modules beside it are local, requirements are looked for there and above
-    folder:Path|None=None,
-) -> tuple[list[NotebookFinding],int]: # Findings in the order of the cells, and the number of code cells
+    folder: Path | None = None,
+) -> tuple[list[NotebookFinding], int]:  # Findings in the order of the cells, and the number of code cells
     "What will hurt an unattended run of this notebook"
     cells = cells_of(nb)
     surveyed = survey(cells)
-    by_cell = {s.cell.index:s for s in surveyed}
+    by_cell = {s.cell.index: s for s in surveyed}
     found = [*_syntax(cells), *_stale(cells), *_names(cells)]
-    for c in cells: found += _secrets(c, by_cell.get(c.index))
-    for s in surveyed: found += _places(s, folder.resolve() if folder else None)
-    found += [*_dates(surveyed), *_acts(cells, by_cell), *chance_faults.find(surveyed),
-        *package_faults.find(cells, surveyed, folder), *output_faults.find(nb, surveyed)]
-    ids = {n:str(c.get('id') or '') for n,c in enumerate(nb['cells'])}
-    for f in found: f.cell_id = ids.get(f.cell, '')
-    return sorted(found, key=lambda f: -1 if f.cell is None else f.cell),len(cells)
+    for c in cells:
+        found += _secrets(c, by_cell.get(c.index))
+    for s in surveyed:
+        found += _places(s, folder.resolve() if folder else None)
+    found += [
+        *_dates(surveyed),
+        *_acts(cells, by_cell),
+        *chance_faults.find(surveyed),
+        *package_faults.find(cells, surveyed, folder),
+        *output_faults.find(nb, surveyed),
+    ]
+    ids = {n: str(c.get("id") or "") for n, c in enumerate(nb["cells"])}
+    for f in found:
+        f.cell_id = ids.get(f.cell, "")
+    return sorted(found, key=lambda f: -1 if f.cell is None else f.cell), len(cells)

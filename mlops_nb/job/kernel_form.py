@@ -17,92 +17,153 @@ from .cell_source import take_apart
 from .supervision import Limits
 
 # %% ../../nbs/job/kernel_form.ipynb #796eebd9
-_WIDGETS = {'ipywidgets', 'bqplot', 'ipyleaflet', 'ipympl', 'pythreejs', 'itables', 'anywidget', 'jupyter_dash', 'panel', 'voila',
-    'ipykernel', 'ipyparallel', 'nest_asyncio', 'comm', 'vpython', 'ipycanvas', 'ipyvolume', 'nglview', 'k3d', 'perspective'}
-_PROTOCOL = re.compile(r'\.kernel\b|%connect_info|%qtconsole|tqdm\.(?:notebook|auto)|tqdm_notebook|IPKernelApp|%matplotlib\s+(?:widget|notebook|ipympl)')
+_WIDGETS = {
+    "ipywidgets",
+    "bqplot",
+    "ipyleaflet",
+    "ipympl",
+    "pythreejs",
+    "itables",
+    "anywidget",
+    "jupyter_dash",
+    "panel",
+    "voila",
+    "ipykernel",
+    "ipyparallel",
+    "nest_asyncio",
+    "comm",
+    "vpython",
+    "ipycanvas",
+    "ipyvolume",
+    "nglview",
+    "k3d",
+    "perspective",
+}
+_PROTOCOL = re.compile(
+    r"\.kernel\b|%connect_info|%qtconsole|tqdm\.(?:notebook|auto)|tqdm_notebook|IPKernelApp|%matplotlib\s+(?:widget|notebook|ipympl)"
+)
 
-def imports_of(nb:dict) -> list[tuple[int,str]]:
+
+def imports_of(nb: dict) -> list[tuple[int, str]]:
     "(cell, module) of every import, in order; only cells that say `import` are parsed"
     found = []
-    for n,c in enumerate(nb['cells']):
-        if c['cell_type']!='code' or 'import' not in c['source']: continue
-        try: tree = ast.parse(take_apart(c['source']).python)
-        except (SyntaxError, ValueError, RecursionError): continue # The run will say so
+    for n, c in enumerate(nb["cells"]):
+        if c["cell_type"] != "code" or "import" not in c["source"]:
+            continue
+        try:
+            tree = ast.parse(take_apart(c["source"]).python)
+        except (SyntaxError, ValueError, RecursionError):
+            continue  # The run will say so
         for x in ast.walk(tree):
-            if isinstance(x, ast.Import): found += [(n, a.name) for a in x.names]
-            elif isinstance(x, ast.ImportFrom) and x.module and not x.level: found.append((n, x.module))
+            if isinstance(x, ast.Import):
+                found += [(n, a.name) for a in x.names]
+            elif isinstance(x, ast.ImportFrom) and x.module and not x.level:
+                found.append((n, x.module))
     return found
 
+
 def own_profile(
-    env, # Environment of the run
-) -> list[Path]: # Files
+    env,  # Environment of the run
+) -> list[Path]:  # Files
     "What a user's IPython profile runs in every kernel"
-    profile = Path(env.get('IPYTHONDIR') or Path(env.get('HOME') or '/')/'.ipython')/'profile_default'
-    return [p for p in (profile/'ipython_config.py', profile/'ipython_kernel_config.py') if p.exists()]+sorted((profile/'startup').glob('*.*py'))
+    profile = Path(env.get("IPYTHONDIR") or Path(env.get("HOME") or "/") / ".ipython") / "profile_default"
+    return [p for p in (profile / "ipython_config.py", profile / "ipython_kernel_config.py") if p.exists()] + sorted(
+        (profile / "startup").glob("*.*py")
+    )
+
 
 def needs_kernel(
-    nb:dict, # A notebook
-    kernel:str='python3', # Name of the job's kernel
-    env=None, # Environment of the run
-) -> str: # Empty when a fork gives the same
+    nb: dict,  # A notebook
+    kernel: str = "python3",  # Name of the job's kernel
+    env=None,  # Environment of the run
+) -> str:  # Empty when a fork gives the same
     "Why a notebook has to run in a kernel"
     env = os.environ if env is None else env
-    if not warm.supported(): return 'this system has no fork server'
-    if kernel!='python3': return f'it asks for the kernel {kernel}'
-    for n,m in imports_of(nb):
-        if m.partition('.')[0] in _WIDGETS: return f'cell {n} imports {m}, which talks to a page'
-    for n,c in enumerate(nb['cells']):
-        if c['cell_type']=='code' and (hit := _PROTOCOL.search(c['source'])):
-            return f'cell {n} uses `{hit[0]}`, which is part of a kernel'
-    return f'your IPython profile runs {own[0].name} in every kernel' if (own := own_profile(env)) else ''
+    if not warm.supported():
+        return "this system has no fork server"
+    if kernel != "python3":
+        return f"it asks for the kernel {kernel}"
+    for n, m in imports_of(nb):
+        if m.partition(".")[0] in _WIDGETS:
+            return f"cell {n} imports {m}, which talks to a page"
+    for n, c in enumerate(nb["cells"]):
+        if c["cell_type"] == "code" and (hit := _PROTOCOL.search(c["source"])):
+            return f"cell {n} uses `{hit[0]}`, which is part of a kernel"
+    return f"your IPython profile runs {own[0].name} in every kernel" if (own := own_profile(env)) else ""
 
 # %% ../../nbs/job/kernel_form.ipynb #ec3860d3
-def _end(child, grace_s:float):
+def _end(child, grace_s: float):
     "Let the child save its notebook and stop its kernel; insist after the grace period"
-    if child.poll() is None: child.terminate()
-    try: child.wait(max(grace_s, 1))
+    if child.poll() is None:
+        child.terminate()
+    try:
+        child.wait(max(grace_s, 1))
     except subprocess.TimeoutExpired:
         pids = cost.metering.family(child.pid)
         for p in reversed(pids):
-            try: os.kill(p, signal.SIGKILL)
-            except ProcessLookupError: continue # It has just ended
+            try:
+                os.kill(p, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # It has just ended
         child.wait()
 
+
 def follow(
-    folder:Path, # Of the run, with plan.json
-    cwd:str,
-    env:dict[str,str], # Of the child
-    limits:Limits,
-    tell, # Called with every message of a cell
-    cost_of=None, # (seconds, processor seconds) -> USD or None
-) -> dict: # The last message: how it ended
+    folder: Path,  # Of the run, with plan.json
+    cwd: str,
+    env: dict[str, str],  # Of the child
+    limits: Limits,
+    tell,  # Called with every message of a cell
+    cost_of=None,  # (seconds, processor seconds) -> USD or None
+) -> dict:  # The last message: how it ended
     "Run the child and listen; a `KeyboardInterrupt` stops it first"
-    with open(folder/'log.txt', 'wb') as log:
-        child = subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.papermill_runner', str(folder)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd, start_new_session=True)
-        try: last,why = _listen(child, limits, tell, cost_of)
+    with open(folder / "log.txt", "wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "mlops_nb.job.papermill_runner", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+        try:
+            last, why = _listen(child, limits, tell, cost_of)
         finally:
             _end(child, limits.grace_s)
-            for pipe in (child.stdin, child.stdout): pipe.close()
-    if why: return {'done':'failed', 'kind':'limit', 'cell':None, 'error':why}
-    if 'done' in last: return last
-    tail = (folder/'log.txt').read_text(errors='replace').strip().split('\n')[-1][:300]
-    return {'done':'failed', 'kind':'tool', 'cell':None, 'error':f'the runner ended with {child.returncode}: {tail}'}
+            for pipe in (child.stdin, child.stdout):
+                pipe.close()
+    if why:
+        return {"done": "failed", "kind": "limit", "cell": None, "error": why}
+    if "done" in last:
+        return last
+    tail = (folder / "log.txt").read_text(errors="replace").strip().split("\n")[-1][:300]
+    return {
+        "done": "failed",
+        "kind": "tool",
+        "cell": None,
+        "error": f"the runner ended with {child.returncode}: {tail}",
+    }
 
-def _listen(child, limits, tell, cost_of) -> tuple[dict,str]:
+
+def _listen(child, limits, tell, cost_of) -> tuple[dict, str]:
     "The last message, and the limit that was reached"
-    began,rest,last = time.monotonic(),b'',{}
+    began, rest, last = time.monotonic(), b"", {}
     while True:
         now = time.monotonic()
-        waits = [.1] if limits.polled else []
-        if limits.wall_s: waits.append(max(0., began+limits.wall_s-now))
+        waits = [0.1] if limits.polled else []
+        if limits.wall_s:
+            waits.append(max(0.0, began + limits.wall_s - now))
         if select.select([child.stdout], [], [], min(waits) if waits else None)[0]:
-            data = os.read(child.stdout.fileno(), 1<<16)
-            if not data: return last,''
-            *lines,rest = (rest+data).split(b'\n')
+            data = os.read(child.stdout.fileno(), 1 << 16)
+            if not data:
+                return last, ""
+            *lines, rest = (rest + data).split(b"\n")
             for l in lines:
                 last = json.loads(l)
-                if 'done' not in last: tell(last)
-        if limits.wall_s and time.monotonic()-began>=limits.wall_s:
-            return last,f'it ran longer than its limit of {limits.wall_s:g} s (wall_s)'
-        if limits.polled and (why := supervision.exceeded(limits, child.pid, time.monotonic()-began, cost_of)): return last,why
+                if "done" not in last:
+                    tell(last)
+        if limits.wall_s and time.monotonic() - began >= limits.wall_s:
+            return last, f"it ran longer than its limit of {limits.wall_s:g} s (wall_s)"
+        if limits.polled and (why := supervision.exceeded(limits, child.pid, time.monotonic() - began, cost_of)):
+            return last, why

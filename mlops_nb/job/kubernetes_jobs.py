@@ -15,98 +15,153 @@ from ..core.need import need
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #4aee1ee9
 @contextmanager
-def _said(what:str):
+def _said(what: str):
     "What goes wrong between here and the cluster, in one line"
-    k,urllib3 = need('kubernetes', 'k8s'),need('urllib3')
-    try: yield
+    k, urllib3 = need("kubernetes", "k8s"), need("urllib3")
+    try:
+        yield
     except k.client.ApiException as e:
         error = Refused if e.status in (401, 403) else ToolFailed
-        raise error(f'Kubernetes says {e.status} to {what}: {_message(e)}',
-            'see what you may do: kubectl auth can-i --list' if error is Refused else '') from e
+        raise error(
+            f"Kubernetes says {e.status} to {what}: {_message(e)}",
+            "see what you may do: kubectl auth can-i --list" if error is Refused else "",
+        ) from e
     except urllib3.exceptions.HTTPError as e:
-        raise ToolFailed(f'the Kubernetes cluster cannot be reached: {str(e)[:200]}', 'see: kubectl cluster-info') from e
+        raise ToolFailed(
+            f"the Kubernetes cluster cannot be reached: {str(e)[:200]}", "see: kubectl cluster-info"
+        ) from e
+
 
 def _message(e) -> str:
     "What the server wrote"
     import json
-    try: return str(json.loads(e.body)['message'])[:300]
-    except (TypeError, ValueError, KeyError): return str(e.reason)
+
+    try:
+        return str(json.loads(e.body)["message"])[:300]
+    except (TypeError, ValueError, KeyError):
+        return str(e.reason)
+
 
 class Cluster:
     "Where Jobs go: `url` and `namespace`"
+
     def __init__(self):
-        k = need('kubernetes', 'k8s')
-        file = os.environ.get('KUBECONFIG') or '~/.kube/config' # The client itself looks once, when it is imported
+        k = need("kubernetes", "k8s")
+        file = os.environ.get("KUBECONFIG") or "~/.kube/config"  # The client itself looks once, when it is imported
         try:
-            self.api,self.namespace = k.config.new_client_from_config(config_file=file),k.config.list_kube_config_contexts(file)[1]['context'].get('namespace', 'default')
+            self.api, self.namespace = (
+                k.config.new_client_from_config(config_file=file),
+                k.config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default"),
+            )
         except k.config.ConfigException as e:
-            try: k.config.load_incluster_config(); self.api,self.namespace = k.client.ApiClient(),_own_namespace()
+            try:
+                k.config.load_incluster_config()
+                self.api, self.namespace = k.client.ApiClient(), _own_namespace()
             except k.config.ConfigException:
-                raise ToolFailed('no Kubernetes cluster is configured',
-                    'set KUBECONFIG, or choose one with: kubectl config use-context NAME') from e
-        self.url,self.core,self.batch = self.api.configuration.host,k.client.CoreV1Api(self.api),k.client.BatchV1Api(self.api)
+                raise ToolFailed(
+                    "no Kubernetes cluster is configured",
+                    "set KUBECONFIG, or choose one with: kubectl config use-context NAME",
+                ) from e
+        self.url, self.core, self.batch = (
+            self.api.configuration.host,
+            k.client.CoreV1Api(self.api),
+            k.client.BatchV1Api(self.api),
+        )
+
 
 def _own_namespace() -> str:
     "The namespace of the pod that this is"
-    with open('/var/run/secrets/kubernetes.io/serviceaccount/namespace', encoding='utf-8') as f: return f.read().strip()
+    with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace", encoding="utf-8") as f:
+        return f.read().strip()
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #dcfe3fdd
 def submit(
-    cluster:Cluster,
-    documents:list[dict], # Service account, volume claim, Job
+    cluster: Cluster,
+    documents: list[dict],  # Service account, volume claim, Job
 ):
     "Create what is not there; raises `ToolFailed` and `Refused` with the server's words"
-    k = need('kubernetes', 'k8s')
-    make = {'ServiceAccount':cluster.core.create_namespaced_service_account,
-        'PersistentVolumeClaim':cluster.core.create_namespaced_persistent_volume_claim, 'Job':cluster.batch.create_namespaced_job}
+    k = need("kubernetes", "k8s")
+    make = {
+        "ServiceAccount": cluster.core.create_namespaced_service_account,
+        "PersistentVolumeClaim": cluster.core.create_namespaced_persistent_volume_claim,
+        "Job": cluster.batch.create_namespaced_job,
+    }
     for d in documents:
-        with _said(f'making the {d["kind"]} {d["metadata"]["name"]}'):
-            try: make[d['kind']](cluster.namespace, d)
+        with _said(f"making the {d['kind']} {d['metadata']['name']}"):
+            try:
+                make[d["kind"]](cluster.namespace, d)
             except k.client.ApiException as e:
-                if e.status!=409 or d['kind']=='Job': raise
+                if e.status != 409 or d["kind"] == "Job":
+                    raise
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #8eb90cb6
-_HOPELESS = {'ErrImagePull', 'ImagePullBackOff', 'InvalidImageName', 'ErrImageNeverPull', 'CreateContainerConfigError',
-    'CreateContainerError'}
+_HOPELESS = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+}
+
 
 def follow(
-    cluster:Cluster,
-    job:str, # Name of the Job
-    watch_s:int=300, # Of one watch; then the Job itself is looked at
-) -> tuple[int,str]: # Exit code of its container, and its log
+    cluster: Cluster,
+    job: str,  # Name of the Job
+    watch_s: int = 300,  # Of one watch; then the Job itself is looked at
+) -> tuple[int, str]:  # Exit code of its container, and its log
     "Wait until the Job's pod has ended"
-    k = need('kubernetes', 'k8s')
-    with _said(f'following the Job {job}'):
+    k = need("kubernetes", "k8s")
+    with _said(f"following the Job {job}"):
         while True:
-            for e in k.watch.Watch().stream(cluster.core.list_namespaced_pod, cluster.namespace, label_selector=f'job-name={job}',
-                timeout_seconds=watch_s):
-                if (code := _ended(e['object'], job)) is not None: return code,_log(cluster, e['object'].metadata.name)
+            for e in k.watch.Watch().stream(
+                cluster.core.list_namespaced_pod,
+                cluster.namespace,
+                label_selector=f"job-name={job}",
+                timeout_seconds=watch_s,
+            ):
+                if (code := _ended(e["object"], job)) is not None:
+                    return code, _log(cluster, e["object"].metadata.name)
             for c in cluster.batch.read_namespaced_job(job, cluster.namespace).status.conditions or []:
-                if c.type=='Failed' and c.status=='True':
-                    raise ToolFailed(f'the Job {job} failed: {c.reason}: {c.message}', f'see: kubectl describe job {job}')
+                if c.type == "Failed" and c.status == "True":
+                    raise ToolFailed(
+                        f"the Job {job} failed: {c.reason}: {c.message}", f"see: kubectl describe job {job}"
+                    )
 
-def _ended(pod, job:str) -> int|None:
+
+def _ended(pod, job: str) -> int | None:
     "The exit code of a pod that has ended; raises `ToolFailed` when it can never begin"
     states = [c.state for c in pod.status.container_statuses or [] if c.state]
     for s in states:
         if s.waiting and s.waiting.reason in _HOPELESS:
-            raise ToolFailed(f'the Job {job} cannot begin: {s.waiting.reason}: {s.waiting.message or ""}'.rstrip(': '),
-                'build and push the image (job ship --to docker), then name it: --image')
-    if pod.status.phase not in ('Succeeded', 'Failed'): return None
+            raise ToolFailed(
+                f"the Job {job} cannot begin: {s.waiting.reason}: {s.waiting.message or ''}".rstrip(": "),
+                "build and push the image (job ship --to docker), then name it: --image",
+            )
+    if pod.status.phase not in ("Succeeded", "Failed"):
+        return None
     ended = next((s.terminated for s in states if s.terminated), None)
-    if ended and ended.reason=='OOMKilled':
-        raise ToolFailed(f'the Job {job} needed more memory than it may have',
-            f'see: kubectl describe job {job}; measured runs raise the request')
-    return ended.exit_code if ended else int(pod.status.phase=='Failed')
+    if ended and ended.reason == "OOMKilled":
+        raise ToolFailed(
+            f"the Job {job} needed more memory than it may have",
+            f"see: kubectl describe job {job}; measured runs raise the request",
+        )
+    return ended.exit_code if ended else int(pod.status.phase == "Failed")
 
-def _log(cluster, pod:str) -> str:
+
+def _log(cluster, pod: str) -> str:
     "What a pod wrote; the client itself would read a log that is one JSON document as that"
-    return cluster.core.read_namespaced_pod_log(pod, cluster.namespace, _preload_content=False).data.decode(errors='replace')
+    return cluster.core.read_namespaced_pod_log(pod, cluster.namespace, _preload_content=False).data.decode(
+        errors="replace"
+    )
 
-def delete(cluster:Cluster, job:str):
+
+def delete(cluster: Cluster, job: str):
     "Take a Job back, with its pod; nothing happens where it was not made yet"
-    k = need('kubernetes', 'k8s')
-    with _said(f'deleting the Job {job}'):
-        try: cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy='Background')
+    k = need("kubernetes", "k8s")
+    with _said(f"deleting the Job {job}"):
+        try:
+            cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy="Background")
         except k.client.ApiException as e:
-            if e.status!=404: raise
+            if e.status != 404:
+                raise

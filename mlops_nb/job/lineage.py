@@ -15,147 +15,302 @@ from .notebook_ast import Cell
 from .parameters import constant
 
 # %% ../../nbs/job/lineage.ipynb #4faa5f8c
-_READS = {'read_csv':0, 'read_parquet':0, 'read_json':0, 'read_excel':0, 'read_feather':0, 'read_pickle':0, 'read_table':0,
-    'read_hdf':0, 'read_orc':0, 'read_stata':0, 'read_sas':0, 'read_fwf':0, 'read_xml':0,
-    'scan_csv':0, 'scan_parquet':0, 'loadtxt':0, 'genfromtxt':0, 'imread':0, 'load_model':0, 'read_text':-1, 'read_bytes':-1,
-    'urlopen':0, 'urlretrieve':0, 'read_html':0, 'read_ipc':0, 'read_ndjson':0}
-_WRITES = {'to_csv':0, 'to_parquet':0, 'to_json':0, 'to_excel':0, 'to_feather':0, 'to_pickle':0, 'to_hdf':0, 'to_html':0,
-    'savefig':0, 'write_html':0, 'write_image':0, 'save_model':0, 'write_text':-1, 'write_bytes':-1,
-    'savetxt':0, 'savez':0, 'savez_compressed':0, 'write_csv':0, 'write_parquet':0, 'write_table':1, 'to_orc':0, 'imwrite':0,
-    'write_json':0}
-_BY_OWNER = {('joblib', 'load'):('in', 0), ('joblib', 'dump'):('out', 1), ('np', 'load'):('in', 0), ('numpy', 'load'):('in', 0),
-    ('np', 'save'):('out', 0), ('numpy', 'save'):('out', 0), ('torch', 'load'):('in', 0),
-    ('torch', 'save'):('out', 1), ('requests', 'get'):('in', 0), ('httpx', 'get'):('in', 0), ('onnx', 'save'):('out', 1),
-    ('onnx', 'load'):('in', 0), ('pq', 'write_table'):('out', 1), ('csv', 'read_csv'):('in', 0)}
-_PATHS = ('path', 'filepath_or_buffer', 'path_or_buf', 'io', 'fname', 'filename', 'file', 'source', 'where', 'excel_writer',
-    'url', 'path_or_buffer')
+_READS = {
+    "read_csv": 0,
+    "read_parquet": 0,
+    "read_json": 0,
+    "read_excel": 0,
+    "read_feather": 0,
+    "read_pickle": 0,
+    "read_table": 0,
+    "read_hdf": 0,
+    "read_orc": 0,
+    "read_stata": 0,
+    "read_sas": 0,
+    "read_fwf": 0,
+    "read_xml": 0,
+    "scan_csv": 0,
+    "scan_parquet": 0,
+    "loadtxt": 0,
+    "genfromtxt": 0,
+    "imread": 0,
+    "load_model": 0,
+    "read_text": -1,
+    "read_bytes": -1,
+    "urlopen": 0,
+    "urlretrieve": 0,
+    "read_html": 0,
+    "read_ipc": 0,
+    "read_ndjson": 0,
+}
+_WRITES = {
+    "to_csv": 0,
+    "to_parquet": 0,
+    "to_json": 0,
+    "to_excel": 0,
+    "to_feather": 0,
+    "to_pickle": 0,
+    "to_hdf": 0,
+    "to_html": 0,
+    "savefig": 0,
+    "write_html": 0,
+    "write_image": 0,
+    "save_model": 0,
+    "write_text": -1,
+    "write_bytes": -1,
+    "savetxt": 0,
+    "savez": 0,
+    "savez_compressed": 0,
+    "write_csv": 0,
+    "write_parquet": 0,
+    "write_table": 1,
+    "to_orc": 0,
+    "imwrite": 0,
+    "write_json": 0,
+}
+_BY_OWNER = {
+    ("joblib", "load"): ("in", 0),
+    ("joblib", "dump"): ("out", 1),
+    ("np", "load"): ("in", 0),
+    ("numpy", "load"): ("in", 0),
+    ("np", "save"): ("out", 0),
+    ("numpy", "save"): ("out", 0),
+    ("torch", "load"): ("in", 0),
+    ("torch", "save"): ("out", 1),
+    ("requests", "get"): ("in", 0),
+    ("httpx", "get"): ("in", 0),
+    ("onnx", "save"): ("out", 1),
+    ("onnx", "load"): ("in", 0),
+    ("pq", "write_table"): ("out", 1),
+    ("csv", "read_csv"): ("in", 0),
+}
+_PATHS = (
+    "path",
+    "filepath_or_buffer",
+    "path_or_buf",
+    "io",
+    "fname",
+    "filename",
+    "file",
+    "source",
+    "where",
+    "excel_writer",
+    "url",
+    "path_or_buffer",
+)
 
-def _place(node, known:dict[str,str]) -> str:
+
+def _place(node, known: dict[str, str]) -> str:
     "A path as text, with parameters in braces; empty when nobody can tell"
-    if isinstance(node, ast.Constant) and isinstance(node.value, str): return node.value
-    if isinstance(node, ast.Name): return known.get(node.id, '')
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.Name):
+        return known.get(node.id, "")
     if isinstance(node, ast.JoinedStr):
-        parts = [v.value if isinstance(v, ast.Constant) else _place(v.value, known) or '{'+ast.unparse(v.value)+'}'
-            for v in node.values]
-        return ''.join(map(str, parts))
+        parts = [
+            v.value if isinstance(v, ast.Constant) else _place(v.value, known) or "{" + ast.unparse(v.value) + "}"
+            for v in node.values
+        ]
+        return "".join(map(str, parts))
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Div, ast.Add)):
-        a,b = _place(node.left, known),_place(node.right, known)
-        return '' if not a and not b else (a or '*')+('/' if isinstance(node.op, ast.Div) else '')+(b or '*')
+        a, b = _place(node.left, known), _place(node.right, known)
+        return "" if not a and not b else (a or "*") + ("/" if isinstance(node.op, ast.Div) else "") + (b or "*")
     if isinstance(node, ast.Call):
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
-        if name in ('Path', 'str', 'PurePath', 'expanduser', 'resolve', 'abspath'):
-            return _place(node.args[0], known) if node.args else _place(getattr(node.func, 'value', None), known) if isinstance(node.func, ast.Attribute) else ''
-        if name=='join' and node.args:
-            return '/'.join(p or '*' for p in (_place(a, known) for a in node.args)) if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Constant) else ''
-        if name=='format' and isinstance(node.func, ast.Attribute): return _place(node.func.value, known)
-    return ''
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in ("Path", "str", "PurePath", "expanduser", "resolve", "abspath"):
+            return (
+                _place(node.args[0], known)
+                if node.args
+                else _place(getattr(node.func, "value", None), known)
+                if isinstance(node.func, ast.Attribute)
+                else ""
+            )
+        if name == "join" and node.args:
+            return (
+                "/".join(p or "*" for p in (_place(a, known) for a in node.args))
+                if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Constant)
+                else ""
+            )
+        if name == "format" and isinstance(node.func, ast.Attribute):
+            return _place(node.func.value, known)
+    return ""
 
-def _thing(place:str, cell:int) -> Thing|None:
-    if not place or not re.search(r'\w', place) or len(place)>300 or '\n' in place: return None
-    return Thing(kind='url' if re.match(r'[a-z][a-z0-9+.-]+://', place) else 'file', name=place, cell=cell)
+
+def _thing(place: str, cell: int) -> Thing | None:
+    if not place or not re.search(r"\w", place) or len(place) > 300 or "\n" in place:
+        return None
+    return Thing(kind="url" if re.match(r"[a-z][a-z0-9+.-]+://", place) else "file", name=place, cell=cell)
 
 # %% ../../nbs/job/lineage.ipynb #c85221ae
-def _call_of(node:ast.Call, known) -> tuple[str,str]:
+def _call_of(node: ast.Call, known) -> tuple[str, str]:
     "`('in' | 'out' | '', place)` of one call"
     f = node.func
-    name = f.attr if isinstance(f, ast.Attribute) else getattr(f, 'id', '')
-    owner = f.value.id if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) else ''
-    if name=='open': return _opened(node, f, known)
-    way,at = _BY_OWNER.get((owner, name), ('', 0))
-    if not way: way,at = ('in', _READS[name]) if name in _READS else ('out', _WRITES[name]) if name in _WRITES else ('', 0)
-    if not way: return '',''
-    if at<0: return way,_place(f.value, known) if isinstance(f, ast.Attribute) else ''
+    name = f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "")
+    owner = f.value.id if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) else ""
+    if name == "open":
+        return _opened(node, f, known)
+    way, at = _BY_OWNER.get((owner, name), ("", 0))
+    if not way:
+        way, at = ("in", _READS[name]) if name in _READS else ("out", _WRITES[name]) if name in _WRITES else ("", 0)
+    if not way:
+        return "", ""
+    if at < 0:
+        return way, _place(f.value, known) if isinstance(f, ast.Attribute) else ""
     named = next((k.value for k in node.keywords if k.arg in _PATHS), None)
-    target = node.args[at] if len(node.args)>at else named
-    return way,_place(target, known) if target is not None else ''
+    target = node.args[at] if len(node.args) > at else named
+    return way, _place(target, known) if target is not None else ""
+
 
 def _opened(node, f, known):
     "`open(path, mode)` and `path.open(mode)`"
-    method = isinstance(f, ast.Attribute) and not (isinstance(f.value, ast.Name)
-        and f.value.id in ('io', 'gzip', 'bz2', 'lzma', 'codecs'))
+    method = isinstance(f, ast.Attribute) and not (
+        isinstance(f.value, ast.Name) and f.value.id in ("io", "gzip", "bz2", "lzma", "codecs")
+    )
     args = node.args if method else node.args[1:]
-    mode = next((k.value for k in node.keywords if k.arg=='mode'), args[0] if args else None)
-    mode = mode.value if isinstance(mode, ast.Constant) and isinstance(mode.value, str) else 'r'
-    place = _place(f.value, known) if method else _place(node.args[0], known) if node.args else ''
-    return ('add' if 'a' in mode else 'out' if set(mode)&set('wx') else 'in'),place
+    mode = next((k.value for k in node.keywords if k.arg == "mode"), args[0] if args else None)
+    mode = mode.value if isinstance(mode, ast.Constant) and isinstance(mode.value, str) else "r"
+    place = _place(f.value, known) if method else _place(node.args[0], known) if node.args else ""
+    return ("add" if "a" in mode else "out" if set(mode) & set("wx") else "in"), place
 
 # %% ../../nbs/job/lineage.ipynb #b55662ce
-_VERBS = {('data', 'get'):('dataset', 'in', 0), ('data', 'show'):('dataset', 'in', 0), ('data', 'add'):('dataset', 'out', 1),
-    ('feature', 'join'):('feature', 'in', 0), ('feature', 'online'):('feature', 'in', 0),
-    ('feature', 'add'):('feature', 'out', 0), ('feature', 'materialize'):('feature', 'in', 0),
-    ('model', 'log'):('model', 'out', 1), ('model', 'promote'):('model', 'in', 0), ('model', 'load'):('model', 'in', 0),
-    ('model', 'explain'):('model', 'in', 0), ('data', 'read'):('dataset', 'in', 0), ('data', 'scan'):('dataset', 'in', 0)}
+_VERBS = {
+    ("data", "get"): ("dataset", "in", 0),
+    ("data", "show"): ("dataset", "in", 0),
+    ("data", "add"): ("dataset", "out", 1),
+    ("feature", "join"): ("feature", "in", 0),
+    ("feature", "online"): ("feature", "in", 0),
+    ("feature", "add"): ("feature", "out", 0),
+    ("feature", "materialize"): ("feature", "in", 0),
+    ("model", "log"): ("model", "out", 1),
+    ("model", "promote"): ("model", "in", 0),
+    ("model", "load"): ("model", "in", 0),
+    ("model", "explain"): ("model", "in", 0),
+    ("data", "read"): ("dataset", "in", 0),
+    ("data", "scan"): ("dataset", "in", 0),
+}
 
-def _of_line(text:str, cell:int, bound:set[str]):
+
+def _of_line(text: str, cell: int, bound: set[str]):
     "Things that a `%mlops` line reads and writes"
-    try: words = shlex.split(text)
-    except ValueError: return [],[]
-    ins,outs,plain,n = [],[],[],2
-    while n<len(words):
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return [], []
+    ins, outs, plain, n = [], [], [], 2
+    while n < len(words):
         w = words[n]
-        if w.startswith('--'):
-            name,eq,value = w[2:].partition('=')
-            if not eq and n+1<len(words) and not words[n+1].startswith('--'): n += 1; value = words[n]
-            if name in ('entities', 'source', 'data', 'ref', 'labels',
-                'example') and value not in bound and not value.startswith('{{') and '=' not in value:
-                ins.append(Thing(kind='file' if re.search(r'[/.]', value) and '@' not in value else 'dataset', name=value,
-                    cell=cell))
-            if name=='out': outs.append(Thing(kind='file', name=value, cell=cell))
-        else: plain.append(w)
+        if w.startswith("--"):
+            name, eq, value = w[2:].partition("=")
+            if not eq and n + 1 < len(words) and not words[n + 1].startswith("--"):
+                n += 1
+                value = words[n]
+            if (
+                name in ("entities", "source", "data", "ref", "labels", "example")
+                and value not in bound
+                and not value.startswith("{{")
+                and "=" not in value
+            ):
+                ins.append(
+                    Thing(
+                        kind="file" if re.search(r"[/.]", value) and "@" not in value else "dataset",
+                        name=value,
+                        cell=cell,
+                    )
+                )
+            if name == "out":
+                outs.append(Thing(kind="file", name=value, cell=cell))
+        else:
+            plain.append(w)
         n += 1
-    kind,way,at = _VERBS.get((words[0], words[1]) if len(words)>1 else ('', ''), ('', '', 0))
-    if kind and len(plain)>at:
-        (ins if way=='in' else outs).extend(Thing(kind=kind, name=x, cell=cell) for x in plain[at].split(',') if x not in bound
-            or way=='out')
-    return ins,outs
+    kind, way, at = _VERBS.get((words[0], words[1]) if len(words) > 1 else ("", ""), ("", "", 0))
+    if kind and len(plain) > at:
+        (ins if way == "in" else outs).extend(
+            Thing(kind=kind, name=x, cell=cell) for x in plain[at].split(",") if x not in bound or way == "out"
+        )
+    return ins, outs
 
-def _ours(node:ast.Call, cell:int):
+
+def _ours(node: ast.Call, cell: int):
     "Things that `mlops_nb.data.read('flights')` and its like touch"
     f = node.func
-    if not isinstance(f, ast.Attribute) or not isinstance(f.value, (ast.Name, ast.Attribute)): return [],[]
+    if not isinstance(f, ast.Attribute) or not isinstance(f.value, (ast.Name, ast.Attribute)):
+        return [], []
     pillar = f.value.id if isinstance(f.value, ast.Name) else f.value.attr
-    kind,way,at = _VERBS.get((pillar, f.attr), ('', '', 0))
-    if not kind or len(node.args)<=at: return [],[]
+    kind, way, at = _VERBS.get((pillar, f.attr), ("", "", 0))
+    if not kind or len(node.args) <= at:
+        return [], []
     c = constant(node.args[at])
-    names = [] if c is None else c.value.split(',') if isinstance(c.value, str) else c.value if isinstance(c.value, list) else []
-    things = [Thing(kind=kind, name=str(n), cell=cell) for n in names if n
-        and not (kind=='dataset' and re.search(r'/|\.(csv|parquet|arrow)', str(n)))]
-    return (things,[]) if way=='in' else ([],things)
+    names = (
+        []
+        if c is None
+        else c.value.split(",")
+        if isinstance(c.value, str)
+        else c.value
+        if isinstance(c.value, list)
+        else []
+    )
+    things = [
+        Thing(kind=kind, name=str(n), cell=cell)
+        for n in names
+        if n and not (kind == "dataset" and re.search(r"/|\.(csv|parquet|arrow)", str(n)))
+    ]
+    return (things, []) if way == "in" else ([], things)
 
-def _touched(cells:list[Cell], known:dict[str,str]):
+
+def _touched(cells: list[Cell], known: dict[str, str]):
     "`(in | out | add, thing)` of what cells call, in order"
     for c in cells:
-        for node,_ in c.statements:
-            if isinstance(node, ast.Assign) and len(node.targets)==1 and isinstance(node.targets[0], ast.Name) and node.targets[0].id not in known:
-                if place := _place(node.value, known): known[node.targets[0].id] = place
+        for node, _ in c.statements:
+            if (
+                isinstance(node, ast.Assign)
+                and len(node.targets) == 1
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id not in known
+            ):
+                if place := _place(node.value, known):
+                    known[node.targets[0].id] = place
             for call in [n for n in ast.walk(node) if isinstance(n, ast.Call)]:
-                i,o = _ours(call, c.index)
-                for t in i: yield 'in',t
-                for t in o: yield 'out',t
-                way,place = _call_of(call, known)
-                if way and (t := _thing(place, c.index)): yield way,t
+                i, o = _ours(call, c.index)
+                for t in i:
+                    yield "in", t
+                for t in o:
+                    yield "out", t
+                way, place = _call_of(call, known)
+                if way and (t := _thing(place, c.index)):
+                    yield way, t
+
 
 def files(
-    cell:Cell,
-    parameters:Sequence[Parameter]=(), # Of the job
-) -> dict[str,set[str]]: # in, out, add -> paths; without those of which a part is not known
+    cell: Cell,
+    parameters: Sequence[Parameter] = (),  # Of the job
+) -> dict[str, set[str]]:  # in, out, add -> paths; without those of which a part is not known
     "Files that a cell names"
-    names,out = {p.name for p in parameters},{'in':set[str](), 'out':set[str](), 'add':set[str]()}
-    for way,t in _touched([cell], {n:'{'+n+'}' for n in names}):
-        if t.kind=='file' and '*' not in t.name and set(re.findall(r'{([^}]*)', t.name))<=names: out[way].add(t.name)
+    names, out = {p.name for p in parameters}, {"in": set[str](), "out": set[str](), "add": set[str]()}
+    for way, t in _touched([cell], {n: "{" + n + "}" for n in names}):
+        if t.kind == "file" and "*" not in t.name and set(re.findall(r"{([^}]*)", t.name)) <= names:
+            out[way].add(t.name)
     return out
 
+
 def trace(
-    cells:list[Cell], # Those that the job keeps
-    parameters:Sequence[Parameter]=(), # Of the job
-) -> tuple[list[Thing],list[Thing]]: # What it reads, what it writes
+    cells: list[Cell],  # Those that the job keeps
+    parameters: Sequence[Parameter] = (),  # Of the job
+) -> tuple[list[Thing], list[Thing]]:  # What it reads, what it writes
     "Inputs and outputs, each once; a file that the notebook writes before reading it is an output only"
-    known = {p.name:'{'+p.name+'}' for p in parameters}
-    ins,outs,bound = [],[],set().union(*(c.binds for c in cells)) if cells else set()
+    known = {p.name: "{" + p.name + "}" for p in parameters}
+    ins, outs, bound = [], [], set().union(*(c.binds for c in cells)) if cells else set()
     for c in cells:
         for m in c.source.magics:
-            if m.name=='mlops' and m.kind in ('line', 'cell'): i,o = _of_line(m.rest, c.index, bound); ins += i; outs += o
-        for way,t in _touched([c], known): (ins if way=='in' else outs).append(t)
-    return _once([t for t in ins if not any(o.kind==t.kind and o.name==t.name and o.cell<=t.cell for o in outs)]),_once(outs)
+            if m.name == "mlops" and m.kind in ("line", "cell"):
+                i, o = _of_line(m.rest, c.index, bound)
+                ins += i
+                outs += o
+        for way, t in _touched([c], known):
+            (ins if way == "in" else outs).append(t)
+    return _once(
+        [t for t in ins if not any(o.kind == t.kind and o.name == t.name and o.cell <= t.cell for o in outs)]
+    ), _once(outs)
 
-def _once(things): return list({(t.kind, t.name):t for t in reversed(things)}.values())[::-1]
+
+def _once(things):
+    return list({(t.kind, t.name): t for t in reversed(things)}.values())[::-1]

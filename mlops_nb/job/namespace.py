@@ -16,356 +16,576 @@ import msgspec
 from . import cell_reach, process_state
 
 # %% ../../nbs/job/namespace.ipynb #078a44ef
-_PLAIN = frozenset((int, float, str, bytes, bool, complex, type(None), types.FunctionType, types.BuiltinFunctionType,
-    types.ModuleType, type, tuple, frozenset, range, type(Ellipsis), types.CodeType, property, staticmethod, classmethod))
+_PLAIN = frozenset(
+    (
+        int,
+        float,
+        str,
+        bytes,
+        bool,
+        complex,
+        type(None),
+        types.FunctionType,
+        types.BuiltinFunctionType,
+        types.ModuleType,
+        type,
+        tuple,
+        frozenset,
+        range,
+        type(Ellipsis),
+        types.CodeType,
+        property,
+        staticmethod,
+        classmethod,
+    )
+)
 _FIXED = (int, float, str, bytes, bool, complex, type(None), range, types.ModuleType, types.BuiltinFunctionType)
-_BIG = 1<<16 # Bytes from which a block of memory is a file of its own
+_BIG = 1 << 16  # Bytes from which a block of memory is a file of its own
+
 
 def _root(array):
     "The array that owns the memory of a view"
-    while type(array.base).__name__=='ndarray': array = array.base
+    while type(array.base).__name__ == "ndarray":
+        array = array.base
     return array
+
 
 def _view(root, dtype, shape, strides, offset):
     import numpy as np
+
     return np.ndarray(shape, dtype, root, offset, strides)
 
-_FILES = {c.__name__:c for c in (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)}
 
-def _told_of(f) -> tuple|None:
+_FILES = {c.__name__: c for c in (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)}
+
+
+def _told_of(f) -> tuple | None:
     "What there is to know of a closed file; None when it is open"
-    try: return (type(f).__name__, f.name, f.mode, getattr(f, 'encoding', None)) if f.closed else None
-    except (AttributeError, ValueError): return None # It was never opened by name, or its buffer was taken away
+    try:
+        return (type(f).__name__, f.name, f.mode, getattr(f, "encoding", None)) if f.closed else None
+    except (AttributeError, ValueError):
+        return None  # It was never opened by name, or its buffer was taken away
 
-def _shut(kind:str, name, mode:str, encoding:str|None):
+
+def _shut(kind: str, name, mode: str, encoding: str | None):
     "A closed file"
-    raw:Any = io.FileIO(os.devnull, 'r+')
+    raw: Any = io.FileIO(os.devnull, "r+")
     raw.name = name
-    f:Any = raw
-    if kind=='TextIOWrapper': f = io.TextIOWrapper(io.BufferedRandom(raw), encoding=encoding); f.mode = mode
-    elif kind!='FileIO': f = _FILES[kind](raw)
+    f: Any = raw
+    if kind == "TextIOWrapper":
+        f = io.TextIOWrapper(io.BufferedRandom(raw), encoding=encoding)
+        f.mode = mode
+    elif kind != "FileIO":
+        f = _FILES[kind](raw)
     f.close()
     return f
+
 
 @functools.cache
 def _pickler_class():
     "cloudpickle's pickler that knows a namespace; `met` collects the changeable objects that it sees"
     import cloudpickle
     from cloudpickle import cloudpickle as base
+
     class Pickler(cloudpickle.Pickler):
         def persistent_id(self, obj):
-            if obj is self.ns: return 'namespace'
-            if type(obj) not in _PLAIN: self.met.append(obj)
+            if obj is self.ns:
+                return "namespace"
+            if type(obj) not in _PLAIN:
+                self.met.append(obj)
             return None
+
         def reducer_override(self, obj):
-            if type(obj) in _FILES.values() and (told := _told_of(obj)): return _shut,told
-            if type(obj).__name__=='ndarray' and not obj.dtype.hasobject and (root := _root(obj)) is not obj:
+            if type(obj) in _FILES.values() and (told := _told_of(obj)):
+                return _shut, told
+            if type(obj).__name__ == "ndarray" and not obj.dtype.hasobject and (root := _root(obj)) is not obj:
                 self.roots.append(root)
                 if id(root) in self.shared and type(obj) is type(root):
-                    return _view,(root, obj.dtype, obj.shape, obj.strides,
-                        obj.__array_interface__['data'][0]-root.__array_interface__['data'][0])
+                    return _view, (
+                        root,
+                        obj.dtype,
+                        obj.shape,
+                        obj.strides,
+                        obj.__array_interface__["data"][0] - root.__array_interface__["data"][0],
+                    )
             return super().reducer_override(obj)
+
         def _dynamic_function_reduce(self, f):
-            if f.__globals__ is not self.ns: return super()._dynamic_function_reduce(f)
+            if f.__globals__ is not self.ns:
+                return super()._dynamic_function_reduce(f)
             self.codes.add(f.__code__)
-            state,slots = base._function_getstate(f)
+            state, slots = base._function_getstate(f)
             empty = tuple(base._make_empty_cell() for _ in f.__code__.co_freevars) if f.__closure__ else None
-            return base._make_function,(f.__code__, self.ns, None, None, empty),(state, {**slots, '__globals__':{}}),None,None,base._function_setstate
+            return (
+                base._make_function,
+                (f.__code__, self.ns, None, None, empty),
+                (state, {**slots, "__globals__": {}}),
+                None,
+                None,
+                base._function_setstate,
+            )
+
     return Pickler
 
-def _pickler(ns:dict, file, buffers:list, shared=frozenset()):
+
+def _pickler(ns: dict, file, buffers: list, shared=frozenset()):
     "A pickler for values of the namespace `ns`"
     p = _pickler_class()(file, protocol=5, buffer_callback=lambda b: _aside(b, buffers))
-    p.ns,p.shared,p.met,p.roots,p.codes = ns,shared,[],[],set()
+    p.ns, p.shared, p.met, p.roots, p.codes = ns, shared, [], [], set()
     return p
+
 
 def _aside(buffer, buffers) -> bool:
     "Big blocks go aside; False says so to pickle"
-    try: raw = buffer.raw()
-    except BufferError: return True
-    if raw.nbytes<_BIG: return True
+    try:
+        raw = buffer.raw()
+    except BufferError:
+        return True
+    if raw.nbytes < _BIG:
+        return True
     buffers.append(raw)
     return False
 
+
 def _ids(met) -> set[int]:
     "Objects that live on: a pickler also meets states that were made for it and die with it"
-    return {id(o) for o in met if sys.getrefcount(o)>3}
+    return {id(o) for o in met if sys.getrefcount(o) > 3}
+
 
 class Dump(msgspec.Struct):
     "Some names, pickled together"
-    blob:bytes
-    buffers:list
-    ids:dict[str,set] # Name -> changeable objects that it leads to
-    lost:dict[str,str] # Name -> why it could not be pickled
-    calls:set[str] # Global names that the functions in it read or bind
+
+    blob: bytes
+    buffers: list
+    ids: dict[str, set]  # Name -> changeable objects that it leads to
+    lost: dict[str, str]  # Name -> why it could not be pickled
+    calls: set[str]  # Global names that the functions in it read or bind
+
 
 def dump(
-    ns:dict, # The namespace
-    names, # To be pickled
-    secrets=(), # Byte strings that must not appear
-    foreign=frozenset(), # Objects that other names lead to: asked for blocks of memory
+    ns: dict,  # The namespace
+    names,  # To be pickled
+    secrets=(),  # Byte strings that must not appear
+    foreign=frozenset(),  # Objects that other names lead to: asked for blocks of memory
 ) -> Dump:
     "Pickle names of a namespace in one stream; those that cannot be pickled are left out and named"
-    names,lost,shared = sorted(names),{},set()
+    names, lost, shared = sorted(names), {}, set()
     while True:
-        file,buffers,ids,failed,held = io.BytesIO(),[],{},'',[]
+        file, buffers, ids, failed, held = io.BytesIO(), [], {}, "", []
         p = _pickler(ns, file, buffers, _Either(shared, foreign))
         for n in names:
-            p.met,p.roots,at = [],[],file.tell()
-            try: p.dump((n, ns[n]))
-            except Exception as e: failed = n; lost[n] = _why(ns[n], e); break
-            if secrets and any(file.getvalue().find(s, at)>=0 or any(bytes(b).find(s)>=0 for b in buffers) for s in secrets):
-                failed = n; lost[n] = 'it holds a secret'; break
+            p.met, p.roots, at = [], [], file.tell()
+            try:
+                p.dump((n, ns[n]))
+            except Exception as e:
+                failed = n
+                lost[n] = _why(ns[n], e)
+                break
+            if secrets and any(
+                file.getvalue().find(s, at) >= 0 or any(bytes(b).find(s) >= 0 for b in buffers) for s in secrets
+            ):
+                failed = n
+                lost[n] = "it holds a secret"
+                break
             held.append((n, p.met, [id(r) for r in p.roots]))
-        if failed: names = [n for n in names if n!=failed]; continue
+        if failed:
+            names = [n for n in names if n != failed]
+            continue
         p.clear_memo()
-        for n,met,rs in held: ids[n] = _ids(met)|set(rs)
-        again = {r for n,_,rs in held for r in rs if any(r in ids[m] for m in ids if m!=n) or rs.count(r)>1}-shared
-        if not again: return Dump(file.getvalue(), buffers, ids, lost, set().union(*map(cell_reach.called, p.codes)))
+        for n, met, rs in held:
+            ids[n] = _ids(met) | set(rs)
+        again = {
+            r for n, _, rs in held for r in rs if any(r in ids[m] for m in ids if m != n) or rs.count(r) > 1
+        } - shared
+        if not again:
+            return Dump(file.getvalue(), buffers, ids, lost, set().union(*map(cell_reach.called, p.codes)))
         shared |= again
+
 
 def _folder() -> str:
     "The working directory; a name that no folder has when it was removed"
-    try: return os.getcwd()
-    except OSError: return '\0gone'
+    try:
+        return os.getcwd()
+    except OSError:
+        return "\0gone"
+
 
 class _Either:
     "In one or the other"
-    def __init__(self, a, b): self.a,self.b = a,b
-    def __contains__(self, x) -> bool: return x in self.a or x in self.b
 
-def _why(value, e:Exception) -> str:
-    return f'{type(value).__module__}.{type(value).__qualname__} cannot be saved ({" ".join(str(e).split())[:120]})'.replace('builtins.', '')
+    def __init__(self, a, b):
+        self.a, self.b = a, b
 
-def load(blob:bytes, buffers, ns:dict) -> dict:
+    def __contains__(self, x) -> bool:
+        return x in self.a or x in self.b
+
+
+def _why(value, e: Exception) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__} cannot be saved ({' '.join(str(e).split())[:120]})".replace(
+        "builtins.", ""
+    )
+
+
+def load(blob: bytes, buffers, ns: dict) -> dict:
     "The names of a pickle"
     out = {}
     f = io.BytesIO(blob)
     u = _Unpickler(f, buffers=buffers)
     u.ns = ns
-    while f.tell()<len(blob):
-        n,v = u.load()
+    while f.tell() < len(blob):
+        n, v = u.load()
         out[n] = v
     return out
 
+
 class _Unpickler(pickle.Unpickler):
-    ns:dict = {}
-    def persistent_load(self, pid): return self.ns
+    ns: dict = {}
+
+    def persistent_load(self, pid):
+        return self.ns
 
 # %% ../../nbs/job/namespace.ipynb #aacc8e1c
 class Saved(msgspec.Struct):
     "What was written"
-    blob:bytes
-    names:dict[str,str] # Name -> version
-    deleted:list[str]
-    lost:dict[str,str]
-    buffers:list[str]
-    changed:list[str] # Names that were bound or changed, without those that merely share objects with them
-    calls:list[str] # Global names that functions among them read or bind
 
-_HIDDEN = re.compile(r'_{1,3}|_i{0,3}|_i?\d+|_[oid]h|__\w+__') # IPython's own, and Python's
+    blob: bytes
+    names: dict[str, str]  # Name -> version
+    deleted: list[str]
+    lost: dict[str, str]
+    buffers: list[str]
+    changed: list[str]  # Names that were bound or changed, without those that merely share objects with them
+    calls: list[str]  # Global names that functions among them read or bind
+
+
+_HIDDEN = re.compile(r"_{1,3}|_i{0,3}|_i?\d+|_[oid]h|__\w+__")  # IPython's own, and Python's
+
 
 class Shelf:
     "The variables of one run"
-    def __init__(self,
-        ns:dict, # The notebook's namespace
-        hidden, # Names in it that are not the notebook's
-        blocks:Path, # Folder of big blocks of memory
-        secrets=(), # Byte strings that must not reach it
+
+    def __init__(
+        self,
+        ns: dict,  # The notebook's namespace
+        hidden,  # Names in it that are not the notebook's
+        blocks: Path,  # Folder of big blocks of memory
+        secrets=(),  # Byte strings that must not reach it
     ):
-        self.ns,self.hidden,self.blocks,self.secrets = ns,set(hidden),Path(blocks),list(secrets)
-        self.held:dict[str,object] = {} # The namespace as it was at the last checkpoint
-        self.changeable:set[str] = set() # Names whose objects can change
-        self.prints:dict[str,str] = {} # Name -> fingerprint of a changeable object
+        self.ns, self.hidden, self.blocks, self.secrets = ns, set(hidden), Path(blocks), list(secrets)
+        self.held: dict[str, object] = {}  # The namespace as it was at the last checkpoint
+        self.changeable: set[str] = set()  # Names whose objects can change
+        self.prints: dict[str, str] = {}  # Name -> fingerprint of a changeable object
         self.sharing = cell_reach.Sharing()
-        self.unsaved:dict[str,str] = {} # Names there are, and cannot be saved
-        self.environ,self.raw,self.cwd,self.path = dict(os.environ),dict(os.environ._data),_folder(),list(sys.path)
-        self.spent,self.cost,self.worked = 0.,0.,0.
-        self.looked:set[str] = set() # Names that the cells since the last checkpoint could reach
-        self.kept:dict[str,bytes] = {} # Parts of the state outside, as last saved
-    def begin(self, head:bytes|None):
+        self.unsaved: dict[str, str] = {}  # Names there are, and cannot be saved
+        self.environ, self.raw, self.cwd, self.path = (
+            dict(os.environ),
+            dict(os.environ._data),
+            _folder(),
+            list(sys.path),
+        )
+        self.spent, self.cost, self.worked = 0.0, 0.0, 0.0
+        self.looked: set[str] = set()  # Names that the cells since the last checkpoint could reach
+        self.kept: dict[str, bytes] = {}  # Parts of the state outside, as last saved
+
+    def begin(self, head: bytes | None):
         "Start as the run that is resumed started"
-        if head: process_state.set_random(pickle.loads(head)['random'])
+        if head:
+            process_state.set_random(pickle.loads(head)["random"])
         self.observe()
         self.kept = self.outside
-    def head(self) -> bytes: return pickle.dumps({'random':process_state.random_states()}, 5)
-    def ours(self, n:str) -> bool: return n not in self.hidden and not (n[:1]=='_' and _HIDDEN.fullmatch(n))
+
+    def head(self) -> bytes:
+        return pickle.dumps({"random": process_state.random_states()}, 5)
+
+    def ours(self, n: str) -> bool:
+        return n not in self.hidden and not (n[:1] == "_" and _HIDDEN.fullmatch(n))
+
     def observe(self):
         "Read the state outside the names: after a cell, and once before the first"
         self.outside = self._outside()
-        self.drawn = {n[7:]:hashlib.sha256(b).hexdigest()[:16] for n,b in self.outside.items() if n.startswith('random.')}
-        s = pickle.loads(self.outside['settings'])
-        self.mark = hashlib.sha256(repr(sorted((k, sorted(v.items(), key=str) if isinstance(v, dict) else v)
-            for k,v in s.items())).encode()).hexdigest()[:16] if s else ''
-    def random(self) -> dict[str,str]: return dict(self.drawn)
+        self.drawn = {
+            n[7:]: hashlib.sha256(b).hexdigest()[:16] for n, b in self.outside.items() if n.startswith("random.")
+        }
+        s = pickle.loads(self.outside["settings"])
+        self.mark = (
+            hashlib.sha256(
+                repr(
+                    sorted((k, sorted(v.items(), key=str) if isinstance(v, dict) else v) for k, v in s.items())
+                ).encode()
+            ).hexdigest()[:16]
+            if s
+            else ""
+        )
+
+    def random(self) -> dict[str, str]:
+        return dict(self.drawn)
+
     def _settings(self) -> dict:
-        env = {} if os.environ._data==self.raw else {k:os.environ.get(k)
-            for k in {*os.environ, *self.environ} if os.environ.get(k)!=self.environ.get(k) and k!='MPLBACKEND'}
-        return {k:v for k,v in {'environ':env, 'cwd':_folder() if _folder()!=self.cwd else '',
-            'path':sys.path[:] if sys.path!=self.path else [], **process_state.options()}.items() if v}
+        env = (
+            {}
+            if os.environ._data == self.raw
+            else {
+                k: os.environ.get(k)
+                for k in {*os.environ, *self.environ}
+                if os.environ.get(k) != self.environ.get(k) and k != "MPLBACKEND"
+            }
+        )
+        return {
+            k: v
+            for k, v in {
+                "environ": env,
+                "cwd": _folder() if _folder() != self.cwd else "",
+                "path": sys.path[:] if sys.path != self.path else [],
+                **process_state.options(),
+            }.items()
+            if v
+        }
+
     def settings(self) -> str:
         "Digest of what a cell can set outside the names"
         return self.mark
-    def settings_after(self, blob:bytes, before:str) -> str:
+
+    def settings_after(self, blob: bytes, before: str) -> str:
         "The digest that a record left"
-        return _split(blob)[0].get('settings', before)
-    def _outside(self) -> dict[str,bytes]:
+        return _split(blob)[0].get("settings", before)
+
+    def _outside(self) -> dict[str, bytes]:
         import warnings
-        out = {**{f'random.{k}':v for k,v in process_state.random_states().items()}, 'settings':pickle.dumps(self._settings(), 5)}
-        try: out['warnings'] = pickle.dumps(warnings.filters, 5)
-        except Exception: return out # A filter with a category of the notebook
+
+        out = {
+            **{f"random.{k}": v for k, v in process_state.random_states().items()},
+            "settings": pickle.dumps(self._settings(), 5),
+        }
+        try:
+            out["warnings"] = pickle.dumps(warnings.filters, 5)
+        except Exception:
+            return out  # A filter with a category of the notebook
         return out
+
     def _reachable(self, wanted) -> set[str]:
         "Changeable names that a cell can reach: those it reads, and those that share objects with them"
-        if wanted is None or not self.unsaved.keys().isdisjoint(wanted): return set(self.changeable)
-        near = self.changeable&wanted
-        return near|self.sharing.beside(near)
+        if wanted is None or not self.unsaved.keys().isdisjoint(wanted):
+            return set(self.changeable)
+        near = self.changeable & wanted
+        return near | self.sharing.beside(near)
+
     def look(self, wanted):
         "Fingerprint what the next cell can reach and change"
-        began,near = time.perf_counter(),self._reachable(wanted)
+        began, near = time.perf_counter(), self._reachable(wanted)
         self.looked |= near
         for n in sorted(near):
-            if n in self.ns and n not in self.prints and n not in self.unsaved: self._print(n)
-        self.spent += time.perf_counter()-began
-    def _print(self, n:str) -> str:
+            if n in self.ns and n not in self.prints and n not in self.unsaved:
+                self._print(n)
+        self.spent += time.perf_counter() - began
+
+    def _print(self, n: str) -> str:
         d = dump(self.ns, [n], ())
         h = hashlib.sha256(d.blob)
-        for b in d.buffers: h.update(b)
+        for b in d.buffers:
+            h.update(b)
         self.sharing.put(n, d.ids.get(n, set()))
-        self.prints[n] = '' if d.lost else h.hexdigest()
+        self.prints[n] = "" if d.lost else h.hexdigest()
         return self.prints[n]
-    def affordable(self, seconds:float) -> bool:
+
+    def affordable(self, seconds: float) -> bool:
         "Is a checkpoint cheap beside the work since the last one?"
         self.worked += seconds
-        return self.cost<=max(.25, self.worked*.1)
-    def _bound(self, here:dict) -> tuple[set[str],set[str]]:
+        return self.cost <= max(0.25, self.worked * 0.1)
+
+    def _bound(self, here: dict) -> tuple[set[str], set[str]]:
         "Names that are bound to other objects than at the last checkpoint, and those that are gone: two lists are compared, no name is looked at"
-        names,was = list(here),list(self.held)
-        if names[:len(was)]!=was: # A name was deleted
-            new,gone = {n for n,v in here.items() if n not in self.held or v is not self.held[n]},self.held.keys()-here.keys()
-        else: new,gone = {*compress(names, map(operator.is_not, here.values(), self.held.values())), *names[len(was):]},set[str]()
-        return {n for n in new if self.ours(n)},{n for n in gone if self.ours(n)}
-    def _written(self, here:dict) -> tuple[set[str],set[str]]:
+        names, was = list(here), list(self.held)
+        if names[: len(was)] != was:  # A name was deleted
+            new, gone = (
+                {n for n, v in here.items() if n not in self.held or v is not self.held[n]},
+                self.held.keys() - here.keys(),
+            )
+        else:
+            new, gone = (
+                {*compress(names, map(operator.is_not, here.values(), self.held.values())), *names[len(was) :]},
+                set[str](),
+            )
+        return {n for n in new if self.ours(n)}, {n for n in gone if self.ours(n)}
+
+    def _written(self, here: dict) -> tuple[set[str], set[str]]:
         "Names that were bound or changed since the last checkpoint, and those that are gone"
-        new,gone = self._bound(here)
+        new, gone = self._bound(here)
         for n in sorted(self.looked):
-            if n in here and n not in new and n not in self.unsaved and self.prints.get(n)!=self._print(n): new.add(n)
-        return new,gone
-    def save(self,
-        key:str, # Of the record
-        basis:str='', # Digest of the versions that it comes from: a name's version tells these too
+            if n in here and n not in new and n not in self.unsaved and self.prints.get(n) != self._print(n):
+                new.add(n)
+        return new, gone
+
+    def save(
+        self,
+        key: str,  # Of the record
+        basis: str = "",  # Digest of the versions that it comes from: a name's version tells these too
     ) -> Saved:
         "Pickle what the cells since the last checkpoint did, and all that shares objects with it"
-        began,here = time.perf_counter(),dict(self.ns)
-        new,gone = self._written(here)
-        changed,more = sorted(new),new|gone
+        began, here = time.perf_counter(), dict(self.ns)
+        new, gone = self._written(here)
+        changed, more = sorted(new), new | gone
         while more:
-            for n in more: self.sharing.drop(n)
+            for n in more:
+                self.sharing.drop(n)
             d = dump(self.ns, new, self.secrets, self.sharing)
             more = self.sharing.of(set().union(*d.ids.values()))
             new |= more
-        if not new: d = dump(self.ns, new)
+        if not new:
+            d = dump(self.ns, new)
         digests = [self._keep(b) for b in d.buffers]
-        mark = hashlib.sha256(d.blob+''.join([*digests, basis]).encode()).hexdigest()[:24]
-        names = {n:self.module_version(n) or (f'{key}:{n}:{os.urandom(4).hex()}' if n in d.lost else f'{mark}:{n}') for n in new}
+        mark = hashlib.sha256(d.blob + "".join([*digests, basis]).encode()).hexdigest()[:24]
+        names = {
+            n: self.module_version(n) or (f"{key}:{n}:{os.urandom(4).hex()}" if n in d.lost else f"{mark}:{n}")
+            for n in new
+        }
         self._remember(new, gone, d, here)
         self.observe()
-        outside = {k:v for k,v in self.outside.items() if self.kept.get(k)!=v}
+        outside = {k: v for k, v in self.outside.items() if self.kept.get(k) != v}
         self.kept = self.outside
-        head = pickle.dumps({'outside':outside, 'settings':self.settings()}, 5)
-        self.cost,self.worked = time.perf_counter()-began,0.
+        head = pickle.dumps({"outside": outside, "settings": self.settings()}, 5)
+        self.cost, self.worked = time.perf_counter() - began, 0.0
         self.spent += self.cost
-        return Saved(len(head).to_bytes(8, 'big')+head+d.blob, names, sorted(gone), d.lost, digests, changed, sorted(d.calls))
+        return Saved(
+            len(head).to_bytes(8, "big") + head + d.blob, names, sorted(gone), d.lost, digests, changed, sorted(d.calls)
+        )
+
     def _remember(self, new, gone, d, here):
-        for n in gone: self._forget(n)
-        for n in new: self._note(n, here[n], d)
-        self.held,self.looked = here,set()
+        for n in gone:
+            self._forget(n)
+        for n in new:
+            self._note(n, here[n], d)
+        self.held, self.looked = here, set()
+
     def _note(self, n, value, d):
         "What is known of a name that was saved or restored"
         self._forget(n)
-        if not isinstance(value, _FIXED): self.changeable.add(n)
-        if n in d.lost: self.unsaved[n] = d.lost[n]
-        else: self.sharing.put(n, d.ids[n])
+        if not isinstance(value, _FIXED):
+            self.changeable.add(n)
+        if n in d.lost:
+            self.unsaved[n] = d.lost[n]
+        else:
+            self.sharing.put(n, d.ids[n])
+
     def _forget(self, n):
-        self.changeable.discard(n); self.prints.pop(n, None); self.unsaved.pop(n, None)
+        self.changeable.discard(n)
+        self.prints.pop(n, None)
+        self.unsaved.pop(n, None)
         self.sharing.drop(n)
+
     def _keep(self, raw) -> str:
         "Put a block of memory into the folder, under its digest"
         digest = hashlib.sha256(raw).hexdigest()
-        at = self.blocks/digest[:2]/digest
+        at = self.blocks / digest[:2] / digest
         if not at.exists():
             at.parent.mkdir(parents=True, exist_ok=True)
-            tmp = at.with_name(f'.{digest}.{os.getpid()}')
+            tmp = at.with_name(f".{digest}.{os.getpid()}")
             try:
-                with open(os.open(tmp, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o600), 'wb') as f: f.write(raw)
-            except OSError: tmp.unlink(missing_ok=True); raise
+                with open(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+                    f.write(raw)
+            except OSError:
+                tmp.unlink(missing_ok=True)
+                raise
             os.replace(tmp, at)
         return digest
-    def has(self, digests) -> bool: return all((self.blocks/d[:2]/d).exists() for d in digests)
-    def restore(self, blob:bytes, digests, deleted):
+
+    def has(self, digests) -> bool:
+        return all((self.blocks / d[:2] / d).exists() for d in digests)
+
+    def restore(self, blob: bytes, digests, deleted):
         "Put back what a record holds"
-        head,rest = _split(blob)
+        head, rest = _split(blob)
         buffers = []
         for d in digests:
-            with open(self.blocks/d[:2]/d, 'rb') as f: buffers.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY))
+            with open(self.blocks / d[:2] / d, "rb") as f:
+                buffers.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY))
         values = load(rest, buffers, self.ns)
-        for n in deleted: self.ns.pop(n, None); self.held.pop(n, None); self._forget(n)
-        self.ns.update(values); self.held.update(values)
-        for n in values: self._forget(n)
-        self._put_outside(head['outside'])
-        self._share({n:v for n,v in values.items() if not isinstance(v, _FIXED)})
+        for n in deleted:
+            self.ns.pop(n, None)
+            self.held.pop(n, None)
+            self._forget(n)
+        self.ns.update(values)
+        self.held.update(values)
+        for n in values:
+            self._forget(n)
+        self._put_outside(head["outside"])
+        self._share({n: v for n, v in values.items() if not isinstance(v, _FIXED)})
+
     def _share(self, values):
         "Which of the restored names share objects"
         d = dump(self.ns, values) if values else None
-        for n,v in values.items(): self._note(n, v, d)
-    def _put_outside(self, changed:dict[str,bytes]):
+        for n, v in values.items():
+            self._note(n, v, d)
+
+    def _put_outside(self, changed: dict[str, bytes]):
         import warnings
-        process_state.set_random({k[7:]:v for k,v in changed.items() if k.startswith('random.')})
-        if 'warnings' in changed: warnings.filters = pickle.loads(changed['warnings']); warnings._filters_mutated()
-        if 'settings' in changed:
-            s,now = pickle.loads(changed['settings']),self._settings() # What was set back is set back here, too
-            for k,v in {**{k:self.environ.get(k) for k in now.get('environ', ())}, **s.get('environ', {})}.items():
+
+        process_state.set_random({k[7:]: v for k, v in changed.items() if k.startswith("random.")})
+        if "warnings" in changed:
+            warnings.filters = pickle.loads(changed["warnings"])
+            warnings._filters_mutated()
+        if "settings" in changed:
+            s, now = pickle.loads(changed["settings"]), self._settings()  # What was set back is set back here, too
+            for k, v in {**{k: self.environ.get(k) for k in now.get("environ", ())}, **s.get("environ", {})}.items():
                 os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
-            if s.get('cwd') or now.get('cwd'): os.chdir(s.get('cwd') or self.cwd)
-            if s.get('path') or now.get('path'): sys.path[:] = s.get('path') or self.path
-            for o in (process_state.usual(now), s): process_state.set_options(o)
+            if s.get("cwd") or now.get("cwd"):
+                os.chdir(s.get("cwd") or self.cwd)
+            if s.get("path") or now.get("path"):
+                sys.path[:] = s.get("path") or self.path
+            for o in (process_state.usual(now), s):
+                process_state.set_options(o)
         self.kept = {**self.kept, **changed}
         self.observe()
-    def module_version(self, n:str) -> str:
-        m = self.ns.get(n)
-        if not isinstance(m, types.ModuleType): return ''
-        file = getattr(m, '__file__', None) or ''
-        own = file.endswith('.py') and '-packages' not in file and not file.startswith((sys.base_prefix, sys.prefix))
-        return f'module {m.__name__} {file_digest(file) if own else getattr(m, "__version__", "")}'
-    def digests(self,
-        read:dict[str,tuple], # Path -> stamp
-    ) -> dict[str,str]: # Path -> digest; an absent file counts too
-        return {p:digest_of(p, stamp) for p,stamp in read.items()}
-    def files_hold(self, files:dict[str,str], wrote) -> bool:
-        "Are the files that were read the same, and those that were written still there?"
-        return all(os.path.exists(p) for p in wrote) and all(file_digest(p)==d for p,d in files.items())
 
-def file_digest(path:str, most:int=1<<28) -> str:
+    def module_version(self, n: str) -> str:
+        m = self.ns.get(n)
+        if not isinstance(m, types.ModuleType):
+            return ""
+        file = getattr(m, "__file__", None) or ""
+        own = file.endswith(".py") and "-packages" not in file and not file.startswith((sys.base_prefix, sys.prefix))
+        return f"module {m.__name__} {file_digest(file) if own else getattr(m, '__version__', '')}"
+
+    def digests(
+        self,
+        read: dict[str, tuple],  # Path -> stamp
+    ) -> dict[str, str]:  # Path -> digest; an absent file counts too
+        return {p: digest_of(p, stamp) for p, stamp in read.items()}
+
+    def files_hold(self, files: dict[str, str], wrote) -> bool:
+        "Are the files that were read the same, and those that were written still there?"
+        return all(os.path.exists(p) for p in wrote) and all(file_digest(p) == d for p, d in files.items())
+
+
+def file_digest(path: str, most: int = 1 << 28) -> str:
     "Digest of a file; of its size and time where it is too big to be read; empty where it is none"
     try:
-        if not os.path.isfile(path): return ''
-        if os.path.getsize(path)>most: s = os.stat(path); return f'{s.st_size}-{s.st_mtime_ns}'
-        with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:32]
-    except OSError: return ''
+        if not os.path.isfile(path):
+            return ""
+        if os.path.getsize(path) > most:
+            s = os.stat(path)
+            return f"{s.st_size}-{s.st_mtime_ns}"
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()[:32]
+    except OSError:
+        return ""
 
-def file_stamp(path:str) -> tuple[int,...]:
+
+def file_stamp(path: str) -> tuple[int, ...]:
     "What changes whenever a file does; empty where there is none"
-    try: s = os.stat(path)
-    except OSError: return ()
+    try:
+        s = os.stat(path)
+    except OSError:
+        return ()
     return (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) if stat.S_ISREG(s.st_mode) else ()
 
-CHANGED = 'changed' # No file has this digest
 
-def digest_of(path:str, stamp:tuple[int,...]) -> str:
+CHANGED = "changed"  # No file has this digest
+
+
+def digest_of(path: str, stamp: tuple[int, ...]) -> str:
     "Digest of a file that was opened when it bore a stamp; `CHANGED` if somebody changed it after that"
     digest = file_digest(path)
-    return digest if file_stamp(path)==stamp else CHANGED
+    return digest if file_stamp(path) == stamp else CHANGED
 
-def _split(blob:bytes) -> tuple[dict,bytes]:
-    n = int.from_bytes(blob[:8], 'big')
-    return pickle.loads(blob[8:8+n]),blob[8+n:]
+
+def _split(blob: bytes) -> tuple[dict, bytes]:
+    n = int.from_bytes(blob[:8], "big")
+    return pickle.loads(blob[8 : 8 + n]), blob[8 + n :]

@@ -16,25 +16,38 @@ from ..core.errors import MlopsError
 from . import conversion, notebook_ast
 
 # %% ../../nbs/job/nbconvert_plugin.ipynb #50dcfb9f
-def _end(e:MlopsError):
+def _end(e: MlopsError):
     "One line where nbconvert would show a traceback, and our exit code"
-    sys.stderr.write(f'nbconvert --to mlops-job: {e}\n')
+    sys.stderr.write(f"nbconvert --to mlops-job: {e}\n")
     raise SystemExit(e.exit)
+
 
 class MlopsJobExporter(Exporter):
     "A notebook cleaned and parameterised to run unattended"
-    output_mimetype = 'application/x-ipynb+json'
-    export_from_notebook = 'mlops job'
-    def _file_extension_default(self): return '.job.ipynb'
+
+    output_mimetype = "application/x-ipynb+json"
+    export_from_notebook = "mlops job"
+
+    def _file_extension_default(self):
+        return ".job.ipynb"
+
     def from_notebook_node(self, nb, resources=None, **kwargs):
         "The cleaned notebook as JSON text, and nbconvert's resources"
-        nb,resources = super().from_notebook_node(nb, resources, **kwargs)
-        name = (resources.get('metadata') or {}).get('name') or 'job'
-        try: made = conversion.convert(notebook_ast.check_format(json.loads(json.dumps(nb)), name), name)
+        nb, resources = super().from_notebook_node(nb, resources, **kwargs)
+        name = (resources.get("metadata") or {}).get("name") or "job"
+        try:
+            made = conversion.convert(notebook_ast.check_format(json.loads(json.dumps(nb)), name), name)
         except MlopsError as e:
             from nbconvert.nbconvertapp import NbConvertApp
-            if NbConvertApp.initialized(): _end(e) # The command line; Python gets the error
+
+            if NbConvertApp.initialized():
+                _end(e)  # The command line; Python gets the error
             raise
-        made.notebook['metadata']['mlops'] = {'job':{k:v for k,v in msgspec.to_builtins(made.job).items()
-            if k in ('name', 'parameters', 'dropped_cells', 'requirements', 'inputs', 'outputs', 'remarks')}}
-        return json.dumps(from_dict(made.notebook), indent=1, ensure_ascii=False)+'\n',resources
+        made.notebook["metadata"]["mlops"] = {
+            "job": {
+                k: v
+                for k, v in msgspec.to_builtins(made.job).items()
+                if k in ("name", "parameters", "dropped_cells", "requirements", "inputs", "outputs", "remarks")
+            }
+        }
+        return json.dumps(from_dict(made.notebook), indent=1, ensure_ascii=False) + "\n", resources

@@ -18,153 +18,204 @@ from .cell_source import Source, as_read, take_apart
 
 # %% ../../nbs/job/notebook_ast.ipynb #18cfc8ec
 def load(
-    path:Path|str, # An .ipynb file
-    lazy:bool=False, # Leave outputs as raw JSON: 200 MB of them cost nothing
-) -> dict: # The notebook, format 4, every source a string
+    path: Path | str,  # An .ipynb file
+    lazy: bool = False,  # Leave outputs as raw JSON: 200 MB of them cost nothing
+) -> dict:  # The notebook, format 4, every source a string
     "Read a notebook; raises `NotFound` and `BadInput`"
     path = Path(path)
-    try: raw = _bytes(path)
-    except FileNotFoundError as e: raise NotFound(f'no notebook {path}') from e
-    except OSError as e: raise BadInput(f'{path} cannot be read: {e.strerror}', 'give an .ipynb file') from e
-    try: nb = _lazily(raw) if lazy else msgspec.json.decode(raw)
+    try:
+        raw = _bytes(path)
+    except FileNotFoundError as e:
+        raise NotFound(f"no notebook {path}") from e
+    except OSError as e:
+        raise BadInput(f"{path} cannot be read: {e.strerror}", "give an .ipynb file") from e
+    try:
+        nb = _lazily(raw) if lazy else msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise BadInput(f'{path.name} is not valid JSON: {e}', 'a notebook is a JSON file in UTF-8') from e
+        raise BadInput(f"{path.name} is not valid JSON: {e}", "a notebook is a JSON file in UTF-8") from e
     return check_format(nb, path.name)
 
-def _bytes(path:Path):
+
+def _bytes(path: Path):
     "A file's bytes without a byte order mark; a big file is mapped, not copied"
-    if path.stat().st_size<16_000_000: return path.read_bytes().removeprefix(b'\xef\xbb\xbf')
-    with open(path, 'rb') as f: return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+    if path.stat().st_size < 16_000_000:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    with open(path, "rb") as f:
+        return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+
 
 def _lazily(raw):
     "The notebook with the outputs of its cells left as they are"
     try:
         top = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        cells = msgspec.json.decode(top.pop('cells'), type=list[dict[str, msgspec.Raw]])
-    except (msgspec.ValidationError, KeyError): return msgspec.json.decode(raw)
+        cells = msgspec.json.decode(top.pop("cells"), type=list[dict[str, msgspec.Raw]])
+    except (msgspec.ValidationError, KeyError):
+        return msgspec.json.decode(raw)
     read = msgspec.json.decode
-    return {**{k:read(v) for k,v in top.items()}, 'cells':[{k:v if k=='outputs' else read(v) for k,v in c.items()}
-        for c in cells]}
+    return {
+        **{k: read(v) for k, v in top.items()},
+        "cells": [{k: v if k == "outputs" else read(v) for k, v in c.items()} for c in cells],
+    }
+
 
 def check_format(
-    nb, # What was decoded
-    name:str='the notebook', # For the message
+    nb,  # What was decoded
+    name: str = "the notebook",  # For the message
 ) -> dict:
     "The notebook with every source a string, or `BadInput`"
-    if not isinstance(nb, dict) or not isinstance(nb.get('nbformat'), int):
-        raise BadInput(f'{name} is no notebook: it has no `nbformat`')
-    if nb['nbformat']!=4 or not isinstance(nb.get('cells'), list):
-        raise BadInput(f'{name} has notebook format {nb["nbformat"]}'+(' and no list of cells' if nb['nbformat']==4 else ''),
-            f'write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}')
-    meta = nb.get('metadata') if isinstance(nb.get('metadata'), dict) else {}
-    spec,info = (m if isinstance(m, dict) else {} for m in (meta.get('kernelspec'), meta.get('language_info')))
-    language = str(spec.get('language') or info.get('name') or 'python').lower()
-    if language not in ('python', 'ipython', 'python3'):
-        raise BadInput(f'{name} is a notebook in {spec.get("display_name") or language}', 'jobs run Python notebooks')
+    if not isinstance(nb, dict) or not isinstance(nb.get("nbformat"), int):
+        raise BadInput(f"{name} is no notebook: it has no `nbformat`")
+    if nb["nbformat"] != 4 or not isinstance(nb.get("cells"), list):
+        raise BadInput(
+            f"{name} has notebook format {nb['nbformat']}" + (" and no list of cells" if nb["nbformat"] == 4 else ""),
+            f"write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}",
+        )
+    meta = nb.get("metadata") if isinstance(nb.get("metadata"), dict) else {}
+    spec, info = (m if isinstance(m, dict) else {} for m in (meta.get("kernelspec"), meta.get("language_info")))
+    language = str(spec.get("language") or info.get("name") or "python").lower()
+    if language not in ("python", "ipython", "python3"):
+        raise BadInput(f"{name} is a notebook in {spec.get('display_name') or language}", "jobs run Python notebooks")
     cells = []
-    for n,c in enumerate(nb['cells']):
-        if not isinstance(c, dict) or c.get('cell_type') not in ('code', 'markdown', 'raw') or not isinstance(c.get('source', ''), (str, list)):
-            raise BadInput(f'{name}: cell {n} is no notebook cell')
-        cells.append({**c, 'source':''.join(map(str, c.get('source') or '')), 'metadata':c['metadata']
-            if isinstance(c.get('metadata'), dict) else {}})
-    return {**nb, 'metadata':meta, 'cells':cells}
+    for n, c in enumerate(nb["cells"]):
+        if (
+            not isinstance(c, dict)
+            or c.get("cell_type") not in ("code", "markdown", "raw")
+            or not isinstance(c.get("source", ""), (str, list))
+        ):
+            raise BadInput(f"{name}: cell {n} is no notebook cell")
+        cells.append(
+            {
+                **c,
+                "source": "".join(map(str, c.get("source") or "")),
+                "metadata": c["metadata"] if isinstance(c.get("metadata"), dict) else {},
+            }
+        )
+    return {**nb, "metadata": meta, "cells": cells}
 
 # %% ../../nbs/job/notebook_ast.ipynb #12024f8a
 class Names(msgspec.Struct):
     "What a piece of code does with global names"
-    binds:set[str] = msgspec.field(default_factory=set)
-    now:set[str] = msgspec.field(default_factory=set) # Read when it runs
-    later:set[str] = msgspec.field(default_factory=set) # Read inside functions, when they are called
-    deletes:set[str] = msgspec.field(default_factory=set)
 
-_COMPREHENSION = {'listcomp', 'setcomp', 'dictcomp', 'genexpr'}
+    binds: set[str] = msgspec.field(default_factory=set)
+    now: set[str] = msgspec.field(default_factory=set)  # Read when it runs
+    later: set[str] = msgspec.field(default_factory=set)  # Read inside functions, when they are called
+    deletes: set[str] = msgspec.field(default_factory=set)
 
-def _walk(table, names:Names, deferred:bool):
+
+_COMPREHENSION = {"listcomp", "setcomp", "dictcomp", "genexpr"}
+
+
+def _walk(table, names: Names, deferred: bool):
     "Collect global names of a scope and of those inside it"
-    top = table.get_type()=='module'
+    top = table.get_type() == "module"
     for s in table.get_symbols():
         if top or s.is_declared_global():
-            if s.is_assigned() or s.is_imported() or s.is_namespace(): names.binds.add(s.get_name())
-        if s.is_referenced() and (top or s.is_global()): (names.later if deferred else names.now).add(s.get_name())
+            if s.is_assigned() or s.is_imported() or s.is_namespace():
+                names.binds.add(s.get_name())
+        if s.is_referenced() and (top or s.is_global()):
+            (names.later if deferred else names.now).add(s.get_name())
     for child in table.get_children():
-        function = child.get_type()=='function' and child.get_name() not in _COMPREHENSION
+        function = child.get_type() == "function" and child.get_name() not in _COMPREHENSION
         _walk(child, names, deferred or function)
 
+
 def names_of(
-    code:str, # One statement
-    node:ast.stmt|None=None, # The same, parsed
+    code: str,  # One statement
+    node: ast.stmt | None = None,  # The same, parsed
 ) -> Names:
     "Global names that a statement binds, needs now, needs later, deletes"
-    node,names = node or ast.parse(code).body[0],Names()
-    try: _walk(symtable.symtable(code, 'cell', 'exec'), names, False)
-    except SyntaxError: # `return` or `await` outside a function: fall back on the tree
+    node, names = node or ast.parse(code).body[0], Names()
+    try:
+        _walk(symtable.symtable(code, "cell", "exec"), names, False)
+    except SyntaxError:  # `return` or `await` outside a function: fall back on the tree
         for n in ast.walk(node):
-            if isinstance(n, ast.Name): (names.now if isinstance(n.ctx, ast.Load) else names.binds).add(n.id)
-    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name): names.now.add(node.target.id)
+            if isinstance(n, ast.Name):
+                (names.now if isinstance(n.ctx, ast.Load) else names.binds).add(n.id)
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        names.now.add(node.target.id)
     if isinstance(node, ast.Delete):
-        names.deletes = {t.id for t in node.targets if isinstance(t, ast.Name)}; names.binds -= names.deletes
+        names.deletes = {t.id for t in node.targets if isinstance(t, ast.Name)}
+        names.binds -= names.deletes
         names.now |= names.deletes
-    if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)): names.now -= names.binds
+    if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)):
+        names.now -= names.binds
     return names
 
 # %% ../../nbs/job/notebook_ast.ipynb #c8969c08
 class Cell(msgspec.Struct, kw_only=True):
     "A code cell, understood"
-    index:int # Among all cells of the notebook, from 0
-    text:str
-    tags:list[str]
-    count:int|None # Execution count
-    source:Source
-    tree:ast.Module|None # None when it does not parse
-    error:str = '' # Why it does not parse
-    binds:set[str] = msgspec.field(default_factory=set)
-    needs:set[str] = msgspec.field(default_factory=set) # Read when it runs, before it binds them itself
-    later:set[str] = msgspec.field(default_factory=set) # Read by its functions
-    changes:set[str] = msgspec.field(default_factory=set) # `df` of `df['x'] = 1` and `df.x = 1`
-    deletes:set[str] = msgspec.field(default_factory=set)
-    imports:dict[str,int] = msgspec.field(default_factory=dict) # Top-level module -> line
-    modules:set[str] = msgspec.field(default_factory=set) # Names that its imports bind
-    star:bool = False # Names appear that nobody can see: import *, %run, exec
-    statements:list[tuple[ast.stmt,Names]] = msgspec.field(default_factory=list)
+
+    index: int  # Among all cells of the notebook, from 0
+    text: str
+    tags: list[str]
+    count: int | None  # Execution count
+    source: Source
+    tree: ast.Module | None  # None when it does not parse
+    error: str = ""  # Why it does not parse
+    binds: set[str] = msgspec.field(default_factory=set)
+    needs: set[str] = msgspec.field(default_factory=set)  # Read when it runs, before it binds them itself
+    later: set[str] = msgspec.field(default_factory=set)  # Read by its functions
+    changes: set[str] = msgspec.field(default_factory=set)  # `df` of `df['x'] = 1` and `df.x = 1`
+    deletes: set[str] = msgspec.field(default_factory=set)
+    imports: dict[str, int] = msgspec.field(default_factory=dict)  # Top-level module -> line
+    modules: set[str] = msgspec.field(default_factory=set)  # Names that its imports bind
+    star: bool = False  # Names appear that nobody can see: import *, %run, exec
+    statements: list[tuple[ast.stmt, Names]] = msgspec.field(default_factory=list)
+
     @property
-    def uses(self) -> set[str]: return self.needs|self.later|self.source.soft
+    def uses(self) -> set[str]:
+        return self.needs | self.later | self.source.soft
+
     @property
-    def blank(self) -> bool: return not self.text.strip()
+    def blank(self) -> bool:
+        return not self.text.strip()
 
 # %% ../../nbs/job/notebook_ast.ipynb #c8112efb
-def _pieces(tree:ast.Module, python:str):
+def _pieces(tree: ast.Module, python: str):
     "Each statement with its own text"
-    lines = python.split('\n')
-    shared,begin = {s.lineno for a,s in zip(tree.body, tree.body[1:]) if a.end_lineno==s.lineno},Counter(s.lineno for s in tree.body)
+    lines = python.split("\n")
+    shared, begin = (
+        {s.lineno for a, s in zip(tree.body, tree.body[1:]) if a.end_lineno == s.lineno},
+        Counter(s.lineno for s in tree.body),
+    )
     for s in tree.body:
-        first = min([s.lineno, *(d.lineno for d in getattr(s, 'decorator_list', []))])
-        alone = s.lineno not in shared and begin[s.end_lineno]==(s.lineno==s.end_lineno)
-        yield s,'\n'.join(lines[first-1:s.end_lineno]) if alone else ast.unparse(s)
+        first = min([s.lineno, *(d.lineno for d in getattr(s, "decorator_list", []))])
+        alone = s.lineno not in shared and begin[s.end_lineno] == (s.lineno == s.end_lineno)
+        yield s, "\n".join(lines[first - 1 : s.end_lineno]) if alone else ast.unparse(s)
+
 
 def _base(node):
-    while isinstance(node, (ast.Attribute, ast.Subscript)): node = node.value
-    return node.id if isinstance(node, ast.Name) else ''
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
-def _imports(cell:Cell):
+
+def _imports(cell: Cell):
     "Modules that a cell imports, changes it makes, and what hides names"
     for n in ast.walk(cell.tree):
-        if isinstance(n, (ast.Import, ast.ImportFrom)): cell.modules |= {a.asname or a.name.split('.')[0] for a in n.names}
+        if isinstance(n, (ast.Import, ast.ImportFrom)):
+            cell.modules |= {a.asname or a.name.split(".")[0] for a in n.names}
         if isinstance(n, ast.Import):
-            for a in n.names: cell.imports.setdefault(a.name.split('.')[0], n.lineno)
+            for a in n.names:
+                cell.imports.setdefault(a.name.split(".")[0], n.lineno)
         elif isinstance(n, ast.ImportFrom):
-            if n.module and not n.level: cell.imports.setdefault(n.module.split('.')[0], n.lineno)
-            if any(a.name=='*' for a in n.names): cell.star = True
-        elif isinstance(n, (ast.Attribute, ast.Subscript)) and not isinstance(n.ctx, ast.Load): cell.changes.add(_base(n))
-        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ('exec', 'globals', 'locals'):
+            if n.module and not n.level:
+                cell.imports.setdefault(n.module.split(".")[0], n.lineno)
+            if any(a.name == "*" for a in n.names):
+                cell.star = True
+        elif isinstance(n, (ast.Attribute, ast.Subscript)) and not isinstance(n.ctx, ast.Load):
+            cell.changes.add(_base(n))
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("exec", "globals", "locals"):
             cell.star = True
-    cell.star |= any(m.name in ('run', 'pylab', 'store', 'load') for m in cell.source.magics if m.kind=='line')
-    cell.changes.discard('')
+    cell.star |= any(m.name in ("run", "pylab", "store", "load") for m in cell.source.magics if m.kind == "line")
+    cell.changes.discard("")
+
 
 def understand(
-    index:int, # Place in the notebook
-    text:str, # Source
-    tags:Iterable[str]=(), # Cell tags
-    count:int|None=None, # Execution count
+    index: int,  # Place in the notebook
+    text: str,  # Source
+    tags: Iterable[str] = (),  # Cell tags
+    count: int | None = None,  # Execution count
 ) -> Cell:
     "One code cell as syntax and names"
     text = as_read(text)
@@ -172,51 +223,84 @@ def understand(
     cell = Cell(index=index, text=text, tags=list(tags), count=count, source=source, tree=None)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', SyntaxWarning)
+            warnings.simplefilter("ignore", SyntaxWarning)
             cell.tree = ast.parse(source.python)
-            for stmt,code in _pieces(cell.tree, source.python):
+            for stmt, code in _pieces(cell.tree, source.python):
                 names = names_of(code, stmt)
                 cell.statements.append((stmt, names))
-                cell.needs |= names.now-cell.binds; cell.later |= names.later
-                cell.binds = (cell.binds|names.binds)-names.deletes; cell.deletes |= names.deletes
+                cell.needs |= names.now - cell.binds
+                cell.later |= names.later
+                cell.binds = (cell.binds | names.binds) - names.deletes
+                cell.deletes |= names.deletes
     except (SyntaxError, ValueError, RecursionError) as e:
-        cell.error = f'{getattr(e, "msg", None) or e} (line {getattr(e, "lineno", None) or 1})'
+        cell.error = f"{getattr(e, 'msg', None) or e} (line {getattr(e, 'lineno', None) or 1})"
         return cell
     cell.later -= cell.binds
     _imports(cell)
     return cell
 
+
 def cells_of(
-    nb:dict, # From `load`
+    nb: dict,  # From `load`
 ) -> list[Cell]:
     "The code cells of a notebook, in order"
-    return [understand(n, c['source'], c['metadata'].get('tags') or [], c.get('execution_count')) for n,
-        c in enumerate(nb['cells']) if c['cell_type']=='code']
+    return [
+        understand(n, c["source"], c["metadata"].get("tags") or [], c.get("execution_count"))
+        for n, c in enumerate(nb["cells"])
+        if c["cell_type"] == "code"
+    ]
 
 # %% ../../nbs/job/notebook_ast.ipynb #24c5bfc4
-GIVEN = {*dir(builtins), 'get_ipython', 'display', 'In', 'Out', '_', '__', '___', 'exit', 'quit', '__name__', '__doc__',
-    '__builtins__', '__annotations__', '_i', '_ii', '_iii', '_oh', '_ih', '_dh', '_exit_code'}
+GIVEN = {
+    *dir(builtins),
+    "get_ipython",
+    "display",
+    "In",
+    "Out",
+    "_",
+    "__",
+    "___",
+    "exit",
+    "quit",
+    "__name__",
+    "__doc__",
+    "__builtins__",
+    "__annotations__",
+    "_i",
+    "_ii",
+    "_iii",
+    "_oh",
+    "_ih",
+    "_dh",
+    "_exit_code",
+}
+
 
 def unbound(
-    cells:list[Cell], # In order
-) -> list[tuple[Cell,str,Cell|None]]: # Cell, name, and the later cell that binds it
+    cells: list[Cell],  # In order
+) -> list[tuple[Cell, str, Cell | None]]:  # Cell, name, and the later cell that binds it
     "Names that are needed before they are bound"
-    bound,found,seen = set(GIVEN),[],set()
+    bound, found, seen = set(GIVEN), [], set()
     first = {}
-    for c in reversed(cells): first.update(dict.fromkeys(c.binds, c))
+    for c in reversed(cells):
+        first.update(dict.fromkeys(c.binds, c))
     for c in cells:
-        if c.star: return found
+        if c.star:
+            return found
         missing = {n for n in c.needs if n not in bound} | {n for n in c.later if n not in bound and n not in first}
-        for n in sorted(missing-seen):
-            if not re.fullmatch(r'_(i?\d+)?', n): found.append((c, n, first.get(n) if n in c.needs else None))
+        for n in sorted(missing - seen):
+            if not re.fullmatch(r"_(i?\d+)?", n):
+                found.append((c, n, first.get(n) if n in c.needs else None))
         seen |= missing
-        bound |= c.binds; bound -= c.deletes
+        bound |= c.binds
+        bound -= c.deletes
     return found
 
+
 def users(
-    cells:list[Cell], # In order
-    name:str, # A global name
-    after:int=-1, # Only cells below this index
+    cells: list[Cell],  # In order
+    name: str,  # A global name
+    after: int = -1,  # Only cells below this index
 ) -> list[Cell]:
     "Cells that read a name"
-    return [c for c in cells if c.index>after and name in c.uses]
+    return [c for c in cells if c.index > after and name in c.uses]

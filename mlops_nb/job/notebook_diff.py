@@ -13,45 +13,61 @@ from collections.abc import Iterator
 
 # %% ../../nbs/job/notebook_diff.ipynb #64082484
 def origin(
-    cell:dict, # Of a job's notebook or of a repaired copy
-) -> int|None: # Index in the source notebook; None for a new cell
+    cell: dict,  # Of a job's notebook or of a repaired copy
+) -> int | None:  # Index in the source notebook; None for a new cell
     "The cell that a cell was made from"
-    about = (cell.get('metadata') or {}).get('mlops')
-    at = about.get('cell') if isinstance(about, dict) else None
-    return at if isinstance(at, int) and at>=0 else None
+    about = (cell.get("metadata") or {}).get("mlops")
+    at = about.get("cell") if isinstance(about, dict) else None
+    return at if isinstance(at, int) and at >= 0 else None
 
-def _hunk(title:str, old:str, new:str) -> Iterator[str]:
+
+def _hunk(title: str, old: str, new: str) -> Iterator[str]:
     "One cell's changes; nothing when there are none"
-    if old==new: return
-    yield f'@@ {title} @@'
-    a,b = old.split('\n') if old else [],new.split('\n') if new else []
-    if not a or not b: yield from [*('-'+l for l in a), *('+'+l for l in b)]; return
-    for line in list(difflib.unified_diff(a, b, lineterm='', n=1))[2:]:
-        if not line.startswith('@@'): yield line
+    if old == new:
+        return
+    yield f"@@ {title} @@"
+    a, b = old.split("\n") if old else [], new.split("\n") if new else []
+    if not a or not b:
+        yield from [*("-" + l for l in a), *("+" + l for l in b)]
+        return
+    for line in list(difflib.unified_diff(a, b, lineterm="", n=1))[2:]:
+        if not line.startswith("@@"):
+            yield line
+
 
 def diff(
-    before:dict, # The source notebook, every source a string
-    after:dict, # What was made of it
-    names:tuple[str,str]=('before', 'after'), # For the header
-    reasons:dict[int,str]|None=None, # Why a cell is gone
-) -> str: # Empty when nothing changed
+    before: dict,  # The source notebook, every source a string
+    after: dict,  # What was made of it
+    names: tuple[str, str] = ("before", "after"),  # For the header
+    reasons: dict[int, str] | None = None,  # Why a cell is gone
+) -> str:  # Empty when nothing changed
     "Changes of code cells in the order of the result"
-    code = {n:c['source'] for n,c in enumerate(before['cells']) if c['cell_type']=='code'}
-    made = [(origin(c), c['source']) for c in after['cells'] if c['cell_type']=='code']
-    kept,lines,highest = {at for at,_ in made},[],-1
+    code = {n: c["source"] for n, c in enumerate(before["cells"]) if c["cell_type"] == "code"}
+    made = [(origin(c), c["source"]) for c in after["cells"] if c["cell_type"] == "code"]
+    kept, lines, highest = {at for at, _ in made}, [], -1
     gone = iter([n for n in code if n not in kept])
     waiting = next(gone, None)
+
     def left(upto):
         nonlocal waiting
-        while waiting is not None and waiting<upto:
-            lines.extend(_hunk(f'cell {waiting} left out'+(f': {reasons[waiting]}' if reasons and waiting in reasons else ''),
-                code[waiting], ''))
+        while waiting is not None and waiting < upto:
+            lines.extend(
+                _hunk(
+                    f"cell {waiting} left out" + (f": {reasons[waiting]}" if reasons and waiting in reasons else ""),
+                    code[waiting],
+                    "",
+                )
+            )
             waiting = next(gone, None)
-    for at,source in made:
-        if at is None: lines += _hunk('new cell', '', source); continue
+
+    for at, source in made:
+        if at is None:
+            lines += _hunk("new cell", "", source)
+            continue
         left(at)
-        lines += _hunk(f'cell {at}'+(' moved up' if at<highest else ''), code.get(at, ''), source)
-        if at<highest and code.get(at, '')==source: lines.append(f'@@ cell {at} moved up @@')
+        lines += _hunk(f"cell {at}" + (" moved up" if at < highest else ""), code.get(at, ""), source)
+        if at < highest and code.get(at, "") == source:
+            lines.append(f"@@ cell {at} moved up @@")
         highest = max(highest, at)
-    left(len(before['cells'])+1)
-    return '\n'.join([f'--- {names[0]}', f'+++ {names[1]}', *lines])+'\n' if lines else ''
+    left(len(before["cells"]) + 1)
+    return "\n".join([f"--- {names[0]}", f"+++ {names[1]}", *lines]) + "\n" if lines else ""

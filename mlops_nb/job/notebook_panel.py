@@ -14,74 +14,163 @@ from . import step_views
 from .facts import Checked, Job, NotebookFinding
 
 # %% ../../nbs/job/notebook_panel.ipynb #7f29bce1
-def _cell_link(f:NotebookFinding, notebook:str):
+def _cell_link(f: NotebookFinding, notebook: str):
     "The cell's number, as a link where the cell has an id"
-    if f.cell is None: return 'all'
+    if f.cell is None:
+        return "all"
     return Link(f.cell, notebook, f.cell_id) if f.cell_id else str(f.cell)
+
 
 class Findings:
     "Findings with links to their cells"
-    def __init__(self, notebook:str, findings:list[NotebookFinding]): self.notebook,self.findings = notebook,findings
+
+    def __init__(self, notebook: str, findings: list[NotebookFinding]):
+        self.notebook, self.findings = notebook, findings
+
     def html(self, pictures=True, rows=40):
-        return table(['cell', 'kind', 'what', 'what to do'],
-            [[_cell_link(f, self.notebook), f.kind.replace('_', ' '), f.message[:300], f.fix[:200]] for f in self.findings]).html(pictures, rows)
+        return table(
+            ["cell", "kind", "what", "what to do"],
+            [
+                [_cell_link(f, self.notebook), f.kind.replace("_", " "), f.message[:300], f.fix[:200]]
+                for f in self.findings
+            ],
+        ).html(pictures, rows)
+
     def text(self, rows=200):
-        where = [('all' if f.cell is None else f'cell {f.cell}', short(f.kind.replace('_', ' '))) for f in self.findings]
-        a,b = max(len(w[0]) for w in where),max(len(w[1]) for w in where)
-        out = [f'{w:{a}}  {k:{b}}  {short(f.message, 300)}\n{"":{a}}  {"":{b}}  -> {short(f.fix, 300)}'
-            for (w,k),f in zip(where, self.findings[:rows])]
-        return '\n'.join([*out, *([f'and {len(self.findings)-rows:,} more: see the JSON form'] if len(self.findings)>rows
-            else [])])
+        where = [
+            ("all" if f.cell is None else f"cell {f.cell}", short(f.kind.replace("_", " "))) for f in self.findings
+        ]
+        a, b = max(len(w[0]) for w in where), max(len(w[1]) for w in where)
+        out = [
+            f"{w:{a}}  {k:{b}}  {short(f.message, 300)}\n{'':{a}}  {'':{b}}  -> {short(f.fix, 300)}"
+            for (w, k), f in zip(where, self.findings[:rows])
+        ]
+        return "\n".join(
+            [
+                *out,
+                *([f"and {len(self.findings) - rows:,} more: see the JSON form"] if len(self.findings) > rows else []),
+            ]
+        )
+
     def markdown(self):
-        return table(['cell', 'kind', 'what', 'what to do'],
-            [['all' if f.cell is None else f.cell, f.kind.replace('_', ' '), f.message, f.fix] for f in self.findings]).markdown()
+        return table(
+            ["cell", "kind", "what", "what to do"],
+            [["all" if f.cell is None else f.cell, f.kind.replace("_", " "), f.message, f.fix] for f in self.findings],
+        ).markdown()
 
 # %% ../../nbs/job/notebook_panel.ipynb #72a1e435
-def _count(xs, word:str) -> str: return f'{len(xs):,} {word}{"s" if len(xs)!=1 else ""}'
+def _count(xs, word: str) -> str:
+    return f"{len(xs):,} {word}{'s' if len(xs) != 1 else ''}"
 
-def checked(c:Checked) -> Panel:
+
+def checked(c: Checked) -> Panel:
     "What `job check` found, what was mended and what is left"
     name = c.copy or c.notebook
-    blocks:list = [Findings(name, c.findings)] if c.findings else [text(f'{c.cells:,} cell{"s" if c.cells!=1 else ""}: nothing here will hurt an unattended run'+(', and a fresh kernel gave the same outputs.' if c.compared else '.'))]
-    if c.fresh and not c.compared: blocks.append(text('A fresh kernel ran it. It was saved without outputs, so there is nothing to compare them with.'))
+    blocks: list = (
+        [Findings(name, c.findings)]
+        if c.findings
+        else [
+            text(
+                f"{c.cells:,} cell{'s' if c.cells != 1 else ''}: nothing here will hurt an unattended run"
+                + (", and a fresh kernel gave the same outputs." if c.compared else ".")
+            )
+        ]
+    )
+    if c.fresh and not c.compared:
+        blocks.append(
+            text("A fresh kernel ran it. It was saved without outputs, so there is nothing to compare them with.")
+        )
     if c.fixed:
-        blocks.insert(0, facts({'mended':_count(c.fixed, 'thing'), 'copy':c.copy or 'none: a dry run',
-            'left':_count(c.findings, 'finding')}))
-    if c.diff: blocks.append(details('what was mended', Diff(c.diff)))
-    if not c.cells: return Panel(f'Notebook check: {name}', text('It has no code: there is nothing that a job could run.'), verdict=('warn', 'EMPTY'))
-    verdict = ('ok', 'READY') if not c.findings else ('warn', f'{len(c.findings)} FINDINGS' if len(c.findings)>1 else '1 FINDING')
+        blocks.insert(
+            0,
+            facts(
+                {
+                    "mended": _count(c.fixed, "thing"),
+                    "copy": c.copy or "none: a dry run",
+                    "left": _count(c.findings, "finding"),
+                }
+            ),
+        )
+    if c.diff:
+        blocks.append(details("what was mended", Diff(c.diff)))
+    if not c.cells:
+        return Panel(
+            f"Notebook check: {name}",
+            text("It has no code: there is nothing that a job could run."),
+            verdict=("warn", "EMPTY"),
+        )
+    verdict = (
+        ("ok", "READY")
+        if not c.findings
+        else ("warn", f"{len(c.findings)} FINDINGS" if len(c.findings) > 1 else "1 FINDING")
+    )
     mend = any(f.kind in MENDED for f in c.findings) and not c.fixed
-    return Panel(f'Notebook check: {name}', *blocks, verdict=verdict, next=f'mlops job check {quote(c.notebook)} --fix' if mend
-        else f'mlops job convert {quote(name)}')
+    return Panel(
+        f"Notebook check: {name}",
+        *blocks,
+        verdict=verdict,
+        next=f"mlops job check {quote(c.notebook)} --fix" if mend else f"mlops job convert {quote(name)}",
+    )
 
-MENDED = {'install', 'unseeded', 'secret', 'absolute_path', 'date', 'order', 'personal_data'} # What `--fix` may mend
+
+MENDED = {"install", "unseeded", "secret", "absolute_path", "date", "order", "personal_data"}  # What `--fix` may mend
 
 # %% ../../nbs/job/notebook_panel.ipynb #b8302347
-def _shown(value) -> str: return 'None' if value is None else value if isinstance(value, str) and value else repr(value)
+def _shown(value) -> str:
+    return "None" if value is None else value if isinstance(value, str) and value else repr(value)
 
-def _left_out(j:Job) -> list:
+
+def _left_out(j: Job) -> list:
     "Cells that were dropped, remarks, and the diff"
     out = []
     if j.dropped_cells:
-        out.append(details(_count(j.dropped_cells, 'cell')+' left out', table(['cell', 'why', 'what'],
-            [[d.cell, d.reason, d.source] for d in j.dropped_cells])))
+        out.append(
+            details(
+                _count(j.dropped_cells, "cell") + " left out",
+                table(["cell", "why", "what"], [[d.cell, d.reason, d.source] for d in j.dropped_cells]),
+            )
+        )
     if j.remarks:
-        out.append(details(_count(j.remarks, 'remark'),
-            table(['cell', 'remark'], [['-' if n.cell is None else n.cell, n.message] for n in j.remarks])))
-    changes = j.diff or j.__dict__.get('changes', '')
-    return [*out, Diff(j.diff)] if j.diff else [*out, *([details('what was changed in the cells', Diff(changes))] if changes
-        else [])]
+        out.append(
+            details(
+                _count(j.remarks, "remark"),
+                table(["cell", "remark"], [["-" if n.cell is None else n.cell, n.message] for n in j.remarks]),
+            )
+        )
+    changes = j.diff or j.__dict__.get("changes", "")
+    return (
+        [*out, Diff(j.diff)]
+        if j.diff
+        else [*out, *([details("what was changed in the cells", Diff(changes))] if changes else [])]
+    )
 
-def job(j:Job) -> Panel:
+
+def job(j: Job) -> Panel:
     "A job as it stands in jobs/NAME"
-    rows = [[p.name, p.type+(f' of {p.item}' if p.item else ''), _shown(p.default), ', '.join(p.choices) or p.help]
-        for p in j.parameters]
-    things = [[way, t.kind, t.name] for way,ts in (('reads', j.inputs), ('writes', j.outputs)) for t in ts]
-    about = {'made from':j.source or '-', 'files':j.folder or '-', 'requirements':', '.join(j.requirements)
-        or 'standard library only'}
-    blocks = [table(['parameter', 'type', 'default', 'about'], rows, empty='no parameters'),
-        *([table(['', 'kind', 'what'], things)] if things else []), *step_views.planned(j.steps), facts(about), *_left_out(j)]
-    first = next((p for p in j.parameters if isinstance(p.default, (int, float, str)) and ' ' not in str(p.default)), None)
-    run = f'mlops job run {j.name}'+(f' -p {quote(f"{first.name}={first.default}")}' if first else '')
-    return Panel(f'Job {j.name}', *blocks, verdict=('info', 'DIFF: nothing was written') if j.diff else ('ok', 'READY'),
-        next=f'mlops job convert {quote(j.source) if j.source else "NOTEBOOK"}' if j.diff else run)
+    rows = [
+        [p.name, p.type + (f" of {p.item}" if p.item else ""), _shown(p.default), ", ".join(p.choices) or p.help]
+        for p in j.parameters
+    ]
+    things = [[way, t.kind, t.name] for way, ts in (("reads", j.inputs), ("writes", j.outputs)) for t in ts]
+    about = {
+        "made from": j.source or "-",
+        "files": j.folder or "-",
+        "requirements": ", ".join(j.requirements) or "standard library only",
+    }
+    blocks = [
+        table(["parameter", "type", "default", "about"], rows, empty="no parameters"),
+        *([table(["", "kind", "what"], things)] if things else []),
+        *step_views.planned(j.steps),
+        facts(about),
+        *_left_out(j),
+    ]
+    first = next(
+        (p for p in j.parameters if isinstance(p.default, (int, float, str)) and " " not in str(p.default)), None
+    )
+    run = f"mlops job run {j.name}" + (f" -p {quote(f'{first.name}={first.default}')}" if first else "")
+    return Panel(
+        f"Job {j.name}",
+        *blocks,
+        verdict=("info", "DIFF: nothing was written") if j.diff else ("ok", "READY"),
+        next=f"mlops job convert {quote(j.source) if j.source else 'NOTEBOOK'}" if j.diff else run,
+    )

@@ -14,45 +14,65 @@ from ..core.need import need
 
 # %% ../../nbs/job/notification.ipynb #de3b0877
 def url_of(
-    project, # A `Project`
-    ref:str, # `env:NAME`, `file:PATH`, or the URL itself
+    project,  # A `Project`
+    ref: str,  # `env:NAME`, `file:PATH`, or the URL itself
 ) -> str:
     "The URL behind a reference; raises `BadInput` without saying what it holds"
-    kind,_,name = ref.partition(':')
-    if kind=='env':
-        if not os.environ.get(name): raise BadInput(f'notify {ref!r}: the environment variable is not set')
+    kind, _, name = ref.partition(":")
+    if kind == "env":
+        if not os.environ.get(name):
+            raise BadInput(f"notify {ref!r}: the environment variable is not set")
         return os.environ[name].strip()
-    if kind=='file':
-        try: return (project.root/name).read_text(encoding='utf-8').strip()
-        except (OSError, UnicodeDecodeError) as e: raise BadInput(f'notify {ref!r}: the file cannot be read') from e
+    if kind == "file":
+        try:
+            return (project.root / name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise BadInput(f"notify {ref!r}: the file cannot be read") from e
     return ref
 
-def missing(project, ref:str) -> str:
-    "Why a reference leads nowhere here; empty when it does not"
-    try: url_of(project, ref); return ''
-    except BadInput as e: return e.message
 
-def check(ref:str):
+def missing(project, ref: str) -> str:
+    "Why a reference leads nowhere here; empty when it does not"
+    try:
+        url_of(project, ref)
+        return ""
+    except BadInput as e:
+        return e.message
+
+
+def check(ref: str):
     "Raise `BadInput` when a reference, or a URL written out, cannot be meant"
-    if ref.partition(':')[0] in ('env', 'file') and ref.partition(':')[2]: return
-    if need('apprise', 'notify').Apprise.instantiate(ref, suppress_exceptions=True) is None:
-        raise BadInput(f'notify: {ref.partition("://")[0]!r} is no service, or its URL lacks something',
-            'write env:NAME, file:PATH or an Apprise URL such as mailto://host')
+    if ref.partition(":")[0] in ("env", "file") and ref.partition(":")[2]:
+        return
+    if need("apprise", "notify").Apprise.instantiate(ref, suppress_exceptions=True) is None:
+        raise BadInput(
+            f"notify: {ref.partition('://')[0]!r} is no service, or its URL lacks something",
+            "write env:NAME, file:PATH or an Apprise URL such as mailto://host",
+        )
+
 
 def send(
-    project, # A `Project`
-    refs:list[str], # References to URLs
-    title:str,
-    body:str,
-) -> list[dict]: # One `{'service', 'ok', 'detail'}` for each; the service is the URL's scheme and nothing more
+    project,  # A `Project`
+    refs: list[str],  # References to URLs
+    title: str,
+    body: str,
+) -> list[dict]:  # One `{'service', 'ok', 'detail'}` for each; the service is the URL's scheme and nothing more
     "Tell everybody; a failure is an answer, not an error"
-    apprise,told = need('apprise', 'notify'),[]
+    apprise, told = need("apprise", "notify"), []
     for ref in refs:
-        try: url = url_of(project, ref)
-        except BadInput as e: told.append({'service':ref, 'ok':False, 'detail':e.message}); continue
+        try:
+            url = url_of(project, ref)
+        except BadInput as e:
+            told.append({"service": ref, "ok": False, "detail": e.message})
+            continue
         to = apprise.Apprise()
         known = to.add(url)
         ok = bool(known and to.notify(title=title, body=body))
-        told.append({'service':url.partition('://')[0][:40], 'ok':ok,
-            'detail':'' if ok else 'not delivered' if known else 'no such service'})
+        told.append(
+            {
+                "service": url.partition("://")[0][:40],
+                "ok": ok,
+                "detail": "" if ok else "not delivered" if known else "no such service",
+            }
+        )
     return told

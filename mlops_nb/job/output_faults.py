@@ -16,76 +16,138 @@ from .facts import NotebookFinding
 from .survey import Survey
 
 # %% ../../nbs/job/output_faults.ipynb #08ab8d7b
-_SHAPES = {'email', 'ssn', 'payment_card', 'iban', 'phone'} # What is told by its shape alone
-_COLUMNS = {'email', 'ssn', 'birth_date', 'person_name', 'postal_address', 'medical_record', 'licence_number', 'payment_card',
-    'iban', 'phone'}
+_SHAPES = {"email", "ssn", "payment_card", "iban", "phone"}  # What is told by its shape alone
+_COLUMNS = {
+    "email",
+    "ssn",
+    "birth_date",
+    "person_name",
+    "postal_address",
+    "medical_record",
+    "licence_number",
+    "payment_card",
+    "iban",
+    "phone",
+}
 _READ = 20_000
 
-def outputs_of(cell:dict) -> list[dict]:
+
+def outputs_of(cell: dict) -> list[dict]:
     "A cell's outputs; a list that was left as raw JSON is decoded, unless it is huge"
-    outs = cell.get('outputs') or []
+    outs = cell.get("outputs") or []
     if isinstance(outs, msgspec.Raw):
-        if len(memoryview(outs))>4_000_000:
-            return [{'output_type':'stream', 'text':bytes(memoryview(outs)[:_READ]).decode('utf-8', 'replace')}]
-        try: outs = msgspec.json.decode(outs)
-        except (msgspec.DecodeError, RecursionError): return []
+        if len(memoryview(outs)) > 4_000_000:
+            return [{"output_type": "stream", "text": bytes(memoryview(outs)[:_READ]).decode("utf-8", "replace")}]
+        try:
+            outs = msgspec.json.decode(outs)
+        except (msgspec.DecodeError, RecursionError):
+            return []
     return [o for o in outs if isinstance(o, dict)] if isinstance(outs, list) else []
 
-def _text(x) -> str: return ''.join(map(str, x)) if isinstance(x, list) else str(x or '')
 
-def _shown(outs:list[dict]) -> str:
+def _text(x) -> str:
+    return "".join(map(str, x)) if isinstance(x, list) else str(x or "")
+
+
+def _shown(outs: list[dict]) -> str:
     "What a cell showed, as text"
-    data = [o.get('data') if isinstance(o.get('data'), dict) else {} for o in outs]
-    return '\n'.join(_text(o.get('text') or d.get('text/plain'))[:_READ] for o,d in zip(outs, data))[:_READ]
+    data = [o.get("data") if isinstance(o.get("data"), dict) else {} for o in outs]
+    return "\n".join(_text(o.get("text") or d.get("text/plain"))[:_READ] for o, d in zip(outs, data))[:_READ]
 
-def _headers(outs:list[dict]) -> list[str]:
+
+def _headers(outs: list[dict]) -> list[str]:
     "Column names of the tables that a cell showed"
-    pages = [_text((o.get('data') or {}).get('text/html'))[:_READ] for o in outs if isinstance(o.get('data'), dict)]
-    return [h.strip() for p in pages for h in re.findall(r'<th[^>]*>([^<]{1,60})</th>', p.partition('</thead>')[0])]
+    pages = [_text((o.get("data") or {}).get("text/html"))[:_READ] for o in outs if isinstance(o.get("data"), dict)]
+    return [h.strip() for p in pages for h in re.findall(r"<th[^>]*>([^<]{1,60})</th>", p.partition("</thead>")[0])]
 
 # %% ../../nbs/job/output_faults.ipynb #f29338bc
-def _is_shown(s:Survey) -> list[ast.expr]:
+def _is_shown(s: Survey) -> list[ast.expr]:
     "Expressions whose value a cell shows"
     body = s.cell.tree.body
-    out = [a for c in s.calls if c.text in ('print', 'display', 'pprint', 'pprint.pprint') for a in c.args]
-    if body and isinstance(body[-1], ast.Expr) and not s.cell.text.rstrip().endswith(';'): out.append(body[-1].value)
+    out = [a for c in s.calls if c.text in ("print", "display", "pprint", "pprint.pprint") for a in c.args]
+    if body and isinstance(body[-1], ast.Expr) and not s.cell.text.rstrip().endswith(";"):
+        out.append(body[-1].value)
     return out
+
 
 def _quiet(node) -> bool:
     "Does an expression show counts of a column rather than its values?"
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ('nunique', 'count',
-        'isna', 'isnull', 'sum', 'mean', 'info', 'any', 'all', 'notna', 'duplicated', 'drop', 'describe', 'map')
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr
+        in (
+            "nunique",
+            "count",
+            "isna",
+            "isnull",
+            "sum",
+            "mean",
+            "info",
+            "any",
+            "all",
+            "notna",
+            "duplicated",
+            "drop",
+            "describe",
+            "map",
+        )
+    )
+
 
 def _columns(node) -> list[str]:
     "Columns that an expression takes and shows"
-    if any(map(_quiet, ast.walk(node))): return []
+    if any(map(_quiet, ast.walk(node))):
+        return []
     keys = [n.slice for n in ast.walk(node) if isinstance(n, ast.Subscript)]
-    names = [k.value for s in keys for k in ([s] if isinstance(s, ast.Constant) else getattr(s, 'elts', []))
-        if isinstance(k, ast.Constant) and isinstance(k.value, str)]
-    return names+[n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
-        and n.value.id.startswith(('df', 'data', 'users', 'customers', 'patients', 'people'))]
+    names = [
+        k.value
+        for s in keys
+        for k in ([s] if isinstance(s, ast.Constant) else getattr(s, "elts", []))
+        if isinstance(k, ast.Constant) and isinstance(k.value, str)
+    ]
+    return names + [
+        n.attr
+        for n in ast.walk(node)
+        if isinstance(n, ast.Attribute)
+        and isinstance(n.value, ast.Name)
+        and n.value.id.startswith(("df", "data", "users", "customers", "patients", "people"))
+    ]
 
-def _personal(names:list[str]) -> list[str]: return list(dict.fromkeys(n for n in names if set(guard.column_hints(n))&_COLUMNS))
+
+def _personal(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(n for n in names if set(guard.column_hints(n)) & _COLUMNS))
 
 # %% ../../nbs/job/output_faults.ipynb #c87bdea6
 def find(
-    nb:dict, # From `notebook_ast.load`
-    found:list[Survey], # Of its code cells
+    nb: dict,  # From `notebook_ast.load`
+    found: list[Survey],  # Of its code cells
 ) -> Iterator[NotebookFinding]:
     "Cells that show personal data, and cells whose saved output is an error"
-    surveys = {s.cell.index:s for s in found}
-    for n,c in enumerate(nb['cells']):
-        if c['cell_type']!='code': continue
-        outs,s = outputs_of(c),surveys.get(n)
-        kinds = sorted(set(guard.find_pii(_shown(outs)))&_SHAPES) if outs else []
+    surveys = {s.cell.index: s for s in found}
+    for n, c in enumerate(nb["cells"]):
+        if c["cell_type"] != "code":
+            continue
+        outs, s = outputs_of(c), surveys.get(n)
+        kinds = sorted(set(guard.find_pii(_shown(outs))) & _SHAPES) if outs else []
         names = _personal(_headers(outs)) or (_personal([x for e in _is_shown(s) for x in _columns(e)]) if s else [])
         if kinds or names:
-            what = ', '.join(k.replace('_', ' ') for k in kinds) if kinds else 'the column'+('s ' if len(names)>1 else ' ')+', '.join(f'`{x}`' for x in names[:4])
-            yield NotebookFinding(cell=n, kind='personal_data',
-                message=f'{"its output shows personal data" if kinds else "it shows personal data"}: {what}',
-                fix='show counts or a pseudonym, and clear the output')
-        error = next((o for o in outs if o.get('output_type')=='error'), None)
-        if error and 'raises-exception' not in (c['metadata'].get('tags') or []):
-            yield NotebookFinding(cell=n, kind='failed',
-                message=f'its saved output is an error: {_text(error.get("ename"))}: {_text(error.get("evalue"))[:80]}',
-                fix='mend it, or tag the cell `raises-exception` where it is meant to fail')
+            what = (
+                ", ".join(k.replace("_", " ") for k in kinds)
+                if kinds
+                else "the column" + ("s " if len(names) > 1 else " ") + ", ".join(f"`{x}`" for x in names[:4])
+            )
+            yield NotebookFinding(
+                cell=n,
+                kind="personal_data",
+                message=f"{'its output shows personal data' if kinds else 'it shows personal data'}: {what}",
+                fix="show counts or a pseudonym, and clear the output",
+            )
+        error = next((o for o in outs if o.get("output_type") == "error"), None)
+        if error and "raises-exception" not in (c["metadata"].get("tags") or []):
+            yield NotebookFinding(
+                cell=n,
+                kind="failed",
+                message=f"its saved output is an error: {_text(error.get('ename'))}: {_text(error.get('evalue'))[:80]}",
+                fix="mend it, or tag the cell `raises-exception` where it is meant to fail",
+            )

@@ -17,55 +17,82 @@ from .notebook_ast import Cell
 from .survey import Survey
 
 # %% ../../nbs/job/package_faults.ipynb #885cbe19
-_LOCKS = ('uv.lock', 'poetry.lock', 'pdm.lock', 'Pipfile.lock', 'conda-lock.yml', 'requirements.lock', 'pylock.toml')
-_LINE = re.compile(r'^\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*([^;#]*)')
+_LOCKS = ("uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "conda-lock.yml", "requirements.lock", "pylock.toml")
+_LINE = re.compile(r"^\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*([^;#]*)")
 
-def _key(name:str) -> str: return re.sub(r'[-_.]+', '-', name).lower()
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
 
 def declared(
-    folder:Path, # Of the notebook
-) -> tuple[Path,dict[str,str]]|None: # The file, and name -> specifier; None without a declaration or under a lock
+    folder: Path,  # Of the notebook
+) -> tuple[Path, dict[str, str]] | None:  # The file, and name -> specifier; None without a declaration or under a lock
     "The nearest requirements.txt, up to the root of the project"
     for d in (folder, *folder.parents):
-        if any((d/n).is_file() for n in _LOCKS): return None
-        files = sorted(d.glob('requirements*.txt'))
+        if any((d / n).is_file() for n in _LOCKS):
+            return None
+        files = sorted(d.glob("requirements*.txt"))
         if files:
-            return files[0],{_key(m[1]):m[2].strip() for f in files
-                for l in f.read_text(encoding='utf-8', errors='replace').splitlines() if (m := _LINE.match(l))
-                and not l.lstrip().startswith(('#', '-'))}
-        if (d/'.git').exists() or (d/'mlops.toml').exists(): return None
+            return files[0], {
+                _key(m[1]): m[2].strip()
+                for f in files
+                for l in f.read_text(encoding="utf-8", errors="replace").splitlines()
+                if (m := _LINE.match(l)) and not l.lstrip().startswith(("#", "-"))
+            }
+        if (d / ".git").exists() or (d / "mlops.toml").exists():
+            return None
     return None
 
-def _unpinned(module:str, there:dict[str,str], file:str) -> tuple[str,str]|None:
+
+def _unpinned(module: str, there: dict[str, str], file: str) -> tuple[str, str] | None:
     "What is wrong with the declaration of a module, and the fix"
     name = requirements.distribution(module)
-    have = requirements.version(name) if name else ''
-    if not have or name=='mlops-nb': return None
+    have = requirements.version(name) if name else ""
+    if not have or name == "mlops-nb":
+        return None
     spec = there.get(_key(name))
-    if spec is None: return f'`{module}` is imported and {file} does not name it',f'add to {file}: {name}=={have}'
-    if '==' in spec:
-        want = spec.partition('==')[2].strip().split(',')[0]
-        return None if want==have or want.endswith('*') and have.startswith(want[:-1]) else (f'{file} says {name}=={want}, and {have} is installed here',f'install {name}=={want}, or write {name}=={have}')
-    return None if spec.startswith(('===', '@', '~=')) else (f'{file} names {name} without a version{": "+spec if spec else ""}',
-        f'write in {file}: {name}=={have}')
+    if spec is None:
+        return f"`{module}` is imported and {file} does not name it", f"add to {file}: {name}=={have}"
+    if "==" in spec:
+        want = spec.partition("==")[2].strip().split(",")[0]
+        return (
+            None
+            if want == have or want.endswith("*") and have.startswith(want[:-1])
+            else (
+                f"{file} says {name}=={want}, and {have} is installed here",
+                f"install {name}=={want}, or write {name}=={have}",
+            )
+        )
+    return (
+        None
+        if spec.startswith(("===", "@", "~="))
+        else (f"{file} names {name} without a version{': ' + spec if spec else ''}", f"write in {file}: {name}=={have}")
+    )
 
 # %% ../../nbs/job/package_faults.ipynb #a02ede67
 def find(
-    cells:list[Cell],
-    found:list[Survey], # Of the same cells
-    folder:Path|None=None, # Of the notebook
-) -> Iterator[NotebookFinding]: # One a module
+    cells: list[Cell],
+    found: list[Survey],  # Of the same cells
+    folder: Path | None = None,  # Of the notebook
+) -> Iterator[NotebookFinding]:  # One a module
     "Modules that are missing, or whose version nothing fixes"
     tried = set().union(*(s.tried for s in found)) if found else set()
-    there,seen = declared(folder.resolve()) if folder is not None else None,set()
+    there, seen = declared(folder.resolve()) if folder is not None else None, set()
     for c in cells:
         for module in c.imports:
-            if module in seen: continue
+            if module in seen:
+                continue
             seen.add(module)
             kind = requirements.kind_of(module, folder)
-            if kind=='missing' and module not in tried:
-                yield NotebookFinding(cell=c.index, kind='missing_package',
-                    message=f'`{module}` is imported and not installed here',
-                    fix=f'pip install {(known := requirements.known_as(module))}, or delete the import'+(f'; a module of yours goes beside the notebook: {module}.py' if known==module else ''))
-            wrong = _unpinned(module, there[1], there[0].name) if kind=='installed' and there else None
-            if wrong: yield NotebookFinding(cell=c.index, kind='unpinned_package', message=wrong[0], fix=wrong[1])
+            if kind == "missing" and module not in tried:
+                yield NotebookFinding(
+                    cell=c.index,
+                    kind="missing_package",
+                    message=f"`{module}` is imported and not installed here",
+                    fix=f"pip install {(known := requirements.known_as(module))}, or delete the import"
+                    + (f"; a module of yours goes beside the notebook: {module}.py" if known == module else ""),
+                )
+            wrong = _unpinned(module, there[1], there[0].name) if kind == "installed" and there else None
+            if wrong:
+                yield NotebookFinding(cell=c.index, kind="unpinned_package", message=wrong[0], fix=wrong[1])

@@ -13,40 +13,103 @@ from . import step_views
 from .facts import History, Jobs, RunRecord
 
 # %% ../../nbs/job/panel.ipynb #72b84c9b
-def _usd(x): return '-' if x is None else '0 USD' if not x else f'{x:.2g} USD' if x<.01 else f'{x:,.2f} USD'
-def _count(xs, word): return f'{len(xs)} {word}{"s" if len(xs)!=1 else ""}'
-_LEVEL = {'completed':'ok', 'failed':'bad', 'aborted':'warn', 'running':'info'}
+def _usd(x):
+    return "-" if x is None else "0 USD" if not x else f"{x:.2g} USD" if x < 0.01 else f"{x:,.2f} USD"
+
+
+def _count(xs, word):
+    return f"{len(xs)} {word}{'s' if len(xs) != 1 else ''}"
+
+
+_LEVEL = {"completed": "ok", "failed": "bad", "aborted": "warn", "running": "info"}
 
 # %% ../../nbs/job/panel.ipynb #af106bb5
-def jobs(js:Jobs) -> Panel:
+def jobs(js: Jobs) -> Panel:
     "Every job of the project"
-    rows = [[r.name, r.parameters, r.runs, badge(_LEVEL.get(r.last, 'info'), r.last) if r.last else '-', r.last_time[:16], _usd(r.cost_usd)] for r in js.jobs]
-    return Panel('Jobs', table(['job', 'parameters', 'runs', 'last', 'at', 'cost'], rows, empty='no job yet'),
-        next=f'mlops job run {js.jobs[0].name}' if js.jobs else 'mlops job convert NOTEBOOK')
+    rows = [
+        [
+            r.name,
+            r.parameters,
+            r.runs,
+            badge(_LEVEL.get(r.last, "info"), r.last) if r.last else "-",
+            r.last_time[:16],
+            _usd(r.cost_usd),
+        ]
+        for r in js.jobs
+    ]
+    return Panel(
+        "Jobs",
+        table(["job", "parameters", "runs", "last", "at", "cost"], rows, empty="no job yet"),
+        next=f"mlops job run {js.jobs[0].name}" if js.jobs else "mlops job convert NOTEBOOK",
+    )
 
 # %% ../../nbs/job/panel.ipynb #3e566d7a
-def run(r:RunRecord) -> Panel:
+def run(r: RunRecord) -> Panel:
     "One run, cell by cell"
     longest = max((c.seconds for c in r.cells), default=0) or 1
-    rows = [['parameters' if c.index<0 else c.index, c.title, round(c.seconds, 3),
-        meter(c.seconds/longest, words=f'{c.seconds:.2f} s'), round(c.cpu_s, 2), round(c.peak_mb), _usd(c.cost_usd),
-        badge('ok' if c.status=='completed' else 'bad', 'cached' if c.cached else c.status)] for c in r.cells]
+    rows = [
+        [
+            "parameters" if c.index < 0 else c.index,
+            c.title,
+            round(c.seconds, 3),
+            meter(c.seconds / longest, words=f"{c.seconds:.2f} s"),
+            round(c.cpu_s, 2),
+            round(c.peak_mb),
+            _usd(c.cost_usd),
+            badge("ok" if c.status == "completed" else "bad", "cached" if c.cached else c.status),
+        ]
+        for c in r.cells
+    ]
     busy = sum(c.seconds for c in r.cells if not c.cached)
-    head = {'run':r.run, 'took':f'{r.seconds:.1f} s, {busy:.1f} s of it in cells',
-        'used':f'{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh*1000:.2g} Wh',
-        'cost':_usd(r.cost_usd), 'output':place(r.output),
-        **({'resumed':f'{r.resumed}: {_count([c for c in r.cells if c.cached], "cell")} not run again'} if r.resumed else {}),
-        **({'parameters':r.parameters} if r.parameters else {}), **({'error':r.message} if r.message else {})}
-    more:list = [table(['output', 'bytes', 'sha256'],
-        [[a.name, a.bytes, a.digest[:12]] for a in r.artefacts])] if r.artefacts else []
-    if r.remarks: more.append(details(_count(r.remarks, 'remark'), table(['remark'], [[x] for x in r.remarks])))
-    cells = details(_count(rows, 'cell'), table(['cell', 'title', 'seconds', '', 'CPU s', 'MB', 'cost', ''], rows))
-    return Panel(f'Job {r.job}', facts(head), *step_views.ran(r.steps), *more, cells,
+    head = {
+        "run": r.run,
+        "took": f"{r.seconds:.1f} s, {busy:.1f} s of it in cells",
+        "used": f"{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh * 1000:.2g} Wh",
+        "cost": _usd(r.cost_usd),
+        "output": place(r.output),
+        **(
+            {"resumed": f"{r.resumed}: {_count([c for c in r.cells if c.cached], 'cell')} not run again"}
+            if r.resumed
+            else {}
+        ),
+        **({"parameters": r.parameters} if r.parameters else {}),
+        **({"error": r.message} if r.message else {}),
+    }
+    more: list = (
+        [table(["output", "bytes", "sha256"], [[a.name, a.bytes, a.digest[:12]] for a in r.artefacts])]
+        if r.artefacts
+        else []
+    )
+    if r.remarks:
+        more.append(details(_count(r.remarks, "remark"), table(["remark"], [[x] for x in r.remarks])))
+    cells = details(_count(rows, "cell"), table(["cell", "title", "seconds", "", "CPU s", "MB", "cost", ""], rows))
+    return Panel(
+        f"Job {r.job}",
+        facts(head),
+        *step_views.ran(r.steps),
+        *more,
+        cells,
         verdict=(_LEVEL[r.status], r.status.upper()),
-        next=f'mlops job history {r.job}' if r.ok else f'mlops job run {r.job} --resume {r.run}')
+        next=f"mlops job history {r.job}" if r.ok else f"mlops job run {r.job} --resume {r.run}",
+    )
 
-def history(h:History) -> Panel:
+
+def history(h: History) -> Panel:
     "Runs, newest first"
-    rows = [[r.run, badge(_LEVEL[r.status], r.status), r.time[:19], round(r.seconds, 1), _usd(r.cost_usd), r.parameters, r.evidence] for r in h.runs]
-    return Panel(f'Runs of {h.job}' if h.job else 'Runs', table(['run', 'status', 'began', 'seconds', 'cost', 'parameters',
-        'entry'], rows, empty='no run yet'), next='mlops cost show --by job' if rows else 'mlops job run NAME')
+    rows = [
+        [
+            r.run,
+            badge(_LEVEL[r.status], r.status),
+            r.time[:19],
+            round(r.seconds, 1),
+            _usd(r.cost_usd),
+            r.parameters,
+            r.evidence,
+        ]
+        for r in h.runs
+    ]
+    return Panel(
+        f"Runs of {h.job}" if h.job else "Runs",
+        table(["run", "status", "began", "seconds", "cost", "parameters", "entry"], rows, empty="no run yet"),
+        next="mlops cost show --by job" if rows else "mlops job run NAME",
+    )

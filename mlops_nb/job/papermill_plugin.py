@@ -18,64 +18,96 @@ from papermill.utils import merge_kwargs, remove_args
 from .. import cost
 
 # %% ../../nbs/job/papermill_plugin.ipynb #8acd4e9b
-SILENT = {'MLFLOW_DISABLE_TELEMETRY':'true', 'DO_NOT_TRACK':'true', 'DVC_NO_ANALYTICS':'1', 'RAY_USAGE_STATS_ENABLED':'0',
-    'MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK':'true', 'PYDEVD_DISABLE_FILE_VALIDATION':'1'}
+SILENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+
 
 class PrivateKernelManager(AsyncKernelManager):
     "A kernel that only this process can reach, with telemetry off"
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.sockets = None
-        if sys.platform!='win32':
-            self.sockets = tempfile.mkdtemp(prefix='mlops-', dir=None if len(tempfile.gettempdir())<60 else '/tmp')
-            self.transport,self.connection_file = 'ipc',os.path.join(self.sockets, 'kernel.json')
-            self.ip = os.path.join(self.sockets, 'k')
+        if sys.platform != "win32":
+            self.sockets = tempfile.mkdtemp(prefix="mlops-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp")
+            self.transport, self.connection_file = "ipc", os.path.join(self.sockets, "kernel.json")
+            self.ip = os.path.join(self.sockets, "k")
+
     async def _async_start_kernel(self, **kw):
-        env = {**os.environ, **(kw.pop('env', None) or {})}
-        for k,v in SILENT.items(): env.setdefault(k, v)
-        env.pop('JPY_SESSION_NAME', None)
+        env = {**os.environ, **(kw.pop("env", None) or {})}
+        for k, v in SILENT.items():
+            env.setdefault(k, v)
+        env.pop("JPY_SESSION_NAME", None)
         return await super()._async_start_kernel(env=env, **kw)
+
     start_kernel = _async_start_kernel
+
     async def _async_cleanup_resources(self, restart=False):
         await super()._async_cleanup_resources(restart=restart)
-        if self.sockets and not restart: shutil.rmtree(self.sockets, ignore_errors=True)
+        if self.sockets and not restart:
+            shutil.rmtree(self.sockets, ignore_errors=True)
+
     cleanup_resources = _async_cleanup_resources
 
 # %% ../../nbs/job/papermill_plugin.ipynb #050b4ea3
 def kernel_pid(km) -> int:
     "Process id of a kernel, 0 when it is not local"
-    return int(getattr(getattr(km, 'provisioner', None), 'pid', 0) or 0)
+    return int(getattr(getattr(km, "provisioner", None), "pid", 0) or 0)
+
 
 class MeteredClient(PapermillNotebookClient):
     "papermill's client, with a meter around every cell"
-    told = None # Called with (index, cell, usage) after every code cell
-    began = None # Called with the index of a code cell that begins
-    mask = None # Takes secrets out of what the kernel says
+
+    told = None  # Called with (index, cell, usage) after every code cell
+    began = None  # Called with the index of a code cell that begins
+    mask = None  # Takes secrets out of what the kernel says
+
     def process_message(self, msg, cell, cell_index):
-        if self.mask is not None and self.mask.forms: msg = {**msg, 'content':self.mask.values(msg['content'])}
+        if self.mask is not None and self.mask.forms:
+            msg = {**msg, "content": self.mask.values(msg["content"])}
         return super().process_message(msg, cell, cell_index)
+
     def execute_cell(self, cell, cell_index, **kwargs):
-        if cell.cell_type!='code' or not cell.source.strip(): return super().execute_cell(cell, cell_index, **kwargs)
-        if self.began: self.began(cell_index)
-        meter,done = cost.metering.Meter(kernel_pid(self.km)),False
-        try: out = super().execute_cell(cell, cell_index, **kwargs); done = True; return out
+        if cell.cell_type != "code" or not cell.source.strip():
+            return super().execute_cell(cell, cell_index, **kwargs)
+        if self.began:
+            self.began(cell_index)
+        meter, done = cost.metering.Meter(kernel_pid(self.km)), False
+        try:
+            out = super().execute_cell(cell, cell_index, **kwargs)
+            done = True
+            return out
         finally:
             usage = meter.read()
-            cell.metadata['mlops'] = {k:round(v, 6) if isinstance(v, float) and k!='kwh' else v
-                for k,v in msgspec.to_builtins(usage).items()}
-            cell.metadata.pop('execution', None) # Times of messages: they would differ in every run
-            if self.told: self.told(cell_index, cell, usage, done)
+            cell.metadata["mlops"] = {
+                k: round(v, 6) if isinstance(v, float) and k != "kwh" else v
+                for k, v in msgspec.to_builtins(usage).items()
+            }
+            cell.metadata.pop("execution", None)  # Times of messages: they would differ in every run
+            if self.told:
+                self.told(cell_index, cell, usage, done)
+
 
 class QuietManager(NotebookExecutionManager):
     "Saves the notebook at most once a second, and always at the end: a save costs more than a small cell"
-    last = 0.
+
+    last = 0.0
+
     def save(self, final=False, **kwargs):
-        if final or time.monotonic()-self.last>=1:
+        if final or time.monotonic() - self.last >= 1:
             self.last = time.monotonic()
             super().save(**kwargs)
+
     def notebook_complete(self, **kwargs):
         super().notebook_complete(**kwargs)
         self.save(final=True)
+
     def cell_exception(self, cell, cell_index=None, **kwargs):
         super().cell_exception(cell, cell_index, **kwargs)
         self.save(final=True)
@@ -83,30 +115,74 @@ class QuietManager(NotebookExecutionManager):
 # %% ../../nbs/job/papermill_plugin.ipynb #292aabfd
 class MlopsEngine(NBClientEngine):
     "papermill's engine, metered; `papermill --engine mlops in.ipynb out.ipynb`"
+
     @classmethod
-    def execute_notebook(cls, nb, kernel_name, output_path=None, progress_bar=True, log_output=False, autosave_cell_every=30, told=None, mask=None, began=None, **kwargs):
+    def execute_notebook(
+        cls,
+        nb,
+        kernel_name,
+        output_path=None,
+        progress_bar=True,
+        log_output=False,
+        autosave_cell_every=30,
+        told=None,
+        mask=None,
+        began=None,
+        **kwargs,
+    ):
         "Execute a notebook and return it; usage is in the cells' `metadata.mlops`"
-        man = QuietManager(nb, output_path=output_path, progress_bar=progress_bar, log_output=log_output,
-            autosave_cell_every=autosave_cell_every)
+        man = QuietManager(
+            nb,
+            output_path=output_path,
+            progress_bar=progress_bar,
+            log_output=log_output,
+            autosave_cell_every=autosave_cell_every,
+        )
         man.notebook_start()
-        try: cls.execute_managed_notebook(man, kernel_name, log_output=log_output, told=told, mask=mask, began=began, **kwargs)
+        try:
+            cls.execute_managed_notebook(
+                man, kernel_name, log_output=log_output, told=told, mask=mask, began=began, **kwargs
+            )
         finally:
             man.cleanup_pbar()
             man.notebook_complete()
         return man.nb
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, stdout_file=None, stderr_file=None, start_timeout=60, execution_timeout=None, told=None, mask=None, began=None, **kwargs):
+    def execute_managed_notebook(
+        cls,
+        nb_man,
+        kernel_name,
+        log_output=False,
+        stdout_file=None,
+        stderr_file=None,
+        start_timeout=60,
+        execution_timeout=None,
+        told=None,
+        mask=None,
+        began=None,
+        **kwargs,
+    ):
         "Run the cells in a private kernel"
-        options = remove_args(['input_path', 'timeout', 'startup_timeout'], **kwargs)
-        options.setdefault('kernel_manager_class', PrivateKernelManager)
-        client = MeteredClient(nb_man, **merge_kwargs(options, timeout=execution_timeout or kwargs.get('timeout'),
-            startup_timeout=start_timeout, kernel_name=kernel_name,
-            log=logger, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file))
-        client.told,client.mask,client.began = told,mask,began
-        return client.execute(**cls._named(kwargs.get('input_path')))
+        options = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)
+        options.setdefault("kernel_manager_class", PrivateKernelManager)
+        client = MeteredClient(
+            nb_man,
+            **merge_kwargs(
+                options,
+                timeout=execution_timeout or kwargs.get("timeout"),
+                startup_timeout=start_timeout,
+                kernel_name=kernel_name,
+                log=logger,
+                log_output=log_output,
+                stdout_file=stdout_file,
+                stderr_file=stderr_file,
+            ),
+        )
+        client.told, client.mask, client.began = told, mask, began
+        return client.execute(**cls._named(kwargs.get("input_path")))
 
     @staticmethod
     def _named(notebook) -> dict:
         "The kernel knows which notebook it runs, so that what is tracked in it can say so; a job says it itself"
-        return {'env':{'MLOPS_NOTEBOOK':str(notebook)}} if notebook and not os.environ.get('MLOPS_PARENT_RUN') else {}
+        return {"env": {"MLOPS_NOTEBOOK": str(notebook)}} if notebook and not os.environ.get("MLOPS_PARENT_RUN") else {}

@@ -12,72 +12,128 @@ import json, os, signal, sys, threading
 from pathlib import Path
 
 # %% ../../nbs/job/papermill_runner.ipynb #becd4cc6
-class Stopped(BaseException): "The parent asked, or is gone"
+class Stopped(BaseException):
+    "The parent asked, or is gone"
 
-def _stop(*_): raise Stopped
 
-def _watch(fd:int):
+def _stop(*_):
+    raise Stopped
+
+
+def _watch(fd: int):
     "Stop this process when the parent's end of the pipe closes"
-    while os.read(fd, 1): continue
+    while os.read(fd, 1):
+        continue
     os.kill(os.getpid(), signal.SIGTERM)
 
-def _line(e:BaseException) -> str: return ' '.join(str(e).split())[:400]
 
-def _failure(e:BaseException, nb_path:str) -> dict:
+def _line(e: BaseException) -> str:
+    return " ".join(str(e).split())[:400]
+
+
+def _failure(e: BaseException, nb_path: str) -> dict:
     "What went wrong, for the parent"
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
     if isinstance(e, PapermillExecutionError):
-        return {'kind':'cell', 'cell':e.cell_index, 'error':f'{e.ename}: {" ".join(str(e.evalue).split())[:400]}'.rstrip(': ')}
+        return {
+            "kind": "cell",
+            "cell": e.cell_index,
+            "error": f"{e.ename}: {' '.join(str(e.evalue).split())[:400]}".rstrip(": "),
+        }
     if isinstance(e, CellTimeoutError):
-        return {'kind':'cell', 'error':'it ran longer than the limit of this project (job.timeout_s)'}
-    if isinstance(e, DeadKernelError): return {'kind':'cell', 'error':'the kernel died (out of memory, or it ended itself)'}
-    return {'kind':'tool', 'error':f'{type(e).__name__}: {_line(e)}'}
+        return {"kind": "cell", "error": "it ran longer than the limit of this project (job.timeout_s)"}
+    if isinstance(e, DeadKernelError):
+        return {"kind": "cell", "error": "the kernel died (out of memory, or it ended itself)"}
+    return {"kind": "tool", "error": f"{type(e).__name__}: {_line(e)}"}
+
 
 def execute(
-    plan:dict, # input, output, cwd, kernel, parameters, timeout_s
-    tell, # Called with one dict per message
+    plan: dict,  # input, output, cwd, kernel, parameters, timeout_s
+    tell,  # Called with one dict per message
 ):
     "Execute a notebook with papermill and our engine; tell how it goes"
     import warnings
-    warnings.filterwarnings('ignore')
-    sys.modules.setdefault('rfc3987_syntax', None) # jsonschema would build a grammar of internationalised addresses for a second; notebooks have none
-    sys.modules.setdefault('pyarrow.fs', None) # papermill would load Arrow to reach HDFS; a run's notebooks are files
+
+    warnings.filterwarnings("ignore")
+    sys.modules.setdefault(
+        "rfc3987_syntax", None
+    )  # jsonschema would build a grammar of internationalised addresses for a second; notebooks have none
+    sys.modules.setdefault("pyarrow.fs", None)  # papermill would load Arrow to reach HDFS; a run's notebooks are files
     import papermill
     from papermill.engines import papermill_engines
     from mlops_nb.job import secret_refs
     from mlops_nb.job.papermill_plugin import MlopsEngine
-    mask = secret_refs.Mask([secret_refs.look_up(v) for v in plan['parameters'].values() if secret_refs.is_secret(v)])
-    papermill_engines.register('mlops', MlopsEngine)
-    at = {'cell':None}
+
+    mask = secret_refs.Mask([secret_refs.look_up(v) for v in plan["parameters"].values() if secret_refs.is_secret(v)])
+    papermill_engines.register("mlops", MlopsEngine)
+    at = {"cell": None}
+
     def told(index, cell, usage, done):
-        at['cell'] = None if done else index
-        failed = not done or any(o.output_type=='error' for o in cell.outputs)
-        tell({'cell':index, 'seconds':usage.seconds, 'cpu_s':usage.cpu_s, 'peak_mb':usage.peak_mb, 'kwh':usage.kwh,
-            'energy':usage.energy, 'status':'failed' if failed else 'completed'})
+        at["cell"] = None if done else index
+        failed = not done or any(o.output_type == "error" for o in cell.outputs)
+        tell(
+            {
+                "cell": index,
+                "seconds": usage.seconds,
+                "cpu_s": usage.cpu_s,
+                "peak_mb": usage.peak_mb,
+                "kwh": usage.kwh,
+                "energy": usage.energy,
+                "status": "failed" if failed else "completed",
+            }
+        )
+
     try:
-        papermill.execute_notebook(plan['input'], plan['output'], engine_name='mlops', kernel_name=plan['kernel'],
-            progress_bar=False, cwd=plan['cwd'],
-            execution_timeout=plan['timeout_s'] or None, autosave_cell_every=30, told=told, mask=mask, began=lambda n: tell({'begin':n}))
-        tell({'done':'completed'})
-    except Stopped: tell({'done':'aborted', 'cell':at['cell'], 'error':'stopped'})
+        papermill.execute_notebook(
+            plan["input"],
+            plan["output"],
+            engine_name="mlops",
+            kernel_name=plan["kernel"],
+            progress_bar=False,
+            cwd=plan["cwd"],
+            execution_timeout=plan["timeout_s"] or None,
+            autosave_cell_every=30,
+            told=told,
+            mask=mask,
+            began=lambda n: tell({"begin": n}),
+        )
+        tell({"done": "completed"})
+    except Stopped:
+        tell({"done": "aborted", "cell": at["cell"], "error": "stopped"})
     except Exception as e:
-        f = _failure(e, plan['output'])
-        tell({'done':'failed', **f, 'error':mask.text(f['error']), 'cell':f['cell'] if f.get('cell') is not None else at['cell']})
+        f = _failure(e, plan["output"])
+        tell(
+            {
+                "done": "failed",
+                **f,
+                "error": mask.text(f["error"]),
+                "cell": f["cell"] if f.get("cell") is not None else at["cell"],
+            }
+        )
 
 # %% ../../nbs/job/papermill_runner.ipynb #4eba22f5
 def main():
     "`python -m mlops_nb.job.papermill_runner FOLDER`: the child's whole life"
-    plan = json.loads((Path(sys.argv[1])/'plan.json').read_text(encoding='utf-8'))
-    out = os.fdopen(os.dup(1), 'w', encoding='utf-8')
-    os.dup2(2, 1) # Whatever a library prints goes to the log
-    def tell(message): out.write(json.dumps(message)+'\n'); out.flush()
+    plan = json.loads((Path(sys.argv[1]) / "plan.json").read_text(encoding="utf-8"))
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # Whatever a library prints goes to the log
+
+    def tell(message):
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         threading.Thread(target=_watch, args=(0,), daemon=True).start()
         execute(plan, tell)
-    except Stopped: tell({'done':'aborted', 'cell':None, 'error':'stopped'})
-    except BrokenPipeError: os._exit(1)
+    except Stopped:
+        tell({"done": "aborted", "cell": None, "error": "stopped"})
+    except BrokenPipeError:
+        os._exit(1)
 
-if __name__=='__main__' and sys.argv[0].endswith('papermill_runner.py'): main()
+
+if __name__ == "__main__" and sys.argv[0].endswith("papermill_runner.py"):
+    main()

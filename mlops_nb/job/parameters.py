@@ -17,274 +17,471 @@ from .facts import Parameter
 # %% ../../nbs/job/parameters.ipynb #4a5146f3
 class Constant(msgspec.Struct):
     "A value that was written in code"
-    value:Any # As JSON would have it
-    type:str
-    form:str = ''
 
-_OPS = {ast.Add:lambda a,b: a+b, ast.Sub:lambda a,b: a-b, ast.Mult:lambda a,b: a*b, ast.Div:lambda a,b: a/b,
-    ast.FloorDiv:lambda a,b: a//b, ast.Mod:lambda a,b: a%b, ast.Pow:lambda a,b: a**b}
-_DATE,_TIME = re.compile(r'\d{4}-\d\d-\d\d'),re.compile(r'\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?')
+    value: Any  # As JSON would have it
+    type: str
+    form: str = ""
 
-def _number(node) -> int|float|None:
+
+_OPS = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Mod: lambda a, b: a % b,
+    ast.Pow: lambda a, b: a**b,
+}
+_DATE, _TIME = (
+    re.compile(r"\d{4}-\d\d-\d\d"),
+    re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?"),
+)
+
+
+def _number(node) -> int | float | None:
     "The value of arithmetic on numbers"
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         v = _number(node.operand)
         return None if v is None else -v if isinstance(node.op, ast.USub) else v
-    if not isinstance(node, ast.BinOp) or type(node.op) not in _OPS: return None
-    a,b = _number(node.left),_number(node.right)
-    if a is None or b is None or (isinstance(node.op, ast.Pow) and (abs(a)>1e6 or abs(b)>64)) or max(abs(a), abs(b))>1e300:
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _OPS:
         return None
-    try: v = _OPS[type(node.op)](a, b)
-    except (ArithmeticError, ValueError): return None
+    a, b = _number(node.left), _number(node.right)
+    if (
+        a is None
+        or b is None
+        or (isinstance(node.op, ast.Pow) and (abs(a) > 1e6 or abs(b) > 64))
+        or max(abs(a), abs(b)) > 1e300
+    ):
+        return None
+    try:
+        v = _OPS[type(node.op)](a, b)
+    except (ArithmeticError, ValueError):
+        return None
     return v if isinstance(v, (int, float)) else None
 
-def _text(s:str) -> Constant:
+
+def _text(s: str) -> Constant:
     "A string, which may be a date"
-    for kind,pattern,read in (('date', _DATE, dt.date.fromisoformat), ('datetime', _TIME, dt.datetime.fromisoformat)):
+    for kind, pattern, read in (("date", _DATE, dt.date.fromisoformat), ("datetime", _TIME, dt.datetime.fromisoformat)):
         if pattern.fullmatch(s):
-            try: read(s); return Constant(s, kind, 'str')
-            except ValueError: break
-    return Constant(s, 'str')
+            try:
+                read(s)
+                return Constant(s, kind, "str")
+            except ValueError:
+                break
+    return Constant(s, "str")
+
 
 def _dotted(node) -> str:
-    if isinstance(node, ast.Name): return node.id
-    return f'{_dotted(node.value)}.{node.attr}' if isinstance(node, ast.Attribute) else ''
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{_dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
 
-def _called(node:ast.Call) -> Constant|None:
+
+def _called(node: ast.Call) -> Constant | None:
     "The value of a constructor on literals"
-    name,args = _dotted(node.func).split('.')[-1],[constant(a) for a in node.args]
-    if any(a is None for a in args) or any(k.arg is None or _inner(k.value) is None for k in node.keywords): return None
-    kw = {k.arg:constant(k.value).value for k in node.keywords}
+    name, args = _dotted(node.func).split(".")[-1], [constant(a) for a in node.args]
+    if any(a is None for a in args) or any(k.arg is None or _inner(k.value) is None for k in node.keywords):
+        return None
+    kw = {k.arg: constant(k.value).value for k in node.keywords}
     vals = [a.value for a in args]
     try:
-        if name=='dict' and len(vals)<2: return Constant({**(dict(vals[0]) if vals else {}), **kw}, 'dict')
-        if kw or name not in ('list', 'tuple', 'set', 'date', 'datetime', 'fromisoformat', 'Timestamp', 'float', 'int', 'str'):
+        if name == "dict" and len(vals) < 2:
+            return Constant({**(dict(vals[0]) if vals else {}), **kw}, "dict")
+        if kw or name not in (
+            "list",
+            "tuple",
+            "set",
+            "date",
+            "datetime",
+            "fromisoformat",
+            "Timestamp",
+            "float",
+            "int",
+            "str",
+        ):
             return None
-        if name in ('list', 'tuple', 'set') and len(vals)<2:
-            return Constant(list(vals[0]) if vals else [], 'list', '' if name=='list' else name)
-        if name=='date': return Constant(dt.date(*vals).isoformat(), 'date', 'date')
-        if name=='datetime': return Constant(dt.datetime(*vals).isoformat(), 'datetime', 'datetime')
-        if name=='Timestamp' and len(vals)==1 and args[0].type in ('date', 'datetime'):
-            return Constant(vals[0], args[0].type, 'pandas')
-        if name=='fromisoformat' and args[0].type in ('date', 'datetime'):
-            return Constant(vals[0], args[0].type, 'datetime' if 'datetime.from' in _dotted(node.func) else 'date')
-        if name=='float' and len(vals)==1: return Constant(float(vals[0]), 'float')
-    except (TypeError, ValueError, IndexError): return None
+        if name in ("list", "tuple", "set") and len(vals) < 2:
+            return Constant(list(vals[0]) if vals else [], "list", "" if name == "list" else name)
+        if name == "date":
+            return Constant(dt.date(*vals).isoformat(), "date", "date")
+        if name == "datetime":
+            return Constant(dt.datetime(*vals).isoformat(), "datetime", "datetime")
+        if name == "Timestamp" and len(vals) == 1 and args[0].type in ("date", "datetime"):
+            return Constant(vals[0], args[0].type, "pandas")
+        if name == "fromisoformat" and args[0].type in ("date", "datetime"):
+            return Constant(vals[0], args[0].type, "datetime" if "datetime.from" in _dotted(node.func) else "date")
+        if name == "float" and len(vals) == 1:
+            return Constant(float(vals[0]), "float")
+    except (TypeError, ValueError, IndexError):
+        return None
     return None
 
-def _inner(node) -> Constant|None:
+
+def _inner(node) -> Constant | None:
     "A constant that JSON can hold inside a list or dict: no date, no set, no infinity, which would come back as something else"
     c = constant(node)
-    if c is None or c.form not in ('', 'str', 'tuple', ' of tuples', 'tuple of tuples') or isinstance(c.value, float) and not math.isfinite(c.value):
+    if (
+        c is None
+        or c.form not in ("", "str", "tuple", " of tuples", "tuple of tuples")
+        or isinstance(c.value, float)
+        and not math.isfinite(c.value)
+    ):
         return None
     return c
 
-def _of_tuples(items) -> str: return ' of tuples' if items and all(i.form=='tuple' for i in items) else ''
+
+def _of_tuples(items) -> str:
+    return " of tuples" if items and all(i.form == "tuple" for i in items) else ""
+
 
 def constant(
-    node, # An expression
-) -> Constant|None: # None when it is no constant
+    node,  # An expression
+) -> Constant | None:  # None when it is no constant
     "The value of an expression that needs nothing but itself"
-    if (v := _number(node)) is not None: return Constant(v, 'int' if isinstance(v, int) else 'float')
+    if (v := _number(node)) is not None:
+        return Constant(v, "int" if isinstance(v, int) else "float")
     if isinstance(node, ast.Constant):
-        if node.value is None: return Constant(None, 'str | None')
-        if isinstance(node.value, bool): return Constant(node.value, 'bool')
+        if node.value is None:
+            return Constant(None, "str | None")
+        if isinstance(node.value, bool):
+            return Constant(node.value, "bool")
         return _text(node.value) if isinstance(node.value, str) else None
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         items = [_inner(e) for e in node.elts]
-        if any(i is None for i in items) or isinstance(node, ast.Set) and any(i.type=='dict' or i.type=='list' and i.form!='tuple' for i in items):
+        if (
+            any(i is None for i in items)
+            or isinstance(node, ast.Set)
+            and any(i.type == "dict" or i.type == "list" and i.form != "tuple" for i in items)
+        ):
             return None
-        return Constant([i.value for i in items], 'list',
-            {ast.Tuple:'tuple', ast.Set:'set'}.get(type(node), '')+_of_tuples(items))
+        return Constant(
+            [i.value for i in items],
+            "list",
+            {ast.Tuple: "tuple", ast.Set: "set"}.get(type(node), "") + _of_tuples(items),
+        )
     if isinstance(node, ast.Dict):
-        keys,values = [k.value if isinstance(k, ast.Constant) else None for k in node.keys],[_inner(v) for v in node.values]
-        if any(v is None for v in values) or any(not isinstance(k, str) for k in keys): return None
-        return Constant({k:v.value for k,v in zip(keys, values)}, 'dict', _of_tuples(values))
+        keys, values = (
+            [k.value if isinstance(k, ast.Constant) else None for k in node.keys],
+            [_inner(v) for v in node.values],
+        )
+        if any(v is None for v in values) or any(not isinstance(k, str) for k in keys):
+            return None
+        return Constant({k: v.value for k, v in zip(keys, values)}, "dict", _of_tuples(values))
     return _called(node) if isinstance(node, ast.Call) else None
 
 # %% ../../nbs/job/parameters.ipynb #e0897e89
-_ALIASES = {'Path':'str', 'Sequence':'list', 'tuple':'list', 'Tuple':'list', 'set':'list', 'List':'list', 'Dict':'dict',
-    'Mapping':'dict', 'Timestamp':'datetime', 'number':'float', 'string':'str', 'boolean':'bool'}
-_CHOICES = re.compile(r'(?:(?:one of|choices|options|either|enum)\s*:?\s+(?P<a>[\w.-]+(?:\s*(?:,|\||/|\bor\b)\s*[\w.-]+)+))|^(?P<b>[\w.-]+(?:\s*\|\s*[\w.-]+)+)$|\{(?P<c>[\w.\'" -]+(?:,[\w.\'" -]+)+)\}', re.I)
+_ALIASES = {
+    "Path": "str",
+    "Sequence": "list",
+    "tuple": "list",
+    "Tuple": "list",
+    "set": "list",
+    "List": "list",
+    "Dict": "dict",
+    "Mapping": "dict",
+    "Timestamp": "datetime",
+    "number": "float",
+    "string": "str",
+    "boolean": "bool",
+}
+_CHOICES = re.compile(
+    r'(?:(?:one of|choices|options|either|enum)\s*:?\s+(?P<a>[\w.-]+(?:\s*(?:,|\||/|\bor\b)\s*[\w.-]+)+))|^(?P<b>[\w.-]+(?:\s*\|\s*[\w.-]+)+)$|\{(?P<c>[\w.\'" -]+(?:,[\w.\'" -]+)+)\}',
+    re.I,
+)
 
-def _annotated(node) -> tuple[str,list[str],str]:
+
+def _annotated(node) -> tuple[str, list[str], str]:
     "Type, choices and item type of an annotation; an empty type when it says nothing to us"
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        try: node = ast.parse(node.value, mode='eval').body
-        except SyntaxError: return '',[],''
+        try:
+            node = ast.parse(node.value, mode="eval").body
+        except SyntaxError:
+            return "", [], ""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        sides = [_annotated(s) for s in (node.left, node.right) if not (isinstance(s, ast.Constant) and s.value is None)]
-        return (sides[0][0]+' | None', *sides[0][1:]) if len(sides)==1 and sides[0][0] else ('', [], '')
+        sides = [
+            _annotated(s) for s in (node.left, node.right) if not (isinstance(s, ast.Constant) and s.value is None)
+        ]
+        return (sides[0][0] + " | None", *sides[0][1:]) if len(sides) == 1 and sides[0][0] else ("", [], "")
     if isinstance(node, ast.Subscript):
-        base = _dotted(node.value).split('.')[-1]
+        base = _dotted(node.value).split(".")[-1]
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if base=='Optional': t,c,i = _annotated(inner[0]); return (t+' | None' if t else ''),c,i
-        if base=='Literal': return 'enum',[str(e.value) for e in inner if isinstance(e, ast.Constant)],''
+        if base == "Optional":
+            t, c, i = _annotated(inner[0])
+            return (t + " | None" if t else ""), c, i
+        if base == "Literal":
+            return "enum", [str(e.value) for e in inner if isinstance(e, ast.Constant)], ""
         t = _annotated(node.value)[0]
-        return t,[],(_annotated(inner[0])[0] if t=='list' else '')
-    name = _dotted(node).split('.')[-1]
+        return t, [], (_annotated(inner[0])[0] if t == "list" else "")
+    name = _dotted(node).split(".")[-1]
     name = _ALIASES.get(name, name)
-    return (name,[],'') if name in ('float', 'int', 'str', 'bool', 'date', 'datetime', 'list', 'dict') else ('',[],'')
+    return (
+        (name, [], "") if name in ("float", "int", "str", "bool", "date", "datetime", "list", "dict") else ("", [], "")
+    )
 
-def _from_comment(comment:str) -> tuple[str,list[str],str]:
+
+def _from_comment(comment: str) -> tuple[str, list[str], str]:
     "What a comment says about the type"
-    if m := re.search(r'\btype:\s*([^#]+)', comment):
-        try: return _annotated(ast.parse(m[1].strip(), mode='eval').body)
-        except SyntaxError: return '',[],''
-    return '',[],''
+    if m := re.search(r"\btype:\s*([^#]+)", comment):
+        try:
+            return _annotated(ast.parse(m[1].strip(), mode="eval").body)
+        except SyntaxError:
+            return "", [], ""
+    return "", [], ""
 
-def _listed(comment:str) -> list[str]:
+
+def _listed(comment: str) -> list[str]:
     "The words of a comment like `one of: fast, slow`"
     m = _CHOICES.search(comment.strip())
-    words = [w.strip(' \'"') for w in re.split(r'\s*(?:,|\||/|\bor\b)\s*', next(filter(None, m.groups())))] if m else []
+    words = [w.strip(" '\"") for w in re.split(r"\s*(?:,|\||/|\bor\b)\s*", next(filter(None, m.groups())))] if m else []
     return [w for w in words if w]
 
+
 def typed(
-    name:str, # Of the variable
-    found:Constant,
-    annotation=None, # Its node, if any
-    comment:str='', # Beside it
-    enums:dict[str,list[str]]|None=None, # Enum class -> members
-) -> Parameter|None:
+    name: str,  # Of the variable
+    found: Constant,
+    annotation=None,  # Its node, if any
+    comment: str = "",  # Beside it
+    enums: dict[str, list[str]] | None = None,  # Enum class -> members
+) -> Parameter | None:
     "A parameter from a constant and what is said about it; None when the two disagree"
-    t,choices,item = _annotated(annotation) if annotation is not None else ('', [], '')
-    if not t: t,choices,item = _from_comment(comment)
-    if not choices and (found.type in ('str', 'str | None') and not t or t.startswith('str')):
+    t, choices, item = _annotated(annotation) if annotation is not None else ("", [], "")
+    if not t:
+        t, choices, item = _from_comment(comment)
+    if not choices and (found.type in ("str", "str | None") and not t or t.startswith("str")):
         listed = _listed(comment)
-        if found.value in listed: t,choices = 'enum',listed
-    help = re.sub(r'\btype:\s*\S+(\s*\|\s*None)?', '', comment).strip()
-    bare = t.removesuffix(' | None')
-    if not t: t,bare = found.type,found.type.removesuffix(' | None')
-    elif found.value is None: t = bare+' | None'
-    value,form = found.value,found.form
-    if bare=='float' and type(value) is int: value = float(value)
-    if found.type=='date' and bare=='datetime' and form=='str': value = value+'T00:00:00'
-    if bare=='str': form = ''
-    if bare=='list' and not item and value: kinds = {type(v).__name__ for v in value}; item = kinds.pop() if len(kinds)==1 else ''
-    p = Parameter(name=name, type=t, default=value, choices=choices, item=item if item in ('float', 'int', 'str', 'bool')
-        else '', form='' if form==bare else form, help=help)
-    try: check(p, value)
-    except BadInput: return None
+        if found.value in listed:
+            t, choices = "enum", listed
+    help = re.sub(r"\btype:\s*\S+(\s*\|\s*None)?", "", comment).strip()
+    bare = t.removesuffix(" | None")
+    if not t:
+        t, bare = found.type, found.type.removesuffix(" | None")
+    elif found.value is None:
+        t = bare + " | None"
+    value, form = found.value, found.form
+    if bare == "float" and type(value) is int:
+        value = float(value)
+    if found.type == "date" and bare == "datetime" and form == "str":
+        value = value + "T00:00:00"
+    if bare == "str":
+        form = ""
+    if bare == "list" and not item and value:
+        kinds = {type(v).__name__ for v in value}
+        item = kinds.pop() if len(kinds) == 1 else ""
+    p = Parameter(
+        name=name,
+        type=t,
+        default=value,
+        choices=choices,
+        item=item if item in ("float", "int", "str", "bool") else "",
+        form="" if form == bare else form,
+        help=help,
+    )
+    try:
+        check(p, value)
+    except BadInput:
+        return None
     return p
 
 # %% ../../nbs/job/parameters.ipynb #6c96073b
-_EXPECTED = {'int':'a whole number', 'float':'a number', 'bool':'true or false', 'date':'a date: 2026-01-31',
-    'datetime':'a date and time: 2026-01-31T06:00:00', 'list':'a JSON list or words by comma: \'["a","b"]\'',
-    'dict':'a JSON object: \'{"k": 1}\'', 'str':'text'}
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "date": "a date: 2026-01-31",
+    "datetime": "a date and time: 2026-01-31T06:00:00",
+    "list": 'a JSON list or words by comma: \'["a","b"]\'',
+    "dict": "a JSON object: '{\"k\": 1}'",
+    "str": "text",
+}
 
-def _wrong(p, value, where=''):
-    shown = repr(value) if len(repr(value))<80 else repr(value)[:77]+'...'
-    if p.bare=='enum':
-        return BadInput(f'parameter `{p.name}`: {shown} is none of {", ".join(p.choices)}', suggest(str(value), p.choices))
-    return BadInput(f'parameter `{p.name}`: {shown} is no {p.type}{where}', f'give {_EXPECTED[p.bare]}')
+
+def _wrong(p, value, where=""):
+    shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+    if p.bare == "enum":
+        return BadInput(
+            f"parameter `{p.name}`: {shown} is none of {', '.join(p.choices)}", suggest(str(value), p.choices)
+        )
+    return BadInput(f"parameter `{p.name}`: {shown} is no {p.type}{where}", f"give {_EXPECTED[p.bare]}")
+
 
 def parse(
-    p:Parameter,
-    text:str, # What was typed
-): # A JSON value
+    p: Parameter,
+    text: str,  # What was typed
+):  # A JSON value
     "The value of `text` for a parameter; raises `BadInput`"
-    t,word = p.bare,text.strip()
-    if p.nullable and word.lower() in ('none', 'null', ''): return None
+    t, word = p.bare, text.strip()
+    if p.nullable and word.lower() in ("none", "null", ""):
+        return None
     try:
-        if t in ('str', 'enum'): return check(p, text)
-        if t=='bool': return {'true':True, 'false':False, '1':True, '0':False, 'yes':True, 'no':False}[word.lower()]
-        if t=='int': return int(word) if re.fullmatch(r'[+-]?\d+(_\d+)*', word) else _raise(p, text)
-        if t=='float': return float(word)
-        if t=='date': return dt.date.fromisoformat(word).isoformat()
-        if t=='datetime': return _moment(word)
-        if t=='list' and not word.startswith('['): return check(p, [_item(p, w.strip()) for w in word.split(',')] if word else [])
+        if t in ("str", "enum"):
+            return check(p, text)
+        if t == "bool":
+            return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[word.lower()]
+        if t == "int":
+            return int(word) if re.fullmatch(r"[+-]?\d+(_\d+)*", word) else _raise(p, text)
+        if t == "float":
+            return float(word)
+        if t == "date":
+            return dt.date.fromisoformat(word).isoformat()
+        if t == "datetime":
+            return _moment(word)
+        if t == "list" and not word.startswith("["):
+            return check(p, [_item(p, w.strip()) for w in word.split(",")] if word else [])
         return check(p, json.loads(word))
     except (KeyError, ValueError, OverflowError, RecursionError) as e:
-        if isinstance(e, BadInput): raise
+        if isinstance(e, BadInput):
+            raise
         raise _wrong(p, text) from e
 
-def _raise(p, v): raise _wrong(p, v)
-def _moment(text): return dt.datetime.fromisoformat(text.replace('Z', '+00:00')).isoformat()
+
+def _raise(p, v):
+    raise _wrong(p, v)
+
+
+def _moment(text):
+    return dt.datetime.fromisoformat(text.replace("Z", "+00:00")).isoformat()
+
+
 def _item(p, word):
-    return parse(Parameter(name=p.name, type=p.item, default=None), word) if p.item in ('int', 'float', 'bool') else word
+    return (
+        parse(Parameter(name=p.name, type=p.item, default=None), word) if p.item in ("int", "float", "bool") else word
+    )
+
 
 def check(
-    p:Parameter,
-    value, # A Python value
-): # As JSON
+    p: Parameter,
+    value,  # A Python value
+):  # As JSON
     "The value as JSON, if the parameter takes it; raises `BadInput`"
-    if value is None: return None if p.nullable else _raise(p, value)
+    if value is None:
+        return None if p.nullable else _raise(p, value)
     t = p.bare
-    if isinstance(value, dt.datetime) and t in ('datetime', 'date'):
-        return value.isoformat() if t=='datetime' else value.date().isoformat()
-    if isinstance(value, dt.date) and t in ('date', 'datetime'):
-        return value.isoformat() if t=='date' else value.isoformat()+'T00:00:00'
-    if t=='float' and value in ('nan', 'inf', '-inf'): return float(value) # As `told` writes it
-    if t in ('date', 'datetime') and isinstance(value, str):
+    if isinstance(value, dt.datetime) and t in ("datetime", "date"):
+        return value.isoformat() if t == "datetime" else value.date().isoformat()
+    if isinstance(value, dt.date) and t in ("date", "datetime"):
+        return value.isoformat() if t == "date" else value.isoformat() + "T00:00:00"
+    if t == "float" and value in ("nan", "inf", "-inf"):
+        return float(value)  # As `told` writes it
+    if t in ("date", "datetime") and isinstance(value, str):
         try:
-            return dt.date.fromisoformat(value).isoformat() if t=='date' else (_moment(value) if p.form!='str'
-                else (_moment(value), value)[1])
-        except ValueError as e: raise _wrong(p, value) from e
-    if t=='enum': return str(value) if str(value) in p.choices else _raise(p, value)
-    if t=='float' and type(value) is int: return float(value)
-    if type(value) is not {'str':str, 'int':int, 'float':float, 'bool':bool, 'list':list, 'dict':dict}.get(t):
+            return (
+                dt.date.fromisoformat(value).isoformat()
+                if t == "date"
+                else (_moment(value) if p.form != "str" else (_moment(value), value)[1])
+            )
+        except ValueError as e:
+            raise _wrong(p, value) from e
+    if t == "enum":
+        return str(value) if str(value) in p.choices else _raise(p, value)
+    if t == "float" and type(value) is int:
+        return float(value)
+    if type(value) is not {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}.get(t):
         raise _wrong(p, value)
-    if t=='list' and p.item:
-        kinds = (int, float) if p.item=='float' else ({'int':int, 'str':str, 'bool':bool}[p.item],)
+    if t == "list" and p.item:
+        kinds = (int, float) if p.item == "float" else ({"int": int, "str": str, "bool": bool}[p.item],)
         bad = [v for v in value if type(v) not in kinds and v is not None]
-        if bad: raise _wrong(p, value, f' of {p.item}')
-    try: json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as e: raise _wrong(p, value) from e
+        if bad:
+            raise _wrong(p, value, f" of {p.item}")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise _wrong(p, value) from e
     return value
 
 # %% ../../nbs/job/parameters.ipynb #196973b8
-def told(values:dict) -> dict:
+def told(values: dict) -> dict:
     "Values for a record: what JSON has no word for becomes text"
-    return {k:str(v) if isinstance(v, float) and not math.isfinite(v) else v for k,v in values.items()}
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
 
 def bind(
-    parameters:list[Parameter], # Of the job
-    given:dict, # Name -> text or value
-    job:str='the job', # For the message
-) -> dict: # Name -> JSON value, for those that were given
+    parameters: list[Parameter],  # Of the job
+    given: dict,  # Name -> text or value
+    job: str = "the job",  # For the message
+) -> dict:  # Name -> JSON value, for those that were given
     "Read and check what was given; raises `BadInput` for an unknown name or a wrong value"
-    known = {p.name:p for p in parameters}
+    known = {p.name: p for p in parameters}
     for name in given:
         if name not in known:
-            raise BadInput(f'{job} has no parameter `{name}`', suggest(name, known)
-                or (f'it has: {", ".join(known)}' if known else 'it takes none'))
-    return {n:parse(known[n], v) if isinstance(v, str) and known[n].type!='str' else check(known[n], v) for n,v in given.items()}
+            raise BadInput(
+                f"{job} has no parameter `{name}`",
+                suggest(name, known) or (f"it has: {', '.join(known)}" if known else "it takes none"),
+            )
+    return {
+        n: parse(known[n], v) if isinstance(v, str) and known[n].type != "str" else check(known[n], v)
+        for n, v in given.items()
+    }
+
 
 def schema(
-    parameters:list[Parameter],
+    parameters: list[Parameter],
 ) -> dict:
     "The parameters as JSON Schema"
-    kinds = {'float':'number', 'int':'integer', 'str':'string', 'bool':'boolean', 'list':'array', 'dict':'object',
-        'enum':'string', 'date':'string', 'datetime':'string'}
+    kinds = {
+        "float": "number",
+        "int": "integer",
+        "str": "string",
+        "bool": "boolean",
+        "list": "array",
+        "dict": "object",
+        "enum": "string",
+        "date": "string",
+        "datetime": "string",
+    }
+
     def one(p):
-        s = {'type':kinds[p.bare], **({'enum':p.choices} if p.choices else {}),
-            **({'format':{'date':'date', 'datetime':'date-time'}[p.bare]} if p.bare in ('date', 'datetime') else {})}
-        if p.item: s['items'] = {'type':kinds[p.item]}
-        return {**({'anyOf':[s, {'type':'null'}]} if p.nullable else s), 'default':p.default,
-            **({'description':p.help} if p.help else {})}
-    return {'$schema':'https://json-schema.org/draft/2020-12/schema', 'type':'object', 'additionalProperties':False,
-        'properties':{p.name:one(p) for p in parameters}}
+        s = {
+            "type": kinds[p.bare],
+            **({"enum": p.choices} if p.choices else {}),
+            **({"format": {"date": "date", "datetime": "date-time"}[p.bare]} if p.bare in ("date", "datetime") else {}),
+        }
+        if p.item:
+            s["items"] = {"type": kinds[p.item]}
+        return {
+            **({"anyOf": [s, {"type": "null"}]} if p.nullable else s),
+            "default": p.default,
+            **({"description": p.help} if p.help else {}),
+        }
+
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {p.name: one(p) for p in parameters},
+    }
 
 # %% ../../nbs/job/parameters.ipynb #9abf5783
-def _tuple(x): return tuple(x) if isinstance(x, list) else x
+def _tuple(x):
+    return tuple(x) if isinstance(x, list) else x
+
 
 def as_code(
-    p:Parameter,
-    value, # JSON
-) -> str: # A Python expression of literals and a known constructor
+    p: Parameter,
+    value,  # JSON
+) -> str:  # A Python expression of literals and a known constructor
     "A value as it is written in the notebook"
-    if value is None: return 'None'
-    if p.form=='date': return f'__import__("datetime").date.fromisoformat({value!r})'
-    if p.form=='datetime' or (p.bare=='datetime' and p.form==''):
+    if value is None:
+        return "None"
+    if p.form == "date":
+        return f'__import__("datetime").date.fromisoformat({value!r})'
+    if p.form == "datetime" or (p.bare == "datetime" and p.form == ""):
         return f'__import__("datetime").datetime.fromisoformat({value!r})'
-    if p.bare=='date' and p.form=='': return f'__import__("datetime").date.fromisoformat({value!r})'
-    if p.form=='pandas': return f'__import__("pandas").Timestamp({value!r})'
-    form,_,tuples = p.form.partition(' of ')
-    if tuples: value = {k:_tuple(v) for k,v in value.items()} if isinstance(value, dict) else [_tuple(v) for v in value]
-    if form=='tuple': return repr(tuple(value))
-    if form=='set': return f'set({value!r})'
-    if p.bare=='enum' and p.form: return f'{p.form}[{value!r}]'
-    if isinstance(value, float) and not math.isfinite(value): return f'float({str(value)!r})'
+    if p.bare == "date" and p.form == "":
+        return f'__import__("datetime").date.fromisoformat({value!r})'
+    if p.form == "pandas":
+        return f'__import__("pandas").Timestamp({value!r})'
+    form, _, tuples = p.form.partition(" of ")
+    if tuples:
+        value = {k: _tuple(v) for k, v in value.items()} if isinstance(value, dict) else [_tuple(v) for v in value]
+    if form == "tuple":
+        return repr(tuple(value))
+    if form == "set":
+        return f"set({value!r})"
+    if p.bare == "enum" and p.form:
+        return f"{p.form}[{value!r}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
     return repr(value)

@@ -12,33 +12,47 @@ import functools, hashlib, os, platform
 from pathlib import Path
 
 # %% ../../nbs/job/process_identity.ipynb #2a431578
-def _read(path:str) -> str:
-    try: return os.readlink(path) if path.endswith('/pid') else Path(path).read_text(encoding='utf-8')
-    except OSError: return ''
+def _read(path: str) -> str:
+    try:
+        return os.readlink(path) if path.endswith("/pid") else Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
 
 @functools.cache
 def host() -> str:
     "This host since its last boot, and this container of it: 12 hex characters"
-    return hashlib.sha256('\n'.join([platform.node(), _read('/proc/sys/kernel/random/boot_id'),
-        _read('/proc/self/ns/pid')]).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        "\n".join([platform.node(), _read("/proc/sys/kernel/random/boot_id"), _read("/proc/self/ns/pid")]).encode()
+    ).hexdigest()[:12]
 
-def _start(pid:int) -> str:
+
+def _start(pid: int) -> str:
     "When a process began; empty when there is none, or only its corpse"
-    stat = _read(f'/proc/{pid}/stat').rpartition(') ')[2].split()
-    if stat: return '' if stat[0] in 'ZX' else stat[19]
-    if Path('/proc/self/stat').exists(): return ''
+    stat = _read(f"/proc/{pid}/stat").rpartition(") ")[2].split()
+    if stat:
+        return "" if stat[0] in "ZX" else stat[19]
+    if Path("/proc/self/stat").exists():
+        return ""
     import psutil
-    try: return str(int(psutil.Process(pid).create_time()))
-    except psutil.Error: return ''
 
-def of(pid:int|None=None) -> str:
+    try:
+        return str(int(psutil.Process(pid).create_time()))
+    except psutil.Error:
+        return ""
+
+
+def of(pid: int | None = None) -> str:
     "`host:pid:start` of a process here; of this one by default"
     pid = os.getpid() if pid is None else pid
-    return f'{host()}:{pid}:{_start(pid)}'
+    return f"{host()}:{pid}:{_start(pid)}"
 
-def is_here(ident:str) -> bool: return ident.partition(':')[0]==host()
 
-def is_alive(ident:str) -> bool:
+def is_here(ident: str) -> bool:
+    return ident.partition(":")[0] == host()
+
+
+def is_alive(ident: str) -> bool:
     "Is that very process still running? Only to be asked on its own host"
-    _,pid,start = ident.split(':')[:3]
-    return bool(start) and _start(int(pid))==start
+    _, pid, start = ident.split(":")[:3]
+    return bool(start) and _start(int(pid)) == start

@@ -11,62 +11,115 @@ __all__ = ['random_states', 'set_random', 'options', 'set_options', 'usual']
 import pickle, sys
 
 # %% ../../nbs/job/process_state.ipynb #8fc47e6c
-def random_states() -> dict[str,bytes]:
+def random_states() -> dict[str, bytes]:
     "Random number generators that the whole process shares"
     import random
-    out = {'random':pickle.dumps(random.getstate(), 5)}
-    if 'numpy' in sys.modules and hasattr(sys.modules['numpy'], 'random'):
-        out['numpy'] = pickle.dumps(sys.modules['numpy'].random.get_state(), 5)
-    if 'torch' in sys.modules and hasattr(sys.modules['torch'], 'get_rng_state'):
-        out['torch'] = pickle.dumps(sys.modules['torch'].get_rng_state().numpy(), 5)
+
+    out = {"random": pickle.dumps(random.getstate(), 5)}
+    if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "random"):
+        out["numpy"] = pickle.dumps(sys.modules["numpy"].random.get_state(), 5)
+    if "torch" in sys.modules and hasattr(sys.modules["torch"], "get_rng_state"):
+        out["torch"] = pickle.dumps(sys.modules["torch"].get_rng_state().numpy(), 5)
     return out
 
-def set_random(states:dict[str,bytes]):
+
+def set_random(states: dict[str, bytes]):
     "Put random states back"
     import random
-    for n,b in states.items():
-        v = pickle.loads(b)
-        if n=='random': random.setstate(v)
-        elif n=='numpy': import numpy; numpy.random.set_state(v)
-        elif n=='torch': import torch; torch.set_rng_state(torch.from_numpy(v))
 
-_PRINT = {'edgeitems':3, 'threshold':1000, 'floatmode':'maxprec', 'precision':8, 'suppress':False, 'linewidth':75, 'nanstr':'nan', 'infstr':'inf', 'sign':'-'} # numpy's own
+    for n, b in states.items():
+        v = pickle.loads(b)
+        if n == "random":
+            random.setstate(v)
+        elif n == "numpy":
+            import numpy
+
+            numpy.random.set_state(v)
+        elif n == "torch":
+            import torch
+
+            torch.set_rng_state(torch.from_numpy(v))
+
+
+_PRINT = {
+    "edgeitems": 3,
+    "threshold": 1000,
+    "floatmode": "maxprec",
+    "precision": 8,
+    "suppress": False,
+    "linewidth": 75,
+    "nanstr": "nan",
+    "infstr": "inf",
+    "sign": "-",
+}  # numpy's own
+
 
 def options() -> dict:
     "Options of libraries that differ from their defaults"
     out = {}
-    if mpl := sys.modules.get('matplotlib'):
-        if hasattr(mpl, 'rcParamsOrig'):
-            out['matplotlib'] = {k:v for k,v in dict.items(mpl.rcParams) if not k.startswith('backend')
-                and mpl.rcParamsOrig.get(k)!=v}
-    if 'pandas' in sys.modules and (config := sys.modules.get('pandas._config.config')):
+    if mpl := sys.modules.get("matplotlib"):
+        if hasattr(mpl, "rcParamsOrig"):
+            out["matplotlib"] = {
+                k: v
+                for k, v in dict.items(mpl.rcParams)
+                if not k.startswith("backend") and mpl.rcParamsOrig.get(k) != v
+            }
+    if "pandas" in sys.modules and (config := sys.modules.get("pandas._config.config")):
         known = _frozen(config)
-        out['pandas'] = {k:v for k in known if (v := config.get_option(k, silent=True))!=config._registered_options[k].defval}
-    if (np := sys.modules.get('numpy')) and hasattr(np, 'geterr'):
-        out['numpy'] = {k:v for k,v in np.geterr().items() if v!=('ignore' if k=='under' else 'warn')}
-        out['print'] = {k:v for k,v in np.get_printoptions().items() if k in _PRINT and v!=_PRINT[k]}
-    return {k:v for k,v in out.items() if v}
+        out["pandas"] = {
+            k: v for k in known if (v := config.get_option(k, silent=True)) != config._registered_options[k].defval
+        }
+    if (np := sys.modules.get("numpy")) and hasattr(np, "geterr"):
+        out["numpy"] = {k: v for k, v in np.geterr().items() if v != ("ignore" if k == "under" else "warn")}
+        out["print"] = {k: v for k, v in np.get_printoptions().items() if k in _PRINT and v != _PRINT[k]}
+    return {k: v for k, v in out.items() if v}
 
-_seen:dict = {}
+
+_seen: dict = {}
+
 
 def _frozen(config) -> set[str]:
     "Options of pandas that code can set: those whose default is what the option had when it was first seen"
-    if 'pandas' not in _seen:
-        _seen['pandas'] = {k for k,o in config._registered_options.items() if config.get_option(k, silent=True)==o.defval}
-    return _seen['pandas']
+    if "pandas" not in _seen:
+        _seen["pandas"] = {
+            k for k, o in config._registered_options.items() if config.get_option(k, silent=True) == o.defval
+        }
+    return _seen["pandas"]
 
-def set_options(options:dict):
+
+def set_options(options: dict):
     "Put options back"
-    if 'matplotlib' in options: import matplotlib; matplotlib.rcParams.update(options['matplotlib'])
-    if 'pandas' in options:
-        import pandas
-        for k,v in options['pandas'].items(): pandas.set_option(k, v)
-    if 'numpy' in options: import numpy; numpy.seterr(**options['numpy'])
-    if 'print' in options: import numpy; numpy.set_printoptions(**options['print'])
+    if "matplotlib" in options:
+        import matplotlib
 
-def usual(options:dict) -> dict:
+        matplotlib.rcParams.update(options["matplotlib"])
+    if "pandas" in options:
+        import pandas
+
+        for k, v in options["pandas"].items():
+            pandas.set_option(k, v)
+    if "numpy" in options:
+        import numpy
+
+        numpy.seterr(**options["numpy"])
+    if "print" in options:
+        import numpy
+
+        numpy.set_printoptions(**options["print"])
+
+
+def usual(options: dict) -> dict:
     "What options are when nobody has set them"
-    out = {'numpy':{k:'ignore' if k=='under' else 'warn' for k in options.get('numpy', ())}, 'print':{k:_PRINT[k] for k in options.get('print', ())}}
-    if 'matplotlib' in options: out['matplotlib'] = {k:v for k,v in dict.items(sys.modules['matplotlib'].rcParamsOrig) if k in options['matplotlib']}
-    if 'pandas' in options: out['pandas'] = {k:sys.modules['pandas._config.config']._registered_options[k].defval for k in options['pandas']}
-    return {k:v for k,v in out.items() if v}
+    out = {
+        "numpy": {k: "ignore" if k == "under" else "warn" for k in options.get("numpy", ())},
+        "print": {k: _PRINT[k] for k in options.get("print", ())},
+    }
+    if "matplotlib" in options:
+        out["matplotlib"] = {
+            k: v for k, v in dict.items(sys.modules["matplotlib"].rcParamsOrig) if k in options["matplotlib"]
+        }
+    if "pandas" in options:
+        out["pandas"] = {
+            k: sys.modules["pandas._config.config"]._registered_options[k].defval for k in options["pandas"]
+        }
+    return {k: v for k, v in out.items() if v}

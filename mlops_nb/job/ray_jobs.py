@@ -13,71 +13,86 @@ from ..core.errors import ToolFailed
 
 # %% ../../nbs/job/ray_jobs.ipynb #547c51ce
 def address(
-    env=None, # Environment
-) -> str: # URL without a slash at its end
+    env=None,  # Environment
+) -> str:  # URL without a slash at its end
     "The dashboard of the cluster"
     env = os.environ if env is None else env
-    url = (env.get('RAY_API_SERVER_ADDRESS') or env.get('RAY_ADDRESS') or 'http://127.0.0.1:8265').rstrip('/')
-    if url.startswith(('http://', 'https://')): return url
-    raise ToolFailed(f'{url!r} is no address of Ray\'s dashboard', 'set RAY_API_SERVER_ADDRESS=http://HOST:8265')
+    url = (env.get("RAY_API_SERVER_ADDRESS") or env.get("RAY_ADDRESS") or "http://127.0.0.1:8265").rstrip("/")
+    if url.startswith(("http://", "https://")):
+        return url
+    raise ToolFailed(f"{url!r} is no address of Ray's dashboard", "set RAY_API_SERVER_ADDRESS=http://HOST:8265")
 
-def _call(method:str, url:str, data:bytes|None=None, kind:str='application/json', missing:bool=False):
+
+def _call(method: str, url: str, data: bytes | None = None, kind: str = "application/json", missing: bool = False):
     "One request; the parsed answer, or None for a 404 that was allowed"
-    request = urllib.request.Request(url, data, {'Content-Type':kind}, method=method)
+    request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as r: body = r.read()
+        with urllib.request.urlopen(request, timeout=60) as r:
+            body = r.read()
     except urllib.error.HTTPError as e:
-        if missing and e.code==404: return None
-        raise ToolFailed(f'Ray says {e.code} to {method} {url}: {e.read(300).decode(errors="replace")}'.strip()) from e
+        if missing and e.code == 404:
+            return None
+        raise ToolFailed(f"Ray says {e.code} to {method} {url}: {e.read(300).decode(errors='replace')}".strip()) from e
     except OSError as e:
-        raise ToolFailed(f'no Ray cluster at {url.split("/api/")[0]}: {getattr(e, "reason", e)}',
-            'start one with: ray start --head; or set RAY_API_SERVER_ADDRESS=http://HOST:8265') from e
-    try: return json.loads(body) if body else {}
-    except ValueError: return {}
+        raise ToolFailed(
+            f"no Ray cluster at {url.split('/api/')[0]}: {getattr(e, 'reason', e)}",
+            "start one with: ray start --head; or set RAY_API_SERVER_ADDRESS=http://HOST:8265",
+        ) from e
+    try:
+        return json.loads(body) if body else {}
+    except ValueError:
+        return {}
 
 # %% ../../nbs/job/ray_jobs.ipynb #2599af8d
 def packed(
-    files:dict[str,bytes], # Path in the working directory -> content
-) -> tuple[str,bytes]: # Name, content
+    files: dict[str, bytes],  # Path in the working directory -> content
+) -> tuple[str, bytes]:  # Name, content
     "The working directory of a run; the same files give the same bytes"
     out = io.BytesIO()
-    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
         for path in sorted(files):
             info = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
-            info.external_attr,info.compress_type = 0o644<<16,zipfile.ZIP_DEFLATED
+            info.external_attr, info.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
             z.writestr(info, files[path])
-    return f'_ray_pkg_{hashlib.sha256(out.getvalue()).hexdigest()[:16]}.zip',out.getvalue()
+    return f"_ray_pkg_{hashlib.sha256(out.getvalue()).hexdigest()[:16]}.zip", out.getvalue()
+
 
 def submit(
-    base:str, # From `address`
-    id:str, # Of the run
-    words:str, # Command line
-    files:dict[str,bytes],
-    lock:list[str], # `name==version`, installed where the run goes
+    base: str,  # From `address`
+    id: str,  # Of the run
+    words: str,  # Command line
+    files: dict[str, bytes],
+    lock: list[str],  # `name==version`, installed where the run goes
 ):
     "Upload what is not there, and submit"
-    name,content = packed(files)
-    if _call('GET', f'{base}/api/packages/gcs/{name}', missing=True) is None:
-        _call('PUT', f'{base}/api/packages/gcs/{name}', content, 'application/octet-stream')
-    body = {'submission_id':id, 'entrypoint':words, 'runtime_env':{'working_dir':f'gcs://{name}', 'pip':lock},
-        'metadata':{'mlops-nb':id}}
-    _call('POST', f'{base}/api/jobs/', json.dumps(body).encode())
+    name, content = packed(files)
+    if _call("GET", f"{base}/api/packages/gcs/{name}", missing=True) is None:
+        _call("PUT", f"{base}/api/packages/gcs/{name}", content, "application/octet-stream")
+    body = {
+        "submission_id": id,
+        "entrypoint": words,
+        "runtime_env": {"working_dir": f"gcs://{name}", "pip": lock},
+        "metadata": {"mlops-nb": id},
+    }
+    _call("POST", f"{base}/api/jobs/", json.dumps(body).encode())
 
 # %% ../../nbs/job/ray_jobs.ipynb #ddb9e562
 def follow(
-    base:str,
-    id:str, # Of the run
-    poll_s:float=1., # Between two questions
-) -> tuple[bool,str]: # Did it succeed; its log
+    base: str,
+    id: str,  # Of the run
+    poll_s: float = 1.0,  # Between two questions
+) -> tuple[bool, str]:  # Did it succeed; its log
     "Wait until a job has ended"
     wait = threading.Event()
     while True:
-        job = _call('GET', f'{base}/api/jobs/{id}')
-        if job.get('status') in ('SUCCEEDED', 'FAILED', 'STOPPED'): break
+        job = _call("GET", f"{base}/api/jobs/{id}")
+        if job.get("status") in ("SUCCEEDED", "FAILED", "STOPPED"):
+            break
         wait.wait(poll_s)
-    log = _call('GET', f'{base}/api/jobs/{id}/logs').get('logs', '')
-    return job['status']=='SUCCEEDED',log or job.get('message') or ''
+    log = _call("GET", f"{base}/api/jobs/{id}/logs").get("logs", "")
+    return job["status"] == "SUCCEEDED", log or job.get("message") or ""
 
-def stop(base:str, id:str):
+
+def stop(base: str, id: str):
     "Have a job end; nothing happens where it was not submitted yet"
-    _call('POST', f'{base}/api/jobs/{id}/stop', b'', missing=True)
+    _call("POST", f"{base}/api/jobs/{id}/stop", b"", missing=True)

@@ -18,103 +18,147 @@ from .facts import Job, RunRecord
 
 # %% ../../nbs/job/remote_verbs.ipynb #df3466ce
 def answer(
-    log:str, # Of the container
-) -> dict|None: # None without one
+    log: str,  # Of the container
+) -> dict | None:  # None without one
     "The document that `job run --json` ended with"
-    lines = log.split('\n')
+    lines = log.split("\n")
     for n in reversed(range(len(lines))):
-        if not lines[n].startswith('{'): continue
-        try: found,_ = json.JSONDecoder().raw_decode('\n'.join(lines[n:]))
-        except ValueError: continue
-        if found.get('verb')=='job.run': return found
+        if not lines[n].startswith("{"):
+            continue
+        try:
+            found, _ = json.JSONDecoder().raw_decode("\n".join(lines[n:]))
+        except ValueError:
+            continue
+        if found.get("verb") == "job.run":
+            return found
     return None
 
 # %% ../../nbs/job/remote_verbs.ipynb #308b4bc7
-def recorded(found:dict|None, log:str, run:str, job:str, where:str) -> RunRecord:
+def recorded(found: dict | None, log: str, run: str, job: str, where: str) -> RunRecord:
     "The record of a run elsewhere; raises `ToolFailed` when there is none"
     if found is None:
-        raise ToolFailed(f'{where} ended without a record: {(log.strip().splitlines() or ["its log is empty"])[-1][:300]}',
-            'the image needs mlops-nb and this job: mlops job ship NAME --to docker')
-    if 'cells' not in found:
-        raise ToolFailed(f'{where}: {found.get("error", {}).get("message", "it failed")}', found.get('error', {}).get('hint', ''))
-    there = found.get('run', '')
-    r = msgspec.convert({**{k:v for k,v in found.items() if k in RunRecord.__struct_fields__}, 'run':run, 'job':job}, RunRecord)
-    r.remarks = [f'it ran as {where}; there it is run {there}', *r.remarks]
+        raise ToolFailed(
+            f"{where} ended without a record: {(log.strip().splitlines() or ['its log is empty'])[-1][:300]}",
+            "the image needs mlops-nb and this job: mlops job ship NAME --to docker",
+        )
+    if "cells" not in found:
+        raise ToolFailed(
+            f"{where}: {found.get('error', {}).get('message', 'it failed')}", found.get("error", {}).get("hint", "")
+        )
+    there = found.get("run", "")
+    r = msgspec.convert(
+        {**{k: v for k, v in found.items() if k in RunRecord.__struct_fields__}, "run": run, "job": job}, RunRecord
+    )
+    r.remarks = [f"it ran as {where}; there it is run {there}", *r.remarks]
     return r
 
 # %% ../../nbs/job/remote_verbs.ipynb #cb167d2c
-def _spec(p, job:Job, values:dict, image:str):
+def _spec(p, job: Job, values: dict, image: str):
     "All that is said about the run"
     from mlops_nb.core import ledger
-    needs = ship_views.needs(ledger.of(p).events(['job.completed'], subject=job.name, newest=True, limit=20))
-    spec,_ = shipping.gather(p, job, needs, {}, image)
-    spec.args = [w for k,v in values.items() for w in ('-p', f'{k}={v if isinstance(v, str) else json.dumps(v)}')]+['--json']
-    spec.cron,spec.retries,spec.concurrency = '',0,1
+
+    needs = ship_views.needs(ledger.of(p).events(["job.completed"], subject=job.name, newest=True, limit=20))
+    spec, _ = shipping.gather(p, job, needs, {}, image)
+    spec.args = [w for k, v in values.items() for w in ("-p", f"{k}={v if isinstance(v, str) else json.dumps(v)}")] + [
+        "--json"
+    ]
+    spec.cron, spec.retries, spec.concurrency = "", 0, 1
     return spec
 
-def documents(p, spec, run:str) -> list[dict]:
+
+def documents(p, spec, run: str) -> list[dict]:
     "Service account, volume claim and Job of one run"
     import yaml
-    (_,_,text), = shipping.files(p, spec, ['k8s'])
+
+    ((_, _, text),) = shipping.files(p, spec, ["k8s"])
     docs = list(yaml.safe_load_all(text))
-    docs[-1]['metadata']['name'] = f'{spec.slug[:45].rstrip("-")}-{run[-6:]}'
-    docs[-1]['metadata']['annotations']['mlops-nb/run'] = run
+    docs[-1]["metadata"]["name"] = f"{spec.slug[:45].rstrip('-')}-{run[-6:]}"
+    docs[-1]["metadata"]["annotations"]["mlops-nb/run"] = run
     return docs
 
-def _k8s(p, spec, run:str) -> tuple[str,str]:
+
+def _k8s(p, spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
-    cluster,docs = kubernetes_jobs.Cluster(),documents(p, spec, run)
-    name = docs[-1]['metadata']['name']
+    cluster, docs = kubernetes_jobs.Cluster(), documents(p, spec, run)
+    name = docs[-1]["metadata"]["name"]
     try:
         with execution._stoppable():
             kubernetes_jobs.submit(cluster, docs)
-            return f'Job {cluster.namespace}/{name} of Kubernetes',kubernetes_jobs.follow(cluster, name)[1]
-    except KeyboardInterrupt: kubernetes_jobs.delete(cluster, name); raise
+            return f"Job {cluster.namespace}/{name} of Kubernetes", kubernetes_jobs.follow(cluster, name)[1]
+    except KeyboardInterrupt:
+        kubernetes_jobs.delete(cluster, name)
+        raise
 
-def _ray(p, spec, run:str) -> tuple[str,str]:
+
+def _ray(p, spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
-    base,folder = ray_jobs.address(),definition.folder_of(p, spec.name)
-    files = {f.relative_to(p.root).as_posix():f.read_bytes()
-        for f in [p.root/'mlops.toml', *sorted(folder.rglob('*'))] if f.is_file() and not f.name.startswith('.')}
+    base, folder = ray_jobs.address(), definition.folder_of(p, spec.name)
+    files = {
+        f.relative_to(p.root).as_posix(): f.read_bytes()
+        for f in [p.root / "mlops.toml", *sorted(folder.rglob("*"))]
+        if f.is_file() and not f.name.startswith(".")
+    }
     try:
         with execution._stoppable():
-            ray_jobs.submit(base, run, shlex.join(['mlops', 'job', 'run', spec.name, *spec.args]), files, spec.lock)
-            return f'job {run} of Ray at {base}',ray_jobs.follow(base, run)[1]
-    except KeyboardInterrupt: ray_jobs.stop(base, run); raise
+            ray_jobs.submit(base, run, shlex.join(["mlops", "job", "run", spec.name, *spec.args]), files, spec.lock)
+            return f"job {run} of Ray at {base}", ray_jobs.follow(base, run)[1]
+    except KeyboardInterrupt:
+        ray_jobs.stop(base, run)
+        raise
 
 # %% ../../nbs/job/remote_verbs.ipynb #6eeda25d
 def elsewhere(
-    p, # A `Project`
-    job:Job,
-    values:dict, # Checked parameter values
-    on:str, # k8s or ray
-    image:str='', # That holds the job; the name that `job ship` gives it by default
-    dry_run:bool=False,
-) -> RunRecord|Plan:
+    p,  # A `Project`
+    job: Job,
+    values: dict,  # Checked parameter values
+    on: str,  # k8s or ray
+    image: str = "",  # That holds the job; the name that `job ship` gives it by default
+    dry_run: bool = False,
+) -> RunRecord | Plan:
     "One run on a cluster, from submission to record"
     from mlops_nb.core import ledger
-    run,spec = execution.new_id(job.name),_spec(p, job, values, image)
+
+    run, spec = execution.new_id(job.name), _spec(p, job, values, image)
     if dry_run:
-        return Plan(steps=[f'submit to {"Kubernetes, in the image "+spec.image if on=="k8s" else "Ray at "+ray_jobs.address()}',
-            f'there: mlops {shlex.join(["job", "run", job.name, *spec.args])}', 'wait for its end',
-            'record job.started and how it ended'])
-    with ledger.bracket(p, 'job', job.name, {'run':run, 'parameters':values, 'on':on, 'source_digest':job.source_digest,
-        'definition':unattended.definition_digest(p, job.name)}) as done:
-        done['run'] = run
-        where,log = {'k8s':_k8s, 'ray':_ray}[on](p, spec, run)
+        return Plan(
+            steps=[
+                f"submit to {'Kubernetes, in the image ' + spec.image if on == 'k8s' else 'Ray at ' + ray_jobs.address()}",
+                f"there: mlops {shlex.join(['job', 'run', job.name, *spec.args])}",
+                "wait for its end",
+                "record job.started and how it ended",
+            ]
+        )
+    with ledger.bracket(
+        p,
+        "job",
+        job.name,
+        {
+            "run": run,
+            "parameters": values,
+            "on": on,
+            "source_digest": job.source_digest,
+            "definition": unattended.definition_digest(p, job.name),
+        },
+    ) as done:
+        done["run"] = run
+        where, log = {"k8s": _k8s, "ray": _ray}[on](p, spec, run)
         r = recorded(answer(log), log, run, job.name, where)
         r.form = on
         folder = execution.folder_of(p, run)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder/'log.txt', log)
-        write_text(folder/'run.json', json.dumps(r.json(), indent=1, ensure_ascii=False)+'\n')
-        done.update(execution._paid(r, 'model'))
-        if not r.ok: raise execution.failed(r)
+        write_text(folder / "log.txt", log)
+        write_text(folder / "run.json", json.dumps(r.json(), indent=1, ensure_ascii=False) + "\n")
+        done.update(execution._paid(r, "model"))
+        if not r.ok:
+            raise execution.failed(r)
     return r
 
-def check(on:str, resume:str, isolated:bool, live:bool, limit:dict):
+
+def check(on: str, resume: str, isolated: bool, live: bool, limit: dict):
     "Refuse what a run elsewhere cannot do"
-    for word,given in (('--resume', resume), ('--isolated', isolated), ('--live', live), ('--limit', limit)):
+    for word, given in (("--resume", resume), ("--isolated", isolated), ("--live", live), ("--limit", limit)):
         if given:
-            raise BadInput(f'{word} is for runs on this machine, not for --on {on}',
-                f'leave one of the two out{"; limits of the job itself stand in job.toml" if word=="--limit" else ""}')
+            raise BadInput(
+                f"{word} is for runs on this machine, not for --on {on}",
+                f"leave one of the two out{'; limits of the job itself stand in job.toml' if word == '--limit' else ''}",
+            )

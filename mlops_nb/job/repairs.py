@@ -21,169 +21,239 @@ from .survey import Survey, is_secret, survey
 # %% ../../nbs/job/repairs.ipynb #1e91d44e
 class Edit(msgspec.Struct, order=True):
     "New text for a part of a cell; lines from 1, columns in bytes"
-    line:int
-    column:int
-    end_line:int
-    end_column:int
-    text:str
 
-def over(node:ast.AST, text:str) -> Edit: return Edit(node.lineno, node.col_offset, node.end_lineno, node.end_col_offset, text)
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    text: str
+
+
+def over(node: ast.AST, text: str) -> Edit:
+    return Edit(node.lineno, node.col_offset, node.end_lineno, node.end_col_offset, text)
+
 
 def apply(
-    source:str, # A cell
-    edits:list[Edit], # That do not overlap
+    source: str,  # A cell
+    edits: list[Edit],  # That do not overlap
 ) -> str:
     "A cell with parts of its text replaced"
-    lines = [l.encode() for l in source.split('\n')]
+    lines = [l.encode() for l in source.split("\n")]
     for e in sorted(edits, reverse=True):
-        whole = lines[e.line-1][:e.column]+e.text.encode()+lines[e.end_line-1][e.end_column:]
-        lines[e.line-1:e.end_line] = whole.split(b'\n')
-    return b'\n'.join(lines).decode()
+        whole = lines[e.line - 1][: e.column] + e.text.encode() + lines[e.end_line - 1][e.end_column :]
+        lines[e.line - 1 : e.end_line] = whole.split(b"\n")
+    return b"\n".join(lines).decode()
 
 # %% ../../nbs/job/repairs.ipynb #3a2cd313
-def _whole_line(m:Magic, source:str) -> list[Edit]:
+def _whole_line(m: Magic, source: str) -> list[Edit]:
     "A magic line as a comment; inside a block a `pass` stays"
-    lines,last = source.split('\n'),m.line
-    while lines[last-1].endswith('\\') and last<len(lines): last += 1
-    indent = re.match(r'\s*', lines[m.line-1])[0]
-    text = '\n'.join(('pass # ' if indent and n==m.line-1 else '# ')+lines[n].strip() for n in range(m.line-1, last))
-    return [Edit(m.line, len(indent.encode()), last, len(lines[last-1].encode()), text.replace('\n', '\n'+indent))]
+    lines, last = source.split("\n"), m.line
+    while lines[last - 1].endswith("\\") and last < len(lines):
+        last += 1
+    indent = re.match(r"\s*", lines[m.line - 1])[0]
+    text = "\n".join(
+        ("pass # " if indent and n == m.line - 1 else "# ") + lines[n].strip() for n in range(m.line - 1, last)
+    )
+    return [Edit(m.line, len(indent.encode()), last, len(lines[last - 1].encode()), text.replace("\n", "\n" + indent))]
 
-def _magic_lines(cell:Cell) -> list[Edit]:
+
+def _magic_lines(cell: Cell) -> list[Edit]:
     out = []
     for m in cell.source.magics:
-        live = m.kind=='line' and m.name=='matplotlib' and faults.live(m.rest)
+        live = m.kind == "line" and m.name == "matplotlib" and faults.live(m.rest)
         if live:
-            out += [Edit(m.line, len(l)-len(l.lstrip()), m.line, len(l.encode()), '%matplotlib inline')
-                for l in [cell.text.split('\n')[m.line-1]]]
-        elif m.kind=='install' or m.kind=='line' and m.name in ('debug', 'pdb'): out += _whole_line(m, cell.text)
+            out += [
+                Edit(m.line, len(l) - len(l.lstrip()), m.line, len(l.encode()), "%matplotlib inline")
+                for l in [cell.text.split("\n")[m.line - 1]]
+            ]
+        elif m.kind == "install" or m.kind == "line" and m.name in ("debug", "pdb"):
+            out += _whole_line(m, cell.text)
     return out
 
 # %% ../../nbs/job/repairs.ipynb #62a20571
-def _with_seed(c, source:str) -> Edit:
+def _with_seed(c, source: str) -> Edit:
     "A call with a seed as its last argument"
-    line = source.split('\n')[c.node.end_lineno-1].encode()
-    before = '\n'.join([*source.split('\n')[:c.node.end_lineno-1], line[:c.node.end_col_offset-1].decode()]).rstrip()
-    text = '0' if chance_faults.drawn_from(c)=='own' else 'random_state=0'
-    return Edit(c.node.end_lineno, c.node.end_col_offset-1, c.node.end_lineno, c.node.end_col_offset-1, text
-        if before.endswith('(') else ' '+text if before.endswith(',') else ', '+text)
+    line = source.split("\n")[c.node.end_lineno - 1].encode()
+    before = "\n".join(
+        [*source.split("\n")[: c.node.end_lineno - 1], line[: c.node.end_col_offset - 1].decode()]
+    ).rstrip()
+    text = "0" if chance_faults.drawn_from(c) == "own" else "random_state=0"
+    return Edit(
+        c.node.end_lineno,
+        c.node.end_col_offset - 1,
+        c.node.end_lineno,
+        c.node.end_col_offset - 1,
+        text if before.endswith("(") else " " + text if before.endswith(",") else ", " + text,
+    )
 
-_SEED_CELL = {'random':'import random\nrandom.seed(0)', 'numpy':'import numpy as np\nnp.random.seed(0)',
-    'torch':'import torch\ntorch.manual_seed(0)', 'tensorflow':'import tensorflow as tf\ntf.random.set_seed(0)'}
 
-def _seeds(s:Survey) -> tuple[list[Edit],list[str]]:
+_SEED_CELL = {
+    "random": "import random\nrandom.seed(0)",
+    "numpy": "import numpy as np\nnp.random.seed(0)",
+    "torch": "import torch\ntorch.manual_seed(0)",
+    "tensorflow": "import tensorflow as tf\ntf.random.set_seed(0)",
+}
+
+
+def _seeds(s: Survey) -> tuple[list[Edit], list[str]]:
     "Seeds given to calls, and cells to put above for generators that are global"
-    edits,above = [],[]
+    edits, above = [], []
     for c in s.calls:
         family = chance_faults.drawn_from(c)
-        if not family: continue
-        if family=='own' or not chance_faults.is_global(c): edits.append(_with_seed(c, s.cell.text))
-        elif _SEED_CELL[family] not in above: above.append(_SEED_CELL[family])
-    return edits,above
+        if not family:
+            continue
+        if family == "own" or not chance_faults.is_global(c):
+            edits.append(_with_seed(c, s.cell.text))
+        elif _SEED_CELL[family] not in above:
+            above.append(_SEED_CELL[family])
+    return edits, above
 
-def _secrets(s:Survey) -> list[Edit]:
+
+def _secrets(s: Survey) -> list[Edit]:
     "Secrets read from the environment"
-    return [over(node, f"os.environ['{re.sub(r'[^A-Z0-9_]', '_', name.upper())}']") for name,text,node in s.secrets
-        if is_secret(text)]
+    return [
+        over(node, f"os.environ['{re.sub(r'[^A-Z0-9_]', '_', name.upper())}']")
+        for name, text, node in s.secrets
+        if is_secret(text)
+    ]
+
 
 def masked(
-    text:str, # Shown to somebody: a diff
-    nb:dict, # The notebook that it was made from
+    text: str,  # Shown to somebody: a diff
+    nb: dict,  # The notebook that it was made from
 ) -> str:
     "A text without the secrets that a notebook assigns"
-    words = {t for s in survey(cells_of(nb)) for _,t,_ in s.secrets if is_secret(t)}
-    for w in sorted(words, key=len, reverse=True): text = text.replace(repr(w)[1:-1], '***').replace(w, '***')
+    words = {t for s in survey(cells_of(nb)) for _, t, _ in s.secrets if is_secret(t)}
+    for w in sorted(words, key=len, reverse=True):
+        text = text.replace(repr(w)[1:-1], "***").replace(w, "***")
     return text
 
-def _nearer(path:str, folder:Path) -> str:
+
+def _nearer(path: str, folder: Path) -> str:
     "A path of this machine as one relative to the notebook, when the file is there; else empty"
     p = Path(path)
-    if not p.is_absolute(): return ''
-    if p.is_relative_to(folder): return p.relative_to(folder).as_posix()
+    if not p.is_absolute():
+        return ""
+    if p.is_relative_to(folder):
+        return p.relative_to(folder).as_posix()
     tails = (Path(*p.parts[n:]) for n in range(2, len(p.parts)))
-    return next((t.as_posix() for t in tails if (folder/t).exists()), '')
+    return next((t.as_posix() for t in tails if (folder / t).exists()), "")
 
-def _paths(s:Survey, folder:Path|None) -> list[Edit]:
-    if folder is None: return []
-    out,folder = [],folder.resolve()
+
+def _paths(s: Survey, folder: Path | None) -> list[Edit]:
+    if folder is None:
+        return []
+    out, folder = [], folder.resolve()
     for x in s.strings:
-        near = _nearer(x.text, folder) if (faults.is_absolute(x.text, x.place)
-            or faults.is_below(x.text, folder)) and isinstance(x.node, ast.Constant) and not x.in_fstring else ''
-        if near: out.append(over(x.node, repr(near)))
+        near = (
+            _nearer(x.text, folder)
+            if (faults.is_absolute(x.text, x.place) or faults.is_below(x.text, folder))
+            and isinstance(x.node, ast.Constant)
+            and not x.in_fstring
+            else ""
+        )
+        if near:
+            out.append(over(x.node, repr(near)))
     return out
 
 # %% ../../nbs/job/repairs.ipynb #dd4c341e
-def _dates(s:Survey, taken:set[str]) -> tuple[list[Edit],list[str]]:
+def _dates(s: Survey, taken: set[str]) -> tuple[list[Edit], list[str]]:
     "Dates inside expressions become names; the lines that bind them"
-    edits,lines = [],[]
+    edits, lines = [], []
     for x in s.strings:
-        if x.named or x.in_fstring or not faults.is_date(x.text): continue
-        name = next(n for n in ('day', *(f'day_{k}' for k in range(2, 10_000))) if n not in taken)
+        if x.named or x.in_fstring or not faults.is_date(x.text):
+            continue
+        name = next(n for n in ("day", *(f"day_{k}" for k in range(2, 10_000))) if n not in taken)
         taken.add(name)
-        edits.append(over(x.node, name)); lines.append(f'{name} = {x.text!r}')
-    return edits,lines
+        edits.append(over(x.node, name))
+        lines.append(f"{name} = {x.text!r}")
+    return edits, lines
 
-def _order(cells:list[Cell], size:int, found:list[NotebookFinding]) -> tuple[list[int],list[str]]:
+
+def _order(cells: list[Cell], size: int, found: list[NotebookFinding]) -> tuple[list[int], list[str]]:
     "The order of the cells with definitions above the first cell that uses them, and what was moved"
-    order,said,by_index = list(range(size)),[],{c.index:c for c in cells}
-    for f in (f for f in found if f.kind=='order'):
-        m = re.search(r'bound only in cell (\d+)', f.message)
+    order, said, by_index = list(range(size)), [], {c.index: c for c in cells}
+    for f in (f for f in found if f.kind == "order"):
+        m = re.search(r"bound only in cell (\d+)", f.message)
         at = int(m[1]) if m else -1
-        if at not in by_index or not is_definition(by_index[at]) or order.index(at)<order.index(f.cell): continue
-        order.remove(at); order.insert(order.index(f.cell), at)
-        said.append(f'cell {at}: moved above cell {f.cell}')
-    return order,said
+        if at not in by_index or not is_definition(by_index[at]) or order.index(at) < order.index(f.cell):
+            continue
+        order.remove(at)
+        order.insert(order.index(f.cell), at)
+        said.append(f"cell {at}: moved above cell {f.cell}")
+    return order, said
 
 # %% ../../nbs/job/repairs.ipynb #a24750b5
-def _new(source:str) -> dict:
-    return {'cell_type':'code', 'metadata':{'mlops':{}}, 'source':source, 'execution_count':None, 'outputs':[]}
+def _new(source: str) -> dict:
+    return {"cell_type": "code", "metadata": {"mlops": {}}, "source": source, "execution_count": None, "outputs": []}
 
-def _mend(cell:Cell, s:Survey|None, kinds:set[str], folder, taken) -> tuple[str,list[str],list[str],list[str]]:
+
+def _mend(cell: Cell, s: Survey | None, kinds: set[str], folder, taken) -> tuple[str, list[str], list[str], list[str]]:
     "New text of a cell, cells to put above it, lines for the first cell, and what was done"
-    edits,above,top,did = _magic_lines(cell) if kinds&{'install', 'interactive'} else [],[],[],[]
-    if edits: did.append('lines that install or wait made comments')
-    for kind,make,what in (('unseeded', lambda: _seeds(s), 'seed given'), ('secret', lambda: (_secrets(s), []),
-        'secret read from the environment'),
-            ('absolute_path', lambda: (_paths(s, folder), []), 'path made relative'),
-            ('date', lambda: _dates(s, taken), 'date named at the top')):
-        if kind not in kinds or s is None: continue
-        more,lines = make()
+    edits, above, top, did = _magic_lines(cell) if kinds & {"install", "interactive"} else [], [], [], []
+    if edits:
+        did.append("lines that install or wait made comments")
+    for kind, make, what in (
+        ("unseeded", lambda: _seeds(s), "seed given"),
+        ("secret", lambda: (_secrets(s), []), "secret read from the environment"),
+        ("absolute_path", lambda: (_paths(s, folder), []), "path made relative"),
+        ("date", lambda: _dates(s, taken), "date named at the top"),
+    ):
+        if kind not in kinds or s is None:
+            continue
+        more, lines = make()
         edits += more
-        if kind=='date': top += lines
-        else: above += lines
-        if more or lines: did.append(what)
+        if kind == "date":
+            top += lines
+        else:
+            above += lines
+        if more or lines:
+            did.append(what)
     text = apply(cell.text, edits)
-    if 'os.environ[' in text and 'secret' in kinds and not re.search(r'^\s*import os\b', text, re.M): text = 'import os\n'+text
-    return text,above,top,did
+    if "os.environ[" in text and "secret" in kinds and not re.search(r"^\s*import os\b", text, re.M):
+        text = "import os\n" + text
+    return text, above, top, did
+
 
 def repair(
-    nb:dict, # From `notebook_ast.load`
-    found:list[NotebookFinding], # Of `faults.find`
-    folder:Path|None=None, # Where it lies
-) -> tuple[dict,list[str]]: # A mended copy, its cells marked with the cell they were made from, and what was done
+    nb: dict,  # From `notebook_ast.load`
+    found: list[NotebookFinding],  # Of `faults.find`
+    folder: Path | None = None,  # Where it lies
+) -> tuple[dict, list[str]]:  # A mended copy, its cells marked with the cell they were made from, and what was done
     "Mend what is mechanical"
     cells = cells_of(nb)
-    surveys,kinds = {s.cell.index:s for s in survey(cells)},{}
-    for f in found: kinds.setdefault(f.cell, set()).add(f.kind)
-    taken,top,did,above = set().union(*(c.binds|c.uses for c in cells)) if cells else set(),[],[],{}
-    made = [{**c, 'metadata':{**copy.deepcopy(c['metadata']), 'mlops':{'cell':n}}} for n,c in enumerate(nb['cells'])]
+    surveys, kinds = {s.cell.index: s for s in survey(cells)}, {}
+    for f in found:
+        kinds.setdefault(f.cell, set()).add(f.kind)
+    taken, top, did, above = set().union(*(c.binds | c.uses for c in cells)) if cells else set(), [], [], {}
+    made = [
+        {**c, "metadata": {**copy.deepcopy(c["metadata"]), "mlops": {"cell": n}}} for n, c in enumerate(nb["cells"])
+    ]
     for c in (c for c in cells if c.index in kinds):
-        text,up,lines,done = _mend(c, surveys.get(c.index), kinds[c.index], folder, taken)
-        clear = 'personal_data' in kinds[c.index] and bool(nb['cells'][c.index].get('outputs'))
-        if clear: done.append('output cleared')
-        if clear or text!=c.text: made[c.index] |= {'source':text, 'outputs':[], 'execution_count':None}
+        text, up, lines, done = _mend(c, surveys.get(c.index), kinds[c.index], folder, taken)
+        clear = "personal_data" in kinds[c.index] and bool(nb["cells"][c.index].get("outputs"))
+        if clear:
+            done.append("output cleared")
+        if clear or text != c.text:
+            made[c.index] |= {"source": text, "outputs": [], "execution_count": None}
         above[c.index] = [u for u in up if not any(u in v for v in above.values())]
-        top += lines; did += [f'cell {c.index}: {d}' for d in done]
-    if did: made = [{**c, 'execution_count':None} if 'execution_count' in c else c for c in made] # The copy has never been run
-    order,moved = _order(cells, len(made), found)
-    return {**nb, 'cells':_placed(made, order, above, top)},did+moved
+        top += lines
+        did += [f"cell {c.index}: {d}" for d in done]
+    if did:
+        made = [
+            {**c, "execution_count": None} if "execution_count" in c else c for c in made
+        ]  # The copy has never been run
+    order, moved = _order(cells, len(made), found)
+    return {**nb, "cells": _placed(made, order, above, top)}, did + moved
 
-def _placed(made:list[dict], order:list[int], above:dict[int,list[str]], top:list[str]) -> list[dict]:
+
+def _placed(made: list[dict], order: list[int], above: dict[int, list[str]], top: list[str]) -> list[dict]:
     "The cells in their order, with the new ones"
-    out,first = [],True
+    out, first = [], True
     for n in order:
-        if made[n]['cell_type']=='code' and first:
+        if made[n]["cell_type"] == "code" and first:
             first = False
-            if top: out.append(_new('\n'.join(top)))
+            if top:
+                out.append(_new("\n".join(top)))
         out += [*map(_new, above.get(n, [])), made[n]]
     return out

@@ -19,88 +19,140 @@ from .facts import NotebookFinding
 from .output_faults import outputs_of
 
 # %% ../../nbs/job/replay.ipynb #58ae9852
-_TIMING = re.compile(r'^(?:CPU times|Wall time|\d[\d.]* [nmuµμ]?s ± |Compiler).*$|\b\d+(?:\.\d+)?\s?(?:it/s|s/it)\b.*$|\bTime:\s+\d\d:\d\d:\d\d|\bDate:\s+\w{3}, \d\d \w{3} \d{4}', re.M)
+_TIMING = re.compile(
+    r"^(?:CPU times|Wall time|\d[\d.]* [nmuµμ]?s ± |Compiler).*$|\b\d+(?:\.\d+)?\s?(?:it/s|s/it)\b.*$|\bTime:\s+\d\d:\d\d:\d\d|\bDate:\s+\w{3}, \d\d \w{3} \d{4}",
+    re.M,
+)
+
 
 def said(
-    cell:dict, # A code cell with outputs
-) -> dict[str,str]: # printed, result, error
+    cell: dict,  # A code cell with outputs
+) -> dict[str, str]:  # printed, result, error
     "What a cell said, without what differs in every run"
-    got = injection.outcome({'source':'', 'outputs':[o for o in outputs_of(cell)
-        if o.get('output_type') in ('stream', 'execute_result', 'display_data', 'error')]})
-    results = [d['text/plain'] for d in got['data'] if 'text/plain' in d and not any(k.startswith('image/') for k in d)]
-    return {'printed':_TIMING.sub('', got['streams'].get('stdout', '')).strip(),
-        'result':_TIMING.sub('', '\n'.join(results)).strip(), 'error':': '.join(got['errors'][0]) if got['errors'] else ''}
+    got = injection.outcome(
+        {
+            "source": "",
+            "outputs": [
+                o
+                for o in outputs_of(cell)
+                if o.get("output_type") in ("stream", "execute_result", "display_data", "error")
+            ],
+        }
+    )
+    results = [d["text/plain"] for d in got["data"] if "text/plain" in d and not any(k.startswith("image/") for k in d)]
+    return {
+        "printed": _TIMING.sub("", got["streams"].get("stdout", "")).strip(),
+        "result": _TIMING.sub("", "\n".join(results)).strip(),
+        "error": ": ".join(got["errors"][0]) if got["errors"] else "",
+    }
 
-def _first(old:str, new:str) -> str:
+
+def _first(old: str, new: str) -> str:
     "The first line that differs, of both"
-    a,b = old.split('\n'),new.split('\n')
-    at = next((n for n,(x,y) in enumerate(zip(a, b)) if x!=y), min(len(a), len(b)))
-    short = lambda lines: repr(lines[at][:60]) if at<len(lines) else 'nothing'
-    return f'{short(a)} then, {short(b)} now'
+    a, b = old.split("\n"), new.split("\n")
+    at = next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    short = lambda lines: repr(lines[at][:60]) if at < len(lines) else "nothing"
+    return f"{short(a)} then, {short(b)} now"
 
-def has_outputs(nb:dict) -> bool:
+
+def has_outputs(nb: dict) -> bool:
     "Was the notebook saved with outputs? Many are kept in git without"
-    return any(outputs_of(c) for c in nb['cells'] if c['cell_type']=='code')
+    return any(outputs_of(c) for c in nb["cells"] if c["cell_type"] == "code")
+
 
 def compare(
-    before:dict, # The notebook as it was saved
-    after:dict, # The same, replayed
+    before: dict,  # The notebook as it was saved
+    after: dict,  # The same, replayed
 ) -> Iterator[NotebookFinding]:
     "A finding for every cell that fails now or says something else"
     kept = has_outputs(before)
-    for n,(old,new) in enumerate(zip(before['cells'], after['cells'])):
-        if old['cell_type']!='code' or 'raises-exception' in (old['metadata'].get('tags') or []): continue
-        a,b = said(old),said(new)
-        if b['error'] and not a['error']:
-            yield NotebookFinding(cell=n, kind='failed', message=f'it fails in a fresh kernel: {b["error"][:120]}',
-                fix='run all cells from a fresh kernel until none fails')
-        elif kept and (old.get('execution_count') or outputs_of(old)):
-            for key in ('printed', 'result'):
-                if a[key]!=b[key]:
-                    yield NotebookFinding(cell=n, kind='changed',
-                        message=f'{key} differs in a fresh kernel: {_first(a[key], b[key])}',
-                        fix='seed what is random, pin what changed, or save the replayed notebook'); break
+    for n, (old, new) in enumerate(zip(before["cells"], after["cells"])):
+        if old["cell_type"] != "code" or "raises-exception" in (old["metadata"].get("tags") or []):
+            continue
+        a, b = said(old), said(new)
+        if b["error"] and not a["error"]:
+            yield NotebookFinding(
+                cell=n,
+                kind="failed",
+                message=f"it fails in a fresh kernel: {b['error'][:120]}",
+                fix="run all cells from a fresh kernel until none fails",
+            )
+        elif kept and (old.get("execution_count") or outputs_of(old)):
+            for key in ("printed", "result"):
+                if a[key] != b[key]:
+                    yield NotebookFinding(
+                        cell=n,
+                        kind="changed",
+                        message=f"{key} differs in a fresh kernel: {_first(a[key], b[key])}",
+                        fix="seed what is random, pin what changed, or save the replayed notebook",
+                    )
+                    break
 
 # %% ../../nbs/job/replay.ipynb #85bb557d
 def replay(
-    nb:dict, # From `notebook_ast.load`
-    folder:Path, # Where it runs
-    timeout_s:float=600, # For one cell
-) -> dict: # The notebook with the outputs of this run
+    nb: dict,  # From `notebook_ast.load`
+    folder: Path,  # Where it runs
+    timeout_s: float = 600,  # For one cell
+) -> dict:  # The notebook with the outputs of this run
     "Run every cell in a fresh kernel, going on after a failure; raises `ToolFailed` when there is no kernel"
     from nbclient import NotebookClient
     import nbformat
-    plain = {'nbformat':4, 'nbformat_minor':4, 'metadata':{}, 'cells':[_bare(c) for c in nb['cells']]}
+
+    plain = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [_bare(c) for c in nb["cells"]]}
     node = nbformat.from_dict(copy.deepcopy(plain))
-    client = NotebookClient(node, timeout=timeout_s, kernel_name='python3', allow_errors=True,
-        resources={'metadata':{'path':str(folder)}}, store_widget_state=False)
+    client = NotebookClient(
+        node,
+        timeout=timeout_s,
+        kernel_name="python3",
+        allow_errors=True,
+        resources={"metadata": {"path": str(folder)}},
+        store_widget_state=False,
+    )
     titles = injection.titles(nb)
-    with _private() as client.km, progress('fresh kernel', sum(c['cell_type']=='code' and bool(c['source'].strip()) for c in nb['cells'])) as p:
+    with (
+        _private() as client.km,
+        progress("fresh kernel", sum(c["cell_type"] == "code" and bool(c["source"].strip()) for c in nb["cells"])) as p,
+    ):
         client.on_cell_execute = lambda cell, cell_index: p(0, titles[cell_index])
         client.on_cell_executed = lambda cell, cell_index, execute_reply: p(1)
         _execute(client, timeout_s)
     return json.loads(json.dumps(node))
 
+
 @contextmanager
 def _private():
     "A kernel that only this process can reach: over sockets in a folder of its own, where the system has such"
     from jupyter_client.manager import AsyncKernelManager
-    with tempfile.TemporaryDirectory(prefix='mlops-', dir=None if len(tempfile.gettempdir())<60 else '/tmp') as d:
-        own = {} if sys.platform=='win32' else {'transport':'ipc', 'connection_file':os.path.join(d, 'kernel.json'), 'ip':os.path.join(d, 'k')}
-        yield AsyncKernelManager(kernel_name='python3', **own)
 
-def _execute(client, timeout_s:float):
+    with tempfile.TemporaryDirectory(prefix="mlops-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp") as d:
+        own = (
+            {}
+            if sys.platform == "win32"
+            else {"transport": "ipc", "connection_file": os.path.join(d, "kernel.json"), "ip": os.path.join(d, "k")}
+        )
+        yield AsyncKernelManager(kernel_name="python3", **own)
+
+
+def _execute(client, timeout_s: float):
     "Run the cells, or say in one line why that was not possible"
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    try: client.execute(cleanup_kc=True, env={**os.environ, 'MPLBACKEND':os.environ.get('MPLBACKEND', 'agg')})
-    except CellTimeoutError as e: raise ToolFailed(f'a cell took longer than {timeout_s:g} s in the fresh kernel') from e
-    except DeadKernelError as e:
-        raise ToolFailed('the fresh kernel died', 'look for what ends the process or takes its memory') from e
-    except (OSError, RuntimeError, KeyError) as e:
-        raise ToolFailed(f'no fresh kernel: {type(e).__name__}: {e}', 'python -m ipykernel install --user') from e
 
-def _bare(cell:dict) -> dict:
+    try:
+        client.execute(cleanup_kc=True, env={**os.environ, "MPLBACKEND": os.environ.get("MPLBACKEND", "agg")})
+    except CellTimeoutError as e:
+        raise ToolFailed(f"a cell took longer than {timeout_s:g} s in the fresh kernel") from e
+    except DeadKernelError as e:
+        raise ToolFailed("the fresh kernel died", "look for what ends the process or takes its memory") from e
+    except (OSError, RuntimeError, KeyError) as e:
+        raise ToolFailed(f"no fresh kernel: {type(e).__name__}: {e}", "python -m ipykernel install --user") from e
+
+
+def _bare(cell: dict) -> dict:
     "A cell without what an earlier run left in it"
-    tags = {'tags':cell['metadata'].get('tags') or []}
-    return {'cell_type':cell['cell_type'], 'metadata':tags, 'source':cell['source'],
-        **({'outputs':[], 'execution_count':None} if cell['cell_type']=='code' else {})}
+    tags = {"tags": cell["metadata"].get("tags") or []}
+    return {
+        "cell_type": cell["cell_type"],
+        "metadata": tags,
+        "source": cell["source"],
+        **({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {}),
+    }

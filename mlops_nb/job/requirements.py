@@ -14,76 +14,110 @@ from importlib import metadata, util
 from pathlib import Path
 
 # %% ../../nbs/job/requirements.ipynb #6a3b6bf0
-_KNOWN = {'sklearn':'scikit-learn', 'cv2':'opencv-python', 'PIL':'pillow', 'yaml':'PyYAML', 'bs4':'beautifulsoup4',
-    'dateutil':'python-dateutil', 'skimage':'scikit-image', 'mlops_nb':'mlops-nb', 'IPython':'ipython', 'dotenv':'python-dotenv'}
+_KNOWN = {
+    "sklearn": "scikit-learn",
+    "cv2": "opencv-python",
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+    "bs4": "beautifulsoup4",
+    "dateutil": "python-dateutil",
+    "skimage": "scikit-image",
+    "mlops_nb": "mlops-nb",
+    "IPython": "ipython",
+    "dotenv": "python-dotenv",
+}
+
 
 @functools.cache
-def _installed() -> Mapping[str,list[str]]:
-    return metadata.packages_distributions() # Reads every distribution: a second in a big environment
+def _installed() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()  # Reads every distribution: a second in a big environment
+
 
 def version(
-    name:str, # Of a distribution
-) -> str: # Empty when it is not installed
+    name: str,  # Of a distribution
+) -> str:  # Empty when it is not installed
     "The installed version of a distribution"
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return _ours() if name=='mlops-nb' else ''
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return _ours() if name == "mlops-nb" else ""
+
 
 def _ours() -> str:
     "This package's version where it runs from its source"
     import mlops_nb
+
     return mlops_nb.__version__
 
+
 def known_as(
-    module:str, # Top-level module
-) -> str: # What pip calls it
+    module: str,  # Top-level module
+) -> str:  # What pip calls it
     "The name under which a module is installed, as far as it is known without it"
-    return _KNOWN.get(module, module.replace('_', '-'))
+    return _KNOWN.get(module, module.replace("_", "-"))
+
 
 @functools.cache
 def distribution(
-    module:str, # Top-level module
-) -> str: # Name of its distribution, or empty
+    module: str,  # Top-level module
+) -> str:  # Name of its distribution, or empty
     "The installed distribution that brings a module"
-    for name in filter(None, (_KNOWN.get(module), module, module.replace('_', '-'))):
-        if version(name): return 'mlops-nb' if name=='mlops-nb' else metadata.metadata(name)['Name']
-    return (_installed().get(module) or [''])[0]
+    for name in filter(None, (_KNOWN.get(module), module, module.replace("_", "-"))):
+        if version(name):
+            return "mlops-nb" if name == "mlops-nb" else metadata.metadata(name)["Name"]
+    return (_installed().get(module) or [""])[0]
+
 
 def kind_of(
-    module:str, # Top-level module
-    folder:Path|None=None, # Of the notebook
-) -> str: # standard, installed, local or missing
+    module: str,  # Top-level module
+    folder: Path | None = None,  # Of the notebook
+) -> str:  # standard, installed, local or missing
     "Where a module comes from"
-    if module in sys.stdlib_module_names: return 'standard'
-    if folder is not None and ((folder/f'{module}.py').is_file() or (folder/module).is_dir()): return 'local'
-    if module=='mlops_nb': return 'installed'
-    try: return 'installed' if util.find_spec(module) is not None else 'missing'
-    except (ImportError, ValueError, AttributeError): return 'missing'
+    if module in sys.stdlib_module_names:
+        return "standard"
+    if folder is not None and ((folder / f"{module}.py").is_file() or (folder / module).is_dir()):
+        return "local"
+    if module == "mlops_nb":
+        return "installed"
+    try:
+        return "installed" if util.find_spec(module) is not None else "missing"
+    except (ImportError, ValueError, AttributeError):
+        return "missing"
 
 # %% ../../nbs/job/requirements.ipynb #0d4500eb
 def pins(
-    modules, # Top-level modules
-) -> list[str]: # `name==version`, sorted
+    modules,  # Top-level modules
+) -> list[str]:  # `name==version`, sorted
     "Exact versions of the distributions of `modules`"
     names = {distribution(m) for m in modules if m not in sys.stdlib_module_names}
-    return sorted((f'{n}=={version(n)}' for n in names if n and version(n)), key=str.lower)
+    return sorted((f"{n}=={version(n)}" for n in names if n and version(n)), key=str.lower)
 
-def _requires(name:str) -> list[str]:
-    try: return metadata.requires(name) or []
-    except metadata.PackageNotFoundError: return []
+
+def _requires(name: str) -> list[str]:
+    try:
+        return metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+
 
 def closure(
-    direct:list[str], # `name==version`
+    direct: list[str],  # `name==version`
 ) -> list[str]:
     "Exact versions of these and of all that they require in this environment"
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
-    seen,todo = {},[p.partition('==')[0] for p in direct]
+
+    seen, todo = {}, [p.partition("==")[0] for p in direct]
     while todo:
         key = canonicalize_name(name := todo.pop())
-        if key in seen or not version(name): continue
-        seen[key] = f'{name}=={version(name)}'
+        if key in seen or not version(name):
+            continue
+        seen[key] = f"{name}=={version(name)}"
         for line in _requires(name):
-            try: r = Requirement(line)
-            except InvalidRequirement: continue
-            if r.marker is None or r.marker.evaluate({'extra':''}): todo.append(r.name)
+            try:
+                r = Requirement(line)
+            except InvalidRequirement:
+                continue
+            if r.marker is None or r.marker.evaluate({"extra": ""}):
+                todo.append(r.name)
     return sorted(seen.values(), key=str.lower)

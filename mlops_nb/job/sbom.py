@@ -12,33 +12,64 @@ import uuid
 from importlib import metadata
 
 # %% ../../nbs/job/sbom.ipynb #3dc78d52
-def _licences(name:str) -> list[dict]:
+def _licences(name: str) -> list[dict]:
     "SPDX expression or free name of a distribution's licence, when it says one"
-    try: m = metadata.metadata(name)
-    except metadata.PackageNotFoundError: return []
-    if e := m.get('License-Expression'): return [{'expression':e}]
-    named = (m.get('License') or '').strip().split('\n')[0][:80]
-    return [{'license':{'name':named}}] if named and named.upper()!='UNKNOWN' else []
+    try:
+        m = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return []
+    if e := m.get("License-Expression"):
+        return [{"expression": e}]
+    named = (m.get("License") or "").strip().split("\n")[0][:80]
+    return [{"license": {"name": named}}] if named and named.upper() != "UNKNOWN" else []
 
-def _component(line:str) -> dict:
+
+def _component(line: str) -> dict:
     "One `name==version` as a component"
     from packaging.utils import canonicalize_name
-    name,_,version = line.partition('==')
-    ref = f'pkg:pypi/{canonicalize_name(name)}@{version}'
+
+    name, _, version = line.partition("==")
+    ref = f"pkg:pypi/{canonicalize_name(name)}@{version}"
     found = _licences(name)
-    return {'type':'library', 'bom-ref':ref, 'name':name, 'version':version, 'purl':ref, **({'licenses':found} if found else {})}
+    return {
+        "type": "library",
+        "bom-ref": ref,
+        "name": name,
+        "version": version,
+        "purl": ref,
+        **({"licenses": found} if found else {}),
+    }
+
 
 def bill(
-    job:str, # Its name
-    digest:str, # SHA-256 of its files
-    lock:list[str], # `name==version`
-    base:str, # Image it is built on
+    job: str,  # Its name
+    digest: str,  # SHA-256 of its files
+    lock: list[str],  # `name==version`
+    base: str,  # Image it is built on
 ) -> dict:
     "A CycloneDX 1.6 document"
     parts = [_component(x) for x in lock]
-    image = {'type':'container', 'bom-ref':'base', 'name':base.rpartition(':')[0].partition('@')[0] or base,
-        'version':base.rpartition(':')[2]}
-    return {'$schema':'http://cyclonedx.org/schema/bom-1.6.schema.json', 'bomFormat':'CycloneDX', 'specVersion':'1.6',
-        'serialNumber':f'urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest+chr(10).join(lock))}', 'version':1,
-        'metadata':{'component':{'type':'application', 'bom-ref':'job', 'name':job, 'version':digest[:12], 'hashes':[{'alg':'SHA-256', 'content':digest}]}},
-        'components':[image, *parts], 'dependencies':[{'ref':'job', 'dependsOn':['base', *(c['bom-ref'] for c in parts)]}]}
+    image = {
+        "type": "container",
+        "bom-ref": "base",
+        "name": base.rpartition(":")[0].partition("@")[0] or base,
+        "version": base.rpartition(":")[2],
+    }
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest + chr(10).join(lock))}",
+        "version": 1,
+        "metadata": {
+            "component": {
+                "type": "application",
+                "bom-ref": "job",
+                "name": job,
+                "version": digest[:12],
+                "hashes": [{"alg": "SHA-256", "content": digest}],
+            }
+        },
+        "components": [image, *parts],
+        "dependencies": [{"ref": "job", "dependsOn": ["base", *(c["bom-ref"] for c in parts)]}],
+    }

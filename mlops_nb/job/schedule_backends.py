@@ -16,95 +16,144 @@ from ..core.filesystem import need_local_disk, write_ahead
 from ..core.need import need
 
 # %% ../../nbs/job/schedule_backends.ipynb #f5350175
-SCHEMA = '''
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS mlops_schedule(project TEXT NOT NULL, job TEXT NOT NULL, due_until BIGINT NOT NULL, digest TEXT NOT NULL, paused INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(project, job));
 CREATE TABLE IF NOT EXISTS mlops_fire(project TEXT NOT NULL, job TEXT NOT NULL, due BIGINT NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0, owner TEXT NOT NULL DEFAULT '',
   lease_until DOUBLE PRECISION NOT NULL DEFAULT 0, not_before DOUBLE PRECISION NOT NULL DEFAULT 0, worker TEXT NOT NULL DEFAULT '', run TEXT NOT NULL DEFAULT '', started DOUBLE PRECISION NOT NULL DEFAULT 0,
   ended DOUBLE PRECISION NOT NULL DEFAULT 0, message TEXT NOT NULL DEFAULT '', PRIMARY KEY(project, job, due));
 CREATE INDEX IF NOT EXISTS mlops_fire_status ON mlops_fire(project, status, job, due);
 CREATE TABLE IF NOT EXISTS mlops_notice(project TEXT NOT NULL, job TEXT NOT NULL, due BIGINT NOT NULL, body TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0, not_before DOUBLE PRECISION NOT NULL DEFAULT 0, PRIMARY KEY(project, job, due));
-'''
+"""
+
 
 class Sqlite:
     "A file; durable when a transaction returns"
-    def __init__(self, path:Path): self.path,self.db = Path(path),None
-    def now(self) -> float: return time.time()
+
+    def __init__(self, path: Path):
+        self.path, self.db = Path(path), None
+
+    def now(self) -> float:
+        return time.time()
+
     def _open(self):
-        need_local_disk(self.path, '[stores] schedule')
+        need_local_disk(self.path, "[stores] schedule")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = not self.path.exists()
         db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        if fresh: os.chmod(self.path, 0o600)
-        db.execute('PRAGMA synchronous=FULL')
+        if fresh:
+            os.chmod(self.path, 0o600)
+        db.execute("PRAGMA synchronous=FULL")
         write_ahead(db)
-        db.execute('BEGIN IMMEDIATE')
-        for s in filter(str.strip, SCHEMA.split(';')): db.execute(s)
-        db.execute('COMMIT')
+        db.execute("BEGIN IMMEDIATE")
+        for s in filter(str.strip, SCHEMA.split(";")):
+            db.execute(s)
+        db.execute("COMMIT")
         return db
+
     @contextmanager
     def transaction(self):
         "Yields `run(sql, *values) -> (rows, rows changed)`"
         try:
-            if self.db is None: self.db = self._open()
-            self.db.execute('BEGIN IMMEDIATE')
-            def run(sql, *values): cur = self.db.execute(sql, values); return cur.fetchall(),cur.rowcount
-            try: yield run; self.db.execute('COMMIT')
-            except BaseException: self.db.in_transaction and self.db.execute('ROLLBACK'); raise
+            if self.db is None:
+                self.db = self._open()
+            self.db.execute("BEGIN IMMEDIATE")
+
+            def run(sql, *values):
+                cur = self.db.execute(sql, values)
+                return cur.fetchall(), cur.rowcount
+
+            try:
+                yield run
+                self.db.execute("COMMIT")
+            except BaseException:
+                self.db.in_transaction and self.db.execute("ROLLBACK")
+                raise
         except (sqlite3.Error, OSError) as e:
             self.close()
-            raise ToolFailed(f'the schedule store {self.path} cannot be used: {e}',
-                'free some space' if 'full' in str(e) else 'the project folder must be writable') from e
+            raise ToolFailed(
+                f"the schedule store {self.path} cannot be used: {e}",
+                "free some space" if "full" in str(e) else "the project folder must be writable",
+            ) from e
+
     def close(self):
-        if self.db is not None: self.db.close(); self.db = None
+        if self.db is not None:
+            self.db.close()
+            self.db = None
 
 # %% ../../nbs/job/schedule_backends.ipynb #6af52d8f
-_LOCK = 0x6d6c6f7073 # any number, the same for everybody: `mlops`
+_LOCK = 0x6D6C6F7073  # any number, the same for everybody: `mlops`
+
 
 class Postgres:
     "A database that several daemons share"
-    def __init__(self, url:str): self.url,self.db = url,None
+
+    def __init__(self, url: str):
+        self.url, self.db = url, None
+
     def _open(self):
-        psycopg = need('psycopg', 'postgres')
-        db = psycopg.connect(self.url, connect_timeout=10, application_name='mlops-scheduler', client_encoding='UTF8')
+        psycopg = need("psycopg", "postgres")
+        db = psycopg.connect(self.url, connect_timeout=10, application_name="mlops-scheduler", client_encoding="UTF8")
         with db.transaction():
-            db.execute('SELECT pg_advisory_xact_lock(%s)', (_LOCK,))
-            for s in filter(str.strip, SCHEMA.split(';')): db.execute(s)
+            db.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            for s in filter(str.strip, SCHEMA.split(";")):
+                db.execute(s)
         db.commit()
         return db
+
     def now(self) -> float:
-        with self.transaction(lock=False) as run: return float(run('SELECT extract(epoch FROM clock_timestamp())')[0][0][0])
+        with self.transaction(lock=False) as run:
+            return float(run("SELECT extract(epoch FROM clock_timestamp())")[0][0][0])
+
     @contextmanager
-    def transaction(self, lock:bool=True):
+    def transaction(self, lock: bool = True):
         "Yields `run(sql, *values) -> (rows, rows changed)`"
-        psycopg = need('psycopg', 'postgres')
+        psycopg = need("psycopg", "postgres")
         try:
-            if self.db is None or self.db.closed: self.db = self._open()
+            if self.db is None or self.db.closed:
+                self.db = self._open()
+
             def run(sql, *values):
-                cur = self.db.execute(sql.replace('?', '%s'), values)
-                return (cur.fetchall() if cur.description else []),cur.rowcount
+                cur = self.db.execute(sql.replace("?", "%s"), values)
+                return (cur.fetchall() if cur.description else []), cur.rowcount
+
             try:
-                if lock: run('SELECT pg_advisory_xact_lock(?)', _LOCK)
+                if lock:
+                    run("SELECT pg_advisory_xact_lock(?)", _LOCK)
                 yield run
                 self.db.commit()
-            except BaseException: self.db.closed or self.db.rollback(); raise
+            except BaseException:
+                self.db.closed or self.db.rollback()
+                raise
         except psycopg.Error as e:
             self.close()
-            raise ToolFailed(f'the schedule store {hidden(self.url)} cannot be used: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}', 'check [stores] schedule in mlops.toml and that the server runs') from e
-    def close(self):
-        if self.db is not None: self.db.close(); self.db = None
+            raise ToolFailed(
+                f"the schedule store {hidden(self.url)} cannot be used: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}",
+                "check [stores] schedule in mlops.toml and that the server runs",
+            ) from e
 
-def hidden(url:str) -> str:
+    def close(self):
+        if self.db is not None:
+            self.db.close()
+            self.db = None
+
+
+def hidden(url: str) -> str:
     "A URL without its password"
     import re
-    return re.sub(r'(://[^:/@]*):[^@]*@', r'\1:***@', url)
+
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
 
 def open_(
-    url:str, # A SQLite file, or `postgresql://...`
-    root:Path, # Folder that a relative file is meant from
+    url: str,  # A SQLite file, or `postgresql://...`
+    root: Path,  # Folder that a relative file is meant from
 ):
     "The backend of a URL; nothing is opened yet"
-    if url.startswith(('postgresql://', 'postgres://')): return Postgres(url)
-    if '://' in url:
-        raise BadInput(f'stores.schedule={hidden(url)!r}: expected the path of a SQLite file or a postgresql:// URL',
-            'change [stores] schedule in mlops.toml')
-    return Sqlite(root/url)
+    if url.startswith(("postgresql://", "postgres://")):
+        return Postgres(url)
+    if "://" in url:
+        raise BadInput(
+            f"stores.schedule={hidden(url)!r}: expected the path of a SQLite file or a postgresql:// URL",
+            "change [stores] schedule in mlops.toml",
+        )
+    return Sqlite(root / url)

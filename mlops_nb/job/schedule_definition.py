@@ -19,87 +19,115 @@ from . import cron, definition
 from .schedule_facts import Schedule
 
 # %% ../../nbs/job/schedule_definition.ipynb #1e9485c6
-TOML = 'schedule.toml'
+TOML = "schedule.toml"
+
 
 def _toml(x) -> str:
     "A text, number, list or table of texts as TOML"
-    if isinstance(x, str): return json.dumps(x, ensure_ascii=False).replace('\x7f', '\\u007f')
-    if isinstance(x, list): return '['+', '.join(map(_toml, x))+']'
-    if isinstance(x, dict): return '{'+', '.join(f'{_toml(k)} = {_toml(v)}' for k,v in x.items())+'}'
+    if isinstance(x, str):
+        return json.dumps(x, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(x, list):
+        return "[" + ", ".join(map(_toml, x)) + "]"
+    if isinstance(x, dict):
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in x.items()) + "}"
     return repr(x)
 
-def place(project, job:str) -> Path: return definition.folder_of(project, job)/TOML
+
+def place(project, job: str) -> Path:
+    return definition.folder_of(project, job) / TOML
+
 
 def write(
-    project, # A `Project`
-    s:Schedule,
+    project,  # A `Project`
+    s: Schedule,
 ) -> Path:
     "Write the schedule of a job, replacing the one that it has"
-    lines = [f'{k} = {_toml(v)}' for k,v in msgspec.to_builtins(s).items() if k!='-job']
-    write_text(place(project, s.job),
-        '# When this job runs: edit it freely and review it in git. `mlops job calendar` shows what comes of it.\n'+'\n'.join(lines)+'\n')
+    lines = [f"{k} = {_toml(v)}" for k, v in msgspec.to_builtins(s).items() if k != "-job"]
+    write_text(
+        place(project, s.job),
+        "# When this job runs: edit it freely and review it in git. `mlops job calendar` shows what comes of it.\n"
+        + "\n".join(lines)
+        + "\n",
+    )
     return place(project, s.job)
 
+
 def read(
-    project, # A `Project`
-    job:str,
+    project,  # A `Project`
+    job: str,
 ) -> Schedule:
     "The schedule of a job; raises `NotFound` without one and `BadInput` naming what is wrong"
     import tomllib
-    try: text = place(project, job).read_text(encoding='utf-8')
+
+    try:
+        text = place(project, job).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as e:
         definition.read(project, job)
-        raise NotFound(f'job `{job}` has no schedule', suggest(job, names(project))
-            or f"give it one with: mlops job schedule {job} '30 2 * * *'") from e
+        raise NotFound(
+            f"job `{job}` has no schedule",
+            suggest(job, names(project)) or f"give it one with: mlops job schedule {job} '30 2 * * *'",
+        ) from e
     try:
         s = msgspec.convert(tomllib.loads(text), Schedule)
         s.job = job
         s.check()
-        if s.cron: cron.parse(s.cron)
+        if s.cron:
+            cron.parse(s.cron)
         cron.zone(s.tz)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, BadInput) as e:
-        raise BadInput(f'jobs/{job}/{TOML}: {getattr(e, "message", e)}') from e
+        raise BadInput(f"jobs/{job}/{TOML}: {getattr(e, 'message', e)}") from e
     return s
+
 
 def names(project) -> list[str]:
     "Jobs that have a schedule, sorted"
-    return [n for n in registered(project, 'job') if (project.root/'jobs'/n/TOML).is_file()]
+    return [n for n in registered(project, "job") if (project.root / "jobs" / n / TOML).is_file()]
 
-def digest(s:Schedule) -> str:
+
+def digest(s: Schedule) -> str:
     "Changes whenever the instants of a schedule do"
-    return hashlib.sha256(f'{s.cron}\n{s.tz}\n{s.after}'.encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{s.cron}\n{s.tz}\n{s.after}".encode()).hexdigest()[:16]
 
 # %% ../../nbs/job/schedule_definition.ipynb #80dc6611
 def check_chain(
-    project, # A `Project`
-    s:Schedule,
+    project,  # A `Project`
+    s: Schedule,
 ):
     "Raise `BadInput` when `after` leads nowhere, or in a circle"
-    seen,after = [s.job],s.after
+    seen, after = [s.job], s.after
     while after:
         if after in seen:
-            raise BadInput(f'job `{s.job}` would wait for itself: {" after ".join([*seen, after])}',
-                'a chain needs a first job with a cron line')
-        if after not in registered(project, 'job'): definition.read(project, after)
+            raise BadInput(
+                f"job `{s.job}` would wait for itself: {' after '.join([*seen, after])}",
+                "a chain needs a first job with a cron line",
+            )
+        if after not in registered(project, "job"):
+            definition.read(project, after)
         if after not in names(project):
-            raise BadInput(f'job `{after}` has no schedule, so nothing follows it',
-                f"give it one with: mlops job schedule {after} '30 2 * * *'")
+            raise BadInput(
+                f"job `{after}` has no schedule, so nothing follows it",
+                f"give it one with: mlops job schedule {after} '30 2 * * *'",
+            )
         seen.append(after)
         after = read(project, after).after
 
 # %% ../../nbs/job/schedule_definition.ipynb #480fbc74
-_STAND_IN = re.compile(r'@(date|datetime)(?:([+-]\d{1,5})([dh]))?')
+_STAND_IN = re.compile(r"@(date|datetime)(?:([+-]\d{1,5})([dh]))?")
+
 
 def parameters_at(
-    s:Schedule,
-    due:float, # Seconds since 1970
-) -> dict[str,str]:
+    s: Schedule,
+    due: float,  # Seconds since 1970
+) -> dict[str, str]:
     "Parameters of a fire: `@date` and `@datetime`, in the schedule's zone, with whole days or hours added as in `@date-1d`"
     at = datetime.fromtimestamp(due, UTC).astimezone(cron.zone(s.tz))
+
     def value(text):
         m = _STAND_IN.fullmatch(text)
-        if not m: return text
-        n,unit = int(m[2] or 0),m[3]
-        t = at+timedelta(days=n) if unit!='h' else (at.astimezone(UTC)+timedelta(hours=n)).astimezone(at.tzinfo)
-        return t.date().isoformat() if m[1]=='date' else t.isoformat(timespec='seconds')
-    return {k:value(v) for k,v in s.parameters.items()}
+        if not m:
+            return text
+        n, unit = int(m[2] or 0), m[3]
+        t = at + timedelta(days=n) if unit != "h" else (at.astimezone(UTC) + timedelta(hours=n)).astimezone(at.tzinfo)
+        return t.date().isoformat() if m[1] == "date" else t.isoformat(timespec="seconds")
+
+    return {k: value(v) for k, v in s.parameters.items()}

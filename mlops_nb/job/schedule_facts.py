@@ -18,118 +18,143 @@ from ..core.fact import Fact
 # %% ../../nbs/job/schedule_facts.ipynb #8024203c
 class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     "When a job runs, and what happens when it cannot"
-    cron:str = '' # Five fields; empty: whenever `after` succeeded
-    tz:str = 'UTC' # Zone that `cron` is read in
-    after:str = '' # Job that comes first
-    retries:int = 0 # Attempts after the first that failed
-    backoff_s:float = 60. # Wait before the first retry; it doubles each time, up to an hour
-    timeout_s:float = 0. # Longest attempt; 0 is no limit
-    catch_up:Literal['last', 'all', 'none'] = 'last' # Of fires that were missed: run the newest, each, or none
-    concurrency:int = 1 # Most runs of this job at one time
-    parameters:dict[str,str] = {} # As `-p` of `job run`; `@date`, `@date-1d` and `@datetime` stand for the fire's own time
-    notify:list[str] = [] # Apprise URLs, better as `env:NAME` or `file:PATH`, which keep tokens out of git
-    notify_on:Literal['failure', 'always'] = 'failure'
-    job:str = msgspec.field(default='', name='-job') # Name, from the folder
+
+    cron: str = ""  # Five fields; empty: whenever `after` succeeded
+    tz: str = "UTC"  # Zone that `cron` is read in
+    after: str = ""  # Job that comes first
+    retries: int = 0  # Attempts after the first that failed
+    backoff_s: float = 60.0  # Wait before the first retry; it doubles each time, up to an hour
+    timeout_s: float = 0.0  # Longest attempt; 0 is no limit
+    catch_up: Literal["last", "all", "none"] = "last"  # Of fires that were missed: run the newest, each, or none
+    concurrency: int = 1  # Most runs of this job at one time
+    parameters: dict[
+        str, str
+    ] = {}  # As `-p` of `job run`; `@date`, `@date-1d` and `@datetime` stand for the fire's own time
+    notify: list[str] = []  # Apprise URLs, better as `env:NAME` or `file:PATH`, which keep tokens out of git
+    notify_on: Literal["failure", "always"] = "failure"
+    job: str = msgspec.field(default="", name="-job")  # Name, from the folder
+
     def check(self):
         "Raise `BadInput` for a number that makes no sense"
-        for name,low in (('retries', 0), ('backoff_s', 0), ('timeout_s', 0), ('concurrency', 1)):
+        for name, low in (("retries", 0), ("backoff_s", 0), ("timeout_s", 0), ("concurrency", 1)):
             v = getattr(self, name)
-            if not low<=v<1e9: raise BadInput(f'{name.removesuffix("_s")}={v:g}: expected a number from {low} up')
+            if not low <= v < 1e9:
+                raise BadInput(f"{name.removesuffix('_s')}={v:g}: expected a number from {low} up")
         if not self.cron and not self.after:
-            raise BadInput(f'the schedule of `{self.job}` has neither a cron line nor --after',
-                "write: mlops job schedule NAME '30 2 * * *'")
+            raise BadInput(
+                f"the schedule of `{self.job}` has neither a cron line nor --after",
+                "write: mlops job schedule NAME '30 2 * * *'",
+            )
 
 # %% ../../nbs/job/schedule_facts.ipynb #47473469
 class Fire(msgspec.Struct, kw_only=True):
     "One row of the store"
-    job:str
-    due:int # Seconds since 1970, UTC
-    status:str = 'waiting' # waiting, running, succeeded, failed or skipped
-    attempt:int = 0 # Attempts begun
-    lost:int = 0 # Attempts whose daemon vanished
-    owner:str = '' # Daemon that holds it: host, process and its start
-    lease_until:float = 0. # Its claim ends here, unless it is renewed
-    not_before:float = 0. # Earliest next attempt
-    worker:str = '' # Process of the run, on the owner's host
-    run:str = ''
-    started:float = 0.
-    ended:float = 0.
-    message:str = ''
-    @property
-    def id(self) -> str: return f'{self.job}@{utc(self.due)}'
 
-def utc(due:float) -> str: return f'{datetime.fromtimestamp(due, UTC):%Y-%m-%dT%H:%MZ}'
+    job: str
+    due: int  # Seconds since 1970, UTC
+    status: str = "waiting"  # waiting, running, succeeded, failed or skipped
+    attempt: int = 0  # Attempts begun
+    lost: int = 0  # Attempts whose daemon vanished
+    owner: str = ""  # Daemon that holds it: host, process and its start
+    lease_until: float = 0.0  # Its claim ends here, unless it is renewed
+    not_before: float = 0.0  # Earliest next attempt
+    worker: str = ""  # Process of the run, on the owner's host
+    run: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    message: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.job}@{utc(self.due)}"
+
+
+def utc(due: float) -> str:
+    return f"{datetime.fromtimestamp(due, UTC):%Y-%m-%dT%H:%MZ}"
+
 
 class Outcome(msgspec.Struct, kw_only=True):
     "How one attempt ended"
-    status:Literal['succeeded', 'failed', 'stopped'] # stopped: the daemon ended it, the fire waits for the next one
-    message:str = ''
-    run:str = ''
-    retry:bool = True # Could another attempt end differently?
+
+    status: Literal["succeeded", "failed", "stopped"]  # stopped: the daemon ended it, the fire waits for the next one
+    message: str = ""
+    run: str = ""
+    retry: bool = True  # Could another attempt end differently?
 
 # %% ../../nbs/job/schedule_facts.ipynb #c6476242
 class Scheduled(Fact):
     "What `job schedule` wrote"
-    job:str
-    cron:str
-    tz:str
-    next:list[str] # The next fires in `tz`, ISO 8601 with offset
-    after:str = ''
-    retries:int = 0
-    backoff_s:float = 0.
-    timeout_s:float = 0.
-    catch_up:str = 'last'
-    concurrency:int = 1
-    parameters:dict[str,str] = {}
-    notify:int = 0 # How many addressees
-    remarks:list[str] = [] # What the daemon needs and is not here
-    path:str = '' # Where it stands
-    __panel__ = 'mlops_nb.job.schedule_panel:scheduled'
+
+    job: str
+    cron: str
+    tz: str
+    next: list[str]  # The next fires in `tz`, ISO 8601 with offset
+    after: str = ""
+    retries: int = 0
+    backoff_s: float = 0.0
+    timeout_s: float = 0.0
+    catch_up: str = "last"
+    concurrency: int = 1
+    parameters: dict[str, str] = {}
+    notify: int = 0  # How many addressees
+    remarks: list[str] = []  # What the daemon needs and is not here
+    path: str = ""  # Where it stands
+    __panel__ = "mlops_nb.job.schedule_panel:scheduled"
+
 
 class Unscheduled(Fact):
     "What `job unschedule`, `job pause` and `job unpause` did"
-    job:str
-    done:str # unscheduled, paused or unpaused
-    waiting:int = 0 # Fires that were due and not begun
-    __panel__ = 'mlops_nb.job.schedule_panel:unscheduled'
+
+    job: str
+    done: str  # unscheduled, paused or unpaused
+    waiting: int = 0  # Fires that were due and not begun
+    __panel__ = "mlops_nb.job.schedule_panel:unscheduled"
+
 
 class CalendarRow(msgspec.Struct, kw_only=True):
     "One schedule"
-    job:str
-    when:str # Its cron line, or the job that it follows
-    tz:str
-    paused:bool
-    next:str # In `tz`; empty when paused or unknown
-    last:str # Status of its newest fire that is not waiting
-    last_due:str
-    waiting:int
-    running:int
+
+    job: str
+    when: str  # Its cron line, or the job that it follows
+    tz: str
+    paused: bool
+    next: str  # In `tz`; empty when paused or unknown
+    last: str  # Status of its newest fire that is not waiting
+    last_due: str
+    waiting: int
+    running: int
+
 
 class CalendarFire(msgspec.Struct, kw_only=True):
     "One fire, past or to come"
-    job:str
-    due:str # In the schedule's zone, ISO 8601 with offset
-    here:str # The same on this machine's clock
-    status:str # planned, or as in the store
-    attempt:int = 0
-    run:str = ''
-    message:str = ''
+
+    job: str
+    due: str  # In the schedule's zone, ISO 8601 with offset
+    here: str  # The same on this machine's clock
+    status: str  # planned, or as in the store
+    attempt: int = 0
+    run: str = ""
+    message: str = ""
+
 
 class Calendar(Fact):
     "What `job calendar` shows"
-    tz:str # This machine's zone
-    schedules:list[CalendarRow]
-    next:list[CalendarFire] # Oldest first
-    past:list[CalendarFire] # Newest first
-    days:int
-    cut:bool = False # Were there too many to show them all?
-    __panel__ = 'mlops_nb.job.schedule_panel:calendar'
+
+    tz: str  # This machine's zone
+    schedules: list[CalendarRow]
+    next: list[CalendarFire]  # Oldest first
+    past: list[CalendarFire]  # Newest first
+    days: int
+    cut: bool = False  # Were there too many to show them all?
+    __panel__ = "mlops_nb.job.schedule_panel:calendar"
+
 
 class SchedulerEnded(Fact):
     "What a daemon did until it ended"
-    succeeded:int
-    failed:int
-    skipped:int
-    seconds:float
-    owner:str
-    __panel__ = 'mlops_nb.job.schedule_panel:ended'
+
+    succeeded: int
+    failed: int
+    skipped: int
+    seconds: float
+    owner: str
+    __panel__ = "mlops_nb.job.schedule_panel:ended"

@@ -15,64 +15,150 @@ from ..core.svg import Svg
 from .schedule_facts import Calendar, Scheduled, SchedulerEnded, Unscheduled
 
 # %% ../../nbs/job/schedule_panel.ipynb #db5798ae
-_LEVEL = {'succeeded':'ok', 'failed':'bad', 'skipped':'warn', 'running':'info', 'waiting':'info', 'planned':'info'}
+_LEVEL = {
+    "succeeded": "ok",
+    "failed": "bad",
+    "skipped": "warn",
+    "running": "info",
+    "waiting": "info",
+    "planned": "info",
+}
 
-def _minute(iso:str) -> str: return f'{datetime.fromisoformat(iso):%a %d %b %H:%M}' if iso else '-'
-def _with_offset(iso:str) -> str: return f'{datetime.fromisoformat(iso):%a %d %b %H:%M (%z)}'
 
-def scheduled(s:Scheduled) -> Panel:
+def _minute(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):%a %d %b %H:%M}" if iso else "-"
+
+
+def _with_offset(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):%a %d %b %H:%M (%z)}"
+
+
+def scheduled(s: Scheduled) -> Panel:
     "A schedule as it was written"
-    about = {'runs':f'{s.cron}, {s.tz}' if s.cron else f'after each success of {s.after}',
-        **({'waits for':s.after} if s.cron and s.after else {}),
-        'missed fires':{'last':'the newest is run', 'all':'each is run', 'none':'none is run'}[s.catch_up],
-        'at one time':s.concurrency,
-        'retries':f'{s.retries}, the first after {s.backoff_s:g} s, each wait twice as long' if s.retries else 'none',
-        'longest attempt':f'{s.timeout_s:g} s' if s.timeout_s else 'no limit',
-        **({'parameters':s.parameters} if s.parameters else {}),
-        **({'tells':f'{s.notify} addressee'+('s' if s.notify>1 else '')} if s.notify else {}), 'file':s.path}
-    return Panel(f'Schedule of {s.job}', facts(about), table(['next fires'], [[_with_offset(t)] for t in s.next],
-        empty=f'whenever {s.after} succeeds'), *map(text, s.remarks), verdict=('ok', 'SCHEDULED'), next='mlops job scheduler')
+    about = {
+        "runs": f"{s.cron}, {s.tz}" if s.cron else f"after each success of {s.after}",
+        **({"waits for": s.after} if s.cron and s.after else {}),
+        "missed fires": {"last": "the newest is run", "all": "each is run", "none": "none is run"}[s.catch_up],
+        "at one time": s.concurrency,
+        "retries": f"{s.retries}, the first after {s.backoff_s:g} s, each wait twice as long" if s.retries else "none",
+        "longest attempt": f"{s.timeout_s:g} s" if s.timeout_s else "no limit",
+        **({"parameters": s.parameters} if s.parameters else {}),
+        **({"tells": f"{s.notify} addressee" + ("s" if s.notify > 1 else "")} if s.notify else {}),
+        "file": s.path,
+    }
+    return Panel(
+        f"Schedule of {s.job}",
+        facts(about),
+        table(["next fires"], [[_with_offset(t)] for t in s.next], empty=f"whenever {s.after} succeeds"),
+        *map(text, s.remarks),
+        verdict=("ok", "SCHEDULED"),
+        next="mlops job scheduler",
+    )
 
-def unscheduled(u:Unscheduled) -> Panel:
+
+def unscheduled(u: Unscheduled) -> Panel:
     "A schedule that was stopped or goes on"
-    words = {'unscheduled':f'{u.waiting} waiting fires went with it.',
-        'paused':'Nothing of it is planned or begun; what runs ends.',
-        'unpaused':'Fires missed meanwhile are treated by its catch-up policy.'}[u.done]
-    return Panel(f'Schedule of {u.job}', text(words), verdict=('ok', u.done.upper()), next='mlops job calendar')
+    words = {
+        "unscheduled": f"{u.waiting} waiting fires went with it.",
+        "paused": "Nothing of it is planned or begun; what runs ends.",
+        "unpaused": "Fires missed meanwhile are treated by its catch-up policy.",
+    }[u.done]
+    return Panel(f"Schedule of {u.job}", text(words), verdict=("ok", u.done.upper()), next="mlops job calendar")
 
-def ended(e:SchedulerEnded) -> Panel:
+
+def ended(e: SchedulerEnded) -> Panel:
     "What a daemon did"
-    return Panel('Scheduler', facts({'succeeded':e.succeeded, 'failed':e.failed, 'left out':e.skipped,
-        'worked for':f'{e.seconds:,.1f} s', 'was':e.owner}),
-        verdict=('ok', 'ENDED') if not e.failed else ('warn', f'{e.failed} FAILED'), next='mlops job calendar')
+    return Panel(
+        "Scheduler",
+        facts(
+            {
+                "succeeded": e.succeeded,
+                "failed": e.failed,
+                "left out": e.skipped,
+                "worked for": f"{e.seconds:,.1f} s",
+                "was": e.owner,
+            }
+        ),
+        verdict=("ok", "ENDED") if not e.failed else ("warn", f"{e.failed} FAILED"),
+        next="mlops job calendar",
+    )
 
 # %% ../../nbs/job/schedule_panel.ipynb #485f5d65
-def _strip(times:list[datetime], words:str) -> Svg:
+def _strip(times: list[datetime], words: str) -> Svg:
     "A day as a line of 24 hours with a mark at each time"
-    axis = ''.join(f'M{x} 16v{4 if n%6 else -12}' for n in range(0, 25, 3) for x in [n*7.5])
-    marks = ''.join(f'M{round((t.hour+t.minute/60)*7.5, 1)} 4h2.4v12h-2.4Z'
-        for t in dict.fromkeys(t.replace(second=0) for t in times))
-    return Svg(f'<svg viewBox="0 0 184 22" width="184" height="22"><path class="a" d="M0 16H180{axis}"/><path class="m" d="{marks}"/></svg>', words)
+    axis = "".join(f"M{x} 16v{4 if n % 6 else -12}" for n in range(0, 25, 3) for x in [n * 7.5])
+    marks = "".join(
+        f"M{round((t.hour + t.minute / 60) * 7.5, 1)} 4h2.4v12h-2.4Z"
+        for t in dict.fromkeys(t.replace(second=0) for t in times)
+    )
+    return Svg(
+        f'<svg viewBox="0 0 184 22" width="184" height="22"><path class="a" d="M0 16H180{axis}"/><path class="m" d="{marks}"/></svg>',
+        words,
+    )
+
 
 def _day(fires) -> list:
     times = [datetime.fromisoformat(f.here) for f in fires]
     names = {}
-    for f,t in zip(fires, times): names.setdefault(f.job, []).append(f'{t:%H:%M}')
-    said = '; '.join(f'{j} {", ".join(ts[:4])}'+(f' and {len(ts)-4} more' if len(ts)>4 else '') for j,ts in names.items())
-    moved = len({t.utcoffset() for t in times})>1
-    return [f'{times[0]:%a %d %b}'+(' (clocks change)' if moved else ''), _strip(times, f'{len(times):,} fire{"s" if len(times)>1 else ""}'), said]
+    for f, t in zip(fires, times):
+        names.setdefault(f.job, []).append(f"{t:%H:%M}")
+    said = "; ".join(
+        f"{j} {', '.join(ts[:4])}" + (f" and {len(ts) - 4} more" if len(ts) > 4 else "") for j, ts in names.items()
+    )
+    moved = len({t.utcoffset() for t in times}) > 1
+    return [
+        f"{times[0]:%a %d %b}" + (" (clocks change)" if moved else ""),
+        _strip(times, f"{len(times):,} fire{'s' if len(times) > 1 else ''}"),
+        said,
+    ]
 
-def calendar(c:Calendar) -> Panel:
+
+def calendar(c: Calendar) -> Panel:
     "Schedules, the fires to come and the last ones"
-    rows = [[r.job, r.when, r.tz, badge('warn', 'paused') if r.paused else _minute(r.next),
-        badge(_LEVEL[r.last], r.last) if r.last else '-', r.waiting, r.running] for r in c.schedules]
-    days = [_day(list(g)) for _,g in groupby(c.next, key=lambda f: f.here[:10])]
-    past = [[f.job, _with_offset(f.due), badge(_LEVEL[f.status], f.status), f.attempt, f.run or '-', f.message.removeprefix(f'run {f.run}: ') or '-'] for f in c.past]
-    blocks:list = [table(['job', 'when', 'zone', 'next', 'last', 'waiting', 'running'], rows, empty='no schedule yet')]
+    rows = [
+        [
+            r.job,
+            r.when,
+            r.tz,
+            badge("warn", "paused") if r.paused else _minute(r.next),
+            badge(_LEVEL[r.last], r.last) if r.last else "-",
+            r.waiting,
+            r.running,
+        ]
+        for r in c.schedules
+    ]
+    days = [_day(list(g)) for _, g in groupby(c.next, key=lambda f: f.here[:10])]
+    past = [
+        [
+            f.job,
+            _with_offset(f.due),
+            badge(_LEVEL[f.status], f.status),
+            f.attempt,
+            f.run or "-",
+            f.message.removeprefix(f"run {f.run}: ") or "-",
+        ]
+        for f in c.past
+    ]
+    blocks: list = [table(["job", "when", "zone", "next", "last", "waiting", "running"], rows, empty="no schedule yet")]
     if days:
-        blocks += [text(f'The next {c.days} days on this machine\'s clock ({c.tz})'+(f', no further than the first {len(c.next):,} fires' if c.cut else '')),
-            table(['day', '0 h to 24 h', 'fires'], days)]
-    if past: blocks.append(details(f'{len(past)} last fire{"s" if len(past)>1 else ""}', table(['job', 'due', 'how', 'attempts', 'run', 'what'], past)))
-    bad = sum(r.last=='failed' for r in c.schedules)
-    return Panel('Calendar', *blocks, verdict=('bad', f'{bad} FAILING') if bad else ('ok', f'{len(rows)} SCHEDULED') if rows
-        else None, next='mlops job scheduler' if rows else "mlops job schedule NAME '30 2 * * *'")
+        blocks += [
+            text(
+                f"The next {c.days} days on this machine's clock ({c.tz})"
+                + (f", no further than the first {len(c.next):,} fires" if c.cut else "")
+            ),
+            table(["day", "0 h to 24 h", "fires"], days),
+        ]
+    if past:
+        blocks.append(
+            details(
+                f"{len(past)} last fire{'s' if len(past) > 1 else ''}",
+                table(["job", "due", "how", "attempts", "run", "what"], past),
+            )
+        )
+    bad = sum(r.last == "failed" for r in c.schedules)
+    return Panel(
+        "Calendar",
+        *blocks,
+        verdict=("bad", f"{bad} FAILING") if bad else ("ok", f"{len(rows)} SCHEDULED") if rows else None,
+        next="mlops job scheduler" if rows else "mlops job schedule NAME '30 2 * * *'",
+    )

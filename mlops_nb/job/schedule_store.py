@@ -15,151 +15,329 @@ from . import cron, schedule_backends, schedule_definition
 from .schedule_facts import Fire, Schedule, utc
 
 # %% ../../nbs/job/schedule_store.ipynb #29991cbc
-GRACE_S = 60. # A fire that begins later than this was missed
-LOST = 5 # Attempts that may vanish with their daemon before a fire is given up
-_COLUMNS = 'job, due, status, attempt, lost, owner, lease_until, not_before, worker, run, started, ended, message'
-_FIRE = 'project=? AND job=? AND due=?'
+GRACE_S = 60.0  # A fire that begins later than this was missed
+LOST = 5  # Attempts that may vanish with their daemon before a fire is given up
+_COLUMNS = "job, due, status, attempt, lost, owner, lease_until, not_before, worker, run, started, ended, message"
+_FIRE = "project=? AND job=? AND due=?"
 
-def _fire(row) -> Fire: return Fire(**dict(zip(_COLUMNS.split(', '), row)))
 
-def _span(dues:list[int]) -> str: return utc(dues[0])+(f' to {utc(dues[-1])}' if len(dues)>1 else '')
+def _fire(row) -> Fire:
+    return Fire(**dict(zip(_COLUMNS.split(", "), row)))
+
+
+def _span(dues: list[int]) -> str:
+    return utc(dues[0]) + (f" to {utc(dues[-1])}" if len(dues) > 1 else "")
+
 
 class Store:
     "The schedules' state of one project"
-    def __init__(self,
-        project, # A `Project`
-        clock=None, # `() -> seconds since 1970`; the backend's own by default
-        lease_s:float=60., # How long a claim holds without being renewed
+
+    def __init__(
+        self,
+        project,  # A `Project`
+        clock=None,  # `() -> seconds since 1970`; the backend's own by default
+        lease_s: float = 60.0,  # How long a claim holds without being renewed
     ):
         s = project.settings
-        self.key,self.backend,self.lease_s = s.audit.ident or project.name,schedule_backends.open_(project.schedule_url, project.root),lease_s
+        self.key, self.backend, self.lease_s = (
+            s.audit.ident or project.name,
+            schedule_backends.open_(project.schedule_url, project.root),
+            lease_s,
+        )
         self.now = clock or self.backend.now
+
     def ask(self, sql, *values) -> list:
-        with self.backend.transaction() as run: return run(sql, *values)[0]
-    def close(self): self.backend.close()
+        with self.backend.transaction() as run:
+            return run(sql, *values)[0]
+
+    def close(self):
+        self.backend.close()
 
     # schedules
-    def see(self, s:Schedule, now:float) -> tuple[int,bool]:
+    def see(self, s: Schedule, now: float) -> tuple[int, bool]:
         "`(planned until, paused)`; a schedule that is new, or whose instants changed, counts from now"
-        with self.backend.transaction() as run: return self._see(run, s, now)
+        with self.backend.transaction() as run:
+            return self._see(run, s, now)
+
     def _see(self, run, s, now):
-        found,digest = run('SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?', self.key,
-            s.job)[0],schedule_definition.digest(s)
-        if found and found[0][2]==digest: return int(found[0][0]),bool(found[0][1])
+        found, digest = (
+            run("SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?", self.key, s.job)[0],
+            schedule_definition.digest(s),
+        )
+        if found and found[0][2] == digest:
+            return int(found[0][0]), bool(found[0][1])
         if found:
-            run('UPDATE mlops_schedule SET due_until=?, digest=? WHERE project=? AND job=?', int(now), digest, self.key, s.job)
-        else: run('INSERT INTO mlops_schedule VALUES (?,?,?,?,0)', self.key, s.job, int(now), digest)
-        return int(now),bool(found and found[0][1])
-    def pause(self, job:str, on:bool):
+            run(
+                "UPDATE mlops_schedule SET due_until=?, digest=? WHERE project=? AND job=?",
+                int(now),
+                digest,
+                self.key,
+                s.job,
+            )
+        else:
+            run("INSERT INTO mlops_schedule VALUES (?,?,?,?,0)", self.key, s.job, int(now), digest)
+        return int(now), bool(found and found[0][1])
+
+    def pause(self, job: str, on: bool):
         "Stop planning and starting fires of a job, or go on"
         with self.backend.transaction() as run:
-            run('UPDATE mlops_schedule SET paused=? WHERE project=? AND job=?', int(on), self.key, job)
+            run("UPDATE mlops_schedule SET paused=? WHERE project=? AND job=?", int(on), self.key, job)
+
     def paused(self) -> set[str]:
-        return {r[0] for r in self.ask('SELECT job FROM mlops_schedule WHERE project=? AND paused=1', self.key)}
-    def forget(self, job:str) -> int:
+        return {r[0] for r in self.ask("SELECT job FROM mlops_schedule WHERE project=? AND paused=1", self.key)}
+
+    def forget(self, job: str) -> int:
         "Take a schedule away; returns how many waiting fires went with it"
         with self.backend.transaction() as run:
-            run('DELETE FROM mlops_schedule WHERE project=? AND job=?', self.key, job)
-            return run("UPDATE mlops_fire SET status='skipped', message='unscheduled', ended=? WHERE project=? AND job=? AND status='waiting'", self.now(), self.key, job)[1]
+            run("DELETE FROM mlops_schedule WHERE project=? AND job=?", self.key, job)
+            return run(
+                "UPDATE mlops_fire SET status='skipped', message='unscheduled', ended=? WHERE project=? AND job=? AND status='waiting'",
+                self.now(),
+                self.key,
+                job,
+            )[1]
 
     # planning
-    def plan(self, s:Schedule, now:float) -> str:
+    def plan(self, s: Schedule, now: float) -> str:
         "Make the rows of all that came due since the last time; says what was left out"
         with self.backend.transaction() as run:
-            until,paused = self._see(run, s, now)
-            if paused or not s.cron: return ''
-            found = (int(t.timestamp()) for t in cron.fires(s.cron, s.tz, datetime.fromtimestamp(until, UTC), datetime.fromtimestamp(now, UTC)))
-            due = list(islice(found, 10_000)) if s.catch_up=='all' else list(deque(found, 1_000))
-            if not due: return ''
-            keep = due if s.catch_up=='all' else due[-1:] if s.catch_up=='last' else [t for t in due if t>=now-GRACE_S]
+            until, paused = self._see(run, s, now)
+            if paused or not s.cron:
+                return ""
+            found = (
+                int(t.timestamp())
+                for t in cron.fires(s.cron, s.tz, datetime.fromtimestamp(until, UTC), datetime.fromtimestamp(now, UTC))
+            )
+            due = list(islice(found, 10_000)) if s.catch_up == "all" else list(deque(found, 1_000))
+            if not due:
+                return ""
+            keep = (
+                due
+                if s.catch_up == "all"
+                else due[-1:]
+                if s.catch_up == "last"
+                else [t for t in due if t >= now - GRACE_S]
+            )
             left = [t for t in due if t not in set(keep)]
             for t in due:
-                self._add(run, s.job, t, *(('waiting', '') if t in set(keep) else ('skipped', f'missed; catch-up is {s.catch_up}')))
-            run('UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=?', due[-1], self.key, s.job) # Later than `until`, and transactions follow each other
-            return f'{len(left)} missed, catch-up is {s.catch_up}: {_span(left)}' if left else ''
-    def _add(self, run, job, due, status='waiting', message=''):
-        run('INSERT INTO mlops_fire(project, job, due, status, message) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING', self.key,
-            job, due, status, message)
+                self._add(
+                    run,
+                    s.job,
+                    t,
+                    *(("waiting", "") if t in set(keep) else ("skipped", f"missed; catch-up is {s.catch_up}")),
+                )
+            run(
+                "UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=?", due[-1], self.key, s.job
+            )  # Later than `until`, and transactions follow each other
+            return f"{len(left)} missed, catch-up is {s.catch_up}: {_span(left)}" if left else ""
+
+    def _add(self, run, job, due, status="waiting", message=""):
+        run(
+            "INSERT INTO mlops_fire(project, job, due, status, message) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+            self.key,
+            job,
+            due,
+            status,
+            message,
+        )
 
     # claims
-    def take(self, schedules:dict[str,Schedule], owner:str) -> Fire|None:
+    def take(self, schedules: dict[str, Schedule], owner: str) -> Fire | None:
         "Claim the oldest fire that may begin now; None when there is none"
         now = self.now()
         with self.backend.transaction() as run:
-            paused = {r[0] for r in run('SELECT job FROM mlops_schedule WHERE project=? AND paused=1', self.key)[0]}
-            busy = dict(run("SELECT job, count(*) FROM mlops_fire WHERE project=? AND status='running' GROUP BY job", self.key)[0])
+            paused = {r[0] for r in run("SELECT job FROM mlops_schedule WHERE project=? AND paused=1", self.key)[0]}
+            busy = dict(
+                run("SELECT job, count(*) FROM mlops_fire WHERE project=? AND status='running' GROUP BY job", self.key)[
+                    0
+                ]
+            )
             found = []
-            for (job,) in run("SELECT DISTINCT job FROM mlops_fire WHERE project=? AND status='waiting' AND not_before<=?", self.key, now)[0]:
+            for (job,) in run(
+                "SELECT DISTINCT job FROM mlops_fire WHERE project=? AND status='waiting' AND not_before<=?",
+                self.key,
+                now,
+            )[0]:
                 s = schedules.get(job)
-                if s and job not in paused and busy.get(job, 0)<s.concurrency: found += self._ready(run, s, now)
-            if not found: return None
+                if s and job not in paused and busy.get(job, 0) < s.concurrency:
+                    found += self._ready(run, s, now)
+            if not found:
+                return None
             f = min(found, key=lambda f: (f.due, f.job))
-            f.status,f.owner,f.attempt,f.lease_until,f.started,f.worker,f.message = 'running',owner,f.attempt+1,now+self.lease_s,now,'',''
-            run(f"UPDATE mlops_fire SET status=?, owner=?, attempt=?, lease_until=?, started=?, worker='', message='' WHERE {_FIRE}", f.status, owner, f.attempt, f.lease_until, now, self.key, f.job, f.due)
+            f.status, f.owner, f.attempt, f.lease_until, f.started, f.worker, f.message = (
+                "running",
+                owner,
+                f.attempt + 1,
+                now + self.lease_s,
+                now,
+                "",
+                "",
+            )
+            run(
+                f"UPDATE mlops_fire SET status=?, owner=?, attempt=?, lease_until=?, started=?, worker='', message='' WHERE {_FIRE}",
+                f.status,
+                owner,
+                f.attempt,
+                f.lease_until,
+                now,
+                self.key,
+                f.job,
+                f.due,
+            )
             return f
+
     def _ready(self, run, s, now) -> list[Fire]:
         "The oldest startable fire of a job, after setting aside what its policy gives up"
         new = "status='waiting' AND attempt=0 AND project=? AND job=?"
-        if s.cron and s.catch_up=='last':
-            run(f"UPDATE mlops_fire SET status='skipped', message='a newer one came due before it could begin', ended=? WHERE {new} AND due<(SELECT max(due) FROM mlops_fire WHERE {new})", now, self.key, s.job, self.key, s.job)
-        if s.cron and s.catch_up=='none':
-            run(f"UPDATE mlops_fire SET status='skipped', message='could not begin in time', ended=? WHERE {new} AND due<?", now,
-                self.key, s.job, now-GRACE_S)
-        for row in run(f"SELECT {_COLUMNS} FROM mlops_fire WHERE project=? AND job=? AND status='waiting' AND not_before<=? ORDER BY due LIMIT 100", self.key, s.job, now)[0]:
+        if s.cron and s.catch_up == "last":
+            run(
+                f"UPDATE mlops_fire SET status='skipped', message='a newer one came due before it could begin', ended=? WHERE {new} AND due<(SELECT max(due) FROM mlops_fire WHERE {new})",
+                now,
+                self.key,
+                s.job,
+                self.key,
+                s.job,
+            )
+        if s.cron and s.catch_up == "none":
+            run(
+                f"UPDATE mlops_fire SET status='skipped', message='could not begin in time', ended=? WHERE {new} AND due<?",
+                now,
+                self.key,
+                s.job,
+                now - GRACE_S,
+            )
+        for row in run(
+            f"SELECT {_COLUMNS} FROM mlops_fire WHERE project=? AND job=? AND status='waiting' AND not_before<=? ORDER BY due LIMIT 100",
+            self.key,
+            s.job,
+            now,
+        )[0]:
             f = _fire(row)
-            first = run('SELECT status FROM mlops_fire WHERE project=? AND job=? AND due<=? ORDER BY due DESC LIMIT 1', self.key,
-                s.after, f.due)[0] if s.after else []
-            if not first or first[0][0]=='succeeded': return [f]
-            if first[0][0] in ('failed', 'skipped'):
-                run(f"UPDATE mlops_fire SET status='skipped', message=?, ended=? WHERE {_FIRE}", f'{s.after} {first[0][0]}', now,
-                    self.key, f.job, f.due)
+            first = (
+                run(
+                    "SELECT status FROM mlops_fire WHERE project=? AND job=? AND due<=? ORDER BY due DESC LIMIT 1",
+                    self.key,
+                    s.after,
+                    f.due,
+                )[0]
+                if s.after
+                else []
+            )
+            if not first or first[0][0] == "succeeded":
+                return [f]
+            if first[0][0] in ("failed", "skipped"):
+                run(
+                    f"UPDATE mlops_fire SET status='skipped', message=?, ended=? WHERE {_FIRE}",
+                    f"{s.after} {first[0][0]}",
+                    now,
+                    self.key,
+                    f.job,
+                    f.due,
+                )
         return []
-    def _mine(self, run, f:Fire, what:str, *values) -> bool:
+
+    def _mine(self, run, f: Fire, what: str, *values) -> bool:
         "Change a running fire, if it is still held by the one that took it"
-        return run(f"UPDATE mlops_fire SET {what} WHERE {_FIRE} AND status='running' AND owner=? AND attempt=?", *values,
-            self.key, f.job, f.due, f.owner, f.attempt)[1]==1
-    def renew(self, f:Fire, worker:str='') -> bool:
+        return (
+            run(
+                f"UPDATE mlops_fire SET {what} WHERE {_FIRE} AND status='running' AND owner=? AND attempt=?",
+                *values,
+                self.key,
+                f.job,
+                f.due,
+                f.owner,
+                f.attempt,
+            )[1]
+            == 1
+        )
+
+    def renew(self, f: Fire, worker: str = "") -> bool:
         "Hold on to a fire; False when it was lost"
         with self.backend.transaction() as run:
-            return self._mine(run, f, 'lease_until=?, worker=?', self.now()+self.lease_s, worker or f.worker)
-    def finish(self, f:Fire, status:str, message:str='', run_id:str='', followers:list[str]|tuple=(), notice:str='') -> bool:
+            return self._mine(run, f, "lease_until=?, worker=?", self.now() + self.lease_s, worker or f.worker)
+
+    def finish(
+        self,
+        f: Fire,
+        status: str,
+        message: str = "",
+        run_id: str = "",
+        followers: list[str] | tuple = (),
+        notice: str = "",
+    ) -> bool:
         "End a fire for good, start its followers and leave a notice, all or nothing; False when it was lost before"
         now = self.now()
         with self.backend.transaction() as run:
-            if not self._mine(run, f, 'status=?, message=?, run=?, ended=?', status, message, run_id, now): return False
-            for job in followers: self._add(run, job, f.due)
+            if not self._mine(run, f, "status=?, message=?, run=?, ended=?", status, message, run_id, now):
+                return False
+            for job in followers:
+                self._add(run, job, f.due)
             if notice:
-                run('INSERT INTO mlops_notice(project, job, due, body) VALUES (?,?,?,?) ON CONFLICT DO NOTHING',
-                    self.key, f.job, f.due, notice)
+                run(
+                    "INSERT INTO mlops_notice(project, job, due, body) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+                    self.key,
+                    f.job,
+                    f.due,
+                    notice,
+                )
             return True
-    def again(self, f:Fire, message:str, wait_s:float=0., lost:bool=False) -> bool:
+
+    def again(self, f: Fire, message: str, wait_s: float = 0.0, lost: bool = False) -> bool:
         "Let another attempt be made, after a wait"
         with self.backend.transaction() as run:
-            return self._mine(run, f, "status='waiting', owner='', message=?, not_before=?, lost=lost+?", message,
-                self.now()+wait_s if wait_s else 0., int(lost))
+            return self._mine(
+                run,
+                f,
+                "status='waiting', owner='', message=?, not_before=?, lost=lost+?",
+                message,
+                self.now() + wait_s if wait_s else 0.0,
+                int(lost),
+            )
 
     # reading
-    def fires(self, job:str='', status:str='', limit:int=50) -> list[Fire]:
+    def fires(self, job: str = "", status: str = "", limit: int = 50) -> list[Fire]:
         "Fires, newest first"
-        where,values = ['project=?'],[self.key]
-        for name,v in (('job', job), ('status', status)):
-            if v: where.append(f'{name}=?'); values.append(v)
-        return [_fire(r) for r in self.ask(f'SELECT {_COLUMNS} FROM mlops_fire WHERE {" AND ".join(where)} ORDER BY due DESC, job LIMIT {int(limit)}', *values)]
-    def next_attempt(self) -> float|None:
+        where, values = ["project=?"], [self.key]
+        for name, v in (("job", job), ("status", status)):
+            if v:
+                where.append(f"{name}=?")
+                values.append(v)
+        return [
+            _fire(r)
+            for r in self.ask(
+                f"SELECT {_COLUMNS} FROM mlops_fire WHERE {' AND '.join(where)} ORDER BY due DESC, job LIMIT {int(limit)}",
+                *values,
+            )
+        ]
+
+    def next_attempt(self) -> float | None:
         "When the next waiting fire may be tried again; None when nothing waits for a time"
-        found = self.ask("SELECT min(not_before) FROM mlops_fire WHERE project=? AND status='waiting' AND not_before>?", self.key, self.now())
+        found = self.ask(
+            "SELECT min(not_before) FROM mlops_fire WHERE project=? AND status='waiting' AND not_before>?",
+            self.key,
+            self.now(),
+        )
         return found[0][0]
 
     # notices
-    def next_notice(self) -> tuple[str,int,str,int]|None:
+    def next_notice(self) -> tuple[str, int, str, int] | None:
         "`(job, due, body, tries)` of a notice to deliver now; the next daemon sees it a minute later, in case this one vanishes"
         now = self.now()
         with self.backend.transaction() as run:
-            found = run('SELECT job, due, body, tries FROM mlops_notice WHERE project=? AND not_before<=? ORDER BY due LIMIT 1', self.key, now)[0]
+            found = run(
+                "SELECT job, due, body, tries FROM mlops_notice WHERE project=? AND not_before<=? ORDER BY due LIMIT 1",
+                self.key,
+                now,
+            )[0]
             if found:
-                run('UPDATE mlops_notice SET tries=tries+1, not_before=? WHERE project=? AND job=? AND due=?',
-                    now+60*2**min(found[0][3], 6), self.key, *found[0][:2])
+                run(
+                    "UPDATE mlops_notice SET tries=tries+1, not_before=? WHERE project=? AND job=? AND due=?",
+                    now + 60 * 2 ** min(found[0][3], 6),
+                    self.key,
+                    *found[0][:2],
+                )
             return found[0] if found else None
-    def delivered(self, job:str, due:int):
+
+    def delivered(self, job: str, due: int):
         with self.backend.transaction() as run:
-            run('DELETE FROM mlops_notice WHERE project=? AND job=? AND due=?', self.key, job, due)
+            run("DELETE FROM mlops_notice WHERE project=? AND job=? AND due=?", self.key, job, due)

@@ -19,172 +19,282 @@ from ..core.refs import Name
 from ..core.verbs import verb
 from . import cron as cron_lines
 from . import definition, schedule_definition
-from .schedule_facts import Calendar, CalendarFire, CalendarRow, Schedule, Scheduled, SchedulerEnded, Unscheduled
+from mlops_nb.job.schedule_facts import (
+    Calendar,
+    CalendarFire,
+    CalendarRow,
+    Schedule,
+    Scheduled,
+    SchedulerEnded,
+    Unscheduled,
+)
 
 # %% ../../nbs/job/schedule_verbs.ipynb #6df9d3fe
 def _store(p):
     from mlops_nb.job import schedule_store
+
     return schedule_store.Store(p)
 
-def _local(t:datetime, tz:str) -> str: return t.astimezone(cron_lines.zone(tz)).isoformat(timespec='minutes')
 
-def _checked(p, s:Schedule):
+def _local(t: datetime, tz: str) -> str:
+    return t.astimezone(cron_lines.zone(tz)).isoformat(timespec="minutes")
+
+
+def _checked(p, s: Schedule):
     "Refuse a schedule that could not work, before it is written"
     from mlops_nb.job import notification, parameters
-    job = definition.read(p, s.job)
-    s.check(); cron_lines.zone(s.tz)
-    if s.cron: cron_lines.parse(s.cron)
-    schedule_definition.check_chain(p, s)
-    parameters.bind(job.parameters, schedule_definition.parameters_at(s, time.time()), f'job `{s.job}`')
-    for ref in s.notify: notification.check(ref)
 
-@verb('job.schedule', changes=True, example="mlops job schedule score '30 2 * * *' --tz Europe/Berlin --retries 2")
+    job = definition.read(p, s.job)
+    s.check()
+    cron_lines.zone(s.tz)
+    if s.cron:
+        cron_lines.parse(s.cron)
+    schedule_definition.check_chain(p, s)
+    parameters.bind(job.parameters, schedule_definition.parameters_at(s, time.time()), f"job `{s.job}`")
+    for ref in s.notify:
+        notification.check(ref)
+
+
+@verb("job.schedule", changes=True, example="mlops job schedule score '30 2 * * *' --tz Europe/Berlin --retries 2")
 def schedule(
-    name:Name, # Of the job
-    cron:str='', # Minute hour day month weekday, or @daily; left out with --after alone: at each success of that job
+    name: Name,  # Of the job
+    cron: str = "",  # Minute hour day month weekday, or @daily; left out with --after alone: at each success of that job
     *,
-    tz:str='', # Time zone of the cron line; this machine's, written down by name
-    retries:int=0, # Attempts after the first that failed
-    backoff:float=60., # Seconds before the first retry; doubles each time, up to an hour
-    timeout:float=0., # Longest attempt in seconds; 0 is no limit
-    catch_up:Literal['last', 'all', 'none']='last', # Of fires missed while nothing ran: the newest, each, or none
-    after:Name='', # Job that must have succeeded first
-    concurrency:int=1, # Most runs of this job at one time
-    params:dict[str,str]={}, # Parameters of each run; @date, @date-1d and @datetime are the fire's own time
-    notify:list[str]=[], # Who is told: env:NAME or file:PATH holding an Apprise URL, or the URL
-    notify_on:Literal['failure', 'always']='failure', # When
-    dry_run:bool=False, # Say what would be written and when it would fire
-) -> Scheduled|Plan:
+    tz: str = "",  # Time zone of the cron line; this machine's, written down by name
+    retries: int = 0,  # Attempts after the first that failed
+    backoff: float = 60.0,  # Seconds before the first retry; doubles each time, up to an hour
+    timeout: float = 0.0,  # Longest attempt in seconds; 0 is no limit
+    catch_up: Literal["last", "all", "none"] = "last",  # Of fires missed while nothing ran: the newest, each, or none
+    after: Name = "",  # Job that must have succeeded first
+    concurrency: int = 1,  # Most runs of this job at one time
+    params: dict[str, str] = {},  # Parameters of each run; @date, @date-1d and @datetime are the fire's own time
+    notify: list[str] = [],  # Who is told: env:NAME or file:PATH holding an Apprise URL, or the URL
+    notify_on: Literal["failure", "always"] = "failure",  # When
+    dry_run: bool = False,  # Say what would be written and when it would fire
+) -> Scheduled | Plan:
     """Run a job on time, without anybody there
 
     Writes jobs/NAME/schedule.toml, to be reviewed in git; `mlops job scheduler` is the daemon that follows it."""
     p = projects.current()
-    s = Schedule(job=name, cron=cron, tz=tz or (cron_lines.local_zone() if cron else 'UTC'), after=after, retries=retries,
-        backoff_s=backoff, timeout_s=timeout, catch_up=catch_up, concurrency=concurrency, parameters=dict(params or {}),
-        notify=list(notify or []), notify_on=notify_on)
+    s = Schedule(
+        job=name,
+        cron=cron,
+        tz=tz or (cron_lines.local_zone() if cron else "UTC"),
+        after=after,
+        retries=retries,
+        backoff_s=backoff,
+        timeout_s=timeout,
+        catch_up=catch_up,
+        concurrency=concurrency,
+        parameters=dict(params or {}),
+        notify=list(notify or []),
+        notify_on=notify_on,
+    )
     _checked(p, s)
     dues = [_local(t, s.tz) for t in islice(cron_lines.fires(cron, s.tz, datetime.now(UTC)), 5)] if cron else []
     if dry_run:
-        return Plan(steps=[f'write jobs/{name}/{schedule_definition.TOML}', *(f'fire at {t}' for t in dues),
-            'record job.scheduled'])
+        return Plan(
+            steps=[
+                f"write jobs/{name}/{schedule_definition.TOML}",
+                *(f"fire at {t}" for t in dues),
+                "record job.scheduled",
+            ]
+        )
     from mlops_nb.core import ledger
     from mlops_nb.job import notification
+
     path = schedule_definition.write(p, s).relative_to(p.root).as_posix()
     store = _store(p)
-    store.see(s, store.now()); store.close()
-    ledger.record(p, 'job.scheduled', name, {'cron':cron, 'tz':s.tz, 'after':after, 'catch_up':catch_up, 'retries':retries,
-        'concurrency':concurrency, 'parameters':s.parameters})
-    return Scheduled(job=name, cron=cron, tz=s.tz, next=dues, after=after, retries=retries, backoff_s=backoff, timeout_s=timeout,
-        catch_up=catch_up, concurrency=concurrency, parameters=s.parameters, notify=len(s.notify), path=path,
-        remarks=[f'{why}: the daemon that tells needs it' for r in s.notify if (why := notification.missing(p, r))])
+    store.see(s, store.now())
+    store.close()
+    ledger.record(
+        p,
+        "job.scheduled",
+        name,
+        {
+            "cron": cron,
+            "tz": s.tz,
+            "after": after,
+            "catch_up": catch_up,
+            "retries": retries,
+            "concurrency": concurrency,
+            "parameters": s.parameters,
+        },
+    )
+    return Scheduled(
+        job=name,
+        cron=cron,
+        tz=s.tz,
+        next=dues,
+        after=after,
+        retries=retries,
+        backoff_s=backoff,
+        timeout_s=timeout,
+        catch_up=catch_up,
+        concurrency=concurrency,
+        parameters=s.parameters,
+        notify=len(s.notify),
+        path=path,
+        remarks=[f"{why}: the daemon that tells needs it" for r in s.notify if (why := notification.missing(p, r))],
+    )
 
 # %% ../../nbs/job/schedule_verbs.ipynb #d4ba477e
-@verb('job.unschedule', changes=True, example='mlops job unschedule score')
+@verb("job.unschedule", changes=True, example="mlops job unschedule score")
 def unschedule(
-    name:Name, # Of the job
+    name: Name,  # Of the job
     *,
-    dry_run:bool=False, # Say what would be taken away
-) -> Unscheduled|Plan:
+    dry_run: bool = False,  # Say what would be taken away
+) -> Unscheduled | Plan:
     "Take a job's schedule away; the job and its history stay"
     p = projects.current()
     path = schedule_definition.place(p, name)
-    if not path.exists(): schedule_definition.read(p, name)
-    followers = [n for n in schedule_definition.names(p) if n!=name and schedule_definition.read(p, n).after==name]
-    if followers: raise BadInput(f'job `{followers[0]}` runs after `{name}`', f'first: mlops job unschedule {followers[0]}')
+    if not path.exists():
+        schedule_definition.read(p, name)
+    followers = [n for n in schedule_definition.names(p) if n != name and schedule_definition.read(p, n).after == name]
+    if followers:
+        raise BadInput(f"job `{followers[0]}` runs after `{name}`", f"first: mlops job unschedule {followers[0]}")
     if dry_run:
-        return Plan(steps=[f'delete jobs/{name}/{schedule_definition.TOML}', 'set its waiting fires aside',
-            'record job.unscheduled'])
+        return Plan(
+            steps=[
+                f"delete jobs/{name}/{schedule_definition.TOML}",
+                "set its waiting fires aside",
+                "record job.unscheduled",
+            ]
+        )
     from mlops_nb.core import ledger
+
     path.unlink()
     store = _store(p)
     waiting = store.forget(name)
     store.close()
-    ledger.record(p, 'job.unscheduled', name, {'waiting':waiting})
-    return Unscheduled(job=name, done='unscheduled', waiting=waiting)
+    ledger.record(p, "job.unscheduled", name, {"waiting": waiting})
+    return Unscheduled(job=name, done="unscheduled", waiting=waiting)
 
-def _pause(name:str, on:bool, dry_run:bool):
+
+def _pause(name: str, on: bool, dry_run: bool):
     p = projects.current()
-    s,word = schedule_definition.read(p, name),'paused' if on else 'unpaused'
-    if dry_run: return Plan(steps=[f'mark the schedule of {name} as {word} in the store', f'record job.{word}'])
+    s, word = schedule_definition.read(p, name), "paused" if on else "unpaused"
+    if dry_run:
+        return Plan(steps=[f"mark the schedule of {name} as {word} in the store", f"record job.{word}"])
     from mlops_nb.core import ledger
+
     store = _store(p)
-    store.see(s, store.now()); store.pause(name, on); store.close()
-    ledger.record(p, f'job.{word}', name)
+    store.see(s, store.now())
+    store.pause(name, on)
+    store.close()
+    ledger.record(p, f"job.{word}", name)
     return Unscheduled(job=name, done=word)
 
-@verb('job.pause', changes=True, example='mlops job pause score')
+
+@verb("job.pause", changes=True, example="mlops job pause score")
 def pause(
-    name:Name, # Of the job
+    name: Name,  # Of the job
     *,
-    dry_run:bool=False, # Change nothing
-) -> Unscheduled|Plan:
+    dry_run: bool = False,  # Change nothing
+) -> Unscheduled | Plan:
     "Begin no more fires of a job, on every daemon; what runs ends"
     return _pause(name, True, dry_run)
 
-@verb('job.unpause', changes=True, example='mlops job unpause score')
+
+@verb("job.unpause", changes=True, example="mlops job unpause score")
 def unpause(
-    name:Name, # Of the job
+    name: Name,  # Of the job
     *,
-    dry_run:bool=False, # Change nothing
-) -> Unscheduled|Plan:
+    dry_run: bool = False,  # Change nothing
+) -> Unscheduled | Plan:
     "Let a paused schedule go on; what it missed is treated by its catch-up policy"
     return _pause(name, False, dry_run)
 
 # %% ../../nbs/job/schedule_verbs.ipynb #ced9f2e8
-@verb('job.calendar', example='mlops job calendar --days 3')
+@verb("job.calendar", example="mlops job calendar --days 3")
 def calendar(
-    name:str='', # Only this job
+    name: str = "",  # Only this job
     *,
-    days:int=7, # How far to look ahead
+    days: int = 7,  # How far to look ahead
 ) -> Calendar:
     "Every schedule, its next fires on this machine's clock, and how the last ones ended"
     p = projects.current()
-    if not 1<=days<=366: raise BadInput(f'--days {days}: expected 1 to 366')
-    names,here = [name] if name else schedule_definition.names(p),cron_lines.local_zone()
+    if not 1 <= days <= 366:
+        raise BadInput(f"--days {days}: expected 1 to 366")
+    names, here = [name] if name else schedule_definition.names(p), cron_lines.local_zone()
     store = _store(p)
-    paused,now,rows,ahead,past = store.paused(),datetime.fromtimestamp(store.now(), UTC),[],[],[]
+    paused, now, rows, ahead, past = store.paused(), datetime.fromtimestamp(store.now(), UTC), [], [], []
     for s in [schedule_definition.read(p, n) for n in names]:
         found = store.fires(s.job, limit=50)
-        dues = [] if s.job in paused or not s.cron else list(islice(cron_lines.fires(s.cron, s.tz, now, now+timedelta(days=days)), 2000))
-        ended = [f for f in found if f.status not in ('waiting', 'running')]
+        dues = (
+            []
+            if s.job in paused or not s.cron
+            else list(islice(cron_lines.fires(s.cron, s.tz, now, now + timedelta(days=days)), 2000))
+        )
+        ended = [f for f in found if f.status not in ("waiting", "running")]
         far = next(cron_lines.fires(s.cron, s.tz, now), None) if s.cron and s.job not in paused else None
-        rows.append(CalendarRow(job=s.job, when=s.cron+(f', after {s.after}' if s.after else '') if s.cron
-            else f'after {s.after}', tz=s.tz, paused=s.job in paused, next=_local(far, s.tz) if far else '',
-            last=ended[0].status if ended else '',
-            last_due=_local(_at(ended[0]), s.tz) if ended else '', waiting=sum(f.status=='waiting' for f in found),
-            running=sum(f.status=='running' for f in found)))
-        ahead += [CalendarFire(job=s.job, due=_local(t, s.tz), here=_local(t, here), status='planned') for t in dues]
-        past += [CalendarFire(job=s.job, due=_local(_at(f), s.tz), here=_local(_at(f), here), status=f.status, attempt=f.attempt,
-            run=f.run, message=f.message) for f in found]
+        rows.append(
+            CalendarRow(
+                job=s.job,
+                when=s.cron + (f", after {s.after}" if s.after else "") if s.cron else f"after {s.after}",
+                tz=s.tz,
+                paused=s.job in paused,
+                next=_local(far, s.tz) if far else "",
+                last=ended[0].status if ended else "",
+                last_due=_local(_at(ended[0]), s.tz) if ended else "",
+                waiting=sum(f.status == "waiting" for f in found),
+                running=sum(f.status == "running" for f in found),
+            )
+        )
+        ahead += [CalendarFire(job=s.job, due=_local(t, s.tz), here=_local(t, here), status="planned") for t in dues]
+        past += [
+            CalendarFire(
+                job=s.job,
+                due=_local(_at(f), s.tz),
+                here=_local(_at(f), here),
+                status=f.status,
+                attempt=f.attempt,
+                run=f.run,
+                message=f.message,
+            )
+            for f in found
+        ]
     store.close()
-    ahead.sort(key=lambda f: datetime.fromisoformat(f.due)); past.sort(key=lambda f: datetime.fromisoformat(f.due), reverse=True)
-    return Calendar(tz=here, schedules=rows, next=ahead[:1000], past=past[:40], days=days, cut=len(ahead)>1000)
+    ahead.sort(key=lambda f: datetime.fromisoformat(f.due))
+    past.sort(key=lambda f: datetime.fromisoformat(f.due), reverse=True)
+    return Calendar(tz=here, schedules=rows, next=ahead[:1000], past=past[:40], days=days, cut=len(ahead) > 1000)
 
-def _at(f) -> datetime: return datetime.fromtimestamp(f.due, UTC)
+
+def _at(f) -> datetime:
+    return datetime.fromtimestamp(f.due, UTC)
 
 # %% ../../nbs/job/schedule_verbs.ipynb #d0234e49
-@verb('job.scheduler', example='mlops job scheduler')
+@verb("job.scheduler", example="mlops job scheduler")
 def scheduler(
     *,
-    workers:int=2, # Most runs at one time
-    once:bool=False, # Do what is due now, then end
+    workers: int = 2,  # Most runs at one time
+    once: bool = False,  # Do what is due now, then end
 ) -> SchedulerEnded:
     """The daemon that runs jobs on time: in the foreground, until SIGTERM or Ctrl-C
 
     Start it from systemd, a container or a shell; several of them may share one store. It can be killed at any moment: the next one carries on, and each fire succeeds once."""
     from mlops_nb.job import daemon, schedule_store
+
     p = projects.current()
-    if not 1<=workers<=256: raise BadInput(f'--workers {workers}: expected 1 to 256')
-    began,store = time.monotonic(),schedule_store.Store(p)
-    d = daemon.Daemon(p, store, workers=workers,
-        say=lambda line: sys.stderr.write(f'{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n'))
+    if not 1 <= workers <= 256:
+        raise BadInput(f"--workers {workers}: expected 1 to 256")
+    began, store = time.monotonic(), schedule_store.Store(p)
+    d = daemon.Daemon(
+        p, store, workers=workers, say=lambda line: sys.stderr.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+    )
     main = threading.current_thread() is threading.main_thread()
-    before = {s:signal.signal(s, lambda *_: d.stop()) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
+    before = {s: signal.signal(s, lambda *_: d.stop()) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
     try:
-        d.say(f'scheduler {d.owner} for {p.name}: {len(schedule_definition.names(p))} schedules')
+        d.say(f"scheduler {d.owner} for {p.name}: {len(schedule_definition.names(p))} schedules")
         d.loop(once)
     finally:
-        for s,handler in before.items(): signal.signal(s, handler)
+        for s, handler in before.items():
+            signal.signal(s, handler)
         store.close()
-    return SchedulerEnded(succeeded=d.counts['succeeded'], failed=d.counts['failed'], skipped=d.counts['skipped'],
-        seconds=time.monotonic()-began, owner=d.owner)
+    return SchedulerEnded(
+        succeeded=d.counts["succeeded"],
+        failed=d.counts["failed"],
+        skipped=d.counts["skipped"],
+        seconds=time.monotonic() - began,
+        owner=d.owner,
+    )

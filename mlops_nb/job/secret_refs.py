@@ -13,113 +13,179 @@ from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.need import need
 
 # %% ../../nbs/job/secret_refs.ipynb #7260eb84
-_REFERENCE = re.compile(r'secret:(env|file|keyring|vault):(.+)', re.S)
+_REFERENCE = re.compile(r"secret:(env|file|keyring|vault):(.+)", re.S)
+
 
 def is_secret(value) -> bool:
     "Is a parameter's value a reference to a secret?"
-    return isinstance(value, str) and value.startswith('secret:')
+    return isinstance(value, str) and value.startswith("secret:")
 
-def parse(reference:str) -> tuple[str,str]:
+
+def parse(reference: str) -> tuple[str, str]:
     "Kind and place of a reference; raises `BadInput`"
     m = _REFERENCE.fullmatch(reference)
     if not m:
-        raise BadInput(f'{reference[:40]!r} refers to no secret',
-            'write secret:env:NAME, secret:file:PATH, secret:keyring:SERVICE/USER or secret:vault:PATH#FIELD')
-    return m[1],m[2]
+        raise BadInput(
+            f"{reference[:40]!r} refers to no secret",
+            "write secret:env:NAME, secret:file:PATH, secret:keyring:SERVICE/USER or secret:vault:PATH#FIELD",
+        )
+    return m[1], m[2]
+
 
 def _env(name, env):
     if name not in env:
-        raise NotFound(f'the environment variable {name} is not set', f'set it, or give another reference than secret:env:{name}')
+        raise NotFound(
+            f"the environment variable {name} is not set", f"set it, or give another reference than secret:env:{name}"
+        )
     return env[name]
+
 
 def _file(path, env):
     try:
-        with open(os.path.expanduser(path), encoding='utf-8') as f: return f.read().rstrip('\n')
+        with open(os.path.expanduser(path), encoding="utf-8") as f:
+            return f.read().rstrip("\n")
     except (OSError, UnicodeDecodeError) as e:
-        raise NotFound(f'the secret file {path} cannot be read: {getattr(e, "strerror", None) or "it is no UTF-8 text"}') from e
+        raise NotFound(
+            f"the secret file {path} cannot be read: {getattr(e, 'strerror', None) or 'it is no UTF-8 text'}"
+        ) from e
+
 
 def _keyring(place, env):
-    service,_,user = place.rpartition('/')
-    try: found = need('keyring').get_password(service, user)
-    except ImportError: raise
-    except Exception as e: raise ToolFailed(f'the key ring does not answer: {type(e).__name__}') from e
-    if found is None: raise NotFound(f'the key ring has nothing for {place}', f'store it with: keyring set {service} {user}')
+    service, _, user = place.rpartition("/")
+    try:
+        found = need("keyring").get_password(service, user)
+    except ImportError:
+        raise
+    except Exception as e:
+        raise ToolFailed(f"the key ring does not answer: {type(e).__name__}") from e
+    if found is None:
+        raise NotFound(f"the key ring has nothing for {place}", f"store it with: keyring set {service} {user}")
     return found
 
-def _private(address:str) -> bool:
+
+def _private(address: str) -> bool:
     "Does nobody on the way read what is sent there?"
-    try: at = urllib.parse.urlsplit(address)
-    except ValueError: return False
-    return at.scheme=='https' and bool(at.hostname) or at.scheme=='http' and at.hostname in ('127.0.0.1', 'localhost', '::1')
+    try:
+        at = urllib.parse.urlsplit(address)
+    except ValueError:
+        return False
+    return (
+        at.scheme == "https"
+        and bool(at.hostname)
+        or at.scheme == "http"
+        and at.hostname in ("127.0.0.1", "localhost", "::1")
+    )
+
 
 def _vault(place, env):
     import urllib.error, urllib.request
+
     class Guarded(urllib.request.HTTPRedirectHandler):
         "A standby node sends us to the active one; the token goes along only where nobody reads it on the way"
-        def redirect_request(self, req, fp, code, msg, headers, newurl):
-            if not _private(newurl): raise ToolFailed(f'Vault sends us on to an address that is not https://, for {path}')
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-    path,_,field = place.partition('#')
-    address,token = env.get('VAULT_ADDR', ''),env.get('VAULT_TOKEN', '')
-    if not address or not token:
-        raise NotFound('Vault is not set up: VAULT_ADDR or VAULT_TOKEN is missing', 'set both, or give another reference')
-    if not _private(address): raise BadInput('VAULT_ADDR is not an https:// address')
-    ask = urllib.request.Request(f'{address.rstrip("/")}/v1/{urllib.parse.quote(path)}', headers={'X-Vault-Token':token})
-    try:
-        with urllib.request.build_opener(Guarded).open(ask, timeout=10) as answer: data = json.load(answer)['data']
-    except urllib.error.HTTPError as e: raise ToolFailed(f'Vault answers {e.code} for {path}') from e
-    except (OSError, ValueError, KeyError) as e:
-        raise ToolFailed(f'Vault does not answer: {type(e).__name__}', 'look at VAULT_ADDR') from e
-    data = data['data'] if isinstance(data.get('data'), dict) and 'metadata' in data else data # Version 2 of the store wraps it
-    if (field or 'value') not in data:
-        raise NotFound(f'Vault has no field {field or "value"} at {path}', f'it has: {", ".join(data)}')
-    return str(data[field or 'value'])
 
-_LOOK = {'env':_env, 'file':_file, 'keyring':_keyring, 'vault':_vault}
+        def redirect_request(self, req, fp, code, msg, headers, newurl):
+            if not _private(newurl):
+                raise ToolFailed(f"Vault sends us on to an address that is not https://, for {path}")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    path, _, field = place.partition("#")
+    address, token = env.get("VAULT_ADDR", ""), env.get("VAULT_TOKEN", "")
+    if not address or not token:
+        raise NotFound(
+            "Vault is not set up: VAULT_ADDR or VAULT_TOKEN is missing", "set both, or give another reference"
+        )
+    if not _private(address):
+        raise BadInput("VAULT_ADDR is not an https:// address")
+    ask = urllib.request.Request(
+        f"{address.rstrip('/')}/v1/{urllib.parse.quote(path)}", headers={"X-Vault-Token": token}
+    )
+    try:
+        with urllib.request.build_opener(Guarded).open(ask, timeout=10) as answer:
+            data = json.load(answer)["data"]
+    except urllib.error.HTTPError as e:
+        raise ToolFailed(f"Vault answers {e.code} for {path}") from e
+    except (OSError, ValueError, KeyError) as e:
+        raise ToolFailed(f"Vault does not answer: {type(e).__name__}", "look at VAULT_ADDR") from e
+    data = (
+        data["data"] if isinstance(data.get("data"), dict) and "metadata" in data else data
+    )  # Version 2 of the store wraps it
+    if (field or "value") not in data:
+        raise NotFound(f"Vault has no field {field or 'value'} at {path}", f"it has: {', '.join(data)}")
+    return str(data[field or "value"])
+
+
+_LOOK = {"env": _env, "file": _file, "keyring": _keyring, "vault": _vault}
+
 
 def look_up(
-    reference:str,
-    env=None, # Environment; the process's by default
+    reference: str,
+    env=None,  # Environment; the process's by default
 ) -> str:
     "The secret that a reference stands for; raises one line that does not hold it"
-    kind,place = parse(reference)
+    kind, place = parse(reference)
     value = _LOOK[kind](place, os.environ if env is None else env)
-    if len(value)<6:
-        raise BadInput(f'{reference}: a secret of {len(value)} characters cannot be told from other text',
-            'use one of at least 6 characters')
+    if len(value) < 6:
+        raise BadInput(
+            f"{reference}: a secret of {len(value)} characters cannot be told from other text",
+            "use one of at least 6 characters",
+        )
     return value
 
 # %% ../../nbs/job/secret_refs.ipynb #229a6bb9
-_given:dict[str,str] = {}
+_given: dict[str, str] = {}
 
-def give(secrets:dict[str,str]): _given.update(secrets)
 
-def value(reference:str) -> str:
+def give(secrets: dict[str, str]):
+    _given.update(secrets)
+
+
+def value(reference: str) -> str:
     "The secret, where the notebook needs it"
     return _given[reference] if reference in _given else look_up(reference)
 
-def as_code(reference:str) -> str:
+
+def as_code(reference: str) -> str:
     "How the injected cell gets it"
     return f'__import__("mlops_nb.job.secret_refs", fromlist=["value"]).value({reference!r})'
 
 # %% ../../nbs/job/secret_refs.ipynb #4700f4eb
 class Mask:
     "Takes secrets out of text"
+
     def __init__(self, secrets):
-        forms = {f for s in secrets for f in (s, repr(s)[1:-1], json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1],
-            urllib.parse.quote(s, safe=''), urllib.parse.quote_plus(s),
-            base64.b64encode(s.encode()).decode().rstrip('='), s.encode().hex())}
+        forms = {
+            f
+            for s in secrets
+            for f in (
+                s,
+                repr(s)[1:-1],
+                json.dumps(s)[1:-1],
+                json.dumps(s, ensure_ascii=False)[1:-1],
+                urllib.parse.quote(s, safe=""),
+                urllib.parse.quote_plus(s),
+                base64.b64encode(s.encode()).decode().rstrip("="),
+                s.encode().hex(),
+            )
+        }
         self.forms = sorted(forms, key=len, reverse=True)
-        self.raw = [(f.encode(), b'***') for f in self.forms]
-    def text(self, text:str) -> str:
-        for f in self.forms: text = text.replace(f, '***')
+        self.raw = [(f.encode(), b"***") for f in self.forms]
+
+    def text(self, text: str) -> str:
+        for f in self.forms:
+            text = text.replace(f, "***")
         return text
-    def data(self, data:bytes) -> bytes:
-        for f,to in self.raw: data = data.replace(f, to)
+
+    def data(self, data: bytes) -> bytes:
+        for f, to in self.raw:
+            data = data.replace(f, to)
         return data
+
     def values(self, x):
         "Every string in a nest of lists and dicts"
-        if not self.forms: return x
-        if isinstance(x, str): return self.text(x)
-        if isinstance(x, dict): return {self.text(k) if isinstance(k, str) else k:self.values(v) for k,v in x.items()}
+        if not self.forms:
+            return x
+        if isinstance(x, str):
+            return self.text(x)
+        if isinstance(x, dict):
+            return {self.text(k) if isinstance(k, str) else k: self.values(v) for k, v in x.items()}
         return [self.values(v) for v in x] if isinstance(x, (list, tuple)) else x

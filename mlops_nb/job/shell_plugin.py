@@ -18,150 +18,260 @@ from traitlets import Any, Type
 from traitlets.config import Config
 
 # %% ../../nbs/job/shell_plugin.ipynb #725ce99a
-def _json_able(data:dict) -> dict:
+def _json_able(data: dict) -> dict:
     "A bundle as the notebook format wants it: bytes as base64"
     import base64
-    return {k:base64.encodebytes(v).decode() if isinstance(v, bytes) else v for k,v in data.items()}
+
+    return {k: base64.encodebytes(v).decode() if isinstance(v, bytes) else v for k, v in data.items()}
+
 
 class Said:
     "Where the outputs of the running cell go"
-    def __init__(self, tell): self.tell = tell
-    def output(self, **out): sys.stdout.flush(); sys.stderr.flush(); self.tell({'out':out})
+
+    def __init__(self, tell):
+        self.tell = tell
+
+    def output(self, **out):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.tell({"out": out})
+
 
 class Stream:
     "`sys.stdout` or `sys.stderr` of the cells"
-    encoding,errors,newlines,closed = 'utf-8','replace',None,False
-    def __init__(self, name:str, tell, fd:int):
-        self.name,self.tell,self.fd,self.parts,self.size,self.pid,self.kind = f'<{name}>',tell,fd,[],0,os.getpid(),name
-        self.since,self.lines = 0.,0 # Lines passed on since a moment
+
+    encoding, errors, newlines, closed = "utf-8", "replace", None, False
+
+    def __init__(self, name: str, tell, fd: int):
+        self.name, self.tell, self.fd, self.parts, self.size, self.pid, self.kind = (
+            f"<{name}>",
+            tell,
+            fd,
+            [],
+            0,
+            os.getpid(),
+            name,
+        )
+        self.since, self.lines = 0.0, 0  # Lines passed on since a moment
+
     def write(self, text) -> int:
-        if not isinstance(text, str): raise TypeError(f'write() argument must be str, not {type(text).__name__}')
-        if os.getpid()!=self.pid: os.write(self.fd, text.encode(errors='replace')); return len(text) # A child process of the cell
-        self.parts.append(text); self.size += len(text)
-        if self.size>8192 or ('\n' in text or '\r' in text) and not self._floods(): self.flush()
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if os.getpid() != self.pid:
+            os.write(self.fd, text.encode(errors="replace"))
+            return len(text)  # A child process of the cell
+        self.parts.append(text)
+        self.size += len(text)
+        if self.size > 8192 or ("\n" in text or "\r" in text) and not self._floods():
+            self.flush()
         return len(text)
+
     def _floods(self) -> bool:
         "Do lines come faster than a thousand a second?"
         now = time.monotonic()
-        if now-self.since>.05: self.since,self.lines = now,0
+        if now - self.since > 0.05:
+            self.since, self.lines = now, 0
         self.lines += 1
-        return self.lines>50
+        return self.lines > 50
+
     def writelines(self, lines):
-        for l in lines: self.write(l)
+        for l in lines:
+            self.write(l)
+
     def flush(self):
-        if self.parts and os.getpid()==self.pid:
-            text,self.parts,self.size = ''.join(self.parts),[],0
-            self.tell({'stream':self.kind, 'text':text})
-    def isatty(self): return False
-    def fileno(self): return self.fd
-    def readable(self): return False
-    def writable(self): return True
-    def seekable(self): return False
-    def close(self): self.flush()
+        if self.parts and os.getpid() == self.pid:
+            text, self.parts, self.size = "".join(self.parts), [], 0
+            self.tell({"stream": self.kind, "text": text})
+
+    def isatty(self):
+        return False
+
+    def fileno(self):
+        return self.fd
+
+    def readable(self):
+        return False
+
+    def writable(self):
+        return True
+
+    def seekable(self):
+        return False
+
+    def close(self):
+        self.flush()
+
     @property
-    def buffer(self): self.flush(); return os.fdopen(os.dup(self.fd), 'wb', 0)
-    def reconfigure(self, **kw): "Always UTF-8, by line"
+    def buffer(self):
+        self.flush()
+        return os.fdopen(os.dup(self.fd), "wb", 0)
+
+    def reconfigure(self, **kw):
+        "Always UTF-8, by line"
 
 # %% ../../nbs/job/shell_plugin.ipynb #39bda16a
 class Publisher(DisplayPublisher):
     "`display` and its updates"
+
     said = Any()
+
     def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kw):
         transient = transient or {}
         if update:
-            self.said.tell({'update':transient.get('display_id'), 'data':_json_able(data), 'metadata':metadata or {}}); return
-        self.said.output(output_type='display_data', data=_json_able(data), metadata=metadata or {},
-            **({'transient':transient} if transient else {}))
-    def clear_output(self, wait=False): sys.stdout.flush(); sys.stderr.flush(); self.said.tell({'clear':bool(wait)})
+            self.said.tell(
+                {"update": transient.get("display_id"), "data": _json_able(data), "metadata": metadata or {}}
+            )
+            return
+        self.said.output(
+            output_type="display_data",
+            data=_json_able(data),
+            metadata=metadata or {},
+            **({"transient": transient} if transient else {}),
+        )
+
+    def clear_output(self, wait=False):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.said.tell({"clear": bool(wait)})
+
 
 class Hook(DisplayHook):
     "The value of a cell's last line"
+
     said = Any()
-    def write_output_prompt(self): self.entry = {'execution_count':self.prompt_count}
+
+    def write_output_prompt(self):
+        self.entry = {"execution_count": self.prompt_count}
+
     def write_format_data(self, format_dict, md_dict=None):
         self.entry.update(data=_json_able(format_dict), metadata=md_dict or {})
+
     def finish_displayhook(self):
-        if self.entry.get('data'): self.said.output(output_type='execute_result', **self.entry)
+        if self.entry.get("data"):
+            self.said.output(output_type="execute_result", **self.entry)
         self.entry = {}
 
 # %% ../../nbs/job/shell_plugin.ipynb #aeed6076
 class Transformers(TransformerManager):
     "IPython's input transformers, which read a cell once in the life of a server as long as nobody changes them"
-    def __init__(self): super().__init__(); self.own,self.known = self._all(),{}
-    def _all(self): return [*self.cleanup_transforms, *self.line_transforms, *self.token_transformers]
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.known = self._all(), {}
+
+    def _all(self):
+        return [*self.cleanup_transforms, *self.line_transforms, *self.token_transformers]
+
     def transform_cell(self, cell):
-        if self._all()!=self.own: return super().transform_cell(cell)
+        if self._all() != self.own:
+            return super().transform_cell(cell)
         if cell not in self.known:
-            if len(self.known)>10_000: self.known.clear()
+            if len(self.known) > 10_000:
+                self.known.clear()
             self.known[cell] = super().transform_cell(cell)
         return self.known[cell]
 
+
 class CellShell(InteractiveShell):
     "An `InteractiveShell` that tells its outputs"
-    display_pub_class,displayhook_class = Type(Publisher),Type(Hook)
+
+    display_pub_class, displayhook_class = Type(Publisher), Type(Hook)
     said = Any()
-    kernel = None # That there is one is how pandas knows a notebook
-    ended = False # Did a cell call `exit`?
+    kernel = None  # That there is one is how pandas knows a notebook
+    ended = False  # Did a cell call `exit`?
+
     def init_history(self):
         self.config.HistoryManager.enabled = False
         super().init_history()
-    def init_virtualenv(self): "The interpreter of the job is the right one"
-    def ask_exit(self): self.ended = True
+
+    def init_virtualenv(self):
+        "The interpreter of the job is the right one"
+
+    def ask_exit(self):
+        self.ended = True
+
     def should_run_async(self, raw_cell, *, transformed_cell=None, preprocessing_exc_tuple=None):
         text = transformed_cell or raw_cell
-        return ('await' in text or 'async' in text) and super().should_run_async(raw_cell, transformed_cell=transformed_cell,
-            preprocessing_exc_tuple=preprocessing_exc_tuple)
-    def enable_gui(self, gui=None): "No event loop of windows in a job"
-    def _showtraceback(self, etype, evalue, stb):
-        self.said.output(output_type='error', ename=str(etype.__name__), evalue=str(evalue), traceback=list(stb))
+        return ("await" in text or "async" in text) and super().should_run_async(
+            raw_cell, transformed_cell=transformed_cell, preprocessing_exc_tuple=preprocessing_exc_tuple
+        )
 
-CellShell.__name__ = CellShell.__qualname__ = 'ZMQInteractiveShell' # pandas, rich and others ask for a notebook by this name, and print otherwise as for a terminal
+    def enable_gui(self, gui=None):
+        "No event loop of windows in a job"
+
+    def _showtraceback(self, etype, evalue, stb):
+        self.said.output(output_type="error", ename=str(etype.__name__), evalue=str(evalue), traceback=list(stb))
+
+
+CellShell.__name__ = CellShell.__qualname__ = (
+    "ZMQInteractiveShell"  # pandas, rich and others ask for a notebook by this name, and print otherwise as for a terminal
+)
+
 
 def _no_stdin(*_, **__):
-    raise StdinNotImplementedError('raw_input was called, but this frontend does not support input requests.')
+    raise StdinNotImplementedError("raw_input was called, but this frontend does not support input requests.")
+
 
 def make() -> CellShell:
     "The shell of this process, with nobody listening yet"
     c = Config()
-    c.InteractiveShell.colors = 'linux'
+    c.InteractiveShell.colors = "linux"
     c.InteractiveShell.ipython_dir = tempfile.gettempdir()
     c.HistoryManager.enabled = False
     shell = CellShell.instance(config=c)
-    shell.xmode = 'Context'
+    shell.xmode = "Context"
     shell.input_transformer_manager = Transformers()
     return shell
 
+
 def listen(
-    shell:CellShell,
-    tell, # Called with every output, in nbformat's words
-    out_fd:int=1, # Where processes that a cell starts write
-    err_fd:int=2,
+    shell: CellShell,
+    tell,  # Called with every output, in nbformat's words
+    out_fd: int = 1,  # Where processes that a cell starts write
+    err_fd: int = 2,
 ):
     "From now on the outputs of the shell go to `tell`"
     shell.said = shell.display_pub.said = shell.displayhook.said = Said(tell)
-    sys.stdout,sys.stderr = Stream('stdout', tell, out_fd),Stream('stderr', tell, err_fd)
+    sys.stdout, sys.stderr = Stream("stdout", tell, out_fd), Stream("stderr", tell, err_fd)
     builtins.input = _no_stdin
-    os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
-    sys.modules.pop('matplotlib_inline.backend_inline', None) # It joins the shell that is there when it is imported
-    if '' not in sys.path: sys.path.insert(next((n for n,p in enumerate(sys.path) if p.endswith('-packages')), len(sys.path)), '') # As IPython does: behind the standard library
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    sys.modules.pop("matplotlib_inline.backend_inline", None)  # It joins the shell that is there when it is imported
+    if "" not in sys.path:
+        sys.path.insert(
+            next((n for n, p in enumerate(sys.path) if p.endswith("-packages")), len(sys.path)), ""
+        )  # As IPython does: behind the standard library
+
 
 async def run(
-    shell:CellShell,
-    code:str, # A cell
-    cell_id:str='',
+    shell: CellShell,
+    code: str,  # A cell
+    cell_id: str = "",
 ):
     "Run one cell as a kernel would: inside a running event loop, where `await` works"
-    if 'await' not in code and 'async' not in code: # Nothing to ask: reading a cell twice costs as much as running a small one
+    if (
+        "await" not in code and "async" not in code
+    ):  # Nothing to ask: reading a cell twice costs as much as running a small one
         done = shell.run_cell(code, store_history=True, cell_id=cell_id or None)
-        sys.stdout.flush(); sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         return done
-    transformed,trouble = code,None
-    try: transformed = shell.transform_cell(code)
-    except Exception: trouble = sys.exc_info()
+    transformed, trouble = code, None
+    try:
+        transformed = shell.transform_cell(code)
+    except Exception:
+        trouble = sys.exc_info()
     if shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=trouble):
-        done = await shell.run_cell_async(code, store_history=True, transformed_cell=transformed, preprocessing_exc_tuple=trouble,
-            cell_id=cell_id or None)
-        shell.events.trigger('post_execute'); shell.events.trigger('post_run_cell', done)
-    else: done = shell.run_cell(code, store_history=True, cell_id=cell_id or None)
-    sys.stdout.flush(); sys.stderr.flush()
+        done = await shell.run_cell_async(
+            code,
+            store_history=True,
+            transformed_cell=transformed,
+            preprocessing_exc_tuple=trouble,
+            cell_id=cell_id or None,
+        )
+        shell.events.trigger("post_execute")
+        shell.events.trigger("post_run_cell", done)
+    else:
+        done = shell.run_cell(code, store_history=True, cell_id=cell_id or None)
+    sys.stdout.flush()
+    sys.stderr.flush()
     return done

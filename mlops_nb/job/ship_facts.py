@@ -12,33 +12,43 @@ import msgspec
 from ..core.fact import Fact
 
 # %% ../../nbs/job/ship_facts.ipynb #1edbe0f5
-TARGETS = ('docker', 'k8s', 'kserve', 'github', 'gitlab', 'airflow')
+TARGETS = ("docker", "k8s", "kserve", "github", "gitlab", "airflow")
+
 
 class Needs(msgspec.Struct, kw_only=True):
     "What runs of a job took"
-    runs:int = 0 # How many were measured; 0 means that the figures are guesses
-    memory_mb:int = 512 # The highest peak, with a quarter on top
-    cpu_m:int = 500 # Thousandths of a core: CPU seconds per second in the busiest run, with a quarter on top
+
+    runs: int = 0  # How many were measured; 0 means that the figures are guesses
+    memory_mb: int = 512  # The highest peak, with a quarter on top
+    cpu_m: int = 500  # Thousandths of a core: CPU seconds per second in the busiest run, with a quarter on top
+
 
 class ShippedFile(msgspec.Struct, kw_only=True):
     "One file that was written"
-    path:str # Relative to the folder
-    target:str # One of `TARGETS`
-    validator:str # Who looked at it: tool and version
-    ok:bool
-    message:str = '' # What is wrong with it
-    bytes:int = 0
+
+    path: str  # Relative to the folder
+    target: str  # One of `TARGETS`
+    validator: str  # Who looked at it: tool and version
+    ok: bool
+    message: str = ""  # What is wrong with it
+    bytes: int = 0
+
 
 class Shipped(Fact):
     "What `job ship` wrote"
-    job:str
-    out:str
-    files:list[ShippedFile]
-    digest:str # SHA-256 of the job that they run
-    needs:Needs
-    remarks:list[str] = [] # What does not carry over, and what is to be supplied
-    __panel__ = 'mlops_nb.job.ship_panel:shipped'
+
+    job: str
+    out: str
+    files: list[ShippedFile]
+    digest: str  # SHA-256 of the job that they run
+    needs: Needs
+    remarks: list[str] = []  # What does not carry over, and what is to be supplied
+    __panel__ = "mlops_nb.job.ship_panel:shipped"
+
     @property
-    def ok(self) -> bool: return all(f.ok for f in self.files)
+    def ok(self) -> bool:
+        return all(f.ok for f in self.files)
+
     @property
-    def finding(self) -> str: return '; '.join(f'{f.path}: {f.message}' for f in self.files if not f.ok)
+    def finding(self) -> str:
+        return "; ".join(f"{f.path}: {f.message}" for f in self.files if not f.ok)

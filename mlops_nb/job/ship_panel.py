@@ -12,24 +12,53 @@ from ..core.draw import Panel, badge, details, facts, table, text
 from .ship_facts import Shipped
 
 # %% ../../nbs/job/ship_panel.ipynb #eaa78da8
-def _next(s:Shipped) -> str:
+def _next(s: Shipped) -> str:
     targets = {f.target for f in s.files}
-    if 'docker' in targets: return f'docker build {s.out}/docker'
-    if 'k8s' in targets or 'kserve' in targets: return f'kubectl apply -f {s.out}'
-    return f'mlops job show {s.job}'
+    if "docker" in targets:
+        return f"docker build {s.out}/docker"
+    if "k8s" in targets or "kserve" in targets:
+        return f"kubectl apply -f {s.out}"
+    return f"mlops job show {s.job}"
 
-def shipped(s:Shipped) -> Panel:
+
+def shipped(s: Shipped) -> Panel:
     "One line a file; copies of the job itself are counted, not listed"
-    copies = [f for f in s.files if f.path.startswith('docker/project/')]
-    rows = [[f.target, f.path, f.bytes, badge('ok', 'valid') if f.ok else badge('bad', 'invalid'), f.validator, f.message or '-']
-        for f in s.files if f not in copies or not f.ok]
+    copies = [f for f in s.files if f.path.startswith("docker/project/")]
+    rows = [
+        [
+            f.target,
+            f.path,
+            f.bytes,
+            badge("ok", "valid") if f.ok else badge("bad", "invalid"),
+            f.validator,
+            f.message or "-",
+        ]
+        for f in s.files
+        if f not in copies or not f.ok
+    ]
     n = s.needs
-    asked = f'{n.memory_mb} MB, {n.cpu_m/1000:g} cores'+(f', from {n.runs} measured run{"s" if n.runs>1 else ""}' if n.runs
-        else ': guesses, no run was measured yet')
-    blocks:list = [table(['for', 'file', 'bytes', '', 'validated by', 'what'], rows),
-        facts({'requests':asked, 'folder':s.out, 'job':s.digest[:12],
-        **({'copied':f'{len(copies)} files of the job'} if copies else {})})]
-    if s.remarks: blocks.append(details(f'{len(s.remarks)} remark{"s" if len(s.remarks)>1 else ""}', *map(text, s.remarks)))
+    asked = f"{n.memory_mb} MB, {n.cpu_m / 1000:g} cores" + (
+        f", from {n.runs} measured run{'s' if n.runs > 1 else ''}" if n.runs else ": guesses, no run was measured yet"
+    )
+    blocks: list = [
+        table(["for", "file", "bytes", "", "validated by", "what"], rows),
+        facts(
+            {
+                "requests": asked,
+                "folder": s.out,
+                "job": s.digest[:12],
+                **({"copied": f"{len(copies)} files of the job"} if copies else {}),
+            }
+        ),
+    ]
+    if s.remarks:
+        blocks.append(details(f"{len(s.remarks)} remark{'s' if len(s.remarks) > 1 else ''}", *map(text, s.remarks)))
     bad = sum(not f.ok for f in s.files)
-    return Panel(f'Shipped: {s.job}', *blocks, verdict=('bad', f'{bad} INVALID') if bad
-        else ('ok', f'{len(s.files)} FILE'+('S' if len(s.files)>1 else '')), next=_next(s))
+    return Panel(
+        f"Shipped: {s.job}",
+        *blocks,
+        verdict=("bad", f"{bad} INVALID")
+        if bad
+        else ("ok", f"{len(s.files)} FILE" + ("S" if len(s.files) > 1 else "")),
+        next=_next(s),
+    )

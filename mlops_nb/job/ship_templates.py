@@ -14,82 +14,172 @@ from pathlib import Path
 from ..core.errors import BadInput, NotFound, suggest
 
 # %% ../../nbs/job/ship_templates.ipynb #e874536b
-def _quoted(s:str) -> str:
+def _quoted(s: str) -> str:
     "A double-quoted YAML string in ASCII; half of a surrogate pair is no character and becomes U+FFFD"
+
     def one(c):
         n = ord(c)
-        return '\\'+c if c in '"\\' else c if 32<=n<127 else f'\\U{n:08x}' if n>0xffff else '\\ufffd' if 0xd800<=n<0xe000 else f'\\u{n:04x}'
-    return '"'+''.join(map(one, s))+'"'
+        return (
+            "\\" + c
+            if c in '"\\'
+            else c
+            if 32 <= n < 127
+            else f"\\U{n:08x}"
+            if n > 0xFFFF
+            else "\\ufffd"
+            if 0xD800 <= n < 0xE000
+            else f"\\u{n:04x}"
+        )
+
+    return '"' + "".join(map(one, s)) + '"'
+
 
 def yaml_(x) -> str:
     "A value as YAML in one line"
-    if isinstance(x, str): return _quoted(x)
-    if isinstance(x, dict): return '{'+', '.join(f'{_quoted(str(k))}: {yaml_(v)}' for k,v in x.items())+'}'
-    return '['+', '.join(map(yaml_, x))+']' if isinstance(x, (list, tuple)) else json.dumps(x)
+    if isinstance(x, str):
+        return _quoted(x)
+    if isinstance(x, dict):
+        return "{" + ", ".join(f"{_quoted(str(k))}: {yaml_(v)}" for k, v in x.items()) + "}"
+    return "[" + ", ".join(map(yaml_, x)) + "]" if isinstance(x, (list, tuple)) else json.dumps(x)
+
+
 def k8s(x) -> str:
     "Arguments of a container, in which Kubernetes would replace `$(NAME)`"
-    return yaml_(_each(x, lambda s: s.replace('$', '$$')))
-def compose(x) -> str: "A value in which compose would replace `$NAME`"; return k8s(x)
+    return yaml_(_each(x, lambda s: s.replace("$", "$$")))
+
+
+def compose(x) -> str:
+    "A value in which compose would replace `$NAME`"
+    return k8s(x)
+
+
 def github(x) -> str:
-    "A value in which GitHub would evaluate `${{ }}`"; return yaml_(_each(x, lambda s: re.sub(r'\$\{\{', "${{ '${{' }}", s)))
+    "A value in which GitHub would evaluate `${{ }}`"
+    return yaml_(_each(x, lambda s: re.sub(r"\$\{\{", "${{ '${{' }}", s)))
+
+
 def docker(x) -> str:
     "A quoted word of a Dockerfile"
-    return '"'+re.sub(r'[^\x20-\x7e]', '?', str(x)).replace('\\', '\\\\').replace('"', '\\"').replace('$', '\\$')+'"'
+    return (
+        '"' + re.sub(r"[^\x20-\x7e]", "?", str(x)).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$") + '"'
+    )
+
+
 def sh(x) -> str:
     "One word of a shell"
     import shlex
+
     return shlex.quote(str(x))
-def py(x) -> str: "A Python literal"; return ascii(x)
-def comment(x) -> str: "Text that cannot leave its comment line"; return re.sub(r'[^\x20-\x7e]|[{}$]', '?', str(x))[:200]
+
+
+def py(x) -> str:
+    "A Python literal"
+    return ascii(x)
+
+
+def comment(x) -> str:
+    "Text that cannot leave its comment line"
+    return re.sub(r"[^\x20-\x7e]|[{}$]", "?", str(x))[:200]
+
+
 def airflow(x) -> str:
     "A Python literal whose strings Airflow may render as Jinja without changing them, but for those that are marked as templates"
-    return ascii(_each(x, lambda s: s.template if isinstance(s, Template) else '{{ "'
-        +s.encode('unicode_escape').decode().replace('"', '\\"').replace('{', '\\x7b').replace('}', '\\x7d')+'" }}' if re.search(r"[{}]", s) else s))
+    return ascii(
+        _each(
+            x,
+            lambda s: (
+                s.template
+                if isinstance(s, Template)
+                else '{{ "'
+                + s.encode("unicode_escape").decode().replace('"', '\\"').replace("{", "\\x7b").replace("}", "\\x7d")
+                + '" }}'
+                if re.search(r"[{}]", s)
+                else s
+            ),
+        )
+    )
+
 
 class Template(str):
     "A text that is meant for Airflow's Jinja"
-    def __new__(cls, shown, template): s = super().__new__(cls, shown); s.template = template; return s
+
+    def __new__(cls, shown, template):
+        s = super().__new__(cls, shown)
+        s.template = template
+        return s
+
 
 def _each(x, change):
     "A value with every string in it changed"
-    if isinstance(x, str): return change(x)
-    if isinstance(x, dict): return {_each(k, change):_each(v, change) for k,v in x.items()}
-    if isinstance(x, (list, tuple)): return [_each(v, change) for v in x]
+    if isinstance(x, str):
+        return change(x)
+    if isinstance(x, dict):
+        return {_each(k, change): _each(v, change) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_each(v, change) for v in x]
     return x
 
 # %% ../../nbs/job/ship_templates.ipynb #75fc350d
 def _home() -> Path:
     "Where our own templates lie: in the wheel beside the modules, in a checkout beside the package"
     import mlops_nb
-    package = Path(mlops_nb.__file__).parent
-    for place in (package/'templates', package.parent/'templates'):
-        if (place/'ship').is_dir(): return place
-    raise NotFound('the package has no templates', 'run: pip install --force-reinstall mlops-nb')
 
-def text_of(name:str) -> str:
-    "A file of ours: `ship/schemas/kserve-v1beta1.json`"; return (_home()/name).read_text(encoding='utf-8')
+    package = Path(mlops_nb.__file__).parent
+    for place in (package / "templates", package.parent / "templates"):
+        if (place / "ship").is_dir():
+            return place
+    raise NotFound("the package has no templates", "run: pip install --force-reinstall mlops-nb")
+
+
+def text_of(name: str) -> str:
+    "A file of ours: `ship/schemas/kserve-v1beta1.json`"
+    return (_home() / name).read_text(encoding="utf-8")
+
 
 @cache
-def _environment(places:tuple[str,...]):
+def _environment(places: tuple[str, ...]):
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
-    env = SandboxedEnvironment(loader=FileSystemLoader(places), undefined=StrictUndefined, trim_blocks=False,
-        keep_trailing_newline=True, auto_reload=True)
-    env.filters.update(yaml=yaml_, k8s=k8s, compose=compose, github=github, docker=docker, sh=sh, py=py,
-        comment=comment, airflow=airflow)
+
+    env = SandboxedEnvironment(
+        loader=FileSystemLoader(places),
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        keep_trailing_newline=True,
+        auto_reload=True,
+    )
+    env.filters.update(
+        yaml=yaml_,
+        k8s=k8s,
+        compose=compose,
+        github=github,
+        docker=docker,
+        sh=sh,
+        py=py,
+        comment=comment,
+        airflow=airflow,
+    )
     return env
 
+
 def render(
-    project, # A `Project`
-    name:str, # `ship/Dockerfile.j2`
-    values:dict,
+    project,  # A `Project`
+    name: str,  # `ship/Dockerfile.j2`
+    values: dict,
 ) -> str:
     "A template filled in; raises `BadInput` with its line"
     import jinja2
-    env = _environment((str(project.root/'templates'), str(_home())))
-    try: return env.get_template(name).render(values)
-    except jinja2.TemplateSyntaxError as e: raise BadInput(f'template {e.name or name} line {e.lineno}: {e.message}') from e
+
+    env = _environment((str(project.root / "templates"), str(_home())))
+    try:
+        return env.get_template(name).render(values)
+    except jinja2.TemplateSyntaxError as e:
+        raise BadInput(f"template {e.name or name} line {e.lineno}: {e.message}") from e
     except jinja2.UndefinedError as e:
-        raise BadInput(f'template {name}: {e.message}', suggest(str(e.message).split("'")[1] if "'" in str(e.message) else '',
-            values) or f'there are: {", ".join(sorted(values))}') from e
-    except jinja2.TemplateError as e: raise BadInput(f'template {name}: {e}') from e
+        raise BadInput(
+            f"template {name}: {e.message}",
+            suggest(str(e.message).split("'")[1] if "'" in str(e.message) else "", values)
+            or f"there are: {', '.join(sorted(values))}",
+        ) from e
+    except jinja2.TemplateError as e:
+        raise BadInput(f"template {name}: {e}") from e

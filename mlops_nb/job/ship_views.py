@@ -15,11 +15,19 @@ from .ship_facts import Needs
 
 # %% ../../nbs/job/ship_views.ipynb #11270545
 def needs(
-    events:Iterable[Event], # job.completed of one job, newest first
-    last:int=20, # How many to look at
+    events: Iterable[Event],  # job.completed of one job, newest first
+    last: int = 20,  # How many to look at
 ) -> Needs:
     "What the last runs took; guesses when there were none"
-    seen = [p for e in list(events)[:last] if (p := e.payload or {}) and p.get('peak_mb') and p.get('seconds')]
-    if not seen: return Needs()
-    memory,cpu = max(float(p['peak_mb']) for p in seen),max(float(p.get('cpu_s') or 0)/float(p['seconds']) for p in seen)
-    return Needs(runs=len(seen), memory_mb=max(64, math.ceil(memory*1.25/16)*16), cpu_m=max(50, math.ceil(cpu*1.25*20)*50))
+    seen = [p for e in list(events)[:last] if (p := e.payload or {}) and p.get("peak_mb") and p.get("seconds")]
+    if not seen:
+        return Needs()
+    memory, cpu = (
+        max(float(p["peak_mb"]) for p in seen),
+        max(float(p.get("cpu_s") or 0) / float(p["seconds"]) for p in seen),
+    )
+    return Needs(
+        runs=len(seen),
+        memory_mb=max(64, math.ceil(memory * 1.25 / 16) * 16),
+        cpu_m=max(50, math.ceil(cpu * 1.25 * 20) * 50),
+    )

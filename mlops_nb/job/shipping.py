@@ -18,141 +18,226 @@ from .schedule_facts import Schedule
 from .ship_facts import Needs
 
 # %% ../../nbs/job/shipping.ipynb #aa257e98
-RUNTIME = ('cloudpickle', 'papermill', 'ipykernel', 'nbclient', 'nbformat', 'jupyter_client', 'ipython', 'msgspec', 'orjson',
-    'cryptography', 'psutil', 'platformdirs', 'python-dateutil', 'tqdm', 'packaging', 'cronsim', 'tzdata') # What `mlops job run` loads
+RUNTIME = (
+    "cloudpickle",
+    "papermill",
+    "ipykernel",
+    "nbclient",
+    "nbformat",
+    "jupyter_client",
+    "ipython",
+    "msgspec",
+    "orjson",
+    "cryptography",
+    "psutil",
+    "platformdirs",
+    "python-dateutil",
+    "tqdm",
+    "packaging",
+    "cronsim",
+    "tzdata",
+)  # What `mlops job run` loads
+
 
 def slug(
-    name:str, # Of a job or model
-    most:int=52, # Characters; a CronJob's name leaves eleven for its Jobs
+    name: str,  # Of a job or model
+    most: int = 52,  # Characters; a CronJob's name leaves eleven for its Jobs
 ) -> str:
     "A DNS label (RFC 1123); a digest keeps apart what would look the same"
-    s = re.sub(r'[^a-z0-9-]+', '-', name.lower()).strip('-')
-    s = s if s[:1].isalpha() else f'job-{s}'.rstrip('-')
-    return s if s==name and len(s)<=most else f'{s[:most-9].rstrip("-")}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+    s = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
+    s = s if s[:1].isalpha() else f"job-{s}".rstrip("-")
+    return (
+        s
+        if s == name and len(s) <= most
+        else f"{s[: most - 9].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    )
+
 
 class Spec(msgspec.Struct, kw_only=True):
     "All that templates may say"
-    name:str
-    slug:str
-    notebook:str # File in the job's folder
-    version:str
-    digest:str # SHA-256 of the job
-    mlops:str # Version of this package
-    python:str # `3.11`
-    base:str # Image to build on
-    image:str # Image to build
-    lock:list[str]
-    model:str # Empty: the job makes none
-    model_slug:str
-    storage:str # Where KServe reads the model
-    args:list[str] # After `mlops job run NAME`
-    parameters:dict # For papermill; fire times as Airflow's templates
-    cron:str
-    tz:str
-    retries:int
-    backoff_s:float
-    timeout_s:float
-    catch_up:str
-    concurrency:int
-    memory_mb:int
-    memory_limit_mb:int
-    cpu_m:int
-    runs:int # Measured
+
+    name: str
+    slug: str
+    notebook: str  # File in the job's folder
+    version: str
+    digest: str  # SHA-256 of the job
+    mlops: str  # Version of this package
+    python: str  # `3.11`
+    base: str  # Image to build on
+    image: str  # Image to build
+    lock: list[str]
+    model: str  # Empty: the job makes none
+    model_slug: str
+    storage: str  # Where KServe reads the model
+    args: list[str]  # After `mlops job run NAME`
+    parameters: dict  # For papermill; fire times as Airflow's templates
+    cron: str
+    tz: str
+    retries: int
+    backoff_s: float
+    timeout_s: float
+    catch_up: str
+    concurrency: int
+    memory_mb: int
+    memory_limit_mb: int
+    cpu_m: int
+    runs: int  # Measured
 
 # %% ../../nbs/job/shipping.ipynb #6319faad
-_FIRE = re.compile(r'@(date|datetime)(?:([+-]\d{1,5})([dh]))?')
+_FIRE = re.compile(r"@(date|datetime)(?:([+-]\d{1,5})([dh]))?")
 
-def _jinja(text:str, tz:str) -> str:
+
+def _jinja(text: str, tz: str) -> str:
     "A fire time as Airflow's Jinja"
     m = _FIRE.fullmatch(text)
-    at = f"logical_date.in_timezone('{tz}')"+(f'.add({"days" if m[3]=="d" else "hours"}={int(m[2])})' if m[2] else '')
-    return '{{ '+at+(".to_date_string()" if m[1]=='date' else '.isoformat()')+' }}'
+    at = f"logical_date.in_timezone('{tz}')" + (
+        f".add({'days' if m[3] == 'd' else 'hours'}={int(m[2])})" if m[2] else ""
+    )
+    return "{{ " + at + (".to_date_string()" if m[1] == "date" else ".isoformat()") + " }}"
 
-def _values(job:Job, s:Schedule, given:dict) -> tuple[list[str],dict]:
+
+def _values(job: Job, s: Schedule, given: dict) -> tuple[list[str], dict]:
     "Arguments of `job run`, and parameters of papermill"
     texts = {**s.parameters, **given}
-    follows = {k:v for k,v in texts.items() if isinstance(v, str) and _FIRE.fullmatch(v)}
-    fixed = parameters.bind(job.parameters, {k:v for k,v in texts.items() if k not in follows}, f'job `{job.name}`')
-    args = [w for k,v in fixed.items() for w in ('-p', f'{k}={v if isinstance(v, str) else json.dumps(v)}')]
-    return args,{**fixed, **{k:ship_templates.Template(v, _jinja(v, s.tz)) for k,v in follows.items()}}
+    follows = {k: v for k, v in texts.items() if isinstance(v, str) and _FIRE.fullmatch(v)}
+    fixed = parameters.bind(job.parameters, {k: v for k, v in texts.items() if k not in follows}, f"job `{job.name}`")
+    args = [w for k, v in fixed.items() for w in ("-p", f"{k}={v if isinstance(v, str) else json.dumps(v)}")]
+    return args, {**fixed, **{k: ship_templates.Template(v, _jinja(v, s.tz)) for k, v in follows.items()}}
 
-def remarks(job:Job, s:Schedule, spec:Spec, targets:list[str]) -> list[str]:
+
+def remarks(job: Job, s: Schedule, spec: Spec, targets: list[str]) -> list[str]:
     "What does not carry over, and what is to be supplied"
     out = []
-    for k in [k for k,v in s.parameters.items() if _FIRE.fullmatch(v)]:
-        if 'k8s' in targets:
-            out.append(f'parameter `{k}` follows the fire\'s time, which Kubernetes does not pass on: there its default counts')
+    for k in [k for k, v in s.parameters.items() if _FIRE.fullmatch(v)]:
+        if "k8s" in targets:
+            out.append(
+                f"parameter `{k}` follows the fire's time, which Kubernetes does not pass on: there its default counts"
+            )
     if s.after:
-        out.append(f'`{job.name}` follows `{s.after}`: chains are left to the scheduler; the files start it by {"its cron line" if s.cron else "hand"}')
-    out += [f'the job reads the {t.kind} `{t.name}`: mount or fetch it where it runs'
-        for t in job.inputs if t.kind in ('file', 'dataset')]
-    if 'airflow' in targets:
-        out += [f'papermill hands `{p.name}` over as text, not as {p.bare}'
-            for p in job.parameters if p.bare in ('date', 'datetime')]
-    if 'docker' in targets and '@sha256:' not in spec.base:
-        out.append(f'the base image is pinned by tag; give --base {spec.base}@sha256:... to pin its bytes')
+        out.append(
+            f"`{job.name}` follows `{s.after}`: chains are left to the scheduler; the files start it by {'its cron line' if s.cron else 'hand'}"
+        )
+    out += [
+        f"the job reads the {t.kind} `{t.name}`: mount or fetch it where it runs"
+        for t in job.inputs
+        if t.kind in ("file", "dataset")
+    ]
+    if "airflow" in targets:
+        out += [
+            f"papermill hands `{p.name}` over as text, not as {p.bare}"
+            for p in job.parameters
+            if p.bare in ("date", "datetime")
+        ]
+    if "docker" in targets and "@sha256:" not in spec.base:
+        out.append(f"the base image is pinned by tag; give --base {spec.base}@sha256:... to pin its bytes")
     return out
 
+
 def gather(
-    project, # A `Project`
-    job:Job,
-    needs:Needs, # Measured
-    given:dict, # Parameters, as typed
-    image:str='',
-    base:str='',
-    model:str='',
-    storage:str='',
-) -> tuple[Spec,Schedule]:
+    project,  # A `Project`
+    job: Job,
+    needs: Needs,  # Measured
+    given: dict,  # Parameters, as typed
+    image: str = "",
+    base: str = "",
+    model: str = "",
+    storage: str = "",
+) -> tuple[Spec, Schedule]:
     "Everything about a job that its files say; raises `BadInput`"
     from mlops_nb import __version__
-    try: s = schedule_definition.read(project, job.name)
-    except NotFound: s = Schedule(job=job.name)
-    args,values = _values(job, s, given)
-    model = model or next((t.name for t in job.outputs if t.kind=='model'), '')
+
+    try:
+        s = schedule_definition.read(project, job.name)
+    except NotFound:
+        s = Schedule(job=job.name)
+    args, values = _values(job, s, given)
+    model = model or next((t.name for t in job.outputs if t.kind == "model"), "")
     digest = unattended.definition_digest(project, job.name)
-    locked = [x for x in requirements.closure([*job.requirements, *RUNTIME]) if not x.startswith(('mlops-nb==', 'mlops_nb=='))]
-    python = '.'.join(platform.python_version_tuple()[:2])
-    for what,text in (('--image', image), ('--base', base)):
-        if text and not re.fullmatch(r'[a-z0-9][\w.:/@-]{0,254}', text):
-            raise BadInput(f'{what} {text!r} is no image', 'write registry.example.org/team/score:1.0')
-    if storage and not re.match(r'(pvc|s3|gs|https?|hdfs|hf|oci)://.', storage):
-        raise BadInput(f'--storage {storage!r}: expected s3://, gs://, pvc://, hf://, oci:// or https://')
-    return Spec(name=job.name, slug=slug(job.name), notebook=job.notebook or f'{job.name}.ipynb', version=digest[:12],
-        digest=digest, mlops=__version__, python=python, base=base or f'python:{platform.python_version()}-slim-bookworm',
-        image=image or f'{slug(job.name)}:{digest[:12]}', lock=[*locked, f'mlops-nb=={__version__}'], model=model,
-        model_slug=slug(model or job.name), storage=storage or f'pvc://models/{slug(model or job.name)}', args=args,
-        parameters=values, cron=s.cron, tz=s.tz, retries=s.retries,
-        backoff_s=s.backoff_s, timeout_s=s.timeout_s, catch_up=s.catch_up, concurrency=s.concurrency, memory_mb=needs.memory_mb,
-        memory_limit_mb=needs.memory_mb*3//2, cpu_m=needs.cpu_m, runs=needs.runs),s
+    locked = [
+        x for x in requirements.closure([*job.requirements, *RUNTIME]) if not x.startswith(("mlops-nb==", "mlops_nb=="))
+    ]
+    python = ".".join(platform.python_version_tuple()[:2])
+    for what, text in (("--image", image), ("--base", base)):
+        if text and not re.fullmatch(r"[a-z0-9][\w.:/@-]{0,254}", text):
+            raise BadInput(f"{what} {text!r} is no image", "write registry.example.org/team/score:1.0")
+    if storage and not re.match(r"(pvc|s3|gs|https?|hdfs|hf|oci)://.", storage):
+        raise BadInput(f"--storage {storage!r}: expected s3://, gs://, pvc://, hf://, oci:// or https://")
+    return Spec(
+        name=job.name,
+        slug=slug(job.name),
+        notebook=job.notebook or f"{job.name}.ipynb",
+        version=digest[:12],
+        digest=digest,
+        mlops=__version__,
+        python=python,
+        base=base or f"python:{platform.python_version()}-slim-bookworm",
+        image=image or f"{slug(job.name)}:{digest[:12]}",
+        lock=[*locked, f"mlops-nb=={__version__}"],
+        model=model,
+        model_slug=slug(model or job.name),
+        storage=storage or f"pvc://models/{slug(model or job.name)}",
+        args=args,
+        parameters=values,
+        cron=s.cron,
+        tz=s.tz,
+        retries=s.retries,
+        backoff_s=s.backoff_s,
+        timeout_s=s.timeout_s,
+        catch_up=s.catch_up,
+        concurrency=s.concurrency,
+        memory_mb=needs.memory_mb,
+        memory_limit_mb=needs.memory_mb * 3 // 2,
+        cpu_m=needs.cpu_m,
+        runs=needs.runs,
+    ), s
 
 # %% ../../nbs/job/shipping.ipynb #613bf056
 _SECRET = re.compile(r'://[^/\s:@"]*:[^@\s"]+@')
-_FILES = {'k8s':('k8s/{slug}.yaml', 'kubernetes.yaml.j2'), 'kserve':('kserve/{model_slug}.yaml', 'kserve.yaml.j2'),
-    'github':('.github/workflows/job-{slug}.yml', 'github.yml.j2'),
-    'gitlab':('.gitlab-ci.yml', 'gitlab.yml.j2'), 'airflow':('airflow/{slug}.py', 'airflow.py.j2')}
+_FILES = {
+    "k8s": ("k8s/{slug}.yaml", "kubernetes.yaml.j2"),
+    "kserve": ("kserve/{model_slug}.yaml", "kserve.yaml.j2"),
+    "github": (".github/workflows/job-{slug}.yml", "github.yml.j2"),
+    "gitlab": (".gitlab-ci.yml", "gitlab.yml.j2"),
+    "airflow": ("airflow/{slug}.py", "airflow.py.j2"),
+}
+
 
 def files(
-    project, # A `Project`
-    spec:Spec,
-    targets:list[str], # Of `ship_facts.TARGETS`
-) -> Iterator[tuple[str,str,bytes]]: # Target, path relative to the folder, content
+    project,  # A `Project`
+    spec: Spec,
+    targets: list[str],  # Of `ship_facts.TARGETS`
+) -> Iterator[tuple[str, str, bytes]]:  # Target, path relative to the folder, content
     "What is to be written"
     values = msgspec.structs.asdict(spec)
-    def made(template): return ship_templates.render(project, f'ship/{template}', values).encode()
+
+    def made(template):
+        return ship_templates.render(project, f"ship/{template}", values).encode()
+
     for target in targets:
-        if target!='docker':
-            path,template = _FILES[target]
-            yield target,path.format(slug=spec.slug, model_slug=spec.model_slug),made(template)
+        if target != "docker":
+            path, template = _FILES[target]
+            yield target, path.format(slug=spec.slug, model_slug=spec.model_slug), made(template)
             continue
-        for path,template in (('Dockerfile', 'Dockerfile.j2'), ('.dockerignore', 'dockerignore.j2'),
-            ('compose.yaml', 'compose.yaml.j2')):
-            yield target,f'docker/{path}',made(template)
-        yield target,'docker/requirements.lock',('\n'.join(spec.lock)+'\n').encode()
-        yield target,'docker/sbom.cdx.json',(json.dumps(sbom.bill(spec.name, spec.digest, spec.lock, spec.base), indent=1)+'\n').encode()
-        if _SECRET.search((project.root/'mlops.toml').read_text(encoding='utf-8')):
-            raise BadInput('mlops.toml holds a password in a URL, which would be readable in the image',
-                'give that setting as MLOPS_SECTION_KEY in the environment')
+        for path, template in (
+            ("Dockerfile", "Dockerfile.j2"),
+            (".dockerignore", "dockerignore.j2"),
+            ("compose.yaml", "compose.yaml.j2"),
+        ):
+            yield target, f"docker/{path}", made(template)
+        yield target, "docker/requirements.lock", ("\n".join(spec.lock) + "\n").encode()
+        yield (
+            target,
+            "docker/sbom.cdx.json",
+            (json.dumps(sbom.bill(spec.name, spec.digest, spec.lock, spec.base), indent=1) + "\n").encode(),
+        )
+        if _SECRET.search((project.root / "mlops.toml").read_text(encoding="utf-8")):
+            raise BadInput(
+                "mlops.toml holds a password in a URL, which would be readable in the image",
+                "give that setting as MLOPS_SECTION_KEY in the environment",
+            )
         folder = definition.folder_of(project, spec.name)
-        for f in [project.root/'mlops.toml',
-            *(f for f in sorted(folder.rglob('*')) if f.is_file() and not f.name.startswith('.'))]:
-            yield target,f'docker/project/{f.relative_to(project.root).as_posix()}',f.read_bytes()
+        for f in [
+            project.root / "mlops.toml",
+            *(f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")),
+        ]:
+            yield target, f"docker/project/{f.relative_to(project.root).as_posix()}", f.read_bytes()

@@ -19,197 +19,323 @@ from .survey import bindings, holds_secret, sounds_secret
 # %% ../../nbs/job/signature.ipynb #b8ed9e34
 class Move(msgspec.Struct, kw_only=True):
     "A statement that belongs into the parameters cell"
-    cell:int
-    node:ast.stmt
-    code:str # As it will be written there
+
+    cell: int
+    node: ast.stmt
+    code: str  # As it will be written there
+
 
 class Signature(msgspec.Struct, kw_only=True):
     "What was found"
-    parameters:list[Parameter] = []
-    moves:list[Move] = []
-    preamble:list[Move] = [] # Imports (copied) and enum classes (moved) that the parameters need
-    notes:list[Note] = []
-    explicit:bool = False
 
-def is_step(cell:Cell) -> bool:
+    parameters: list[Parameter] = []
+    moves: list[Move] = []
+    preamble: list[Move] = []  # Imports (copied) and enum classes (moved) that the parameters need
+    notes: list[Note] = []
+    explicit: bool = False
+
+
+def is_step(cell: Cell) -> bool:
     "Is this cell marked as a step?"
-    return any(t.startswith('step:') for t in cell.tags) or any(m.kind=='cell' and m.name=='mlops'
-        and re.match(r'step\b', m.rest) for m in cell.source.magics)
+    return any(t.startswith("step:") for t in cell.tags) or any(
+        m.kind == "cell" and m.name == "mlops" and re.match(r"step\b", m.rest) for m in cell.source.magics
+    )
 
-def is_explicit(cell:Cell) -> bool:
+
+def is_explicit(cell: Cell) -> bool:
     "Does this cell say that it holds parameters?"
-    return 'parameters' in cell.tags or any(m.kind=='cell' and m.name=='mlops' and re.match(r'params\b', m.rest)
-        for m in cell.source.magics)
+    return "parameters" in cell.tags or any(
+        m.kind == "cell" and m.name == "mlops" and re.match(r"params\b", m.rest) for m in cell.source.magics
+    )
 
 # %% ../../nbs/job/signature.ipynb #3b462632
-_GROWS = {'append', 'extend', 'add', 'update', 'insert', 'pop', 'remove', 'setdefault', 'clear', 'popitem', 'discard', 'sort',
-    'reverse'}
+_GROWS = {
+    "append",
+    "extend",
+    "add",
+    "update",
+    "insert",
+    "pop",
+    "remove",
+    "setdefault",
+    "clear",
+    "popitem",
+    "discard",
+    "sort",
+    "reverse",
+}
 
-def comment_beside(cell:Cell, node:ast.stmt) -> str:
+
+def comment_beside(cell: Cell, node: ast.stmt) -> str:
     "The comment that ends a statement's last line, or stands alone above it"
-    lines = cell.source.python.split('\n')
-    rest = lines[node.end_lineno-1].encode()[node.end_col_offset:].decode(errors='replace').strip()
-    if rest.startswith('#'): return rest.lstrip('# ')
-    above = lines[node.lineno-2].strip() if node.lineno>1 else ''
-    return above.lstrip('# ') if above.startswith('#') and len(above)<100 else ''
+    lines = cell.source.python.split("\n")
+    rest = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode(errors="replace").strip()
+    if rest.startswith("#"):
+        return rest.lstrip("# ")
+    above = lines[node.lineno - 2].strip() if node.lineno > 1 else ""
+    return above.lstrip("# ") if above.startswith("#") and len(above) < 100 else ""
 
-def _binding(node:ast.stmt):
+
+def _binding(node: ast.stmt):
     "`(name, value node, annotation)` for every name that a simple assignment binds"
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
         return [(node.target.id, node.value, node.annotation)]
-    if not isinstance(node, ast.Assign): return []
+    if not isinstance(node, ast.Assign):
+        return []
     out = []
     for t in node.targets:
-        if isinstance(t, ast.Name): out.append((t.id, node.value, None))
-        elif isinstance(t, ast.Tuple) and isinstance(node.value, (ast.Tuple, ast.List)) and len(t.elts)==len(node.value.elts) and all(isinstance(e, ast.Name) for e in t.elts):
-            out += [(e.id, v, None) for e,v in zip(t.elts, node.value.elts)]
-        else: return []
+        if isinstance(t, ast.Name):
+            out.append((t.id, node.value, None))
+        elif (
+            isinstance(t, ast.Tuple)
+            and isinstance(node.value, (ast.Tuple, ast.List))
+            and len(t.elts) == len(node.value.elts)
+            and all(isinstance(e, ast.Name) for e in t.elts)
+        ):
+            out += [(e.id, v, None) for e, v in zip(t.elts, node.value.elts)]
+        else:
+            return []
     return out
 
-def _enums(cells:list[Cell]) -> dict[str,tuple[list[str],Cell,ast.ClassDef]]:
+
+def _enums(cells: list[Cell]) -> dict[str, tuple[list[str], Cell, ast.ClassDef]]:
     "Enum classes of the notebook: name -> members, cell, node"
     found = {}
     for c in cells:
-        for node,_ in c.statements:
-            if isinstance(node, ast.ClassDef) and any(ast.unparse(b).split('.')[-1] in ('Enum', 'StrEnum', 'IntEnum')
-                for b in node.bases):
-                found[node.name] = [t.id for s in node.body if isinstance(s, ast.Assign) for t in s.targets
-                    if isinstance(t, ast.Name)],c,node
+        for node, _ in c.statements:
+            if isinstance(node, ast.ClassDef) and any(
+                ast.unparse(b).split(".")[-1] in ("Enum", "StrEnum", "IntEnum") for b in node.bases
+            ):
+                found[node.name] = (
+                    [
+                        t.id
+                        for s in node.body
+                        if isinstance(s, ast.Assign)
+                        for t in s.targets
+                        if isinstance(t, ast.Name)
+                    ],
+                    c,
+                    node,
+                )
     return found
 
-def _value(node, enums) -> tuple[Constant|None,list[str]]:
+
+def _value(node, enums) -> tuple[Constant | None, list[str]]:
     "A constant, or a member of an enum class of the notebook"
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in enums and node.attr in enums[node.value.id][0]:
-        return Constant(node.attr, 'enum', node.value.id),enums[node.value.id][0]
-    return constant(node),[]
+    if (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in enums
+        and node.attr in enums[node.value.id][0]
+    ):
+        return Constant(node.attr, "enum", node.value.id), enums[node.value.id][0]
+    return constant(node), []
 
 # %% ../../nbs/job/signature.ipynb #3283d9bc
 def grown(
-    cell:Cell,
+    cell: Cell,
 ) -> set[str]:
     "Names whose objects a cell changes by a method: `rows` of `rows.append(1)`"
     calls = (n.func for n in ast.walk(cell.tree) if isinstance(n, ast.Call)) if cell.tree else ()
-    return {f.value.id for f in calls if isinstance(f, ast.Attribute) and f.attr in _GROWS and isinstance(f.value, ast.Name)}
+    return {
+        f.value.id for f in calls if isinstance(f, ast.Attribute) and f.attr in _GROWS and isinstance(f.value, ast.Name)
+    }
 
-def _grown(cells:list[Cell]) -> set[str]:
+
+def _grown(cells: list[Cell]) -> set[str]:
     "Names whose objects are changed in place"
-    return set().union(*(c.changes|grown(c) for c in cells))
+    return set().union(*(c.changes | grown(c) for c in cells))
 
-def _is_secret(node:ast.stmt) -> bool:
+
+def _is_secret(node: ast.stmt) -> bool:
     "Does an assignment write a secret down, by its name, in a dict, or by its shape?"
-    return any(holds_secret(n, v) for x in ast.walk(node) for n,v in bindings(x)) or bool(guard.find_secrets(ast.unparse(node)))
+    return any(holds_secret(n, v) for x in ast.walk(node) for n, v in bindings(x)) or bool(
+        guard.find_secrets(ast.unparse(node))
+    )
 
-def _conditional(cell:Cell, node:ast.stmt) -> list[Note]:
+
+def _conditional(cell: Cell, node: ast.stmt) -> list[Note]:
     "Notes about constants that depend on a condition"
     names = []
     if isinstance(node, (ast.If, ast.Try)):
-        names = [n for s in ast.walk(node) if isinstance(s, ast.stmt) for n,v,_ in _binding(s) if constant(v) is not None]
+        names = [
+            n for s in ast.walk(node) if isinstance(s, ast.stmt) for n, v, _ in _binding(s) if constant(v) is not None
+        ]
     elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.IfExp):
-        names = [n for n,_,_ in _binding(node)]
-    return [Note(cell=cell.index, message=f'`{n}` depends on a condition and stays in the code: assign it once, as a constant, to make it a parameter') for n in dict.fromkeys(names)]
+        names = [n for n, _, _ in _binding(node)]
+    return [
+        Note(
+            cell=cell.index,
+            message=f"`{n}` depends on a condition and stays in the code: assign it once, as a constant, to make it a parameter",
+        )
+        for n in dict.fromkeys(names)
+    ]
+
 
 def find(
-    cells:list[Cell], # Those that the job keeps, in order
+    cells: list[Cell],  # Those that the job keeps, in order
 ) -> Signature:
     "Typed parameters, the statements that hold them, and notes on what was left alone"
     explicit = [c for c in cells if is_explicit(c)]
-    enums,grown,bound,last = _enums(cells),_grown(cells),_times_bound(cells),_last_use(cells)
+    enums, grown, bound, last = _enums(cells), _grown(cells), _times_bound(cells), _last_use(cells)
     sig = Signature(explicit=bool(explicit))
     for c in explicit or cells:
-        if not explicit and is_step(c) and all(_binding(s) for s,_ in c.statements): continue # The step makes these names
-        for node,names in c.statements:
-            sig.notes += _conditional(c, node) if explicit or c is cells[0] or isinstance(getattr(node, 'value', None), ast.IfExp) else []
+        if not explicit and is_step(c) and all(_binding(s) for s, _ in c.statements):
+            continue  # The step makes these names
+        for node, names in c.statements:
+            sig.notes += (
+                _conditional(c, node)
+                if explicit or c is cells[0] or isinstance(getattr(node, "value", None), ast.IfExp)
+                else []
+            )
             pairs = _binding(node)
             if pairs and _is_secret(node):
-                sig.notes.append(Note(cell=c.index,
-                    message=f'`{pairs[0][0]}` holds a secret and is no parameter: empty it ({pairs[0][0]} = ""), convert again, and give each run a reference: -p {pairs[0][0]}=secret:env:NAME'))
+                sig.notes.append(
+                    Note(
+                        cell=c.index,
+                        message=f'`{pairs[0][0]}` holds a secret and is no parameter: empty it ({pairs[0][0]} = ""), convert again, and give each run a reference: -p {pairs[0][0]}=secret:env:NAME',
+                    )
+                )
                 continue
-            if not pairs or not _steers(c, node, pairs, last, grown, bound, bool(explicit)): continue
-            found = [_parameter(c, node, name, value, ann, enums) for name,value,ann in pairs]
+            if not pairs or not _steers(c, node, pairs, last, grown, bound, bool(explicit)):
+                continue
+            found = [_parameter(c, node, name, value, ann, enums) for name, value, ann in pairs]
             if any(p is None for p in found):
                 if explicit and not isinstance(node.value, ast.IfExp):
-                    sig.notes += [Note(cell=c.index, message=f'`{n}` is computed, so it stays in the code after the parameters')
-                        for (n,_,_),p in zip(pairs, found) if p is None]
+                    sig.notes += [
+                        Note(cell=c.index, message=f"`{n}` is computed, so it stays in the code after the parameters")
+                        for (n, _, _), p in zip(pairs, found)
+                        if p is None
+                    ]
                 continue
-            if (need := _needed(names.now, c, node, cells, enums)) is None or _clash(need, sig.preamble): continue
+            if (need := _needed(names.now, c, node, cells, enums)) is None or _clash(need, sig.preamble):
+                continue
             sig.preamble += [m for m in need if m.code not in {x.code for x in sig.preamble}]
             sig.parameters += found
             sig.moves.append(Move(cell=c.index, node=node, code=_written(c, node, found, pairs)))
     return sig
 
 # %% ../../nbs/job/signature.ipynb #c78b6b3f
-def _times_bound(cells) -> dict[str,int]:
+def _times_bound(cells) -> dict[str, int]:
     "How many statements bind each name"
-    out:dict[str,int] = {}
+    out: dict[str, int] = {}
     for c in cells:
-        for node,names in c.statements:
-            for n in names.binds|names.deletes: out[n] = out.get(n, 0)+1
+        for node, names in c.statements:
+            for n in names.binds | names.deletes:
+                out[n] = out.get(n, 0) + 1
             for g in ast.walk(node):
                 if isinstance(g, ast.Global):
-                    for n in g.names: out[n] = out.get(n, 0)+1
+                    for n in g.names:
+                        out[n] = out.get(n, 0) + 1
     return out
 
-def _last_use(cells) -> dict[str,int]:
+
+def _last_use(cells) -> dict[str, int]:
     "Index of the last cell that reads each name"
-    return {n:c.index for c in cells for n in c.uses}
+    return {n: c.index for c in cells for n in c.uses}
+
 
 def _steers(cell, node, pairs, last, grown, bound, explicit) -> bool:
     "Is this an assignment that steers later code?"
-    if explicit: return True
-    for name,value,ann in pairs:
-        if name.startswith('_') or bound.get(name)!=1 or name in grown: return False
-        empty = isinstance(value, ast.Constant) and value.value in (None, '') and not (value.value=='' and sounds_secret(name)) # A secret is given from outside
-        if ann is None and (empty
-            or isinstance(value, (ast.List, ast.Dict)) and not ast.unparse(value).strip('[]{}')):
+    if explicit:
+        return True
+    for name, value, ann in pairs:
+        if name.startswith("_") or bound.get(name) != 1 or name in grown:
             return False
-        if len(ast.unparse(value))>300: return False # Data, not a parameter
-        below = any(name in n.now|n.later for s,n in cell.statements if s.lineno>node.lineno) or name in cell.source.soft
-        if not below and last.get(name, -1)<=cell.index: return False
+        empty = (
+            isinstance(value, ast.Constant)
+            and value.value in (None, "")
+            and not (value.value == "" and sounds_secret(name))
+        )  # A secret is given from outside
+        if ann is None and (empty or isinstance(value, (ast.List, ast.Dict)) and not ast.unparse(value).strip("[]{}")):
+            return False
+        if len(ast.unparse(value)) > 300:
+            return False  # Data, not a parameter
+        below = (
+            any(name in n.now | n.later for s, n in cell.statements if s.lineno > node.lineno)
+            or name in cell.source.soft
+        )
+        if not below and last.get(name, -1) <= cell.index:
+            return False
     return True
 
-def _parameter(cell, node, name, value, annotation, enums) -> Parameter|None:
-    found,members = _value(value, enums)
-    if found is None: return None
+
+def _parameter(cell, node, name, value, annotation, enums) -> Parameter | None:
+    found, members = _value(value, enums)
+    if found is None:
+        return None
     if members:
-        return Parameter(name=name, type='enum', default=found.value, choices=members, form=found.form,
-            help=comment_beside(cell, node), cell=cell.index)
+        return Parameter(
+            name=name,
+            type="enum",
+            default=found.value,
+            choices=members,
+            form=found.form,
+            help=comment_beside(cell, node),
+            cell=cell.index,
+        )
     p = typed(name, found, annotation, comment_beside(cell, node))
-    if p is not None: p.cell = cell.index
+    if p is not None:
+        p.cell = cell.index
     return p
 
-def _needed(names, cell, node, cells, enums) -> list[Move]|None:
+
+def _needed(names, cell, node, cells, enums) -> list[Move] | None:
     "Imports and enum classes that a parameter's expression needs; None when it needs more than that"
     out = []
     for name in sorted(n for n in names if n not in _BUILTIN):
-        above = [(c, s) for c in cells if c.index<=cell.index for s,n in c.statements if name in n.binds
-            and (c is not cell or s.lineno<node.lineno)]
-        if not above: return None
-        c,s = above[-1]
-        if isinstance(s, (ast.Import, ast.ImportFrom)): out.append(Move(cell=-1, node=s, code=ast.unparse(s)))
+        above = [
+            (c, s)
+            for c in cells
+            if c.index <= cell.index
+            for s, n in c.statements
+            if name in n.binds and (c is not cell or s.lineno < node.lineno)
+        ]
+        if not above:
+            return None
+        c, s = above[-1]
+        if isinstance(s, (ast.Import, ast.ImportFrom)):
+            out.append(Move(cell=-1, node=s, code=ast.unparse(s)))
         elif name in enums:
-            inner = _needed([b.id for base in s.bases for b in ast.walk(base) if isinstance(b, ast.Name)], c, s, cells, {})
-            if inner is None: return None
+            inner = _needed(
+                [b.id for base in s.bases for b in ast.walk(base) if isinstance(b, ast.Name)], c, s, cells, {}
+            )
+            if inner is None:
+                return None
             out += [*inner, Move(cell=c.index, node=s, code=_text_of(c, s))]
-        else: return None
+        else:
+            return None
     return out
 
-def _clash(need:list[Move], preamble:list[Move]) -> bool:
+
+def _clash(need: list[Move], preamble: list[Move]) -> bool:
     "Would an import above the parameters mean another thing by a name than one that is there?"
+
     def bound(moves):
-        return {a.asname or a.name.split('.')[0]:m.code for m in moves if isinstance(m.node, (ast.Import, ast.ImportFrom))
-            for a in m.node.names}
-    there,new = bound(preamble),bound(need)
-    return any(there[n]!=new[n] for n in there.keys()&new.keys())
+        return {
+            a.asname or a.name.split(".")[0]: m.code
+            for m in moves
+            if isinstance(m.node, (ast.Import, ast.ImportFrom))
+            for a in m.node.names
+        }
+
+    there, new = bound(preamble), bound(need)
+    return any(there[n] != new[n] for n in there.keys() & new.keys())
+
 
 _BUILTIN = set(dir(builtins))
 
+
 def _text_of(cell, node) -> str:
-    first = min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', []))])
-    return '\n'.join(cell.source.python.split('\n')[first-1:node.end_lineno])
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    return "\n".join(cell.source.python.split("\n")[first - 1 : node.end_lineno])
+
 
 def _written(cell, node, found, pairs) -> str:
     "The line of a parameter in the parameters cell"
-    alone = len(pairs)==1 and not any(s is not node and (s.lineno==node.end_lineno or s.end_lineno==node.lineno) for s,
-        _ in cell.statements)
-    if alone: return _text_of(cell, node)
-    return '\n'.join(f'{name} = {ast.unparse(value)}' for name,value,_ in pairs)
+    alone = len(pairs) == 1 and not any(
+        s is not node and (s.lineno == node.end_lineno or s.end_lineno == node.lineno) for s, _ in cell.statements
+    )
+    if alone:
+        return _text_of(cell, node)
+    return "\n".join(f"{name} = {ast.unparse(value)}" for name, value, _ in pairs)

@@ -24,291 +24,514 @@ from .supervision import Limits
 # %% ../../nbs/job/step_execution.ipynb #2bd5735c
 class Going(supervision.Watch):
     "A step that goes on"
-    def __init__(self, name:str, own:set[int], began_s:float, *args):
+
+    def __init__(self, name: str, own: set[int], began_s: float, *args):
         super().__init__(*args)
-        self.name,self.own,self.began_s,self.again = name,own,began_s,set[int]()
-    def open(self): self.open_:set = {self.line, self.server, *self.pipes}
+        self.name, self.own, self.began_s, self.again = name, own, began_s, set[int]()
+
+    def open(self):
+        self.open_: set = {self.line, self.server, *self.pipes}
+
     def hear(self, ready):
-        for x in [x for x in (*self.pipes, self.line, self.server) if x in ready]: self._hear(x, self.open_)
+        for x in [x for x in (*self.pipes, self.line, self.server) if x in ready]:
+            self._hear(x, self.open_)
         self._look()
+
     def _message(self, m):
-        at = m.get('begin', m.get('cell'))
-        if at is None or at in self.own or 'done' in m: super()._message(m)
-        elif 'begin' in m: self.cell,self.cell_began,self.cell_runs = at,time.monotonic(),True; self.again.add(at)
-        elif 'status' in m: self.cell_runs = False
+        at = m.get("begin", m.get("cell"))
+        if at is None or at in self.own or "done" in m:
+            super()._message(m)
+        elif "begin" in m:
+            self.cell, self.cell_began, self.cell_runs = at, time.monotonic(), True
+            self.again.add(at)
+        elif "status" in m:
+            self.cell_runs = False
+
     def _said(self, m):
-        if self.cell in self.own: super()._said(m)
-    def ask(self): self._ask()
-    def stop(self, why:str): self.why,self.at = why,self.cell; self._terminate()
-    def patience(self) -> float|None: return self._patience()
+        if self.cell in self.own:
+            super()._said(m)
+
+    def ask(self):
+        self._ask()
+
+    def stop(self, why: str):
+        self.why, self.at = why, self.cell
+        self._terminate()
+
+    def patience(self) -> float | None:
+        return self._patience()
+
     def finish(self) -> dict:
         self._drain(self.open_)
-        for x in (self.line, self.server): x.close()
-        for fd in self.pipes: os.close(fd)
+        for x in (self.line, self.server):
+            x.close()
+        for fd in self.pipes:
+            os.close(fd)
         return self._ended()
 
 # %% ../../nbs/job/step_execution.ipynb #e132c317
-FIRST = '' # The step of the definitions
+FIRST = ""  # The step of the definitions
+
 
 class Sheets:
     "The cells of a run, by step"
-    def __init__(self,
-        steps:list[Step], # Of the job
-        cells:list[dict], # Code cells of the run: at, source, id, tags
-        injected:int=-1, # Index of the cell of injected parameters, -1 without one
+
+    def __init__(
+        self,
+        steps: list[Step],  # Of the job
+        cells: list[dict],  # Code cells of the run: at, source, id, tags
+        injected: int = -1,  # Index of the cell of injected parameters, -1 without one
     ):
         self.injected = injected
-        self.code = [c for c in cells if c['source'].strip() and 'skip-execution' not in c['tags']]
-        self.own = {s.name:[n if injected<0 or n<injected else n+1 for n in s.cells] for s in steps}
+        self.code = [c for c in cells if c["source"].strip() and "skip-execution" not in c["tags"]]
+        self.own = {s.name: [n if injected < 0 or n < injected else n + 1 for n in s.cells] for s in steps}
         taken = {n for cs in self.own.values() for n in cs}
-        self.own[FIRST] = [c['at'] for c in self.code if c['at'] not in taken]
-        self.known = {c['at']:understand(c['at'], c['source'], tuple(c['tags'])) for c in self.code}
-        self.takes = step_rules.takes(list(self.known.values()), {n:s for s,ns in self.own.items() if s for n in ns})
-    def index(self, at:int) -> int:
+        self.own[FIRST] = [c["at"] for c in self.code if c["at"] not in taken]
+        self.known = {c["at"]: understand(c["at"], c["source"], tuple(c["tags"])) for c in self.code}
+        self.takes = step_rules.takes(list(self.known.values()), {n: s for s, ns in self.own.items() if s for n in ns})
+
+    def index(self, at: int) -> int:
         "Index in the job's notebook"
-        return at if self.injected<0 or at<self.injected else -1 if at==self.injected else at-1
-    def cells(self, name:str, earlier:set[str]) -> list[dict]:
+        return at if self.injected < 0 or at < self.injected else -1 if at == self.injected else at - 1
+
+    def cells(self, name: str, earlier: set[str]) -> list[dict]:
         "What the fork of a step is given, and runs"
         mine = set(self.own[name])
         given = {n for s in earlier for n in self.own[s]}
         out = []
-        for k,c in enumerate(self.code):
-            if c['at'] not in mine|given or c['at']>max(mine, default=-1): continue
-            alone = name==FIRST or k+1==len(self.code) or self.code[k+1]['at'] not in mine # Records are taken over whole: none may reach across a cell of another step
-            out.append({**c, 'count':k+1, 'insist':alone, 'given':c['at'] in given})
+        for k, c in enumerate(self.code):
+            if c["at"] not in mine | given or c["at"] > max(mine, default=-1):
+                continue
+            alone = (
+                name == FIRST or k + 1 == len(self.code) or self.code[k + 1]["at"] not in mine
+            )  # Records are taken over whole: none may reach across a cell of another step
+            out.append({**c, "count": k + 1, "insist": alone, "given": c["at"] in given})
         return out
-    def hidden(self, name:str, changed:list[str]) -> set[str]:
+
+    def hidden(self, name: str, changed: list[str]) -> set[str]:
         "Names that a step changed and its code does not show it"
         cells = [self.known[n] for n in self.own[name] if n in self.known]
-        return set(changed)-set().union(*(c.binds|c.changes|grown(c) for c in cells))
-    def reads(self, name:str) -> set[str]|None:
+        return set(changed) - set().union(*(c.binds | c.changes | grown(c) for c in cells))
+
+    def reads(self, name: str) -> set[str] | None:
         "Names whose values can change what a step does"
-        cells,found = [self.known[c['at']] for c in self.code],set()
-        for k,c in enumerate(cells):
-            if c.index not in self.own[name]: continue
-            if (more := cell_cache.reads(cells, k)) is None: return None
+        cells, found = [self.known[c["at"]] for c in self.code], set()
+        for k, c in enumerate(cells):
+            if c.index not in self.own[name]:
+                continue
+            if (more := cell_cache.reads(cells, k)) is None:
+                return None
             found |= more
         return found
 
 # %% ../../nbs/job/step_execution.ipynb #5f244ca2
 class Steps:
     "The steps of one run: what waits, what goes on, what came of it"
-    def __init__(self, job:Job, sheets:Sheets, make:Callable, limits:Limits, parallel:int, tell:Callable, cost_of=None):
-        self.job,self.sheets,self.make,self.limits,self.parallel,self.tell,self.cost_of = job,sheets,make,limits,parallel,tell,cost_of
+
+    def __init__(
+        self, job: Job, sheets: Sheets, make: Callable, limits: Limits, parallel: int, tell: Callable, cost_of=None
+    ):
+        self.job, self.sheets, self.make, self.limits, self.parallel, self.tell, self.cost_of = (
+            job,
+            sheets,
+            make,
+            limits,
+            parallel,
+            tell,
+            cost_of,
+        )
         self.order = [FIRST, *(s.name for s in job.steps)]
-        self.needs = {FIRST:set[str](), **{s.name:{FIRST, *s.needs, *sheets.takes.get(s.name, ())} for s in job.steps}}
+        self.needs = {
+            FIRST: set[str](),
+            **{s.name: {FIRST, *s.needs, *sheets.takes.get(s.name, ())} for s in job.steps},
+        }
         if loop := [n for n in self.order if n in step_graph.before(self.needs, n)]:
-            raise BadInput(f'steps need each other: {", ".join(f"`{n}`" for n in loop)}',
-                f'see [[steps]] in jobs/{job.name}/job.toml, or run it in order: --parallel 1')
-        self.retries = {s.name:s.retries for s in job.steps}
+            raise BadInput(
+                f"steps need each other: {', '.join(f'`{n}`' for n in loop)}",
+                f"see [[steps]] in jobs/{job.name}/job.toml, or run it in order: --parallel 1",
+            )
+        self.retries = {s.name: s.retries for s in job.steps}
         self.left = dict(self.retries)
-        self.backoff = {s.name:s.backoff_s for s in job.steps}
-        self.runs = {n:StepRun(name=n, status='not_run', tries=0) for n in self.order}
-        self.going:dict[str,Going] = {}
-        self.effects:dict[str,step_graph.Effects] = {}
-        self.due:dict[str,float] = {}
-        self.stale,self.alone,self.anew = set[str](),set[str](),set[str]()
-        self.tried:dict[str,step_graph.Files] = {} # What tries that do not count did to files
-        self.once:dict[str,dict[str,float]] = {} # Step -> files that a try changed in place -> when
-        self.found:dict[str,set[str]] = {} # Step -> steps that it turned out to need
-        self.said = set[tuple[str,str]]() # Pairs of steps of which it was said that a file is lost
-        self.had:dict[str,set[str]] = {} # Step -> steps that had ended when it began
-        self.ends:dict[str,dict] = {}
-        self.spans:list[tuple[float,float,float]] = []
-        self.began,self.cpu,self.why,self.stopped = time.monotonic(),0.,'',False
-    def seconds(self) -> float: return time.monotonic()-self.began
-    def expect(self, found:dict[str,list[str]]):
+        self.backoff = {s.name: s.backoff_s for s in job.steps}
+        self.runs = {n: StepRun(name=n, status="not_run", tries=0) for n in self.order}
+        self.going: dict[str, Going] = {}
+        self.effects: dict[str, step_graph.Effects] = {}
+        self.due: dict[str, float] = {}
+        self.stale, self.alone, self.anew = set[str](), set[str](), set[str]()
+        self.tried: dict[str, step_graph.Files] = {}  # What tries that do not count did to files
+        self.once: dict[str, dict[str, float]] = {}  # Step -> files that a try changed in place -> when
+        self.found: dict[str, set[str]] = {}  # Step -> steps that it turned out to need
+        self.said = set[tuple[str, str]]()  # Pairs of steps of which it was said that a file is lost
+        self.had: dict[str, set[str]] = {}  # Step -> steps that had ended when it began
+        self.ends: dict[str, dict] = {}
+        self.spans: list[tuple[float, float, float]] = []
+        self.began, self.cpu, self.why, self.stopped = time.monotonic(), 0.0, "", False
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def expect(self, found: dict[str, list[str]]):
         "Keep an order that an earlier run found out"
-        for later,firsts in found.items():
+        for later, firsts in found.items():
             for first in firsts:
-                if first in self.needs and later in self.needs and later not in step_graph.before(self.needs, first)|{first}: self.needs[later].add(first)
+                if (
+                    first in self.needs
+                    and later in self.needs
+                    and later not in step_graph.before(self.needs, first) | {first}
+                ):
+                    self.needs[later].add(first)
+
     def ready(self) -> list[str]:
         "Steps that could begin now"
         now = time.monotonic()
-        return [n for n in self.order if self.runs[n].status=='not_run' and n not in self.going and self.due.get(n, 0.)<=now
-            and all(self.runs[m].status=='completed' for m in self.needs[n])]
+        return [
+            n
+            for n in self.order
+            if self.runs[n].status == "not_run"
+            and n not in self.going
+            and self.due.get(n, 0.0) <= now
+            and all(self.runs[m].status == "completed" for m in self.needs[n])
+        ]
+
     def soon(self) -> list[str]:
         "Steps that wait for nothing but time"
-        return [n for n in self.due if all(self.runs[m].status=='completed' for m in self.needs[n])]
+        return [n for n in self.due if all(self.runs[m].status == "completed" for m in self.needs[n])]
+
     def follow(self) -> bool:
         "Until nothing goes on and nothing can begin; False when no fork could be had"
         while True:
             try:
-                if not (self.stopped or self.why) and not all(map(self._begin, self.ready()[:max(0, self.parallel-len(self.going))])):
+                if not (self.stopped or self.why) and not all(
+                    map(self._begin, self.ready()[: max(0, self.parallel - len(self.going))])
+                ):
                     return False
-                if not self.going and (self.stopped or self.why or not self.soon()): return True
+                if not self.going and (self.stopped or self.why or not self.soon()):
+                    return True
                 self._wait()
             except KeyboardInterrupt:
                 self.stopped = True
-                for w in self.going.values(): w.ask()
-    def _begin(self, name:str) -> bool:
+                for w in self.going.values():
+                    w.ask()
+
+    def _begin(self, name: str) -> bool:
         before = set() if name in self.alone else step_graph.before(self.needs, name)
         w = self.make(name, before, self.seconds())
-        if w is None: return False
+        if w is None:
+            return False
         self.due.pop(name, None)
         w.open()
-        self.going[name],self.had[name] = w,step_graph.before(self.needs, name)
+        self.going[name], self.had[name] = w, step_graph.before(self.needs, name)
         self.runs[name].tries += 1
         return True
+
     def _wait(self):
         now = time.monotonic()
-        times = [t for w in self.going.values() if (t := w.patience()) is not None]+[max(0., t-now) for t in self.due.values()]
-        if self.limits.wall_s: times.append(max(0., self.began+self.limits.wall_s-now))
-        if self.limits.polled and self.going: times.append(.1)
-        ready = select.select([x for w in self.going.values() for x in w.open_], [], [], min(times) if times else None)[0]
-        for w in list(self.going.values()): w.hear(ready); w.sheet.save()
-        for n in [n for n,w in self.going.items() if w.server not in w.open_]: self._ended(self.going.pop(n))
+        times = [t for w in self.going.values() if (t := w.patience()) is not None] + [
+            max(0.0, t - now) for t in self.due.values()
+        ]
+        if self.limits.wall_s:
+            times.append(max(0.0, self.began + self.limits.wall_s - now))
+        if self.limits.polled and self.going:
+            times.append(0.1)
+        ready = select.select([x for w in self.going.values() for x in w.open_], [], [], min(times) if times else None)[
+            0
+        ]
+        for w in list(self.going.values()):
+            w.hear(ready)
+            w.sheet.save()
+        for n in [n for n, w in self.going.items() if w.server not in w.open_]:
+            self._ended(self.going.pop(n))
         self._look()
+
     def _look(self):
         "Limits hold for all forks together"
-        if self.why or not self.going: return
-        if self.limits.wall_s and self.seconds()>=self.limits.wall_s:
-            self.why = f'it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)'
-        elif self.limits.polled:
-            self.why = supervision.exceeded(self.limits, [w.pid for w in self.going.values()], self.seconds(),
-                self.cost_of, self.cpu)
-        if self.why:
-            for w in self.going.values(): w.stop(self.why)
-    def _ended(self, w:Going):
-        "Take note of a fork's end"
-        end,r,now = w.finish(),self.runs[w.name],self.seconds()
-        self.cpu += end['cpu_s']
-        self.spans.append((w.began_s, now, end['peak_mb']))
-        r.began_s,r.seconds = w.began_s,r.seconds+now-w.began_s
-        for at in sorted(w.again):
-            self.tell({'note':f'cell {self.sheets.index(at)} ran once more for step `{w.name}`: what it made cannot be handed from one process to another'})
-        did = msgspec.convert(end.get('effects', {}), step_graph.Effects)
-        if w.name in self.stale and not self.stopped: # It ran beside a step that it needs
-            self.stale.discard(w.name); self._drop(w.name, did)
-            for n in sorted(step_graph.before(self.needs, w.name)&self.effects.keys()): self._gone(n, w.name, did.files) # That step may have come to its end in the meantime
+        if self.why or not self.going:
             return
-        if end['done']=='restart' and w.name not in self.alone:
-            self.alone.add(w.name); self.tell({'note':f'step `{w.name}` took nothing over: {end["error"]}'}); return
-        if end['done']=='failed' and self.left.get(w.name, 0) and not self.why: self._drop(w.name, did); self._again_later(w.name, end); return
+        if self.limits.wall_s and self.seconds() >= self.limits.wall_s:
+            self.why = f"it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)"
+        elif self.limits.polled:
+            self.why = supervision.exceeded(
+                self.limits, [w.pid for w in self.going.values()], self.seconds(), self.cost_of, self.cpu
+            )
+        if self.why:
+            for w in self.going.values():
+                w.stop(self.why)
+
+    def _ended(self, w: Going):
+        "Take note of a fork's end"
+        end, r, now = w.finish(), self.runs[w.name], self.seconds()
+        self.cpu += end["cpu_s"]
+        self.spans.append((w.began_s, now, end["peak_mb"]))
+        r.began_s, r.seconds = w.began_s, r.seconds + now - w.began_s
+        for at in sorted(w.again):
+            self.tell(
+                {
+                    "note": f"cell {self.sheets.index(at)} ran once more for step `{w.name}`: what it made cannot be handed from one process to another"
+                }
+            )
+        did = msgspec.convert(end.get("effects", {}), step_graph.Effects)
+        if w.name in self.stale and not self.stopped:  # It ran beside a step that it needs
+            self.stale.discard(w.name)
+            self._drop(w.name, did)
+            for n in sorted(step_graph.before(self.needs, w.name) & self.effects.keys()):
+                self._gone(n, w.name, did.files)  # That step may have come to its end in the meantime
+            return
+        if end["done"] == "restart" and w.name not in self.alone:
+            self.alone.add(w.name)
+            self.tell({"note": f"step `{w.name}` took nothing over: {end['error']}"})
+            return
+        if end["done"] == "failed" and self.left.get(w.name, 0) and not self.why:
+            self._drop(w.name, did)
+            self._again_later(w.name, end)
+            return
         self.ends[w.name] = end
-        r.status,r.message = ('completed', '') if end['done']=='completed' else ('stopped' if end['done']=='aborted' else 'failed', end.get('error', ''))
-        if r.status in ('completed', 'failed'): self._count(w.name, did); self._reconcile(w.name)
-    def _drop(self, name:str, did:step_graph.Effects):
+        r.status, r.message = (
+            ("completed", "")
+            if end["done"] == "completed"
+            else ("stopped" if end["done"] == "aborted" else "failed", end.get("error", ""))
+        )
+        if r.status in ("completed", "failed"):
+            self._count(w.name, did)
+            self._reconcile(w.name)
+
+    def _drop(self, name: str, did: step_graph.Effects):
         "Forget a try, but not what it left in files"
         self._twice(name, did)
-        self.effects.pop(name, None); self.ends.pop(name, None)
-        self.tried[name] = step_graph.together(self.tried.get(name, {}), {w:ps for w,ps in did.files.items() if w!='r'})
-        self.once[name] = {p:step_graph.span(did.files, p)[1] for p in step_graph.in_place(did.files)}|self.once.get(name, {})
-    def _count(self, name:str, did:step_graph.Effects):
+        self.effects.pop(name, None)
+        self.ends.pop(name, None)
+        self.tried[name] = step_graph.together(
+            self.tried.get(name, {}), {w: ps for w, ps in did.files.items() if w != "r"}
+        )
+        self.once[name] = {p: step_graph.span(did.files, p)[1] for p in step_graph.in_place(did.files)} | self.once.get(
+            name, {}
+        )
+
+    def _count(self, name: str, did: step_graph.Effects):
         "Take note of what a step did, its earlier tries included"
         self._twice(name, did)
         did.files = step_graph.together(did.files, self.tried.get(name, {}))
         self.effects[name] = did
-    def _twice(self, name:str, did:step_graph.Effects):
+
+    def _twice(self, name: str, did: step_graph.Effects):
         "Say it where a step that had to run again changed a file in place twice, and nobody wrote the file anew in between"
-        def wiped(p, at): return any(p in e.files.get('w', {}) and p not in e.files.get('r', {}) and e.files['w'][p][0]>=at for e in self.effects.values())
-        for p,at in sorted(self.once.get(name, {}).items()):
-            if name not in self.anew or p not in step_graph.in_place(did.files) or step_graph.span(did.files, p)[0]<at or wiped(p, at): continue
-            self.tell({'note':f'step `{name}` ran more than once, and {p} holds what every try did to it; the next run keeps the order, so that this does not happen again'})
+
+        def wiped(p, at):
+            return any(
+                p in e.files.get("w", {}) and p not in e.files.get("r", {}) and e.files["w"][p][0] >= at
+                for e in self.effects.values()
+            )
+
+        for p, at in sorted(self.once.get(name, {}).items()):
+            if (
+                name not in self.anew
+                or p not in step_graph.in_place(did.files)
+                or step_graph.span(did.files, p)[0] < at
+                or wiped(p, at)
+            ):
+                continue
+            self.tell(
+                {
+                    "note": f"step `{name}` ran more than once, and {p} holds what every try did to it; the next run keeps the order, so that this does not happen again"
+                }
+            )
             del self.once[name][p]
-    def _again_later(self, name:str, end:dict):
+
+    def _again_later(self, name: str, end: dict):
         "Try a step once more"
-        waited = self.backoff[name]*2**(self.runs[name].tries-1)
+        waited = self.backoff[name] * 2 ** (self.runs[name].tries - 1)
         self.left[name] -= 1
-        self.due[name] = time.monotonic()+waited
-        self.tell({'note':f'step `{name}` is tried again{f" in {waited:g} s" if waited else ""}: {end["error"]}', 'retry':True})
-    def _reconcile(self, name:str):
+        self.due[name] = time.monotonic() + waited
+        self.tell(
+            {
+                "note": f"step `{name}` is tried again{f' in {waited:g} s' if waited else ''}: {end['error']}",
+                "retry": True,
+            }
+        )
+
+    def _reconcile(self, name: str):
         "Put steps in order that turned out to depend on each other"
         place = self.order.index
-        for n in sorted(step_graph.after(self.needs, name)): self._gone(name, n, self.tried.get(n, {})) # It ran once more, after what a later step had done
-        for other in [n for n in self.order if n not in (name, FIRST) and name!=FIRST]:
-            first,later = sorted((name, other), key=place)
-            if first not in self.effects or later in step_graph.before(self.needs, first) or first in self._known(later): continue
-            a,b = self.effects[first],self.effects.get(later, step_graph.Effects())
+        for n in sorted(step_graph.after(self.needs, name)):
+            self._gone(name, n, self.tried.get(n, {}))  # It ran once more, after what a later step had done
+        for other in [n for n in self.order if n not in (name, FIRST) and name != FIRST]:
+            first, later = sorted((name, other), key=place)
+            if (
+                first not in self.effects
+                or later in step_graph.before(self.needs, first)
+                or first in self._known(later)
+            ):
+                continue
+            a, b = self.effects[first], self.effects.get(later, step_graph.Effects())
             self._gone(first, later, b.files)
-            if self.runs[first].status!='completed': continue
-            names = step_graph.clash(msgspec.structs.replace(a, files={}), b, self.sheets.hidden(first, a.changed), self.sheets.reads(later))
-            if why := names or step_graph.meeting(a.files, b.files): self._order(first, later, why, bool(names) or step_graph.crossed(a.files, b.files))
-    def _gone(self, first:str, later:str, files:step_graph.Files):
+            if self.runs[first].status != "completed":
+                continue
+            names = step_graph.clash(
+                msgspec.structs.replace(a, files={}), b, self.sheets.hidden(first, a.changed), self.sheets.reads(later)
+            )
+            if why := names or step_graph.meeting(a.files, b.files):
+                self._order(first, later, why, bool(names) or step_graph.crossed(a.files, b.files))
+
+    def _gone(self, first: str, later: str, files: step_graph.Files):
         "Say it where a step came too late for what a file had held"
         if (gone := step_graph.lost(self.effects[first].files, files)) and (first, later) not in self.said:
             self.said.add((first, later))
-            self.tell({'note':f'step `{later}` changed {gone[0]} before step `{first}` was done with it, and what it held then is gone: the result may not be that of the notebook run from top to bottom; the next run keeps that order'})
-    def _known(self, name:str) -> set[str]:
+            self.tell(
+                {
+                    "note": f"step `{later}` changed {gone[0]} before step `{first}` was done with it, and what it held then is gone: the result may not be that of the notebook run from top to bottom; the next run keeps that order"
+                }
+            )
+
+    def _known(self, name: str) -> set[str]:
         "Steps that had ended when a step began, or will have"
-        counts = name in self.going and name not in self.stale or self.runs[name].status in ('completed', 'failed')
+        counts = name in self.going and name not in self.stale or self.runs[name].status in ("completed", "failed")
         return self.had[name] if counts else step_graph.before(self.needs, name)
-    def _order(self, first:str, later:str, why:str, again:bool):
+
+    def _order(self, first: str, later: str, why: str, again: bool):
         "Have a step come after another one, and run again if it took what it should not have"
-        self.needs[later].add(first); self.found.setdefault(later, set()).add(first)
-        ran = [n for n in (later, *sorted(step_graph.after(self.needs, later))) if again and (n in self.going
-            or self.runs[n].status in ('completed', 'failed'))]
-        self.tell({'note':f'step `{later}` comes after step `{first}`: {why}'+(f'; run again: {", ".join(ran)}' if ran else '')})
+        self.needs[later].add(first)
+        self.found.setdefault(later, set()).add(first)
+        ran = [
+            n
+            for n in (later, *sorted(step_graph.after(self.needs, later)))
+            if again and (n in self.going or self.runs[n].status in ("completed", "failed"))
+        ]
+        self.tell(
+            {
+                "note": f"step `{later}` comes after step `{first}`: {why}"
+                + (f"; run again: {', '.join(ran)}" if ran else "")
+            }
+        )
         for n in ran:
             self.anew.add(n)
-            if n in self.going: self.stale.add(n)
-            else: self._drop(n, self.effects.get(n, step_graph.Effects())); self.runs[n].status = 'not_run'
-        for n in {later, *ran}&self.left.keys(): self.due.pop(n, None); self.left[n] = self.retries[n]
+            if n in self.going:
+                self.stale.add(n)
+            else:
+                self._drop(n, self.effects.get(n, step_graph.Effects()))
+                self.runs[n].status = "not_run"
+        for n in {later, *ran} & self.left.keys():
+            self.due.pop(n, None)
+            self.left[n] = self.retries[n]
 
 # %% ../../nbs/job/step_execution.ipynb #56c112e2
-def outcome(s:Steps) -> dict:
+def outcome(s: Steps) -> dict:
     "How it went, as `Watch.follow` says it"
-    end = {'cpu_s':s.cpu, 'peak_mb':max((sum(p for b,e,p in s.spans if b<=t<e) for t,_,_ in s.spans), default=0.)}
-    failed = [n for n in s.order if s.runs[n].status=='failed']
-    if s.stopped: return {'done':'aborted', 'cell':next((e.get('cell') for e in s.ends.values()), None), 'error':'stopped', **end}
-    if s.why: return {'done':'failed', 'kind':'limit', 'cell':None, 'error':s.why, **end}
-    if not failed: return {'done':'completed', **end}
-    first,lost = s.ends[failed[0]],[n for n in s.order if s.runs[n].status=='not_run']
+    end = {
+        "cpu_s": s.cpu,
+        "peak_mb": max((sum(p for b, e, p in s.spans if b <= t < e) for t, _, _ in s.spans), default=0.0),
+    }
+    failed = [n for n in s.order if s.runs[n].status == "failed"]
+    if s.stopped:
+        return {
+            "done": "aborted",
+            "cell": next((e.get("cell") for e in s.ends.values()), None),
+            "error": "stopped",
+            **end,
+        }
+    if s.why:
+        return {"done": "failed", "kind": "limit", "cell": None, "error": s.why, **end}
+    if not failed:
+        return {"done": "completed", **end}
+    first, lost = s.ends[failed[0]], [n for n in s.order if s.runs[n].status == "not_run"]
     tries = s.runs[failed[0]].tries
-    about = [f'step `{failed[0]}`'+(f', tried {tries} times' if tries>1 else '')] if failed[0] else []
-    if failed[1:]: about.append('also failed: '+', '.join(f'`{n}` ({s.runs[n].message[:80]})' for n in failed[1:]))
-    if lost: about.append('not run: '+', '.join(f'`{n}`' for n in lost))
-    return {**first, 'error':f'{first["error"]} [{"; ".join(about)}]', **end}
-
-
+    about = [f"step `{failed[0]}`" + (f", tried {tries} times" if tries > 1 else "")] if failed[0] else []
+    if failed[1:]:
+        about.append("also failed: " + ", ".join(f"`{n}` ({s.runs[n].message[:80]})" for n in failed[1:]))
+    if lost:
+        about.append("not run: " + ", ".join(f"`{n}`" for n in lost))
+    return {**first, "error": f"{first['error']} [{'; '.join(about)}]", **end}
 
 # %% ../../nbs/job/step_execution.ipynb #cab940d9
 class Orders:
     "The order of steps that runs of a job found out, as long as its code stays the same"
-    def __init__(self, path:Path, sheets:Sheets):
-        code = msgspec.json.encode([[c['source'] for c in sheets.code if c['at']!=sheets.injected], sorted(sheets.own)])
-        self.path,self.code = path,cell_cache.code_digest(code.decode())
-        try: data = msgspec.json.decode(path.read_bytes(), type=dict)
-        except (OSError, msgspec.DecodeError): data = {}
-        self.found:dict[str,list[str]] = data.get('found', {}) if data.get('code')==self.code else {}
-    def keep(self, found:dict[str,set[str]]):
-        "Write down what is new"
-        every = {n:sorted({*self.found.get(n, ()), *found.get(n, ())}) for n in sorted({*self.found, *found})}
-        if every!=self.found: write_text(self.path, msgspec.json.encode({'code':self.code, 'found':every}).decode())
 
-def in_forks(project, job:Job, plan, env, nb, mask, given, tell, cost_of) -> dict|None:
+    def __init__(self, path: Path, sheets: Sheets):
+        code = msgspec.json.encode(
+            [[c["source"] for c in sheets.code if c["at"] != sheets.injected], sorted(sheets.own)]
+        )
+        self.path, self.code = path, cell_cache.code_digest(code.decode())
+        try:
+            data = msgspec.json.decode(path.read_bytes(), type=dict)
+        except (OSError, msgspec.DecodeError):
+            data = {}
+        self.found: dict[str, list[str]] = data.get("found", {}) if data.get("code") == self.code else {}
+
+    def keep(self, found: dict[str, set[str]]):
+        "Write down what is new"
+        every = {n: sorted({*self.found.get(n, ()), *found.get(n, ())}) for n in sorted({*self.found, *found})}
+        if every != self.found:
+            write_text(self.path, msgspec.json.encode({"code": self.code, "found": every}).decode())
+
+
+def in_forks(project, job: Job, plan, env, nb, mask, given, tell, cost_of) -> dict | None:
     "Run a job step by step, as many at one time as may be; None where there is no server"
     base = execution._request(project, job, plan, env, nb, given)
-    folder,modules,settled = Path(plan.input).parent,execution.preloads(nb),warm.settled(os.environ)
-    if modules: warm.start((), settled, wait=False)
-    sheets = Sheets(job.steps, base['plan']['cells'], plan.injected)
-    sheet = supervision.Sheet({**nb, 'cells':[{**c, 'metadata':dict(c['metadata'])} for c in nb['cells']]},
-        Path(plan.output), mask)
-    old = base['plan']['more']
-    def log(name:str) -> Path: return folder/'steps'/name/'cells.log' if name else folder/'cells.log'
-    def make(name:str, before:set[str], began_s:float) -> Going|None:
+    folder, modules, settled = Path(plan.input).parent, execution.preloads(nb), warm.settled(os.environ)
+    if modules:
+        warm.start((), settled, wait=False)
+    sheets = Sheets(job.steps, base["plan"]["cells"], plan.injected)
+    sheet = supervision.Sheet(
+        {**nb, "cells": [{**c, "metadata": dict(c["metadata"])} for c in nb["cells"]]}, Path(plan.output), mask
+    )
+    old = base["plan"]["more"]
+
+    def log(name: str) -> Path:
+        return folder / "steps" / name / "cells.log" if name else folder / "cells.log"
+
+    def make(name: str, before: set[str], began_s: float) -> Going | None:
         log(name).parent.mkdir(parents=True, exist_ok=True)
-        told = {**base['plan'], 'cells':sheets.cells(name, before), 'log':str(log(name)),
-            'given':[str(log(n)) for n in sorted(before)], 'more':[*old, str(log(name))]}
-        w = Going(name, set(sheets.own[name]), began_s, {**base, 'plan':told}, sheet,
-            Limits(cell_s=plan.limits.cell_s, grace_s=plan.limits.grace_s), tell)
+        told = {
+            **base["plan"],
+            "cells": sheets.cells(name, before),
+            "log": str(log(name)),
+            "given": [str(log(n)) for n in sorted(before)],
+            "more": [*old, str(log(name))],
+        }
+        w = Going(
+            name,
+            set(sheets.own[name]),
+            began_s,
+            {**base, "plan": told},
+            sheet,
+            Limits(cell_s=plan.limits.cell_s, grace_s=plan.limits.grace_s),
+            tell,
+        )
         return w if w.start(modules, settled) or w.start((), settled) else None
-    def say(m): tell({**m, 'note':mask.text(m['note'])} if 'note' in m else m)
-    s,orders = Steps(job, sheets, make, plan.limits, plan.parallel, say, cost_of),Orders(project.state/'orders'/f'{job.name}.json', sheets)
+
+    def say(m):
+        tell({**m, "note": mask.text(m["note"])} if "note" in m else m)
+
+    s, orders = (
+        Steps(job, sheets, make, plan.limits, plan.parallel, say, cost_of),
+        Orders(project.state / "orders" / f"{job.name}.json", sheets),
+    )
     s.expect(orders.found)
     with execution._stoppable():
-        if not s.follow(): return None
+        if not s.follow():
+            return None
     orders.keep(s.found)
     end = outcome(s)
     for r in s.runs.values():
-        r.message,r.needs,r.cells = mask.text(r.message),sorted(s.needs[r.name]-{FIRST}),next((x.cells for x in job.steps if x.name==r.name), [])
+        r.message, r.needs, r.cells = (
+            mask.text(r.message),
+            sorted(s.needs[r.name] - {FIRST}),
+            next((x.cells for x in job.steps if x.name == r.name), []),
+        )
     for r in s.runs.values():
-        if r.status=='completed' and not _worked(sheet, sheets.own[r.name]): r.status = 'cached'
-    sheet.nb['metadata'] = {**nb['metadata'], 'papermill':{**nb['metadata'].get('papermill', {}), 'parameters':plan.parameters},
-        'mlops':{'run':plan.run, 'job':plan.job}}
-    return {**end, 'error':mask.text(end.get('error', '')), 'nb':msgspec.json.decode(sheet.save(final=True)),
-        'steps':{n:r for n,r in s.runs.items() if n}}
+        if r.status == "completed" and not _worked(sheet, sheets.own[r.name]):
+            r.status = "cached"
+    sheet.nb["metadata"] = {
+        **nb["metadata"],
+        "papermill": {**nb["metadata"].get("papermill", {}), "parameters": plan.parameters},
+        "mlops": {"run": plan.run, "job": plan.job},
+    }
+    return {
+        **end,
+        "error": mask.text(end.get("error", "")),
+        "nb": msgspec.json.decode(sheet.save(final=True)),
+        "steps": {n: r for n, r in s.runs.items() if n},
+    }
 
-def _worked(sheet, own:list[int]) -> list[int]:
+
+def _worked(sheet, own: list[int]) -> list[int]:
     "Cells of a step that ran"
-    return [n for n in own if not sheet.cells[n]['metadata'].get('mlops', {'cached':True}).get('cached')]
+    return [n for n in own if not sheet.cells[n]["metadata"].get("mlops", {"cached": True}).get("cached")]

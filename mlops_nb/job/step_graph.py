@@ -15,117 +15,168 @@ from .facts import CellRun, Step, StepRun
 
 # %% ../../nbs/job/step_graph.ipynb #6e1bcb28
 def before(
-    needs:dict[str,set[str]], # Step -> the steps that it needs itself
-    name:str,
+    needs: dict[str, set[str]],  # Step -> the steps that it needs itself
+    name: str,
 ) -> set[str]:
     "Every step that has to come before one"
-    found,todo = set(),list(needs[name])
+    found, todo = set(), list(needs[name])
     while todo:
         n = todo.pop()
-        if n not in found: found.add(n); todo += needs[n]
+        if n not in found:
+            found.add(n)
+            todo += needs[n]
     return found
 
-def after(needs:dict[str,set[str]], name:str) -> set[str]: return {n for n in needs if name in before(needs, n)}
+
+def after(needs: dict[str, set[str]], name: str) -> set[str]:
+    return {n for n in needs if name in before(needs, n)}
 
 # %% ../../nbs/job/step_graph.ipynb #9447b394
 def is_wide(
-    steps:list[Step],
+    steps: list[Step],
 ) -> bool:
     "Are there two steps neither of which needs the other?"
-    needs = {s.name:set(s.needs) for s in steps}
-    return any(len(before(needs, n))+len(after(needs, n))+1<len(needs) for n in needs)
+    needs = {s.name: set(s.needs) for s in steps}
+    return any(len(before(needs, n)) + len(after(needs, n)) + 1 < len(needs) for n in needs)
 
 # %% ../../nbs/job/step_graph.ipynb #ce945d3a
-Files = dict[str,dict[str,tuple[float,float]]] # Way (r, w, a) -> path -> when first, when last
+Files = dict[str, dict[str, tuple[float, float]]]  # Way (r, w, a) -> path -> when first, when last
 
-def together(*many:Files) -> Files:
+
+def together(*many: Files) -> Files:
     "What several did to files"
-    out:Files = {}
-    if sum(map(bool, many))<2: return next(filter(None, many), out)
-    for way in ('r', 'w', 'a'):
+    out: Files = {}
+    if sum(map(bool, many)) < 2:
+        return next(filter(None, many), out)
+    for way in ("r", "w", "a"):
         for m in many:
-            for p,(first,last) in m.get(way, {}).items():
-                f,l = out.setdefault(way, {}).get(p, (first, last))
+            for p, (first, last) in m.get(way, {}).items():
+                f, l = out.setdefault(way, {}).get(p, (first, last))
                 out[way][p] = (min(f, first), max(l, last))
     return out
 
-_PAIRS = (('w', 'r'), ('a', 'r'), ('w', 'w'), ('w', 'a'), ('a', 'w'), ('r', 'w'), ('r', 'a'))
-_WORDS = {'wr':'it reads {}, which that step writes', 'ar':'it reads {}, which that step adds to', 'ww':'both write {}', 'wa':'it adds to {}, which that step writes',
-    'aw':'it writes {}, which that step adds to', 'rw':'it writes {}, which that step reads', 'ra':'it adds to {}, which that step reads'}
 
-def _met(a:Files, b:Files) -> list[tuple[str,str]]:
+_PAIRS = (("w", "r"), ("a", "r"), ("w", "w"), ("w", "a"), ("a", "w"), ("r", "w"), ("r", "a"))
+_WORDS = {
+    "wr": "it reads {}, which that step writes",
+    "ar": "it reads {}, which that step adds to",
+    "ww": "both write {}",
+    "wa": "it adds to {}, which that step writes",
+    "aw": "it writes {}, which that step adds to",
+    "rw": "it writes {}, which that step reads",
+    "ra": "it adds to {}, which that step reads",
+}
+
+
+def _met(a: Files, b: Files) -> list[tuple[str, str]]:
     "`(ways, path)` of files that two steps cannot share, whoever comes first"
-    def free(p): return not p.endswith(os.sep) and all(p in f.get('a', {}) and p not in f.get('w', {}) for f in (a, b))
-    return [(x+y, p) for x,y in _PAIRS for p in sorted(a.get(x, {}).keys()&b.get(y, {}).keys()) if not free(p)]
 
-def meeting(a:Files, b:Files) -> str:
+    def free(p):
+        return not p.endswith(os.sep) and all(p in f.get("a", {}) and p not in f.get("w", {}) for f in (a, b))
+
+    return [(x + y, p) for x, y in _PAIRS for p in sorted(a.get(x, {}).keys() & b.get(y, {}).keys()) if not free(p)]
+
+
+def meeting(a: Files, b: Files) -> str:
     "Why the later of two steps has to come after the first, as far as files go"
-    return next((_WORDS[ways].format(p) for ways,p in _met(a, b)), '')
+    return next((_WORDS[ways].format(p) for ways, p in _met(a, b)), "")
 
-def span(f:Files, p:str) -> tuple[float,float]:
+
+def span(f: Files, p: str) -> tuple[float, float]:
     spans = [f[w][p] for w in f if p in f[w]]
-    return min(s[0] for s in spans),max(s[1] for s in spans)
+    return min(s[0] for s in spans), max(s[1] for s in spans)
 
-def crossed(a:Files, b:Files) -> bool:
+
+def crossed(a: Files, b: Files) -> bool:
     "Did the later step touch a file that the first one changes before that was done with it?"
-    return any(span(b, p)[0]<span(a, p)[1] for ways,p in _met(a, b) if ways[0]!='r')
+    return any(span(b, p)[0] < span(a, p)[1] for ways, p in _met(a, b) if ways[0] != "r")
 
-def in_place(f:Files) -> set[str]:
+
+def in_place(f: Files) -> set[str]:
     "Files that a second try finds changed by the first"
-    return {p for p in {*(f.get('r', {}).keys()&f.get('w', {}).keys()), *f.get('a', {})} if not p.endswith(os.sep)}
+    return {p for p in {*(f.get("r", {}).keys() & f.get("w", {}).keys()), *f.get("a", {})} if not p.endswith(os.sep)}
 
-def lost(a:Files, b:Files) -> list[str]:
+
+def lost(a: Files, b: Files) -> list[str]:
     "Files whose content another order would have needed, and that is gone"
     out = set()
-    for ways,p in _met(a, b):
-        began,ended = span(b, p)
-        if began>=span(a, p)[1]: continue
-        after = p in a.get('w', {}) and ended<=a['w'][p][0] and p not in a.get('r', {}) # The first step overwrote it later: nothing of it was left
-        if ways[0]=='r' or p in in_place(b) and not after: out.add(p)
+    for ways, p in _met(a, b):
+        began, ended = span(b, p)
+        if began >= span(a, p)[1]:
+            continue
+        after = (
+            p in a.get("w", {}) and ended <= a["w"][p][0] and p not in a.get("r", {})
+        )  # The first step overwrote it later: nothing of it was left
+        if ways[0] == "r" or p in in_place(b) and not after:
+            out.add(p)
     return sorted(out)
 
-def overtaken(mine:Files, above:Files) -> bool:
+
+def overtaken(mine: Files, above: Files) -> bool:
     "Was a file that these cells wrote, or a folder that they listed, changed since by cells above?"
-    def later(p, ways): return any(p in above.get(w, {}) and above[w][p][1]>span(mine, p)[0] for w in ways)
-    return any(later(p, 'wa') for p in mine.get('w', {})) or any(later(p, 'w') for p in mine.get('a', {})) or any(later(p, 'a')
-        for p in mine.get('r', {}) if p.endswith(os.sep))
+
+    def later(p, ways):
+        return any(p in above.get(w, {}) and above[w][p][1] > span(mine, p)[0] for w in ways)
+
+    return (
+        any(later(p, "wa") for p in mine.get("w", {}))
+        or any(later(p, "w") for p in mine.get("a", {}))
+        or any(later(p, "a") for p in mine.get("r", {}) if p.endswith(os.sep))
+    )
 
 # %% ../../nbs/job/step_graph.ipynb #181e1093
 class Effects(msgspec.Struct, kw_only=True):
     "What the cells of a step did"
-    changed:list[str] = [] # Names that they bound or changed
-    shared:list[str] = [] # Names of others whose objects their own names share
-    random:list[str] = [] # Random number generators of the process that they drew from
-    sets:bool = False # Did they set environment variables, the folder, options of libraries?
-    files:Files = {} # What they did to files
+
+    changed: list[str] = []  # Names that they bound or changed
+    shared: list[str] = []  # Names of others whose objects their own names share
+    random: list[str] = []  # Random number generators of the process that they drew from
+    sets: bool = False  # Did they set environment variables, the folder, options of libraries?
+    files: Files = {}  # What they did to files
+
 
 def clash(
-    a:Effects, # Of the step that stands first in the notebook
-    b:Effects, # Of the later one; without content where it has not run yet
-    hidden:set[str], # Names that the first one changes, and its code does not show it
-    reads:set[str]|None, # Names whose values can change what the later one does; None is all
+    a: Effects,  # Of the step that stands first in the notebook
+    b: Effects,  # Of the later one; without content where it has not run yet
+    hidden: set[str],  # Names that the first one changes, and its code does not show it
+    reads: set[str] | None,  # Names whose values can change what the later one does; None is all
 ) -> str:
     "Why the later of two steps cannot run beside the first; empty when it can"
-    if names := sorted(hidden if reads is None else hidden&reads):
-        return f'it uses `{names[0]}`, which that step changes under another name'
-    if both := sorted(set(a.shared)&{*b.shared, *b.changed}): return f'both keep or change what `{both[0]}` leads to'
-    if a.sets: return 'that step sets an option, a variable of the environment or the folder'
-    if both := sorted(set(a.random)&set(b.random)):
-        return f'both draw from the generator of `{both[0]}`; one generator for each step would set them free'
+    if names := sorted(hidden if reads is None else hidden & reads):
+        return f"it uses `{names[0]}`, which that step changes under another name"
+    if both := sorted(set(a.shared) & {*b.shared, *b.changed}):
+        return f"both keep or change what `{both[0]}` leads to"
+    if a.sets:
+        return "that step sets an option, a variable of the environment or the folder"
+    if both := sorted(set(a.random) & set(b.random)):
+        return f"both draw from the generator of `{both[0]}`; one generator for each step would set them free"
     return meeting(a.files, b.files)
 
 # %% ../../nbs/job/step_graph.ipynb #4363ad6f
 def told(
-    steps:list[Step], # Of the job
-    cells:list[CellRun], # Of the run
-    seen:dict[str,StepRun], # What the run said itself
+    steps: list[Step],  # Of the job
+    cells: list[CellRun],  # Of the run
+    seen: dict[str, StepRun],  # What the run said itself
 ) -> list[StepRun]:
     "Every step of a run"
-    at = {c.index:c for c in cells}
+    at = {c.index: c for c in cells}
+
     def one(s):
         mine = [at[n] for n in s.cells if n in at]
-        failed = any(c.status=='failed' for c in mine)
-        done = 'failed' if failed else 'not_run' if not mine else 'cached' if all(c.cached for c in mine) else 'completed' if len(mine)==len(s.cells) else 'stopped'
-        return StepRun(name=s.name, status=done, needs=s.needs, cells=s.cells,
-            seconds=sum(c.seconds for c in mine if not c.cached))
+        failed = any(c.status == "failed" for c in mine)
+        done = (
+            "failed"
+            if failed
+            else "not_run"
+            if not mine
+            else "cached"
+            if all(c.cached for c in mine)
+            else "completed"
+            if len(mine) == len(s.cells)
+            else "stopped"
+        )
+        return StepRun(
+            name=s.name, status=done, needs=s.needs, cells=s.cells, seconds=sum(c.seconds for c in mine if not c.cached)
+        )
+
     return [seen.get(s.name) or one(s) for s in steps]

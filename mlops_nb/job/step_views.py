@@ -14,71 +14,128 @@ from ..core.svg import Svg
 from .facts import Step, StepRun
 
 # %% ../../nbs/job/step_views.ipynb #b36201e0
-def columns(steps:list[Step]|list[StepRun]) -> list[list[str]]:
+def columns(steps: list[Step] | list[StepRun]) -> list[list[str]]:
     "Names by distance from the start"
-    needs,depth = {s.name:set(s.needs)&{x.name for x in steps} for s in steps},dict[str,int]()
-    while len(depth)<len(needs):
-        new = {n:1+max((depth[m] for m in ms), default=-1) for n,ms in needs.items() if n not in depth
-            and all(m in depth for m in ms)}
-        if not new: break # Somebody wrote a circle into job.toml
+    needs, depth = {s.name: set(s.needs) & {x.name for x in steps} for s in steps}, dict[str, int]()
+    while len(depth) < len(needs):
+        new = {
+            n: 1 + max((depth[m] for m in ms), default=-1)
+            for n, ms in needs.items()
+            if n not in depth and all(m in depth for m in ms)
+        }
+        if not new:
+            break  # Somebody wrote a circle into job.toml
         depth.update(new)
-    return [[n for n in depth if depth[n]==d] for d in range(max(depth.values(), default=-1)+1)]
+    return [[n for n in depth if depth[n] == d] for d in range(max(depth.values(), default=-1) + 1)]
 
 # %% ../../nbs/job/step_views.ipynb #4bcce802
-_W,_H,_DX,_DY = 118,28,158,44 # A box, and the distance from one to the next, CSS pixels
-_FILL = {'completed':'#1a7f37', 'failed':'#b3261e', 'cached':'#4a5a70', 'stopped':'#8a5a00', 'not_run':'none', '':'none'}
-_WORD = {'completed':'done', 'not_run':'not run'}
+_W, _H, _DX, _DY = 118, 28, 158, 44  # A box, and the distance from one to the next, CSS pixels
+_FILL = {
+    "completed": "#1a7f37",
+    "failed": "#b3261e",
+    "cached": "#4a5a70",
+    "stopped": "#8a5a00",
+    "not_run": "none",
+    "": "none",
+}
+_WORD = {"completed": "done", "not_run": "not run"}
 
-def _direct(steps) -> dict[str,list[str]]:
+
+def _direct(steps) -> dict[str, list[str]]:
     "What each step needs, without what those need anyway"
-    needs = {s.name:set(s.needs) for s in steps}
-    def all_(n): return set().union(*({m}|all_(m) for m in needs.get(n, ())))
-    return {n:[m for m in ms if m in needs and not any(m in all_(o) for o in ms-{m})] for n,ms in needs.items()}
+    needs = {s.name: set(s.needs) for s in steps}
 
-def _box(name:str, x:int, y:int, status:str) -> str:
-    color = _FILL.get(status, 'none')
-    shown,style = escape(name if len(name)<=15 else name[:14]+'…'),f'fill="{color}" stroke="{color}"' if color!='none' else 'fill="none" stroke="currentColor" stroke-opacity=".6"'+(' stroke-dasharray="4 3"' if status=='not_run' else '')
-    return f'<rect x="{x}" y="{y}" width="{_W}" height="{_H}" rx="5" {style}/><text x="{x+_W//2}" y="{y+18}" text-anchor="middle" style="font-size:12px;fill:{"#fff" if color!="none" else "currentColor"};opacity:1">{shown}</text>'
+    def all_(n):
+        return set().union(*({m} | all_(m) for m in needs.get(n, ())))
+
+    return {n: [m for m in ms if m in needs and not any(m in all_(o) for o in ms - {m})] for n, ms in needs.items()}
+
+
+def _box(name: str, x: int, y: int, status: str) -> str:
+    color = _FILL.get(status, "none")
+    shown, style = (
+        escape(name if len(name) <= 15 else name[:14] + "…"),
+        f'fill="{color}" stroke="{color}"'
+        if color != "none"
+        else 'fill="none" stroke="currentColor" stroke-opacity=".6"'
+        + (' stroke-dasharray="4 3"' if status == "not_run" else ""),
+    )
+    return f'<rect x="{x}" y="{y}" width="{_W}" height="{_H}" rx="5" {style}/><text x="{x + _W // 2}" y="{y + 18}" text-anchor="middle" style="font-size:12px;fill:{"#fff" if color != "none" else "currentColor"};opacity:1">{shown}</text>'
+
 
 def picture(
-    steps:list[Step]|list[StepRun],
+    steps: list[Step] | list[StepRun],
 ) -> Svg:
     "The steps as boxes, what they need as arrows"
     cols = columns(steps)
-    at = {n:(d*_DX+2, k*_DY+2) for d,ns in enumerate(cols) for k,n in enumerate(ns)}
-    status = {s.name:getattr(s, 'status', '') for s in steps}
-    arrows = [(m, n) for n,ms in _direct(steps).items() for m in ms if m in at and n in at]
+    at = {n: (d * _DX + 2, k * _DY + 2) for d, ns in enumerate(cols) for k, n in enumerate(ns)}
+    status = {s.name: getattr(s, "status", "") for s in steps}
+    arrows = [(m, n) for n, ms in _direct(steps).items() for m in ms if m in at and n in at]
+
     def arrow(m, n):
-        (x,y),(u,v) = at[m],at[n]
-        x,y,v = x+_W,y+_H//2,v+_H//2
-        return f'<path class="a" d="M{x} {y}C{x+20} {y} {u-24} {v} {u-6} {v}M{u-11} {v-4}L{u-5} {v}L{u-11} {v+4}"/>'
-    w,h = len(cols)*_DX-(_DX-_W)+4,max(map(len, cols), default=0)*_DY-(_DY-_H)+4
-    inside = ''.join(arrow(*a) for a in arrows)+''.join(_box(n, *at[n], status[n]) for n in at)
-    words = '; '.join(n+(f' after {" and ".join(ms)}' if ms else '')
-        +(f': {_WORD.get(status[n], status[n])}' if status.get(n) else '') for n,ms in _direct(steps).items())
-    return Svg(f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{inside}</svg>',
-        words, _rows(cols, status))
+        (x, y), (u, v) = at[m], at[n]
+        x, y, v = x + _W, y + _H // 2, v + _H // 2
+        return f'<path class="a" d="M{x} {y}C{x + 20} {y} {u - 24} {v} {u - 6} {v}M{u - 11} {v - 4}L{u - 5} {v}L{u - 11} {v + 4}"/>'
+
+    w, h = len(cols) * _DX - (_DX - _W) + 4, max(map(len, cols), default=0) * _DY - (_DY - _H) + 4
+    inside = "".join(arrow(*a) for a in arrows) + "".join(_box(n, *at[n], status[n]) for n in at)
+    words = "; ".join(
+        n
+        + (f" after {' and '.join(ms)}" if ms else "")
+        + (f": {_WORD.get(status[n], status[n])}" if status.get(n) else "")
+        for n, ms in _direct(steps).items()
+    )
+    return Svg(
+        f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{inside}</svg>',
+        words,
+        _rows(cols, status),
+    )
+
 
 def _rows(cols, status) -> str:
     "The columns for a terminal"
-    def one(n): return n+(f' ({_WORD.get(status[n], status[n])})' if status[n] else '')
-    return ' -> '.join(one(c[0]) if len(c)==1 else '['+' | '.join(map(one, c))+']' for c in cols)
+
+    def one(n):
+        return n + (f" ({_WORD.get(status[n], status[n])})" if status[n] else "")
+
+    return " -> ".join(one(c[0]) if len(c) == 1 else "[" + " | ".join(map(one, c)) + "]" for c in cols)
 
 # %% ../../nbs/job/step_views.ipynb #d7e37198
-def planned(steps:list[Step]) -> list:
+def planned(steps: list[Step]) -> list:
     "Blocks for the panel of a job"
-    if not steps: return []
-    def tries(s): return f'{s.retries}'+(f', after {s.backoff_s:g} s' if s.backoff_s else '') if s.retries else '-'
-    rows = [[s.name, s.needs or '-', s.uses or '-', s.gives or '-', len(s.cells), tries(s)] for s in steps]
-    return [*([figure(picture(steps))] if 1<len(steps)<=40 else []),
-        table(['step', 'after', 'takes', 'gives', 'cells', 'retries'], rows)]
+    if not steps:
+        return []
 
-_LEVEL = {'completed':'ok', 'failed':'bad', 'cached':'info', 'stopped':'warn', 'not_run':'warn'}
+    def tries(s):
+        return f"{s.retries}" + (f", after {s.backoff_s:g} s" if s.backoff_s else "") if s.retries else "-"
 
-def ran(steps:list[StepRun]) -> list:
+    rows = [[s.name, s.needs or "-", s.uses or "-", s.gives or "-", len(s.cells), tries(s)] for s in steps]
+    return [
+        *([figure(picture(steps))] if 1 < len(steps) <= 40 else []),
+        table(["step", "after", "takes", "gives", "cells", "retries"], rows),
+    ]
+
+
+_LEVEL = {"completed": "ok", "failed": "bad", "cached": "info", "stopped": "warn", "not_run": "warn"}
+
+
+def ran(steps: list[StepRun]) -> list:
     "Blocks for the panel of a run"
-    if not steps: return []
-    rows = [[s.name, badge(_LEVEL.get(s.status, 'info'), s.status.replace('_', ' ')), s.needs or '-', round(s.began_s, 2),
-        round(s.seconds, 2), s.tries, s.message or '-'] for s in steps]
-    return [*([figure(picture(steps))] if 1<len(steps)<=40 else []),
-        table(['step', '', 'after', 'began at s', 'seconds', 'tries', 'what'], rows)]
+    if not steps:
+        return []
+    rows = [
+        [
+            s.name,
+            badge(_LEVEL.get(s.status, "info"), s.status.replace("_", " ")),
+            s.needs or "-",
+            round(s.began_s, 2),
+            round(s.seconds, 2),
+            s.tries,
+            s.message or "-",
+        ]
+        for s in steps
+    ]
+    return [
+        *([figure(picture(steps))] if 1 < len(steps) <= 40 else []),
+        table(["step", "", "after", "began at s", "seconds", "tries", "what"], rows),
+    ]

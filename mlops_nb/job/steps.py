@@ -19,196 +19,299 @@ from .parameters import constant
 from .signature import grown
 
 # %% ../../nbs/job/steps.ipynb #bc1c2482
-_NAME = re.compile(r'[A-Za-z][\w-]{0,63}')
-_SECONDS = re.compile(r'\d{1,6}(?:\.\d{1,3})?')
-_MAGIC = re.compile(r'step\b\s*(.*)$')
+_NAME = re.compile(r"[A-Za-z][\w-]{0,63}")
+_SECONDS = re.compile(r"\d{1,6}(?:\.\d{1,3})?")
+_MAGIC = re.compile(r"step\b\s*(.*)$")
 
-def _options(words:list[str], where:int) -> list[str]:
+
+def _options(words: list[str], where: int) -> list[str]:
     "`--after a,b --retries 2` as tags"
     tags = []
     while words:
-        name,eq,value = words.pop(0).partition('=')
-        if not eq and words: value = words.pop(0)
-        if name=='--after' and value: tags += [f'after:{v}' for v in value.split(',') if v]
-        elif name=='--retries' and value.isdecimal(): tags.append(f'retries:{int(value)}')
-        elif name=='--backoff' and _SECONDS.fullmatch(value): tags.append(f'backoff:{float(value):g}')
+        name, eq, value = words.pop(0).partition("=")
+        if not eq and words:
+            value = words.pop(0)
+        if name == "--after" and value:
+            tags += [f"after:{v}" for v in value.split(",") if v]
+        elif name == "--retries" and value.isdecimal():
+            tags.append(f"retries:{int(value)}")
+        elif name == "--backoff" and _SECONDS.fullmatch(value):
+            tags.append(f"backoff:{float(value):g}")
         else:
-            raise BadInput(f'cell {where}: `{name} {value}`'.rstrip(' `')+'` is no option of a step',
-                'write: %%mlops step NAME [--after A,B] [--retries N] [--backoff SECONDS]')
+            raise BadInput(
+                f"cell {where}: `{name} {value}`".rstrip(" `") + "` is no option of a step",
+                "write: %%mlops step NAME [--after A,B] [--retries N] [--backoff SECONDS]",
+            )
     return tags
 
-def tags_of(
-    cell:Cell,
-) -> list[str]: # `step:NAME` first; empty when the cell is unmarked
-    "The marks of a cell as tags, from its tags or its `%%mlops step` line; raises `BadInput`"
-    magic = next((m for m in cell.source.magics if m.kind=='cell' and m.name=='mlops' and _MAGIC.match(m.rest)), None)
-    if magic is None:
-        return [t for t in cell.tags if t.startswith('step:')][:1]+[t
-            for t in cell.tags if t.startswith(('after:', 'retries:', 'backoff:'))]
-    words = _MAGIC.match(magic.rest)[1].split()
-    name = words.pop(0) if words else ''
-    if not _NAME.fullmatch(name):
-        raise BadInput(f'cell {cell.index}: {name!r} is no name of a step',
-            'write: %%mlops step NAME, of letters, digits, _ and -')
-    return [f'step:{name}', *_options(words, cell.index)]
 
-def step_of(cell:Cell) -> str:
+def tags_of(
+    cell: Cell,
+) -> list[str]:  # `step:NAME` first; empty when the cell is unmarked
+    "The marks of a cell as tags, from its tags or its `%%mlops step` line; raises `BadInput`"
+    magic = next(
+        (m for m in cell.source.magics if m.kind == "cell" and m.name == "mlops" and _MAGIC.match(m.rest)), None
+    )
+    if magic is None:
+        return [t for t in cell.tags if t.startswith("step:")][:1] + [
+            t for t in cell.tags if t.startswith(("after:", "retries:", "backoff:"))
+        ]
+    words = _MAGIC.match(magic.rest)[1].split()
+    name = words.pop(0) if words else ""
+    if not _NAME.fullmatch(name):
+        raise BadInput(
+            f"cell {cell.index}: {name!r} is no name of a step", "write: %%mlops step NAME, of letters, digits, _ and -"
+        )
+    return [f"step:{name}", *_options(words, cell.index)]
+
+
+def step_of(cell: Cell) -> str:
     "The step that a cell belongs to, or an empty text"
-    return next((t.partition(':')[2] for t in tags_of(cell) if t.startswith('step:')), '')
+    return next((t.partition(":")[2] for t in tags_of(cell) if t.startswith("step:")), "")
 
 # %% ../../nbs/job/steps.ipynb #4bb0fc47
-_CHEAP = {'Path', 'PurePath', 'dict', 'list', 'set', 'tuple', 'frozenset', 'range', 'namedtuple', 'TypeVar', 'NewType',
-    'partial', 'compile', 'Enum', 'getLogger', 'timedelta', 'date', 'datetime'}
-_SETTING = re.compile(r'(?:^|\.)(?:seed|manual_seed|set_option|set_options|filterwarnings|simplefilter|basicConfig|set_printoptions|set_seed|set_config)$')
+_CHEAP = {
+    "Path",
+    "PurePath",
+    "dict",
+    "list",
+    "set",
+    "tuple",
+    "frozenset",
+    "range",
+    "namedtuple",
+    "TypeVar",
+    "NewType",
+    "partial",
+    "compile",
+    "Enum",
+    "getLogger",
+    "timedelta",
+    "date",
+    "datetime",
+}
+_SETTING = re.compile(
+    r"(?:^|\.)(?:seed|manual_seed|set_option|set_options|filterwarnings|simplefilter|basicConfig|set_printoptions|set_seed|set_config)$"
+)
+
 
 def _cheap(node) -> bool:
     "Is an expression free of work?"
-    if constant(node) is not None or isinstance(node, (ast.Lambda, ast.Name)): return True
-    if isinstance(node, ast.Attribute): return _cheap(node.value)
+    if constant(node) is not None or isinstance(node, (ast.Lambda, ast.Name)):
+        return True
+    if isinstance(node, ast.Attribute):
+        return _cheap(node.value)
     if isinstance(node, ast.Call):
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         return name in _CHEAP and all(map(_cheap, [*node.args, *(k.value for k in node.keywords)]))
     inner = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr)]
-    return isinstance(node, (ast.BinOp, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.Subscript, ast.JoinedStr,
-        ast.FormattedValue, ast.IfExp, ast.Compare)) and all(map(_cheap, inner))
+    return isinstance(
+        node,
+        (
+            ast.BinOp,
+            ast.Tuple,
+            ast.List,
+            ast.Dict,
+            ast.Set,
+            ast.Subscript,
+            ast.JoinedStr,
+            ast.FormattedValue,
+            ast.IfExp,
+            ast.Compare,
+        ),
+    ) and all(map(_cheap, inner))
 
-def _defines(stmt:ast.stmt) -> bool:
+
+def _defines(stmt: ast.stmt) -> bool:
     "Does a statement only define?"
-    if isinstance(stmt, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Pass)): return True
+    if isinstance(stmt, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Pass)):
+        return True
     if isinstance(stmt, (ast.Try, ast.If)):
-        return all(map(_defines, [*stmt.body, *stmt.orelse, *(s for h in getattr(stmt, 'handlers', []) for s in h.body)]))
+        return all(
+            map(_defines, [*stmt.body, *stmt.orelse, *(s for h in getattr(stmt, "handlers", []) for s in h.body)])
+        )
     if isinstance(stmt, ast.Expr):
-        return isinstance(stmt.value, ast.Constant) or isinstance(stmt.value, ast.Call) and bool(_SETTING.search(ast.unparse(stmt.value.func)))
-    if not isinstance(stmt, (ast.Assign, ast.AnnAssign)): return False
+        return (
+            isinstance(stmt.value, ast.Constant)
+            or isinstance(stmt.value, ast.Call)
+            and bool(_SETTING.search(ast.unparse(stmt.value.func)))
+        )
+    if not isinstance(stmt, (ast.Assign, ast.AnnAssign)):
+        return False
     targets = stmt.targets if isinstance(stmt, ast.Assign) else [stmt.target]
     if any(isinstance(n, (ast.Subscript, ast.Attribute)) for t in targets for n in ast.walk(t)):
-        return False # It changes something
+        return False  # It changes something
     return stmt.value is None or _cheap(stmt.value)
 
-def _sets(cell:Cell) -> bool:
+
+def _sets(cell: Cell) -> bool:
     "Does a cell of definitions set a seed or an option? Every step needs that, though it binds no name"
-    return any(isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) for s,_ in cell.statements)
+    return any(isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) for s, _ in cell.statements)
+
 
 def is_definition(
-    cell:Cell, # Unmarked
+    cell: Cell,  # Unmarked
 ) -> bool:
     "Does a cell hold nothing but definitions?"
-    return bool({'parameters', 'injected-parameters'}&set(cell.tags)) or all(_defines(s) for s,_ in cell.statements)
+    return bool({"parameters", "injected-parameters"} & set(cell.tags)) or all(_defines(s) for s, _ in cell.statements)
 
 # %% ../../nbs/job/steps.ipynb #94478b36
 class _Graph:
     "Who provides a name to whom"
-    def __init__(self, cells:list[Cell], owner:dict[int,str]):
-        self.cells,self.owner,self.at = cells,owner,{c.index:c for c in cells}
-        self.binders:dict[str,list[int]] = {}
+
+    def __init__(self, cells: list[Cell], owner: dict[int, str]):
+        self.cells, self.owner, self.at = cells, owner, {c.index: c for c in cells}
+        self.binders: dict[str, list[int]] = {}
         for c in cells:
-            for n in c.binds|c.changes|grown(c): self.binders.setdefault(n, []).append(c.index)
-    def provider(self, name:str, before:int) -> int|None:
+            for n in c.binds | c.changes | grown(c):
+                self.binders.setdefault(n, []).append(c.index)
+
+    def provider(self, name: str, before: int) -> int | None:
         "Index of the last cell above that binds or changes a name"
-        return next((i for i in reversed(self.binders.get(name, ())) if i<before), None)
-    def closure(self, cell:Cell, mine:str) -> tuple[set[int],dict[str,str]]:
+        return next((i for i in reversed(self.binders.get(name, ())) if i < before), None)
+
+    def closure(self, cell: Cell, mine: str) -> tuple[set[int], dict[str, str]]:
         "Definition cells that a step's cell needs, and names it takes from other steps"
-        above = [c for c in self.cells if c.index<cell.index and not self.owner.get(c.index) and (c.star or _sets(c))]
-        found,taken,todo,seen = {c.index for c in above},{},[cell, *above],set()
+        above = [c for c in self.cells if c.index < cell.index and not self.owner.get(c.index) and (c.star or _sets(c))]
+        found, taken, todo, seen = {c.index for c in above}, {}, [cell, *above], set()
         while todo:
             c = todo.pop()
-            for name in (c.uses|c.changes|grown(c))-seen:
+            for name in (c.uses | c.changes | grown(c)) - seen:
                 seen.add(name)
                 at = self.provider(name, cell.index)
-                step = self.owner.get(at, '')
-                if at is None or step==mine: continue
-                if step: taken[name] = step
-                elif at not in found: found.add(at); todo.append(self.at[at])
-        return found,taken
+                step = self.owner.get(at, "")
+                if at is None or step == mine:
+                    continue
+                if step:
+                    taken[name] = step
+                elif at not in found:
+                    found.add(at)
+                    todo.append(self.at[at])
+        return found, taken
 
 # %% ../../nbs/job/steps.ipynb #0464ebc6
 def takes(
-    cells:list[Cell], # Of a notebook
-    owner:dict[int,str], # Cell -> its step
-) -> dict[str,set[str]]: # Step -> steps whose names it takes
+    cells: list[Cell],  # Of a notebook
+    owner: dict[int, str],  # Cell -> its step
+) -> dict[str, set[str]]:  # Step -> steps whose names it takes
     "What the code says that steps need, whatever job.toml says"
-    graph,found = _Graph(cells, owner),{n:set[str]() for n in owner.values()}
+    graph, found = _Graph(cells, owner), {n: set[str]() for n in owner.values()}
     for c in cells:
-        if mine := owner.get(c.index): found[mine] |= set(graph.closure(c, mine)[1].values())
+        if mine := owner.get(c.index):
+            found[mine] |= set(graph.closure(c, mine)[1].values())
     return found
 
-def _owners(cells:list[Cell]) -> dict[int,str]:
+
+def _owners(cells: list[Cell]) -> dict[int, str]:
     "Cell -> its step; neighbouring unmarked cells that work form a step of their own"
-    owner,group,made = {},'',set()
+    owner, group, made = {}, "", set()
     for c in cells:
         name = step_of(c)
-        if name: group = ''
-        elif not is_definition(c) or c.needs&(made|c.binds):
-            group = name = group or f'cell_{c.index}' # `df = df+1` looks cheap; what a step made is not
-        if name: owner[c.index] = name; made |= c.binds
-        else: made -= c.binds
+        if name:
+            group = ""
+        elif not is_definition(c) or c.needs & (made | c.binds):
+            group = name = group or f"cell_{c.index}"  # `df = df+1` looks cheap; what a step made is not
+        if name:
+            owner[c.index] = name
+            made |= c.binds
+        else:
+            made -= c.binds
     return owner
 
-def _files(cells:list[Cell], owner:dict[int,str], parameters) -> list[tuple[str,str]]:
+
+def _files(cells: list[Cell], owner: dict[int, str], parameters) -> list[tuple[str, str]]:
     "`(reader, writer)`: a step that reads what an earlier step wrote"
-    wrote,arrows = {},[]
+    wrote, arrows = {}, []
     for c in cells:
-        ins,outs = lineage.trace([c], parameters) if c.index in owner else ([], [])
+        ins, outs = lineage.trace([c], parameters) if c.index in owner else ([], [])
         for t in ins:
-            if (w := wrote.get((t.kind, t.name), owner[c.index]))!=owner[c.index]: arrows.append((owner[c.index], w))
-        wrote.update({(t.kind, t.name):owner[c.index] for t in outs})
+            if (w := wrote.get((t.kind, t.name), owner[c.index])) != owner[c.index]:
+                arrows.append((owner[c.index], w))
+        wrote.update({(t.kind, t.name): owner[c.index] for t in outs})
     return arrows
 
-def _keeps(cells:list[Cell], owner:dict[int,str], parameters) -> list[tuple[str,str]]:
+
+def _keeps(cells: list[Cell], owner: dict[int, str], parameters) -> list[tuple[str, str]]:
     "`(later, earlier)`: a step that changes a file which an earlier one read or wrote, or adds to one that was overwritten"
-    last,seen,arrows = {c.index:max(n for n,s in owner.items() if s==owner[c.index]) for c in cells if c.index in owner},[],[]
+    last, seen, arrows = (
+        {c.index: max(n for n, s in owner.items() if s == owner[c.index]) for c in cells if c.index in owner},
+        [],
+        [],
+    )
     for c in cells:
-        if c.index not in owner: continue
+        if c.index not in owner:
+            continue
         f = lineage.files(c, parameters)
-        for d,g in seen:
-            met = f['out']&(g['in']|g['out']|g['add']) or f['add']&g['out'] or f['add']&g['in']-g['add']
-            if met and owner[d]!=owner[c.index] and last[d]<c.index: arrows.append((owner[c.index], owner[d]))
+        for d, g in seen:
+            met = f["out"] & (g["in"] | g["out"] | g["add"]) or f["add"] & g["out"] or f["add"] & g["in"] - g["add"]
+            if met and owner[d] != owner[c.index] and last[d] < c.index:
+                arrows.append((owner[c.index], owner[d]))
         seen.append((c.index, f))
     return arrows
 
+
 def plan(
-    cells:Sequence[Cell], # Of the job's notebook, indexed there
-    parameters:Sequence[Parameter]=(), # Of the job
-) -> list[Step]: # In an order in which they can run; empty when no cell is marked
+    cells: Sequence[Cell],  # Of the job's notebook, indexed there
+    parameters: Sequence[Parameter] = (),  # Of the job
+) -> list[Step]:  # In an order in which they can run; empty when no cell is marked
     "The steps of a notebook; raises `BadInput` when two steps need each other"
     cells = list(cells)
-    if not any(map(step_of, cells)): return []
+    if not any(map(step_of, cells)):
+        return []
     owner = _owners(cells)
     graph = _Graph(cells, owner)
-    steps = {n:Step(name=n, cells=[c.index for c in cells if owner.get(c.index)==n]) for n in dict.fromkeys(owner.values())}
+    steps = {
+        n: Step(name=n, cells=[c.index for c in cells if owner.get(c.index) == n])
+        for n in dict.fromkeys(owner.values())
+    }
     for c in cells:
-        if c.index in owner: _join(steps, steps[owner[c.index]], graph, c)
-    for reader,writer in _files(cells, owner, parameters): steps[reader].needs.append(writer)
-    for later,earlier in _keeps(cells, owner, parameters):
-        if later not in step_graph.before({s.name:set(s.needs) for s in steps.values()}, earlier): steps[later].needs.append(earlier)
+        if c.index in owner:
+            _join(steps, steps[owner[c.index]], graph, c)
+    for reader, writer in _files(cells, owner, parameters):
+        steps[reader].needs.append(writer)
+    for later, earlier in _keeps(cells, owner, parameters):
+        if later not in step_graph.before({s.name: set(s.needs) for s in steps.values()}, earlier):
+            steps[later].needs.append(earlier)
     for s in steps.values():
         s.definitions = sorted(set(s.definitions))
-        s.needs,s.uses,s.gives = (sorted(set(x)) for x in (s.needs, s.uses, s.gives))
+        s.needs, s.uses, s.gives = (sorted(set(x)) for x in (s.needs, s.uses, s.gives))
     return _ordered(steps)
 
-def _join(steps, step:Step, graph:_Graph, cell:Cell):
+
+def _join(steps, step: Step, graph: _Graph, cell: Cell):
     "Add what one cell needs to its step"
-    found,taken = graph.closure(cell, step.name)
+    found, taken = graph.closure(cell, step.name)
     step.definitions += found
-    for name,other in taken.items(): step.uses.append(name); step.needs.append(other); steps[other].gives.append(name)
-    for kind,_,value in (t.partition(':') for t in tags_of(cell)):
-        if kind=='retries': step.retries = int(value)
-        if kind=='backoff': step.backoff_s = float(value)
-        if kind=='after':
+    for name, other in taken.items():
+        step.uses.append(name)
+        step.needs.append(other)
+        steps[other].gives.append(name)
+    for kind, _, value in (t.partition(":") for t in tags_of(cell)):
+        if kind == "retries":
+            step.retries = int(value)
+        if kind == "backoff":
+            step.backoff_s = float(value)
+        if kind == "after":
             if value not in steps:
-                raise BadInput(f'step `{step.name}` comes after `{value}`, and there is no such step',
-                    f'there are: {", ".join(steps)}')
+                raise BadInput(
+                    f"step `{step.name}` comes after `{value}`, and there is no such step",
+                    f"there are: {', '.join(steps)}",
+                )
             step.needs.append(value)
 
-def _ordered(steps:dict[str,Step]) -> list[Step]:
+
+def _ordered(steps: dict[str, Step]) -> list[Step]:
     "Steps so that each comes after those it needs"
-    try: TopologicalSorter({n:s.needs for n,s in steps.items()}).prepare()
+    try:
+        TopologicalSorter({n: s.needs for n, s in steps.items()}).prepare()
     except CycleError as e:
         loop = list(dict.fromkeys(e.args[1]))
-        raise BadInput(f'steps need each other: {" and ".join(f"`{n}` (cells {steps[n].cells})" for n in loop)}',
-            'make them one step, or give the later cells a step of their own') from e
-    out:list[Step] = []
-    while len(out)<len(steps):
+        raise BadInput(
+            f"steps need each other: {' and '.join(f'`{n}` (cells {steps[n].cells})' for n in loop)}",
+            "make them one step, or give the later cells a step of their own",
+        ) from e
+    out: list[Step] = []
+    while len(out) < len(steps):
         done = {s.name for s in out}
-        out.append(next(s for s in steps.values() if s.name not in done and set(s.needs)<=done))
+        out.append(next(s for s in steps.values() if s.name not in done and set(s.needs) <= done))
     return out

@@ -22,230 +22,371 @@ from .cell_outputs import Outputs
 # %% ../../nbs/job/supervision.ipynb #1b56e7e5
 class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     "What a run may use; 0 is no limit"
-    memory_mb:float = 0. # Resident memory of all its processes together
-    cpu_s:float = 0. # Processor seconds
-    wall_s:float = 0. # Seconds from start to end
-    disk_mb:float = 0. # Written to disk
-    cell_s:float = 0. # Seconds of one cell
-    usd:float = 0. # What the run may cost
-    grace_s:float = 10. # From SIGTERM to SIGKILL
+
+    memory_mb: float = 0.0  # Resident memory of all its processes together
+    cpu_s: float = 0.0  # Processor seconds
+    wall_s: float = 0.0  # Seconds from start to end
+    disk_mb: float = 0.0  # Written to disk
+    cell_s: float = 0.0  # Seconds of one cell
+    usd: float = 0.0  # What the run may cost
+    grace_s: float = 10.0  # From SIGTERM to SIGKILL
+
     def __post_init__(self):
         for k in self.__struct_fields__:
-            if not getattr(self, k)>=0:
-                raise BadInput(f'limit {k}={getattr(self, k)} is negative', 'give a positive number, or 0 for no limit')
+            if not getattr(self, k) >= 0:
+                raise BadInput(f"limit {k}={getattr(self, k)} is negative", "give a positive number, or 0 for no limit")
+
     @property
-    def polled(self) -> bool: return bool(self.memory_mb or self.cpu_s or self.disk_mb or self.usd)
+    def polled(self) -> bool:
+        return bool(self.memory_mb or self.cpu_s or self.disk_mb or self.usd)
+
 
 def resident_mb(pids) -> float:
     "Memory that processes hold now, shared pages counted once for each"
-    total,page = 0,os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
+    total, page = 0, os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
     for p in pids:
         try:
-            with open(f'/proc/{p}/statm', 'rb') as f: total += int(f.read().split()[1])
-        except OSError: continue # It has just ended
-    return total*page/1e6
+            with open(f"/proc/{p}/statm", "rb") as f:
+                total += int(f.read().split()[1])
+        except OSError:
+            continue  # It has just ended
+    return total * page / 1e6
+
 
 def written_mb(pids) -> float:
     "What processes, and the children that they waited for, wrote to disk"
     total = 0
     for p in pids:
         try:
-            with open(f'/proc/{p}/io', 'rb') as f: total += int(f.read().split(b'write_bytes: ')[1].split()[0])
-        except OSError: continue # It has just ended, or belongs to somebody else
-    return total/1e6
+            with open(f"/proc/{p}/io", "rb") as f:
+                total += int(f.read().split(b"write_bytes: ")[1].split()[0])
+        except OSError:
+            continue  # It has just ended, or belongs to somebody else
+    return total / 1e6
+
 
 def exceeded(
-    limits:Limits,
-    pid:int|list[int], # Of the run; several where steps run side by side
-    seconds:float, # Since it began
-    cost_of:Callable|None=None, # (seconds, processor seconds) -> USD or None
-    before:float=0., # Processor seconds of processes of the run that have ended
-) -> str: # Which limit, in words; empty when none
+    limits: Limits,
+    pid: int | list[int],  # Of the run; several where steps run side by side
+    seconds: float,  # Since it began
+    cost_of: Callable | None = None,  # (seconds, processor seconds) -> USD or None
+    before: float = 0.0,  # Processor seconds of processes of the run that have ended
+) -> str:  # Which limit, in words; empty when none
     "The limit that a run has reached"
     roots = [pid] if isinstance(pid, int) else pid
     pids = [p for r in roots for p in cost.metering.family(r)]
-    if limits.memory_mb and (mb := resident_mb(pids))>limits.memory_mb:
-        return f'it held {mb:,.0f} MB of memory, more than its limit of {limits.memory_mb:,.0f} MB (memory_mb)'
-    cpu = before+sum(cost.metering.cpu_seconds(r) for r in roots) if limits.cpu_s or limits.usd else 0.
-    if limits.cpu_s and cpu>limits.cpu_s:
-        return f'it used {cpu:,.1f} processor seconds, more than its limit of {limits.cpu_s:g} (cpu_s)'
-    if limits.disk_mb and (mb := written_mb(pids))>limits.disk_mb:
-        return f'it wrote {mb:,.0f} MB, more than its limit of {limits.disk_mb:,.0f} MB (disk_mb)'
-    if limits.usd and cost_of and (usd := cost_of(seconds, cpu)) is not None and usd>limits.usd:
-        return f'it cost {usd:.4g} USD, more than its limit of {limits.usd:g} USD (usd)'
-    return ''
+    if limits.memory_mb and (mb := resident_mb(pids)) > limits.memory_mb:
+        return f"it held {mb:,.0f} MB of memory, more than its limit of {limits.memory_mb:,.0f} MB (memory_mb)"
+    cpu = before + sum(cost.metering.cpu_seconds(r) for r in roots) if limits.cpu_s or limits.usd else 0.0
+    if limits.cpu_s and cpu > limits.cpu_s:
+        return f"it used {cpu:,.1f} processor seconds, more than its limit of {limits.cpu_s:g} (cpu_s)"
+    if limits.disk_mb and (mb := written_mb(pids)) > limits.disk_mb:
+        return f"it wrote {mb:,.0f} MB, more than its limit of {limits.disk_mb:,.0f} MB (disk_mb)"
+    if limits.usd and cost_of and (usd := cost_of(seconds, cpu)) is not None and usd > limits.usd:
+        return f"it cost {usd:.4g} USD, more than its limit of {limits.usd:g} USD (usd)"
+    return ""
 
 # %% ../../nbs/job/supervision.ipynb #2ea9e729
 class Sheet:
     "The notebook of a run as it fills"
-    def __init__(self, nb:dict, path:Path, mask:secret_refs.Mask):
-        self.nb,self.path,self.mask,self.said,self.last,self.cells = nb,Path(path),mask,Outputs(),time.monotonic(),nb['cells']
-    def begin(self, at:int, count:int): self.cells[at]['execution_count'] = count; self.said.of[at] = []
-    def put(self, at:int, outputs:list, count:int): self.cells[at]['execution_count'],self.said.of[at] = count,outputs
-    def usage(self, at:int, m:dict):
-        self.cells[at]['metadata']['mlops'] = {k:round(v, 6) if isinstance(v, float) and k!='kwh' else v
-            for k,v in m.items() if k in ('seconds', 'cpu_s', 'peak_mb', 'kwh', 'energy', 'cached')}
-    def save(self, final:bool=False) -> bytes:
+
+    def __init__(self, nb: dict, path: Path, mask: secret_refs.Mask):
+        self.nb, self.path, self.mask, self.said, self.last, self.cells = (
+            nb,
+            Path(path),
+            mask,
+            Outputs(),
+            time.monotonic(),
+            nb["cells"],
+        )
+
+    def begin(self, at: int, count: int):
+        self.cells[at]["execution_count"] = count
+        self.said.of[at] = []
+
+    def put(self, at: int, outputs: list, count: int):
+        self.cells[at]["execution_count"], self.said.of[at] = count, outputs
+
+    def usage(self, at: int, m: dict):
+        self.cells[at]["metadata"]["mlops"] = {
+            k: round(v, 6) if isinstance(v, float) and k != "kwh" else v
+            for k, v in m.items()
+            if k in ("seconds", "cpu_s", "peak_mb", "kwh", "energy", "cached")
+        }
+
+    def save(self, final: bool = False) -> bytes:
         "Write it, if it is time; returns what was written"
-        if not final and time.monotonic()-self.last<1: return b''
-        for at,outs in self.said.of.items(): self.cells[at]['outputs'] = outs
+        if not final and time.monotonic() - self.last < 1:
+            return b""
+        for at, outs in self.said.of.items():
+            self.cells[at]["outputs"] = outs
         data = self.mask.data(_json(self.nb))
-        write_text(self.path, data+b'\n')
+        write_text(self.path, data + b"\n")
         self.last = time.monotonic()
         return data
 
+
 def _json(x) -> bytes:
     import orjson
-    try: return orjson.dumps(x, option=orjson.OPT_INDENT_2|orjson.OPT_NON_STR_KEYS)
-    except TypeError: return json.dumps(x, indent=1, ensure_ascii=False, default=str).encode(errors='replace')
+
+    try:
+        return orjson.dumps(x, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(x, indent=1, ensure_ascii=False, default=str).encode(errors="replace")
 
 # %% ../../nbs/job/supervision.ipynb #a9902c67
-_GATHER_S = .02 # How long messages wait for each other
+_GATHER_S = 0.02  # How long messages wait for each other
+
 
 class Watch:
     "One fork that runs cells, watched"
-    def __init__(self,
-        request:dict, # For `cell_runner.run`
-        sheet:Sheet,
-        limits:Limits,
-        tell:Callable, # Called with every message
-        cost_of:Callable|None=None, # (seconds, processor seconds) -> USD or None
-        save_s:float=60, # How long a stop may wait for a cell that is not saved
+
+    def __init__(
+        self,
+        request: dict,  # For `cell_runner.run`
+        sheet: Sheet,
+        limits: Limits,
+        tell: Callable,  # Called with every message
+        cost_of: Callable | None = None,  # (seconds, processor seconds) -> USD or None
+        save_s: float = 60,  # How long a stop may wait for a cell that is not saved
     ):
-        self.request,self.sheet,self.limits,self.tell,self.cost_of,self.save_s = request,sheet,limits,tell,cost_of,save_s
-        self.cell:int|None = None
-        self.unsaved,self.why,self.asked,self.cell_runs = False,'',False,False
-        self.heard,self.gathering = 0,False # Bytes of the last round; do messages gather now?
-        self.end:dict|None = None
-        self.exit:dict|None = None
-        self.kill_at:float|None = None
-        self.term_at:float|None = None
+        self.request, self.sheet, self.limits, self.tell, self.cost_of, self.save_s = (
+            request,
+            sheet,
+            limits,
+            tell,
+            cost_of,
+            save_s,
+        )
+        self.cell: int | None = None
+        self.unsaved, self.why, self.asked, self.cell_runs = False, "", False, False
+        self.heard, self.gathering = 0, False  # Bytes of the last round; do messages gather now?
+        self.end: dict | None = None
+        self.exit: dict | None = None
+        self.kill_at: float | None = None
+        self.term_at: float | None = None
         self.began = self.cell_began = time.monotonic()
-        self.decoders = {n:codecs.getincrementaldecoder('utf-8')('replace') for n in ('stdout', 'stderr')}
-    def start(self, modules:tuple[str,...], key_env:dict) -> bool:
+        self.decoders = {n: codecs.getincrementaldecoder("utf-8")("replace") for n in ("stdout", "stderr")}
+
+    def start(self, modules: tuple[str, ...], key_env: dict) -> bool:
         "Have a fork begin; False when there is no server"
-        mine,theirs = socket.socketpair()
+        mine, theirs = socket.socketpair()
         pipes = [os.pipe() for _ in range(2)]
         fds = [theirs.fileno(), pipes[0][1], pipes[1][1]]
-        self.server = warm.call({'do':'cells', **self.request}, fds, modules, key_env)
+        self.server = warm.call({"do": "cells", **self.request}, fds, modules, key_env)
         theirs.close()
-        for _,w in pipes: os.close(w)
+        for _, w in pipes:
+            os.close(w)
         if self.server is None:
             mine.close()
-            for r,_ in pipes: os.close(r)
+            for r, _ in pipes:
+                os.close(r)
             return False
-        self.line,self.rest = mine,b''
-        self.pipes = {pipes[0][0]:'stdout', pipes[1][0]:'stderr'}
-        for fd in self.pipes: os.set_blocking(fd, False)
+        self.line, self.rest = mine, b""
+        self.pipes = {pipes[0][0]: "stdout", pipes[1][0]: "stderr"}
+        for fd in self.pipes:
+            os.set_blocking(fd, False)
         mine.setblocking(False)
         self.pid = self.server.pid
         return True
-    def signal(self, n:int):
-        try: self.server.sendall(bytes([n]))
-        except OSError: return # It has just ended
+
+    def signal(self, n: int):
+        try:
+            self.server.sendall(bytes([n]))
+        except OSError:
+            return  # It has just ended
+
     def follow(self) -> dict:
         "Until the fork has ended; returns how"
-        open_:set = {self.line, self.server, *self.pipes}
+        open_: set = {self.line, self.server, *self.pipes}
         while self.server in open_:
-            try: ready,_,_ = select.select(self._waited_for(open_), [], [], self._patience())
-            except KeyboardInterrupt: self._ask(); continue
             try:
-                for x in [x for x in (*self.pipes, self.line, self.server) if x in ready]: self._hear(x, open_)
+                ready, _, _ = select.select(self._waited_for(open_), [], [], self._patience())
+            except KeyboardInterrupt:
+                self._ask()
+                continue
+            try:
+                for x in [x for x in (*self.pipes, self.line, self.server) if x in ready]:
+                    self._hear(x, open_)
                 self._look()
                 self.sheet.save()
-            except KeyboardInterrupt: self._ask()
+            except KeyboardInterrupt:
+                self._ask()
         self._drain(open_)
-        for x in (self.line, self.server): x.close()
-        for fd in self.pipes: os.close(fd)
+        for x in (self.line, self.server):
+            x.close()
+        for fd in self.pipes:
+            os.close(fd)
         return self._ended()
+
     def _waited_for(self, open_) -> list:
         "What wakes the supervisor; just after a few messages, only the end and the clock"
-        self.gathering = 0<self.heard<8192
+        self.gathering = 0 < self.heard < 8192
         self.heard = 0
         return [self.server] if self.gathering else list(open_)
-    def _timed(self) -> bool: return bool(self.limits.cell_s) and self.cell is not None and self.cell_runs
-    def _patience(self) -> float|None:
+
+    def _timed(self) -> bool:
+        return bool(self.limits.cell_s) and self.cell is not None and self.cell_runs
+
+    def _patience(self) -> float | None:
         "Seconds until something has to be looked at"
         now = time.monotonic()
-        if self.gathering: return _GATHER_S
-        times:list[float] = [t for t in (self.kill_at, self.term_at) if t]
-        if self.limits.wall_s: times.append(self.began+self.limits.wall_s)
-        if self._timed(): times.append(self.cell_began+self.limits.cell_s)
-        if self.limits.polled and not self.kill_at: times.append(now+.1)
-        return max(0., min(times)-now) if times else None
+        if self.gathering:
+            return _GATHER_S
+        times: list[float] = [t for t in (self.kill_at, self.term_at) if t]
+        if self.limits.wall_s:
+            times.append(self.began + self.limits.wall_s)
+        if self._timed():
+            times.append(self.cell_began + self.limits.cell_s)
+        if self.limits.polled and not self.kill_at:
+            times.append(now + 0.1)
+        return max(0.0, min(times) - now) if times else None
+
     def _hear(self, x, open_):
-        if x is self.server: self._exit(); open_.discard(x)
-        elif x is self.line: self._messages(open_)
-        else: self._piped(x, open_)
+        if x is self.server:
+            self._exit()
+            open_.discard(x)
+        elif x is self.line:
+            self._messages(open_)
+        else:
+            self._piped(x, open_)
+
     def _exit(self):
         self.exit = self.server.end()
+
     def _piped(self, fd, open_):
         "What processes of the cells wrote by themselves"
-        try: data = os.read(fd, 1<<16)
-        except BlockingIOError: return
-        if not data: open_.discard(fd)
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            open_.discard(fd)
         text = self.decoders[self.pipes[fd]].decode(data, final=not data)
-        if text and self.cell is not None: self._said({'stream':self.pipes[fd], 'text':text})
+        if text and self.cell is not None:
+            self._said({"stream": self.pipes[fd], "text": text})
+
     def _messages(self, open_):
-        try: data = self.line.recv(1<<20)
-        except BlockingIOError: return
-        if not data: open_.discard(self.line); return
+        try:
+            data = self.line.recv(1 << 20)
+        except BlockingIOError:
+            return
+        if not data:
+            open_.discard(self.line)
+            return
         self.heard += len(data)
-        *lines,self.rest = (self.rest+data).split(b'\n')
-        for l in lines: self._message(json.loads(l))
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for l in lines:
+            self._message(json.loads(l))
+
     def _message(self, m):
         sheet = self.sheet
-        if 'begin' in m: self.cell,self.cell_began,self.cell_runs = m['begin'],time.monotonic(),True; sheet.begin(m['begin'], m['count'])
-        elif 'cached' in m:
-            sheet.put(m['cached'], m['outputs'], m['count']); sheet.usage(m['cached'], {**m['usage'], 'cached':True})
-        elif 'cell' in m and 'status' in m:
-            for fd in self.pipes: self._empty(fd)
-            sheet.usage(m['cell'], m); self.unsaved,self.cell_runs = True,False
-        elif 'saved' in m: self.unsaved = False
-        elif 'done' in m: self.end = m; self.cell = None
-        if {'out', 'stream', 'update', 'clear'}&m.keys() and self.cell is not None: self._said(m)
-        else: self.tell(m)
-    def _said(self, m): self.sheet.said.take(self.cell, m); self.tell({**m, 'in':self.cell})
+        if "begin" in m:
+            self.cell, self.cell_began, self.cell_runs = m["begin"], time.monotonic(), True
+            sheet.begin(m["begin"], m["count"])
+        elif "cached" in m:
+            sheet.put(m["cached"], m["outputs"], m["count"])
+            sheet.usage(m["cached"], {**m["usage"], "cached": True})
+        elif "cell" in m and "status" in m:
+            for fd in self.pipes:
+                self._empty(fd)
+            sheet.usage(m["cell"], m)
+            self.unsaved, self.cell_runs = True, False
+        elif "saved" in m:
+            self.unsaved = False
+        elif "done" in m:
+            self.end = m
+            self.cell = None
+        if {"out", "stream", "update", "clear"} & m.keys() and self.cell is not None:
+            self._said(m)
+        else:
+            self.tell(m)
+
+    def _said(self, m):
+        self.sheet.said.take(self.cell, m)
+        self.tell({**m, "in": self.cell})
+
     def _empty(self, fd):
         "Everything that is in a pipe now belongs to the cell that ends now"
         try:
-            while data := os.read(fd, 1<<16):
-                if text := self.decoders[self.pipes[fd]].decode(data): self._said({'stream':self.pipes[fd], 'text':text})
-        except BlockingIOError: return
+            while data := os.read(fd, 1 << 16):
+                if text := self.decoders[self.pipes[fd]].decode(data):
+                    self._said({"stream": self.pipes[fd], "text": text})
+        except BlockingIOError:
+            return
+
     def _drain(self, open_):
         while self.line in open_:
-            try: self._messages(open_)
-            except OSError: return
-            if not select.select([self.line], [], [], 0)[0]: return
+            try:
+                self._messages(open_)
+            except OSError:
+                return
+            if not select.select([self.line], [], [], 0)[0]:
+                return
+
     def _look(self):
         "Is a limit reached, is a grace period over?"
         now = time.monotonic()
-        if self.kill_at and now>=self.kill_at: self.signal(signal.SIGKILL); self.kill_at = now+5; return
-        if self.term_at and now>=self.term_at: self.term_at = None; self._terminate()
-        if self.why: return
-        if self.limits.wall_s and now-self.began>=self.limits.wall_s:
-            self.why = f'it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)'
-        elif self._timed() and now-self.cell_began>=self.limits.cell_s:
-            self.why = f'it ran longer than the limit of {self.limits.cell_s:g} s for a cell (cell_s)'
-        elif self.limits.polled and self.pid: self.why = exceeded(self.limits, self.pid, now-self.began, self.cost_of)
-        if self.why: self.at = self.cell; self._terminate()
+        if self.kill_at and now >= self.kill_at:
+            self.signal(signal.SIGKILL)
+            self.kill_at = now + 5
+            return
+        if self.term_at and now >= self.term_at:
+            self.term_at = None
+            self._terminate()
+        if self.why:
+            return
+        if self.limits.wall_s and now - self.began >= self.limits.wall_s:
+            self.why = f"it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)"
+        elif self._timed() and now - self.cell_began >= self.limits.cell_s:
+            self.why = f"it ran longer than the limit of {self.limits.cell_s:g} s for a cell (cell_s)"
+        elif self.limits.polled and self.pid:
+            self.why = exceeded(self.limits, self.pid, now - self.began, self.cost_of)
+        if self.why:
+            self.at = self.cell
+            self._terminate()
+
     def _terminate(self):
         self.signal(signal.SIGTERM)
-        self.kill_at = time.monotonic()+self.limits.grace_s
+        self.kill_at = time.monotonic() + self.limits.grace_s
+
     def _ask(self):
         "Somebody wants this run to stop"
-        if self.asked: self.signal(signal.SIGKILL); return
+        if self.asked:
+            self.signal(signal.SIGKILL)
+            return
         self.asked = True
         self.signal(signal.SIGUSR1)
-        self.term_at = time.monotonic()+(self.save_s if self.unsaved else self.limits.grace_s/2)
+        self.term_at = time.monotonic() + (self.save_s if self.unsaved else self.limits.grace_s / 2)
+
     def _ended(self) -> dict:
         "How it went, in the words of the runner or of the system"
         x = self.exit or {}
-        end = {'cpu_s':x.get('cpu_s', 0.), 'peak_mb':x.get('peak_mb', 0.)}
+        end = {"cpu_s": x.get("cpu_s", 0.0), "peak_mb": x.get("peak_mb", 0.0)}
         if self.why:
-            return {'done':'failed', 'kind':'cell' if self.at is not None else 'limit', 'cell':self.at, 'error':self.why, **end}
-        if self.end: return {**self.end, **end}
-        if self.asked: return {'done':'aborted', 'cell':self.cell, 'error':'stopped', **end}
-        code = x.get('exit')
-        how = 'the kernel died: the fork server is gone' if code is None else f'the kernel died ({signal.Signals(-code).name})' if code<0 else f'the kernel died (it ended itself with {code})'
-        return {'done':'failed', 'kind':'cell', 'cell':self.cell, 'error':how+(': out of memory?' if code==-9 else ''), **end}
+            return {
+                "done": "failed",
+                "kind": "cell" if self.at is not None else "limit",
+                "cell": self.at,
+                "error": self.why,
+                **end,
+            }
+        if self.end:
+            return {**self.end, **end}
+        if self.asked:
+            return {"done": "aborted", "cell": self.cell, "error": "stopped", **end}
+        code = x.get("exit")
+        how = (
+            "the kernel died: the fork server is gone"
+            if code is None
+            else f"the kernel died ({signal.Signals(-code).name})"
+            if code < 0
+            else f"the kernel died (it ended itself with {code})"
+        )
+        return {
+            "done": "failed",
+            "kind": "cell",
+            "cell": self.cell,
+            "error": how + (": out of memory?" if code == -9 else ""),
+            **end,
+        }

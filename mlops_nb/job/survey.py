@@ -15,148 +15,221 @@ import msgspec
 from .notebook_ast import Cell
 
 # %% ../../nbs/job/survey.ipynb #9522c564
-_USUAL = {'np':'numpy', 'pd':'pandas', 'plt':'matplotlib.pyplot', 'tf':'tensorflow', 'sns':'seaborn'}
+_USUAL = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "tf": "tensorflow", "sns": "seaborn"}
+
 
 def names_in(
-    cells:list[Cell],
-) -> dict[str,str]: # Name in the notebook -> dotted name; its own functions and classes -> an empty text
+    cells: list[Cell],
+) -> dict[str, str]:  # Name in the notebook -> dotted name; its own functions and classes -> an empty text
     "What the imports of a notebook call things"
     out = dict(_USUAL)
     for c in cells:
         for n in ast.walk(c.tree) if c.tree and c.imports else ():
             if isinstance(n, ast.Import):
-                out.update({a.asname:a.name for a in n.names if a.asname}|{a.name.split('.')[0]:a.name.split('.')[0]
-                    for a in n.names if not a.asname})
+                out.update(
+                    {a.asname: a.name for a in n.names if a.asname}
+                    | {a.name.split(".")[0]: a.name.split(".")[0] for a in n.names if not a.asname}
+                )
             elif isinstance(n, ast.ImportFrom) and n.module:
-                out.update({a.asname or a.name:f'{n.module}.{a.name}' for a in n.names})
-        for s,_ in c.statements:
-            if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): out[s.name] = ''
+                out.update({a.asname or a.name: f"{n.module}.{a.name}" for a in n.names})
+        for s, _ in c.statements:
+            if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                out[s.name] = ""
     return out
 
-def written(node:ast.expr) -> str:
+
+def written(node: ast.expr) -> str:
     "`np.random.rand` as it is written; what is no name is `()`"
     parts = []
-    while isinstance(node, ast.Attribute): parts.append(node.attr); node = node.value
-    return '.'.join([node.id if isinstance(node, ast.Name) else '()', *reversed(parts)])
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id if isinstance(node, ast.Name) else "()", *reversed(parts)])
 
-def full_name(text:str, names:dict[str,str]) -> str:
+
+def full_name(text: str, names: dict[str, str]) -> str:
     "A written name by what was imported"
-    root,dot,rest = text.partition('.')
+    root, dot, rest = text.partition(".")
     known = names.get(root)
-    if known is None: return text
-    return (known or f'<own>.{root}')+dot+rest
+    if known is None:
+        return text
+    return (known or f"<own>.{root}") + dot + rest
 
 # %% ../../nbs/job/survey.ipynb #456edf39
 class Called(msgspec.Struct):
     "A call, or a bare decorator"
-    node:ast.expr
-    text:str # As written
-    name:str # In full
+
+    node: ast.expr
+    text: str  # As written
+    name: str  # In full
+
     @property
-    def keywords(self) -> dict[str,ast.expr]: return {k.arg:k.value for k in getattr(self.node, 'keywords', [])}
+    def keywords(self) -> dict[str, ast.expr]:
+        return {k.arg: k.value for k in getattr(self.node, "keywords", [])}
+
     @property
-    def args(self) -> list[ast.expr]: return getattr(self.node, 'args', [])
+    def args(self) -> list[ast.expr]:
+        return getattr(self.node, "args", [])
+
 
 class String(msgspec.Struct):
     "A literal text"
-    node:ast.Constant
-    text:str
-    named:str = '' # The name that it is assigned to, alone or in a list
-    place:bool = False # An argument of something that opens, or a name that sounds like a path
-    in_fstring:bool = False
+
+    node: ast.Constant
+    text: str
+    named: str = ""  # The name that it is assigned to, alone or in a list
+    place: bool = False  # An argument of something that opens, or a name that sounds like a path
+    in_fstring: bool = False
+
 
 class Survey(msgspec.Struct):
     "What one cell calls and says"
-    cell:Cell
-    calls:list[Called] = []
-    strings:list[String] = []
-    secrets:list[tuple[str,str,ast.Constant]] = [] # Name that sounds like a secret, text that it gets, its node
-    tried:set[str] = set() # Modules whose import may fail
 
-_SECRET = re.compile(r'(?:^|_)(?:password|passwd|pwd|passphrase|secret|secret_?key|api_?key|apikey|access_?key|secret_?access_?key|auth_?token|access_?token|token|private_?key|credentials?|client_?secret|conn(?:ection)?_?str(?:ing)?)$', re.I)
-_NO_SECRET = re.compile(r'\s|^[./~]|^\w+_path$|\.(json|pem|key|txt|ya?ml|toml|env)$|^[a-z]+(_[a-z]+)+$')
-_PLACEHOLDER = re.compile(r'^(?:|x+|\*+|\.+|<.*>|\[.*\]|\{.*\}|your[-_ ].*|change[-_ ]?me|none|null|todo|dummy|example|secret|password|token)$', re.I)
+    cell: Cell
+    calls: list[Called] = []
+    strings: list[String] = []
+    secrets: list[tuple[str, str, ast.Constant]] = []  # Name that sounds like a secret, text that it gets, its node
+    tried: set[str] = set()  # Modules whose import may fail
 
-def is_secret(s:str) -> bool:
+
+_SECRET = re.compile(
+    r"(?:^|_)(?:password|passwd|pwd|passphrase|secret|secret_?key|api_?key|apikey|access_?key|secret_?access_?key|auth_?token|access_?token|token|private_?key|credentials?|client_?secret|conn(?:ection)?_?str(?:ing)?)$",
+    re.I,
+)
+_NO_SECRET = re.compile(r"\s|^[./~]|^\w+_path$|\.(json|pem|key|txt|ya?ml|toml|env)$|^[a-z]+(_[a-z]+)+$")
+_PLACEHOLDER = re.compile(
+    r"^(?:|x+|\*+|\.+|<.*>|\[.*\]|\{.*\}|your[-_ ].*|change[-_ ]?me|none|null|todo|dummy|example|secret|password|token)$",
+    re.I,
+)
+
+
+def is_secret(s: str) -> bool:
     "May a text be a real secret, not a placeholder, a path or a word?"
-    return len(s)>=6 and not _PLACEHOLDER.match(s) and not _NO_SECRET.search(s)
+    return len(s) >= 6 and not _PLACEHOLDER.match(s) and not _NO_SECRET.search(s)
 
-def sounds_secret(name:str) -> bool: return bool(_SECRET.search(name))
+
+def sounds_secret(name: str) -> bool:
+    return bool(_SECRET.search(name))
+
 
 def holds_secret(
-    name:str, # That is bound
-    value:ast.expr|None,
+    name: str,  # That is bound
+    value: ast.expr | None,
 ) -> bool:
     "Does a name that sounds like a secret get a text that may be one?"
-    return sounds_secret(name) and isinstance(value, ast.Constant) and isinstance(value.value, str) and is_secret(value.value)
+    return (
+        sounds_secret(name)
+        and isinstance(value, ast.Constant)
+        and isinstance(value.value, str)
+        and is_secret(value.value)
+    )
 
-_BESIDE = re.compile(r'''(\w+)(["']?\s*[=:][=:\s]*)[rbuf]*(["'])(?:\\.|(?!\3).)+\3?''', re.I)
+
+_BESIDE = re.compile(r"""(\w+)(["']?\s*[=:][=:\s]*)[rbuf]*(["'])(?:\\.|(?!\3).)+\3?""", re.I)
+
 
 def veiled(
-    line:str, # Of code, to be shown to somebody
+    line: str,  # Of code, to be shown to somebody
 ) -> str:
     "A line without the texts beside names that sound like a secret"
-    return _BESIDE.sub(lambda m: f'{m[1]}{m[2]}***' if sounds_secret(m[1]) else m[0], line)
+    return _BESIDE.sub(lambda m: f"{m[1]}{m[2]}***" if sounds_secret(m[1]) else m[0], line)
 
-_OPENS = re.compile(r'(?:^|\.)(?:open|Path|PurePath|read_\w+|to_(?:csv|parquet|json|excel|pickle|feather)|load\w*|save\w*|dump|chdir|listdir|makedirs|mkdir|exists|isfile|isdir|glob|iglob|join|append|insert|expanduser|ImageFolder|imread|connect|scandir|walk|copy\w*|move)$')
-_PLACE = re.compile(r'(?:path|dir|folder|root|file|filename|base|data|home|out|output|input)s?\d*$', re.I)
 
-def bindings(n) -> Iterator[tuple[str,ast.expr]]:
+_OPENS = re.compile(
+    r"(?:^|\.)(?:open|Path|PurePath|read_\w+|to_(?:csv|parquet|json|excel|pickle|feather)|load\w*|save\w*|dump|chdir|listdir|makedirs|mkdir|exists|isfile|isdir|glob|iglob|join|append|insert|expanduser|ImageFolder|imread|connect|scandir|walk|copy\w*|move)$"
+)
+_PLACE = re.compile(r"(?:path|dir|folder|root|file|filename|base|data|home|out|output|input)s?\d*$", re.I)
+
+
+def bindings(n) -> Iterator[tuple[str, ast.expr]]:
     "`(name, value)` of whatever binds a name: an assignment, a keyword, an item of a dict"
     if isinstance(n, ast.Assign):
         for t in n.targets:
             key = t.slice if isinstance(t, ast.Subscript) else None
-            yield (str(key.value) if isinstance(key, ast.Constant) else getattr(t, 'id', getattr(t, 'attr', ''))),n.value
-    elif isinstance(n, ast.AnnAssign) and n.value is not None: yield getattr(n.target, 'id', ''),n.value
-    elif isinstance(n, ast.keyword) and n.arg: yield n.arg,n.value
-    elif isinstance(n, ast.Dict): yield from ((str(k.value), v) for k,v in zip(n.keys, n.values) if isinstance(k, ast.Constant))
+            yield (
+                (str(key.value) if isinstance(key, ast.Constant) else getattr(t, "id", getattr(t, "attr", ""))),
+                n.value,
+            )
+    elif isinstance(n, ast.AnnAssign) and n.value is not None:
+        yield getattr(n.target, "id", ""), n.value
+    elif isinstance(n, ast.keyword) and n.arg:
+        yield n.arg, n.value
+    elif isinstance(n, ast.Dict):
+        yield from ((str(k.value), v) for k, v in zip(n.keys, n.values) if isinstance(k, ast.Constant))
 
 # %% ../../nbs/job/survey.ipynb #c3c8b442
 class _Walk:
     "What is known about the strings that are still to come"
-    def __init__(self, cell:Cell, names:dict[str,str]):
-        self.found,self.names = Survey(cell, [], [], [], set()),names
-        self.docs,self.named,self.places,self.parts = set(),{},set(),set()
+
+    def __init__(self, cell: Cell, names: dict[str, str]):
+        self.found, self.names = Survey(cell, [], [], [], set()), names
+        self.docs, self.named, self.places, self.parts = set(), {}, set(), set()
+
     def visit(self, n):
-        if isinstance(n, ast.Constant): self._constant(n)
-        elif isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant): self.docs.add(id(n.value))
-        elif isinstance(n, ast.Call): self._call(n)
-        elif isinstance(n, ast.JoinedStr): self.parts |= {id(v) for v in n.values}
-        elif isinstance(n, (ast.FunctionDef, ast.ClassDef)): self._decorators(n)
-        elif isinstance(n, ast.Try): self._try(n)
-        for name,value in bindings(n): self._bind(n, name, value)
+        if isinstance(n, ast.Constant):
+            self._constant(n)
+        elif isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant):
+            self.docs.add(id(n.value))
+        elif isinstance(n, ast.Call):
+            self._call(n)
+        elif isinstance(n, ast.JoinedStr):
+            self.parts |= {id(v) for v in n.values}
+        elif isinstance(n, (ast.FunctionDef, ast.ClassDef)):
+            self._decorators(n)
+        elif isinstance(n, ast.Try):
+            self._try(n)
+        for name, value in bindings(n):
+            self._bind(n, name, value)
+
     def _constant(self, n):
         if isinstance(n.value, str) and id(n) not in self.docs:
-            self.found.strings.append(String(n, n.value, self.named.get(id(n), ''), id(n) in self.places, id(n) in self.parts))
+            self.found.strings.append(
+                String(n, n.value, self.named.get(id(n), ""), id(n) in self.places, id(n) in self.parts)
+            )
+
     def _called(self, node, f):
         text = written(f)
         self.found.calls.append(Called(node, text, full_name(text, self.names)))
         return text
+
     def _call(self, n):
         if _OPENS.search(self._called(n, n.func)):
-            self.places |= {id(a) for a in n.args}|{id(v) for a in n.args if isinstance(a, ast.JoinedStr) for v in a.values}
+            self.places |= {id(a) for a in n.args} | {
+                id(v) for a in n.args if isinstance(a, ast.JoinedStr) for v in a.values
+            }
+
     def _decorators(self, n):
         for d in n.decorator_list:
-            if not isinstance(d, ast.Call): self._called(d, d)
+            if not isinstance(d, ast.Call):
+                self._called(d, d)
+
     def _try(self, n):
         for m in (m for s in n.body for m in ast.walk(s)):
-            if isinstance(m, ast.Import): self.found.tried |= {a.name.split('.')[0] for a in m.names}
-            elif isinstance(m, ast.ImportFrom): self.found.tried.add((m.module or '').split('.')[0])
+            if isinstance(m, ast.Import):
+                self.found.tried |= {a.name.split(".")[0] for a in m.names}
+            elif isinstance(m, ast.ImportFrom):
+                self.found.tried.add((m.module or "").split(".")[0])
+
     def _bind(self, n, name, value):
-        inner = [value, *(getattr(value, 'elts', []))]
-        if isinstance(n, (ast.Assign, ast.AnnAssign)): self.named |= {id(v):name for v in inner}
-        if _PLACE.search(name): self.places |= {id(v) for v in inner}|{id(v) for v in getattr(value, 'values', ())}
+        inner = [value, *(getattr(value, "elts", []))]
+        if isinstance(n, (ast.Assign, ast.AnnAssign)):
+            self.named |= {id(v): name for v in inner}
+        if _PLACE.search(name):
+            self.places |= {id(v) for v in inner} | {id(v) for v in getattr(value, "values", ())}
         if _SECRET.search(name) and isinstance(value, ast.Constant) and isinstance(value.value, str):
             self.found.secrets.append((name, value.value, value))
 
+
 def survey(
-    cells:list[Cell],
-) -> list[Survey]: # One for every cell that parses
+    cells: list[Cell],
+) -> list[Survey]:  # One for every cell that parses
     "What the cells of a notebook call and say"
-    names,out = names_in(cells),[]
+    names, out = names_in(cells), []
     for c in cells:
-        if c.tree is None: continue
+        if c.tree is None:
+            continue
         walk = _Walk(c, names)
-        for n in ast.walk(c.tree): walk.visit(n)
+        for n in ast.walk(c.tree):
+            walk.visit(n)
         out.append(walk.found)
     return out

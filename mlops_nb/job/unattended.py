@@ -17,101 +17,173 @@ from . import definition, process_identity, schedule_definition
 from .schedule_facts import Outcome
 
 # %% ../../nbs/job/unattended.ipynb #c0b4393b
-def definition_digest(project, name:str) -> str:
+def definition_digest(project, name: str) -> str:
     "SHA-256 over the files of a job"
     h = hashlib.sha256()
-    for f in sorted(definition.folder_of(project, name).rglob('*')):
-        if f.is_file() and f.name!=schedule_definition.TOML and not f.name.startswith('.'):
-            h.update(f'{f.relative_to(project.root).as_posix()}\0{hashlib.sha256(f.read_bytes()).hexdigest()}\n'.encode())
+    for f in sorted(definition.folder_of(project, name).rglob("*")):
+        if f.is_file() and f.name != schedule_definition.TOML and not f.name.startswith("."):
+            h.update(
+                f"{f.relative_to(project.root).as_posix()}\0{hashlib.sha256(f.read_bytes()).hexdigest()}\n".encode()
+            )
     return h.hexdigest()
 
 # %% ../../nbs/job/unattended.ipynb #57335fe1
-END_S = 45. # A stopped run has this long to save its notebook; shorter than the lease of a fire
+END_S = 45.0  # A stopped run has this long to save its notebook; shorter than the lease of a fire
 
-def _once(p, spec:dict) -> dict:
+
+def _once(p, spec: dict) -> dict:
     "One run as a message"
     from mlops_nb.core import ledger, verbs
-    try:
-        with projects.use(p), ledger.because(**spec['cause']): r = verbs.call('job.run', spec['job'], params=spec['params'])
-        return {'status':'succeeded', 'run':r.run, 'message':'', 'retry':False, 'seconds':r.seconds, 'cost_usd':r.cost_usd}
-    except MlopsError as e:
-        r = getattr(e, 'result', None)
-        return {'status':'failed', 'run':getattr(r, 'run', ''), 'message':e.message, 'retry':e.exit in (1, 4),
-            'seconds':getattr(r, 'seconds', 0.), 'cost_usd':getattr(r, 'cost_usd', None)}
-    except KeyboardInterrupt:
-        return {'status':'stopped', 'run':'', 'message':'stopped before it ended', 'retry':True, 'seconds':0., 'cost_usd':None}
 
-def _listen(specs:queue.SimpleQueue):
+    try:
+        with projects.use(p), ledger.because(**spec["cause"]):
+            r = verbs.call("job.run", spec["job"], params=spec["params"])
+        return {
+            "status": "succeeded",
+            "run": r.run,
+            "message": "",
+            "retry": False,
+            "seconds": r.seconds,
+            "cost_usd": r.cost_usd,
+        }
+    except MlopsError as e:
+        r = getattr(e, "result", None)
+        return {
+            "status": "failed",
+            "run": getattr(r, "run", ""),
+            "message": e.message,
+            "retry": e.exit in (1, 4),
+            "seconds": getattr(r, "seconds", 0.0),
+            "cost_usd": getattr(r, "cost_usd", None),
+        }
+    except KeyboardInterrupt:
+        return {
+            "status": "stopped",
+            "run": "",
+            "message": "stopped before it ended",
+            "retry": True,
+            "seconds": 0.0,
+            "cost_usd": None,
+        }
+
+
+def _listen(specs: queue.SimpleQueue):
     "Pass lines on; when they end, stop what runs, and insist"
-    for line in sys.stdin: specs.put(json.loads(line))
+    for line in sys.stdin:
+        specs.put(json.loads(line))
     specs.put(None)
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(END_S)
     os._exit(3)
 
+
 def main():
     "The worker process"
     from mlops_nb.core import progress
+
     progress.silence()
-    answers = os.fdopen(os.dup(1), 'w', encoding='utf-8')
-    os.dup2(2, 1) # what a run prints must not mix with the answers
-    def stop(*_): raise KeyboardInterrupt
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a run prints must not mix with the answers
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
     signal.signal(signal.SIGTERM, stop)
-    p,specs = projects.find(Path.cwd()),queue.SimpleQueue()
+    p, specs = projects.find(Path.cwd()), queue.SimpleQueue()
     threading.Thread(target=_listen, args=(specs,), daemon=True).start()
     try:
-        while (spec := specs.get()) is not None: print(json.dumps(_once(p, spec)), file=answers, flush=True)
-    except (KeyboardInterrupt, BrokenPipeError): return
+        while (spec := specs.get()) is not None:
+            print(json.dumps(_once(p, spec)), file=answers, flush=True)
+    except (KeyboardInterrupt, BrokenPipeError):
+        return
 
 # %% ../../nbs/job/unattended.ipynb #9de6c2cc
 class Worker:
     "A worker process of a project"
+
     def __init__(self, project):
-        env = {**os.environ, 'PYTHONUNBUFFERED':'1'}
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         import mlops_nb
+
         home = str(Path(mlops_nb.__file__).parent.parent)
-        if not home.endswith('-packages'):
-            env['PYTHONPATH'] = os.pathsep.join(dict.fromkeys([home, *filter(None, env.get('PYTHONPATH', '').split(os.pathsep))]))
-        env.pop('MLOPS_PROJECT', None)
-        self.child = subprocess.Popen([sys.executable, '-m', 'mlops_nb.job.unattended'], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, cwd=project.root, env=env, text=True, encoding='utf-8', start_new_session=True)
-        self.ident,self.late = process_identity.of(self.child.pid),''
-    def run(self,
-        job:str,
-        params:dict[str,str], # As typed
-        cause:dict, # For the ledger
-        timeout_s:float=0., # 0 is no limit
-    ) -> tuple[Outcome,dict]: # and the whole message: seconds, cost_usd
+        if not home.endswith("-packages"):
+            env["PYTHONPATH"] = os.pathsep.join(
+                dict.fromkeys([home, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))])
+            )
+        env.pop("MLOPS_PROJECT", None)
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "mlops_nb.job.unattended"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=project.root,
+            env=env,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self.ident, self.late = process_identity.of(self.child.pid), ""
+
+    def run(
+        self,
+        job: str,
+        params: dict[str, str],  # As typed
+        cause: dict,  # For the ledger
+        timeout_s: float = 0.0,  # 0 is no limit
+    ) -> tuple[Outcome, dict]:  # and the whole message: seconds, cost_usd
         "One run; waits for its end"
         timer = threading.Timer(timeout_s, self._expire, (timeout_s,)) if timeout_s else None
         try:
-            if timer: timer.start()
-            print(json.dumps({'job':job, 'params':params, 'cause':cause}), file=self.child.stdin, flush=True)
+            if timer:
+                timer.start()
+            print(json.dumps({"job": job, "params": params, "cause": cause}), file=self.child.stdin, flush=True)
             line = self.child.stdout.readline()
-        except (BrokenPipeError, ValueError): line = ''
+        except (BrokenPipeError, ValueError):
+            line = ""
         finally:
-            if timer: timer.cancel()
+            if timer:
+                timer.cancel()
         if not line:
             self.close()
-            m = {'status':'stopped' if self.late=='stopped' else 'failed',
-                'message':f'the worker ended with {self.child.returncode}', 'run':'', 'retry':True}
-        else: m = json.loads(line)
-        if self.late.startswith('took'): m |= {'status':'failed', 'message':self.late, 'retry':True}
-        return msgspec.convert({k:m[k] for k in ('status', 'message', 'run', 'retry')}, Outcome),m
-    def _expire(self, timeout_s): self.late = f'took longer than {timeout_s:g} s'; self._hang_up()
-    def stop(self): "Stop the run; safe from another thread"; self.late = self.late or 'stopped'; self._hang_up()
+            m = {
+                "status": "stopped" if self.late == "stopped" else "failed",
+                "message": f"the worker ended with {self.child.returncode}",
+                "run": "",
+                "retry": True,
+            }
+        else:
+            m = json.loads(line)
+        if self.late.startswith("took"):
+            m |= {"status": "failed", "message": self.late, "retry": True}
+        return msgspec.convert({k: m[k] for k in ("status", "message", "run", "retry")}, Outcome), m
+
+    def _expire(self, timeout_s):
+        self.late = f"took longer than {timeout_s:g} s"
+        self._hang_up()
+
+    def stop(self):
+        "Stop the run; safe from another thread"
+        self.late = self.late or "stopped"
+        self._hang_up()
+
     def _hang_up(self):
         self.child.terminate()
         insist = threading.Timer(END_S, self.child.kill)
         insist.daemon = True
         insist.start()
+
     def close(self):
         "End the process, whatever it does"
-        try: self.child.stdin.close()
-        except (BrokenPipeError, OSError): self.late = self.late or 'gone'
-        try: self.child.wait(END_S+5)
-        except subprocess.TimeoutExpired: self.child.kill(); self.child.wait()
+        try:
+            self.child.stdin.close()
+        except (BrokenPipeError, OSError):
+            self.late = self.late or "gone"
+        try:
+            self.child.wait(END_S + 5)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
         self.child.stdout.close()
 
 # %% ../../nbs/job/unattended.ipynb #67fca712
-if __name__=='__main__' and sys.argv[0].endswith('unattended.py'): main()
+if __name__ == "__main__" and sys.argv[0].endswith("unattended.py"):
+    main()

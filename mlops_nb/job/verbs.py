@@ -21,169 +21,263 @@ from . import definition, views
 from .facts import History, Job, Jobs, RunRecord
 
 # %% ../../nbs/job/verbs.ipynb #ffeaed47
-def _named(notebook:Path, name:str) -> str:
+def _named(notebook: Path, name: str) -> str:
     "The job's name: the given one, or the notebook's file name"
-    return check_name(name, 'job name') if name else check_name(re.sub(r'[^A-Za-z0-9_.-]+', '-', _latin(Path(notebook).stem)).strip('-.')[:64] or 'job', 'job name')
+    return (
+        check_name(name, "job name")
+        if name
+        else check_name(
+            re.sub(r"[^A-Za-z0-9_.-]+", "-", _latin(Path(notebook).stem)).strip("-.")[:64] or "job", "job name"
+        )
+    )
 
-def _latin(text:str) -> str:
+
+def _latin(text: str) -> str:
     "Letters without their accents; those of other alphabets stay"
     import unicodedata
-    return ''.join(c for c in unicodedata.normalize('NFKD', text.replace('ß', 'ss')) if not unicodedata.combining(c))
 
-def _place(p, notebook:Path, name:str) -> tuple[str,str]:
+    return "".join(c for c in unicodedata.normalize("NFKD", text.replace("ß", "ss")) if not unicodedata.combining(c))
+
+
+def _place(p, notebook: Path, name: str) -> tuple[str, str]:
     "Source and working directory of a job, relative to the project"
     path = Path(notebook).resolve()
-    if not path.is_relative_to(p.root): return path.name,''
-    if path.parent==definition.folder_of(p, name):
-        try: old = definition.read(p, name); return old.source,old.cwd
-        except BadInput: return path.relative_to(p.root).as_posix(),''
-    return path.relative_to(p.root).as_posix(),path.parent.relative_to(p.root).as_posix().removeprefix('.')
+    if not path.is_relative_to(p.root):
+        return path.name, ""
+    if path.parent == definition.folder_of(p, name):
+        try:
+            old = definition.read(p, name)
+            return old.source, old.cwd
+        except BadInput:
+            return path.relative_to(p.root).as_posix(), ""
+    return path.relative_to(p.root).as_posix(), path.parent.relative_to(p.root).as_posix().removeprefix(".")
 
-@verb('job.convert', changes=True, example='mlops job convert score.ipynb')
+
+@verb("job.convert", changes=True, example="mlops job convert score.ipynb")
 def convert(
-    notebook:Path, # An .ipynb file
-    name:Name='', # Name of the job; the notebook's file name by default
+    notebook: Path,  # An .ipynb file
+    name: Name = "",  # Name of the job; the notebook's file name by default
     *,
-    diff:bool=False, # Show what would change in the notebook's cells, and write nothing
-    dry_run:bool=False, # Say what would be written and write nothing
-) -> Job|Plan:
+    diff: bool = False,  # Show what would change in the notebook's cells, and write nothing
+    dry_run: bool = False,  # Say what would be written and write nothing
+) -> Job | Plan:
     """Make a notebook a job
 
     Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
     from mlops_nb.job import conversion, notebook_ast, notebook_diff, repairs, requirements
-    nb,p = notebook_ast.load(notebook, lazy=True),projects.current()
+
+    nb, p = notebook_ast.load(notebook, lazy=True), projects.current()
     name = _named(notebook, name)
     made = conversion.convert(nb, name, Path(notebook).resolve().parent)
     job = made.job
-    job.source,job.cwd = _place(p, notebook, name)
-    job.source_digest,job.notebook,job.folder = _digest(Path(notebook)),f'{name}.ipynb',f'jobs/{name}'
-    if dry_run and not diff: return Plan(steps=_plan(job))
-    reasons = {q.cell:'its names are in the parameters cell'
-        for q in job.parameters if q.cell is not None}|{d.cell:d.reason for d in job.dropped_cells}
-    changes = repairs.masked(notebook_diff.diff(nb, made.notebook, (Path(notebook).name, f'{job.folder}/{job.notebook}'), reasons), nb)
-    if diff: job.diff = changes or 'nothing changes'; return job
-    job.__dict__['changes'] = changes
+    job.source, job.cwd = _place(p, notebook, name)
+    job.source_digest, job.notebook, job.folder = _digest(Path(notebook)), f"{name}.ipynb", f"jobs/{name}"
+    if dry_run and not diff:
+        return Plan(steps=_plan(job))
+    reasons = {q.cell: "its names are in the parameters cell" for q in job.parameters if q.cell is not None} | {
+        d.cell: d.reason for d in job.dropped_cells
+    }
+    changes = repairs.masked(
+        notebook_diff.diff(nb, made.notebook, (Path(notebook).name, f"{job.folder}/{job.notebook}"), reasons), nb
+    )
+    if diff:
+        job.diff = changes or "nothing changes"
+        return job
+    job.__dict__["changes"] = changes
     definition.write(p, job, made.notebook, requirements.closure(job.requirements))
     from mlops_nb.core import ledger
-    ledger.record(p, 'job.converted', name, _told(job), digest=job.source_digest)
+
+    ledger.record(p, "job.converted", name, _told(job), digest=job.source_digest)
     return job
 
-def _digest(path:Path) -> str:
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-def _plan(job:Job) -> list[str]:
+def _digest(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _plan(job: Job) -> list[str]:
     "What a conversion would do, in words"
-    return [*(f'write {job.folder}/{f}' for f in (definition.TOML, job.notebook, definition.LOCK)),
-        *(f'parameter {q.name}: {q.type} = {q.default!r}' for q in job.parameters),
-        *(f'step {s.name}'+(f' after {", ".join(s.needs)}' if s.needs else '') for s in job.steps),
-        *(f'leave out cell {d.cell}: {d.reason}' for d in job.dropped_cells), 'record job.converted']
+    return [
+        *(f"write {job.folder}/{f}" for f in (definition.TOML, job.notebook, definition.LOCK)),
+        *(f"parameter {q.name}: {q.type} = {q.default!r}" for q in job.parameters),
+        *(f"step {s.name}" + (f" after {', '.join(s.needs)}" if s.needs else "") for s in job.steps),
+        *(f"leave out cell {d.cell}: {d.reason}" for d in job.dropped_cells),
+        "record job.converted",
+    ]
 
-def _told(job:Job) -> dict:
+
+def _told(job: Job) -> dict:
     "What the ledger keeps of a conversion"
-    return {'source':job.source, 'parameters':{q.name:q.type for q in job.parameters}, 'requirements':job.requirements,
-        'steps':[s.name for s in job.steps],
-        'inputs':[f'{t.kind}:{t.name}' for t in job.inputs], 'outputs':[f'{t.kind}:{t.name}' for t in job.outputs]}
+    return {
+        "source": job.source,
+        "parameters": {q.name: q.type for q in job.parameters},
+        "requirements": job.requirements,
+        "steps": [s.name for s in job.steps],
+        "inputs": [f"{t.kind}:{t.name}" for t in job.inputs],
+        "outputs": [f"{t.kind}:{t.name}" for t in job.outputs],
+    }
 
 # %% ../../nbs/job/verbs.ipynb #234742b5
-@verb('job.run', changes=True, warm=True, example='mlops job run score -p month=3')
+@verb("job.run", changes=True, warm=True, example="mlops job run score -p month=3")
 def run(
-    name:Name, # Of the job
+    name: Name,  # Of the job
     *,
-    params:dict[str,str]={}, # Parameters: -p month=3, as often as needed; -p token=secret:env:NAME for a secret
-    resume:str='', # Run whose finished cells are not run again; its parameters count where none are given
-    on:Literal['local', 'k8s', 'ray']='local', # Where: here, as a Job of Kubernetes, or on a Ray cluster
-    image:str='', # With --on k8s: image that holds the job, as `job ship --to docker` makes it; that one's name by default
-    parallel:int=0, # Steps at one time where they do not need each other; 0: job.toml's, or as many as there are processors
-    isolated:bool=False, # In a kernel of its own, by papermill, instead of a fork of a warm process
+    params: dict[str, str] = {},  # Parameters: -p month=3, as often as needed; -p token=secret:env:NAME for a secret
+    resume: str = "",  # Run whose finished cells are not run again; its parameters count where none are given
+    on: Literal["local", "k8s", "ray"] = "local",  # Where: here, as a Job of Kubernetes, or on a Ray cluster
+    image: str = "",  # With --on k8s: image that holds the job, as `job ship --to docker` makes it; that one's name by default
+    parallel: int = 0,  # Steps at one time where they do not need each other; 0: job.toml's, or as many as there are processors
+    isolated: bool = False,  # In a kernel of its own, by papermill, instead of a fork of a warm process
     # What the run may use: --limit memory_mb=2000; also cpu_s, wall_s, disk_mb, cell_s, usd, grace_s
-    limit:dict[str,float]={},
-    live:bool=False, # Show what cells print, as it comes, on stderr
-    dry_run:bool=False, # Check the parameters and start nothing
-) -> RunRecord|Plan:
+    limit: dict[str, float] = {},
+    live: bool = False,  # Show what cells print, as it comes, on stderr
+    dry_run: bool = False,  # Check the parameters and start nothing
+) -> RunRecord | Plan:
     """Run a job with typed parameters; every cell is metered and priced
 
     Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
     from mlops_nb.job import cell_syntax, execution, parameters, secret_refs, unattended
-    if on!='local': from mlops_nb.job import remote_verbs
+
+    if on != "local":
+        from mlops_nb.job import remote_verbs
     p = projects.current()
     job = definition.read(p, name)
-    if not 0<=parallel<=256: raise BadInput(f'--parallel {parallel}: expected 1 to 256')
-    if image and on!='k8s': raise BadInput(f'--image goes with --on k8s, not with --on {on}')
-    if on!='local': remote_verbs.check(on, resume, isolated, live, limit)
+    if not 0 <= parallel <= 256:
+        raise BadInput(f"--parallel {parallel}: expected 1 to 256")
+    if image and on != "k8s":
+        raise BadInput(f"--image goes with --on k8s, not with --on {on}")
+    if on != "local":
+        remote_verbs.check(on, resume, isolated, live, limit)
     old = execution.resumable(p, job, resume) if resume else None
-    kept = {k:v for k,v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}
-    values = parameters.bind(job.parameters, kept|dict(params or {}), f'job `{name}`')
-    if on!='local' or dry_run: cell_syntax.runnable(p, job)
-    if on!='local': return remote_verbs.elsewhere(p, job, values, on, image, dry_run)
+    kept = {k: v for k, v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}
+    values = parameters.bind(job.parameters, kept | dict(params or {}), f"job `{name}`")
+    if on != "local" or dry_run:
+        cell_syntax.runnable(p, job)
+    if on != "local":
+        return remote_verbs.elsewhere(p, job, values, on, image, dry_run)
     for v in values.values():
-        if secret_refs.is_secret(v): secret_refs.look_up(v)
+        if secret_refs.is_secret(v):
+            secret_refs.look_up(v)
     execution.limits_of(p, job, limit)
-    if dry_run: return Plan(steps=[*(f'{q.name} = {values.get(q.name, q.default)!r}'+('' if q.name in values else ' (default)') for q in job.parameters), f'execute {job.folder}/{job.notebook} in {job.cwd or "."}', 'record job.started and how it ended'])
+    if dry_run:
+        return Plan(
+            steps=[
+                *(
+                    f"{q.name} = {values.get(q.name, q.default)!r}" + ("" if q.name in values else " (default)")
+                    for q in job.parameters
+                ),
+                f"execute {job.folder}/{job.notebook} in {job.cwd or '.'}",
+                "record job.started and how it ended",
+            ]
+        )
     from mlops_nb import cost
     from mlops_nb.core import ledger
-    plan = execution.prepare(p, job, values, execution.new_id(name), limits=limit, isolated=isolated, resume=resume, live=live, parallel=parallel)
-    if old: _close(p, name, resume, plan.run)
-    with execution.holding(execution.folder_of(p, plan.run)), ledger.bracket(p, 'job', name, {'run':plan.run, 'parameters':parameters.told(values), 'source_digest':job.source_digest, 'definition':unattended.definition_digest(p, name), **({'resumed':resume} if resume else {})}) as done:
-        done['run'] = plan.run
-        machine,_ = cost.machine(p)
-        record = execution.execute(p, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done)
-        if not record.ok: raise execution.failed(record)
+
+    plan = execution.prepare(
+        p,
+        job,
+        values,
+        execution.new_id(name),
+        limits=limit,
+        isolated=isolated,
+        resume=resume,
+        live=live,
+        parallel=parallel,
+    )
+    if old:
+        _close(p, name, resume, plan.run)
+    with (
+        execution.holding(execution.folder_of(p, plan.run)),
+        ledger.bracket(
+            p,
+            "job",
+            name,
+            {
+                "run": plan.run,
+                "parameters": parameters.told(values),
+                "source_digest": job.source_digest,
+                "definition": unattended.definition_digest(p, name),
+                **({"resumed": resume} if resume else {}),
+            },
+        ) as done,
+    ):
+        done["run"] = plan.run
+        machine, _ = cost.machine(p)
+        record = execution.execute(
+            p, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done
+        )
+        if not record.ok:
+            raise execution.failed(record)
     return record
 
-def _close(p, name:str, old:str, new:str):
+
+def _close(p, name: str, old: str, new: str):
     "Record the end of a run that died: its bracket is open, and nobody holds its lock any more"
     from mlops_nb.core import ledger
-    events = list(ledger.of(p).events(['job.started', *views.ENDS], subject=name))
-    ended = {(e.payload or {}).get('bracket') for e in events if e.type!='job.started'}
+
+    events = list(ledger.of(p).events(["job.started", *views.ENDS], subject=name))
+    ended = {(e.payload or {}).get("bracket") for e in events if e.type != "job.started"}
     for e in events:
-        if e.type=='job.started' and (e.payload or {}).get('run')==old and e.payload['bracket'] not in ended:
-            ledger.record(p, 'job.aborted', name, {'run':old, 'bracket':e.payload['bracket'], 'error':f'it died; {new} goes on'})
+        if e.type == "job.started" and (e.payload or {}).get("run") == old and e.payload["bracket"] not in ended:
+            ledger.record(
+                p,
+                "job.aborted",
+                name,
+                {"run": old, "bracket": e.payload["bracket"], "error": f"it died; {new} goes on"},
+            )
 
 # %% ../../nbs/job/verbs.ipynb #8863f1b2
-@verb('job.history', example='mlops job history')
+@verb("job.history", example="mlops job history")
 def history(
-    name:str='', # Only this job
+    name: str = "",  # Only this job
     *,
-    limit:int=50, # At most this many, newest first
+    limit: int = 50,  # At most this many, newest first
 ) -> History:
     "Runs, newest first, each with the ledger entry that shows how it ended"
     from mlops_nb.core import ledger
+
     p = projects.current()
-    if name and name not in registered(p, 'job'): definition.read(p, name)
-    rows = views.runs(ledger.of(p).events(['job.started', *views.ENDS]), name)
+    if name and name not in registered(p, "job"):
+        definition.read(p, name)
+    rows = views.runs(ledger.of(p).events(["job.started", *views.ENDS]), name)
     return History(runs=rows[:limit], job=name)
 
-@verb('job.list', example='mlops job list')
+
+@verb("job.list", example="mlops job list")
 def list_() -> Jobs:
     "The project's jobs, their parameters and their last run"
     from mlops_nb.core import ledger
-    p = projects.current()
-    names = registered(p, 'job')
-    about = {n:[f'{q.name} {q.type}' for q in definition.read(p, n).parameters] for n in names}
-    return Jobs(jobs=views.table(names, about, views.runs(ledger.of(p).events(['job.started', *views.ENDS]))))
 
-@verb('job.show', example='mlops job show score')
+    p = projects.current()
+    names = registered(p, "job")
+    about = {n: [f"{q.name} {q.type}" for q in definition.read(p, n).parameters] for n in names}
+    return Jobs(jobs=views.table(names, about, views.runs(ledger.of(p).events(["job.started", *views.ENDS]))))
+
+
+@verb("job.show", example="mlops job show score")
 def show(
-    name:Name, # Of the job
+    name: Name,  # Of the job
 ) -> Job:
     "A job: parameters, inputs, outputs, requirements, what was left out"
     return definition.read(projects.current(), name)
 
 # %% ../../nbs/job/verbs.ipynb #68b48477
-@verb('params', cell='around')
+@verb("params", cell="around")
 @contextmanager
 def params():
     "Mark a cell's constants as the parameters of the job that this notebook becomes"
     yield
 
-@verb('step', cell='around')
+
+@verb("step", cell="around")
 @contextmanager
 def step(
-    name:str, # Of the step: letters, digits, _ and -
+    name: str,  # Of the step: letters, digits, _ and -
     *,
-    after:list[str]=[], # Steps that come before it though no name of theirs is used
-    retries:int=0, # How often a job tries it again
-    backoff:float=0., # Seconds before the first of these tries; twice as long before each further one
+    after: list[str] = [],  # Steps that come before it though no name of theirs is used
+    retries: int = 0,  # How often a job tries it again
+    backoff: float = 0.0,  # Seconds before the first of these tries; twice as long before each further one
 ):
     "Mark a cell as a step of the job that this notebook becomes: cached and retried by itself"
     yield

@@ -13,38 +13,62 @@ from ..core.events import Event
 from .facts import JobRow, RunRow
 
 # %% ../../nbs/job/views.ipynb #a6fa1304
-ENDS = {'job.completed':'completed', 'job.failed':'failed', 'job.aborted':'aborted'}
+ENDS = {"job.completed": "completed", "job.failed": "failed", "job.aborted": "aborted"}
+
 
 def runs(
-    events:Iterable[Event], # Of the types job.*, oldest first
-    job:str='', # Only this one
+    events: Iterable[Event],  # Of the types job.*, oldest first
+    job: str = "",  # Only this one
 ) -> list[RunRow]:
     "Runs, newest first, each with the entry that proves how it ended"
     rows = {}
     for e in events:
         p = e.payload or {}
-        key = p.get('bracket') or p.get('run')
-        if job and e.subject!=job or not key: continue
-        if e.type=='job.started':
-            rows[key] = RunRow(run=p.get('run', ''), job=e.subject, time=e.time, status='running', seconds=0., cost_usd=None,
-                parameters=p.get('parameters') or {}, evidence=e.seq)
+        key = p.get("bracket") or p.get("run")
+        if job and e.subject != job or not key:
+            continue
+        if e.type == "job.started":
+            rows[key] = RunRow(
+                run=p.get("run", ""),
+                job=e.subject,
+                time=e.time,
+                status="running",
+                seconds=0.0,
+                cost_usd=None,
+                parameters=p.get("parameters") or {},
+                evidence=e.seq,
+            )
         elif e.type in ENDS and key in rows:
             r = rows[key]
-            r.status,r.seconds,r.cost_usd,r.evidence = ENDS[e.type],float(p.get('seconds') or 0.),p.get('usd'),e.seq
-            r.parameters = p.get('parameters') or r.parameters
+            r.status, r.seconds, r.cost_usd, r.evidence = (
+                ENDS[e.type],
+                float(p.get("seconds") or 0.0),
+                p.get("usd"),
+                e.seq,
+            )
+            r.parameters = p.get("parameters") or r.parameters
     return list(rows.values())[::-1]
 
+
 def table(
-    names:list[str], # Jobs that are defined
-    parameters:dict[str,list[str]], # Job -> its parameters in words
-    rows:list[RunRow], # From `runs`, newest first
+    names: list[str],  # Jobs that are defined
+    parameters: dict[str, list[str]],  # Job -> its parameters in words
+    rows: list[RunRow],  # From `runs`, newest first
 ) -> list[JobRow]:
     "One line a job"
     out = []
     for n in names:
-        mine = [r for r in rows if r.job==n]
+        mine = [r for r in rows if r.job == n]
         last = mine[0] if mine else None
         paid = [r.cost_usd for r in mine if r.cost_usd is not None]
-        out.append(JobRow(name=n, parameters=parameters.get(n, []), runs=len(mine), last=last.status if last else '',
-            last_time=last.time if last else '', cost_usd=sum(paid) if paid else None))
+        out.append(
+            JobRow(
+                name=n,
+                parameters=parameters.get(n, []),
+                runs=len(mine),
+                last=last.status if last else "",
+                last_time=last.time if last else "",
+                cost_usd=sum(paid) if paid else None,
+            )
+        )
     return out

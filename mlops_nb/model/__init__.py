@@ -11,12 +11,24 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/model/face.ipynb #d38e27f9
-__getattr__,__dir__,__all__ = face(__name__,
-    {**{v:f'promotion_verbs:{v}' for v in 'gate promote approve rollback history'.split()},
-    **{v:f'verbs:{v}' for v in 'log show mend resolve folder load leftovers health differences'.split()}, 'list':'verbs:list_',
-    **{v:f'safety_verbs:{v}' for v in 'scan sign verify'.split()}, 'explain':'explain_verbs:explain',
-    'compress':'compress_verbs:compress', 'card':'card_verbs:card',
-    'run':'run_verbs:run', 'runs':'run_verbs:list_', 'Predictor':'onnx_session:Predictor', 'Run':'facts:Run',
-    'ModelVersion':'facts:ModelVersion', 'Explanation':'explain_facts:Explanation', 'Compression':'compress_facts:Compression',
-    'Card':'card_facts:Card',
-    'Promotion':'facts:Promotion'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        **{v: f"promotion_verbs:{v}" for v in "gate promote approve rollback history".split()},
+        **{v: f"verbs:{v}" for v in "log show mend resolve folder load leftovers health differences".split()},
+        "list": "verbs:list_",
+        **{v: f"safety_verbs:{v}" for v in "scan sign verify".split()},
+        "explain": "explain_verbs:explain",
+        "compress": "compress_verbs:compress",
+        "card": "card_verbs:card",
+        "run": "run_verbs:run",
+        "runs": "run_verbs:list_",
+        "Predictor": "onnx_session:Predictor",
+        "Run": "facts:Run",
+        "ModelVersion": "facts:ModelVersion",
+        "Explanation": "explain_facts:Explanation",
+        "Compression": "compress_facts:Compression",
+        "Card": "card_facts:Card",
+        "Promotion": "facts:Promotion",
+    },
+)

@@ -15,169 +15,257 @@ from ..core.errors import BadInput, NotFound
 
 # %% ../../nbs/model/artifact_scan.ipynb #a8744e16
 def kind_of(
-    path:Path, # A file
-) -> str: # onnx, pickle, zip, compressed, numpy, safetensors, text or unknown
+    path: Path,  # A file
+) -> str:  # onnx, pickle, zip, compressed, numpy, safetensors, text or unknown
     "What the bytes say"
-    with open(path, 'rb') as f:
+    with open(path, "rb") as f:
         head = f.read(4096)
         size = f.seek(0, os.SEEK_END)
-    if not head: return 'text'
-    if head[:4] in (b'PK\x03\x04', b'PK\x05\x06'): return 'zip'
-    if head[:2] in (b'\x1f\x8b', b'BZ') or head[:6]==b'\xfd7zXZ\x00' or head[:4]==b'\x04"M\x18' or (head[0]==0x78
-        and head[1:2] in (b'\x01', b'^', b'\x9c', b'\xda')) or head[:2]==b'ZF':
-        return 'compressed'
-    if head[:6]==b'\x93NUMPY': return 'numpy'
+    if not head:
+        return "text"
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "zip"
+    if (
+        head[:2] in (b"\x1f\x8b", b"BZ")
+        or head[:6] == b"\xfd7zXZ\x00"
+        or head[:4] == b'\x04"M\x18'
+        or (head[0] == 0x78 and head[1:2] in (b"\x01", b"^", b"\x9c", b"\xda"))
+        or head[:2] == b"ZF"
+    ):
+        return "compressed"
+    if head[:6] == b"\x93NUMPY":
+        return "numpy"
     framed = _framed(head) and not _is_safetensors(path, head, size)
-    with open(path, 'rb') as f:
-        if framed or _unpickles(f): return 'pickle'
-    if size>8 and head[8:9]==b'{' and int.from_bytes(head[:8], 'little')<=size-8: return 'safetensors'
-    if _is_onnx(path, head): return 'onnx'
-    return 'text' if b'\0' not in head else 'unknown'
+    with open(path, "rb") as f:
+        if framed or _unpickles(f):
+            return "pickle"
+    if size > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    if _is_onnx(path, head):
+        return "onnx"
+    return "text" if b"\0" not in head else "unknown"
 
-def _framed(head:bytes) -> bool:
+
+def _framed(head: bytes) -> bool:
     "Do the first bytes name a pickle protocol from 2 on?"
-    return head[:1]==b'\x80' and 2<=(head[1:2] or b'\0')[0]<=5
+    return head[:1] == b"\x80" and 2 <= (head[1:2] or b"\0")[0] <= 5
 
-_NAMES = {'GLOBAL', 'STACK_GLOBAL', 'INST', 'EXT1', 'EXT2', 'EXT4'}
-_CALLS = {'INST', 'OBJ', 'REDUCE', 'NEWOBJ', 'NEWOBJ_EX'}
+
+_NAMES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
+_CALLS = {"INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX"}
+
 
 def _unpickles(f) -> bool:
     "Would an unpickler reach the end of these bytes, or a call? Opcodes and their operands are followed, nothing is run"
     import pickletools
-    stack,named,n = [],False,0
+
+    stack, named, n = [], False, 0
     try:
-        for n,(op,_,_) in enumerate(pickletools.genops(f), 1):
+        for n, (op, _, _) in enumerate(pickletools.genops(f), 1):
             need = op.stack_before
             if pickletools.markobject in need:
-                while stack.pop() is not pickletools.markobject: pass
-                need = need[:need.index(pickletools.markobject)]
-            for _ in need: stack.pop()
+                while stack.pop() is not pickletools.markobject:
+                    pass
+                need = need[: need.index(pickletools.markobject)]
+            for _ in need:
+                stack.pop()
             stack += op.stack_after
             named = named or op.name in _NAMES
-            if (named and op.name in _CALLS) or n>200_000: return True
-    except Exception: return False # here an unpickler would stop, too
-    return n>1 and not f.read(1)
+            if (named and op.name in _CALLS) or n > 200_000:
+                return True
+    except Exception:
+        return False  # here an unpickler would stop, too
+    return n > 1 and not f.read(1)
 
-def _is_safetensors(path:Path, head:bytes, size:int) -> bool:
+
+def _is_safetensors(path: Path, head: bytes, size: int) -> bool:
     "A short header of JSON whose tensors fill the rest, each byte once: its zeros are no opcodes, so that it is no pickle besides"
-    n = int.from_bytes(head[:8], 'little')
-    if head[8:9]!=b'{' or n>min(size-8, 65_535): return False
-    with open(path, 'rb') as f: f.seek(8); text = f.read(n)
-    try: ends = sorted(t['data_offsets'] for k,t in msgspec.json.decode(text).items() if k!='__metadata__')
-    except (msgspec.MsgspecError, AttributeError, KeyError, TypeError): return False
+    n = int.from_bytes(head[:8], "little")
+    if head[8:9] != b"{" or n > min(size - 8, 65_535):
+        return False
+    with open(path, "rb") as f:
+        f.seek(8)
+        text = f.read(n)
+    try:
+        ends = sorted(t["data_offsets"] for k, t in msgspec.json.decode(text).items() if k != "__metadata__")
+    except (msgspec.MsgspecError, AttributeError, KeyError, TypeError):
+        return False
     at = 0
-    for a,b in ends:
-        if a!=at or b<a: return False
+    for a, b in ends:
+        if a != at or b < a:
+            return False
         at = b
-    return at==size-8-n
+    return at == size - 8 - n
 
-def _is_onnx(path:Path, head:bytes) -> bool:
-    if head[:1]!=b'\x08' and path.suffix!='.onnx': return False
+
+def _is_onnx(path: Path, head: bytes) -> bool:
+    if head[:1] != b"\x08" and path.suffix != ".onnx":
+        return False
     import onnx
-    try: return len(onnx.load(str(path), load_external_data=False).graph.node)>0
-    except Exception: return False # no protobuf of that kind
+
+    try:
+        return len(onnx.load(str(path), load_external_data=False).graph.node) > 0
+    except Exception:
+        return False  # no protobuf of that kind
 
 # %% ../../nbs/model/artifact_scan.ipynb #b4e2c968
-RATIO,UNPACKED,ENTRIES = 200,8_000_000_000,20_000 # Beyond these an archive is a bomb
+RATIO, UNPACKED, ENTRIES = 200, 8_000_000_000, 20_000  # Beyond these an archive is a bomb
 
-def _in_zip(path:Path) -> list[tuple[str,str]]:
+
+def _in_zip(path: Path) -> list[tuple[str, str]]:
     "Findings in a zip: (kind, message)"
     try:
         with zipfile.ZipFile(path) as z:
             infos = z.infolist()
             out = _entries(infos, path.stat().st_size)
-            if out: return out
-            if any(i.filename.endswith('.pkl') or i.filename.endswith('/byteorder') for i in infos):
-                return [('pickle', 'it holds a pickle, as files of torch.save do')]
+            if out:
+                return out
+            if any(i.filename.endswith(".pkl") or i.filename.endswith("/byteorder") for i in infos):
+                return [("pickle", "it holds a pickle, as files of torch.save do")]
             for i in infos[:2000]:
-                with z.open(i) as f: head = f.read(8)
                 with z.open(i) as f:
-                    if _framed(head) or _unpickles(f): return [('pickle', f'the entry {i.filename[:80]} is a pickle')]
-                if head[:4]==b'PK\x03\x04': return [('archive', f'the entry {i.filename[:80]} is an archive in an archive')]
-            return _skops(path) if 'schema.json' in z.namelist() else []
+                    head = f.read(8)
+                with z.open(i) as f:
+                    if _framed(head) or _unpickles(f):
+                        return [("pickle", f"the entry {i.filename[:80]} is a pickle")]
+                if head[:4] == b"PK\x03\x04":
+                    return [("archive", f"the entry {i.filename[:80]} is an archive in an archive")]
+            return _skops(path) if "schema.json" in z.namelist() else []
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as e:
-        return [('damaged', f'the archive cannot be read: {str(e)[:100]}')]
+        return [("damaged", f"the archive cannot be read: {str(e)[:100]}")]
 
-def _entries(infos, size:int) -> list[tuple[str,str]]:
+
+def _entries(infos, size: int) -> list[tuple[str, str]]:
     total = sum(i.file_size for i in infos)
-    if len(infos)>ENTRIES: return [('bomb', f'{len(infos):,} entries')]
-    if total>UNPACKED or (total>50_000_000 and total>RATIO*size): return [('bomb', f'{size:,} bytes would unpack to {total:,}')]
+    if len(infos) > ENTRIES:
+        return [("bomb", f"{len(infos):,} entries")]
+    if total > UNPACKED or (total > 50_000_000 and total > RATIO * size):
+        return [("bomb", f"{size:,} bytes would unpack to {total:,}")]
     for i in infos:
-        name = i.filename.replace('\\', '/')
-        if name.startswith('/') or ':' in name[:3] or '..' in name.split('/'):
-            return [('path', f'the entry {i.filename[:80]!r} leads out of the archive')]
-        if (i.external_attr>>16)&0o170000==0o120000: return [('link', f'the entry {i.filename[:80]!r} is a link')]
+        name = i.filename.replace("\\", "/")
+        if name.startswith("/") or ":" in name[:3] or ".." in name.split("/"):
+            return [("path", f"the entry {i.filename[:80]!r} leads out of the archive")]
+        if (i.external_attr >> 16) & 0o170000 == 0o120000:
+            return [("link", f"the entry {i.filename[:80]!r} is a link")]
     return []
 
-TRUSTED = ('sklearn.', 'numpy.', 'scipy.', 'xgboost.', 'lightgbm.', 'builtins.', 'collections.')
-_NEVER = ('builtins.eval', 'builtins.exec', 'builtins.getattr', 'builtins.compile', 'builtins.open', 'builtins.__import__',
-    'numpy.load', 'scipy.io', 'numpy.f2py', 'numpy.testing', 'sklearn.utils._testing', 'sklearn.datasets')
 
-def _skops(path:Path) -> list[tuple[str,str]]:
+TRUSTED = ("sklearn.", "numpy.", "scipy.", "xgboost.", "lightgbm.", "builtins.", "collections.")
+_NEVER = (
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.getattr",
+    "builtins.compile",
+    "builtins.open",
+    "builtins.__import__",
+    "numpy.load",
+    "scipy.io",
+    "numpy.f2py",
+    "numpy.testing",
+    "sklearn.utils._testing",
+    "sklearn.datasets",
+)
+
+
+def _skops(path: Path) -> list[tuple[str, str]]:
     "Types that a skops file wants to be trusted and that are not of the scientific stack"
     import skops.io as sio
-    try: names = sio.get_untrusted_types(file=path)
-    except Exception as e: return [('damaged', f'skops cannot read it: {" ".join(str(e).split())[:100]}')]
+
+    try:
+        names = sio.get_untrusted_types(file=path)
+    except Exception as e:
+        return [("damaged", f"skops cannot read it: {' '.join(str(e).split())[:100]}")]
     bad = [n for n in names if not n.startswith(TRUSTED) or n.startswith(_NEVER)]
-    return [('type', f'it wants {bad[0]} to be trusted')] if bad else []
+    return [("type", f"it wants {bad[0]} to be trusted")] if bad else []
 
 # %% ../../nbs/model/artifact_scan.ipynb #e718705c
-DOMAINS = {'', 'ai.onnx', 'ai.onnx.ml', 'com.microsoft'}
-ELEMENTS,TRIPS = 500_000_000,1_000_000 # Of one constant tensor; of one loop
+DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+ELEMENTS, TRIPS = 500_000_000, 1_000_000  # Of one constant tensor; of one loop
 
-def _onnx(path:Path, folder:Path) -> list[tuple[str,str]]:
+
+def _onnx(path: Path, folder: Path) -> list[tuple[str, str]]:
     "Findings in an ONNX file: (kind, message)"
     import onnx
+
     m = onnx.load(str(path), load_external_data=False)
-    out,graphs = [],list(_graphs(m.graph))
-    for t in [t for g in graphs for t in g.initializer]+[a.t for g in graphs for n in g.node
-        for a in n.attribute if a.HasField('t')]:
-        if t.data_location==onnx.TensorProto.EXTERNAL:
-            out.append(('external', f'the tensor {t.name[:60]!r} lies in another file: {next((e.value for e in t.external_data if e.key=="location"), "")[:80]!r}'))
+    out, graphs = [], list(_graphs(m.graph))
+    for t in [t for g in graphs for t in g.initializer] + [
+        a.t for g in graphs for n in g.node for a in n.attribute if a.HasField("t")
+    ]:
+        if t.data_location == onnx.TensorProto.EXTERNAL:
+            out.append(
+                (
+                    "external",
+                    f"the tensor {t.name[:60]!r} lies in another file: {next((e.value for e in t.external_data if e.key == 'location'), '')[:80]!r}",
+                )
+            )
             break
-        if (n := _lies(t)): out.append(('bomb', f'the tensor {t.name[:60]!r} claims {n:,} elements that it does not have')); break
-    domains = {n.domain for g in graphs for n in g.node}|{n.domain for f in m.functions for n in f.node}
+        if n := _lies(t):
+            out.append(("bomb", f"the tensor {t.name[:60]!r} claims {n:,} elements that it does not have"))
+            break
+    domains = {n.domain for g in graphs for n in g.node} | {n.domain for f in m.functions for n in f.node}
     own = {f.domain for f in m.functions}
-    if custom := sorted(domains-DOMAINS-own):
-        out.append(('operator', f'it needs operators of {custom[0]!r}, which come with a library'))
-    for g in graphs: out += _bombs(g)
+    if custom := sorted(domains - DOMAINS - own):
+        out.append(("operator", f"it needs operators of {custom[0]!r}, which come with a library"))
+    for g in graphs:
+        out += _bombs(g)
     return out or _probe(path)
+
 
 def _graphs(g):
     "A graph and all graphs inside its nodes"
     yield g
     for n in g.node:
         for a in n.attribute:
-            for inner in ([a.g] if a.HasField('g') else [])+list(a.graphs): yield from _graphs(inner)
+            for inner in ([a.g] if a.HasField("g") else []) + list(a.graphs):
+                yield from _graphs(inner)
+
 
 def _lies(t) -> int:
     "Elements that a tensor claims and does not have; 0 for an honest one"
     import math
-    n = math.prod(t.dims)
-    held = max(len(t.raw_data), *(len(getattr(t, f)) for f in ('float_data', 'int32_data', 'int64_data', 'double_data', 'uint64_data', 'string_data')))
-    return n if n<0 or n>8*held+1024 else 0
 
-def _bombs(g) -> list[tuple[str,str]]:
+    n = math.prod(t.dims)
+    held = max(
+        len(t.raw_data),
+        *(
+            len(getattr(t, f))
+            for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+        ),
+    )
+    return n if n < 0 or n > 8 * held + 1024 else 0
+
+
+def _bombs(g) -> list[tuple[str, str]]:
     "Loops without end and allocations without bound, as far as constants say"
     import math
     from onnx import numpy_helper
-    known = {i.name:i for i in g.initializer}|{n.output[0]:a.t for n in g.node if n.op_type=='Constant'
-        for a in n.attribute if a.name=='value'}
+
+    known = {i.name: i for i in g.initializer} | {
+        n.output[0]: a.t for n in g.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
+
     def value(name):
-        return numpy_helper.to_array(known[name]).ravel().tolist() if name in known and math.prod(known[name].dims)<64 else None
+        return (
+            numpy_helper.to_array(known[name]).ravel().tolist()
+            if name in known and math.prod(known[name].dims) < 64
+            else None
+        )
+
     out = []
     for n in g.node:
-        if n.op_type=='Loop':
+        if n.op_type == "Loop":
             trips = value(n.input[0]) if n.input and n.input[0] else None
-            if not trips or trips[0]>TRIPS: out.append(('loop', 'a Loop has no fixed, small number of rounds'))
-        elif n.op_type in ('ConstantOfShape', 'Tile', 'Expand', 'RandomNormal', 'RandomUniform'):
-            shape = value(n.input[-1]) if n.input else [x for a in n.attribute if a.name=='shape' for x in a.ints]
-            if shape and math.prod(max(1, int(x)) for x in shape)>ELEMENTS:
-                out.append(('bomb', f'{n.op_type} makes {math.prod(max(1, int(x)) for x in shape):,} elements'))
+            if not trips or trips[0] > TRIPS:
+                out.append(("loop", "a Loop has no fixed, small number of rounds"))
+        elif n.op_type in ("ConstantOfShape", "Tile", "Expand", "RandomNormal", "RandomUniform"):
+            shape = value(n.input[-1]) if n.input else [x for a in n.attribute if a.name == "shape" for x in a.ints]
+            if shape and math.prod(max(1, int(x)) for x in shape) > ELEMENTS:
+                out.append(("bomb", f"{n.op_type} makes {math.prod(max(1, int(x)) for x in shape):,} elements"))
     return out
 
 # %% ../../nbs/model/artifact_scan.ipynb #b9d9b1df
-_CHILD = '''
+_CHILD = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2]))); resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]), int(sys.argv[3])))
 import numpy as np, onnxruntime as ort
@@ -186,69 +274,116 @@ s = ort.InferenceSession(sys.argv[1], o, providers=['CPUExecutionProvider'])
 T = {'tensor(float)':'float32', 'tensor(double)':'float64', 'tensor(int64)':'int64', 'tensor(int32)':'int32', 'tensor(bool)':'bool', 'tensor(string)':'object', 'tensor(float16)':'float16', 'tensor(uint8)':'uint8', 'tensor(int8)':'int8'}
 def rows(i): x = np.zeros([d if isinstance(d, int) and d>0 else 1 for d in i.shape], T[i.type]); return np.full(x.shape, '', object) if i.type=='tensor(string)' else x
 s.run(None, {i.name:rows(i) for i in s.get_inputs()})
-'''
+"""
 
-def _probe(path:Path, memory:int=4_000_000_000, cpu_s:int=10) -> list[tuple[str,str]]:
+
+def _probe(path: Path, memory: int = 4_000_000_000, cpu_s: int = 10) -> list[tuple[str, str]]:
     "Run it once on zeros, in a process with little memory and time"
-    if os.name!='posix': return []
+    if os.name != "posix":
+        return []
     try:
-        r = subprocess.run([sys.executable, '-c', _CHILD, str(path), str(memory), str(cpu_s)], capture_output=True, text=True,
-            timeout=6*cpu_s, env={**os.environ, 'OMP_NUM_THREADS':'1', 'OPENBLAS_NUM_THREADS':'1'})
-    except subprocess.TimeoutExpired: return [('loop', f'one row of zeros did not end in {6*cpu_s} s')]
-    if r.returncode==0: return []
-    said = (r.stderr.strip().splitlines() or [''])[-1][:160]
-    if r.returncode<0:
-        return [('loop' if -r.returncode in (9, 24) else 'crash',
-            f'one row of zeros ended by signal {-r.returncode} (limits: {memory/1e9:g} GB, {cpu_s} s)')]
-    return [('bomb' if 'alloc' in r.stderr.lower() or 'memory' in r.stderr.lower() else 'invalid',
-        f'ONNX Runtime refuses it: {said}')]
+        r = subprocess.run(
+            [sys.executable, "-c", _CHILD, str(path), str(memory), str(cpu_s)],
+            capture_output=True,
+            text=True,
+            timeout=6 * cpu_s,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        return [("loop", f"one row of zeros did not end in {6 * cpu_s} s")]
+    if r.returncode == 0:
+        return []
+    said = (r.stderr.strip().splitlines() or [""])[-1][:160]
+    if r.returncode < 0:
+        return [
+            (
+                "loop" if -r.returncode in (9, 24) else "crash",
+                f"one row of zeros ended by signal {-r.returncode} (limits: {memory / 1e9:g} GB, {cpu_s} s)",
+            )
+        ]
+    return [
+        (
+            "bomb" if "alloc" in r.stderr.lower() or "memory" in r.stderr.lower() else "invalid",
+            f"ONNX Runtime refuses it: {said}",
+        )
+    ]
 
 # %% ../../nbs/model/artifact_scan.ipynb #77cb6e9a
-def _numpy(path:Path) -> list[tuple[str,str]]:
-    with open(path, 'rb') as f: head = f.read(256)
-    return [('pickle', 'an array of objects is kept as a pickle')] if b"'|O'" in head or b"'O'" in head else []
+def _numpy(path: Path) -> list[tuple[str, str]]:
+    with open(path, "rb") as f:
+        head = f.read(256)
+    return [("pickle", "an array of objects is kept as a pickle")] if b"'|O'" in head or b"'O'" in head else []
 
-def _safetensors(path:Path) -> list[tuple[str,str]]:
+
+def _safetensors(path: Path) -> list[tuple[str, str]]:
     "Does every tensor lie within the file?"
     size = path.stat().st_size
-    with open(path, 'rb') as f:
-        n = int.from_bytes(f.read(8), 'little')
-        if n>100_000_000: return [('bomb', f'a header of {n:,} bytes')]
-        try: head = msgspec.json.decode(f.read(n))
-        except msgspec.MsgspecError: return [('damaged', 'the header is no JSON')]
-    ends = [t['data_offsets'][1] for k,t in head.items() if k!='__metadata__' and isinstance(t, dict) and 'data_offsets' in t]
-    return [('damaged', 'a tensor lies outside the file')] if ends and max(ends)>size-8-n else []
+    with open(path, "rb") as f:
+        n = int.from_bytes(f.read(8), "little")
+        if n > 100_000_000:
+            return [("bomb", f"a header of {n:,} bytes")]
+        try:
+            head = msgspec.json.decode(f.read(n))
+        except msgspec.MsgspecError:
+            return [("damaged", "the header is no JSON")]
+    ends = [
+        t["data_offsets"][1]
+        for k, t in head.items()
+        if k != "__metadata__" and isinstance(t, dict) and "data_offsets" in t
+    ]
+    return [("damaged", "a tensor lies outside the file")] if ends and max(ends) > size - 8 - n else []
 
-def _compressed(path:Path) -> list[tuple[str,str]]:
-    return [('pickle', 'a compressed stream, as joblib writes: what is inside runs code when it is read')]
+
+def _compressed(path: Path) -> list[tuple[str, str]]:
+    return [("pickle", "a compressed stream, as joblib writes: what is inside runs code when it is read")]
+
 
 def scan(
-    path:Path, # A file, or a folder with all that is in it
-    pickle:bool=False, # Are pickles accepted?
-) -> tuple[int,list[dict]]: # Files looked at; findings: {file, kind, message}
+    path: Path,  # A file, or a folder with all that is in it
+    pickle: bool = False,  # Are pickles accepted?
+) -> tuple[int, list[dict]]:  # Files looked at; findings: {file, kind, message}
     "What is dangerous in an artefact; nothing is unpickled, unpacked or run unguarded"
     path = Path(path)
     if not path.exists() and not path.is_symlink():
-        raise NotFound(f'no file or folder {path.name!r}', 'give a model file or a folder')
+        raise NotFound(f"no file or folder {path.name!r}", "give a model file or a folder")
     top = path if path.is_dir() and not path.is_symlink() else path.parent
-    files = sorted(Path(b)/n for b,ds,ns in os.walk(path) for n in ds+ns) if path.is_dir() and not path.is_symlink() else [path]
-    out,seen = [],0
+    files = (
+        sorted(Path(b) / n for b, ds, ns in os.walk(path) for n in ds + ns)
+        if path.is_dir() and not path.is_symlink()
+        else [path]
+    )
+    out, seen = [], 0
     for f in files:
         name = f.relative_to(top).as_posix()
         if f.is_symlink():
-            out.append({'file':name, 'kind':'link', 'message':f'it is a link to {os.readlink(f)[:100]!r}'}); continue
-        if f.is_dir(): continue
-        if not f.is_file(): out.append({'file':name, 'kind':'special', 'message':'it is no plain file'}); continue
+            out.append({"file": name, "kind": "link", "message": f"it is a link to {os.readlink(f)[:100]!r}"})
+            continue
+        if f.is_dir():
+            continue
+        if not f.is_file():
+            out.append({"file": name, "kind": "special", "message": "it is no plain file"})
+            continue
         seen += 1
-        out += [{'file':name, 'kind':k, 'message':m} for k,m in _one(f, top) if not (pickle and k=='pickle')]
-    return seen,out
+        out += [{"file": name, "kind": k, "message": m} for k, m in _one(f, top) if not (pickle and k == "pickle")]
+    return seen, out
 
-def _one(f:Path, top:Path) -> list[tuple[str,str]]:
+
+def _one(f: Path, top: Path) -> list[tuple[str, str]]:
     kind = kind_of(f)
-    look = {'onnx':lambda: _onnx(f, top), 'zip':lambda: _in_zip(f), 'numpy':lambda: _numpy(f),
-        'safetensors':lambda: _safetensors(f), 'compressed':lambda: _compressed(f),
-        'pickle':lambda: [('pickle', 'reading it runs the code in it')]}.get(kind)
-    if look: return look()
-    if f.suffix=='.onnx': return [('damaged', 'it is called .onnx and is no ONNX model')]
-    return [('pickle', f'a {f.suffix} file that is not a readable pickle')] if f.suffix in ('.pkl', '.pickle', '.joblib', '.pt',
-        '.pth', '.bin', '.ckpt') else []
+    look = {
+        "onnx": lambda: _onnx(f, top),
+        "zip": lambda: _in_zip(f),
+        "numpy": lambda: _numpy(f),
+        "safetensors": lambda: _safetensors(f),
+        "compressed": lambda: _compressed(f),
+        "pickle": lambda: [("pickle", "reading it runs the code in it")],
+    }.get(kind)
+    if look:
+        return look()
+    if f.suffix == ".onnx":
+        return [("damaged", "it is called .onnx and is no ONNX model")]
+    return (
+        [("pickle", f"a {f.suffix} file that is not a readable pickle")]
+        if f.suffix in (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt")
+        else []
+    )

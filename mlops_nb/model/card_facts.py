@@ -14,20 +14,23 @@ from ..core.fact import Fact
 # %% ../../nbs/model/card_facts.ipynb #a5494bcb
 class Field(msgspec.Struct, kw_only=True):
     "One field of a card"
-    title:str
-    text:str = '' # A person's words, or a sentence
-    facts:dict = {} # Names and values
-    rows:list[dict] = [] # A table
-    source:str = '' # Where it is known from: entry of the ledger, file and commit, or the data that was measured
-    mandatory:bool = True
-    gap:str = '' # What to type to fill it; empty where it is filled
+
+    title: str
+    text: str = ""  # A person's words, or a sentence
+    facts: dict = {}  # Names and values
+    rows: list[dict] = []  # A table
+    source: str = ""  # Where it is known from: entry of the ledger, file and commit, or the data that was measured
+    mandatory: bool = True
+    gap: str = ""  # What to type to fill it; empty where it is filled
+
 
 class Card(Fact):
     "A model card, made from lineage, metrics and reviewed texts"
-    name:str
-    version:int
-    digest:str # Of the version's manifest
-    fields:dict[str,Field]
-    gaps:list[str] # Mandatory fields that are empty
-    out:str = '' # File it was written to
-    __panel__ = 'mlops_nb.model.card_panel:card'
+
+    name: str
+    version: int
+    digest: str  # Of the version's manifest
+    fields: dict[str, Field]
+    gaps: list[str]  # Mandatory fields that are empty
+    out: str = ""  # File it was written to
+    __panel__ = "mlops_nb.model.card_panel:card"

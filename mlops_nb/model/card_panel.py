@@ -14,34 +14,54 @@ from .card_facts import Card, Field
 # %% ../../nbs/model/card_panel.ipynb #c876aed9
 def _cell(x):
     "A share with its interval as one cell"
-    if isinstance(x, dict) and set(x)=={'value', 'low', 'high'}: return f'{x["value"]:.3f} [{x["low"]:.3f}, {x["high"]:.3f}]'
-    return ', '.join(map(str, x)) if isinstance(x, list) else x
+    if isinstance(x, dict) and set(x) == {"value", "low", "high"}:
+        return f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
+    return ", ".join(map(str, x)) if isinstance(x, list) else x
 
-_HEADS = {'selection_rate':'selected', 'fnr':'missed', 'fpr':'false alarms', 'left_out':'too small to compare',
-    'mean_abs':'mean size'}
 
-def _field(f:Field) -> list:
+_HEADS = {
+    "selection_rate": "selected",
+    "fnr": "missed",
+    "fpr": "false alarms",
+    "left_out": "too small to compare",
+    "mean_abs": "mean size",
+}
+
+
+def _field(f: Field) -> list:
     "Blocks of one field under its title"
-    if f.gap: return [table([f.title, ''], [[badge('warn' if f.mandatory else 'info', 'GAP'), f.gap]])]
-    blocks:list = [text(f'{f.title} ({f.source})' if f.source else f.title)]
-    if f.text: blocks.append(text(f.text))
-    if f.facts: blocks.append(facts({k:_cell(v) for k,v in f.facts.items()}))
+    if f.gap:
+        return [table([f.title, ""], [[badge("warn" if f.mandatory else "info", "GAP"), f.gap]])]
+    blocks: list = [text(f"{f.title} ({f.source})" if f.source else f.title)]
+    if f.text:
+        blocks.append(text(f.text))
+    if f.facts:
+        blocks.append(facts({k: _cell(v) for k, v in f.facts.items()}))
     if f.rows:
         keys = list(dict.fromkeys(k for r in f.rows for k in r))
         blocks.append(table([_HEADS.get(k, k) for k in keys], [[_cell(r.get(k)) for k in keys] for r in f.rows]))
     return blocks
 
-def card(c:Card) -> Panel:
+
+def card(c: Card) -> Panel:
     "The whole card"
-    said = {f.title:f.text for f in c.fields.values() if f.text and 'card.toml' in f.source and not f.gap}
-    where = next((f.source for f in c.fields.values() if f.title in said), '')
+    said = {f.title: f.text for f in c.fields.values() if f.text and "card.toml" in f.source and not f.gap}
+    where = next((f.source for f in c.fields.values() if f.title in said), "")
     filled = [f for f in c.fields.values() if not f.gap and f.title not in said]
     empty = [[f.title, f.gap] for f in c.fields.values() if f.gap and f.mandatory]
-    blocks = [*([text(f'In the words of its people ({where})'), facts(said)] if said else []),
-        *(b for f in filled for b in _field(f))]
-    if empty: blocks.insert(0, table(['gap', 'how to close it'], empty))
+    blocks = [
+        *([text(f"In the words of its people ({where})"), facts(said)] if said else []),
+        *(b for f in filled for b in _field(f)),
+    ]
+    if empty:
+        blocks.insert(0, table(["gap", "how to close it"], empty))
     optional = [[f.title, f.gap] for f in c.fields.values() if f.gap and not f.mandatory]
-    if optional: blocks.append(details('not given, not mandatory', table(['field', 'how to give it'], optional)))
-    word = ('ok', 'COMPLETE') if not c.gaps else ('warn', '1 GAP' if len(c.gaps)==1 else f'{len(c.gaps)} GAPS')
-    return Panel(f'Model card of {c.name}@{c.version}', *blocks, verdict=word,
-        next=f'written to {c.out}' if c.out else f'mlops model card {c.name}@{c.version} --out card.md')
+    if optional:
+        blocks.append(details("not given, not mandatory", table(["field", "how to give it"], optional)))
+    word = ("ok", "COMPLETE") if not c.gaps else ("warn", "1 GAP" if len(c.gaps) == 1 else f"{len(c.gaps)} GAPS")
+    return Panel(
+        f"Model card of {c.name}@{c.version}",
+        *blocks,
+        verdict=word,
+        next=f"written to {c.out}" if c.out else f"mlops model card {c.name}@{c.version} --out card.md",
+    )

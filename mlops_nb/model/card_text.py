@@ -13,46 +13,71 @@ import msgspec
 from ..core.errors import BadInput, suggest
 
 # %% ../../nbs/model/card_text.ipynb #17d1eb2e
-PERSON = {'owner':'Owner', 'intended_use':'Intended use', 'out_of_scope':'Not intended for', 'limits':'Limits',
-    'ethics':'Ethical considerations'} # Key -> title; all but the last are mandatory
+PERSON = {
+    "owner": "Owner",
+    "intended_use": "Intended use",
+    "out_of_scope": "Not intended for",
+    "limits": "Limits",
+    "ethics": "Ethical considerations",
+}  # Key -> title; all but the last are mandatory
+
 
 class Measure(msgspec.Struct, forbid_unknown_fields=True):
     "`[measure]`: on what the card is measured"
-    data:str = '' # NAME@v or a path
-    target:str = ''
-    by:list[str] = []
+
+    data: str = ""  # NAME@v or a path
+    target: str = ""
+    by: list[str] = []
+
 
 class Text(msgspec.Struct):
     "A card.toml and where it stands in git"
-    words:dict[str,str]
-    measure:Measure
-    source:str = '' # File and commit; empty without a file
-    committed:bool = False
 
-def _git(root, *args) -> str|None:
+    words: dict[str, str]
+    measure: Measure
+    source: str = ""  # File and commit; empty without a file
+    committed: bool = False
+
+
+def _git(root, *args) -> str | None:
     "What git says; None outside a repository"
-    try: r = subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired): return None
-    return r.stdout.strip() if r.returncode==0 else None
+    try:
+        r = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return r.stdout.strip() if r.returncode == 0 else None
+
 
 def read(
-    p, # Project
-    name:str, # Of the model
+    p,  # Project
+    name: str,  # Of the model
 ) -> Text:
     "The reviewed words about a model; raises `BadInput` with the key"
-    at,file = p.path('models', name, 'card.toml'),f'models/{name}/card.toml'
-    if not at.is_file(): return Text({}, Measure())
-    try: raw = tomllib.loads(at.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e: raise BadInput(f'{file} is not valid TOML: {e}') from e
-    wrong = next((k for k in raw if k not in PERSON and k!='measure'), None)
-    if wrong:
-        raise BadInput(f'{file}: unknown key `{wrong}`', suggest(wrong, [*PERSON, 'measure'])
-            or f'keys: {", ".join(PERSON)}, [measure]')
+    at, file = p.path("models", name, "card.toml"), f"models/{name}/card.toml"
+    if not at.is_file():
+        return Text({}, Measure())
     try:
-        words,measure = msgspec.convert({k:v for k,v in raw.items() if k!='measure'}, dict[str,str]),msgspec.convert(raw.get('measure', {}), Measure)
+        raw = tomllib.loads(at.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise BadInput(f"{file} is not valid TOML: {e}") from e
+    wrong = next((k for k in raw if k not in PERSON and k != "measure"), None)
+    if wrong:
+        raise BadInput(
+            f"{file}: unknown key `{wrong}`",
+            suggest(wrong, [*PERSON, "measure"]) or f"keys: {', '.join(PERSON)}, [measure]",
+        )
+    try:
+        words, measure = (
+            msgspec.convert({k: v for k, v in raw.items() if k != "measure"}, dict[str, str]),
+            msgspec.convert(raw.get("measure", {}), Measure),
+        )
     except msgspec.ValidationError as e:
-        raise BadInput(f'{file}: {e}', 'texts are strings; [measure] has data, target and by') from e
-    commit = _git(p.root, 'log', '-1', '--format=%h of %as', '--', file)
-    clean = bool(commit) and _git(p.root, 'status', '--porcelain', '--', file)==''
-    return Text({k:v.strip() for k,v in words.items()}, measure,
-        f'{file}, commit {commit}' if clean else f'{file}, not committed', clean)
+        raise BadInput(f"{file}: {e}", "texts are strings; [measure] has data, target and by") from e
+    commit = _git(p.root, "log", "-1", "--format=%h of %as", "--", file)
+    clean = bool(commit) and _git(p.root, "status", "--porcelain", "--", file) == ""
+    return Text(
+        {k: v.strip() for k, v in words.items()},
+        measure,
+        f"{file}, commit {commit}" if clean else f"{file}, not committed",
+        clean,
+    )

@@ -23,132 +23,249 @@ from .card_facts import Card, Field
 from .verbs import folder, load, resolve
 
 # %% ../../nbs/model/card_verbs.ipynb #20a40eec
-def _numbers(x:dict) -> dict:
-    return {k:v for k,v in x.items() if isinstance(v, (int, float, str)) and not isinstance(v, bool) and v!=''}
+def _numbers(x: dict) -> dict:
+    return {k: v for k, v in x.items() if isinstance(v, (int, float, str)) and not isinstance(v, bool) and v != ""}
+
 
 def _lineage(v) -> Field:
     a = v.about
-    return Field(title='Version', source=f'entry {v.entry} of the ledger',
-        facts=_numbers({'name':f'{v.name}@{v.version}', 'digest':v.digest[:16], 'registered':v.time[:19], 'by':v.actor,
-        'flavour':a.get('flavour') or '', 'code':(a.get('commit') or '')[:12],
-        'parent':a.get('parent') or '', 'size in bytes':v.size_bytes, 'inputs':', '.join(i['name'] for i in v.inputs)[:300]}))
+    return Field(
+        title="Version",
+        source=f"entry {v.entry} of the ledger",
+        facts=_numbers(
+            {
+                "name": f"{v.name}@{v.version}",
+                "digest": v.digest[:16],
+                "registered": v.time[:19],
+                "by": v.actor,
+                "flavour": a.get("flavour") or "",
+                "code": (a.get("commit") or "")[:12],
+                "parent": a.get("parent") or "",
+                "size in bytes": v.size_bytes,
+                "inputs": ", ".join(i["name"] for i in v.inputs)[:300],
+            }
+        ),
+    )
+
 
 def _data(v) -> Field:
-    if not v.data and not v.about.get('data_digest'):
-        return Field(title='Training data',
-            gap=f'name it when the next version is logged: mlops model log MODEL {v.name} --data NAME@v')
-    return Field(title='Training data', source=f'entry {v.entry} of the ledger',
-        facts=_numbers({'dataset':v.data, 'digest':(v.about.get('data_digest') or '')[:16],
-        'feature views':', '.join(v.about.get('views') or [])}))
+    if not v.data and not v.about.get("data_digest"):
+        return Field(
+            title="Training data",
+            gap=f"name it when the next version is logged: mlops model log MODEL {v.name} --data NAME@v",
+        )
+    return Field(
+        title="Training data",
+        source=f"entry {v.entry} of the ledger",
+        facts=_numbers(
+            {
+                "dataset": v.data,
+                "digest": (v.about.get("data_digest") or "")[:16],
+                "feature views": ", ".join(v.about.get("views") or []),
+            }
+        ),
+    )
 
-def _performance(v, measured:dict) -> Field:
+
+def _performance(v, measured: dict) -> Field:
     known = {**v.metrics, **measured}
-    parity = {'ONNX differs by at most':v.onnx.get('parity_max_abs'), 'compared on rows':v.onnx.get('rows')} if v.onnx else {}
+    parity = (
+        {"ONNX differs by at most": v.onnx.get("parity_max_abs"), "compared on rows": v.onnx.get("rows")}
+        if v.onnx
+        else {}
+    )
     if not known:
-        return Field(title='Performance',
-            gap=f'log metrics in the training run, or: mlops model card {v.name}@{v.version} --data DATA --target COLUMN')
-    return Field(title='Performance', source=f'entry {v.entry} of the ledger'+(' and measured now' if measured else ''),
-        facts={**known, **_numbers(parity)})
+        return Field(
+            title="Performance",
+            gap=f"log metrics in the training run, or: mlops model card {v.name}@{v.version} --data DATA --target COLUMN",
+        )
+    return Field(
+        title="Performance",
+        source=f"entry {v.entry} of the ledger" + (" and measured now" if measured else ""),
+        facts={**known, **_numbers(parity)},
+    )
 
-def _explanation(events, ref:str) -> Field:
-    found = [e for e in events if e.type=='model.explained' and e.subject==ref and e.payload and e.payload.get('summary')]
-    if not found: return Field(title='Explanation', gap=f'mlops model explain {ref} --data DATA')
+
+def _explanation(events, ref: str) -> Field:
+    found = [
+        e for e in events if e.type == "model.explained" and e.subject == ref and e.payload and e.payload.get("summary")
+    ]
+    if not found:
+        return Field(title="Explanation", gap=f"mlops model explain {ref} --data DATA")
     x = found[-1].payload
-    return Field(title='Explanation', source=f'entry {found[-1].seq} of the ledger: {x["method"]}, {x["summary_rows"]} rows',
-        text=f'Mean size of the Shapley values of the {x["space"]}',
-        rows=[{'input':n, 'mean_abs':{'value':m, 'low':l, 'high':h}} for n,m,l,h in x['summary'][:12]])
+    return Field(
+        title="Explanation",
+        source=f"entry {found[-1].seq} of the ledger: {x['method']}, {x['summary_rows']} rows",
+        text=f"Mean size of the Shapley values of the {x['space']}",
+        rows=[{"input": n, "mean_abs": {"value": m, "low": l, "high": h}} for n, m, l, h in x["summary"][:12]],
+    )
+
 
 def _energy(v) -> Field:
     a = v.about
-    known = _numbers({'training, kWh (estimated)':a.get('kwh'), 'training, USD (estimated)':a.get('usd'),
-        'p50 of one row, us':a.get('p50_us'), '1,000 predictions, USD (estimated)':a.get('usd_per_1k')})
-    if not known: return Field(title='Energy and cost', gap='train in a cell with: %%mlops run EXPERIMENT')
-    return Field(title='Energy and cost', source=f'entry {v.entry} of the ledger', facts=known)
+    known = _numbers(
+        {
+            "training, kWh (estimated)": a.get("kwh"),
+            "training, USD (estimated)": a.get("usd"),
+            "p50 of one row, us": a.get("p50_us"),
+            "1,000 predictions, USD (estimated)": a.get("usd_per_1k"),
+        }
+    )
+    if not known:
+        return Field(title="Energy and cost", gap="train in a cell with: %%mlops run EXPERIMENT")
+    return Field(title="Energy and cost", source=f"entry {v.entry} of the ledger", facts=known)
+
 
 def _approvals(events, v) -> Field:
     found = views.approvals(events, v.name, v.version)
-    if not found: return Field(title='Approvals', gap=f'somebody else types: mlops model approve {v.name}@{v.version}')
-    return Field(title='Approvals', source=', '.join(f'entry {x["entry"]}' for x in found),
-        rows=[{'time':x['time'][:19], 'by':x['actor'], 'word':x['text']} for x in found])
+    if not found:
+        return Field(title="Approvals", gap=f"somebody else types: mlops model approve {v.name}@{v.version}")
+    return Field(
+        title="Approvals",
+        source=", ".join(f"entry {x['entry']}" for x in found),
+        rows=[{"time": x["time"][:19], "by": x["actor"], "word": x["text"]} for x in found],
+    )
 
-def _persons(name:str, t:card_text.Text) -> dict[str,Field]:
+
+def _persons(name: str, t: card_text.Text) -> dict[str, Field]:
     "Texts of people: filled when they are written and committed"
     out = {}
-    for k,title in card_text.PERSON.items():
-        said,gap = t.words.get(k, ''),f'write {k} = "..." in models/{name}/card.toml'
-        if said and not t.committed: gap = f'a draft is in models/{name}/card.toml: commit it, so that it is reviewed'
-        out[k] = Field(title=title, mandatory=k!='ethics', text=said if t.committed else '',
-            source=t.source if said and t.committed else '', gap='' if said and t.committed else gap)
+    for k, title in card_text.PERSON.items():
+        said, gap = t.words.get(k, ""), f'write {k} = "..." in models/{name}/card.toml'
+        if said and not t.committed:
+            gap = f"a draft is in models/{name}/card.toml: commit it, so that it is reviewed"
+        out[k] = Field(
+            title=title,
+            mandatory=k != "ethics",
+            text=said if t.committed else "",
+            source=t.source if said and t.committed else "",
+            gap="" if said and t.committed else gap,
+        )
     return out
 
 # %% ../../nbs/model/card_verbs.ipynb #3cc1df16
-def _measured(p, v, table, target, by) -> tuple[dict,list[dict],list[dict]]:
+def _measured(p, v, table, target, by) -> tuple[dict, list[dict], list[dict]]:
     "`(metrics, rows by group, gaps)` on labelled rows"
     for c in (target, *by):
         if c not in table.column_names:
-            raise BadInput(f'the data has no column `{c}`',
-                suggest(c, table.column_names) or f'it has: {", ".join(table.column_names)[:200]}')
-    a = scoring.ask(load(f'{v.name}@{v.version}', p), scoring.rows_of(table, v.inputs, (target, *by)),
-        scoring.classes_of((folder(v, p)/'model.onnx').read_bytes()))
+            raise BadInput(
+                f"the data has no column `{c}`",
+                suggest(c, table.column_names) or f"it has: {', '.join(table.column_names)[:200]}",
+            )
+    a = scoring.ask(
+        load(f"{v.name}@{v.version}", p),
+        scoring.rows_of(table, v.inputs, (target, *by)),
+        scoring.classes_of((folder(v, p) / "model.onnx").read_bytes()),
+    )
     truth = scoring.truth_of(table[target].to_pandas().to_numpy(), a.kind)
-    verdicts = [scoring.judge(a, a, truth, scoring.draws(len(truth)), m) for m in scoring.METRICS[a.kind] if m=='accuracy'
-        or len(set(truth.tolist()))>1]
-    rows,gaps = [],[]
+    verdicts = [
+        scoring.judge(a, a, truth, scoring.draws(len(truth)), m)
+        for m in scoring.METRICS[a.kind]
+        if m == "accuracy" or len(set(truth.tolist())) > 1
+    ]
+    rows, gaps = [], []
     for c in by:
         found = group_metrics.by_group(a, truth, group_metrics.groups_of(table[c].to_pandas().to_numpy()))
-        rows += [{'by':c, **r} for r in found]
-        gaps += [{'by':c, **g} for g in group_metrics.gaps(found)]
-    return {x.metric:{'value':x.score, 'low':x.low, 'high':x.high} for x in verdicts},rows,gaps
+        rows += [{"by": c, **r} for r in found]
+        gaps += [{"by": c, **g} for g in group_metrics.gaps(found)]
+    return {x.metric: {"value": x.score, "low": x.low, "high": x.high} for x in verdicts}, rows, gaps
 
-def _groups(ref:str, called:str, rows, gaps) -> dict[str,Field]:
-    how = f'mlops model card {ref} --data DATA --target COLUMN --by COLUMN, or [measure] in card.toml'
-    if not rows: return {'groups':Field(title='Performance by group', gap=how), 'fairness':Field(title='Fairness', gap=how)}
-    return {'groups':Field(title='Performance by group', source=f'measured on {called}', rows=rows),
-        'fairness':Field(title='Fairness',
-        source=f'measured on {called}; groups below {group_metrics.SMALLEST} rows are left out', rows=gaps,
-        text='' if gaps else 'No two groups are large enough to be compared')}
+
+def _groups(ref: str, called: str, rows, gaps) -> dict[str, Field]:
+    how = f"mlops model card {ref} --data DATA --target COLUMN --by COLUMN, or [measure] in card.toml"
+    if not rows:
+        return {"groups": Field(title="Performance by group", gap=how), "fairness": Field(title="Fairness", gap=how)}
+    return {
+        "groups": Field(title="Performance by group", source=f"measured on {called}", rows=rows),
+        "fairness": Field(
+            title="Fairness",
+            source=f"measured on {called}; groups below {group_metrics.SMALLEST} rows are left out",
+            rows=gaps,
+            text="" if gaps else "No two groups are large enough to be compared",
+        ),
+    }
 
 # %% ../../nbs/model/card_verbs.ipynb #33beef9b
-def _write(c:Card, out:Path):
+def _write(c: Card, out: Path):
     "Markdown, HTML or JSON, by the name of the file"
     c.out = str(out)
     kind = out.suffix.lower()
-    if kind=='.json': projects.write_text(out, msgspec.json.format(msgspec.json.encode(c.json()), indent=1)); return
-    if kind not in ('.md', '.html'): raise BadInput(f'--out {out}: cards are .md, .html or .json', 'name the file card.md')
+    if kind == ".json":
+        projects.write_text(out, msgspec.json.format(msgspec.json.encode(c.json()), indent=1))
+        return
+    if kind not in (".md", ".html"):
+        raise BadInput(f"--out {out}: cards are .md, .html or .json", "name the file card.md")
     page = c.panel()
-    projects.write_text(out, page.markdown()+'\n' if kind=='.md' else f'<!doctype html><meta charset="utf-8"><title>Model card</title>{page.html()}')
+    projects.write_text(
+        out,
+        page.markdown() + "\n"
+        if kind == ".md"
+        else f'<!doctype html><meta charset="utf-8"><title>Model card</title>{page.html()}',
+    )
 
-@verb(changes=True, example='mlops model card delay@champion --data flights --target late --by carrier --out card.md')
+
+@verb(changes=True, example="mlops model card delay@champion --data flights --target late --by carrier --out card.md")
 def card(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
     *,
-    data:Data=None, # Labelled rows to measure on; `[measure] data` of card.toml by default
-    target:str='', # Column with what the rows really were
-    by:list[str]=[], # Columns whose groups are compared
-    out:Path|None=None, # File to write: .md, .html or .json
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Card|Plan:
+    data: Data = None,  # Labelled rows to measure on; `[measure] data` of card.toml by default
+    target: str = "",  # Column with what the rows really were
+    by: list[str] = [],  # Columns whose groups are compared
+    out: Path | None = None,  # File to write: .md, .html or .json
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Card | Plan:
     """A model card from lineage, metrics and reviewed texts; empty mandatory fields are shown as gaps
 
     Texts of people come from models/NAME/card.toml, once it is committed."""
     p = projects.current()
     v = resolve(name, p)
-    ref,words = f'{v.name}@{v.version}',card_text.read(p, v.name)
+    ref, words = f"{v.name}@{v.version}", card_text.read(p, v.name)
     if dry_run:
-        return Plan(steps=[f'make the card of {ref}', *([f'write {out}'] if out else []), f'record model.card_written {ref}'])
-    events = list(ledger.of(p).events('model.*'))
-    data,target,by = data if data is not None else words.measure.data or None,target or words.measure.target,by or words.measure.by
-    measured,rows,gaps = {},[],[]
+        return Plan(
+            steps=[f"make the card of {ref}", *([f"write {out}"] if out else []), f"record model.card_written {ref}"]
+        )
+    events = list(ledger.of(p).events("model.*"))
+    data, target, by = (
+        data if data is not None else words.measure.data or None,
+        target or words.measure.target,
+        by or words.measure.by,
+    )
+    measured, rows, gaps = {}, [], []
     if data is not None:
-        if not target: raise BadInput('labelled rows need to say which column is the label', 'name it with: --target COLUMN')
-        with progress(f'measuring {ref}'): measured,rows,gaps = _measured(p, v, to_arrow(datasets.read(data, p)), target, by)
-    fields = {'version':_lineage(v), **_persons(v.name, words), 'data':_data(v), 'performance':_performance(v, measured),
-        **_groups(ref, str(data) if isinstance(data, (str, Path)) else 'the given rows', rows, gaps),
-        'explanation':_explanation(events, ref), 'energy':_energy(v), 'approvals':_approvals(events, v)}
-    c = Card(name=v.name, version=v.version, digest=v.digest, fields=fields,
-        gaps=[k for k,f in fields.items() if f.gap and f.mandatory])
-    if out is not None: _write(c, Path(out))
-    ledger.record(p, 'model.card_written', ref, {'gaps':c.gaps, 'out':Path(out).name if out else '',
-        'measured':{k:x['value'] for k,x in measured.items()},
-        'fairness':[{k:g[k] for k in ('by', 'measure', 'gap')} for g in gaps]}, digest=v.digest, fail='open')
+        if not target:
+            raise BadInput("labelled rows need to say which column is the label", "name it with: --target COLUMN")
+        with progress(f"measuring {ref}"):
+            measured, rows, gaps = _measured(p, v, to_arrow(datasets.read(data, p)), target, by)
+    fields = {
+        "version": _lineage(v),
+        **_persons(v.name, words),
+        "data": _data(v),
+        "performance": _performance(v, measured),
+        **_groups(ref, str(data) if isinstance(data, (str, Path)) else "the given rows", rows, gaps),
+        "explanation": _explanation(events, ref),
+        "energy": _energy(v),
+        "approvals": _approvals(events, v),
+    }
+    c = Card(
+        name=v.name,
+        version=v.version,
+        digest=v.digest,
+        fields=fields,
+        gaps=[k for k, f in fields.items() if f.gap and f.mandatory],
+    )
+    if out is not None:
+        _write(c, Path(out))
+    ledger.record(
+        p,
+        "model.card_written",
+        ref,
+        {
+            "gaps": c.gaps,
+            "out": Path(out).name if out else "",
+            "measured": {k: x["value"] for k, x in measured.items()},
+            "fairness": [{k: g[k] for k in ("by", "measure", "gap")} for g in gaps],
+        },
+        digest=v.digest,
+        fail="open",
+    )
     return c

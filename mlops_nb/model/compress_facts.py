@@ -14,43 +14,54 @@ from ..core.fact import Fact
 # %% ../../nbs/model/compress_facts.ipynb #545d3340
 class Candidate(msgspec.Struct, kw_only=True):
     "One way to make a model smaller, measured on rows that it never saw"
-    how:str # `int8`, `prune=.5`, ...; `as it is` for the model itself
-    size_bytes:int = 0 # Of the ONNX file
-    p50_us:float|None = None # One row in a session of one thread, microseconds
-    p95_us:float|None = None
-    score:float|None = None
-    low:float|None = None # 95 % interval of the score
-    high:float|None = None
-    loss:float|None = None # Score lost against the model as it is
-    loss_high:float|None = None # With 95 % confidence not more than this
-    agreement:float|None = None # Share of rows with the same answer
-    usd_per_1k:float|None = None # Estimated, 1,000 predictions of one row each; None where no price is known
-    front:bool = False # Is nothing else smaller, faster and better at once?
-    ok:bool = False # Does it hold and gain?
-    why:str = '' # Why not, or what could not be made
+
+    how: str  # `int8`, `prune=.5`, ...; `as it is` for the model itself
+    size_bytes: int = 0  # Of the ONNX file
+    p50_us: float | None = None  # One row in a session of one thread, microseconds
+    p95_us: float | None = None
+    score: float | None = None
+    low: float | None = None  # 95 % interval of the score
+    high: float | None = None
+    loss: float | None = None  # Score lost against the model as it is
+    loss_high: float | None = None  # With 95 % confidence not more than this
+    agreement: float | None = None  # Share of rows with the same answer
+    usd_per_1k: float | None = None  # Estimated, 1,000 predictions of one row each; None where no price is known
+    front: bool = False  # Is nothing else smaller, faster and better at once?
+    ok: bool = False  # Does it hold and gain?
+    why: str = ""  # Why not, or what could not be made
+
 
 class Compression(Fact):
     "Candidates, the best of those that hold, and what was registered"
-    name:str
-    version:int # Of the model as it is
-    metric:str # What `score` is
-    rows:int # Rows that judged
-    calibration:int # Other rows, that calibrated and taught
-    max_loss:float
-    min_agreement:float
-    candidates:list[Candidate] # First the model as it is
-    chosen:str|None = None # `how` of the best, None where nothing gains
-    registered:int|None = None # Its version
-    serving:list[dict] = [] # {how, threads, batch, p50_us, rows_per_s}
-    machine:str = '' # What the prices mean
-    __panel__ = 'mlops_nb.model.compress_panel:compression'
+
+    name: str
+    version: int  # Of the model as it is
+    metric: str  # What `score` is
+    rows: int  # Rows that judged
+    calibration: int  # Other rows, that calibrated and taught
+    max_loss: float
+    min_agreement: float
+    candidates: list[Candidate]  # First the model as it is
+    chosen: str | None = None  # `how` of the best, None where nothing gains
+    registered: int | None = None  # Its version
+    serving: list[dict] = []  # {how, threads, batch, p50_us, rows_per_s}
+    machine: str = ""  # What the prices mean
+    __panel__ = "mlops_nb.model.compress_panel:compression"
+
     @property
     def refused(self) -> list[Candidate]:
-        return [c for c in self.candidates[1:] if c.why.startswith('loses') or c.why.startswith('agrees')]
+        return [c for c in self.candidates[1:] if c.why.startswith("loses") or c.why.startswith("agrees")]
+
     @property
-    def ok(self) -> bool: return self.chosen is not None or not self.refused
+    def ok(self) -> bool:
+        return self.chosen is not None or not self.refused
+
     @property
     def finding(self) -> str:
-        return f'{len(self.refused)} candidates lose more than is allowed: '+'; '.join(f'{c.how} {c.why}' for c in self.refused[:4])
+        return f"{len(self.refused)} candidates lose more than is allowed: " + "; ".join(
+            f"{c.how} {c.why}" for c in self.refused[:4]
+        )
+
     @property
-    def chosen_one(self) -> Candidate|None: return next((c for c in self.candidates if c.how==self.chosen), None)
+    def chosen_one(self) -> Candidate | None:
+        return next((c for c in self.candidates if c.how == self.chosen), None)

@@ -15,72 +15,148 @@ from ..core.svg import Svg, number
 from .compress_facts import Candidate, Compression
 
 # %% ../../nbs/model/compress_panel.ipynb #f072b411
-def size(n:int) -> str:
+def size(n: int) -> str:
     "Bytes in a few characters"
-    return f'{n/1e6:.1f} MB' if n>=1e6 else f'{n/1e3:.1f} kB' if n>=1000 else f'{n} B'
+    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.1f} kB" if n >= 1000 else f"{n} B"
 
-def _scale(values, low:float, high:float):
+
+def _scale(values, low: float, high: float):
     "A function from values to pixels, with a margin of an eighth"
-    lo,hi = min(values),max(values)
-    pad = (hi-lo)/8 or abs(hi)*.05 or 1
-    return (lambda v: low+(v-lo+pad)/(hi-lo+2*pad)*(high-low)),lo-pad,hi+pad
+    lo, hi = min(values), max(values)
+    pad = (hi - lo) / 8 or abs(hi) * 0.05 or 1
+    return (lambda v: low + (v - lo + pad) / (hi - lo + 2 * pad) * (high - low)), lo - pad, hi + pad
 
-def scatter(candidates:list[Candidate], metric:str, chosen:str|None) -> Svg:
+
+def scatter(candidates: list[Candidate], metric: str, chosen: str | None) -> Svg:
     "The front: p50 against the score with its interval; the mark's area is the size of the file"
-    w,h,left,bottom = 620,250,56,34
+    w, h, left, bottom = 620, 250, 56, 34
     made = [c for c in candidates if c.score is not None]
-    x,xlo,xhi = _scale([math.log10(c.p50_us) for c in made], left, w-10)
-    y,ylo,yhi = _scale([v for c in made for v in (c.low, c.high)], h-bottom, 8)
+    x, xlo, xhi = _scale([math.log10(c.p50_us) for c in made], left, w - 10)
+    y, ylo, yhi = _scale([v for c in made for v in (c.low, c.high)], h - bottom, 8)
     big = max(c.size_bytes for c in made)
-    parts = [f'<path class="a" d="M{left} 4V{h-bottom}H{w}"/>']
-    def put(px, py, s, anchor='start'): return f'<text x="{px:.0f}" y="{py:.0f}" text-anchor="{anchor}">{escape(s)}</text>'
-    front = sorted((c for c in made if c.front), key=lambda c: c.p50_us)
-    if len(front)>1:
-        parts.append('<path class="c e" d="M'+'L'.join(f'{x(math.log10(c.p50_us)):.1f} {y(c.score):.1f}' for c in front)+'"/>')
-    taken:list[tuple] = []
-    for c in sorted(made, key=lambda c: y(c.score)):
-        px,py,r = x(math.log10(c.p50_us)),y(c.score),3+9*math.sqrt(c.size_bytes/big)
-        kind = 'm' if c.how==chosen else 'r'
-        parts.append(f'<path class="a" d="M{px:.1f} {y(c.low):.1f}V{y(c.high):.1f}"/><circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="{r:.1f}"/>')
-        at = py+4
-        right = px+r+5<w-130
-        begin = px+r+5 if right else px-r-5-7*len(c.how)
-        while any(abs(at-t)<12 and begin<e and b<begin+7*len(c.how) for t,b,e in taken): at += 12
-        taken.append((at, begin, begin+7*len(c.how)))
-        parts.append(put(px+r+5 if right else px-r-5, min(at, h-bottom-2), short(c.how, 28), 'start' if right else 'end'))
-    ticks = [t for t in (10**k*m for k in range(-1, 7) for m in (1, 1.5, 2, 3, 5, 7)) if xlo<=math.log10(t)<=xhi]
-    parts += [put(x(math.log10(t)), h-bottom+14, f'{number(t)}', 'middle') for t in ticks]
-    parts += [put(w, h-4, 'microseconds a row (p50, logarithmic)', 'end'), put(left-6, 14, number(yhi), 'end'),
-        put(left-6, h-bottom, number(ylo), 'end'), put(left+6, 14, metric)]
-    words = '; '.join(f'{c.how}: {number(c.p50_us)} us, {metric} {number(c.score)}, {size(c.size_bytes)}' for c in made)
-    return Svg(f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{"".join(parts)}</svg>', words)
+    parts = [f'<path class="a" d="M{left} 4V{h - bottom}H{w}"/>']
 
-def _row(c:Candidate, base:Candidate, chosen:str|None) -> list:
-    if c.score is None: return [short(c.how, 40), '', '', '', '', '', '', badge('info', 'NOT MADE')]
-    mark = badge('ok', 'CHOSEN') if c.how==chosen else '' if c is base else badge('info', 'HOLDS') if c.ok else badge('warn', 'NO GAIN') if c.why.startswith('no gain') else badge('bad', 'REFUSED')
-    ratio = lambda a,b: '' if c is base else f' ({a/b:.2f} x)' if a/b>=.01 else f' ({a/b:.1g} x)'
-    return [short(c.how, 40), size(c.size_bytes)+ratio(c.size_bytes, base.size_bytes),
-        f'{number(round(c.p50_us, 1))}{ratio(c.p50_us, base.p50_us)}', number(round(c.p95_us, 1)),
-        f'{c.score:.4f} [{c.low:.4f}, {c.high:.4f}]',
-        f'{c.agreement:.2%}', '-' if c.usd_per_1k is None else f'{c.usd_per_1k:.2g}', mark]
+    def put(px, py, s, anchor="start"):
+        return f'<text x="{px:.0f}" y="{py:.0f}" text-anchor="{anchor}">{escape(s)}</text>'
+
+    front = sorted((c for c in made if c.front), key=lambda c: c.p50_us)
+    if len(front) > 1:
+        parts.append(
+            '<path class="c e" d="M'
+            + "L".join(f"{x(math.log10(c.p50_us)):.1f} {y(c.score):.1f}" for c in front)
+            + '"/>'
+        )
+    taken: list[tuple] = []
+    for c in sorted(made, key=lambda c: y(c.score)):
+        px, py, r = x(math.log10(c.p50_us)), y(c.score), 3 + 9 * math.sqrt(c.size_bytes / big)
+        kind = "m" if c.how == chosen else "r"
+        parts.append(
+            f'<path class="a" d="M{px:.1f} {y(c.low):.1f}V{y(c.high):.1f}"/><circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="{r:.1f}"/>'
+        )
+        at = py + 4
+        right = px + r + 5 < w - 130
+        begin = px + r + 5 if right else px - r - 5 - 7 * len(c.how)
+        while any(abs(at - t) < 12 and begin < e and b < begin + 7 * len(c.how) for t, b, e in taken):
+            at += 12
+        taken.append((at, begin, begin + 7 * len(c.how)))
+        parts.append(
+            put(
+                px + r + 5 if right else px - r - 5,
+                min(at, h - bottom - 2),
+                short(c.how, 28),
+                "start" if right else "end",
+            )
+        )
+    ticks = [t for t in (10**k * m for k in range(-1, 7) for m in (1, 1.5, 2, 3, 5, 7)) if xlo <= math.log10(t) <= xhi]
+    parts += [put(x(math.log10(t)), h - bottom + 14, f"{number(t)}", "middle") for t in ticks]
+    parts += [
+        put(w, h - 4, "microseconds a row (p50, logarithmic)", "end"),
+        put(left - 6, 14, number(yhi), "end"),
+        put(left - 6, h - bottom, number(ylo), "end"),
+        put(left + 6, 14, metric),
+    ]
+    words = "; ".join(f"{c.how}: {number(c.p50_us)} us, {metric} {number(c.score)}, {size(c.size_bytes)}" for c in made)
+    return Svg(
+        f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{"".join(parts)}</svg>',
+        words,
+    )
+
+
+def _row(c: Candidate, base: Candidate, chosen: str | None) -> list:
+    if c.score is None:
+        return [short(c.how, 40), "", "", "", "", "", "", badge("info", "NOT MADE")]
+    mark = (
+        badge("ok", "CHOSEN")
+        if c.how == chosen
+        else ""
+        if c is base
+        else badge("info", "HOLDS")
+        if c.ok
+        else badge("warn", "NO GAIN")
+        if c.why.startswith("no gain")
+        else badge("bad", "REFUSED")
+    )
+    ratio = lambda a, b: "" if c is base else f" ({a / b:.2f} x)" if a / b >= 0.01 else f" ({a / b:.1g} x)"
+    return [
+        short(c.how, 40),
+        size(c.size_bytes) + ratio(c.size_bytes, base.size_bytes),
+        f"{number(round(c.p50_us, 1))}{ratio(c.p50_us, base.p50_us)}",
+        number(round(c.p95_us, 1)),
+        f"{c.score:.4f} [{c.low:.4f}, {c.high:.4f}]",
+        f"{c.agreement:.2%}",
+        "-" if c.usd_per_1k is None else f"{c.usd_per_1k:.2g}",
+        mark,
+    ]
+
 
 def compression(
-    f:Compression,
+    f: Compression,
 ) -> Panel:
     "The front, a row a candidate, and how threads and batches serve"
     base = f.candidates[0]
-    head = ['candidate', 'file', 'p50, us', 'p95, us', f'{f.metric} [95 %]', 'same answers', 'USD per 1,000', '']
-    about = {'judged on':f'{f.rows:,} rows; calibrated and taught on {f.calibration:,} others',
-        'allowed':f'loses at most {short(f.max_loss)} with 95 % confidence, same answers on at least {f.min_agreement:.0%}',
-        'estimated cost':f.machine}
-    if f.registered: about = {'registered as':f'{f.name}@{f.registered}, parent {f.name}@{f.version}', **about}
-    serve = [[s['how'], s['threads'], s['batch'], round(s['p50_us'], 1), f'{s["rows_per_s"]:,.0f}'] for s in f.serving]
-    word = ('ok', f'CHOSEN {f.chosen}') if f.chosen else ('bad', 'ALL THAT GAIN LOSE TOO MUCH') if f.refused else ('info', 'NO GAIN: keep the model as it is')
-    nxt = f'mlops model show {f.name}@{f.registered}' if f.registered else f'mlops model compress {f.name}@{f.version} --data DATA --try distill=boost:50x3' if not f.chosen else f'mlops model show {f.name}@{f.version}'
-    why = {short(c.how, 40):short(c.why, 160) for c in f.candidates if c.why}
-    return Panel(f'Compression of {f.name}@{f.version}', figure(scatter(f.candidates, f.metric, f.chosen),
-        'area of a mark: size of the file; bars: 95 % intervals; dotted line: nothing beats these'),
-        table(head, [_row(c, base, f.chosen) for c in f.candidates], align='lrrrrrrl'),
-        *([facts(why)] if why else []), facts(about),
-        *([details('threads and batch sizes', table(['model', 'threads', 'rows a call', 'p50, us', 'rows a second'],
-        serve))] if serve else []), verdict=word, next=nxt)
+    head = ["candidate", "file", "p50, us", "p95, us", f"{f.metric} [95 %]", "same answers", "USD per 1,000", ""]
+    about = {
+        "judged on": f"{f.rows:,} rows; calibrated and taught on {f.calibration:,} others",
+        "allowed": f"loses at most {short(f.max_loss)} with 95 % confidence, same answers on at least {f.min_agreement:.0%}",
+        "estimated cost": f.machine,
+    }
+    if f.registered:
+        about = {"registered as": f"{f.name}@{f.registered}, parent {f.name}@{f.version}", **about}
+    serve = [[s["how"], s["threads"], s["batch"], round(s["p50_us"], 1), f"{s['rows_per_s']:,.0f}"] for s in f.serving]
+    word = (
+        ("ok", f"CHOSEN {f.chosen}")
+        if f.chosen
+        else ("bad", "ALL THAT GAIN LOSE TOO MUCH")
+        if f.refused
+        else ("info", "NO GAIN: keep the model as it is")
+    )
+    nxt = (
+        f"mlops model show {f.name}@{f.registered}"
+        if f.registered
+        else f"mlops model compress {f.name}@{f.version} --data DATA --try distill=boost:50x3"
+        if not f.chosen
+        else f"mlops model show {f.name}@{f.version}"
+    )
+    why = {short(c.how, 40): short(c.why, 160) for c in f.candidates if c.why}
+    return Panel(
+        f"Compression of {f.name}@{f.version}",
+        figure(
+            scatter(f.candidates, f.metric, f.chosen),
+            "area of a mark: size of the file; bars: 95 % intervals; dotted line: nothing beats these",
+        ),
+        table(head, [_row(c, base, f.chosen) for c in f.candidates], align="lrrrrrrl"),
+        *([facts(why)] if why else []),
+        facts(about),
+        *(
+            [
+                details(
+                    "threads and batch sizes",
+                    table(["model", "threads", "rows a call", "p50, us", "rows a second"], serve),
+                )
+            ]
+            if serve
+            else []
+        ),
+        verdict=word,
+        next=nxt,
+    )

@@ -19,101 +19,213 @@ from ..core.frames import to_arrow
 from ..core.progress import progress
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
-from . import compression, mlflow_onnx_version as onnx_version, mlflow_registration as registration, scoring
+from mlops_nb.model import (
+    compression,
+    mlflow_onnx_version as onnx_version,
+    mlflow_registration as registration,
+    scoring,
+)
 from .compress_facts import Compression
 from .facts import Parity
 from .onnx_session import Predictor
 from .verbs import folder, next_number, resolve
 
 # %% ../../nbs/model/compress_verbs.ipynb #3ae6c79f
-def _target(p, v, table, target:str, kind:str):
+def _target(p, v, table, target: str, kind: str):
     "`(column name, labels)`: what the rows really were, or the one column that is left; None where nobody knows"
-    inputs = {i['name'] for i in v.inputs}
+    inputs = {i["name"] for i in v.inputs}
     if not target:
         left = [c for c in table.column_names if c not in inputs]
-        if v.inputs[0]['type']=='matrix' or len(left)!=1: return '',None
+        if v.inputs[0]["type"] == "matrix" or len(left) != 1:
+            return "", None
         target = left[0]
-        if kind=='values' and not str(table[target].type).startswith(('int', 'uint', 'float', 'double')): return '',None
+        if kind == "values" and not str(table[target].type).startswith(("int", "uint", "float", "double")):
+            return "", None
     if target not in table.column_names:
-        raise BadInput(f'--target {target}: the data has no such column',
-            suggest(target, table.column_names) or f'it has: {", ".join(table.column_names)[:200]}')
-    return target,scoring.truth_of(table[target].to_pandas().to_numpy(), kind)
+        raise BadInput(
+            f"--target {target}: the data has no such column",
+            suggest(target, table.column_names) or f"it has: {', '.join(table.column_names)[:200]}",
+        )
+    return target, scoring.truth_of(table[target].to_pandas().to_numpy(), kind)
+
 
 def _prices(p, candidates) -> str:
     "Fill in the cost of 1,000 predictions, one row each; returns what the price is"
-    price,why = cost.machine(p)
+    price, why = cost.machine(p)
     for c in candidates:
-        if c.p50_us is None or price is None: continue
-        seconds = c.p50_us/1000
-        c.usd_per_1k = cost.price(cost.Usage(seconds=seconds, cpu_s=seconds, kwh=cost.metering.modelled_kwh(seconds, seconds, 1)), p)
+        if c.p50_us is None or price is None:
+            continue
+        seconds = c.p50_us / 1000
+        c.usd_per_1k = cost.price(
+            cost.Usage(seconds=seconds, cpu_s=seconds, kwh=cost.metering.modelled_kwh(seconds, seconds, 1)), p
+        )
     return why
 
-def _parity(onnx:bytes, small:bytes, inputs, rows, tolerance:float) -> Parity:
+
+def _parity(onnx: bytes, small: bytes, inputs, rows, tolerance: float) -> Parity:
     "The candidate against its parent, row by row"
     import numpy as np
-    a,b = (scoring.ask(Predictor(x, inputs), rows) for x in (onnx, small))
-    d = np.abs(a.score-b.score).reshape(len(a.label), -1).max(axis=1)
-    return Parity(rows=len(d), parity_max_abs=float(d.max(initial=0.)), over=int((d>tolerance).sum()),
-        flips=int((a.label!=b.label).sum()) if a.kind!='values' else 0, tolerance=tolerance, worst_row=int(d.argmax()))
+
+    a, b = (scoring.ask(Predictor(x, inputs), rows) for x in (onnx, small))
+    d = np.abs(a.score - b.score).reshape(len(a.label), -1).max(axis=1)
+    return Parity(
+        rows=len(d),
+        parity_max_abs=float(d.max(initial=0.0)),
+        over=int((d > tolerance).sum()),
+        flips=int((a.label != b.label).sum()) if a.kind != "values" else 0,
+        tolerance=tolerance,
+        worst_row=int(d.argmax()),
+    )
+
 
 def _key(p):
-    try: return guard.signer(p)
-    except MlopsError: return None
+    try:
+        return guard.signer(p)
+    except MlopsError:
+        return None
+
 
 def _register(p, v, fact, c, onnx, small, rows) -> int:
     "The chosen one as a new version with its parent"
-    r = registration.Request(bracket=registration.new_bracket(), name=v.name, expected=1, data=v.data,
-        data_digest=v.about.get('data_digest') or '', commit=v.about.get('commit') or '', example=f'rows that judged {c.how}',
-        metrics={f'compressed.{fact.metric}':c.score}, parent=f'{v.name}@{v.version}',
-        cost={k:x for k,x in (('usd_per_1k', c.usd_per_1k), ('p50_us', c.p50_us), ('p95_us', c.p95_us)) if x is not None})
-    return onnx_version.register(p, r, small, v.inputs, rows,
-        _parity(onnx, small, v.inputs, rows, 1-fact.min_agreement), _key(p), next_number(p, v.name)).version
+    r = registration.Request(
+        bracket=registration.new_bracket(),
+        name=v.name,
+        expected=1,
+        data=v.data,
+        data_digest=v.about.get("data_digest") or "",
+        commit=v.about.get("commit") or "",
+        example=f"rows that judged {c.how}",
+        metrics={f"compressed.{fact.metric}": c.score},
+        parent=f"{v.name}@{v.version}",
+        cost={
+            k: x for k, x in (("usd_per_1k", c.usd_per_1k), ("p50_us", c.p50_us), ("p95_us", c.p95_us)) if x is not None
+        },
+    )
+    return onnx_version.register(
+        p,
+        r,
+        small,
+        v.inputs,
+        rows,
+        _parity(onnx, small, v.inputs, rows, 1 - fact.min_agreement),
+        _key(p),
+        next_number(p, v.name),
+    ).version
 
 # %% ../../nbs/model/compress_verbs.ipynb #87ef5e70
-@verb(changes=True, check=True, example='mlops model compress delay@champion --data flights --try int8,trees=.5,distill=boost:50x3')
+@verb(
+    changes=True,
+    check=True,
+    example="mlops model compress delay@champion --data flights --try int8,trees=.5,distill=boost:50x3",
+)
 def compress(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
     *,
-    data:Data, # Real rows: one half calibrates and teaches, the other judges
-    try_:list[str], # `int8`, `int8-static`, `fp16`, `prune=.5`, `trees=.5`, `depth=4`, `distill=boost:50x3`
-    target:str='', # Column with what the rows really were; the only one that is no input by default
+    data: Data,  # Real rows: one half calibrates and teaches, the other judges
+    try_: list[str],  # `int8`, `int8-static`, `fp16`, `prune=.5`, `trees=.5`, `depth=4`, `distill=boost:50x3`
+    target: str = "",  # Column with what the rows really were; the only one that is no input by default
     # Judged by; `roc_auc` for two classes, `accuracy` for more, `r2` for values
-    score:Literal['','roc_auc','accuracy','r2','rmse']='',
-    max_loss:float=.01, # Score that may be lost, with 95 % confidence
-    min_agreement:float=.98, # Share of rows that must keep their answer
-    prefer:Literal['both','size','speed']='both', # What counts as a gain
-    serving:bool=True, # Also measure threads and batch sizes
-    register:bool=True, # Register the chosen one as a new version
-    seed:int=0, # Of the halves
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Compression|Plan:
+    score: Literal["", "roc_auc", "accuracy", "r2", "rmse"] = "",
+    max_loss: float = 0.01,  # Score that may be lost, with 95 % confidence
+    min_agreement: float = 0.98,  # Share of rows that must keep their answer
+    prefer: Literal["both", "size", "speed"] = "both",  # What counts as a gain
+    serving: bool = True,  # Also measure threads and batch sizes
+    register: bool = True,  # Register the chosen one as a new version
+    seed: int = 0,  # Of the halves
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Compression | Plan:
     """Measure smaller candidates of a version and register the best of those that hold
 
     Exit 1 when all that gain would lose more than is allowed; "no gain" is an answer and exits 0. Without a target the answers of the version itself are the truth."""
     p = projects.current()
-    for way in try_: compression.parse(way)
-    if not 0<=max_loss<1 or not 0<=min_agreement<=1: raise BadInput(f'--max-loss {max_loss:g} --min-agreement {min_agreement:g}', 'both are shares: between 0 and 1')
+    for way in try_:
+        compression.parse(way)
+    if not 0 <= max_loss < 1 or not 0 <= min_agreement <= 1:
+        raise BadInput(f"--max-loss {max_loss:g} --min-agreement {min_agreement:g}", "both are shares: between 0 and 1")
     v = resolve(name, p)
-    if dry_run: return Plan(steps=[f'make and measure {", ".join(try_)} of {v.name}@{v.version}', *(['register the best that holds as a new version'] if register else []), f'record model.compressed {v.name}@{v.version}'])
-    onnx = (folder(v, p)/'model.onnx').read_bytes()
-    with progress(f'compressing {v.name}@{v.version}', len(try_)) as tick: fact,made,rows = _measured(p, v, onnx, to_arrow(datasets.read(data, p)), list(dict.fromkeys(try_)), target, score, max_loss, min_agreement, prefer, seed, tick)
+    if dry_run:
+        return Plan(
+            steps=[
+                f"make and measure {', '.join(try_)} of {v.name}@{v.version}",
+                *(["register the best that holds as a new version"] if register else []),
+                f"record model.compressed {v.name}@{v.version}",
+            ]
+        )
+    onnx = (folder(v, p) / "model.onnx").read_bytes()
+    with progress(f"compressing {v.name}@{v.version}", len(try_)) as tick:
+        fact, made, rows = _measured(
+            p,
+            v,
+            onnx,
+            to_arrow(datasets.read(data, p)),
+            list(dict.fromkeys(try_)),
+            target,
+            score,
+            max_loss,
+            min_agreement,
+            prefer,
+            seed,
+            tick,
+        )
     c = fact.chosen_one
-    if serving: fact.serving = [s for how in ('as it is', *([c.how] if c else [])) for s in compression.serving(made[how], v.inputs, rows, how, threads=tuple(sorted({1, min(4, os.cpu_count() or 1)})))]
-    if c is not None and register: fact.registered = _register(p, v, fact, c, onnx, made[c.how], rows)
-    ledger.record(p, 'model.compressed', f'{v.name}@{v.version}', {'metric':fact.metric, 'rows':fact.rows, 'max_loss':max_loss, 'min_agreement':min_agreement, 'chosen':fact.chosen, 'registered':fact.registered,
-        'candidates':[{k:x for k,x in msgspec.to_builtins(k_).items()} for k_ in fact.candidates]}, digest=v.digest, fail='open')
+    if serving:
+        fact.serving = [
+            s
+            for how in ("as it is", *([c.how] if c else []))
+            for s in compression.serving(
+                made[how], v.inputs, rows, how, threads=tuple(sorted({1, min(4, os.cpu_count() or 1)}))
+            )
+        ]
+    if c is not None and register:
+        fact.registered = _register(p, v, fact, c, onnx, made[c.how], rows)
+    ledger.record(
+        p,
+        "model.compressed",
+        f"{v.name}@{v.version}",
+        {
+            "metric": fact.metric,
+            "rows": fact.rows,
+            "max_loss": max_loss,
+            "min_agreement": min_agreement,
+            "chosen": fact.chosen,
+            "registered": fact.registered,
+            "candidates": [{k: x for k, x in msgspec.to_builtins(k_).items()} for k_ in fact.candidates],
+        },
+        digest=v.digest,
+        fail="open",
+    )
     return fact
+
 
 def _measured(p, v, onnx, table, ways, target, metric, max_loss, min_agreement, prefer, seed, tick):
     "`(fact, how -> bytes, judging rows)`"
-    kind = scoring.ask(Predictor(onnx, v.inputs), scoring.rows_of(table.slice(0, 50), v.inputs, (target,))).kind if table.num_rows else 'values'
-    name,truth = _target(p, v, table, target, kind)
+    kind = (
+        scoring.ask(Predictor(onnx, v.inputs), scoring.rows_of(table.slice(0, 50), v.inputs, (target,))).kind
+        if table.num_rows
+        else "values"
+    )
+    name, truth = _target(p, v, table, target, kind)
     rows = scoring.rows_of(table, v.inputs, (name,))
-    if len(rows)<40: raise BadInput(f'{len(rows)} rows are too few to calibrate and to judge', 'give at least 40')
-    a,b = compression.halves(len(rows), seed)
-    take = (lambda at: rows.iloc[at].reset_index(drop=True)) if hasattr(rows, 'iloc') else (lambda at: rows[at])
-    used,found,made = compression.measure(onnx, v.inputs, ways, take(a), take(b), None if truth is None else truth[b], metric, tick)
-    for c in found[1:]: compression.verdict(c, found[0], max_loss, min_agreement, prefer)
+    if len(rows) < 40:
+        raise BadInput(f"{len(rows)} rows are too few to calibrate and to judge", "give at least 40")
+    a, b = compression.halves(len(rows), seed)
+    take = (lambda at: rows.iloc[at].reset_index(drop=True)) if hasattr(rows, "iloc") else (lambda at: rows[at])
+    used, found, made = compression.measure(
+        onnx, v.inputs, ways, take(a), take(b), None if truth is None else truth[b], metric, tick
+    )
+    for c in found[1:]:
+        compression.verdict(c, found[0], max_loss, min_agreement, prefer)
     chosen = compression.best(found, prefer)
-    fact = Compression(name=v.name, version=v.version, metric=used, rows=len(b), calibration=len(a), max_loss=max_loss, min_agreement=min_agreement, candidates=found, chosen=chosen.how if chosen else None, machine=_prices(p, found))
-    return fact,made,take(b)
+    fact = Compression(
+        name=v.name,
+        version=v.version,
+        metric=used,
+        rows=len(b),
+        calibration=len(a),
+        max_loss=max_loss,
+        min_agreement=min_agreement,
+        candidates=found,
+        chosen=chosen.how if chosen else None,
+        machine=_prices(p, found),
+    )
+    return fact, made, take(b)

@@ -16,151 +16,218 @@ from .compress_facts import Candidate
 from .onnx_session import Predictor
 
 # %% ../../nbs/model/compression.ipynb #37a80616
-WAYS = {'int8':'', 'int8-static':'', 'fp16':'', 'prune':'.5', 'trees':'.5', 'depth':'4', 'distill':'boost:50x3'} # Way -> an example of what follows `=`
+WAYS = {
+    "int8": "",
+    "int8-static": "",
+    "fp16": "",
+    "prune": ".5",
+    "trees": ".5",
+    "depth": "4",
+    "distill": "boost:50x3",
+}  # Way -> an example of what follows `=`
+
 
 def parse(
-    way:str, # `prune=.5`
-) -> tuple[str,str]:
+    way: str,  # `prune=.5`
+) -> tuple[str, str]:
     "A way and its setting; raises `BadInput` before anything is made"
-    name,_,value = (x.strip() for x in way.partition('='))
+    name, _, value = (x.strip() for x in way.partition("="))
     if name not in WAYS:
-        raise BadInput(f'--try {way!r} is no way to compress',
-            suggest(name, WAYS) or f'one of: {", ".join(k+("="+v if v else "") for k,v in WAYS.items())}')
-    if bool(value)!=bool(WAYS[name]):
-        raise BadInput(f'--try {way!r}: {name} takes {"a setting" if WAYS[name] else "no setting"}',
-            f'write {name}={WAYS[name]}' if WAYS[name] else f'write {name}')
-    if name=='distill': distillation.parse(value)
-    elif value and not re.fullmatch(r'\d+' if name=='depth' else r'\d*\.?\d+', value):
-        raise BadInput(f'--try {way!r}: {value!r} is no number', f'write {name}={WAYS[name]}')
-    return name,value
+        raise BadInput(
+            f"--try {way!r} is no way to compress",
+            suggest(name, WAYS) or f"one of: {', '.join(k + ('=' + v if v else '') for k, v in WAYS.items())}",
+        )
+    if bool(value) != bool(WAYS[name]):
+        raise BadInput(
+            f"--try {way!r}: {name} takes {'a setting' if WAYS[name] else 'no setting'}",
+            f"write {name}={WAYS[name]}" if WAYS[name] else f"write {name}",
+        )
+    if name == "distill":
+        distillation.parse(value)
+    elif value and not re.fullmatch(r"\d+" if name == "depth" else r"\d*\.?\d+", value):
+        raise BadInput(f"--try {way!r}: {value!r} is no number", f"write {name}={WAYS[name]}")
+    return name, value
+
 
 def make(
-    way:str,
-    onnx:bytes,
-    predictor:Predictor, # Session of the same bytes
-    rows, # Rows to calibrate with and to teach on
+    way: str,
+    onnx: bytes,
+    predictor: Predictor,  # Session of the same bytes
+    rows,  # Rows to calibrate with and to teach on
 ) -> bytes:
     "The bytes of a candidate; raises `NotForThis` where there is nothing to work on"
-    name,value = parse(way)
-    if name=='int8': return onnx_compression.int8_dynamic(onnx)
-    if name=='int8-static': return onnx_compression.int8_static(onnx, predictor, rows)
-    if name=='fp16': return onnx_compression.half(onnx)
-    if name=='prune': return onnx_compression.prune(onnx, float(value), predictor, rows)
-    if name=='trees': return onnx_compression.fewer_trees(onnx, float(value), predictor, rows)
-    if name=='depth': return onnx_compression.shallower(onnx, int(value), predictor, rows)
+    name, value = parse(way)
+    if name == "int8":
+        return onnx_compression.int8_dynamic(onnx)
+    if name == "int8-static":
+        return onnx_compression.int8_static(onnx, predictor, rows)
+    if name == "fp16":
+        return onnx_compression.half(onnx)
+    if name == "prune":
+        return onnx_compression.prune(onnx, float(value), predictor, rows)
+    if name == "trees":
+        return onnx_compression.fewer_trees(onnx, float(value), predictor, rows)
+    if name == "depth":
+        return onnx_compression.shallower(onnx, int(value), predictor, rows)
     return distillation.distil(value, predictor, rows, scoring.classes_of(onnx))
 
 # %% ../../nbs/model/compression.ipynb #3901f2b3
-def part(rows, at:int, n:int):
+def part(rows, at: int, n: int):
     "`n` rows from `at`"
-    return rows.iloc[at:at+n] if hasattr(rows, 'iloc') else rows[at:at+n]
+    return rows.iloc[at : at + n] if hasattr(rows, "iloc") else rows[at : at + n]
 
-def _call(p:Predictor, fed) -> float:
+
+def _call(p: Predictor, fed) -> float:
     began = time.perf_counter_ns()
     p.session.run(None, fed)
-    return (time.perf_counter_ns()-began)/1000
+    return (time.perf_counter_ns() - began) / 1000
+
 
 def latencies(
-    sessions:dict[str,Predictor],
+    sessions: dict[str, Predictor],
     rows,
-    calls:int=300, # Of each
-) -> dict[str,tuple[float,float]]: # p50 and p95 in microseconds
+    calls: int = 300,  # Of each
+) -> dict[str, tuple[float, float]]:  # p50 and p95 in microseconds
     "How long one row takes"
     import numpy as np
-    fed = {k:[onnx_export.feed(p.inputs, part(rows, n%len(rows), 1), p.whole) for n in range(min(50, len(rows)))]
-        for k,p in sessions.items()}
-    seen = {k:[] for k in sessions}
-    for n in range(-5, calls//10): # the first rounds warm up
-        for k,p in sessions.items():
-            took = [_call(p, fed[k][(n*10+i)%len(fed[k])]) for i in range(10)]
-            if n>=0: seen[k] += took
-    return {k:(float(np.median(v)), float(np.quantile(v, .95))) for k,v in seen.items()}
+
+    fed = {
+        k: [onnx_export.feed(p.inputs, part(rows, n % len(rows), 1), p.whole) for n in range(min(50, len(rows)))]
+        for k, p in sessions.items()
+    }
+    seen = {k: [] for k in sessions}
+    for n in range(-5, calls // 10):  # the first rounds warm up
+        for k, p in sessions.items():
+            took = [_call(p, fed[k][(n * 10 + i) % len(fed[k])]) for i in range(10)]
+            if n >= 0:
+                seen[k] += took
+    return {k: (float(np.median(v)), float(np.quantile(v, 0.95))) for k, v in seen.items()}
+
 
 def serving(
-    onnx:bytes,
-    inputs:list[dict],
+    onnx: bytes,
+    inputs: list[dict],
     rows,
-    how:str, # For the result
-    threads:tuple=(1, 2), # Of ONNX Runtime
-    batches:tuple=(1, 64, 1024), # Rows of a call
-) -> list[dict]: # {how, threads, batch, p50_us, rows_per_s}
+    how: str,  # For the result
+    threads: tuple = (1, 2),  # Of ONNX Runtime
+    batches: tuple = (1, 64, 1024),  # Rows of a call
+) -> list[dict]:  # {how, threads, batch, p50_us, rows_per_s}
     "Threads and batch sizes"
     import numpy as np
+
     out = []
     for t in threads:
         p = Predictor(onnx, inputs, threads=t)
         for b in batches:
             some = part(rows, 0, b)
             fed = onnx_export.feed(inputs, some, p.whole)
-            took = [_call(p, fed) for _ in range(max(5, min(100, 4000//b)))]
+            took = [_call(p, fed) for _ in range(max(5, min(100, 4000 // b)))]
             us = float(np.median(took[2:]))
-            out.append({'how':how, 'threads':t, 'batch':len(some), 'p50_us':us, 'rows_per_s':len(some)/us*1e6})
-            if len(some)<b: break
+            out.append({"how": how, "threads": t, "batch": len(some), "p50_us": us, "rows_per_s": len(some) / us * 1e6})
+            if len(some) < b:
+                break
     return out
 
 # %% ../../nbs/model/compression.ipynb #28d18d73
-SMALLER,FASTER = .95,.9
+SMALLER, FASTER = 0.95, 0.9
 
-def verdict(c:Candidate, base:Candidate, max_loss:float, min_agreement:float, prefer:str='both'):
+
+def verdict(c: Candidate, base: Candidate, max_loss: float, min_agreement: float, prefer: str = "both"):
     "Fill in `ok` and `why`; whoever prefers size or speed does not mind the other"
-    if c.why: return
-    if c.loss_high>max_loss: c.why = f'loses up to {c.loss_high:.3g} of the score'
-    elif c.agreement<min_agreement: c.why = f'agrees on {c.agreement:.1%} of the rows only'
+    if c.why:
+        return
+    if c.loss_high > max_loss:
+        c.why = f"loses up to {c.loss_high:.3g} of the score"
+    elif c.agreement < min_agreement:
+        c.why = f"agrees on {c.agreement:.1%} of the rows only"
     else:
-        size,speed = c.size_bytes/base.size_bytes,c.p50_us/base.p50_us
-        c.ok = (size<=SMALLER and (speed<=1.1 or prefer=='size')) or (speed<=FASTER and (size<=1.02 or prefer=='speed'))
-        if prefer!='both': c.ok = c.ok and (size<=SMALLER if prefer=='size' else speed<=FASTER)
+        size, speed = c.size_bytes / base.size_bytes, c.p50_us / base.p50_us
+        c.ok = (size <= SMALLER and (speed <= 1.1 or prefer == "size")) or (
+            speed <= FASTER and (size <= 1.02 or prefer == "speed")
+        )
+        if prefer != "both":
+            c.ok = c.ok and (size <= SMALLER if prefer == "size" else speed <= FASTER)
         if not c.ok:
-            c.why = 'no gain: '+('smaller but slower' if size<=SMALLER else 'faster but larger' if speed<=FASTER else 'neither smaller nor faster')
+            c.why = "no gain: " + (
+                "smaller but slower"
+                if size <= SMALLER
+                else "faster but larger"
+                if speed <= FASTER
+                else "neither smaller nor faster"
+            )
 
-def fronted(candidates:list[Candidate]):
+
+def fronted(candidates: list[Candidate]):
     "Mark those that nothing else beats in size, time and score at once"
     made = [c for c in candidates if c.score is not None]
-    def beats(a, b):
-        return a.size_bytes<=b.size_bytes and a.p50_us<=b.p50_us and a.loss<=b.loss and (a.size_bytes, a.p50_us, a.loss)!=(b.size_bytes, b.p50_us, b.loss)
-    for c in made: c.front = not any(beats(o, c) for o in made if o is not c)
 
-def best(candidates:list[Candidate], prefer:str='both') -> Candidate|None:
+    def beats(a, b):
+        return (
+            a.size_bytes <= b.size_bytes
+            and a.p50_us <= b.p50_us
+            and a.loss <= b.loss
+            and (a.size_bytes, a.p50_us, a.loss) != (b.size_bytes, b.p50_us, b.loss)
+        )
+
+    for c in made:
+        c.front = not any(beats(o, c) for o in made if o is not c)
+
+
+def best(candidates: list[Candidate], prefer: str = "both") -> Candidate | None:
     "The one to keep; `prefer` is size, speed or both"
-    weight = {'size':lambda c: c.size_bytes, 'speed':lambda c: c.p50_us, 'both':lambda c: c.size_bytes*c.p50_us}[prefer]
+    weight = {"size": lambda c: c.size_bytes, "speed": lambda c: c.p50_us, "both": lambda c: c.size_bytes * c.p50_us}[
+        prefer
+    ]
     return min((c for c in candidates[1:] if c.ok), key=weight, default=None)
 
 # %% ../../nbs/model/compression.ipynb #32c29e9d
-ROWS = 20_000 # Rows that judge, at most
+ROWS = 20_000  # Rows that judge, at most
 
-def halves(n:int, seed:int=0):
+
+def halves(n: int, seed: int = 0):
     "`(calibration, judging)`: positions of two disjoint parts, shuffled by the seed"
     import numpy as np
+
     order = np.random.default_rng(seed).permutation(n)
-    return np.sort(order[:n//2]),np.sort(order[n//2:][:ROWS])
+    return np.sort(order[: n // 2]), np.sort(order[n // 2 :][:ROWS])
+
 
 def measure(
-    onnx:bytes, # The model as it is
-    inputs:list[dict],
-    ways:list[str],
-    calibration, # Rows
-    rows, # Other rows, that judge
-    truth, # Their labels as `scoring.truth_of` gives them, or None
-    metric:str='',
-    tick=lambda n=1, note='': None, # Progress
-): # `(metric, candidates, how -> bytes)`; the first candidate is the model as it is
+    onnx: bytes,  # The model as it is
+    inputs: list[dict],
+    ways: list[str],
+    calibration,  # Rows
+    rows,  # Other rows, that judge
+    truth,  # Their labels as `scoring.truth_of` gives them, or None
+    metric: str = "",
+    tick=lambda n=1, note="": None,  # Progress
+):  # `(metric, candidates, how -> bytes)`; the first candidate is the model as it is
     "Make, score and time every candidate"
     predictor = Predictor(onnx, inputs)
-    made,out,reference = {'as it is':onnx},[Candidate(how='as it is')],scoring.ask(predictor, rows)
-    sessions = {'as it is':predictor}
+    made, out, reference = {"as it is": onnx}, [Candidate(how="as it is")], scoring.ask(predictor, rows)
+    sessions = {"as it is": predictor}
     for way in ways:
         c = Candidate(how=way)
         out.append(c)
         try:
             small = make(way, onnx, predictor, calibration)
-            sessions[way],made[way] = Predictor(small, inputs, way),small
-        except MlopsError as e: c.why = f'cannot be made: {e.message}'
+            sessions[way], made[way] = Predictor(small, inputs, way), small
+        except MlopsError as e:
+            c.why = f"cannot be made: {e.message}"
         tick(1, way)
-    weights,times = scoring.draws(len(rows)),latencies(sessions, rows)
+    weights, times = scoring.draws(len(rows)), latencies(sessions, rows)
     for c in out:
-        if c.how not in made: continue
+        if c.how not in made:
+            continue
         v = scoring.judge(scoring.ask(sessions[c.how], rows), reference, truth, weights, metric)
-        c.size_bytes,(c.p50_us, c.p95_us) = len(made[c.how]),times[c.how]
-        c.score,c.low,c.high,c.loss,c.loss_high,c.agreement = v.score,v.low,v.high,v.loss,v.loss_high,v.agreement
+        c.size_bytes, (c.p50_us, c.p95_us) = len(made[c.how]), times[c.how]
+        c.score, c.low, c.high, c.loss, c.loss_high, c.agreement = (
+            v.score,
+            v.low,
+            v.high,
+            v.loss,
+            v.loss_high,
+            v.agreement,
+        )
     fronted(out)
-    return v.metric if truth is not None or reference.kind!='classes' else 'agreement',out,made
+    return v.metric if truth is not None or reference.kind != "classes" else "agreement", out, made

@@ -15,94 +15,127 @@ from ..core.errors import BadInput, suggest
 # %% ../../nbs/model/counterfactuals.ipynb #aaa19f6c
 class Freedom(msgspec.Struct, kw_only=True):
     "What one input may become"
-    name:str
-    low:float = 0.
-    high:float = 0.
-    whole:bool = False # Only whole numbers
-    scale:float = 1. # What counts as one step
-    levels:list[str]|None = None # For text
 
-def _bound(text:str, default:float, spec:str) -> float:
-    try: return float(text) if text.strip() else default
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    whole: bool = False  # Only whole numbers
+    scale: float = 1.0  # What counts as one step
+    levels: list[str] | None = None  # For text
+
+
+def _bound(text: str, default: float, spec: str) -> float:
+    try:
+        return float(text) if text.strip() else default
     except ValueError as e:
-        raise BadInput(f'{spec!r} has no bounds: {text!r} is no number', 'write NAME=LOW..HIGH, or NAME=a|b for text') from e
+        raise BadInput(
+            f"{spec!r} has no bounds: {text!r} is no number", "write NAME=LOW..HIGH, or NAME=a|b for text"
+        ) from e
+
 
 def freedom(
-    spec:str, # `income=0..80000`
-    names:list[str], # Inputs of the model
-    column, # Observed values of that input: a function of the name
+    spec: str,  # `income=0..80000`
+    names: list[str],  # Inputs of the model
+    column,  # Observed values of that input: a function of the name
 ) -> Freedom:
     "A declaration read against the data; raises `BadInput`"
     import numpy as np
-    name,_,rest = spec.partition('=')
+
+    name, _, rest = spec.partition("=")
     name = name.strip()
     if name not in names:
-        raise BadInput(f'the model has no input `{name}` to change',
-            suggest(name, names) or f'it takes: {", ".join(names)[:200]}')
+        raise BadInput(
+            f"the model has no input `{name}` to change", suggest(name, names) or f"it takes: {', '.join(names)[:200]}"
+        )
     seen = np.asarray(column(name))
-    if seen.dtype.kind in 'OUS':
-        levels = [x.strip() for x in rest.split('|') if x.strip()] or sorted({str(x) for x in seen})[:200]
+    if seen.dtype.kind in "OUS":
+        levels = [x.strip() for x in rest.split("|") if x.strip()] or sorted({str(x) for x in seen})[:200]
         return Freedom(name=name, levels=levels)
-    seen = seen[np.isfinite(seen)].astype('float64')
-    if not len(seen): raise BadInput(f'the input `{name}` has no value in the data', 'give data that shows what is usual')
-    parts = re.split(r'\.\.', rest, maxsplit=1) if rest else ['', '']
-    if len(parts)!=2: raise BadInput(f'{spec!r} has no bounds', 'write NAME=LOW..HIGH, or NAME=a|b for text')
-    low,high = _bound(parts[0], float(seen.min()), spec),_bound(parts[1], float(seen.max()), spec)
-    if not low<=high: raise BadInput(f'{spec!r}: {low:g} is above {high:g}', 'write NAME=LOW..HIGH')
-    q = np.quantile(seen, [.25, .75])
-    return Freedom(name=name, low=low, high=high, whole=bool((seen==np.round(seen)).all()),
-        scale=float(q[1]-q[0]) or float(seen.std()) or 1.)
+    seen = seen[np.isfinite(seen)].astype("float64")
+    if not len(seen):
+        raise BadInput(f"the input `{name}` has no value in the data", "give data that shows what is usual")
+    parts = re.split(r"\.\.", rest, maxsplit=1) if rest else ["", ""]
+    if len(parts) != 2:
+        raise BadInput(f"{spec!r} has no bounds", "write NAME=LOW..HIGH, or NAME=a|b for text")
+    low, high = _bound(parts[0], float(seen.min()), spec), _bound(parts[1], float(seen.max()), spec)
+    if not low <= high:
+        raise BadInput(f"{spec!r}: {low:g} is above {high:g}", "write NAME=LOW..HIGH")
+    q = np.quantile(seen, [0.25, 0.75])
+    return Freedom(
+        name=name,
+        low=low,
+        high=high,
+        whole=bool((seen == np.round(seen)).all()),
+        scale=float(q[1] - q[0]) or float(seen.std()) or 1.0,
+    )
 
 # %% ../../nbs/model/counterfactuals.ipynb #9524d9c1
 class Change(msgspec.Struct, kw_only=True):
     "One proposal, proven"
-    changes:list[dict] # {input, from, to}
-    prediction:float # Score after the change, by the session
-    cost:float # Sum of steps: numbers in quartile ranges, 1 for a text
-    tried:int # Rows that the session scored
 
-_GRID,_BEAM = 33,12
+    changes: list[dict]  # {input, from, to}
+    prediction: float  # Score after the change, by the session
+    cost: float  # Sum of steps: numbers in quartile ranges, 1 for a text
+    tried: int  # Rows that the session scored
 
-def _values(f:Freedom, now) -> list:
+
+_GRID, _BEAM = 33, 12
+
+
+def _values(f: Freedom, now) -> list:
     "What an input may become, other than it is"
     import numpy as np
-    if f.levels is not None: return [x for x in f.levels if x!=now]
-    grid = np.linspace(f.low, f.high, _GRID)
-    if f.whole: grid = np.unique(np.round(grid)); grid = grid[(grid>=f.low)&(grid<=f.high)]
-    return [float(v) for v in grid.astype('float32') if not float(v)==float(now)]
 
-def _cost(f:Freedom, now, to) -> float:
-    if f.levels is not None or not now==now: return 1.
-    return abs(float(to)-float(now))/f.scale
+    if f.levels is not None:
+        return [x for x in f.levels if x != now]
+    grid = np.linspace(f.low, f.high, _GRID)
+    if f.whole:
+        grid = np.unique(np.round(grid))
+        grid = grid[(grid >= f.low) & (grid <= f.high)]
+    return [float(v) for v in grid.astype("float32") if not float(v) == float(now)]
+
+
+def _cost(f: Freedom, now, to) -> float:
+    if f.levels is not None or not now == now:
+        return 1.0
+    return abs(float(to) - float(now)) / f.scale
+
 
 def _score(players, columns, states) -> list[float]:
     "Scores of one row under many changes"
     import numpy as np
+
     mixed = [np.repeat(c, len(states)) for c in columns]
-    for k,s in enumerate(states):
-        for j,v in s.items(): mixed[j][k] = v
+    for k, s in enumerate(states):
+        for j, v in s.items():
+            mixed[j][k] = v
     return [float(x) for x in players.scores(mixed)]
 
+
 def search(
-    players, # `shapley.Players`
-    columns:list, # The row, as `players.columns` gives it: arrays of shape (1,)
-    free:list[Freedom],
-    goal, # Score -> how far it is from the goal; at most 0 when reached
-    inputs:int=3, # Change at most so many inputs
-) -> Change|None: # None when there is none within the bounds
+    players,  # `shapley.Players`
+    columns: list,  # The row, as `players.columns` gives it: arrays of shape (1,)
+    free: list[Freedom],
+    goal,  # Score -> how far it is from the goal; at most 0 when reached
+    inputs: int = 3,  # Change at most so many inputs
+) -> Change | None:  # None when there is none within the bounds
     "The cheapest change that reaches the goal"
-    at = {f.name:players.names.index(f.name) for f in free}
-    now = {f.name:columns[at[f.name]][0] for f in free}
-    beam,tried = [{}],0
+    at = {f.name: players.names.index(f.name) for f in free}
+    now = {f.name: columns[at[f.name]][0] for f in free}
+    beam, tried = [{}], 0
     for _ in range(min(inputs, len(free))):
-        states = [{**s, at[f.name]:v} for s in beam for f in free if at[f.name] not in s for v in _values(f, now[f.name])]
-        if not states: return None
+        states = [
+            {**s, at[f.name]: v} for s in beam for f in free if at[f.name] not in s for v in _values(f, now[f.name])
+        ]
+        if not states:
+            return None
         scores = _score(players, columns, states)
         tried += len(states)
         far = [goal(s) for s in scores]
         costs = [sum(_cost(f, now[f.name], s[at[f.name]]) for f in free if at[f.name] in s) for s in states]
-        reached = sorted((c, n) for n,(c, d) in enumerate(zip(costs, far)) if d<=0)
-        if reached: return _nearest(players, columns, free, at, now, goal, [states[n] for _,n in reached[:4]], tried)
+        reached = sorted((c, n) for n, (c, d) in enumerate(zip(costs, far)) if d <= 0)
+        if reached:
+            return _nearest(players, columns, free, at, now, goal, [states[n] for _, n in reached[:4]], tried)
         beam = [states[n] for n in sorted(range(len(states)), key=lambda n: (far[n], costs[n]))[:_BEAM]]
     return None
 
@@ -110,31 +143,50 @@ def search(
 def _halved(players, columns, f, j, now, goal, state, tried):
     "One number brought as near to the original as the goal allows"
     import numpy as np
-    near,far = float(now),float(state[j])
+
+    near, far = float(now), float(state[j])
     for _ in range(20):
-        middle = (near+far)/2
+        middle = (near + far) / 2
         middle = float(np.round(middle)) if f.whole else float(np.float32(middle))
-        if middle in (near, far): break
+        if middle in (near, far):
+            break
         tried += 1
-        if goal(_score(players, columns, [{**state, j:middle}])[0])<=0: far = middle
-        else: near = middle
-    return {**state, j:far},tried
+        if goal(_score(players, columns, [{**state, j: middle}])[0]) <= 0:
+            far = middle
+        else:
+            near = middle
+    return {**state, j: far}, tried
+
 
 def _nearest(players, columns, free, at, now, goal, states, tried) -> Change:
     "The cheapest of a few states, refined and proven"
     best = None
     for state in states:
         for f in free:
-            if at[f.name] in state and f.levels is None and now[f.name]==now[f.name] and f.low<=float(now[f.name])<=f.high:
-                state,tried = _halved(players, columns, f, at[f.name], now[f.name], goal, state, tried)
+            if (
+                at[f.name] in state
+                and f.levels is None
+                and now[f.name] == now[f.name]
+                and f.low <= float(now[f.name]) <= f.high
+            ):
+                state, tried = _halved(players, columns, f, at[f.name], now[f.name], goal, state, tried)
         score = _score(players, columns, [state])[0]
         cost = sum(_cost(f, now[f.name], state[at[f.name]]) for f in free if at[f.name] in state)
-        if goal(score)<=0 and (best is None or cost<best.cost):
-            best = Change(changes=[{'input':f.name, 'from':_plain(now[f.name]), 'to':_plain(state[at[f.name]])}
-                for f in free if at[f.name] in state], prediction=score, cost=cost, tried=tried)
-    best.tried = tried+len(states)
+        if goal(score) <= 0 and (best is None or cost < best.cost):
+            best = Change(
+                changes=[
+                    {"input": f.name, "from": _plain(now[f.name]), "to": _plain(state[at[f.name]])}
+                    for f in free
+                    if at[f.name] in state
+                ],
+                prediction=score,
+                cost=cost,
+                tried=tried,
+            )
+    best.tried = tried + len(states)
     return best
+
 
 def _plain(x):
     "A value of a column as JSON takes it"
-    return x if isinstance(x, str) else None if x!=x else float(x)
+    return x if isinstance(x, str) else None if x != x else float(x)

@@ -13,30 +13,34 @@ from ..core.fact import Fact
 # %% ../../nbs/model/explain_facts.ipynb #f7b69e94
 class Explanation(Fact):
     "Why a model gave these scores"
-    name:str
-    version:int
-    method:str # `tables` and `trees` are exact, `sampled` has standard errors
-    space:str # What the values add up to: `probability`, `value` or `log-odds`
-    output:str # The class whose probability is explained; empty for values
-    base:float # Mean over the background
-    rows:list[dict] # {row, prediction, values, errors, inputs, counterfactual}
-    additivity_error:float # Largest difference between base + values and the prediction
-    summary:list[dict] = [] # {input, mean_abs, low, high}: mean size with its 95 % interval, largest first
-    summary_rows:int = 0
-    error:float = 0. # Expected L1 error of the values, relative to their size
-    orders:int = 0 # Orders a row at least; 0 where exact
-    seed:int = 0
-    background:int = 0 # Rows compared with
-    data_digest:str = '' # Of all rows given
-    digest:str = '' # Of the values, as bits
-    predictions:int = 0 # Rows that the session scored
-    seconds:float = 0.
-    usd:float|None = None # Estimated, of all of it
-    entry:int|None = None # Of the ledger; None outside a project
-    replayed:bool|None = None # Did the same bits come out? None when it was no replay
-    __panel__ = 'mlops_nb.model.explain_panel:explanation'
+
+    name: str
+    version: int
+    method: str  # `tables` and `trees` are exact, `sampled` has standard errors
+    space: str  # What the values add up to: `probability`, `value` or `log-odds`
+    output: str  # The class whose probability is explained; empty for values
+    base: float  # Mean over the background
+    rows: list[dict]  # {row, prediction, values, errors, inputs, counterfactual}
+    additivity_error: float  # Largest difference between base + values and the prediction
+    summary: list[dict] = []  # {input, mean_abs, low, high}: mean size with its 95 % interval, largest first
+    summary_rows: int = 0
+    error: float = 0.0  # Expected L1 error of the values, relative to their size
+    orders: int = 0  # Orders a row at least; 0 where exact
+    seed: int = 0
+    background: int = 0  # Rows compared with
+    data_digest: str = ""  # Of all rows given
+    digest: str = ""  # Of the values, as bits
+    predictions: int = 0  # Rows that the session scored
+    seconds: float = 0.0
+    usd: float | None = None  # Estimated, of all of it
+    entry: int | None = None  # Of the ledger; None outside a project
+    replayed: bool | None = None  # Did the same bits come out? None when it was no replay
+    __panel__ = "mlops_nb.model.explain_panel:explanation"
+
     @property
-    def ok(self) -> bool: return self.replayed is not False
+    def ok(self) -> bool:
+        return self.replayed is not False
+
     @property
     def finding(self) -> str:
-        return 'the replay gave other bits: the model, the rows or the installed ONNX Runtime are not the same'
+        return "the replay gave other bits: the model, the rows or the installed ONNX Runtime are not the same"

@@ -14,70 +14,138 @@ from ..core.svg import Svg, number
 from .explain_facts import Explanation
 
 # %% ../../nbs/model/explain_panel.ipynb #9258d5e1
-SHOWN = 8 # Inputs of a row that are drawn; the others are one bar
+SHOWN = 8  # Inputs of a row that are drawn; the others are one bar
 
-def digits(value:float, error:float) -> str:
+
+def digits(value: float, error: float) -> str:
     "A value with its sign, to the digit that its standard error still supports"
-    if not error>0: return f'{value:+.4g}'
+    if not error > 0:
+        return f"{value:+.4g}"
     places = max(0, min(8, -math.floor(math.log10(error))))
-    return f'{value:+.{places}f}'
+    return f"{value:+.{places}f}"
 
-def push(value:float, most:float, w:int=120, h:int=12) -> Svg:
+
+def push(value: float, most: float, w: int = 120, h: int = 12) -> Svg:
     "A bar from the middle: to the right up, to the left down"
-    middle,length = w/2,abs(value)/(most or 1)*(w/2-1)
-    a,b = (middle, middle+length) if value>=0 else (middle-length, middle)
-    body = f'<path class="a" d="M{middle:.0f} 0V{h}"/><path class="{"m" if value>=0 else "r"}" d="M{a:.1f} 2H{b:.1f}V{h-2}H{a:.1f}Z"/>'
-    blocks = round(length/(w/2)*8)
-    return Svg(f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}">{body}</svg>',
-        f'{"raises" if value>=0 else "lowers"} by {number(abs(value))}', ('█'*blocks).rjust(8) if value<0 else ' '*8+'█'*blocks)
+    middle, length = w / 2, abs(value) / (most or 1) * (w / 2 - 1)
+    a, b = (middle, middle + length) if value >= 0 else (middle - length, middle)
+    body = f'<path class="a" d="M{middle:.0f} 0V{h}"/><path class="{"m" if value >= 0 else "r"}" d="M{a:.1f} 2H{b:.1f}V{h - 2}H{a:.1f}Z"/>'
+    blocks = round(length / (w / 2) * 8)
+    return Svg(
+        f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}">{body}</svg>',
+        f"{'raises' if value >= 0 else 'lowers'} by {number(abs(value))}",
+        ("█" * blocks).rjust(8) if value < 0 else " " * 8 + "█" * blocks,
+    )
 
-def _given(x) -> str: return 'missing' if x is None else short(x, 40) if isinstance(x, str) else number(float(x))
 
-def _bars(r:dict) -> list[list]:
+def _given(x) -> str:
+    return "missing" if x is None else short(x, 40) if isinstance(x, str) else number(float(x))
+
+
+def _bars(r: dict) -> list[list]:
     "The largest values of one row, and the rest as one"
-    order = sorted(r['values'], key=lambda k: -abs(r['values'][k]))
-    rest = order[SHOWN:] if len(order)>SHOWN+1 else []
+    order = sorted(r["values"], key=lambda k: -abs(r["values"][k]))
+    rest = order[SHOWN:] if len(order) > SHOWN + 1 else []
     shown = [k for k in order if k not in rest]
-    left = sum(r['values'][k] for k in rest)
-    most = max([abs(r['values'][k]) for k in shown]+[abs(left)], default=1)
-    rows = [[short(k, 50), _given(r['inputs'].get(k)), digits(r['values'][k], r['errors'].get(k, 0.)), push(r['values'][k], most)] for k in shown]
-    return rows+([[f'{len(rest)} others', '', f'{left:+.2g}', push(left, most)]] if rest else [])
+    left = sum(r["values"][k] for k in rest)
+    most = max([abs(r["values"][k]) for k in shown] + [abs(left)], default=1)
+    rows = [
+        [
+            short(k, 50),
+            _given(r["inputs"].get(k)),
+            digits(r["values"][k], r["errors"].get(k, 0.0)),
+            push(r["values"][k], most),
+        ]
+        for k in shown
+    ]
+    return rows + ([[f"{len(rest)} others", "", f"{left:+.2g}", push(left, most)]] if rest else [])
 
-def _changes(c:dict) -> list:
+
+def _changes(c: dict) -> list:
     "What would have had to be different, in a sentence and a table"
-    if c['changes'] is None: return [text(f'Another answer ({c["goal"]}): none within the declared bounds.')]
-    if not c['changes']: return [text(f'Another answer ({c["goal"]}): it is that already.')]
-    then = number(c['prediction']) if c['goal'][:2] in ('>=', '<=') else f'{c["answer"]}, probability of {c["goal"]} {number(c["prediction"])}'
-    head = text(f'Another answer ({c["goal"]}) with these changes; predicted again: {then}{"" if c["verified"] else " (NOT REACHED)"}')
-    return [head, table(['input', 'is', 'would have to be'], [[short(x['input'], 50), _given(x['from']), _given(x['to'])] for x in c['changes']])]
+    if c["changes"] is None:
+        return [text(f"Another answer ({c['goal']}): none within the declared bounds.")]
+    if not c["changes"]:
+        return [text(f"Another answer ({c['goal']}): it is that already.")]
+    then = (
+        number(c["prediction"])
+        if c["goal"][:2] in (">=", "<=")
+        else f"{c['answer']}, probability of {c['goal']} {number(c['prediction'])}"
+    )
+    head = text(
+        f"Another answer ({c['goal']}) with these changes; predicted again: {then}{'' if c['verified'] else ' (NOT REACHED)'}"
+    )
+    return [
+        head,
+        table(
+            ["input", "is", "would have to be"],
+            [[short(x["input"], 50), _given(x["from"]), _given(x["to"])] for x in c["changes"]],
+        ),
+    ]
 
-def _row(e:Explanation, r:dict) -> list:
-    return [table(['input', 'is', e.space, ''], _bars(r), align='lrrl'),
-        *(_changes(r['counterfactual']) if r.get('counterfactual') else [])]
 
-_HOW = {'tables':'exact: tables of shallow trees', 'trees':'exact: TreeExplainer on the trees of the served bytes'}
+def _row(e: Explanation, r: dict) -> list:
+    return [
+        table(["input", "is", e.space, ""], _bars(r), align="lrrl"),
+        *(_changes(r["counterfactual"]) if r.get("counterfactual") else []),
+    ]
+
+
+_HOW = {"tables": "exact: tables of shallow trees", "trees": "exact: TreeExplainer on the trees of the served bytes"}
+
 
 def explanation(
-    e:Explanation,
+    e: Explanation,
 ) -> Panel:
     "The first rows as bars, the others to open, the inputs over all, and how it was made"
-    def line(r): return f'row {r["row"]}: {number(r["prediction"])} = {number(e.base)} {digits(sum(r["values"].values()), 0.)}'
-    blocks = [b for r in e.rows[:1] for b in (text(line(r)), *_row(e, r))]+[details(line(r), *_row(e, r)) for r in e.rows[1:12]]
-    if len(e.rows)>12: blocks.append(text(f'and {len(e.rows)-12} more rows in the JSON form'))
+
+    def line(r):
+        return f"row {r['row']}: {number(r['prediction'])} = {number(e.base)} {digits(sum(r['values'].values()), 0.0)}"
+
+    blocks = [b for r in e.rows[:1] for b in (text(line(r)), *_row(e, r))] + [
+        details(line(r), *_row(e, r)) for r in e.rows[1:12]
+    ]
+    if len(e.rows) > 12:
+        blocks.append(text(f"and {len(e.rows) - 12} more rows in the JSON form"))
     if e.summary:
-        most = max(s['high'] for s in e.summary)
-        rows = [[short(s['input'], 50), number(s['mean_abs']), f'[{number(s["low"])}, {number(s["high"])}]', push(s['mean_abs'], most)] for s in e.summary[:15]]
-        blocks.append(details(f'which inputs matter, over {e.summary_rows:,} rows',
-            table(['input', 'mean size', '95 %', ''], rows, align='lrrl')))
-    about = {'explained':f'{e.space} of {e.output}' if e.output else e.space,
-        'base':f'{number(e.base)}, mean of {e.background} background rows',
-        'method':_HOW.get(e.method, f'sampled on the served session, {e.orders} orders a row or more, expected error {e.error:.1%}'),
-        'adds up':f'within {e.additivity_error:.1g}' if e.additivity_error else 'exactly',
-        'cost':f'{e.predictions:,} predictions, {e.seconds:.2f} s'+('' if e.usd is None else f', estimated {e.usd:.2g} USD'),
-        'digest':e.digest[:16]}
+        most = max(s["high"] for s in e.summary)
+        rows = [
+            [
+                short(s["input"], 50),
+                number(s["mean_abs"]),
+                f"[{number(s['low'])}, {number(s['high'])}]",
+                push(s["mean_abs"], most),
+            ]
+            for s in e.summary[:15]
+        ]
+        blocks.append(
+            details(
+                f"which inputs matter, over {e.summary_rows:,} rows",
+                table(["input", "mean size", "95 %", ""], rows, align="lrrl"),
+            )
+        )
+    about = {
+        "explained": f"{e.space} of {e.output}" if e.output else e.space,
+        "base": f"{number(e.base)}, mean of {e.background} background rows",
+        "method": _HOW.get(
+            e.method, f"sampled on the served session, {e.orders} orders a row or more, expected error {e.error:.1%}"
+        ),
+        "adds up": f"within {e.additivity_error:.1g}" if e.additivity_error else "exactly",
+        "cost": f"{e.predictions:,} predictions, {e.seconds:.2f} s"
+        + ("" if e.usd is None else f", estimated {e.usd:.2g} USD"),
+        "digest": e.digest[:16],
+    }
     blocks.append(facts(about))
-    verdict = {None:('info', 'SAMPLED' if e.method=='sampled' else 'EXACT'), True:('ok', 'REPLAYED: THE SAME BITS'),
-        False:('bad', 'REPLAYED: OTHER BITS')}[e.replayed]
-    return Panel(f'Why {e.name}@{e.version} answers so', *blocks, verdict=verdict,
-        next=f'mlops model explain {e.name}@{e.version} --data DATA --replay {e.entry}' if e.entry is not None
-        and e.replayed is None else f'mlops model card {e.name}@{e.version}')
+    verdict = {
+        None: ("info", "SAMPLED" if e.method == "sampled" else "EXACT"),
+        True: ("ok", "REPLAYED: THE SAME BITS"),
+        False: ("bad", "REPLAYED: OTHER BITS"),
+    }[e.replayed]
+    return Panel(
+        f"Why {e.name}@{e.version} answers so",
+        *blocks,
+        verdict=verdict,
+        next=f"mlops model explain {e.name}@{e.version} --data DATA --replay {e.entry}"
+        if e.entry is not None and e.replayed is None
+        else f"mlops model card {e.name}@{e.version}",
+    )

@@ -21,38 +21,59 @@ from .explain_facts import Explanation
 from .verbs import folder, load, resolve
 
 # %% ../../nbs/model/explain_verbs.ipynb #73fd818f
-def _picked(rows, n:int, at:list[int]) -> list[int]:
+def _picked(rows, n: int, at: list[int]) -> list[int]:
     "Positions of the rows to explain; raises `BadInput`"
-    wrong = [k for k in at if not 0<=k<len(rows)]
-    if wrong: raise BadInput(f'--at {wrong[0]}: there is no such row', f'the first is 0, the last {len(rows)-1}')
-    if not at and n<1: raise BadInput(f'--rows {n}', 'explain at least one row')
+    wrong = [k for k in at if not 0 <= k < len(rows)]
+    if wrong:
+        raise BadInput(f"--at {wrong[0]}: there is no such row", f"the first is 0, the last {len(rows) - 1}")
+    if not at and n < 1:
+        raise BadInput(f"--rows {n}", "explain at least one row")
     return at or list(range(min(n, len(rows))))
 
-def _take(rows, at:list[int]): return rows.iloc[at] if hasattr(rows, 'iloc') else rows[at]
 
-def _again(p, ref:str, entry:int, data_digest:str) -> dict:
+def _take(rows, at: list[int]):
+    return rows.iloc[at] if hasattr(rows, "iloc") else rows[at]
+
+
+def _again(p, ref: str, entry: int, data_digest: str) -> dict:
     "What an earlier explanation asked; raises `NotFound`, `BadInput`"
-    e = next((e for e in ledger.of(p).events('model.explained') if e.seq==entry), None)
+    e = next((e for e in ledger.of(p).events("model.explained") if e.seq == entry), None)
     if e is None or e.payload is None:
-        raise NotFound(f'entry {entry} of the ledger is no explanation', 'list them with: mlops audit log --type model.explained')
-    if e.subject!=ref:
-        raise BadInput(f'entry {entry} explains {e.subject}, not {ref}',
-            f'write: mlops model explain {e.subject} --data DATA --replay {entry}')
-    if e.payload['data_digest']!=data_digest:
-        raise BadInput(f'these are not the rows of entry {entry}',
-            f'it had the digest {e.payload["data_digest"][:16]}, these have {data_digest[:16]}')
-    return e.payload['asked']
+        raise NotFound(
+            f"entry {entry} of the ledger is no explanation", "list them with: mlops audit log --type model.explained"
+        )
+    if e.subject != ref:
+        raise BadInput(
+            f"entry {entry} explains {e.subject}, not {ref}",
+            f"write: mlops model explain {e.subject} --data DATA --replay {entry}",
+        )
+    if e.payload["data_digest"] != data_digest:
+        raise BadInput(
+            f"these are not the rows of entry {entry}",
+            f"it had the digest {e.payload['data_digest'][:16]}, these have {data_digest[:16]}",
+        )
+    return e.payload["asked"]
+
 
 def _compared(p, background, inputs, leave, rows, n, seed):
     "Background rows: their own, or a sample of the rows"
     given = scoring.rows_of(datasets.read(background, p), inputs, leave) if background is not None else rows
     return explanation.background_of(given, n, seed)
 
+
 def _as_rows(a, at, rows, names, players) -> list[dict]:
     columns = players.columns(rows)
-    return [{'row':int(k), 'prediction':float(a.scores[i]), 'values':{n:float(v) for n,v in zip(names, a.values[i])},
-        'errors':{n:float(v) for n,v in zip(names, a.errors[i])},
-        'inputs':{n:counterfactuals._plain(c[i]) for n,c in zip(names, columns)}} for i,k in enumerate(at)]
+    return [
+        {
+            "row": int(k),
+            "prediction": float(a.scores[i]),
+            "values": {n: float(v) for n, v in zip(names, a.values[i])},
+            "errors": {n: float(v) for n, v in zip(names, a.errors[i])},
+            "inputs": {n: counterfactuals._plain(c[i]) for n, c in zip(names, columns)},
+        }
+        for i, k in enumerate(at)
+    ]
+
 
 def _others(fact, predictor, onnx, picked, all_rows, mutable, goal):
     "Counterfactuals of each explained row"
@@ -60,87 +81,141 @@ def _others(fact, predictor, onnx, picked, all_rows, mutable, goal):
     columns = dict(zip(players.names, players.columns(all_rows)))
     free = [counterfactuals.freedom(s, players.names, columns.get) for s in mutable]
     classes = scoring.ask(predictor, all_rows, scoring.classes_of(onnx)).classes
-    for i,r in enumerate(fact.rows):
-        r['counterfactual'] = explanation.counterfactual(predictor, _take(picked, [i]), free, goal, classes)
+    for i, r in enumerate(fact.rows):
+        r["counterfactual"] = explanation.counterfactual(predictor, _take(picked, [i]), free, goal, classes)
 
 # %% ../../nbs/model/explain_verbs.ipynb #67e9dbb4
-@verb(check=True, example='mlops model explain delay@champion --data flights --rows 3')
+@verb(check=True, example="mlops model explain delay@champion --data flights --rows 3")
 def explain(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
     *,
-    data:Data, # Rows: the first are explained, a sample is compared with
-    rows:int=5, # Explain so many of the first rows
-    at:list[int]=[], # Explain these rows instead, counted from 0
-    background:Data=None, # Rows to compare with, instead of a sample of the data
-    compare:int=64, # How many background rows
-    output:str='', # Class whose probability is explained; the second of two, or the most frequent answer
+    data: Data,  # Rows: the first are explained, a sample is compared with
+    rows: int = 5,  # Explain so many of the first rows
+    at: list[int] = [],  # Explain these rows instead, counted from 0
+    background: Data = None,  # Rows to compare with, instead of a sample of the data
+    compare: int = 64,  # How many background rows
+    output: str = "",  # Class whose probability is explained; the second of two, or the most frequent answer
     # `tables` and `trees` are exact, for ensembles of trees
-    method:Literal['auto','sampled','tables','trees']='auto',
-    orders:int=512, # Sampled orders a row; more where the errors are large
-    seed:int=0, # Of the orders, the background and the summary
-    summary:int=100, # Rows of the summary over many rows; 0 leaves it out
-    mutable:list[str]=[], # Inputs that may change, for counterfactuals: `income=0..80000`, `contract=a|b`
-    goal:str='', # Answer that they aim at: a class, or `>=100` for values
-    target:str='', # Column of the data that is no input
-    replay:int|None=None, # Entry of the ledger to ask again: exit 1 when other bits come out
+    method: Literal["auto", "sampled", "tables", "trees"] = "auto",
+    orders: int = 512,  # Sampled orders a row; more where the errors are large
+    seed: int = 0,  # Of the orders, the background and the summary
+    summary: int = 100,  # Rows of the summary over many rows; 0 leaves it out
+    mutable: list[str] = [],  # Inputs that may change, for counterfactuals: `income=0..80000`, `contract=a|b`
+    goal: str = "",  # Answer that they aim at: a class, or `>=100` for values
+    target: str = "",  # Column of the data that is no input
+    replay: int | None = None,  # Entry of the ledger to ask again: exit 1 when other bits come out
 ) -> Explanation:
     """Why a version gives these scores: Shapley values on the session that serves it
 
     Exact for shallow trees, sampled with standard errors for everything else. Counterfactuals are predicted again before they are shown."""
     p = projects.current()
     v = resolve(name, p)
-    ref,table = f'{v.name}@{v.version}',to_arrow(datasets.read(data, p))
-    asked = {'rows':rows, 'at':at, 'compare':compare, 'output':output, 'method':method, 'orders':orders, 'seed':seed,
-        'summary':summary, 'target':target, 'own_background':background is not None}
-    if orders<4 or compare<1:
-        raise BadInput(f'--orders {orders} --compare {compare}: too few', 'use at least 4 orders and 1 background row')
+    ref, table = f"{v.name}@{v.version}", to_arrow(datasets.read(data, p))
+    asked = {
+        "rows": rows,
+        "at": at,
+        "compare": compare,
+        "output": output,
+        "method": method,
+        "orders": orders,
+        "seed": seed,
+        "summary": summary,
+        "target": target,
+        "own_background": background is not None,
+    }
+    if orders < 4 or compare < 1:
+        raise BadInput(f"--orders {orders} --compare {compare}: too few", "use at least 4 orders and 1 background row")
     found = frame_digest(table)
-    if replay is not None: asked = _again(p, ref, replay, found)
-    predictor = load(name, p)
-    with progress(f'explaining {ref}'), cost.metering.measure() as used:
-        fact,picked,every = _explained(p, v, predictor, table, background, asked)
-    fact.data_digest,fact.seconds,fact.usd = found,used.seconds,cost.price(used, p)
-    if mutable: _others(fact, predictor, (folder(v, p)/'model.onnx').read_bytes(), picked, every, mutable, goal)
     if replay is not None:
-        fact.replayed = fact.digest==next(e
-            for e in ledger.of(p).events('model.explained') if e.seq==replay).payload['values_digest']
+        asked = _again(p, ref, replay, found)
+    predictor = load(name, p)
+    with progress(f"explaining {ref}"), cost.metering.measure() as used:
+        fact, picked, every = _explained(p, v, predictor, table, background, asked)
+    fact.data_digest, fact.seconds, fact.usd = found, used.seconds, cost.price(used, p)
+    if mutable:
+        _others(fact, predictor, (folder(v, p) / "model.onnx").read_bytes(), picked, every, mutable, goal)
+    if replay is not None:
+        fact.replayed = (
+            fact.digest
+            == next(e for e in ledger.of(p).events("model.explained") if e.seq == replay).payload["values_digest"]
+        )
     _recorded(p, v, fact, asked, replay)
     return fact
+
 
 def _explained(p, v, predictor, table, background, asked):
     "`(fact, explained rows, all rows)`"
     import numpy as np
-    every = scoring.rows_of(table, v.inputs, (asked['target'],))
-    if not len(every): raise BadInput('the data has no rows', 'give at least one')
-    onnx = (folder(v, p)/'model.onnx').read_bytes()
-    at = _picked(every, asked['rows'], asked['at'])
-    k,word = explanation.output_of(predictor, every, asked['output'], scoring.classes_of(onnx))
-    back = _compared(p, background, v.inputs, (asked['target'],), every, asked['compare'], asked['seed'])
+
+    every = scoring.rows_of(table, v.inputs, (asked["target"],))
+    if not len(every):
+        raise BadInput("the data has no rows", "give at least one")
+    onnx = (folder(v, p) / "model.onnx").read_bytes()
+    at = _picked(every, asked["rows"], asked["at"])
+    k, word = explanation.output_of(predictor, every, asked["output"], scoring.classes_of(onnx))
+    back = _compared(p, background, v.inputs, (asked["target"],), every, asked["compare"], asked["seed"])
     picked = _take(every, at)
-    how = {'output':k, 'method':asked['method'], 'orders':asked['orders'], 'seed':asked['seed']}
-    a,method,space = explanation.explain(onnx, predictor, picked, back, **how)
+    how = {"output": k, "method": asked["method"], "orders": asked["orders"], "seed": asked["seed"]}
+    a, method, space = explanation.explain(onnx, predictor, picked, back, **how)
     players = shapley.Players(predictor, k)
-    served = players.scores(players.columns(picked)) if space!='log-odds' else a.scores
-    fact = Explanation(name=v.name, version=v.version, method=method, space=space, output=word, base=a.base,
+    served = players.scores(players.columns(picked)) if space != "log-odds" else a.scores
+    fact = Explanation(
+        name=v.name,
+        version=v.version,
+        method=method,
+        space=space,
+        output=word,
+        base=a.base,
         rows=_as_rows(a, at, picked, players.names, players),
-        additivity_error=float(np.abs(a.base+a.values.sum(axis=1)-served).max()),
-        error=explanation.expected_error(a), orders=asked['orders'] if method=='sampled' else 0, seed=asked['seed'],
-        background=len(back), digest=explanation.digest([a.base], a.values, a.errors), predictions=a.calls)
-    for r,s in zip(fact.rows, served): r['prediction'] = float(s)
-    if asked['summary']:
-        some = explanation.background_of(every, asked['summary'], asked['seed']+1)
-        b,_,_ = explanation.explain(onnx, predictor, some, back, **how, aim=0.)
-        fact.summary,fact.summary_rows,fact.predictions = explanation.summary(b.values, players.names, asked['seed']),len(some),fact.predictions+b.calls
-    return fact,picked,every
+        additivity_error=float(np.abs(a.base + a.values.sum(axis=1) - served).max()),
+        error=explanation.expected_error(a),
+        orders=asked["orders"] if method == "sampled" else 0,
+        seed=asked["seed"],
+        background=len(back),
+        digest=explanation.digest([a.base], a.values, a.errors),
+        predictions=a.calls,
+    )
+    for r, s in zip(fact.rows, served):
+        r["prediction"] = float(s)
+    if asked["summary"]:
+        some = explanation.background_of(every, asked["summary"], asked["seed"] + 1)
+        b, _, _ = explanation.explain(onnx, predictor, some, back, **how, aim=0.0)
+        fact.summary, fact.summary_rows, fact.predictions = (
+            explanation.summary(b.values, players.names, asked["seed"]),
+            len(some),
+            fact.predictions + b.calls,
+        )
+    return fact, picked, every
+
 
 def _recorded(p, v, fact, asked, replay):
     "What was asked and what came out, as digests and numbers"
-    e = ledger.record(p, 'model.explained', f'{v.name}@{v.version}',
-        {'asked':asked, 'method':fact.method, 'space':fact.space, 'output':fact.output, 'explained':len(fact.rows),
-        'base':fact.base, 'additivity_error':fact.additivity_error, 'error':fact.error,
-        'model_digest':v.digest, 'data_digest':fact.data_digest, 'values_digest':fact.digest, 'predictions':fact.predictions,
-        'seconds':fact.seconds, 'usd':fact.usd, 'replay_of':replay,
-        'replayed':fact.replayed, 'largest':[s['input'][:80] for s in fact.summary[:10]],
-        'summary':[[s['input'][:80], s['mean_abs'], s['low'], s['high']] for s in fact.summary[:20]],
-        'summary_rows':fact.summary_rows}, digest=fact.digest, fail='open')
+    e = ledger.record(
+        p,
+        "model.explained",
+        f"{v.name}@{v.version}",
+        {
+            "asked": asked,
+            "method": fact.method,
+            "space": fact.space,
+            "output": fact.output,
+            "explained": len(fact.rows),
+            "base": fact.base,
+            "additivity_error": fact.additivity_error,
+            "error": fact.error,
+            "model_digest": v.digest,
+            "data_digest": fact.data_digest,
+            "values_digest": fact.digest,
+            "predictions": fact.predictions,
+            "seconds": fact.seconds,
+            "usd": fact.usd,
+            "replay_of": replay,
+            "replayed": fact.replayed,
+            "largest": [s["input"][:80] for s in fact.summary[:10]],
+            "summary": [[s["input"][:80], s["mean_abs"], s["low"], s["high"]] for s in fact.summary[:20]],
+            "summary_rows": fact.summary_rows,
+        },
+        digest=fact.digest,
+        fail="open",
+    )
     fact.entry = e.seq if e is not None else None

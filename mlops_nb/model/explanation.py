@@ -14,143 +14,194 @@ from . import counterfactuals, scoring, shapley, tree_explainer, tree_tables
 from .onnx_session import Predictor
 
 # %% ../../nbs/model/explanation.ipynb #4e12b935
-def output_of(predictor:Predictor, rows, output:str='', classes:list|tuple=()) -> tuple[int|None,str]:
+def output_of(predictor: Predictor, rows, output: str = "", classes: list | tuple = ()) -> tuple[int | None, str]:
     "`(column of the scores, name)`; raises `BadInput` with the classes"
     import numpy as np
+
     a = scoring.ask(predictor, rows, classes)
-    if a.kind=='values':
-        if output: raise BadInput(f'--output {output}: the model gives values, not classes', 'leave it out')
-        return None,''
+    if a.kind == "values":
+        if output:
+            raise BadInput(f"--output {output}: the model gives values, not classes", "leave it out")
+        return None, ""
     if output:
         if output not in a.classes:
-            raise BadInput(f'--output {output!r} is no class that these rows show',
-                suggest(output, a.classes) or f'they show: {", ".join(filter(None, a.classes))[:200]}')
-        return a.classes.index(output),output
-    k = len(a.classes)-1 if a.kind=='binary' else int(np.bincount(a.score.argmax(axis=1)).argmax())
-    return k,a.classes[k] or 'second class'
+            raise BadInput(
+                f"--output {output!r} is no class that these rows show",
+                suggest(output, a.classes) or f"they show: {', '.join(filter(None, a.classes))[:200]}",
+            )
+        return a.classes.index(output), output
+    k = len(a.classes) - 1 if a.kind == "binary" else int(np.bincount(a.score.argmax(axis=1)).argmax())
+    return k, a.classes[k] or "second class"
 
 # %% ../../nbs/model/explanation.ipynb #e4707f01
-METHODS = ('auto', 'sampled', 'tables', 'trees')
+METHODS = ("auto", "sampled", "tables", "trees")
+
 
 def _exact(method, onnx, players, xs, background, scores):
     "`(values, scores, base, space)` of shallow or deep trees, or None with a reason"
     import numpy as np
+
     t = tree_tables.read(onnx, players.names, -1 if players.output is None else players.output)
-    if t is None: return None,'the graph is no ensemble of trees over the inputs as they are'
-    x,b = (np.column_stack(c)[:, t.players] for c in (xs, background))
-    if method!='trees':
+    if t is None:
+        return None, "the graph is no ensemble of trees over the inputs as they are"
+    x, b = (np.column_stack(c)[:, t.players] for c in (xs, background))
+    if method != "trees":
         tables = tree_tables.build(t, b)
-        if tables is None: return None,f'a tree asks more than {tree_tables.DEPTH} questions'
-        values,own = tree_tables.explain(tables, x)
-        own,base = own+t.base,tables.base
+        if tables is None:
+            return None, f"a tree asks more than {tree_tables.DEPTH} questions"
+        values, own = tree_tables.explain(tables, x)
+        own, base = own + t.base, tables.base
     else:
-        if t.players!=sorted(t.players): return None,'the columns are in another order than the inputs'
-        values,own,base = tree_explainer.explain(t, x, b)
+        if t.players != sorted(t.players):
+            return None, "the columns are in another order than the inputs"
+        values, own, base = tree_explainer.explain(t, x, b)
     space = tree_tables.space(own, scores)
-    if not space: return None,'the graph does more with the sum of the trees than a logistic curve'
+    if not space:
+        return None, "the graph does more with the sum of the trees than a logistic curve"
     full = np.zeros((len(values), len(players.names)))
-    full[:, :values.shape[1]] = values
-    return shapley.Attribution(values=full, errors=np.zeros_like(full), base=base, scores=own, calls=0),space
+    full[:, : values.shape[1]] = values
+    return shapley.Attribution(values=full, errors=np.zeros_like(full), base=base, scores=own, calls=0), space
+
 
 def explain(
-    onnx:bytes,
-    predictor:Predictor,
+    onnx: bytes,
+    predictor: Predictor,
     rows,
     background,
-    output:int|None=None,
-    method:str='auto',
-    orders:int=512,
-    seed:int=0,
-    aim:float=.07, # Sample a row again until its expected relative error is so small
-) -> tuple[shapley.Attribution,str,str]: # Values, method, space
+    output: int | None = None,
+    method: str = "auto",
+    orders: int = 512,
+    seed: int = 0,
+    aim: float = 0.07,  # Sample a row again until its expected relative error is so small
+) -> tuple[shapley.Attribution, str, str]:  # Values, method, space
     "Values of all rows; raises `BadInput` where the method does not fit"
     players = shapley.Players(predictor, output)
-    served = 'value' if output is None else 'probability'
-    if method!='sampled':
+    served = "value" if output is None else "probability"
+    if method != "sampled":
         xs = players.columns(rows)
-        found,space = _exact(method, onnx, players, xs, players.columns(background),
-            players.scores(xs)) if all(c.dtype.kind=='f' for c in xs) else (None, 'the model takes text')
-        if found is not None and (space=='score' or method!='auto'):
-            return found,'trees' if method=='trees' else 'tables',served if space=='score' else space
-        if method!='auto': raise BadInput(f'--method {method}: {space}', 'use: --method sampled')
-    return shapley.attribute(players, rows, background, orders, seed, aim),'sampled',served
+        found, space = (
+            _exact(method, onnx, players, xs, players.columns(background), players.scores(xs))
+            if all(c.dtype.kind == "f" for c in xs)
+            else (None, "the model takes text")
+        )
+        if found is not None and (space == "score" or method != "auto"):
+            return found, "trees" if method == "trees" else "tables", served if space == "score" else space
+        if method != "auto":
+            raise BadInput(f"--method {method}: {space}", "use: --method sampled")
+    return shapley.attribute(players, rows, background, orders, seed, aim), "sampled", served
 
-def background_of(rows, n:int, seed:int):
+
+def background_of(rows, n: int, seed: int):
     "At most `n` of the rows, chosen by the seed"
     import numpy as np
+
     at = np.sort(np.random.default_rng((seed, 7)).permutation(len(rows))[:n])
-    return rows.iloc[at] if hasattr(rows, 'iloc') else rows[at]
+    return rows.iloc[at] if hasattr(rows, "iloc") else rows[at]
 
 # %% ../../nbs/model/explanation.ipynb #53456311
-def summary(values, names:list[str], seed:int=0, times:int=500) -> list[dict]:
+def summary(values, names: list[str], seed: int = 0, times: int = 500) -> list[dict]:
     "{input, mean_abs, low, high}, largest first"
     import numpy as np
-    size = np.abs(values)
-    means = scoring.draws(len(size), times, seed)@size/len(size)
-    low,high = np.quantile(means, [.025, .975], axis=0)
-    out = [{'input':n, 'mean_abs':float(m), 'low':float(l), 'high':float(h)}
-        for n,m,l,h in zip(names, size.mean(axis=0), low, high)]
-    return sorted(out, key=lambda r: (-r['mean_abs'], r['input']))
 
-def expected_error(a:shapley.Attribution) -> float:
+    size = np.abs(values)
+    means = scoring.draws(len(size), times, seed) @ size / len(size)
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    out = [
+        {"input": n, "mean_abs": float(m), "low": float(l), "high": float(h)}
+        for n, m, l, h in zip(names, size.mean(axis=0), low, high)
+    ]
+    return sorted(out, key=lambda r: (-r["mean_abs"], r["input"]))
+
+
+def expected_error(a: shapley.Attribution) -> float:
     "Expected L1 error of all rows, relative to the size of their values"
     return shapley._expected(a.values, a.errors)
+
 
 def digest(*arrays) -> str:
     "SHA-256 of numbers as bits"
     import numpy as np
-    h = hashlib.sha256(b'mlops-nb-explanation/1')
-    for a in arrays: v = np.ascontiguousarray(np.asarray(a, '<f8')); h.update(repr(v.shape).encode()+v.tobytes())
+
+    h = hashlib.sha256(b"mlops-nb-explanation/1")
+    for a in arrays:
+        v = np.ascontiguousarray(np.asarray(a, "<f8"))
+        h.update(repr(v.shape).encode() + v.tobytes())
     return h.hexdigest()
 
 # %% ../../nbs/model/explanation.ipynb #fe8a8c99
-def goal_of(target:str, label:str, classes:list[str]):
+def goal_of(target: str, label: str, classes: list[str]):
     "`(column of the score, score -> distance to the goal, words)`"
     import re
+
     if not classes:
-        m = re.fullmatch(r'\s*(>=|<=)\s*([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?)\s*', target or '')
-        if not m: raise BadInput('a model of values needs a goal', "say which with: --goal '>=100'")
+        m = re.fullmatch(r"\s*(>=|<=)\s*([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?)\s*", target or "")
+        if not m:
+            raise BadInput("a model of values needs a goal", "say which with: --goal '>=100'")
         limit = float(m[2])
-        return None,((lambda s: limit-s) if m[1]=='>=' else (lambda s: s-limit)),f'{m[1]} {limit:g}'
-    if not target and len(classes)!=2:
-        raise BadInput('the model has several other answers', f'say which with: --goal {classes[0]}')
-    wanted = target or next(c for c in classes if c!=label)
+        return None, ((lambda s: limit - s) if m[1] == ">=" else (lambda s: s - limit)), f"{m[1]} {limit:g}"
+    if not target and len(classes) != 2:
+        raise BadInput("the model has several other answers", f"say which with: --goal {classes[0]}")
+    wanted = target or next(c for c in classes if c != label)
     if wanted not in classes:
-        raise BadInput(f'--goal {wanted!r} is no class that these rows show',
-            suggest(wanted, classes) or f'they show: {", ".join(filter(None, classes))[:200]}')
-    return classes.index(wanted),(lambda s: .5-s),wanted
+        raise BadInput(
+            f"--goal {wanted!r} is no class that these rows show",
+            suggest(wanted, classes) or f"they show: {', '.join(filter(None, classes))[:200]}",
+        )
+    return classes.index(wanted), (lambda s: 0.5 - s), wanted
+
 
 def counterfactual(
-    predictor:Predictor,
-    row, # One row
-    free:list[counterfactuals.Freedom],
-    goal:str, # Class, or `>=100`; of two classes the other one by default
-    classes:list[str], # Of the model; empty for values
-    inputs:int=3,
-) -> dict: # {goal, changes, prediction, answer, verified, tried}; `changes` may be None
+    predictor: Predictor,
+    row,  # One row
+    free: list[counterfactuals.Freedom],
+    goal: str,  # Class, or `>=100`; of two classes the other one by default
+    classes: list[str],  # Of the model; empty for values
+    inputs: int = 3,
+) -> dict:  # {goal, changes, prediction, answer, verified, tried}; `changes` may be None
     "The cheapest change that turns the answer, predicted as a real row before it is believed"
     label = scoring.ask(predictor, row)
-    k,far,said = goal_of(goal, str(label.label[0]), classes)
+    k, far, said = goal_of(goal, str(label.label[0]), classes)
     players = shapley.Players(predictor, k)
     columns = players.columns(row)
-    if far(players.scores(columns)[0])<=0:
-        return {'goal':said, 'changes':[], 'prediction':float(players.scores(columns)[0]), 'answer':str(label.label[0]),
-            'verified':True, 'tried':1}
-    found = counterfactuals.search(players, columns, free, lambda s: far(s)+1e-6, inputs)
+    if far(players.scores(columns)[0]) <= 0:
+        return {
+            "goal": said,
+            "changes": [],
+            "prediction": float(players.scores(columns)[0]),
+            "answer": str(label.label[0]),
+            "verified": True,
+            "tried": 1,
+        }
+    found = counterfactuals.search(players, columns, free, lambda s: far(s) + 1e-6, inputs)
     if found is None:
-        return {'goal':said, 'changes':None, 'prediction':float(players.scores(columns)[0]), 'answer':str(label.label[0]),
-            'verified':True, 'tried':0}
+        return {
+            "goal": said,
+            "changes": None,
+            "prediction": float(players.scores(columns)[0]),
+            "answer": str(label.label[0]),
+            "verified": True,
+            "tried": 0,
+        }
     changed = _changed(row, players, found.changes)
-    again,answer = float(players.scores(players.columns(changed))[0]),scoring.ask(predictor, changed)
-    reached = str(answer.label[0])==said if classes else far(again)<=0
-    return {'goal':said, 'changes':found.changes, 'prediction':again, 'answer':str(answer.label[0]), 'verified':bool(reached),
-        'tried':found.tried+1}
+    again, answer = float(players.scores(players.columns(changed))[0]), scoring.ask(predictor, changed)
+    reached = str(answer.label[0]) == said if classes else far(again) <= 0
+    return {
+        "goal": said,
+        "changes": found.changes,
+        "prediction": again,
+        "answer": str(answer.label[0]),
+        "verified": bool(reached),
+        "tried": found.tried + 1,
+    }
+
 
 def _changed(row, players, changes):
     "The row with the changes, as a row like any other"
     import numpy as np
-    if not hasattr(row, 'columns'):
+
+    if not hasattr(row, "columns"):
         out = np.array(row, copy=True)
-        for c in changes: out[0, players.names.index(c['input'])] = c['to']
+        for c in changes:
+            out[0, players.names.index(c["input"])] = c["to"]
         return out
-    return row.assign(**{c['input']:[c['to'] if isinstance(c['to'], str) else np.float32(c['to'])] for c in changes})
+    return row.assign(**{c["input"]: [c["to"] if isinstance(c["to"], str) else np.float32(c["to"])] for c in changes})

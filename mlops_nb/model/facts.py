@@ -15,117 +15,148 @@ from ..core.fact import Fact
 # %% ../../nbs/model/facts.ipynb #d91631d8
 class Run(Fact):
     "One training run"
-    run:str # MLflow's run id
-    experiment:str
-    status:str = 'running' # running, completed, failed or aborted
-    params:dict[str,str] = {}
-    metrics:dict[str,float] = {}
-    tags:dict[str,str] = {}
-    seconds:float|None = None
-    usd:float|None = None # Estimated
-    kwh:float|None = None
-    time:str = '' # Start, UTC
-    __panel__ = 'mlops_nb.model.panel:run'
+
+    run: str  # MLflow's run id
+    experiment: str
+    status: str = "running"  # running, completed, failed or aborted
+    params: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
+    seconds: float | None = None
+    usd: float | None = None  # Estimated
+    kwh: float | None = None
+    time: str = ""  # Start, UTC
+    __panel__ = "mlops_nb.model.panel:run"
+
 
 class Runs(Fact):
     "Training runs, newest first"
-    runs:list[dict] # {run, experiment, status, time, seconds, metrics, params}
-    __panel__ = 'mlops_nb.model.panel:runs'
+
+    runs: list[dict]  # {run, experiment, status, time, seconds, metrics, params}
+    __panel__ = "mlops_nb.model.panel:runs"
+
 
 class RunDifference(Fact):
     "What differs between two runs"
-    a:str
-    b:str
-    code:list[dict] # {name, a, b}: commit, changes that were not committed, notebook, cell
-    data:list[dict] # Training set, datasets, feature views
-    environment:list[dict] # Python, everything that is installed
-    params:list[dict]
-    metrics:list[dict] # With `change`
-    cost:list[dict] # Seconds, memory, energy, USD
-    __panel__ = 'mlops_nb.model.panel:run_difference'
+
+    a: str
+    b: str
+    code: list[dict]  # {name, a, b}: commit, changes that were not committed, notebook, cell
+    data: list[dict]  # Training set, datasets, feature views
+    environment: list[dict]  # Python, everything that is installed
+    params: list[dict]
+    metrics: list[dict]  # With `change`
+    cost: list[dict]  # Seconds, memory, energy, USD
+    __panel__ = "mlops_nb.model.panel:run_difference"
+
 
 class Parity(msgspec.Struct, kw_only=True):
     "ONNX against the model it was made from, row by row"
-    rows:int # Rows compared
-    parity_max_abs:float # Largest difference of a score
-    over:int # Rows that differ by more than the tolerance
-    flips:int # Rows whose answer changed
-    tolerance:float
-    worst_row:int = -1 # Its place in the example
+
+    rows: int  # Rows compared
+    parity_max_abs: float  # Largest difference of a score
+    over: int  # Rows that differ by more than the tolerance
+    flips: int  # Rows whose answer changed
+    tolerance: float
+    worst_row: int = -1  # Its place in the example
+
 
 class ModelVersion(Fact):
     "One version of a registered model"
-    name:str
-    version:int
-    digest:str # SHA-256 of the manifest
-    onnx:dict|None = None # {parity_max_abs, rows, over, flips, bytes}; None while registering
-    size_bytes:int = 0
-    state:str = 'registered' # registering, registered or failed
-    run:str = '' # MLflow's run id
-    data:str = '' # NAME@v of the training data
-    metrics:dict[str,float] = {}
-    inputs:list[dict] = [] # {name, type}
-    aliases:list[str] = []
-    files:dict[str,str] = {} # File -> SHA-256
-    message:str = '' # Why it failed
-    parent:str = '' # NAME@v that it was made from, and that its ONNX was compared with
-    __panel__ = 'mlops_nb.model.panel:version'
+
+    name: str
+    version: int
+    digest: str  # SHA-256 of the manifest
+    onnx: dict | None = None  # {parity_max_abs, rows, over, flips, bytes}; None while registering
+    size_bytes: int = 0
+    state: str = "registered"  # registering, registered or failed
+    run: str = ""  # MLflow's run id
+    data: str = ""  # NAME@v of the training data
+    metrics: dict[str, float] = {}
+    inputs: list[dict] = []  # {name, type}
+    aliases: list[str] = []
+    files: dict[str, str] = {}  # File -> SHA-256
+    message: str = ""  # Why it failed
+    parent: str = ""  # NAME@v that it was made from, and that its ONNX was compared with
+    __panel__ = "mlops_nb.model.panel:version"
+
 
 class Models(Fact):
     "Registered models"
-    models:list[dict] # {name, version, aliases, size_bytes, parity_max_abs, parent, versions}
-    __panel__ = 'mlops_nb.model.panel:models'
+
+    models: list[dict]  # {name, version, aliases, size_bytes, parity_max_abs, parent, versions}
+    __panel__ = "mlops_nb.model.panel:models"
+
 
 class Gate(msgspec.Struct, frozen=True):
     "A condition for promotion and how it came out"
-    expr:str # METRIC OP NUMBER
-    value:float|None = None # None when the metric is not known
-    ok:bool = False
+
+    expr: str  # METRIC OP NUMBER
+    value: float | None = None  # None when the metric is not known
+    ok: bool = False
+
 
 class Gates(Fact):
     "The conditions of a model"
-    name:str
-    gates:list[Gate]
-    metrics:dict[str,float] = {} # What can be asked for
-    __panel__ = 'mlops_nb.model.panel:gates'
+
+    name: str
+    gates: list[Gate]
+    metrics: dict[str, float] = {}  # What can be asked for
+    __panel__ = "mlops_nb.model.panel:gates"
+
 
 class Promotion(Fact):
     "An alias that moved"
-    name:str
-    alias:str
-    to:int
-    before:int|None # Version the alias was on; `from` in JSON
-    gates:list[Gate]
-    reason:str
-    moved:bool = True
-    back:bool = False # Rolled back: gates are not asked
-    __panel__ = 'mlops_nb.model.panel:promotion'
-    def json(self): d = super().json(); return {**{k:v for k,v in d.items() if k!='before'}, 'from':d['before']}
+
+    name: str
+    alias: str
+    to: int
+    before: int | None  # Version the alias was on; `from` in JSON
+    gates: list[Gate]
+    reason: str
+    moved: bool = True
+    back: bool = False  # Rolled back: gates are not asked
+    __panel__ = "mlops_nb.model.panel:promotion"
+
+    def json(self):
+        d = super().json()
+        return {**{k: v for k, v in d.items() if k != "before"}, "from": d["before"]}
+
     @property
-    def ok(self) -> bool: return all(g.ok for g in self.gates)
+    def ok(self) -> bool:
+        return all(g.ok for g in self.gates)
+
     @property
     def finding(self) -> str:
-        return '; '.join(f'{g.expr}: {"no such metric" if g.value is None else f"it is {g.value:.6g}"}'
-            for g in self.gates if not g.ok)
+        return "; ".join(
+            f"{g.expr}: {'no such metric' if g.value is None else f'it is {g.value:.6g}'}"
+            for g in self.gates
+            if not g.ok
+        )
+
 
 class History(Fact):
     "Who moved which alias, when and why"
-    name:str
-    history:list[dict] # {time, alias, version, actor, reason, entry}
-    serving:dict[str,int] # Alias -> version at the time asked about
-    at:str = ''
-    __panel__ = 'mlops_nb.model.panel:history'
+
+    name: str
+    history: list[dict]  # {time, alias, version, actor, reason, entry}
+    serving: dict[str, int]  # Alias -> version at the time asked about
+    at: str = ""
+    __panel__ = "mlops_nb.model.panel:history"
+
 
 class Approval(Fact):
     "A person's word for a version"
-    name:str
-    version:int
-    actor:str
-    text:str
-    __panel__ = 'mlops_nb.model.panel:approval'
+
+    name: str
+    version: int
+    actor: str
+    text: str
+    __panel__ = "mlops_nb.model.panel:approval"
 
 # %% ../../nbs/model/facts.ipynb #36a1051c
 class Mended(Fact):
     "What killed processes left, finished or undone"
-    done:list[dict] # {subject, state: running, registered, promoted, failed or removed, message}
-    __panel__ = 'mlops_nb.model.panel:mended'
+
+    done: list[dict]  # {subject, state: running, registered, promoted, failed or removed, message}
+    __panel__ = "mlops_nb.model.panel:mended"

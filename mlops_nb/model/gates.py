@@ -14,50 +14,73 @@ from ..core.project import write_text
 from .facts import Gate
 
 # %% ../../nbs/model/gates.ipynb #b37dcf88
-_OPS = {'>=':operator.ge, '<=':operator.le, '==':operator.eq, '>':operator.gt, '<':operator.lt}
-_UNITS = {'':1., '%':.01, 'ms':1., 'us':.001, 's':1000., 'kb':1e3, 'mb':1e6, 'gb':1e9}
+_OPS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt}
+_UNITS = {"": 1.0, "%": 0.01, "ms": 1.0, "us": 0.001, "s": 1000.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+
 
 def parse(
-    expr:str, # `test.roc_auc >= 0.7`
-) -> tuple[str,str,float]: # Metric, operator, number
+    expr: str,  # `test.roc_auc >= 0.7`
+) -> tuple[str, str, float]:  # Metric, operator, number
     "The parts of a gate; raises `BadInput`"
-    m = re.fullmatch(r'\s*([A-Za-z_][\w.@/-]{0,120})\s*(>=|<=|==|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|[a-zA-Z]*)\s*', expr)
+    m = re.fullmatch(
+        r"\s*([A-Za-z_][\w.@/-]{0,120})\s*(>=|<=|==|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|[a-zA-Z]*)\s*",
+        expr,
+    )
     if not m or m[4].lower() not in _UNITS:
-        raise BadInput(f'{expr!r} is no gate', "write METRIC OP NUMBER, for instance 'test.roc_auc >= 0.7'")
-    return m[1],m[2],float(m[3])*_UNITS[m[4].lower()]/(_of_name(m[1]) if m[4] not in ('', '%') else 1)
+        raise BadInput(f"{expr!r} is no gate", "write METRIC OP NUMBER, for instance 'test.roc_auc >= 0.7'")
+    return m[1], m[2], float(m[3]) * _UNITS[m[4].lower()] / (_of_name(m[1]) if m[4] not in ("", "%") else 1)
 
-def _of_name(metric:str) -> float:
+
+def _of_name(metric: str) -> float:
     "A metric that is called `p95_us` or `size.mb` counts in that unit: `latency.p95_us < 1ms` means 1000 of them"
-    return _UNITS.get(re.split(r'[._]', metric)[-1].lower(), 1.)
+    return _UNITS.get(re.split(r"[._]", metric)[-1].lower(), 1.0)
 
-MEASURED = {'drift':'mlops monitor drift REFERENCE CURRENT', 'skew':'mlops feature skew NAME',
-    'fairness':'mlops model card NAME@V --data DATA --target COLUMN --by COLUMN',
-    'card':'mlops model card NAME@V --data DATA --target COLUMN', 'explained':'mlops model explain NAME@V --data DATA',
-    'compressed':'mlops model compress NAME@V --data DATA --try int8'}
 
-def measured_by(expr:str, ref:str) -> str:
+MEASURED = {
+    "drift": "mlops monitor drift REFERENCE CURRENT",
+    "skew": "mlops feature skew NAME",
+    "fairness": "mlops model card NAME@V --data DATA --target COLUMN --by COLUMN",
+    "card": "mlops model card NAME@V --data DATA --target COLUMN",
+    "explained": "mlops model explain NAME@V --data DATA",
+    "compressed": "mlops model compress NAME@V --data DATA --try int8",
+}
+
+
+def measured_by(expr: str, ref: str) -> str:
     "What to type so that the metric of a gate gets known; empty where no verb measures it"
-    name,_,version = ref.partition('@')
-    return MEASURED.get(parse(expr)[0].split('.')[0], '').replace('NAME', name).replace('@V', f'@{version}')
+    name, _, version = ref.partition("@")
+    return MEASURED.get(parse(expr)[0].split(".")[0], "").replace("NAME", name).replace("@V", f"@{version}")
 
-def check(expr:str, metrics:dict[str,float]) -> Gate:
+
+def check(expr: str, metrics: dict[str, float]) -> Gate:
     "How a gate comes out; an unknown metric does not pass"
-    name,op,number = parse(expr)
+    name, op, number = parse(expr)
     value = metrics.get(name)
-    return Gate(expr, value, value is not None and value==value and _OPS[op](value, number))
+    return Gate(expr, value, value is not None and value == value and _OPS[op](value, number))
 
-def _file(p, name): return p.root/'policy'/'gates'/f'{name}.toml'
 
-def of(p, name:str) -> list[str]:
+def _file(p, name):
+    return p.root / "policy" / "gates" / f"{name}.toml"
+
+
+def of(p, name: str) -> list[str]:
     "The gates of a model"
     f = _file(p, name)
-    if not f.is_file(): return []
-    try: exprs = tomllib.loads(f.read_text(encoding='utf-8')).get('gates', [])
-    except tomllib.TOMLDecodeError as e: raise BadInput(f'policy/gates/{name}.toml is not valid TOML: {e}') from e
-    for x in exprs: parse(x)
+    if not f.is_file():
+        return []
+    try:
+        exprs = tomllib.loads(f.read_text(encoding="utf-8")).get("gates", [])
+    except tomllib.TOMLDecodeError as e:
+        raise BadInput(f"policy/gates/{name}.toml is not valid TOML: {e}") from e
+    for x in exprs:
+        parse(x)
     return exprs
 
-def save(p, name:str, exprs:list[str]):
+
+def save(p, name: str, exprs: list[str]):
     "Replace the gates of a model"
     import msgspec
-    write_text(_file(p, name), 'gates = [\n'+''.join(f'    {msgspec.json.encode(e).decode()},\n' for e in exprs)+']\n')
+
+    write_text(
+        _file(p, name), "gates = [\n" + "".join(f"    {msgspec.json.encode(e).decode()},\n" for e in exprs) + "]\n"
+    )

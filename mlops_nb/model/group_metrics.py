@@ -11,62 +11,87 @@ __all__ = ['SMALLEST', 'LEVELS', 'groups_of', 'by_group', 'gaps']
 from . import scoring
 
 # %% ../../nbs/model/group_metrics.ipynb #ce29b175
-SMALLEST,LEVELS = 30,12 # Rows of a group that may be compared; groups of a column at most
+SMALLEST, LEVELS = 30, 12  # Rows of a group that may be compared; groups of a column at most
+
 
 def groups_of(column):
     "Levels as text; numbers of many values as quartiles. Shape (n,)"
     import numpy as np
-    v = np.asarray(column)
-    if v.dtype.kind in 'fiu' and len(np.unique(v[~np.isnan(v.astype('float64'))]))>LEVELS:
-        q = np.unique(np.nanquantile(v.astype('float64'), [0, .25, .5, .75, 1]))
-        at = np.clip(np.searchsorted(q, v.astype('float64'), side='right')-1, 0, len(q)-2)
-        return np.array(['missing' if x!=x else f'{q[k]:.4g} to {q[k+1]:.4g}' for x,k in zip(v.astype('float64'), at)], object)
-    words = scoring.words(v)
-    words = np.where(words=='', 'missing', words)
-    names,n = np.unique(words.astype(str), return_counts=True)
-    kept = set(names[np.argsort(-n, kind='stable')][:LEVELS])
-    return np.array([w if w in kept else 'others' for w in words], object)
 
-def _share(hits, n) -> dict|None:
-    if not n: return None
-    low,high = scoring.wilson(hits, n)
-    return {'value':float(hits/n), 'low':low, 'high':high}
+    v = np.asarray(column)
+    if v.dtype.kind in "fiu" and len(np.unique(v[~np.isnan(v.astype("float64"))])) > LEVELS:
+        q = np.unique(np.nanquantile(v.astype("float64"), [0, 0.25, 0.5, 0.75, 1]))
+        at = np.clip(np.searchsorted(q, v.astype("float64"), side="right") - 1, 0, len(q) - 2)
+        return np.array(
+            ["missing" if x != x else f"{q[k]:.4g} to {q[k + 1]:.4g}" for x, k in zip(v.astype("float64"), at)], object
+        )
+    words = scoring.words(v)
+    words = np.where(words == "", "missing", words)
+    names, n = np.unique(words.astype(str), return_counts=True)
+    kept = set(names[np.argsort(-n, kind="stable")][:LEVELS])
+    return np.array([w if w in kept else "others" for w in words], object)
+
+
+def _share(hits, n) -> dict | None:
+    if not n:
+        return None
+    low, high = scoring.wilson(hits, n)
+    return {"value": float(hits / n), "low": low, "high": high}
+
 
 def by_group(
-    a:scoring.Answers,
-    truth, # What `scoring.truth_of` gave
-    groups, # What `groups_of` gave
-) -> list[dict]: # {group, rows, metric, score, low, high}; of two classes also rates and calibration
+    a: scoring.Answers,
+    truth,  # What `scoring.truth_of` gave
+    groups,  # What `groups_of` gave
+) -> list[dict]:  # {group, rows, metric, score, low, high}; of two classes also rates and calibration
     "One row a group, largest first"
     import numpy as np
+
     out = []
-    for g in sorted(set(groups.tolist()), key=lambda g: (-int((groups==g).sum()), g)):
-        m = groups==g
+    for g in sorted(set(groups.tolist()), key=lambda g: (-int((groups == g).sum()), g)):
+        m = groups == g
         part = scoring.Answers(kind=a.kind, label=a.label[m], score=a.score[m], classes=a.classes)
-        row = {'group':g, 'rows':int(m.sum())}
-        metric = 'rmse' if a.kind=='values' else 'accuracy'
+        row = {"group": g, "rows": int(m.sum())}
+        metric = "rmse" if a.kind == "values" else "accuracy"
         s = float(scoring.score(metric, part, truth[m], np.ones((1, m.sum())))[0])
-        low,high = scoring.wilson(s*m.sum(), m.sum()) if metric=='accuracy' else np.quantile(scoring.score(metric, part, truth[m],
-            scoring.draws(int(m.sum()))), [.025, .975])
-        row |= {'metric':metric, 'score':s, 'low':float(low), 'high':float(high)}
-        if a.kind=='binary': row |= _binary(part, truth[m], scoring.positive(a, truth))
+        low, high = (
+            scoring.wilson(s * m.sum(), m.sum())
+            if metric == "accuracy"
+            else np.quantile(scoring.score(metric, part, truth[m], scoring.draws(int(m.sum()))), [0.025, 0.975])
+        )
+        row |= {"metric": metric, "score": s, "low": float(low), "high": float(high)}
+        if a.kind == "binary":
+            row |= _binary(part, truth[m], scoring.positive(a, truth))
         out.append(row)
     return out
 
-def _binary(a, truth, yes:str) -> dict:
-    "Selection, misses, false alarms, and how far probabilities are from what happened"
-    said,true = a.label==yes,truth==yes
-    return {'selection_rate':_share(int(said.sum()), len(said)), 'fnr':_share(int((~said&true).sum()), int(true.sum())),
-        'fpr':_share(int((said&~true).sum()), int((~true).sum())), 'calibration':float(a.score.mean()-true.mean())}
 
-def gaps(rows:list[dict]) -> list[dict]: # {measure, gap, highest, lowest, left_out}
+def _binary(a, truth, yes: str) -> dict:
+    "Selection, misses, false alarms, and how far probabilities are from what happened"
+    said, true = a.label == yes, truth == yes
+    return {
+        "selection_rate": _share(int(said.sum()), len(said)),
+        "fnr": _share(int((~said & true).sum()), int(true.sum())),
+        "fpr": _share(int((said & ~true).sum()), int((~true).sum())),
+        "calibration": float(a.score.mean() - true.mean()),
+    }
+
+
+def gaps(rows: list[dict]) -> list[dict]:  # {measure, gap, highest, lowest, left_out}
     "Largest difference between groups of at least 30 rows"
-    fit = [r for r in rows if r['rows']>=SMALLEST]
-    left = [r['group'] for r in rows if r['rows']<SMALLEST]
+    fit = [r for r in rows if r["rows"] >= SMALLEST]
+    left = [r["group"] for r in rows if r["rows"] < SMALLEST]
     out = []
-    for k in ('selection_rate', 'fnr', 'fpr', 'score'):
-        have = [(r[k]['value'] if isinstance(r[k], dict) else r[k], r['group']) for r in fit if r.get(k) is not None]
-        if len(have)>1:
-            out.append({'measure':k if k!='score' else fit[0]['metric'], 'gap':max(have)[0]-min(have)[0], 'highest':max(have)[1],
-                'lowest':min(have)[1], 'left_out':left})
+    for k in ("selection_rate", "fnr", "fpr", "score"):
+        have = [(r[k]["value"] if isinstance(r[k], dict) else r[k], r["group"]) for r in fit if r.get(k) is not None]
+        if len(have) > 1:
+            out.append(
+                {
+                    "measure": k if k != "score" else fit[0]["metric"],
+                    "gap": max(have)[0] - min(have)[0],
+                    "highest": max(have)[1],
+                    "lowest": min(have)[1],
+                    "left_out": left,
+                }
+            )
     return out

@@ -15,103 +15,136 @@ from ..core.errors import BadInput
 from ..core.frames import file_digest
 
 # %% ../../nbs/model/manifest.ipynb #2bbf511f
-MANIFEST,ENVELOPE,TYPE = 'manifest.json','manifest.dsse.json','application/vnd.mlops-nb.manifest+json'
-LIMIT = 4*1024**3 # Bytes of one file
+MANIFEST, ENVELOPE, TYPE = "manifest.json", "manifest.dsse.json", "application/vnd.mlops-nb.manifest+json"
+LIMIT = 4 * 1024**3  # Bytes of one file
 
-def files_of(folder:Path) -> list[str]:
+
+def files_of(folder: Path) -> list[str]:
     "Files of a model, relative, sorted, without manifest and envelope; raises `BadInput` for links and other special files"
     out = []
-    for base,dirs,names in os.walk(folder):
-        for n in dirs+names:
-            at = Path(base)/n
+    for base, dirs, names in os.walk(folder):
+        for n in dirs + names:
+            at = Path(base) / n
             if at.is_symlink() or not (at.is_dir() or at.is_file()):
-                raise BadInput(f'{at.relative_to(folder)} is a link or no plain file', 'a model holds plain files only')
-        out += [(Path(base)/n).relative_to(folder).as_posix() for n in names]
+                raise BadInput(f"{at.relative_to(folder)} is a link or no plain file", "a model holds plain files only")
+        out += [(Path(base) / n).relative_to(folder).as_posix() for n in names]
     return sorted(f for f in out if f not in (MANIFEST, ENVELOPE))
 
-def write(
-    folder:Path, # Of the model
-    about:dict, # What else is under the signature: name, lineage ...
-) -> tuple[bytes,str]: # The manifest and its digest
-    "Hash every file and write the manifest"
-    files = {f:{'sha256':file_digest(folder/f), 'bytes':(folder/f).stat().st_size} for f in files_of(folder)}
-    data = msgspec.json.encode({'format':'mlops-nb-model/1', **about, 'files':files}, order='sorted')
-    (folder/MANIFEST).write_bytes(data)
-    return data,digest(data)
 
-def digest(data:bytes) -> str:
+def write(
+    folder: Path,  # Of the model
+    about: dict,  # What else is under the signature: name, lineage ...
+) -> tuple[bytes, str]:  # The manifest and its digest
+    "Hash every file and write the manifest"
+    files = {f: {"sha256": file_digest(folder / f), "bytes": (folder / f).stat().st_size} for f in files_of(folder)}
+    data = msgspec.json.encode({"format": "mlops-nb-model/1", **about, "files": files}, order="sorted")
+    (folder / MANIFEST).write_bytes(data)
+    return data, digest(data)
+
+
+def digest(data: bytes) -> str:
     "SHA-256 of a manifest, hex"
     import hashlib
+
     return hashlib.sha256(data).hexdigest()
 
+
 def check(
-    folder:Path, # Of the model
-    expected:str='', # Digest that the registry or the ledger names
-) -> dict: # The manifest
+    folder: Path,  # Of the model
+    expected: str = "",  # Digest that the registry or the ledger names
+) -> dict:  # The manifest
     "Hash every file again; raises `BadInput` with the first difference"
-    try: data = (folder/MANIFEST).read_bytes()
-    except OSError as e: raise BadInput(f'{folder.name} has no {MANIFEST}', 'register the model again: mlops model log') from e
-    if expected and digest(data)!=expected:
-        raise BadInput(f'the manifest has the digest {digest(data)[:12]} and {expected[:12]} was registered',
-            'the files were exchanged: do not use them')
-    try: m = msgspec.json.decode(data); listed = {str(k):v['sha256'] for k,v in m['files'].items()}
+    try:
+        data = (folder / MANIFEST).read_bytes()
+    except OSError as e:
+        raise BadInput(f"{folder.name} has no {MANIFEST}", "register the model again: mlops model log") from e
+    if expected and digest(data) != expected:
+        raise BadInput(
+            f"the manifest has the digest {digest(data)[:12]} and {expected[:12]} was registered",
+            "the files were exchanged: do not use them",
+        )
+    try:
+        m = msgspec.json.decode(data)
+        listed = {str(k): v["sha256"] for k, v in m["files"].items()}
     except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as e:
-        raise BadInput(f'{MANIFEST} is no manifest of a model') from e
+        raise BadInput(f"{MANIFEST} is no manifest of a model") from e
     here = files_of(folder)
-    if more := sorted(set(here)-set(listed)):
-        raise BadInput(f'the file {more[0]} is not in the manifest', 'the files were changed: do not use them')
-    if less := sorted(set(listed)-set(here)):
-        raise BadInput(f'the file {less[0]} is missing', 'the files were changed: do not use them')
+    if more := sorted(set(here) - set(listed)):
+        raise BadInput(f"the file {more[0]} is not in the manifest", "the files were changed: do not use them")
+    if less := sorted(set(listed) - set(here)):
+        raise BadInput(f"the file {less[0]} is missing", "the files were changed: do not use them")
     for f in here:
-        if file_digest(folder/f)!=listed[f]: raise BadInput(f'the file {f} was changed after it was registered', 'do not use it')
+        if file_digest(folder / f) != listed[f]:
+            raise BadInput(f"the file {f} was changed after it was registered", "do not use it")
     return m
 
 # %% ../../nbs/model/manifest.ipynb #94f2266a
-def pae(payload:bytes, kind:str=TYPE) -> bytes:
+def pae(payload: bytes, kind: str = TYPE) -> bytes:
     "DSSE's pre-authentication encoding"
     t = kind.encode()
-    return b'DSSEv1 %d %s %d %s'%(len(t), t, len(payload), payload)
+    return b"DSSEv1 %d %s %d %s" % (len(t), t, len(payload), payload)
 
-def key_id(public:bytes) -> str: return digest(public)[:16]
 
-def sign(folder:Path, key) -> dict:
+def key_id(public: bytes) -> str:
+    return digest(public)[:16]
+
+
+def sign(folder: Path, key) -> dict:
     "Sign the manifest of a model with a key that has `public` and `sign(bytes)`; writes the envelope"
-    data = (folder/MANIFEST).read_bytes()
+    data = (folder / MANIFEST).read_bytes()
     b = lambda x: base64.b64encode(x).decode()
-    e = {'payloadType':TYPE, 'payload':b(data), 'signatures':[{'keyid':key_id(key.public), 'sig':b(key.sign(pae(data)))}]}
-    (folder/ENVELOPE).write_bytes(msgspec.json.encode(e))
+    e = {
+        "payloadType": TYPE,
+        "payload": b(data),
+        "signatures": [{"keyid": key_id(key.public), "sig": b(key.sign(pae(data)))}],
+    }
+    (folder / ENVELOPE).write_bytes(msgspec.json.encode(e))
     return e
 
+
 def _raw(text) -> bytes:
-    try: return base64.b64decode(text, validate=True)
-    except (ValueError, TypeError) as e: raise BadInput(f'{ENVELOPE} is damaged') from e
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, TypeError) as e:
+        raise BadInput(f"{ENVELOPE} is damaged") from e
+
 
 def verify(
-    folder:Path, # Of the model
-    keys:list[bytes], # Public keys that are trusted
-    until:dict[str,str]|None=None, # Key id -> last day on which it is, YYYY-MM-DD
-) -> str: # Id of the key that signed
+    folder: Path,  # Of the model
+    keys: list[bytes],  # Public keys that are trusted
+    until: dict[str, str] | None = None,  # Key id -> last day on which it is, YYYY-MM-DD
+) -> str:  # Id of the key that signed
     "Check the envelope against the manifest and the keys; raises `BadInput`"
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     try:
-        e = msgspec.json.decode((folder/ENVELOPE).read_bytes())
-        kind,payload,sigs = e['payloadType'],_raw(e['payload']),[_raw(s['sig']) for s in e['signatures']]
-    except FileNotFoundError as x: raise BadInput('the model is not signed', 'sign it with: mlops model sign NAME@v') from x
-    except (msgspec.MsgspecError, KeyError, TypeError) as x: raise BadInput(f'{ENVELOPE} is no DSSE envelope') from x
-    if kind!=TYPE: raise BadInput(f'the envelope signs a {kind!r}, not a manifest')
-    if payload!=(folder/MANIFEST).read_bytes():
-        raise BadInput('the signature belongs to another manifest', 'it was copied from another version: do not use it')
+        e = msgspec.json.decode((folder / ENVELOPE).read_bytes())
+        kind, payload, sigs = e["payloadType"], _raw(e["payload"]), [_raw(s["sig"]) for s in e["signatures"]]
+    except FileNotFoundError as x:
+        raise BadInput("the model is not signed", "sign it with: mlops model sign NAME@v") from x
+    except (msgspec.MsgspecError, KeyError, TypeError) as x:
+        raise BadInput(f"{ENVELOPE} is no DSSE envelope") from x
+    if kind != TYPE:
+        raise BadInput(f"the envelope signs a {kind!r}, not a manifest")
+    if payload != (folder / MANIFEST).read_bytes():
+        raise BadInput("the signature belongs to another manifest", "it was copied from another version: do not use it")
     for k in keys:
         for s in sigs:
-            try: Ed25519PublicKey.from_public_bytes(k).verify(s, pae(payload, kind))
-            except (InvalidSignature, ValueError): continue
+            try:
+                Ed25519PublicKey.from_public_bytes(k).verify(s, pae(payload, kind))
+            except (InvalidSignature, ValueError):
+                continue
             return _in_time(key_id(k), until or {})
-    raise BadInput('the signature is of no key that mlops.toml pins', 'ask who signed it; pin a key of yours with: mlops init')
+    raise BadInput(
+        "the signature is of no key that mlops.toml pins", "ask who signed it; pin a key of yours with: mlops init"
+    )
 
-def _in_time(key:str, until:dict[str,str]) -> str:
+
+def _in_time(key: str, until: dict[str, str]) -> str:
     "An expired key signs nothing any more, also not what it signed before: a thief could set the clock back"
     from datetime import datetime, UTC
-    if key in until and datetime.now(UTC).strftime('%Y-%m-%d')>until[key]:
-        raise BadInput(f'the key {key} expired on {until[key]}', 'sign it with a new key: mlops model sign NAME@v')
+
+    if key in until and datetime.now(UTC).strftime("%Y-%m-%d") > until[key]:
+        raise BadInput(f"the key {key} expired on {until[key]}", "sign it with a new key: mlops model sign NAME@v")
     return key

@@ -14,95 +14,139 @@ from ..core.events import Event
 from .facts import ModelVersion
 
 # %% ../../nbs/model/metric_views.ipynb #89c5d1d9
-def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _number(x):
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
 
-def own(v:ModelVersion) -> dict[str,float]:
+
+def own(v: ModelVersion) -> dict[str, float]:
     "What the version itself says"
-    out = {k:float(x) for k,x in v.metrics.items() if _number(x)}
-    about = v.__dict__.get('about', {})
+    out = {k: float(x) for k, x in v.metrics.items() if _number(x)}
+    about = v.__dict__.get("about", {})
     if v.onnx:
-        out |= {'parity.max_abs':float(v.onnx.get('parity_max_abs') or 0), 'parity.over':float(v.onnx.get('over') or 0),
-            'parity.flips':float(v.onnx.get('flips') or 0), 'parity.rows':float(v.onnx.get('rows') or 0),
-        'size.onnx_mb':float(v.onnx.get('bytes') or 0)/1e6}
-    if v.size_bytes: out |= {'size.bytes':float(v.size_bytes), 'size.mb':v.size_bytes/1e6}
-    for name,key in {'cost.usd':'usd', 'cost.kwh':'kwh', 'cost.usd_per_1k':'usd_per_1k', 'latency.p50_us':'p50_us',
-        'latency.p95_us':'p95_us'}.items():
-        if _number(about.get(key)): out[name] = float(about[key])
-    lat = about.get('latency') or {}
-    return {**out, **{f'latency.{k}':float(lat[k]) for k in ('p50_us', 'p95_us') if _number(lat.get(k)) and f'latency.{k}' not in out}}
-
+        out |= {
+            "parity.max_abs": float(v.onnx.get("parity_max_abs") or 0),
+            "parity.over": float(v.onnx.get("over") or 0),
+            "parity.flips": float(v.onnx.get("flips") or 0),
+            "parity.rows": float(v.onnx.get("rows") or 0),
+            "size.onnx_mb": float(v.onnx.get("bytes") or 0) / 1e6,
+        }
+    if v.size_bytes:
+        out |= {"size.bytes": float(v.size_bytes), "size.mb": v.size_bytes / 1e6}
+    for name, key in {
+        "cost.usd": "usd",
+        "cost.kwh": "kwh",
+        "cost.usd_per_1k": "usd_per_1k",
+        "latency.p50_us": "p50_us",
+        "latency.p95_us": "p95_us",
+    }.items():
+        if _number(about.get(key)):
+            out[name] = float(about[key])
+    lat = about.get("latency") or {}
+    return {
+        **out,
+        **{
+            f"latency.{k}": float(lat[k])
+            for k in ("p50_us", "p95_us")
+            if _number(lat.get(k)) and f"latency.{k}" not in out
+        },
+    }
 
 # %% ../../nbs/model/metric_views.ipynb #6fe104ba
-def flat(prefix:str, x:dict) -> dict[str,float]:
+def flat(prefix: str, x: dict) -> dict[str, float]:
     "Numbers of a payload as `prefix.name`"
-    return {f'{prefix}.{k}':float(v) for k,v in x.items() if _number(v)}
+    return {f"{prefix}.{k}": float(v) for k, v in x.items() if _number(v)}
+
 
 def drift(
-    e:Event, # monitor.drift_checked
-    inputs:Iterable[str]=(), # Of the model
-) -> dict[str,float]: # drift.alarm, .columns, .share, .effect, and .inputs: how many of the model's own inputs moved
+    e: Event,  # monitor.drift_checked
+    inputs: Iterable[str] = (),  # Of the model
+) -> dict[str, float]:  # drift.alarm, .columns, .share, .effect, and .inputs: how many of the model's own inputs moved
     "A comparison of two windows"
     p = e.payload or {}
-    moved = p.get('drifted') or []
-    n = p.get('columns') or 0
+    moved = p.get("drifted") or []
+    n = p.get("columns") or 0
     n = len(n) if isinstance(n, (list, dict)) else n
-    out = {'drift.alarm':float(bool(p.get('alarm'))), 'drift.columns':float(len(moved)),
-        'drift.inputs':float(len(set(moved)&set(inputs)))}
-    if n: out['drift.share'] = len(moved)/n
-    if _number(p.get('largest_effect')): out['drift.effect'] = float(p['largest_effect'])
+    out = {
+        "drift.alarm": float(bool(p.get("alarm"))),
+        "drift.columns": float(len(moved)),
+        "drift.inputs": float(len(set(moved) & set(inputs))),
+    }
+    if n:
+        out["drift.share"] = len(moved) / n
+    if _number(p.get("largest_effect")):
+        out["drift.effect"] = float(p["largest_effect"])
     return out
+
 
 def skew(
-    e:Event, # feature.skew_checked
-) -> dict[str,float]: # skew.checked, .features, .mismatches and .rate: share of calls, worst feature
+    e: Event,  # feature.skew_checked
+) -> dict[str, float]:  # skew.checked, .features, .mismatches and .rate: share of calls, worst feature
     "Served calls replayed against history"
     p = e.payload or {}
-    rates = p.get('mismatches') or {}
-    return {**flat('skew', p), 'skew.mismatches':float(len(rates)),
-        'skew.rate':max((float(r) for r in rates.values()), default=0.)}
+    rates = p.get("mismatches") or {}
+    return {
+        **flat("skew", p),
+        "skew.mismatches": float(len(rates)),
+        "skew.rate": max((float(r) for r in rates.values()), default=0.0),
+    }
+
 
 def card(
-    e:Event, # model.card_written
-) -> dict[str,float]: # card.gaps, card.METRIC, fairness.COLUMN.MEASURE, fairness.MEASURE (the largest gap)
+    e: Event,  # model.card_written
+) -> dict[str, float]:  # card.gaps, card.METRIC, fairness.COLUMN.MEASURE, fairness.MEASURE (the largest gap)
     "What a model card measured"
     p = e.payload or {}
-    out = {'card.gaps':float(len(p.get('gaps') or [])), **flat('card', p.get('measured') or {})}
-    for g in p.get('fairness') or []:
-        whole = f'fairness.{g["measure"]}'
-        out[f'fairness.{re.sub("[^A-Za-z0-9_-]", "_", g["by"])}.{g["measure"]}'] = float(g['gap'])
-        out[whole] = max(out.get(whole, 0.), float(g['gap']))
+    out = {"card.gaps": float(len(p.get("gaps") or [])), **flat("card", p.get("measured") or {})}
+    for g in p.get("fairness") or []:
+        whole = f"fairness.{g['measure']}"
+        out[f"fairness.{re.sub('[^A-Za-z0-9_-]', '_', g['by'])}.{g['measure']}"] = float(g["gap"])
+        out[whole] = max(out.get(whole, 0.0), float(g["gap"]))
     return out
 
+
 def compressed(
-    e:Event, # model.compressed
-) -> dict[str,float]: # latency.p50_us, .p95_us and cost.usd_per_1k of the version as it is
+    e: Event,  # model.compressed
+) -> dict[str, float]:  # latency.p50_us, .p95_us and cost.usd_per_1k of the version as it is
     "What the served session took, timed when candidates were compared with it"
     p = e.payload or {}
-    base = next((c for c in p.get('candidates') or [] if c.get('how')=='as it is'), {})
-    names = {'p50_us':'latency.p50_us', 'p95_us':'latency.p95_us', 'usd_per_1k':'cost.usd_per_1k'}
-    return {**flat('compressed', p), **{n:float(base[k]) for k,n in names.items() if _number(base.get(k))}}
+    base = next((c for c in p.get("candidates") or [] if c.get("how") == "as it is"), {})
+    names = {"p50_us": "latency.p50_us", "p95_us": "latency.p95_us", "usd_per_1k": "cost.usd_per_1k"}
+    return {**flat("compressed", p), **{n: float(base[k]) for k, n in names.items() if _number(base.get(k))}}
 
 # %% ../../nbs/model/metric_views.ipynb #f235a938
-def _name(subject) -> str: return str(subject).partition('@')[0]
+def _name(subject) -> str:
+    return str(subject).partition("@")[0]
 
-def _windows(events:list[Event], data:str) -> list[Event]:
+
+def _windows(events: list[Event], data: str) -> list[Event]:
     "Comparisons that concern a version"
-    all_ = [e for e in events if e.type=='monitor.drift_checked']
-    own_ = [e for e in all_ if data and _name(data) in (_name(e.subject), _name((e.payload or {}).get('reference')))]
+    all_ = [e for e in events if e.type == "monitor.drift_checked"]
+    own_ = [e for e in all_ if data and _name(data) in (_name(e.subject), _name((e.payload or {}).get("reference")))]
     return own_ or all_
 
-_ABOUT = {'model.card_written':card, 'model.compressed':compressed,
-    'model.explained':lambda e: flat('explained', e.payload or {})} # of this version
-_NAMED = {'feature.skew_checked':skew} # of this model
+
+_ABOUT = {
+    "model.card_written": card,
+    "model.compressed": compressed,
+    "model.explained": lambda e: flat("explained", e.payload or {}),
+}  # of this version
+_NAMED = {"feature.skew_checked": skew}  # of this model
+
 
 def metrics(
-    v:ModelVersion, # A version
-    events:Iterable[Event], # The ledger, oldest first
-) -> dict[str,float]:
+    v: ModelVersion,  # A version
+    events: Iterable[Event],  # The ledger, oldest first
+) -> dict[str, float]:
     "Every name that a gate on this version may use"
-    out,events,ref = own(v),list(events),f'{v.name}@{v.version}'
-    for e in _windows(events, v.data)[-1:]: out |= drift(e, [i['name'] for i in v.inputs])
+    out, events, ref = own(v), list(events), f"{v.name}@{v.version}"
+    for e in _windows(events, v.data)[-1:]:
+        out |= drift(e, [i["name"] for i in v.inputs])
     for e in events:
-        if e.type in _ABOUT and e.subject==ref: out |= _ABOUT[e.type](e)
-        elif e.type in _NAMED and _name(e.subject)==v.name: out |= _NAMED[e.type](e)
-    return {**out, 'approvals':float(len({e.actor for e in events if e.type=='model.approved' and e.subject==ref}))}
+        if e.type in _ABOUT and e.subject == ref:
+            out |= _ABOUT[e.type](e)
+        elif e.type in _NAMED and _name(e.subject) == v.name:
+            out |= _NAMED[e.type](e)
+    return {
+        **out,
+        "approvals": float(len({e.actor for e in events if e.type == "model.approved" and e.subject == ref})),
+    }

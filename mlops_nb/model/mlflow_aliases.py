@@ -16,74 +16,111 @@ from . import mlflow_registration as registration, mlflow_registry as registry
 from .facts import Promotion
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #f760e629
-def turn(p, name:str): return registration.held(p.state/'locks'/f'model-{name}')
+def turn(p, name: str):
+    return registration.held(p.state / "locks" / f"model-{name}")
 
-def about(fact:Promotion, end:str) -> dict:
+
+def about(fact: Promotion, end: str) -> dict:
     "What the events of a move say"
-    return {'bracket':secrets.token_hex(8), 'alias':fact.alias, 'version':fact.to, 'from':fact.before, 'reason':fact.reason,
-        'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates], 'end':end}
+    return {
+        "bracket": secrets.token_hex(8),
+        "alias": fact.alias,
+        "version": fact.to,
+        "from": fact.before,
+        "reason": fact.reason,
+        "gates": [{"expr": g.expr, "value": g.value, "ok": g.ok} for g in fact.gates],
+        "end": end,
+    }
+
 
 def move(
-    p, # Project
-    fact:Promotion, # What is to be moved where
-    end:str, # model.promoted or model.rolled_back
-    digest:str, # Of the version
+    p,  # Project
+    fact: Promotion,  # What is to be moved where
+    end: str,  # model.promoted or model.rolled_back
+    digest: str,  # Of the version
 ):
     "Move an alias inside its bracket; call it within `turn`"
-    said,subject = about(fact, end),f'{fact.name}@{fact.to}'
-    ledger.record(p, 'model.promotion_started', subject, said, digest=digest)
-    try: registry.move(p, fact.name, fact.alias, fact.to)
+    said, subject = about(fact, end), f"{fact.name}@{fact.to}"
+    ledger.record(p, "model.promotion_started", subject, said, digest=digest)
+    try:
+        registry.move(p, fact.name, fact.alias, fact.to)
     except BaseException as e:
-        if _put_back(p, fact): ledger.record(p, 'model.promotion_failed', subject, {**said, 'message':str(e)[:300]}, fail='open')
+        if _put_back(p, fact):
+            ledger.record(p, "model.promotion_failed", subject, {**said, "message": str(e)[:300]}, fail="open")
         raise
-    try: ledger.record(p, end, subject, said, digest=digest)
-    except MlopsError: registry.move(p, fact.name, fact.alias, fact.before); raise
+    try:
+        ledger.record(p, end, subject, said, digest=digest)
+    except MlopsError:
+        registry.move(p, fact.name, fact.alias, fact.before)
+        raise
     fact.moved = True
 
-def _put_back(p, fact:Promotion) -> bool:
+
+def _put_back(p, fact: Promotion) -> bool:
     "Is an alias where it was before? It may have moved although MLflow failed, or was stopped; where nobody can say, the bracket stays open"
     with suppress(MlopsError):
-        if registry.aliases(p, fact.name).get(fact.alias)==fact.to!=fact.before: registry.move(p, fact.name, fact.alias, fact.before)
+        if registry.aliases(p, fact.name).get(fact.alias) == fact.to != fact.before:
+            registry.move(p, fact.name, fact.alias, fact.before)
         return True
     return False
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #b34e6da6
 def mend(
-    p, # Project
-    open_moves, # What `views.promoting` found
-    apply:bool=True, # Do it, or only say it
-) -> list[dict]: # {subject, state: running, promoted or failed, message}
+    p,  # Project
+    open_moves,  # What `views.promoting` found
+    apply: bool = True,  # Do it, or only say it
+) -> list[dict]:  # {subject, state: running, promoted or failed, message}
     "End promotions whose process is gone"
     out = []
     for e in open_moves:
-        with registration.held(p.state/'locks'/f'model-{_name(e)}', wait=False) as mine:
-            if mine is None: out.append({'subject':e.subject, 'state':'running', 'message':'a process is at work on it'})
-            elif _open(p, e): out.append(_ended(p, e, apply)) # otherwise it ended after somebody looked
+        with registration.held(p.state / "locks" / f"model-{_name(e)}", wait=False) as mine:
+            if mine is None:
+                out.append({"subject": e.subject, "state": "running", "message": "a process is at work on it"})
+            elif _open(p, e):
+                out.append(_ended(p, e, apply))  # otherwise it ended after somebody looked
     return out
 
+
 def settle(
-    p, # Project
-    name:str, # Of a model
-    open_moves, # What `views.promoting` found
+    p,  # Project
+    name: str,  # Of a model
+    open_moves,  # What `views.promoting` found
 ):
     "End what killed processes left of this model, before its next move; call it within `turn`"
     for e in open_moves:
-        if _name(e)==name: _ended(p, e)
+        if _name(e) == name:
+            _ended(p, e)
 
-def _name(e) -> str: return e.subject.rpartition('@')[0]
+
+def _name(e) -> str:
+    return e.subject.rpartition("@")[0]
+
 
 def _open(p, e) -> bool:
     "Has a promotion no end yet?"
-    kinds = ['model.promotion_started', 'model.promotion_failed', 'model.promoted', 'model.rolled_back']
-    found = next((x for x in ledger.of(p).events(kinds, newest=True) if (x.payload or {}).get('bracket')==(e.payload or {}).get('bracket')), e)
-    return found.seq==e.seq
+    kinds = ["model.promotion_started", "model.promotion_failed", "model.promoted", "model.rolled_back"]
+    found = next(
+        (
+            x
+            for x in ledger.of(p).events(kinds, newest=True)
+            if (x.payload or {}).get("bracket") == (e.payload or {}).get("bracket")
+        ),
+        e,
+    )
+    return found.seq == e.seq
 
-def _ended(p, e, apply:bool=True) -> dict:
+
+def _ended(p, e, apply: bool = True) -> dict:
     "One promotion whose process is gone"
     said = e.payload or {}
-    moved = registry.aliases(p, _name(e)).get(said.get('alias'))==said.get('version')
-    words = f'{said.get("alias")} was moved and not recorded' if moved else f'{said.get("alias")} was not moved'
+    moved = registry.aliases(p, _name(e)).get(said.get("alias")) == said.get("version")
+    words = f"{said.get('alias')} was moved and not recorded" if moved else f"{said.get('alias')} was not moved"
     if apply:
-        ledger.record(p, said.get('end', 'model.promoted') if moved else 'model.promotion_failed', e.subject,
-            {**said, **({} if moved else {'message':words})}, digest=e.digest)
-    return {'subject':e.subject, 'state':'promoted' if moved else 'failed', 'message':f'the process ended: {words}'}
+        ledger.record(
+            p,
+            said.get("end", "model.promoted") if moved else "model.promotion_failed",
+            e.subject,
+            {**said, **({} if moved else {"message": words})},
+            digest=e.digest,
+        )
+    return {"subject": e.subject, "state": "promoted" if moved else "failed", "message": f"the process ended: {words}"}

@@ -14,119 +14,176 @@ from ..core.errors import BadInput, NotFound, ToolFailed
 from . import artifact_scan, mlflow_registry as registry, originals
 
 # %% ../../nbs/model/mlflow_flavours.ipynb #d98f5beb
-def untrusted(model) -> tuple[list[str],list[str]]:
+def untrusted(model) -> tuple[list[str], list[str]]:
     "Types that skops wants to be trusted: those of the scientific stack, and the others; raises `BadInput` for what skops cannot keep"
     import skops.io as sio
-    try: names = sio.get_untrusted_types(data=sio.dumps(model))
+
+    try:
+        names = sio.get_untrusted_types(data=sio.dumps(model))
     except Exception as e:
-        raise BadInput(f'{type(model).__name__} cannot be kept without pickle: {" ".join(str(e).split())[:160]}',
-            'allow it with: --pickle') from e
-    return [n for n in names if n.startswith(artifact_scan.TRUSTED)],[n for n in names if not n.startswith(artifact_scan.TRUSTED)]
+        raise BadInput(
+            f"{type(model).__name__} cannot be kept without pickle: {' '.join(str(e).split())[:160]}",
+            "allow it with: --pickle",
+        ) from e
+    return [n for n in names if n.startswith(artifact_scan.TRUSTED)], [
+        n for n in names if not n.startswith(artifact_scan.TRUSTED)
+    ]
+
 
 def mlflow_signature(rows, answers):
     "MLflow's signature of rows and answers"
     import numpy as np
     from mlflow.models import infer_signature
+
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return infer_signature(rows.head(50) if hasattr(rows, 'head') else rows[:50], np.asarray(answers)[:50])
+        warnings.simplefilter("ignore")
+        return infer_signature(rows.head(50) if hasattr(rows, "head") else rows[:50], np.asarray(answers)[:50])
+
 
 def save(
-    model, # A fitted scikit-learn estimator or pipeline
-    folder:Path, # To be made
-    rows, # Example rows
-    answers, # What the model says to them
-    requirements:list[str], # `name==version`
-    pickle:bool=False, # May it be pickled where nothing else works?
-) -> str: # Flavour: skops, xgboost, lightgbm or pickle
+    model,  # A fitted scikit-learn estimator or pipeline
+    folder: Path,  # To be made
+    rows,  # Example rows
+    answers,  # What the model says to them
+    requirements: list[str],  # `name==version`
+    pickle: bool = False,  # May it be pickled where nothing else works?
+) -> str:  # Flavour: skops, xgboost, lightgbm or pickle
     "Write an MLflow model"
     import mlflow.sklearn
-    if (lib := type(model).__module__.split('.')[0]) in ('xgboost', 'lightgbm'):
+
+    if (lib := type(model).__module__.split(".")[0]) in ("xgboost", "lightgbm"):
         return _save_booster(lib, model, folder, rows, answers, requirements)
-    try: names,others = untrusted(model)
+    try:
+        names, others = untrusted(model)
     except BadInput:
-        if not pickle: raise
-        names,others = [],['']
+        if not pickle:
+            raise
+        names, others = [], [""]
     if others and not pickle:
-        raise BadInput(f'the model holds {others[0]}, which can be kept by pickle only',
-            'move it into an installed package, or allow it with: --pickle')
-    how = {'serialization_format':'cloudpickle'} if others else {'serialization_format':'skops', 'skops_trusted_types':names}
+        raise BadInput(
+            f"the model holds {others[0]}, which can be kept by pickle only",
+            "move it into an installed package, or allow it with: --pickle",
+        )
+    how = (
+        {"serialization_format": "cloudpickle"}
+        if others
+        else {"serialization_format": "skops", "skops_trusted_types": names}
+    )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            mlflow.sklearn.save_model(model, str(folder), signature=mlflow_signature(rows, answers),
-                pip_requirements=requirements, **how)
-    except OSError: raise
-    except Exception as e: raise ToolFailed(f'MLflow cannot keep {type(model).__name__}: {" ".join(str(e).split())[:200]}') from e
-    return 'pickle' if others else 'skops'
+            warnings.simplefilter("ignore")
+            mlflow.sklearn.save_model(
+                model, str(folder), signature=mlflow_signature(rows, answers), pip_requirements=requirements, **how
+            )
+    except OSError:
+        raise
+    except Exception as e:
+        raise ToolFailed(f"MLflow cannot keep {type(model).__name__}: {' '.join(str(e).split())[:200]}") from e
+    return "pickle" if others else "skops"
+
 
 def _save_booster(lib, model, folder, rows, answers, requirements) -> str:
     "Boosters in their own text format"
     import importlib
-    flavour = importlib.import_module(f'mlflow.{lib}')
-    kind = {'model_format':'json'} if lib=='xgboost' else {}
+
+    flavour = importlib.import_module(f"mlflow.{lib}")
+    kind = {"model_format": "json"} if lib == "xgboost" else {}
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        flavour.save_model(getattr(model, 'booster_', model), str(folder), signature=mlflow_signature(rows, answers),
-            pip_requirements=requirements, **kind)
+        warnings.simplefilter("ignore")
+        flavour.save_model(
+            getattr(model, "booster_", model),
+            str(folder),
+            signature=mlflow_signature(rows, answers),
+            pip_requirements=requirements,
+            **kind,
+        )
     return lib
 
-def save_onnx(onnx:bytes, folder:Path, requirements:list[str]) -> str:
+
+def save_onnx(onnx: bytes, folder: Path, requirements: list[str]) -> str:
     "An MLflow model that is ONNX alone"
     import onnx as lib
     import mlflow.onnx
+
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            mlflow.onnx.save_model(lib.load_from_string(onnx), str(folder), pip_requirements=requirements,
-                save_as_external_data=False, onnx_execution_providers=['CPUExecutionProvider'])
-    except OSError: raise
-    except Exception as e: raise ToolFailed(f'MLflow cannot keep the ONNX model: {" ".join(str(e).split())[:200]}') from e
-    return 'onnx'
+            warnings.simplefilter("ignore")
+            mlflow.onnx.save_model(
+                lib.load_from_string(onnx),
+                str(folder),
+                pip_requirements=requirements,
+                save_as_external_data=False,
+                onnx_execution_providers=["CPUExecutionProvider"],
+            )
+    except OSError:
+        raise
+    except Exception as e:
+        raise ToolFailed(f"MLflow cannot keep the ONNX model: {' '.join(str(e).split())[:200]}") from e
+    return "onnx"
 
 # %% ../../nbs/model/mlflow_flavours.ipynb #4841b683
-PICKLES = ('.pkl', '.pickle', '.joblib', '.cloudpickle')
+PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle")
+
 
 def load(
-    p, # Project
-    where:str, # File, folder of an MLflow model, or `runs:/` or `models:/` URI
-    pickle:bool=False, # May a pickle be read?
+    p,  # Project
+    where: str,  # File, folder of an MLflow model, or `runs:/` or `models:/` URI
+    pickle: bool = False,  # May a pickle be read?
 ):
     "A fitted model from where it lies; raises `NotFound`, `BadInput`"
-    if '://' in where or where.startswith(('runs:/', 'models:/')): return _from_mlflow(registry.fetch_uri(p, where), pickle)
+    if "://" in where or where.startswith(("runs:/", "models:/")):
+        return _from_mlflow(registry.fetch_uri(p, where), pickle)
     at = Path(where).expanduser()
-    if at.is_dir(): return _from_mlflow(at, pickle)
+    if at.is_dir():
+        return _from_mlflow(at, pickle)
     if not at.is_file():
-        raise NotFound(f'no notebook variable and no file {where!r}', 'give a fitted model, a file, or runs:/RUN/model')
-    _,found = artifact_scan.scan(at, pickle or at.suffix in PICKLES)
-    if found: raise BadInput(f'{at.name}: {found[0]["message"]}', f'see: mlops model scan {at.name}')
-    if at.suffix=='.skops': return _from_skops(at)
-    if at.suffix=='.onnx': return originals.Given(at.read_bytes())
+        raise NotFound(f"no notebook variable and no file {where!r}", "give a fitted model, a file, or runs:/RUN/model")
+    _, found = artifact_scan.scan(at, pickle or at.suffix in PICKLES)
+    if found:
+        raise BadInput(f"{at.name}: {found[0]['message']}", f"see: mlops model scan {at.name}")
+    if at.suffix == ".skops":
+        return _from_skops(at)
+    if at.suffix == ".onnx":
+        return originals.Given(at.read_bytes())
     if at.suffix in PICKLES:
         if not pickle:
-            raise BadInput(f'{at.name} is a pickle: reading it runs the code in it', 'if you made it yourself, add: --pickle')
+            raise BadInput(
+                f"{at.name} is a pickle: reading it runs the code in it", "if you made it yourself, add: --pickle"
+            )
         import joblib
-        return joblib.load(at)
-    raise BadInput(f'{at.name} is no model file', f'expected .onnx, .skops, {", ".join(PICKLES)}, or a folder that MLflow wrote')
 
-def _from_skops(at:Path):
+        return joblib.load(at)
+    raise BadInput(
+        f"{at.name} is no model file", f"expected .onnx, .skops, {', '.join(PICKLES)}, or a folder that MLflow wrote"
+    )
+
+
+def _from_skops(at: Path):
     import skops.io as sio
+
     names = sio.get_untrusted_types(file=at)
     if others := [n for n in names if not n.startswith(artifact_scan.TRUSTED)]:
-        raise BadInput(f'{at.name} wants {others[0]} to be trusted', 'only types of scikit-learn, numpy and scipy are')
+        raise BadInput(f"{at.name} wants {others[0]} to be trusted", "only types of scikit-learn, numpy and scipy are")
     return sio.load(at, trusted=names)
 
-def native(at:Path):
-    "The original of a version that was kept without pickle"
-    return _from_skops(next(at.glob('*.skops')))
 
-def _from_mlflow(at:Path, pickle:bool):
+def native(at: Path):
+    "The original of a version that was kept without pickle"
+    return _from_skops(next(at.glob("*.skops")))
+
+
+def _from_mlflow(at: Path, pickle: bool):
     "The scikit-learn object in a folder that MLflow wrote"
     import mlflow.sklearn
-    found = [f for f in at.rglob('*') if f.suffix=='.skops']
-    if found: return _from_skops(found[0])
-    if not (at/'MLmodel').is_file(): raise BadInput(f'{at.name} is no MLflow model: it has no MLmodel file')
+
+    found = [f for f in at.rglob("*") if f.suffix == ".skops"]
+    if found:
+        return _from_skops(found[0])
+    if not (at / "MLmodel").is_file():
+        raise BadInput(f"{at.name} is no MLflow model: it has no MLmodel file")
     if not pickle:
-        raise BadInput(f'{at.name} keeps the model as a pickle: reading it runs the code in it',
-            'if you trained it yourself, add: --pickle')
+        raise BadInput(
+            f"{at.name} keeps the model as a pickle: reading it runs the code in it",
+            "if you trained it yourself, add: --pickle",
+        )
     return mlflow.sklearn.load_model(str(at))

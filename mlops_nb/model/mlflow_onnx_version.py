@@ -11,42 +11,67 @@ __all__ = ['register']
 import warnings
 import msgspec
 from ..core.errors import ToolFailed
-from . import manifest, mlflow_packaging as packaging, mlflow_registration as registration, requirement_lock
+from mlops_nb.model import (
+    manifest,
+    mlflow_packaging as packaging,
+    mlflow_registration as registration,
+    requirement_lock,
+)
 from .facts import ModelVersion, Parity
 
 # %% ../../nbs/model/mlflow_onnx_version.ipynb #67325931
-def _folder(at, onnx:bytes, inputs:list[dict], rows, parity:Parity, about:dict, key) -> packaging.Package:
+def _folder(at, onnx: bytes, inputs: list[dict], rows, parity: Parity, about: dict, key) -> packaging.Package:
     "Everything that the version consists of"
     import onnx as onnx_format
     import mlflow.onnx
-    lock = requirement_lock.lock({'onnxruntime', 'onnx', 'pandas'})
+
+    lock = requirement_lock.lock({"onnxruntime", "onnx", "pandas"})
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            mlflow.onnx.save_model(onnx_format.load_from_string(onnx), str(at), pip_requirements=lock,
-                save_as_external_data=False, onnx_execution_providers=['CPUExecutionProvider'])
-    except OSError: raise
-    except Exception as e: raise ToolFailed(f'MLflow cannot keep the ONNX model: {" ".join(str(e).split())[:200]}') from e
-    (at/packaging.ONNX).write_bytes(onnx)
-    (at/packaging.LOCK).write_text('\n'.join(lock)+'\n', encoding='utf-8')
+            warnings.simplefilter("ignore")
+            mlflow.onnx.save_model(
+                onnx_format.load_from_string(onnx),
+                str(at),
+                pip_requirements=lock,
+                save_as_external_data=False,
+                onnx_execution_providers=["CPUExecutionProvider"],
+            )
+    except OSError:
+        raise
+    except Exception as e:
+        raise ToolFailed(f"MLflow cannot keep the ONNX model: {' '.join(str(e).split())[:200]}") from e
+    (at / packaging.ONNX).write_bytes(onnx)
+    (at / packaging.LOCK).write_text("\n".join(lock) + "\n", encoding="utf-8")
     packaging._keep_example(at, rows)
-    (at/packaging.ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':'onnx',
-        'parity':parity, 'without_onnx':''}))
-    _,digest = manifest.write(at, {'about':about})
-    if key is not None: manifest.sign(at, key)
-    return packaging.Package(folder=at, digest=digest, inputs=inputs, flavour='onnx', parity=parity, onnx_bytes=len(onnx),
-        bytes=sum(f.stat().st_size for f in at.rglob('*') if f.is_file()))
+    (at / packaging.ABOUT).write_bytes(
+        msgspec.json.encode({**about, "inputs": inputs, "flavour": "onnx", "parity": parity, "without_onnx": ""})
+    )
+    _, digest = manifest.write(at, {"about": about})
+    if key is not None:
+        manifest.sign(at, key)
+    return packaging.Package(
+        folder=at,
+        digest=digest,
+        inputs=inputs,
+        flavour="onnx",
+        parity=parity,
+        onnx_bytes=len(onnx),
+        bytes=sum(f.stat().st_size for f in at.rglob("*") if f.is_file()),
+    )
+
 
 def register(
-    p, # Project
-    r:registration.Request, # With `parent`
-    onnx:bytes,
-    inputs:list[dict],
-    rows, # Example rows, kept with the model
-    parity:Parity, # Against the parent
-    key=None, # Signs the manifest
-    number=None, # As `mlflow_registration.begun` takes it
+    p,  # Project
+    r: registration.Request,  # With `parent`
+    onnx: bytes,
+    inputs: list[dict],
+    rows,  # Example rows, kept with the model
+    parity: Parity,  # Against the parent
+    key=None,  # Signs the manifest
+    number=None,  # As `mlflow_registration.begun` takes it
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
     with registration.begun(p, r, number):
-        return registration.complete(p, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key))
+        return registration.complete(
+            p, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key)
+        )

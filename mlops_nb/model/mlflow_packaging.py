@@ -16,142 +16,209 @@ from . import manifest, mlflow_flavours, onnx_export, onnx_session, originals, r
 from .facts import Parity
 
 # %% ../../nbs/model/mlflow_packaging.ipynb #a0e88704
-ONNX,ABOUT,EXAMPLE,LOCK = 'model.onnx','model.json','example.parquet','requirements.lock'
-KEPT = 100 # Example rows that are kept with the model
+ONNX, ABOUT, EXAMPLE, LOCK = "model.onnx", "model.json", "example.parquet", "requirements.lock"
+KEPT = 100  # Example rows that are kept with the model
+
 
 class Package(msgspec.Struct, kw_only=True):
     "A folder that is ready to be registered"
-    folder:Path
-    digest:str
-    inputs:list[dict]
-    flavour:str
-    parity:Parity|None = None
-    bytes:int = 0 # Of all files
-    onnx_bytes:int = 0
-    why_not:str = '' # Why there is no ONNX
-    latency:dict = {} # What `onnx_session.measure` found
+
+    folder: Path
+    digest: str
+    inputs: list[dict]
+    flavour: str
+    parity: Parity | None = None
+    bytes: int = 0  # Of all files
+    onnx_bytes: int = 0
+    why_not: str = ""  # Why there is no ONNX
+    latency: dict = {}  # What `onnx_session.measure` found
+
 
 def answers_of(model, rows):
     "What the original says; raises `BadInput` in one line"
     model = originals.original(model)
-    if not callable(getattr(model, 'predict', None)):
-        raise BadInput(f'a {type(model).__name__} has no predict', 'give a fitted model')
+    if not callable(getattr(model, "predict", None)):
+        raise BadInput(f"a {type(model).__name__} has no predict", "give a fitted model")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+            warnings.simplefilter("ignore")
             return onnx_session.native_scores(model, rows)
     except Exception as e:
-        raise BadInput(f'the model does not take the example: {type(e).__name__}: {(str(e).strip().splitlines() or [""])[0].rstrip(".")[:200]}',
-            'give rows that it takes with: --example FRAME') from e
+        raise BadInput(
+            f"the model does not take the example: {type(e).__name__}: {(str(e).strip().splitlines() or [''])[0].rstrip('.')[:200]}",
+            "give rows that it takes with: --example FRAME",
+        ) from e
 
-_NULLS = ('', 'nan', 'None', '<NA>') # What converters make of a missing text
 
-def _compared(model, onnx:bytes, rows, inputs, tolerance:float) -> Parity:
+_NULLS = ("", "nan", "None", "<NA>")  # What converters make of a missing text
+
+
+def _compared(model, onnx: bytes, rows, inputs, tolerance: float) -> Parity:
     "Parity; a missing text is fed as whatever word the converter has put into the graph for it"
-    gaps = [i for i in inputs if i['type']=='text' and hasattr(rows, 'columns') and rows[i['name']].isna().any()]
+    gaps = [i for i in inputs if i["type"] == "text" and hasattr(rows, "columns") and rows[i["name"]].isna().any()]
     found = []
     for word in _NULLS if gaps else _NULLS[:1]:
-        for i in gaps: i['null'] = word
+        for i in gaps:
+            i["null"] = word
         p = onnx_session.Predictor(onnx, inputs)
-        if isinstance(model, originals.Given): rows,ref = rows[:50],originals.Reference(onnx, p)
-        else: ref = model
+        if isinstance(model, originals.Given):
+            rows, ref = rows[:50], originals.Reference(onnx, p)
+        else:
+            ref = model
         found.append((onnx_session.parity(ref, p, rows, tolerance), word))
-        if not found[-1][0].over and not found[-1][0].flips: return found[-1][0]
+        if not found[-1][0].over and not found[-1][0].flips:
+            return found[-1][0]
     best = min(found, key=lambda f: (f[0].over, f[0].flips))
-    for i in gaps: i['null'] = best[1]
+    for i in gaps:
+        i["null"] = best[1]
     return best[0]
 
-def _refusals(model, onnx:bytes, rows, inputs, tolerance:float):
+
+def _refusals(model, onnx: bytes, rows, inputs, tolerance: float):
     "Note in the inputs which of them take no missing or infinite value: the original raises, or ONNX answers differently"
     import numpy as np
-    numbers = [k for k,i in enumerate(inputs) if i['type']!='text']
-    if not numbers or not (hasattr(rows, 'iloc') or isinstance(rows, np.ndarray)): return
-    p,each = onnx_session.Predictor(onnx, inputs),onnx_export.takes_columns(model)
-    width = inputs[0].get('width', len(inputs))
-    for word in ('nan', 'inf'):
+
+    numbers = [k for k, i in enumerate(inputs) if i["type"] != "text"]
+    if not numbers or not (hasattr(rows, "iloc") or isinstance(rows, np.ndarray)):
+        return
+    p, each = onnx_session.Predictor(onnx, inputs), onnx_export.takes_columns(model)
+    width = inputs[0].get("width", len(inputs))
+    for word in ("nan", "inf"):
         for group in [[k] for k in numbers] if each else [list(range(width))]:
             asked = _with(rows, group, float(word))
             if asked is not None and not _agree(model, p, asked, tolerance):
-                for k in group: i = inputs[min(k, len(inputs)-1)]; i['refuses'] = sorted({*i.get('refuses', ()), word})
+                for k in group:
+                    i = inputs[min(k, len(inputs) - 1)]
+                    i["refuses"] = sorted({*i.get("refuses", ()), word})
 
-def _with(rows, columns:list[int], value:float):
+
+def _with(rows, columns: list[int], value: float):
     "Some rows, each with this value in one of the columns; None where the columns cannot hold it"
     import numpy as np
+
     n = max(20, len(columns))
     some = onnx_session._tiled(rows, n)
     try:
-        if isinstance(some, np.ndarray): some = some.astype('float64'); some[np.arange(n), np.resize(columns, n)] = value; return some
-        made = {some.columns[k]:some.iloc[:, k].astype('float64').where(np.resize(columns, n)!=k, value) for k in columns}
-    except (ValueError, TypeError): return None
+        if isinstance(some, np.ndarray):
+            some = some.astype("float64")
+            some[np.arange(n), np.resize(columns, n)] = value
+            return some
+        made = {
+            some.columns[k]: some.iloc[:, k].astype("float64").where(np.resize(columns, n) != k, value) for k in columns
+        }
+    except (ValueError, TypeError):
+        return None
     return some.assign(**made)
 
-def _agree(model, p, rows, tolerance:float) -> bool:
+
+def _agree(model, p, rows, tolerance: float) -> bool:
     import numpy as np
+
     try:
-        with warnings.catch_warnings(), np.errstate(all='ignore'):
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
             found = onnx_session.parity(model, p, rows, tolerance)
-    except Exception: return False # whatever the original raises for such a value
+    except Exception:
+        return False  # whatever the original raises for such a value
     return not found.over and not found.flips
 
-def export(model, rows, inputs, tolerance:float) -> tuple[bytes,Parity]:
+
+def export(model, rows, inputs, tolerance: float) -> tuple[bytes, Parity]:
     "ONNX and its parity; raises `Finding` with the worst row when they differ"
-    onnx = model.onnx if isinstance(model, originals.Given) else model.to_onnx(rows) if isinstance(model, originals.Torch) else onnx_export.convert(model, inputs)
+    onnx = (
+        model.onnx
+        if isinstance(model, originals.Given)
+        else model.to_onnx(rows)
+        if isinstance(model, originals.Torch)
+        else onnx_export.convert(model, inputs)
+    )
     parity = _compared(model, onnx, rows, inputs, tolerance)
     if not parity.over and not parity.flips:
-        if not isinstance(model, (originals.Given, originals.Torch)): _refusals(model, onnx, rows, inputs, tolerance)
-        return onnx,parity
-    worst = rows.iloc[parity.worst_row].to_dict() if hasattr(rows, 'iloc') else rows[parity.worst_row].tolist()
-    said = ', '.join(f'{k}={v!r}' for k,v in worst.items()) if isinstance(worst, dict) else str(worst)
-    e = Finding(f'ONNX differs from the model in {parity.over:,} of {parity.rows:,} rows by up to {parity.parity_max_abs:.3g} (tolerance {tolerance:g}); worst is row {parity.worst_row}: {said[:300]}',
-        'drop scalers before trees, allow it with --tolerance, or keep the native model only with --native')
-    e.__dict__['parity'] = parity
+        if not isinstance(model, (originals.Given, originals.Torch)):
+            _refusals(model, onnx, rows, inputs, tolerance)
+        return onnx, parity
+    worst = rows.iloc[parity.worst_row].to_dict() if hasattr(rows, "iloc") else rows[parity.worst_row].tolist()
+    said = ", ".join(f"{k}={v!r}" for k, v in worst.items()) if isinstance(worst, dict) else str(worst)
+    e = Finding(
+        f"ONNX differs from the model in {parity.over:,} of {parity.rows:,} rows by up to {parity.parity_max_abs:.3g} (tolerance {tolerance:g}); worst is row {parity.worst_row}: {said[:300]}",
+        "drop scalers before trees, allow it with --tolerance, or keep the native model only with --native",
+    )
+    e.__dict__["parity"] = parity
     raise e
 
 # %% ../../nbs/model/mlflow_packaging.ipynb #59f5bd8f
 def build(
-    folder:Path, # To be made
-    model, # What was fitted
-    rows, # Example: frame or array
-    about:dict, # Lineage, to be signed with the files
+    folder: Path,  # To be made
+    model,  # What was fitted
+    rows,  # Example: frame or array
+    about: dict,  # Lineage, to be signed with the files
     *,
-    tolerance:float=1e-4, # Largest difference of ONNX, relative above 1
-    native:bool=False, # Go on without ONNX where it cannot be made
-    pickle:bool=False, # Allow pickle where nothing else keeps the model
-    key=None, # Signs the manifest
-    converting=lambda f: f(), # Calls what makes ONNX and compares it
+    tolerance: float = 1e-4,  # Largest difference of ONNX, relative above 1
+    native: bool = False,  # Go on without ONNX where it cannot be made
+    pickle: bool = False,  # Allow pickle where nothing else keeps the model
+    key=None,  # Signs the manifest
+    converting=lambda f: f(),  # Calls what makes ONNX and compares it
 ) -> Package:
     "Write everything that a version consists of"
     model = originals.original(model)
-    _,answers = answers_of(model, rows)
+    _, answers = answers_of(model, rows)
     inputs = onnx_export.signature(rows)
-    onnx,parity,why,latency = None,None,'',{}
+    onnx, parity, why, latency = None, None, "", {}
     try:
-        onnx,parity = converting(lambda: export(model, rows, inputs, tolerance))
+        onnx, parity = converting(lambda: export(model, rows, inputs, tolerance))
         latency = onnx_session.measure(model, onnx_session.Predictor(onnx, inputs), rows)
     except (MlopsError, OSError) as e:
-        if not native or isinstance(e, OSError) or isinstance(model, (originals.Given, originals.Torch)): raise
+        if not native or isinstance(e, OSError) or isinstance(model, (originals.Given, originals.Torch)):
+            raise
         why = e.message
-    lock = requirement_lock.lock(requirement_lock.modules_of(model)|{'sklearn', 'onnxruntime', 'pandas'})
-    if isinstance(model, (originals.Given, originals.Torch)): flavour = mlflow_flavours.save_onnx(onnx, folder, lock)
-    else: flavour = mlflow_flavours.save(model, folder, rows, answers, lock, pickle)
-    if isinstance(model, originals.Torch): model.save(folder/'model.safetensors')
-    if onnx: (folder/ONNX).write_bytes(onnx)
-    (folder/LOCK).write_text('\n'.join(lock)+'\n', encoding='utf-8')
+    lock = requirement_lock.lock(requirement_lock.modules_of(model) | {"sklearn", "onnxruntime", "pandas"})
+    if isinstance(model, (originals.Given, originals.Torch)):
+        flavour = mlflow_flavours.save_onnx(onnx, folder, lock)
+    else:
+        flavour = mlflow_flavours.save(model, folder, rows, answers, lock, pickle)
+    if isinstance(model, originals.Torch):
+        model.save(folder / "model.safetensors")
+    if onnx:
+        (folder / ONNX).write_bytes(onnx)
+    (folder / LOCK).write_text("\n".join(lock) + "\n", encoding="utf-8")
     _keep_example(folder, rows)
-    (folder/ABOUT).write_bytes(msgspec.json.encode({**about, 'inputs':inputs, 'flavour':flavour, 'parity':parity,
-        'latency':latency, 'without_onnx':why}))
-    return _sealed(folder, about, key, inputs=inputs, flavour=flavour, parity=parity, onnx_bytes=len(onnx or b''),
-        why_not=why, latency=latency)
+    (folder / ABOUT).write_bytes(
+        msgspec.json.encode(
+            {**about, "inputs": inputs, "flavour": flavour, "parity": parity, "latency": latency, "without_onnx": why}
+        )
+    )
+    return _sealed(
+        folder,
+        about,
+        key,
+        inputs=inputs,
+        flavour=flavour,
+        parity=parity,
+        onnx_bytes=len(onnx or b""),
+        why_not=why,
+        latency=latency,
+    )
+
 
 def _keep_example(folder, rows):
     "A few rows, for cards and checks"
     import pandas as pd, pyarrow as pa, pyarrow.parquet as pq
-    head = rows.head(KEPT) if hasattr(rows, 'head') else pd.DataFrame(rows[:KEPT], columns=[f'x{i}' for i in range(rows.shape[1])])
-    try: pq.write_table(pa.Table.from_pandas(head, preserve_index=False), folder/EXAMPLE)
-    except pa.ArrowException as e: raise BadInput(f'the example cannot be kept as Parquet: {str(e)[:160]}') from e
+
+    head = (
+        rows.head(KEPT)
+        if hasattr(rows, "head")
+        else pd.DataFrame(rows[:KEPT], columns=[f"x{i}" for i in range(rows.shape[1])])
+    )
+    try:
+        pq.write_table(pa.Table.from_pandas(head, preserve_index=False), folder / EXAMPLE)
+    except pa.ArrowException as e:
+        raise BadInput(f"the example cannot be kept as Parquet: {str(e)[:160]}") from e
+
 
 def _sealed(folder, about, key, **facts) -> Package:
-    _,digest = manifest.write(folder, {'about':about})
-    if key is not None: manifest.sign(folder, key)
-    return Package(folder=folder, digest=digest, bytes=sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()), **facts)
+    _, digest = manifest.write(folder, {"about": about})
+    if key is not None:
+        manifest.sign(folder, key)
+    return Package(
+        folder=folder, digest=digest, bytes=sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()), **facts
+    )

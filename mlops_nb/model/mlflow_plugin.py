@@ -16,9 +16,15 @@ from . import provenance
 # %% ../../nbs/model/mlflow_plugin.ipynb #4a90b999
 class MlopsRunContext(RunContextProvider):
     "Tags of the project that a run starts in"
+
     def in_context(self) -> bool:
-        try: return project.bound_or_none() is not None
-        except (MlopsError, OSError): return False # a broken mlops.toml keeps nobody from training
-    def tags(self) -> dict[str,str]:
-        try: return provenance.tags(project.current())
-        except (MlopsError, OSError): return {}
+        try:
+            return project.bound_or_none() is not None
+        except (MlopsError, OSError):
+            return False  # a broken mlops.toml keeps nobody from training
+
+    def tags(self) -> dict[str, str]:
+        try:
+            return provenance.tags(project.current())
+        except (MlopsError, OSError):
+            return {}

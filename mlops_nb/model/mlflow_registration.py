@@ -24,341 +24,550 @@ from .facts import ModelVersion
 # %% ../../nbs/model/mlflow_registration.ipynb #98f81ec2
 class Request(msgspec.Struct, kw_only=True):
     "What is to be registered"
-    bracket:str
-    name:str
-    expected:int # Version that it will be
-    after:list[str] = [] # Brackets of the same name that began before and had not ended: those get their numbers first
-    data:str = '' # NAME@v
-    data_digest:str = ''
-    run:str = '' # MLflow's run id
-    commit:str = ''
-    metrics:dict[str,float] = {}
-    views:list[str] = [] # Feature views of the training set
-    example:str = '' # What the example was called
-    tolerance:float = 1e-4
-    native:bool = False
-    pickle:bool = False
-    parent:str = '' # NAME@v that it was made from
-    cost:dict[str,float] = {} # usd and kwh of the training
-    extra:dict = {} # More to record with the version
 
-def new_bracket() -> str: return secrets.token_hex(8)
-def staging(p, bracket:str='') -> Path: return p.state/'registering'/bracket if bracket else p.state/'registering'
-def _read(at:Path) -> Request: return msgspec.json.decode((at/'request.json').read_bytes(), type=Request)
+    bracket: str
+    name: str
+    expected: int  # Version that it will be
+    after: list[
+        str
+    ] = []  # Brackets of the same name that began before and had not ended: those get their numbers first
+    data: str = ""  # NAME@v
+    data_digest: str = ""
+    run: str = ""  # MLflow's run id
+    commit: str = ""
+    metrics: dict[str, float] = {}
+    views: list[str] = []  # Feature views of the training set
+    example: str = ""  # What the example was called
+    tolerance: float = 1e-4
+    native: bool = False
+    pickle: bool = False
+    parent: str = ""  # NAME@v that it was made from
+    cost: dict[str, float] = {}  # usd and kwh of the training
+    extra: dict = {}  # More to record with the version
+
+
+def new_bracket() -> str:
+    return secrets.token_hex(8)
+
+
+def staging(p, bracket: str = "") -> Path:
+    return p.state / "registering" / bracket if bracket else p.state / "registering"
+
+
+def _read(at: Path) -> Request:
+    return msgspec.json.decode((at / "request.json").read_bytes(), type=Request)
 
 # %% ../../nbs/model/mlflow_registration.ipynb #9161c293
 @contextmanager
 def held(
-    path:Path, # Lock file
-    wait:bool=True, # Wait for it; otherwise None is yielded where somebody has it
+    path: Path,  # Lock file
+    wait: bool = True,  # Wait for it; otherwise None is yielded where somebody has it
 ):
     "Hold a lock; yields the open file"
     path.parent.mkdir(parents=True, exist_ok=True)
-    f = open(path, 'a+b')
+    f = open(path, "a+b")
     try:
         yield f if _take(f, wait) else None
-    finally: f.close()
+    finally:
+        f.close()
 
-def _take(f, wait:bool) -> bool:
-    try: import fcntl
-    except ImportError: return True # Windows: registrations run in the foreground there
-    try: fcntl.flock(f, fcntl.LOCK_EX|(0 if wait else fcntl.LOCK_NB)); return True
-    except BlockingIOError: return False
 
-def busy(p, bracket:str) -> bool:
+def _take(f, wait: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return True  # Windows: registrations run in the foreground there
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except BlockingIOError:
+        return False
+
+
+def busy(p, bracket: str) -> bool:
     "Is a process at work on this registration?"
-    with _idle(staging(p, bracket)) as idle: return not idle
+    with _idle(staging(p, bracket)) as idle:
+        return not idle
+
 
 @contextmanager
-def _idle(at:Path, wait:bool=False):
+def _idle(at: Path, wait: bool = False):
     "Is nobody at work in this folder? Nobody begins while that is looked at; a folder that is gone is not made again"
-    try: f = open(at/'lock', 'rb')
-    except (FileNotFoundError, NotADirectoryError): yield True; return
-    try: yield _take(f, wait)
-    finally: f.close()
+    try:
+        f = open(at / "lock", "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        yield True
+        return
+    try:
+        yield _take(f, wait)
+    finally:
+        f.close()
 
-def ended(p, bracket:str):
+
+def ended(p, bracket: str):
     "The event that ended a registration, or None"
-    all_ = ledger.of(p).events(['model.logging_started', 'model.registered', 'model.failed'], newest=True)
-    e = next((e for e in all_ if (e.payload or {}).get('bracket')==bracket), None)
-    return None if e is None or e.type=='model.logging_started' else e
+    all_ = ledger.of(p).events(["model.logging_started", "model.registered", "model.failed"], newest=True)
+    e = next((e for e in all_ if (e.payload or {}).get("bracket") == bracket), None)
+    return None if e is None or e.type == "model.logging_started" else e
 
-def wait(p, bracket:str):
+
+def wait(p, bracket: str):
     "Wait until nobody is at work on a registration any more; the event that ended it, or None when its process died"
-    with _idle(staging(p, bracket), wait=True): pass # the system wakes us
+    with _idle(staging(p, bracket), wait=True):
+        pass  # the system wakes us
     return ended(p, bracket)
 
 # %% ../../nbs/model/mlflow_registration.ipynb #f4e5f928
-def _beginning(p): return held(p.state/'locks'/'registering')
+def _beginning(p):
+    return held(p.state / "locks" / "registering")
+
 
 @contextmanager
 def begun(
-    p, # Project
-    r:Request,
-    number=None, # Function that gives `(number, brackets that began before)`, asked while nobody else begins
+    p,  # Project
+    r: Request,
+    number=None,  # Function that gives `(number, brackets that began before)`, asked while nobody else begins
 ):
     "Open the bracket; yields the lock that says that somebody is at work"
-    at,opened = staging(p, r.bracket),False
+    at, opened = staging(p, r.bracket), False
     with ExitStack() as working:
         try:
             with _beginning(p):
                 at.mkdir(parents=True, mode=0o700)
-                lock = working.enter_context(held(at/'lock'))
-                if number: r.expected,r.after = number()
-                (at/'request.json').write_bytes(msgspec.json.encode(r))
-                ledger.record(p, 'model.logging_started', f'{r.name}@{r.expected}',
-                    {'bracket':r.bracket, 'version':r.expected, 'run':r.run, 'data':r.data})
+                lock = working.enter_context(held(at / "lock"))
+                if number:
+                    r.expected, r.after = number()
+                (at / "request.json").write_bytes(msgspec.json.encode(r))
+                ledger.record(
+                    p,
+                    "model.logging_started",
+                    f"{r.name}@{r.expected}",
+                    {"bracket": r.bracket, "version": r.expected, "run": r.run, "data": r.data},
+                )
             opened = True
         finally:
-            if not opened: shutil.rmtree(at, ignore_errors=True) # the disk is full, or the ledger cannot be written
+            if not opened:
+                shutil.rmtree(at, ignore_errors=True)  # the disk is full, or the ledger cannot be written
         yield lock
 
-def _lineage(p, r:Request):
+
+def _lineage(p, r: Request):
     "Metrics, code, data and cost of the run that it was trained in"
     about = registry.run(p, r.run) if r.run else {}
-    tags = about.get('tags', {})
-    r.run,r.metrics,r.commit = about.get('run', r.run),{**about.get('metrics', {}), **r.metrics},tags.get('mlflow.source.git.commit', '')
-    r.data_digest = r.data_digest or tags.get('mlops.training_set', '')
-    r.views = tags['mlops.views'].split(',') if tags.get('mlops.views') else r.views
-    r.cost = {**{k:float(tags[f'mlops.{k}']) for k in ('usd', 'kwh') if f'mlops.{k}' in tags}, **r.cost}
+    tags = about.get("tags", {})
+    r.run, r.metrics, r.commit = (
+        about.get("run", r.run),
+        {**about.get("metrics", {}), **r.metrics},
+        tags.get("mlflow.source.git.commit", ""),
+    )
+    r.data_digest = r.data_digest or tags.get("mlops.training_set", "")
+    r.views = tags["mlops.views"].split(",") if tags.get("mlops.views") else r.views
+    r.cost = {**{k: float(tags[f"mlops.{k}"]) for k in ("usd", "kwh") if f"mlops.{k}" in tags}, **r.cost}
 
-def finish(p, r:Request, model, rows, key=None, converting=None) -> ModelVersion:
+
+def finish(p, r: Request, model, rows, key=None, converting=None) -> ModelVersion:
     "Pack a fitted model, upload and record; `converting` calls what makes ONNX"
+
     def build(at):
         _lineage(p, r)
-        return packaging.build(at, model, rows, about(r), tolerance=r.tolerance, native=r.native, pickle=r.pickle, key=key,
-            **({'converting':converting} if converting else {}))
+        return packaging.build(
+            at,
+            model,
+            rows,
+            about(r),
+            tolerance=r.tolerance,
+            native=r.native,
+            pickle=r.pickle,
+            key=key,
+            **({"converting": converting} if converting else {}),
+        )
+
     return complete(p, r, build)
 
-def about(r:Request) -> dict:
+
+def about(r: Request) -> dict:
     "What is signed together with the files"
-    return {k:v for k,v in msgspec.to_builtins(r).items() if k in ('name', 'data', 'data_digest', 'run', 'commit', 'metrics', 'views', 'parent')}
+    return {
+        k: v
+        for k, v in msgspec.to_builtins(r).items()
+        if k in ("name", "data", "data_digest", "run", "commit", "metrics", "views", "parent")
+    }
+
 
 def complete(
-    p, # Project
-    r:Request, # Begun
-    build, # Function of a folder that packs the version into it and returns the `Package`
+    p,  # Project
+    r: Request,  # Begun
+    build,  # Function of a folder that packs the version into it and returns the `Package`
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    at,made = staging(p, r.bracket),None
+    at, made = staging(p, r.bracket), None
     try:
-        pack = build(at/'files')
+        pack = build(at / "files")
         payload = _payload(r, pack)
-        (at/'ready.json').write_bytes(msgspec.json.encode(payload)) # whoever finds the version in MLflow can finish with this
-        tags = {'mlops.digest':pack.digest, 'mlops.bracket':r.bracket, 'mlops.data':r.data, 'mlops.data_digest':r.data_digest,
-            'mlops.parent':r.parent}
-        for b in r.after: wait(p, b)
-        if not (at/'request.json').is_file(): raise ToolFailed(_MOVED)
-        made,run,source = registry.register(p, r.name, pack.folder, {k:v for k,v in tags.items() if v}, r.run, r.expected)
-        fact = _record(p, r.name, {**payload, 'version':made, 'run':run, 'source':source})
+        (at / "ready.json").write_bytes(
+            msgspec.json.encode(payload)
+        )  # whoever finds the version in MLflow can finish with this
+        tags = {
+            "mlops.digest": pack.digest,
+            "mlops.bracket": r.bracket,
+            "mlops.data": r.data,
+            "mlops.data_digest": r.data_digest,
+            "mlops.parent": r.parent,
+        }
+        for b in r.after:
+            wait(p, b)
+        if not (at / "request.json").is_file():
+            raise ToolFailed(_MOVED)
+        made, run, source = registry.register(
+            p, r.name, pack.folder, {k: v for k, v in tags.items() if v}, r.run, r.expected
+        )
+        fact = _record(p, r.name, {**payload, "version": made, "run": run, "source": source})
     except BaseException as e:
-        if made is None and (at/'ready.json').is_file(): # stopped while MLflow was at it
-            with suppress(MlopsError): made = int(found.version) if (found := _in_mlflow(p, r.name, r.bracket)) else None
+        if made is None and (at / "ready.json").is_file():  # stopped while MLflow was at it
+            with suppress(MlopsError):
+                made = int(found.version) if (found := _in_mlflow(p, r.name, r.bracket)) else None
         give_up(p, r, e, made)
         raise
     shutil.rmtree(at, ignore_errors=True)
     return fact
 
-_MOVED = 'the project was moved or deleted while the version was being registered'
 
-def _in_mlflow(p, name:str, bracket:str):
+_MOVED = "the project was moved or deleted while the version was being registered"
+
+
+def _in_mlflow(p, name: str, bracket: str):
     "The version that carries a bracket, or None"
-    return next((v for v in registry.versions(p, name) if v.tags.get('mlops.bracket')==bracket), None)
+    return next((v for v in registry.versions(p, name) if v.tags.get("mlops.bracket") == bracket), None)
+
 
 def _payload(r, pack) -> dict:
     "What the event will say, but for the version's number"
-    onnx = None if pack.parity is None else {**msgspec.to_builtins(pack.parity), 'bytes':pack.onnx_bytes}
-    return {'bracket':r.bracket, 'digest':pack.digest, 'onnx':onnx, 'size_bytes':pack.bytes, 'run':r.run, 'data':r.data,
-        'data_digest':r.data_digest, 'metrics':r.metrics, 'views':r.views, 'flavour':pack.flavour, 'commit':r.commit,
-        'inputs':pack.inputs, 'example':r.example, 'signed':(pack.folder/manifest.ENVELOPE).exists(), 'without_onnx':pack.why_not,
-        'parent':r.parent, 'latency':pack.latency, **r.cost, **r.extra}
+    onnx = None if pack.parity is None else {**msgspec.to_builtins(pack.parity), "bytes": pack.onnx_bytes}
+    return {
+        "bracket": r.bracket,
+        "digest": pack.digest,
+        "onnx": onnx,
+        "size_bytes": pack.bytes,
+        "run": r.run,
+        "data": r.data,
+        "data_digest": r.data_digest,
+        "metrics": r.metrics,
+        "views": r.views,
+        "flavour": pack.flavour,
+        "commit": r.commit,
+        "inputs": pack.inputs,
+        "example": r.example,
+        "signed": (pack.folder / manifest.ENVELOPE).exists(),
+        "without_onnx": pack.why_not,
+        "parent": r.parent,
+        "latency": pack.latency,
+        **r.cost,
+        **r.extra,
+    }
 
-def _record(p, name, payload:dict) -> ModelVersion:
+
+def _record(p, name, payload: dict) -> ModelVersion:
     "The event that makes it a version"
-    ledger.record(p, 'model.registered', f'{name}@{payload["version"]}', payload, digest=payload['digest'])
-    return ModelVersion(name=name, message=payload['without_onnx'],
-        **{k:payload[k] for k in ('version', 'digest', 'onnx', 'size_bytes', 'run', 'data', 'metrics', 'inputs')})
+    ledger.record(p, "model.registered", f"{name}@{payload['version']}", payload, digest=payload["digest"])
+    return ModelVersion(
+        name=name,
+        message=payload["without_onnx"],
+        **{k: payload[k] for k in ("version", "digest", "onnx", "size_bytes", "run", "data", "metrics", "inputs")},
+    )
 
-def give_up(p, r:Request, e:BaseException, made:int|None=None):
+
+def give_up(p, r: Request, e: BaseException, made: int | None = None):
     "Nothing stays but the record that it failed; what was recorded as registered stays"
     with suppress(MlopsError):
-        if ended(p, r.bracket) is not None: shutil.rmtree(staging(p, r.bracket), ignore_errors=True); return
+        if ended(p, r.bracket) is not None:
+            shutil.rmtree(staging(p, r.bracket), ignore_errors=True)
+            return
     if made is not None:
-        try: registry.forget(p, r.name, made)
-        except MlopsError as x: e.add_note(f'{r.name}@{made} stays in MLflow without a record: {x.message}')
-    _clear(p, r.bracket) # first: it may be the disk that is full
-    said = e.message if isinstance(e, MlopsError) else f'{type(e).__name__}: {e}'
-    ledger.record(p, 'model.failed', f'{r.name}@{r.expected}',
-        {'bracket':r.bracket, 'version':r.expected, 'made':made, 'message':said[:500]}, fail='open')
+        try:
+            registry.forget(p, r.name, made)
+        except MlopsError as x:
+            e.add_note(f"{r.name}@{made} stays in MLflow without a record: {x.message}")
+    _clear(p, r.bracket)  # first: it may be the disk that is full
+    said = e.message if isinstance(e, MlopsError) else f"{type(e).__name__}: {e}"
+    ledger.record(
+        p,
+        "model.failed",
+        f"{r.name}@{r.expected}",
+        {"bracket": r.bracket, "version": r.expected, "made": made, "message": said[:500]},
+        fail="open",
+    )
 
-def _clear(p, bracket:str):
+
+def _clear(p, bracket: str):
     "Remove the files of a registration; also the folders that were made again where the project has been"
-    at = p.root/'.mlops'/'registering'
-    shutil.rmtree(at/bracket, ignore_errors=True)
-    for d in () if (p.root/TOML).is_file() else (at, at.parent, p.root):
-        with suppress(OSError): d.rmdir()
+    at = p.root / ".mlops" / "registering"
+    shutil.rmtree(at / bracket, ignore_errors=True)
+    for d in () if (p.root / TOML).is_file() else (at, at.parent, p.root):
+        with suppress(OSError):
+            d.rmdir()
 
 # %% ../../nbs/model/mlflow_registration.ipynb #7b1a1342
-def leave(p, r:Request, model, rows, lock):
+def leave(p, r: Request, model, rows, lock):
     "Hand the rest to a child process that outlives this one"
     import cloudpickle
+
     at = staging(p, r.bracket)
     try:
         data = cloudpickle.dumps((model, rows))
-        fd = os.open(at/'object.pkl', os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600)
-        with os.fdopen(fd, 'wb') as f: f.write(data)
-        env = {**registry.quiet_environment(), 'PYTHONPATH':os.pathsep.join(x for x in sys.path if x),
-            'MLOPS_PROJECT':str(p.root)}
-        with open(at/'log.txt', 'wb') as log:
-            subprocess.Popen([sys.executable, '-m', 'mlops_nb.model.mlflow_registration', r.bracket, manifest.digest(data),
-                str(lock.fileno())], cwd=p.root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=(lock.fileno(),), start_new_session=True)
+        fd = os.open(at / "object.pkl", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+        env = {
+            **registry.quiet_environment(),
+            "PYTHONPATH": os.pathsep.join(x for x in sys.path if x),
+            "MLOPS_PROJECT": str(p.root),
+        }
+        with open(at / "log.txt", "wb") as log:
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "mlops_nb.model.mlflow_registration",
+                    r.bracket,
+                    manifest.digest(data),
+                    str(lock.fileno()),
+                ],
+                cwd=p.root,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,
+            )
     except Exception as e:
         give_up(p, r, e)
-        raise (e if isinstance(e, OSError)
-            else BadInput(f'{type(model).__name__} cannot be handed to another process: {" ".join(str(e).split())[:160]}', 'add: --wait')) from e
+        raise (
+            e
+            if isinstance(e, OSError)
+            else BadInput(
+                f"{type(model).__name__} cannot be handed to another process: {' '.join(str(e).split())[:160]}",
+                "add: --wait",
+            )
+        ) from e
 
-def work(bracket:str, digest:str):
+
+def work(bracket: str, digest: str):
     "What the child does: one process works, and this one watches over it and says what became of it"
     from mlops_nb.core import project
+
     p = project.current()
     r = _read(staging(p, bracket))
     why = _tried(p, r, digest)
-    if r.native and _at_home(p) and why==too_long(p.settings.model.convert_s): why = _tried(p, r, digest, why) # once more, without ONNX
-    if not _at_home(p): p,why = project.find(os.curdir),_MOVED
+    if r.native and _at_home(p) and why == too_long(p.settings.model.convert_s):
+        why = _tried(p, r, digest, why)  # once more, without ONNX
+    if not _at_home(p):
+        p, why = project.find(os.curdir), _MOVED
     if ended(p, bracket) is None:
         _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
 
+
 def _at_home(p) -> bool:
     "Is the project still where it was? The working directory goes along with a folder that is moved"
-    try: return os.path.samefile(os.curdir, p.root)
-    except OSError: return False
+    try:
+        return os.path.samefile(os.curdir, p.root)
+    except OSError:
+        return False
 
-def _tried(p, r:Request, digest:str, without:str='') -> str:
+
+def _tried(p, r: Request, digest: str, without: str = "") -> str:
     "Work in a fork, without ONNX for the reason given; why it was ended, empty when it ended by itself"
-    heard,told = os.pipe()
+    heard, told = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(heard)
-        try: _worked(p, r, digest, _refused(without) if without else _phase(told))
-        except BaseException: traceback.print_exc(); os._exit(1)
+        try:
+            _worked(p, r, digest, _refused(without) if without else _phase(told))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     os.close(told)
-    try: return watched(pid, heard, p.settings.model.convert_s)
-    finally: os.close(heard)
+    try:
+        return watched(pid, heard, p.settings.model.convert_s)
+    finally:
+        os.close(heard)
 
-def _worked(p, r:Request, digest:str, converting):
+
+def _worked(p, r: Request, digest: str, converting):
     "Take the model over, pack and register it"
     import cloudpickle
     from mlops_nb import guard
-    at = staging(p, r.bracket)/'object.pkl'
+
+    at = staging(p, r.bracket) / "object.pkl"
     data = at.read_bytes()
-    if manifest.digest(data)!=digest: raise ToolFailed('the model was changed on its way to the background')
-    model,rows = cloudpickle.loads(data)
-    if not r.native: at.unlink() # otherwise it may be needed once more
-    try: key = guard.signer(p)
-    except MlopsError: key = None
+    if manifest.digest(data) != digest:
+        raise ToolFailed("the model was changed on its way to the background")
+    model, rows = cloudpickle.loads(data)
+    if not r.native:
+        at.unlink()  # otherwise it may be needed once more
+    try:
+        key = guard.signer(p)
+    except MlopsError:
+        key = None
     finish(p, r, model, rows, key, converting)
 
-def _phase(told:int):
+
+def _phase(told: int):
     "Tell the watching process when the conversion begins and ends"
+
     def call(f):
-        with suppress(OSError): os.write(told, b'c')
-        try: return f()
+        with suppress(OSError):
+            os.write(told, b"c")
+        try:
+            return f()
         finally:
-            with suppress(OSError): os.write(told, b'd')
+            with suppress(OSError):
+                os.write(told, b"d")
+
     return call
 
-def _refused(why:str):
+
+def _refused(why: str):
     "Convert nothing"
-    def call(f): raise ToolFailed(why)
+
+    def call(f):
+        raise ToolFailed(why)
+
     return call
 
-def too_long(limit_s:float) -> str:
+
+def too_long(limit_s: float) -> str:
     "What is said of a conversion that hangs"
-    return f'the conversion to ONNX was ended after {limit_s:g} s (convert_s under [model] in mlops.toml)'
+    return f"the conversion to ONNX was ended after {limit_s:g} s (convert_s under [model] in mlops.toml)"
+
 
 def watched(
-    pid:int, # Child at work
-    heard:int, # Pipe: it writes `c` when it begins to convert, and `d` when it has
-    limit_s:float, # Seconds that the conversion may take
-) -> str: # Why it was ended; empty when it ended by itself
+    pid: int,  # Child at work
+    heard: int,  # Pipe: it writes `c` when it begins to convert, and `d` when it has
+    limit_s: float,  # Seconds that the conversion may take
+) -> str:  # Why it was ended; empty when it ended by itself
     "Wait for a child; end it when its converter hangs"
-    wait_s,why = None,''
+    wait_s, why = None, ""
     while True:
         if not select.select([heard], [], [], wait_s)[0]:
             why = too_long(limit_s)
             os.kill(pid, signal.SIGKILL)
             break
         said = os.read(heard, 16)
-        if not said: break
-        wait_s = limit_s if said.endswith(b'c') else None
-    _,status = os.waitpid(pid, 0)
-    return why or (f'its process was ended by signal {os.WTERMSIG(status)}; is there enough memory?' if os.WIFSIGNALED(status) else '')
+        if not said:
+            break
+        wait_s = limit_s if said.endswith(b"c") else None
+    _, status = os.waitpid(pid, 0)
+    return why or (
+        f"its process was ended by signal {os.WTERMSIG(status)}; is there enough memory?"
+        if os.WIFSIGNALED(status)
+        else ""
+    )
 
 # %% ../../nbs/model/mlflow_registration.ipynb #c88a8ca4
-class _Late(BaseException): "Not an `Exception`, which a converter might catch"
+class _Late(BaseException):
+    "Not an `Exception`, which a converter might catch"
+
 
 def limited(
-    limit_s:float, # Seconds that the conversion may take
-): # Function that calls another one, and raises `ToolFailed` when that takes longer
+    limit_s: float,  # Seconds that the conversion may take
+):  # Function that calls another one, and raises `ToolFailed` when that takes longer
     "End a conversion that hangs in this process"
+
     def call(f):
-        done,here = futures.Future(),contextvars.copy_context()
+        done, here = futures.Future(), contextvars.copy_context()
+
         def converts():
-            try: done.set_result(here.run(f))
-            except BaseException as e: done.set_exception(e)
-        thread = threading.Thread(target=converts, name='conversion to ONNX', daemon=True)
+            try:
+                done.set_result(here.run(f))
+            except BaseException as e:
+                done.set_exception(e)
+
+        thread = threading.Thread(target=converts, name="conversion to ONNX", daemon=True)
         thread.start()
-        try: return done.result(limit_s)
+        try:
+            return done.result(limit_s)
         except TimeoutError:
-            if done.done(): raise
-            raise ToolFailed(too_long(limit_s), 'allow more, simplify the step that hangs, or keep the native model only with: --native') from None
+            if done.done():
+                raise
+            raise ToolFailed(
+                too_long(limit_s),
+                "allow more, simplify the step that hangs, or keep the native model only with: --native",
+            ) from None
         finally:
-            if not done.done(): ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Late))
+            if not done.done():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Late))
+
     return call
 
 # %% ../../nbs/model/mlflow_registration.ipynb #8be98be0
 def mend(
-    p, # Project
-    pending, # What `views.pending` found: `name`, `version`, `bracket`
-    apply:bool=True, # Do it, or only say it
-) -> list[dict]: # {subject, state: running, registered, failed or removed, message}
+    p,  # Project
+    pending,  # What `views.pending` found: `name`, `version`, `bracket`
+    apply: bool = True,  # Do it, or only say it
+) -> list[dict]:  # {subject, state: running, registered, failed or removed, message}
     "Finish or undo registrations whose process is gone"
     out = []
     for v in pending:
         at = staging(p, v.bracket)
         with _idle(at) as idle:
-            if not idle: out.append({'subject':f'{v.name}@{v.version}', 'state':'running', 'message':'a process is at work on it'})
-            elif ended(p, v.bracket) is None: out.append(_mended(p, v, at, apply)) # otherwise it ended after somebody looked
-    return out+(_swept(p, {v.bracket for v in pending}, apply) if staging(p).is_dir() else [])
+            if not idle:
+                out.append(
+                    {"subject": f"{v.name}@{v.version}", "state": "running", "message": "a process is at work on it"}
+                )
+            elif ended(p, v.bracket) is None:
+                out.append(_mended(p, v, at, apply))  # otherwise it ended after somebody looked
+    return out + (_swept(p, {v.bracket for v in pending}, apply) if staging(p).is_dir() else [])
 
-def _swept(p, known, apply:bool) -> list[dict]:
+
+def _swept(p, known, apply: bool) -> list[dict]:
     "Files of registrations that have ended; nobody begins meanwhile"
     out = []
     with _beginning(p) if os.access(p.state, os.W_OK) else nullcontext():
         for at in staging(p).iterdir():
-            if at.name in known or busy(p, at.name): continue
-            if apply: shutil.rmtree(at, ignore_errors=True)
-            out.append({'subject':at.name, 'state':'removed', 'message':'files of a registration that has ended'})
+            if at.name in known or busy(p, at.name):
+                continue
+            if apply:
+                shutil.rmtree(at, ignore_errors=True)
+            out.append({"subject": at.name, "state": "removed", "message": "files of a registration that has ended"})
     return out
 
-def _mended(p, v, at:Path, apply:bool, why:str='') -> dict:
+
+def _mended(p, v, at: Path, apply: bool, why: str = "") -> dict:
     "One registration whose process is gone"
     found = _in_mlflow(p, v.name, v.bracket)
-    said = {'subject':f'{v.name}@{found.version if found else v.version}', 'state':'registered' if found else 'failed',
-        'message':'the process ended before it was recorded' if found else why or 'the process ended before it was registered'}
-    if not apply: return said
+    said = {
+        "subject": f"{v.name}@{found.version if found else v.version}",
+        "state": "registered" if found else "failed",
+        "message": "the process ended before it was recorded"
+        if found
+        else why or "the process ended before it was registered",
+    }
+    if not apply:
+        return said
     r = Request(bracket=v.bracket, name=v.name, expected=v.version)
     try:
         if found:
-            manifest.check(registry.fetch(p, found.source), found.tags['mlops.digest'])
-            _record(p, v.name, {**msgspec.json.decode((at/'ready.json').read_bytes()), 'version':int(found.version), 'run':found.run_id, 'source':found.source})
+            manifest.check(registry.fetch(p, found.source), found.tags["mlops.digest"])
+            _record(
+                p,
+                v.name,
+                {
+                    **msgspec.json.decode((at / "ready.json").read_bytes()),
+                    "version": int(found.version),
+                    "run": found.run_id,
+                    "source": found.source,
+                },
+            )
             shutil.rmtree(at, ignore_errors=True)
-        else: give_up(p, r, ToolFailed(said['message']))
+        else:
+            give_up(p, r, ToolFailed(said["message"]))
     except (MlopsError, OSError) as e:
         give_up(p, r, e, int(found.version) if found else None)
-        said |= {'state':'failed', 'message':str(e)}
+        said |= {"state": "failed", "message": str(e)}
     return said
 
-if __name__=='__main__' and sys.argv[0].endswith('mlflow_registration.py'): work(sys.argv[1], sys.argv[2])
+
+if __name__ == "__main__" and sys.argv[0].endswith("mlflow_registration.py"):
+    work(sys.argv[1], sys.argv[2])

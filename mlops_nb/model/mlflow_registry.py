@@ -18,226 +18,330 @@ from ..core.errors import MlopsError, NotFound, ToolFailed, suggest
 
 # %% ../../nbs/model/mlflow_registry.ipynb #535750f5
 def _cache() -> Path:
-    base = os.environ.get('XDG_CACHE_HOME') or (Path(os.environ.get('HOME') or Path.home())/'.cache')
-    return Path(base)/'mlops_nb'
+    base = os.environ.get("XDG_CACHE_HOME") or (Path(os.environ.get("HOME") or Path.home()) / ".cache")
+    return Path(base) / "mlops_nb"
+
 
 _MAKE = 'import sys, logging; logging.disable(50); from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore; SqlAlchemyStore("sqlite:///"+sys.argv[1], sys.argv[2])'
+
 
 def _template() -> Path:
     "An empty, migrated store of the installed MLflow"
     from importlib.metadata import version
-    at = _cache()/f'mlflow-{version("mlflow")}.db'
-    if at.is_file(): return at
+
+    at = _cache() / f"mlflow-{version('mlflow')}.db"
+    if at.is_file():
+        return at
     at.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=at.parent, prefix='.making-') as d: # its own, also among threads and containers
-        tmp = Path(d)/at.name
-        r = subprocess.run([sys.executable, '-c', _MAKE, str(tmp), str(Path(d)/'unused')], capture_output=True, text=True,
-            env=quiet_environment())
+    with tempfile.TemporaryDirectory(
+        dir=at.parent, prefix=".making-"
+    ) as d:  # its own, also among threads and containers
+        tmp = Path(d) / at.name
+        r = subprocess.run(
+            [sys.executable, "-c", _MAKE, str(tmp), str(Path(d) / "unused")],
+            capture_output=True,
+            text=True,
+            env=quiet_environment(),
+        )
         if r.returncode:
-            raise ToolFailed(f'MLflow cannot make its store: {(r.stderr.strip().splitlines() or ["no message"])[-1][:200]}')
-        with sqlite3.connect(tmp) as db: db.execute('PRAGMA journal_mode=WAL'); db.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+            raise ToolFailed(
+                f"MLflow cannot make its store: {(r.stderr.strip().splitlines() or ['no message'])[-1][:200]}"
+            )
+        with sqlite3.connect(tmp) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.close()
         os.replace(tmp, at)
     return at
 
-def quiet_environment() -> dict[str,str]:
-    "For children: MLflow without telemetry, without chatter"
-    import mlops_nb # sets the switches
-    return {**os.environ, 'MLFLOW_LOGGING_LEVEL':'ERROR', 'GIT_PYTHON_REFRESH':'quiet'} if mlops_nb else {}
 
-def _path(uri:str) -> Path|None:
+def quiet_environment() -> dict[str, str]:
+    "For children: MLflow without telemetry, without chatter"
+    import mlops_nb  # sets the switches
+
+    return {**os.environ, "MLFLOW_LOGGING_LEVEL": "ERROR", "GIT_PYTHON_REFRESH": "quiet"} if mlops_nb else {}
+
+
+def _path(uri: str) -> Path | None:
     "File of a SQLite URI"
-    return Path(uri.removeprefix('sqlite:///')) if uri.startswith('sqlite:///') else None
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
 
 def ensure_store(p):
     "Make the project's MLflow store when it is the embedded one and not there yet"
     at = _path(p.mlflow_uri)
-    if at is None or at.is_file(): return
+    if at is None or at.is_file():
+        return
     at.parent.mkdir(parents=True, exist_ok=True)
     tmp = None
     try:
-        fd,tmp = tempfile.mkstemp(dir=at.parent, prefix=f'.{at.name}.'); os.close(fd)
+        fd, tmp = tempfile.mkstemp(dir=at.parent, prefix=f".{at.name}.")
+        os.close(fd)
         shutil.copyfile(_template(), tmp)
         _named(tmp, at)
     except OSError as e:
-        raise ToolFailed(f'cannot make the MLflow store {at.name}: {e.strerror}', 'the project folder must be writable') from e
+        raise ToolFailed(
+            f"cannot make the MLflow store {at.name}: {e.strerror}", "the project folder must be writable"
+        ) from e
     finally:
-        if tmp: Path(tmp).unlink(missing_ok=True)
+        if tmp:
+            Path(tmp).unlink(missing_ok=True)
 
-def _named(tmp, at:Path):
+
+def _named(tmp, at: Path):
     "Give a finished file its name, unless somebody was faster: what they have written there stays"
-    try: os.link(tmp, at)
-    except FileExistsError: pass
-    except OSError: # a file system without links
-        if not at.is_file(): os.replace(tmp, at)
+    try:
+        os.link(tmp, at)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not at.is_file():
+            os.replace(tmp, at)
+
 
 def client(p):
     "An `MlflowClient` bound to this project"
     ensure_store(p)
     import logging
     from mlflow import MlflowClient
-    logging.getLogger('mlflow').setLevel(logging.ERROR); logging.getLogger('alembic').setLevel(logging.ERROR)
-    logging.getLogger('mlflow.store.db.utils').setLevel(logging.CRITICAL) # a traceback of what is raised all the same
-    with spoken('opening the store'): return MlflowClient(tracking_uri=p.mlflow_uri, registry_uri=p.mlflow_uri)
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what is raised all the same
+    with spoken("opening the store"):
+        return MlflowClient(tracking_uri=p.mlflow_uri, registry_uri=p.mlflow_uri)
+
 
 @contextmanager
-def spoken(what:str):
+def spoken(what: str):
     "What MLflow raises, in one line"
     from mlflow.exceptions import MlflowException
-    try: yield
-    except MlopsError: raise
-    except (MlflowException, OSError) as e:
-        if 'database is locked' in str(e):
-            raise ToolFailed(f'MLflow: {what} failed: another program is writing to its store', 'wait until it has ended, and say it again') from e
-        raise ToolFailed(f'MLflow: {what} failed: {" ".join(str(e).split())[:200]}', 'look with: mlops doctor') from e
 
-def experiment(p, c, name:str) -> str:
+    try:
+        yield
+    except MlopsError:
+        raise
+    except (MlflowException, OSError) as e:
+        if "database is locked" in str(e):
+            raise ToolFailed(
+                f"MLflow: {what} failed: another program is writing to its store",
+                "wait until it has ended, and say it again",
+            ) from e
+        raise ToolFailed(f"MLflow: {what} failed: {' '.join(str(e).split())[:200]}", "look with: mlops doctor") from e
+
+
+def experiment(p, c, name: str) -> str:
     "Id of an experiment, made when missing"
-    with spoken(f'experiment {name}'):
+    with spoken(f"experiment {name}"):
         found = c.get_experiment_by_name(name)
-        if found is not None: _follow(p, found); return found.experiment_id
-        try: return c.create_experiment(name, artifact_location=p.artifact_root.rstrip('/')+'/'+name)
+        if found is not None:
+            _follow(p, found)
+            return found.experiment_id
+        try:
+            return c.create_experiment(name, artifact_location=p.artifact_root.rstrip("/") + "/" + name)
         except Exception:
-            found = c.get_experiment_by_name(name) # another process was faster
-            if found is None: raise
+            found = c.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise
             return found.experiment_id
 
 # %% ../../nbs/model/mlflow_registry.ipynb #0eb1b825
-_KEPT = '/.mlops/artifacts/'
+_KEPT = "/.mlops/artifacts/"
 
-def rooted(p, uri:str) -> str:
+
+def rooted(p, uri: str) -> str:
     "Where an artifact lies now: what a project keeps in its own folder moves with it"
-    if p.settings.stores.artifacts or urlparse(uri).scheme not in ('', 'file') or _KEPT not in uri: return uri
-    return f'{p.artifact_root}/{uri.rpartition(_KEPT)[2]}'
+    if p.settings.stores.artifacts or urlparse(uri).scheme not in ("", "file") or _KEPT not in uri:
+        return uri
+    return f"{p.artifact_root}/{uri.rpartition(_KEPT)[2]}"
+
 
 def _follow(p, e):
     "Let an experiment put the files of its new runs where the project is now"
-    now,at = rooted(p, e.artifact_location),_path(p.mlflow_uri)
-    if now==e.artifact_location or at is None: return
+    now, at = rooted(p, e.artifact_location), _path(p.mlflow_uri)
+    if now == e.artifact_location or at is None:
+        return
     db = sqlite3.connect(at, timeout=20)
     try:
-        with db: db.execute('UPDATE experiments SET artifact_location=? WHERE experiment_id=?', (now, int(e.experiment_id)))
-    except sqlite3.Error as x: raise ToolFailed(f'MLflow: the experiment {e.name} cannot follow the project: {x}', 'wait until other programs have ended, and say it again') from x
-    finally: db.close()
-
+        with db:
+            db.execute("UPDATE experiments SET artifact_location=? WHERE experiment_id=?", (now, int(e.experiment_id)))
+    except sqlite3.Error as x:
+        raise ToolFailed(
+            f"MLflow: the experiment {e.name} cannot follow the project: {x}",
+            "wait until other programs have ended, and say it again",
+        ) from x
+    finally:
+        db.close()
 
 # %% ../../nbs/model/mlflow_registry.ipynb #6a745cbe
-def runs(p, name:str='', limit:int=50) -> list[dict]:
+def runs(p, name: str = "", limit: int = 50) -> list[dict]:
     "Runs of one or all experiments, newest first"
     c = client(p)
-    with spoken('listing runs'):
+    with spoken("listing runs"):
         found = [c.get_experiment_by_name(name)] if name else c.search_experiments()
         if name and found[0] is None:
-            raise NotFound(f'no experiment `{name}`', suggest(name, [e.name for e in c.search_experiments()])
-                or 'train in a cell with: %%mlops run EXPERIMENT')
-        ids = {e.experiment_id:e.name for e in found}
-        return [as_dict(r, ids) for r in c.search_runs(list(ids), max_results=limit, order_by=['attributes.start_time DESC'])] if ids else []
+            raise NotFound(
+                f"no experiment `{name}`",
+                suggest(name, [e.name for e in c.search_experiments()])
+                or "train in a cell with: %%mlops run EXPERIMENT",
+            )
+        ids = {e.experiment_id: e.name for e in found}
+        return (
+            [
+                as_dict(r, ids)
+                for r in c.search_runs(list(ids), max_results=limit, order_by=["attributes.start_time DESC"])
+            ]
+            if ids
+            else []
+        )
 
-def as_dict(r, ids:dict) -> dict:
+
+def as_dict(r, ids: dict) -> dict:
     from datetime import datetime, UTC
-    i = r.info
-    return {'run':i.run_id, 'experiment':ids.get(i.experiment_id, i.experiment_id),
-        'status':{'FINISHED':'completed', 'FAILED':'failed', 'KILLED':'aborted'}.get(i.status, 'running'),
-        'time':datetime.fromtimestamp(i.start_time/1000, UTC).strftime('%Y-%m-%dT%H:%M:%SZ'),
-        'seconds':(i.end_time-i.start_time)/1000 if i.end_time else None,
-        'metrics':dict(r.data.metrics), 'params':dict(r.data.params),
-        'tags':{k:v for k,v in r.data.tags.items() if not k.startswith('mlflow.log-model')}}
 
-def run(p, run_id:str) -> dict:
+    i = r.info
+    return {
+        "run": i.run_id,
+        "experiment": ids.get(i.experiment_id, i.experiment_id),
+        "status": {"FINISHED": "completed", "FAILED": "failed", "KILLED": "aborted"}.get(i.status, "running"),
+        "time": datetime.fromtimestamp(i.start_time / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": (i.end_time - i.start_time) / 1000 if i.end_time else None,
+        "metrics": dict(r.data.metrics),
+        "params": dict(r.data.params),
+        "tags": {k: v for k, v in r.data.tags.items() if not k.startswith("mlflow.log-model")},
+    }
+
+
+def run(p, run_id: str) -> dict:
     "One run by its id or the beginning of it"
     c = client(p)
-    if len(run_id)<32:
-        near = [r for r in runs(p, limit=1000) if r['run'].startswith(run_id)]
-        if len(near)!=1: raise NotFound(f'{len(near) or "no"} runs begin with {run_id!r}', 'list them with: mlops run list')
+    if len(run_id) < 32:
+        near = [r for r in runs(p, limit=1000) if r["run"].startswith(run_id)]
+        if len(near) != 1:
+            raise NotFound(f"{len(near) or 'no'} runs begin with {run_id!r}", "list them with: mlops run list")
         return near[0]
     from mlflow.exceptions import MlflowException
-    try: r = c.get_run(run_id)
-    except MlflowException as e: raise NotFound(f'no run {run_id!r}', 'list them with: mlops run list') from e
-    return as_dict(r, {r.info.experiment_id:c.get_experiment(r.info.experiment_id).name})
+
+    try:
+        r = c.get_run(run_id)
+    except MlflowException as e:
+        raise NotFound(f"no run {run_id!r}", "list them with: mlops run list") from e
+    return as_dict(r, {r.info.experiment_id: c.get_experiment(r.info.experiment_id).name})
 
 # %% ../../nbs/model/mlflow_registry.ipynb #50052994
 def register(
-    p, # Project
-    name:str, # Of the model
-    folder:Path, # Files of the version
-    tags:dict[str,str], # Of the version
-    run_id:str='', # Run it was trained in; a run is made when empty
-    number:int=1, # It gets this number or a higher one
-) -> tuple[int,str,str]: # Version number, run id, where the files are
+    p,  # Project
+    name: str,  # Of the model
+    folder: Path,  # Files of the version
+    tags: dict[str, str],  # Of the version
+    run_id: str = "",  # Run it was trained in; a run is made when empty
+    number: int = 1,  # It gets this number or a higher one
+) -> tuple[int, str, str]:  # Version number, run id, where the files are
     "Upload the files and register a version"
     c = client(p)
-    with spoken(f'registering {name}'):
+    with spoken(f"registering {name}"):
         if not run_id:
-            run_id = c.create_run(experiment(p, c, name), tags={'mlflow.runName':f'register {name}'}).info.run_id
+            run_id = c.create_run(experiment(p, c, name), tags={"mlflow.runName": f"register {name}"}).info.run_id
             c.set_terminated(run_id)
-        where = f'model-{tags["mlops.digest"][:12]}'
+        where = f"model-{tags['mlops.digest'][:12]}"
         source = _upload(p, c, run_id, folder, where)
-        try: c.create_registered_model(name)
+        try:
+            c.create_registered_model(name)
         except Exception as e:
-            if 'RESOURCE_ALREADY_EXISTS' not in str(getattr(e, 'error_code', e)): raise
-        return _numbered(c, name, number, lambda: int(c.create_model_version(name, source, run_id, tags=tags).version)),run_id,source
+            if "RESOURCE_ALREADY_EXISTS" not in str(getattr(e, "error_code", e)):
+                raise
+        return (
+            _numbered(c, name, number, lambda: int(c.create_model_version(name, source, run_id, tags=tags).version)),
+            run_id,
+            source,
+        )
 
-def _numbered(c, name:str, number:int, make) -> int:
+
+def _numbered(c, name: str, number: int, make) -> int:
     "Make versions until one has the number that was promised: that of one which failed is nobody else's"
-    last,made = 0,make()
-    while last<made<number:
+    last, made = 0, make()
+    while last < made < number:
         c.delete_model_version(name, str(made))
-        last,made = made,make()
+        last, made = made, make()
     return made
 
-def _upload(p, c, run_id:str, at:Path, folder:str) -> str:
+
+def _upload(p, c, run_id: str, at: Path, folder: str) -> str:
     "Put a file or a folder among a run's artifacts; returns where"
     said = c.get_run(run_id).info.artifact_uri
     root = rooted(p, said)
-    if root==said: (c.log_artifacts if at.is_dir() else c.log_artifact)(run_id, str(at), folder)
+    if root == said:
+        (c.log_artifacts if at.is_dir() else c.log_artifact)(run_id, str(at), folder)
     else:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         there = get_artifact_repository(root)
         (there.log_artifacts if at.is_dir() else there.log_artifact)(str(at), folder)
-    return f'{root}/{folder}'
+    return f"{root}/{folder}"
 
-def forget(p, name:str, version:int):
+
+def forget(p, name: str, version: int):
     "Take a version back that could not be recorded"
-    with spoken(f'taking {name}@{version} back'): client(p).delete_model_version(name, str(version))
+    with spoken(f"taking {name}@{version} back"):
+        client(p).delete_model_version(name, str(version))
 
-def versions(p, name:str='') -> list:
+
+def versions(p, name: str = "") -> list:
     "Registered versions: number, tags, run id, source; oldest first"
     c = client(p)
-    with spoken('listing versions'):
-        return sorted(c.search_model_versions(f"name = '{name}'" if name else ''), key=lambda v: (v.name, int(v.version)))
+    with spoken("listing versions"):
+        return sorted(
+            c.search_model_versions(f"name = '{name}'" if name else ""), key=lambda v: (v.name, int(v.version))
+        )
 
-def aliases(p, name:str) -> dict[str,int]:
+
+def aliases(p, name: str) -> dict[str, int]:
     "Alias -> version"
     from mlflow.exceptions import MlflowException
+
     c = client(p)
-    with spoken(f'reading the aliases of {name}'):
-        try: return {a:int(v) for a,v in c.get_registered_model(name).aliases.items()}
+    with spoken(f"reading the aliases of {name}"):
+        try:
+            return {a: int(v) for a, v in c.get_registered_model(name).aliases.items()}
         except MlflowException as e:
-            if e.error_code!='RESOURCE_DOES_NOT_EXIST': raise # not known is not the same as none
+            if e.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise  # not known is not the same as none
             return {}
 
-def move(p, name:str, alias:str, version:int|None):
+
+def move(p, name: str, alias: str, version: int | None):
     "Put an alias on a version; None takes it away"
     c = client(p)
-    with spoken(f'moving {alias} of {name}'):
-        c.set_registered_model_alias(name, alias, str(version)) if version is not None else c.delete_registered_model_alias(name, alias)
+    with spoken(f"moving {alias} of {name}"):
+        c.set_registered_model_alias(
+            name, alias, str(version)
+        ) if version is not None else c.delete_registered_model_alias(name, alias)
 
-def fetch(p, source:str) -> Path:
+
+def fetch(p, source: str) -> Path:
     "The files of a version on this machine"
     u = urlparse(source := rooted(p, source))
-    if u.scheme in ('', 'file'): return Path(unquote(u.path))
+    if u.scheme in ("", "file"):
+        return Path(unquote(u.path))
     from mlflow.artifacts import download_artifacts
-    with spoken('downloading the model'):
-        return Path(download_artifacts(artifact_uri=source, dst_path=str(_cache()/'models'), tracking_uri=p.mlflow_uri))
 
-def fetch_uri(p, uri:str) -> Path:
+    with spoken("downloading the model"):
+        return Path(
+            download_artifacts(artifact_uri=source, dst_path=str(_cache() / "models"), tracking_uri=p.mlflow_uri)
+        )
+
+
+def fetch_uri(p, uri: str) -> Path:
     "The files behind a `runs:/` or `models:/` URI of this project"
     from mlflow.artifacts import download_artifacts
-    with spoken(f'fetching {uri}'): return Path(download_artifacts(artifact_uri=uri, dst_path=None, tracking_uri=p.mlflow_uri))
 
-def attach(p, run_id:str, source:str, file:Path):
+    with spoken(f"fetching {uri}"):
+        return Path(download_artifacts(artifact_uri=uri, dst_path=None, tracking_uri=p.mlflow_uri))
+
+
+def attach(p, run_id: str, source: str, file: Path):
     "Put a file beside those of a version"
     c = client(p)
-    with spoken('adding a file to the model'):
+    with spoken("adding a file to the model"):
         root = rooted(p, c.get_run(run_id).info.artifact_uri)
-        _upload(p, c, run_id, file, rooted(p, source).removeprefix(root).strip('/'))
+        _upload(p, c, run_id, file, rooted(p, source).removeprefix(root).strip("/"))

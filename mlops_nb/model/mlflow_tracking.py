@@ -17,111 +17,211 @@ from .facts import Run
 
 # %% ../../nbs/model/mlflow_tracking.ipynb #36132bf4
 _turn = threading.Lock()
-_last:dict = {} # project root -> run id of its newest completed run in this process
-_there:dict = {} # project root -> weak references to the models that the notebook had when that run ended; None outside of notebooks
+_last: dict = {}  # project root -> run id of its newest completed run in this process
+_there: dict = {}  # project root -> weak references to the models that the notebook had when that run ended; None outside of notebooks
 
-def last_run(p) -> str: return _last.get(p.root, '')
 
-def _models(x, deep:int=3):
+def last_run(p) -> str:
+    return _last.get(p.root, "")
+
+
+def _models(x, deep: int = 3):
     "Whatever can predict: a value and what it holds, as deep as a step of a pipeline"
-    predicts = hasattr(type(x), 'predict') or originals.is_torch(x)
-    if predicts: yield x
-    held = list(x.values()) if type(x) is dict else x if type(x) in (list, tuple) else list(vars(x).values()) if predicts and hasattr(x, '__dict__') else ()
-    for y in held if deep and len(held)<=100 else (): yield from _models(y, deep-1)
+    predicts = hasattr(type(x), "predict") or originals.is_torch(x)
+    if predicts:
+        yield x
+    held = (
+        list(x.values())
+        if type(x) is dict
+        else x
+        if type(x) in (list, tuple)
+        else list(vars(x).values())
+        if predicts and hasattr(x, "__dict__")
+        else ()
+    )
+    for y in held if deep and len(held) <= 100 else ():
+        yield from _models(y, deep - 1)
 
-def _in_notebook() -> list|None:
-    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    if shell is None: return None
-    frames,f,outermost = [],sys._getframe(),0
-    while f: frames.append(f); outermost = len(frames) if f.f_globals is shell.user_ns else outermost; f = f.f_back
-    names = [*shell.user_ns.items(), *(kx for f in frames[:outermost] for kx in f.f_locals.items())] # a run may be in a function
-    found = [m for k,x in names if not k.startswith('_') for m in _models(x)]
+
+def _in_notebook() -> list | None:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return None
+    frames, f, outermost = [], sys._getframe(), 0
+    while f:
+        frames.append(f)
+        outermost = len(frames) if f.f_globals is shell.user_ns else outermost
+        f = f.f_back
+    names = [
+        *shell.user_ns.items(),
+        *(kx for f in frames[:outermost] for kx in f.f_locals.items()),
+    ]  # a run may be in a function
+    found = [m for k, x in names if not k.startswith("_") for m in _models(x)]
     return [weakref.ref(m) for m in found if type(m).__weakrefoffset__]
+
 
 def trained_outside(p, model) -> bool:
     "Was a model, with all that it is made of, not there yet when the newest run of this notebook ended?"
     there = _there.get(p.root)
-    return there is not None and not {id(m) for r in there if (m := r()) is not None}&{id(m) for m in _models(model)}
+    return there is not None and not {id(m) for r in there if (m := r()) is not None} & {id(m) for m in _models(model)}
+
 
 @contextmanager
-def _fluent(uri:str):
+def _fluent(uri: str):
     "MLflow's global URI set to ours, and put back"
     import mlflow
-    held = {k:os.environ.get(k) for k in ('MLFLOW_TRACKING_URI', 'MLFLOW_REGISTRY_URI', 'MLFLOW_RUN_ID', 'MLFLOW_EXPERIMENT_ID', 'MLFLOW_EXPERIMENT_NAME')}
-    before = mlflow.get_tracking_uri() if held['MLFLOW_TRACKING_URI'] or mlflow.tracking._tracking_service.utils.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(uri); mlflow.set_registry_uri(uri)
-    try: yield mlflow
+
+    held = {
+        k: os.environ.get(k)
+        for k in (
+            "MLFLOW_TRACKING_URI",
+            "MLFLOW_REGISTRY_URI",
+            "MLFLOW_RUN_ID",
+            "MLFLOW_EXPERIMENT_ID",
+            "MLFLOW_EXPERIMENT_NAME",
+        )
+    }
+    before = (
+        mlflow.get_tracking_uri()
+        if held["MLFLOW_TRACKING_URI"] or mlflow.tracking._tracking_service.utils.is_tracking_uri_set()
+        else None
+    )
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield mlflow
     finally:
-        mlflow.set_tracking_uri(before); mlflow.set_registry_uri(None)
-        for k,v in held.items():
-            if v is None: os.environ.pop(k, None)
-            else: os.environ[k] = v
+        mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri(None)
+        for k, v in held.items():
+            if v is None:
+                os.environ.pop(k, None)
+            else:
+                os.environ[k] = v
+
 
 @contextmanager
 def bracketed(
-    p, # Project
-    name:str, # Experiment
-    params, # Names and values to keep: a dict, or `core.refs.Vars`
-    metrics=None, # The same, of numbers and dicts of numbers
+    p,  # Project
+    name: str,  # Experiment
+    params,  # Names and values to keep: a dict, or `core.refs.Vars`
+    metrics=None,  # The same, of numbers and dicts of numbers
 ):
     "Open a run, meter it, and end it as completed, failed or aborted, in MLflow and in the ledger"
     from mlops_nb import cost
+
     if not _turn.acquire(blocking=False):
-        raise Refused('another %%mlops run is open in this process',
-            'wait until it has ended: MLflow knows one open run at a time')
+        raise Refused(
+            "another %%mlops run is open in this process",
+            "wait until it has ended: MLflow knows one open run at a time",
+        )
     try:
         c = registry.client(p)
         eid = registry.experiment(p, c, name)
         with _fluent(p.mlflow_uri) as mlflow:
-            if mlflow.active_run() is not None: raise Refused('an MLflow run is open already', 'end it with: mlflow.end_run()')
+            if mlflow.active_run() is not None:
+                raise Refused("an MLflow run is open already", "end it with: mlflow.end_run()")
             tags = provenance.tags(p)
-            with registry.spoken(f'starting a run of {name}'): active = mlflow.start_run(experiment_id=eid, tags=tags)
+            with registry.spoken(f"starting a run of {name}"):
+                active = mlflow.start_run(experiment_id=eid, tags=tags)
             fact = Run(run=active.info.run_id, experiment=name, tags=tags)
             try:
-                with ledger.bracket(p, 'run', name,
-                    {'run':fact.run, 'experiment':name, 'parent':os.environ.get('MLOPS_PARENT_RUN', '')}) as done:
-                    done |= {'run':fact.run, 'experiment':name, 'parent':os.environ.get('MLOPS_PARENT_RUN', '')}
+                with ledger.bracket(
+                    p,
+                    "run",
+                    name,
+                    {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")},
+                ) as done:
+                    done |= {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")}
                     with cost.metering.measure() as used:
-                        try: yield fact
-                        finally: _log_params(c, fact, params)
-                    numbers,others = _numbers(metrics)
-                    if numbers: mlflow.log_metrics(numbers)
+                        try:
+                            yield fact
+                        finally:
+                            _log_params(c, fact, params)
+                    numbers, others = _numbers(metrics)
+                    if numbers:
+                        mlflow.log_metrics(numbers)
                     _finish(p, c, fact, used, done)
             except BaseException as e:
-                fact.status = 'failed' if isinstance(e, Exception) else 'aborted'
-                mlflow.end_run('FAILED' if isinstance(e, Exception) else 'KILLED')
+                fact.status = "failed" if isinstance(e, Exception) else "aborted"
+                mlflow.end_run("FAILED" if isinstance(e, Exception) else "KILLED")
                 raise
             mlflow.end_run()
-            _last[p.root],_there[p.root] = fact.run,_in_notebook()
-            lacks = next((n for given in (params, metrics) if isinstance(given, refs.Vars) for n in given.names if n not in given.namespace), '')
+            _last[p.root], _there[p.root] = fact.run, _in_notebook()
+            lacks = next(
+                (
+                    n
+                    for given in (params, metrics)
+                    if isinstance(given, refs.Vars)
+                    for n in given.names
+                    if n not in given.namespace
+                ),
+                "",
+            )
             if lacks or others:
-                raise BadInput(f'{f"no variable `{lacks}` is there after the cell" if lacks else f"the metric `{others[0]}` is no number"}; run {fact.run[:8]} is kept without it',
-                    'a metric is a number or a dict of numbers' if others else 'check the spelling; what the cell assigns may be named')
-    finally: _turn.release()
+                raise BadInput(
+                    f"{f'no variable `{lacks}` is there after the cell' if lacks else f'the metric `{others[0]}` is no number'}; run {fact.run[:8]} is kept without it",
+                    "a metric is a number or a dict of numbers"
+                    if others
+                    else "check the spelling; what the cell assigns may be named",
+                )
+    finally:
+        _turn.release()
 
-def _numbers(metrics) -> tuple[dict,list]:
+
+def _numbers(metrics) -> tuple[dict, list]:
     "Numbers by name as they are when the cell has run, dicts taken apart, and the names of what is none"
     values = metrics.now() if isinstance(metrics, refs.Vars) else dict(metrics or {})
-    flat = {k if v is x else f'{k}.{n}':x for k,v in values.items() for n,x in (v.items() if isinstance(v, dict) else [('', v)])}
-    out,others = {},[]
-    for k,v in flat.items():
-        try: out[k] = float(v)
-        except (TypeError, ValueError): others.append(k)
-    return out,others
+    flat = {
+        k if v is x else f"{k}.{n}": x
+        for k, v in values.items()
+        for n, x in (v.items() if isinstance(v, dict) else [("", v)])
+    }
+    out, others = {}, []
+    for k, v in flat.items():
+        try:
+            out[k] = float(v)
+        except (TypeError, ValueError):
+            others.append(k)
+    return out, others
+
 
 def _log_params(c, fact, params):
     "Parameters as they are when the cell has run"
     values = params.now() if isinstance(params, refs.Vars) else dict(params or {})
-    for k,v in values.items(): c.log_param(fact.run, k, str(v)[:6000])
+    for k, v in values.items():
+        c.log_param(fact.run, k, str(v)[:6000])
+
 
 def _finish(p, c, fact, used, done):
     "What the run cost and measured, into the fact, MLflow and the ledger"
     from mlops_nb import cost
+
     usd = cost.price(used, p)
     r = c.get_run(fact.run).data
-    fact.status,fact.seconds,fact.usd,fact.kwh,fact.metrics,fact.params = 'completed',used.seconds,usd,used.kwh,dict(r.metrics),dict(r.params)
-    for k,v in {'mlops.seconds':used.seconds, 'mlops.cpu_s':used.cpu_s, 'mlops.peak_mb':used.peak_mb, 'mlops.kwh':used.kwh,
-        'mlops.usd':usd}.items():
-        if v is not None: c.set_tag(fact.run, k, f'{v:.6g}')
-    done |= {'metrics':fact.metrics, 'params':fact.params, 'seconds':used.seconds, 'cpu_s':used.cpu_s, 'peak_mb':used.peak_mb,
-        'kwh':used.kwh, 'usd':usd}
+    fact.status, fact.seconds, fact.usd, fact.kwh, fact.metrics, fact.params = (
+        "completed",
+        used.seconds,
+        usd,
+        used.kwh,
+        dict(r.metrics),
+        dict(r.params),
+    )
+    for k, v in {
+        "mlops.seconds": used.seconds,
+        "mlops.cpu_s": used.cpu_s,
+        "mlops.peak_mb": used.peak_mb,
+        "mlops.kwh": used.kwh,
+        "mlops.usd": usd,
+    }.items():
+        if v is not None:
+            c.set_tag(fact.run, k, f"{v:.6g}")
+    done |= {
+        "metrics": fact.metrics,
+        "params": fact.params,
+        "seconds": used.seconds,
+        "cpu_s": used.cpu_s,
+        "peak_mb": used.peak_mb,
+        "kwh": used.kwh,
+        "usd": usd,
+    }

@@ -14,292 +14,423 @@ from ..core.errors import BadInput
 from . import onnx_export
 
 # %% ../../nbs/model/onnx_compression.ipynb #a4c48e9e
-class NotForThis(BadInput): "A rewrite that has nothing to work on in this graph"
+class NotForThis(BadInput):
+    "A rewrite that has nothing to work on in this graph"
 
-def _model(onnx:bytes):
+
+def _model(onnx: bytes):
     import onnx as onnx_format
+
     return onnx_format.load_from_string(onnx)
 
-def _weights(graph) -> dict: return {i.name:i for i in graph.initializer}
 
-def _has_products(onnx:bytes):
+def _weights(graph) -> dict:
+    return {i.name: i for i in graph.initializer}
+
+
+def _has_products(onnx: bytes):
     g = _model(onnx).graph
     known = _weights(g)
-    if not any(n.op_type in ('MatMul', 'Gemm', 'Conv') and any(i in known for i in n.input) for n in g.node):
-        raise NotForThis('the graph has no matrix products to quantize',
-            'for ensembles of trees try: trees=.5, depth=4 or distill=boost:50x3')
+    if not any(n.op_type in ("MatMul", "Gemm", "Conv") and any(i in known for i in n.input) for n in g.node):
+        raise NotForThis(
+            "the graph has no matrix products to quantize",
+            "for ensembles of trees try: trees=.5, depth=4 or distill=boost:50x3",
+        )
 
-def int8_dynamic(onnx:bytes) -> bytes:
+
+def int8_dynamic(onnx: bytes) -> bytes:
     "Weights in 8 bits, activations scaled at each call"
     from onnxruntime.quantization import QuantType, quantize_dynamic
+
     _has_products(onnx)
-    with tempfile.TemporaryDirectory(prefix='mlops-') as d, _quiet():
-        quantize_dynamic(_model(onnx), Path(d)/'q.onnx', weight_type=QuantType.QInt8, per_channel=True)
-        return (Path(d)/'q.onnx').read_bytes()
+    with tempfile.TemporaryDirectory(prefix="mlops-") as d, _quiet():
+        quantize_dynamic(_model(onnx), Path(d) / "q.onnx", weight_type=QuantType.QInt8, per_channel=True)
+        return (Path(d) / "q.onnx").read_bytes()
+
 
 def _quiet():
     "onnxruntime recommends its preparation on every call; it was done, or is not needed"
     import contextlib, logging
+
     @contextlib.contextmanager
     def hush():
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
-        try: yield
-        finally: logging.disable(before)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
     return hush()
 
+
 def int8_static(
-    onnx:bytes,
-    predictor, # Session of the same model, for how it is fed
-    rows, # Real rows to calibrate with
+    onnx: bytes,
+    predictor,  # Session of the same model, for how it is fed
+    rows,  # Real rows to calibrate with
 ) -> bytes:
     "Weights and activations in 8 bits, scales from real rows"
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
     _has_products(onnx)
+
     class Rows(CalibrationDataReader):
-        def __init__(self): self.left = iter([rows[s:s+64] for s in range(0, min(len(rows), 512), 64)])
+        def __init__(self):
+            self.left = iter([rows[s : s + 64] for s in range(0, min(len(rows), 512), 64)])
+
         def get_next(self):
             part = next(self.left, None)
             return None if part is None else onnx_export.feed(predictor.inputs, part, predictor.whole)
-    with tempfile.TemporaryDirectory(prefix='mlops-') as d, _quiet():
-        (Path(d)/'o.onnx').write_bytes(onnx)
-        quant_pre_process(Path(d)/'o.onnx', Path(d)/'p.onnx', skip_symbolic_shape=True, skip_optimization=True) # fused layers share a bias that per-channel scales cannot take
-        quantize_static(Path(d)/'p.onnx', Path(d)/'q.onnx', Rows(), quant_format=QuantFormat.QDQ, per_channel=True,
-            weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
-            op_types_to_quantize=['MatMul', 'Gemm', 'Conv'])
-        return (Path(d)/'q.onnx').read_bytes()
+
+    with tempfile.TemporaryDirectory(prefix="mlops-") as d, _quiet():
+        (Path(d) / "o.onnx").write_bytes(onnx)
+        quant_pre_process(
+            Path(d) / "o.onnx", Path(d) / "p.onnx", skip_symbolic_shape=True, skip_optimization=True
+        )  # fused layers share a bias that per-channel scales cannot take
+        quantize_static(
+            Path(d) / "p.onnx",
+            Path(d) / "q.onnx",
+            Rows(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        )
+        return (Path(d) / "q.onnx").read_bytes()
 
 # %% ../../nbs/model/onnx_compression.ipynb #c498d5ea
-def half(onnx:bytes) -> bytes:
+def half(onnx: bytes) -> bytes:
     "Weights in 16 bits; inputs and outputs as before"
     import warnings
     from onnx import numpy_helper
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
     m = _model(onnx)
-    floats = [i for i in m.graph.initializer if i.data_type==1]
-    if sum(len(i.raw_data)+4*len(i.float_data) for i in floats)<1000:
-        raise NotForThis('the graph has no weights that half precision would shrink',
-            'for ensembles of trees try: trees=.5 or depth=4')
+    floats = [i for i in m.graph.initializer if i.data_type == 1]
+    if sum(len(i.raw_data) + 4 * len(i.float_data) for i in floats) < 1000:
+        raise NotForThis(
+            "the graph has no weights that half precision would shrink",
+            "for ensembles of trees try: trees=.5 or depth=4",
+        )
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        classical = sorted({n.op_type for n in m.graph.node if n.domain=='ai.onnx.ml'})
+        warnings.simplefilter("ignore")
+        classical = sorted({n.op_type for n in m.graph.node if n.domain == "ai.onnx.ml"})
         small = convert_float_to_float16(m, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *classical])
-    for i in small.graph.initializer: i.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(i), i.name)) # two bytes a value, not a varint
+    for i in small.graph.initializer:
+        i.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(i), i.name))  # two bytes a value, not a varint
     return small.SerializeToString()
 
 # %% ../../nbs/model/onnx_compression.ipynb #2642434e
 def tensor(
-    onnx:bytes,
-    name:str, # Of an inner tensor
-    predictor, # Session of the same model, for how it is fed
+    onnx: bytes,
+    name: str,  # Of an inner tensor
+    predictor,  # Session of the same model, for how it is fed
     rows,
-): # Its values on these rows
+):  # Its values on these rows
     "An inner tensor of a graph"
     import onnxruntime as ort
     from onnx import helper
+
     m = _model(onnx)
-    if name in [i.name for i in m.graph.input]: return onnx_export.feed(predictor.inputs, rows, predictor.whole)[name]
-    if name not in [o.name for o in m.graph.output]: m.graph.output.append(helper.make_empty_tensor_value_info(name))
-    s = ort.InferenceSession(m.SerializeToString(), providers=['CPUExecutionProvider'])
+    if name in [i.name for i in m.graph.input]:
+        return onnx_export.feed(predictor.inputs, rows, predictor.whole)[name]
+    if name not in [o.name for o in m.graph.output]:
+        m.graph.output.append(helper.make_empty_tensor_value_info(name))
+    s = ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
     return s.run([name], onnx_export.feed(predictor.inputs, rows, predictor.whole))[0]
 
-_ELEMENTWISE = {'Relu', 'Tanh', 'Sigmoid', 'Identity', 'Cast', 'LeakyRelu', 'Elu', 'Gelu', 'Softplus', 'Dropout'}
+
+_ELEMENTWISE = {"Relu", "Tanh", "Sigmoid", "Identity", "Cast", "LeakyRelu", "Elu", "Gelu", "Softplus", "Dropout"}
+
 
 def _layers(graph) -> list[dict]:
     "Pairs of products with only a bias and elementwise functions between them"
-    known,out = _weights(graph),[]
+    known, out = _weights(graph), []
     readers = {}
     for n in graph.node:
-        for i in n.input: readers.setdefault(i, []).append(n)
+        for i in n.input:
+            readers.setdefault(i, []).append(n)
     for n in graph.node:
-        if not _is_product(n, known): continue
-        at,bias = n.output[0],n.input[2] if len(n.input)>2 else ''
-        while len(readers.get(at, []))==1:
+        if not _is_product(n, known):
+            continue
+        at, bias = n.output[0], n.input[2] if len(n.input) > 2 else ""
+        while len(readers.get(at, [])) == 1:
             r = readers[at][0]
-            if _is_product(r, known) and r.input[0]==at: out.append({'first':n, 'second':r, 'bias':bias, 'hidden':at}); break
-            other = next((i for i in r.input if i!=at), '')
-            if r.op_type=='Add' and other in known and not bias: bias = other
-            elif r.op_type not in _ELEMENTWISE: break
+            if _is_product(r, known) and r.input[0] == at:
+                out.append({"first": n, "second": r, "bias": bias, "hidden": at})
+                break
+            other = next((i for i in r.input if i != at), "")
+            if r.op_type == "Add" and other in known and not bias:
+                bias = other
+            elif r.op_type not in _ELEMENTWISE:
+                break
             at = r.output[0]
     return out
 
-def _is_product(n, known) -> bool: return n.op_type in ('MatMul', 'Gemm') and len(n.input)>1 and n.input[1] in known
+
+def _is_product(n, known) -> bool:
+    return n.op_type in ("MatMul", "Gemm") and len(n.input) > 1 and n.input[1] in known
+
 
 def _matrix(n, known):
     "Weights of a product as (inputs, outputs)"
     from onnx import helper, numpy_helper
+
     w = numpy_helper.to_array(known[n.input[1]])
-    return w.T if any(a.name=='transB' and helper.get_attribute_value(a) for a in n.attribute) else w
+    return w.T if any(a.name == "transB" and helper.get_attribute_value(a) for a in n.attribute) else w
+
 
 def _put(graph, n, w, kept=None):
     "Write weights of a product back, in its own layout"
     import numpy as np
     from onnx import helper, numpy_helper
-    turned = any(a.name=='transB' and helper.get_attribute_value(a) for a in n.attribute)
+
+    turned = any(a.name == "transB" and helper.get_attribute_value(a) for a in n.attribute)
     i = _weights(graph)[n.input[1]]
     i.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(w.T if turned else w), i.name))
 
+
 def prune(
-    onnx:bytes,
-    share:float, # Of the hidden neurons to take away
-    predictor, # Session of the same model
-    rows, # Real rows to fit the next layer on
+    onnx: bytes,
+    share: float,  # Of the hidden neurons to take away
+    predictor,  # Session of the same model
+    rows,  # Real rows to fit the next layer on
 ) -> bytes:
     "Hidden neurons with the smallest weights taken away, layer by layer"
     import numpy as np
     from onnx import numpy_helper
-    if not 0<share<1: raise BadInput(f'prune={share:g} is no share', 'write a number between 0 and 1, for instance prune=.5')
+
+    if not 0 < share < 1:
+        raise BadInput(f"prune={share:g} is no share", "write a number between 0 and 1, for instance prune=.5")
     if not _layers(_model(onnx).graph):
-        raise NotForThis('the graph has no hidden layer to prune', 'for ensembles of trees try: trees=.5 or depth=4')
+        raise NotForThis("the graph has no hidden layer to prune", "for ensembles of trees try: trees=.5 or depth=4")
     for k in range(len(_layers(_model(onnx).graph))):
         m = _model(onnx)
-        layer,known = _layers(m.graph)[k],_weights(m.graph)
-        a,b = _matrix(layer['first'], known),_matrix(layer['second'], known)
-        kept = np.sort(np.argsort(-np.linalg.norm(a, axis=0)*np.linalg.norm(b, axis=1),
-            kind='stable')[:max(1, round(a.shape[1]*(1-share)))])
-        h = tensor(onnx, layer['hidden'], predictor, rows).astype('float64').reshape(-1, a.shape[1])
-        small,want = h[:, kept],h@b
-        ridge = 1e-3*max(1e-9, np.trace(small.T@small)/len(kept))
-        fitted = b[kept]+np.linalg.solve(small.T@small+ridge*np.eye(len(kept)), small.T@(want-small@b[kept]))
-        _put(m.graph, layer['first'], a[:, kept])
-        _put(m.graph, layer['second'], fitted.astype(b.dtype))
-        if layer['bias']:
-            i = known[layer['bias']]
+        layer, known = _layers(m.graph)[k], _weights(m.graph)
+        a, b = _matrix(layer["first"], known), _matrix(layer["second"], known)
+        kept = np.sort(
+            np.argsort(-np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=1), kind="stable")[
+                : max(1, round(a.shape[1] * (1 - share)))
+            ]
+        )
+        h = tensor(onnx, layer["hidden"], predictor, rows).astype("float64").reshape(-1, a.shape[1])
+        small, want = h[:, kept], h @ b
+        ridge = 1e-3 * max(1e-9, np.trace(small.T @ small) / len(kept))
+        fitted = b[kept] + np.linalg.solve(
+            small.T @ small + ridge * np.eye(len(kept)), small.T @ (want - small @ b[kept])
+        )
+        _put(m.graph, layer["first"], a[:, kept])
+        _put(m.graph, layer["second"], fitted.astype(b.dtype))
+        if layer["bias"]:
+            i = known[layer["bias"]]
             v = numpy_helper.to_array(i)
-            i.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(v.reshape(-1)[kept].reshape((*v.shape[:-1], len(kept)))), i.name))
+            i.CopyFrom(
+                numpy_helper.from_array(
+                    np.ascontiguousarray(v.reshape(-1)[kept].reshape((*v.shape[:-1], len(kept)))), i.name
+                )
+            )
         del m.graph.value_info[:]
         onnx = m.SerializeToString()
     return onnx
 
 # %% ../../nbs/model/onnx_compression.ipynb #68240b2f
-_LISTS = ('nodes_falsenodeids', 'nodes_featureids', 'nodes_hitrates', 'nodes_missing_value_tracks_true', 'nodes_modes',
-    'nodes_nodeids', 'nodes_treeids', 'nodes_truenodeids', 'nodes_values')
+_LISTS = (
+    "nodes_falsenodeids",
+    "nodes_featureids",
+    "nodes_hitrates",
+    "nodes_missing_value_tracks_true",
+    "nodes_modes",
+    "nodes_nodeids",
+    "nodes_treeids",
+    "nodes_truenodeids",
+    "nodes_values",
+)
+
 
 def _ensemble(m):
     "The node of the trees, its attributes as lists, and what its leaves are called"
     from onnx import helper
-    found = [n for n in m.graph.node if n.op_type in ('TreeEnsembleClassifier', 'TreeEnsembleRegressor')]
-    if len(found)!=1: raise NotForThis('the graph is no ensemble of trees', 'for networks try: int8, int8-static or prune=.5')
-    a = {x.name:helper.get_attribute_value(x) for x in found[0].attribute}
-    return found[0],a,'class' if 'class_ids' in a else 'target'
 
-def _write(node, a:dict):
+    found = [n for n in m.graph.node if n.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")]
+    if len(found) != 1:
+        raise NotForThis("the graph is no ensemble of trees", "for networks try: int8, int8-static or prune=.5")
+    a = {x.name: helper.get_attribute_value(x) for x in found[0].attribute}
+    return found[0], a, "class" if "class_ids" in a else "target"
+
+
+def _write(node, a: dict):
     "Attributes back into the node"
     from onnx import helper
+
     del node.attribute[:]
-    node.attribute.extend(helper.make_attribute(k, v) for k,v in a.items() if not (isinstance(v, list) and not v))
+    node.attribute.extend(helper.make_attribute(k, v) for k, v in a.items() if not (isinstance(v, list) and not v))
 
-def _select(a:dict, kind:str, nodes:list[int], leaves:list[int]) -> dict:
+
+def _select(a: dict, kind: str, nodes: list[int], leaves: list[int]) -> dict:
     "Only these nodes and leaf weights"
-    lists = {k:[a[k][i] for i in nodes] for k in _LISTS if len(a.get(k) or [])==len(a['nodes_nodeids'])}
-    return {**{k:v for k,v in a.items() if k not in _LISTS}, **lists,
-        **{f'{kind}_{k}':[a[f'{kind}_{k}'][i] for i in leaves] for k in ('ids', 'nodeids', 'treeids', 'weights')}}
+    lists = {k: [a[k][i] for i in nodes] for k in _LISTS if len(a.get(k) or []) == len(a["nodes_nodeids"])}
+    return {
+        **{k: v for k, v in a.items() if k not in _LISTS},
+        **lists,
+        **{f"{kind}_{k}": [a[f"{kind}_{k}"][i] for i in leaves] for k in ("ids", "nodeids", "treeids", "weights")},
+    }
 
-def _sums(a:dict, kind:str, x):
+
+def _sums(a: dict, kind: str, x):
     "What the trees add up to, shape (rows, outputs), without the base"
-    leaf,_,weights = _route(a, kind, x)
+    leaf, _, weights = _route(a, kind, x)
     return sum(weights[l] for l in leaf.T)
 
-def _route(a:dict, kind:str, x):
+
+def _route(a: dict, kind: str, x):
     "`(leaf of each row in each tree, parents, weights of each node)`; shapes (rows, trees), (nodes,), (nodes, outputs)"
     import numpy as np
-    at = {(t, n):k for k,(t,n) in enumerate(zip(a['nodes_treeids'], a['nodes_nodeids']))}
-    leaf = np.array([m==b'LEAF' for m in a['nodes_modes']])
-    strict = np.array([m==b'BRANCH_LT' for m in a['nodes_modes']])
-    to = lambda key: np.array([k if leaf[k] else at[t, n] for k,(t,n) in enumerate(zip(a['nodes_treeids'], a[key]))])
-    yes,no,f = to('nodes_truenodeids'),to('nodes_falsenodeids'),np.array(a['nodes_featureids'])
-    threshold,missing = np.array(a['nodes_values'], 'float32'),np.array(a.get('nodes_missing_value_tracks_true') or [0]*len(leaf), bool)
-    roots = [k for k,t in enumerate(a['nodes_treeids']) if k==0 or t!=a['nodes_treeids'][k-1]]
+
+    at = {(t, n): k for k, (t, n) in enumerate(zip(a["nodes_treeids"], a["nodes_nodeids"]))}
+    leaf = np.array([m == b"LEAF" for m in a["nodes_modes"]])
+    strict = np.array([m == b"BRANCH_LT" for m in a["nodes_modes"]])
+    to = lambda key: np.array([k if leaf[k] else at[t, n] for k, (t, n) in enumerate(zip(a["nodes_treeids"], a[key]))])
+    yes, no, f = to("nodes_truenodeids"), to("nodes_falsenodeids"), np.array(a["nodes_featureids"])
+    threshold, missing = (
+        np.array(a["nodes_values"], "float32"),
+        np.array(a.get("nodes_missing_value_tracks_true") or [0] * len(leaf), bool),
+    )
+    roots = [k for k, t in enumerate(a["nodes_treeids"]) if k == 0 or t != a["nodes_treeids"][k - 1]]
     now = np.tile(np.array(roots), (len(x), 1))
     while not leaf[now].all():
         v = np.take_along_axis(x, f[now], axis=1)
-        now = np.where(np.where(strict[now], v<threshold[now], v<=threshold[now])|(np.isnan(v)&missing[now]), yes[now], no[now])
-    weights = np.zeros((len(leaf), 1+max(a[f'{kind}_ids'])))
-    for t,n,i,w in zip(a[f'{kind}_treeids'], a[f'{kind}_nodeids'], a[f'{kind}_ids'], a[f'{kind}_weights']):
+        now = np.where(
+            np.where(strict[now], v < threshold[now], v <= threshold[now]) | (np.isnan(v) & missing[now]),
+            yes[now],
+            no[now],
+        )
+    weights = np.zeros((len(leaf), 1 + max(a[f"{kind}_ids"])))
+    for t, n, i, w in zip(a[f"{kind}_treeids"], a[f"{kind}_nodeids"], a[f"{kind}_ids"], a[f"{kind}_weights"]):
         weights[at[t, n], i] += w
-    return now,(yes, no, leaf, roots),weights
+    return now, (yes, no, leaf, roots), weights
 
-def _fitted(a:dict, kind:str, x, want) -> dict:
+
+def _fitted(a: dict, kind: str, x, want) -> dict:
     "Leaf weights scaled, and one base moved, so that the sums come nearest to what they were"
     import numpy as np
+
     got = _sums(a, kind, x)
-    if want.shape[1]==1 and a.get('base_values') and got.std()>0: # a boosted ensemble of one output
-        s,c = np.polyfit(got[:, 0], want[:, 0], 1)
-        return {**a, f'{kind}_weights':[w*s for w in a[f'{kind}_weights']], 'base_values':[a['base_values'][0]+float(c)]}
-    whole = want.sum(axis=1) # of a forest of classes always the same: probabilities stay probabilities
-    s = float(whole.mean()/got.sum(axis=1).mean()) if whole.std()<1e-4*abs(whole.mean()) else float((got*want).sum()/max(1e-12, (got*got).sum()))
-    return {**a, f'{kind}_weights':[w*s for w in a[f'{kind}_weights']]}
+    if want.shape[1] == 1 and a.get("base_values") and got.std() > 0:  # a boosted ensemble of one output
+        s, c = np.polyfit(got[:, 0], want[:, 0], 1)
+        return {
+            **a,
+            f"{kind}_weights": [w * s for w in a[f"{kind}_weights"]],
+            "base_values": [a["base_values"][0] + float(c)],
+        }
+    whole = want.sum(axis=1)  # of a forest of classes always the same: probabilities stay probabilities
+    s = (
+        float(whole.mean() / got.sum(axis=1).mean())
+        if whole.std() < 1e-4 * abs(whole.mean())
+        else float((got * want).sum() / max(1e-12, (got * got).sum()))
+    )
+    return {**a, f"{kind}_weights": [w * s for w in a[f"{kind}_weights"]]}
+
 
 def fewer_trees(
-    onnx:bytes,
-    keep:float, # Share of the trees (below 1), or how many
-    predictor, # Session of the same model
-    rows, # Real rows to scale with
+    onnx: bytes,
+    keep: float,  # Share of the trees (below 1), or how many
+    predictor,  # Session of the same model
+    rows,  # Real rows to scale with
 ) -> bytes:
     "The first trees of an ensemble"
     m = _model(onnx)
-    node,a,kind = _ensemble(m)
-    ids = list(dict.fromkeys(a['nodes_treeids']))
-    k = max(1, round(keep*len(ids)) if keep<1 else int(keep))
-    if keep<=0 or k>=len(ids):
-        raise NotForThis(f'trees={keep:g} would keep all {len(ids)} trees' if keep>0 else f'trees={keep:g} keeps no tree',
-            'write a share below 1, or fewer trees')
-    kept,x = set(ids[:k]),tensor(onnx, node.input[0], predictor, rows).astype('float32')
-    b = _select(a, kind, [i for i,t in enumerate(a['nodes_treeids']) if t in kept],
-        [i for i,t in enumerate(a[f'{kind}_treeids']) if t in kept])
+    node, a, kind = _ensemble(m)
+    ids = list(dict.fromkeys(a["nodes_treeids"]))
+    k = max(1, round(keep * len(ids)) if keep < 1 else int(keep))
+    if keep <= 0 or k >= len(ids):
+        raise NotForThis(
+            f"trees={keep:g} would keep all {len(ids)} trees" if keep > 0 else f"trees={keep:g} keeps no tree",
+            "write a share below 1, or fewer trees",
+        )
+    kept, x = set(ids[:k]), tensor(onnx, node.input[0], predictor, rows).astype("float32")
+    b = _select(
+        a,
+        kind,
+        [i for i, t in enumerate(a["nodes_treeids"]) if t in kept],
+        [i for i, t in enumerate(a[f"{kind}_treeids"]) if t in kept],
+    )
     _write(node, _fitted(b, kind, x, _sums(a, kind, x)))
     return m.SerializeToString()
 
+
 def shallower(
-    onnx:bytes,
-    depth:int, # Questions from the root to a leaf at most
-    predictor, # Session of the same model
-    rows, # Real rows that say what a cut node gives
+    onnx: bytes,
+    depth: int,  # Questions from the root to a leaf at most
+    predictor,  # Session of the same model
+    rows,  # Real rows that say what a cut node gives
 ) -> bytes:
     "Trees cut at a depth"
     import numpy as np
+
     m = _model(onnx)
-    node,a,kind = _ensemble(m)
-    if depth<1: raise BadInput(f'depth={depth} leaves no tree', 'write depth=1 or more')
-    x = tensor(onnx, node.input[0], predictor, rows).astype('float32')
-    leaf,(yes, no, is_leaf, roots),weights = _route(a, kind, x)
-    kept,cut,deepest = _cut(yes, no, is_leaf, roots, depth)
-    if not cut: raise NotForThis(f'no tree is deeper than {depth}', f'the deepest has {deepest} questions')
-    seen = np.bincount(leaf.ravel(), minlength=len(is_leaf)).astype('float64')
+    node, a, kind = _ensemble(m)
+    if depth < 1:
+        raise BadInput(f"depth={depth} leaves no tree", "write depth=1 or more")
+    x = tensor(onnx, node.input[0], predictor, rows).astype("float32")
+    leaf, (yes, no, is_leaf, roots), weights = _route(a, kind, x)
+    kept, cut, deepest = _cut(yes, no, is_leaf, roots, depth)
+    if not cut:
+        raise NotForThis(f"no tree is deeper than {depth}", f"the deepest has {deepest} questions")
+    seen = np.bincount(leaf.ravel(), minlength=len(is_leaf)).astype("float64")
     b = _select(a, kind, kept, [])
-    at = {k:n for n,k in enumerate(kept)}
-    for k,below in cut.items():
+    at = {k: n for n, k in enumerate(kept)}
+    for k, below in cut.items():
         share = seen[below] if seen[below].sum() else np.ones(len(below))
-        weights[k] = (share[:, None]*weights[below]).sum(axis=0)/share.sum()
-        for key,v in (('nodes_modes', b'LEAF'), ('nodes_truenodeids', 0), ('nodes_falsenodeids', 0)): b[key][at[k]] = v
-    used = sorted(set(a[f'{kind}_ids']))
-    for n,k in enumerate(kept):
-        if b['nodes_modes'][n]==b'LEAF':
+        weights[k] = (share[:, None] * weights[below]).sum(axis=0) / share.sum()
+        for key, v in (("nodes_modes", b"LEAF"), ("nodes_truenodeids", 0), ("nodes_falsenodeids", 0)):
+            b[key][at[k]] = v
+    used = sorted(set(a[f"{kind}_ids"]))
+    for n, k in enumerate(kept):
+        if b["nodes_modes"][n] == b"LEAF":
             for i in used:
-                one = {'ids':i, 'nodeids':b['nodes_nodeids'][n], 'treeids':b['nodes_treeids'][n], 'weights':float(weights[k, i])}
-                for key,w in one.items(): b[f'{kind}_{key}'].append(w)
+                one = {
+                    "ids": i,
+                    "nodeids": b["nodes_nodeids"][n],
+                    "treeids": b["nodes_treeids"][n],
+                    "weights": float(weights[k, i]),
+                }
+                for key, w in one.items():
+                    b[f"{kind}_{key}"].append(w)
     _write(node, _numbered(b, kind))
     return m.SerializeToString()
 
-def _numbered(a:dict, kind:str) -> dict:
+
+def _numbered(a: dict, kind: str) -> dict:
     "Nodes counted from 0 in each tree: ONNX Runtime takes no number that is larger than there are nodes"
-    new,count = {},{}
-    for t,n in zip(a['nodes_treeids'], a['nodes_nodeids']): new[t, n] = count[t] = count.get(t, -1)+1
-    to = lambda key, trees: [new.get((t, n), 0) for t,n in zip(a[trees], a[key])]
-    return {**a, **{k:to(k, 'nodes_treeids') for k in ('nodes_nodeids', 'nodes_truenodeids', 'nodes_falsenodeids')},
-        f'{kind}_nodeids':to(f'{kind}_nodeids', f'{kind}_treeids')}
+    new, count = {}, {}
+    for t, n in zip(a["nodes_treeids"], a["nodes_nodeids"]):
+        new[t, n] = count[t] = count.get(t, -1) + 1
+    to = lambda key, trees: [new.get((t, n), 0) for t, n in zip(a[trees], a[key])]
+    return {
+        **a,
+        **{k: to(k, "nodes_treeids") for k in ("nodes_nodeids", "nodes_truenodeids", "nodes_falsenodeids")},
+        f"{kind}_nodeids": to(f"{kind}_nodeids", f"{kind}_treeids"),
+    }
+
 
 def _cut(yes, no, is_leaf, roots, depth):
     "`(nodes that stay, cut node -> the leaves below it, depth of the deepest tree)`"
-    kept,cut,deepest = [],{},0
-    def below(k): return [k] if is_leaf[k] else below(yes[k])+below(no[k])
+    kept, cut, deepest = [], {}, 0
+
+    def below(k):
+        return [k] if is_leaf[k] else below(yes[k]) + below(no[k])
+
     for root in roots:
         todo = [(root, 0)]
         while todo:
-            k,d = todo.pop()
-            if d<=depth: kept.append(int(k))
-            if d==depth and not is_leaf[k]: cut[int(k)] = below(k)
+            k, d = todo.pop()
+            if d <= depth:
+                kept.append(int(k))
+            if d == depth and not is_leaf[k]:
+                cut[int(k)] = below(k)
             deepest = max(deepest, d)
-            if not is_leaf[k]: todo += [(yes[k], d+1), (no[k], d+1)]
-    return sorted(kept),cut,deepest
+            if not is_leaf[k]:
+                todo += [(yes[k], d + 1), (no[k], d + 1)]
+    return sorted(kept), cut, deepest

@@ -14,72 +14,113 @@ from ..core.frames import logical, to_arrow
 
 # %% ../../nbs/model/onnx_export.ipynb #ff10106d
 def signature(
-    example, # Frame of input rows
-) -> list[dict]: # {name, type}: `text` or `number`
+    example,  # Frame of input rows
+) -> list[dict]:  # {name, type}: `text` or `number`
     "Inputs of a model, from rows it takes; raises `BadInput` for a column that is neither text nor number"
     import numpy as np, pyarrow as pa
-    if isinstance(example, np.ndarray): return [{'name':'X', 'type':'matrix', 'width':int(example.shape[1])}]
+
+    if isinstance(example, np.ndarray):
+        return [{"name": "X", "type": "matrix", "width": int(example.shape[1])}]
     out = []
     for f in to_arrow(example).schema:
         t = f.type.value_type if pa.types.is_dictionary(f.type) else f.type
-        if logical(t)=='string': out.append({'name':f.name, 'type':'text'})
+        if logical(t) == "string":
+            out.append({"name": f.name, "type": "text"})
         elif pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t):
-            out.append({'name':f.name, 'type':'number'})
-        elif pa.types.is_null(t): raise BadInput(f'input column `{f.name}` holds no value in these rows', 'give rows in which it has some: --example FRAME')
+            out.append({"name": f.name, "type": "number"})
+        elif pa.types.is_null(t):
+            raise BadInput(
+                f"input column `{f.name}` holds no value in these rows",
+                "give rows in which it has some: --example FRAME",
+            )
         else:
-            raise BadInput(f'input column `{f.name}` is {f.type}: a model takes text or numbers',
-                'turn it into a number first, for instance hours since midnight')
+            raise BadInput(
+                f"input column `{f.name}` is {f.type}: a model takes text or numbers",
+                "turn it into a number first, for instance hours since midnight",
+            )
     return out
 
-def feed(inputs:list[dict], rows, whole:bool=False) -> dict:
+
+def feed(inputs: list[dict], rows, whole: bool = False) -> dict:
     "Rows as the session takes them: name -> array of shape (n, 1), or all columns as one matrix `X`"
     import numpy as np
-    if inputs and inputs[0]['type']=='matrix':
-        x = np.ascontiguousarray(np.asarray(rows, 'float32').reshape(len(rows), -1 if len(rows) else inputs[0]['width']))
-        if x.shape[1]!=inputs[0]['width']:
-            raise BadInput(f'the rows have {x.shape[1]} columns', f'the model takes an array of shape (rows, {inputs[0]["width"]})')
-        return {'X':x}
+
+    if inputs and inputs[0]["type"] == "matrix":
+        x = np.ascontiguousarray(
+            np.asarray(rows, "float32").reshape(len(rows), -1 if len(rows) else inputs[0]["width"])
+        )
+        if x.shape[1] != inputs[0]["width"]:
+            raise BadInput(
+                f"the rows have {x.shape[1]} columns", f"the model takes an array of shape (rows, {inputs[0]['width']})"
+            )
+        return {"X": x}
     table = to_arrow(rows)
     out = {}
     for i in inputs:
-        if i['name'] not in table.column_names:
-            raise BadInput(f'the rows lack the input `{i["name"]}`', f'the model takes: {", ".join(x["name"] for x in inputs)}')
-        c = table[i['name']].to_pandas()
-        out[i['name']] = (c.astype('object').where(c.notna(), i.get('null', '')).astype(str).to_numpy() if i['type']=='text'
-            else c.astype('float32').to_numpy()).reshape(-1, 1)
-    return {'X':np.hstack(list(out.values()))} if whole else out
+        if i["name"] not in table.column_names:
+            raise BadInput(
+                f"the rows lack the input `{i['name']}`", f"the model takes: {', '.join(x['name'] for x in inputs)}"
+            )
+        c = table[i["name"]].to_pandas()
+        out[i["name"]] = (
+            c.astype("object").where(c.notna(), i.get("null", "")).astype(str).to_numpy()
+            if i["type"] == "text"
+            else c.astype("float32").to_numpy()
+        ).reshape(-1, 1)
+    return {"X": np.hstack(list(out.values()))} if whole else out
 
-def softmax_width(onnx:bytes) -> int:
+
+def softmax_width(onnx: bytes) -> int:
     "Classes of a graph that gives a softmax and nothing else, as networks do; 0 for other graphs"
-    if b'Softmax' not in onnx: return 0
+    if b"Softmax" not in onnx:
+        return 0
     import onnx as onnx_format
+
     graph = onnx_format.load_from_string(onnx).graph
-    if len(graph.output)!=1: return 0
-    made = {o:n for n in graph.node for o in n.output}
-    n,dims = made.get(graph.output[0].name),graph.output[0].type.tensor_type.shape.dim
-    while n is not None and n.op_type in ('Cast', 'Identity'): n = made.get(n.input[0])
-    return dims[-1].dim_value if n is not None and n.op_type=='Softmax' and len(dims)==2 and dims[-1].dim_value>1 else 0
+    if len(graph.output) != 1:
+        return 0
+    made = {o: n for n in graph.node for o in n.output}
+    n, dims = made.get(graph.output[0].name), graph.output[0].type.tensor_type.shape.dim
+    while n is not None and n.op_type in ("Cast", "Identity"):
+        n = made.get(n.input[0])
+    return (
+        dims[-1].dim_value
+        if n is not None and n.op_type == "Softmax" and len(dims) == 2 and dims[-1].dim_value > 1
+        else 0
+    )
+
 
 def takes_columns(model) -> bool:
     "Does the model pick columns by name, so that each is an input of its own?"
-    first = model.steps[0][1] if hasattr(model, 'steps') else model
-    return type(first).__name__ in ('ColumnTransformer', 'FeatureUnion')
+    first = model.steps[0][1] if hasattr(model, "steps") else model
+    return type(first).__name__ in ("ColumnTransformer", "FeatureUnion")
 
 # %% ../../nbs/model/onnx_export.ipynb #6b8ff5f8
 def _mend_histogram_boosting():
     import skl2onnx.common.tree_ensemble as trees, skl2onnx.operator_converters.random_forest as forest
+
     inner = trees.add_tree_to_attribute_pairs_hist_gradient_boosting
-    if getattr(inner, 'mended', False): return
+    if getattr(inner, "mended", False):
+        return
+
     def mended(pairs, *args, **kwargs):
         result = inner(pairs, *args, **kwargs)
-        for k,v in pairs.items():
-            if isinstance(v, list) and (k.endswith('ids') or k.endswith('_true')): pairs[k] = [int(x) for x in v]
+        for k, v in pairs.items():
+            if isinstance(v, list) and (k.endswith("ids") or k.endswith("_true")):
+                pairs[k] = [int(x) for x in v]
         return result
-    mended.mended = True
-    trees.add_tree_to_attribute_pairs_hist_gradient_boosting = forest.add_tree_to_attribute_pairs_hist_gradient_boosting = mended
 
-_BOOSTERS = {'xgboost':('XGB', 'XGBoost', 'onnxmltools.convert.xgboost.operator_converters.XGBoost', 'convert_xgboost'),
-    'lightgbm':('LGBM', 'LightGbm', 'onnxmltools.convert.lightgbm.operator_converters.LightGbm', 'convert_lightgbm')}
+    mended.mended = True
+    trees.add_tree_to_attribute_pairs_hist_gradient_boosting = (
+        forest.add_tree_to_attribute_pairs_hist_gradient_boosting
+    ) = mended
+
+
+_BOOSTERS = {
+    "xgboost": ("XGB", "XGBoost", "onnxmltools.convert.xgboost.operator_converters.XGBoost", "convert_xgboost"),
+    "lightgbm": ("LGBM", "LightGbm", "onnxmltools.convert.lightgbm.operator_converters.LightGbm", "convert_lightgbm"),
+}
+
 
 def _with_boosters(model) -> int:
     "Teach skl2onnx the boosters that the model may hold; returns the opset that all its parts know"
@@ -87,50 +128,84 @@ def _with_boosters(model) -> int:
     from mlops_nb.core.need import need
     from skl2onnx import update_registered_converter
     from skl2onnx.common import shape_calculator as shapes
-    parts = {type(x).__module__.split('.')[0] for x in [model, *(s[1] for s in getattr(model, 'steps', []))]}&set(_BOOSTERS)
+
+    parts = {type(x).__module__.split(".")[0] for x in [model, *(s[1] for s in getattr(model, "steps", []))]} & set(
+        _BOOSTERS
+    )
     for lib in parts:
-        prefix,word,room,name = _BOOSTERS[lib]
-        need('onnxmltools', 'boost')
+        prefix, word, room, name = _BOOSTERS[lib]
+        need("onnxmltools", "boost")
         convert = getattr(importlib.import_module(room), name)
-        for kind,shape in (('Classifier', shapes.calculate_linear_classifier_output_shapes),
-            ('Regressor', shapes.calculate_linear_regressor_output_shapes)):
-            update_registered_converter(getattr(sys.modules[lib], prefix+kind), f'{word}{prefix}{kind}', shape, convert,
-                options={'nocl':[True, False], 'zipmap':[True, False, 'columns']} if kind=='Classifier' else None, overwrite=True)
+        for kind, shape in (
+            ("Classifier", shapes.calculate_linear_classifier_output_shapes),
+            ("Regressor", shapes.calculate_linear_regressor_output_shapes),
+        ):
+            update_registered_converter(
+                getattr(sys.modules[lib], prefix + kind),
+                f"{word}{prefix}{kind}",
+                shape,
+                convert,
+                options={"nocl": [True, False], "zipmap": [True, False, "columns"]} if kind == "Classifier" else None,
+                overwrite=True,
+            )
     return 15 if parts else 20
+
 
 @contextmanager
 def _numbered(model):
     "XGBoost's converter takes the names f0, f1 ... only: the boosters lose theirs for a moment"
-    found = [x.get_booster() for x in [model, *(s[1] for s in getattr(model, 'steps', []))] if hasattr(x, 'get_booster')]
+    found = [
+        x.get_booster() for x in [model, *(s[1] for s in getattr(model, "steps", []))] if hasattr(x, "get_booster")
+    ]
     names = [b.feature_names for b in found]
-    for b in found: b.feature_names = None
-    try: yield
+    for b in found:
+        b.feature_names = None
+    try:
+        yield
     finally:
-        for b,n in zip(found, names): b.feature_names = n
+        for b, n in zip(found, names):
+            b.feature_names = n
+
 
 def convert(
-    model, # Fitted scikit-learn estimator or pipeline
-    inputs:list[dict], # What `signature` gave
-) -> bytes: # The ONNX model
+    model,  # Fitted scikit-learn estimator or pipeline
+    inputs: list[dict],  # What `signature` gave
+) -> bytes:  # The ONNX model
     "Convert; raises `ToolFailed` naming the part that has no converter"
     import warnings
     import skl2onnx
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+
     _mend_histogram_boosting()
     opset = _with_boosters(model)
-    if not takes_columns(model) and inputs[0]['type']!='matrix':
-        if any(i['type']=='text' for i in inputs):
-            raise BadInput('the model takes text columns as they are',
-                'put a ColumnTransformer with an encoder before it, in one Pipeline')
-        inputs = [{'name':'X', 'type':'matrix', 'width':len(inputs)}]
-    types = [(i['name'], FloatTensorType([None, i['width']]) if i['type']=='matrix'
-        else (StringTensorType if i['type']=='text' else FloatTensorType)([None, 1])) for i in inputs]
-    last = model.steps[-1][1] if hasattr(model, 'steps') else model
+    if not takes_columns(model) and inputs[0]["type"] != "matrix":
+        if any(i["type"] == "text" for i in inputs):
+            raise BadInput(
+                "the model takes text columns as they are",
+                "put a ColumnTransformer with an encoder before it, in one Pipeline",
+            )
+        inputs = [{"name": "X", "type": "matrix", "width": len(inputs)}]
+    types = [
+        (
+            i["name"],
+            FloatTensorType([None, i["width"]])
+            if i["type"] == "matrix"
+            else (StringTensorType if i["type"] == "text" else FloatTensorType)([None, 1]),
+        )
+        for i in inputs
+    ]
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
     try:
         with warnings.catch_warnings(), _numbered(model):
-            warnings.simplefilter('ignore')
-            return skl2onnx.convert_sklearn(model, initial_types=types, target_opset={'':opset, 'ai.onnx.ml':3},
-                options={id(last):{'zipmap':False}} if hasattr(last, 'predict_proba') else None).SerializeToString()
+            warnings.simplefilter("ignore")
+            return skl2onnx.convert_sklearn(
+                model,
+                initial_types=types,
+                target_opset={"": opset, "ai.onnx.ml": 3},
+                options={id(last): {"zipmap": False}} if hasattr(last, "predict_proba") else None,
+            ).SerializeToString()
     except Exception as e:
-        raise ToolFailed(f'{type(last).__name__} cannot be converted to ONNX: {" ".join(str(e).split())[:240]}',
-            'remove or replace that step; skl2onnx lists what it converts') from e
+        raise ToolFailed(
+            f"{type(last).__name__} cannot be converted to ONNX: {' '.join(str(e).split())[:240]}",
+            "remove or replace that step; skl2onnx lists what it converts",
+        ) from e

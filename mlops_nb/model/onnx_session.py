@@ -16,214 +16,346 @@ from .facts import Parity
 # %% ../../nbs/model/onnx_session.ipynb #18a3df18
 class Predictor:
     "A model as a function of rows"
-    def __init__(self,
-        onnx:bytes, # The model
-        inputs:list[dict], # {name, type}, as `onnx_export.signature` gives
-        name:str='', # For messages
-        threads:int=1, # Of ONNX Runtime; one is fastest for few rows
-        native=None, # Function that gives the original, for batches where it is faster
-        native_from:int|None=None, # Rows from which on it is, as measured when it was exported
+
+    def __init__(
+        self,
+        onnx: bytes,  # The model
+        inputs: list[dict],  # {name, type}, as `onnx_export.signature` gives
+        name: str = "",  # For messages
+        threads: int = 1,  # Of ONNX Runtime; one is fastest for few rows
+        native=None,  # Function that gives the original, for batches where it is faster
+        native_from: int | None = None,  # Rows from which on it is, as measured when it was exported
         # The same for arrays of numbers, which cost both less; by default as for frames
-        arrays_from:int|None=None,
+        arrays_from: int | None = None,
     ):
         import onnxruntime as ort
+
         o = ort.SessionOptions()
-        o.intra_op_num_threads,o.log_severity_level = threads,3
-        o.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        try: self.session = ort.InferenceSession(onnx, o, providers=['CPUExecutionProvider'])
+        o.intra_op_num_threads, o.log_severity_level = threads, 3
+        o.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self.session = ort.InferenceSession(onnx, o, providers=["CPUExecutionProvider"])
         except Exception as e:
-            raise ToolFailed(f'ONNX Runtime does not take {name or "the model"}: {" ".join(str(e).split())[:200]}') from e
-        self.inputs,self.name,self._native,self.native_from = inputs,name,native,native_from
+            raise ToolFailed(
+                f"ONNX Runtime does not take {name or 'the model'}: {' '.join(str(e).split())[:200]}"
+            ) from e
+        self.inputs, self.name, self._native, self.native_from = inputs, name, native, native_from
         self.arrays_from = native_from if arrays_from is None else arrays_from
-        self.takes = {x.name:x for x in self.session.get_inputs()}
-        self.whole = len(self.takes)==1 and inputs[0]['type']!='matrix' and (len(inputs)>1 or inputs[0]['name'] not in self.takes)
-        self.names = [i['name'] for i in inputs]
-        self.strict = [i for i in inputs if i.get('refuses')]
-        if self.whole: self.strict = self.strict[:1] # all columns are looked at together
-        self.soft = onnx_export.softmax_width(onnx) if len(self.session.get_outputs())==1 else 0 # classes of a network without labels
-        self.quick = next(iter(self.takes)) if self.whole and next(iter(self.takes.values())).type=='tensor(float)' and all(i['type']=='number' for i in inputs) else ''
-    def __repr__(self): return f'Predictor({self.name}: {", ".join(i["name"] for i in self.inputs)})'
+        self.takes = {x.name: x for x in self.session.get_inputs()}
+        self.whole = (
+            len(self.takes) == 1
+            and inputs[0]["type"] != "matrix"
+            and (len(inputs) > 1 or inputs[0]["name"] not in self.takes)
+        )
+        self.names = [i["name"] for i in inputs]
+        self.strict = [i for i in inputs if i.get("refuses")]
+        if self.whole:
+            self.strict = self.strict[:1]  # all columns are looked at together
+        self.soft = (
+            onnx_export.softmax_width(onnx) if len(self.session.get_outputs()) == 1 else 0
+        )  # classes of a network without labels
+        self.quick = (
+            next(iter(self.takes))
+            if self.whole
+            and next(iter(self.takes.values())).type == "tensor(float)"
+            and all(i["type"] == "number" for i in inputs)
+            else ""
+        )
+
+    def __repr__(self):
+        return f"Predictor({self.name}: {', '.join(i['name'] for i in self.inputs)})"
+
     def raw(self, rows) -> list:
         "Every output of the model; the classes of a softmax, 0 to k-1, come before its probabilities"
-        try: return self._plain(self.session.run(None, self.feed(rows)))
-        except MlopsError: raise
-        except Exception as e: # also what ONNX Runtime raises
-            raise BadInput('there are no rows to answer' if not len(rows) else f'the rows do not fit the model {self.name}: {" ".join(str(e).split())[:160]}') from e
+        try:
+            return self._plain(self.session.run(None, self.feed(rows)))
+        except MlopsError:
+            raise
+        except Exception as e:  # also what ONNX Runtime raises
+            raise BadInput(
+                "there are no rows to answer"
+                if not len(rows)
+                else f"the rows do not fit the model {self.name}: {' '.join(str(e).split())[:160]}"
+            ) from e
+
     def feed(self, rows) -> dict:
         "Rows as the session takes them: its names, its types"
         if self.quick and (fast := self._matrix(rows)) is not None:
-            if self.strict: self._taken(fast, self.inputs)
-            return {self.quick:fast}
+            if self.strict:
+                self._taken(fast, self.inputs)
+            return {self.quick: fast}
         made = onnx_export.feed(self.inputs, rows, self.whole)
-        for i in self.strict: self._taken(made['X'] if i['type']=='matrix' or self.whole else made[i['name']], self.inputs if self.whole else [i])
-        if len(self.takes)==1: made = {next(iter(self.takes)):next(iter(made.values()))}
-        types = {'tensor(double)':'float64', 'tensor(int64)':'int64', 'tensor(int32)':'int32', 'tensor(bool)':'bool'}
-        return {k:v.astype(types[self.takes[k].type]) if k in self.takes and self.takes[k].type in types else v
-            for k,v in made.items()}
+        for i in self.strict:
+            self._taken(
+                made["X"] if i["type"] == "matrix" or self.whole else made[i["name"]],
+                self.inputs if self.whole else [i],
+            )
+        if len(self.takes) == 1:
+            made = {next(iter(self.takes)): next(iter(made.values()))}
+        types = {
+            "tensor(double)": "float64",
+            "tensor(int64)": "int64",
+            "tensor(int32)": "int32",
+            "tensor(bool)": "bool",
+        }
+        return {
+            k: v.astype(types[self.takes[k].type]) if k in self.takes and self.takes[k].type in types else v
+            for k, v in made.items()
+        }
+
     def _taken(self, x, inputs):
         "Raise for a missing or infinite value that the original refuses, or that ONNX answers in another way"
         import numpy as np
-        if x.dtype.kind!='f' or np.vdot(x, x)<np.inf: return # the cheapest way to see that all are finite
-        no = {w:np.array([w in i.get('refuses', ()) for i in inputs]) for w in ('nan', 'inf')}
-        bad = (np.isnan(x)&no['nan'])|(np.isinf(x)&no['inf'])
-        if not bad.any(): return
-        r,c = np.argwhere(bad)[0]
-        name = inputs[c]['name'] if len(inputs)==x.shape[1] else f'column {c}'
-        raise BadInput(f'row {r}: `{name}` is {"missing" if np.isnan(x[r, c]) else "infinite, or larger than 32 bits hold"}, which {self.name or "the model"} does not take',
-            'fill it in first, or put an imputer into the pipeline')
+
+        if x.dtype.kind != "f" or np.vdot(x, x) < np.inf:
+            return  # the cheapest way to see that all are finite
+        no = {w: np.array([w in i.get("refuses", ()) for i in inputs]) for w in ("nan", "inf")}
+        bad = (np.isnan(x) & no["nan"]) | (np.isinf(x) & no["inf"])
+        if not bad.any():
+            return
+        r, c = np.argwhere(bad)[0]
+        name = inputs[c]["name"] if len(inputs) == x.shape[1] else f"column {c}"
+        raise BadInput(
+            f"row {r}: `{name}` is {'missing' if np.isnan(x[r, c]) else 'infinite, or larger than 32 bits hold'}, which {self.name or 'the model'} does not take",
+            "fill it in first, or put an imputer into the pipeline",
+        )
+
     def _matrix(self, rows):
         "All columns as one matrix without a detour: an array of numbers, or a frame whose columns are the inputs in order"
         import numpy as np
+
         if isinstance(rows, np.ndarray):
-            return np.ascontiguousarray(rows, 'float32') if rows.ndim==2 and rows.shape[1]==len(self.inputs) and rows.dtype.kind in 'fiub' else None
-        if not hasattr(rows, 'to_numpy') or list(getattr(rows, 'columns', ()))!=self.names: return None
-        try: return np.ascontiguousarray(rows.to_numpy('float32'))
-        except (TypeError, ValueError): return None # masked values: the long way knows them
-    def _plain(self, out:list) -> list:
+            return (
+                np.ascontiguousarray(rows, "float32")
+                if rows.ndim == 2 and rows.shape[1] == len(self.inputs) and rows.dtype.kind in "fiub"
+                else None
+            )
+        if not hasattr(rows, "to_numpy") or list(getattr(rows, "columns", ())) != self.names:
+            return None
+        try:
+            return np.ascontiguousarray(rows.to_numpy("float32"))
+        except (TypeError, ValueError):
+            return None  # masked values: the long way knows them
+
+    def _plain(self, out: list) -> list:
         "Probabilities as an array, also where a converter made dictionaries of them"
         import numpy as np
-        if self.soft: return [out[0].reshape(len(out[0]), -1).argmax(axis=1), *out]
-        return [np.array([list(d.values()) for d in x], 'float32') if isinstance(x, list) and x
-            and isinstance(x[0], dict) else x for x in out]
+
+        if self.soft:
+            return [out[0].reshape(len(out[0]), -1).argmax(axis=1), *out]
+        return [
+            np.array([list(d.values()) for d in x], "float32")
+            if isinstance(x, list) and x and isinstance(x[0], dict)
+            else x
+            for x in out
+        ]
+
     def __call__(self, rows):
         "Probability of the second class, all probabilities for more than two, or the predicted values; shape (n,) or (n, classes)"
-        if self._by_native(rows): return self._shaped(self._asked(scores_of, rows))
+        if self._by_native(rows):
+            return self._shaped(self._asked(scores_of, rows))
         out = self.raw(rows)
-        if len(out)==1: wide = out[0].reshape(len(out[0]), -1 if len(out[0]) else 1); return wide[:, 0] if wide.shape[1]==1 else wide
-        return out[1][:, 1] if out[1].ndim==2 and out[1].shape[1]==2 else out[1]
+        if len(out) == 1:
+            wide = out[0].reshape(len(out[0]), -1 if len(out[0]) else 1)
+            return wide[:, 0] if wide.shape[1] == 1 else wide
+        return out[1][:, 1] if out[1].ndim == 2 and out[1].shape[1] == 2 else out[1]
+
     def predict(self, rows):
         "Predicted class or value of each row, shape (n,); (n, values) for a model of several values"
-        if self._by_native(rows): return self._asked(native_answers, rows)
+        if self._by_native(rows):
+            return self._asked(native_answers, rows)
         return _flat(self.raw(rows)[0])
+
     def _by_native(self, rows) -> bool:
-        since = self.native_from if hasattr(rows, 'columns') or not self.quick else self.arrays_from
-        return self._native is not None and since is not None and len(rows)>=since
+        since = self.native_from if hasattr(rows, "columns") or not self.quick else self.arrays_from
+        return self._native is not None and since is not None and len(rows) >= since
+
     def _asked(self, f, rows):
         "The original's answer; a matrix of numbers goes to it as it is, although it may have been taught with names"
         try:
-            if hasattr(rows, 'columns') or getattr(rows, 'ndim', 0)!=2 or not self.quick: return f(self._model, self._frame(rows))
+            if hasattr(rows, "columns") or getattr(rows, "ndim", 0) != 2 or not self.quick:
+                return f(self._model, self._frame(rows))
             with warnings.catch_warnings():
-                warnings.filterwarnings('ignore', 'X does not have valid feature names')
+                warnings.filterwarnings("ignore", "X does not have valid feature names")
                 return f(self._model, rows)
         except (ValueError, TypeError, KeyError) as e:
-            raise BadInput(f'the rows do not fit the model {self.name}: {(str(e).strip().splitlines() or [""])[0][:160]}') from e
+            raise BadInput(
+                f"the rows do not fit the model {self.name}: {(str(e).strip().splitlines() or [''])[0][:160]}"
+            ) from e
+
     def _frame(self, rows):
         "Rows as the original takes them"
-        if hasattr(rows, 'to_pandas'): rows = rows.to_pandas()
-        if self.inputs[0]['type']=='matrix' or hasattr(rows, 'columns'):
-            return rows if self.inputs[0]['type']=='matrix' or list(rows.columns)==self.names else rows[self.names]
+        if hasattr(rows, "to_pandas"):
+            rows = rows.to_pandas()
+        if self.inputs[0]["type"] == "matrix" or hasattr(rows, "columns"):
+            return rows if self.inputs[0]["type"] == "matrix" or list(rows.columns) == self.names else rows[self.names]
         import pandas as pd
+
         return pd.DataFrame(rows, columns=self.names)
+
     @functools.cached_property
-    def _model(self): return self._native()
+    def _model(self):
+        return self._native()
+
     @staticmethod
-    def _shaped(scores): return scores[:, 0] if scores.shape[1]==1 else scores[:, 1] if scores.shape[1]==2 else scores
+    def _shaped(scores):
+        return scores[:, 0] if scores.shape[1] == 1 else scores[:, 1] if scores.shape[1] == 2 else scores
 
 # %% ../../nbs/model/onnx_session.ipynb #143f03e3
-def _flat(answers): return answers if answers.ndim==2 and answers.shape[1]>1 else answers.reshape(-1)
+def _flat(answers):
+    return answers if answers.ndim == 2 and answers.shape[1] > 1 else answers.reshape(-1)
+
 
 def native_scores(model, rows):
     "Scores of the original model, shape (n, k), and its answers, shape (n,)"
     import numpy as np
-    if hasattr(model, 'native_scores'): return model.native_scores(rows)
+
+    if hasattr(model, "native_scores"):
+        return model.native_scores(rows)
     answers = native_answers(model, rows)
-    return scores_of(model, rows) if hasattr(model, 'predict_proba') else answers.reshape(len(answers), -1).astype('float64', copy=False) if answers.dtype.kind in 'iuf' else np.zeros((len(answers), 1)),answers
+    return scores_of(model, rows) if hasattr(model, "predict_proba") else answers.reshape(len(answers), -1).astype(
+        "float64", copy=False
+    ) if answers.dtype.kind in "iuf" else np.zeros((len(answers), 1)), answers
+
 
 def native_answers(model, rows):
     "Classes or values, shape (n,); (n, values) for a model of several values"
     import numpy as np
+
     answers = _flat(np.asarray(model.predict(rows)))
-    return answers.astype('int64') if answers.dtype==bool else answers # ONNX has no boolean classes
+    return answers.astype("int64") if answers.dtype == bool else answers  # ONNX has no boolean classes
+
 
 def scores_of(model, rows):
     "Probabilities, or values where there are none, shape (n, k); one call of the original"
     import numpy as np
-    if hasattr(model, 'native_scores'): return model.native_scores(rows)[0]
-    x = np.asarray(model.predict_proba(rows) if hasattr(model, 'predict_proba') else model.predict(rows), 'float64')
+
+    if hasattr(model, "native_scores"):
+        return model.native_scores(rows)[0]
+    x = np.asarray(model.predict_proba(rows) if hasattr(model, "predict_proba") else model.predict(rows), "float64")
     return x.reshape(len(x), -1)
+
 
 def _as_wide(model, rows, ref, shape):
     "The original's scores in the form that its export gives: decisions of a margin classifier, distances of clusters"
     import numpy as np
-    for name in ('decision_function', 'transform') if ref.shape!=shape else ():
-        if not hasattr(model, name): continue
-        x = np.asarray(getattr(model, name)(rows), 'float64').reshape(len(ref), -1)
-        if x.shape==shape: return x
-        if x.shape[1]==1 and shape[1]==2: return np.hstack([-x, x])
+
+    for name in ("decision_function", "transform") if ref.shape != shape else ():
+        if not hasattr(model, name):
+            continue
+        x = np.asarray(getattr(model, name)(rows), "float64").reshape(len(ref), -1)
+        if x.shape == shape:
+            return x
+        if x.shape[1] == 1 and shape[1] == 2:
+            return np.hstack([-x, x])
     return ref
 
+
 def parity(
-    model, # The original
-    predictor:Predictor, # Its export
-    rows, # Frame or array of real rows, shape (n, inputs)
-    tolerance:float=1e-4, # Difference that counts, relative above 1
+    model,  # The original
+    predictor: Predictor,  # Its export
+    rows,  # Frame or array of real rows, shape (n, inputs)
+    tolerance: float = 1e-4,  # Difference that counts, relative above 1
 ) -> Parity:
     "Compare row by row"
     import numpy as np
-    ref,answers = native_scores(model, rows)
+
+    ref, answers = native_scores(model, rows)
     raw = predictor.raw(rows)
-    got = np.asarray(raw[1 if len(raw)>1 else 0], 'float64').reshape(len(answers), -1)
+    got = np.asarray(raw[1 if len(raw) > 1 else 0], "float64").reshape(len(answers), -1)
     ref = _as_wide(model, rows, ref, got.shape)
-    if got.shape!=ref.shape: raise ToolFailed(f'the ONNX model gives {got.shape[1]} scores a row and the original {ref.shape[1]}')
-    same = (np.isnan(got) & np.isnan(ref)) | (got==ref)
-    d = np.where(same, 0., np.abs(got-ref))
+    if got.shape != ref.shape:
+        raise ToolFailed(f"the ONNX model gives {got.shape[1]} scores a row and the original {ref.shape[1]}")
+    same = (np.isnan(got) & np.isnan(ref)) | (got == ref)
+    d = np.where(same, 0.0, np.abs(got - ref))
     d = np.where(np.isnan(d), np.inf, d)
-    worst = (d/np.maximum(1, np.abs(np.nan_to_num(ref)))).max(axis=1)
-    other = np.asarray([str(x) for x in raw[0].reshape(-1)])!=np.asarray([str(x) for x in answers]) if len(raw)>1 else np.zeros(len(answers), bool)
+    worst = (d / np.maximum(1, np.abs(np.nan_to_num(ref)))).max(axis=1)
+    other = (
+        np.asarray([str(x) for x in raw[0].reshape(-1)]) != np.asarray([str(x) for x in answers])
+        if len(raw) > 1
+        else np.zeros(len(answers), bool)
+    )
     top = np.sort(np.nan_to_num(ref), axis=1)
-    tied = top[:, -1]-top[:, -2]<=tolerance if ref.shape[1]>1 else np.zeros(len(answers), bool) # either answer is right
+    tied = (
+        top[:, -1] - top[:, -2] <= tolerance if ref.shape[1] > 1 else np.zeros(len(answers), bool)
+    )  # either answer is right
     flips = int((other & ~tied).sum())
-    return Parity(rows=len(answers), parity_max_abs=float(d.max(initial=0.)), over=int((worst>tolerance).sum()), flips=flips,
-        tolerance=tolerance, worst_row=int(worst.argmax()) if len(worst) else -1)
+    return Parity(
+        rows=len(answers),
+        parity_max_abs=float(d.max(initial=0.0)),
+        over=int((worst > tolerance).sum()),
+        flips=flips,
+        tolerance=tolerance,
+        worst_row=int(worst.argmax()) if len(worst) else -1,
+    )
 
 # %% ../../nbs/model/onnx_session.ipynb #61940f6f
-def _seconds(ways, rows, rounds:int) -> list[float]:
+def _seconds(ways, rows, rounds: int) -> list[float]:
     "Processor seconds of each, in turn, the best of all rounds: another process on the machine slows both down and counts for neither"
     import time
-    best = [float('inf')]*len(ways)
+
+    best = [float("inf")] * len(ways)
     for _ in range(rounds):
-        for k,f in enumerate(ways): t = time.process_time(); f(rows); best[k] = min(best[k], time.process_time()-t)
+        for k, f in enumerate(ways):
+            t = time.process_time()
+            f(rows)
+            best[k] = min(best[k], time.process_time() - t)
     return best
 
-def _tiled(rows, n:int):
+
+def _tiled(rows, n: int):
     import numpy as np
-    at = np.arange(n)%len(rows)
-    return rows.iloc[at].reset_index(drop=True) if hasattr(rows, 'iloc') else rows[at]
+
+    at = np.arange(n) % len(rows)
+    return rows.iloc[at].reset_index(drop=True) if hasattr(rows, "iloc") else rows[at]
+
 
 def measure(
-    model, # The original
-    predictor:Predictor, # Its export
-    rows, # Real rows
-    sizes:tuple=(1, 1000, 20_000, 100_000), # Batches to try
-    limit_s:float=1.5, # A batch that would take longer is not tried: what decides by then is the time a row
-) -> dict: # {p50_us, p95_us, batches: {rows: [onnx_s, native_s]}, native_from, arrays, arrays_from}
+    model,  # The original
+    predictor: Predictor,  # Its export
+    rows,  # Real rows
+    sizes: tuple = (1, 1000, 20_000, 100_000),  # Batches to try
+    limit_s: float = 1.5,  # A batch that would take longer is not tried: what decides by then is the time a row
+) -> dict:  # {p50_us, p95_us, batches: {rows: [onnx_s, native_s]}, native_from, arrays, arrays_from}
     "Time of both by batch size; from where on the original is faster, if anywhere, given frames and given arrays"
     import time, numpy as np
-    one,laps,ways = _tiled(rows, 1),[],(predictor.raw, lambda r: scores_of(model, r))
-    for _ in range(51): t = time.perf_counter(); predictor.raw(one); laps.append(1e6*(time.perf_counter()-t))
-    batches = _batches(ways, rows, sizes, limit_s)
-    out:dict = {'p50_us':float(np.median(laps)), 'p95_us':float(np.quantile(laps, .95)), 'native_from':_since(batches)}
-    if predictor.quick and hasattr(rows, 'to_numpy'):
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'X does not have valid feature names')
-            arrays = _batches(ways, rows.to_numpy(), [n for n in sizes if 1<n<=20_000], limit_s)
-        since = [n for n in (_since(arrays), out['native_from']) if n is not None]
-        out |= {'arrays':{str(n):v for n,v in arrays.items()}, 'arrays_from':min(since, default=None)}
-    return {**out, 'batches':{str(n):v for n,v in batches.items()}}
 
-def _batches(ways, rows, sizes, limit_s:float) -> dict[int,list[float]]:
+    one, laps, ways = _tiled(rows, 1), [], (predictor.raw, lambda r: scores_of(model, r))
+    for _ in range(51):
+        t = time.perf_counter()
+        predictor.raw(one)
+        laps.append(1e6 * (time.perf_counter() - t))
+    batches = _batches(ways, rows, sizes, limit_s)
+    out: dict = {
+        "p50_us": float(np.median(laps)),
+        "p95_us": float(np.quantile(laps, 0.95)),
+        "native_from": _since(batches),
+    }
+    if predictor.quick and hasattr(rows, "to_numpy"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "X does not have valid feature names")
+            arrays = _batches(ways, rows.to_numpy(), [n for n in sizes if 1 < n <= 20_000], limit_s)
+        since = [n for n in (_since(arrays), out["native_from"]) if n is not None]
+        out |= {"arrays": {str(n): v for n, v in arrays.items()}, "arrays_from": min(since, default=None)}
+    return {**out, "batches": {str(n): v for n, v in batches.items()}}
+
+
+def _batches(ways, rows, sizes, limit_s: float) -> dict[int, list[float]]:
     "Seconds of both for each size that is not too large to try"
-    out:dict[int,list[float]] = {}
+    out: dict[int, list[float]] = {}
     for n in sizes:
-        likely = max((max(v)*n/k for k,v in out.items() if k>1 or n<=1000), default=0.)
-        if likely>limit_s: break
-        out[n] = _seconds(ways, _tiled(rows, n), 4 if likely<.3 else 1)
+        likely = max((max(v) * n / k for k, v in out.items() if k > 1 or n <= 1000), default=0.0)
+        if likely > limit_s:
+            break
+        out[n] = _seconds(ways, _tiled(rows, n), 4 if likely < 0.3 else 1)
     return out
 
-def _since(batches) -> int|None:
+
+def _since(batches) -> int | None:
     "Rows from which on the original is faster, up to the largest batch that was tried"
     since = None
     for n in sorted(batches, reverse=True):
-        if batches[n][1]>=batches[n][0]*.95: break
+        if batches[n][1] >= batches[n][0] * 0.95:
+            break
         since = n
     return since

@@ -16,66 +16,115 @@ from . import onnx_export, onnx_session
 # %% ../../nbs/model/originals.ipynb #c0bf1598
 class Given:
     "A model that came as ONNX"
-    def __init__(self, onnx:bytes):
+
+    def __init__(self, onnx: bytes):
         import onnxruntime as ort
+
         self.onnx = onnx
-        try: takes = ort.InferenceSession(onnx, providers=['CPUExecutionProvider']).get_inputs()
-        except Exception as e: raise ToolFailed(f'ONNX Runtime does not take the file: {" ".join(str(e).split())[:200]}') from e
+        try:
+            takes = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"]).get_inputs()
+        except Exception as e:
+            raise ToolFailed(f"ONNX Runtime does not take the file: {' '.join(str(e).split())[:200]}") from e
         width = takes[0].shape[-1] if takes[0].shape else None
-        if len(takes)>1 or width==1: self.feature_names_in_ = [x.name for x in takes]
-        elif isinstance(width, int): self.n_features_in_ = width
-        self.kinds = ['text' if x.type=='tensor(string)' else 'number' for x in takes]
-    def predict(self, rows): return self._asked(rows).predict(rows)
+        if len(takes) > 1 or width == 1:
+            self.feature_names_in_ = [x.name for x in takes]
+        elif isinstance(width, int):
+            self.n_features_in_ = width
+        self.kinds = ["text" if x.type == "tensor(string)" else "number" for x in takes]
+
+    def predict(self, rows):
+        return self._asked(rows).predict(rows)
+
     def _asked(self, rows):
         "The graph says what is text: a few rows may hold no value"
-        if not hasattr(rows, 'columns'): return onnx_session.Predictor(self.onnx, onnx_export.signature(rows), 'the file')
-        kinds = self.kinds if len(self.kinds)==len(rows.columns) else self.kinds[:1]*len(rows.columns)
-        return onnx_session.Predictor(self.onnx, [{'name':str(n), 'type':k} for n,k in zip(rows.columns, kinds)], 'the file')
-    def native_scores(self, rows): raw = self._asked(rows).raw(rows); return _scores(raw)
+        if not hasattr(rows, "columns"):
+            return onnx_session.Predictor(self.onnx, onnx_export.signature(rows), "the file")
+        kinds = self.kinds if len(self.kinds) == len(rows.columns) else self.kinds[:1] * len(rows.columns)
+        return onnx_session.Predictor(
+            self.onnx, [{"name": str(n), "type": k} for n, k in zip(rows.columns, kinds)], "the file"
+        )
+
+    def native_scores(self, rows):
+        raw = self._asked(rows).raw(rows)
+        return _scores(raw)
+
 
 def _scores(raw):
     import numpy as np
+
     answers = np.asarray(raw[0]).reshape(len(raw[0]), -1)[:, 0]
-    return np.asarray(raw[1 if len(raw)>1 else 0], 'float64').reshape(len(answers), -1),answers
+    return np.asarray(raw[1 if len(raw) > 1 else 0], "float64").reshape(len(answers), -1), answers
+
 
 class Reference:
     "The same bytes in the reference implementation: slow, and nobody else's code"
-    def __init__(self, onnx:bytes, predictor):
+
+    def __init__(self, onnx: bytes, predictor):
         from onnx.reference import ReferenceEvaluator
-        self.run,self.predictor = ReferenceEvaluator(onnx),predictor
-    def native_scores(self, rows): return _scores(self.predictor._plain(self.run.run(None, self.predictor.feed(rows))))
+
+        self.run, self.predictor = ReferenceEvaluator(onnx), predictor
+
+    def native_scores(self, rows):
+        return _scores(self.predictor._plain(self.run.run(None, self.predictor.feed(rows))))
 
 # %% ../../nbs/model/originals.ipynb #bf1bf886
-def is_torch(obj) -> bool: return any(c.__module__.startswith('torch.nn') for c in type(obj).__mro__)
+def is_torch(obj) -> bool:
+    return any(c.__module__.startswith("torch.nn") for c in type(obj).__mro__)
+
 
 class Torch:
     "A PyTorch module as a model of rows"
-    def __init__(self, module): self.module = module.eval()
+
+    def __init__(self, module):
+        self.module = module.eval()
+
     def _tensor(self, rows):
         import numpy as np, torch
-        try: return torch.from_numpy(np.ascontiguousarray(np.asarray(rows, 'float32')))
+
+        try:
+            return torch.from_numpy(np.ascontiguousarray(np.asarray(rows, "float32")))
         except (ValueError, TypeError) as e:
-            raise BadInput(f'a PyTorch module takes numbers: {str(e)[:120]}', 'encode text columns first') from e
+            raise BadInput(f"a PyTorch module takes numbers: {str(e)[:120]}", "encode text columns first") from e
+
     def native_scores(self, rows):
         import torch
-        with torch.no_grad(): out = self.module(self._tensor(rows)).numpy().astype('float64').reshape(len(rows), -1)
-        return out,out.argmax(axis=1) if out.shape[1]>1 else out[:, 0]
-    def predict(self, rows): return self.native_scores(rows)[1]
+
+        with torch.no_grad():
+            out = self.module(self._tensor(rows)).numpy().astype("float64").reshape(len(rows), -1)
+        return out, out.argmax(axis=1) if out.shape[1] > 1 else out[:, 0]
+
+    def predict(self, rows):
+        return self.native_scores(rows)[1]
+
     def to_onnx(self, rows) -> bytes:
         "Export with any number of rows"
         import io, warnings, torch
-        out:Any = io.BytesIO() # a buffer is taken, whatever the hint says
+
+        out: Any = io.BytesIO()  # a buffer is taken, whatever the hint says
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                torch.onnx.export(self.module, (self._tensor(rows[:2]),), out, input_names=['X'], output_names=['Y'],
-                    dynamic_axes={'X':{0:'rows'}, 'Y':{0:'rows'}}, dynamo=False)
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    self.module,
+                    (self._tensor(rows[:2]),),
+                    out,
+                    input_names=["X"],
+                    output_names=["Y"],
+                    dynamic_axes={"X": {0: "rows"}, "Y": {0: "rows"}},
+                    dynamo=False,
+                )
         except Exception as e:
-            raise ToolFailed(f'{type(self.module).__name__} cannot be converted to ONNX: {" ".join(str(e).split())[:240]}',
-                'replace the operator that is named') from e
+            raise ToolFailed(
+                f"{type(self.module).__name__} cannot be converted to ONNX: {' '.join(str(e).split())[:240]}",
+                "replace the operator that is named",
+            ) from e
         return out.getvalue()
+
     def save(self, path):
-        need('safetensors.torch', 'torch').save_file({k:v.contiguous() for k,v in self.module.state_dict().items()}, str(path))
+        need("safetensors.torch", "torch").save_file(
+            {k: v.contiguous() for k, v in self.module.state_dict().items()}, str(path)
+        )
+
 
 def original(obj):
     "What answers rows for this object"

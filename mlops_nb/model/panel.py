@@ -11,121 +11,268 @@ __all__ = ['run', 'runs', 'run_difference', 'version', 'models', 'gates', 'promo
 from ..core.draw import Panel, badge, details, facts, short, table, text
 
 # %% ../../nbs/model/panel.ipynb #2e3fa8c1
-def _size(n:float) -> str:
-    for unit in ('B', 'kB', 'MB', 'GB'):
-        if n<1000 or unit=='GB': return f'{n:.0f} {unit}' if unit=='B' else f'{n:.1f} {unit}'
-        n = n/1000
-    return ''
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n = n / 1000
+    return ""
 
-_STATUS = {'completed':('ok', 'COMPLETED'), 'failed':('bad', 'FAILED'), 'aborted':('warn', 'ABORTED')}
 
-def _tag(k:str) -> str: return k.removeprefix('mlops.').removeprefix('mlflow.')
+_STATUS = {"completed": ("ok", "COMPLETED"), "failed": ("bad", "FAILED"), "aborted": ("warn", "ABORTED")}
+
+
+def _tag(k: str) -> str:
+    return k.removeprefix("mlops.").removeprefix("mlflow.")
+
 
 def run(r) -> Panel:
     "One training run"
-    about = {'experiment':r.experiment, 'run':r.run, **({'seconds':r.seconds} if r.seconds is not None else {}),
-        **({'estimated cost':f'{r.usd:.6f} USD'} if r.usd is not None else {}),
-        **({'energy':f'{r.kwh:.6f} kWh'} if r.kwh is not None else {})}
-    blocks:list = [facts(about)]
-    if r.metrics: blocks.append(table(['metric', 'value'], [[k, v] for k,v in sorted(r.metrics.items())]))
-    if r.params: blocks.append(table(['parameter', 'value'], [[k, v] for k,v in sorted(r.params.items())]))
-    if r.tags: blocks.append(details('code, data and environment', facts({_tag(k):v for k,v in sorted(r.tags.items())})))
-    return Panel('Run', *blocks, verdict=_STATUS.get(r.status, ('info', r.status.upper())),
-        next='mlops model log MODEL NAME' if r.status=='completed' else 'mlops run list')
+    about = {
+        "experiment": r.experiment,
+        "run": r.run,
+        **({"seconds": r.seconds} if r.seconds is not None else {}),
+        **({"estimated cost": f"{r.usd:.6f} USD"} if r.usd is not None else {}),
+        **({"energy": f"{r.kwh:.6f} kWh"} if r.kwh is not None else {}),
+    }
+    blocks: list = [facts(about)]
+    if r.metrics:
+        blocks.append(table(["metric", "value"], [[k, v] for k, v in sorted(r.metrics.items())]))
+    if r.params:
+        blocks.append(table(["parameter", "value"], [[k, v] for k, v in sorted(r.params.items())]))
+    if r.tags:
+        blocks.append(details("code, data and environment", facts({_tag(k): v for k, v in sorted(r.tags.items())})))
+    return Panel(
+        "Run",
+        *blocks,
+        verdict=_STATUS.get(r.status, ("info", r.status.upper())),
+        next="mlops model log MODEL NAME" if r.status == "completed" else "mlops run list",
+    )
+
 
 def runs(r) -> Panel:
     "Runs, newest first"
-    rows = [[x['run'][:8], x['experiment'], badge(*_STATUS.get(x['status'], ('info', x['status'].upper()))), x['time'],
-        x['seconds'], ', '.join(f'{k}={short(v)}' for k,v in list(x['metrics'].items())[:4])] for x in r.runs]
-    return Panel('Training runs', table(['run', 'experiment', 'status', 'began', 'seconds', 'metrics'], rows, empty='no run yet'),
-        next='mlops run show RUN' if rows else '%%mlops run EXPERIMENT')
+    rows = [
+        [
+            x["run"][:8],
+            x["experiment"],
+            badge(*_STATUS.get(x["status"], ("info", x["status"].upper()))),
+            x["time"],
+            x["seconds"],
+            ", ".join(f"{k}={short(v)}" for k, v in list(x["metrics"].items())[:4]),
+        ]
+        for x in r.runs
+    ]
+    return Panel(
+        "Training runs",
+        table(["run", "experiment", "status", "began", "seconds", "metrics"], rows, empty="no run yet"),
+        next="mlops run show RUN" if rows else "%%mlops run EXPERIMENT",
+    )
+
 
 def run_difference(d) -> Panel:
     "What differs between two runs, by kind"
-    parts = {'metric':d.metrics, 'parameter':d.params, 'code':d.code, 'data':d.data, 'environment':d.environment, 'cost':d.cost}
-    out = [[kind, _tag(x['name']), x['a'], x['b'], x.get('change', '')] for kind,xs in parts.items() for x in xs]
-    return Panel(f'{d.a[:8]} against {d.b[:8]}', table(['', 'name', d.a[:8], d.b[:8], 'change'], out, align='lllll',
-        empty='nothing differs'), verdict=('info', 'DIFFERENT') if out else ('ok', 'THE SAME'), next='mlops run show RUN')
+    parts = {
+        "metric": d.metrics,
+        "parameter": d.params,
+        "code": d.code,
+        "data": d.data,
+        "environment": d.environment,
+        "cost": d.cost,
+    }
+    out = [[kind, _tag(x["name"]), x["a"], x["b"], x.get("change", "")] for kind, xs in parts.items() for x in xs]
+    return Panel(
+        f"{d.a[:8]} against {d.b[:8]}",
+        table(["", "name", d.a[:8], d.b[:8], "change"], out, align="lllll", empty="nothing differs"),
+        verdict=("info", "DIFFERENT") if out else ("ok", "THE SAME"),
+        next="mlops run show RUN",
+    )
 
 # %% ../../nbs/model/panel.ipynb #455aa388
-_STATE = {'registered':('ok', 'REGISTERED'), 'registering':('info', 'REGISTERING'), 'failed':('bad', 'FAILED')}
+_STATE = {"registered": ("ok", "REGISTERED"), "registering": ("info", "REGISTERING"), "failed": ("bad", "FAILED")}
 
-def _parity(o, parent='') -> str:
-    said = f' from {parent}' if parent else ''
-    return f'{o["rows"]:,} rows, largest difference{said} {short(float(o["parity_max_abs"]))}' if o else 'no ONNX'
+
+def _parity(o, parent="") -> str:
+    said = f" from {parent}" if parent else ""
+    return f"{o['rows']:,} rows, largest difference{said} {short(float(o['parity_max_abs']))}" if o else "no ONNX"
+
 
 def version(v) -> Panel:
     "One model version"
-    about = {'digest':v.digest or '-', 'ONNX':_parity(v.onnx, v.parent), 'size':_size(v.size_bytes), **({'data':v.data} if v.data else {}),
-        **({'run':v.run[:8]} if v.run else {}), **({'aliases':', '.join(v.aliases)} if v.aliases else {}),
-        **({'note':v.message} if v.message else {})}
-    if v.state=='registering':
-        about = {'state':'the rest happens in the background; this panel does not change', **({'run':v.run[:8]} if v.run else {})}
-    if v.state=='failed': about = {'why':v.message}
-    blocks:list = [facts(about)]
-    if v.metrics: blocks.append(table(['metric', 'value'], [[k, x] for k,x in sorted(v.metrics.items())]))
+    about = {
+        "digest": v.digest or "-",
+        "ONNX": _parity(v.onnx, v.parent),
+        "size": _size(v.size_bytes),
+        **({"data": v.data} if v.data else {}),
+        **({"run": v.run[:8]} if v.run else {}),
+        **({"aliases": ", ".join(v.aliases)} if v.aliases else {}),
+        **({"note": v.message} if v.message else {}),
+    }
+    if v.state == "registering":
+        about = {
+            "state": "the rest happens in the background; this panel does not change",
+            **({"run": v.run[:8]} if v.run else {}),
+        }
+    if v.state == "failed":
+        about = {"why": v.message}
+    blocks: list = [facts(about)]
+    if v.metrics:
+        blocks.append(table(["metric", "value"], [[k, x] for k, x in sorted(v.metrics.items())]))
     if v.inputs:
-        blocks.append(details(f'{len(v.inputs)} inputs', table(['input', 'type'], [[i['name'], i['type']] for i in v.inputs])))
+        blocks.append(
+            details(f"{len(v.inputs)} inputs", table(["input", "type"], [[i["name"], i["type"]] for i in v.inputs]))
+        )
     if v.files:
-        blocks.append(details(f'{len(v.files)} files',
-            table(['file', 'SHA-256'], [[k, x[:16]] for k,x in sorted(v.files.items())])))
-    at = f'{v.name}@{v.version}'
-    return Panel(at, *blocks, verdict=_STATE.get(v.state, ('info', v.state.upper())),
-        next={'registered':f'mlops model promote {at} --to champion',
-        'registering':f'mlops model show {at}'}.get(v.state, 'mlops model log MODEL NAME'))
+        blocks.append(
+            details(
+                f"{len(v.files)} files", table(["file", "SHA-256"], [[k, x[:16]] for k, x in sorted(v.files.items())])
+            )
+        )
+    at = f"{v.name}@{v.version}"
+    return Panel(
+        at,
+        *blocks,
+        verdict=_STATE.get(v.state, ("info", v.state.upper())),
+        next={"registered": f"mlops model promote {at} --to champion", "registering": f"mlops model show {at}"}.get(
+            v.state, "mlops model log MODEL NAME"
+        ),
+    )
+
 
 def _differs(x) -> str:
     "The difference from the original, or from the version that a compressed one was made from"
-    if x['parity_max_abs'] is None: return '-'
-    return short(float(x['parity_max_abs']))+(f' from {x["parent"]}' if x.get('parent') else '')
+    if x["parity_max_abs"] is None:
+        return "-"
+    return short(float(x["parity_max_abs"])) + (f" from {x['parent']}" if x.get("parent") else "")
+
 
 def models(m) -> Panel:
     "Registered models, each in its newest version"
-    rows = [[f'{x["name"]}@{x["version"]}', badge(*_STATE.get(x.get('state', 'registered'), ('info', ''))),
-        ', '.join(f'{a}: {n}' for a,n in x['aliases'].items()) or '-', _size(x['size_bytes']), _differs(x), x['versions'],
-        x.get('message', '')] for x in m.models]
-    return Panel('Models', table(['model', 'state', 'aliases', 'size', 'ONNX differs by', 'versions', ''], rows, align='llllrrl',
-        empty='no model yet'), next='mlops model show NAME' if rows else '%mlops model log MODEL NAME')
+    rows = [
+        [
+            f"{x['name']}@{x['version']}",
+            badge(*_STATE.get(x.get("state", "registered"), ("info", ""))),
+            ", ".join(f"{a}: {n}" for a, n in x["aliases"].items()) or "-",
+            _size(x["size_bytes"]),
+            _differs(x),
+            x["versions"],
+            x.get("message", ""),
+        ]
+        for x in m.models
+    ]
+    return Panel(
+        "Models",
+        table(
+            ["model", "state", "aliases", "size", "ONNX differs by", "versions", ""],
+            rows,
+            align="llllrrl",
+            empty="no model yet",
+        ),
+        next="mlops model show NAME" if rows else "%mlops model log MODEL NAME",
+    )
 
 # %% ../../nbs/model/panel.ipynb #a203f6c0
 def _gates(gates):
-    return table(['gate', 'value', ''], [[g.expr, 'not known' if g.value is None else short(float(g.value)),
-        badge('ok', 'PASS') if g.ok else badge('bad', 'FAIL')] for g in gates], align='lrl', empty='no gate: everything may pass')
+    return table(
+        ["gate", "value", ""],
+        [
+            [
+                g.expr,
+                "not known" if g.value is None else short(float(g.value)),
+                badge("ok", "PASS") if g.ok else badge("bad", "FAIL"),
+            ]
+            for g in gates
+        ],
+        align="lrl",
+        empty="no gate: everything may pass",
+    )
+
 
 def gates(g) -> Panel:
     "The conditions of a model"
-    blocks:list = [_gates(g.gates)]
+    blocks: list = [_gates(g.gates)]
     if g.metrics:
-        blocks.append(details(f'{len(g.metrics)} metrics of the newest version',
-            table(['metric', 'value'], [[k, v] for k,v in sorted(g.metrics.items())])))
+        blocks.append(
+            details(
+                f"{len(g.metrics)} metrics of the newest version",
+                table(["metric", "value"], [[k, v] for k, v in sorted(g.metrics.items())]),
+            )
+        )
     bad = sum(not x.ok for x in g.gates)
-    return Panel(f'Gates of {g.name}', *blocks, verdict=('ok', 'ALL HOLD') if not bad else ('warn', f'{bad} WOULD FAIL NOW'),
-        next=f"mlops model gate {g.name} --add 'test.roc_auc >= 0.7'" if not g.gates else f'mlops model promote {g.name}@VERSION --to ALIAS')
+    return Panel(
+        f"Gates of {g.name}",
+        *blocks,
+        verdict=("ok", "ALL HOLD") if not bad else ("warn", f"{bad} WOULD FAIL NOW"),
+        next=f"mlops model gate {g.name} --add 'test.roc_auc >= 0.7'"
+        if not g.gates
+        else f"mlops model promote {g.name}@VERSION --to ALIAS",
+    )
+
 
 def promotion(p) -> Panel:
     "A move and the gates that it passed"
-    verdict = ('ok', 'MOVED') if p.moved else ('bad', 'NOT MOVED')
-    about = facts({'alias':p.alias, 'from':p.before, 'to':p.to, 'reason':p.reason or 'none given'})
-    return Panel(f'{p.name}@{p.to} as {p.alias}', about, text('Gates are not asked on the way back.') if p.back else _gates(p.gates), verdict=verdict,
-        next=f'mlops model history {p.name}' if p.moved else f'mlops model gate {p.name} --metrics')
+    verdict = ("ok", "MOVED") if p.moved else ("bad", "NOT MOVED")
+    about = facts({"alias": p.alias, "from": p.before, "to": p.to, "reason": p.reason or "none given"})
+    return Panel(
+        f"{p.name}@{p.to} as {p.alias}",
+        about,
+        text("Gates are not asked on the way back.") if p.back else _gates(p.gates),
+        verdict=verdict,
+        next=f"mlops model history {p.name}" if p.moved else f"mlops model gate {p.name} --metrics",
+    )
+
 
 def history(h) -> Panel:
     "Moves of aliases, newest first"
-    rows = [[x['time'][:19], x['alias'], x.get('from'), x['version'], x['type'].replace('_', ' ') if 'type' in x else '',
-        x['actor'], x['reason'], x['entry']] for x in h.history]
-    now = facts({f'{a}{f" at {h.at}" if h.at else ""}':f'{h.name}@{v}' for a,v in h.serving.items()})
-    return Panel(f'History of {h.name}', *([now] if h.serving else []),
-        table(['time', 'alias', 'from', 'to', '', 'actor', 'reason', 'entry'], rows, align='lllllllr',
-        empty='no alias was moved'), next=f'mlops model rollback {h.name}' if rows else f'mlops model promote {h.name} --to champion')
+    rows = [
+        [
+            x["time"][:19],
+            x["alias"],
+            x.get("from"),
+            x["version"],
+            x["type"].replace("_", " ") if "type" in x else "",
+            x["actor"],
+            x["reason"],
+            x["entry"],
+        ]
+        for x in h.history
+    ]
+    now = facts({f"{a}{f' at {h.at}' if h.at else ''}": f"{h.name}@{v}" for a, v in h.serving.items()})
+    return Panel(
+        f"History of {h.name}",
+        *([now] if h.serving else []),
+        table(
+            ["time", "alias", "from", "to", "", "actor", "reason", "entry"],
+            rows,
+            align="lllllllr",
+            empty="no alias was moved",
+        ),
+        next=f"mlops model rollback {h.name}" if rows else f"mlops model promote {h.name} --to champion",
+    )
+
 
 def approval(a) -> Panel:
-    return Panel(f'{a.name}@{a.version}', facts({'approved by':a.actor, 'word':a.text or '-'}), verdict=('ok', 'APPROVED'),
-        next=f'mlops model promote {a.name}@{a.version} --to champion')
+    return Panel(
+        f"{a.name}@{a.version}",
+        facts({"approved by": a.actor, "word": a.text or "-"}),
+        verdict=("ok", "APPROVED"),
+        next=f"mlops model promote {a.name}@{a.version} --to champion",
+    )
 
 # %% ../../nbs/model/panel.ipynb #7363f02f
 def mended(m) -> Panel:
     "What killed processes left"
-    rows = [[x['subject'], badge({'running':'info', 'failed':'warn', 'removed':'info'}.get(x['state'], 'ok'), x['state'].upper()),
-        x['message']] for x in m.done]
-    return Panel('Leftovers', table(['', '', ''], rows, empty='nothing to mend'), verdict=('ok', f'{len(rows)} LOOKED AT'),
-        next='mlops model list')
+    rows = [
+        [
+            x["subject"],
+            badge({"running": "info", "failed": "warn", "removed": "info"}.get(x["state"], "ok"), x["state"].upper()),
+            x["message"],
+        ]
+        for x in m.done
+    ]
+    return Panel(
+        "Leftovers",
+        table(["", "", ""], rows, empty="nothing to mend"),
+        verdict=("ok", f"{len(rows)} LOOKED AT"),
+        next="mlops model list",
+    )

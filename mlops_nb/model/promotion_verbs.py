@@ -18,168 +18,237 @@ from . import gates, metric_views, mlflow_aliases, mlflow_registry as registry, 
 from .facts import Approval, Gate, Gates, History, Promotion
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7b546b16
-def _metrics(p, v) -> dict[str,float]: return metric_views.metrics(v, ledger.of(p).events())
+def _metrics(p, v) -> dict[str, float]:
+    return metric_views.metrics(v, ledger.of(p).events())
+
 
 def _newest(p, name):
     "The newest version, or None"
     have = views.versions(ledger.of(p).events(views.TYPES), name)
     return have[-1] if have else None
 
+
 def _known(p, name):
     "Raise where nothing was ever registered under this name"
-    if not _newest(p, name): raise NotFound(f'no model `{name}`', suggest(name, refs.registered(p, 'model')) or 'list them with: mlops model list')
+    if not _newest(p, name):
+        raise NotFound(
+            f"no model `{name}`", suggest(name, refs.registered(p, "model")) or "list them with: mlops model list"
+        )
 
-@verb('model.gate', changes=True, example="mlops model gate delay --add 'test.roc_auc >= 0.7'")
+
+@verb("model.gate", changes=True, example="mlops model gate delay --add 'test.roc_auc >= 0.7'")
 def gate(
-    name:Name, # Of the model
+    name: Name,  # Of the model
     *,
-    add:list[str]=[], # METRIC OP NUMBER: `test.roc_auc >= 0.7`
-    remove:list[str]=[], # The same text
-    metrics:bool=False, # List what can be asked for
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Gates|Plan:
+    add: list[str] = [],  # METRIC OP NUMBER: `test.roc_auc >= 0.7`
+    remove: list[str] = [],  # The same text
+    metrics: bool = False,  # List what can be asked for
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Gates | Plan:
     "Conditions that a version must meet before an alias moves to it"
     p = projects.current()
-    refs.check_name(name, 'model name')
-    for e in add: gates.parse(e)
-    if dry_run: return Plan(steps=[f'write policy/gates/{name}.toml with {len(_changed(gates.of(p, name), name, add, remove))} gates'])
+    refs.check_name(name, "model name")
+    for e in add:
+        gates.parse(e)
+    if dry_run:
+        return Plan(
+            steps=[f"write policy/gates/{name}.toml with {len(_changed(gates.of(p, name), name, add, remove))} gates"]
+        )
     with mlflow_aliases.turn(p, name) if add or remove else nullcontext():
         before = gates.of(p, name)
         after = _changed(before, name, add, remove)
-        if after!=before: _save(p, name, before, after)
+        if after != before:
+            _save(p, name, before, after)
     v = _newest(p, name)
     known = _metrics(p, v) if v else {}
     return Gates(name=name, gates=[gates.check(e, known) for e in after], metrics=known if metrics else {})
+
 
 def _changed(before, name, add, remove) -> list[str]:
     "The gates as they will be"
     for e in remove:
         if e not in before:
-            raise NotFound(f'{name} has no gate {e!r}', suggest(e, before) or f'it has: {"; ".join(before) or "none"}')
-    return [e for e in before if e not in remove]+[e for e in dict.fromkeys(add) if e not in before]
+            raise NotFound(f"{name} has no gate {e!r}", suggest(e, before) or f"it has: {'; '.join(before) or 'none'}")
+    return [e for e in before if e not in remove] + [e for e in dict.fromkeys(add) if e not in before]
+
 
 def _save(p, name, before, after):
     "The file, then the events; the old file comes back when they cannot be recorded"
     gates.save(p, name, after)
     try:
-        ledger.of(p).append_many([ledger.New('model.gate_added', name, {'expr':e}) for e in after if e not in before]
-            +[ledger.New('model.gate_removed', name, {'expr':e}) for e in before if e not in after])
-    except MlopsError: gates.save(p, name, before); raise
+        ledger.of(p).append_many(
+            [ledger.New("model.gate_added", name, {"expr": e}) for e in after if e not in before]
+            + [ledger.New("model.gate_removed", name, {"expr": e}) for e in before if e not in after]
+        )
+    except MlopsError:
+        gates.save(p, name, before)
+        raise
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7815b83f
-def _checked(p, v, alias:str) -> list[Gate]:
+def _checked(p, v, alias: str) -> list[Gate]:
     "The model's gates, and the approvals that mlops.toml asks for"
-    known,s = _metrics(p, v),p.settings.model
-    policy = [f'approvals >= {s.approvals}'] if s.approvals and alias in s.guarded.replace(',', ' ').split() else []
+    known, s = _metrics(p, v), p.settings.model
+    policy = [f"approvals >= {s.approvals}"] if s.approvals and alias in s.guarded.replace(",", " ").split() else []
     return [gates.check(e, known) for e in [*gates.of(p, v.name), *policy]]
 
+
 @contextmanager
-def _turn(p, name:str):
+def _turn(p, name: str):
     "One move at a time; what a killed process left of an earlier one is ended first"
     with mlflow_aliases.turn(p, name):
         mlflow_aliases.settle(p, name, views.promoting(ledger.of(p).events(views.OPENS)))
         yield
 
-def _is_approval(g:Gate) -> bool: return gates.parse(g.expr)[0]=='approvals'
 
-def _refuse(p, fact:Promotion):
+def _is_approval(g: Gate) -> bool:
+    return gates.parse(g.expr)[0] == "approvals"
+
+
+def _refuse(p, fact: Promotion):
     "Record and raise what kept a version from an alias"
     bad = [g for g in fact.gates if not g.ok]
-    ledger.record(p, 'model.gate_failed', f'{fact.name}@{fact.to}',
-        {'alias':fact.alias, 'reason':fact.reason, 'gates':[{'expr':g.expr, 'value':g.value, 'ok':g.ok} for g in fact.gates]}, fail='open')
+    ledger.record(
+        p,
+        "model.gate_failed",
+        f"{fact.name}@{fact.to}",
+        {
+            "alias": fact.alias,
+            "reason": fact.reason,
+            "gates": [{"expr": g.expr, "value": g.value, "ok": g.ok} for g in fact.gates],
+        },
+        fail="open",
+    )
     if all(_is_approval(g) for g in bad):
-        raise Refused(f'{fact.name}@{fact.to} is not approved: {bad[0].expr}, and it has {bad[0].value or 0:g}',
-            f'somebody else says: mlops model approve {fact.name}@{fact.to}')
-    how = next((x for g in bad if g.value is None and (x := gates.measured_by(g.expr, f'{fact.name}@{fact.to}'))), '')
-    e = Finding(f'{fact.name}@{fact.to} does not pass: {fact.finding}',
-        f'measure it: {how}' if how else f'see: mlops model gate {fact.name} --metrics')
-    e.__dict__['result'] = fact
+        raise Refused(
+            f"{fact.name}@{fact.to} is not approved: {bad[0].expr}, and it has {bad[0].value or 0:g}",
+            f"somebody else says: mlops model approve {fact.name}@{fact.to}",
+        )
+    how = next((x for g in bad if g.value is None and (x := gates.measured_by(g.expr, f"{fact.name}@{fact.to}"))), "")
+    e = Finding(
+        f"{fact.name}@{fact.to} does not pass: {fact.finding}",
+        f"measure it: {how}" if how else f"see: mlops model gate {fact.name} --metrics",
+    )
+    e.__dict__["result"] = fact
     raise e
 
-@verb('model.promote', changes=True, example='mlops model promote delay@1 --to champion --reason "first"')
+
+@verb("model.promote", changes=True, example='mlops model promote delay@1 --to champion --reason "first"')
 def promote(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
     *,
-    to:Name, # Alias: champion, challenger ...
-    reason:str='', # Why
-    dry_run:bool=False, # Check the gates and move nothing
-) -> Promotion|Plan:
+    to: Name,  # Alias: champion, challenger ...
+    reason: str = "",  # Why
+    dry_run: bool = False,  # Check the gates and move nothing
+) -> Promotion | Plan:
     """Move an alias to a version, if its gates and approvals allow
 
     Exit 1 when a gate fails, exit 3 when an approval is missing; the alias stays where it was."""
     p = projects.current()
-    refs.check_name(to, 'alias')
-    if to.isdigit() or to=='latest' or (to[0]=='v' and to[1:].isdigit()):
-        raise BadInput(f'the alias {to!r} reads like a version', 'take a word: champion, challenger')
+    refs.check_name(to, "alias")
+    if to.isdigit() or to == "latest" or (to[0] == "v" and to[1:].isdigit()):
+        raise BadInput(f"the alias {to!r} reads like a version", "take a word: champion, challenger")
     v = versions.resolve(name, p)
-    def asked(): return Promotion(name=v.name, alias=to, to=v.version, before=registry.aliases(p, v.name).get(to), gates=_checked(p, v, to),
-        reason=reason, moved=False)
+
+    def asked():
+        return Promotion(
+            name=v.name,
+            alias=to,
+            to=v.version,
+            before=registry.aliases(p, v.name).get(to),
+            gates=_checked(p, v, to),
+            reason=reason,
+            moved=False,
+        )
+
     if dry_run:
         fact = asked()
-        return Plan(steps=[*(f'{g.expr}: {"pass" if g.ok else "FAIL"}, {"not known" if g.value is None else f"it is {g.value:.6g}"}' for g in fact.gates), f'move {to} of {v.name} from {fact.before or "nowhere"} to {v.version}'])
-    with _turn(p, v.name): # gates are asked in it: who adds one has it asked from then on
+        return Plan(
+            steps=[
+                *(
+                    f"{g.expr}: {'pass' if g.ok else 'FAIL'}, {'not known' if g.value is None else f'it is {g.value:.6g}'}"
+                    for g in fact.gates
+                ),
+                f"move {to} of {v.name} from {fact.before or 'nowhere'} to {v.version}",
+            ]
+        )
+    with _turn(p, v.name):  # gates are asked in it: who adds one has it asked from then on
         fact = asked()
-        if not fact.ok: _refuse(p, fact)
-        mlflow_aliases.move(p, fact, 'model.promoted', v.digest)
+        if not fact.ok:
+            _refuse(p, fact)
+        mlflow_aliases.move(p, fact, "model.promoted", v.digest)
     return fact
 
 # %% ../../nbs/model/promotion_verbs.ipynb #e76dd958
-@verb('model.approve', changes=True, example='mlops model approve delay@1 --text "reviewed the card"')
+@verb("model.approve", changes=True, example='mlops model approve delay@1 --text "reviewed the card"')
 def approve(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
     *,
-    text:str='', # What was looked at
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Approval|Plan:
+    text: str = "",  # What was looked at
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Approval | Plan:
     "Approve a version that somebody else registered"
     p = projects.current()
     v = versions.resolve(name, p)
-    who,_ = identity.actor()
-    if who==v.actor and p.settings.model.four_eyes:
-        raise Refused(f'{v.name}@{v.version} was registered by you, and four eyes are needed', 'ask a colleague to approve it')
-    if dry_run: return Plan(steps=[f'record model.approved {v.name}@{v.version}'])
-    ledger.record(p, 'model.approved', f'{v.name}@{v.version}', {'version':v.version, 'text':text}, digest=v.digest)
+    who, _ = identity.actor()
+    if who == v.actor and p.settings.model.four_eyes:
+        raise Refused(
+            f"{v.name}@{v.version} was registered by you, and four eyes are needed", "ask a colleague to approve it"
+        )
+    if dry_run:
+        return Plan(steps=[f"record model.approved {v.name}@{v.version}"])
+    ledger.record(p, "model.approved", f"{v.name}@{v.version}", {"version": v.version, "text": text}, digest=v.digest)
     return Approval(name=v.name, version=v.version, actor=who, text=text)
 
-@verb('model.rollback', changes=True, example='mlops model rollback delay --reason "complaints"')
+
+@verb("model.rollback", changes=True, example='mlops model rollback delay --reason "complaints"')
 def rollback(
-    name:Name, # Of the model
+    name: Name,  # Of the model
     *,
-    to:Name='champion', # Alias to move back
-    reason:str='', # Why
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Promotion|Plan:
+    to: Name = "champion",  # Alias to move back
+    reason: str = "",  # Why
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Promotion | Plan:
     "Move an alias back to where it was before"
     p = projects.current()
     _known(p, name)
-    now,back = _way_back(p, name, to)
-    v = versions.resolve(f'{name}@{back}', p)
+    now, back = _way_back(p, name, to)
+    v = versions.resolve(f"{name}@{back}", p)
     fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False, back=True)
-    if dry_run: return Plan(steps=[f'move {to} of {name} from {now} back to {back}'])
+    if dry_run:
+        return Plan(steps=[f"move {to} of {name} from {now} back to {back}"])
     with _turn(p, name):
-        then,way = _way_back(p, name, to)
-        if (then, way)!=(now, back):
-            raise BadInput(f'{to} of {name} was moved meanwhile: it is on {then} and not on {now}', f'look at it first: mlops model history {name}')
-        mlflow_aliases.move(p, fact, 'model.rolled_back', v.digest)
+        then, way = _way_back(p, name, to)
+        if (then, way) != (now, back):
+            raise BadInput(
+                f"{to} of {name} was moved meanwhile: it is on {then} and not on {now}",
+                f"look at it first: mlops model history {name}",
+            )
+        mlflow_aliases.move(p, fact, "model.rolled_back", v.digest)
     return fact
 
-def _way_back(p, name:str, alias:str) -> tuple[int,int]:
+
+def _way_back(p, name: str, alias: str) -> tuple[int, int]:
     "Where an alias is, and where it was before"
     there = registry.aliases(p, name)
     if alias not in there:
-        raise NotFound(f'model `{name}` has no alias {alias!r}',
-            suggest(alias, there) or f'promote a version first: mlops model promote {name} --to {alias}')
+        raise NotFound(
+            f"model `{name}` has no alias {alias!r}",
+            suggest(alias, there) or f"promote a version first: mlops model promote {name} --to {alias}",
+        )
     back = views.before(views.moves(ledger.of(p).events(views.MOVES), name), alias)
     if back is None:
-        raise NotFound(f'{alias} of {name} was never anywhere else',
-            f'promote another version: mlops model promote {name}@VERSION --to {alias}')
-    return there[alias],back
+        raise NotFound(
+            f"{alias} of {name} was never anywhere else",
+            f"promote another version: mlops model promote {name}@VERSION --to {alias}",
+        )
+    return there[alias], back
 
-@verb('model.history', example='mlops model history delay --at 2013-07-01')
+
+@verb("model.history", example="mlops model history delay --at 2013-07-01")
 def history(
-    name:Name, # Of the model
+    name: Name,  # Of the model
     *,
-    at:str='', # What served at this time, UTC: `2013-07-01T12:00`
+    at: str = "",  # What served at this time, UTC: `2013-07-01T12:00`
 ) -> History:
     "Who moved which alias, when and why; what served at a time"
     p = projects.current()
@@ -188,10 +257,14 @@ def history(
     moves = views.moves(ledger.of(p).events(views.MOVES, until=until), name)
     return History(name=name, history=moves, serving=views.serving(moves), at=at)
 
-def _instant(text:str) -> str:
+
+def _instant(text: str) -> str:
     "ISO time in UTC just after `text`, as the ledger writes it"
     from datetime import datetime, timedelta, UTC
-    try: t = datetime.fromisoformat(text)
-    except ValueError as e: raise BadInput(f'--at {text!r} is no time', 'write 2013-07-01 or 2013-07-01T12:00') from e
-    t = (t if t.tzinfo else t.replace(tzinfo=UTC)).astimezone(UTC)+timedelta(microseconds=1)
-    return t.strftime('%Y-%m-%dT%H:%M:%S.%fZ')
+
+    try:
+        t = datetime.fromisoformat(text)
+    except ValueError as e:
+        raise BadInput(f"--at {text!r} is no time", "write 2013-07-01 or 2013-07-01T12:00") from e
+    t = (t if t.tzinfo else t.replace(tzinfo=UTC)).astimezone(UTC) + timedelta(microseconds=1)
+    return t.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -14,60 +14,106 @@ from ..core.errors import MlopsError
 
 # %% ../../nbs/model/provenance.ipynb #e6573891
 def _git(root, *args) -> str:
-    try: r = subprocess.run(['git', '-C', str(root), *args], capture_output=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired): return ''
-    return r.stdout.decode(errors='replace') if r.returncode==0 else ''
+    try:
+        r = subprocess.run(["git", "-C", str(root), *args], capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return r.stdout.decode(errors="replace") if r.returncode == 0 else ""
 
-def code(root) -> dict[str,str]:
+
+def code(root) -> dict[str, str]:
     "Commit, and the digest of what differs from it"
-    commit = _git(root, 'rev-parse', 'HEAD').strip()
-    if not commit: return {}
-    diff = _git(root, 'diff', 'HEAD', '--', '.', ':(exclude)*.ipynb_checkpoints*')
-    return {'mlflow.source.git.commit':commit, 'mlops.git.dirty':str(bool(diff)).lower(),
-        **({'mlops.git.diff':hashlib.sha256(diff.encode()).hexdigest()} if diff else {})}
+    commit = _git(root, "rev-parse", "HEAD").strip()
+    if not commit:
+        return {}
+    diff = _git(root, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb_checkpoints*")
+    return {
+        "mlflow.source.git.commit": commit,
+        "mlops.git.dirty": str(bool(diff)).lower(),
+        **({"mlops.git.diff": hashlib.sha256(diff.encode()).hexdigest()} if diff else {}),
+    }
 
-def data(events) -> dict[str,str]:
+
+def data(events) -> dict[str, str]:
     "The newest training set with its views, and the newest version of each dataset"
-    sets,joined = {},None
+    sets, joined = {}, None
     for e in events:
-        if e.type=='dataset.added': name,_,v = e.subject.rpartition('@'); sets[name] = v
-        else: joined = e
-    out = {'mlops.datasets':','.join(f'{n}@{v}' for n,v in sorted(sets.items()))[:500]}
+        if e.type == "dataset.added":
+            name, _, v = e.subject.rpartition("@")
+            sets[name] = v
+        else:
+            joined = e
+    out = {"mlops.datasets": ",".join(f"{n}@{v}" for n, v in sorted(sets.items()))[:500]}
     if joined is not None:
-        out |= {'mlops.training_set':joined.digest, 'mlops.training_set.entry':str(joined.seq),
-            'mlops.views':','.join(sorted((joined.payload or {}).get('definitions') or {}))[:500]}
+        out |= {
+            "mlops.training_set": joined.digest,
+            "mlops.training_set.entry": str(joined.seq),
+            "mlops.views": ",".join(sorted((joined.payload or {}).get("definitions") or {}))[:500],
+        }
     return out
 
+
 @functools.cache
-def environment() -> dict[str,str]:
+def environment() -> dict[str, str]:
     "Digest over the exact versions of everything that is installed"
     from importlib import metadata
-    have = sorted({f'{d.name}=={d.version}'.lower() for d in metadata.distributions() if d.name})
-    return {'mlops.environment':hashlib.sha256('\n'.join(have).encode()).hexdigest()[:32], 'mlops.python':sys.version.split()[0]}
 
-def place(p) -> dict[str,str]:
+    have = sorted({f"{d.name}=={d.version}".lower() for d in metadata.distributions() if d.name})
+    return {
+        "mlops.environment": hashlib.sha256("\n".join(have).encode()).hexdigest()[:32],
+        "mlops.python": sys.version.split()[0],
+    }
+
+
+def place(p) -> dict[str, str]:
     "Notebook and cell, or the job that runs it"
-    parent = os.environ.get('MLOPS_PARENT_RUN') or ''
-    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    cell = getattr(shell.displayhook, 'prompt_count', shell.execution_count) if shell is not None else '' # newer IPython counts on before the cell runs
-    out = {'mlops.job_run':parent, 'mlops.cell':str(cell)}
-    name = os.environ.get('MLOPS_NOTEBOOK') or os.environ.get('JPY_SESSION_NAME') or ''
+    parent = os.environ.get("MLOPS_PARENT_RUN") or ""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cell = (
+        getattr(shell.displayhook, "prompt_count", shell.execution_count) if shell is not None else ""
+    )  # newer IPython counts on before the cell runs
+    out = {"mlops.job_run": parent, "mlops.cell": str(cell)}
+    name = os.environ.get("MLOPS_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME") or ""
     if parent and not name:
-        job = next((e.subject for e in ledger.of(p).events('job.started', newest=True, limit=50) if (e.payload or {}).get('run')==parent), '')
-        name = f'jobs/{job}/{job}.ipynb' if job else ''
-    return {**out, **({'mlops.notebook':name, 'mlflow.source.name':name, 'mlflow.source.type':'JOB' if parent else 'NOTEBOOK'} if name else {})}
+        job = next(
+            (
+                e.subject
+                for e in ledger.of(p).events("job.started", newest=True, limit=50)
+                if (e.payload or {}).get("run") == parent
+            ),
+            "",
+        )
+        name = f"jobs/{job}/{job}.ipynb" if job else ""
+    return {
+        **out,
+        **(
+            {"mlops.notebook": name, "mlflow.source.name": name, "mlflow.source.type": "JOB" if parent else "NOTEBOOK"}
+            if name
+            else {}
+        ),
+    }
 
-def tags(p) -> dict[str,str]:
+
+def tags(p) -> dict[str, str]:
     "Everything that can be said now"
-    out = {'mlops.project':p.name}
-    for look in (lambda: code(p.root), lambda: data(ledger.of(p).events(['dataset.added', 'feature.joined'])), environment,
-        lambda: place(p), lambda: price(p)):
-        try: out |= look()
-        except (MlopsError, OSError, ValueError): continue # a run is never kept from starting
-    return {k:v for k,v in out.items() if v}
+    out = {"mlops.project": p.name}
+    for look in (
+        lambda: code(p.root),
+        lambda: data(ledger.of(p).events(["dataset.added", "feature.joined"])),
+        environment,
+        lambda: place(p),
+        lambda: price(p),
+    ):
+        try:
+            out |= look()
+        except (MlopsError, OSError, ValueError):
+            continue  # a run is never kept from starting
+    return {k: v for k, v in out.items() if v}
 
-def price(p) -> dict[str,str]:
+
+def price(p) -> dict[str, str]:
     "USD of an idle hour of this machine, so that runs that nobody metered have a price too"
     from mlops_nb import cost
-    usd = cost.price(cost.Usage(seconds=3600., cpu_s=0., kwh=cost.metering.modelled_kwh(3600., 0.)), p)
-    return {'mlops.usd_per_h':f'{usd:.6g}'} if usd is not None else {}
+
+    usd = cost.price(cost.Usage(seconds=3600.0, cpu_s=0.0, kwh=cost.metering.modelled_kwh(3600.0, 0.0)), p)
+    return {"mlops.usd_per_h": f"{usd:.6g}"} if usd is not None else {}

@@ -11,37 +11,57 @@ __all__ = ['modules_of', 'lock']
 from importlib import metadata
 
 # %% ../../nbs/model/requirement_lock.ipynb #9ad08186
-_DISTRIBUTION = {'sklearn':'scikit-learn', 'skops':'skops'}
+_DISTRIBUTION = {"sklearn": "scikit-learn", "skops": "skops"}
+
 
 def modules_of(
-    model, # A fitted estimator, pipeline or other object
-    depth:int=6, # How far to look into attributes
-) -> set[str]: # Top-level modules of its classes
+    model,  # A fitted estimator, pipeline or other object
+    depth: int = 6,  # How far to look into attributes
+) -> set[str]:  # Top-level modules of its classes
     "Packages that a model's parts come from"
-    found,seen = set(),set()
+    found, seen = set(), set()
+
     def look(x, left):
-        if id(x) in seen or left<0: return
-        seen.add(id(x)); found.add(type(x).__module__.split('.')[0])
-        inner = list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, (list, tuple)) else list(getattr(x, '__dict__', {}).values())
-        for y in inner[:200]: look(y, left-1)
+        if id(x) in seen or left < 0:
+            return
+        seen.add(id(x))
+        found.add(type(x).__module__.split(".")[0])
+        inner = (
+            list(x.values())
+            if isinstance(x, dict)
+            else list(x)
+            if isinstance(x, (list, tuple))
+            else list(getattr(x, "__dict__", {}).values())
+        )
+        for y in inner[:200]:
+            look(y, left - 1)
+
     look(model, depth)
-    return found-{'builtins', '__main__', ''}
+    return found - {"builtins", "__main__", ""}
+
 
 def lock(
-    modules, # Top-level modules
-) -> list[str]: # `name==version`, sorted
+    modules,  # Top-level modules
+) -> list[str]:  # `name==version`, sorted
     "Exact versions of these and of all that they require in this environment"
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
-    seen,todo = {},[_DISTRIBUTION.get(m, m) for m in modules]
+
+    seen, todo = {}, [_DISTRIBUTION.get(m, m) for m in modules]
     while todo:
         name = todo.pop()
-        try: version,needs = metadata.version(name),metadata.requires(name) or []
-        except metadata.PackageNotFoundError: continue
-        if (key := canonicalize_name(name)) in seen: continue
-        seen[key] = f'{key}=={version}'
+        try:
+            version, needs = metadata.version(name), metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        if (key := canonicalize_name(name)) in seen:
+            continue
+        seen[key] = f"{key}=={version}"
         for line in needs:
-            try: r = Requirement(line)
-            except InvalidRequirement: continue
-            if r.marker is None or r.marker.evaluate({'extra':''}): todo.append(r.name)
+            try:
+                r = Requirement(line)
+            except InvalidRequirement:
+                continue
+            if r.marker is None or r.marker.evaluate({"extra": ""}):
+                todo.append(r.name)
     return sorted(seen.values())

@@ -17,73 +17,115 @@ from . import mlflow_registry as registry, mlflow_tracking as tracking
 from .facts import Run, RunDifference, Runs
 
 # %% ../../nbs/model/run_verbs.ipynb #50d3831c
-@verb('run', cell='around', example='mlops run delay --param depth,seed --metric auc')
+@verb("run", cell="around", example="mlops run delay --param depth,seed --metric auc")
 @contextmanager
 def run(
-    experiment:Name, # Name of the experiment
+    experiment: Name,  # Name of the experiment
     *,
-    param:Variables=None, # Notebook variables to keep as parameters, by comma; a dict in Python
-    metric:Variables=None, # The same for metrics: numbers, or dicts of numbers, as they are after the cell
+    param: Variables = None,  # Notebook variables to keep as parameters, by comma; a dict in Python
+    metric: Variables = None,  # The same for metrics: numbers, or dicts of numbers, as they are after the cell
 ):
     "Train inside an MLflow run: metered, priced, tagged with code and data, recorded"
     p = projects.current()
-    refs.check_name(experiment, 'experiment name')
-    for word,given in (('param', param), ('metric', metric)):
+    refs.check_name(experiment, "experiment name")
+    for word, given in (("param", param), ("metric", metric)):
         if given is not None and not isinstance(given, (dict, refs.Vars)):
-            raise BadInput(f'{word}={given!r}: the values of these names cannot be seen from here',
-                f'give a dict: {word}={{"depth":depth}}')
-    with tracking.bracketed(p, experiment, param, metric) as fact: yield fact
+            raise BadInput(
+                f"{word}={given!r}: the values of these names cannot be seen from here",
+                f'give a dict: {word}={{"depth":depth}}',
+            )
+    with tracking.bracketed(p, experiment, param, metric) as fact:
+        yield fact
 
-def _usd(x:dict, number) -> float|None:
+
+def _usd(x: dict, number) -> float | None:
     "Metered; else the idle price of the time it took"
-    if 'mlops.usd' in x['tags'] or x['seconds'] is None or 'mlops.usd_per_h' not in x['tags']: return number('mlops.usd')
-    return number('mlops.usd_per_h')*x['seconds']/3600
+    if "mlops.usd" in x["tags"] or x["seconds"] is None or "mlops.usd_per_h" not in x["tags"]:
+        return number("mlops.usd")
+    return number("mlops.usd_per_h") * x["seconds"] / 3600
 
-def _run(x:dict) -> Run:
-    t = x['tags']
-    def number(k): return float(t[k]) if k in t else None
-    return Run(run=x['run'], experiment=x['experiment'], status=x['status'], params=x['params'], metrics=x['metrics'], tags=t,
-        seconds=number('mlops.seconds') or x['seconds'], usd=_usd(x, number), kwh=number('mlops.kwh'), time=x['time'])
 
-@verb('run.list', example='mlops run list')
+def _run(x: dict) -> Run:
+    t = x["tags"]
+
+    def number(k):
+        return float(t[k]) if k in t else None
+
+    return Run(
+        run=x["run"],
+        experiment=x["experiment"],
+        status=x["status"],
+        params=x["params"],
+        metrics=x["metrics"],
+        tags=t,
+        seconds=number("mlops.seconds") or x["seconds"],
+        usd=_usd(x, number),
+        kwh=number("mlops.kwh"),
+        time=x["time"],
+    )
+
+
+@verb("run.list", example="mlops run list")
 def list_(
-    experiment:str='', # Only of this experiment
+    experiment: str = "",  # Only of this experiment
     *,
-    limit:int=50, # At most so many, the newest
+    limit: int = 50,  # At most so many, the newest
 ) -> Runs:
     "Training runs, newest first"
-    if limit<1: raise BadInput(f'--limit {limit} shows nothing', 'give a number above 0')
-    return Runs(runs=[{k:x[k] for k in ('run', 'experiment', 'status', 'time', 'seconds', 'metrics', 'params')}
-        for x in registry.runs(projects.current(), experiment, limit)])
+    if limit < 1:
+        raise BadInput(f"--limit {limit} shows nothing", "give a number above 0")
+    return Runs(
+        runs=[
+            {k: x[k] for k in ("run", "experiment", "status", "time", "seconds", "metrics", "params")}
+            for x in registry.runs(projects.current(), experiment, limit)
+        ]
+    )
 
-@verb('run.show', example='mlops run show 1a2b3c4d')
+
+@verb("run.show", example="mlops run show 1a2b3c4d")
 def show(
-    run:str, # Its id, or the beginning of it
+    run: str,  # Its id, or the beginning of it
 ) -> Run:
     "One run: parameters, metrics, cost, code and data"
     return _run(registry.run(projects.current(), run))
 
 # %% ../../nbs/model/run_verbs.ipynb #3f47bc68
-_KINDS = {'code':('mlflow.source.git.commit', 'mlops.git.dirty', 'mlops.git.diff', 'mlops.notebook', 'mlops.cell'),
-    'data':('mlops.training_set', 'mlops.datasets', 'mlops.views'), 'environment':('mlops.environment', 'mlops.python'),
-    'cost':('mlops.seconds', 'mlops.cpu_s', 'mlops.peak_mb', 'mlops.kwh', 'mlops.usd')}
+_KINDS = {
+    "code": ("mlflow.source.git.commit", "mlops.git.dirty", "mlops.git.diff", "mlops.notebook", "mlops.cell"),
+    "data": ("mlops.training_set", "mlops.datasets", "mlops.views"),
+    "environment": ("mlops.environment", "mlops.python"),
+    "cost": ("mlops.seconds", "mlops.cpu_s", "mlops.peak_mb", "mlops.kwh", "mlops.usd"),
+}
 
-def _differing(a:dict, b:dict, names=None) -> list[dict]:
-    return [{'name':k, 'a':a.get(k), 'b':b.get(k)} for k in (names or sorted({*a, *b})) if a.get(k)!=b.get(k)]
 
-def _change(x:dict) -> dict:
+def _differing(a: dict, b: dict, names=None) -> list[dict]:
+    return [{"name": k, "a": a.get(k), "b": b.get(k)} for k in (names or sorted({*a, *b})) if a.get(k) != b.get(k)]
+
+
+def _change(x: dict) -> dict:
     "A metric's difference as a number and a share"
-    a,b = x['a'],x['b']
-    return {**x, 'change':f'{b-a:+.4g}'+(f' ({(b-a)/abs(a):+.1%})' if a else '') if a is not None and b is not None else ''}
+    a, b = x["a"], x["b"]
+    return {
+        **x,
+        "change": f"{b - a:+.4g}" + (f" ({(b - a) / abs(a):+.1%})" if a else "")
+        if a is not None and b is not None
+        else "",
+    }
 
-@verb('run.diff', example='mlops run diff 1a2b3c4d 5e6f7a8b')
+
+@verb("run.diff", example="mlops run diff 1a2b3c4d 5e6f7a8b")
 def diff(
-    a:str, # A run, or the beginning of its id
-    b:str, # Another
+    a: str,  # A run, or the beginning of its id
+    b: str,  # Another
 ) -> RunDifference:
     "What differs between two runs: code, data, environment, parameters, metrics, cost"
     p = projects.current()
-    x,y = registry.run(p, a),registry.run(p, b)
-    parts = {kind:_differing(x['tags'], y['tags'], names) for kind,names in _KINDS.items()}
-    return RunDifference(a=x['run'], b=y['run'], params=_differing(x['params'], y['params']),
-        metrics=[_change(d) for d in _differing(x['metrics'], y['metrics'])], **parts)
+    x, y = registry.run(p, a), registry.run(p, b)
+    parts = {kind: _differing(x["tags"], y["tags"], names) for kind, names in _KINDS.items()}
+    return RunDifference(
+        a=x["run"],
+        b=y["run"],
+        params=_differing(x["params"], y["params"]),
+        metrics=[_change(d) for d in _differing(x["metrics"], y["metrics"])],
+        **parts,
+    )

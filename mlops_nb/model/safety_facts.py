@@ -13,27 +13,39 @@ from ..core.fact import Fact
 # %% ../../nbs/model/safety_facts.ipynb #e69766f8
 class Scanned(Fact):
     "What is dangerous in an artefact"
-    path:str
-    files:int
-    findings:list[dict] # {file, kind, message}
-    version:str = '' # NAME@v, where that was asked about
-    __panel__ = 'mlops_nb.model.safety_panel:scanned'
+
+    path: str
+    files: int
+    findings: list[dict]  # {file, kind, message}
+    version: str = ""  # NAME@v, where that was asked about
+    __panel__ = "mlops_nb.model.safety_panel:scanned"
+
     @property
-    def ok(self) -> bool: return not self.findings
+    def ok(self) -> bool:
+        return not self.findings
+
     @property
     def finding(self) -> str:
-        return f'{self.findings[0]["file"]}: {self.findings[0]["message"]}'+(f' and {len(self.findings)-1} more' if len(self.findings)>1 else '')
+        return f"{self.findings[0]['file']}: {self.findings[0]['message']}" + (
+            f" and {len(self.findings) - 1} more" if len(self.findings) > 1 else ""
+        )
+
 
 class Provenance(Fact):
     "Is a version what was registered, and who signed it?"
-    name:str # NAME@v, or a folder
-    digest:str = ''
-    signer:str = '' # Key id
-    files:int = 0
-    problems:list[dict] = [] # {kind: changed, digest, signature or missing, message}
-    signed:bool = False # By this call
-    __panel__ = 'mlops_nb.model.safety_panel:provenance'
+
+    name: str  # NAME@v, or a folder
+    digest: str = ""
+    signer: str = ""  # Key id
+    files: int = 0
+    problems: list[dict] = []  # {kind: changed, digest, signature or missing, message}
+    signed: bool = False  # By this call
+    __panel__ = "mlops_nb.model.safety_panel:provenance"
+
     @property
-    def ok(self) -> bool: return not self.problems
+    def ok(self) -> bool:
+        return not self.problems
+
     @property
-    def finding(self) -> str: return self.problems[0]['message']
+    def finding(self) -> str:
+        return self.problems[0]["message"]

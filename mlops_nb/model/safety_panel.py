@@ -13,15 +13,35 @@ from ..core.draw import Panel, badge, facts, table
 # %% ../../nbs/model/safety_panel.ipynb #8644beee
 def scanned(s) -> Panel:
     "What is dangerous in an artefact"
-    return Panel(f'Scan of {s.path}', facts({'files':s.files}),
-        table(['file', 'kind', ''], [[x['file'], badge('bad', x['kind'].upper()), x['message']] for x in s.findings], empty='nothing dangerous found'),
-        verdict=('ok', 'NOTHING FOUND') if s.ok else ('bad', f'{len(s.findings)} FINDINGS'),
-        next='do not open it' if not s.ok else f'mlops model verify {s.version}' if s.version else 'mlops model log FILE NAME --example ROWS')
+    return Panel(
+        f"Scan of {s.path}",
+        facts({"files": s.files}),
+        table(
+            ["file", "kind", ""],
+            [[x["file"], badge("bad", x["kind"].upper()), x["message"]] for x in s.findings],
+            empty="nothing dangerous found",
+        ),
+        verdict=("ok", "NOTHING FOUND") if s.ok else ("bad", f"{len(s.findings)} FINDINGS"),
+        next="do not open it"
+        if not s.ok
+        else f"mlops model verify {s.version}"
+        if s.version
+        else "mlops model log FILE NAME --example ROWS",
+    )
+
 
 def provenance(v) -> Panel:
     "Digest, signature and what is wrong with them"
-    about = facts({'digest':v.digest or '-', 'signed by key':v.signer or '-', 'files hashed':v.files})
-    word = ('ok', 'SIGNED') if v.signed else ('ok', 'AS REGISTERED') if v.ok else ('bad', 'DO NOT USE')
-    return Panel(v.name, about, *([table(['', ''],
-        [[badge('bad', x['kind'].upper()), x['message']] for x in v.problems])] if v.problems else []), verdict=word,
-        next=f'mlops model verify {v.name}' if v.signed else f'mlops model show {v.name}')
+    about = facts({"digest": v.digest or "-", "signed by key": v.signer or "-", "files hashed": v.files})
+    word = ("ok", "SIGNED") if v.signed else ("ok", "AS REGISTERED") if v.ok else ("bad", "DO NOT USE")
+    return Panel(
+        v.name,
+        about,
+        *(
+            [table(["", ""], [[badge("bad", x["kind"].upper()), x["message"]] for x in v.problems])]
+            if v.problems
+            else []
+        ),
+        verdict=word,
+        next=f"mlops model verify {v.name}" if v.signed else f"mlops model show {v.name}",
+    )

@@ -20,83 +20,108 @@ from . import artifact_scan, manifest, mlflow_registry as registry, verbs as ver
 from .safety_facts import Provenance, Scanned
 
 # %% ../../nbs/model/safety_verbs.ipynb #2c57f19a
-@verb('model.scan', check=True, example='mlops model scan download/model.onnx')
+@verb("model.scan", check=True, example="mlops model scan download/model.onnx")
 def scan(
-    path:Path, # File, folder or `NAME@v`
+    path: Path,  # File, folder or `NAME@v`
     *,
-    pickle:bool=False, # Accept pickles
+    pickle: bool = False,  # Accept pickles
 ) -> Scanned:
     """What could a model file do to whoever opens it?
 
     Looks without opening: pickles whatever their name, links, archives that explode or lead out, tensors in other files, custom operators, endless loops, allocations without bound. Exit 1 when it finds something."""
     path = Path(path)
-    at = path if path.exists() or path.is_symlink() or '@' not in path.name else _of_version(str(path))
-    files,found = artifact_scan.scan(at, pickle)
-    return Scanned(path=path.name, files=files, findings=found, version='' if at is path else str(path))
+    at = path if path.exists() or path.is_symlink() or "@" not in path.name else _of_version(str(path))
+    files, found = artifact_scan.scan(at, pickle)
+    return Scanned(path=path.name, files=files, findings=found, version="" if at is path else str(path))
 
-def _of_version(name:str) -> Path:
+
+def _of_version(name: str) -> Path:
     "Folder of a registered version"
     p = projects.current()
     return registry.fetch(p, versions.resolve(name, p).source)
 
+
 def keys(p) -> list[bytes]:
     "Public keys that the project pins"
-    return [base64.b64decode(k) for k in p.settings.audit.public_key.replace(',', ' ').split()]
+    return [base64.b64decode(k) for k in p.settings.audit.public_key.replace(",", " ").split()]
 
-def until(p) -> dict[str,str]:
+
+def until(p) -> dict[str, str]:
     "Key id -> last day on which it is accepted, from `[model] keys_until`"
-    pairs = [x.partition('=') for x in p.settings.model.keys_until.replace(',', ' ').split()]
-    wrong = next((k for k,eq,d in pairs if not eq or len(d)!=10), None)
-    if wrong: raise BadInput(f'model.keys_until in mlops.toml: {wrong[:40]!r} is no KEYID=YYYY-MM-DD')
-    return {k:d for k,_,d in pairs}
+    pairs = [x.partition("=") for x in p.settings.model.keys_until.replace(",", " ").split()]
+    wrong = next((k for k, eq, d in pairs if not eq or len(d) != 10), None)
+    if wrong:
+        raise BadInput(f"model.keys_until in mlops.toml: {wrong[:40]!r} is no KEYID=YYYY-MM-DD")
+    return {k: d for k, _, d in pairs}
 
-@verb('model.sign', changes=True, example='mlops model sign delay@1')
+
+@verb("model.sign", changes=True, example="mlops model sign delay@1")
 def sign(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Provenance|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Provenance | Plan:
     "Sign the manifest of a version with your key; its files are hashed first"
     p = projects.current()
-    v,key = versions.resolve(name, p),guard.signer(p)
+    v, key = versions.resolve(name, p), guard.signer(p)
     at = registry.fetch(p, v.source)
     said = manifest.check(at, v.digest)
     if dry_run:
-        return Plan(steps=[f'write {manifest.ENVELOPE} of {v.name}@{v.version}', f'record model.signed {v.name}@{v.version}'])
-    with tempfile.TemporaryDirectory(prefix='mlops-') as d:
-        (Path(d)/manifest.MANIFEST).write_bytes((at/manifest.MANIFEST).read_bytes())
+        return Plan(
+            steps=[f"write {manifest.ENVELOPE} of {v.name}@{v.version}", f"record model.signed {v.name}@{v.version}"]
+        )
+    with tempfile.TemporaryDirectory(prefix="mlops-") as d:
+        (Path(d) / manifest.MANIFEST).write_bytes((at / manifest.MANIFEST).read_bytes())
         manifest.sign(Path(d), key)
-        registry.attach(p, v.run, v.source, Path(d)/manifest.ENVELOPE)
-    ledger.record(p, 'model.signed', f'{v.name}@{v.version}', {'key':manifest.key_id(key.public)}, digest=v.digest)
-    return Provenance(name=f'{v.name}@{v.version}', digest=v.digest, signer=manifest.key_id(key.public),
-        files=len(said['files']), signed=True)
+        registry.attach(p, v.run, v.source, Path(d) / manifest.ENVELOPE)
+    ledger.record(p, "model.signed", f"{v.name}@{v.version}", {"key": manifest.key_id(key.public)}, digest=v.digest)
+    return Provenance(
+        name=f"{v.name}@{v.version}",
+        digest=v.digest,
+        signer=manifest.key_id(key.public),
+        files=len(said["files"]),
+        signed=True,
+    )
 
-@verb('model.verify', check=True, example='mlops model verify delay@1')
+
+@verb("model.verify", check=True, example="mlops model verify delay@1")
 def verify(
-    name:str, # `NAME@v`, or a folder that was exported
+    name: str,  # `NAME@v`, or a folder that was exported
 ) -> Provenance:
     """Hash every file again and check the signature
 
     Exit 1 when a file was changed, added or removed, when the registry names another digest, or when no valid signature of a pinned key is there."""
     p = projects.current()
-    if Path(name).is_dir(): return _verified(p, Provenance(name=Path(name).name), Path(name), '')
+    if Path(name).is_dir():
+        return _verified(p, Provenance(name=Path(name).name), Path(name), "")
     v = versions.resolve(name, p)
-    fact = Provenance(name=f'{v.name}@{v.version}', digest=v.digest)
-    held = next((x for x in registry.versions(p, v.name) if int(x.version)==v.version), None)
+    fact = Provenance(name=f"{v.name}@{v.version}", digest=v.digest)
+    held = next((x for x in registry.versions(p, v.name) if int(x.version) == v.version), None)
     if held is None:
-        fact.problems.append({'kind':'missing', 'message':f'MLflow has no {v.name}@{v.version} any more'}); return fact
-    if held.tags.get('mlops.digest')!=v.digest:
-        fact.problems.append({'kind':'digest',
-            'message':f'MLflow names the digest {str(held.tags.get("mlops.digest"))[:12]} and the ledger {v.digest[:12]}'})
-    if held.source!=v.source:
-        fact.problems.append({'kind':'digest', 'message':'MLflow points to other files than those that were registered'})
+        fact.problems.append({"kind": "missing", "message": f"MLflow has no {v.name}@{v.version} any more"})
+        return fact
+    if held.tags.get("mlops.digest") != v.digest:
+        fact.problems.append(
+            {
+                "kind": "digest",
+                "message": f"MLflow names the digest {str(held.tags.get('mlops.digest'))[:12]} and the ledger {v.digest[:12]}",
+            }
+        )
+    if held.source != v.source:
+        fact.problems.append(
+            {"kind": "digest", "message": "MLflow points to other files than those that were registered"}
+        )
     return _verified(p, fact, registry.fetch(p, v.source), v.digest)
 
-def _verified(p, fact, at:Path, digest:str) -> Provenance:
+
+def _verified(p, fact, at: Path, digest: str) -> Provenance:
     try:
-        fact.files = len(manifest.check(at, digest)['files'])
-        fact.digest = digest or manifest.digest((at/manifest.MANIFEST).read_bytes())
-    except (MlopsError, OSError) as e: fact.problems.append({'kind':'changed', 'message':getattr(e, 'message', str(e))})
-    try: fact.signer = manifest.verify(at, keys(p), until(p))
-    except (MlopsError, OSError) as e: fact.problems.append({'kind':'signature', 'message':getattr(e, 'message', str(e))})
+        fact.files = len(manifest.check(at, digest)["files"])
+        fact.digest = digest or manifest.digest((at / manifest.MANIFEST).read_bytes())
+    except (MlopsError, OSError) as e:
+        fact.problems.append({"kind": "changed", "message": getattr(e, "message", str(e))})
+    try:
+        fact.signer = manifest.verify(at, keys(p), until(p))
+    except (MlopsError, OSError) as e:
+        fact.problems.append({"kind": "signature", "message": getattr(e, "message", str(e))})
     return fact

@@ -18,177 +18,243 @@ from . import onnx_export
 
 # %% ../../nbs/model/scoring.ipynb #a660f94b
 def rows_of(
-    table, # Arrow table or frame, other columns included
-    inputs:list[dict], # Of the model
-    leave:tuple=(), # Columns that are no input: the target
-): # pandas frame with the inputs only, or an array for a model of one matrix
+    table,  # Arrow table or frame, other columns included
+    inputs: list[dict],  # Of the model
+    leave: tuple = (),  # Columns that are no input: the target
+):  # pandas frame with the inputs only, or an array for a model of one matrix
     "Rows as a model takes them; raises `BadInput` for a missing column"
     table = to_arrow(table)
-    if inputs[0]['type']!='matrix':
-        missing = [i['name'] for i in inputs if i['name'] not in table.column_names]
+    if inputs[0]["type"] != "matrix":
+        missing = [i["name"] for i in inputs if i["name"] not in table.column_names]
         if missing:
-            raise BadInput(f'the rows lack the input `{missing[0]}`',
-                suggest(missing[0], table.column_names) or f'the model takes: {", ".join(i["name"] for i in inputs)[:300]}')
-        return table.select([i['name'] for i in inputs]).to_pandas()
+            raise BadInput(
+                f"the rows lack the input `{missing[0]}`",
+                suggest(missing[0], table.column_names)
+                or f"the model takes: {', '.join(i['name'] for i in inputs)[:300]}",
+            )
+        return table.select([i["name"] for i in inputs]).to_pandas()
     frame = table.drop_columns([c for c in leave if c in table.column_names]).to_pandas()
-    if frame.shape[1]!=inputs[0]['width']:
-        raise BadInput(f'the model takes {inputs[0]["width"]} columns of numbers and the rows have {frame.shape[1]}',
-            'give those columns only; --target names the column that is none of them')
-    return frame.to_numpy('float32')
+    if frame.shape[1] != inputs[0]["width"]:
+        raise BadInput(
+            f"the model takes {inputs[0]['width']} columns of numbers and the rows have {frame.shape[1]}",
+            "give those columns only; --target names the column that is none of them",
+        )
+    return frame.to_numpy("float32")
+
 
 class Answers(msgspec.Struct, kw_only=True):
     "What a session says about n rows"
-    kind:str # `binary`, `classes` or `values`
-    label:Any # Answer of each row: text for classes, float64 for values; shape (n,)
-    score:Any # Probability of the second class, all probabilities, or the value; shape (n,) or (n, classes)
-    classes:list[str] # Names of the columns of the probabilities; empty where no row shows it
+
+    kind: str  # `binary`, `classes` or `values`
+    label: Any  # Answer of each row: text for classes, float64 for values; shape (n,)
+    score: Any  # Probability of the second class, all probabilities, or the value; shape (n,) or (n, classes)
+    classes: list[str]  # Names of the columns of the probabilities; empty where no row shows it
+
 
 def words(x):
     "Labels as text, so that 1, 1.0 and True are the same class; a missing one is empty"
     import numpy as np
+
     def word(v):
-        if v is None or v!=v: return ''
-        return str(int(v)) if isinstance(v, (bool, float)) and v==int(v) else str(v)
+        if v is None or v != v:
+            return ""
+        return str(int(v)) if isinstance(v, (bool, float)) and v == int(v) else str(v)
+
     return np.array([word(v) for v in np.asarray(x).reshape(-1).tolist()], object)
 
+
 def classes_of(
-    onnx:bytes, # The model
-) -> list: # Labels in the order of the probabilities; empty for values, or where hidden
+    onnx: bytes,  # The model
+) -> list:  # Labels in the order of the probabilities; empty for values, or where hidden
     "The classes of a graph"
     import onnx as onnx_format
     from onnx import helper, numpy_helper
-    if k := onnx_export.softmax_width(onnx): return list(range(k))
+
+    if k := onnx_export.softmax_width(onnx):
+        return list(range(k))
     graph = onnx_format.load_from_string(onnx).graph
     for n in graph.node:
         for a in n.attribute:
-            if a.name in ('classlabels_strings', 'classlabels_int64s', 'classlabels_ints') and len(a.strings or a.ints):
+            if a.name in ("classlabels_strings", "classlabels_int64s", "classlabels_ints") and len(a.strings or a.ints):
                 return [x.decode() if isinstance(x, bytes) else int(x) for x in helper.get_attribute_value(a)]
-    extracted = {n.input[0] for n in graph.node if n.op_type=='ArrayFeatureExtractor'}
-    known = next((i for i in graph.initializer if i.name in extracted and i.name.startswith('classes')), None)
-    return [] if known is None else [x.decode() if isinstance(x, bytes) else x
-        for x in numpy_helper.to_array(known).reshape(-1).tolist()]
+    extracted = {n.input[0] for n in graph.node if n.op_type == "ArrayFeatureExtractor"}
+    known = next((i for i in graph.initializer if i.name in extracted and i.name.startswith("classes")), None)
+    return (
+        []
+        if known is None
+        else [x.decode() if isinstance(x, bytes) else x for x in numpy_helper.to_array(known).reshape(-1).tolist()]
+    )
+
 
 def ask(
-    predictor, # `onnx_session.Predictor`
-    rows, # What `rows_of` gave
-    classes:list|tuple=(), # What `classes_of` gave, for classes that no row shows
+    predictor,  # `onnx_session.Predictor`
+    rows,  # What `rows_of` gave
+    classes: list | tuple = (),  # What `classes_of` gave, for classes that no row shows
 ) -> Answers:
     "Answers of a session"
     import numpy as np
+
     out = predictor.raw(rows)
-    if len(out)==1:
-        v = np.asarray(out[0], 'float64').reshape(len(out[0]), -1)
-        if v.shape[1]>1:
-            raise BadInput(f'the model gives {v.shape[1]} numbers a row, and which of them is the answer cannot be seen',
-                'end a network of classes in Softmax, or log a model of one value, then log it again')
-        return Answers(kind='values', label=v[:, 0], score=v[:, 0], classes=[])
-    label,p = words(out[0]),np.asarray(out[1], 'float64').reshape(len(out[0]), -1)
+    if len(out) == 1:
+        v = np.asarray(out[0], "float64").reshape(len(out[0]), -1)
+        if v.shape[1] > 1:
+            raise BadInput(
+                f"the model gives {v.shape[1]} numbers a row, and which of them is the answer cannot be seen",
+                "end a network of classes in Softmax, or log a model of one value, then log it again",
+            )
+        return Answers(kind="values", label=v[:, 0], score=v[:, 0], classes=[])
+    label, p = words(out[0]), np.asarray(out[1], "float64").reshape(len(out[0]), -1)
     top = p.argmax(axis=1)
-    seen = [next((str(label[n]) for n in np.flatnonzero(top==k)[:1]), '') for k in range(p.shape[1])]
-    named = [str(x) for x in words(np.array(classes, object))] if len(classes)==p.shape[1] else seen
-    classes = named if all(s in ('', n) for s,n in zip(seen, named)) else seen # what the session says has the last word
-    return Answers(kind='binary' if p.shape[1]<=2 else 'classes', label=label,
-        score=p[:, -1] if p.shape[1]<=2 else p, classes=classes)
+    seen = [next((str(label[n]) for n in np.flatnonzero(top == k)[:1]), "") for k in range(p.shape[1])]
+    named = [str(x) for x in words(np.array(classes, object))] if len(classes) == p.shape[1] else seen
+    classes = (
+        named if all(s in ("", n) for s, n in zip(seen, named)) else seen
+    )  # what the session says has the last word
+    return Answers(
+        kind="binary" if p.shape[1] <= 2 else "classes",
+        label=label,
+        score=p[:, -1] if p.shape[1] <= 2 else p,
+        classes=classes,
+    )
 
 # %% ../../nbs/model/scoring.ipynb #1d6b174b
-METRICS = {'binary':('roc_auc', 'accuracy'), 'classes':('accuracy',), 'values':('r2', 'rmse')}
-LOWER = {'rmse'} # The smaller the better
+METRICS = {"binary": ("roc_auc", "accuracy"), "classes": ("accuracy",), "values": ("r2", "rmse")}
+LOWER = {"rmse"}  # The smaller the better
+
 
 def _auc(score, y, w):
     "Area under the ROC curve for each row of weights; ties count half. Shape (b,)"
     import numpy as np
-    order = np.argsort(score, kind='stable')
-    s,pos,w = score[order],y[order],w[:, order]
-    first = np.flatnonzero(np.r_[True, s[1:]!=s[:-1]])
-    up = np.add.reduceat(w*pos, first, axis=1)
-    down = np.add.reduceat(w*~pos, first, axis=1)
-    below = np.cumsum(down, axis=1)-down/2
-    both = up.sum(axis=1)*down.sum(axis=1)
-    return np.divide((up*below).sum(axis=1), both, out=np.full(len(w), np.nan), where=both>0)
+
+    order = np.argsort(score, kind="stable")
+    s, pos, w = score[order], y[order], w[:, order]
+    first = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])
+    up = np.add.reduceat(w * pos, first, axis=1)
+    down = np.add.reduceat(w * ~pos, first, axis=1)
+    below = np.cumsum(down, axis=1) - down / 2
+    both = up.sum(axis=1) * down.sum(axis=1)
+    return np.divide((up * below).sum(axis=1), both, out=np.full(len(w), np.nan), where=both > 0)
+
 
 def score(
-    metric:str, # `roc_auc`, `accuracy`, `r2` or `rmse`
-    a:Answers,
-    truth, # Labels or values, shape (n,)
-    weights, # Shape (b, n)
-): # Shape (b,)
+    metric: str,  # `roc_auc`, `accuracy`, `r2` or `rmse`
+    a: Answers,
+    truth,  # Labels or values, shape (n,)
+    weights,  # Shape (b, n)
+):  # Shape (b,)
     "A metric under each row of weights"
     import numpy as np
+
     n = weights.sum(axis=1)
-    if metric=='accuracy': return weights@(a.label==truth).astype('float64')/n
-    if metric=='roc_auc': return _auc(a.score, truth==positive(a, truth), weights)
-    error = weights@(a.score-truth)**2
-    if metric=='rmse': return np.sqrt(error/n)
-    mean = weights@truth/n
-    spread = weights@truth**2-n*mean**2
-    return 1-np.divide(error, spread, out=np.full(len(n), np.nan), where=spread>0)
+    if metric == "accuracy":
+        return weights @ (a.label == truth).astype("float64") / n
+    if metric == "roc_auc":
+        return _auc(a.score, truth == positive(a, truth), weights)
+    error = weights @ (a.score - truth) ** 2
+    if metric == "rmse":
+        return np.sqrt(error / n)
+    mean = weights @ truth / n
+    spread = weights @ truth**2 - n * mean**2
+    return 1 - np.divide(error, spread, out=np.full(len(n), np.nan), where=spread > 0)
 
-def positive(a:Answers, truth) -> str:
+
+def positive(a: Answers, truth) -> str:
     "Name of the second class: what the model calls it, or the other label where it never says so"
-    if a.classes[-1]: return a.classes[-1]
-    others = sorted({str(x) for x in truth}-set(a.classes))
-    return others[-1] if others else ''
+    if a.classes[-1]:
+        return a.classes[-1]
+    others = sorted({str(x) for x in truth} - set(a.classes))
+    return others[-1] if others else ""
 
-def draws(n:int, times:int=200, seed:int=0):
+
+def draws(n: int, times: int = 200, seed: int = 0):
     "Bootstrap weights: how often each of n rows is drawn, shape (times, n)"
     import numpy as np
+
     rng = np.random.default_rng(seed)
-    return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(times)]).astype('float64')
+    return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(times)]).astype("float64")
 
 # %% ../../nbs/model/scoring.ipynb #6efbd60e
 class Verdict(msgspec.Struct, kw_only=True):
     "A score with its 95 % interval, and what was lost against another model"
-    metric:str
-    score:float
-    low:float
-    high:float
-    loss:float = 0. # Of the score, positive when worse
-    loss_high:float = 0. # With 95 % confidence not more than this
-    agreement:float = 1. # Share of rows with the same answer
 
-def truth_of(column, kind:str):
+    metric: str
+    score: float
+    low: float
+    high: float
+    loss: float = 0.0  # Of the score, positive when worse
+    loss_high: float = 0.0  # With 95 % confidence not more than this
+    agreement: float = 1.0  # Share of rows with the same answer
+
+
+def truth_of(column, kind: str):
     "A target column as the answers are: text for classes, numbers for values"
     import numpy as np
-    if kind!='values': return words(column)
-    try: return np.asarray(column, 'float64').reshape(-1)
-    except (TypeError, ValueError) as e:
-        raise BadInput('the target of a model of values must hold numbers', 'name another column with --target') from e
 
-def agreement(a:Answers, b:Answers) -> float:
+    if kind != "values":
+        return words(column)
+    try:
+        return np.asarray(column, "float64").reshape(-1)
+    except (TypeError, ValueError) as e:
+        raise BadInput("the target of a model of values must hold numbers", "name another column with --target") from e
+
+
+def agreement(a: Answers, b: Answers) -> float:
     "Share of rows with the same class, or with values that differ by at most 5 % of the standard deviation"
     import numpy as np
-    if a.kind!='values': return float((a.label==b.label).mean())
-    return float((np.abs(a.score-b.score)<=.05*a.score.std()+1e-12).mean())
+
+    if a.kind != "values":
+        return float((a.label == b.label).mean())
+    return float((np.abs(a.score - b.score) <= 0.05 * a.score.std() + 1e-12).mean())
+
 
 def judge(
-    a:Answers, # Of the model that is judged
-    reference:Answers, # Of the model that it is compared with
-    truth, # What `truth_of` gave; None where nobody knows: then the reference is the truth
-    weights, # What `draws` gave
-    metric:str='', # The first of `METRICS` by default
+    a: Answers,  # Of the model that is judged
+    reference: Answers,  # Of the model that it is compared with
+    truth,  # What `truth_of` gave; None where nobody knows: then the reference is the truth
+    weights,  # What `draws` gave
+    metric: str = "",  # The first of `METRICS` by default
 ) -> Verdict:
     "Score, interval and loss on the same resamples"
     import numpy as np
+
     same = agreement(reference, a)
     if truth is None:
-        metric,truth = ('agreement', reference.label) if a.kind!='values' else ('r2', reference.score)
-        if metric=='agreement':
-            lo,hi = wilson(same*len(truth), len(truth))
-            return Verdict(metric=metric, score=same, low=lo, high=hi, loss=1-same,
-                loss_high=1-lo if same<1 else 0., agreement=same)
+        metric, truth = ("agreement", reference.label) if a.kind != "values" else ("r2", reference.score)
+        if metric == "agreement":
+            lo, hi = wilson(same * len(truth), len(truth))
+            return Verdict(
+                metric=metric,
+                score=same,
+                low=lo,
+                high=hi,
+                loss=1 - same,
+                loss_high=1 - lo if same < 1 else 0.0,
+                agreement=same,
+            )
     metric = metric or METRICS[a.kind][0]
-    if a.kind!='values' and all(a.classes) and len(truth) and not set(a.classes)&{str(x) for x in truth}:
-        raise BadInput(f'the target holds {", ".join(sorted({str(x) for x in truth})[:4])} and the model answers {", ".join(a.classes[:4])}',
-            'name the column with the labels that it was taught with --target')
+    if a.kind != "values" and all(a.classes) and len(truth) and not set(a.classes) & {str(x) for x in truth}:
+        raise BadInput(
+            f"the target holds {', '.join(sorted({str(x) for x in truth})[:4])} and the model answers {', '.join(a.classes[:4])}",
+            "name the column with the labels that it was taught with --target",
+        )
     if metric not in METRICS[a.kind]:
-        raise BadInput(f'--score {metric} does not fit this model', f'one of: {", ".join(METRICS[a.kind])}')
+        raise BadInput(f"--score {metric} does not fit this model", f"one of: {', '.join(METRICS[a.kind])}")
     one = np.ones((1, len(truth)))
-    s,r = float(score(metric, a, truth, one)[0]),float(score(metric, reference, truth, one)[0])
-    if s!=s or r!=r:
-        raise BadInput(f'{metric} cannot be computed: the target has only one value in these rows',
-            'give more rows, or another column with --target')
-    many,base = score(metric, a, truth, weights),score(metric, reference, truth, weights)
+    s, r = float(score(metric, a, truth, one)[0]), float(score(metric, reference, truth, one)[0])
+    if s != s or r != r:
+        raise BadInput(
+            f"{metric} cannot be computed: the target has only one value in these rows",
+            "give more rows, or another column with --target",
+        )
+    many, base = score(metric, a, truth, weights), score(metric, reference, truth, weights)
     sign = -1 if metric in LOWER else 1
-    lo,hi = wilson(s*len(truth), len(truth)) if metric=='accuracy' else np.nanquantile(many, [.025, .975])
-    return Verdict(metric=metric, score=s, low=float(lo), high=float(hi), loss=sign*(r-s),
-        loss_high=float(np.nanquantile(sign*(base-many), .95)), agreement=same)
+    lo, hi = wilson(s * len(truth), len(truth)) if metric == "accuracy" else np.nanquantile(many, [0.025, 0.975])
+    return Verdict(
+        metric=metric,
+        score=s,
+        low=float(lo),
+        high=float(hi),
+        loss=sign * (r - s),
+        loss_high=float(np.nanquantile(sign * (base - many), 0.95)),
+        agreement=same,
+    )

@@ -17,142 +17,187 @@ from . import onnx_export
 # %% ../../nbs/model/shapley.ipynb #2cbfd28f
 class Players:
     "Rows as columns that can be mixed, and the session's score of any mixture"
-    def __init__(self,
-        predictor, # `onnx_session.Predictor`
+
+    def __init__(
+        self,
+        predictor,  # `onnx_session.Predictor`
         # Which score to explain where there are several; the only one, or the second of two, otherwise
-        output:int|None=None,
+        output: int | None = None,
     ):
-        self.predictor,self.output = predictor,output
-        self.score = [o.name for o in predictor.session.get_outputs()][:2][-1] # a classifier's probabilities, a regressor's values
+        self.predictor, self.output = predictor, output
+        self.score = [o.name for o in predictor.session.get_outputs()][:2][
+            -1
+        ]  # a classifier's probabilities, a regressor's values
         first = predictor.inputs[0]
-        self.matrix = predictor.whole or first['type']=='matrix'
-        self.names = [f'x{j}' for j in range(first['width'])] if first['type']=='matrix' else [i['name'] for i in predictor.inputs]
+        self.matrix = predictor.whole or first["type"] == "matrix"
+        self.names = (
+            [f"x{j}" for j in range(first["width"])]
+            if first["type"] == "matrix"
+            else [i["name"] for i in predictor.inputs]
+        )
+
     def columns(self, rows) -> list:
         "Values of each player, as the session takes them; `len(names)` arrays of shape (n,)"
         fed = onnx_export.feed(self.predictor.inputs, rows, self.predictor.whole)
-        return list(fed['X'].T) if self.matrix else [fed[n].reshape(-1) for n in self.names]
-    def scores(self, columns:list):
+        return list(fed["X"].T) if self.matrix else [fed[n].reshape(-1) for n in self.names]
+
+    def scores(self, columns: list):
         "Scores of rows given as columns, shape (n,), float64"
         import numpy as np
-        fed = {'X':columns if isinstance(columns, np.ndarray)
-            else np.column_stack(columns)} if self.matrix else {n:c.reshape(-1, 1) for n,c in zip(self.names, columns)}
+
+        fed = (
+            {"X": columns if isinstance(columns, np.ndarray) else np.column_stack(columns)}
+            if self.matrix
+            else {n: c.reshape(-1, 1) for n, c in zip(self.names, columns)}
+        )
         out = self.predictor.session.run([self.score], fed)[0]
         out = out.reshape(len(out), -1)
-        k = self.output if self.output is not None else out.shape[1]-1 if out.shape[1]<=2 else 0
-        return out[:, k].astype('float64')
+        k = self.output if self.output is not None else out.shape[1] - 1 if out.shape[1] <= 2 else 0
+        return out[:, k].astype("float64")
 
 # %% ../../nbs/model/shapley.ipynb #53144ec0
 class Attribution(msgspec.Struct, kw_only=True):
     "What moved the scores of n rows over d players"
-    values:Any # Shapley values, shape (n, d), float64
-    errors:Any # Standard error of each, shape (n, d); zeros where exact
-    base:float # Mean score of the background
-    scores:Any # Score of each row, shape (n,)
-    calls:int = 0 # Rows that the session scored for it
+
+    values: Any  # Shapley values, shape (n, d), float64
+    errors: Any  # Standard error of each, shape (n, d); zeros where exact
+    base: float  # Mean score of the background
+    scores: Any  # Score of each row, shape (n,)
+    calls: int = 0  # Rows that the session scored for it
+
 
 def plan(
-    d:int, # Players
-    background:int, # Background rows at hand
-    orders:int=512, # How many orders to sample
-    seed:int=0,
-    times:int=0, # How often was sampled before: other orders, the same background rows
-): # `(turns, rows)`: shape (p, d), when each player joins; shape (p,), the background row of each
+    d: int,  # Players
+    background: int,  # Background rows at hand
+    orders: int = 512,  # How many orders to sample
+    seed: int = 0,
+    times: int = 0,  # How often was sampled before: other orders, the same background rows
+):  # `(turns, rows)`: shape (p, d), when each player joins; shape (p,), the background row of each
     """Antithetic orders: each is walked forwards and backwards over one background row, and each row is used equally often, at least twice
 
     The orders of one background row are one order and its turns by a half, or by thirds: who comes early in one comes late in another."""
     import numpy as np
-    used = max(1, min(background, orders//4))
-    each = max(2, round(orders/2/used))
+
+    used = max(1, min(background, orders // 4))
+    each = max(2, round(orders / 2 / used))
     rows = np.tile(np.sort(np.random.default_rng(seed).permutation(background)[:used]), each)
-    groups = -(-each//3)
-    size = -(-each//groups)
-    sampled = np.random.default_rng((seed, times)).permuted(np.tile(np.arange(d), (groups*used, 1)), axis=1).reshape(groups, used, d)
-    return np.concatenate([(sampled[k//size]+k%size*d//size)%d for k in range(each)]),rows
+    groups = -(-each // 3)
+    size = -(-each // groups)
+    sampled = (
+        np.random.default_rng((seed, times))
+        .permuted(np.tile(np.arange(d), (groups * used, 1)), axis=1)
+        .reshape(groups, used, d)
+    )
+    return np.concatenate([(sampled[k // size] + k % size * d // size) % d for k in range(each)]), rows
 
 # %% ../../nbs/model/shapley.ipynb #7893f80e
-_CELLS = 4_000_000 # Values of one call at most
+_CELLS = 4_000_000  # Values of one call at most
+
 
 def _parts(players, back, low, turns, rows):
     """A plan block by block, with all that explained rows share: `(turns, scores of the background, masks, what it shows)`
 
     Of a matrix both are whole numbers: masks of all bits or none, and the bits of the background where they let it through."""
     import numpy as np
+
     d = turns.shape[1]
-    part,steps = max(1, min(len(turns), _CELLS//max(1, 2*(d-1)*d))),np.arange(1, d)[None, :, None]
+    part, steps = max(1, min(len(turns), _CELLS // max(1, 2 * (d - 1) * d))), np.arange(1, d)[None, :, None]
     for s in range(0, len(turns), part):
-        t,w = turns[s:s+part],rows[s:s+part]
-        masks = np.concatenate([t[:, None, :]<steps, (d-1-t)[:, None, :]<steps], axis=1).reshape(-1, d)
-        at = np.repeat(w, 2*(d-1))
-        if players.matrix: bits = -masks.astype('int32'); yield t,low[w],bits,back[at].view('int32') & ~bits
-        else: yield t,low[w],masks,[b[at] for b in back]
+        t, w = turns[s : s + part], rows[s : s + part]
+        masks = np.concatenate([t[:, None, :] < steps, (d - 1 - t)[:, None, :] < steps], axis=1).reshape(-1, d)
+        at = np.repeat(w, 2 * (d - 1))
+        if players.matrix:
+            bits = -masks.astype("int32")
+            yield t, low[w], bits, back[at].view("int32") & ~bits
+        else:
+            yield t, low[w], masks, [b[at] for b in back]
+
 
 def _mix(players, x, masks, shown):
     "Mixtures of one row with the background, as the session takes them; `masks` has shape (m, d)"
     import numpy as np
-    if not players.matrix: return [np.where(masks[:, j], x[j], b) for j,b in enumerate(shown)]
-    return (masks & np.array(x, 'float32').view('int32') | shown).view('float32')
+
+    if not players.matrix:
+        return [np.where(masks[:, j], x[j], b) for j, b in enumerate(shown)]
+    return (masks & np.array(x, "float32").view("int32") | shown).view("float32")
+
 
 def _changes(scores, turns, low, high):
     "Change of the score at each player's turn, forwards and backwards averaged; shape (p, d). `scores` has shape (p, 2, d-1)"
     import numpy as np
-    p,d = turns.shape
-    walk = np.empty((p, 2, d+1))
-    walk[:, :, 0],walk[:, :, 1:-1],walk[:, :, -1] = low[:, None],scores,high
+
+    p, d = turns.shape
+    walk = np.empty((p, 2, d + 1))
+    walk[:, :, 0], walk[:, :, 1:-1], walk[:, :, -1] = low[:, None], scores, high
     steps = np.diff(walk, axis=2)
-    return (np.take_along_axis(steps[:, 0], turns, 1)+np.take_along_axis(steps[:, 1], d-1-turns, 1))/2
+    return (np.take_along_axis(steps[:, 0], turns, 1) + np.take_along_axis(steps[:, 1], d - 1 - turns, 1)) / 2
+
 
 def _walk(players, x, high, parts):
     "Changes of the score for one row, block by block; shape (p, d)"
     import numpy as np
+
     out = []
-    for turns,low,masks,shown in parts:
+    for turns, low, masks, shown in parts:
         got = players.scores(_mix(players, x, masks, shown)) if len(masks) else np.zeros(0)
-        out.append(_changes(got.reshape(len(turns), 2, turns.shape[1]-1), turns, low, high))
+        out.append(_changes(got.reshape(len(turns), 2, turns.shape[1] - 1), turns, low, high))
     return np.concatenate(out)
 
+
 def attribute(
-    players:Players,
-    rows, # Frame of rows to explain, n of them
-    background, # Frame of rows to compare with
-    orders:int=512, # Sampled orders; the error falls with their square root
-    seed:int=0,
-    aim:float=0., # Sample a row again until its expected relative error is so small
-    most:int=2048, # Orders a row at most
+    players: Players,
+    rows,  # Frame of rows to explain, n of them
+    background,  # Frame of rows to compare with
+    orders: int = 512,  # Sampled orders; the error falls with their square root
+    seed: int = 0,
+    aim: float = 0.0,  # Sample a row again until its expected relative error is so small
+    most: int = 2048,  # Orders a row at most
 ) -> Attribution:
     """Sampled Shapley values with standard errors
 
     Source: Castro, Gomez & Tejada, Computers & Operations Research 36 (2009) 1726-1730; antithetic orders: Mitchell et al., JMLR 23 (2022) 43."""
     import numpy as np
-    back,xs = players.columns(background),players.columns(rows)
-    d,n,have = len(xs),len(xs[0]),len(back[0])
-    if not have or not n: raise BadInput('an explanation needs at least one row and one background row', 'give more data')
+
+    back, xs = players.columns(background), players.columns(rows)
+    d, n, have = len(xs), len(xs[0]), len(back[0])
+    if not have or not n:
+        raise BadInput("an explanation needs at least one row and one background row", "give more data")
     which = plan(d, have, orders, seed)[1]
-    high,low = players.scores(xs),players.scores(back)
+    high, low = players.scores(xs), players.scores(back)
     if not (np.isfinite(high).all() and np.isfinite(low[which]).all()):
-        raise BadInput(f'the model gives no finite score for {int((~np.isfinite(high)).sum()) or "some background"} rows',
-            'a score that is no number cannot be explained')
-    used = np.column_stack(back).astype('float32', copy=False) if players.matrix else back
-    values,errors,calls,kept = np.zeros((n, d)),np.zeros((n, d)),n+have,{}
+        raise BadInput(
+            f"the model gives no finite score for {int((~np.isfinite(high)).sum()) or 'some background'} rows",
+            "a score that is no number cannot be explained",
+        )
+    used = np.column_stack(back).astype("float32", copy=False) if players.matrix else back
+    values, errors, calls, kept = np.zeros((n, d)), np.zeros((n, d)), n + have, {}
+
     def parts(k):
         "The k-th plan, made once where it is small"
-        if 2*len(which)*(d-1)*d>_CELLS//4: return _parts(players, used, low, *plan(d, have, orders, seed, k))
-        if k not in kept: kept[k] = list(_parts(players, used, low, *plan(d, have, orders, seed, k)))
+        if 2 * len(which) * (d - 1) * d > _CELLS // 4:
+            return _parts(players, used, low, *plan(d, have, orders, seed, k))
+        if k not in kept:
+            kept[k] = list(_parts(players, used, low, *plan(d, have, orders, seed, k)))
         return kept[k]
+
     for i in range(n):
-        x,changes = [c[i] for c in xs],[]
-        while not changes or (aim and len(changes)<most//max(1, orders) and _expected(values[i], errors[i])>aim):
+        x, changes = [c[i] for c in xs], []
+        while not changes or (aim and len(changes) < most // max(1, orders) and _expected(values[i], errors[i]) > aim):
             changes.append(_walk(players, x, high[i], parts(len(changes))))
-            values[i],errors[i] = _mean(np.concatenate(changes), which)
-            calls += 2*len(which)*(d-1)
+            values[i], errors[i] = _mean(np.concatenate(changes), which)
+            calls += 2 * len(which) * (d - 1)
     return Attribution(values=values, errors=errors, base=float(low[which].mean()), scores=high, calls=calls)
+
 
 def _expected(values, errors) -> float:
     "Expected L1 error, relative to the size of the explanation"
-    return float(errors.sum()*(2/math.pi)**.5/max(1e-12, abs(values).sum()))
+    return float(errors.sum() * (2 / math.pi) ** 0.5 / max(1e-12, abs(values).sum()))
+
 
 def _mean(changes, which):
     "Mean over orders and its standard error: orders vary within a background row, the rows themselves are all used. Turned orders differ less, so the error is rather too large than too small"
     import numpy as np
+
     used = len(np.unique(which))
-    each = changes.reshape(-1, used, changes.shape[1]) # (times, background rows, players)
-    return changes.mean(axis=0), np.sqrt((each.var(axis=0, ddof=1)/len(each)).sum(axis=0))/used
+    each = changes.reshape(-1, used, changes.shape[1])  # (times, background rows, players)
+    return changes.mean(axis=0), np.sqrt((each.var(axis=0, ddof=1) / len(each)).sum(axis=0)) / used

@@ -12,28 +12,41 @@ from ..core.need import need
 from .tree_tables import Trees
 
 # %% ../../nbs/model/tree_explainer.ipynb #f4017a47
-def _tree(t:Trees, first:int, last:int) -> dict:
+def _tree(t: Trees, first: int, last: int) -> dict:
     "One tree as shap takes it: nodes in order, -1 for no child"
     import numpy as np
+
     n = np.arange(first, last)
-    leaf = t.feature[n]<0
-    threshold = np.where(t.strict[n], np.nextafter(t.threshold[n], np.float32(-np.inf)), t.threshold[n]).astype('float64') # x < t is x <= the float before t
-    child = lambda a: np.where(leaf, -1, a[n]-first).astype('int32')
-    return {'children_left':child(t.yes), 'children_right':child(t.no),
-        'children_default':np.where(t.missing_yes[n], child(t.yes), child(t.no)).astype('int32'),
-        'features':np.where(leaf, -2, np.array([*t.players, -2])[t.feature[n]]).astype('int32'), 'thresholds':threshold,
-        'values':t.value[n].reshape(-1, 1), 'node_sample_weight':np.ones(len(n))}
+    leaf = t.feature[n] < 0
+    threshold = np.where(t.strict[n], np.nextafter(t.threshold[n], np.float32(-np.inf)), t.threshold[n]).astype(
+        "float64"
+    )  # x < t is x <= the float before t
+    child = lambda a: np.where(leaf, -1, a[n] - first).astype("int32")
+    return {
+        "children_left": child(t.yes),
+        "children_right": child(t.no),
+        "children_default": np.where(t.missing_yes[n], child(t.yes), child(t.no)).astype("int32"),
+        "features": np.where(leaf, -2, np.array([*t.players, -2])[t.feature[n]]).astype("int32"),
+        "thresholds": threshold,
+        "values": t.value[n].reshape(-1, 1),
+        "node_sample_weight": np.ones(len(n)),
+    }
+
 
 def explain(
-    t:Trees,
-    rows, # Shape (n, players), float32
-    background, # Shape (b, players), float32
-): # `(values, scores, base)`: shape (n, players), the trees' scores of the rows, shape (n,), and the mean score of the background
+    t: Trees,
+    rows,  # Shape (n, players), float32
+    background,  # Shape (b, players), float32
+):  # `(values, scores, base)`: shape (n, players), the trees' scores of the rows, shape (n,), and the mean score of the background
     "Interventional Shapley values; raises `MissingTool` where shap is not installed"
     import numpy as np
-    shap = need('shap', 'explain')
+
+    shap = need("shap", "explain")
     ends = [*t.roots[1:], len(t.feature)]
-    e = shap.TreeExplainer({'trees':[_tree(t, a, b) for a,b in zip(t.roots, ends)], 'base_offset':np.array([t.base])},
-        np.asarray(background, 'float64'), feature_perturbation='interventional')
-    values = np.asarray(e.shap_values(np.asarray(rows, 'float64'), check_additivity=False)).reshape(len(rows), -1)
-    return values,e.model.predict(np.asarray(rows, 'float64')).reshape(-1),float(np.ravel(e.expected_value)[0])
+    e = shap.TreeExplainer(
+        {"trees": [_tree(t, a, b) for a, b in zip(t.roots, ends)], "base_offset": np.array([t.base])},
+        np.asarray(background, "float64"),
+        feature_perturbation="interventional",
+    )
+    values = np.asarray(e.shap_values(np.asarray(rows, "float64"), check_additivity=False)).reshape(len(rows), -1)
+    return values, e.model.predict(np.asarray(rows, "float64")).reshape(-1), float(np.ravel(e.expected_value)[0])

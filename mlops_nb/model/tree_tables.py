@@ -15,188 +15,253 @@ import msgspec
 # %% ../../nbs/model/tree_tables.ipynb #d6ede393
 class Trees(msgspec.Struct, kw_only=True):
     "An ensemble as arrays; node arrays have shape (nodes,), leaf values are those of one output"
-    feature:Any # Column of the input that a node asks about; -1 at a leaf
-    threshold:Any # float32
-    strict:Any # Does the node ask x < threshold rather than x <= threshold?
-    yes:Any # Row of the node for the answer yes
-    no:Any
-    missing_yes:Any # Does a missing value answer yes?
-    value:Any # What a leaf adds to the score
-    roots:Any # First node of each tree, shape (trees,)
-    base:float
-    players:list[int] # Player of each input column
+
+    feature: Any  # Column of the input that a node asks about; -1 at a leaf
+    threshold: Any  # float32
+    strict: Any  # Does the node ask x < threshold rather than x <= threshold?
+    yes: Any  # Row of the node for the answer yes
+    no: Any
+    missing_yes: Any  # Does a missing value answer yes?
+    value: Any  # What a leaf adds to the score
+    roots: Any  # First node of each tree, shape (trees,)
+    base: float
+    players: list[int]  # Player of each input column
+
 
 def _attributes(node) -> dict:
     from onnx import helper
-    return {a.name:helper.get_attribute_value(a) for a in node.attribute}
 
-def _columns(graph, name, names) -> list[int]|None:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _columns(graph, name, names) -> list[int] | None:
     "Players behind a tensor, column by column; None when something is computed in between"
-    if name in names: return [names.index(name)]
+    if name in names:
+        return [names.index(name)]
     made = next((n for n in graph.node if name in n.output), None)
-    if made is None or made.op_type not in ('Cast', 'Identity', 'Concat'): return None
-    parts = [_columns(graph, i, names) for i in (made.input if made.op_type=='Concat' else made.input[:1])]
+    if made is None or made.op_type not in ("Cast", "Identity", "Concat"):
+        return None
+    parts = [_columns(graph, i, names) for i in (made.input if made.op_type == "Concat" else made.input[:1])]
     return None if any(p is None for p in parts) else [c for p in parts for c in p]
 
+
 def read(
-    onnx:bytes, # The model
-    players:list[str], # Names of the inputs, or of the columns of the one input
-    output:int=-1, # Which of several scores; the last by default
-) -> Trees|None: # None when the graph is no plain ensemble of trees
+    onnx: bytes,  # The model
+    players: list[str],  # Names of the inputs, or of the columns of the one input
+    output: int = -1,  # Which of several scores; the last by default
+) -> Trees | None:  # None when the graph is no plain ensemble of trees
     "The ensemble in a graph"
     import onnx as onnx_format
+
     graph = onnx_format.load_from_string(onnx).graph
-    found = [n for n in graph.node if n.op_type in ('TreeEnsembleClassifier', 'TreeEnsembleRegressor')]
-    if len(found)!=1: return None
-    a,first = _attributes(found[0]),[i.name for i in graph.input]
-    columns = list(range(len(players))) if _columns(graph, found[0].input[0], first)==[0] and len(first)==1 else _columns(graph, found[0].input[0], first)
-    modes = [m.decode() for m in a['nodes_modes']]
-    if columns is None or not set(modes)<={'BRANCH_LEQ', 'BRANCH_LT', 'LEAF'} or a.get('aggregate_function', b'SUM') not in (b'SUM', b'AVERAGE'):
+    found = [n for n in graph.node if n.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")]
+    if len(found) != 1:
+        return None
+    a, first = _attributes(found[0]), [i.name for i in graph.input]
+    columns = (
+        list(range(len(players)))
+        if _columns(graph, found[0].input[0], first) == [0] and len(first) == 1
+        else _columns(graph, found[0].input[0], first)
+    )
+    modes = [m.decode() for m in a["nodes_modes"]]
+    if (
+        columns is None
+        or not set(modes) <= {"BRANCH_LEQ", "BRANCH_LT", "LEAF"}
+        or a.get("aggregate_function", b"SUM") not in (b"SUM", b"AVERAGE")
+    ):
         return None
     return _trees(a, modes, columns, output)
+
 
 def _trees(a, modes, columns, output) -> Trees:
     "Attributes of the operator as arrays"
     import numpy as np
-    tree,node = np.array(a['nodes_treeids']),np.array(a['nodes_nodeids'])
-    at = {(t, n):k for k,(t,n) in enumerate(zip(tree.tolist(), node.tolist()))}
-    roots = np.array([k for k in range(len(tree)) if k==0 or tree[k]!=tree[k-1]])
-    leaf = np.array([m=='LEAF' for m in modes])
-    kind = 'class' if 'class_ids' in a else 'target'
-    ids,weights = np.array(a[f'{kind}_ids']),np.array(a[f'{kind}_weights'], 'float64')
+
+    tree, node = np.array(a["nodes_treeids"]), np.array(a["nodes_nodeids"])
+    at = {(t, n): k for k, (t, n) in enumerate(zip(tree.tolist(), node.tolist()))}
+    roots = np.array([k for k in range(len(tree)) if k == 0 or tree[k] != tree[k - 1]])
+    leaf = np.array([m == "LEAF" for m in modes])
+    kind = "class" if "class_ids" in a else "target"
+    ids, weights = np.array(a[f"{kind}_ids"]), np.array(a[f"{kind}_weights"], "float64")
     all_ids = sorted(set(ids.tolist()))
-    chosen = all_ids[0] if len(all_ids)==1 else all_ids[output]
-    value,share = np.zeros(len(tree)),1/len(roots) if a.get('aggregate_function')==b'AVERAGE' else 1.
-    for t,n,i,w in zip(a[f'{kind}_treeids'], a[f'{kind}_nodeids'], ids, weights):
-        if i==chosen: value[at[t, n]] += w*share
-    base = np.array(a.get('base_values', [0.]), 'float64')
-    to = lambda key: np.array([k if l else at[t, n] for k,(l,t,n) in enumerate(zip(leaf, tree.tolist(), a[key]))])
-    return Trees(feature=np.where(leaf, -1, np.array(a['nodes_featureids'])), threshold=np.array(a['nodes_values'], 'float32'),
-        strict=np.array([m=='BRANCH_LT' for m in modes]), yes=to('nodes_truenodeids'),
-        no=to('nodes_falsenodeids'), missing_yes=np.array(a.get('nodes_missing_value_tracks_true') or [0]*len(tree), bool),
-        value=value, roots=roots, base=float(base[chosen] if len(base)>chosen else base[-1]), players=columns)
+    chosen = all_ids[0] if len(all_ids) == 1 else all_ids[output]
+    value, share = np.zeros(len(tree)), 1 / len(roots) if a.get("aggregate_function") == b"AVERAGE" else 1.0
+    for t, n, i, w in zip(a[f"{kind}_treeids"], a[f"{kind}_nodeids"], ids, weights):
+        if i == chosen:
+            value[at[t, n]] += w * share
+    base = np.array(a.get("base_values", [0.0]), "float64")
+    to = lambda key: np.array([k if l else at[t, n] for k, (l, t, n) in enumerate(zip(leaf, tree.tolist(), a[key]))])
+    return Trees(
+        feature=np.where(leaf, -1, np.array(a["nodes_featureids"])),
+        threshold=np.array(a["nodes_values"], "float32"),
+        strict=np.array([m == "BRANCH_LT" for m in modes]),
+        yes=to("nodes_truenodeids"),
+        no=to("nodes_falsenodeids"),
+        missing_yes=np.array(a.get("nodes_missing_value_tracks_true") or [0] * len(tree), bool),
+        value=value,
+        roots=roots,
+        base=float(base[chosen] if len(base) > chosen else base[-1]),
+        players=columns,
+    )
 
 # %% ../../nbs/model/tree_tables.ipynb #2d145e34
-DEPTH,QUESTIONS = 3,7 # A deeper tree asks too many questions for a table
+DEPTH, QUESTIONS = 3, 7  # A deeper tree asks too many questions for a table
+
 
 class _Paths(msgspec.Struct):
     "All leaves of an ensemble: tree, value, up to three inputs, and for each the answers that it needs"
-    questions:Any # Node of each question of a tree, shape (trees, 7); -1 where there are fewer
-    tree:Any # Shape (leaves,)
-    value:Any
-    inputs:Any # Player of each slot, shape (leaves, 3); -1 where unused
-    need:Any # Answers that a slot looks at, as bits of the tree's questions, shape (leaves, 3)
-    want:Any # And what they must be
 
-def _paths(t:Trees) -> _Paths|None:
+    questions: Any  # Node of each question of a tree, shape (trees, 7); -1 where there are fewer
+    tree: Any  # Shape (leaves,)
+    value: Any
+    inputs: Any  # Player of each slot, shape (leaves, 3); -1 where unused
+    need: Any  # Answers that a slot looks at, as bits of the tree's questions, shape (leaves, 3)
+    want: Any  # And what they must be
+
+
+def _paths(t: Trees) -> _Paths | None:
     "The leaves by depth-first search; None when a tree is too deep"
     import numpy as np
+
     questions = np.full((len(t.roots), QUESTIONS), -1)
     out = []
-    for k,root in enumerate(t.roots):
-        todo:list[tuple] = [(root, ())]
+    for k, root in enumerate(t.roots):
+        todo: list[tuple] = [(root, ())]
         asked = 0
         while todo:
-            n,path = todo.pop()
-            if t.feature[n]<0: out.append((k, t.value[n], path)); continue
-            if len(path)==DEPTH: return None
+            n, path = todo.pop()
+            if t.feature[n] < 0:
+                out.append((k, t.value[n], path))
+                continue
+            if len(path) == DEPTH:
+                return None
             questions[k, asked] = n
             todo += [(t.no[n], (*path, (n, asked, 0))), (t.yes[n], (*path, (n, asked, 1)))]
             asked += 1
-    inputs,need,want = np.full((len(out), DEPTH), -1),np.zeros((len(out), DEPTH), int),np.zeros((len(out), DEPTH), int)
-    for l,(_,_,path) in enumerate(out):
-        slots = list(dict.fromkeys(t.players[t.feature[n]] for n,_,_ in path))
-        inputs[l, :len(slots)] = slots
-        for n,q,yes in path:
+    inputs, need, want = (
+        np.full((len(out), DEPTH), -1),
+        np.zeros((len(out), DEPTH), int),
+        np.zeros((len(out), DEPTH), int),
+    )
+    for l, (_, _, path) in enumerate(out):
+        slots = list(dict.fromkeys(t.players[t.feature[n]] for n, _, _ in path))
+        inputs[l, : len(slots)] = slots
+        for n, q, yes in path:
             s = slots.index(t.players[t.feature[n]])
-            need[l, s] |= 1<<q; want[l, s] |= yes<<q
-    return _Paths(questions, np.array([k for k,_,_ in out]), np.array([v for _,v,_ in out]), inputs, need, want)
+            need[l, s] |= 1 << q
+            want[l, s] |= yes << q
+    return _Paths(questions, np.array([k for k, _, _ in out]), np.array([v for _, v, _ in out]), inputs, need, want)
 
 # %% ../../nbs/model/tree_tables.ipynb #118a5cbb
 def _game():
     "Shapley value of each of three slots when the row passes `a` and the background row passes `c` of them; shape (8, 8, 3)"
     import numpy as np
-    f,w = math.factorial,np.zeros((8, 8, DEPTH))
+
+    f, w = math.factorial, np.zeros((8, 8, DEPTH))
     for a in range(8):
         for c in range(8):
-            if a|c!=7: continue
-            p,q = (a&~c).bit_count(),(c&~a).bit_count()
+            if a | c != 7:
+                continue
+            p, q = (a & ~c).bit_count(), (c & ~a).bit_count()
             for s in range(DEPTH):
-                if a>>s&1 and not c>>s&1: w[a, c, s] = f(p-1)*f(q)/f(p+q)
-                elif c>>s&1 and not a>>s&1: w[a, c, s] = -f(p)*f(q-1)/f(p+q)
+                if a >> s & 1 and not c >> s & 1:
+                    w[a, c, s] = f(p - 1) * f(q) / f(p + q)
+                elif c >> s & 1 and not a >> s & 1:
+                    w[a, c, s] = -f(p) * f(q - 1) / f(p + q)
     return w
+
 
 class Tables(msgspec.Struct):
     "Shapley values of each tree for each way to answer its questions"
-    questions:Any # Column, threshold and kind of each question, shape (trees, 7)
-    values:Any # Shape (trees*128, players+1), float64; the last column is the tree's own value
-    base:float # Mean score of the background
-    players:int
 
-def _codes(p:_Paths, answers):
+    questions: Any  # Column, threshold and kind of each question, shape (trees, 7)
+    values: Any  # Shape (trees*128, players+1), float64; the last column is the tree's own value
+    base: float  # Mean score of the background
+    players: int
+
+
+def _codes(p: _Paths, answers):
     "Which slots of a leaf are passed, as three bits; `answers` has shape (m, trees), the result (m, leaves)"
     import numpy as np
-    got = answers[:, p.tree, None]&p.need
-    return (got==p.want)@(1<<np.arange(DEPTH))
+
+    got = answers[:, p.tree, None] & p.need
+    return (got == p.want) @ (1 << np.arange(DEPTH))
+
 
 def _answers(q, columns):
     "Answers of rows to the questions of each tree as bits, shape (n, trees)"
     import numpy as np
-    column,threshold,strict,missing,asked = q
-    out = np.zeros((column.shape[0], columns.shape[1]), 'int32')
+
+    column, threshold, strict, missing, asked = q
+    out = np.zeros((column.shape[0], columns.shape[1]), "int32")
     for k in range(QUESTIONS):
-        if not asked[:, k].any(): break
-        x,t = columns[column[:, k]],threshold[:, k, None]
-        yes = np.where(strict[:, k, None], x<t, x<=t) if strict.any() else x<=t
-        if missing.any(): yes |= np.isnan(x)&missing[:, k, None]
-        out |= (yes&asked[:, k, None]).astype('int32')<<k
+        if not asked[:, k].any():
+            break
+        x, t = columns[column[:, k]], threshold[:, k, None]
+        yes = np.where(strict[:, k, None], x < t, x <= t) if strict.any() else x <= t
+        if missing.any():
+            yes |= np.isnan(x) & missing[:, k, None]
+        out |= (yes & asked[:, k, None]).astype("int32") << k
     return out.T
 
+
 def build(
-    t:Trees,
-    background, # Background rows, shape (b, columns of the input), float32
-) -> Tables|None: # None when a tree is deeper than three or there are too many inputs
+    t: Trees,
+    background,  # Background rows, shape (b, columns of the input), float32
+) -> Tables | None:  # None when a tree is deeper than three or there are too many inputs
     "Tables of an ensemble against background rows"
     import numpy as np
-    p,d = _paths(t),max(t.players)+1
-    if p is None or len(t.roots)*128*(d+1)>32_000_000: return None
+
+    p, d = _paths(t), max(t.players) + 1
+    if p is None or len(t.roots) * 128 * (d + 1) > 32_000_000:
+        return None
     n = np.maximum(p.questions, 0)
-    asked = p.questions>=0
+    asked = p.questions >= 0
     q = (np.where(asked, t.feature[n], 0), t.threshold[n], t.strict[n], t.missing_yes[n], asked)
-    back = _answers(q, np.ascontiguousarray(np.asarray(background, 'float32').T))
-    seen = _codes(p, back) # (b, leaves)
-    share = np.stack([(seen==c).mean(axis=0) for c in range(8)], axis=1) # (leaves, 8)
-    leaf = np.einsum('lc,acs->las', share, _game())*p.value[:, None, None] # (leaves, 8, 3)
+    back = _answers(q, np.ascontiguousarray(np.asarray(background, "float32").T))
+    seen = _codes(p, back)  # (b, leaves)
+    share = np.stack([(seen == c).mean(axis=0) for c in range(8)], axis=1)  # (leaves, 8)
+    leaf = np.einsum("lc,acs->las", share, _game()) * p.value[:, None, None]  # (leaves, 8, 3)
     every = np.repeat(np.arange(128)[:, None], len(t.roots), axis=1)
-    code = _codes(p, every) # (128, leaves)
-    table = np.zeros((len(t.roots), 128, d+1))
+    code = _codes(p, every)  # (128, leaves)
+    table = np.zeros((len(t.roots), 128, d + 1))
     for s in range(DEPTH):
-        use = p.inputs[:, s]>=0
-        np.add.at(table, (p.tree[use, None], np.arange(128)[None], p.inputs[use, s, None]),
-            leaf[np.arange(len(code[0]))[use, None], code[:, use].T, s])
-    np.add.at(table[:, :, d], (p.tree[:, None], np.arange(128)[None]), (code.T==7)*p.value[:, None])
-    base = t.base+float(((seen==7)*p.value).sum(axis=1).mean())
-    return Tables(q, np.ascontiguousarray(table.reshape(-1, d+1)), base, d)
+        use = p.inputs[:, s] >= 0
+        np.add.at(
+            table,
+            (p.tree[use, None], np.arange(128)[None], p.inputs[use, s, None]),
+            leaf[np.arange(len(code[0]))[use, None], code[:, use].T, s],
+        )
+    np.add.at(table[:, :, d], (p.tree[:, None], np.arange(128)[None]), (code.T == 7) * p.value[:, None])
+    base = t.base + float(((seen == 7) * p.value).sum(axis=1).mean())
+    return Tables(q, np.ascontiguousarray(table.reshape(-1, d + 1)), base, d)
+
 
 def explain(
-    tables:Tables,
-    rows, # Shape (n, columns of the input), float32
-): # `(values, scores)`: shape (n, players) and the trees' own scores, shape (n,), less the ensemble's base
+    tables: Tables,
+    rows,  # Shape (n, columns of the input), float32
+):  # `(values, scores)`: shape (n, players) and the trees' own scores, shape (n,), less the ensemble's base
     "Exact values by one look-up a tree"
     import numpy as np
     from scipy.sparse import csr_array
-    answers = _answers(tables.questions, np.ascontiguousarray(np.asarray(rows, 'float32').T))
-    n,trees = answers.shape
-    at = (answers+np.arange(trees, dtype='int32')*128).ravel()
-    got = csr_array((np.ones(n*trees), at, np.arange(0, n*trees+1, trees)), shape=(n, len(tables.values)))@tables.values
-    return got[:, :-1],got[:, -1]
+
+    answers = _answers(tables.questions, np.ascontiguousarray(np.asarray(rows, "float32").T))
+    n, trees = answers.shape
+    at = (answers + np.arange(trees, dtype="int32") * 128).ravel()
+    got = (
+        csr_array((np.ones(n * trees), at, np.arange(0, n * trees + 1, trees)), shape=(n, len(tables.values)))
+        @ tables.values
+    )
+    return got[:, :-1], got[:, -1]
 
 # %% ../../nbs/model/tree_tables.ipynb #bb39e7dd
 def space(
-    margins, # Sums of the trees for some rows, shape (n,)
-    scores, # What the session says, shape (n,)
-) -> str: # `score`, `log-odds`, or empty when the graph does something else behind the trees
+    margins,  # Sums of the trees for some rows, shape (n,)
+    scores,  # What the session says, shape (n,)
+) -> str:  # `score`, `log-odds`, or empty when the graph does something else behind the trees
     "What the trees add up to"
     import numpy as np
-    if np.allclose(margins, scores, rtol=1e-4, atol=1e-5): return 'score'
-    return 'log-odds' if np.allclose(1/(1+np.exp(-np.clip(margins, -60, 60))), scores, rtol=1e-3, atol=1e-5) else ''
+
+    if np.allclose(margins, scores, rtol=1e-4, atol=1e-5):
+        return "score"
+    return "log-odds" if np.allclose(1 / (1 + np.exp(-np.clip(margins, -60, 60))), scores, rtol=1e-3, atol=1e-5) else ""

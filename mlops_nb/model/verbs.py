@@ -18,242 +18,369 @@ from ..core.fact import Plan
 from ..core.progress import progress
 from ..core.refs import Data, Name, Object, Ref
 from ..core.verbs import verb
-from . import example_rows, manifest, mlflow_aliases, mlflow_flavours, mlflow_packaging as packaging, mlflow_registration as registration, mlflow_registry as registry, mlflow_tracking as tracking, onnx_session, views
+from mlops_nb.model import (
+    example_rows,
+    manifest,
+    mlflow_aliases,
+    mlflow_flavours,
+    mlflow_packaging as packaging,
+    mlflow_registration as registration,
+    mlflow_registry as registry,
+    mlflow_tracking as tracking,
+    onnx_session,
+    views,
+)
 from .facts import Mended, Models, ModelVersion
 
 # %% ../../nbs/model/verbs.ipynb #510e6095
-def _object(obj, pickle:bool):
+def _object(obj, pickle: bool):
     "A fitted model: itself, or what a file or `runs:/` URI holds"
-    if not isinstance(obj, (str, Path)): return obj
+    if not isinstance(obj, (str, Path)):
+        return obj
     return mlflow_flavours.load(projects.current(), str(obj), pickle)
 
-def _example(model, example, data:str, p):
+
+def _example(model, example, data: str, p):
     "`(rows, what they are called, what to say)`"
     if example is not None:
-        if isinstance(example, (str, Path)): return example_rows.fit(model, datasets.read(example, p)),str(example),''
-        return example_rows.fit(model, example),'the given rows',''
+        if isinstance(example, (str, Path)):
+            return example_rows.fit(model, datasets.read(example, p)), str(example), ""
+        return example_rows.fit(model, example), "the given rows", ""
     found = example_rows.in_notebook(model)
-    if found: return example_rows.fit(model, found[1]),found[0],f'compared on rows of the notebook variable `{found[0]}`'
-    if data: return example_rows.fit(model, datasets.read(data, p)),data,f'compared on rows of {data}'
-    raise BadInput('there are no rows to compare ONNX with', 'give rows that the model takes: --example FRAME')
+    if found:
+        return example_rows.fit(model, found[1]), found[0], f"compared on rows of the notebook variable `{found[0]}`"
+    if data:
+        return example_rows.fit(model, datasets.read(data, p)), data, f"compared on rows of {data}"
+    raise BadInput("there are no rows to compare ONNX with", "give rows that the model takes: --example FRAME")
+
 
 def _key(p):
     "The user's key, where the project has pinned it; otherwise versions stay unsigned"
-    try: return guard.signer(p)
-    except MlopsError: return None
+    try:
+        return guard.signer(p)
+    except MlopsError:
+        return None
 
-def next_number(p, name:str):
+
+def next_number(p, name: str):
     "What tells a registration its number, and which ones of the same name go before it"
+
     def ask():
         events = list(ledger.of(p).events(views.TYPES))
-        return views.expected(events, name),[v.bracket for v in views.pending(events, name)]
+        return views.expected(events, name), [v.bracket for v in views.pending(events, name)]
+
     return ask
 
-def _request(p, name, data, run, outside:bool, **options) -> registration.Request:
+
+def _request(p, name, data, run, outside: bool, **options) -> registration.Request:
     "Lineage of a version: its run, its data; the rest is read where there is time"
-    number,_ = next_number(p, name)()
-    run = registry.run(p, run)['run'] if run else '' if outside else tracking.last_run(p)
-    r = registration.Request(bracket=registration.new_bracket(), name=name, expected=number, data=data, run=run, **options)
-    if data: v = datasets.resolve(data, p); r.data,r.data_digest = f'{v.name}@{v.version}',v.digest
+    number, _ = next_number(p, name)()
+    run = registry.run(p, run)["run"] if run else "" if outside else tracking.last_run(p)
+    r = registration.Request(
+        bracket=registration.new_bracket(), name=name, expected=number, data=data, run=run, **options
+    )
+    if data:
+        v = datasets.resolve(data, p)
+        r.data, r.data_digest = f"{v.name}@{v.version}", v.digest
     return r
+
 
 def _probe(model, rows):
     "Ask the model a few rows, those with gaps first: what it cannot take is said at once"
-    if hasattr(rows, 'isna'): rows = _gaps_first(rows)
+    if hasattr(rows, "isna"):
+        rows = _gaps_first(rows)
     packaging.answers_of(model, rows[:200])
+
 
 def _gaps_first(rows):
     "Rows with a missing value before the others"
     gaps = rows.isna().any(axis=1)
-    return rows.loc[gaps.sort_values(ascending=False, kind='stable').index]
+    return rows.loc[gaps.sort_values(ascending=False, kind="stable").index]
 
-def _background(wait:bool|None) -> bool:
+
+def _background(wait: bool | None) -> bool:
     "In a live notebook, unless it runs as a job; elsewhere people wait for the answer"
-    if wait is not None: return not wait
-    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    return getattr(shell, 'kernel', None) is not None and not os.environ.get('MLOPS_PARENT_RUN') and os.name=='posix'
+    if wait is not None:
+        return not wait
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None and not os.environ.get("MLOPS_PARENT_RUN") and os.name == "posix"
 
-@verb(changes=True, example='mlops model log clf delay')
+
+@verb(changes=True, example="mlops model log clf delay")
 def log(
-    object:Object, # A fitted model; in a shell a file or a `runs:/` URI
-    name:Name, # To register it under
+    object: Object,  # A fitted model; in a shell a file or a `runs:/` URI
+    name: Name,  # To register it under
     *,
-    data:Ref='', # Dataset that it was trained on: `NAME@v`
-    example:Data=None, # Rows to compare ONNX on; in a notebook found among the variables
-    run:str='', # Run that it was trained in; by default the newest of this notebook, if the model was there when it ended
-    tolerance:float=1e-4, # Largest difference of ONNX that is accepted, relative above 1
-    native:bool=False, # Register it without ONNX where that cannot be made
-    pickle:bool=False, # Allow pickle where nothing else keeps the model
-    wait:bool|None=None, # Wait until it is registered; in a live notebook the rest happens in the background
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> ModelVersion|Plan:
+    data: Ref = "",  # Dataset that it was trained on: `NAME@v`
+    example: Data = None,  # Rows to compare ONNX on; in a notebook found among the variables
+    run: str = "",  # Run that it was trained in; by default the newest of this notebook, if the model was there when it ended
+    tolerance: float = 1e-4,  # Largest difference of ONNX that is accepted, relative above 1
+    native: bool = False,  # Register it without ONNX where that cannot be made
+    pickle: bool = False,  # Allow pickle where nothing else keeps the model
+    wait: bool | None = None,  # Wait until it is registered; in a live notebook the rest happens in the background
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> ModelVersion | Plan:
     """Register a version: native flavour, ONNX with parity, signature, lock, lineage
 
     Exit 1 when ONNX differs from the model by more than the tolerance: nothing is registered."""
     p = projects.current()
-    refs.check_name(name, 'model name')
+    refs.check_name(name, "model name")
     model = _object(object, pickle)
-    rows,called,said = _example(model, example, data, p)
+    rows, called, said = _example(model, example, data, p)
     outside = not run and not isinstance(object, (str, Path)) and tracking.trained_outside(p, model)
     r = _request(p, name, data, run, outside, example=called, tolerance=tolerance, native=native, pickle=pickle)
     if dry_run:
-        return Plan(steps=[f'compare ONNX with {type(model).__name__} on {len(rows):,} rows ({called})',
-            f'register {name}@{r.expected} in MLflow', f'record model.registered {name}@{r.expected}'])
+        return Plan(
+            steps=[
+                f"compare ONNX with {type(model).__name__} on {len(rows):,} rows ({called})",
+                f"register {name}@{r.expected} in MLflow",
+                f"record model.registered {name}@{r.expected}",
+            ]
+        )
     _probe(model, rows)
     fact = _left(p, r, model, rows) if _background(wait) else _waited(p, r, model, rows)
     last = tracking.last_run(p)[:8]
-    notes = [x for x in (said, outside and f'not made in run {last}, so it gets none of its metrics; if it was: --run {last}') if x]
-    if notes: fact.said = notes
+    notes = [
+        x
+        for x in (said, outside and f"not made in run {last}, so it gets none of its metrics; if it was: --run {last}")
+        if x
+    ]
+    if notes:
+        fact.said = notes
     return fact
+
 
 def _left(p, r, model, rows) -> ModelVersion:
     "Hand it over and say so"
-    with registration.begun(p, r, next_number(p, r.name)) as lock: registration.leave(p, r, model, rows, lock)
-    return ModelVersion(name=r.name, version=r.expected, digest='', state='registering', run=r.run, data=r.data)
+    with registration.begun(p, r, next_number(p, r.name)) as lock:
+        registration.leave(p, r, model, rows, lock)
+    return ModelVersion(name=r.name, version=r.expected, digest="", state="registering", run=r.run, data=r.data)
+
 
 def _waited(p, r, model, rows) -> ModelVersion:
     "Do it here; what ONNX got wrong comes with the error"
-    with registration.begun(p, r, next_number(p, r.name)), progress(f'registering {r.name}@{r.expected}'):
-        try: return registration.finish(p, r, model, rows, _key(p), registration.limited(p.settings.model.convert_s))
+    with registration.begun(p, r, next_number(p, r.name)), progress(f"registering {r.name}@{r.expected}"):
+        try:
+            return registration.finish(p, r, model, rows, _key(p), registration.limited(p.settings.model.convert_s))
         except Finding as e:
-            e.__dict__['result'] = ModelVersion(name=r.name, version=r.expected, digest='', state='failed',
-                onnx=msgspec.to_builtins(e.__dict__['parity']), message=e.message)
+            e.__dict__["result"] = ModelVersion(
+                name=r.name,
+                version=r.expected,
+                digest="",
+                state="failed",
+                onnx=msgspec.to_builtins(e.__dict__["parity"]),
+                message=e.message,
+            )
             raise
 
 # %% ../../nbs/model/verbs.ipynb #0fd1d258
-def _resolve(p, ref:str) -> ModelVersion:
+def _resolve(p, ref: str) -> ModelVersion:
     "The version that `NAME@v` names, with its aliases; one that is not finished has another state"
-    at = refs.parse(ref, 'model')
+    at = refs.parse(ref, "model")
     events = list(ledger.of(p).events(views.TYPES))
-    have,waiting,bad = views.versions(events, at.name),views.pending(events, at.name),views.failed(events, at.name)
+    have, waiting, bad = views.versions(events, at.name), views.pending(events, at.name), views.failed(events, at.name)
     number = int(at.version) if at.version.isdigit() else None
     if number not in [v.version for v in have] and (number is not None or not have):
         for v in [*waiting[::-1], *bad[::-1]]:
-            if number in (None, v.version): return v
-    if not have and waiting: raise NotFound(f'{at.name}@{at.version} is not there; {at.name}@{waiting[-1].version} is being registered', f'mlops model show {at.name}@{waiting[-1].version}')
+            if number in (None, v.version):
+                return v
+    if not have and waiting:
+        raise NotFound(
+            f"{at.name}@{at.version} is not there; {at.name}@{waiting[-1].version} is being registered",
+            f"mlops model show {at.name}@{waiting[-1].version}",
+        )
     now = registry.aliases(p, at.name) if have else {}
-    v = refs.pick(have, at, now, 'model')
-    v.aliases = sorted(a for a,n in now.items() if n==v.version)
+    v = refs.pick(have, at, now, "model")
+    v.aliases = sorted(a for a, n in now.items() if n == v.version)
     return v
 
+
 def resolve(
-    ref:str, # `NAME@v`
-    p=None, # Project; the current one by default
-) -> ModelVersion: # With `.source`, `.about`
+    ref: str,  # `NAME@v`
+    p=None,  # Project; the current one by default
+) -> ModelVersion:  # With `.source`, `.about`
     "A registered version; waits for one that is being registered; raises `NotFound`, and `BadInput` for one that failed"
     p = p or projects.current()
     v = _resolve(p, ref)
-    if v.state=='registering':
-        with progress(f'waiting for {v.name}@{v.version}'): registration.wait(p, v.bracket)
+    if v.state == "registering":
+        with progress(f"waiting for {v.name}@{v.version}"):
+            registration.wait(p, v.bracket)
         v = _resolve(p, ref)
-    if v.state=='registering':
-        raise BadInput(f'{v.name}@{v.version} was not finished: its process has ended',
-            'finish or undo it with: mlops model mend')
-    if v.state=='failed': raise BadInput(f'{v.name}@{v.version} was not registered: {v.message}', 'log it again: mlops model log')
+    if v.state == "registering":
+        raise BadInput(
+            f"{v.name}@{v.version} was not finished: its process has ended", "finish or undo it with: mlops model mend"
+        )
+    if v.state == "failed":
+        raise BadInput(f"{v.name}@{v.version} was not registered: {v.message}", "log it again: mlops model log")
     return v
 
+
 def folder(
-    v:ModelVersion, # What `resolve` gave
-    p=None, # Project; the current one by default
-) -> Path: # Its files, hashed again
+    v: ModelVersion,  # What `resolve` gave
+    p=None,  # Project; the current one by default
+) -> Path:  # Its files, hashed again
     "The files of a version, as they were registered; raises `BadInput` when they were changed"
     p = p or projects.current()
     at = registry.fetch(p, v.source)
-    v.files = {k:x['sha256'] for k,x in manifest.check(at, v.digest)['files'].items()}
+    v.files = {k: x["sha256"] for k, x in manifest.check(at, v.digest)["files"].items()}
     s = p.settings
     if s.model.require_signature:
-        manifest.verify(at, [base64.b64decode(k) for k in s.audit.public_key.replace(',', ' ').split()],
-            dict(x.split('=') for x in s.model.keys_until.replace(',', ' ').split()))
+        manifest.verify(
+            at,
+            [base64.b64decode(k) for k in s.audit.public_key.replace(",", " ").split()],
+            dict(x.split("=") for x in s.model.keys_until.replace(",", " ").split()),
+        )
     return at
 
+
 def load(
-    ref:str, # `NAME@v`
-    p=None, # Project; the current one by default
-    threads:int=1, # Of ONNX Runtime
+    ref: str,  # `NAME@v`
+    p=None,  # Project; the current one by default
+    threads: int = 1,  # Of ONNX Runtime
 ) -> onnx_session.Predictor:
     "A version as a function of rows: the registered bytes, hashed again"
     v = resolve(ref, p)
-    if not v.onnx: raise NotFound(f'{v.name}@{v.version} has no ONNX: {v.message}', 'register it again without --native')
+    if not v.onnx:
+        raise NotFound(f"{v.name}@{v.version} has no ONNX: {v.message}", "register it again without --native")
     at = folder(v, p)
-    return onnx_session.Predictor((at/'model.onnx').read_bytes(), v.inputs, f'{v.name}@{v.version}', threads,
-        lambda: mlflow_flavours.native(at), *_native_from(v))
+    return onnx_session.Predictor(
+        (at / "model.onnx").read_bytes(),
+        v.inputs,
+        f"{v.name}@{v.version}",
+        threads,
+        lambda: mlflow_flavours.native(at),
+        *_native_from(v),
+    )
 
-def _native_from(v) -> list[int|None]:
+
+def _native_from(v) -> list[int | None]:
     "Rows from which on the original is faster given frames, and given arrays, where it is kept without pickle"
-    told = (v.about.get('latency') or {}) if v.about.get('flavour')=='skops' else {}
-    return [told.get('native_from'), told.get('arrays_from')]
+    told = (v.about.get("latency") or {}) if v.about.get("flavour") == "skops" else {}
+    return [told.get("native_from"), told.get("arrays_from")]
 
-@verb(example='mlops model show delay@1')
+
+@verb(example="mlops model show delay@1")
 def show(
-    name:Ref, # `NAME@v`
+    name: Ref,  # `NAME@v`
 ) -> ModelVersion:
     "One version: digest, parity, size, metrics, inputs, files"
     p = projects.current()
     v = _resolve(p, name)
-    if v.state=='registered': folder(v, p)
-    elif v.state=='registering' and not registration.busy(p, v.bracket): v.message = 'its process has ended: mlops model mend'
+    if v.state == "registered":
+        folder(v, p)
+    elif v.state == "registering" and not registration.busy(p, v.bracket):
+        v.message = "its process has ended: mlops model mend"
     return v
 
-@verb(changes=True, example='mlops model mend')
+
+@verb(changes=True, example="mlops model mend")
 def mend(
     *,
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Mended|Plan:
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Mended | Plan:
     "Finish or undo registrations and promotions whose process was killed"
     p = projects.current()
     found = leftovers(p, not dry_run)
-    if dry_run: return Plan(steps=[f'{x["subject"]}: {x["state"]}, {x["message"]}' for x in found] or ['nothing to mend'])
+    if dry_run:
+        return Plan(steps=[f"{x['subject']}: {x['state']}, {x['message']}" for x in found] or ["nothing to mend"])
     return Mended(done=found)
 
-def leftovers(p, apply:bool) -> list[dict]:
+
+def leftovers(p, apply: bool) -> list[dict]:
     "What killed processes left; finished or undone with `apply`"
     events = list(ledger.of(p).events([*views.TYPES, *views.OPENS]))
-    return registration.mend(p, views.pending(events), apply)+mlflow_aliases.mend(p, views.promoting(events), apply)
+    return registration.mend(p, views.pending(events), apply) + mlflow_aliases.mend(p, views.promoting(events), apply)
 
-def differences(p) -> tuple[dict[str,int],list[dict]]:
+
+def differences(p) -> tuple[dict[str, int], list[dict]]:
     "`(what was compared, {kind, subject, message, evidence})`: MLflow's registry against the ledger"
-    have = {(v.name, v.version):v for v in views.versions(ledger.of(p).events(views.TYPES))}
-    there = {(v.name, int(v.version)):v for v in registry.versions(p)} if have or p.mlflow_uri else {}
+    have = {(v.name, v.version): v for v in views.versions(ledger.of(p).events(views.TYPES))}
+    there = {(v.name, int(v.version)): v for v in registry.versions(p)} if have or p.mlflow_uri else {}
     running = {v.bracket for v in views.pending(ledger.of(p).events(views.TYPES))}
-    out = [{'kind':'unrecorded', 'subject':f'{n}@{k}', 'message':f'{n}@{k} is in MLflow and the ledger knows nothing of it',
-        'evidence':None} for (n,k),v in there.items() if (n, k) not in have and v.tags.get('mlops.bracket') not in running]
-    out += [{'kind':'missing', 'subject':f'{n}@{k}', 'message':f'{n}@{k} was registered and is not in MLflow any more',
-        'evidence':v.entry} for (n,k),v in have.items() if (n, k) not in there]
-    out += [{'kind':'digest', 'subject':f'{n}@{k}', 'message':f'MLflow names another digest of {n}@{k} than the ledger',
-        'evidence':have[n, k].entry} for (n,k),v in there.items() if (n, k) in have
-        and v.tags.get('mlops.digest')!=have[n, k].digest]
-    names = sorted({n for n,_ in [*have, *there]})
+    out = [
+        {
+            "kind": "unrecorded",
+            "subject": f"{n}@{k}",
+            "message": f"{n}@{k} is in MLflow and the ledger knows nothing of it",
+            "evidence": None,
+        }
+        for (n, k), v in there.items()
+        if (n, k) not in have and v.tags.get("mlops.bracket") not in running
+    ]
+    out += [
+        {
+            "kind": "missing",
+            "subject": f"{n}@{k}",
+            "message": f"{n}@{k} was registered and is not in MLflow any more",
+            "evidence": v.entry,
+        }
+        for (n, k), v in have.items()
+        if (n, k) not in there
+    ]
+    out += [
+        {
+            "kind": "digest",
+            "subject": f"{n}@{k}",
+            "message": f"MLflow names another digest of {n}@{k} than the ledger",
+            "evidence": have[n, k].entry,
+        }
+        for (n, k), v in there.items()
+        if (n, k) in have and v.tags.get("mlops.digest") != have[n, k].digest
+    ]
+    names = sorted({n for n, _ in [*have, *there]})
     aliases = [a for n in names for a in _aliases(p, n)]
-    return {'model versions':len({*have, *there}), 'aliases':len(aliases)},out+[a for a in aliases if a.pop('differs')]
+    return {"model versions": len({*have, *there}), "aliases": len(aliases)}, out + [
+        a for a in aliases if a.pop("differs")
+    ]
 
-def _aliases(p, name:str) -> list[dict]:
+
+def _aliases(p, name: str) -> list[dict]:
     "Each alias of a model, and whether MLflow and the ledger differ about it"
-    now,moves = registry.aliases(p, name),views.moves(ledger.of(p).events(views.MOVES), name)
+    now, moves = registry.aliases(p, name), views.moves(ledger.of(p).events(views.MOVES), name)
     then = views.serving(moves)
-    where = lambda n: 'nowhere' if n is None else f'on {n}'
-    return [{'kind':'alias', 'subject':name,
-        'message':f'{a} of {name} is {where(now.get(a))} in MLflow and {where(then.get(a))} in the ledger',
-        'evidence':next((m['entry'] for m in moves if m['alias']==a), None),
-        'fix':f'mlops model promote {name}@{now.get(a) or then[a]} --to {a} --reason WHY',
-        'differs':now.get(a)!=then.get(a)} for a in sorted({*now, *then})]
+    where = lambda n: "nowhere" if n is None else f"on {n}"
+    return [
+        {
+            "kind": "alias",
+            "subject": name,
+            "message": f"{a} of {name} is {where(now.get(a))} in MLflow and {where(then.get(a))} in the ledger",
+            "evidence": next((m["entry"] for m in moves if m["alias"] == a), None),
+            "fix": f"mlops model promote {name}@{now.get(a) or then[a]} --to {a} --reason WHY",
+            "differs": now.get(a) != then.get(a),
+        }
+        for a in sorted({*now, *then})
+    ]
 
-def health(p) -> tuple[bool,str,str]:
+
+def health(p) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
-    found = [x for x in leftovers(p, False) if x['state']!='running']
-    if found: return False,f'{found[0]["subject"]} would be {found[0]["state"]}: {found[0]["message"]}','mlops model mend'
-    return True,'every registration and promotion has ended',''
+    found = [x for x in leftovers(p, False) if x["state"] != "running"]
+    if found:
+        return False, f"{found[0]['subject']} would be {found[0]['state']}: {found[0]['message']}", "mlops model mend"
+    return True, "every registration and promotion has ended", ""
 
-@verb('model.list', example='mlops model list')
+
+@verb("model.list", example="mlops model list")
 def list_() -> Models:
     "Registered models, each in its newest version, with its aliases"
     p = projects.current()
     events = list(ledger.of(p).events(views.TYPES))
-    have,out = views.versions(events),[]
-    lost = [f for f in views.failed(events) if not any(v.name==f.name for v in have)]
-    newest = {v.name:v for v in [*lost, *have, *views.pending(events)]}
-    for name,v in sorted(newest.items()):
-        out.append({'name':name, 'version':v.version, 'state':v.state,
-            'aliases':registry.aliases(p, name) if any(h.name==name for h in have) else {}, 'size_bytes':v.size_bytes,
-            'parity_max_abs':(v.onnx or {}).get('parity_max_abs'), 'parent':v.parent, 'versions':sum(h.name==name for h in have),
-            'metrics':v.metrics, 'message':v.message})
+    have, out = views.versions(events), []
+    lost = [f for f in views.failed(events) if not any(v.name == f.name for v in have)]
+    newest = {v.name: v for v in [*lost, *have, *views.pending(events)]}
+    for name, v in sorted(newest.items()):
+        out.append(
+            {
+                "name": name,
+                "version": v.version,
+                "state": v.state,
+                "aliases": registry.aliases(p, name) if any(h.name == name for h in have) else {},
+                "size_bytes": v.size_bytes,
+                "parity_max_abs": (v.onnx or {}).get("parity_max_abs"),
+                "parent": v.parent,
+                "versions": sum(h.name == name for h in have),
+                "metrics": v.metrics,
+                "message": v.message,
+            }
+        )
     return Models(models=out)

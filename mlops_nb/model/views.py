@@ -14,89 +14,146 @@ from ..core.events import Event
 from .facts import ModelVersion
 
 # %% ../../nbs/model/views.ipynb #b6b8862b
-TYPES = ('model.logging_started', 'model.registered', 'model.failed')
-OPENS = ('model.promotion_started', 'model.promoted', 'model.rolled_back', 'model.promotion_failed')
-MOVES = ('model.promoted', 'model.rolled_back')
+TYPES = ("model.logging_started", "model.registered", "model.failed")
+OPENS = ("model.promotion_started", "model.promoted", "model.rolled_back", "model.promotion_failed")
+MOVES = ("model.promoted", "model.rolled_back")
 
-def _p(e:Event) -> dict: return e.payload or {}
-def _name(e:Event) -> str: return e.subject.rpartition('@')[0] or e.subject
-def _number(e:Event) -> int:
-    v = _p(e).get('version') or e.subject.rpartition('@')[2]
+
+def _p(e: Event) -> dict:
+    return e.payload or {}
+
+
+def _name(e: Event) -> str:
+    return e.subject.rpartition("@")[0] or e.subject
+
+
+def _number(e: Event) -> int:
+    v = _p(e).get("version") or e.subject.rpartition("@")[2]
     return int(v) if str(v).isdigit() else 0
 
-def version(e:Event) -> ModelVersion:
+
+def version(e: Event) -> ModelVersion:
     "One version as its event says"
     p = _p(e)
-    v = ModelVersion(name=_name(e), version=_number(e), digest=e.digest, onnx=p.get('onnx'), size_bytes=p.get('size_bytes') or 0,
-        run=p.get('run') or '', data=p.get('data') or '', metrics=p.get('metrics') or {},
-        inputs=p.get('inputs') or [], message=p.get('without_onnx') or '', parent=p.get('parent') or '')
-    v.source,v.time,v.actor,v.entry,v.about = p.get('source') or '',e.time,e.actor,e.seq,p
+    v = ModelVersion(
+        name=_name(e),
+        version=_number(e),
+        digest=e.digest,
+        onnx=p.get("onnx"),
+        size_bytes=p.get("size_bytes") or 0,
+        run=p.get("run") or "",
+        data=p.get("data") or "",
+        metrics=p.get("metrics") or {},
+        inputs=p.get("inputs") or [],
+        message=p.get("without_onnx") or "",
+        parent=p.get("parent") or "",
+    )
+    v.source, v.time, v.actor, v.entry, v.about = p.get("source") or "", e.time, e.actor, e.seq, p
     return v
 
+
 def versions(
-    events:Iterable[Event], # Oldest first
-    name:str='', # Only of this model
+    events: Iterable[Event],  # Oldest first
+    name: str = "",  # Only of this model
 ) -> list[ModelVersion]:
     "Registered versions, oldest first"
-    return [version(e) for e in events if e.type=='model.registered' and name in ('', _name(e))]
+    return [version(e) for e in events if e.type == "model.registered" and name in ("", _name(e))]
+
 
 def pending(
-    events:Iterable[Event], # Oldest first
-    name:str='', # Only of this model
-) -> list[ModelVersion]: # state `registering`, with `.bracket`
+    events: Iterable[Event],  # Oldest first
+    name: str = "",  # Only of this model
+) -> list[ModelVersion]:  # state `registering`, with `.bracket`
     "Registrations that began and have no end"
-    waiting:dict[str,ModelVersion] = {}
+    waiting: dict[str, ModelVersion] = {}
     for e in events:
-        b = _p(e).get('bracket') or e.subject
-        if e.type=='model.logging_started' and name in ('', _name(e)):
-            v = ModelVersion(name=_name(e), version=_number(e), digest='', state='registering', run=_p(e).get('run') or '',
-                data=_p(e).get('data') or '')
-            v.bracket,v.time,v.entry = b,e.time,e.seq
+        b = _p(e).get("bracket") or e.subject
+        if e.type == "model.logging_started" and name in ("", _name(e)):
+            v = ModelVersion(
+                name=_name(e),
+                version=_number(e),
+                digest="",
+                state="registering",
+                run=_p(e).get("run") or "",
+                data=_p(e).get("data") or "",
+            )
+            v.bracket, v.time, v.entry = b, e.time, e.seq
             waiting[b] = v
-        elif e.type in TYPES[1:]: waiting.pop(b, None)
+        elif e.type in TYPES[1:]:
+            waiting.pop(b, None)
     return list(waiting.values())
 
-def expected(events:Iterable[Event], name:str) -> int:
+
+def expected(events: Iterable[Event], name: str) -> int:
     "The number that the next version will have: one more than any that was used, or is being used"
-    events = [e for e in events if _name(e)==name]
-    burnt = [_p(e).get('made') or 0 for e in events if e.type=='model.failed']
-    return 1+max([*(v.version for v in versions(events)+pending(events)), *burnt], default=0)
+    events = [e for e in events if _name(e) == name]
+    burnt = [_p(e).get("made") or 0 for e in events if e.type == "model.failed"]
+    return 1 + max([*(v.version for v in versions(events) + pending(events)), *burnt], default=0)
 
-def promoting(events:Iterable[Event]) -> list[Event]:
+
+def promoting(events: Iterable[Event]) -> list[Event]:
     "Promotions that began and have no end"
-    waiting:dict[str,Event] = {}
+    waiting: dict[str, Event] = {}
     for e in events:
-        if e.type==OPENS[0]: waiting[_p(e).get('bracket') or e.subject] = e
-        elif e.type in OPENS: waiting.pop(_p(e).get('bracket') or e.subject, None)
+        if e.type == OPENS[0]:
+            waiting[_p(e).get("bracket") or e.subject] = e
+        elif e.type in OPENS:
+            waiting.pop(_p(e).get("bracket") or e.subject, None)
     return list(waiting.values())
 
-def failed(events:Iterable[Event], name:str='') -> list[ModelVersion]:
+
+def failed(events: Iterable[Event], name: str = "") -> list[ModelVersion]:
     "Registrations that failed, with their reason, newest last"
-    return [ModelVersion(name=_name(e), version=_number(e), digest='', state='failed', message=str(_p(e).get('message') or ''))
-        for e in events if e.type=='model.failed' and name in ('', _name(e))]
+    return [
+        ModelVersion(
+            name=_name(e), version=_number(e), digest="", state="failed", message=str(_p(e).get("message") or "")
+        )
+        for e in events
+        if e.type == "model.failed" and name in ("", _name(e))
+    ]
 
 # %% ../../nbs/model/views.ipynb #7c98e513
-def moves(events:Iterable[Event], name:str) -> list[dict]:
+def moves(events: Iterable[Event], name: str) -> list[dict]:
     "Moves of aliases, newest first: {time, alias, version, from, actor, reason, type, entry}"
-    return [{'time':e.time, 'alias':_p(e).get('alias') or '', 'version':_number(e), 'from':_p(e).get('from'), 'actor':e.actor,
-        'reason':_p(e).get('reason') or '', 'type':e.type.partition('.')[2],
-        'entry':e.seq} for e in events if e.type in MOVES and _name(e)==name][::-1]
+    return [
+        {
+            "time": e.time,
+            "alias": _p(e).get("alias") or "",
+            "version": _number(e),
+            "from": _p(e).get("from"),
+            "actor": e.actor,
+            "reason": _p(e).get("reason") or "",
+            "type": e.type.partition(".")[2],
+            "entry": e.seq,
+        }
+        for e in events
+        if e.type in MOVES and _name(e) == name
+    ][::-1]
 
-def serving(history:list[dict]) -> dict[str,int]:
+
+def serving(history: list[dict]) -> dict[str, int]:
     "Alias -> version after these moves, newest first"
-    out:dict[str,int] = {}
-    for m in history: out.setdefault(m['alias'], m['version'])
+    out: dict[str, int] = {}
+    for m in history:
+        out.setdefault(m["alias"], m["version"])
     return out
 
-def before(history:list[dict], alias:str) -> int|None:
-    "The version that an alias was on before its present one: a second step back goes one further"
-    stack:list[int] = []
-    for m in reversed([m for m in history if m['alias']==alias]):
-        if m['type']=='rolled_back' and stack: stack.pop()
-        if not stack or stack[-1]!=m['version']: stack.append(m['version'])
-    return stack[-2] if len(stack)>1 else None
 
-def approvals(events:Iterable[Event], name:str, version:int) -> list[dict]:
+def before(history: list[dict], alias: str) -> int | None:
+    "The version that an alias was on before its present one: a second step back goes one further"
+    stack: list[int] = []
+    for m in reversed([m for m in history if m["alias"] == alias]):
+        if m["type"] == "rolled_back" and stack:
+            stack.pop()
+        if not stack or stack[-1] != m["version"]:
+            stack.append(m["version"])
+    return stack[-2] if len(stack) > 1 else None
+
+
+def approvals(events: Iterable[Event], name: str, version: int) -> list[dict]:
     "Who approved a version: {time, actor, text, entry}"
-    return [{'time':e.time, 'actor':e.actor, 'text':_p(e).get('text') or '', 'entry':e.seq}
-        for e in events if e.type=='model.approved' and _name(e)==name and _number(e)==version]
+    return [
+        {"time": e.time, "actor": e.actor, "text": _p(e).get("text") or "", "entry": e.seq}
+        for e in events
+        if e.type == "model.approved" and _name(e) == name and _number(e) == version
+    ]

@@ -11,7 +11,18 @@ __all__ = []
 from ..core.lazy import face
 
 # %% ../../nbs/monitor/face.ipynb #06887c02
-__getattr__,__dir__,__all__ = face(__name__, {'drift':'verbs:drift', 'profile':'verbs:profile', 'compare':'comparison:compare',
-    'profile_of':'profile_sketch:profile_of', 'merge':'profile_sketch:merge',
-    'compare_profiles':'profile_sketch:compare_profiles', 'Drift':'facts:Drift', 'ColumnDrift':'facts:ColumnDrift',
-    'Profile':'facts:Profile', 'ColumnProfile':'facts:ColumnProfile'})
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "drift": "verbs:drift",
+        "profile": "verbs:profile",
+        "compare": "comparison:compare",
+        "profile_of": "profile_sketch:profile_of",
+        "merge": "profile_sketch:merge",
+        "compare_profiles": "profile_sketch:compare_profiles",
+        "Drift": "facts:Drift",
+        "ColumnDrift": "facts:ColumnDrift",
+        "Profile": "facts:Profile",
+        "ColumnProfile": "facts:ColumnProfile",
+    },
+)

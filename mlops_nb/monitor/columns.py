@@ -11,81 +11,106 @@ __all__ = ['kind_of', 'Sample', 'numbers', 'levels', 'sample', 'chosen']
 from typing import TYPE_CHECKING, NamedTuple
 from ..core.errors import BadInput, suggest
 from .two_sample import Counted, counted
-if TYPE_CHECKING: import numpy as np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/monitor/columns.ipynb #14367353
 def kind_of(
-    t, # `pyarrow.DataType`
-) -> str: # numeric, categorical, boolean, datetime, nested or empty
+    t,  # `pyarrow.DataType`
+) -> str:  # numeric, categorical, boolean, datetime, nested or empty
     "How values of a type are compared"
     from pyarrow import types as is_
-    if is_.is_dictionary(t): return kind_of(t.value_type)
-    if is_.is_null(t): return 'empty'
-    if is_.is_boolean(t): return 'boolean'
-    if is_.is_integer(t) or is_.is_floating(t) or is_.is_decimal(t) or is_.is_duration(t) or is_.is_time(t): return 'numeric'
-    if is_.is_timestamp(t) or is_.is_date(t): return 'datetime'
-    if is_.is_string(t) or is_.is_large_string(t) or is_.is_string_view(t): return 'categorical'
-    return 'nested'
+
+    if is_.is_dictionary(t):
+        return kind_of(t.value_type)
+    if is_.is_null(t):
+        return "empty"
+    if is_.is_boolean(t):
+        return "boolean"
+    if is_.is_integer(t) or is_.is_floating(t) or is_.is_decimal(t) or is_.is_duration(t) or is_.is_time(t):
+        return "numeric"
+    if is_.is_timestamp(t) or is_.is_date(t):
+        return "datetime"
+    if is_.is_string(t) or is_.is_large_string(t) or is_.is_string_view(t):
+        return "categorical"
+    return "nested"
 
 # %% ../../nbs/monitor/columns.ipynb #495e6cf1
 class Sample(NamedTuple):
     "One column of one window, counted"
-    kind:str
-    rows:int
-    missing:int
-    numbers:Counted|None = None # Of numeric and datetime columns (microseconds since 1970, UTC)
-    levels:dict|None = None # Of categorical and boolean columns: level -> count
+
+    kind: str
+    rows: int
+    missing: int
+    numbers: Counted | None = None  # Of numeric and datetime columns (microseconds since 1970, UTC)
+    levels: dict | None = None  # Of categorical and boolean columns: level -> count
+
 
 def _decoded(column):
     "The values of a column without nulls, in one array, decoded"
     import pyarrow as pa
+
     c = column.drop_null()
-    if pa.types.is_dictionary(c.type): c = c.cast(c.type.value_type)
+    if pa.types.is_dictionary(c.type):
+        c = c.cast(c.type.value_type)
     return c
 
-def numbers(column) -> 'np.ndarray':
+
+def numbers(column) -> "np.ndarray":
     "Values of a numeric or datetime column as a numpy array without NaN"
     import numpy as np, pyarrow as pa
+
     c = _decoded(column)
     t = c.type
-    if pa.types.is_timestamp(t) or pa.types.is_date(t): c = c.cast(pa.timestamp('us'), safe=False).cast(pa.int64())
-    elif pa.types.is_duration(t) or pa.types.is_time64(t): c = c.cast(pa.int64())
-    elif pa.types.is_time32(t): c = c.cast(pa.int32())
-    elif pa.types.is_decimal(t): c = c.cast(pa.float64(), safe=False)
+    if pa.types.is_timestamp(t) or pa.types.is_date(t):
+        c = c.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+    elif pa.types.is_duration(t) or pa.types.is_time64(t):
+        c = c.cast(pa.int64())
+    elif pa.types.is_time32(t):
+        c = c.cast(pa.int32())
+    elif pa.types.is_decimal(t):
+        c = c.cast(pa.float64(), safe=False)
     v = c.to_numpy()
-    return v[v==v] if v.dtype.kind=='f' else v
+    return v[v == v] if v.dtype.kind == "f" else v
+
 
 def levels(column) -> dict:
     "Level -> count of a categorical or boolean column"
     import pyarrow.compute as pc
+
     found = pc.value_counts(_decoded(column))
-    return dict(zip(found.field('values').to_pylist(), found.field('counts').to_pylist()))
+    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist()))
+
 
 def sample(
-    column, # `pyarrow.ChunkedArray`
+    column,  # `pyarrow.ChunkedArray`
 ) -> Sample:
     "One column, counted in one pass"
-    kind,n = kind_of(column.type),len(column)
-    if kind in ('numeric', 'datetime'):
+    kind, n = kind_of(column.type), len(column)
+    if kind in ("numeric", "datetime"):
         x = counted(numbers(column))
-        return Sample(kind, n, n-int(x.n.sum()), numbers=x)
-    if kind in ('categorical', 'boolean'):
+        return Sample(kind, n, n - int(x.n.sum()), numbers=x)
+    if kind in ("categorical", "boolean"):
         found = levels(column)
-        return Sample(kind, n, n-sum(found.values()), levels=found)
+        return Sample(kind, n, n - sum(found.values()), levels=found)
     return Sample(kind, n, column.null_count)
 
 # %% ../../nbs/monitor/columns.ipynb #20987677
 def chosen(
-    ref:list[str], # Columns of the reference
-    cur:list[str], # Columns of the current window
-    columns:list[str]|None, # What was asked for; None or empty is all
+    ref: list[str],  # Columns of the reference
+    cur: list[str],  # Columns of the current window
+    columns: list[str] | None,  # What was asked for; None or empty is all
 ) -> list[str]:
     "Names to compare, in the reference's order; raises `BadInput` for one that is nowhere"
     both = [*ref, *(c for c in cur if c not in set(ref))]
-    if not columns: return both
+    if not columns:
+        return both
     known = set(both)
     wrong = next((c for c in columns if c not in known), None)
     if wrong is not None:
-        raise BadInput(f'--columns: neither window has a column {wrong!r}',
-            suggest(wrong, both) or f'they have: {", ".join(both[:12])}')
+        raise BadInput(
+            f"--columns: neither window has a column {wrong!r}",
+            suggest(wrong, both) or f"they have: {', '.join(both[:12])}",
+        )
     return list(dict.fromkeys(columns))

@@ -17,154 +17,234 @@ from .facts import ColumnDrift, Drift
 # %% ../../nbs/monitor/comparison.ipynb #f458b295
 class Tested(NamedTuple):
     "What the tests of one column found"
-    test:str
-    statistic:float = 0.
-    p:float|None = None # None: nothing could be compared
-    effect:float = 0.
-    change:str = ''
-    bins:tuple = ((), ())
 
-BARS = 16 # Bins of the small histogram
+    test: str
+    statistic: float = 0.0
+    p: float | None = None  # None: nothing could be compared
+    effect: float = 0.0
+    change: str = ""
+    bins: tuple = ((), ())
+
+
+BARS = 16  # Bins of the small histogram
+
 
 def _pictured(a, b):
     "Counts over common bins between the 1st and 99th percentile of both; the ends hold the rest"
     import numpy as np
-    lows,highs = zip(*(two.quantile(s, [.01, .99]) for s in (a, b)))
-    with np.errstate(all='ignore'): edges = np.linspace(float(min(lows)), float(max(highs)), BARS+1)[1:-1]
+
+    lows, highs = zip(*(two.quantile(s, [0.01, 0.99]) for s in (a, b)))
+    with np.errstate(all="ignore"):
+        edges = np.linspace(float(min(lows)), float(max(highs)), BARS + 1)[1:-1]
     if not np.isfinite(edges).all():
         inside = np.concatenate([s.x[np.isfinite(s.x.astype(float))] for s in (a, b)])
-        edges = np.linspace(inside.min(), inside.max(), BARS+1)[1:-1] if len(inside) else np.zeros(1)
-    return two.binned(a, edges).tolist(),two.binned(b, edges).tolist()
+        edges = np.linspace(inside.min(), inside.max(), BARS + 1)[1:-1] if len(inside) else np.zeros(1)
+    return two.binned(a, edges).tolist(), two.binned(b, edges).tolist()
+
 
 def _moment(us) -> str:
     "A day, for a number of microseconds since 1970"
     import numpy as np
-    return str(np.datetime64(int(us), 'us').astype('datetime64[D]'))
+
+    return str(np.datetime64(int(us), "us").astype("datetime64[D]"))
+
 
 def _numbers(kind, a, b, named) -> Tested:
     from mlops_nb.core.draw import short
-    say = _moment if kind=='datetime' else (lambda v: short(float(v)))
-    lo,hi = (two.quantile(s, .5) for s in (a, b))
+
+    say = _moment if kind == "datetime" else (lambda v: short(float(v)))
+    lo, hi = (two.quantile(s, 0.5) for s in (a, b))
     bins = _pictured(a, b)
-    if kind=='datetime' and not named and (a.x[-1]<b.x[0] or b.x[-1]<a.x[0]):
-        return Tested('none', change=f'the windows\' own time: {say(a.x[0])}..{say(a.x[-1])} -> {say(b.x[0])}..{say(b.x[-1])}', bins=bins)
-    if len(a.x)==len(b.x)==1 and a.x[0]==b.x[0]: return Tested('none', change=f'always {say(lo)}', bins=bins)
-    return Tested('ks', *two.ks(a, b), two.effect(a, b),
-        f'median {say(lo)} -> {say(hi)}' if lo!=hi else _spread(kind, a, b), bins)
+    if kind == "datetime" and not named and (a.x[-1] < b.x[0] or b.x[-1] < a.x[0]):
+        return Tested(
+            "none",
+            change=f"the windows' own time: {say(a.x[0])}..{say(a.x[-1])} -> {say(b.x[0])}..{say(b.x[-1])}",
+            bins=bins,
+        )
+    if len(a.x) == len(b.x) == 1 and a.x[0] == b.x[0]:
+        return Tested("none", change=f"always {say(lo)}", bins=bins)
+    return Tested(
+        "ks",
+        *two.ks(a, b),
+        two.effect(a, b),
+        f"median {say(lo)} -> {say(hi)}" if lo != hi else _spread(kind, a, b),
+        bins,
+    )
+
 
 def _spread(kind, a, b):
     "What to say when the medians agree: the middle half"
     from mlops_nb.core.draw import short
-    if kind=='datetime': return ''
-    q = [[short(float(v)) for v in two.quantile(s, [.25, .75])] for s in (a, b)]
-    return 'median and quartiles the same' if q[0]==q[1] else f'middle half {q[0][0]}..{q[0][1]} -> {q[1][0]}..{q[1][1]}'
+
+    if kind == "datetime":
+        return ""
+    q = [[short(float(v)) for v in two.quantile(s, [0.25, 0.75])] for s in (a, b)]
+    return (
+        "median and quartiles the same" if q[0] == q[1] else f"middle half {q[0][0]}..{q[0][1]} -> {q[1][0]}..{q[1][1]}"
+    )
 
 # %% ../../nbs/monitor/comparison.ipynb #a5226fb5
-def _levels(a:dict, b:dict) -> Tested:
+def _levels(a: dict, b: dict) -> Tested:
     import numpy as np
     from mlops_nb.core.draw import short
-    names = sorted({*a, *b}, key=lambda k: (-a.get(k, 0)-b.get(k, 0), str(k)))
+
+    names = sorted({*a, *b}, key=lambda k: (-a.get(k, 0) - b.get(k, 0), str(k)))
     table = np.array([[s.get(k, 0) for k in names] for s in (a, b)])
-    shares = table/np.maximum(1, table.sum(1, keepdims=True))
-    top = int(np.argmax(np.abs(shares[1]-shares[0])))
-    bins = tuple(r.tolist() for r in table[:,:BARS]) # the most frequent levels
+    shares = table / np.maximum(1, table.sum(1, keepdims=True))
+    top = int(np.argmax(np.abs(shares[1] - shares[0])))
+    bins = tuple(r.tolist() for r in table[:, :BARS])  # the most frequent levels
     if (found := two.homogeneity(table)) is None:
-        return Tested('none', change=f'always {short(names[0], 24)}' if len(names)==1 else 'too few rows', bins=bins)
-    new = f', {(table[0]==0).sum():,} new levels' if (table[0]==0).any() and len(names)>2 else ''
-    return Tested(*found, two.shares_apart(two.pooled(table)),
-        f'{short(names[top], 24)} {shares[0,top]:.1%} -> {shares[1,top]:.1%}{new}', bins)
+        return Tested("none", change=f"always {short(names[0], 24)}" if len(names) == 1 else "too few rows", bins=bins)
+    new = f", {(table[0] == 0).sum():,} new levels" if (table[0] == 0).any() and len(names) > 2 else ""
+    return Tested(
+        *found,
+        two.shares_apart(two.pooled(table)),
+        f"{short(names[top], 24)} {shares[0, top]:.1%} -> {shares[1, top]:.1%}{new}",
+        bins,
+    )
 
-def _is_text(a:dict, b:dict) -> bool:
+
+def _is_text(a: dict, b: dict) -> bool:
     "Is nearly every value of both windows together different?"
-    return len({*a, *b})>max(50, (sum(a.values())+sum(b.values()))/2)
+    return len({*a, *b}) > max(50, (sum(a.values()) + sum(b.values())) / 2)
 
-def _lengths(a:dict, b:dict) -> Tested:
+
+def _lengths(a: dict, b: dict) -> Tested:
     import numpy as np
-    x,y = (two.counted(np.repeat([len(k) for k in s], list(s.values()))) for s in (a, b))
-    t = _numbers('numeric', x, y, False)
-    return t._replace(test='ks_length' if t.test=='ks' else t.test, change=f'characters: {t.change}')
+
+    x, y = (two.counted(np.repeat([len(k) for k in s], list(s.values()))) for s in (a, b))
+    t = _numbers("numeric", x, y, False)
+    return t._replace(test="ks_length" if t.test == "ks" else t.test, change=f"characters: {t.change}")
 
 # %% ../../nbs/monitor/comparison.ipynb #98f184a2
-def _values(a:Sample, b:Sample, named:bool) -> tuple[str,Tested]:
+def _values(a: Sample, b: Sample, named: bool) -> tuple[str, Tested]:
     "Kind of a column, and the test of its values"
-    kind = a.kind if a.kind!='empty' else b.kind
-    if 'empty' not in (a.kind, b.kind) and a.kind!=b.kind: return kind,Tested('schema', 1., 0., 1., f'was {a.kind}, is {b.kind}')
-    if a.missing==a.rows or b.missing==b.rows: return kind,Tested('none', change='no values')
-    if kind=='nested': return kind,Tested('none', change='nested values are not compared')
-    if kind in ('numeric', 'datetime'): return kind,_numbers(kind, a.numbers, b.numbers, named)
-    if kind=='categorical' and _is_text(a.levels, b.levels): return 'text',_lengths(a.levels, b.levels)
-    return kind,_levels(a.levels, b.levels)
+    kind = a.kind if a.kind != "empty" else b.kind
+    if "empty" not in (a.kind, b.kind) and a.kind != b.kind:
+        return kind, Tested("schema", 1.0, 0.0, 1.0, f"was {a.kind}, is {b.kind}")
+    if a.missing == a.rows or b.missing == b.rows:
+        return kind, Tested("none", change="no values")
+    if kind == "nested":
+        return kind, Tested("none", change="nested values are not compared")
+    if kind in ("numeric", "datetime"):
+        return kind, _numbers(kind, a.numbers, b.numbers, named)
+    if kind == "categorical" and _is_text(a.levels, b.levels):
+        return "text", _lengths(a.levels, b.levels)
+    return kind, _levels(a.levels, b.levels)
 
-def _absent(a:Sample, b:Sample) -> Tested|None:
+
+def _absent(a: Sample, b: Sample) -> Tested | None:
     "The test of the missing shares; None where nothing is missing, or everything"
-    table = [[a.missing, a.rows-a.missing], [b.missing, b.rows-b.missing]]
+    table = [[a.missing, a.rows - a.missing], [b.missing, b.rows - b.missing]]
     found = two.homogeneity(table)
-    if found is None: return None
-    shares = [s.missing/s.rows for s in (a, b)]
-    return Tested('missing', shares[1]-shares[0], found[2], two.shares_apart(table),
-        f'missing {shares[0]:.1%} -> {shares[1]:.1%}')
+    if found is None:
+        return None
+    shares = [s.missing / s.rows for s in (a, b)]
+    return Tested(
+        "missing",
+        shares[1] - shares[0],
+        found[2],
+        two.shares_apart(table),
+        f"missing {shares[0]:.1%} -> {shares[1]:.1%}",
+    )
 
 # %% ../../nbs/monitor/comparison.ipynb #a6a80323
 def _column(name, kind, value, absent, adjusted, a, b, alpha, least) -> ColumnDrift:
     "One row of the comparison"
-    by_value,by_absence = (t is not None and p<=alpha and t.effect>=least for t,p in zip((value, absent), adjusted))
+    by_value, by_absence = (
+        t is not None and p <= alpha and t.effect >= least for t, p in zip((value, absent), adjusted)
+    )
     said = absent if absent and by_absence and not by_value else value
-    change = said.change if not (by_value and by_absence) else f'{value.change}; {absent.change}'
-    return ColumnDrift(name=name, kind=kind, test=said.test, statistic=said.statistic, p_value=1. if said.p is None else said.p,
-        p_adjusted=min(adjusted), effect=said.effect, drifted=by_value or by_absence, change=change,
-        missing_ref=a.missing/a.rows if a else 1., missing_cur=b.missing/b.rows if b else 1.,
+    change = said.change if not (by_value and by_absence) else f"{value.change}; {absent.change}"
+    return ColumnDrift(
+        name=name,
+        kind=kind,
+        test=said.test,
+        statistic=said.statistic,
+        p_value=1.0 if said.p is None else said.p,
+        p_adjusted=min(adjusted),
+        effect=said.effect,
+        drifted=by_value or by_absence,
+        change=change,
+        missing_ref=a.missing / a.rows if a else 1.0,
+        missing_cur=b.missing / b.rows if b else 1.0,
         missing_p=absent.p if absent else None,
-        bins_ref=list(value.bins[0]), bins_cur=list(value.bins[1]))
+        bins_ref=list(value.bins[0]),
+        bins_cur=list(value.bins[1]),
+    )
+
 
 def _one(name, a, b, named):
     "Kind and tests of one column; either side may lack it"
-    if a is None: return b.kind,Tested('none', change='only in the current window'),None
-    if b is None: return a.kind,Tested('schema', 1., 0., 1., 'gone from the current window'),None
-    kind,value = _values(a, b, named)
-    return kind,value,None if value.test=='schema' else _absent(a, b)
+    if a is None:
+        return b.kind, Tested("none", change="only in the current window"), None
+    if b is None:
+        return a.kind, Tested("schema", 1.0, 0.0, 1.0, "gone from the current window"), None
+    kind, value = _values(a, b, named)
+    return kind, value, None if value.test == "schema" else _absent(a, b)
+
 
 def judge(
-    pairs, # `(name, reference Sample or None, current Sample or None)` of each column
-    rows:tuple[int,int], # Rows of the windows
-    alpha:float=.05, # At most so often exchangeable windows raise the alarm
-    named:bool=False, # Were the columns asked for by name?
-    min_effect:float=0., # Smaller differences raise no alarm
+    pairs,  # `(name, reference Sample or None, current Sample or None)` of each column
+    rows: tuple[int, int],  # Rows of the windows
+    alpha: float = 0.05,  # At most so often exchangeable windows raise the alarm
+    named: bool = False,  # Were the columns asked for by name?
+    min_effect: float = 0.0,  # Smaller differences raise no alarm
 ) -> Drift:
     "Test every pair and correct for their number"
     found = []
-    for name,a,b in pairs: found.append((name, a, b, *_one(name, a, b, named)))
-    family = [(i, j) for i,f in enumerate(found) for j,t in enumerate(f[4:6]) if t is not None
-        and t.p is not None and t.test!='schema']
-    fair = {k:q for k,q in zip(family, two.holm([found[i][4+j].p for i,j in family]))}
+    for name, a, b in pairs:
+        found.append((name, a, b, *_one(name, a, b, named)))
+    family = [
+        (i, j)
+        for i, f in enumerate(found)
+        for j, t in enumerate(f[4:6])
+        if t is not None and t.p is not None and t.test != "schema"
+    ]
+    fair = {k: q for k, q in zip(family, two.holm([found[i][4 + j].p for i, j in family]))}
     columns = []
-    for i,(name,a,b,kind,value,absent) in enumerate(found):
-        adjusted = (0. if value.test=='schema' else fair.get((i, 0), 1.), fair.get((i, 1), 1.))
+    for i, (name, a, b, kind, value, absent) in enumerate(found):
+        adjusted = (0.0 if value.test == "schema" else fair.get((i, 0), 1.0), fair.get((i, 1), 1.0))
         columns.append(_column(name, kind, value, absent, adjusted, a, b, alpha, min_effect))
-    return Drift(rows=sum(rows), rows_ref=rows[0], rows_cur=rows[1], columns=columns, alarm=any(c.drifted for c in columns),
-        false_alarm_rate=alpha, tests=len(family), min_effect=min_effect)
+    return Drift(
+        rows=sum(rows),
+        rows_ref=rows[0],
+        rows_cur=rows[1],
+        columns=columns,
+        alarm=any(c.drifted for c in columns),
+        false_alarm_rate=alpha,
+        tests=len(family),
+        min_effect=min_effect,
+    )
 
 # %% ../../nbs/monitor/comparison.ipynb #7076dcd7
 def compare(
-    ref, # `pyarrow.Table`: reference window
-    cur, # `pyarrow.Table`: current window
-    alpha:float=.05, # At most so often exchangeable windows raise the alarm
-    columns:list[str]|None=None, # Only these columns
-    min_effect:float=0., # Smaller differences raise no alarm
-    tick=None, # Called with `(1, name)` after each column
+    ref,  # `pyarrow.Table`: reference window
+    cur,  # `pyarrow.Table`: current window
+    alpha: float = 0.05,  # At most so often exchangeable windows raise the alarm
+    columns: list[str] | None = None,  # Only these columns
+    min_effect: float = 0.0,  # Smaller differences raise no alarm
+    tick=None,  # Called with `(1, name)` after each column
 ) -> Drift:
     "Compare two tables, one column at a time"
     check(alpha, min_effect, ref.num_rows, cur.num_rows)
     names = chosen(ref.column_names, cur.column_names, columns)
+
     def pairs():
         for n in names:
             yield n, *(sample(t[n]) if n in t.column_names else None for t in (ref, cur))
-            if tick: tick(1, n)
+            if tick:
+                tick(1, n)
+
     return judge(pairs(), (ref.num_rows, cur.num_rows), alpha, bool(columns), min_effect)
+
 
 def check(alpha, min_effect, rows_ref, rows_cur):
     "Raise `BadInput` for a rate, an effect or a window that cannot be"
-    if not 0<alpha<1: raise BadInput(f'--alpha {alpha}: a rate of false alarms lies between 0 and 1', 'write --alpha .05')
-    if not 0<=min_effect<=1:
-        raise BadInput(f'--min-effect {min_effect}: a share of rows lies between 0 and 1', 'write --min-effect .02')
-    for word,n in (('reference', rows_ref), ('current', rows_cur)):
-        if not n: raise BadInput(f'the {word} window has no rows', 'give a window with rows')
+    if not 0 < alpha < 1:
+        raise BadInput(f"--alpha {alpha}: a rate of false alarms lies between 0 and 1", "write --alpha .05")
+    if not 0 <= min_effect <= 1:
+        raise BadInput(f"--min-effect {min_effect}: a share of rows lies between 0 and 1", "write --min-effect .02")
+    for word, n in (("reference", rows_ref), ("current", rows_cur)):
+        if not n:
+            raise BadInput(f"the {word} window has no rows", "give a window with rows")

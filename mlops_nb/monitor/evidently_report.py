@@ -16,77 +16,107 @@ from .columns import chosen, kind_of
 def _frame(table, kinds):
     "A pandas frame of types that Evidently takes"
     import pandas as pd, pyarrow as pa
+
     out = {}
-    for n,kind in kinds.items():
+    for n, kind in kinds.items():
         c = table[n]
-        if pa.types.is_dictionary(c.type): c = c.cast(c.type.value_type)
-        if kind=='numeric' and (pa.types.is_duration(c.type) or pa.types.is_time64(c.type)): c = c.cast(pa.int64())
-        if kind=='numeric' and pa.types.is_time32(c.type): c = c.cast(pa.int32())
-        if kind=='numeric': out[n] = c.cast(pa.float64(), safe=False).to_numpy()
-        elif kind=='datetime': out[n] = c.cast(pa.timestamp('us'), safe=False).to_pandas()
-        else: out[n] = c.cast(pa.string()).to_pandas().astype(object)
+        if pa.types.is_dictionary(c.type):
+            c = c.cast(c.type.value_type)
+        if kind == "numeric" and (pa.types.is_duration(c.type) or pa.types.is_time64(c.type)):
+            c = c.cast(pa.int64())
+        if kind == "numeric" and pa.types.is_time32(c.type):
+            c = c.cast(pa.int32())
+        if kind == "numeric":
+            out[n] = c.cast(pa.float64(), safe=False).to_numpy()
+        elif kind == "datetime":
+            out[n] = c.cast(pa.timestamp("us"), safe=False).to_pandas()
+        else:
+            out[n] = c.cast(pa.string()).to_pandas().astype(object)
     return pd.DataFrame(out)
+
 
 def _holds(c) -> bool:
     "Has a column any value that is neither null nor NaN?"
     import pyarrow as pa, pyarrow.compute as pc
-    return pc.any(pc.fill_null(pc.is_valid(c) if not pa.types.is_floating(c.type) else pc.invert(pc.is_nan(c)),
-        False)).as_py() is True
 
-def comparable(ref, cur, columns=None) -> tuple[dict[str,str],list[str]]:
+    return (
+        pc.any(
+            pc.fill_null(pc.is_valid(c) if not pa.types.is_floating(c.type) else pc.invert(pc.is_nan(c)), False)
+        ).as_py()
+        is True
+    )
+
+
+def comparable(ref, cur, columns=None) -> tuple[dict[str, str], list[str]]:
     "`(name -> kind, names left out)`: a column takes part when both windows have it, of one kind, with values"
-    kinds,left = {},[]
+    kinds, left = {}, []
     for n in chosen(ref.column_names, cur.column_names, columns):
         both = [t[n] for t in (ref, cur) if n in t.column_names]
         k = {kind_of(c.type) for c in both}
-        ok = len(both)==2 and len(k)==1 and not k & {'nested', 'empty'} and all(_holds(c) for c in both)
-        if ok: kinds[n] = k.pop()
-        else: left.append(n)
-    return kinds,left
+        ok = len(both) == 2 and len(k) == 1 and not k & {"nested", "empty"} and all(_holds(c) for c in both)
+        if ok:
+            kinds[n] = k.pop()
+        else:
+            left.append(n)
+    return kinds, left
 
 # %% ../../nbs/monitor/evidently_report.ipynb #be18b4e0
-ROWS = 100_000 # Rows of a window that Evidently gets at most; more take minutes
+ROWS = 100_000  # Rows of a window that Evidently gets at most; more take minutes
+
 
 def _thinned(table):
     import numpy as np, pyarrow as pa
-    if table.num_rows<=ROWS: return table
+
+    if table.num_rows <= ROWS:
+        return table
     return table.take(pa.array(np.sort(np.random.default_rng(0).choice(table.num_rows, ROWS, replace=False))))
 
+
 def snapshot(
-    ref, # `pyarrow.Table`: reference window
-    cur, # `pyarrow.Table`: current window
-    columns:list[str]|None=None, # Only these columns
-): # `(Evidently's Snapshot, names left out)`; raises `ToolFailed`
+    ref,  # `pyarrow.Table`: reference window
+    cur,  # `pyarrow.Table`: current window
+    columns: list[str] | None = None,  # Only these columns
+):  # `(Evidently's Snapshot, names left out)`; raises `ToolFailed`
     "Evidently's data-drift report of two windows, over at most `ROWS` rows of each"
-    os.environ.setdefault('DO_NOT_TRACK', 'true')
-    kinds,left = comparable(ref, cur, columns)
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    kinds, left = comparable(ref, cur, columns)
     if not kinds:
-        raise BadInput('the windows share no column that Evidently can compare', 'compare them with: mlops monitor drift REF CUR')
-    of = lambda *k: [n for n,x in kinds.items() if x in k] or None
+        raise BadInput(
+            "the windows share no column that Evidently can compare", "compare them with: mlops monitor drift REF CUR"
+        )
+    of = lambda *k: [n for n, x in kinds.items() if x in k] or None
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+        warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
-        schema = DataDefinition(numerical_columns=of('numeric'), categorical_columns=of('categorical', 'boolean'),
-            datetime_columns=of('datetime'))
+
+        schema = DataDefinition(
+            numerical_columns=of("numeric"),
+            categorical_columns=of("categorical", "boolean"),
+            datetime_columns=of("datetime"),
+        )
         frames = [Dataset.from_pandas(_frame(_thinned(t), kinds), data_definition=schema) for t in (cur, ref)]
-        try: return Report([DataDriftPreset(columns=of('numeric', 'categorical', 'boolean'))]).run(*frames),left
+        try:
+            return Report([DataDriftPreset(columns=of("numeric", "categorical", "boolean"))]).run(*frames), left
         except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as e:
-            raise ToolFailed(f'Evidently could not compare the windows: {type(e).__name__}: {e}',
-                'leave columns out with --columns') from e
+            raise ToolFailed(
+                f"Evidently could not compare the windows: {type(e).__name__}: {e}", "leave columns out with --columns"
+            ) from e
+
 
 def write(
-    ref, # `pyarrow.Table`: reference window
-    cur, # `pyarrow.Table`: current window
-    path, # HTML or JSON file
-    columns:list[str]|None=None, # Only these columns
-) -> list[str]: # Names left out
+    ref,  # `pyarrow.Table`: reference window
+    cur,  # `pyarrow.Table`: current window
+    path,  # HTML or JSON file
+    columns: list[str] | None = None,  # Only these columns
+) -> list[str]:  # Names left out
     "Write Evidently's report; a reader never sees half of one"
     from pathlib import Path
     from mlops_nb.core.project import write_text
+
     path = Path(path).expanduser()
-    if path.suffix.lower() not in ('.html', '.json'):
-        raise BadInput(f'{path}: Evidently writes HTML or JSON', f'write {path.with_suffix(".html")}')
-    shot,left = snapshot(ref, cur, columns)
-    write_text(path, shot.get_html_str(as_iframe=False) if path.suffix.lower()=='.html' else shot.json())
+    if path.suffix.lower() not in (".html", ".json"):
+        raise BadInput(f"{path}: Evidently writes HTML or JSON", f"write {path.with_suffix('.html')}")
+    shot, left = snapshot(ref, cur, columns)
+    write_text(path, shot.get_html_str(as_iframe=False) if path.suffix.lower() == ".html" else shot.json())
     return left

@@ -15,80 +15,97 @@ from ..core.fact import Fact
 # %% ../../nbs/monitor/facts.ipynb #a9c3ac52
 class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True):
     "One column of the reference window against the same column of the current window"
-    name:str
-    kind:str # numeric, categorical, boolean, datetime, text, nested, empty
-    test:str # ks, chi2, fisher, ks_length, missing, schema, or none where nothing could be compared
-    statistic:float = 0. # Of `test`: largest distance of the distribution functions, chi-square, odds ratio, difference of missing shares
-    p_value:float = 1. # Of `test`: how often exchangeable windows differ at least so much
-    p_adjusted:float = 1. # The column's smallest after Holm's correction over all tests; at most alpha means drifted
-    effect:float = 0. # Share of rows that would have to change, beyond what chance shows, 0 to 1
-    drifted:bool = False
-    change:str = '' # What moved, in words
-    missing_ref:float = 0. # Share of missing values in the reference window
-    missing_cur:float = 0. # Share of missing values in the current window
-    missing_p:float|None = None # p of the missing shares; None where no value is missing
-    bins_ref:list[int] = [] # Counts of the small histogram
-    bins_cur:list[int] = []
+
+    name: str
+    kind: str  # numeric, categorical, boolean, datetime, text, nested, empty
+    test: str  # ks, chi2, fisher, ks_length, missing, schema, or none where nothing could be compared
+    statistic: float = 0.0  # Of `test`: largest distance of the distribution functions, chi-square, odds ratio, difference of missing shares
+    p_value: float = 1.0  # Of `test`: how often exchangeable windows differ at least so much
+    p_adjusted: float = 1.0  # The column's smallest after Holm's correction over all tests; at most alpha means drifted
+    effect: float = 0.0  # Share of rows that would have to change, beyond what chance shows, 0 to 1
+    drifted: bool = False
+    change: str = ""  # What moved, in words
+    missing_ref: float = 0.0  # Share of missing values in the reference window
+    missing_cur: float = 0.0  # Share of missing values in the current window
+    missing_p: float | None = None  # p of the missing shares; None where no value is missing
+    bins_ref: list[int] = []  # Counts of the small histogram
+    bins_cur: list[int] = []
 
 # %% ../../nbs/monitor/facts.ipynb #aa2d01a0
 class Drift(Fact):
     "Has the world changed between two windows?"
-    rows:int # Rows of both windows
-    columns:list[ColumnDrift]
-    alarm:bool # Did any column drift?
-    false_alarm_rate:float # At most so often exchangeable windows raise the alarm
-    rows_ref:int
-    rows_cur:int
-    tests:int = 0 # How many tests share the false-alarm rate
-    correction:str = 'holm'
-    min_effect:float = 0. # Smaller differences raise no alarm
-    reference:str = ''
-    current:str = ''
-    __panel__ = 'mlops_nb.monitor.panel:drift'
+
+    rows: int  # Rows of both windows
+    columns: list[ColumnDrift]
+    alarm: bool  # Did any column drift?
+    false_alarm_rate: float  # At most so often exchangeable windows raise the alarm
+    rows_ref: int
+    rows_cur: int
+    tests: int = 0  # How many tests share the false-alarm rate
+    correction: str = "holm"
+    min_effect: float = 0.0  # Smaller differences raise no alarm
+    reference: str = ""
+    current: str = ""
+    __panel__ = "mlops_nb.monitor.panel:drift"
+
     @property
-    def ok(self) -> bool: return not self.alarm
+    def ok(self) -> bool:
+        return not self.alarm
+
     @property
-    def drifted(self) -> list[str]: return [c.name for c in self.columns if c.drifted]
+    def drifted(self) -> list[str]:
+        return [c.name for c in self.columns if c.drifted]
+
     @property
     def finding(self) -> str:
         names = self.drifted
-        return f'{len(names)} of {len(self.columns)} columns drifted: {", ".join(n[:40] for n in names[:6])}{" ..." if len(names)>6 else ""}'
+        return f"{len(names)} of {len(self.columns)} columns drifted: {', '.join(n[:40] for n in names[:6])}{' ...' if len(names) > 6 else ''}"
 
 # %% ../../nbs/monitor/facts.ipynb #d4eb8244
 class ColumnProfile(msgspec.Struct, kw_only=True):
     "One column, summarised"
-    name:str
-    kind:str
-    rows:int
-    missing:int = 0
-    low:float|None = None # Smallest value; microseconds since 1970 for times, characters for text
-    high:float|None = None # Largest value
-    mean:float|None = None
-    std:float|None = None
-    bits:int = 0 # Bits of a number's mantissa that a bin keeps (numbers); 0 for hashed levels
-    bins:dict[str,int] = {} # Bin -> count: of numbers by their leading bits, of levels by a hash
-    levels:dict[str,int] = {} # Frequent levels by name, and how often at least
-    def points(self) -> list[tuple[float,int]]:
+
+    name: str
+    kind: str
+    rows: int
+    missing: int = 0
+    low: float | None = None  # Smallest value; microseconds since 1970 for times, characters for text
+    high: float | None = None  # Largest value
+    mean: float | None = None
+    std: float | None = None
+    bits: int = 0  # Bits of a number's mantissa that a bin keeps (numbers); 0 for hashed levels
+    bins: dict[str, int] = {}  # Bin -> count: of numbers by their leading bits, of levels by a hash
+    levels: dict[str, int] = {}  # Frequent levels by name, and how often at least
+
+    def points(self) -> list[tuple[float, int]]:
         "Smallest number of each bin, increasing, and its count; of numbers and times"
-        if self.kind=='datetime': return [(k*86_400_000_000, n) for k,n in sorted((int(k), n) for k,n in self.bins.items())]
-        if not self.bits: return []
-        return [(_first(k<<(52-self.bits)), n) for k,n in sorted((int(k), n) for k,n in self.bins.items())]
-    def quantile(self, q:float) -> float|None:
+        if self.kind == "datetime":
+            return [(k * 86_400_000_000, n) for k, n in sorted((int(k), n) for k, n in self.bins.items())]
+        if not self.bits:
+            return []
+        return [(_first(k << (52 - self.bits)), n) for k, n in sorted((int(k), n) for k, n in self.bins.items())]
+
+    def quantile(self, q: float) -> float | None:
         "About the value below which a share `q` lies"
-        points,seen = self.points(),0
-        at = q*sum(n for _,n in points)
-        for x,n in points:
+        points, seen = self.points(), 0
+        at = q * sum(n for _, n in points)
+        for x, n in points:
             seen += n
-            if seen>=at: return x
+            if seen >= at:
+                return x
         return None
 
-def _first(s:int) -> float: return struct.unpack('<d', struct.pack('<q', s ^ (0x7fffffffffffffff if s<0 else 0)))[0]
+
+def _first(s: int) -> float:
+    return struct.unpack("<d", struct.pack("<q", s ^ (0x7FFFFFFFFFFFFFFF if s < 0 else 0)))[0]
+
 
 class Profile(Fact):
     "A window, summarised: mergeable, no raw rows"
-    rows:int
-    columns:list[ColumnProfile]
-    source:str = ''
-    format:str = 'mlops-nb-profile/1'
-    path:str = '' # File it was written to
-    __panel__ = 'mlops_nb.monitor.panel:profile'
+
+    rows: int
+    columns: list[ColumnProfile]
+    source: str = ""
+    format: str = "mlops-nb-profile/1"
+    path: str = ""  # File it was written to
+    __panel__ = "mlops_nb.monitor.panel:profile"

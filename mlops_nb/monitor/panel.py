@@ -12,66 +12,145 @@ from ..core.draw import Panel, badge, details, facts, histogram, short, table, t
 from .facts import ColumnDrift, ColumnProfile, Drift, Profile
 
 # %% ../../nbs/monitor/panel.ipynb #ab8ceec5
-_TESTS = {'ks':'KS', 'chi2':'chi-square', 'fisher':'Fisher', 'ks_length':'KS of lengths', 'missing':'missing values',
-    'schema':'schema', 'none':'not tested'}
+_TESTS = {
+    "ks": "KS",
+    "chi2": "chi-square",
+    "fisher": "Fisher",
+    "ks_length": "KS of lengths",
+    "missing": "missing values",
+    "schema": "schema",
+    "none": "not tested",
+}
 
-def _p(p:float) -> str: return '< 1e-99' if p<1e-99 else short(float(f'{p:.2g}')) if p>=1e-4 else f'{p:.0e}'
 
-def _picture(c:ColumnDrift):
-    return histogram(c.bins_ref, c.bins_cur, short(c.change, 40) or 'the same', w=80,
-        h=20) if sum(c.bins_ref) and sum(c.bins_cur) else ''
+def _p(p: float) -> str:
+    return "< 1e-99" if p < 1e-99 else short(float(f"{p:.2g}")) if p >= 1e-4 else f"{p:.0e}"
 
-def _row(c:ColumnDrift) -> list:
-    mark = badge('bad', 'DRIFT') if c.drifted else 'not tested' if c.test=='none' else badge('ok', 'none')
-    if c.test=='none': return [short(c.name, 60), '', _picture(c), '', '', short(c.change, 90), mark]
-    return [short(c.name, 60), _TESTS.get(c.test, c.test), _picture(c), f'{c.effect:.3f}', _p(c.p_adjusted),
-        short(c.change, 90), mark]
+
+def _picture(c: ColumnDrift):
+    return (
+        histogram(c.bins_ref, c.bins_cur, short(c.change, 40) or "the same", w=80, h=20)
+        if sum(c.bins_ref) and sum(c.bins_cur)
+        else ""
+    )
+
+
+def _row(c: ColumnDrift) -> list:
+    mark = badge("bad", "DRIFT") if c.drifted else "not tested" if c.test == "none" else badge("ok", "none")
+    if c.test == "none":
+        return [short(c.name, 60), "", _picture(c), "", "", short(c.change, 90), mark]
+    return [
+        short(c.name, 60),
+        _TESTS.get(c.test, c.test),
+        _picture(c),
+        f"{c.effect:.3f}",
+        _p(c.p_adjusted),
+        short(c.change, 90),
+        mark,
+    ]
+
 
 def drift(
-    d:Drift, # What `monitor drift` found
+    d: Drift,  # What `monitor drift` found
 ) -> Panel:
     "Reference (filled) against current (line), a row a column"
-    ordered = sorted(d.columns, key=lambda c: (not c.drifted, c.test=='none', -c.effect))
+    ordered = sorted(d.columns, key=lambda c: (not c.drifted, c.test == "none", -c.effect))
     n = sum(c.drifted for c in d.columns)
-    word = f'DRIFT in {n} of {len(d.columns)} columns' if d.alarm else 'NO DRIFT'
-    windows = {'reference':f'{d.reference} {d.rows_ref:,} rows'.strip(), 'current':f'{d.current} {d.rows_cur:,} rows'.strip(),
-        'false alarms':f'at most {short(100*d.false_alarm_rate)} % of comparisons without drift ({d.tests:,} tests, Holm)'}
-    if d.min_effect: windows['smaller effects'] = f'below {short(d.min_effect)} raise no alarm'
-    return Panel('Drift', facts(windows),
-        table(['column', 'test', 'reference, current', 'effect', 'p adjusted', 'change', 'drift'], [_row(c) for c in ordered],
-        align='lllrrll', empty='no columns'),
-        details('what the columns mean',
-        text('effect: share of rows that would have to change, beyond what chance shows, 0 to 1. p adjusted: at most alpha means drift; all tests together keep the stated rate of false alarms. KS: Kolmogorov-Smirnov.')),
-        verdict=('bad' if d.alarm else 'ok', word), next='mlops monitor drift REF CUR --min-effect .1' if d.alarm
-        and not d.min_effect else 'mlops monitor profile DATA --out reference.json')
+    word = f"DRIFT in {n} of {len(d.columns)} columns" if d.alarm else "NO DRIFT"
+    windows = {
+        "reference": f"{d.reference} {d.rows_ref:,} rows".strip(),
+        "current": f"{d.current} {d.rows_cur:,} rows".strip(),
+        "false alarms": f"at most {short(100 * d.false_alarm_rate)} % of comparisons without drift ({d.tests:,} tests, Holm)",
+    }
+    if d.min_effect:
+        windows["smaller effects"] = f"below {short(d.min_effect)} raise no alarm"
+    return Panel(
+        "Drift",
+        facts(windows),
+        table(
+            ["column", "test", "reference, current", "effect", "p adjusted", "change", "drift"],
+            [_row(c) for c in ordered],
+            align="lllrrll",
+            empty="no columns",
+        ),
+        details(
+            "what the columns mean",
+            text(
+                "effect: share of rows that would have to change, beyond what chance shows, 0 to 1. p adjusted: at most alpha means drift; all tests together keep the stated rate of false alarms. KS: Kolmogorov-Smirnov."
+            ),
+        ),
+        verdict=("bad" if d.alarm else "ok", word),
+        next="mlops monitor drift REF CUR --min-effect .1"
+        if d.alarm and not d.min_effect
+        else "mlops monitor profile DATA --out reference.json",
+    )
 
 # %% ../../nbs/monitor/panel.ipynb #f9977b6e
-def _number(c:ColumnProfile, x) -> str:
-    if x is None: return ''
-    if c.kind!='datetime': return short(float(x))
+def _number(c: ColumnProfile, x) -> str:
+    if x is None:
+        return ""
+    if c.kind != "datetime":
+        return short(float(x))
     import datetime as dt
-    try: return str((dt.datetime(1970, 1, 1)+dt.timedelta(microseconds=x)).date())
-    except OverflowError: return short(x)
 
-INF = float('inf')
+    try:
+        return str((dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=x)).date())
+    except OverflowError:
+        return short(x)
 
-def _shape(c:ColumnProfile, bars:int=16):
+
+INF = float("inf")
+
+
+def _shape(c: ColumnProfile, bars: int = 16):
     "The bins of a column as a small histogram"
-    if not c.bins: return ''
-    if c.kind in ('categorical', 'boolean'): return histogram(sorted(c.bins.values(), reverse=True)[:bars], w=80, h=20)
-    top = max((x for x,_ in c.points() if x<INF), default=0.)
-    lo,hi = max(c.quantile(.01), min((x for x,_ in c.points() if x>-INF), default=0.)),min(c.quantile(.99), top)
-    out = [0]*bars
-    for x,n in c.points(): out[0 if not x>lo else bars-1 if x>=hi else int((x-lo)/(hi-lo)*bars)] += n # the ends hold the rest
+    if not c.bins:
+        return ""
+    if c.kind in ("categorical", "boolean"):
+        return histogram(sorted(c.bins.values(), reverse=True)[:bars], w=80, h=20)
+    top = max((x for x, _ in c.points() if x < INF), default=0.0)
+    lo, hi = max(c.quantile(0.01), min((x for x, _ in c.points() if x > -INF), default=0.0)), min(c.quantile(0.99), top)
+    out = [0] * bars
+    for x, n in c.points():
+        out[0 if not x > lo else bars - 1 if x >= hi else int((x - lo) / (hi - lo) * bars)] += (
+            n  # the ends hold the rest
+        )
     return histogram(out, w=80, h=20)
 
+
 def profile(
-    p:Profile, # What `monitor profile` found
+    p: Profile,  # What `monitor profile` found
 ) -> Panel:
     "A row a column"
-    rows = [[short(c.name, 60), c.kind, f'{c.missing/max(1, c.rows):.1%}', _number(c, c.low), _number(c, c.quantile(.5)),
-        _number(c, c.high), short(', '.join(list(c.levels)[:4]), 60), _shape(c)] for c in p.columns]
-    return Panel('Profile', facts({'rows':p.rows, 'columns':len(p.columns), **({'source':p.source} if p.source else {}),
-        **({'written to':p.path} if p.path else {})}),
-        table(['column', 'kind', 'missing', 'low', 'median', 'high', 'frequent', 'bins'], rows, align='llrrrrll', empty='no columns'),
-        verdict=('info', 'NO RAW ROWS'), next=f'mlops monitor drift {p.path or "REF"} CUR')
+    rows = [
+        [
+            short(c.name, 60),
+            c.kind,
+            f"{c.missing / max(1, c.rows):.1%}",
+            _number(c, c.low),
+            _number(c, c.quantile(0.5)),
+            _number(c, c.high),
+            short(", ".join(list(c.levels)[:4]), 60),
+            _shape(c),
+        ]
+        for c in p.columns
+    ]
+    return Panel(
+        "Profile",
+        facts(
+            {
+                "rows": p.rows,
+                "columns": len(p.columns),
+                **({"source": p.source} if p.source else {}),
+                **({"written to": p.path} if p.path else {}),
+            }
+        ),
+        table(
+            ["column", "kind", "missing", "low", "median", "high", "frequent", "bins"],
+            rows,
+            align="llrrrrll",
+            empty="no columns",
+        ),
+        verdict=("info", "NO RAW ROWS"),
+        next=f"mlops monitor drift {p.path or 'REF'} CUR",
+    )

@@ -18,157 +18,229 @@ from .comparison import check, judge
 from .facts import ColumnProfile, Drift, Profile
 from .two_sample import Counted, quantile
 from typing import TYPE_CHECKING
-if TYPE_CHECKING: import numpy as np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #992937ad
-BITS = 6 # Bits of the mantissa that a bin keeps
-DAY = 86_400_000_000 # Bin of times: a day, in microseconds
-BUCKETS = 1024 # Bins of levels: a hash
-_SHOWN,_OFTEN = 30,10 # Levels kept by name, and how often one must occur for that: rare values may identify people
+BITS = 6  # Bits of the mantissa that a bin keeps
+DAY = 86_400_000_000  # Bin of times: a day, in microseconds
+BUCKETS = 1024  # Bins of levels: a hash
+_SHOWN, _OFTEN = 30, 10  # Levels kept by name, and how often one must occur for that: rare values may identify people
 
-def bins_of(values, bits:int=BITS) -> 'np.ndarray':
+
+def bins_of(values, bits: int = BITS) -> "np.ndarray":
     "Bin of each number; increasing, so that order survives"
     import numpy as np
-    u = (np.asarray(values, dtype=np.float64)+0.).view(np.int64) # + 0. makes -0. positive
-    return (u ^ ((u>>63) & np.int64(0x7fffffffffffffff)))>>(52-bits)
 
-def floor_of(bins, bits:int=BITS) -> 'np.ndarray':
+    u = (np.asarray(values, dtype=np.float64) + 0.0).view(np.int64)  # + 0. makes -0. positive
+    return (u ^ ((u >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))) >> (52 - bits)
+
+
+def floor_of(bins, bits: int = BITS) -> "np.ndarray":
     "Smallest number of each bin"
     import numpy as np
-    s = np.asarray(bins, dtype=np.int64)<<(52-bits)
-    return (s ^ ((s>>63) & np.int64(0x7fffffffffffffff))).view(np.float64)
+
+    s = np.asarray(bins, dtype=np.int64) << (52 - bits)
+    return (s ^ ((s >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))).view(np.float64)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #38f591c5
 def bucket(level) -> int:
     "Hash bin of a level, the same in every process"
     from hashlib import blake2b
-    return int.from_bytes(blake2b(str(level).encode('utf-8', 'surrogatepass'), digest_size=4).digest(), 'little')%BUCKETS
 
-def _finite(x, f): y = f(x) if len(x) else None; return None if y is None or not math.isfinite(y) else float(y)
+    return (
+        int.from_bytes(blake2b(str(level).encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little") % BUCKETS
+    )
 
-def _counts(keys) -> dict[str,int]:
+
+def _finite(x, f):
+    y = f(x) if len(x) else None
+    return None if y is None or not math.isfinite(y) else float(y)
+
+
+def _counts(keys) -> dict[str, int]:
     import numpy as np
-    return {str(k):int(n) for k,n in zip(*np.unique(keys, return_counts=True))}
+
+    return {str(k): int(n) for k, n in zip(*np.unique(keys, return_counts=True))}
+
 
 def _numeric(name, kind, column) -> ColumnProfile:
     import numpy as np
+
     v = numbers(column)
-    x = v[np.isfinite(v)].astype(np.float64) if v.dtype.kind=='f' else v.astype(np.float64)
-    bins = _counts(v//DAY) if kind=='datetime' else _counts(bins_of(v))
-    return ColumnProfile(name=name, kind=kind, rows=len(column), missing=len(column)-len(v), low=_finite(v, np.min),
+    x = v[np.isfinite(v)].astype(np.float64) if v.dtype.kind == "f" else v.astype(np.float64)
+    bins = _counts(v // DAY) if kind == "datetime" else _counts(bins_of(v))
+    return ColumnProfile(
+        name=name,
+        kind=kind,
+        rows=len(column),
+        missing=len(column) - len(v),
+        low=_finite(v, np.min),
         high=_finite(v, np.max),
-        mean=_finite(x, np.mean), std=_finite(x, np.std), bits=0 if kind=='datetime' else BITS, bins=bins)
+        mean=_finite(x, np.mean),
+        std=_finite(x, np.std),
+        bits=0 if kind == "datetime" else BITS,
+        bins=bins,
+    )
+
 
 def _levelled(name, kind, column) -> ColumnProfile:
-    found,bins = levels(column),{}
-    for k,n in found.items(): b = str(bucket(k)); bins[b] = bins.get(b, 0)+n
-    often = sorted(((n, str(k)) for k,n in found.items() if n>=_OFTEN), key=lambda t: (-t[0], t[1]))[:_SHOWN]
-    return ColumnProfile(name=name, kind=kind, rows=len(column), missing=len(column)-sum(found.values()), bins=bins,
-        levels={k:n for n,k in often})
+    found, bins = levels(column), {}
+    for k, n in found.items():
+        b = str(bucket(k))
+        bins[b] = bins.get(b, 0) + n
+    often = sorted(((n, str(k)) for k, n in found.items() if n >= _OFTEN), key=lambda t: (-t[0], t[1]))[:_SHOWN]
+    return ColumnProfile(
+        name=name,
+        kind=kind,
+        rows=len(column),
+        missing=len(column) - sum(found.values()),
+        bins=bins,
+        levels={k: n for n, k in often},
+    )
+
 
 def sketch(
-    name:str, # Of the column
-    column, # `pyarrow.ChunkedArray`
+    name: str,  # Of the column
+    column,  # `pyarrow.ChunkedArray`
 ) -> ColumnProfile:
     "One column, summarised"
     kind = kind_of(column.type)
-    if kind in ('numeric', 'datetime'): return _numeric(name, kind, column)
-    if kind in ('categorical', 'boolean'): return _levelled(name, kind, column)
+    if kind in ("numeric", "datetime"):
+        return _numeric(name, kind, column)
+    if kind in ("categorical", "boolean"):
+        return _levelled(name, kind, column)
     return ColumnProfile(name=name, kind=kind, rows=len(column), missing=column.null_count)
 
+
 def profile_of(
-    table, # `pyarrow.Table`
-    source:str='', # What it is called
-    columns:list[str]|None=None, # Only these columns
-    tick=None, # Called with `(1, name)` after each column
+    table,  # `pyarrow.Table`
+    source: str = "",  # What it is called
+    columns: list[str] | None = None,  # Only these columns
+    tick=None,  # Called with `(1, name)` after each column
 ) -> Profile:
     "A table, summarised"
     out = []
     for n in chosen(table.column_names, [], columns):
         out.append(sketch(n, table[n]))
-        if tick: tick(1, n)
+        if tick:
+            tick(1, n)
     return Profile(rows=table.num_rows, columns=out, source=source)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #6592ef4f
-def _added(a:dict, b:dict) -> dict: return {k:a.get(k, 0)+b.get(k, 0) for k in [*a, *(k for k in b if k not in a)]}
-def _extreme(f, *x): known = [v for v in x if v is not None]; return f(known) if known else None
+def _added(a: dict, b: dict) -> dict:
+    return {k: a.get(k, 0) + b.get(k, 0) for k in [*a, *(k for k in b if k not in a)]}
 
-def _joined(a:ColumnProfile, b:ColumnProfile) -> ColumnProfile:
+
+def _extreme(f, *x):
+    known = [v for v in x if v is not None]
+    return f(known) if known else None
+
+
+def _joined(a: ColumnProfile, b: ColumnProfile) -> ColumnProfile:
     "Two summaries of one column as one"
-    if 'empty' in (a.kind, b.kind) and a.kind!=b.kind:
-        return msgspec.structs.replace(b if a.kind=='empty' else a, rows=a.rows+b.rows, missing=a.missing+b.missing)
-    if (a.kind, a.bits)!=(b.kind, b.bits):
-        raise BadInput(f'column {a.name!r} is {a.kind} in one profile and {b.kind} in the other',
-            'merge profiles of the same table')
-    n,m = a.rows-a.missing,b.rows-b.missing
-    mean,std = a.mean if b.mean is None else b.mean,a.std if b.std is None else b.std
+    if "empty" in (a.kind, b.kind) and a.kind != b.kind:
+        return msgspec.structs.replace(
+            b if a.kind == "empty" else a, rows=a.rows + b.rows, missing=a.missing + b.missing
+        )
+    if (a.kind, a.bits) != (b.kind, b.bits):
+        raise BadInput(
+            f"column {a.name!r} is {a.kind} in one profile and {b.kind} in the other",
+            "merge profiles of the same table",
+        )
+    n, m = a.rows - a.missing, b.rows - b.missing
+    mean, std = a.mean if b.mean is None else b.mean, a.std if b.std is None else b.std
     if a.mean is not None and b.mean is not None:
-        w,gap = m/(n+m),b.mean-a.mean
-        mean,std = a.mean+w*gap,math.sqrt((n*a.std**2+m*b.std**2)/(n+m)+w*(1-w)*gap**2)
+        w, gap = m / (n + m), b.mean - a.mean
+        mean, std = a.mean + w * gap, math.sqrt((n * a.std**2 + m * b.std**2) / (n + m) + w * (1 - w) * gap**2)
     names = sorted(_added(a.levels, b.levels).items(), key=lambda t: (-t[1], t[0]))[:_SHOWN]
-    return ColumnProfile(name=a.name, kind=a.kind, rows=a.rows+b.rows, missing=a.missing+b.missing,
-        low=_extreme(min, a.low, b.low), high=_extreme(max, a.high, b.high),
-        mean=mean, std=std, bits=a.bits, bins=_added(a.bins, b.bins), levels=dict(names))
+    return ColumnProfile(
+        name=a.name,
+        kind=a.kind,
+        rows=a.rows + b.rows,
+        missing=a.missing + b.missing,
+        low=_extreme(min, a.low, b.low),
+        high=_extreme(max, a.high, b.high),
+        mean=mean,
+        std=std,
+        bits=a.bits,
+        bins=_added(a.bins, b.bins),
+        levels=dict(names),
+    )
+
 
 def merge(
-    a:Profile, # One part
-    b:Profile, # Another part, with the same columns
+    a: Profile,  # One part
+    b: Profile,  # Another part, with the same columns
 ) -> Profile:
     "The profile of both parts together"
-    right = {c.name:c for c in b.columns}
-    if {c.name for c in a.columns}!=set(right):
-        raise BadInput('the profiles have different columns', 'merge profiles of the same table')
-    return Profile(rows=a.rows+b.rows, columns=[_joined(c, right[c.name]) for c in a.columns], source=a.source)
+    right = {c.name: c for c in b.columns}
+    if {c.name for c in a.columns} != set(right):
+        raise BadInput("the profiles have different columns", "merge profiles of the same table")
+    return Profile(rows=a.rows + b.rows, columns=[_joined(c, right[c.name]) for c in a.columns], source=a.source)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #948f681c
-def _sample(c:ColumnProfile, names:dict) -> Sample:
+def _sample(c: ColumnProfile, names: dict) -> Sample:
     "What the tests need, from a summary"
     import numpy as np
-    if c.kind in ('categorical', 'boolean'):
-        return Sample(c.kind, c.rows, c.missing, levels={names.get(k, f'bin {k}'):n for k,n in c.bins.items()})
-    if c.kind not in ('numeric', 'datetime'): return Sample(c.kind, c.rows, c.missing)
+
+    if c.kind in ("categorical", "boolean"):
+        return Sample(c.kind, c.rows, c.missing, levels={names.get(k, f"bin {k}"): n for k, n in c.bins.items()})
+    if c.kind not in ("numeric", "datetime"):
+        return Sample(c.kind, c.rows, c.missing)
     keys = np.array(sorted(map(int, c.bins)), dtype=np.int64)
-    x = keys*DAY if c.kind=='datetime' else floor_of(keys, c.bits)
-    return Sample(c.kind, c.rows, c.missing, numbers=Counted(x, np.array([c.bins[str(k)] for k in keys], dtype=np.int64)))
+    x = keys * DAY if c.kind == "datetime" else floor_of(keys, c.bits)
+    return Sample(
+        c.kind, c.rows, c.missing, numbers=Counted(x, np.array([c.bins[str(k)] for k in keys], dtype=np.int64))
+    )
+
 
 def compare_profiles(
-    ref:Profile, # Reference window
-    cur:Profile, # Current window
-    alpha:float=.05, # At most so often exchangeable windows raise the alarm
-    columns:list[str]|None=None, # Only these columns
-    min_effect:float=0., # Smaller differences raise no alarm
+    ref: Profile,  # Reference window
+    cur: Profile,  # Current window
+    alpha: float = 0.05,  # At most so often exchangeable windows raise the alarm
+    columns: list[str] | None = None,  # Only these columns
+    min_effect: float = 0.0,  # Smaller differences raise no alarm
 ) -> Drift:
     "Compare two profiles"
     check(alpha, min_effect, ref.rows, cur.rows)
-    sides = [{c.name:c for c in p.columns} for p in (ref, cur)]
+    sides = [{c.name: c for c in p.columns} for p in (ref, cur)]
     pairs = []
     for n in chosen(list(sides[0]), list(sides[1]), columns):
         both = [s.get(n) for s in sides]
-        names = {str(bucket(k)):k for c in both if c for k in c.levels}
+        names = {str(bucket(k)): k for c in both if c for k in c.levels}
         pairs.append((n, *(_sample(c, names) if c else None for c in both)))
     return judge(pairs, (ref.rows, cur.rows), alpha, bool(columns), min_effect)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #88760d31
 def load(
-    path, # File that `monitor profile --out` wrote
-) -> Profile|None: # None when it is some other file
+    path,  # File that `monitor profile --out` wrote
+) -> Profile | None:  # None when it is some other file
     "A stored profile"
     p = Path(path).expanduser()
-    if p.suffix.lower()!='.json' or not p.is_file(): return None
+    if p.suffix.lower() != ".json" or not p.is_file():
+        return None
     raw = p.read_bytes()
-    if b'mlops-nb-profile/' not in raw: return None
-    try: found = msgspec.json.decode(raw, type=Profile)
+    if b"mlops-nb-profile/" not in raw:
+        return None
+    try:
+        found = msgspec.json.decode(raw, type=Profile)
     except (msgspec.DecodeError, msgspec.ValidationError) as e:
-        raise BadInput(f'{p}: not a profile: {e}', 'write it again with: mlops monitor profile DATA --out PATH') from e
-    if found.format!='mlops-nb-profile/1':
-        raise BadInput(f'{p}: unknown profile format {found.format!r}',
-            'write it again with: mlops monitor profile DATA --out PATH')
+        raise BadInput(f"{p}: not a profile: {e}", "write it again with: mlops monitor profile DATA --out PATH") from e
+    if found.format != "mlops-nb-profile/1":
+        raise BadInput(
+            f"{p}: unknown profile format {found.format!r}",
+            "write it again with: mlops monitor profile DATA --out PATH",
+        )
     return found
 
+
 def dump(
-    profile:Profile, # What to write
-    path, # Where to
+    profile: Profile,  # What to write
+    path,  # Where to
 ):
     "Write a profile; a reader never sees half of one"
     from mlops_nb.core.project import write_text
-    write_text(Path(path).expanduser(), msgspec.json.encode(profile).decode()+'\n')
+
+    write_text(Path(path).expanduser(), msgspec.json.encode(profile).decode() + "\n")

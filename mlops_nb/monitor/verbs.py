@@ -22,87 +22,124 @@ from .facts import Drift, Profile
 # %% ../../nbs/monitor/verbs.ipynb #0540bc26
 def _project():
     "The project, or None where there is none"
-    try: return projects.current()
-    except NotFound: return None
+    try:
+        return projects.current()
+    except NotFound:
+        return None
+
 
 def _called(data) -> str:
     "What a panel and the ledger call a window"
-    if isinstance(data, (str, Path)): return str(data)
-    if isinstance(data, Profile): return data.source or 'a profile'
-    return f'a {type(data).__name__}'
+    if isinstance(data, (str, Path)):
+        return str(data)
+    if isinstance(data, Profile):
+        return data.source or "a profile"
+    return f"a {type(data).__name__}"
 
-def _subject(name:str) -> str: return Path(name).name if '/' in name else name
+
+def _subject(name: str) -> str:
+    return Path(name).name if "/" in name else name
+
 
 def _record(p, type, subject, payload):
-    if p is None: return
+    if p is None:
+        return
     from mlops_nb.core import ledger
-    ledger.record(p, type, subject, payload, fail='open')
+
+    ledger.record(p, type, subject, payload, fail="open")
+
 
 def _window(data):
     "A stored profile, a profile, or a table"
-    if isinstance(data, Profile): return data
+    if isinstance(data, Profile):
+        return data
     found = profile_sketch.load(data) if isinstance(data, (str, Path)) else None
     return found if found is not None else datasets.read(data)
 
 # %% ../../nbs/monitor/verbs.ipynb #432eec28
-@verb(changes=True, example='mlops monitor profile flights --out reference.json')
+@verb(changes=True, example="mlops monitor profile flights --out reference.json")
 def profile(
-    data:Data, # The window
+    data: Data,  # The window
     *,
-    out:Path|None=None, # JSON file to write; drift takes it in place of the data
-    columns:list[str]=[], # Only these columns
-    dry_run:bool=False, # Say what would be done and change nothing
-) -> Profile|Plan:
+    out: Path | None = None,  # JSON file to write; drift takes it in place of the data
+    columns: list[str] = [],  # Only these columns
+    dry_run: bool = False,  # Say what would be done and change nothing
+) -> Profile | Plan:
     """Summarise a window without keeping a row of it
 
     Profiles of parts merge into the profile of the whole. Rare levels are kept as hashes only."""
-    if dry_run: return Plan(steps=[f'read {_called(data)}', *([f'write {out}'] if out else []), 'record monitor.profiled'])
+    if dry_run:
+        return Plan(steps=[f"read {_called(data)}", *([f"write {out}"] if out else []), "record monitor.profiled"])
     table = _window(data)
-    with progress('profiling', len(columns) or (len(table.columns) if isinstance(table, Profile) else table.num_columns)) as tick:
+    with progress(
+        "profiling", len(columns) or (len(table.columns) if isinstance(table, Profile) else table.num_columns)
+    ) as tick:
         p = table if isinstance(table, Profile) else profile_sketch.profile_of(table, _called(data), columns, tick)
     if out is not None:
         profile_sketch.dump(p, out)
         p.path = str(out)
-    _record(_project(), 'monitor.profiled', _subject(p.source or _called(data)),
-        {'rows':p.rows, 'columns':len(p.columns), 'path':p.path})
+    _record(
+        _project(),
+        "monitor.profiled",
+        _subject(p.source or _called(data)),
+        {"rows": p.rows, "columns": len(p.columns), "path": p.path},
+    )
     return p
 
 # %% ../../nbs/monitor/verbs.ipynb #2ab3f6c2
 def _report(a, b, path, columns, d):
     "Evidently's report beside ours; the panel's text names what it leaves out"
     from mlops_nb.monitor import evidently_report
-    if isinstance(a, Profile) or isinstance(b, Profile):
-        raise BadInput('--report needs rows, and a profile has none', 'give the data itself')
-    left = evidently_report.write(a, b, path, columns)
-    d.said = [f'Evidently\'s report: {path}'+(f' (without {", ".join(left[:8])}, which it cannot compare)' if left else '')]
 
-@verb(check=True, example='mlops monitor drift winter.parquet summer.parquet --alpha .01')
+    if isinstance(a, Profile) or isinstance(b, Profile):
+        raise BadInput("--report needs rows, and a profile has none", "give the data itself")
+    left = evidently_report.write(a, b, path, columns)
+    d.said = [
+        f"Evidently's report: {path}" + (f" (without {', '.join(left[:8])}, which it cannot compare)" if left else "")
+    ]
+
+
+@verb(check=True, example="mlops monitor drift winter.parquet summer.parquet --alpha .01")
 def drift(
-    ref:Data, # Reference window, or a profile of it
-    cur:Data, # Current window, or a profile of it
+    ref: Data,  # Reference window, or a profile of it
+    cur: Data,  # Current window, or a profile of it
     *,
-    alpha:float|None=None, # False alarms per comparison at most; 0.05, or `[monitor] alpha` of mlops.toml
-    columns:list[str]=[], # Only these columns
-    min_effect:float=0., # Differences below this share of rows raise no alarm
-    report:Path|None=None, # Also write Evidently's report, HTML or JSON
+    alpha: float | None = None,  # False alarms per comparison at most; 0.05, or `[monitor] alpha` of mlops.toml
+    columns: list[str] = [],  # Only these columns
+    min_effect: float = 0.0,  # Differences below this share of rows raise no alarm
+    report: Path | None = None,  # Also write Evidently's report, HTML or JSON
 ) -> Drift:
     """Has the world changed between two windows?
 
     Exit code 1 means that at least one column drifted. Numbers and times: Kolmogorov-Smirnov; levels: chi-square or Fisher with rare levels pooled; missing values: a test of their own; Holm's correction over all."""
     p = _project()
-    if alpha is None: alpha = p.settings.monitor.alpha if p else .05
-    a,b = _window(ref),_window(cur)
+    if alpha is None:
+        alpha = p.settings.monitor.alpha if p else 0.05
+    a, b = _window(ref), _window(cur)
     if isinstance(a, Profile) or isinstance(b, Profile):
-        a,b = (w if isinstance(w, Profile) else profile_sketch.profile_of(w) for w in (a, b))
+        a, b = (w if isinstance(w, Profile) else profile_sketch.profile_of(w) for w in (a, b))
         d = profile_sketch.compare_profiles(a, b, alpha, columns, min_effect)
     else:
-        with progress('comparing', len(columns) or a.num_columns) as tick:
+        with progress("comparing", len(columns) or a.num_columns) as tick:
             d = comparison.compare(a, b, alpha, columns, min_effect, tick)
-    if report is not None: _report(a, b, report, columns, d)
-    d.reference,d.current = _called(ref),_called(cur)
-    _record(p, 'monitor.drift_checked', _subject(d.current),
-        {'reference':_subject(d.reference), 'alarm':d.alarm, 'drifted':d.drifted[:50], 'columns':len(d.columns),
-        'rows_ref':d.rows_ref,
-        'rows_cur':d.rows_cur, 'tests':d.tests, 'false_alarm_rate':d.false_alarm_rate, 'min_effect':min_effect,
-        'largest_effect':round(max((c.effect for c in d.columns), default=0.), 6)})
+    if report is not None:
+        _report(a, b, report, columns, d)
+    d.reference, d.current = _called(ref), _called(cur)
+    _record(
+        p,
+        "monitor.drift_checked",
+        _subject(d.current),
+        {
+            "reference": _subject(d.reference),
+            "alarm": d.alarm,
+            "drifted": d.drifted[:50],
+            "columns": len(d.columns),
+            "rows_ref": d.rows_ref,
+            "rows_cur": d.rows_cur,
+            "tests": d.tests,
+            "false_alarm_rate": d.false_alarm_rate,
+            "min_effect": min_effect,
+            "largest_effect": round(max((c.effect for c in d.columns), default=0.0), 6),
+        },
+    )
     return d
