@@ -54,14 +54,14 @@ def __dir__():
     return sorted([*_PILLARS, *_NAMES, "__version__", "load_ipython_extension"])
 
 # %% ../nbs/package.ipynb #13993340
-def load_ipython_extension(shell):
+def load_ipython_extension(shell) -> None:
     "What `%load_ext mlops_nb` calls"
     from mlops_nb import magics
 
     magics.register(shell)
 
 
-def unload_ipython_extension(shell):
+def unload_ipython_extension(shell) -> None:
     "What `%unload_ext mlops_nb` calls"
     from mlops_nb import magics
 

@@ -16,9 +16,11 @@ class _StdoutToStderr:
     "Point file descriptor 1 at stderr, so that native code and children cannot write into the answer"
 
     def __enter__(self):
-        self.held, self.saved = sys.stdout, None
+        self.held = sys.stdout
+        self.saved = None
         try:
-            self.out, err = sys.stdout.fileno(), sys.stderr.fileno()
+            self.out = sys.stdout.fileno()
+            err = sys.stderr.fileno()
         except (AttributeError, OSError, ValueError):
             sys.stdout = sys.stderr
             return
@@ -35,7 +37,7 @@ class _StdoutToStderr:
         os.close(self.saved)
 
 
-def _write(text: str, stream=None):
+def _write(text: str, stream=None) -> None:
     "Text as it is, whatever the terminal's encoding"
     stream = stream or sys.stdout
     enc = getattr(stream, "encoding", None) or "utf-8"
@@ -126,7 +128,9 @@ def main(
     "The shell command"
     words = list(sys.argv[1:] if argv is None else argv)
     asked = _options(words)
-    path, as_json, debug = "", "--json" in asked, "--debug" in asked
+    path = ""
+    as_json = "--json" in asked
+    debug = "--debug" in asked
     try:
         if "COMP_LINE" in os.environ and "--complete" in words[:1]:
             return _complete()

@@ -18,7 +18,7 @@ def _words(line: str, evaluate) -> list:
 
     held = []
 
-    def hold(m):
+    def hold(m) -> str:
         held.append(evaluate(m[1]))
         return f"\x02{len(held) - 1}\x02"
 
@@ -38,8 +38,9 @@ def _words(line: str, evaluate) -> list:
 class _Look:
     "Reads the parameters that may name notebook variables, and remembers what to say about it"
 
-    def __init__(self, namespace):
-        self.namespace, self.said = namespace, []
+    def __init__(self, namespace) -> None:
+        self.namespace = namespace
+        self.said = []
 
     def __call__(self, kind, text):
         from mlops_nb.core import project, refs
@@ -61,7 +62,7 @@ class _Look:
         return value
 
 # %% ../nbs/magics.ipynb #e912985d
-def _run_body(shell, cell: str):
+def _run_body(shell, cell: str) -> None:
     "Run a cell's code in the notebook as IPython would, raising what it raises"
     import ast
     from types import CodeType
@@ -144,7 +145,7 @@ def _with_cell(shell, call, entry, cell):
     return _bound(call, around)
 
 
-def _help(words, index):
+def _help(words, index) -> None:
     "A help page as an object that shows itself as plain text"
     from mlops_nb.core import grammar, manual
 
@@ -188,7 +189,9 @@ def _matches(context):
     from mlops_nb.core import manual, project, refs, verb_index
 
     words = m[1].split(" ")
-    last, ns, p = words.pop(), get_ipython().user_ns, project.bound_or_none()
+    last = words.pop()
+    ns = get_ipython().user_ns
+    p = project.bound_or_none()
     frames = lambda: [k for k, v in ns.items() if not k.startswith("_") and hasattr(v, "columns")]
     cols = lambda text: [str(c) for c in getattr(refs.variable(text, ns)[1], "columns", [])]
     found = manual.candidates(
@@ -202,9 +205,10 @@ def _matches(context):
     return {"completions": [SimpleCompletion(c) for c in found], "matched_fragment": last, "suppress": bool(found)}
 
 
-def register(shell):
+def register(shell) -> None:
     "Register the magic, its completion and its question mark"
-    _matches.matcher_api_version, _matches.matcher_identifier = 2, "mlops_nb"
+    _matches.matcher_api_version = 2
+    _matches.matcher_identifier = "mlops_nb"
     mlops._ipython_magic_no_var_expand = True
     for kind in ("line", "cell"):
         shell.register_magic_function(mlops, kind, "mlops")
@@ -216,7 +220,7 @@ def register(shell):
         completer.custom_matchers.append(_matches)
 
 
-def unregister(shell):
+def unregister(shell) -> None:
     "Undo `register`"
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("mlops", None)

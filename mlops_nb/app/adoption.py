@@ -55,7 +55,7 @@ def mlflow_server(root: Path, environ=os.environ) -> str:
     return f"sqlite:///{(root / 'mlflow.db').as_posix()}" if (root / "mlflow.db").is_file() else ""
 
 # %% ../../nbs/app/adoption.ipynb #1ae21fef
-def make_repository(root: Path):
+def make_repository(root: Path) -> None:
     "`git init` in `root`; raises `ToolFailed` when git refuses"
     if shutil.which("git") is None:
         return

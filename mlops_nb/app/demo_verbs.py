@@ -65,11 +65,11 @@ def _steps(root: Path):
         job = call("job.convert", root / "flights.ipynb", "flights")
         return ", ".join(f"{p.name}: {p.type}" for p in job.parameters)
 
-    def run():
+    def run() -> str:
         r = call("job.run", "flights")
         return f"{len(r.cells)} cells, {r.cost_usd:.6f} USD"
 
-    def join():
+    def join() -> str:
         from mlops_nb.core import ledger
 
         proofs = [e.payload for e in ledger.of(projects.current()).events(["feature.joined"]) if e.payload]
@@ -80,13 +80,13 @@ def _steps(root: Path):
             f"{big['rows_in']:,} rows in, {big['rows_out']:,} rows out, {big['future_values']} values from the future"
         )
 
-    def verify():
+    def verify() -> str:
         v = call("audit.verify")
         if not v.ok:
             raise MlopsError(v.finding)
         return f"{v.entries:,} entries verified"
 
-    def site():
+    def site() -> str:
         return f"{len(call('site.build').pages)} pages"
 
     return {
@@ -131,9 +131,11 @@ def demo(
             p(0, name)
             start = time.perf_counter()
             try:
-                detail, ok = do(), True
+                detail = do()
+                ok = True
             except MlopsError as e:
-                detail, ok = e.message, False
+                detail = e.message
+                ok = False
             done.append(Step(name, ok, round(time.perf_counter() - start, 2), detail))
             p(1, name)
             if not ok:

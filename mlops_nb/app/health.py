@@ -79,7 +79,8 @@ def _unfinished(p) -> list[dict]:
 
 def ledger_state(log) -> dict:
     "Entries, the newest checkpoint, and the words for both"
-    n, cp = log.size(), log.last_checkpoint()
+    n = log.size()
+    cp = log.last_checkpoint()
     return {
         "entries": n,
         "state": "not signed yet" if cp is None else "signed" if cp >= n else f"signed up to entry {cp}",

@@ -43,11 +43,14 @@ _DROPPED = {
 
 
 class _Tame(HTMLParser):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.out, self.stack, self.dropping, self.css = [], [], [], None
+        self.out = []
+        self.stack = []
+        self.dropping = []
+        self.css: str | None = None
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag, attrs) -> None:
         if tag in _DROPPED:
             self.dropping.append(tag)
         if self.dropping or tag not in _TAGS:
@@ -59,12 +62,12 @@ class _Tame(HTMLParser):
         if tag not in _VOID:
             self.stack.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag, attrs) -> None:
         self.handle_starttag(tag, attrs)
         if tag not in _VOID:
             self.handle_endtag(tag)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag) -> None:
         if self.dropping:
             if tag == self.dropping[-1]:
                 self.dropping.pop()
@@ -78,7 +81,7 @@ class _Tame(HTMLParser):
                 self.out.append(f"</{top}>")
             self.out.append(f"</{tag}>")
 
-    def handle_data(self, data):
+    def handle_data(self, data) -> None:
         if self.css is not None:
             self.css += data
         elif not self.dropping:

@@ -105,7 +105,7 @@ def _share(x: float, total: float):
 class Renderer:
     "Templates with the frame that every page shares"
 
-    def __init__(self, site: dict, nav: list[dict]):
+    def __init__(self, site: dict, nav: list[dict]) -> None:
         from jinja2 import Environment, FunctionLoader, StrictUndefined
 
         self.env = Environment(
@@ -126,7 +126,8 @@ class Renderer:
             share=_share,
             event=lambda t: t.replace(".", " ").replace("_", " "),
         )
-        self.site, self.nav = site, nav
+        self.site = site
+        self.nav = nav
 
     def page(
         self,
@@ -241,7 +242,7 @@ MARK = ".mlops-site"  # In every folder that we wrote
 def write(
     pages: dict[str, str],  # Path -> text
     out: Path,  # Folder of the site
-):
+) -> None:
     "Write all pages beside `out`, then put them in its place; raises `BadInput` when something else is there"
     out = Path(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
@@ -252,7 +253,8 @@ def write(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        new, old = tmp / "new", tmp / "old"
+        new = tmp / "new"
+        old = tmp / "old"
         for path, text in {**pages, MARK: "Written by mlops site build; replaced as a whole.\n"}.items():
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             (new / path).write_text(text, encoding="utf-8")
@@ -280,10 +282,10 @@ def server(
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
+        def log_message(self, *_) -> None:
             "Requests are nobody's business"
 
-        def list_directory(self, _):
+        def list_directory(self, _) -> None:
             self.send_error(404)
 
         def send_head(self):
@@ -293,7 +295,7 @@ def server(
                 return self.send_error(404)
             return super().send_head()
 
-        def end_headers(self):
+        def end_headers(self) -> None:
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Cache-Control", "no-store")
             super().end_headers()

@@ -52,7 +52,7 @@ def _executed(root: Path, jobs: list[dict]) -> dict[str, str]:
     return out
 
 
-def _schemas(found: list[dict]):
+def _schemas(found: list[dict]) -> None:
     "Columns and types of the newest version of each dataset, where it is still registered"
     from mlops_nb import data
 
@@ -107,7 +107,8 @@ def gather(
     events = list(log.events())
     newest = events[::-1][:ENTRIES]
     locked = {n: sum(1 for l in (t or "").splitlines() if "==" in l) for n, t in comply.locks(p.root).items()}
-    jobs, datasets = site_views.jobs(events, locked), site_views.datasets(events)
+    jobs = site_views.jobs(events, locked)
+    datasets = site_views.datasets(events)
     _schemas(datasets)
     return dict(
         site=dict(

@@ -92,7 +92,7 @@ def serve(
     *,
     out: Path = Path("site"),  # Folder of the site
     port: int = 0,  # Port; a free one by default
-):
+) -> None:
     "Show the site on this machine until Ctrl-C"
     from mlops_nb.app import pages
 

@@ -255,7 +255,8 @@ def jobs(
     defined: dict[str, int],  # Job -> how many packages its lock file pins
 ) -> list[dict]:
     "Jobs with their ended runs, newest first"
-    events, began = list(events), {}
+    events = list(events)
+    began = {}
     for e in events:
         if e.type == "job.started":
             began[_p(e).get("bracket") or e.subject] = _p(e)

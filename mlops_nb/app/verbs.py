@@ -20,7 +20,8 @@ from .facts import Diagnosis, Ready, Status
 # %% ../../nbs/app/verbs.ipynb #db6c7d1a
 def _stores(p) -> dict[str, str]:
     "Where each store is, as text"
-    s, rel = p.settings.stores, lambda x: str(x).replace(p.root.as_posix() + "/", "")
+    s = p.settings.stores
+    rel = lambda x: str(x).replace(p.root.as_posix() + "/", "")
     return {
         "ledger": rel(p.ledger_path),
         "runs": rel(p.mlflow_uri),
@@ -46,7 +47,8 @@ def init(
         return Plan(steps=_init_steps(root))
     fresh = not (root / projects.TOML).exists()
     p = projects.create(root, name)
-    adopted, made = {}, [] if not fresh else ["mlops.toml"]
+    adopted = {}
+    made = [] if not fresh else ["mlops.toml"]
     top = adoption.repository(root)
     if top is None:
         adoption.make_repository(root)
@@ -67,9 +69,10 @@ def init(
     return Ready(root=str(root), stores=_stores(p), adopted=adopted, made=made)
 
 
-def _adopt_stores(p, adopted):
+def _adopt_stores(p, adopted) -> None:
     "Pin a Feast repository and an MLflow that are already there"
-    feast, mlflow = adoption.feast_repository(p.root), adoption.mlflow_server(p.root)
+    feast = adoption.feast_repository(p.root)
+    mlflow = adoption.mlflow_server(p.root)
     if feast:
         adopted["feast"] = feast
     if feast and not p.settings.stores.feast:
@@ -111,7 +114,10 @@ def status() -> Status:
 
     p = projects.current()
     log = ledger.of(p)
-    today, names, usd, recent = datetime.now(UTC).strftime("%Y-%m-%d"), {k: set() for k in _COUNTED}, 0.0, []
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    names = {k: set() for k in _COUNTED}
+    usd = 0.0
+    recent = []
     kind = {t: k for k, t in _COUNTED.items()}
     runs = 0
     for e in log.events():

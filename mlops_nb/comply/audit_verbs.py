@@ -67,7 +67,8 @@ def _sign(p) -> Checkpointed:
     "Record that it is signed, then sign; so the record of the signature is under it"
     from mlops_nb import guard
 
-    signer, log = guard.signer(p), _log(p)
+    signer = guard.signer(p)
+    log = _log(p)
     if log.size() == 0:
         raise BadInput(
             "nothing is recorded yet, so there is nothing to sign", "do something first, for instance: mlops data add"
@@ -138,7 +139,9 @@ def notes_in(
     where: str,  # Their file, for the message
 ) -> list[str]:
     "The single notes; raises `BadInput` when the file holds anything else"
-    lines, out, part = text.splitlines(keepends=True), [], ""
+    lines = text.splitlines(keepends=True)
+    out = []
+    part = ""
     for l in lines:
         part += l
         if l.startswith("— "):
@@ -208,7 +211,9 @@ def _verify_bundle(path: Path, files, given) -> Verified:
             )
             for e in doc["entries"]
         ]
-        own, checkpoints, origin = [bytes.fromhex(k) for k in doc["public_keys"]], doc["checkpoints"], doc["origin"]
+        own = [bytes.fromhex(k) for k in doc["public_keys"]]
+        checkpoints = doc["checkpoints"]
+        origin = doc["origin"]
     except OSError as e:
         raise NotFound(f"{path} cannot be read: {e.strerror}") from e
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as e:
@@ -250,7 +255,8 @@ def export(
     doc = log.bundle()
     text = msgspec.json.encode(doc)
     projects.write_text(Path(path).expanduser(), text)
-    n, digest = len(doc["entries"]), sha256(text).hexdigest()
+    n = len(doc["entries"])
+    digest = sha256(text).hexdigest()
     log.append("audit.exported", p.name, {"entries": n, "path": str(path)}, digest=digest)
     return Exported(path=str(path), entries=n, root=log.root(n).hex(), bytes=len(text), digest=digest)
 

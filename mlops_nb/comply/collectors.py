@@ -31,15 +31,13 @@ class Sources:
         jobs: Callable,  # () -> {job: text of its lock file, or None}
         notebooks: Callable,  # () -> `Scan` of the project's notebooks
         now: datetime | None = None,
-    ):
-        self.events, self.verify, self.key, self.changed, self.jobs, self.notebooks = (
-            events,
-            verify,
-            key,
-            changed,
-            jobs,
-            notebooks,
-        )
+    ) -> None:
+        self.events = events
+        self.verify = verify
+        self.key = key
+        self.changed = changed
+        self.jobs = jobs
+        self.notebooks = notebooks
         self.now = now or datetime.now(UTC)
 
     def of(self, *types: str) -> list[Event]:

@@ -79,7 +79,9 @@ def search(
     root: Path,  # Paths are said relative to it
 ) -> Scan:
     "Everything that the detectors find in the files; a file that cannot be read is named"
-    hits, cells, skipped = [], 0, []
+    hits = []
+    cells = 0
+    skipped = []
     for path in files:
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         try:

@@ -34,10 +34,11 @@ _CSS = """.mlops{font:13px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);co
 class Badge:
     "A word on a coloured ground; `level` is ok, warn, bad or info"
 
-    def __init__(self, level: str, word: str):
-        self.level, self.word = (level if level in ("ok", "warn", "bad", "info") else "info"), str(word)
+    def __init__(self, level: str, word: str) -> None:
+        self.level = level if level in ("ok", "warn", "bad", "info") else "info"
+        self.word = str(word)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.word
 
 
@@ -48,10 +49,11 @@ def badge(level: str, word: str) -> Badge:
 class Link:
     "A word that leads to a cell of a notebook in the reader's folder; panels link nothing else"
 
-    def __init__(self, word, notebook: str, cell_id: str):
-        self.word, self.href = str(word), f"{quote(PurePath(notebook).name)}#cell-id={quote(cell_id, safe='')}"
+    def __init__(self, word, notebook: str, cell_id: str) -> None:
+        self.word = str(word)
+        self.href = f"{quote(PurePath(notebook).name)}#cell-id={quote(cell_id, safe='')}"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.word
 
 
@@ -127,7 +129,7 @@ def _md(s):
 class Facts:
     "Names and values under each other"
 
-    def __init__(self, pairs: dict):
+    def __init__(self, pairs: dict) -> None:
         self.pairs = pairs
 
     def html(self, pictures=True, rows=40):
@@ -150,8 +152,10 @@ class Facts:
 class Table:
     "Columns and rows; numbers stand right"
 
-    def __init__(self, columns: list[str], rows: list[list], align: str = "", empty: str = "nothing yet"):
-        self.columns, self.rows, self.empty = [short(c) for c in columns], [list(r) for r in rows], _lines(empty)
+    def __init__(self, columns: list[str], rows: list[list], align: str = "", empty: str = "nothing yet") -> None:
+        self.columns = [short(c) for c in columns]
+        self.rows = [list(r) for r in rows]
+        self.empty = _lines(empty)
         self.align = align or "".join(
             "r"
             if any(_is_number(r[n]) for r in self.rows) and all(_is_number(r[n]) or r[n] is None for r in self.rows)
@@ -159,7 +163,7 @@ class Table:
             for n in range(len(columns))
         )
 
-    def html(self, pictures=True, rows=40):
+    def html(self, pictures=True, rows=40) -> str:
         if not self.rows:
             return f'<p class="x">{escape(self.empty)}</p>'
         side = [' class="n"' if a == "r" else "" for a in self.align]
@@ -208,10 +212,11 @@ class Table:
 class Text:
     "A paragraph; `code` keeps its lines"
 
-    def __init__(self, words: str, code: bool = False):
-        self.words, self.code = _lines(words), code
+    def __init__(self, words: str, code: bool = False) -> None:
+        self.words = _lines(words)
+        self.code = code
 
-    def html(self, pictures=True, rows=40):
+    def html(self, pictures=True, rows=40) -> str:
         return f"<pre>{escape(self.words[:8000])}</pre>" if self.code else f"<p>{escape(self.words[:2000])}</p>"
 
     def text(self):
@@ -229,7 +234,7 @@ class Diff:
 
     SHOWN = 400  # Lines; the rest is in the JSON form and in git
 
-    def __init__(self, words: str):
+    def __init__(self, words: str) -> None:
         self.lines = words.rstrip("\n").split("\n")
 
     def _line(self, l: str) -> str:
@@ -239,7 +244,7 @@ class Diff:
         style = f"background:{ground}" if ground else "font-weight:600" if l.startswith(("@@", "+++", "---")) else ""
         return f'<span style="display:block;{style}">{escape(l[:300]) or " "}</span>'
 
-    def html(self, pictures=True, rows=40):
+    def html(self, pictures=True, rows=40) -> str:
         most = min(self.SHOWN, rows * 10)
         more = f'<p class="x">and {len(self.lines) - most:,} more lines</p>' if len(self.lines) > most else ""
         return f"<pre>{''.join(map(self._line, self.lines[:most]))}</pre>{more}"
@@ -257,10 +262,11 @@ class Diff:
 class Figure:
     "A picture on a line of its own"
 
-    def __init__(self, svg: Svg, words: str = ""):
-        self.svg, self.words = svg, _lines(words)
+    def __init__(self, svg: Svg, words: str = "") -> None:
+        self.svg = svg
+        self.words = _lines(words)
 
-    def html(self, pictures=True, rows=40):
+    def html(self, pictures=True, rows=40) -> str:
         return f"<p>{_cell(self.svg, pictures)}{f'<br><span class=x>{escape(self.words)}</span>' if self.words else ''}</p>"
 
     def text(self):
@@ -273,10 +279,11 @@ class Figure:
 class Details:
     "Blocks behind a line to open"
 
-    def __init__(self, summary: str, *blocks):
-        self.summary, self.blocks = short(summary, 400), blocks
+    def __init__(self, summary: str, *blocks) -> None:
+        self.summary = short(summary, 400)
+        self.blocks = blocks
 
-    def html(self, pictures=True, rows=40):
+    def html(self, pictures=True, rows=40) -> str:
         return f"<details><summary>{escape(short(self.summary))}</summary>{''.join(b.html(pictures, rows) for b in self.blocks)}</details>"
 
     def text(self):
@@ -315,8 +322,11 @@ class Panel:
         *blocks,  # What `facts`, `table`, `text`, `figure` and `details` make
         verdict: tuple[str, str] | None = None,  # Level (ok, warn, bad, info) and the words on the badge
         next: str = "",  # The next useful command, the last line of the text
-    ):
-        self.title, self.blocks, self.verdict, self.next = title, blocks, verdict, _lines(next).replace("\n", " ")
+    ) -> None:
+        self.title = title
+        self.blocks = blocks
+        self.verdict = verdict
+        self.next = _lines(next).replace("\n", " ")
 
     def body(self, pictures=True, rows=40) -> str:
         "The panel without its style sheet, for a page that has one"
@@ -348,7 +358,7 @@ class Panel:
             ]
         )
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):

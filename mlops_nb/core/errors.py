@@ -22,11 +22,11 @@ class MlopsError(Exception):
         self,
         message: str,  # One line: what was wrong with which value and what was expected
         hint: str = "",  # What to type next
-    ):
+    ) -> None:
         super().__init__(message)
         self.message, self.hint = _line(message), _line(hint)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
     def _render_traceback_(self):
@@ -36,19 +36,22 @@ class MlopsError(Exception):
 class Finding(MlopsError, RuntimeError):
     "A check found something: drift, a failed gate, a broken ledger"
 
-    kind, exit = "finding", 1
+    kind = "finding"
+    exit = 1
 
 
 class BadUsage(MlopsError, ValueError):
     "The words were wrong: an unknown verb, option or setting"
 
-    kind, exit = "usage", 2
+    kind = "usage"
+    exit = 2
 
 
 class BadInput(MlopsError, ValueError):
     "The words were right and the value was not"
 
-    kind, exit = "input", 2
+    kind = "input"
+    exit = 2
 
 
 class NotFound(BadInput, LookupError):
@@ -60,13 +63,15 @@ class NotFound(BadInput, LookupError):
 class Refused(MlopsError, PermissionError):
     "Policy, budget or a missing approval says no"
 
-    kind, exit = "refused", 3
+    kind = "refused"
+    exit = 3
 
 
 class ToolFailed(MlopsError, RuntimeError):
     "A tool, store or server that was needed failed"
 
-    kind, exit = "tool", 4
+    kind = "tool"
+    exit = 4
 
 
 class MissingTool(ToolFailed, ImportError):

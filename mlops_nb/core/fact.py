@@ -41,13 +41,13 @@ class Fact(msgspec.Struct, kw_only=True, dict=True):
     def notes(self) -> list[str]:
         return self.__dict__.get("said", [])
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "\n".join([*self.notes(), self.panel().text()])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {**self.panel()._repr_mimebundle_(include, exclude), "application/json": self.json()}
 
-    def _ipython_display_(self):
+    def _ipython_display_(self) -> None:
         "JupyterLab shows JSON before HTML when it gets both, so a cell gets the panel and its text only"
         from IPython.display import display
 

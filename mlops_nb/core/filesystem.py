@@ -43,7 +43,8 @@ def kind_of(
     table: list[tuple[str, str]] | None = None,  # Mount points and kinds; asked of the operating system when None
 ) -> str:  # `ext4`, `apfs`, `nfs4` ..., empty where nobody says
     "Kind of the file system that holds a path"
-    at, best = os.path.realpath(path), ("", "")
+    at = os.path.realpath(path)
+    best = ("", "")
     for where, kind in mounts() if table is None else table:
         inside = at == where or at.startswith(where.rstrip(os.sep) + os.sep)
         if inside and len(where) >= len(best[0]):
@@ -63,7 +64,7 @@ def need_local_disk(
     path: str | Path,  # Where a SQLite file is, or will be
     setting: str = "",  # Where another place is named: `[stores] ledger`; empty when it cannot be
     table: list[tuple[str, str]] | None = None,  # Mount points and kinds; asked of the operating system when None
-):
+) -> None:
     "Raise `BadInput` when a path lies on a network file system"
     kind = kind_of(path, table)
     if kind not in NETWORK and kind.removeprefix("fuse.") not in NETWORK_FUSE:
@@ -92,7 +93,7 @@ def in_words(
 def write_ahead(
     db,  # Connection to a SQLite file that several processes share
     wait_s: float = 30.0,  # For others that make the same file now
-):
+) -> None:
     "Have a SQLite file keep a write-ahead log, from now on or as it does already"
     import sqlite3, time
 

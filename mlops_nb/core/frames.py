@@ -140,14 +140,14 @@ def _values(h, a):
     _bytes(h, pa.array([None if x is None else str(x) for x in a.to_pylist()], pa.large_string()))
 
 
-def _values_of_time(h, a):
+def _values_of_time(h, a) -> None:
     import numpy as np, pyarrow as pa
 
     v = np.asarray(a.view(pa.int32() if a.type.bit_width == 32 else pa.int64()).fill_null(0))
     h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder("<"), copy=False)).data)
 
 
-def _bytes(h, a):
+def _bytes(h, a) -> None:
     "Lengths, then all bytes behind each other"
     import numpy as np, pyarrow as pa
 

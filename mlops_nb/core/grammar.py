@@ -10,6 +10,7 @@ __all__ = ['GLOBAL', 'option_of', 'coerce', 'Call', 'find_verb', 'parse', 'optio
 # %% ../../nbs/core/grammar.ipynb #bf176600
 import json, re
 from pathlib import Path
+from typing import Never
 import msgspec
 from .errors import BadUsage, BadInput, suggest
 
@@ -89,7 +90,9 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 def _pieces(text: str) -> list[str]:
     "What stands between the commas outside brackets and quotes; where something stays open, every comma counts"
-    out, at, waits = [], 0, []
+    out = []
+    at = 0
+    waits = []
     for n, c in enumerate(text):
         if waits and waits[-1] in "'\"":
             waits = waits[:-1] if c == waits[-1] else waits
@@ -178,7 +181,7 @@ def _parser(path: str, entry: dict):
     import argparse
 
     class Parser(argparse.ArgumentParser):
-        def error(self, message):
+        def error(self, message) -> Never:
             raise BadUsage(_reworded(path, entry, message), f"see: mlops {path.replace('.', ' ')} --help")
 
     p = Parser(prog=path, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
@@ -202,7 +205,7 @@ def _parser(path: str, entry: dict):
     return p
 
 
-def _reworded(path, entry, message):
+def _reworded(path, entry, message) -> str:
     "argparse's complaint, in our words"
     verb = path.replace(".", " ")
     if m := re.match(r"the following arguments are required: (.*)", message):
@@ -212,10 +215,11 @@ def _reworded(path, entry, message):
     return f"`{verb}`: {message}"
 
 
-def _unknown(path, entry, extra):
+def _unknown(path, entry, extra) -> Never:
     "Raise for the first word that no parameter takes"
     options = [option_of(q["name"]) for q in entry["params"] if not q["word"]] + [f"--{g}" for g in GLOBAL]
-    verb, word = path.replace(".", " "), str(extra[0])
+    verb = path.replace(".", " ")
+    word = str(extra[0])
     if word.startswith("-"):
         raise BadUsage(
             f"`{verb}` has no option `{word.split('=')[0]}`",
@@ -236,7 +240,8 @@ def parse(
     before = options_of(rest)
     if any(w in ("--help", "-h") for w in before if isinstance(w, str)):
         return Call(path=path, args={}, help=True)
-    rest, ends = [*before, *rest[len(before) + 1 :]], len(before)
+    rest = [*before, *rest[len(before) + 1 :]]
+    ends = len(before)
     held = {f"\x00{n}": w for n, w in enumerate(rest) if not isinstance(w, str)}
     marked = [
         f"\x00{n}" if f"\x00{n}" in held else "\x01" + w if n >= ends else _shielded(w) for n, w in enumerate(rest)

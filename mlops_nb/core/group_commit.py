@@ -10,20 +10,25 @@ __all__ = ['Waiting', 'GroupCommit']
 # %% ../../nbs/core/group_commit.ipynb #eb7e9ec0
 import threading
 from collections.abc import Callable
+from typing import Any
 
 # %% ../../nbs/core/group_commit.ipynb #fc512d3b
 class Waiting:
     "Work of one caller on its way to the disk"
 
-    def __init__(self, work):
-        self.work, self.result, self.error, self.done, self.chosen = work, None, None, False, False
+    def __init__(self, work: Any) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.done = False
+        self.chosen = False
         self._woken = threading.Lock()
         self._woken.acquire()
 
-    def wait(self):
+    def wait(self) -> None:
         self._woken.acquire()
 
-    def wake(self):
+    def wake(self) -> None:
         self._woken.release()
 
 # %% ../../nbs/core/group_commit.ipynb #5baa96e4
@@ -33,8 +38,11 @@ class GroupCommit:
     def __init__(
         self,
         write: Callable[[list[Waiting]], None],  # Does the work of a round; sets `result` or `error` of each
-    ):
-        self.write, self._queue, self._busy, self._lock = write, [], False, threading.Lock()
+    ) -> None:
+        self.write = write
+        self._queue = []
+        self._busy = False
+        self._lock = threading.Lock()
 
     def do(
         self,
@@ -44,7 +52,8 @@ class GroupCommit:
         mine = Waiting(work)
         with self._lock:
             self._queue.append(mine)
-            mine.chosen, self._busy = not self._busy, True
+            mine.chosen = not self._busy
+            self._busy = True
         try:
             if not mine.chosen:
                 mine.wait()
@@ -57,7 +66,7 @@ class GroupCommit:
             raise mine.error
         return mine.result
 
-    def _lead(self):
+    def _lead(self) -> None:
         "Write a round, then wake its callers and whoever leads the next"
         with self._lock:
             batch, self._queue = self._queue, []
@@ -70,7 +79,7 @@ class GroupCommit:
                 w.wake()
             self._choose()
 
-    def _choose(self):
+    def _choose(self) -> None:
         with self._lock:
             head = self._queue[0] if self._queue else None
             if head is None:
@@ -80,7 +89,7 @@ class GroupCommit:
         if head is not None:
             head.wake()
 
-    def _leave(self, mine):
+    def _leave(self, mine) -> None:
         "The caller was interrupted while it waited: nobody may wait for it"
         with self._lock:
             queued = mine in self._queue

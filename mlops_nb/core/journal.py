@@ -33,7 +33,8 @@ def _nanoseconds(text):
 
 
 _BACK = {**{code: back for code, _, _, back in _KINDS}, 6: _nanoseconds}  # Python's own times end at microseconds
-_SIMPLE, _encode = {type(None), bool, int, float, str}, msgspec.msgpack.Encoder().encode
+_SIMPLE = {type(None), bool, int, float, str}
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def _plain(v):
@@ -92,8 +93,12 @@ def _hold(fd: int, path: Path) -> bool:  # False: another process holds it, or i
 class Journal:
     "The rows of one segment that is not sealed yet; held by this process until `remove`, `release` or `reject`"
 
-    def __init__(self, path: Path, fd: int):
-        self.path, self.fd, self.rows, self._synced, self._bytes = path, fd, 0, 0, os.fstat(fd).st_size
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        self.rows = 0
+        self._synced = 0
+        self._bytes = os.fstat(fd).st_size
 
     @classmethod
     def create(cls, folder: Path):  # Journal; raises `OSError`
@@ -110,7 +115,7 @@ class Journal:
     def token(self) -> str:
         return self.path.stem
 
-    def append(self, data: bytes):
+    def append(self, data: bytes) -> None:
         "Write one row; raises `OSError` and leaves the file as it was when the disk refuses"
         frame = _HEAD.pack(len(data), zlib.crc32(data)) + data
         if os.write(self.fd, frame) != len(frame):
@@ -119,7 +124,7 @@ class Journal:
         self.rows += 1
         self._bytes += len(frame)
 
-    def sync(self):
+    def sync(self) -> None:
         "What was appended survives a power cut"
         if self._synced < self.rows:
             done = self.rows
@@ -130,14 +135,14 @@ class Journal:
         "All whole rows"
         return list(frames(self.path.read_bytes()))
 
-    def remove(self):
+    def remove(self) -> None:
         self.path.unlink(missing_ok=True)
         self.release()
 
-    def release(self):
+    def release(self) -> None:
         os.close(self.fd)
 
-    def reject(self):
+    def reject(self) -> None:
         os.replace(self.path, self.path.with_suffix(".rejected"))
         self.release()
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Never
 import msgspec
 from . import identity, merkle, note, verification
 from .errors import BadInput, MlopsError, NotFound, ToolFailed
@@ -105,23 +105,23 @@ class Ledger:
         path: Path,  # SQLite file; made when missing
         ident: str = "",  # The project's random id, part of every checkpoint's origin
         keys: Sequence[bytes] = (),  # Pinned public keys
-    ):
-        self.path, self.ident, self.keys = Path(path), ident, tuple(keys)
+    ) -> None:
+        self.path = Path(path)
+        self.ident = ident
+        self.keys = tuple(keys)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.start()
         self._own()
         with _opening:
             _every.add(self)
 
-    def start(self):
+    def start(self) -> None:
         "Begin in this process, with locks of its own and no connection yet"
-        self.db, self.commits, self._group, self._turn, self._peaks = (
-            None,
-            0,
-            GroupCommit(self._commit),
-            threading.RLock(),
-            (-1, {}),
-        )
+        self.db: sqlite3.Connection | None = None
+        self.commits = 0
+        self._group = GroupCommit(self._commit)
+        self._turn = threading.RLock()
+        self._peaks = (-1, {})
         self.session = secrets.token_hex(4)
 
     def _own(self) -> sqlite3.Connection:
@@ -131,7 +131,7 @@ class Ledger:
                 self.db = connect(self.path)
             return self.db
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Ledger({self.size():,} entries)"
 
     def append(
@@ -149,7 +149,7 @@ class Ledger:
         "Record events in one commit, in this order"
         return self._group.do([_encoded(n) for n in news])
 
-    def _commit(self, batch: list[Waiting]):
+    def _commit(self, batch: list[Waiting]) -> None:
         "Write the entries of everybody who waits in one transaction"
         try:
             with self._turn, self._transaction():
@@ -182,7 +182,8 @@ class Ledger:
 
     def _insert(self, news) -> list[Event]:
         "Rows and completed subtrees of some entries, inside the transaction"
-        seq, out = self.size(), []
+        seq = self.size()
+        out = []
         if self._peaks[0] != seq:
             self._peaks = (seq, {})
         fresh = self._peaks[1]
@@ -257,7 +258,8 @@ class Ledger:
         limit: int | None = None,  # At most so many
     ) -> Iterator[Event]:
         "Entries, filtered in the file and read a thousand at a time"
-        where, args = ["1"], []
+        where = ["1"]
+        args = []
         types = [types] if isinstance(types, str) else list(types or ())
         if types:
             where.append("(" + " OR ".join("header LIKE ? ESCAPE '!'" for _ in types) + ")")
@@ -269,11 +271,9 @@ class Ledger:
             if value is not None:
                 where.append(f"json_extract(header, '$.{name}') {op} ?")
                 args.append(value)
-        step, last, left = (
-            ("<" if newest else ">"),
-            (1 << 62 if newest else -1),
-            limit if limit is not None else 1 << 62,
-        )
+        step = "<" if newest else ">"
+        last = 1 << 62 if newest else -1
+        left = limit if limit is not None else 1 << 62
         while left > 0:
             rows = self._ask(
                 f"SELECT seq, header, payload FROM entry WHERE seq {step} ? AND {' AND '.join(where)} ORDER BY seq {'DESC' if newest else ''} LIMIT ?",
@@ -382,7 +382,8 @@ class Ledger:
 
     def prove(self, seq: int) -> dict:
         "Inclusion proof of one entry, against the newest checkpoint that covers it, else the present root"
-        e, cp = self.event(seq), self.last_checkpoint()
+        e = self.event(seq)
+        cp = self.last_checkpoint()
         size = cp if cp is not None and cp > seq else self.size()
         header, commitment = self._ask("SELECT header, commitment FROM entry WHERE seq=?", seq)[0]
         signed = self._ask("SELECT note FROM checkpoint WHERE size=?", size)
@@ -431,7 +432,7 @@ class Ledger:
             ],
         }
 
-    def close(self):
+    def close(self) -> None:
         "Let go of the file; the next use opens it again"
         with self._turn:
             if self.db is not None:
@@ -468,12 +469,14 @@ def of(p) -> Ledger:
         raise BadInput(
             f"stores.ledger={where!r}: expected the path of a SQLite file", "change [stores] ledger in mlops.toml"
         )
-    path, s = p.root / where, p.settings.audit
+    path = p.root / where
+    s = p.settings.audit
     keys = tuple(_public(k) for k in s.public_key.replace(",", " ").split())
     with _opening:
         have = _open.get(path)
         if have is not None and have.path.exists():
-            have.keys, have.ident = keys, s.ident
+            have.keys = keys
+            have.ident = s.ident
             return have
         if have is not None:
             have.close()
@@ -498,7 +501,7 @@ def _public(text: str) -> bytes:
 _forking: list[Ledger] = []
 
 
-def _before_fork():
+def _before_fork() -> None:
     "Wait for commits to end, then let go of the files: SQLite would take the locks of the parent for the child's own"
     _opening.acquire()
     _forking[:] = list(_every)
@@ -507,14 +510,14 @@ def _before_fork():
         log.close()
 
 
-def _after_fork_in_parent():
+def _after_fork_in_parent() -> None:
     for log in _forking:
         log._turn.release()
     _forking.clear()
     _opening.release()
 
 
-def _after_fork_in_child():
+def _after_fork_in_child() -> None:
     global _opening
     _opening = threading.RLock()
     for log in _forking:
@@ -523,7 +526,7 @@ def _after_fork_in_child():
 
 
 @atexit.register
-def _close_all():
+def _close_all() -> None:
     for log in _open.values():
         log.close()
 

@@ -53,7 +53,9 @@ def completed(
     node: Node,  # Hashes of complete subtrees so far
 ) -> list[tuple[int, int, bytes]]:  # (level, index, hash), level 1 and up
     "Subtrees that this leaf completes"
-    out, h, level = [], leaf, 0
+    out = []
+    h = leaf
+    level = 0
     while seq >> level & 1:
         h = node_hash(node(level, (seq >> level) - 1), h)
         level += 1
@@ -89,17 +91,21 @@ def verify_inclusion(
     "Does `path` lead from the leaf to the root? Source: RFC 9162, 2.1.3.2"
     if not 0 <= seq < size:
         return False
-    fn, sn, r = seq, size - 1, leaf
+    fn = seq
+    sn = size - 1
+    r = leaf
     for p in path:
         if sn == 0:
             return False
         if fn & 1 or fn == sn:
             r = node_hash(p, r)
             while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
+                fn = fn >> 1
+                sn = sn >> 1
         else:
             r = node_hash(r, p)
-        fn, sn = fn >> 1, sn >> 1
+        fn = fn >> 1
+        sn = sn >> 1
     return sn == 0 and r == head
 
 
@@ -130,9 +136,11 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pat
     path = [old_root, *path] if old & (old - 1) == 0 else list(path)
     if not path:
         return False
-    fn, sn = old - 1, new - 1
+    fn = old - 1
+    sn = new - 1
     while fn & 1:
-        fn, sn = fn >> 1, sn >> 1
+        fn = fn >> 1
+        sn = sn >> 1
     fr = sr = path[0]
     for c in path[1:]:
         if sn == 0:
@@ -140,8 +148,10 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pat
         if fn & 1 or fn == sn:
             fr, sr = node_hash(c, fr), node_hash(c, sr)
             while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
+                fn = fn >> 1
+                sn = sn >> 1
         else:
             sr = node_hash(sr, c)
-        fn, sn = fn >> 1, sn >> 1
+        fn = fn >> 1
+        sn = sn >> 1
     return sn == 0 and fr == old_root and sr == new_root

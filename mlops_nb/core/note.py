@@ -38,7 +38,7 @@ def key_id(name: str, public: bytes) -> bytes:
     return sha256(name.encode() + b"\n\x01" + public).digest()[:4]
 
 
-def _line(name, public, signature):
+def _line(name, public, signature) -> str:
     return f"— {name} {base64.b64encode(key_id(name, public) + signature).decode()}\n"
 
 

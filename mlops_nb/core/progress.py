@@ -15,7 +15,7 @@ from contextlib import contextmanager
 _quiet = False
 
 
-def silence(on: bool = True):
+def silence(on: bool = True) -> None:
     "Switch every progress line of this process off (or on again)"
     global _quiet
     _quiet = on
@@ -25,19 +25,20 @@ class _Silent:
     def __call__(self, n: float = 1, note: str = ""):
         "Nothing to show"
 
-    def close(self):
+    def close(self) -> None:
         "Nothing to clear"
 
 
 class _Terminal:
-    def __init__(self, what, total):
+    def __init__(self, what, total) -> None:
         from tqdm import tqdm
 
-        self.bar, self.over = tqdm(desc=what, total=total, leave=False, file=sys.stderr, delay=0.5), threading.Event()
+        self.bar = tqdm(desc=what, total=total, leave=False, file=sys.stderr, delay=0.5)
+        self.over = threading.Event()
         self.clock = threading.Thread(target=self._tick, daemon=True)
         self.clock.start()
 
-    def _tick(self):
+    def _tick(self) -> None:
         "One long step is no standstill: the clock goes on"
         while not self.over.wait(1):
             self.bar.refresh()
@@ -47,7 +48,7 @@ class _Terminal:
             self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(n)
 
-    def close(self):
+    def close(self) -> None:
         self.over.set()
         self.clock.join()
         self.bar.close()
@@ -59,17 +60,16 @@ _DELAY_S, _EVERY_S = 0.5, 0.25
 class _Notebook:
     "An output of the cell cannot be taken back: quick work makes none, and what longer work leaves behind is its last line"
 
-    def __init__(self, what, total):
-        self.what, self.total, self.done, self.began, self.handle, self.last, self.over = (
-            what,
-            total,
-            0.0,
-            time.monotonic(),
-            None,
-            -_EVERY_S,
-            False,
-        )
-        self.turn, self.alarm = threading.Lock(), threading.Timer(_DELAY_S, self._first)
+    def __init__(self, what, total) -> None:
+        self.what = what
+        self.total = total
+        self.done = 0.0
+        self.began = time.monotonic()
+        self.handle = None
+        self.last = -_EVERY_S
+        self.over = False
+        self.turn = threading.Lock()
+        self.alarm = threading.Timer(_DELAY_S, self._first)
         self.alarm.daemon = True
         self.alarm.start()
 
@@ -82,13 +82,13 @@ class _Notebook:
             self.last = s
             self._show(self.total, note)
 
-    def _first(self):
+    def _first(self) -> None:
         "Work that tells nothing is shown, too"
         with self.turn:
             if not self.over and self.handle is None:
                 self._show(self.total)
 
-    def _show(self, total, note=""):
+    def _show(self, total, note="") -> None:
         from IPython.display import display
 
         words = [
@@ -103,7 +103,7 @@ class _Notebook:
         else:
             self.handle.update(bundle, raw=True)
 
-    def close(self):
+    def close(self) -> None:
         self.alarm.cancel()
         with self.turn:
             self.over = True

@@ -112,7 +112,8 @@ SECTIONS = {f.name: f.type for f in msgspec.structs.fields(Settings)}
 
 def _line_of(text: str, section: str, key: str = "") -> int:
     "Line number of `key` in `[section]`, or of the section"
-    at, inside = 0, not section
+    at = 0
+    inside = not section
     for n, line in enumerate(text.splitlines(), 1):
         bare = line.split("#")[0].strip()
         if bare.startswith("["):
@@ -123,7 +124,7 @@ def _line_of(text: str, section: str, key: str = "") -> int:
     return at
 
 
-def _refuse_unknown(raw: dict, where: str, text: str):
+def _refuse_unknown(raw: dict, where: str, text: str) -> None:
     "Raise for the first key that no section has"
     for section, table in raw.items():
         if section not in SECTIONS:
@@ -199,12 +200,12 @@ TOML = "mlops.toml"
 class Project:
     "A folder with an mlops.toml"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self.root = Path(root).resolve()
         self._stamp: tuple | None = None
         self._settings: Settings | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Project({self.name!r})"
 
     def __eq__(self, other):
@@ -227,7 +228,8 @@ class Project:
             tuple(sorted(kv for kv in os.environ.items() if kv[0].startswith("MLOPS_"))),
         )
         if stamp != self._stamp:
-            self._settings, self._stamp = read_settings(self.root / TOML), stamp
+            self._settings = read_settings(self.root / TOML)
+            self._stamp = stamp
         return self._settings
 
     @property
@@ -271,7 +273,7 @@ class Project:
     def online_url(self) -> str:
         return self.settings.stores.online or str(self.root / ".mlops" / "online.db")
 
-    def pin(self, section: str, key: str, value):
+    def pin(self, section: str, key: str, value) -> None:
         "Write one setting into mlops.toml, keeping every other line as it is"
         if section not in SECTIONS or key not in SECTIONS[section].__struct_fields__:
             raise BadInput(f"no setting `{section}.{key}`")
@@ -282,7 +284,7 @@ def write_text(
     path: Path,  # File to write
     text: str | bytes,  # Its whole new content
     mode: int | None = None,  # Permission bits of a new file
-):
+) -> None:
     "Replace a file in one step: the old content or the new one, never a half"
     path = Path(path)
     data = text.encode() if isinstance(text, str) else text
@@ -309,7 +311,9 @@ def write_text(
 def _set_toml(text: str, section: str, key: str, value) -> str:
     "`text` with `key = value` in `[section]`"
     new = f"{key} = {msgspec.json.encode(value).decode()}"
-    lines, inside, at = text.splitlines(), False, None
+    lines = text.splitlines()
+    inside = False
+    at = None
     for n, line in enumerate(lines):
         bare = line.split("#")[0].strip()
         if bare.startswith("["):

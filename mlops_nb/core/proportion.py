@@ -19,6 +19,8 @@ def wilson(
     "Interval of a share. Source: E. B. Wilson, J. Amer. Statist. Assoc. 22 (1927) 209-212"
     if not n:
         return 0.0, 1.0
-    p, d = hits / n, 1 + z * z / n
-    middle, half = (p + z * z / (2 * n)) / d, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
+    p = hits / n
+    d = 1 + z * z / n
+    middle = (p + z * z / (2 * n)) / d
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
     return 0.0 if hits <= 0 else max(0.0, middle - half), 1.0 if hits >= n else min(1.0, middle + half)

@@ -47,7 +47,7 @@ class Versioned(msgspec.Struct, frozen=True):
     name: str
     version: str = ""  # Empty means the newest
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.name}@{self.version}" if self.version else self.name
 
 
@@ -153,8 +153,9 @@ def variable(
 class Vars:
     "Named notebook variables, read when they are asked for"
 
-    def __init__(self, names: list[str], namespace: dict):
-        self.names, self.namespace = names, namespace
+    def __init__(self, names: list[str], namespace: dict) -> None:
+        self.names = names
+        self.namespace = namespace
 
     def now(self) -> dict:
         return {n: self.namespace[n] for n in self.names if n in self.namespace}

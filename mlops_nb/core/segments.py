@@ -86,7 +86,8 @@ def seal(
     "Write rows as one segment and record it; raises `ToolFailed` and leaves nothing when the disk refuses"
     import pyarrow.compute as pc, pyarrow.parquet as pq
 
-    at, table = folder(p, kind, name), _table(rows)
+    at = folder(p, kind, name)
+    table = _table(rows)
     first, last = (x.as_py().isoformat(timespec="microseconds") for x in pc.min_max(table["time"]).values())
     final = at / f"{re.sub('[^0-9]', '', first)[:20]}-{token or secrets.token_hex(4)}.parquet"
     tmp = final.with_suffix(".tmp")
@@ -183,7 +184,8 @@ def _in_work(p, kind, name, f) -> bool:
 
 def verify(p, kind: str, name: str) -> list[dict]:  # {path, kind, message}
     "What is not as it was sealed: `missing`, `changed`, `unsealed` (complete, unknown to the ledger), `torn` (half-written), `waiting` (rows of a writer that was killed) or `rejected` (rows that fit into no table)"
-    have, out = {s.path: s for s in sealed(p, kind, name)}, []
+    have = {s.path: s for s in sealed(p, kind, name)}
+    out = []
     for path, s in have.items():
         at = p.root / path
         if not at.is_file():
@@ -248,7 +250,8 @@ def recover(
     among: list[Path] | None = None,  # Only these journals
 ) -> list[Sealed]:  # What was sealed now
     "Seal the rows that killed writers left in their journals"
-    done, at = [], folder(p, kind, name)
+    done = []
+    at = folder(p, kind, name)
     for j in journal.abandoned(at, among):
         if any(s.path.endswith(f"-{j.token}.parquet") for s in sealed(p, kind, name)):
             j.remove()  # killed between the seal and the removal
@@ -269,26 +272,28 @@ class Writer:
         wait_s: float = 60.0,  # Seconds that a row waits for its seal at most
         waiting: int = 100_000,  # Rows on the queue at most; more are refused
         sync_s: float = 1.0,  # Seconds until a row is on the disk at most; what a power cut can cost
-    ):
-        self.p, self.kind, self.name, self.rows, self.wait_s, self.waiting, self.sync_s = (
-            p,
-            kind,
-            name,
-            rows,
-            wait_s,
-            waiting,
-            sync_s,
-        )
+    ) -> None:
+        self.p = p
+        self.kind = kind
+        self.name = name
+        self.rows = rows
+        self.wait_s = wait_s
+        self.waiting = waiting
+        self.sync_s = sync_s
         self.refused, self.sealed = (
             0,
             0,
         )  # Rows refused or not sealed, rows sealed; `recover` adds what killed writers left
         self.error: MlopsError | None = None  # The last failure
-        self._folder, self._pid, self._open, self._pending = folder(p, kind, name), os.getpid(), True, 0
+        self._folder = folder(p, kind, name)
+        self._pid = os.getpid()
+        self._open = True
+        self._pending = 0
         self._journal: journal.Journal | None = None  # Of the segment that is being filled
         self._left = sorted(self._folder.glob("*.journal"))  # By others, dead or alive
         self._unsealed: list[journal.Journal] = []  # It, and those before it whose turn has not come
-        self._queue, self._lock = queue.SimpleQueue(), threading.Lock()
+        self._queue = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name=f"segments of {name}", daemon=True)
         self._thread.start()
 
@@ -330,15 +335,17 @@ class Writer:
             self.error = error or self.error
         return False
 
-    def _cut(self):
+    def _cut(self) -> None:
         "What was appended so far is a segment; the lock is held"
         if self._journal is not None:
             self._queue.put(self._journal)
             self._journal = None
 
-    def _work(self):
+    def _work(self) -> None:
         self._guarded(self._recover, 0)
-        held, due, sync = [], math.inf, math.inf
+        held = []
+        due = math.inf
+        sync = math.inf
         while True:
             try:
                 item = self._queue.get(
@@ -353,7 +360,8 @@ class Writer:
                     self._pending -= 1
             elif isinstance(item, journal.Journal):
                 self._seal(held, item)
-                held, due = [], math.inf
+                held = []
+                due = math.inf
             elif isinstance(item, threading.Event):
                 item.set()
             elif item is _END:
@@ -366,23 +374,23 @@ class Writer:
                     self._cut()
                 due = math.inf
 
-    def _recover(self):
+    def _recover(self) -> None:
         self.sealed += sum(s.rows for s in recover(self.p, self.kind, self.name, self._left))
 
-    def _sync(self):
+    def _sync(self) -> None:
         "Only this thread closes a journal, so it can be flushed without the lock"
         for j in tuple(self._unsealed):
             self._guarded(j.sync, 0)
 
-    def _seal(self, rows, j):
-        def one():
+    def _seal(self, rows, j) -> None:
+        def one() -> None:
             self.sealed += _settle(self.p, self.kind, self.name, rows, j).rows
 
         self._guarded(one, len(rows))
         with self._lock:
             self._unsealed.remove(j)
 
-    def _guarded(self, call, rows):
+    def _guarded(self, call, rows) -> None:
         "A failure is kept for `close`, and the rows are counted as refused"
         try:
             call()
@@ -393,7 +401,7 @@ class Writer:
                 ToolFailed(f"the journal of {self.name} cannot be kept: {e.strerror}", "free some space"), rows=rows
             )
 
-    def flush(self):
+    def flush(self) -> None:
         "Wait until everything that was appended before is sealed"
         done = threading.Event()
         with self._lock:
@@ -401,7 +409,7 @@ class Writer:
             self._queue.put(done)
         done.wait()
 
-    def close(self):
+    def close(self) -> None:
         "Seal the rest; raises what went wrong, when something did"
         with self._lock:
             if self._open:

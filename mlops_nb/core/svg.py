@@ -21,19 +21,17 @@ class Svg:
         markup: str,  # `<svg>` without a title
         words: str,  # What it shows, in one sentence
         blocks: str = "",  # The same as block characters; the words when empty
-    ):
+    ) -> None:
         head, rest = markup.split(">", 1)
         words = "".join(c if c.isprintable() else " " for c in str(words))
-        self.markup, self.words, self.blocks = (
-            f'{head} role="img"><title>{escape(words)}</title>{rest}',
-            words,
-            blocks or words,
-        )
+        self.markup = f'{head} role="img"><title>{escape(words)}</title>{rest}'
+        self.words = words
+        self.blocks = blocks or words
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.blocks
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return f'<span style="color:inherit">{self.markup}</span>'
 
 
@@ -106,11 +104,12 @@ def spark(values: Iterable[float], words: str = "", w: int = 100, h: int = 22) -
 
 
 def _span(v):
-    lo, hi = min((x for x in v if x == x), default=0), max((x for x in v if x == x), default=1)
+    lo = min((x for x in v if x == x), default=0)
+    hi = max((x for x in v if x == x), default=1)
     return lo, (hi if hi > lo else lo + 1)
 
 
-def _said(v):
+def _said(v) -> str:
     return (
         f"from {number(v[0])} to {number(v[-1])}, lowest {number(_span(v)[0])}, highest {number(max((x for x in v if x == x), default=0))}"
         if v
@@ -125,7 +124,8 @@ def _lifted(v):
 
 def _line(v: Sequence[float], lo: float, hi: float, w: float, h: float, pad: float = 2) -> str:
     "A polyline of evenly spaced values; NaN lifts the pen"
-    d, down = "", False
+    d = ""
+    down = False
     for n, x in enumerate(v):
         if x != x:
             down = False
@@ -146,13 +146,17 @@ def lines(
     values = {k: [float("nan") if x is None else float(x) for x in v] for k, v in series.items()}
     lo, hi = _span([x for v in values.values() for x in v])
     ends = number(hi) + unit, number(lo) + unit
-    left, bottom = max(56, 10 + 7 * max(map(len, ends))), 18  # Room for the longer of the axis numbers
-    top, foot = 18, h - bottom  # The names stand above the lines
+    # Room for the longer of the axis numbers
+    left = max(56, 10 + 7 * max(map(len, ends)))
+    bottom = 18
+    # The names stand above the lines
+    top = 18
+    foot = h - bottom
     inside = f'<path class="a" d="M{left} {top}V{foot}H{w}"/>'
     for n, v in enumerate(values.values()):
         inside += f'<g transform="translate({left} {top})"><path class="c{" d"[0 : 2 * (n % 2)] if n < 2 else " e"}" d="{_line(v, lo, hi, w - left, foot - top, 6)}"/></g>'
 
-    def put(x, y, s, anchor):
+    def put(x, y, s, anchor) -> str:
         return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(s)}</text>'
 
     inside += put(left - 6, top + 8, ends[0], "end") + put(left - 6, foot, ends[1], "end")

@@ -41,7 +41,8 @@ def kind_of(
     "How the grammar reads a value of this annotation"
     import types, typing
 
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    args = typing.get_args(annotation)
     if origin is typing.Annotated:
         return {"kind": args[1]}
     if origin in (typing.Union, types.UnionType):
@@ -81,7 +82,8 @@ def entry_of(fn) -> dict:
     import inspect
     from fastcore.docments import docments
 
-    helps, known = docments(inspect.unwrap(fn), full=False), kinds(inspect.unwrap(fn))
+    helps = docments(inspect.unwrap(fn), full=False)
+    known = kinds(inspect.unwrap(fn))
     summary, _, doc = inspect.getdoc(fn).partition("\n")
     params = [
         {
@@ -122,7 +124,7 @@ def build() -> dict[str, dict]:
     return dict(sorted(found.items()))
 
 
-def write():
+def write() -> None:
     "Write the index into the package"
     text = json.dumps(build(), indent=1, ensure_ascii=False) + "\n"
     if os.path.exists(FILE) and open(FILE, encoding="utf-8").read() == text:

@@ -15,8 +15,9 @@ from .errors import BadUsage, BadInput, Finding, MlopsError, ToolFailed, suggest
 class About:
     "What `@verb` was told about a function"
 
-    def __init__(self, path: str, **options):
-        self.path, self.options = path, options
+    def __init__(self, path: str, **options) -> None:
+        self.path = path
+        self.options = options
 
 
 def path_of(
@@ -101,7 +102,7 @@ def _guarded(fn, about, args, kwargs):
         raise err from e
 
 
-def _note_failure(about, error, kwargs):
+def _note_failure(about, error, kwargs) -> None:
     "Record `verb.failed`, if the verb changes things and there is a ledger to write to"
     if not about.options["changes"] or kwargs.get("dry_run") or isinstance(error, BadUsage):
         return

@@ -47,17 +47,22 @@ CHUNK = 4096  # Entries hashed at a time, a power of two
 class _Walk:
     "Recomputes the tree chunk by chunk, keeping only the levels above a chunk"
 
-    def __init__(self, stored: Callable[[int, int, int], list[bytes]] | None):
-        self.stored, self.tops, self.levels, self.start, self.problems = stored, {}, [], 0, []
+    def __init__(self, stored: Callable[[int, int, int], list[bytes]] | None) -> None:
+        self.stored = stored
+        self.tops = {}
+        self.levels = []
+        self.start = 0
+        self.problems = []
 
     def node(self, level, idx):
         if (level, idx) in self.tops:
             return self.tops[level, idx]
         return self.levels[level][idx - (self.start >> level)]
 
-    def chunk(self, leaves: list[bytes]):
+    def chunk(self, leaves: list[bytes]) -> None:
         "Hash one chunk; compare the stored subtrees"
-        self.levels, h = [leaves], merkle.node_hash
+        self.levels = [leaves]
+        h = merkle.node_hash
         while len(self.levels[-1]) > 1:
             a = self.levels[-1]
             self.levels.append([h(a[n], a[n + 1]) for n in range(0, len(a) - 1, 2)])
@@ -66,16 +71,17 @@ class _Walk:
         if len(leaves) == CHUNK:
             self._carry(CHUNK.bit_length() - 1, self.start // CHUNK, self.levels[-1][0])
 
-    def _carry(self, level, idx, digest):
+    def _carry(self, level, idx, digest) -> None:
         "A full chunk becomes a node above, and completes others"
         self.tops[level, idx] = digest
         while idx & 1:
             digest = merkle.node_hash(self.tops[level, idx - 1], digest)
-            level, idx = level + 1, idx >> 1
+            level = level + 1
+            idx = idx >> 1
             self.tops[level, idx] = digest
             self._compare(level, idx, [digest])
 
-    def _compare(self, level, first, hashes):
+    def _compare(self, level, first, hashes) -> None:
         if self.stored is None or not hashes:
             return
         have = self.stored(level, first, len(hashes))
@@ -102,19 +108,27 @@ def check(
     stored: Callable[[int, int, int], list[bytes]] | None = None,  # (level, first, count) -> stored subtree hashes
 ) -> tuple[int, str, int, int, list[Problem]]:  # entries, root in hex, entries signed, entries anchored, problems
     "Verify a log against its checkpoints and anchors"
-    marks, problems = _marks(notes, keys, origin, "checkpoint"), []
+    marks = _marks(notes, keys, origin, "checkpoint")
+    problems = []
     held = _marks(anchors, keys, origin, "anchor")
     wanted = sorted({m[0].size for m in [*marks, *held] if m[0]})
-    walk, roots, size, gone, said, leaves, place = _Walk(stored), {0: merkle.EMPTY}, 0, {}, set(), [], 0
+    walk = _Walk(stored)
+    roots = {0: merkle.EMPTY}
+    size = 0
+    gone = {}
+    said = set()
+    leaves = []
+    place = 0
 
-    def close():
+    def close() -> None:
         nonlocal leaves
         walk.chunk(leaves)
         while wanted and wanted[0] <= size:
             s = wanted.pop(0)
             roots[s] = merkle.root(s, walk.node)
         if len(leaves) == CHUNK:
-            walk.start, leaves = walk.start + CHUNK, []
+            walk.start = walk.start + CHUNK
+            leaves = []
 
     for r in rows:
         trouble = _look(r, place, gone, said)

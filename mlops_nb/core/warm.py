@@ -117,7 +117,7 @@ def _peer(s) -> list[int]:
     return [int.from_bytes(data[k : k + 4], sys.byteorder, signed=True) for k in (0, 4, 8)]
 
 
-def send(s: "sockets.socket", message: dict, fds=()):
+def send(s: "sockets.socket", message: dict, fds=()) -> None:
     "One message"
     import marshal
 
@@ -139,7 +139,9 @@ def receive(s: "sockets.socket", most: int = 0) -> tuple[dict | None, list[int]]
     head = _exactly(s, 4)
     if len(head) < 4:
         return None, []
-    n, fds, first = int.from_bytes(head, "big"), [], b""
+    n = int.from_bytes(head, "big")
+    fds = []
+    first = b""
     if most:
         first, fds = _with_fds(s, most)
     data = first + _exactly(s, n - len(first))
@@ -164,7 +166,8 @@ def _with_fds(s, most: int) -> tuple[bytes, list[int]]:
 
 
 def _exactly(s, n: int) -> bytes:
-    parts, left = [], n
+    parts = []
+    left = n
     while left:
         b = s.recv(min(left, 1 << 20))
         if not b:
@@ -238,13 +241,14 @@ def _bare(env: dict) -> dict:
 class Line:
     "To a child of the server: single bytes out are signals, a message in is its end"
 
-    def __init__(self, s: "sockets.socket", pid: int):
-        self.s, self.pid = s, pid
+    def __init__(self, s: "sockets.socket", pid: int) -> None:
+        self.s = s
+        self.pid = pid
 
     def fileno(self) -> int:
         return self.s.fileno()
 
-    def sendall(self, data: bytes):
+    def sendall(self, data: bytes) -> None:
         self.s.sendall(data)
 
     def end(self) -> dict | None:
@@ -253,7 +257,7 @@ class Line:
         except OSError:
             return None
 
-    def close(self):
+    def close(self) -> None:
         self.s.close()
 
 
@@ -329,7 +333,7 @@ def relay(
     if s is None:
         return None
 
-    def forward(n, _):
+    def forward(n, _) -> None:
         s.sendall(bytes([n]))
 
     for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -42,7 +42,8 @@ def family(
             return [pid]  # psutil is missing, or the process is gone
     if pid == os.getpid() and _childless():
         return [pid]
-    out, todo = [], [pid]
+    out = []
+    todo = [pid]
     while todo:
         out.append(p := todo.pop())
         todo += _children(p)
@@ -129,7 +130,7 @@ def _rusage_mb(pid: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _set_back(pid: int = 0):
+def _set_back(pid: int = 0) -> None:
     "Set the high-water mark back to now, where the system allows it"
     try:
         with open(f"/proc/{pid or 'self'}/clear_refs", "w", encoding="ascii") as f:
@@ -210,19 +211,17 @@ class Meter:
     def __init__(
         self,
         pid: int = 0,  # A process; 0 is this one
-    ):
+    ) -> None:
         self.pid = pid
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         "Begin a lap"
         _set_back(self.pid)
-        self.began, self.cpu, self.joule, self.gpus = (
-            time.perf_counter(),
-            cpu_seconds(self.pid),
-            _rapl_uj(),
-            gpu_joule(),
-        )
+        self.began = time.perf_counter()
+        self.cpu = cpu_seconds(self.pid)
+        self.joule = _rapl_uj()
+        self.gpus = gpu_joule()
 
     def lap(self) -> Usage:
         "Usage since the last lap; the next one begins"
@@ -232,12 +231,16 @@ class Meter:
 
     def read(self) -> Usage:
         "Usage since the last lap"
-        seconds, cpu = time.perf_counter() - self.began, max(0.0, cpu_seconds(self.pid) - self.cpu)
-        kwh, how = modelled_kwh(seconds, cpu), "model"
+        seconds = time.perf_counter() - self.began
+        cpu = max(0.0, cpu_seconds(self.pid) - self.cpu)
+        kwh = modelled_kwh(seconds, cpu)
+        how = "model"
         if self.joule is not None and (now := _rapl_uj()) is not None and now >= self.joule:
-            kwh, how = (now - self.joule) / 3.6e12, "rapl"
+            kwh = (now - self.joule) / 3.6e12
+            how = "rapl"
         if self.gpus is not None and (joule := gpu_joule()) is not None and joule >= self.gpus:
-            kwh, how = kwh + (joule - self.gpus) / 3.6e6, f"{how}+nvml"
+            kwh = kwh + (joule - self.gpus) / 3.6e6
+            how = f"{how}+nvml"
         return Usage(seconds=seconds, cpu_s=cpu, peak_mb=_family_mb(self.pid), kwh=kwh, energy=how)
 
 # %% ../../nbs/cost/metering.ipynb #fb2171eb
@@ -247,7 +250,7 @@ _open: list["_Block"] = []  # Blocks being measured, outermost first
 class _Block(Meter):
     peak = 0.0
 
-    def start(self):
+    def start(self) -> None:
         for b in _open:
             b.peak = max(b.peak, _family_mb())
         super().start()
@@ -256,17 +259,16 @@ class _Block(Meter):
 @contextmanager
 def measure():
     "Measure a block: `with measure() as used: ...`, then `used.seconds`, `used.cpu_s`, `used.peak_mb`, `used.kwh`"
-    used, block = Usage(), _Block()
+    used = Usage()
+    block = _Block()
     _open.append(block)
     try:
         yield used
     finally:
         _open.remove(block)
         u = block.read()
-        used.seconds, used.cpu_s, used.peak_mb, used.kwh, used.energy = (
-            u.seconds,
-            u.cpu_s,
-            max(u.peak_mb, block.peak),
-            u.kwh,
-            u.energy,
-        )
+        used.seconds = u.seconds
+        used.cpu_s = u.cpu_s
+        used.peak_mb = max(u.peak_mb, block.peak)
+        used.kwh = u.kwh
+        used.energy = u.energy

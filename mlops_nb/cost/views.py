@@ -20,11 +20,13 @@ _ENDS = ("job.completed", "job.failed", "job.aborted", "run.completed", "run.fai
 class Paid:
     "One ended piece of work, without its children"
 
-    def __init__(self, e: Event):
+    def __init__(self, e: Event) -> None:
         p = e.payload or {}
-        self.event, self.payload = e, p
+        self.event = e
+        self.payload = p
         self.run = str(p.get("run") or p.get("run_id") or e.subject)
-        self.parent, self.parts = str(p.get("parent") or ""), (0.0, 0.0, 0.0)
+        self.parent = str(p.get("parent") or "")
+        self.parts = (0.0, 0.0, 0.0)
         self.job: Paid | None = None
         self.unpriced = int(not _is_number(p.get("usd")))
         self.usd, self.kwh, self.seconds = (_number(p.get(k)) for k in ("usd", "kwh", "seconds"))
@@ -59,7 +61,8 @@ def paid(
         w.usd, w.kwh, w.seconds = map(max, (w.usd, w.kwh, w.seconds), w.parts)
         top = owner.get(w.parent)
         if top is not None and top.event.seq > w.event.seq:
-            w.job, top.parts = top, tuple(map(add, top.parts, (w.usd, w.kwh, w.seconds)))
+            w.job = top
+            top.parts = tuple(map(add, top.parts, (w.usd, w.kwh, w.seconds)))
     if not net:
         return [w for w in works if w.job is None]
     for w in works:
@@ -98,12 +101,12 @@ def _models(events: list[Event]) -> dict[str, str]:
 
 
 class _Sum:
-    def __init__(self):
+    def __init__(self) -> None:
         self.usd = self.kwh = self.idle = self.seconds = 0.0
         self.count = self.unpriced = 0
         self.seqs = []
 
-    def add(self, w: Paid, usd, kwh, idle, seconds):
+    def add(self, w: Paid, usd, kwh, idle, seconds) -> None:
         self.usd += usd
         self.kwh += kwh
         self.idle += idle
@@ -126,7 +129,7 @@ class _Sum:
         )
 
 
-def _by_cell(w: Paid, sums):
+def _by_cell(w: Paid, sums) -> None:
     "The cells of a job's run, each by its number; what is left is idle time, or work without cells"
     left = [w.usd, w.kwh, w.seconds]
     for c in w.cells:
@@ -144,7 +147,8 @@ def table(
 ) -> CostTable:
     "Estimated cost by key, most expensive first; the rows add up to the total"
     events = list(events)
-    model_of, sums = _models(events), {}
+    model_of = _models(events)
+    sums = {}
 
     def of(key):
         return sums.setdefault(key, _Sum())

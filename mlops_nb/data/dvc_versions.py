@@ -55,7 +55,8 @@ def adopt(
 ) -> dict:  # {'adopted': what was found, in words; empty when the repository was made}
     "Use the DVC repository that is there, or make one with a local remote"
     if _config(p).is_file() and remote_of(p)[1]:
-        (name, url), own = remote_of(p), local_folder(p)
+        name, url = remote_of(p)
+        own = local_folder(p)
         return {
             "adopted": f"remote {name} at {own.relative_to(p.root).as_posix() if own and own.is_relative_to(p.root) else url}"
         }
@@ -78,7 +79,7 @@ def _address(folder: Path, md5: str) -> Path:
     return folder / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _copy(source: Path, target: Path):
+def _copy(source: Path, target: Path) -> None:
     "Copy a file so that it appears whole"
     target.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=target.parent, prefix=".")
@@ -152,7 +153,7 @@ def push(p, name: str, versions: list[Version], file: str) -> int:
     return len(lacking)
 
 
-def _dvc(p, *words):
+def _dvc(p, *words) -> None:
     "DVC itself, in a process of its own"
     r = subprocess.run(
         [sys.executable, "-m", "dvc", *words],
@@ -220,7 +221,7 @@ def read(
     return file, versions
 
 
-def write(p, name: str, file: str, versions: list[Version]):
+def write(p, name: str, file: str, versions: list[Version]) -> None:
     "Replace the pointer; the data file is ignored in git as DVC does it"
     import yaml
 
@@ -236,7 +237,7 @@ def write(p, name: str, file: str, versions: list[Version]):
     write_text(p.root / f"{file}.dvc", yaml.safe_dump(doc, sort_keys=False, width=150, allow_unicode=True))
 
 
-def put(p, source: Path, file: str):
+def put(p, source: Path, file: str) -> None:
     "Make `source` the current data file"
     if (p.root / file).resolve() != Path(source).resolve():
         _copy(source, p.root / file)

@@ -53,10 +53,8 @@ def resolve(
         time=v.time,
         file=file,
     )
-    fact.at, fact.format = (
-        dvc_versions.bytes_of(p, v, file) if here else None,
-        FORMATS.get(Path(file).suffix.lower(), "parquet"),
-    )
+    fact.at = dvc_versions.bytes_of(p, v, file) if here else None
+    fact.format = FORMATS.get(Path(file).suffix.lower(), "parquet")
     return fact
 
 
@@ -131,7 +129,7 @@ def attach(
     name: str,  # Name of the relation to make
     data,  # Frame, path, glob or `NAME@v`
     p=None,  # Project
-):
+) -> None:
     "Make `name` a relation over the data without loading files"
     paths, format, _ = locate(data, p)
     sql = _expression(paths, format) if paths else ""

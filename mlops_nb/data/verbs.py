@@ -119,11 +119,12 @@ def _kept(p, source, v, frame) -> Path:
     raise BadInput(f"{Path(source).name} changed while it was read", "add it when it is complete")
 
 
-def _keep(p, name, file, source, versions, frame=False):
+def _keep(p, name, file, source, versions, frame=False) -> None:
     "Bytes, pointer, event; the old pointer comes back when the event cannot be recorded"
     from mlops_nb.core import ledger
 
-    v, at = versions[-1], p.root / f"{file}.dvc"
+    v = versions[-1]
+    at = p.root / f"{file}.dvc"
     before = at.read_bytes() if at.exists() else None
     dvc_versions.adopt(p)
     given, source = source, _kept(p, source, v, frame)
@@ -322,7 +323,8 @@ def verify(
     name: str = "",  # Only this dataset
 ) -> Verified:
     "Read the bytes of every version again and compare their digests"
-    p, out = projects.current(), []
+    p = projects.current()
+    out = []
     for n in _chosen(p, name):
         file, versions = dvc_versions.read(p, n)
         here = p.root / file

@@ -67,7 +67,8 @@ def match(
     "Answer every question; the tie rule is (time, created, place in the view), the largest wins"
     import duckdb, numpy as np, pyarrow as pa
 
-    keys, late = [c for c in asked.column_names if c != "t"], "c" in view.column_names and not _never_late(view)
+    keys = [c for c in asked.column_names if c != "t"]
+    late = "c" in view.column_names and not _never_late(view)
     packed = _packed(asked, view, keys) if not late and not con else None
     rows, ties = _in_order(*packed) if packed is not None else _by_sql(asked, view, keys, late, con)
     return _checked(np.asarray(rows), asked, view, unit, ttl_s, ties)
@@ -101,12 +102,11 @@ def _numbered(a, v):
     if a.type != v.type:
         return None
     if pa.types.is_integer(v.type) and v.type != pa.uint64():
-        x, y = (
-            np.asarray(pc.fill_null(a, 0)).astype("int64", copy=False),
-            np.asarray(pc.fill_null(v, 0)).astype("int64", copy=False),
-        )
+        x = np.asarray(pc.fill_null(a, 0)).astype("int64", copy=False)
+        y = np.asarray(pc.fill_null(v, 0)).astype("int64", copy=False)
         least, most = int(y.min()), int(y.max())
-        p, q = np.where((x < least) | (x > most), -1, x - least), y - least
+        p = np.where((x < least) | (x > most), -1, x - least)
+        q = y - least
         if a.null_count:
             p[np.asarray(pc.is_null(a))] = -1
         if v.null_count:
@@ -126,18 +126,18 @@ def _packed(asked, view, keys):
         return None
     t, u = _ints(view["t"]), _ints(asked["t"])
     least, most = (int(pc.min(view["t"]).as_py()), int(pc.max(view["t"]).as_py()))
-    span, size = most - least + 1, 1
-    p, q, ok_p, ok_q = (
-        np.zeros(len(u), "int64"),
-        np.zeros(len(t), "int64"),
-        np.ones(len(u), bool),
-        np.ones(len(t), bool),
-    )
+    span = most - least + 1
+    size = 1
+    p = np.zeros(len(u), "int64")
+    q = np.zeros(len(t), "int64")
+    ok_p = np.ones(len(u), bool)
+    ok_q = np.ones(len(t), bool)
     for k in keys:
         got = _numbered(asked[k], view[k])
         if got is None or (size := size * got[2]) * span >= 2**62:
             return None
-        p, q = p * got[2] + got[0], q * got[2] + got[1]
+        p = p * got[2] + got[0]
+        q = q * got[2] + got[1]
         ok_p &= got[0] >= 0
         ok_q &= got[1] >= 0
     ok_p &= u >= least
@@ -215,7 +215,8 @@ def _checked(rows, asked, view, unit, ttl_s, ties) -> Match:
     "Expire old answers, and count on the result what must not be there"
     import numpy as np
 
-    q, hit = _ints(asked["t"]), rows >= 0
+    q = _ints(asked["t"])
+    hit = rows >= 0
     age = q - _ints(view["t"])[rows] if view.num_rows else np.zeros(len(rows), "int64")
     expired = hit & (age > int(ttl_s * _UNIT[unit])) if ttl_s is not None else np.zeros(len(rows), bool)
     rows[expired] = -1
@@ -288,7 +289,8 @@ def question(
         *([unit_of(view[created], called(created))] if created else []),
     ]
     unit = "ns" if "ns" in units else "us"
-    a, v = {}, {}
+    a = {}
+    v = {}
     for n, k in enumerate(entity):
         a[f"k{n}"], v[f"k{n}"] = _same_kind(table[k], view[k], called(k))
     a["t"], v["t"] = instants(table[asked], unit, called(asked)), instants(view[time], unit, called(time))

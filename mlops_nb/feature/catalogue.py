@@ -133,11 +133,10 @@ def _trained_on(payload: dict) -> set[str]:
     "Digests of frames that a payload names, wherever it keeps them"
     found = set()
 
-    def walk(x):
-        if isinstance(x, dict):
-            [walk(v) for v in x.values()]
-        elif isinstance(x, (list, tuple)):
-            [walk(v) for v in x]
+    def walk(x) -> None:
+        if isinstance(x, (dict, list, tuple)):
+            for v in x.values() if isinstance(x, dict) else x:
+                walk(v)
         elif isinstance(x, str) and len(x) == 64:
             found.add(x)
 
@@ -170,10 +169,8 @@ def held(
             if c in names
         ]
         told = [described(d, pq.read_table(at, columns=list(dict.fromkeys([c, d.time])))) for c in only if c != d.time]
-        columns, newest = (
-            [x for t, _ in told for x in t if x["name"] != d.time],
-            told[0][1] if told else described(d, pq.read_table(at, columns=[d.time]))[1],
-        )
+        columns = [x for t, _ in told for x in t if x["name"] != d.time]
+        newest = told[0][1] if told else described(d, pq.read_table(at, columns=[d.time]))[1]
         out = {"rows": pq.read_metadata(at).num_rows, "newest": newest, "columns": columns, "tests": {}}
     out["tests"] |= {t.expr: t.failed for t in compute.test_rows(ds.dataset(at), new)}
     with suppress(MlopsError):
@@ -197,7 +194,8 @@ def state(
         h = held(d, at)
     except (MlopsError, OSError, ValueError):
         return out
-    newest, age = h["newest"], None
+    newest = h["newest"]
+    age = None
     if newest:
         t = datetime.fromisoformat(newest)
         age = (datetime.now(UTC) - (t if t.tzinfo else t.replace(tzinfo=UTC))).total_seconds()

@@ -98,7 +98,7 @@ def _named_in(sql: str) -> tuple[str, ...]:
     return tuple(sorted(tables - inner))
 
 
-def _walk(node, tables: set, inner: set):
+def _walk(node, tables: set, inner: set) -> None:
     "Names of tables, and of the query's own WITH clauses"
     if isinstance(node, list):
         for n in node:
@@ -133,7 +133,9 @@ def sources(
     "What a view reads; raises `NotFound` for an unknown table and `BadInput` for a circle"
     if d.name in above:
         raise BadInput(f"view {' reads '.join([*above, d.name])}: a circle", "let one of them read the dataset instead")
-    out, views, sets = {}, refs.registered(p, "feature"), refs.registered(p, "dataset")
+    out = {}
+    views = refs.registered(p, "feature")
+    sets = refs.registered(p, "dataset")
     for name in names_of(d):
         if name == "source" and frame is not None:
             out[name] = ("", frame)
@@ -142,7 +144,8 @@ def sources(
             raise BadInput("the definition reads `source` and none is declared", "say it with --source DATASET")
         what = d.source if name == "source" else name
         if name != "source" and name in views:
-            inner, below = definition.find(p, name), (*above, d.name)
+            inner = definition.find(p, name)
+            below = (*above, d.name)
             of = sources(p, inner, below, only_digests=only_digests)
             out[name] = (
                 key_of(inner, of),
@@ -283,7 +286,7 @@ def _as_stored(frame):
     return t
 
 
-def _keep(at: Path, table):
+def _keep(at: Path, table) -> None:
     "Write the cache in one step; a disk that is full costs the cache, not the answer"
     import os
     import pyarrow.parquet as pq

@@ -34,7 +34,7 @@ def digest(d: Definition) -> str:
     ).hexdigest()
 
 
-def _write(folder: Path, stem: str, d: Definition):
+def _write(folder: Path, stem: str, d: Definition) -> None:
     "Both files of a definition"
     head = msgspec.to_builtins(d)
     head.pop("body", None)
@@ -89,7 +89,8 @@ def versions(p, name: str) -> list[Definition]:
     "All versions of a view, oldest first; empty when there is none"
     now = p.root / "features" / f"{name}.toml"
     while True:
-        held, stamp = _held(p), _stamp(p, now)
+        held = _held(p)
+        stamp = _stamp(p, now)
         try:
             found = _versions(p, now, held)
         except MlopsError:
@@ -168,7 +169,7 @@ def changing(
             _undo(p).unlink(missing_ok=True)
 
 
-def _settle(p):
+def _settle(p) -> None:
     "Put back what a killed process had begun to change, unless it is recorded"
     from mlops_nb.core import ledger
 
@@ -227,7 +228,7 @@ def save(
     return True
 
 
-def restore(p, name: str, before: dict[Path, bytes | None]):
+def restore(p, name: str, before: dict[Path, bytes | None]) -> None:
     "Put files back as they were"
     for path, content in before.items():
         if content is None:
@@ -261,7 +262,8 @@ def difference(
         for k in Definition.__struct_fields__
         if k not in ("version", "body", "features") and x.get(k) != y.get(k)
     ]
-    old, new = {f.name: f.type for f in a.features}, {f.name: f.type for f in b.features}
+    old = {f.name: f.type for f in a.features}
+    new = {f.name: f.type for f in b.features}
     features = [
         {
             "name": n,

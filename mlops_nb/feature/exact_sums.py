@@ -60,7 +60,8 @@ def deviation(values) -> float | None:  # None: an infinite value
     values = [float(v) for v in values]
     if not all(map(math.isfinite, values)):
         return None
-    (numbers, k), n = _whole(values), len(values)
+    numbers, k = _whole(values)
+    n = len(values)
     return _root(n * sum(map(mul, numbers, numbers)) - sum(numbers) ** 2, n * (n - 1) << 2 * k)
 
 # %% ../../nbs/feature/exact_sums.ipynb #420c0bb6
@@ -95,7 +96,9 @@ def two_prod(a, b):
         h = c - (c - x)
         return h, x - h
 
-    (ah, al), (bh, bl), p = halves(a), halves(b), a * b
+    ah, al = halves(a)
+    bh, bl = halves(b)
+    p = a * b
     return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
 
 
@@ -129,7 +132,9 @@ def limbs(
 
     out: dict = {}
     while (top := max((k for x in terms if (k := _top(x, e)) is not None), default=None)) is not None:
-        k, t, left = (top - 1) // bits * bits, np.zeros(len(lo), "int64"), []
+        k = (top - 1) // bits * bits
+        t = np.zeros(len(lo), "int64")
+        left = []
         for x in terms:
             whole = np.trunc(_by_two(x, e - k))  # towards 0: no overflow beside the largest float
             t += whole.astype("int64")
@@ -146,8 +151,12 @@ def carried(
     signed: bool = True,  # Digits from -2**(h-1); else from 0, for numbers that are not negative
 ) -> dict:
     "The same numbers with digits of h bits"
-    out, carry, half, mask = {}, None, (1 << h - 1 if signed else 0), (1 << h) - 1
-    at, end = min(parts, default=0), max(parts, default=-1)
+    out = {}
+    carry = None
+    half = 1 << h - 1 if signed else 0
+    mask = (1 << h) - 1
+    at = min(parts, default=0)
+    end = max(parts, default=-1)
     while at <= end or carry is not None:
         t = parts.get(at)
         if t is None and carry is None:
@@ -168,7 +177,8 @@ def _scale(digits, n):
 
     if all(-900 < k < 900 for k in digits):
         return 0
-    ex, new = np.zeros(n, "int32"), np.ones(n, bool)
+    ex = np.zeros(n, "int32")
+    new = np.ones(n, bool)
     for k in sorted(digits, reverse=True):
         here = new & (digits[k] != 0)
         ex[here] = k & ~1
@@ -180,9 +190,11 @@ def _rounded(digits, n):
     "Signed digits as floats, rounded once"
     import numpy as np
 
-    ex, (hi, lo, rest) = _scale(digits, n), np.zeros((3, n))
+    ex = _scale(digits, n)
+    (hi, lo, rest) = np.zeros((3, n))
     for k in sorted(digits, reverse=True):
-        d, exact = digits[k].astype("float64"), lo == 0
+        d = digits[k].astype("float64")
+        exact = lo == 0
         rest = np.where(exact | (rest != 0), rest, d)
         hi, lost = two_sum(hi, np.where(exact, _by_two(d, k - ex), 0))
         lo = np.where(exact, lost, lo)
@@ -194,7 +206,8 @@ def _roots(digits, c):
     "The root of unsigned digits / (c * (c-1)), rounded once; 0 where c < 2"
     import numpy as np
 
-    ex, (hi, lo) = _scale(digits, len(c)), np.zeros((2, len(c)))
+    ex = _scale(digits, len(c))
+    (hi, lo) = np.zeros((2, len(c)))
     for k in sorted(digits, reverse=True):
         hi, lost = two_sum(hi, _by_two(digits[k].astype("float64"), k - ex))
         lo = lo + lost
@@ -203,10 +216,12 @@ def _roots(digits, c):
     p, r = two_prod(s, s)
     q, e = two_prod(p, pairs)
     more = (((hi - q) - e) + (lo - r * pairs)) / np.where(s > 0, 2 * s * pairs, 1)
-    low, high = s + (more - s * 2.0**-90), s + (more + s * 2.0**-90)
+    low = s + (more - s * 2.0**-90)
+    high = s + (more + s * 2.0**-90)
     out = _by_two(low, ex // 2)
     for i in np.flatnonzero((low != high) | (s > 0) & (out < 2.0**-1020) | (pairs >= 2.0**53)).tolist():
-        base, m = min(digits), int(c[i])
+        base = min(digits)
+        m = int(c[i])
         d = sum(int(t[i]) << (k - base) for k, t in digits.items())
         out[i] = _root(d << max(base, 0), m * (m - 1) << max(-base, 0))
     return np.where(c < 2, 0.0, out)
@@ -241,7 +256,8 @@ def sums(
     "`total` of the values that each question sees"
     import numpy as np
 
-    fine, bits = np.isfinite(x), 2 * _half(c)
+    fine = np.isfinite(x)
+    bits = 2 * _half(c)
     s = _blocks(
         n, lambda here, d: _rounded(carried(d, bits), len(c[here])), limbs(lo, hi, n, bits, [np.where(fine, x, 0)])
     )
@@ -255,9 +271,11 @@ def deviations(lo, hi, n: int, x, c):  # As `sums`; NaN where `deviation` is Non
     "`deviation` of the values that each question sees"
     import numpy as np
 
-    fine, h = np.isfinite(x), _half(c)
+    fine = np.isfinite(x)
+    h = _half(c)
     x = np.where(fine, x, 0)
-    size, e = np.abs(x[x != 0]), 0
+    size = np.abs(x[x != 0])
+    e = 0
     m = x
     if size.min(initial=1) < 2.0**-350 or size.max(initial=1) > 2.0**350:
         m, e = np.frexp(x)
@@ -266,7 +284,7 @@ def deviations(lo, hi, n: int, x, c):  # As `sums`; NaN where `deviation` is Non
     def one(here, values, squares):
         d = {k: c[here] * t for k, t in carried(squares, h).items()}
 
-        def less(k, t):
+        def less(k, t) -> None:
             d[k] = d[k] - t if k in d else -t
 
         digits = carried(values, h)

@@ -32,7 +32,8 @@ def adopt(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Adopted | Plan:
     "Take over a Feast repository: entities, feature views, on-demand views, feature services, push sources; the rest is kept for export"
-    p, path = projects.current(), Path(path).expanduser().resolve()
+    p = projects.current()
+    path = Path(path).expanduser().resolve()
     if not (path / "feature_store.yaml").is_file():
         raise NotFound(f"{path.name} holds no feature_store.yaml", "give the folder of a Feast repository")
     with progress("reading the Feast repository"):
@@ -58,7 +59,9 @@ def adopt(
 
 def _definitions(p, path, objects) -> tuple[list[Definition], list[dict]]:
     "Definitions for what has a counterpart here, and why the rest has none"
-    entities, ds, skipped = {o.name: o for k, _, o in objects if k == "entities"}, [], []
+    entities = {o.name: o for k, _, o in objects if k == "entities"}
+    ds = []
+    skipped = []
     for kind, _, o in objects:
         if not kind.endswith("views"):
             continue
@@ -108,7 +111,7 @@ def _put_back(before: dict):
         raise
 
 
-def _keep(p, path, objects, ds, services):
+def _keep(p, path, objects, ds, services) -> None:
     "Write definitions, services and the kept objects; put everything back when one fails"
     from mlops_nb.core import ledger
 
@@ -165,7 +168,8 @@ def export(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Exported | Plan:
     "Write a Feast repository: what was adopted comes back unchanged, and the project's own views with their rows"
-    p, path = projects.current(), Path(path).expanduser().resolve()
+    p = projects.current()
+    path = Path(path).expanduser().resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise BadInput(f"{path.name} exists and is not empty", "give a new folder")
     doc = _kept(p)
@@ -285,7 +289,7 @@ def _own_code(p, path, d, known) -> str:
     return feast_repository.code_of_view(d, keys, known)
 
 
-def _bring(origin: Path, path: Path, o, moves: bool):
+def _bring(origin: Path, path: Path, o, moves: bool) -> None:
     "The file of a source that is named relative to the repository, or lies in it and moves with its code"
     for s in (o, getattr(o, "batch_source", None), getattr(o, "source", None)):
         at = getattr(s, "path", None)
@@ -295,7 +299,7 @@ def _bring(origin: Path, path: Path, o, moves: bool):
             _copied(origin / at, path / at, path)
 
 
-def _bring_stores(origin, path, text, to, moves):
+def _bring_stores(origin, path, text, to, moves) -> None:
     "The registry and a local online store, so that `feast plan` compares with what was applied; the registry names the online store by its place"
     import yaml
 
@@ -315,7 +319,7 @@ def _bring_stores(origin, path, text, to, moves):
         feast_repository.move_registry(path / registry, origin, to, moves)
 
 
-def _copied(a: Path, b: Path, root: Path):
+def _copied(a: Path, b: Path, root: Path) -> None:
     if not a.exists() or b.exists() or not b.resolve().is_relative_to(root.resolve()):
         return
     b.parent.mkdir(parents=True, exist_ok=True)

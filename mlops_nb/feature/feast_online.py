@@ -89,7 +89,7 @@ class FeastStore:
     def __init__(
         self,
         folder,  # With a feature_store.yaml
-    ):
+    ) -> None:
         need("feast")
         from feast.infra.online_stores.helpers import get_online_store_from_config
         from feast.repo_config import load_repo_config
@@ -171,7 +171,7 @@ class FeastStore:
         self._put(b.view, b.by, b.names, newer)
         return len(newer)
 
-    def _put(self, view, by, names, rows):
+    def _put(self, view, by, names, rows) -> None:
         data = [
             (_key(by, k), dict(zip((*names, _TIME), map(_proto, (*r, t)))), _EPOCH + timedelta(microseconds=t), None)
             for k, t, r in rows
@@ -185,7 +185,8 @@ class FeastStore:
         return [sum(rows, ()) for rows in zip(*parts)]
 
     def _read(self, by, view, names, keys) -> list[tuple]:
-        fv, out = self._table(view, by, (*names, _TIME)), []
+        fv = self._table(view, by, (*names, _TIME))
+        out = []
         for n in range(0, len(keys), self.piece):
             got = self._try(
                 self.store.online_read,
@@ -201,7 +202,7 @@ class FeastStore:
         "How far a view was read; empty at first"
         return self._read(("view",), "marks@1", ["mark"], [(view,)])[0][1] or ""
 
-    def close(self):
+    def close(self) -> None:
         "Feast keeps its connections until the process ends"
 
 

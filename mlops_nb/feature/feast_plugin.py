@@ -41,7 +41,7 @@ class PitRetrievalJob(DaskRetrievalJob):
         return self.evaluation_function().to_pandas()
 
 
-def _has(source, columns, names: list[str]):
+def _has(source, columns, names: list[str]) -> None:
     "Raise `NotFound` for the first column that a source has not"
     missing = next((c for c in columns if c not in names), None)
     if missing is not None:
@@ -138,7 +138,8 @@ def _view_columns(fv, features, asked: pa.Table, time: str, config, filter_creat
 # %% ../../nbs/feature/feast_plugin.ipynb #b5c1e3cd
 def _in_utc(table: pa.Table, time: str) -> pa.Table:
     "The time of the entity frame with its zone; a time without one is UTC"
-    n, t = table.column_names.index(time), table.schema.field(time).type
+    n = table.column_names.index(time)
+    t = table.schema.field(time).type
     if not (pa.types.is_timestamp(t) or pa.types.is_date(t)):
         raise BadInput(
             f"column `{time}` of the entity frame is {t}, not a time",

@@ -43,7 +43,8 @@ class Kept(msgspec.Struct, kw_only=True):
 @contextmanager
 def _inside(path: Path):
     "Work in a folder whose modules may be imported, and forget them afterwards"
-    before, where = set(sys.modules), os.getcwd()
+    before = set(sys.modules)
+    where = os.getcwd()
     bytecode = sys.dont_write_bytecode
     os.chdir(path)
     sys.path.insert(0, str(path))
@@ -126,7 +127,7 @@ def _messages(m):
                 yield from _messages(x)
 
 
-def move_registry(file: Path, origin: Path, to: Path, sources: bool = False):
+def move_registry(file: Path, origin: Path, to: Path, sources: bool = False) -> None:
     "A file registry whose online tables, and with `sources` whose files, lay below `origin` names them below `to`"
     from feast.protos.feast.core.Registry_pb2 import Registry
 
@@ -268,7 +269,7 @@ def leans_on(text: str) -> list[str]:
 
     free: set[str] = set()
 
-    def walk(t):
+    def walk(t) -> None:
         if t.get_type() == "function":
             free.update(s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced())
         for c in t.get_children():
@@ -348,7 +349,8 @@ def _source_code(o, of) -> str:
 
 
 def _view_code(o, of) -> str:
-    kind, label = type(o).__name__, type(o).__name__ == "LabelView"
+    kind = type(o).__name__
+    label = type(o).__name__ == "LabelView"
     if kind not in ("FeatureView", "LabelView"):
         raise BadInput(f"no code for {kind}")
     source = o.source if label else (o.stream_source or o.batch_source)
@@ -421,8 +423,10 @@ def _entity_code(o) -> str:
 class _Names:
     "The variable of each object, by identity or by name"
 
-    def __init__(self, objects):
-        self.objects, self.names, taken = objects, {}, set()
+    def __init__(self, objects) -> None:
+        self.objects = objects
+        self.names = {}
+        taken = set()
         for kind, variable, o in objects:
             word = variable or re.sub(r"\W", "_", f"{o.name}_{kind[:-1]}")
             while word in taken or not word.isidentifier():
@@ -567,7 +571,8 @@ def _plain(o):
 
 def written(path: Path, objects: list, more: str = "") -> tuple[int, int]:
     "Write `feature_definitions.py` so that reading it gives equal objects; `(as code, exactly)`"
-    want, exact = {(k, o.name): _plain(o) for k, _, o in objects}, set()
+    want = {(k, o.name): _plain(o) for k, _, o in objects}
+    exact = set()
     for _ in range(len(objects) + 1):
         text, n = code_of(objects, exact, more)
         (Path(path) / "feature_definitions.py").write_text(text, encoding="utf-8")
@@ -616,7 +621,8 @@ def code_of_view(
     known: set,  # Entities that are defined already; added to
 ) -> str:
     "A stored view of ours as Feast objects"
-    v, out = variable(d.name), []
+    v = variable(d.name)
+    out = []
     for k in d.entity:
         if k not in known:
             known.add(k)
@@ -645,7 +651,8 @@ def _seconds(ttl) -> float:
 
 def code_of_on_demand(d: Definition, views: list[tuple[str, list[str]]]) -> str:
     "An on-demand view of ours as a function that holds its own code"
-    v, names = variable(d.name), [f for _, fs in views for f in fs] + [f.name for f in d.request]
+    v = variable(d.name)
+    names = [f for _, fs in views for f in fs] + [f.name for f in d.request]
     sources = [f"{variable(n)}[{fs!r}]" for n, fs in views] + ([f"{v}_request"] if d.request else [])
     request = (
         f"{v}_request = RequestSource(name={d.name + '_request'!r}, schema=[{', '.join(f'Field(name={f.name!r}, dtype={feast_word(f.type)})' for f in d.request)}])\n\n"

@@ -64,7 +64,8 @@ def answer(
     import numpy as np, pyarrow as pa
 
     m = asof.match(q, v, unit, interval(d.ttl).total_seconds() if d.ttl else None)
-    take, has = pa.array(m.rows, mask=m.rows < 0), m.rows >= 0
+    take = pa.array(m.rows, mask=m.rows < 0)
+    has = m.rows >= 0
     t = _ints(v["t"])
     event = np.where(has, t[np.maximum(m.rows, 0)], -1) if len(t) else np.full(len(has), -1)
     proof = Joined(
@@ -95,13 +96,13 @@ def _of_windows(d, features, rows, q, v, unit, as_known):
         n for n in (f" time {k}" for k in range(rows.num_columns + 1)) if n not in rows.column_names
     )  # a name that no column has
     rows = rows.append_column(own, pc.cast(v["t"], pa.int64()))
-    newest, known = (
-        Window(name=own, aggregate="max", column=own, over=longest),
-        [w for w in d.windows if w.name in features],
-    )
+    newest = Window(name=own, aggregate="max", column=own, over=longest)
+    known = [w for w in d.windows if w.name in features]
     got = sliding.evaluate(q, v, rows, [newest, *known], unit, d.id)
     last = got.pop(own)
-    has, event, t = np.asarray(pc.is_valid(last)), np.asarray(pc.fill_null(last, -1)), _ints(q["t"])
+    has = np.asarray(pc.is_valid(last))
+    event = np.asarray(pc.fill_null(last, -1))
+    t = _ints(q["t"])
     ages = (t - event)[has] / sliding._UNIT[unit]
     proof = Joined(
         view=f"{d.name}@{d.version}",
@@ -238,7 +239,8 @@ def merged(answers: list[list[Answer]]) -> list[Joined]:
             np.concatenate([np.full(len(a.ages), a.has.sum() / max(len(a.ages), 1)) for a in of_view]),
         )
         order = np.argsort(ages, kind="stable")
-        ages, share = ages[order], np.cumsum(weight[order]) / max(weight.sum(), 1e-12)
+        ages = ages[order]
+        share = np.cumsum(weight[order]) / max(weight.sum(), 1e-12)
         quantiles = (
             [float(ages[min(int(np.searchsorted(share, x)), len(ages) - 1)]) for x in (0, 0.25, 0.5, 0.75, 1)]
             if len(ages)
@@ -278,18 +280,16 @@ def digest_of_file(path: Path) -> str:
 class Writer:
     "Parquet, piece by piece, whole or not at all"
 
-    def __init__(self, path: Path):
-        self.path, self.tmp, self.file = (
-            Path(path),
-            Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(4)}"),
-            None,
-        )
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.tmp = Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(4)}")
+        self.file = None
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
-    def write(self, table):
+    def write(self, table) -> None:
         import pyarrow.parquet as pq
 
         if self.file is None:

@@ -138,15 +138,20 @@ def read(
     full: bool = False,  # Read everything whatever the mark says
 ) -> Reading:
     "Rows of a view that may be new"
-    found, old, digest = compute.sources(p, d), _mark(mark), definition.digest(d)
+    found = compute.sources(p, d)
+    old = _mark(mark)
+    digest = definition.digest(d)
     key = compute.key_of(d, found)
     if old is not None and old.rows == key and not full:
         return Reading(None, old, "unchanged")
     apart = bool(d.created) and d.kind == "sql" and list(found) == ["source"] and one_by_one(d.body)
     if old is None or full or old.known_us is None or old.definition != digest or not apart:
-        rows, how, since = compute.rows(p, d, found=found), "all", None
+        rows = compute.rows(p, d, found=found)
+        how = "all"
+        since = None
     else:
-        since, how = old.known_us - overlap_us, "since"
+        since = old.known_us - overlap_us
+        how = "since"
         rows = compute.rows_since(p, d, found, since)
     known = _greatest(rows, d.created)
     now = Mark(

@@ -43,7 +43,8 @@ def equal(a, b):
         both = np.array([u is not None and v is not None for u, v in zip(x, y)], bool)
     else:
         both = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[both], y[both]
+    x = x[both]
+    y = y[both]
     if len(x) < ENOUGH or len(set(y[:100_000].tolist())) < 2:
         return 0.0, int(len(x))
     hit = np.abs(x - y) <= 1e-9 * np.maximum(1, np.abs(y)) if x.dtype.kind == "f" else x == y
@@ -75,7 +76,8 @@ def sign(
     if x is None or y is None:
         return "", n, 0.0
     ok = np.isfinite(x) & np.isfinite(y)
-    x, y = x[ok], y[ok]
+    x = x[ok]
+    y = y[ok]
     if len(x) < ENOUGH or x.std() == 0 or y.std() == 0:
         return "", len(x), 0.0
     if len(np.unique(y[:100_000])) > 2 and abs(np.corrcoef(x, y)[0, 1]) > 0.99999:
@@ -125,7 +127,7 @@ def find(
             )
     out = []
 
-    def add(column, kind, rows, share, words=""):
+    def add(column, kind, rows, share, words="") -> None:
         out.append(Leak(column=column, kind=kind, rows=int(rows), share=float(share), why=words or _WORDS[kind]))
 
     for (d, fs, rows), a in zip(h.stored, answers):
@@ -165,7 +167,7 @@ def _after(column, a, name) -> int:
     return int((a.has & np.asarray(pc.is_valid(t)) & (a.event > np.asarray(pc.fill_null(t, 0)))).sum())
 
 
-def _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add):
+def _of_windows(d, fs, rows, table, asked, label, a, named, as_known, add) -> None:
     q, v, _ = asof.question(table, rows, d.entity, asked, d.time, d.created if as_known else "")
     for w in d.windows:
         if w.name not in fs or w.name not in named or not w.column:

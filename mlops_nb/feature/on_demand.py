@@ -64,7 +64,7 @@ def expanded(p, picked: list) -> list[tuple[Definition, list[str]]]:
     return list(out.values())
 
 # %% ../../nbs/feature/on_demand.ipynb #c9c0aca7
-def _expressions(sql: str):
+def _expressions(sql: str) -> None:
     "Raise unless the query is a list of expressions over `source`"
     import duckdb, msgspec
 
@@ -151,12 +151,13 @@ def check_alone(
     d: Definition,  # An on-demand view
     table,  # pyarrow.Table of its inputs
     out,  # pyarrow.Table: what `transform` made of them
-):
+) -> None:
     "Raise `BadInput` when a row's result depends on the rows beside it: online there are none"
     for n in {0, table.num_rows // 2, table.num_rows - 1} if table.num_rows else ():
         one = transform(d, table.slice(n, 1))
         for f in d.features or [Feature(c, "") for c in out.column_names]:
-            a, b = one[f.name][0].as_py(), out[f.name][n].as_py()
+            a = one[f.name][0].as_py()
+            b = out[f.name][n].as_py()
             if (
                 a != b
                 and not (a != a and b != b)

@@ -69,7 +69,8 @@ def _groups(stored, columns=None) -> list[_Group]:
     for d, fs in stored:
         if not d.windows:
             some = by.setdefault(tuple(d.entity), [])
-            n, ttl = sum(1 + len(x[1]) for x in some), int(interval(d.ttl).total_seconds() * 1e6) if d.ttl else _EVER
+            n = sum(1 + len(x[1]) for x in some)
+            ttl = int(interval(d.ttl).total_seconds() * 1e6) if d.ttl else _EVER
             some.append(((d.name, d.version), tuple(fs), ttl, n, slice(n + 1, n + 1 + len(fs))))
     wanted = {k: online_store.Wanted(k, tuple((f"{n}@{v}", fs) for (n, v), fs, *_ in views)) for k, views in by.items()}
     kinds = {(d.name, d.version, f.name): f.type for d, _ in stored for f in d.features}
@@ -102,15 +103,14 @@ class Reader:
         self,
         p,  # Project
         refs: str,  # As in join
-    ):
-        self.p, self.picked = p, references.chosen(p, refs)
+    ) -> None:
+        self.p = p
+        self.picked = references.chosen(p, refs)
         self.columns = references.column_names(self.picked, [])
         self.stored = on_demand.expanded(p, self.picked)
         self.plain = not any(d.windows or d.on_demand for d, _ in self.picked)
-        self.groups, self.windowed = (
-            _groups(self.stored, self.columns if self.plain else None),
-            [d for d, _ in self.stored if d.windows],
-        )
+        self.groups = _groups(self.stored, self.columns if self.plain else None)
+        self.windowed = [d for d, _ in self.stored if d.windows]
         self.store = opened(p) if self.groups else None
         self.events = stream_store.of(p) if self.windowed else None
         self.view_of = {self.columns[d.name, d.version, f]: (d.name, d.version) for d, fs in self.picked for f in fs}
@@ -135,7 +135,9 @@ class Reader:
     def columnar(self, entities: list[dict], at_us: int | None = None) -> tuple[dict, dict]:
         "The same as column -> values and view -> ages, each a list in the order of the entities"
         at = online_store.now_us() if at_us is None else at_us
-        columns, ages, got = self.blank.copy(), {}, {}
+        columns = self.blank.copy()
+        ages = {}
+        got = {}
         for g in self.groups:
             stored = self._stored(g, entities)
             for n, b in g.back:
@@ -211,7 +213,7 @@ class Reader:
             for n in range(len(entities))
         ]
 
-    def close(self):
+    def close(self) -> None:
         if self.store is not None:
             self.store.close()
         if self.events is not None:
@@ -239,8 +241,10 @@ def _holding(times, values, at, oldest) -> tuple[list, list]:
     if len(times) == 1 and (t := times[0]) is not None and oldest <= t <= at:
         return values, [(at - t) / 1e6]
     try:
-        first, last = min(times), max(times)
-        every, same = oldest <= first and last <= at, first == last
+        first = min(times)
+        last = max(times)
+        every = oldest <= first and last <= at
+        same = first == last
     except (TypeError, ValueError):
         every = same = False  # some are unknown, or nothing was asked
     ages = [(at - times[0]) / 1e6] * len(times) if same else [None if t is None else (at - t) / 1e6 for t in times]

@@ -49,9 +49,12 @@ class Wanted(NamedTuple):
         return (None,) * sum(1 + len(names) for _, names in self.views)
 
 
-_pack, _unpack = msgspec.msgpack.Encoder(enc_hook=str).encode, msgspec.msgpack.Decoder().decode
+_pack = msgspec.msgpack.Encoder(enc_hook=str).encode
+_unpack = msgspec.msgpack.Decoder().decode
 _text = msgspec.json.Encoder(enc_hook=str).encode
-pack, unpack = _pack, _unpack  # Rows as bytes and back, for other stores
+# Rows as bytes and back, for other stores
+pack = _pack
+unpack = _unpack
 
 
 def plain(v):
@@ -122,22 +125,26 @@ class _Places(NamedTuple):
 class _Plan:
     "A choice of features, resolved"
 
-    def __init__(self, wanted: Wanted):
-        self.wanted, self.kept, self.stamp, self.sum = wanted, {}, None, -1
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.kept = {}
+        self.stamp = None
+        self.sum = -1
         self.resolve({}, None, 0)
 
-    def resolve(self, found: dict, entity: int | None, width: int):
+    def resolve(self, found: dict, entity: int | None, width: int) -> None:
         "Find the places of the features"
-        self.queries, self.table, places = {}, _NO_ROWS if entity is None else f"e{entity}", []
+        self.queries = {}
+        self.table = _NO_ROWS if entity is None else f"e{entity}"
+        places = []
         for view, names in self.wanted.views:
             s = found.get(view)
             time, *at = s.places if s and s.entity == entity else [-1]
             at = dict(zip(s.names, at)) if at else {}
             places += [time, *(at.get(n, -1) for n in names)]
-        self.whole, self.width = (
-            places == list(range(width)),
-            width + (-1 in places),
-        )  # place -1 is the last one, where nothing is
+        # place -1 is the last one, where nothing is
+        self.whole = places == list(range(width))
+        self.width = width + (-1 in places)
         self.pick = itemgetter(*places) if len(places) > 1 else lambda row: tuple(row[p] for p in places)
 
     def query(self, n: int) -> str:
@@ -150,18 +157,19 @@ class _Plan:
 
     def of(self, packed) -> list[tuple]:
         "Values in the order of the features, of rows of the table"
-        rows, width = (
+        rows = (
             [_row(packed[0])]
             if len(packed) == 1
-            else _listed(b"\xdd" + len(packed).to_bytes(4, "big") + b"".join(packed)),
-            self.width,
+            else _listed(b"\xdd" + len(packed).to_bytes(4, "big") + b"".join(packed))
         )
+        width = self.width
         if set(map(len, rows)) != {width}:
             rows = [r if len(r) == width else r + (None,) * (width - len(r)) for r in rows]
         return rows if self.whole else list(map(self.pick, rows))
 
 
-_NO_ROWS, _NOTHING = "(SELECT NULL AS key, NULL AS row)", _pack(())
+_NO_ROWS = "(SELECT NULL AS key, NULL AS row)"
+_NOTHING = _pack(())
 
 
 def _unreadable(e) -> ToolFailed:
@@ -172,7 +180,8 @@ def _unreadable(e) -> ToolFailed:
     )
 
 
-_row, _listed = msgspec.msgpack.Decoder(tuple).decode, msgspec.msgpack.Decoder(list[tuple]).decode
+_row = msgspec.msgpack.Decoder(tuple).decode
+_listed = msgspec.msgpack.Decoder(list[tuple]).decode
 _MOST_MARKS = 512  # In one statement
 
 
@@ -185,8 +194,9 @@ class SqliteStore:
 
     hot = 200_000  # Entities that a connection remembers between reads
 
-    def __init__(self, path):
-        self._writes, self._plans = 0, {}
+    def __init__(self, path) -> None:
+        self._writes = 0
+        self._plans = {}
         if "://" in str(path):
             raise BadInput(
                 f"stores.online={str(path)!r}: expected the path of a SQLite file, redis://HOST/DB or feast:FOLDER",
@@ -245,7 +255,8 @@ class SqliteStore:
             ) from e
 
     def _write(self, batches) -> list[int]:
-        at, keys = [self._room(b) for b in batches], [stored_keys(b.keys) for b in batches]
+        at = [self._room(b) for b in batches]
+        keys = [stored_keys(b.keys) for b in batches]
         alike = (
             bool(batches)
             and all(a.entity == at[0].entity and k == keys[0] for a, k in zip(at[1:], keys[1:]))
@@ -274,10 +285,14 @@ class SqliteStore:
 
     def _merge(self, b, a, keys) -> int:
         "One view into rows that are there"
-        time, places = a.places[0], [a.places[1 + a.names.index(n)] for n in b.names]
-        width, every, done = max(a.places) + 1, zip(keys, b.times_us, b.rows, strict=True), 0
+        time = a.places[0]
+        places = [a.places[1 + a.names.index(n)] for n in b.names]
+        width = max(a.places) + 1
+        every = zip(keys, b.times_us, b.rows, strict=True)
+        done = 0
         while some := list(islice(every, 10_000)):
-            had, changed = self._rows(a.entity, [k for k, _, _ in some]), {}
+            had = self._rows(a.entity, [k for k, _, _ in some])
+            changed = {}
             for k, t, new in some:
                 row = had.setdefault(k, [])
                 row += [None] * (width - len(row))
@@ -312,7 +327,8 @@ class SqliteStore:
         self.db.execute(f"CREATE TABLE IF NOT EXISTS e{entity}(key PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID")
         had = self._found([b.view]).get(b.view)
         if had is None or had.entity != entity:
-            had, width = _Places(entity, [], [width]), width + 1
+            had = _Places(entity, [], [width])
+            width = width + 1
         new = [n for n in b.names if n not in had.names]
         had = had._replace(names=[*had.names, *new], places=[*had.places, *range(width, width + len(new))])
         self.db.execute("UPDATE entity SET width=? WHERE id=?", (width + len(new), entity))
@@ -375,7 +391,9 @@ class SqliteStore:
 
     def _fetch(self, plan, names: list) -> list[bytes]:
         "Packed rows of a few keys, one statement"
-        n, ask, some = _marks(len(names)), self._ask, names
+        n = _marks(len(names))
+        ask = self._ask
+        some = names
         if n > len(names):
             some = names + names[-1:] * (n - len(names))
         while ask.execute(plan.query(n), some).fetchone()[1] != plan.sum:
@@ -396,14 +414,14 @@ class SqliteStore:
         finally:
             self.db.execute("COMMIT")
 
-    def _resolve(self, plan):
+    def _resolve(self, plan) -> None:
         plan.sum = self.db.execute("SELECT sum(width) FROM entity").fetchone()[
             0
         ]  # first: what changes meanwhile is seen by the next statement
         room = self.db.execute("SELECT id, width FROM entity WHERE keys=?", (json.dumps(plan.wanted.by),)).fetchone()
         plan.resolve(self._found([v for v, _ in plan.wanted.views]), *(room or (None, 0)))
 
-    def close(self):
+    def close(self) -> None:
         if self._writes:  # what was written goes from the log into the file, where readers find it faster
             with suppress(sqlite3.Error):
                 self.db.execute("PRAGMA wal_checkpoint(PASSIVE)")

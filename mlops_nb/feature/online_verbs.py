@@ -37,7 +37,8 @@ def materialize(
     ds = [definition.find(p, n) for n in ([name] if name else names.registered(p, "feature"))]
     if dry_run:
         return Plan(steps=[f"write the newest rows of {d.name}@{d.version}" for d in ds if not d.on_demand])
-    overlap_us, out = int(overlap.total_seconds() * 1e6), {}
+    overlap_us = int(overlap.total_seconds() * 1e6)
+    out = {}
     store = online_reader.opened(p)
     try:
         with progress("materializing", total=len(ds)) as report:
@@ -74,10 +75,12 @@ def _rows(p, ds, store, overlap_us, full, report) -> dict:
     "Views about the same entity: what is new of each, in one write; read again when another process was faster"
     import msgspec
 
-    done, out = None, {}
+    done = None
+    out = {}
     while done is None:
         marks = [store.mark(f"{d.name}@{d.version}") for d in ds]
-        found, batches = [increment.read(p, d, m, overlap_us, full) for d, m in zip(ds, marks)], []
+        found = [increment.read(p, d, m, overlap_us, full) for d, m in zip(ds, marks)]
+        batches = []
         for d, f, m in zip(ds, found, marks):
             if f.rows is not None:
                 batches.append(increment.newest(d, f.rows, msgspec.json.encode(f.mark).decode())._replace(was=m))
@@ -113,7 +116,8 @@ def online(
     They are what history gives at the same time, to the last bit."""
     p = projects.current()
     given = _whole({**entities, **entity})
-    reader, t = online_reader.Reader(p, refs), _instant(at) if at else None
+    reader = online_reader.Reader(p, refs)
+    t = _instant(at) if at else None
     try:
         (values,), (ages,) = reader.read([{**given, **_whole(request)}], t)
         why = _why(reader, values, ages, t)
@@ -137,7 +141,8 @@ def _gone(reader, t) -> set[str]:
 def _why(reader, values, ages, t) -> dict[str, str]:
     "Why a feature has no value, in words"
     gone = _gone(reader, t)
-    ds, out = {(d.name, d.version): d for d, _ in reader.picked}, {}
+    ds = {(d.name, d.version): d for d, _ in reader.picked}
+    out = {}
     spread = {
         reader.columns[d.name, d.version, w.name]
         for d, fs in reader.picked
@@ -151,7 +156,8 @@ def _why(reader, values, ages, t) -> dict[str, str]:
         if w.name in fs and w.aggregate == "sum" and next(f.type for f in d.features if f.name == w.name) == "int64"
     }
     for c, view in reader.view_of.items():
-        d, age = ds[view], ages[c]
+        d = ds[view]
+        age = ages[c]
         if c in gone:
             out[c] = "its events of then are not kept any more; history knows: feature join"
         elif age is None:

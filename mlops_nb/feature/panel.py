@@ -179,7 +179,8 @@ def _missing(x) -> str:
 
 def _tests(x):
     "Conditions on the rows as they are now"
-    bad, n = sum(bool(t["failed"]) for t in x.get("tests", [])), len(x.get("tests", []))
+    bad = sum(bool(t["failed"]) for t in x.get("tests", []))
+    n = len(x.get("tests", []))
     return (
         badge("bad", f"{bad} FAIL{'S' if bad == 1 else ''}")
         if bad

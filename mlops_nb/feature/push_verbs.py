@@ -172,7 +172,8 @@ def _appended(p, name, given) -> str:
 
 
 def _newest(p, d, rows) -> tuple[int, int]:
-    store, done = online_reader.opened(p), None
+    store = online_reader.opened(p)
+    done = None
     b = increment.newest(d, rows)
     try:
         while done is None:

@@ -41,9 +41,10 @@ class RedisStore:
         url: str,  # redis://HOST:PORT/DB, rediss:// or unix://PATH
         prefix: str = "",  # Of the keys: the project's name
         timeout_s: float = 5.0,  # Longest wait for an answer
-    ):
+    ) -> None:
         redis = need("redis", "redis")
-        self.prefix, self.failed = f"mlops:{prefix}:", redis.exceptions.RedisError
+        self.prefix = f"mlops:{prefix}:"
+        self.failed = redis.exceptions.RedisError
         try:
             self.db = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
         except ValueError as e:
@@ -91,7 +92,8 @@ class RedisStore:
         stage = f"{self.prefix}stage:{secrets.token_hex(8)}"
         packed: dict = {}
         for k, t, r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
-            name, value = packed_key(k), t.to_bytes(8, "big", signed=True) + pack(dict(zip(b.names, r, strict=True)))
+            name = packed_key(k)
+            value = t.to_bytes(8, "big", signed=True) + pack(dict(zip(b.names, r, strict=True)))
             if name not in packed or int.from_bytes(packed[name][:8], "big", signed=True) <= t:
                 packed[name] = value
         some = list(packed.items())
@@ -121,7 +123,7 @@ class RedisStore:
         "Entities of which a view has a row"
         return self._try(self.db.hlen, self.prefix + view)
 
-    def close(self):
+    def close(self) -> None:
         self.db.close()
 
 

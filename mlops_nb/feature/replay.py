@@ -138,7 +138,8 @@ def reason(
     "The likeliest reason why these calls differ"
     import numpy as np, pyarrow.compute as pc
 
-    m, used = _FEATURE.fullmatch(name), calls[name]
+    m = _FEATURE.fullmatch(name)
+    used = calls[name]
     empty = pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False)
     if empty.mean() > 0.5:
         return "missing: served without a value that history has"
@@ -188,12 +189,10 @@ def _older(p, calls, m, used, answer, tolerance) -> str:
         if _share_equal(used, for_ever[m.string], tolerance) > 0.5:
             return f"stale: the value of an older event, beyond the ttl of {d.ttl}"
     event, has = answer.event, answer.has
-    at, some, name, late = (
-        calls,
-        ~pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False),
-        m.string,
-        np.zeros(calls.num_rows, bool),
-    )
+    at = calls
+    some = ~pc.is_null(used, nan_is_null=True).to_numpy(zero_copy_only=False)
+    name = m.string
+    late = np.zeros(calls.num_rows, bool)
     for _ in range(_BACK):
         if not has.any():
             break
@@ -222,7 +221,9 @@ def _missed(p, calls, m, used, tolerance) -> bool:
     w = next((w for w in d.windows if w.name == m["feature"]), None)
     if w is None:
         return False
-    rows, looked, hit = compute.rows(p, d), 0, 0
+    rows = compute.rows(p, d)
+    looked = 0
+    hit = 0
     q, v, unit = asof.question(_frame(calls.slice(0, _FEW)), rows, d.entity, " asked", d.time, d.created)
     over = int(interval(w.over).total_seconds() * asof._UNIT[unit])
     for n, (t, mine) in enumerate(zip(q["t"].to_pylist(), used.to_pylist())):
@@ -251,7 +252,8 @@ def _events(d, w, rows, v, key, after, until) -> list:
             *(pc.equal(v[f"k{k}"], x) for k, x in enumerate(key)),
         ],
     )
-    some, times = rows.filter(here), v.filter(here)
+    some = rows.filter(here)
+    times = v.filter(here)
     columns = [
         times["t"].to_pylist(),
         *(
@@ -270,8 +272,11 @@ def _events(d, w, rows, v, key, after, until) -> list:
 class _Sum:
     "What is known about one feature after some segments"
 
-    def __init__(self):
-        self.rows, self.times, self.worst, self.why = 0, [], [], None
+    def __init__(self) -> None:
+        self.rows = 0
+        self.times = []
+        self.worst = []
+        self.why = None
 
 
 def compare(
@@ -283,7 +288,11 @@ def compare(
     "Replay calls and collect what differs, the most frequent first"
     import numpy as np
 
-    found, n, first, last, features = {}, 0, None, None, set()
+    found = {}
+    n = 0
+    first = None
+    last = None
+    features = set()
     for t in tables:
         if not t.num_rows:
             continue
@@ -295,11 +304,9 @@ def compare(
             )
         values, answers = truth(p, t, want)
         us = np.asarray(t["time"].cast("int64"))
-        n, first, last = (
-            n + t.num_rows,
-            min(x for x in (first, int(us.min())) if x is not None),
-            max(x for x in (last, int(us.max())) if x is not None),
-        )
+        n = n + t.num_rows
+        first = min(x for x in (first, int(us.min())) if x is not None)
+        last = max(x for x in (last, int(us.max())) if x is not None)
         features |= set(values)
         for name, said in values.items():
             _collect(
@@ -317,7 +324,7 @@ def compare(
     return n, sorted(out, key=lambda m: -m.rate), len(features), _iso(first), _iso(last)
 
 
-def _collect(p, s, t, name, said, answer, us, tolerance, most):
+def _collect(p, s, t, name, said, answer, us, tolerance, most) -> None:
     "Add one feature of one segment"
     import numpy as np
 

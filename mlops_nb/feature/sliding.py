@@ -25,9 +25,12 @@ def codes(a, v):
     "Equal keys as equal whole numbers on both sides, -1 where a part is null or NaN; tables of the key columns"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    n, total, missing = a.num_rows, np.zeros(a.num_rows + v.num_rows, "int64"), np.zeros(a.num_rows + v.num_rows, bool)
+    n = a.num_rows
+    total = np.zeros(a.num_rows + v.num_rows, "int64")
+    missing = np.zeros(a.num_rows + v.num_rows, bool)
     for k in a.column_names:
-        x, y = a[k], v[k]
+        x = a[k]
+        y = v[k]
         if x.type != y.type:
             x, y = _alike(x, y)
         both = pa.chunked_array([*x.chunks, *y.chunks], x.type).combine_chunks()
@@ -97,7 +100,8 @@ def life(
     "From when to when each row is the version that counts, whatever the window"
     import numpy as np
 
-    start, stop = time if created is None else np.maximum(time, created), np.full(len(time), _NEVER)
+    start = time if created is None else np.maximum(time, created)
+    stop = np.full(len(time), _NEVER)
     if ids is None or not len(time):
         return start, stop
     import pyarrow.compute as pc
@@ -108,7 +112,9 @@ def life(
     one = np.asarray(pc.fill_null(pc.dictionary_encode(ids).indices, 0)).astype("int64")[named]
     known = np.zeros(len(named), "int64") if created is None else created[named]
     order = np.lexsort((named, known, one, code[named]))
-    who, c, when = one[order], code[named][order], known[order]
+    who = one[order]
+    c = code[named][order]
+    when = known[order]
     same = np.r_[False, (who[1:] == who[:-1]) & (c[1:] == c[:-1])]
     again = same & np.r_[False, when[1:] == when[:-1]]  # the first of equals counts
     lasting = np.flatnonzero(~again)
@@ -124,13 +130,18 @@ def covers(lo, hi, n: int):
     import numpy as np
 
     who = np.flatnonzero(lo < hi)
-    lo, hi = lo[who] + n, hi[who] + n
+    lo = lo[who] + n
+    hi = hi[who] + n
     while len(who):
-        odd, end = (lo & 1) == 1, (hi & 1) == 1
+        odd = (lo & 1) == 1
+        end = (hi & 1) == 1
         yield np.concatenate([lo[odd], hi[end] - 1]), np.concatenate([who[odd], who[end]])
-        lo, hi = (lo + 1) >> 1, hi >> 1
+        lo = (lo + 1) >> 1
+        hi = hi >> 1
         more = lo < hi
-        lo, hi, who = lo[more], hi[more], who[more]
+        lo = lo[more]
+        hi = hi[more]
+        who = who[more]
 
 
 def _largest(lo, hi, n: int, rank):
@@ -140,7 +151,8 @@ def _largest(lo, hi, n: int, rank):
     tree = np.full(2 * n, -1, "int64")
     for nodes, who in covers(lo, hi, n):
         np.maximum.at(tree, nodes, rank[who])
-    best, at = tree[n:].copy(), np.arange(n, 2 * n) >> 1
+    best = tree[n:].copy()
+    at = np.arange(n, 2 * n) >> 1
     while n > 1 and at[-1] > 0:
         np.maximum(best, tree[at], out=best)
         at >>= 1
@@ -153,7 +165,8 @@ def _united(lo, hi, value, n: int):
 
     order = np.lexsort((lo, value))
     base = value[order] * (n + 1)
-    a, b = lo[order] + base, hi[order] + base
+    a = lo[order] + base
+    b = hi[order] + base
     reach = np.maximum.accumulate(b) if len(b) else b
     new = np.r_[True, a[1:] > reach[:-1]] if len(a) else np.zeros(0, bool)
     last = np.r_[new[1:], True] if len(a) else new
@@ -230,7 +243,8 @@ def _value(w, lo, hi, n, a, time, created):
             )
             none |= (high < -(2**31)) | (high >= 2**31)
         return pa.array(steps(lo, hi, n, x.astype("int64")), mask=none)  # what wrapped around and fits is right
-    c, x = steps(lo, hi, n), x.astype("float64")
+    c = steps(lo, hi, n)
+    x = x.astype("float64")
     if w.aggregate == "std":
         s = exact_sums.deviations(lo, hi, n, x, c)
         return pa.array(s, mask=(c < 2) | np.isnan(s))
@@ -259,9 +273,12 @@ def evaluate(
     times = {c: np.asarray(pc.fill_null(view[c], 0)) for c in ("t", "c") if c in view.column_names}
     there = (vc >= 0) & np.logical_and.reduce([np.asarray(pc.is_valid(view[c])) for c in times])
     here = np.flatnonzero(there)
-    t, c, code = times["t"][here], (times["c"][here] if "c" in times else None), vc[here]
+    t = times["t"][here]
+    c = times["c"][here] if "c" in times else None
+    code = vc[here]
     start, stop = life(t, c, code, _usable(rows[ids])[0].take(pa.array(here)) if ids else None)
-    lo, rows = q.at(code, start), rows.take(pa.array(here)) if len(here) != rows.num_rows else rows
+    lo = q.at(code, start)
+    rows = rows.take(pa.array(here)) if len(here) != rows.num_rows else rows
     masks = {f: selected(rows, f) for f in dict.fromkeys(w.filter for w in windows)}
     return {w.name: _one(w, rows, q, code, t, c, lo, stop, unit, masks[w.filter]) for w in windows}
 
@@ -274,7 +291,8 @@ def _one(w, rows, q, code, t, c, lo, stop, unit, keep):
     over = int(interval(w.over).total_seconds() * _UNIT[unit])
     a, full = _usable(rows[w.column]) if w.column else (None, True)
     end = np.minimum(stop, np.where(t > _NEVER - over, _NEVER, t + over))
-    hi, n = q.at(code, end), len(q.place)
+    hi = q.at(code, end)
+    n = len(q.place)
     here = np.flatnonzero(keep & full)
     got = _value(
         w,

@@ -72,9 +72,11 @@ def typed(rows: list[dict], schema=None):  # (pyarrow.Table, list of what was un
                 f"the events do not fit into one table: {str(e).splitlines()[0][:160]}",
                 "add the history as a dataset and name it with --source, so that its types are known",
             ) from e
-    readers, done, bad = [_reader(f.type, pa) for f in schema], [schema.empty_table()], []
+    readers = [_reader(f.type, pa) for f in schema]
+    done = [schema.empty_table()]
+    bad = []
 
-    def take(some):
+    def take(some) -> None:
         try:
             done.append(_columns(some, schema, readers, pa))
             return
@@ -116,7 +118,7 @@ def schema_of(p, d: Definition):
         return None
 
 # %% ../../nbs/feature/stream_ingest.ipynb #646c2b42
-def check_row_by_row(p, d: Definition, table):
+def check_row_by_row(p, d: Definition, table) -> None:
     "Raises `BadUsage` when a view's query mixes rows"
     import pyarrow as pa
 
@@ -157,7 +159,8 @@ def events_of(p, d: Definition, table):  # (events as `EventStore.add` takes the
         else repeat(())
     )
     names = {k: "" if any(x is None or x != x for x in k) else packed_key(k) for k in set(keys)}
-    out, bad = [], []
+    out = []
+    bad = []
     for key, time, known, id, kept, value in zip(keys, times, created or repeat(None), ids, keep, values):
         if time is None or not names[key] or created and known is None:
             bad.append(f"{dict(zip(d.entity, key))}: no key, no time or no {d.created or 'value'}")

@@ -49,7 +49,13 @@ def of_iterable(
     position: str = "",  # How many rows were read before, and which were the first and the last
 ) -> Iterator[Batch]:
     "Batches of an iterable: the same one as before goes on behind what was read, another one is read from its beginning"
-    was, done, first, last, held, bad, behind = json.loads(position or "{}"), 0, "", None, [], [], 0
+    was = json.loads(position or "{}")
+    done = 0
+    first = ""
+    last = None
+    held = []
+    bad = []
+    behind = 0
 
     def batch():
         return Batch(held, json.dumps({"read": done, "first": first, "last": _mark(last)}), bad, behind)
@@ -72,7 +78,9 @@ def of_iterable(
         )
         if len(held) + len(bad) == size:
             yield batch()
-            held, bad, behind = [], [], 0
+            held = []
+            bad = []
+            behind = 0
     if held or bad:
         yield batch()
     elif behind:
@@ -103,7 +111,8 @@ def _lines(f: Path, start: int, size: int) -> Iterator[tuple]:
         file.seek(start)
         number = 0
         while True:
-            rows, bad = [], []
+            rows = []
+            bad = []
             while len(rows) + len(bad) < size and (line := file.readline()).endswith(b"\n"):
                 start += len(line)
                 number += 1
@@ -135,9 +144,11 @@ def of_files(path: Path, position: str = "", size: int = 10_000) -> Iterator[Bat
             import pyarrow as pa, pyarrow.parquet as pq
 
             try:
-                rows, bad = pq.read_table(f).to_pylist(), []
+                rows = pq.read_table(f).to_pylist()
+                bad = []
             except (pa.ArrowInvalid, OSError) as e:
-                rows, bad = [], [f"{f.name}: no Parquet: {str(e).splitlines()[0][:80]}"]
+                rows = []
+                bad = [f"{f.name}: no Parquet: {str(e).splitlines()[0][:80]}"]
             at[name] = -2 - size_now if bad else -1  # -2, -3 ...: unreadable when it had this many bytes
             yield Batch(rows, json.dumps(at), bad)
             continue
@@ -156,7 +167,8 @@ def of_redis(
     address, _, stream = str(url).partition("#")
     if not stream:
         raise BadInput(f"{shown(url)} names no stream", "write redis://HOST:6379/0#STREAM")
-    r, last = redis.Redis.from_url(address), position or "0-0"
+    r = redis.Redis.from_url(address)
+    last = position or "0-0"
     try:
         while not (stop and stop.is_set()):
             got = r.xread({stream: last}, count=size, block=None if once else 500)
@@ -164,7 +176,8 @@ def of_redis(
                 if once:
                     return
                 continue
-            rows, bad = [], []
+            rows = []
+            bad = []
             for id, fields in got[0][1]:
                 last = id.decode()
                 try:
@@ -223,7 +236,8 @@ def of_kafka(
         while not (stop and stop.is_set()):
             if once and all(at.get(n, 0) >= ends[n] for n in parts):
                 return
-            rows, bad = [], []
+            rows = []
+            bad = []
             for m in c.consume(size, timeout=0.5):
                 if m.error():
                     raise ToolFailed(

@@ -59,7 +59,7 @@ def reach_us(d: Definition) -> int:
 class EventStore:
     "Events of window views in one SQLite file"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = Path(path)
         need_local_disk(self.path)
         try:
@@ -180,7 +180,9 @@ class EventStore:
             return max(0, used - gone)
 
     def _add(self, view, events, source, position, lateness_us, reach) -> Counts:
-        before, rows, late = self.high(view), [], 0
+        before = self.high(view)
+        rows = []
+        late = 0
         high = before = _NEVER if before is None else before  # what comes in one batch comes at one time
         for key, time, created, id, keep, data in events:
             order = time if created is None else max(time, created)
@@ -203,7 +205,7 @@ class EventStore:
             self._forget(view, high - lateness_us - reach)
         return Counts(used, late, len(rows) - used)
 
-    def _forget(self, view, cut, which=_FORGET, more=False):
+    def _forget(self, view, cut, which=_FORGET, more=False) -> None:
         "Drop events that no window can reach; all versions of an event go together. With `more`, others were not even put in"
         gone = sum(self.db.execute(sql, {"view": view, "cut": cut}).rowcount for sql in which)
         if gone or more:
@@ -232,7 +234,10 @@ class EventStore:
         t: int,  # When it is asked, us since 1970 UTC
     ) -> tuple[dict, int | None]:  # (feature -> value, time of the newest event that counts)
         "What the windows of one entity are at a time; None for one whose events are not kept any more"
-        first, columns, out, view = t - reach_us(d), windows.inputs(d.windows), {}, f"{d.name}@{d.version}"
+        first = t - reach_us(d)
+        columns = windows.inputs(d.windows)
+        out = {}
+        view = f"{d.name}@{d.version}"
         until, events = self._at_one_moment(lambda: (self.forgotten(view), self.events(view, key, first)))
         found = [
             windows.Row(time, (keep, data), None if created == _NEVER else created, id or None)
@@ -244,7 +249,8 @@ class EventStore:
             if first < r.time <= t
         ]
         for k, w in enumerate(d.windows):
-            at, cut = columns.index(w.column) if w.column else -1, t - _us(w.over)
+            at = columns.index(w.column) if w.column else -1
+            cut = t - _us(w.over)
             if cut < until:
                 out[w.name] = None
                 continue
@@ -268,7 +274,7 @@ class EventStore:
         "(entities, events) that are kept"
         return self._rows("SELECT count(DISTINCT key), count(*) FROM event WHERE view=?", view)[0]
 
-    def close(self):
+    def close(self) -> None:
         self.db.close()
 
 

@@ -72,7 +72,8 @@ def stream(
                 f"keep events of {d.name}@{d.version} in .mlops/streams.db",
             ]
         )
-    store, stop = stream_store.of(p), threading.Event()
+    store = stream_store.of(p)
+    stop = threading.Event()
     fact = Streamed(view=f"{d.name}@{d.version}", source=source, seen=0, used=0)
     try:
         with _until_told(stop), progress(f"reading {source}") as tick:
@@ -105,9 +106,11 @@ def _rows(given):
     return to_arrow(given).to_pylist()
 
 
-def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick):
+def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick) -> None:
     "Batch by batch, each one transaction"
-    view, schema, checked = fact.view, stream_ingest.schema_of(p, d), False
+    view = fact.view
+    schema = stream_ingest.schema_of(p, d)
+    checked = False
     at = store.position(view, fact.source)
     found = (
         stream_sources.of_iterable(_rows(from_), batch, at)

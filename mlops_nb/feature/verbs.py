@@ -97,19 +97,19 @@ def add(
         body=text,
         tests=test,
     )
-    d, kept = Definition(name=name, **said), None
+    d = Definition(name=name, **said)
+    kept = None
     if needs or request:
-        d.needs, d.request = needs, on_demand.request_of(request)
+        d.needs = needs
+        d.request = on_demand.request_of(request)
         _refuse(d.name, entity=entity, time=time, created=created, ttl=ttl, source=source, window=window, id=id)
     else:
-        d.entity, d.time, d.created, d.ttl, d.id, d.windows = (
-            entity,
-            time,
-            created,
-            ttl,
-            id,
-            [windows.parse(w) for w in window],
-        )
+        d.entity = entity
+        d.time = time
+        d.created = created
+        d.ttl = ttl
+        d.id = id
+        d.windows = [windows.parse(w) for w in window]
         d.source, kept = (
             (str(source).removesuffix("@"), None)
             if isinstance(source, (str, Path))
@@ -139,7 +139,7 @@ def add(
     return fact
 
 
-def _refuse(name, **given):
+def _refuse(name, **given) -> None:
     "An on-demand view has no rows of its own"
     wrong = next((k for k, v in given.items() if v is not None and len(v)), None)
     if wrong:
@@ -414,18 +414,23 @@ def _at_once(p, picked, entities, out, how) -> TrainingSet:
 
 def _streamed(p, picked, entities, out, how) -> TrainingSet:
     "Piece by piece into Parquet; leaks are looked for in the first piece"
-    asked, h, all_answers, rows_in, kept, leaks, columns, hints = "", None, [], 0, True, [], [], []
+    asked = ""
+    h = None
+    all_answers = []
+    rows_in = 0
+    kept = True
+    leaks = []
+    columns = []
+    hints = []
     with progress("joining") as report, history.Writer(out) as w:
         for table in history.pieces(entities, p):
             if h is None:
                 asked, h = _prepared(p, picked, table, how)
             result, answers = history.joined(h, p, table, asked, how["as_known"])
             if not all_answers:
-                leaks, columns, hints = (
-                    _leaks(h, result, answers, asked, how),
-                    result.column_names,
-                    _hints(h, table, answers, asked, how),
-                )
+                leaks = _leaks(h, result, answers, asked, how)
+                columns = result.column_names
+                hints = _hints(h, table, answers, asked, how)
             w.write(result)
             rows_in += table.num_rows
             kept = kept and result.select(table.column_names).equals(table)
@@ -467,7 +472,7 @@ def _fact(answers, rows_in, rows_out, kept, digest, columns, asked, how, leaks, 
     )
 
 
-def _write(table, path: Path):
+def _write(table, path: Path) -> None:
     "Parquet or CSV, whole or not at all"
     import os, secrets
     import pyarrow.csv as pc, pyarrow.parquet as pq
@@ -483,7 +488,7 @@ def _write(table, path: Path):
         tmp.unlink(missing_ok=True)
 
 
-def _note(p, fact, picked):
+def _note(p, fact, picked) -> None:
     "Lineage: which rows came from which definitions"
     from mlops_nb.core import ledger
 

@@ -20,7 +20,8 @@ def fill(
     full: bool = False,  # Read everything
 ) -> dict:  # {view, entities, written, newest, read, how, late}
     "Bring the events of a view up to date with its history; what a stream maintains is ahead of history and stays"
-    store, view = stream_store.of(p), f"{d.name}@{d.version}"
+    store = stream_store.of(p)
+    view = f"{d.name}@{d.version}"
 
     def said(how, newest="", written=0, read=0, late=0):
         return {

@@ -52,10 +52,8 @@ def parse(
             f"{line!r}: no aggregate `{word}`",
             suggest(word.lower(), AGGREGATES) or f"there are: {', '.join(dict.fromkeys(AGGREGATES.values()))}",
         )
-    aggregate, column = (
-        AGGREGATES[word.lower()],
-        column[1:-1].replace('""', '"') if column.startswith('"') else column.strip("*"),
-    )
+    aggregate = AGGREGATES[word.lower()]
+    column = column[1:-1].replace('""', '"') if column.startswith('"') else column.strip("*")
     if not column and aggregate != "count":
         raise BadInput(f"{line!r}: which column?", f"write {word}(COLUMN) over {over}")
     if interval(over).total_seconds() <= 0:

@@ -17,13 +17,14 @@ from ..core.errors import BadInput, NotFound, ToolFailed
 class Key:
     "An Ed25519 key that signs checkpoints"
 
-    def __init__(self, seed: bytes, path: Path):
+    def __init__(self, seed: bytes, path: Path) -> None:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        self._key, self.path = Ed25519PrivateKey.from_private_bytes(seed), path
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.path = path
         self.public = self._key.public_key().public_bytes_raw()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Key({self.pin})"
 
     @property

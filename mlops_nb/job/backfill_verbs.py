@@ -27,11 +27,9 @@ def _planned(p, job, over, params, again) -> tuple[Backfilled, dict]:
     fixed = parameters.bind(job.parameters, dict(params or {}), f"job `{job.name}`")
     if both := set(fixed) & set(over):
         raise BadInput(f"parameter `{min(both)}` stands under -p and under --over")
-    combos, digest, defaults = (
-        parameter_ranges.combinations(job.parameters, over, f"job `{job.name}`"),
-        unattended.definition_digest(p, job.name),
-        {q.name: q.default for q in job.parameters},
-    )
+    combos = parameter_ranges.combinations(job.parameters, over, f"job `{job.name}`")
+    digest = unattended.definition_digest(p, job.name)
+    defaults = {q.name: q.default for q in job.parameters}
     have = (
         {}
         if again
@@ -42,11 +40,14 @@ def _planned(p, job, over, params, again) -> tuple[Backfilled, dict]:
     rows = [BackfillRow(parameters=c) for c in combos]
     for r in rows:
         if run := have.get(backfill_views.key({**defaults, **fixed, **r.parameters})):
-            r.status, r.run = "skipped", run
+            r.status = "skipped"
+            r.run = run
     return Backfilled(job=job.name, id="", rows=rows, parallel=1, definition=digest), fixed
 
 # %% ../../nbs/job/backfill_verbs.ipynb #e122cf82
-def _work(p, todo: queue.SimpleQueue, done: queue.SimpleQueue, job: str, fixed: dict, cause: dict, workers: list):
+def _work(
+    p, todo: queue.SimpleQueue, done: queue.SimpleQueue, job: str, fixed: dict, cause: dict, workers: list
+) -> None:
     "One thread with one worker: until nothing is left"
     worker = None
     while (row := todo.get()) is not None:
@@ -55,22 +56,23 @@ def _work(p, todo: queue.SimpleQueue, done: queue.SimpleQueue, job: str, fixed: 
                 worker = unattended.Worker(p)
                 workers.append(worker)
             out, m = worker.run(job, {**fixed, **row.parameters}, cause)
-            row.status, row.run, row.message = (
-                {"succeeded": "completed", "failed": "failed", "stopped": "not_run"}[out.status],
-                out.run,
-                out.message,
-            )
+            row.status = {"succeeded": "completed", "failed": "failed", "stopped": "not_run"}[out.status]
+            row.run = out.run
+            row.message = out.message
             row.seconds, row.cost_usd = m.get("seconds", 0.0), m.get("cost_usd")
         except Exception as e:
-            row.status, row.message = "failed", f"{type(e).__name__}: {e}"
+            row.status = "failed"
+            row.message = f"{type(e).__name__}: {e}"
         done.put(row)
     if worker is not None:
         worker.close()
 
 
-def _go(p, b: Backfilled, fixed: dict, stop: bool):
+def _go(p, b: Backfilled, fixed: dict, stop: bool) -> None:
     "Run what is to be run"
-    todo, done, workers = queue.SimpleQueue(), queue.SimpleQueue(), []
+    todo = queue.SimpleQueue()
+    done = queue.SimpleQueue()
+    workers = []
     left = [r for r in b.rows if r.status == "not_run"]
     args = (p, todo, done, b.job, fixed, {"backfill": b.id}, workers)
     threads = [threading.Thread(target=_work, args=args, daemon=True) for _ in range(min(b.parallel, len(left)))]
@@ -78,7 +80,8 @@ def _go(p, b: Backfilled, fixed: dict, stop: bool):
         t.start()
     try:
         with progress(f"backfill {b.job}", len(left)) as tell:
-            going, left = len(threads), left[::-1]
+            going = len(threads)
+            left = left[::-1]
             for _ in threads:
                 todo.put(left.pop())
             while going:
@@ -131,7 +134,9 @@ def backfill(
         )
     from mlops_nb.core import ledger
 
-    b.id, b.parallel, began = f"{name}-backfill-{secrets.token_hex(4)}", parallel, time.monotonic()
+    b.id = f"{name}-backfill-{secrets.token_hex(4)}"
+    b.parallel = parallel
+    began = time.monotonic()
     try:
         _go(p, b, fixed, on_failure == "stop")
     finally:

@@ -23,7 +23,8 @@ def done(
     defaults: dict,  # Its parameters' defaults
 ) -> dict[str, str]:  # `key` of all parameters -> newest run
     "Runs that ended well with this very definition"
-    began, found = {}, {}
+    began = {}
+    found = {}
     for e in events:
         p = e.payload or {}
         if e.type == "job.started" and p.get("definition") == definition:

@@ -116,9 +116,10 @@ def code_digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def append(path: Path, record: Record, blob: bytes):
+def append(path: Path, record: Record, blob: bytes) -> None:
     "Add a record to a log; what is written is there even when the process dies"
-    head, size = msgspec.json.encode(record), path.stat().st_size if path.exists() else 0
+    head = msgspec.json.encode(record)
+    size = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "ab") as f:
             f.write(len(head).to_bytes(8, "big") + len(blob).to_bytes(8, "big") + head + blob)
@@ -129,7 +130,8 @@ def append(path: Path, record: Record, blob: bytes):
 
 def _records(data: bytes) -> tuple[list[tuple[Record, bytes]], int]:
     "The whole records, and where they end"
-    out, at = [], 0
+    out = []
+    at = 0
     while at + 16 <= len(data):
         n, m = int.from_bytes(data[at : at + 8], "big"), int.from_bytes(data[at + 8 : at + 16], "big")
         if at + 16 + n + m > len(data):
@@ -152,7 +154,7 @@ def read(path: Path) -> list[tuple[Record, bytes]]:
         return []
 
 
-def cut(path: Path):
+def cut(path: Path) -> None:
     "Cut off the torn end that a process left which died while it wrote: what is added behind it could not be read"
     try:
         data = path.read_bytes()
@@ -189,13 +191,18 @@ class Cache:
         salt: str = "",  # Parts of every key: interpreter, parameters
         # Of cells that another process ran just now: they hold whatever their keys
         given: Sequence[tuple[Record, bytes]] = (),
-    ):
-        self.cells, self.shelf, self.log, self.salt = cells, shelf, log, salt
+    ) -> None:
+        self.cells = cells
+        self.shelf = shelf
+        self.log = log
+        self.salt = salt
         self.versions: dict[str, str] = {}
         self.calls: dict[str, list[str]] = {}  # Name -> global names that functions behind it read
         self.missing: dict[str, str] = {}  # Lost names that are not there now -> why
         self.block: list[int] = []  # Cells that ran since the last checkpoint
-        self.modules, self.reach, self.codes = imported(cells), cell_reach.Reach(), [code_digest(c.text) for c in cells]
+        self.modules = imported(cells)
+        self.reach = cell_reach.Reach()
+        self.codes = [code_digest(c.text) for c in cells]
         self.masks = [self.reach.add(c) for c in cells]
         self.uses = [c.uses | c.changes | cell_reach.quoted(c) for c in cells]
         self.movable = 0  # Mask of the names whose objects can change
@@ -211,7 +218,8 @@ class Cache:
         self.lengths: dict[str, set[int]] = {}  # The same -> how many cells such records stand for
         for n, (r, b) in enumerate(old):
             self._file(n, r, b)
-        self.given, self.did = {r.at[0]: (r, b) for r, b in given if r.at}, list[Record]()
+        self.given = {r.at[0]: (r, b) for r, b in given if r.at}
+        self.did = list[Record]()
         head = [x for x in [*given, *reversed(old)] if x[0].first]
         self.done: Files = {}  # What the cells above did to files
         self.left: tuple[Files, set[str]] = {}, set()  # What a cell that failed did to files, and to generators
@@ -220,7 +228,7 @@ class Cache:
         append(log, Record(key="", codes=[], outputs=[], counts=[], usage=[], first=True), shelf.head())
         self.forced = self._plan() if old or given else set()
 
-    def _file(self, n: int, r: Record, b: bytes):
+    def _file(self, n: int, r: Record, b: bytes) -> None:
         if r.first:
             return
         self.old.setdefault(r.key, []).append((n, r, b))
@@ -231,7 +239,8 @@ class Cache:
         "Names whose versions tell what some cells do: those they use, those that functions behind them read; None is all there are"
         if any(self.masks[k] is None for k in ks):
             return None
-        found, todo = set[str](), [n for k in ks for n in self.uses[k]]
+        found = set[str]()
+        todo = [n for k in ks for n in self.uses[k]]
         while todo:
             n = todo.pop()
             if n in found:
@@ -294,7 +303,13 @@ class Cache:
 
     def _simulate(self, forced) -> tuple[set[int], set[int]]:
         "Cells that would run, and makers of lost names that they need"
-        versions, calls, lost, ran, need, done, k = {}, {}, {}, set(), set(), {}, 0
+        versions = {}
+        calls = {}
+        lost = {}
+        ran = set()
+        need = set()
+        done = {}
+        k = 0
         settings = self.shelf.settings()
         while k < len(self.cells):
             hit = None if k in forced else self._match(k, versions, calls, lost, settings, done)
@@ -307,13 +322,15 @@ class Cache:
                 versions.update(r.names)
                 lost.update(dict.fromkeys(r.lost, k))
                 calls.update(dict.fromkeys(r.names, r.calls))
-                settings, done = self.shelf.settings_after(hit[1], settings), together(done, r.touched)
+                settings = self.shelf.settings_after(hit[1], settings)
+                done = together(done, r.touched)
                 if r.filters:
                     versions[_WARNINGS] = r.filters
                 k += len(r.codes)
                 continue
             ran.add(k)
-            c, wanted = self.cells[k], self.wanted([k], calls, lost)
+            c = self.cells[k]
+            wanted = self.wanted([k], calls, lost)
             need |= set(lost.values()) if wanted is None else {lost[n] for n in lost.keys() & wanted}
             r = self._before(k)
             for n in c.binds | c.changes | set(r.names if r else ()):
@@ -358,7 +375,8 @@ class Cache:
         "Look at what cell `k` can reach; returns the name that is missing for it, if any"
         gone = self.missing and self._gone(k)
         if not self.block:
-            self.settings, self.drawn = self.shelf.settings(), self.shelf.random()
+            self.settings = self.shelf.settings()
+            self.drawn = self.shelf.random()
         mask = self.masks[k]
         self.shelf.look(None if mask is None else self.reach.of(mask & self.movable))
         return gone or ""
@@ -370,7 +388,7 @@ class Cache:
     def lost(self):
         return self.missing.keys() | self.shelf.unsaved.keys() if self.missing else self.shelf.unsaved.keys()
 
-    def _learn(self, r: Record):
+    def _learn(self, r: Record) -> None:
         "A record was made or taken: versions, and what is there"
         for n in r.deleted:
             self.versions.pop(n, None)
@@ -405,14 +423,12 @@ class Cache:
         key = self.key(ks, used, self.settings)
         filters = self.shelf.kept.get("warnings")
         saved = self.shelf.save(key, code_digest(str(used)))
-        drawn, filtered = (
-            self.shelf.random(),
-            self.shelf.kept.get("warnings") != filters and any(_FILTERS.search(t) for j in ks for t in self._texts(j)),
+        drawn = self.shelf.random()
+        filtered = self.shelf.kept.get("warnings") != filters and any(
+            _FILTERS.search(t) for j in ks for t in self._texts(j)
         )
-        opened, wrote = (
-            {p: s for *_, f in reversed(todo) for p, s in f[0].items()},
-            sorted({p for *_, f in todo for p in f[1]}),
-        )
+        opened = {p: s for *_, f in reversed(todo) for p, s in f[0].items()}
+        wrote = sorted({p for *_, f in todo for p in f[1]})
         r = Record(
             key=key,
             codes=[self.codes[j] for j in ks],
@@ -436,10 +452,11 @@ class Cache:
         )
         self._learn(r)
         self._did(r, saved.blob)
-        self.block, self._pending = [], []
+        self.block = []
+        self._pending = []
         return saved.lost
 
-    def _did(self, r: Record, blob: bytes):
+    def _did(self, r: Record, blob: bytes) -> None:
         append(self.log, r, blob)
         self.did.append(r)
 
@@ -449,7 +466,7 @@ class Cache:
         wanted = None if mask is None else set(self.reach.of(mask))
         return [c.text for j, c in enumerate(self.cells[: k + 1]) if j == k or wanted is None or c.binds & wanted]
 
-    def gave_up(self, files: tuple):
+    def gave_up(self, files: tuple) -> None:
         "Take note of what a cell did that failed, and those before it that were not saved yet"
         before = self.shelf.random() if self.block else self.drawn
         self.shelf.observe()
@@ -460,7 +477,8 @@ class Cache:
 
     def effects(self) -> dict:
         "What the cells of this process did beside giving names to new things; for `step_graph.Effects`"
-        own, text = [r for r in self.did if r.at and r.at[0] not in self.given], {c.index: c.text for c in self.cells}
+        own = [r for r in self.did if r.at and r.at[0] not in self.given]
+        text = {c.index: c.text for c in self.cells}
         return {
             "changed": sorted({n for r in own for n in r.changed}),
             "shared": sorted({n for r in own for n in r.names} - {n for r in own for n in r.changed}),

@@ -14,12 +14,12 @@ from typing import Any
 class Outputs:
     "Outputs of the cells of one run"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.of: dict[int, list[dict[str, Any]]] = {}  # Cell -> its outputs in nbformat's words
         self.clear: set[int] = set()  # Cells to be emptied at their next output
         self.shown: dict[str, list[dict]] = {}  # Name of a display -> outputs that show it
 
-    def take(self, cell: int, m: dict):
+    def take(self, cell: int, m: dict) -> None:
         "One piece"
         outs = self.of.setdefault(cell, [])
         if "update" in m:
@@ -45,7 +45,7 @@ class Outputs:
         if name:
             self.shown.setdefault(name, []).append(out)
 
-    def _stream(self, outs, name, text):
+    def _stream(self, outs, name, text) -> None:
         if outs and outs[-1]["output_type"] == "stream" and outs[-1]["name"] == name:
             outs[-1]["text"] += text
         else:

@@ -16,8 +16,9 @@ from .notebook_ast import Cell
 class Reach:
     "Which names each name leads to, cell by cell"
 
-    def __init__(self):
-        self.names, self.bit = list[str](), dict[str, int]()
+    def __init__(self) -> None:
+        self.names = list[str]()
+        self.bit = dict[str, int]()
         self.to = dict[str, int]()  # Name -> what it leads to, and what that leads to
         self.met = self.blurred = 0  # Names that a name leads to; names of cells that hide theirs
 
@@ -58,9 +59,11 @@ class Reach:
             m |= self.to.get(n, 0)
         return m
 
-    def _lead(self, n: str, more: int):
+    def _lead(self, n: str, more: int) -> None:
         "Name `n` leads to more; so does what leads to `n`"
-        new, was, mine = self.to.get(n, 0) | more, self.to.get(n, 0), self.mask([n])
+        new = self.to.get(n, 0) | more
+        was = self.to.get(n, 0)
+        mine = self.mask([n])
         self.to[n] = new
         self.met |= more
         if new != was and self.met & mine:
@@ -126,7 +129,7 @@ def quoted(cell: Cell) -> set[str]:
 class Sharing:
     "Which names lead to the same objects"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.ids = dict[str, set[int]]()  # Name -> objects
         self.groups = dict[str, set[str]]()  # Name -> names that it may share objects with, itself included
         self.owner = dict[int, set[str]]()  # Object -> the group whose names lead to it
@@ -138,7 +141,7 @@ class Sharing:
         self,
         name: str,
         ids: set[int],  # Objects that it leads to now
-    ):
+    ) -> None:
         if self.ids.get(name) == ids:
             return
         self.drop(name)
@@ -154,15 +157,16 @@ class Sharing:
         self.groups[name] = group
         self.owner.update(dict.fromkeys(ids, group))
 
-    def _move(self, names: set[str], group: set[str]):
+    def _move(self, names: set[str], group: set[str]) -> None:
         for n in names:
             self.groups[n] = group
             self.owner.update(dict.fromkeys(self.ids[n], group))
         group |= names
 
-    def drop(self, name: str):
+    def drop(self, name: str) -> None:
         "A name is gone, or leads elsewhere"
-        ids, group = self.ids.pop(name, set()), self.groups.pop(name, set())
+        ids = self.ids.pop(name, set())
+        group = self.groups.pop(name, set())
         group.discard(name)
         for i in ids.difference(*(self.ids[n] for n in group)):
             del self.owner[i]

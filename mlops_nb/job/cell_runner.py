@@ -11,6 +11,7 @@ __all__ = ['Line', 'encode', 'whole', 'Opened', 'Run', 'understood', 'look_over'
 import functools, os, re, signal, socket, sys, time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Never
 from .. import cost
 from . import cell_cache, namespace, secret_refs
 from .cell_outputs import Outputs
@@ -20,8 +21,11 @@ from .notebook_ast import understand
 class Line:
     "Tells the supervisor"
 
-    def __init__(self, fd: int, mask: secret_refs.Mask):
-        self.socket, self.mask, self.waiting, self.pid = socket.socket(fileno=fd), mask, b"", os.getpid()
+    def __init__(self, fd: int, mask: secret_refs.Mask) -> None:
+        self.socket = socket.socket(fileno=fd)
+        self.mask = mask
+        self.waiting = b""
+        self.pid = os.getpid()
         self.heard: Callable | None = None
 
     def __call__(self, m: dict, soon: bool = False):
@@ -87,18 +91,21 @@ _IMPORTS = re.compile(r"importlib|pkgutil|pkg_resources")  # They list folders, 
 class Opened:
     "Files that the running cell opens"
 
-    def __init__(self, ignore):
-        self.ignore, self.on = tuple(ignore), False
+    def __init__(self, ignore) -> None:
+        self.ignore = tuple(ignore)
+        self.on = False
         self.clear()
 
-    def clear(self):
-        self.read, self.wrote, self.made = dict[str, tuple](), set[str](), set[str]()
+    def clear(self) -> None:
+        self.read = dict[str, tuple]()
+        self.wrote = set[str]()
+        self.made = set[str]()
         self.touched: dict[str, dict[str, float]] = {"r": {}, "w": {}, "a": {}}  # Way -> path -> when first
 
-    def install(self):
+    def install(self) -> None:
         sys.addaudithook(self.hook)
 
-    def hook(self, event, args):
+    def hook(self, event, args) -> None:
         if not self.on or event not in _TOUCHES:
             return
         for path, way in _TOUCHES[event](*args):
@@ -122,7 +129,7 @@ class Opened:
             else:
                 self._change(event, path, way)
 
-    def _change(self, event, path, way):
+    def _change(self, event, path, way) -> None:
         there = os.path.lexists(path)
         if event == "os.rename" and way == "rw" and path in self.made:  # The cell's own: as if it had never been
             for t in self.touched.values():
@@ -136,12 +143,12 @@ class Opened:
             self.wrote.add(path)
         self._touch(path, way)
 
-    def _touch(self, path, way):
+    def _touch(self, path, way) -> None:
         for w in way:
             if w != "r" or path not in self.touched["w"]:
                 self.touched[w].setdefault(path, time.time())
 
-    def begin(self, also=()):
+    def begin(self, also=()) -> None:
         self.clear()
         self.read = {p: namespace.file_stamp(p) for p in also}
         for p in also:
@@ -150,7 +157,8 @@ class Opened:
 
     def end(self) -> tuple[dict[str, tuple], list[str], dict]:  # Read -> stamp, written, way -> path -> (first, last)
         self.on = False
-        wrote, now = sorted(p for p in self.wrote if os.path.isfile(p)), time.time()
+        wrote = sorted(p for p in self.wrote if os.path.isfile(p))
+        now = time.time()
         return (
             {p: self.read[p] for p in sorted(self.read) if p not in wrote},
             wrote,
@@ -185,8 +193,12 @@ def _ignored(folder: str) -> list[str]:
 class Run:
     "One run of cells in this process"
 
-    def __init__(self, plan: dict, tell: Line, shell):
-        self.plan, self.tell, self.shell, self.stop, self.running = plan, tell, shell, False, False
+    def __init__(self, plan: dict, tell: Line, shell) -> None:
+        self.plan = plan
+        self.tell = tell
+        self.shell = shell
+        self.stop = False
+        self.running = False
         self.cells = [c for c in plan["cells"] if c["source"].strip() and "skip-execution" not in c["tags"]]
         self.opened = Opened(_ignored(plan["folder"]))
         self.cache = self._cache() if plan["cache"] else None
@@ -194,11 +206,11 @@ class Run:
         signal.signal(signal.SIGUSR1, self._after)
         os.register_at_fork(after_in_child=_forked)
 
-    def _interrupt(self, *_):
+    def _interrupt(self, *_) -> Never:
         self.stop = True
         raise KeyboardInterrupt
 
-    def _after(self, *_):
+    def _after(self, *_) -> None:
         self.stop = True
         if self.running and not (self.cache and self.cache.pending):
             raise KeyboardInterrupt
@@ -229,7 +241,8 @@ class Run:
 
     async def all(self) -> dict:
         "Every cell; returns how it ended"
-        k, told = 0, set()
+        k = 0
+        told = set()
         while k < len(self.cells):
             if self.stop:
                 return self._stopped(None)
@@ -258,7 +271,8 @@ class Run:
         "One cell; returns how the run ended, if it did"
         from mlops_nb.job import shell_plugin
 
-        c, said = self.cells[k], Outputs()
+        c = self.cells[k]
+        said = Outputs()
         count = self.shell.execution_count = c.get("count", self.shell.execution_count)
         self.tell({"begin": c["at"], "count": count})
         self.tell.heard = lambda m: (
@@ -277,7 +291,8 @@ class Run:
             self.running = False
             files = self.opened.end()
             self.tell.heard = None
-        used, error = meter.read(), done.error_before_exec or done.error_in_exec
+        used = meter.read()
+        error = done.error_before_exec or done.error_in_exec
         usage = {
             "seconds": used.seconds,
             "cpu_s": used.cpu_s,
@@ -308,7 +323,7 @@ class Run:
             self._save(k, said.of.get(0, []), count, usage, files, told)
         return None
 
-    def _save(self, k, outputs, count, usage, files, told):
+    def _save(self, k, outputs, count, usage, files, told) -> None:
         try:
             lost = self.cache.after(
                 k,
@@ -352,13 +367,13 @@ class Run:
         return {"done": "aborted", "cell": cell, "error": "stopped"}
 
 
-def _forked():
+def _forked() -> None:
     "A child that a cell forks takes signals as any other process does: what stops the run is no business of a pool's workers"
     for n in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(n, signal.SIG_DFL)
 
 
-def _end_of_child():
+def _end_of_child() -> None:
     "A child that a cell forked has come to the end of the cell: the rest of the notebook runs once"
     sys.stdout.flush()
     sys.stderr.flush()
@@ -378,7 +393,7 @@ def understood(at: int, source: str, tags: tuple[str, ...]):
     return understand(at, source, tags)
 
 
-def look_over(plan: dict):
+def look_over(plan: dict) -> None:
     "What the server does before it forks"
     for c in plan["cells"]:
         if plan["cache"]:
@@ -432,7 +447,7 @@ def run(
     return 0
 
 
-def _limit(limits: dict):
+def _limit(limits: dict) -> None:
     "What the system itself can refuse: the supervisor's polls would see it later"
     import resource
 
@@ -443,7 +458,7 @@ def _limit(limits: dict):
         resource.setrlimit(resource.RLIMIT_CPU, (int(limits["cpu_s"]) + 60,) * 2)
 
 
-def _end_of_process():
+def _end_of_process() -> None:
     "What a kernel does when it ends: exit functions run, streams are flushed"
     import atexit, threading
 

@@ -43,11 +43,13 @@ def _after(line: str, depth: int, quote: str) -> tuple[int, str]:
             end = re.compile(r"(?:\\.|[^\\])*?" + quote, re.S).match(line, at)
             if not end:
                 return depth, quote
-            at, quote = end.end(), ""
+            at = end.end()
+            quote = ""
         m = _TOKEN.search(line, at)
         if not m:
             return depth, quote
-        t, at = m[0], m.end()
+        t = m[0]
+        at = m.end()
         if t in ('"""', "'''"):
             quote = t
         elif t in "([{":
@@ -214,7 +216,9 @@ def take_apart(
     text: str,  # A cell's source
 ) -> Source:
     "Python with the same line numbers, and what was not Python"
-    lines, magics, n = as_read(text).split("\n"), [], 0
+    lines = as_read(text).split("\n")
+    magics = []
+    n = 0
     while n < len(lines) and not lines[n].strip():
         n += 1
     if n == len(lines):
@@ -237,11 +241,13 @@ def take_apart(
     return Source(python="\n".join(lines), magics=magics, soft=set().union(*map(_soft, magics)) if magics else set())
 
 
-def _replace(lines: list[str], n: int, magics: list[Magic]):
+def _replace(lines: list[str], n: int, magics: list[Magic]) -> None:
     "Set aside every magic line from line `n` on"
-    depth, quote = 0, ""
+    depth = 0
+    quote = ""
     while n < len(lines):
-        first, whole = n, lines[n]
+        first = n
+        whole = lines[n]
         while (
             not depth
             and not quote

@@ -100,7 +100,7 @@ def _rewrites(text: str) -> bool:
 def check(
     nb: dict,  # From `notebook_ast.load`
     where: str = "the notebook",  # For the message
-):
+) -> None:
     "Raise `BadInput` for the first cell that would not compile"
     for n, c in enumerate(nb["cells"]):
         if c["cell_type"] != "code" or _LEFT_ALONE & set(c["metadata"].get("tags") or []):

@@ -32,7 +32,7 @@ def _copy_of(notebook: Path, out: Path | None) -> Path:
     return place
 
 
-def _write(nb: dict, place: Path, source: Path):
+def _write(nb: dict, place: Path, source: Path) -> None:
     "Write a mended notebook, without the marks that the diff needed"
     cells = [{**c, "metadata": {k: v for k, v in c["metadata"].items() if k != "mlops"}} for c in nb["cells"]]
     for c in cells:

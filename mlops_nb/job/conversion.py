@@ -310,7 +310,8 @@ def _untimed(cell: Cell) -> Cell:
     timed = [m for m in cell.source.magics if m.name == "timeit" and not m.target and m.kind in ("line", "cell")]
     if not timed:
         return cell
-    lines, python = cell.text.split("\n"), cell.source.python.split("\n")
+    lines = cell.text.split("\n")
+    python = cell.source.python.split("\n")
     if any(m.kind == "cell" for m in timed):
         lines = lines if _writes(cell.source.python) else []
     else:
@@ -363,7 +364,7 @@ def _cut(cell: Cell, moves, unused: set[str]) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
-def _blank(lines, at, cell):
+def _blank(lines, at, cell) -> None:
     "Take a magic line out; inside a block something must stay"
     indent = re.match(r"\s*", lines[at - 1])[0]
     more = at
@@ -375,7 +376,7 @@ def _blank(lines, at, cell):
         lines[at - 1] = indent + "pass"
 
 
-def _hide(lines, cell):
+def _hide(lines, cell) -> None:
     "End the last statement with a semicolon where a profiler ran it and showed no value"
     node = cell.statements[-1][0] if cell.statements else None
     if not isinstance(node, ast.Expr) or _root(node.value) == "print":
@@ -385,17 +386,16 @@ def _hide(lines, cell):
         for m in cell.source.magics
     ):
         return
-    line, at = (lines[node.end_lineno - 1] or "").encode(), node.end_col_offset
+    line = (lines[node.end_lineno - 1] or "").encode()
+    at = node.end_col_offset
     if line:
         lines[node.end_lineno - 1] = (line[:at] + b";" + line[at:]).decode()
 
 
-def _take_out(lines, cell, move):
+def _take_out(lines, cell, move) -> None:
     "Take a moved statement out; what shares its line stays"
-    first, last = (
-        min([move.node.lineno, *(d.lineno for d in getattr(move.node, "decorator_list", []))]),
-        move.node.end_lineno,
-    )
+    first = min([move.node.lineno, *(d.lineno for d in getattr(move.node, "decorator_list", []))])
+    last = move.node.end_lineno
     others = [s for s, _ in cell.statements if s is not move.node and s.lineno <= last and s.end_lineno >= first]
     rest = [s for s in others if lines[s.lineno - 1] is not None]
     above = lines[first - 2] if first > 1 else None
@@ -504,7 +504,8 @@ def _rewritten(kept, sig) -> dict[int, str]:
 def _assemble(nb, kept, final, sig) -> dict:
     "The job's notebook: parameters first, headings kept where a cell follows them"
     body = "\n".join([*(m.code for m in sig.preamble), *(m.code for m in sig.moves)])
-    out, pending = [], []
+    out = []
+    pending = []
     code = {c.index: c for c in kept}
     for n, c in enumerate(nb["cells"]):
         if c["cell_type"] == "markdown":

@@ -121,9 +121,12 @@ def fires(
     until: datetime | None = None,  # Aware; inclusive. None: for ever
 ) -> Iterator[datetime]:
     "Instants in UTC, strictly rising"
-    fields, z = parse(expr), zone(tz)
+    fields = parse(expr)
+    z = zone(tz)
     minute, hour = ALIASES.get(expr.strip().lower(), expr.strip()).split()[:2]
-    rhythm, last, waiting = minute.startswith("*") or hour.startswith("*"), after.astimezone(UTC), set()
+    rhythm = minute.startswith("*") or hour.startswith("*")
+    last = after.astimezone(UTC)
+    waiting = set()
     for day in _days(fields, after.astimezone(z).date() - timedelta(days=2)):
         midnight = datetime.combine(day, datetime.min.time())
         sure = min(_instants(midnight, z, False)) - timedelta(hours=2)  # no later day begins before this

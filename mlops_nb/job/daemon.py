@@ -21,7 +21,7 @@ from .unattended import Worker
 class Processes:
     "Runs fires in worker processes"
 
-    def __init__(self, project):
+    def __init__(self, project) -> None:
         self.project = project
 
     def start(
@@ -38,7 +38,7 @@ class Processes:
             done(Outcome(status="stopped", message="the claim was lost"))
             return w
 
-        def follow():
+        def follow() -> None:
             try:
                 out, _ = w.run(
                     f.job,
@@ -74,33 +74,35 @@ class Daemon:
         workers: int = 2,  # Most runs at one time
         owner: str = "",  # Who claims; this process by default
         say=None,  # `say(line)` for the log
-    ):
-        self.project, self.store, self.executor, self.workers = project, store, executor or Processes(project), workers
-        self.owner, self.say = owner or process_identity.of(), say or (lambda line: None)
-        self.held, self.queue, self.ended, self.next, self.counts, self.stopping, self.ending = (
-            {},
-            queue.SimpleQueue(),
-            [],
-            {},
-            Counter(),
-            False,
-            False,
-        )
+    ) -> None:
+        self.project = project
+        self.store = store
+        self.executor = executor or Processes(project)
+        self.workers = workers
+        self.owner = owner or process_identity.of()
+        self.say = say or (lambda line: None)
+        self.held = {}
+        self.queue = queue.SimpleQueue()
+        self.ended = []
+        self.next = {}
+        self.counts = Counter()
+        self.stopping = False
+        self.ending = False
         self.bell, self._ring = socket.socketpair()
         self._ring.setblocking(False)
 
-    def ring(self):
+    def ring(self) -> None:
         "Wake the loop; safe from threads and signal handlers"
         try:
             self._ring.send(b".")
         except BlockingIOError:
             return  # it is ringing already
 
-    def stop(self):
+    def stop(self) -> None:
         self.stopping = True
         self.ring()
 
-    def loop(self, once: bool = False):
+    def loop(self, once: bool = False) -> None:
         "Work until `stop`, or until nothing is left to do now"
         try:
             while not self.stopping:
@@ -119,7 +121,8 @@ class Daemon:
 
     def tick(self) -> float:
         "Everything that can be done now; returns the seconds until something may be due"
-        now, schedules = self.store.now(), self._schedules()
+        now = self.store.now()
+        schedules = self._schedules()
         self._collect()
         for s in schedules.values():
             if now >= self.next.get((s.job, d := schedule_definition.digest(s)), 0):
@@ -177,14 +180,14 @@ class Daemon:
                 self.say(str(e))
         return found
 
-    def _tell(self, type, job, payload):
+    def _tell(self, type, job, payload) -> None:
         from mlops_nb.core import ledger
 
         ledger.record(self.project, type, job, payload, fail="open")
         self.say(f"{type} {job} {payload}")
 
     # runs
-    def _start(self, f, s):
+    def _start(self, f, s) -> None:
         "Begin a fire that was just taken, unless the ledger says that it was done"
         if f.attempt > 1 and (run := completed(self.project, f)):
             self._close(f, s, Outcome(status="succeeded", run=run))
@@ -195,7 +198,7 @@ class Daemon:
             f.worker = worker
             return self.store.renew(f)
 
-        def done(outcome):
+        def done(outcome) -> None:
             self.queue.put((f, s, outcome))
             self.ring()
 
@@ -207,7 +210,7 @@ class Daemon:
             return
         self.held[f.id][2] = handle
 
-    def _collect(self):
+    def _collect(self) -> None:
         "Write down how runs ended; what cannot be written now stays in `ended`"
         while not self.queue.empty():
             self.ended.append(self.queue.get())
@@ -218,7 +221,7 @@ class Daemon:
             self.held.pop(f.id, None)
             self.ended.pop(0)
 
-    def _close(self, f: Fire, s: Schedule, o: Outcome):
+    def _close(self, f: Fire, s: Schedule, o: Outcome) -> None:
         "End a fire, or let it be tried again"
         failures = f.attempt - f.lost
         if o.status == "stopped":
@@ -251,7 +254,7 @@ class Daemon:
             self.say(f"{f.id}: {o.status}")
 
     # claims
-    def _renew(self):
+    def _renew(self) -> None:
         "Hold on to what runs; stop what was lost"
         for id, (f, _, handle, at) in list(self.held.items()):
             if time.monotonic() - at < self.store.lease_s / 3:
@@ -263,7 +266,7 @@ class Daemon:
                 del self.held[id]
                 handle.stop()
 
-    def _protect(self):
+    def _protect(self) -> None:
         "Without the store: stop runs whose claims are about to end"
         for id, (_, _, handle, at) in list(self.held.items()):
             if handle and time.monotonic() - at > self.store.lease_s * 2 / 3:
@@ -304,7 +307,7 @@ class Daemon:
             return not process_identity.is_alive(f.owner)
         return f.lease_until < self.store.now()
 
-    def _end(self):
+    def _end(self) -> None:
         "Stop what runs and give it back"
         for _, _, handle, _ in self.held.values():
             if handle:
@@ -322,7 +325,7 @@ class Daemon:
         self._ring.close()
 
     # people
-    def _notify(self, schedules):
+    def _notify(self, schedules) -> None:
         "Deliver one notice"
         found = self.store.next_notice()
         if not found:

@@ -13,6 +13,7 @@ import hashlib, importlib.machinery, json, os, platform, re, secrets, shutil, si
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Never
 import msgspec
 from ..core import warm
 from ..core.draw import place
@@ -232,7 +233,7 @@ def _stoppable():
         yield
         return
 
-    def stop(*_):
+    def stop(*_) -> Never:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -301,12 +302,10 @@ def _retries(job: Job, plan: Plan, what: str) -> dict:
 
 def in_fork(project, job, plan: Plan, env, nb, mask, given, tell, cost_of) -> dict | None:
     "Run the cells in a fork; None where there is no server"
-    request, left, waits, cpu = (
-        _request(project, job, plan, env, nb, given),
-        _retries(job, plan, "retries"),
-        _retries(job, plan, "backoff_s"),
-        0.0,
-    )
+    request = _request(project, job, plan, env, nb, given)
+    left = _retries(job, plan, "retries")
+    waits = _retries(job, plan, "backoff_s")
+    cpu = 0.0
     modules = preloads(nb)
     if modules:
         warm.start((), warm.settled(os.environ), wait=False)  # For the next command
@@ -348,7 +347,8 @@ def in_kernel(plan: Plan, env, mask, tell, cost_of) -> dict:
     folder = Path(plan.input).parent
     with _stoppable():
         end = kernel_form.follow(folder, plan.cwd, env, plan.limits, tell, cost_of)
-    nb, out = None, Path(plan.output)
+    nb = None
+    out = Path(plan.output)
     if out.exists():
         nb = json.loads(mask.data(out.read_bytes()))
         nb["cells"] = [{**c, "source": "".join(c["source"])} for c in nb["cells"]]
@@ -370,16 +370,14 @@ def job_index(plan: Plan, index: int | None) -> int | None:
 class _Told:
     "What a run says while it goes on"
 
-    def __init__(self, plan: Plan, nb: dict, mask, step, price):
-        self.plan, self.mask, self.step, self.price, self.titles, self.cells, self.remarks = (
-            plan,
-            mask,
-            step,
-            price,
-            injection.titles(nb),
-            {},
-            [],
-        )
+    def __init__(self, plan: Plan, nb: dict, mask, step, price) -> None:
+        self.plan = plan
+        self.mask = mask
+        self.step = step
+        self.price = price
+        self.titles = injection.titles(nb)
+        self.cells = {}
+        self.remarks = []
 
     def __call__(self, m: dict):
         if "in" in m:
@@ -401,7 +399,7 @@ class _Told:
         elif "begin" in m:
             self.step(0, self.titles[m["begin"]])
 
-    def _cell(self, at, m, cached):
+    def _cell(self, at, m, cached) -> None:
         u = Usage(**{k: m[k] for k in ("seconds", "cpu_s", "peak_mb", "kwh", "energy")})
         self.cells[at] = CellRun(
             index=job_index(self.plan, at),
@@ -416,7 +414,7 @@ class _Told:
         )
         self.step(1, self.titles[at])
 
-    def _live(self, m):
+    def _live(self, m) -> None:
         if not self.plan.live:
             return
         text = (
@@ -451,9 +449,11 @@ def execute(
     "One run from start to record"
     from mlops_nb import cost
 
-    env, nb = environment(project, plan.run), notebook_ast.load(plan.input)
+    env = environment(project, plan.run)
+    nb = notebook_ast.load(plan.input)
     given = {v: secret_refs.look_up(v) for v in plan.parameters.values() if secret_refs.is_secret(v)}
-    mask, started = secret_refs.Mask(given.values()), datetime.now(UTC).isoformat(timespec="milliseconds")
+    mask = secret_refs.Mask(given.values())
+    started = datetime.now(UTC).isoformat(timespec="milliseconds")
     record = RunRecord(
         run=plan.run,
         job=job.name,
@@ -478,17 +478,16 @@ def execute(
         told = _Told(plan, nb, mask, p, price)
         try:
             end = _run(project, job, plan, env, nb, mask, given, told, cost_of, record)
-            record.status, record.message, record.failed_cell = (
-                end["done"],
-                _one_line(plan, end),
-                job_index(plan, end.get("cell")),
-            )
+            record.status = end["done"]
+            record.message = _one_line(plan, end)
+            record.failed_cell = job_index(plan, end.get("cell"))
             record.__dict__["kind"] = end.get("kind", "")
         except KeyboardInterrupt:
             end = {"done": "aborted"}
         finally:
             record.steps = _steps(job, told, end)
-            record.cells, record.remarks = [told.cells[k] for k in sorted(told.cells)], record.remarks + told.remarks
+            record.cells = [told.cells[k] for k in sorted(told.cells)]
+            record.remarks = record.remarks + told.remarks
     _finish(plan, job, record, used, end, price, done if done is not None else {})
     if record.form == "fork":
         sweep(project, job.name)
@@ -618,13 +617,15 @@ def collect(plan: Plan, job: Job, most: int = 1 << 26) -> list[Artefact]:
     return out
 
 
-def _finish(plan, job, record, used, end, price, done):
+def _finish(plan, job, record, used, end, price, done) -> None:
     "What it took, what came out, and run.json"
     from mlops_nb import cost
 
     cpu = end.get("cpu_s", 0.0)
     kwh = used.kwh + (cost.metering.modelled_kwh(0.0, cpu) if used.energy.startswith("model") else 0.0)
-    record.seconds, record.cpu_s, record.kwh = used.seconds, used.cpu_s + cpu, kwh
+    record.seconds = used.seconds
+    record.cpu_s = used.cpu_s + cpu
+    record.kwh = kwh
     record.peak_mb = max([used.peak_mb, end.get("peak_mb", 0.0), *(c.peak_mb for c in record.cells)])
     record.cost_usd = price(
         Usage(seconds=used.seconds, cpu_s=record.cpu_s, peak_mb=record.peak_mb, kwh=kwh, energy=used.energy)
@@ -647,7 +648,7 @@ def sweep(
     project,  # A `Project`
     name: str,  # Of the job
     keep: int = 5,  # Runs that can be resumed
-):
+) -> None:
     "Forget what the cells of all but the newest runs of a job left behind, and big blocks of memory that no run refers to"
     runs = project.root / ".mlops" / "runs"
     logs = sorted(
@@ -680,7 +681,7 @@ def sweep(
 def notify(
     project,  # A `Project`
     record: RunRecord,
-):
+) -> None:
     "Start the command of the setting `job.on_end`, with the record on its standard input; nobody waits for it longer than a minute"
     import shlex, subprocess
 

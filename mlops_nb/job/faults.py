@@ -27,12 +27,16 @@ def _finding(cell: Cell | int | None, kind: str, message: str, fix: str) -> Note
 
 def _in_order(counts: list[int]) -> set[int]:
     "Positions of a longest increasing run of counts (patience sorting)"
-    tails, ends, back = [], [], []
+    tails = []
+    ends = []
+    back = []
     for n, c in enumerate(counts):
         at = bisect_left(tails, c)
         back.append(ends[at - 1] if at else -1)
-        tails[at : at + 1], ends[at : at + 1] = [c], [n]
-    kept, n = set(), ends[-1] if ends else -1
+        tails[at : at + 1] = [c]
+        ends[at : at + 1] = [n]
+    kept = set()
+    n = ends[-1] if ends else -1
     while n >= 0:
         kept.add(n)
         n = back[n]

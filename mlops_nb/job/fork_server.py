@@ -9,10 +9,11 @@ __all__ = ['DOES', 'BASE', 'Server', 'code_stamp', 'preload', 'main']
 
 # %% ../../nbs/job/fork_server.ipynb #b05d8635
 import ctypes, gc, importlib, os, select, signal, socket, sys, time
+from typing import Never
 from ..core import warm
 
 # %% ../../nbs/job/fork_server.ipynb #e56f59ad
-def _settle(request: dict, fds: list[int]):
+def _settle(request: dict, fds: list[int]) -> None:
     "Make this fork the process that was asked for"
     os.setsid()
     for n in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
@@ -32,7 +33,7 @@ def _settle(request: dict, fds: list[int]):
         sys.modules["numpy"].random.seed()
 
 
-def _die_with_parent():
+def _die_with_parent() -> None:
     "End when the server ends: nobody else could end this process then"
     if _libc:
         _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -67,7 +68,7 @@ def _words(request, fds) -> int:
                 continue  # The reader is gone, and so is whoever would be told
 
 
-def _interrupt(*_):
+def _interrupt(*_) -> Never:
     raise KeyboardInterrupt
 
 
@@ -89,9 +90,13 @@ class Server:
         path: str,  # Of the socket
         idle_s: float = 900,  # Ends after so long without a child
         grace_s: float = 30,  # From asking a child to end until it is ended
-    ):
-        self.path, self.idle_s, self.grace_s = path, idle_s, grace_s
-        self.children, self.ending = {}, {}  # Process id -> line to the caller; -> when it is ended the hard way
+    ) -> None:
+        self.path = path
+        self.idle_s = idle_s
+        self.grace_s = grace_s
+        # Process id -> line to the caller; -> when it is ended the hard way
+        self.children = {}
+        self.ending = {}
         self.code = code_stamp()
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         if os.path.exists(path):
@@ -104,19 +109,20 @@ class Server:
         self.listening.listen(128)
         self.inode = os.stat(path).st_ino
         self.wake, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.waker, self.stopped = w, False
+        self.waker = w
+        self.stopped = False
 
-    def hear_signals(self):
+    def hear_signals(self) -> None:
         "Ends of children and requests to end wake the loop"
         signal.set_wakeup_fd(self.waker)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def _stop(self, *_):
+    def _stop(self, *_) -> None:
         self.stopped = True
 
-    def serve(self):
+    def serve(self) -> None:
         "Until nobody needs it, or it is told to end"
         try:
             while not self.stopped:
@@ -141,7 +147,7 @@ class Server:
             return max(0.0, min(self.ending.values()) - time.monotonic())
         return None if self.children else self.idle_s
 
-    def _leave(self):
+    def _leave(self) -> None:
         for pid in self.children:
             _signal(pid, signal.SIGKILL)
         try:
@@ -150,7 +156,7 @@ class Server:
         except FileNotFoundError:
             return  # The folder was cleaned: nobody can call any more
 
-    def _accept(self):
+    def _accept(self) -> None:
         "One caller: check who it is, and fork"
         line, _ = self.listening.accept()
         if warm.peer_uid(line) != os.getuid():
@@ -174,7 +180,7 @@ class Server:
         for fd in fds:
             os.close(fd)
 
-    def _fork(self, line, request, fds):
+    def _fork(self, line, request, fds) -> None:
         if request["do"] == "cells":
             self._look_over(request)
         pid = os.fork()
@@ -187,7 +193,7 @@ class Server:
         except OSError:
             self._end(pid)
 
-    def _look_over(self, request):
+    def _look_over(self, request) -> None:
         "Read the cells' code, and run none of it; what goes wrong here goes wrong again in the fork, which may say so"
         from mlops_nb.job import cell_runner
 
@@ -196,7 +202,7 @@ class Server:
         except Exception as e:
             sys.stderr.write(f"not read beforehand: {type(e).__name__}\n")
 
-    def _child(self, line, request, fds):
+    def _child(self, line, request, fds) -> None:
         "Never returns"
         code = 70
         try:
@@ -217,7 +223,7 @@ class Server:
         finally:
             os._exit(code)
 
-    def _end(self, pid):
+    def _end(self, pid) -> None:
         "The caller is gone: so shall the child be"
         line, self.children[pid] = self.children[pid], None
         if line is not None:
@@ -225,7 +231,7 @@ class Server:
         self.ending[pid] = time.monotonic() + self.grace_s
         _signal(pid, signal.SIGTERM)
 
-    def _hear(self, pid):
+    def _hear(self, pid) -> None:
         "Signals for a child; the end of the line when its caller is gone"
         try:
             data = self.children[pid].recv(64)
@@ -236,13 +242,13 @@ class Server:
         for n in data:
             _signal(pid, n)
 
-    def _insist(self):
+    def _insist(self) -> None:
         now = time.monotonic()
         for pid, at in self.ending.items():
             if now >= at:
                 _signal(pid, signal.SIGKILL)
 
-    def _reap(self):
+    def _reap(self) -> None:
         "Children that ended: what they left running ends too, and the caller hears how it went"
         while self.children:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -268,7 +274,7 @@ class Server:
             line.close()
 
 
-def _signal(pid: int, n: int):
+def _signal(pid: int, n: int) -> None:
     "Send a signal to a child; to all that it started, when it has to die"
     try:
         os.killpg(pid, n) if n == signal.SIGKILL else os.kill(pid, n)
@@ -280,7 +286,9 @@ def code_stamp() -> tuple:
     "Changes when this package or what is installed changes: a server of other code must not run anything"
     import mlops_nb
 
-    here, newest, n = os.path.dirname(mlops_nb.__file__), 0, 0
+    here = os.path.dirname(mlops_nb.__file__)
+    newest = 0
+    n = 0
     for base, folders, files in os.walk(here):
         folders[:] = [f for f in folders if f != "__pycache__"]
         for f in files:
@@ -328,7 +336,7 @@ def preload(modules) -> list[str]:
     return missing
 
 
-def _rehearse():
+def _rehearse() -> None:
     "Understand a command and draw an answer: patterns are compiled, the index is read, once for all forks"
     import getpass, platform, shlex
     from mlops_nb.core import grammar, verb_index
@@ -348,9 +356,11 @@ def _rehearse():
     str(record), record.json(), platform.platform(terse=True)
 
 
-def main():
+def main() -> None:
     "`python -m mlops_nb.job.fork_server SOCKET READY LOCK MODULE...`: a server's whole life"
-    path, ready, lock = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    path = sys.argv[1]
+    ready = int(sys.argv[2])
+    lock = int(sys.argv[3])
     sys.path[:] = [p for p in sys.path if p not in ("", "/")]
     missing = preload(BASE)
     from mlops_nb.job import cell_runner

@@ -97,7 +97,8 @@ def titles(
     nb: dict,  # A notebook
 ) -> list[str]:  # One per cell
     "What each cell is called in a progress line: the heading above it, or its first line; a conversion puts parameters below the first heading, which is not theirs"
-    out, heading = [], ""
+    out = []
+    heading = ""
     for c in nb["cells"]:
         tags = c["metadata"].get("tags") or []
         if told := next(

@@ -92,7 +92,7 @@ def needs_kernel(
     return f"your IPython profile runs {own[0].name} in every kernel" if (own := own_profile(env)) else ""
 
 # %% ../../nbs/job/kernel_form.ipynb #ec3860d3
-def _end(child, grace_s: float):
+def _end(child, grace_s: float) -> None:
     "Let the child save its notebook and stop its kernel; insist after the grace period"
     if child.poll() is None:
         child.terminate()
@@ -148,7 +148,9 @@ def follow(
 
 def _listen(child, limits, tell, cost_of) -> tuple[dict, str]:
     "The last message, and the limit that was reached"
-    began, rest, last = time.monotonic(), b"", {}
+    began = time.monotonic()
+    rest = b""
+    last = {}
     while True:
         now = time.monotonic()
         waits = [0.1] if limits.polled else []

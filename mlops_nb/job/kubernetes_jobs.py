@@ -45,28 +45,25 @@ def _message(e) -> str:
 class Cluster:
     "Where Jobs go: `url` and `namespace`"
 
-    def __init__(self):
+    def __init__(self) -> None:
         k = need("kubernetes", "k8s")
         file = os.environ.get("KUBECONFIG") or "~/.kube/config"  # The client itself looks once, when it is imported
         try:
-            self.api, self.namespace = (
-                k.config.new_client_from_config(config_file=file),
-                k.config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default"),
-            )
+            self.api = k.config.new_client_from_config(config_file=file)
+            self.namespace = k.config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default")
         except k.config.ConfigException as e:
             try:
                 k.config.load_incluster_config()
-                self.api, self.namespace = k.client.ApiClient(), _own_namespace()
+                self.api = k.client.ApiClient()
+                self.namespace = _own_namespace()
             except k.config.ConfigException:
                 raise ToolFailed(
                     "no Kubernetes cluster is configured",
                     "set KUBECONFIG, or choose one with: kubectl config use-context NAME",
                 ) from e
-        self.url, self.core, self.batch = (
-            self.api.configuration.host,
-            k.client.CoreV1Api(self.api),
-            k.client.BatchV1Api(self.api),
-        )
+        self.url = self.api.configuration.host
+        self.core = k.client.CoreV1Api(self.api)
+        self.batch = k.client.BatchV1Api(self.api)
 
 
 def _own_namespace() -> str:
@@ -78,7 +75,7 @@ def _own_namespace() -> str:
 def submit(
     cluster: Cluster,
     documents: list[dict],  # Service account, volume claim, Job
-):
+) -> None:
     "Create what is not there; raises `ToolFailed` and `Refused` with the server's words"
     k = need("kubernetes", "k8s")
     make = {
@@ -156,7 +153,7 @@ def _log(cluster, pod: str) -> str:
     )
 
 
-def delete(cluster: Cluster, job: str):
+def delete(cluster: Cluster, job: str) -> None:
     "Take a Job back, with its pod; nothing happens where it was not made yet"
     k = need("kubernetes", "k8s")
     with _said(f"deleting the Job {job}"):

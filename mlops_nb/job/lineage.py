@@ -196,7 +196,10 @@ def _of_line(text: str, cell: int, bound: set[str]):
         words = shlex.split(text)
     except ValueError:
         return [], []
-    ins, outs, plain, n = [], [], [], 2
+    ins = []
+    outs = []
+    plain = []
+    n = 2
     while n < len(words):
         w = words[n]
         if w.startswith("--"):
@@ -285,7 +288,8 @@ def files(
     parameters: Sequence[Parameter] = (),  # Of the job
 ) -> dict[str, set[str]]:  # in, out, add -> paths; without those of which a part is not known
     "Files that a cell names"
-    names, out = {p.name for p in parameters}, {"in": set[str](), "out": set[str](), "add": set[str]()}
+    names = {p.name for p in parameters}
+    out = {"in": set[str](), "out": set[str](), "add": set[str]()}
     for way, t in _touched([cell], {n: "{" + n + "}" for n in names}):
         if t.kind == "file" and "*" not in t.name and set(re.findall(r"{([^}]*)", t.name)) <= names:
             out[way].add(t.name)
@@ -298,7 +302,9 @@ def trace(
 ) -> tuple[list[Thing], list[Thing]]:  # What it reads, what it writes
     "Inputs and outputs, each once; a file that the notebook writes before reading it is an output only"
     known = {p.name: "{" + p.name + "}" for p in parameters}
-    ins, outs, bound = [], [], set().union(*(c.binds for c in cells)) if cells else set()
+    ins = []
+    outs = []
+    bound = set().union(*(c.binds for c in cells)) if cells else set()
     for c in cells:
         for m in c.source.magics:
             if m.name == "mlops" and m.kind in ("line", "cell"):

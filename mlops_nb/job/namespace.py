@@ -88,7 +88,7 @@ def _pickler_class():
     from cloudpickle import cloudpickle as base
 
     class Pickler(cloudpickle.Pickler):
-        def persistent_id(self, obj):
+        def persistent_id(self, obj) -> str | None:
             if obj is self.ns:
                 return "namespace"
             if type(obj) not in _PLAIN:
@@ -131,7 +131,11 @@ def _pickler_class():
 def _pickler(ns: dict, file, buffers: list, shared=frozenset()):
     "A pickler for values of the namespace `ns`"
     p = _pickler_class()(file, protocol=5, buffer_callback=lambda b: _aside(b, buffers))
-    p.ns, p.shared, p.met, p.roots, p.codes = ns, shared, [], [], set()
+    p.ns = ns
+    p.shared = shared
+    p.met = []
+    p.roots = []
+    p.codes = set()
     return p
 
 
@@ -169,12 +173,20 @@ def dump(
     foreign=frozenset(),  # Objects that other names lead to: asked for blocks of memory
 ) -> Dump:
     "Pickle names of a namespace in one stream; those that cannot be pickled are left out and named"
-    names, lost, shared = sorted(names), {}, set()
+    names = sorted(names)
+    lost = {}
+    shared = set()
     while True:
-        file, buffers, ids, failed, held = io.BytesIO(), [], {}, "", []
+        file = io.BytesIO()
+        buffers = []
+        ids = {}
+        failed = ""
+        held = []
         p = _pickler(ns, file, buffers, _Either(shared, foreign))
         for n in names:
-            p.met, p.roots, at = [], [], file.tell()
+            p.met = []
+            p.roots = []
+            at = file.tell()
             try:
                 p.dump((n, ns[n]))
             except Exception as e:
@@ -213,8 +225,9 @@ def _folder() -> str:
 class _Either:
     "In one or the other"
 
-    def __init__(self, a, b):
-        self.a, self.b = a, b
+    def __init__(self, a, b) -> None:
+        self.a = a
+        self.b = b
 
     def __contains__(self, x) -> bool:
         return x in self.a or x in self.b
@@ -269,24 +282,25 @@ class Shelf:
         hidden,  # Names in it that are not the notebook's
         blocks: Path,  # Folder of big blocks of memory
         secrets=(),  # Byte strings that must not reach it
-    ):
-        self.ns, self.hidden, self.blocks, self.secrets = ns, set(hidden), Path(blocks), list(secrets)
+    ) -> None:
+        self.ns = ns
+        self.hidden = set(hidden)
+        self.blocks = Path(blocks)
+        self.secrets = list(secrets)
         self.held: dict[str, object] = {}  # The namespace as it was at the last checkpoint
         self.changeable: set[str] = set()  # Names whose objects can change
         self.prints: dict[str, str] = {}  # Name -> fingerprint of a changeable object
         self.sharing = cell_reach.Sharing()
         self.unsaved: dict[str, str] = {}  # Names there are, and cannot be saved
-        self.environ, self.raw, self.cwd, self.path = (
-            dict(os.environ),
-            dict(os.environ._data),
-            _folder(),
-            list(sys.path),
-        )
+        self.environ = dict(os.environ)
+        self.raw = dict(os.environ._data)
+        self.cwd = _folder()
+        self.path = list(sys.path)
         self.spent, self.cost, self.worked = 0.0, 0.0, 0.0
         self.looked: set[str] = set()  # Names that the cells since the last checkpoint could reach
         self.kept: dict[str, bytes] = {}  # Parts of the state outside, as last saved
 
-    def begin(self, head: bytes | None):
+    def begin(self, head: bytes | None) -> None:
         "Start as the run that is resumed started"
         if head:
             process_state.set_random(pickle.loads(head)["random"])
@@ -299,7 +313,7 @@ class Shelf:
     def ours(self, n: str) -> bool:
         return n not in self.hidden and not (n[:1] == "_" and _HIDDEN.fullmatch(n))
 
-    def observe(self):
+    def observe(self) -> None:
         "Read the state outside the names: after a cell, and once before the first"
         self.outside = self._outside()
         self.drawn = {
@@ -368,9 +382,10 @@ class Shelf:
         near = self.changeable & wanted
         return near | self.sharing.beside(near)
 
-    def look(self, wanted):
+    def look(self, wanted) -> None:
         "Fingerprint what the next cell can reach and change"
-        began, near = time.perf_counter(), self._reachable(wanted)
+        began = time.perf_counter()
+        near = self._reachable(wanted)
         self.looked |= near
         for n in sorted(near):
             if n in self.ns and n not in self.prints and n not in self.unsaved:
@@ -395,15 +410,11 @@ class Shelf:
         "Names that are bound to other objects than at the last checkpoint, and those that are gone: two lists are compared, no name is looked at"
         names, was = list(here), list(self.held)
         if names[: len(was)] != was:  # A name was deleted
-            new, gone = (
-                {n for n, v in here.items() if n not in self.held or v is not self.held[n]},
-                self.held.keys() - here.keys(),
-            )
+            new = {n for n, v in here.items() if n not in self.held or v is not self.held[n]}
+            gone = self.held.keys() - here.keys()
         else:
-            new, gone = (
-                {*compress(names, map(operator.is_not, here.values(), self.held.values())), *names[len(was) :]},
-                set[str](),
-            )
+            new = {*compress(names, map(operator.is_not, here.values(), self.held.values())), *names[len(was) :]}
+            gone = set[str]()
         return {n for n in new if self.ours(n)}, {n for n in gone if self.ours(n)}
 
     def _written(self, here: dict) -> tuple[set[str], set[str]]:
@@ -420,9 +431,11 @@ class Shelf:
         basis: str = "",  # Digest of the versions that it comes from: a name's version tells these too
     ) -> Saved:
         "Pickle what the cells since the last checkpoint did, and all that shares objects with it"
-        began, here = time.perf_counter(), dict(self.ns)
+        began = time.perf_counter()
+        here = dict(self.ns)
         new, gone = self._written(here)
-        changed, more = sorted(new), new | gone
+        changed = sorted(new)
+        more = new | gone
         while more:
             for n in more:
                 self.sharing.drop(n)
@@ -442,20 +455,22 @@ class Shelf:
         outside = {k: v for k, v in self.outside.items() if self.kept.get(k) != v}
         self.kept = self.outside
         head = pickle.dumps({"outside": outside, "settings": self.settings()}, 5)
-        self.cost, self.worked = time.perf_counter() - began, 0.0
+        self.cost = time.perf_counter() - began
+        self.worked = 0.0
         self.spent += self.cost
         return Saved(
             len(head).to_bytes(8, "big") + head + d.blob, names, sorted(gone), d.lost, digests, changed, sorted(d.calls)
         )
 
-    def _remember(self, new, gone, d, here):
+    def _remember(self, new, gone, d, here) -> None:
         for n in gone:
             self._forget(n)
         for n in new:
             self._note(n, here[n], d)
-        self.held, self.looked = here, set()
+        self.held = here
+        self.looked = set()
 
-    def _note(self, n, value, d):
+    def _note(self, n, value, d) -> None:
         "What is known of a name that was saved or restored"
         self._forget(n)
         if not isinstance(value, _FIXED):
@@ -465,7 +480,7 @@ class Shelf:
         else:
             self.sharing.put(n, d.ids[n])
 
-    def _forget(self, n):
+    def _forget(self, n) -> None:
         self.changeable.discard(n)
         self.prints.pop(n, None)
         self.unsaved.pop(n, None)
@@ -490,7 +505,7 @@ class Shelf:
     def has(self, digests) -> bool:
         return all((self.blocks / d[:2] / d).exists() for d in digests)
 
-    def restore(self, blob: bytes, digests, deleted):
+    def restore(self, blob: bytes, digests, deleted) -> None:
         "Put back what a record holds"
         head, rest = _split(blob)
         buffers = []
@@ -509,13 +524,13 @@ class Shelf:
         self._put_outside(head["outside"])
         self._share({n: v for n, v in values.items() if not isinstance(v, _FIXED)})
 
-    def _share(self, values):
+    def _share(self, values) -> None:
         "Which of the restored names share objects"
         d = dump(self.ns, values) if values else None
         for n, v in values.items():
             self._note(n, v, d)
 
-    def _put_outside(self, changed: dict[str, bytes]):
+    def _put_outside(self, changed: dict[str, bytes]) -> None:
         import warnings
 
         process_state.set_random({k[7:]: v for k, v in changed.items() if k.startswith("random.")})
@@ -523,7 +538,9 @@ class Shelf:
             warnings.filters = pickle.loads(changed["warnings"])
             warnings._filters_mutated()
         if "settings" in changed:
-            s, now = pickle.loads(changed["settings"]), self._settings()  # What was set back is set back here, too
+            # What was set back is set back here, too
+            s = pickle.loads(changed["settings"])
+            now = self._settings()
             for k, v in {**{k: self.environ.get(k) for k in now.get("environ", ())}, **s.get("environ", {})}.items():
                 os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
             if s.get("cwd") or now.get("cwd"):

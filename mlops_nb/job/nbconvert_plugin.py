@@ -9,6 +9,7 @@ __all__ = ['MlopsJobExporter']
 
 # %% ../../nbs/job/nbconvert_plugin.ipynb #dea5434d
 import json, sys
+from typing import Never
 import msgspec
 from nbconvert.exporters import Exporter
 from nbformat import from_dict
@@ -16,7 +17,7 @@ from ..core.errors import MlopsError
 from . import conversion, notebook_ast
 
 # %% ../../nbs/job/nbconvert_plugin.ipynb #50dcfb9f
-def _end(e: MlopsError):
+def _end(e: MlopsError) -> Never:
     "One line where nbconvert would show a traceback, and our exit code"
     sys.stderr.write(f"nbconvert --to mlops-job: {e}\n")
     raise SystemExit(e.exit)
@@ -28,7 +29,7 @@ class MlopsJobExporter(Exporter):
     output_mimetype = "application/x-ipynb+json"
     export_from_notebook = "mlops job"
 
-    def _file_extension_default(self):
+    def _file_extension_default(self) -> str:
         return ".job.ipynb"
 
     def from_notebook_node(self, nb, resources=None, **kwargs):

@@ -105,7 +105,7 @@ class Names(msgspec.Struct):
 _COMPREHENSION = {"listcomp", "setcomp", "dictcomp", "genexpr"}
 
 
-def _walk(table, names: Names, deferred: bool):
+def _walk(table, names: Names, deferred: bool) -> None:
     "Collect global names of a scope and of those inside it"
     top = table.get_type() == "module"
     for s in table.get_symbols():
@@ -124,7 +124,8 @@ def names_of(
     node: ast.stmt | None = None,  # The same, parsed
 ) -> Names:
     "Global names that a statement binds, needs now, needs later, deletes"
-    node, names = node or ast.parse(code).body[0], Names()
+    node = node or ast.parse(code).body[0]
+    names = Names()
     try:
         _walk(symtable.symtable(code, "cell", "exec"), names, False)
     except SyntaxError:  # `return` or `await` outside a function: fall back on the tree
@@ -174,10 +175,8 @@ class Cell(msgspec.Struct, kw_only=True):
 def _pieces(tree: ast.Module, python: str):
     "Each statement with its own text"
     lines = python.split("\n")
-    shared, begin = (
-        {s.lineno for a, s in zip(tree.body, tree.body[1:]) if a.end_lineno == s.lineno},
-        Counter(s.lineno for s in tree.body),
-    )
+    shared = {s.lineno for a, s in zip(tree.body, tree.body[1:]) if a.end_lineno == s.lineno}
+    begin = Counter(s.lineno for s in tree.body)
     for s in tree.body:
         first = min([s.lineno, *(d.lineno for d in getattr(s, "decorator_list", []))])
         alone = s.lineno not in shared and begin[s.end_lineno] == (s.lineno == s.end_lineno)
@@ -190,7 +189,7 @@ def _base(node):
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _imports(cell: Cell):
+def _imports(cell: Cell) -> None:
     "Modules that a cell imports, changes it makes, and what hides names"
     for n in ast.walk(cell.tree):
         if isinstance(n, (ast.Import, ast.ImportFrom)):
@@ -280,7 +279,9 @@ def unbound(
     cells: list[Cell],  # In order
 ) -> list[tuple[Cell, str, Cell | None]]:  # Cell, name, and the later cell that binds it
     "Names that are needed before they are bound"
-    bound, found, seen = set(GIVEN), [], set()
+    bound = set(GIVEN)
+    found = []
+    seen = set()
     first = {}
     for c in reversed(cells):
         first.update(dict.fromkeys(c.binds, c))

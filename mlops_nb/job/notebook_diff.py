@@ -26,7 +26,8 @@ def _hunk(title: str, old: str, new: str) -> Iterator[str]:
     if old == new:
         return
     yield f"@@ {title} @@"
-    a, b = old.split("\n") if old else [], new.split("\n") if new else []
+    a = old.split("\n") if old else []
+    b = new.split("\n") if new else []
     if not a or not b:
         yield from [*("-" + l for l in a), *("+" + l for l in b)]
         return
@@ -44,11 +45,13 @@ def diff(
     "Changes of code cells in the order of the result"
     code = {n: c["source"] for n, c in enumerate(before["cells"]) if c["cell_type"] == "code"}
     made = [(origin(c), c["source"]) for c in after["cells"] if c["cell_type"] == "code"]
-    kept, lines, highest = {at for at, _ in made}, [], -1
+    kept = {at for at, _ in made}
+    lines = []
+    highest = -1
     gone = iter([n for n in code if n not in kept])
     waiting = next(gone, None)
 
-    def left(upto):
+    def left(upto) -> None:
         nonlocal waiting
         while waiting is not None and waiting < upto:
             lines.extend(

@@ -24,8 +24,9 @@ def _cell_link(f: NotebookFinding, notebook: str):
 class Findings:
     "Findings with links to their cells"
 
-    def __init__(self, notebook: str, findings: list[NotebookFinding]):
-        self.notebook, self.findings = notebook, findings
+    def __init__(self, notebook: str, findings: list[NotebookFinding]) -> None:
+        self.notebook = notebook
+        self.findings = findings
 
     def html(self, pictures=True, rows=40):
         return table(

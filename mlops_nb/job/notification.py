@@ -40,7 +40,7 @@ def missing(project, ref: str) -> str:
         return e.message
 
 
-def check(ref: str):
+def check(ref: str) -> None:
     "Raise `BadInput` when a reference, or a URL written out, cannot be meant"
     if ref.partition(":")[0] in ("env", "file") and ref.partition(":")[2]:
         return
@@ -58,7 +58,8 @@ def send(
     body: str,
 ) -> list[dict]:  # One `{'service', 'ok', 'detail'}` for each; the service is the URL's scheme and nothing more
     "Tell everybody; a failure is an answer, not an error"
-    apprise, told = need("apprise", "notify"), []
+    apprise = need("apprise", "notify")
+    told = []
     for ref in refs:
         try:
             url = url_of(project, ref)

@@ -128,7 +128,8 @@ def find(
     for n, c in enumerate(nb["cells"]):
         if c["cell_type"] != "code":
             continue
-        outs, s = outputs_of(c), surveys.get(n)
+        outs = outputs_of(c)
+        s = surveys.get(n)
         kinds = sorted(set(guard.find_pii(_shown(outs))) & _SHAPES) if outs else []
         names = _personal(_headers(outs)) or (_personal([x for e in _is_shown(s) for x in _columns(e)]) if s else [])
         if kinds or names:

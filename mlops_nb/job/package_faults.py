@@ -78,7 +78,8 @@ def find(
 ) -> Iterator[NotebookFinding]:  # One a module
     "Modules that are missing, or whose version nothing fixes"
     tried = set().union(*(s.tried for s in found)) if found else set()
-    there, seen = declared(folder.resolve()) if folder is not None else None, set()
+    there = declared(folder.resolve()) if folder is not None else None
+    seen = set()
     for c in cells:
         for module in c.imports:
             if module in seen:

@@ -13,11 +13,11 @@ from . import step_views
 from .facts import History, Jobs, RunRecord
 
 # %% ../../nbs/job/panel.ipynb #72b84c9b
-def _usd(x):
+def _usd(x) -> str:
     return "-" if x is None else "0 USD" if not x else f"{x:.2g} USD" if x < 0.01 else f"{x:,.2f} USD"
 
 
-def _count(xs, word):
+def _count(xs, word) -> str:
     return f"{len(xs)} {word}{'s' if len(xs) != 1 else ''}"
 
 

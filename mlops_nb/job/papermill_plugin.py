@@ -31,12 +31,13 @@ SILENT = {
 class PrivateKernelManager(AsyncKernelManager):
     "A kernel that only this process can reach, with telemetry off"
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
         self.sockets = None
         if sys.platform != "win32":
             self.sockets = tempfile.mkdtemp(prefix="mlops-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp")
-            self.transport, self.connection_file = "ipc", os.path.join(self.sockets, "kernel.json")
+            self.transport = "ipc"
+            self.connection_file = os.path.join(self.sockets, "kernel.json")
             self.ip = os.path.join(self.sockets, "k")
 
     async def _async_start_kernel(self, **kw):
@@ -48,7 +49,7 @@ class PrivateKernelManager(AsyncKernelManager):
 
     start_kernel = _async_start_kernel
 
-    async def _async_cleanup_resources(self, restart=False):
+    async def _async_cleanup_resources(self, restart=False) -> None:
         await super()._async_cleanup_resources(restart=restart)
         if self.sockets and not restart:
             shutil.rmtree(self.sockets, ignore_errors=True)
@@ -78,7 +79,8 @@ class MeteredClient(PapermillNotebookClient):
             return super().execute_cell(cell, cell_index, **kwargs)
         if self.began:
             self.began(cell_index)
-        meter, done = cost.metering.Meter(kernel_pid(self.km)), False
+        meter = cost.metering.Meter(kernel_pid(self.km))
+        done = False
         try:
             out = super().execute_cell(cell, cell_index, **kwargs)
             done = True
@@ -99,16 +101,16 @@ class QuietManager(NotebookExecutionManager):
 
     last = 0.0
 
-    def save(self, final=False, **kwargs):
+    def save(self, final=False, **kwargs) -> None:
         if final or time.monotonic() - self.last >= 1:
             self.last = time.monotonic()
             super().save(**kwargs)
 
-    def notebook_complete(self, **kwargs):
+    def notebook_complete(self, **kwargs) -> None:
         super().notebook_complete(**kwargs)
         self.save(final=True)
 
-    def cell_exception(self, cell, cell_index=None, **kwargs):
+    def cell_exception(self, cell, cell_index=None, **kwargs) -> None:
         super().cell_exception(cell, cell_index, **kwargs)
         self.save(final=True)
 
@@ -179,7 +181,9 @@ class MlopsEngine(NBClientEngine):
                 stderr_file=stderr_file,
             ),
         )
-        client.told, client.mask, client.began = told, mask, began
+        client.told = told
+        client.mask = mask
+        client.began = began
         return client.execute(**cls._named(kwargs.get("input_path")))
 
     @staticmethod

@@ -10,17 +10,18 @@ __all__ = ['Stopped', 'execute', 'main']
 # %% ../../nbs/job/papermill_runner.ipynb #a8e6fb73
 import json, os, signal, sys, threading
 from pathlib import Path
+from typing import Never
 
 # %% ../../nbs/job/papermill_runner.ipynb #becd4cc6
 class Stopped(BaseException):
     "The parent asked, or is gone"
 
 
-def _stop(*_):
+def _stop(*_) -> Never:
     raise Stopped
 
 
-def _watch(fd: int):
+def _watch(fd: int) -> None:
     "Stop this process when the parent's end of the pipe closes"
     while os.read(fd, 1):
         continue
@@ -52,7 +53,7 @@ def _failure(e: BaseException, nb_path: str) -> dict:
 def execute(
     plan: dict,  # input, output, cwd, kernel, parameters, timeout_s
     tell,  # Called with one dict per message
-):
+) -> None:
     "Execute a notebook with papermill and our engine; tell how it goes"
     import warnings
 
@@ -70,7 +71,7 @@ def execute(
     papermill_engines.register("mlops", MlopsEngine)
     at = {"cell": None}
 
-    def told(index, cell, usage, done):
+    def told(index, cell, usage, done) -> None:
         at["cell"] = None if done else index
         failed = not done or any(o.output_type == "error" for o in cell.outputs)
         tell(
@@ -114,13 +115,13 @@ def execute(
         )
 
 # %% ../../nbs/job/papermill_runner.ipynb #4eba22f5
-def main():
+def main() -> None:
     "`python -m mlops_nb.job.papermill_runner FOLDER`: the child's whole life"
     plan = json.loads((Path(sys.argv[1]) / "plan.json").read_text(encoding="utf-8"))
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Whatever a library prints goes to the log
 
-    def tell(message):
+    def tell(message) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 

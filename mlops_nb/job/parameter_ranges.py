@@ -46,7 +46,8 @@ def _moments(p, text, a: str, b: str, step: str) -> Iterator:
     m = re.fullmatch(r"(\d{1,5})([hdwm])", step or ("1m" if monthly else "1d"))
     if not m or not int(m[1]) or m[2] == "h" and p.bare == "date":
         raise _wrong(p, text, f"{step!r} is no step")
-    n, unit = int(m[1]), m[2]
+    n = int(m[1])
+    unit = m[2]
     for k in range(LIMIT + 1):
         at = (
             _month(first, n * k)

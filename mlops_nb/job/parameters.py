@@ -9,7 +9,7 @@ __all__ = ['Constant', 'constant', 'typed', 'parse', 'check', 'told', 'bind', 's
 
 # %% ../../nbs/job/parameters.ipynb #85c55499
 import ast, datetime as dt, json, math, re
-from typing import Any
+from typing import Any, Never
 import msgspec
 from ..core.errors import BadInput, suggest
 from .facts import Parameter
@@ -82,7 +82,8 @@ def _dotted(node) -> str:
 
 def _called(node: ast.Call) -> Constant | None:
     "The value of a constructor on literals"
-    name, args = _dotted(node.func).split(".")[-1], [constant(a) for a in node.args]
+    name = _dotted(node.func).split(".")[-1]
+    args = [constant(a) for a in node.args]
     if any(a is None for a in args) or any(k.arg is None or _inner(k.value) is None for k in node.keywords):
         return None
     kw = {k.arg: constant(k.value).value for k in node.keywords}
@@ -163,10 +164,8 @@ def constant(
             {ast.Tuple: "tuple", ast.Set: "set"}.get(type(node), "") + _of_tuples(items),
         )
     if isinstance(node, ast.Dict):
-        keys, values = (
-            [k.value if isinstance(k, ast.Constant) else None for k in node.keys],
-            [_inner(v) for v in node.values],
-        )
+        keys = [k.value if isinstance(k, ast.Constant) else None for k in node.keys]
+        values = [_inner(v) for v in node.values]
         if any(v is None for v in values) or any(not isinstance(k, str) for k in keys):
             return None
         return Constant({k: v.value for k, v in zip(keys, values)}, "dict", _of_tuples(values))
@@ -253,11 +252,13 @@ def typed(
     if not choices and (found.type in ("str", "str | None") and not t or t.startswith("str")):
         listed = _listed(comment)
         if found.value in listed:
-            t, choices = "enum", listed
+            t = "enum"
+            choices = listed
     help = re.sub(r"\btype:\s*\S+(\s*\|\s*None)?", "", comment).strip()
     bare = t.removesuffix(" | None")
     if not t:
-        t, bare = found.type, found.type.removesuffix(" | None")
+        t = found.type
+        bare = found.type.removesuffix(" | None")
     elif found.value is None:
         t = bare + " | None"
     value, form = found.value, found.form
@@ -312,7 +313,8 @@ def parse(
     text: str,  # What was typed
 ):  # A JSON value
     "The value of `text` for a parameter; raises `BadInput`"
-    t, word = p.bare, text.strip()
+    t = p.bare
+    word = text.strip()
     if p.nullable and word.lower() in ("none", "null", ""):
         return None
     try:
@@ -337,7 +339,7 @@ def parse(
         raise _wrong(p, text) from e
 
 
-def _raise(p, v):
+def _raise(p, v) -> Never:
     raise _wrong(p, v)
 
 

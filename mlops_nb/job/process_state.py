@@ -23,7 +23,7 @@ def random_states() -> dict[str, bytes]:
     return out
 
 
-def set_random(states: dict[str, bytes]):
+def set_random(states: dict[str, bytes]) -> None:
     "Put random states back"
     import random
 
@@ -87,7 +87,7 @@ def _frozen(config) -> set[str]:
     return _seen["pandas"]
 
 
-def set_options(options: dict):
+def set_options(options: dict) -> None:
     "Put options back"
     if "matplotlib" in options:
         import matplotlib

@@ -52,7 +52,8 @@ def packed(
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
         for path in sorted(files):
             info = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
-            info.external_attr, info.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
             z.writestr(info, files[path])
     return f"_ray_pkg_{hashlib.sha256(out.getvalue()).hexdigest()[:16]}.zip", out.getvalue()
 
@@ -63,7 +64,7 @@ def submit(
     words: str,  # Command line
     files: dict[str, bytes],
     lock: list[str],  # `name==version`, installed where the run goes
-):
+) -> None:
     "Upload what is not there, and submit"
     name, content = packed(files)
     if _call("GET", f"{base}/api/packages/gcs/{name}", missing=True) is None:
@@ -93,6 +94,6 @@ def follow(
     return job["status"] == "SUCCEEDED", log or job.get("message") or ""
 
 
-def stop(base: str, id: str):
+def stop(base: str, id: str) -> None:
     "Have a job end; nothing happens where it was not submitted yet"
     _call("POST", f"{base}/api/jobs/{id}/stop", b"", missing=True)

@@ -62,7 +62,9 @@ def _spec(p, job: Job, values: dict, image: str):
     spec.args = [w for k, v in values.items() for w in ("-p", f"{k}={v if isinstance(v, str) else json.dumps(v)}")] + [
         "--json"
     ]
-    spec.cron, spec.retries, spec.concurrency = "", 0, 1
+    spec.cron = ""
+    spec.retries = 0
+    spec.concurrency = 1
     return spec
 
 
@@ -79,7 +81,8 @@ def documents(p, spec, run: str) -> list[dict]:
 
 def _k8s(p, spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
-    cluster, docs = kubernetes_jobs.Cluster(), documents(p, spec, run)
+    cluster = kubernetes_jobs.Cluster()
+    docs = documents(p, spec, run)
     name = docs[-1]["metadata"]["name"]
     try:
         with execution._stoppable():
@@ -92,7 +95,8 @@ def _k8s(p, spec, run: str) -> tuple[str, str]:
 
 def _ray(p, spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
-    base, folder = ray_jobs.address(), definition.folder_of(p, spec.name)
+    base = ray_jobs.address()
+    folder = definition.folder_of(p, spec.name)
     files = {
         f.relative_to(p.root).as_posix(): f.read_bytes()
         for f in [p.root / "mlops.toml", *sorted(folder.rglob("*"))]
@@ -118,7 +122,8 @@ def elsewhere(
     "One run on a cluster, from submission to record"
     from mlops_nb.core import ledger
 
-    run, spec = execution.new_id(job.name), _spec(p, job, values, image)
+    run = execution.new_id(job.name)
+    spec = _spec(p, job, values, image)
     if dry_run:
         return Plan(
             steps=[
@@ -154,7 +159,7 @@ def elsewhere(
     return r
 
 
-def check(on: str, resume: str, isolated: bool, live: bool, limit: dict):
+def check(on: str, resume: str, isolated: bool, live: bool, limit: dict) -> None:
     "Refuse what a run elsewhere cannot do"
     for word, given in (("--resume", resume), ("--isolated", isolated), ("--live", live), ("--limit", limit)):
         if given:

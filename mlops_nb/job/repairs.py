@@ -47,7 +47,8 @@ def apply(
 # %% ../../nbs/job/repairs.ipynb #3a2cd313
 def _whole_line(m: Magic, source: str) -> list[Edit]:
     "A magic line as a comment; inside a block a `pass` stays"
-    lines, last = source.split("\n"), m.line
+    lines = source.split("\n")
+    last = m.line
     while lines[last - 1].endswith("\\") and last < len(lines):
         last += 1
     indent = re.match(r"\s*", lines[m.line - 1])[0]
@@ -97,7 +98,8 @@ _SEED_CELL = {
 
 def _seeds(s: Survey) -> tuple[list[Edit], list[str]]:
     "Seeds given to calls, and cells to put above for generators that are global"
-    edits, above = [], []
+    edits = []
+    above = []
     for c in s.calls:
         family = chance_faults.drawn_from(c)
         if not family:
@@ -143,7 +145,8 @@ def _nearer(path: str, folder: Path) -> str:
 def _paths(s: Survey, folder: Path | None) -> list[Edit]:
     if folder is None:
         return []
-    out, folder = [], folder.resolve()
+    out = []
+    folder = folder.resolve()
     for x in s.strings:
         near = (
             _nearer(x.text, folder)
@@ -159,7 +162,8 @@ def _paths(s: Survey, folder: Path | None) -> list[Edit]:
 # %% ../../nbs/job/repairs.ipynb #dd4c341e
 def _dates(s: Survey, taken: set[str]) -> tuple[list[Edit], list[str]]:
     "Dates inside expressions become names; the lines that bind them"
-    edits, lines = [], []
+    edits = []
+    lines = []
     for x in s.strings:
         if x.named or x.in_fstring or not faults.is_date(x.text):
             continue
@@ -172,7 +176,9 @@ def _dates(s: Survey, taken: set[str]) -> tuple[list[Edit], list[str]]:
 
 def _order(cells: list[Cell], size: int, found: list[NotebookFinding]) -> tuple[list[int], list[str]]:
     "The order of the cells with definitions above the first cell that uses them, and what was moved"
-    order, said, by_index = list(range(size)), [], {c.index: c for c in cells}
+    order = list(range(size))
+    said = []
+    by_index = {c.index: c for c in cells}
     for f in (f for f in found if f.kind == "order"):
         m = re.search(r"bound only in cell (\d+)", f.message)
         at = int(m[1]) if m else -1
@@ -190,7 +196,10 @@ def _new(source: str) -> dict:
 
 def _mend(cell: Cell, s: Survey | None, kinds: set[str], folder, taken) -> tuple[str, list[str], list[str], list[str]]:
     "New text of a cell, cells to put above it, lines for the first cell, and what was done"
-    edits, above, top, did = _magic_lines(cell) if kinds & {"install", "interactive"} else [], [], [], []
+    edits = _magic_lines(cell) if kinds & {"install", "interactive"} else []
+    above = []
+    top = []
+    did = []
     if edits:
         did.append("lines that install or wait made comments")
     for kind, make, what in (
@@ -222,10 +231,14 @@ def repair(
 ) -> tuple[dict, list[str]]:  # A mended copy, its cells marked with the cell they were made from, and what was done
     "Mend what is mechanical"
     cells = cells_of(nb)
-    surveys, kinds = {s.cell.index: s for s in survey(cells)}, {}
+    surveys = {s.cell.index: s for s in survey(cells)}
+    kinds = {}
     for f in found:
         kinds.setdefault(f.cell, set()).add(f.kind)
-    taken, top, did, above = set().union(*(c.binds | c.uses for c in cells)) if cells else set(), [], [], {}
+    taken = set().union(*(c.binds | c.uses for c in cells)) if cells else set()
+    top = []
+    did = []
+    above = {}
     made = [
         {**c, "metadata": {**copy.deepcopy(c["metadata"]), "mlops": {"cell": n}}} for n, c in enumerate(nb["cells"])
     ]
@@ -249,7 +262,8 @@ def repair(
 
 def _placed(made: list[dict], order: list[int], above: dict[int, list[str]], top: list[str]) -> list[dict]:
     "The cells in their order, with the new ones"
-    out, first = [], True
+    out = []
+    first = True
     for n in order:
         if made[n]["cell_type"] == "code" and first:
             first = False

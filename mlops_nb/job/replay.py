@@ -49,7 +49,8 @@ def said(
 
 def _first(old: str, new: str) -> str:
     "The first line that differs, of both"
-    a, b = old.split("\n"), new.split("\n")
+    a = old.split("\n")
+    b = new.split("\n")
     at = next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     short = lambda lines: repr(lines[at][:60]) if at < len(lines) else "nothing"
     return f"{short(a)} then, {short(b)} now"
@@ -133,7 +134,7 @@ def _private():
         yield AsyncKernelManager(kernel_name="python3", **own)
 
 
-def _execute(client, timeout_s: float):
+def _execute(client, timeout_s: float) -> None:
     "Run the cells, or say in one line why that was not possible"
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 

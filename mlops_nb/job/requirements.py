@@ -107,7 +107,8 @@ def closure(
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
-    seen, todo = {}, [p.partition("==")[0] for p in direct]
+    seen = {}
+    todo = [p.partition("==")[0] for p in direct]
     while todo:
         key = canonicalize_name(name := todo.pop())
         if key in seen or not version(name):

@@ -11,6 +11,7 @@ __all__ = ['SCHEMA', 'Sqlite', 'Postgres', 'hidden', 'open_']
 import os, sqlite3, time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Never
 from ..core.errors import BadInput, ToolFailed
 from ..core.filesystem import need_local_disk, write_ahead
 from ..core.need import need
@@ -29,8 +30,9 @@ CREATE TABLE IF NOT EXISTS mlops_notice(project TEXT NOT NULL, job TEXT NOT NULL
 class Sqlite:
     "A file; durable when a transaction returns"
 
-    def __init__(self, path: Path):
-        self.path, self.db = Path(path), None
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.db = None
 
     def now(self) -> float:
         return time.time()
@@ -75,7 +77,7 @@ class Sqlite:
                 "free some space" if "full" in str(e) else "the project folder must be writable",
             ) from e
 
-    def close(self):
+    def close(self) -> None:
         if self.db is not None:
             self.db.close()
             self.db = None
@@ -87,8 +89,9 @@ _LOCK = 0x6D6C6F7073  # any number, the same for everybody: `mlops`
 class Postgres:
     "A database that several daemons share"
 
-    def __init__(self, url: str):
-        self.url, self.db = url, None
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.db = None
 
     def _open(self):
         psycopg = need("psycopg", "postgres")
@@ -131,7 +134,7 @@ class Postgres:
                 "check [stores] schedule in mlops.toml and that the server runs",
             ) from e
 
-    def close(self):
+    def close(self) -> None:
         if self.db is not None:
             self.db.close()
             self.db = None

@@ -92,9 +92,10 @@ def digest(s: Schedule) -> str:
 def check_chain(
     project,  # A `Project`
     s: Schedule,
-):
+) -> None:
     "Raise `BadInput` when `after` leads nowhere, or in a circle"
-    seen, after = [s.job], s.after
+    seen = [s.job]
+    after = s.after
     while after:
         if after in seen:
             raise BadInput(
@@ -126,7 +127,8 @@ def parameters_at(
         m = _STAND_IN.fullmatch(text)
         if not m:
             return text
-        n, unit = int(m[2] or 0), m[3]
+        n = int(m[2] or 0)
+        unit = m[3]
         t = at + timedelta(days=n) if unit != "h" else (at.astimezone(UTC) + timedelta(hours=n)).astimezone(at.tzinfo)
         return t.date().isoformat() if m[1] == "date" else t.isoformat(timespec="seconds")
 

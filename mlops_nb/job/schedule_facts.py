@@ -34,7 +34,7 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_
     notify_on: Literal["failure", "always"] = "failure"
     job: str = msgspec.field(default="", name="-job")  # Name, from the folder
 
-    def check(self):
+    def check(self) -> None:
         "Raise `BadInput` for a number that makes no sense"
         for name, low in (("retries", 0), ("backoff_s", 0), ("timeout_s", 0), ("concurrency", 1)):
             v = getattr(self, name)

@@ -37,20 +37,18 @@ class Store:
         project,  # A `Project`
         clock=None,  # `() -> seconds since 1970`; the backend's own by default
         lease_s: float = 60.0,  # How long a claim holds without being renewed
-    ):
+    ) -> None:
         s = project.settings
-        self.key, self.backend, self.lease_s = (
-            s.audit.ident or project.name,
-            schedule_backends.open_(project.schedule_url, project.root),
-            lease_s,
-        )
+        self.key = s.audit.ident or project.name
+        self.backend = schedule_backends.open_(project.schedule_url, project.root)
+        self.lease_s = lease_s
         self.now = clock or self.backend.now
 
     def ask(self, sql, *values) -> list:
         with self.backend.transaction() as run:
             return run(sql, *values)[0]
 
-    def close(self):
+    def close(self) -> None:
         self.backend.close()
 
     # schedules
@@ -60,10 +58,10 @@ class Store:
             return self._see(run, s, now)
 
     def _see(self, run, s, now):
-        found, digest = (
-            run("SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?", self.key, s.job)[0],
-            schedule_definition.digest(s),
-        )
+        found = run("SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?", self.key, s.job)[
+            0
+        ]
+        digest = schedule_definition.digest(s)
         if found and found[0][2] == digest:
             return int(found[0][0]), bool(found[0][1])
         if found:
@@ -78,7 +76,7 @@ class Store:
             run("INSERT INTO mlops_schedule VALUES (?,?,?,?,0)", self.key, s.job, int(now), digest)
         return int(now), bool(found and found[0][1])
 
-    def pause(self, job: str, on: bool):
+    def pause(self, job: str, on: bool) -> None:
         "Stop planning and starting fires of a job, or go on"
         with self.backend.transaction() as run:
             run("UPDATE mlops_schedule SET paused=? WHERE project=? AND job=?", int(on), self.key, job)
@@ -131,7 +129,7 @@ class Store:
             )  # Later than `until`, and transactions follow each other
             return f"{len(left)} missed, catch-up is {s.catch_up}: {_span(left)}" if left else ""
 
-    def _add(self, run, job, due, status="waiting", message=""):
+    def _add(self, run, job, due, status="waiting", message="") -> None:
         run(
             "INSERT INTO mlops_fire(project, job, due, status, message) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
             self.key,
@@ -164,15 +162,13 @@ class Store:
             if not found:
                 return None
             f = min(found, key=lambda f: (f.due, f.job))
-            f.status, f.owner, f.attempt, f.lease_until, f.started, f.worker, f.message = (
-                "running",
-                owner,
-                f.attempt + 1,
-                now + self.lease_s,
-                now,
-                "",
-                "",
-            )
+            f.status = "running"
+            f.owner = owner
+            f.attempt = f.attempt + 1
+            f.lease_until = now + self.lease_s
+            f.started = now
+            f.worker = ""
+            f.message = ""
             run(
                 f"UPDATE mlops_fire SET status=?, owner=?, attempt=?, lease_until=?, started=?, worker='', message='' WHERE {_FIRE}",
                 f.status,
@@ -297,7 +293,8 @@ class Store:
     # reading
     def fires(self, job: str = "", status: str = "", limit: int = 50) -> list[Fire]:
         "Fires, newest first"
-        where, values = ["project=?"], [self.key]
+        where = ["project=?"]
+        values = [self.key]
         for name, v in (("job", job), ("status", status)):
             if v:
                 where.append(f"{name}=?")
@@ -338,6 +335,6 @@ class Store:
                 )
             return found[0] if found else None
 
-    def delivered(self, job: str, due: int):
+    def delivered(self, job: str, due: int) -> None:
         with self.backend.transaction() as run:
             run("DELETE FROM mlops_notice WHERE project=? AND job=? AND due=?", self.key, job, due)

@@ -40,7 +40,7 @@ def _local(t: datetime, tz: str) -> str:
     return t.astimezone(cron_lines.zone(tz)).isoformat(timespec="minutes")
 
 
-def _checked(p, s: Schedule):
+def _checked(p, s: Schedule) -> None:
     "Refuse a schedule that could not work, before it is written"
     from mlops_nb.job import notification, parameters
 
@@ -173,7 +173,8 @@ def unschedule(
 
 def _pause(name: str, on: bool, dry_run: bool):
     p = projects.current()
-    s, word = schedule_definition.read(p, name), "paused" if on else "unpaused"
+    s = schedule_definition.read(p, name)
+    word = "paused" if on else "unpaused"
     if dry_run:
         return Plan(steps=[f"mark the schedule of {name} as {word} in the store", f"record job.{word}"])
     from mlops_nb.core import ledger
@@ -216,9 +217,14 @@ def calendar(
     p = projects.current()
     if not 1 <= days <= 366:
         raise BadInput(f"--days {days}: expected 1 to 366")
-    names, here = [name] if name else schedule_definition.names(p), cron_lines.local_zone()
+    names = [name] if name else schedule_definition.names(p)
+    here = cron_lines.local_zone()
     store = _store(p)
-    paused, now, rows, ahead, past = store.paused(), datetime.fromtimestamp(store.now(), UTC), [], [], []
+    paused = store.paused()
+    now = datetime.fromtimestamp(store.now(), UTC)
+    rows = []
+    ahead = []
+    past = []
     for s in [schedule_definition.read(p, n) for n in names]:
         found = store.fires(s.job, limit=50)
         dues = (
@@ -278,7 +284,8 @@ def scheduler(
     p = projects.current()
     if not 1 <= workers <= 256:
         raise BadInput(f"--workers {workers}: expected 1 to 256")
-    began, store = time.monotonic(), schedule_store.Store(p)
+    began = time.monotonic()
+    store = schedule_store.Store(p)
     d = daemon.Daemon(
         p, store, workers=workers, say=lambda line: sys.stderr.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
     )

@@ -135,7 +135,7 @@ def look_up(
 _given: dict[str, str] = {}
 
 
-def give(secrets: dict[str, str]):
+def give(secrets: dict[str, str]) -> None:
     _given.update(secrets)
 
 
@@ -152,7 +152,7 @@ def as_code(reference: str) -> str:
 class Mask:
     "Takes secrets out of text"
 
-    def __init__(self, secrets):
+    def __init__(self, secrets) -> None:
         forms = {
             f
             for s in secrets

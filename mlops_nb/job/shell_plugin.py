@@ -9,6 +9,7 @@ __all__ = ['Said', 'Stream', 'Publisher', 'Hook', 'Transformers', 'CellShell', '
 
 # %% ../../nbs/job/shell_plugin.ipynb #669f9290
 import builtins, os, sys, tempfile, time
+from typing import Never
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import StdinNotImplementedError
@@ -28,10 +29,10 @@ def _json_able(data: dict) -> dict:
 class Said:
     "Where the outputs of the running cell go"
 
-    def __init__(self, tell):
+    def __init__(self, tell) -> None:
         self.tell = tell
 
-    def output(self, **out):
+    def output(self, **out) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.tell({"out": out})
@@ -40,19 +41,22 @@ class Said:
 class Stream:
     "`sys.stdout` or `sys.stderr` of the cells"
 
-    encoding, errors, newlines, closed = "utf-8", "replace", None, False
+    encoding = "utf-8"
+    errors = "replace"
+    newlines = None
+    closed = False
 
-    def __init__(self, name: str, tell, fd: int):
-        self.name, self.tell, self.fd, self.parts, self.size, self.pid, self.kind = (
-            f"<{name}>",
-            tell,
-            fd,
-            [],
-            0,
-            os.getpid(),
-            name,
-        )
-        self.since, self.lines = 0.0, 0  # Lines passed on since a moment
+    def __init__(self, name: str, tell, fd: int) -> None:
+        self.name = f"<{name}>"
+        self.tell = tell
+        self.fd = fd
+        self.parts = []
+        self.size = 0
+        self.pid = os.getpid()
+        self.kind = name
+        # Lines passed on since a moment
+        self.since = 0.0
+        self.lines = 0
 
     def write(self, text) -> int:
         if not isinstance(text, str):
@@ -70,35 +74,38 @@ class Stream:
         "Do lines come faster than a thousand a second?"
         now = time.monotonic()
         if now - self.since > 0.05:
-            self.since, self.lines = now, 0
+            self.since = now
+            self.lines = 0
         self.lines += 1
         return self.lines > 50
 
-    def writelines(self, lines):
+    def writelines(self, lines) -> None:
         for l in lines:
             self.write(l)
 
-    def flush(self):
+    def flush(self) -> None:
         if self.parts and os.getpid() == self.pid:
-            text, self.parts, self.size = "".join(self.parts), [], 0
+            text = "".join(self.parts)
+            self.parts = []
+            self.size = 0
             self.tell({"stream": self.kind, "text": text})
 
-    def isatty(self):
+    def isatty(self) -> bool:
         return False
 
     def fileno(self):
         return self.fd
 
-    def readable(self):
+    def readable(self) -> bool:
         return False
 
-    def writable(self):
+    def writable(self) -> bool:
         return True
 
-    def seekable(self):
+    def seekable(self) -> bool:
         return False
 
-    def close(self):
+    def close(self) -> None:
         self.flush()
 
     @property
@@ -106,7 +113,7 @@ class Stream:
         self.flush()
         return os.fdopen(os.dup(self.fd), "wb", 0)
 
-    def reconfigure(self, **kw):
+    def reconfigure(self, **kw) -> None:
         "Always UTF-8, by line"
 
 # %% ../../nbs/job/shell_plugin.ipynb #39bda16a
@@ -115,7 +122,7 @@ class Publisher(DisplayPublisher):
 
     said = Any()
 
-    def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kw):
+    def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kw) -> None:
         transient = transient or {}
         if update:
             self.said.tell(
@@ -129,7 +136,7 @@ class Publisher(DisplayPublisher):
             **({"transient": transient} if transient else {}),
         )
 
-    def clear_output(self, wait=False):
+    def clear_output(self, wait=False) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.said.tell({"clear": bool(wait)})
@@ -140,13 +147,13 @@ class Hook(DisplayHook):
 
     said = Any()
 
-    def write_output_prompt(self):
+    def write_output_prompt(self) -> None:
         self.entry = {"execution_count": self.prompt_count}
 
-    def write_format_data(self, format_dict, md_dict=None):
+    def write_format_data(self, format_dict, md_dict=None) -> None:
         self.entry.update(data=_json_able(format_dict), metadata=md_dict or {})
 
-    def finish_displayhook(self):
+    def finish_displayhook(self) -> None:
         if self.entry.get("data"):
             self.said.output(output_type="execute_result", **self.entry)
         self.entry = {}
@@ -155,9 +162,10 @@ class Hook(DisplayHook):
 class Transformers(TransformerManager):
     "IPython's input transformers, which read a cell once in the life of a server as long as nobody changes them"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.own, self.known = self._all(), {}
+        self.own = self._all()
+        self.known = {}
 
     def _all(self):
         return [*self.cleanup_transforms, *self.line_transforms, *self.token_transformers]
@@ -180,14 +188,14 @@ class CellShell(InteractiveShell):
     kernel = None  # That there is one is how pandas knows a notebook
     ended = False  # Did a cell call `exit`?
 
-    def init_history(self):
+    def init_history(self) -> None:
         self.config.HistoryManager.enabled = False
         super().init_history()
 
-    def init_virtualenv(self):
+    def init_virtualenv(self) -> None:
         "The interpreter of the job is the right one"
 
-    def ask_exit(self):
+    def ask_exit(self) -> None:
         self.ended = True
 
     def should_run_async(self, raw_cell, *, transformed_cell=None, preprocessing_exc_tuple=None):
@@ -196,10 +204,10 @@ class CellShell(InteractiveShell):
             raw_cell, transformed_cell=transformed_cell, preprocessing_exc_tuple=preprocessing_exc_tuple
         )
 
-    def enable_gui(self, gui=None):
+    def enable_gui(self, gui=None) -> None:
         "No event loop of windows in a job"
 
-    def _showtraceback(self, etype, evalue, stb):
+    def _showtraceback(self, etype, evalue, stb) -> None:
         self.said.output(output_type="error", ename=str(etype.__name__), evalue=str(evalue), traceback=list(stb))
 
 
@@ -208,7 +216,7 @@ CellShell.__name__ = CellShell.__qualname__ = (
 )
 
 
-def _no_stdin(*_, **__):
+def _no_stdin(*_, **__) -> Never:
     raise StdinNotImplementedError("raw_input was called, but this frontend does not support input requests.")
 
 
@@ -229,7 +237,7 @@ def listen(
     tell,  # Called with every output, in nbformat's words
     out_fd: int = 1,  # Where processes that a cell starts write
     err_fd: int = 2,
-):
+) -> None:
     "From now on the outputs of the shell go to `tell`"
     shell.said = shell.display_pub.said = shell.displayhook.said = Said(tell)
     sys.stdout, sys.stderr = Stream("stdout", tell, out_fd), Stream("stderr", tell, err_fd)
@@ -255,7 +263,8 @@ async def run(
         sys.stdout.flush()
         sys.stderr.flush()
         return done
-    transformed, trouble = code, None
+    transformed = code
+    trouble = None
     try:
         transformed = shell.transform_cell(code)
     except Exception:

@@ -46,7 +46,8 @@ def ship(
     from mlops_nb.core import ledger
 
     p = projects.current()
-    job, targets = definition.read(p, name), _targets(to)
+    job = definition.read(p, name)
+    targets = _targets(to)
     cell_syntax.runnable(p, job)
     found = ledger.of(p).events(["job.completed"], subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)

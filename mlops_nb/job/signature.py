@@ -177,7 +177,10 @@ def find(
 ) -> Signature:
     "Typed parameters, the statements that hold them, and notes on what was left alone"
     explicit = [c for c in cells if is_explicit(c)]
-    enums, grown, bound, last = _enums(cells), _grown(cells), _times_bound(cells), _last_use(cells)
+    enums = _enums(cells)
+    grown = _grown(cells)
+    bound = _times_bound(cells)
+    last = _last_use(cells)
     sig = Signature(explicit=bool(explicit))
     for c in explicit or cells:
         if not explicit and is_step(c) and all(_binding(s) for s, _ in c.statements):

@@ -25,37 +25,43 @@ from .supervision import Limits
 class Going(supervision.Watch):
     "A step that goes on"
 
-    def __init__(self, name: str, own: set[int], began_s: float, *args):
+    def __init__(self, name: str, own: set[int], began_s: float, *args) -> None:
         super().__init__(*args)
-        self.name, self.own, self.began_s, self.again = name, own, began_s, set[int]()
+        self.name = name
+        self.own = own
+        self.began_s = began_s
+        self.again = set[int]()
 
-    def open(self):
+    def open(self) -> None:
         self.open_: set = {self.line, self.server, *self.pipes}
 
-    def hear(self, ready):
+    def hear(self, ready) -> None:
         for x in [x for x in (*self.pipes, self.line, self.server) if x in ready]:
             self._hear(x, self.open_)
         self._look()
 
-    def _message(self, m):
+    def _message(self, m) -> None:
         at = m.get("begin", m.get("cell"))
         if at is None or at in self.own or "done" in m:
             super()._message(m)
         elif "begin" in m:
-            self.cell, self.cell_began, self.cell_runs = at, time.monotonic(), True
+            self.cell = at
+            self.cell_began = time.monotonic()
+            self.cell_runs = True
             self.again.add(at)
         elif "status" in m:
             self.cell_runs = False
 
-    def _said(self, m):
+    def _said(self, m) -> None:
         if self.cell in self.own:
             super()._said(m)
 
-    def ask(self):
+    def ask(self) -> None:
         self._ask()
 
-    def stop(self, why: str):
-        self.why, self.at = why, self.cell
+    def stop(self, why: str) -> None:
+        self.why = why
+        self.at = self.cell
         self._terminate()
 
     def patience(self) -> float | None:
@@ -81,7 +87,7 @@ class Sheets:
         steps: list[Step],  # Of the job
         cells: list[dict],  # Code cells of the run: at, source, id, tags
         injected: int = -1,  # Index of the cell of injected parameters, -1 without one
-    ):
+    ) -> None:
         self.injected = injected
         self.code = [c for c in cells if c["source"].strip() and "skip-execution" not in c["tags"]]
         self.own = {s.name: [n if injected < 0 or n < injected else n + 1 for n in s.cells] for s in steps}
@@ -115,7 +121,8 @@ class Sheets:
 
     def reads(self, name: str) -> set[str] | None:
         "Names whose values can change what a step does"
-        cells, found = [self.known[c["at"]] for c in self.code], set()
+        cells = [self.known[c["at"]] for c in self.code]
+        found = set()
         for k, c in enumerate(cells):
             if c.index not in self.own[name]:
                 continue
@@ -130,16 +137,14 @@ class Steps:
 
     def __init__(
         self, job: Job, sheets: Sheets, make: Callable, limits: Limits, parallel: int, tell: Callable, cost_of=None
-    ):
-        self.job, self.sheets, self.make, self.limits, self.parallel, self.tell, self.cost_of = (
-            job,
-            sheets,
-            make,
-            limits,
-            parallel,
-            tell,
-            cost_of,
-        )
+    ) -> None:
+        self.job = job
+        self.sheets = sheets
+        self.make = make
+        self.limits = limits
+        self.parallel = parallel
+        self.tell = tell
+        self.cost_of = cost_of
         self.order = [FIRST, *(s.name for s in job.steps)]
         self.needs = {
             FIRST: set[str](),
@@ -165,12 +170,15 @@ class Steps:
         self.had: dict[str, set[str]] = {}  # Step -> steps that had ended when it began
         self.ends: dict[str, dict] = {}
         self.spans: list[tuple[float, float, float]] = []
-        self.began, self.cpu, self.why, self.stopped = time.monotonic(), 0.0, "", False
+        self.began = time.monotonic()
+        self.cpu = 0.0
+        self.why = ""
+        self.stopped = False
 
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def expect(self, found: dict[str, list[str]]):
+    def expect(self, found: dict[str, list[str]]) -> None:
         "Keep an order that an earlier run found out"
         for later, firsts in found.items():
             for first in firsts:
@@ -220,11 +228,12 @@ class Steps:
             return False
         self.due.pop(name, None)
         w.open()
-        self.going[name], self.had[name] = w, step_graph.before(self.needs, name)
+        self.going[name] = w
+        self.had[name] = step_graph.before(self.needs, name)
         self.runs[name].tries += 1
         return True
 
-    def _wait(self):
+    def _wait(self) -> None:
         now = time.monotonic()
         times = [t for w in self.going.values() if (t := w.patience()) is not None] + [
             max(0.0, t - now) for t in self.due.values()
@@ -243,7 +252,7 @@ class Steps:
             self._ended(self.going.pop(n))
         self._look()
 
-    def _look(self):
+    def _look(self) -> None:
         "Limits hold for all forks together"
         if self.why or not self.going:
             return
@@ -257,12 +266,15 @@ class Steps:
             for w in self.going.values():
                 w.stop(self.why)
 
-    def _ended(self, w: Going):
+    def _ended(self, w: Going) -> None:
         "Take note of a fork's end"
-        end, r, now = w.finish(), self.runs[w.name], self.seconds()
+        end = w.finish()
+        r = self.runs[w.name]
+        now = self.seconds()
         self.cpu += end["cpu_s"]
         self.spans.append((w.began_s, now, end["peak_mb"]))
-        r.began_s, r.seconds = w.began_s, r.seconds + now - w.began_s
+        r.seconds = r.seconds + now - w.began_s
+        r.began_s = w.began_s
         for at in sorted(w.again):
             self.tell(
                 {
@@ -294,7 +306,7 @@ class Steps:
             self._count(w.name, did)
             self._reconcile(w.name)
 
-    def _drop(self, name: str, did: step_graph.Effects):
+    def _drop(self, name: str, did: step_graph.Effects) -> None:
         "Forget a try, but not what it left in files"
         self._twice(name, did)
         self.effects.pop(name, None)
@@ -306,13 +318,13 @@ class Steps:
             name, {}
         )
 
-    def _count(self, name: str, did: step_graph.Effects):
+    def _count(self, name: str, did: step_graph.Effects) -> None:
         "Take note of what a step did, its earlier tries included"
         self._twice(name, did)
         did.files = step_graph.together(did.files, self.tried.get(name, {}))
         self.effects[name] = did
 
-    def _twice(self, name: str, did: step_graph.Effects):
+    def _twice(self, name: str, did: step_graph.Effects) -> None:
         "Say it where a step that had to run again changed a file in place twice, and nobody wrote the file anew in between"
 
         def wiped(p, at):
@@ -336,7 +348,7 @@ class Steps:
             )
             del self.once[name][p]
 
-    def _again_later(self, name: str, end: dict):
+    def _again_later(self, name: str, end: dict) -> None:
         "Try a step once more"
         waited = self.backoff[name] * 2 ** (self.runs[name].tries - 1)
         self.left[name] -= 1
@@ -348,7 +360,7 @@ class Steps:
             }
         )
 
-    def _reconcile(self, name: str):
+    def _reconcile(self, name: str) -> None:
         "Put steps in order that turned out to depend on each other"
         place = self.order.index
         for n in sorted(step_graph.after(self.needs, name)):
@@ -361,7 +373,8 @@ class Steps:
                 or first in self._known(later)
             ):
                 continue
-            a, b = self.effects[first], self.effects.get(later, step_graph.Effects())
+            a = self.effects[first]
+            b = self.effects.get(later, step_graph.Effects())
             self._gone(first, later, b.files)
             if self.runs[first].status != "completed":
                 continue
@@ -371,7 +384,7 @@ class Steps:
             if why := names or step_graph.meeting(a.files, b.files):
                 self._order(first, later, why, bool(names) or step_graph.crossed(a.files, b.files))
 
-    def _gone(self, first: str, later: str, files: step_graph.Files):
+    def _gone(self, first: str, later: str, files: step_graph.Files) -> None:
         "Say it where a step came too late for what a file had held"
         if (gone := step_graph.lost(self.effects[first].files, files)) and (first, later) not in self.said:
             self.said.add((first, later))
@@ -386,7 +399,7 @@ class Steps:
         counts = name in self.going and name not in self.stale or self.runs[name].status in ("completed", "failed")
         return self.had[name] if counts else step_graph.before(self.needs, name)
 
-    def _order(self, first: str, later: str, why: str, again: bool):
+    def _order(self, first: str, later: str, why: str, again: bool) -> None:
         "Have a step come after another one, and run again if it took what it should not have"
         self.needs[later].add(first)
         self.found.setdefault(later, set()).add(first)
@@ -431,7 +444,8 @@ def outcome(s: Steps) -> dict:
         return {"done": "failed", "kind": "limit", "cell": None, "error": s.why, **end}
     if not failed:
         return {"done": "completed", **end}
-    first, lost = s.ends[failed[0]], [n for n in s.order if s.runs[n].status == "not_run"]
+    first = s.ends[failed[0]]
+    lost = [n for n in s.order if s.runs[n].status == "not_run"]
     tries = s.runs[failed[0]].tries
     about = [f"step `{failed[0]}`" + (f", tried {tries} times" if tries > 1 else "")] if failed[0] else []
     if failed[1:]:
@@ -444,18 +458,19 @@ def outcome(s: Steps) -> dict:
 class Orders:
     "The order of steps that runs of a job found out, as long as its code stays the same"
 
-    def __init__(self, path: Path, sheets: Sheets):
+    def __init__(self, path: Path, sheets: Sheets) -> None:
         code = msgspec.json.encode(
             [[c["source"] for c in sheets.code if c["at"] != sheets.injected], sorted(sheets.own)]
         )
-        self.path, self.code = path, cell_cache.code_digest(code.decode())
+        self.path = path
+        self.code = cell_cache.code_digest(code.decode())
         try:
             data = msgspec.json.decode(path.read_bytes(), type=dict)
         except (OSError, msgspec.DecodeError):
             data = {}
         self.found: dict[str, list[str]] = data.get("found", {}) if data.get("code") == self.code else {}
 
-    def keep(self, found: dict[str, set[str]]):
+    def keep(self, found: dict[str, set[str]]) -> None:
         "Write down what is new"
         every = {n: sorted({*self.found.get(n, ()), *found.get(n, ())}) for n in sorted({*self.found, *found})}
         if every != self.found:
@@ -465,7 +480,9 @@ class Orders:
 def in_forks(project, job: Job, plan, env, nb, mask, given, tell, cost_of) -> dict | None:
     "Run a job step by step, as many at one time as may be; None where there is no server"
     base = execution._request(project, job, plan, env, nb, given)
-    folder, modules, settled = Path(plan.input).parent, execution.preloads(nb), warm.settled(os.environ)
+    folder = Path(plan.input).parent
+    modules = execution.preloads(nb)
+    settled = warm.settled(os.environ)
     if modules:
         warm.start((), settled, wait=False)
     sheets = Sheets(job.steps, base["plan"]["cells"], plan.injected)
@@ -497,13 +514,11 @@ def in_forks(project, job: Job, plan, env, nb, mask, given, tell, cost_of) -> di
         )
         return w if w.start(modules, settled) or w.start((), settled) else None
 
-    def say(m):
+    def say(m) -> None:
         tell({**m, "note": mask.text(m["note"])} if "note" in m else m)
 
-    s, orders = (
-        Steps(job, sheets, make, plan.limits, plan.parallel, say, cost_of),
-        Orders(project.state / "orders" / f"{job.name}.json", sheets),
-    )
+    s = Steps(job, sheets, make, plan.limits, plan.parallel, say, cost_of)
+    orders = Orders(project.state / "orders" / f"{job.name}.json", sheets)
     s.expect(orders.found)
     with execution._stoppable():
         if not s.follow():
@@ -511,11 +526,9 @@ def in_forks(project, job: Job, plan, env, nb, mask, given, tell, cost_of) -> di
     orders.keep(s.found)
     end = outcome(s)
     for r in s.runs.values():
-        r.message, r.needs, r.cells = (
-            mask.text(r.message),
-            sorted(s.needs[r.name] - {FIRST}),
-            next((x.cells for x in job.steps if x.name == r.name), []),
-        )
+        r.message = mask.text(r.message)
+        r.needs = sorted(s.needs[r.name] - {FIRST})
+        r.cells = next((x.cells for x in job.steps if x.name == r.name), [])
     for r in s.runs.values():
         if r.status == "completed" and not _worked(sheet, sheets.own[r.name]):
             r.status = "cached"

@@ -19,7 +19,8 @@ def before(
     name: str,
 ) -> set[str]:
     "Every step that has to come before one"
-    found, todo = set(), list(needs[name])
+    found = set()
+    todo = list(needs[name])
     while todo:
         n = todo.pop()
         if n not in found:

@@ -16,7 +16,8 @@ from .facts import Step, StepRun
 # %% ../../nbs/job/step_views.ipynb #b36201e0
 def columns(steps: list[Step] | list[StepRun]) -> list[list[str]]:
     "Names by distance from the start"
-    needs, depth = {s.name: set(s.needs) & {x.name for x in steps} for s in steps}, dict[str, int]()
+    needs = {s.name: set(s.needs) & {x.name for x in steps} for s in steps}
+    depth = dict[str, int]()
     while len(depth) < len(needs):
         new = {
             n: 1 + max((depth[m] for m in ms), default=-1)
@@ -53,12 +54,12 @@ def _direct(steps) -> dict[str, list[str]]:
 
 def _box(name: str, x: int, y: int, status: str) -> str:
     color = _FILL.get(status, "none")
-    shown, style = (
-        escape(name if len(name) <= 15 else name[:14] + "…"),
+    shown = escape(name if len(name) <= 15 else name[:14] + "…")
+    style = (
         f'fill="{color}" stroke="{color}"'
         if color != "none"
         else 'fill="none" stroke="currentColor" stroke-opacity=".6"'
-        + (' stroke-dasharray="4 3"' if status == "not_run" else ""),
+        + (' stroke-dasharray="4 3"' if status == "not_run" else "")
     )
     return f'<rect x="{x}" y="{y}" width="{_W}" height="{_H}" rx="5" {style}/><text x="{x + _W // 2}" y="{y + 18}" text-anchor="middle" style="font-size:12px;fill:{"#fff" if color != "none" else "currentColor"};opacity:1">{shown}</text>'
 
@@ -72,12 +73,15 @@ def picture(
     status = {s.name: getattr(s, "status", "") for s in steps}
     arrows = [(m, n) for n, ms in _direct(steps).items() for m in ms if m in at and n in at]
 
-    def arrow(m, n):
+    def arrow(m, n) -> str:
         (x, y), (u, v) = at[m], at[n]
-        x, y, v = x + _W, y + _H // 2, v + _H // 2
+        x = x + _W
+        y = y + _H // 2
+        v = v + _H // 2
         return f'<path class="a" d="M{x} {y}C{x + 20} {y} {u - 24} {v} {u - 6} {v}M{u - 11} {v - 4}L{u - 5} {v}L{u - 11} {v + 4}"/>'
 
-    w, h = len(cols) * _DX - (_DX - _W) + 4, max(map(len, cols), default=0) * _DY - (_DY - _H) + 4
+    w = len(cols) * _DX - (_DX - _W) + 4
+    h = max(map(len, cols), default=0) * _DY - (_DY - _H) + 4
     inside = "".join(arrow(*a) for a in arrows) + "".join(_box(n, *at[n], status[n]) for n in at)
     words = "; ".join(
         n
@@ -106,7 +110,7 @@ def planned(steps: list[Step]) -> list:
     if not steps:
         return []
 
-    def tries(s):
+    def tries(s) -> str:
         return f"{s.retries}" + (f", after {s.backoff_s:g} s" if s.backoff_s else "") if s.retries else "-"
 
     rows = [[s.name, s.needs or "-", s.uses or "-", s.gives or "-", len(s.cells), tries(s)] for s in steps]

@@ -159,8 +159,10 @@ def is_definition(
 class _Graph:
     "Who provides a name to whom"
 
-    def __init__(self, cells: list[Cell], owner: dict[int, str]):
-        self.cells, self.owner, self.at = cells, owner, {c.index: c for c in cells}
+    def __init__(self, cells: list[Cell], owner: dict[int, str]) -> None:
+        self.cells = cells
+        self.owner = owner
+        self.at = {c.index: c for c in cells}
         self.binders: dict[str, list[int]] = {}
         for c in cells:
             for n in c.binds | c.changes | grown(c):
@@ -173,7 +175,10 @@ class _Graph:
     def closure(self, cell: Cell, mine: str) -> tuple[set[int], dict[str, str]]:
         "Definition cells that a step's cell needs, and names it takes from other steps"
         above = [c for c in self.cells if c.index < cell.index and not self.owner.get(c.index) and (c.star or _sets(c))]
-        found, taken, todo, seen = {c.index for c in above}, {}, [cell, *above], set()
+        found = {c.index for c in above}
+        taken = {}
+        todo = [cell, *above]
+        seen = set()
         while todo:
             c = todo.pop()
             for name in (c.uses | c.changes | grown(c)) - seen:
@@ -195,7 +200,8 @@ def takes(
     owner: dict[int, str],  # Cell -> its step
 ) -> dict[str, set[str]]:  # Step -> steps whose names it takes
     "What the code says that steps need, whatever job.toml says"
-    graph, found = _Graph(cells, owner), {n: set[str]() for n in owner.values()}
+    graph = _Graph(cells, owner)
+    found = {n: set[str]() for n in owner.values()}
     for c in cells:
         if mine := owner.get(c.index):
             found[mine] |= set(graph.closure(c, mine)[1].values())
@@ -204,7 +210,9 @@ def takes(
 
 def _owners(cells: list[Cell]) -> dict[int, str]:
     "Cell -> its step; neighbouring unmarked cells that work form a step of their own"
-    owner, group, made = {}, "", set()
+    owner = {}
+    group = ""
+    made = set()
     for c in cells:
         name = step_of(c)
         if name:
@@ -221,7 +229,8 @@ def _owners(cells: list[Cell]) -> dict[int, str]:
 
 def _files(cells: list[Cell], owner: dict[int, str], parameters) -> list[tuple[str, str]]:
     "`(reader, writer)`: a step that reads what an earlier step wrote"
-    wrote, arrows = {}, []
+    wrote = {}
+    arrows = []
     for c in cells:
         ins, outs = lineage.trace([c], parameters) if c.index in owner else ([], [])
         for t in ins:
@@ -233,11 +242,9 @@ def _files(cells: list[Cell], owner: dict[int, str], parameters) -> list[tuple[s
 
 def _keeps(cells: list[Cell], owner: dict[int, str], parameters) -> list[tuple[str, str]]:
     "`(later, earlier)`: a step that changes a file which an earlier one read or wrote, or adds to one that was overwritten"
-    last, seen, arrows = (
-        {c.index: max(n for n, s in owner.items() if s == owner[c.index]) for c in cells if c.index in owner},
-        [],
-        [],
-    )
+    last = {c.index: max(n for n, s in owner.items() if s == owner[c.index]) for c in cells if c.index in owner}
+    seen = []
+    arrows = []
     for c in cells:
         if c.index not in owner:
             continue
@@ -278,7 +285,7 @@ def plan(
     return _ordered(steps)
 
 
-def _join(steps, step: Step, graph: _Graph, cell: Cell):
+def _join(steps, step: Step, graph: _Graph, cell: Cell) -> None:
     "Add what one cell needs to its step"
     found, taken = graph.closure(cell, step.name)
     step.definitions += found

@@ -43,7 +43,8 @@ class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defa
 
 def resident_mb(pids) -> float:
     "Memory that processes hold now, shared pages counted once for each"
-    total, page = 0, os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+    total = 0
+    page = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
     for p in pids:
         try:
             with open(f"/proc/{p}/statm", "rb") as f:
@@ -90,24 +91,23 @@ def exceeded(
 class Sheet:
     "The notebook of a run as it fills"
 
-    def __init__(self, nb: dict, path: Path, mask: secret_refs.Mask):
-        self.nb, self.path, self.mask, self.said, self.last, self.cells = (
-            nb,
-            Path(path),
-            mask,
-            Outputs(),
-            time.monotonic(),
-            nb["cells"],
-        )
+    def __init__(self, nb: dict, path: Path, mask: secret_refs.Mask) -> None:
+        self.nb = nb
+        self.path = Path(path)
+        self.mask = mask
+        self.said = Outputs()
+        self.last = time.monotonic()
+        self.cells = nb["cells"]
 
-    def begin(self, at: int, count: int):
+    def begin(self, at: int, count: int) -> None:
         self.cells[at]["execution_count"] = count
         self.said.of[at] = []
 
-    def put(self, at: int, outputs: list, count: int):
-        self.cells[at]["execution_count"], self.said.of[at] = count, outputs
+    def put(self, at: int, outputs: list, count: int) -> None:
+        self.cells[at]["execution_count"] = count
+        self.said.of[at] = outputs
 
-    def usage(self, at: int, m: dict):
+    def usage(self, at: int, m: dict) -> None:
         self.cells[at]["metadata"]["mlops"] = {
             k: round(v, 6) if isinstance(v, float) and k != "kwh" else v
             for k, v in m.items()
@@ -149,18 +149,21 @@ class Watch:
         tell: Callable,  # Called with every message
         cost_of: Callable | None = None,  # (seconds, processor seconds) -> USD or None
         save_s: float = 60,  # How long a stop may wait for a cell that is not saved
-    ):
-        self.request, self.sheet, self.limits, self.tell, self.cost_of, self.save_s = (
-            request,
-            sheet,
-            limits,
-            tell,
-            cost_of,
-            save_s,
-        )
+    ) -> None:
+        self.request = request
+        self.sheet = sheet
+        self.limits = limits
+        self.tell = tell
+        self.cost_of = cost_of
+        self.save_s = save_s
         self.cell: int | None = None
-        self.unsaved, self.why, self.asked, self.cell_runs = False, "", False, False
-        self.heard, self.gathering = 0, False  # Bytes of the last round; do messages gather now?
+        self.unsaved = False
+        self.why = ""
+        self.asked = False
+        self.cell_runs = False
+        # Bytes of the last round; do messages gather now?
+        self.heard = 0
+        self.gathering = False
         self.end: dict | None = None
         self.exit: dict | None = None
         self.kill_at: float | None = None
@@ -182,7 +185,8 @@ class Watch:
             for r, _ in pipes:
                 os.close(r)
             return False
-        self.line, self.rest = mine, b""
+        self.line = mine
+        self.rest = b""
         self.pipes = {pipes[0][0]: "stdout", pipes[1][0]: "stderr"}
         for fd in self.pipes:
             os.set_blocking(fd, False)
@@ -190,7 +194,7 @@ class Watch:
         self.pid = self.server.pid
         return True
 
-    def signal(self, n: int):
+    def signal(self, n: int) -> None:
         try:
             self.server.sendall(bytes([n]))
         except OSError:
@@ -242,7 +246,7 @@ class Watch:
             times.append(now + 0.1)
         return max(0.0, min(times) - now) if times else None
 
-    def _hear(self, x, open_):
+    def _hear(self, x, open_) -> None:
         if x is self.server:
             self._exit()
             open_.discard(x)
@@ -251,10 +255,10 @@ class Watch:
         else:
             self._piped(x, open_)
 
-    def _exit(self):
+    def _exit(self) -> None:
         self.exit = self.server.end()
 
-    def _piped(self, fd, open_):
+    def _piped(self, fd, open_) -> None:
         "What processes of the cells wrote by themselves"
         try:
             data = os.read(fd, 1 << 16)
@@ -266,7 +270,7 @@ class Watch:
         if text and self.cell is not None:
             self._said({"stream": self.pipes[fd], "text": text})
 
-    def _messages(self, open_):
+    def _messages(self, open_) -> None:
         try:
             data = self.line.recv(1 << 20)
         except BlockingIOError:
@@ -279,10 +283,12 @@ class Watch:
         for l in lines:
             self._message(json.loads(l))
 
-    def _message(self, m):
+    def _message(self, m) -> None:
         sheet = self.sheet
         if "begin" in m:
-            self.cell, self.cell_began, self.cell_runs = m["begin"], time.monotonic(), True
+            self.cell = m["begin"]
+            self.cell_began = time.monotonic()
+            self.cell_runs = True
             sheet.begin(m["begin"], m["count"])
         elif "cached" in m:
             sheet.put(m["cached"], m["outputs"], m["count"])
@@ -302,11 +308,11 @@ class Watch:
         else:
             self.tell(m)
 
-    def _said(self, m):
+    def _said(self, m) -> None:
         self.sheet.said.take(self.cell, m)
         self.tell({**m, "in": self.cell})
 
-    def _empty(self, fd):
+    def _empty(self, fd) -> None:
         "Everything that is in a pipe now belongs to the cell that ends now"
         try:
             while data := os.read(fd, 1 << 16):
@@ -315,7 +321,7 @@ class Watch:
         except BlockingIOError:
             return
 
-    def _drain(self, open_):
+    def _drain(self, open_) -> None:
         while self.line in open_:
             try:
                 self._messages(open_)
@@ -324,7 +330,7 @@ class Watch:
             if not select.select([self.line], [], [], 0)[0]:
                 return
 
-    def _look(self):
+    def _look(self) -> None:
         "Is a limit reached, is a grace period over?"
         now = time.monotonic()
         if self.kill_at and now >= self.kill_at:
@@ -346,11 +352,11 @@ class Watch:
             self.at = self.cell
             self._terminate()
 
-    def _terminate(self):
+    def _terminate(self) -> None:
         self.signal(signal.SIGTERM)
         self.kill_at = time.monotonic() + self.limits.grace_s
 
-    def _ask(self):
+    def _ask(self) -> None:
         "Somebody wants this run to stop"
         if self.asked:
             self.signal(signal.SIGKILL)

@@ -161,11 +161,15 @@ def bindings(n) -> Iterator[tuple[str, ast.expr]]:
 class _Walk:
     "What is known about the strings that are still to come"
 
-    def __init__(self, cell: Cell, names: dict[str, str]):
-        self.found, self.names = Survey(cell, [], [], [], set()), names
-        self.docs, self.named, self.places, self.parts = set(), {}, set(), set()
+    def __init__(self, cell: Cell, names: dict[str, str]) -> None:
+        self.found = Survey(cell, [], [], [], set())
+        self.names = names
+        self.docs = set()
+        self.named = {}
+        self.places = set()
+        self.parts = set()
 
-    def visit(self, n):
+    def visit(self, n) -> None:
         if isinstance(n, ast.Constant):
             self._constant(n)
         elif isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant):
@@ -181,7 +185,7 @@ class _Walk:
         for name, value in bindings(n):
             self._bind(n, name, value)
 
-    def _constant(self, n):
+    def _constant(self, n) -> None:
         if isinstance(n.value, str) and id(n) not in self.docs:
             self.found.strings.append(
                 String(n, n.value, self.named.get(id(n), ""), id(n) in self.places, id(n) in self.parts)
@@ -192,25 +196,25 @@ class _Walk:
         self.found.calls.append(Called(node, text, full_name(text, self.names)))
         return text
 
-    def _call(self, n):
+    def _call(self, n) -> None:
         if _OPENS.search(self._called(n, n.func)):
             self.places |= {id(a) for a in n.args} | {
                 id(v) for a in n.args if isinstance(a, ast.JoinedStr) for v in a.values
             }
 
-    def _decorators(self, n):
+    def _decorators(self, n) -> None:
         for d in n.decorator_list:
             if not isinstance(d, ast.Call):
                 self._called(d, d)
 
-    def _try(self, n):
+    def _try(self, n) -> None:
         for m in (m for s in n.body for m in ast.walk(s)):
             if isinstance(m, ast.Import):
                 self.found.tried |= {a.name.split(".")[0] for a in m.names}
             elif isinstance(m, ast.ImportFrom):
                 self.found.tried.add((m.module or "").split(".")[0])
 
-    def _bind(self, n, name, value):
+    def _bind(self, n, name, value) -> None:
         inner = [value, *(getattr(value, "elts", []))]
         if isinstance(n, (ast.Assign, ast.AnnAssign)):
             self.named |= {id(v): name for v in inner}
@@ -224,7 +228,8 @@ def survey(
     cells: list[Cell],
 ) -> list[Survey]:  # One for every cell that parses
     "What the cells of a notebook call and say"
-    names, out = names_in(cells), []
+    names = names_in(cells)
+    out = []
     for c in cells:
         if c.tree is None:
             continue

@@ -10,6 +10,7 @@ __all__ = ['END_S', 'definition_digest', 'main', 'Worker']
 # %% ../../nbs/job/unattended.ipynb #41512606
 import hashlib, json, os, queue, signal, subprocess, sys, threading
 from pathlib import Path
+from typing import Never
 import msgspec
 from ..core import project as projects
 from ..core.errors import MlopsError
@@ -67,7 +68,7 @@ def _once(p, spec: dict) -> dict:
         }
 
 
-def _listen(specs: queue.SimpleQueue):
+def _listen(specs: queue.SimpleQueue) -> None:
     "Pass lines on; when they end, stop what runs, and insist"
     for line in sys.stdin:
         specs.put(json.loads(line))
@@ -77,7 +78,7 @@ def _listen(specs: queue.SimpleQueue):
     os._exit(3)
 
 
-def main():
+def main() -> None:
     "The worker process"
     from mlops_nb.core import progress
 
@@ -85,11 +86,12 @@ def main():
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a run prints must not mix with the answers
 
-    def stop(*_):
+    def stop(*_) -> Never:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    p, specs = projects.find(Path.cwd()), queue.SimpleQueue()
+    p = projects.find(Path.cwd())
+    specs = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(specs,), daemon=True).start()
     try:
         while (spec := specs.get()) is not None:
@@ -101,7 +103,7 @@ def main():
 class Worker:
     "A worker process of a project"
 
-    def __init__(self, project):
+    def __init__(self, project) -> None:
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         import mlops_nb
 
@@ -121,7 +123,8 @@ class Worker:
             encoding="utf-8",
             start_new_session=True,
         )
-        self.ident, self.late = process_identity.of(self.child.pid), ""
+        self.ident = process_identity.of(self.child.pid)
+        self.late = ""
 
     def run(
         self,
@@ -156,22 +159,22 @@ class Worker:
             m |= {"status": "failed", "message": self.late, "retry": True}
         return msgspec.convert({k: m[k] for k in ("status", "message", "run", "retry")}, Outcome), m
 
-    def _expire(self, timeout_s):
+    def _expire(self, timeout_s) -> None:
         self.late = f"took longer than {timeout_s:g} s"
         self._hang_up()
 
-    def stop(self):
+    def stop(self) -> None:
         "Stop the run; safe from another thread"
         self.late = self.late or "stopped"
         self._hang_up()
 
-    def _hang_up(self):
+    def _hang_up(self) -> None:
         self.child.terminate()
         insist = threading.Timer(END_S, self.child.kill)
         insist.daemon = True
         insist.start()
 
-    def close(self):
+    def close(self) -> None:
         "End the process, whatever it does"
         try:
             self.child.stdin.close()

@@ -66,12 +66,15 @@ def convert(
     Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
     from mlops_nb.job import conversion, notebook_ast, notebook_diff, repairs, requirements
 
-    nb, p = notebook_ast.load(notebook, lazy=True), projects.current()
+    nb = notebook_ast.load(notebook, lazy=True)
+    p = projects.current()
     name = _named(notebook, name)
     made = conversion.convert(nb, name, Path(notebook).resolve().parent)
     job = made.job
     job.source, job.cwd = _place(p, notebook, name)
-    job.source_digest, job.notebook, job.folder = _digest(Path(notebook)), f"{name}.ipynb", f"jobs/{name}"
+    job.source_digest = _digest(Path(notebook))
+    job.notebook = f"{name}.ipynb"
+    job.folder = f"jobs/{name}"
     if dry_run and not diff:
         return Plan(steps=_plan(job))
     reasons = {q.cell: "its names are in the parameters cell" for q in job.parameters if q.cell is not None} | {
@@ -212,7 +215,7 @@ def run(
     return record
 
 
-def _close(p, name: str, old: str, new: str):
+def _close(p, name: str, old: str, new: str) -> None:
     "Record the end of a run that died: its bracket is open, and nobody holds its lock any more"
     from mlops_nb.core import ledger
 

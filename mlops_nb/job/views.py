@@ -40,12 +40,10 @@ def runs(
             )
         elif e.type in ENDS and key in rows:
             r = rows[key]
-            r.status, r.seconds, r.cost_usd, r.evidence = (
-                ENDS[e.type],
-                float(p.get("seconds") or 0.0),
-                p.get("usd"),
-                e.seq,
-            )
+            r.status = ENDS[e.type]
+            r.seconds = float(p.get("seconds") or 0.0)
+            r.cost_usd = p.get("usd")
+            r.evidence = e.seq
             r.parameters = p.get("parameters") or r.parameters
     return list(rows.values())[::-1]
 

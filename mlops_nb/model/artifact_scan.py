@@ -59,7 +59,9 @@ def _unpickles(f) -> bool:
     "Would an unpickler reach the end of these bytes, or a call? Opcodes and their operands are followed, nothing is run"
     import pickletools
 
-    stack, named, n = [], False, 0
+    stack = []
+    named = False
+    n = 0
     try:
         for n, (op, _, _) in enumerate(pickletools.genops(f), 1):
             need = op.stack_before
@@ -188,7 +190,8 @@ def _onnx(path: Path, folder: Path) -> list[tuple[str, str]]:
     import onnx
 
     m = onnx.load(str(path), load_external_data=False)
-    out, graphs = [], list(_graphs(m.graph))
+    out = []
+    graphs = list(_graphs(m.graph))
     for t in [t for g in graphs for t in g.initializer] + [
         a.t for g in graphs for n in g.node for a in n.attribute if a.HasField("t")
     ]:
@@ -352,7 +355,8 @@ def scan(
         if path.is_dir() and not path.is_symlink()
         else [path]
     )
-    out, seen = [], 0
+    out = []
+    seen = 0
     for f in files:
         name = f.relative_to(top).as_posix()
         if f.is_symlink():

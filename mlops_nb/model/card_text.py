@@ -53,7 +53,8 @@ def read(
     name: str,  # Of the model
 ) -> Text:
     "The reviewed words about a model; raises `BadInput` with the key"
-    at, file = p.path("models", name, "card.toml"), f"models/{name}/card.toml"
+    at = p.path("models", name, "card.toml")
+    file = f"models/{name}/card.toml"
     if not at.is_file():
         return Text({}, Measure())
     try:

@@ -131,7 +131,8 @@ def _persons(name: str, t: card_text.Text) -> dict[str, Field]:
     "Texts of people: filled when they are written and committed"
     out = {}
     for k, title in card_text.PERSON.items():
-        said, gap = t.words.get(k, ""), f'write {k} = "..." in models/{name}/card.toml'
+        said = t.words.get(k, "")
+        gap = f'write {k} = "..." in models/{name}/card.toml'
         if said and not t.committed:
             gap = f"a draft is in models/{name}/card.toml: commit it, so that it is reviewed"
         out[k] = Field(
@@ -163,7 +164,8 @@ def _measured(p, v, table, target, by) -> tuple[dict, list[dict], list[dict]]:
         for m in scoring.METRICS[a.kind]
         if m == "accuracy" or len(set(truth.tolist())) > 1
     ]
-    rows, gaps = [], []
+    rows = []
+    gaps = []
     for c in by:
         found = group_metrics.by_group(a, truth, group_metrics.groups_of(table[c].to_pandas().to_numpy()))
         rows += [{"by": c, **r} for r in found]
@@ -186,7 +188,7 @@ def _groups(ref: str, called: str, rows, gaps) -> dict[str, Field]:
     }
 
 # %% ../../nbs/model/card_verbs.ipynb #33beef9b
-def _write(c: Card, out: Path):
+def _write(c: Card, out: Path) -> None:
     "Markdown, HTML or JSON, by the name of the file"
     c.out = str(out)
     kind = out.suffix.lower()
@@ -219,18 +221,19 @@ def card(
     Texts of people come from models/NAME/card.toml, once it is committed."""
     p = projects.current()
     v = resolve(name, p)
-    ref, words = f"{v.name}@{v.version}", card_text.read(p, v.name)
+    ref = f"{v.name}@{v.version}"
+    words = card_text.read(p, v.name)
     if dry_run:
         return Plan(
             steps=[f"make the card of {ref}", *([f"write {out}"] if out else []), f"record model.card_written {ref}"]
         )
     events = list(ledger.of(p).events("model.*"))
-    data, target, by = (
-        data if data is not None else words.measure.data or None,
-        target or words.measure.target,
-        by or words.measure.by,
-    )
-    measured, rows, gaps = {}, [], []
+    data = data if data is not None else words.measure.data or None
+    target = target or words.measure.target
+    by = by or words.measure.by
+    measured = {}
+    rows = []
+    gaps = []
     if data is not None:
         if not target:
             raise BadInput("labelled rows need to say which column is the label", "name it with: --target COLUMN")

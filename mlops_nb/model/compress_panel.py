@@ -22,7 +22,8 @@ def size(n: int) -> str:
 
 def _scale(values, low: float, high: float):
     "A function from values to pixels, with a margin of an eighth"
-    lo, hi = min(values), max(values)
+    lo = min(values)
+    hi = max(values)
     pad = (hi - lo) / 8 or abs(hi) * 0.05 or 1
     return (lambda v: low + (v - lo + pad) / (hi - lo + 2 * pad) * (high - low)), lo - pad, hi + pad
 
@@ -36,7 +37,7 @@ def scatter(candidates: list[Candidate], metric: str, chosen: str | None) -> Svg
     big = max(c.size_bytes for c in made)
     parts = [f'<path class="a" d="M{left} 4V{h - bottom}H{w}"/>']
 
-    def put(px, py, s, anchor="start"):
+    def put(px, py, s, anchor="start") -> str:
         return f'<text x="{px:.0f}" y="{py:.0f}" text-anchor="{anchor}">{escape(s)}</text>'
 
     front = sorted((c for c in made if c.front), key=lambda c: c.p50_us)
@@ -48,7 +49,9 @@ def scatter(candidates: list[Candidate], metric: str, chosen: str | None) -> Svg
         )
     taken: list[tuple] = []
     for c in sorted(made, key=lambda c: y(c.score)):
-        px, py, r = x(math.log10(c.p50_us)), y(c.score), 3 + 9 * math.sqrt(c.size_bytes / big)
+        px = x(math.log10(c.p50_us))
+        py = y(c.score)
+        r = 3 + 9 * math.sqrt(c.size_bytes / big)
         kind = "m" if c.how == chosen else "r"
         parts.append(
             f'<path class="a" d="M{px:.1f} {y(c.low):.1f}V{y(c.high):.1f}"/><circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="{r:.1f}"/>'

@@ -132,7 +132,7 @@ def serving(
 SMALLER, FASTER = 0.95, 0.9
 
 
-def verdict(c: Candidate, base: Candidate, max_loss: float, min_agreement: float, prefer: str = "both"):
+def verdict(c: Candidate, base: Candidate, max_loss: float, min_agreement: float, prefer: str = "both") -> None:
     "Fill in `ok` and `why`; whoever prefers size or speed does not mind the other"
     if c.why:
         return
@@ -141,7 +141,8 @@ def verdict(c: Candidate, base: Candidate, max_loss: float, min_agreement: float
     elif c.agreement < min_agreement:
         c.why = f"agrees on {c.agreement:.1%} of the rows only"
     else:
-        size, speed = c.size_bytes / base.size_bytes, c.p50_us / base.p50_us
+        size = c.size_bytes / base.size_bytes
+        speed = c.p50_us / base.p50_us
         c.ok = (size <= SMALLER and (speed <= 1.1 or prefer == "size")) or (
             speed <= FASTER and (size <= 1.02 or prefer == "speed")
         )
@@ -157,7 +158,7 @@ def verdict(c: Candidate, base: Candidate, max_loss: float, min_agreement: float
             )
 
 
-def fronted(candidates: list[Candidate]):
+def fronted(candidates: list[Candidate]) -> None:
     "Mark those that nothing else beats in size, time and score at once"
     made = [c for c in candidates if c.score is not None]
 
@@ -204,23 +205,28 @@ def measure(
 ):  # `(metric, candidates, how -> bytes)`; the first candidate is the model as it is
     "Make, score and time every candidate"
     predictor = Predictor(onnx, inputs)
-    made, out, reference = {"as it is": onnx}, [Candidate(how="as it is")], scoring.ask(predictor, rows)
+    made = {"as it is": onnx}
+    out = [Candidate(how="as it is")]
+    reference = scoring.ask(predictor, rows)
     sessions = {"as it is": predictor}
     for way in ways:
         c = Candidate(how=way)
         out.append(c)
         try:
             small = make(way, onnx, predictor, calibration)
-            sessions[way], made[way] = Predictor(small, inputs, way), small
+            sessions[way] = Predictor(small, inputs, way)
+            made[way] = small
         except MlopsError as e:
             c.why = f"cannot be made: {e.message}"
         tick(1, way)
-    weights, times = scoring.draws(len(rows)), latencies(sessions, rows)
+    weights = scoring.draws(len(rows))
+    times = latencies(sessions, rows)
     for c in out:
         if c.how not in made:
             continue
         v = scoring.judge(scoring.ask(sessions[c.how], rows), reference, truth, weights, metric)
-        c.size_bytes, (c.p50_us, c.p95_us) = len(made[c.how]), times[c.how]
+        c.size_bytes = len(made[c.how])
+        (c.p50_us, c.p95_us) = times[c.how]
         c.score, c.low, c.high, c.loss, c.loss_high, c.agreement = (
             v.score,
             v.low,

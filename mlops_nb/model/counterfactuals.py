@@ -122,7 +122,8 @@ def search(
     "The cheapest change that reaches the goal"
     at = {f.name: players.names.index(f.name) for f in free}
     now = {f.name: columns[at[f.name]][0] for f in free}
-    beam, tried = [{}], 0
+    beam = [{}]
+    tried = 0
     for _ in range(min(inputs, len(free))):
         states = [
             {**s, at[f.name]: v} for s in beam for f in free if at[f.name] not in s for v in _values(f, now[f.name])

@@ -111,7 +111,8 @@ def distil(
     import numpy as np
 
     family, n = parse(spec)
-    a, x = scoring.ask(teacher, rows), _filled(teacher.inputs, rows)
+    a = scoring.ask(teacher, rows)
+    x = _filled(teacher.inputs, rows)
     model = _pipeline(teacher.inputs, x, _student(family, n, a.kind != "values"), family in ("linear", "mlp"))
     last = model.steps[-1][0]
     with warnings.catch_warnings():
@@ -121,7 +122,8 @@ def distil(
         else:
             p = np.column_stack([1 - a.score, a.score]) if a.score.ndim == 1 else a.score
             names = np.array(labels) if len(labels) == p.shape[1] else _labels(teacher, rows, p)
-            take, label = np.tile(np.arange(len(p)), p.shape[1]), np.repeat(names, len(p))
+            take = np.tile(np.arange(len(p)), p.shape[1])
+            label = np.repeat(names, len(p))
             model.fit(
                 x.iloc[take] if hasattr(x, "iloc") else x[take],
                 label,

@@ -76,7 +76,8 @@ def fit(
 
 # %% ../../nbs/model/example_rows.ipynb #c84961ec
 def _rows_like(model, x) -> bool:
-    names, width = columns_of(model), width_of(model)
+    names = columns_of(model)
+    width = width_of(model)
     if names is not None:
         return hasattr(x, "columns") and hasattr(x, "iloc") and set(names) <= set(map(str, x.columns)) and len(x) > 0
     return width is not None and getattr(x, "ndim", 0) == 2 and getattr(x, "shape", (0, 0))[1] == width and len(x) > 0

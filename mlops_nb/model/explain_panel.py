@@ -27,7 +27,8 @@ def digits(value: float, error: float) -> str:
 
 def push(value: float, most: float, w: int = 120, h: int = 12) -> Svg:
     "A bar from the middle: to the right up, to the left down"
-    middle, length = w / 2, abs(value) / (most or 1) * (w / 2 - 1)
+    middle = w / 2
+    length = abs(value) / (most or 1) * (w / 2 - 1)
     a, b = (middle, middle + length) if value >= 0 else (middle - length, middle)
     body = f'<path class="a" d="M{middle:.0f} 0V{h}"/><path class="{"m" if value >= 0 else "r"}" d="M{a:.1f} 2H{b:.1f}V{h - 2}H{a:.1f}Z"/>'
     blocks = round(length / (w / 2) * 8)
@@ -99,7 +100,7 @@ def explanation(
 ) -> Panel:
     "The first rows as bars, the others to open, the inputs over all, and how it was made"
 
-    def line(r):
+    def line(r) -> str:
         return f"row {r['row']}: {number(r['prediction'])} = {number(e.base)} {digits(sum(r['values'].values()), 0.0)}"
 
     blocks = [b for r in e.rows[:1] for b in (text(line(r)), *_row(e, r))] + [

@@ -75,7 +75,7 @@ def _as_rows(a, at, rows, names, players) -> list[dict]:
     ]
 
 
-def _others(fact, predictor, onnx, picked, all_rows, mutable, goal):
+def _others(fact, predictor, onnx, picked, all_rows, mutable, goal) -> None:
     "Counterfactuals of each explained row"
     players = shapley.Players(predictor)
     columns = dict(zip(players.names, players.columns(all_rows)))
@@ -110,7 +110,8 @@ def explain(
     Exact for shallow trees, sampled with standard errors for everything else. Counterfactuals are predicted again before they are shown."""
     p = projects.current()
     v = resolve(name, p)
-    ref, table = f"{v.name}@{v.version}", to_arrow(datasets.read(data, p))
+    ref = f"{v.name}@{v.version}"
+    table = to_arrow(datasets.read(data, p))
     asked = {
         "rows": rows,
         "at": at,
@@ -131,7 +132,9 @@ def explain(
     predictor = load(name, p)
     with progress(f"explaining {ref}"), cost.metering.measure() as used:
         fact, picked, every = _explained(p, v, predictor, table, background, asked)
-    fact.data_digest, fact.seconds, fact.usd = found, used.seconds, cost.price(used, p)
+    fact.data_digest = found
+    fact.seconds = used.seconds
+    fact.usd = cost.price(used, p)
     if mutable:
         _others(fact, predictor, (folder(v, p) / "model.onnx").read_bytes(), picked, every, mutable, goal)
     if replay is not None:
@@ -180,15 +183,13 @@ def _explained(p, v, predictor, table, background, asked):
     if asked["summary"]:
         some = explanation.background_of(every, asked["summary"], asked["seed"] + 1)
         b, _, _ = explanation.explain(onnx, predictor, some, back, **how, aim=0.0)
-        fact.summary, fact.summary_rows, fact.predictions = (
-            explanation.summary(b.values, players.names, asked["seed"]),
-            len(some),
-            fact.predictions + b.calls,
-        )
+        fact.summary = explanation.summary(b.values, players.names, asked["seed"])
+        fact.summary_rows = len(some)
+        fact.predictions = fact.predictions + b.calls
     return fact, picked, every
 
 
-def _recorded(p, v, fact, asked, replay):
+def _recorded(p, v, fact, asked, replay) -> None:
     "What was asked and what came out, as digests and numbers"
     e = ledger.record(
         p,

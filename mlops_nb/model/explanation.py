@@ -50,7 +50,8 @@ def _exact(method, onnx, players, xs, background, scores):
         if tables is None:
             return None, f"a tree asks more than {tree_tables.DEPTH} questions"
         values, own = tree_tables.explain(tables, x)
-        own, base = own + t.base, tables.base
+        own = own + t.base
+        base = tables.base
     else:
         if t.players != sorted(t.players):
             return None, "the columns are in another order than the inputs"
@@ -183,7 +184,8 @@ def counterfactual(
             "tried": 0,
         }
     changed = _changed(row, players, found.changes)
-    again, answer = float(players.scores(players.columns(changed))[0]), scoring.ask(predictor, changed)
+    again = float(players.scores(players.columns(changed))[0])
+    answer = scoring.ask(predictor, changed)
     reached = str(answer.label[0]) == said if classes else far(again) <= 0
     return {
         "goal": said,

@@ -77,7 +77,7 @@ def of(p, name: str) -> list[str]:
     return exprs
 
 
-def save(p, name: str, exprs: list[str]):
+def save(p, name: str, exprs: list[str]) -> None:
     "Replace the gates of a model"
     import msgspec
 

@@ -68,7 +68,8 @@ def by_group(
 
 def _binary(a, truth, yes: str) -> dict:
     "Selection, misses, false alarms, and how far probabilities are from what happened"
-    said, true = a.label == yes, truth == yes
+    said = a.label == yes
+    true = truth == yes
     return {
         "selection_rate": _share(int(said.sum()), len(said)),
         "fnr": _share(int((~said & true).sum()), int(true.sum())),

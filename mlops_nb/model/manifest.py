@@ -120,7 +120,9 @@ def verify(
 
     try:
         e = msgspec.json.decode((folder / ENVELOPE).read_bytes())
-        kind, payload, sigs = e["payloadType"], _raw(e["payload"]), [_raw(s["sig"]) for s in e["signatures"]]
+        kind = e["payloadType"]
+        payload = _raw(e["payload"])
+        sigs = [_raw(s["sig"]) for s in e["signatures"]]
     except FileNotFoundError as x:
         raise BadInput("the model is not signed", "sign it with: mlops model sign NAME@v") from x
     except (msgspec.MsgspecError, KeyError, TypeError) as x:

@@ -138,7 +138,9 @@ def metrics(
     events: Iterable[Event],  # The ledger, oldest first
 ) -> dict[str, float]:
     "Every name that a gate on this version may use"
-    out, events, ref = own(v), list(events), f"{v.name}@{v.version}"
+    out = own(v)
+    events = list(events)
+    ref = f"{v.name}@{v.version}"
     for e in _windows(events, v.data)[-1:]:
         out |= drift(e, [i["name"] for i in v.inputs])
     for e in events:

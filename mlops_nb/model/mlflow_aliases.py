@@ -38,9 +38,10 @@ def move(
     fact: Promotion,  # What is to be moved where
     end: str,  # model.promoted or model.rolled_back
     digest: str,  # Of the version
-):
+) -> None:
     "Move an alias inside its bracket; call it within `turn`"
-    said, subject = about(fact, end), f"{fact.name}@{fact.to}"
+    said = about(fact, end)
+    subject = f"{fact.name}@{fact.to}"
     ledger.record(p, "model.promotion_started", subject, said, digest=digest)
     try:
         registry.move(p, fact.name, fact.alias, fact.to)
@@ -85,7 +86,7 @@ def settle(
     p,  # Project
     name: str,  # Of a model
     open_moves,  # What `views.promoting` found
-):
+) -> None:
     "End what killed processes left of this model, before its next move; call it within `turn`"
     for e in open_moves:
         if _name(e) == name:

@@ -58,7 +58,8 @@ def save(
     except BadInput:
         if not pickle:
             raise
-        names, others = [], [""]
+        names = []
+        others = [""]
     if others and not pickle:
         raise BadInput(
             f"the model holds {others[0]}, which can be kept by pickle only",

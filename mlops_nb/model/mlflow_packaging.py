@@ -62,7 +62,8 @@ def _compared(model, onnx: bytes, rows, inputs, tolerance: float) -> Parity:
             i["null"] = word
         p = onnx_session.Predictor(onnx, inputs)
         if isinstance(model, originals.Given):
-            rows, ref = rows[:50], originals.Reference(onnx, p)
+            rows = rows[:50]
+            ref = originals.Reference(onnx, p)
         else:
             ref = model
         found.append((onnx_session.parity(ref, p, rows, tolerance), word))
@@ -74,14 +75,15 @@ def _compared(model, onnx: bytes, rows, inputs, tolerance: float) -> Parity:
     return best[0]
 
 
-def _refusals(model, onnx: bytes, rows, inputs, tolerance: float):
+def _refusals(model, onnx: bytes, rows, inputs, tolerance: float) -> None:
     "Note in the inputs which of them take no missing or infinite value: the original raises, or ONNX answers differently"
     import numpy as np
 
     numbers = [k for k, i in enumerate(inputs) if i["type"] != "text"]
     if not numbers or not (hasattr(rows, "iloc") or isinstance(rows, np.ndarray)):
         return
-    p, each = onnx_session.Predictor(onnx, inputs), onnx_export.takes_columns(model)
+    p = onnx_session.Predictor(onnx, inputs)
+    each = onnx_export.takes_columns(model)
     width = inputs[0].get("width", len(inputs))
     for word in ("nan", "inf"):
         for group in [[k] for k in numbers] if each else [list(range(width))]:
@@ -163,7 +165,10 @@ def build(
     model = originals.original(model)
     _, answers = answers_of(model, rows)
     inputs = onnx_export.signature(rows)
-    onnx, parity, why, latency = None, None, "", {}
+    onnx = None
+    parity = None
+    why = ""
+    latency = {}
     try:
         onnx, parity = converting(lambda: export(model, rows, inputs, tolerance))
         latency = onnx_session.measure(model, onnx_session.Predictor(onnx, inputs), rows)
@@ -200,7 +205,7 @@ def build(
     )
 
 
-def _keep_example(folder, rows):
+def _keep_example(folder, rows) -> None:
     "A few rows, for cards and checks"
     import pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 

@@ -14,6 +14,7 @@ from concurrent import futures
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Never
 import msgspec
 from ..core import ledger
 from ..core.errors import BadInput, MlopsError, ToolFailed
@@ -129,7 +130,8 @@ def begun(
     number=None,  # Function that gives `(number, brackets that began before)`, asked while nobody else begins
 ):
     "Open the bracket; yields the lock that says that somebody is at work"
-    at, opened = staging(p, r.bracket), False
+    at = staging(p, r.bracket)
+    opened = False
     with ExitStack() as working:
         try:
             with _beginning(p):
@@ -151,15 +153,13 @@ def begun(
         yield lock
 
 
-def _lineage(p, r: Request):
+def _lineage(p, r: Request) -> None:
     "Metrics, code, data and cost of the run that it was trained in"
     about = registry.run(p, r.run) if r.run else {}
     tags = about.get("tags", {})
-    r.run, r.metrics, r.commit = (
-        about.get("run", r.run),
-        {**about.get("metrics", {}), **r.metrics},
-        tags.get("mlflow.source.git.commit", ""),
-    )
+    r.run = about.get("run", r.run)
+    r.metrics = {**about.get("metrics", {}), **r.metrics}
+    r.commit = tags.get("mlflow.source.git.commit", "")
     r.data_digest = r.data_digest or tags.get("mlops.training_set", "")
     r.views = tags["mlops.views"].split(",") if tags.get("mlops.views") else r.views
     r.cost = {**{k: float(tags[f"mlops.{k}"]) for k in ("usd", "kwh") if f"mlops.{k}" in tags}, **r.cost}
@@ -200,7 +200,8 @@ def complete(
     build,  # Function of a folder that packs the version into it and returns the `Package`
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    at, made = staging(p, r.bracket), None
+    at = staging(p, r.bracket)
+    made = None
     try:
         pack = build(at / "files")
         payload = _payload(r, pack)
@@ -276,7 +277,7 @@ def _record(p, name, payload: dict) -> ModelVersion:
     )
 
 
-def give_up(p, r: Request, e: BaseException, made: int | None = None):
+def give_up(p, r: Request, e: BaseException, made: int | None = None) -> None:
     "Nothing stays but the record that it failed; what was recorded as registered stays"
     with suppress(MlopsError):
         if ended(p, r.bracket) is not None:
@@ -298,7 +299,7 @@ def give_up(p, r: Request, e: BaseException, made: int | None = None):
     )
 
 
-def _clear(p, bracket: str):
+def _clear(p, bracket: str) -> None:
     "Remove the files of a registration; also the folders that were made again where the project has been"
     at = p.root / ".mlops" / "registering"
     shutil.rmtree(at / bracket, ignore_errors=True)
@@ -307,7 +308,7 @@ def _clear(p, bracket: str):
             d.rmdir()
 
 # %% ../../nbs/model/mlflow_registration.ipynb #7b1a1342
-def leave(p, r: Request, model, rows, lock):
+def leave(p, r: Request, model, rows, lock) -> None:
     "Hand the rest to a child process that outlives this one"
     import cloudpickle
 
@@ -352,7 +353,7 @@ def leave(p, r: Request, model, rows, lock):
         ) from e
 
 
-def work(bracket: str, digest: str):
+def work(bracket: str, digest: str) -> None:
     "What the child does: one process works, and this one watches over it and says what became of it"
     from mlops_nb.core import project
 
@@ -362,7 +363,8 @@ def work(bracket: str, digest: str):
     if r.native and _at_home(p) and why == too_long(p.settings.model.convert_s):
         why = _tried(p, r, digest, why)  # once more, without ONNX
     if not _at_home(p):
-        p, why = project.find(os.curdir), _MOVED
+        p = project.find(os.curdir)
+        why = _MOVED
     if ended(p, bracket) is None:
         _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
 
@@ -394,7 +396,7 @@ def _tried(p, r: Request, digest: str, without: str = "") -> str:
         os.close(heard)
 
 
-def _worked(p, r: Request, digest: str, converting):
+def _worked(p, r: Request, digest: str, converting) -> None:
     "Take the model over, pack and register it"
     import cloudpickle
     from mlops_nb import guard
@@ -431,7 +433,7 @@ def _phase(told: int):
 def _refused(why: str):
     "Convert nothing"
 
-    def call(f):
+    def call(f) -> Never:
         raise ToolFailed(why)
 
     return call
@@ -448,7 +450,8 @@ def watched(
     limit_s: float,  # Seconds that the conversion may take
 ) -> str:  # Why it was ended; empty when it ended by itself
     "Wait for a child; end it when its converter hangs"
-    wait_s, why = None, ""
+    wait_s = None
+    why = ""
     while True:
         if not select.select([heard], [], [], wait_s)[0]:
             why = too_long(limit_s)
@@ -476,9 +479,10 @@ def limited(
     "End a conversion that hangs in this process"
 
     def call(f):
-        done, here = futures.Future(), contextvars.copy_context()
+        done = futures.Future()
+        here = contextvars.copy_context()
 
-        def converts():
+        def converts() -> None:
             try:
                 done.set_result(here.run(f))
             except BaseException as e:

@@ -67,7 +67,7 @@ def _path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def ensure_store(p):
+def ensure_store(p) -> None:
     "Make the project's MLflow store when it is the embedded one and not there yet"
     at = _path(p.mlflow_uri)
     if at is None or at.is_file():
@@ -88,7 +88,7 @@ def ensure_store(p):
             Path(tmp).unlink(missing_ok=True)
 
 
-def _named(tmp, at: Path):
+def _named(tmp, at: Path) -> None:
     "Give a finished file its name, unless somebody was faster: what they have written there stays"
     try:
         os.link(tmp, at)
@@ -156,9 +156,10 @@ def rooted(p, uri: str) -> str:
     return f"{p.artifact_root}/{uri.rpartition(_KEPT)[2]}"
 
 
-def _follow(p, e):
+def _follow(p, e) -> None:
     "Let an experiment put the files of its new runs where the project is now"
-    now, at = rooted(p, e.artifact_location), _path(p.mlflow_uri)
+    now = rooted(p, e.artifact_location)
+    at = _path(p.mlflow_uri)
     if now == e.artifact_location or at is None:
         return
     db = sqlite3.connect(at, timeout=20)
@@ -259,7 +260,8 @@ def register(
 
 def _numbered(c, name: str, number: int, make) -> int:
     "Make versions until one has the number that was promised: that of one which failed is nobody else's"
-    last, made = 0, make()
+    last = 0
+    made = make()
     while last < made < number:
         c.delete_model_version(name, str(made))
         last, made = made, make()
@@ -280,7 +282,7 @@ def _upload(p, c, run_id: str, at: Path, folder: str) -> str:
     return f"{root}/{folder}"
 
 
-def forget(p, name: str, version: int):
+def forget(p, name: str, version: int) -> None:
     "Take a version back that could not be recorded"
     with spoken(f"taking {name}@{version} back"):
         client(p).delete_model_version(name, str(version))
@@ -309,7 +311,7 @@ def aliases(p, name: str) -> dict[str, int]:
             return {}
 
 
-def move(p, name: str, alias: str, version: int | None):
+def move(p, name: str, alias: str, version: int | None) -> None:
     "Put an alias on a version; None takes it away"
     c = client(p)
     with spoken(f"moving {alias} of {name}"):
@@ -339,7 +341,7 @@ def fetch_uri(p, uri: str) -> Path:
         return Path(download_artifacts(artifact_uri=uri, dst_path=None, tracking_uri=p.mlflow_uri))
 
 
-def attach(p, run_id: str, source: str, file: Path):
+def attach(p, run_id: str, source: str, file: Path) -> None:
     "Put a file beside those of a version"
     c = client(p)
     with spoken("adding a file to the model"):

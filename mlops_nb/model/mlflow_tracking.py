@@ -47,7 +47,9 @@ def _in_notebook() -> list | None:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None:
         return None
-    frames, f, outermost = [], sys._getframe(), 0
+    frames = []
+    f = sys._getframe()
+    outermost = 0
     while f:
         frames.append(f)
         outermost = len(frames) if f.f_globals is shell.user_ns else outermost
@@ -147,7 +149,8 @@ def bracketed(
                 mlflow.end_run("FAILED" if isinstance(e, Exception) else "KILLED")
                 raise
             mlflow.end_run()
-            _last[p.root], _there[p.root] = fact.run, _in_notebook()
+            _last[p.root] = fact.run
+            _there[p.root] = _in_notebook()
             lacks = next(
                 (
                     n
@@ -177,7 +180,8 @@ def _numbers(metrics) -> tuple[dict, list]:
         for k, v in values.items()
         for n, x in (v.items() if isinstance(v, dict) else [("", v)])
     }
-    out, others = {}, []
+    out = {}
+    others = []
     for k, v in flat.items():
         try:
             out[k] = float(v)
@@ -186,27 +190,25 @@ def _numbers(metrics) -> tuple[dict, list]:
     return out, others
 
 
-def _log_params(c, fact, params):
+def _log_params(c, fact, params) -> None:
     "Parameters as they are when the cell has run"
     values = params.now() if isinstance(params, refs.Vars) else dict(params or {})
     for k, v in values.items():
         c.log_param(fact.run, k, str(v)[:6000])
 
 
-def _finish(p, c, fact, used, done):
+def _finish(p, c, fact, used, done) -> None:
     "What the run cost and measured, into the fact, MLflow and the ledger"
     from mlops_nb import cost
 
     usd = cost.price(used, p)
     r = c.get_run(fact.run).data
-    fact.status, fact.seconds, fact.usd, fact.kwh, fact.metrics, fact.params = (
-        "completed",
-        used.seconds,
-        usd,
-        used.kwh,
-        dict(r.metrics),
-        dict(r.params),
-    )
+    fact.status = "completed"
+    fact.seconds = used.seconds
+    fact.usd = usd
+    fact.kwh = used.kwh
+    fact.metrics = dict(r.metrics)
+    fact.params = dict(r.params)
     for k, v in {
         "mlops.seconds": used.seconds,
         "mlops.cpu_s": used.cpu_s,

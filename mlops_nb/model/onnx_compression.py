@@ -28,7 +28,7 @@ def _weights(graph) -> dict:
     return {i.name: i for i in graph.initializer}
 
 
-def _has_products(onnx: bytes):
+def _has_products(onnx: bytes) -> None:
     g = _model(onnx).graph
     known = _weights(g)
     if not any(n.op_type in ("MatMul", "Gemm", "Conv") and any(i in known for i in n.input) for n in g.node):
@@ -76,7 +76,7 @@ def int8_static(
     _has_products(onnx)
 
     class Rows(CalibrationDataReader):
-        def __init__(self):
+        def __init__(self) -> None:
             self.left = iter([rows[s : s + 64] for s in range(0, min(len(rows), 512), 64)])
 
         def get_next(self):
@@ -147,7 +147,8 @@ _ELEMENTWISE = {"Relu", "Tanh", "Sigmoid", "Identity", "Cast", "LeakyRelu", "Elu
 
 def _layers(graph) -> list[dict]:
     "Pairs of products with only a bias and elementwise functions between them"
-    known, out = _weights(graph), []
+    known = _weights(graph)
+    out = []
     readers = {}
     for n in graph.node:
         for i in n.input:
@@ -155,7 +156,8 @@ def _layers(graph) -> list[dict]:
     for n in graph.node:
         if not _is_product(n, known):
             continue
-        at, bias = n.output[0], n.input[2] if len(n.input) > 2 else ""
+        at = n.output[0]
+        bias = n.input[2] if len(n.input) > 2 else ""
         while len(readers.get(at, [])) == 1:
             r = readers[at][0]
             if _is_product(r, known) and r.input[0] == at:
@@ -182,7 +184,7 @@ def _matrix(n, known):
     return w.T if any(a.name == "transB" and helper.get_attribute_value(a) for a in n.attribute) else w
 
 
-def _put(graph, n, w, kept=None):
+def _put(graph, n, w, kept=None) -> None:
     "Write weights of a product back, in its own layout"
     import numpy as np
     from onnx import helper, numpy_helper
@@ -208,7 +210,8 @@ def prune(
         raise NotForThis("the graph has no hidden layer to prune", "for ensembles of trees try: trees=.5 or depth=4")
     for k in range(len(_layers(_model(onnx).graph))):
         m = _model(onnx)
-        layer, known = _layers(m.graph)[k], _weights(m.graph)
+        layer = _layers(m.graph)[k]
+        known = _weights(m.graph)
         a, b = _matrix(layer["first"], known), _matrix(layer["second"], known)
         kept = np.sort(
             np.argsort(-np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=1), kind="stable")[
@@ -216,7 +219,8 @@ def prune(
             ]
         )
         h = tensor(onnx, layer["hidden"], predictor, rows).astype("float64").reshape(-1, a.shape[1])
-        small, want = h[:, kept], h @ b
+        small = h[:, kept]
+        want = h @ b
         ridge = 1e-3 * max(1e-9, np.trace(small.T @ small) / len(kept))
         fitted = b[kept] + np.linalg.solve(
             small.T @ small + ridge * np.eye(len(kept)), small.T @ (want - small @ b[kept])
@@ -260,7 +264,7 @@ def _ensemble(m):
     return found[0], a, "class" if "class_ids" in a else "target"
 
 
-def _write(node, a: dict):
+def _write(node, a: dict) -> None:
     "Attributes back into the node"
     from onnx import helper
 
@@ -292,7 +296,9 @@ def _route(a: dict, kind: str, x):
     leaf = np.array([m == b"LEAF" for m in a["nodes_modes"]])
     strict = np.array([m == b"BRANCH_LT" for m in a["nodes_modes"]])
     to = lambda key: np.array([k if leaf[k] else at[t, n] for k, (t, n) in enumerate(zip(a["nodes_treeids"], a[key]))])
-    yes, no, f = to("nodes_truenodeids"), to("nodes_falsenodeids"), np.array(a["nodes_featureids"])
+    yes = to("nodes_truenodeids")
+    no = to("nodes_falsenodeids")
+    f = np.array(a["nodes_featureids"])
     threshold, missing = (
         np.array(a["nodes_values"], "float32"),
         np.array(a.get("nodes_missing_value_tracks_true") or [0] * len(leaf), bool),
@@ -349,7 +355,8 @@ def fewer_trees(
             f"trees={keep:g} would keep all {len(ids)} trees" if keep > 0 else f"trees={keep:g} keeps no tree",
             "write a share below 1, or fewer trees",
         )
-    kept, x = set(ids[:k]), tensor(onnx, node.input[0], predictor, rows).astype("float32")
+    kept = set(ids[:k])
+    x = tensor(onnx, node.input[0], predictor, rows).astype("float32")
     b = _select(
         a,
         kind,
@@ -404,7 +411,8 @@ def shallower(
 
 def _numbered(a: dict, kind: str) -> dict:
     "Nodes counted from 0 in each tree: ONNX Runtime takes no number that is larger than there are nodes"
-    new, count = {}, {}
+    new = {}
+    count = {}
     for t, n in zip(a["nodes_treeids"], a["nodes_nodeids"]):
         new[t, n] = count[t] = count.get(t, -1) + 1
     to = lambda key, trees: [new.get((t, n), 0) for t, n in zip(a[trees], a[key])]
@@ -417,7 +425,9 @@ def _numbered(a: dict, kind: str) -> dict:
 
 def _cut(yes, no, is_leaf, roots, depth):
     "`(nodes that stay, cut node -> the leaves below it, depth of the deepest tree)`"
-    kept, cut, deepest = [], {}, 0
+    kept = []
+    cut = {}
+    deepest = 0
 
     def below(k):
         return [k] if is_leaf[k] else below(yes[k]) + below(no[k])

@@ -80,7 +80,8 @@ def softmax_width(onnx: bytes) -> int:
     if len(graph.output) != 1:
         return 0
     made = {o: n for n in graph.node for o in n.output}
-    n, dims = made.get(graph.output[0].name), graph.output[0].type.tensor_type.shape.dim
+    n = made.get(graph.output[0].name)
+    dims = graph.output[0].type.tensor_type.shape.dim
     while n is not None and n.op_type in ("Cast", "Identity"):
         n = made.get(n.input[0])
     return (
@@ -96,7 +97,7 @@ def takes_columns(model) -> bool:
     return type(first).__name__ in ("ColumnTransformer", "FeatureUnion")
 
 # %% ../../nbs/model/onnx_export.ipynb #6b8ff5f8
-def _mend_histogram_boosting():
+def _mend_histogram_boosting() -> None:
     import skl2onnx.common.tree_ensemble as trees, skl2onnx.operator_converters.random_forest as forest
 
     inner = trees.add_tree_to_attribute_pairs_hist_gradient_boosting

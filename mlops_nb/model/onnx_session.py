@@ -27,11 +27,12 @@ class Predictor:
         native_from: int | None = None,  # Rows from which on it is, as measured when it was exported
         # The same for arrays of numbers, which cost both less; by default as for frames
         arrays_from: int | None = None,
-    ):
+    ) -> None:
         import onnxruntime as ort
 
         o = ort.SessionOptions()
-        o.intra_op_num_threads, o.log_severity_level = threads, 3
+        o.intra_op_num_threads = threads
+        o.log_severity_level = 3
         o.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = ort.InferenceSession(onnx, o, providers=["CPUExecutionProvider"])
@@ -39,7 +40,10 @@ class Predictor:
             raise ToolFailed(
                 f"ONNX Runtime does not take {name or 'the model'}: {' '.join(str(e).split())[:200]}"
             ) from e
-        self.inputs, self.name, self._native, self.native_from = inputs, name, native, native_from
+        self.inputs = inputs
+        self.name = name
+        self._native = native
+        self.native_from = native_from
         self.arrays_from = native_from if arrays_from is None else arrays_from
         self.takes = {x.name: x for x in self.session.get_inputs()}
         self.whole = (
@@ -62,7 +66,7 @@ class Predictor:
             else ""
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Predictor({self.name}: {', '.join(i['name'] for i in self.inputs)})"
 
     def raw(self, rows) -> list:
@@ -103,7 +107,7 @@ class Predictor:
             for k, v in made.items()
         }
 
-    def _taken(self, x, inputs):
+    def _taken(self, x, inputs) -> None:
         "Raise for a missing or infinite value that the original refuses, or that ONNX answers in another way"
         import numpy as np
 
@@ -320,7 +324,9 @@ def measure(
     "Time of both by batch size; from where on the original is faster, if anywhere, given frames and given arrays"
     import time, numpy as np
 
-    one, laps, ways = _tiled(rows, 1), [], (predictor.raw, lambda r: scores_of(model, r))
+    one = _tiled(rows, 1)
+    laps = []
+    ways = (predictor.raw, lambda r: scores_of(model, r))
     for _ in range(51):
         t = time.perf_counter()
         predictor.raw(one)

@@ -17,7 +17,7 @@ from . import onnx_export, onnx_session
 class Given:
     "A model that came as ONNX"
 
-    def __init__(self, onnx: bytes):
+    def __init__(self, onnx: bytes) -> None:
         import onnxruntime as ort
 
         self.onnx = onnx
@@ -59,10 +59,11 @@ def _scores(raw):
 class Reference:
     "The same bytes in the reference implementation: slow, and nobody else's code"
 
-    def __init__(self, onnx: bytes, predictor):
+    def __init__(self, onnx: bytes, predictor) -> None:
         from onnx.reference import ReferenceEvaluator
 
-        self.run, self.predictor = ReferenceEvaluator(onnx), predictor
+        self.run = ReferenceEvaluator(onnx)
+        self.predictor = predictor
 
     def native_scores(self, rows):
         return _scores(self.predictor._plain(self.run.run(None, self.predictor.feed(rows))))
@@ -75,7 +76,7 @@ def is_torch(obj) -> bool:
 class Torch:
     "A PyTorch module as a model of rows"
 
-    def __init__(self, module):
+    def __init__(self, module) -> None:
         self.module = module.eval()
 
     def _tensor(self, rows):
@@ -120,7 +121,7 @@ class Torch:
             ) from e
         return out.getvalue()
 
-    def save(self, path):
+    def save(self, path) -> None:
         need("safetensors.torch", "torch").save_file(
             {k: v.contiguous() for k, v in self.module.state_dict().items()}, str(path)
         )

@@ -9,6 +9,7 @@ __all__ = ['gate', 'promote', 'approve', 'rollback', 'history']
 
 # %% ../../nbs/model/promotion_verbs.ipynb #2e930e9c
 from contextlib import contextmanager, nullcontext
+from typing import Never
 from ..core import identity, ledger, project as projects, refs
 from ..core.errors import BadInput, BadUsage, Finding, MlopsError, NotFound, Refused, suggest
 from ..core.fact import Plan
@@ -28,7 +29,7 @@ def _newest(p, name):
     return have[-1] if have else None
 
 
-def _known(p, name):
+def _known(p, name) -> None:
     "Raise where nothing was ever registered under this name"
     if not _newest(p, name):
         raise NotFound(
@@ -72,7 +73,7 @@ def _changed(before, name, add, remove) -> list[str]:
     return [e for e in before if e not in remove] + [e for e in dict.fromkeys(add) if e not in before]
 
 
-def _save(p, name, before, after):
+def _save(p, name, before, after) -> None:
     "The file, then the events; the old file comes back when they cannot be recorded"
     gates.save(p, name, after)
     try:
@@ -87,7 +88,8 @@ def _save(p, name, before, after):
 # %% ../../nbs/model/promotion_verbs.ipynb #7815b83f
 def _checked(p, v, alias: str) -> list[Gate]:
     "The model's gates, and the approvals that mlops.toml asks for"
-    known, s = _metrics(p, v), p.settings.model
+    known = _metrics(p, v)
+    s = p.settings.model
     policy = [f"approvals >= {s.approvals}"] if s.approvals and alias in s.guarded.replace(",", " ").split() else []
     return [gates.check(e, known) for e in [*gates.of(p, v.name), *policy]]
 
@@ -104,7 +106,7 @@ def _is_approval(g: Gate) -> bool:
     return gates.parse(g.expr)[0] == "approvals"
 
 
-def _refuse(p, fact: Promotion):
+def _refuse(p, fact: Promotion) -> Never:
     "Record and raise what kept a version from an alias"
     bad = [g for g in fact.gates if not g.ok]
     ledger.record(

@@ -36,7 +36,8 @@ def code(root) -> dict[str, str]:
 
 def data(events) -> dict[str, str]:
     "The newest training set with its views, and the newest version of each dataset"
-    sets, joined = {}, None
+    sets = {}
+    joined = None
     for e in events:
         if e.type == "dataset.added":
             name, _, v = e.subject.rpartition("@")

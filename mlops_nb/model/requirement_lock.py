@@ -21,7 +21,7 @@ def modules_of(
     "Packages that a model's parts come from"
     found, seen = set(), set()
 
-    def look(x, left):
+    def look(x, left) -> None:
         if id(x) in seen or left < 0:
             return
         seen.add(id(x))
@@ -47,11 +47,13 @@ def lock(
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
-    seen, todo = {}, [_DISTRIBUTION.get(m, m) for m in modules]
+    seen = {}
+    todo = [_DISTRIBUTION.get(m, m) for m in modules]
     while todo:
         name = todo.pop()
         try:
-            version, needs = metadata.version(name), metadata.requires(name) or []
+            version = metadata.version(name)
+            needs = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
         if (key := canonicalize_name(name)) in seen:

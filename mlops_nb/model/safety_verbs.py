@@ -63,7 +63,8 @@ def sign(
 ) -> Provenance | Plan:
     "Sign the manifest of a version with your key; its files are hashed first"
     p = projects.current()
-    v, key = versions.resolve(name, p), guard.signer(p)
+    v = versions.resolve(name, p)
+    key = guard.signer(p)
     at = registry.fetch(p, v.source)
     said = manifest.check(at, v.digest)
     if dry_run:

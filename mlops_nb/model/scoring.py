@@ -103,7 +103,8 @@ def ask(
                 "end a network of classes in Softmax, or log a model of one value, then log it again",
             )
         return Answers(kind="values", label=v[:, 0], score=v[:, 0], classes=[])
-    label, p = words(out[0]), np.asarray(out[1], "float64").reshape(len(out[0]), -1)
+    label = words(out[0])
+    p = np.asarray(out[1], "float64").reshape(len(out[0]), -1)
     top = p.argmax(axis=1)
     seen = [next((str(label[n]) for n in np.flatnonzero(top == k)[:1]), "") for k in range(p.shape[1])]
     named = [str(x) for x in words(np.array(classes, object))] if len(classes) == p.shape[1] else seen
@@ -127,7 +128,9 @@ def _auc(score, y, w):
     import numpy as np
 
     order = np.argsort(score, kind="stable")
-    s, pos, w = score[order], y[order], w[:, order]
+    s = score[order]
+    pos = y[order]
+    w = w[:, order]
     first = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])
     up = np.add.reduceat(w * pos, first, axis=1)
     down = np.add.reduceat(w * ~pos, first, axis=1)

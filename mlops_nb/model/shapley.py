@@ -23,8 +23,9 @@ class Players:
         predictor,  # `onnx_session.Predictor`
         # Which score to explain where there are several; the only one, or the second of two, otherwise
         output: int | None = None,
-    ):
-        self.predictor, self.output = predictor, output
+    ) -> None:
+        self.predictor = predictor
+        self.output = output
         self.score = [o.name for o in predictor.session.get_outputs()][:2][
             -1
         ]  # a classifier's probabilities, a regressor's values
@@ -101,9 +102,11 @@ def _parts(players, back, low, turns, rows):
     import numpy as np
 
     d = turns.shape[1]
-    part, steps = max(1, min(len(turns), _CELLS // max(1, 2 * (d - 1) * d))), np.arange(1, d)[None, :, None]
+    part = max(1, min(len(turns), _CELLS // max(1, 2 * (d - 1) * d)))
+    steps = np.arange(1, d)[None, :, None]
     for s in range(0, len(turns), part):
-        t, w = turns[s : s + part], rows[s : s + part]
+        t = turns[s : s + part]
+        w = rows[s : s + part]
         masks = np.concatenate([t[:, None, :] < steps, (d - 1 - t)[:, None, :] < steps], axis=1).reshape(-1, d)
         at = np.repeat(w, 2 * (d - 1))
         if players.matrix:
@@ -128,7 +131,9 @@ def _changes(scores, turns, low, high):
 
     p, d = turns.shape
     walk = np.empty((p, 2, d + 1))
-    walk[:, :, 0], walk[:, :, 1:-1], walk[:, :, -1] = low[:, None], scores, high
+    walk[:, :, 0] = low[:, None]
+    walk[:, :, 1:-1] = scores
+    walk[:, :, -1] = high
     steps = np.diff(walk, axis=2)
     return (np.take_along_axis(steps[:, 0], turns, 1) + np.take_along_axis(steps[:, 1], d - 1 - turns, 1)) / 2
 
@@ -170,7 +175,10 @@ def attribute(
             "a score that is no number cannot be explained",
         )
     used = np.column_stack(back).astype("float32", copy=False) if players.matrix else back
-    values, errors, calls, kept = np.zeros((n, d)), np.zeros((n, d)), n + have, {}
+    values = np.zeros((n, d))
+    errors = np.zeros((n, d))
+    calls = n + have
+    kept = {}
 
     def parts(k):
         "The k-th plan, made once where it is small"
@@ -181,7 +189,8 @@ def attribute(
         return kept[k]
 
     for i in range(n):
-        x, changes = [c[i] for c in xs], []
+        x = [c[i] for c in xs]
+        changes = []
         while not changes or (aim and len(changes) < most // max(1, orders) and _expected(values[i], errors[i]) > aim):
             changes.append(_walk(players, x, high[i], parts(len(changes))))
             values[i], errors[i] = _mean(np.concatenate(changes), which)

@@ -57,7 +57,8 @@ def read(
     found = [n for n in graph.node if n.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")]
     if len(found) != 1:
         return None
-    a, first = _attributes(found[0]), [i.name for i in graph.input]
+    a = _attributes(found[0])
+    first = [i.name for i in graph.input]
     columns = (
         list(range(len(players)))
         if _columns(graph, found[0].input[0], first) == [0] and len(first) == 1
@@ -85,7 +86,8 @@ def _trees(a, modes, columns, output) -> Trees:
     ids, weights = np.array(a[f"{kind}_ids"]), np.array(a[f"{kind}_weights"], "float64")
     all_ids = sorted(set(ids.tolist()))
     chosen = all_ids[0] if len(all_ids) == 1 else all_ids[output]
-    value, share = np.zeros(len(tree)), 1 / len(roots) if a.get("aggregate_function") == b"AVERAGE" else 1.0
+    value = np.zeros(len(tree))
+    share = 1 / len(roots) if a.get("aggregate_function") == b"AVERAGE" else 1.0
     for t, n, i, w in zip(a[f"{kind}_treeids"], a[f"{kind}_nodeids"], ids, weights):
         if i == chosen:
             value[at[t, n]] += w * share
@@ -138,11 +140,9 @@ def _paths(t: Trees) -> _Paths | None:
             questions[k, asked] = n
             todo += [(t.no[n], (*path, (n, asked, 0))), (t.yes[n], (*path, (n, asked, 1)))]
             asked += 1
-    inputs, need, want = (
-        np.full((len(out), DEPTH), -1),
-        np.zeros((len(out), DEPTH), int),
-        np.zeros((len(out), DEPTH), int),
-    )
+    inputs = np.full((len(out), DEPTH), -1)
+    need = np.zeros((len(out), DEPTH), int)
+    want = np.zeros((len(out), DEPTH), int)
     for l, (_, _, path) in enumerate(out):
         slots = list(dict.fromkeys(t.players[t.feature[n]] for n, _, _ in path))
         inputs[l, : len(slots)] = slots
@@ -157,12 +157,14 @@ def _game():
     "Shapley value of each of three slots when the row passes `a` and the background row passes `c` of them; shape (8, 8, 3)"
     import numpy as np
 
-    f, w = math.factorial, np.zeros((8, 8, DEPTH))
+    f = math.factorial
+    w = np.zeros((8, 8, DEPTH))
     for a in range(8):
         for c in range(8):
             if a | c != 7:
                 continue
-            p, q = (a & ~c).bit_count(), (c & ~a).bit_count()
+            p = (a & ~c).bit_count()
+            q = (c & ~a).bit_count()
             for s in range(DEPTH):
                 if a >> s & 1 and not c >> s & 1:
                     w[a, c, s] = f(p - 1) * f(q) / f(p + q)
@@ -197,7 +199,8 @@ def _answers(q, columns):
     for k in range(QUESTIONS):
         if not asked[:, k].any():
             break
-        x, t = columns[column[:, k]], threshold[:, k, None]
+        x = columns[column[:, k]]
+        t = threshold[:, k, None]
         yes = np.where(strict[:, k, None], x < t, x <= t) if strict.any() else x <= t
         if missing.any():
             yes |= np.isnan(x) & missing[:, k, None]
@@ -212,7 +215,8 @@ def build(
     "Tables of an ensemble against background rows"
     import numpy as np
 
-    p, d = _paths(t), max(t.players) + 1
+    p = _paths(t)
+    d = max(t.players) + 1
     if p is None or len(t.roots) * 128 * (d + 1) > 32_000_000:
         return None
     n = np.maximum(p.questions, 0)

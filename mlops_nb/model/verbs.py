@@ -81,11 +81,12 @@ def _request(p, name, data, run, outside: bool, **options) -> registration.Reque
     )
     if data:
         v = datasets.resolve(data, p)
-        r.data, r.data_digest = f"{v.name}@{v.version}", v.digest
+        r.data = f"{v.name}@{v.version}"
+        r.data_digest = v.digest
     return r
 
 
-def _probe(model, rows):
+def _probe(model, rows) -> None:
     "Ask the model a few rows, those with gaps first: what it cannot take is said at once"
     if hasattr(rows, "isna"):
         rows = _gaps_first(rows)
@@ -178,7 +179,9 @@ def _resolve(p, ref: str) -> ModelVersion:
     "The version that `NAME@v` names, with its aliases; one that is not finished has another state"
     at = refs.parse(ref, "model")
     events = list(ledger.of(p).events(views.TYPES))
-    have, waiting, bad = views.versions(events, at.name), views.pending(events, at.name), views.failed(events, at.name)
+    have = views.versions(events, at.name)
+    waiting = views.pending(events, at.name)
+    bad = views.failed(events, at.name)
     number = int(at.version) if at.version.isdigit() else None
     if number not in [v.version for v in have] and (number is not None or not have):
         for v in [*waiting[::-1], *bad[::-1]]:
@@ -336,7 +339,8 @@ def differences(p) -> tuple[dict[str, int], list[dict]]:
 
 def _aliases(p, name: str) -> list[dict]:
     "Each alias of a model, and whether MLflow and the ledger differ about it"
-    now, moves = registry.aliases(p, name), views.moves(ledger.of(p).events(views.MOVES), name)
+    now = registry.aliases(p, name)
+    moves = views.moves(ledger.of(p).events(views.MOVES), name)
     then = views.serving(moves)
     where = lambda n: "nowhere" if n is None else f"on {n}"
     return [
@@ -365,7 +369,8 @@ def list_() -> Models:
     "Registered models, each in its newest version, with its aliases"
     p = projects.current()
     events = list(ledger.of(p).events(views.TYPES))
-    have, out = views.versions(events), []
+    have = views.versions(events)
+    out = []
     lost = [f for f in views.failed(events) if not any(v.name == f.name for v in have)]
     newest = {v.name: v for v in [*lost, *have, *views.pending(events)]}
     for name, v in sorted(newest.items()):

@@ -48,7 +48,11 @@ def version(e: Event) -> ModelVersion:
         message=p.get("without_onnx") or "",
         parent=p.get("parent") or "",
     )
-    v.source, v.time, v.actor, v.entry, v.about = p.get("source") or "", e.time, e.actor, e.seq, p
+    v.source = p.get("source") or ""
+    v.time = e.time
+    v.actor = e.actor
+    v.entry = e.seq
+    v.about = p
     return v
 
 
@@ -77,7 +81,9 @@ def pending(
                 run=_p(e).get("run") or "",
                 data=_p(e).get("data") or "",
             )
-            v.bracket, v.time, v.entry = b, e.time, e.seq
+            v.bracket = b
+            v.time = e.time
+            v.entry = e.seq
             waiting[b] = v
         elif e.type in TYPES[1:]:
             waiting.pop(b, None)

@@ -87,7 +87,8 @@ def sample(
     column,  # `pyarrow.ChunkedArray`
 ) -> Sample:
     "One column, counted in one pass"
-    kind, n = kind_of(column.type), len(column)
+    kind = kind_of(column.type)
+    n = len(column)
     if kind in ("numeric", "datetime"):
         x = counted(numbers(column))
         return Sample(kind, n, n - int(x.n.sum()), numbers=x)

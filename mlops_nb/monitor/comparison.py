@@ -72,7 +72,7 @@ def _numbers(kind, a, b, named) -> Tested:
     )
 
 
-def _spread(kind, a, b):
+def _spread(kind, a, b) -> str:
     "What to say when the medians agree: the middle half"
     from mlops_nb.core.draw import short
 
@@ -239,7 +239,7 @@ def compare(
     return judge(pairs(), (ref.num_rows, cur.num_rows), alpha, bool(columns), min_effect)
 
 
-def check(alpha, min_effect, rows_ref, rows_cur):
+def check(alpha, min_effect, rows_ref, rows_cur) -> None:
     "Raise `BadInput` for a rate, an effect or a window that cannot be"
     if not 0 < alpha < 1:
         raise BadInput(f"--alpha {alpha}: a rate of false alarms lies between 0 and 1", "write --alpha .05")

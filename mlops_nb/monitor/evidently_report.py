@@ -49,7 +49,8 @@ def _holds(c) -> bool:
 
 def comparable(ref, cur, columns=None) -> tuple[dict[str, str], list[str]]:
     "`(name -> kind, names left out)`: a column takes part when both windows have it, of one kind, with values"
-    kinds, left = {}, []
+    kinds = {}
+    left = []
     for n in chosen(ref.column_names, cur.column_names, columns):
         both = [t[n] for t in (ref, cur) if n in t.column_names]
         k = {kind_of(c.type) for c in both}

@@ -87,7 +87,8 @@ class ColumnProfile(msgspec.Struct, kw_only=True):
 
     def quantile(self, q: float) -> float | None:
         "About the value below which a share `q` lies"
-        points, seen = self.points(), 0
+        points = self.points()
+        seen = 0
         at = q * sum(n for _, n in points)
         for x, n in points:
             seen += n

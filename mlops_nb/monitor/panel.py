@@ -109,7 +109,8 @@ def _shape(c: ColumnProfile, bars: int = 16):
     if c.kind in ("categorical", "boolean"):
         return histogram(sorted(c.bins.values(), reverse=True)[:bars], w=80, h=20)
     top = max((x for x, _ in c.points() if x < INF), default=0.0)
-    lo, hi = max(c.quantile(0.01), min((x for x, _ in c.points() if x > -INF), default=0.0)), min(c.quantile(0.99), top)
+    lo = max(c.quantile(0.01), min((x for x, _ in c.points() if x > -INF), default=0.0))
+    hi = min(c.quantile(0.99), top)
     out = [0] * bars
     for x, n in c.points():
         out[0 if not x > lo else bars - 1 if x >= hi else int((x - lo) / (hi - lo) * bars)] += (

@@ -86,7 +86,8 @@ def _numeric(name, kind, column) -> ColumnProfile:
 
 
 def _levelled(name, kind, column) -> ColumnProfile:
-    found, bins = levels(column), {}
+    found = levels(column)
+    bins = {}
     for k, n in found.items():
         b = str(bucket(k))
         bins[b] = bins.get(b, 0) + n
@@ -149,11 +150,15 @@ def _joined(a: ColumnProfile, b: ColumnProfile) -> ColumnProfile:
             f"column {a.name!r} is {a.kind} in one profile and {b.kind} in the other",
             "merge profiles of the same table",
         )
-    n, m = a.rows - a.missing, b.rows - b.missing
-    mean, std = a.mean if b.mean is None else b.mean, a.std if b.std is None else b.std
+    n = a.rows - a.missing
+    m = b.rows - b.missing
+    mean = a.mean if b.mean is None else b.mean
+    std = a.std if b.std is None else b.std
     if a.mean is not None and b.mean is not None:
-        w, gap = m / (n + m), b.mean - a.mean
-        mean, std = a.mean + w * gap, math.sqrt((n * a.std**2 + m * b.std**2) / (n + m) + w * (1 - w) * gap**2)
+        w = m / (n + m)
+        gap = b.mean - a.mean
+        mean = a.mean + w * gap
+        std = math.sqrt((n * a.std**2 + m * b.std**2) / (n + m) + w * (1 - w) * gap**2)
     names = sorted(_added(a.levels, b.levels).items(), key=lambda t: (-t[1], t[0]))[:_SHOWN]
     return ColumnProfile(
         name=a.name,
@@ -239,7 +244,7 @@ def load(
 def dump(
     profile: Profile,  # What to write
     path,  # Where to
-):
+) -> None:
     "Write a profile; a reader never sees half of one"
     from mlops_nb.core.project import write_text
 

@@ -57,7 +57,9 @@ def ks(
     import numpy as np
     from scipy import stats
 
-    d, n, m = ks_distance(a, b), int(a.n.sum()), int(b.n.sum())
+    d = ks_distance(a, b)
+    n = int(a.n.sum())
+    m = int(b.n.sum())
     if n * m <= 4_000_000 and max(n, m) <= 10_000:
         return d, float(stats.ks_2samp(np.repeat(a.x, a.n), np.repeat(b.x, b.n), method="exact").pvalue)
     return d, _tail(d, n * m / (n + m))
@@ -123,7 +125,8 @@ def holm(
 ) -> list[float]:  # Adjusted p values, in the same order
     "Holm's step-down correction: rejecting what is at most alpha errs anywhere with probability at most alpha"
     order = sorted(range(len(p)), key=lambda i: p[i])
-    out, top = [1.0] * len(p), 0.0
+    out = [1.0] * len(p)
+    top = 0.0
     for rank, i in enumerate(order):
         top = max(top, min(1.0, p[i] * (len(p) - rank)))
         out[i] = top

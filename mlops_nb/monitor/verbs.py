@@ -41,7 +41,7 @@ def _subject(name: str) -> str:
     return Path(name).name if "/" in name else name
 
 
-def _record(p, type, subject, payload):
+def _record(p, type, subject, payload) -> None:
     if p is None:
         return
     from mlops_nb.core import ledger
@@ -87,7 +87,7 @@ def profile(
     return p
 
 # %% ../../nbs/monitor/verbs.ipynb #2ab3f6c2
-def _report(a, b, path, columns, d):
+def _report(a, b, path, columns, d) -> None:
     "Evidently's report beside ours; the panel's text names what it leaves out"
     from mlops_nb.monitor import evidently_report
 
