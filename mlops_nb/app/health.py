@@ -12,6 +12,7 @@ import os, shutil, sys
 from pathlib import Path
 from ..core.errors import MlopsError
 from .facts import Check
+from ..core.project import Project
 
 # %% ../../nbs/app/health.ipynb #6160574e
 _OPENS = {
@@ -52,17 +53,17 @@ def late_rows(events) -> list[dict]:
     ]
 
 
-def attention(p) -> list[dict]:
+def attention(project: Project) -> list[dict]:
     "Everything in the ledger that somebody should look at"
     from mlops_nb.core import ledger
 
-    return _unfinished(p) + late_rows(ledger.of(p).events(["feature.materialized"]))
+    return _unfinished(project) + late_rows(ledger.of(project).events(["feature.materialized"]))
 
 
-def _unfinished(p) -> list[dict]:
+def _unfinished(project: Project) -> list[dict]:
     from mlops_nb.core import ledger
 
-    events = list(ledger.of(p).events([*_OPENS, *_CLOSES]))
+    events = list(ledger.of(project).events([*_OPENS, *_CLOSES]))
     failed = {}
     for e in events[-50:]:  # what failed last of each model, unless it was registered since
         name = e.subject.partition("@")[0]
@@ -154,8 +155,8 @@ def project(p) -> list[Check]:
     return checks
 
 
-def _writable(p):
-    ok = os.access(p.root, os.W_OK) and not _read_only(p.root)
+def _writable(project: Project):
+    ok = os.access(project.root, os.W_OK) and not _read_only(project.root)
     return Check(
         "writable",
         ok,
@@ -168,10 +169,10 @@ def _read_only(root) -> bool:
     return bool(os.statvfs(root).f_flag & os.ST_RDONLY) if hasattr(os, "statvfs") else False
 
 
-def _ledger(p):
+def _ledger(project: Project):
     from mlops_nb.core import ledger
 
-    result = ledger.of(p).verify()
+    result = ledger.of(project).verify()
     bad = [q for q in result.problems if q.kind != "unanchored"]
     return Check(
         "ledger",
@@ -181,11 +182,11 @@ def _ledger(p):
     )
 
 
-def _brackets(p):
+def _brackets(project: Project):
     from mlops_nb.core import ledger
 
     found = open_brackets(
-        ledger.of(p).events([t for t in (*_OPENS, *_CLOSES) if not t.startswith("model.")])
+        ledger.of(project).events([t for t in (*_OPENS, *_CLOSES) if not t.startswith("model.")])
     )  # `models` looks at those
     return Check(
         "brackets",
@@ -195,24 +196,24 @@ def _brackets(p):
     )
 
 
-def _key(p):
+def _key(project: Project):
     from mlops_nb import guard
 
-    ok, detail, fix = guard.key_health(p)
+    ok, detail, fix = guard.key_health(project)
     return Check("key", ok, detail, fix)
 
 
-def _datasets(p):
+def _datasets(project: Project):
     from mlops_nb import data
 
-    ok, detail, fix = data.health(p)
+    ok, detail, fix = data.health(project)
     return Check("datasets", ok, detail, fix)
 
 
-def _features(p):
+def _features(project: Project):
     from mlops_nb.core import ledger
 
-    found = late_rows(ledger.of(p).events(["feature.materialized"]))
+    found = late_rows(ledger.of(project).events(["feature.materialized"]))
     said, _, fix = found[0]["message"].partition(": ") if found else ("", "", "")
     return Check(
         "features",
@@ -222,8 +223,8 @@ def _features(p):
     )
 
 
-def _models(p):
+def _models(project: Project):
     from mlops_nb import model
 
-    ok, detail, fix = model.health(p)
+    ok, detail, fix = model.health(project)
     return Check("models", ok, detail, fix)

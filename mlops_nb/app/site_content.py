@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 from ..core.errors import MlopsError
 from . import site_views
+from ..core.project import Project
 
 # %% ../../nbs/app/site_content.ipynb #7f39a3c4
 RUN_PAGES, ENTRIES = 60, 2000  # Newest runs with a page of their own; newest entries on the ledger's page
@@ -78,7 +79,7 @@ def _typed(root: Path, found: list[dict]) -> list[dict]:
     return found
 
 
-def _state(p, log, entries) -> dict:
+def _state(project: Project, log, entries) -> dict:
     "What a verification says, in words"
     try:
         v = log.verify()

@@ -57,21 +57,21 @@ def build(
     from hashlib import sha256
     from mlops_nb.core import ledger
 
-    p = projects.current()
+    project = projects.current()
     folder = Path(out).expanduser()
-    folder = folder if folder.is_absolute() else p.root / folder
-    if folder.resolve() == p.root or p.root.is_relative_to(folder.resolve()):
+    folder = folder if folder.is_absolute() else project.root / folder
+    if folder.resolve() == project.root or project.root.is_relative_to(folder.resolve()):
         raise BadInput(f"{folder} holds the project itself", "give another --out")
     if dry_run:
-        return Plan(steps=[f"read {ledger.of(p).size():,} entries", f"write the site to {folder}"])
+        return Plan(steps=[f"read {ledger.of(project).size():,} entries", f"write the site to {folder}"])
     from mlops_nb.app import pages, site_content
 
-    content = site_content.gather(p)
+    content = site_content.gather(project)
     made = pages.render(content)
     pages.write(made, folder)
     digest = sha256("\0".join(f"{k}\0{v}" for k, v in sorted(made.items())).encode()).hexdigest()
     ledger.record(
-        p,
+        project,
         "site.built",
         str(out),
         {"pages": len(made) - 1, "entries": content["site"]["entries"]},
@@ -96,9 +96,9 @@ def serve(
     "Show the site on this machine until Ctrl-C"
     from mlops_nb.app import pages
 
-    p = projects.current()
+    project = projects.current()
     folder = Path(out).expanduser()
-    folder = folder if folder.is_absolute() else p.root / folder
+    folder = folder if folder.is_absolute() else project.root / folder
     if not (folder / pages.MARK).is_file():
         raise NotFound(f"no site in {folder}", "write it with: mlops site build")
     with pages.server(folder, port) as s:

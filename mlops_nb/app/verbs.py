@@ -13,22 +13,23 @@ from pathlib import Path
 from ..core import project as projects
 from ..core.errors import MlopsError
 from ..core.fact import Plan
+from ..core.project import Project
 from ..core.verbs import verb
 from . import adoption, health
 from .facts import Diagnosis, Ready, Status
 
 # %% ../../nbs/app/verbs.ipynb #db6c7d1a
-def _stores(p) -> dict[str, str]:
+def _stores(project: Project) -> dict[str, str]:
     "Where each store is, as text"
-    s = p.settings.stores
-    rel = lambda x: str(x).replace(p.root.as_posix() + "/", "")
+    s = project.settings.stores
+    rel = lambda x: str(x).replace(project.root.as_posix() + "/", "")
     return {
-        "ledger": rel(p.ledger_path),
-        "runs": rel(p.mlflow_uri),
-        "artifacts": rel(p.artifact_root),
+        "ledger": rel(project.ledger_path),
+        "runs": rel(project.mlflow_uri),
+        "artifacts": rel(project.artifact_root),
         "datasets": s.dvc_remote or ".mlops/dvc-remote",
         "features": s.feast or "features",
-        "online": rel(p.online_url),
+        "online": rel(project.online_url),
     }
 
 
@@ -46,7 +47,7 @@ def init(
     if dry_run:
         return Plan(steps=_init_steps(root))
     fresh = not (root / projects.TOML).exists()
-    p = projects.create(root, name)
+    project = projects.create(root, name)
     adopted = {}
     made = [] if not fresh else ["mlops.toml"]
     top = adoption.repository(root)
@@ -55,32 +56,32 @@ def init(
         made.append("git")
     else:
         adopted["git"] = str(top) if top != root else adoption.git(root, "branch", "--show-current") or "HEAD"
-    _adopt_stores(p, adopted)
+    _adopt_stores(project, adopted)
     from mlops_nb import data, guard
 
-    guard.adopt_key(p)
-    found = data.adopt(p)
+    guard.adopt_key(project)
+    found = data.adopt(project)
     if found.get("adopted"):
         adopted["dvc"] = found["adopted"]
     from mlops_nb.core import ledger
 
-    if fresh or not os.path.exists(p.root / p.ledger_path):
-        ledger.record(p, "project.created", p.name, {"adopted": adopted})
-    return Ready(root=str(root), stores=_stores(p), adopted=adopted, made=made)
+    if fresh or not os.path.exists(project.root / project.ledger_path):
+        ledger.record(project, "project.created", project.name, {"adopted": adopted})
+    return Ready(root=str(root), stores=_stores(project), adopted=adopted, made=made)
 
 
-def _adopt_stores(p, adopted) -> None:
+def _adopt_stores(project: Project, adopted) -> None:
     "Pin a Feast repository and an MLflow that are already there"
-    feast = adoption.feast_repository(p.root)
-    mlflow = adoption.mlflow_server(p.root)
+    feast = adoption.feast_repository(project.root)
+    mlflow = adoption.mlflow_server(project.root)
     if feast:
         adopted["feast"] = feast
-    if feast and not p.settings.stores.feast:
-        p.pin("stores", "feast", feast)
+    if feast and not project.settings.stores.feast:
+        project.pin("stores", "feast", feast)
     if mlflow:
         adopted["mlflow"] = mlflow
-    if mlflow and not p.settings.stores.mlflow:
-        p.pin("stores", "mlflow", mlflow)
+    if mlflow and not project.settings.stores.mlflow:
+        project.pin("stores", "mlflow", mlflow)
 
 
 def _init_steps(root) -> list[str]:
@@ -112,8 +113,8 @@ def status() -> Status:
     from datetime import datetime, UTC
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    log = ledger.of(p)
+    project = projects.current()
+    log = ledger.of(project)
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     names = {k: set() for k in _COUNTED}
     usd = 0.0
@@ -128,10 +129,10 @@ def status() -> Status:
             usd += float((e.payload or {}).get("usd") or 0)
         recent = [*recent[-4:], {"seq": e.seq, "time": e.time, "type": e.type, "subject": e.subject}]
     return Status(
-        root=str(p.root),
+        root=str(project.root),
         counts={**{k: len(v) for k, v in names.items()}, "runs": runs},
         cost_usd_today=usd,
-        alerts=health.attention(p),
+        alerts=health.attention(project),
         ledger=health.ledger_state(log),
         recent=recent[::-1],
     )

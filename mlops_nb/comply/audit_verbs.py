@@ -15,15 +15,16 @@ from ..core import project as projects
 from ..core.errors import BadInput, BadUsage, NotFound, ToolFailed
 from ..core.events import Event, check_type
 from ..core.fact import Plan
+from ..core.project import Project
 from ..core.verbs import verb
 from ..core.verification import Problem, Row
 from .facts import Checkpointed, Exported, Log, Proof, Redacted, Verified
 
 # %% ../../nbs/comply/audit_verbs.ipynb #ae5e0188
-def _log(p):
+def _log(project: Project):
     from mlops_nb.core import ledger
 
-    return ledger.of(p)
+    return ledger.of(project)
 
 
 @verb("audit.log", example="mlops audit log --type job.* --limit 5")
@@ -85,13 +86,13 @@ def checkpoint(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Checkpointed | Plan:
     "Sign everything that is recorded so far"
-    p = projects.current()
+    project = projects.current()
     if dry_run:
-        return Plan(steps=[f"sign the root over {_log(p).size() + 1} entries"])
-    return _sign(p)
+        return Plan(steps=[f"sign the root over {_log(project).size() + 1} entries"])
+    return _sign(project)
 
 
-def _anchor_file(p, to: str) -> Path:
+def _anchor_file(project: Project, to: str) -> Path:
     "The file that holds the checkpoints of this project elsewhere"
     if not to:
         raise BadUsage(
@@ -99,14 +100,14 @@ def _anchor_file(p, to: str) -> Path:
             "give a folder or file off this project, or set [audit] anchor in mlops.toml",
         )
     path = Path(to).expanduser()
-    path = (p.root / path).resolve() if not path.is_absolute() else path.resolve()
-    if path.is_relative_to(p.root):
+    path = (project.root / path).resolve() if not path.is_absolute() else path.resolve()
+    if path.is_relative_to(project.root):
         raise BadInput(
             f"{path} is inside the project: who rewrites the project rewrites it too",
             "give a place elsewhere, best on another machine",
         )
     if path.is_dir() or to.endswith(("/", os.sep)):
-        return path / f"{p.name}-{p.settings.audit.ident or 'ledger'}.checkpoints"
+        return path / f"{project.name}-{project.settings.audit.ident or 'ledger'}.checkpoints"
     return path
 
 
@@ -117,11 +118,13 @@ def anchor(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Checkpointed | Plan:
     "Sign, and keep a copy of the signature off the project"
-    p = projects.current()
-    path = _anchor_file(p, to or p.settings.audit.anchor)
+    project = projects.current()
+    path = _anchor_file(project, to or project.settings.audit.anchor)
     if dry_run:
-        return Plan(steps=[f"sign the root over {_log(p).size() + 1} entries", f"append the checkpoint to {path}"])
-    done = _sign(p)
+        return Plan(
+            steps=[f"sign the root over {_log(project).size() + 1} entries", f"append the checkpoint to {path}"]
+        )
+    done = _sign(project)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as f:
@@ -130,7 +133,7 @@ def anchor(
             os.fsync(f.fileno())
     except OSError as e:
         raise ToolFailed(f"cannot write {path}: {e.strerror}", "give a place that you may write to") from e
-    _log(p).append("audit.anchored", p.name, {"size": done.size, "root": done.root, "to": str(path)})
+    _log(project).append("audit.anchored", project.name, {"size": done.size, "root": done.root, "to": str(path)})
     return Checkpointed(size=done.size, root=done.root, note=done.note, kept=str(path))
 
 # %% ../../nbs/comply/audit_verbs.ipynb #86af096f
@@ -152,9 +155,13 @@ def notes_in(
     return out
 
 
-def _anchors(p, files: list[Path]) -> list[str]:
+def _anchors(project: Project, files: list[Path]) -> list[str]:
     "Checkpoints kept elsewhere: those of the settings, and the given files"
-    if p is not None and p.settings.audit.anchor and (known := _anchor_file(p, p.settings.audit.anchor)).is_file():
+    if (
+        project is not None
+        and project.settings.audit.anchor
+        and (known := _anchor_file(project, project.settings.audit.anchor)).is_file()
+    ):
         files = [known, *files]
     out = []
     for f in files:
@@ -180,16 +187,21 @@ def verify(
     Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no checkpoint elsewhere covers are listed as unanchored."""
     if bundle is not None:
         return _verify_bundle(bundle, anchor, key)
-    p = projects.current()
-    notes = _anchors(p, list(anchor))
+    project = projects.current()
+    notes = _anchors(project, list(anchor))
     try:
-        v = _log(p).verify(notes)
+        v = _log(project).verify(notes)
     except ToolFailed as e:
         return Verified(
-            entries=0, root="", signed=0, anchored=0, problems=[Problem(0, "unreadable", e.message)], source=p.name
+            entries=0,
+            root="",
+            signed=0,
+            anchored=0,
+            problems=[Problem(0, "unreadable", e.message)],
+            source=project.name,
         )
     return Verified(
-        entries=v.entries, root=v.root, signed=v.signed, anchored=v.anchored, problems=v.problems, source=p.name
+        entries=v.entries, root=v.root, signed=v.signed, anchored=v.anchored, problems=v.problems, source=project.name
     )
 
 
@@ -197,7 +209,7 @@ def _verify_bundle(path: Path, files, given) -> Verified:
     "A bundle needs no project: its own entries, the keys that were given or are pinned here"
     from mlops_nb.core import verification
 
-    p = projects.bound_or_none()
+    project = projects.bound_or_none()
     notes = _anchors(None, list(files))
     try:
         doc = msgspec.json.decode(path.read_bytes())
@@ -220,7 +232,10 @@ def _verify_bundle(path: Path, files, given) -> Verified:
         raise BadInput(
             f"{path} is no ledger bundle: {type(e).__name__}", "give a file that `mlops audit export` wrote"
         ) from e
-    trusted = [_public_key(k) for k in given or (p.settings.audit.public_key.replace(",", " ").split() if p else [])]
+    trusted = [
+        _public_key(k)
+        for k in given or (project.settings.audit.public_key.replace(",", " ").split() if project else [])
+    ]
     n, root, signed, safe, problems = verification.check(rows, checkpoints, trusted or own, origin, notes)
     return Verified(
         entries=n, root=root, signed=signed, anchored=safe, problems=problems, source=str(path), own_keys=bool(trusted)
@@ -248,8 +263,8 @@ def export(
     "Write a bundle that a stranger can verify with nothing but this file"
     from hashlib import sha256
 
-    p = projects.current()
-    log = _log(p)
+    project = projects.current()
+    log = _log(project)
     if dry_run:
         return Plan(steps=[f"write {log.size()} entries, their checkpoints and the public keys to {path}"])
     doc = log.bundle()
@@ -257,7 +272,7 @@ def export(
     projects.write_text(Path(path).expanduser(), text)
     n = len(doc["entries"])
     digest = sha256(text).hexdigest()
-    log.append("audit.exported", p.name, {"entries": n, "path": str(path)}, digest=digest)
+    log.append("audit.exported", project.name, {"entries": n, "path": str(path)}, digest=digest)
     return Exported(path=str(path), entries=n, root=log.root(n).hex(), bytes=len(text), digest=digest)
 
 

@@ -19,7 +19,9 @@ def reconcile() -> Reconciled:
     """Compare the model registry with the ledger
 
     Exit 1 when an alias stands elsewhere than the ledger says, or a version is in one and not in the other. Records `audit.reconciled` with what was found."""
-    p = projects.current()
-    checked, found = model.differences(p)
-    ledger.record(p, "audit.reconciled", p.name, {"checked": checked, "differences": found[:100]}, fail="open")
+    project = projects.current()
+    checked, found = model.differences(project)
+    ledger.record(
+        project, "audit.reconciled", project.name, {"checked": checked, "differences": found[:100]}, fail="open"
+    )
     return Reconciled(checked=checked, differences=found)

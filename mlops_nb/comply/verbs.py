@@ -11,6 +11,7 @@ __all__ = ['status', 'list_', 'show', 'scan']
 from pathlib import Path
 from ..core import project as projects
 from ..core.errors import NotFound, suggest
+from ..core.project import Project
 from ..core.refs import Data
 from ..core.verbs import verb
 from . import collectors, controls, exposure, project_files, views
@@ -24,30 +25,33 @@ def _detectors() -> dict:
     return {"secret": guard.find_secrets, "pii": guard.find_pii}
 
 
-def _sources(p) -> collectors.Sources:
+def _sources(project: Project) -> collectors.Sources:
     "What the collectors may look at in project `p`"
     from mlops_nb import guard
     from mlops_nb.core import ledger
 
-    log = ledger.of(p)
+    log = ledger.of(project)
 
     def notebooks():
         return exposure.search(
-            [*project_files.walk(p.root, (".ipynb",)), *project_files.executed(p.root)], _detectors(), p.name, p.root
+            [*project_files.walk(project.root, (".ipynb",)), *project_files.executed(project.root)],
+            _detectors(),
+            project.name,
+            project.root,
         )
 
     return collectors.Sources(
         list(log.events()),
         verify=log.verify,
-        key=lambda: guard.key_health(p),
-        changed=lambda: project_files.uncommitted(p.root),
-        jobs=lambda: project_files.locks(p.root),
+        key=lambda: guard.key_health(project),
+        changed=lambda: project_files.uncommitted(project.root),
+        jobs=lambda: project_files.locks(project.root),
         notebooks=notebooks,
     )
 
 
-def _board(p, wanted, framework="") -> Board:
-    s = _sources(p)
+def _board(project: Project, wanted, framework="") -> Board:
+    s = _sources(project)
     results = [collectors.collect(c, s) for c in wanted]
     return Board(
         framework=framework,
@@ -94,8 +98,8 @@ _TABLES = (".parquet", ".csv", ".arrow", ".feather", ".gz", ".zip")
 
 def _scan_files(path: Path, name: str) -> Scan:
     "A file or a folder, with the executed notebooks of a project's folder"
-    p = projects.bound_or_none()
-    root = p.root if p else Path.cwd()
+    project = projects.bound_or_none()
+    root = project.root if project else Path.cwd()
     if path.is_file():
         return exposure.search([path], _detectors(), name, root)
     files = [f for f in project_files.walk(path, exposure.TEXT)] + (
@@ -124,12 +128,12 @@ def scan(
         found = _scan_files(path, str(target))
     else:
         found = _scan_table(target, str(target))
-    p = projects.bound_or_none()
-    if p is not None:
+    project = projects.bound_or_none()
+    if project is not None:
         from mlops_nb.core import ledger
 
         ledger.record(
-            p,
+            project,
             "control.checked",
             f"scan:{found.target}"[:200],
             {

@@ -20,6 +20,7 @@ from .errors import BadInput, MlopsError, NotFound, ToolFailed
 from .events import Event, check_type
 from .group_commit import GroupCommit, Waiting
 from .ledger_file import DAMAGED, connect, in_words
+from .project import Project
 
 # %% ../../nbs/core/ledger.ipynb #51001b4c
 class New(NamedTuple):
@@ -462,15 +463,15 @@ def _event(seq, header, payload) -> Event:
 _open: dict[Path, Ledger] = {}
 
 
-def of(p) -> Ledger:
+def of(project: Project) -> Ledger:
     "The ledger of a project"
-    where = str(p.ledger_path)
+    where = str(project.ledger_path)
     if "://" in where:
         raise BadInput(
             f"stores.ledger={where!r}: expected the path of a SQLite file", "change [stores] ledger in mlops.toml"
         )
-    path = p.root / where
-    s = p.settings.audit
+    path = project.root / where
+    s = project.settings.audit
     keys = tuple(_public(k) for k in s.public_key.replace(",", " ").split())
     with _opening:
         have = _open.get(path)
@@ -536,7 +537,7 @@ if hasattr(os, "register_at_fork"):
 
 # %% ../../nbs/core/ledger.ipynb #16fb9e44
 def record(
-    p,  # Project
+    project: Project,  # Project
     type: str,  # One of `core.events.TYPES`
     subject: str,  # What it is about
     payload: dict | None = None,  # Details
@@ -546,7 +547,7 @@ def record(
 ) -> Event | None:
     "Record one event of a project"
     try:
-        return of(p).append(type, subject, payload, digest=digest)
+        return of(project).append(type, subject, payload, digest=digest)
     except (MlopsError, OSError) as e:
         if fail != "open":
             raise
@@ -571,20 +572,20 @@ def because(
 
 @contextmanager
 def bracket(
-    p,  # Project
+    project: Project,  # Project
     noun: str,  # `job` or `run`
     subject: str,  # What is being done
     payload: dict | None = None,  # Details known at the start
 ):
     "Record `noun.started`, then exactly one of `noun.completed`, `noun.failed`, `noun.aborted` with what was put into the yielded dict"
     done = {"bracket": secrets.token_hex(8), **(_cause.get() or {})}
-    of(p).append(f"{noun}.started", subject, {**(payload or {}), **done})
+    of(project).append(f"{noun}.started", subject, {**(payload or {}), **done})
     try:
         yield done
     except Exception as e:
-        record(p, f"{noun}.failed", subject, {"error": f"{type(e).__name__}: {e}"[:500], **done}, fail="open")
+        record(project, f"{noun}.failed", subject, {"error": f"{type(e).__name__}: {e}"[:500], **done}, fail="open")
         raise
     except BaseException as e:
-        record(p, f"{noun}.aborted", subject, {"error": type(e).__name__, **done}, fail="open")
+        record(project, f"{noun}.aborted", subject, {"error": type(e).__name__, **done}, fail="open")
         raise
-    of(p).append(f"{noun}.completed", subject, done)
+    of(project).append(f"{noun}.completed", subject, done)

@@ -17,13 +17,14 @@ from typing import NamedTuple
 from . import journal, ledger
 from .errors import BadInput, BadUsage, MlopsError, ToolFailed
 from .frames import file_digest
+from .project import Project
 
 # %% ../../nbs/core/segments.ipynb #5f8823fd
 KIND = "predictions"  # What the model server writes; a kind is a folder below `.mlops/segments`
 
 
 def folder(
-    p,  # Project
+    project: Project,  # Project
     kind: str,  # `predictions`
     name: str,  # Whose: a model's name
 ) -> Path:
@@ -31,7 +32,7 @@ def folder(
     for x in (kind, name):
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,127}", x):
             raise BadInput(f"{x!r} is no name of segments", "use letters, digits, `_`, `.` and `-`")
-    return p.path(".mlops", "segments", kind, name)
+    return project.path(".mlops", "segments", kind, name)
 
 
 def _utc(t) -> datetime:
@@ -77,7 +78,7 @@ def _fields(pa, rows):
 
 
 def seal(
-    p,  # Project
+    project: Project,  # Project
     kind: str,  # `predictions`
     name: str,  # Whose
     rows: list[dict],  # Each with a `time` (datetime); any order
@@ -86,7 +87,7 @@ def seal(
     "Write rows as one segment and record it; raises `ToolFailed` and leaves nothing when the disk refuses"
     import pyarrow.compute as pc, pyarrow.parquet as pq
 
-    at = folder(p, kind, name)
+    at = folder(project, kind, name)
     table = _table(rows)
     first, last = (x.as_py().isoformat(timespec="microseconds") for x in pc.min_max(table["time"]).values())
     final = at / f"{re.sub('[^0-9]', '', first)[:20]}-{token or secrets.token_hex(4)}.parquet"
@@ -102,10 +103,10 @@ def seal(
     except OSError as e:
         tmp.unlink(missing_ok=True)
         raise ToolFailed(f"a segment of {name} cannot be written: {e.strerror}", "free some space") from e
-    s = Sealed(final.relative_to(p.root).as_posix(), table.num_rows, final.stat().st_size, first, last, digest)
+    s = Sealed(final.relative_to(project.root).as_posix(), table.num_rows, final.stat().st_size, first, last, digest)
     try:
         event = ledger.record(
-            p,
+            project,
             "segment.sealed",
             f"{kind}/{name}",
             {
@@ -125,7 +126,7 @@ def seal(
 
 # %% ../../nbs/core/segments.ipynb #37c9ba97
 def sealed(
-    p,  # Project
+    project: Project,  # Project
     kind: str,
     name: str,
     since: datetime | None = None,  # Only segments that reach to this time
@@ -133,7 +134,7 @@ def sealed(
 ) -> list[Sealed]:
     "Segments by time"
     out = []
-    for e in ledger.of(p).events(["segment.sealed"], subject=f"{kind}/{name}"):
+    for e in ledger.of(project).events(["segment.sealed"], subject=f"{kind}/{name}"):
         d = e.payload
         if (
             d is None
@@ -148,7 +149,7 @@ def sealed(
 
 
 def read(
-    p,  # Project
+    project: Project,  # Project
     kind: str,
     name: str,
     since: datetime | None = None,  # Inclusive
@@ -158,8 +159,8 @@ def read(
     "Rows of the segments in a time range; raises `ToolFailed` for a segment that is not what was sealed"
     import pyarrow.compute as pc, pyarrow.parquet as pq
 
-    for s in sealed(p, kind, name, since, until):
-        at = p.root / s.path
+    for s in sealed(project, kind, name, since, until):
+        at = project.root / s.path
         if not at.is_file():
             raise ToolFailed(f"{s.path} is missing; entry {s.seq} sealed it", "restore it from a backup")
         if check and file_digest(at) != s.digest:
@@ -172,35 +173,37 @@ def read(
         yield t
 
 
-def _in_work(p, kind, name, f) -> bool:
+def _in_work(project: Project, kind, name, f) -> bool:
     "Is a living writer about to seal this file, or has it just done so?"
-    at = folder(p, kind, name) / f"{f.stem.rpartition('-')[2]}.journal"
+    at = folder(project, kind, name) / f"{f.stem.rpartition('-')[2]}.journal"
     return (
         journal.held(at)
         or not f.is_file()
-        or any(s.path == f.relative_to(p.root).as_posix() for s in sealed(p, kind, name))
+        or any(s.path == f.relative_to(project.root).as_posix() for s in sealed(project, kind, name))
     )
 
 
-def verify(p, kind: str, name: str) -> list[dict]:  # {path, kind, message}
+def verify(project: Project, kind: str, name: str) -> list[dict]:  # {path, kind, message}
     "What is not as it was sealed: `missing`, `changed`, `unsealed` (complete, unknown to the ledger), `torn` (half-written), `waiting` (rows of a writer that was killed) or `rejected` (rows that fit into no table)"
-    have = {s.path: s for s in sealed(p, kind, name)}
+    have = {s.path: s for s in sealed(project, kind, name)}
     out = []
     for path, s in have.items():
-        at = p.root / path
+        at = project.root / path
         if not at.is_file():
             out.append({"path": path, "kind": "missing", "message": f"entry {s.seq} sealed {s.rows:,} rows"})
         elif file_digest(at) != s.digest:
             out.append({"path": path, "kind": "changed", "message": f"not the bytes that entry {s.seq} sealed"})
-    files = sorted(folder(p, kind, name).glob("*"))
-    have |= {s.path: s for s in sealed(p, kind, name)}  # asked again: what was sealed meanwhile is among the files
+    files = sorted(folder(project, kind, name).glob("*"))
+    have |= {
+        s.path: s for s in sealed(project, kind, name)
+    }  # asked again: what was sealed meanwhile is among the files
     for f in files:
-        path = f.relative_to(p.root).as_posix()
+        path = f.relative_to(project.root).as_posix()
         if (
             f.suffix == ".journal"
             or f.suffix in (".tmp", ".parquet")
             and path not in have
-            and _in_work(p, kind, name, f)
+            and _in_work(project, kind, name, f)
         ):
             continue
         if f.suffix == ".rejected":
@@ -217,10 +220,10 @@ def verify(p, kind: str, name: str) -> list[dict]:  # {path, kind, message}
             )
         elif path not in have:
             out.append({"path": path, "kind": "unsealed", "message": "no entry of the ledger knows this file"})
-    for j in journal.abandoned(folder(p, kind, name)):
+    for j in journal.abandoned(folder(project, kind, name)):
         out.append(
             {
-                "path": j.path.relative_to(p.root).as_posix(),
+                "path": j.path.relative_to(project.root).as_posix(),
                 "kind": "waiting",
                 "message": f"{len(j.read()):,} rows of a writer that was killed; the next one seals them, or call `segments.recover`",
             }
@@ -229,10 +232,10 @@ def verify(p, kind: str, name: str) -> list[dict]:  # {path, kind, message}
     return out
 
 # %% ../../nbs/core/segments.ipynb #62493c2a
-def _settle(p, kind: str, name: str, rows: list[dict], j: journal.Journal) -> Sealed | None:
+def _settle(project: Project, kind: str, name: str, rows: list[dict], j: journal.Journal) -> Sealed | None:
     "Seal the rows of a journal and remove it; on failure the rows stay in it, and the error is raised"
     try:
-        done = seal(p, kind, name, rows, j.token) if rows else None
+        done = seal(project, kind, name, rows, j.token) if rows else None
     except BadInput:
         j.reject()
         raise
@@ -244,18 +247,18 @@ def _settle(p, kind: str, name: str, rows: list[dict], j: journal.Journal) -> Se
 
 
 def recover(
-    p,  # Project
+    project: Project,  # Project
     kind: str,  # `predictions`
     name: str,  # Whose
     among: list[Path] | None = None,  # Only these journals
 ) -> list[Sealed]:  # What was sealed now
     "Seal the rows that killed writers left in their journals"
     done = []
-    at = folder(p, kind, name)
+    at = folder(project, kind, name)
     for j in journal.abandoned(at, among):
-        if any(s.path.endswith(f"-{j.token}.parquet") for s in sealed(p, kind, name)):
+        if any(s.path.endswith(f"-{j.token}.parquet") for s in sealed(project, kind, name)):
             j.remove()  # killed between the seal and the removal
-        elif s := _settle(p, kind, name, j.read(), j):
+        elif s := _settle(project, kind, name, j.read(), j):
             done.append(s)
     return done
 
@@ -265,7 +268,7 @@ class Writer:
 
     def __init__(
         self,
-        p,  # Project
+        project: Project,  # Project
         kind: str,  # `predictions`
         name: str,  # Whose
         rows: int = 10_000,  # Rows of a segment at most
@@ -273,7 +276,7 @@ class Writer:
         waiting: int = 100_000,  # Rows on the queue at most; more are refused
         sync_s: float = 1.0,  # Seconds until a row is on the disk at most; what a power cut can cost
     ) -> None:
-        self.p = p
+        self.p = project
         self.kind = kind
         self.name = name
         self.rows = rows
@@ -285,7 +288,7 @@ class Writer:
             0,
         )  # Rows refused or not sealed, rows sealed; `recover` adds what killed writers left
         self.error: MlopsError | None = None  # The last failure
-        self._folder = folder(p, kind, name)
+        self._folder = folder(project, kind, name)
         self._pid = os.getpid()
         self._open = True
         self._pending = 0

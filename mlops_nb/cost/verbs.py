@@ -45,8 +45,8 @@ def show(
     "Where the money went, from the runs that the ledger knows"
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    return views.table(ledger.of(p).events(), by, _moment(since), price_book.machine(p)[0])
+    project = projects.current()
+    return views.table(ledger.of(project).events(), by, _moment(since), price_book.machine(project)[0])
 
 # %% ../../nbs/cost/verbs.ipynb #539b1fcf
 @verb("cost.prices", example="mlops cost prices --provider aws")
@@ -57,12 +57,12 @@ def prices(
     """The price of this machine, and the price book
 
     A file `prices.csv` beside mlops.toml replaces lines of the book; `[cost] provider, region, instance` choose one, `[cost] usd_per_h` beats all."""
-    p = projects.current()
-    used, why = price_book.machine(p)
-    book = [x for x in price_book.book(p.root) if provider in ("", x.provider)]
+    project = projects.current()
+    used, why = price_book.machine(project)
+    book = [x for x in price_book.book(project.root) if provider in ("", x.provider)]
     if not book:
         raise BadInput(
             f"the price book has no provider {provider!r}",
-            f"it has: {', '.join(sorted({x.provider for x in price_book.book(p.root)}))}",
+            f"it has: {', '.join(sorted({x.provider for x in price_book.book(project.root)}))}",
         )
     return PriceTable(used=used, why=why, prices=book, stale=sum(x.stale for x in book))

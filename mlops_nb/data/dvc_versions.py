@@ -14,64 +14,64 @@ from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.frames import file_digest
-from ..core.project import write_text
+from ..core.project import write_text, Project
 from .facts import Version
 
 # %% ../../nbs/data/dvc_versions.ipynb #86aaec7a
 REMOTE = "mlops"  # Name of the remote that `init` makes
 
 
-def _config(p) -> Path:
-    return p.root / ".dvc" / "config"
+def _config(project: Project) -> Path:
+    return project.root / ".dvc" / "config"
 
 
-def remote_of(p) -> tuple[str, str]:
+def remote_of(project: Project) -> tuple[str, str]:
     "`(name, URL)` of the default remote; empty when there is none"
     import configparser
 
-    if not _config(p).is_file():
+    if not _config(project).is_file():
         return "", ""
     c = configparser.ConfigParser(interpolation=None, strict=False)
-    for f in (_config(p), p.root / ".dvc" / "config.local"):
+    for f in (_config(project), project.root / ".dvc" / "config.local"):
         try:
             c.read_string(re.sub(r"(?m)^[ \t]+", "", f.read_text(encoding="utf-8")) if f.is_file() else "")
         except configparser.Error as e:
-            raise BadInput(f"{f.relative_to(p.root)} cannot be read: {str(e).splitlines()[0]}") from e
+            raise BadInput(f"{f.relative_to(project.root)} cannot be read: {str(e).splitlines()[0]}") from e
     name = c.get("core", "remote", fallback="")
     return name, c.get(f"'remote \"{name}\"'", "url", fallback="")
 
 
-def local_folder(p) -> Path | None:
+def local_folder(project: Project) -> Path | None:
     "The remote as a folder, when it is one"
-    url = remote_of(p)[1]
+    url = remote_of(project)[1]
     if not url or (re.match(r"^\w+://", url) and not url.startswith("file://")):
         return None
     path = Path(url.removeprefix("file://"))
-    return path if path.is_absolute() else (p.root / ".dvc" / path).resolve()
+    return path if path.is_absolute() else (project.root / ".dvc" / path).resolve()
 
 
 def adopt(
-    p,  # Project
+    project: Project,  # Project
 ) -> dict:  # {'adopted': what was found, in words; empty when the repository was made}
     "Use the DVC repository that is there, or make one with a local remote"
-    if _config(p).is_file() and remote_of(p)[1]:
-        name, url = remote_of(p)
-        own = local_folder(p)
+    if _config(project).is_file() and remote_of(project)[1]:
+        name, url = remote_of(project)
+        own = local_folder(project)
         return {
-            "adopted": f"remote {name} at {own.relative_to(p.root).as_posix() if own and own.is_relative_to(p.root) else url}"
+            "adopted": f"remote {name} at {own.relative_to(project.root).as_posix() if own and own.is_relative_to(project.root) else url}"
         }
-    url = p.settings.stores.dvc_remote or (p.root / ".mlops" / "dvc-remote").as_posix()
-    had = _config(p).read_text(encoding="utf-8") if _config(p).is_file() else ""
+    url = project.settings.stores.dvc_remote or (project.root / ".mlops" / "dvc-remote").as_posix()
+    had = _config(project).read_text(encoding="utf-8") if _config(project).is_file() else ""
     core = "" if "[core]" in had else "[core]\n    analytics = false\n    check_update = false\n    remote = mlops\n"
     if "[core]" in had:
         had = had.replace("[core]", "[core]\n    remote = mlops", 1)
-    write_text(_config(p), f"{had}{core}['remote \"{REMOTE}\"']\n    url = {url}\n")
+    write_text(_config(project), f"{had}{core}['remote \"{REMOTE}\"']\n    url = {url}\n")
     for name, text in {
         ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
         ".dvcignore": "# What DVC should not look at\n.mlops\n",
     }.items():
-        if not (p.root / name).exists():
-            write_text(p.root / name, text)
+        if not (project.root / name).exists():
+            write_text(project.root / name, text)
     return {"adopted": ""}
 
 # %% ../../nbs/data/dvc_versions.ipynb #3220814b
@@ -98,66 +98,67 @@ def _copy(source: Path, target: Path) -> None:
             os.unlink(tmp)
 
 
-def cache(p) -> Path:
-    return p.root / ".dvc" / "cache"
+def cache(project: Project) -> Path:
+    return project.root / ".dvc" / "cache"
 
 
-def store(p, source: Path, md5: str) -> Path:
+def store(project: Project, source: Path, md5: str) -> Path:
     "Keep the bytes in the cache and, when it is a folder, in the remote; where they are"
-    for folder in filter(None, (cache(p), local_folder(p))):
+    for folder in filter(None, (cache(project), local_folder(project))):
         if not _address(folder, md5).is_file():
             _copy(source, _address(folder, md5))
         source = _address(folder, md5)
-    return _address(cache(p), md5)
+    return _address(cache(project), md5)
 
 
 def bytes_of(
-    p,  # Project
+    project: Project,  # Project
     v: Version,  # Which
     file: str,  # Current data file, relative to the project
 ) -> Path | None:  # Where its bytes lie on this machine
     "The stored bytes of a version, when they are here"
-    here = p.root / file
+    here = project.root / file
     if here.is_file() and here.stat().st_size == v.bytes and file_digest(here, "md5") == v.md5:
         return here
     return next(
-        (a for a in (_address(f, v.md5) for f in filter(None, (cache(p), local_folder(p)))) if a.is_file()), None
+        (a for a in (_address(f, v.md5) for f in filter(None, (cache(project), local_folder(project)))) if a.is_file()),
+        None,
     )
 
 
-def pull(p, name: str, v: Version, file: str) -> str:
+def pull(project: Project, name: str, v: Version, file: str) -> str:
     "Bring the bytes of a version here; what was done: `there`, `pulled` or `missing`"
-    here = p.root / file
+    here = project.root / file
     if here.is_file() and file_digest(here, "md5") == v.md5:
         return "there"
-    at = bytes_of(p, v, file)
-    if at is None and local_folder(p) is None and remote_of(p)[1]:
-        _dvc(p, "pull", f"{file}.dvc")
+    at = bytes_of(project, v, file)
+    if at is None and local_folder(project) is None and remote_of(project)[1]:
+        _dvc(project, "pull", f"{file}.dvc")
         return "pulled"
     if at is None:
         return "missing"
-    store(p, at, v.md5)
+    store(project, at, v.md5)
     _copy(at, here)
     return "pulled"
 
 
-def push(p, name: str, versions: list[Version], file: str) -> int:
+def push(project: Project, name: str, versions: list[Version], file: str) -> int:
     "Copy what the remote lacks; how many versions"
-    folder = local_folder(p)
+    folder = local_folder(project)
     if folder is None:
-        _dvc(p, "push", f"{file}.dvc")
+        _dvc(project, "push", f"{file}.dvc")
         return 1
-    lacking = [v for v in versions if not _address(folder, v.md5).is_file() and bytes_of(p, v, file)]
+    lacking = [v for v in versions if not _address(folder, v.md5).is_file() and bytes_of(project, v, file)]
     for v in lacking:
-        _copy(bytes_of(p, v, file), _address(folder, v.md5))
+        _copy(bytes_of(project, v, file), _address(folder, v.md5))
     return len(lacking)
 
 
-def _dvc(p, *words) -> None:
+def _dvc(project: Project, *words) -> None:
     "DVC itself, in a process of its own"
     r = subprocess.run(
         [sys.executable, "-m", "dvc", *words],
-        cwd=p.root,
+        cwd=project.root,
         capture_output=True,
         text=True,
         env={**os.environ, "DVC_NO_ANALYTICS": "1"},
@@ -169,18 +170,18 @@ def _dvc(p, *words) -> None:
         )
 
 # %% ../../nbs/data/dvc_versions.ipynb #a67eb8c5
-def pointer(p, name: str) -> Path | None:
+def pointer(project: Project, name: str) -> Path | None:
     "The pointer file of a dataset"
     found = [
         f
-        for f in (p.root / "data").glob("*.dvc")
+        for f in (project.root / "data").glob("*.dvc")
         if f.name.split(".")[0] == name or f.name.removesuffix(".dvc").rsplit(".", 1)[0] == name
     ]
     return min(found, key=lambda f: (f.name.removesuffix(".dvc").rsplit(".", 1)[0] != name, f.name)) if found else None
 
 
 def read(
-    p,  # Project
+    project: Project,  # Project
     name: str,  # Of the dataset
 ) -> tuple[str, list[Version]]:  # Data file relative to the project, versions oldest first
     "What a pointer says; raises `NotFound`, or `BadInput` for a pointer that cannot be read"
@@ -188,11 +189,11 @@ def read(
     from mlops_nb.core import refs
     from mlops_nb.core.errors import suggest
 
-    f = pointer(p, name)
+    f = pointer(project, name)
     if f is None:
         raise NotFound(
             f"no dataset `{name}`",
-            suggest(name, refs.registered(p, "dataset")) or "add one with: mlops data add FILE NAME",
+            suggest(name, refs.registered(project, "dataset")) or "add one with: mlops data add FILE NAME",
         )
     try:
         doc = yaml.safe_load(f.read_text(encoding="utf-8"))
@@ -221,7 +222,7 @@ def read(
     return file, versions
 
 
-def write(p, name: str, file: str, versions: list[Version]) -> None:
+def write(project: Project, name: str, file: str, versions: list[Version]) -> None:
     "Replace the pointer; the data file is ignored in git as DVC does it"
     import yaml
 
@@ -230,14 +231,14 @@ def write(p, name: str, file: str, versions: list[Version]) -> None:
         "outs": [{"md5": v.md5, "size": v.bytes, "hash": "md5", "path": Path(file).name}],
         "meta": {"mlops": {"name": name, "versions": msgspec.to_builtins(versions)}},
     }
-    ignore = p.root / "data" / ".gitignore"
+    ignore = project.root / "data" / ".gitignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
     if f"/{Path(file).name}" not in lines:
         write_text(ignore, "\n".join([*lines, f"/{Path(file).name}"]) + "\n")
-    write_text(p.root / f"{file}.dvc", yaml.safe_dump(doc, sort_keys=False, width=150, allow_unicode=True))
+    write_text(project.root / f"{file}.dvc", yaml.safe_dump(doc, sort_keys=False, width=150, allow_unicode=True))
 
 
-def put(p, source: Path, file: str) -> None:
+def put(project: Project, source: Path, file: str) -> None:
     "Make `source` the current data file"
-    if (p.root / file).resolve() != Path(source).resolve():
-        _copy(source, p.root / file)
+    if (project.root / file).resolve() != Path(source).resolve():
+        _copy(source, project.root / file)

@@ -9,18 +9,19 @@ __all__ = ['health']
 
 # %% ../../nbs/data/health.ipynb #36e1f46d
 from ..core import refs
+from ..core.project import Project
 from . import dvc_versions
 
 # %% ../../nbs/data/health.ipynb #2b06d9f8
-def health(p) -> tuple[bool, str, str]:
+def health(project: Project) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
-    names = refs.registered(p, "dataset")
+    names = refs.registered(project, "dataset")
     if not names:
         return True, "no datasets yet", ""
-    name, url = dvc_versions.remote_of(p)
+    name, url = dvc_versions.remote_of(project)
     if not url:
         return False, "there is no DVC remote", "mlops init"
-    missing = [n for n in names if not (p.root / dvc_versions.read(p, n)[0]).is_file()]
+    missing = [n for n in names if not (project.root / dvc_versions.read(project, n)[0]).is_file()]
     if missing:
         return (
             False,

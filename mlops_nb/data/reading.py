@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core import project as projects, refs
 from ..core.errors import BadInput, MlopsError, NotFound, suggest
 from ..core.frames import to_arrow
+from ..core.project import Project
 from . import dvc_versions
 from .facts import DatasetVersion
 
@@ -60,7 +61,7 @@ def resolve(
 
 def locate(
     data,  # A frame, a path or glob, or `NAME@v`
-    p=None,  # Project; the current one by default
+    project: Project | None = None,  # Project; the current one by default
 ):  # `(paths, format, dataset)` of something stored, or `(None, None, None)` of something in memory
     "Where the rows are"
     if not isinstance(data, (str, Path)):
@@ -86,7 +87,7 @@ def locate(
             "an expression goes into {{...}} in a notebook, or into a variable first",
         )
     try:
-        v = resolve(word, p)
+        v = resolve(word, project)
     except NotFound as e:
         raise NotFound(f"no file and no dataset {text!r}", e.hint) from e
     if v.path is None:
@@ -128,14 +129,14 @@ def attach(
     con,  # DuckDB connection
     name: str,  # Name of the relation to make
     data,  # Frame, path, glob or `NAME@v`
-    p=None,  # Project
+    project: Project | None = None,  # Project
 ) -> None:
     "Make `name` a relation over the data without loading files"
-    paths, format, _ = locate(data, p)
+    paths, format, _ = locate(data, project)
     sql = _expression(paths, format) if paths else ""
     quoted = '"' + name.replace('"', '""') + '"'
     if not sql:
-        con.register(name, read(data, p))
+        con.register(name, read(data, project))
         return
     import duckdb
 
@@ -145,9 +146,9 @@ def attach(
         raise BadInput(f"{data}: cannot be read as {format}: {str(e).splitlines()[0][:160]}") from e
 
 
-def scan(data, p=None) -> tuple[str, list]:
+def scan(data, project: Project | None = None) -> tuple[str, list]:
     "`(SQL relation, parameters)` over stored data; raises `BadInput` for data in memory"
-    paths, format, _ = locate(data, p)
+    paths, format, _ = locate(data, project)
     if not paths or not _expression(paths, format):
         raise BadInput("only stored Parquet, CSV or JSON can be scanned")
     return _expression(paths, format), []
@@ -155,12 +156,12 @@ def scan(data, p=None) -> tuple[str, list]:
 
 def read(
     data,  # Frame, path, glob or `NAME@v`
-    p=None,  # Project; the current one by default
+    project: Project | None = None,  # Project; the current one by default
 ):  # `pyarrow.Table`; raises `NotFound`, `BadInput`
     "All rows as an Arrow table"
     if not isinstance(data, (str, Path)):
         return to_arrow(data)
-    paths, format, _ = locate(data, p)
+    paths, format, _ = locate(data, project)
     import pyarrow as pa
 
     try:

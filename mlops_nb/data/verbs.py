@@ -17,18 +17,19 @@ from ..core.fact import Plan
 from ..core.filesystem import alone
 from ..core.frames import digest, file_digest, schema
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data, Name, Ref
 from ..core.verbs import verb
 from . import comparison, dvc_versions, reading
 from .facts import Column, DatasetVersion, Datasets, Difference, Fetched, Moved, Verified, Version
 
 # %% ../../nbs/data/verbs.ipynb #d3cd2b24
-def _prepare(p, data, folder: Path):
+def _prepare(project: Project, data, folder: Path):
     "`(file to store, suffix, digest, table)`: a single file keeps its bytes, anything else becomes Parquet"
-    paths, _, _ = reading.locate(data, p)
+    paths, _, _ = reading.locate(data, project)
     one = Path(paths[0]) if paths and len(paths) == 1 else None
     dig = file_digest(one) if one else ""  # before it is read: what is kept must still be that
-    table = reading.read(data, p)
+    table = reading.read(data, project)
     if one:
         return one, _suffix(one), dig, table
     import pyarrow as pa, pyarrow.parquet as pq
@@ -111,28 +112,28 @@ def add(
     return _fact(name, v, f"data/{name}{suffix}")
 
 
-def _kept(p, source, v, frame) -> Path:
+def _kept(project: Project, source, v, frame) -> Path:
     "Where the bytes lie now; raises `BadInput` when they are not those that were read"
-    at = dvc_versions.store(p, source, v.md5)
+    at = dvc_versions.store(project, source, v.md5)
     if file_digest(at) == v.sha256 and (frame or v.sha256 == v.digest):
         return at
     raise BadInput(f"{Path(source).name} changed while it was read", "add it when it is complete")
 
 
-def _keep(p, name, file, source, versions, frame=False) -> None:
+def _keep(project: Project, name, file, source, versions, frame=False) -> None:
     "Bytes, pointer, event; the old pointer comes back when the event cannot be recorded"
     from mlops_nb.core import ledger
 
     v = versions[-1]
-    at = p.root / f"{file}.dvc"
+    at = project.root / f"{file}.dvc"
     before = at.read_bytes() if at.exists() else None
-    dvc_versions.adopt(p)
-    given, source = source, _kept(p, source, v, frame)
+    dvc_versions.adopt(project)
+    given, source = source, _kept(project, source, v, frame)
     try:
-        dvc_versions.put(p, source, file)
-        dvc_versions.write(p, name, file, versions)
+        dvc_versions.put(project, source, file)
+        dvc_versions.write(project, name, file, versions)
         ledger.record(
-            p,
+            project,
             "dataset.added",
             f"{name}@{v.version}",
             {
@@ -148,12 +149,14 @@ def _keep(p, name, file, source, versions, frame=False) -> None:
     except BaseException:
         if before is None:
             at.unlink(missing_ok=True)
-            (p.root / file).unlink(missing_ok=True) if Path(given).resolve() != (p.root / file).resolve() else None
+            (project.root / file).unlink(missing_ok=True) if Path(given).resolve() != (
+                project.root / file
+            ).resolve() else None
         else:
             projects.write_text(at, before)
-            old = dvc_versions.bytes_of(p, versions[-2], file) if len(versions) > 1 else None
+            old = dvc_versions.bytes_of(project, versions[-2], file) if len(versions) > 1 else None
             if old:
-                dvc_versions.put(p, old, file)
+                dvc_versions.put(project, old, file)
         raise
 
 
@@ -176,10 +179,10 @@ def _fact(name, v, file, new=True) -> DatasetVersion:
 @verb(example="mlops data list")
 def list_() -> Datasets:
     "All datasets, each in its newest version"
-    p = projects.current()
+    project = projects.current()
     out = []
-    for name in refs.registered(p, "dataset"):
-        v = dvc_versions.read(p, name)[1][-1]
+    for name in refs.registered(project, "dataset"):
+        v = dvc_versions.read(project, name)[1][-1]
         out.append(
             {
                 "name": name,
@@ -211,14 +214,14 @@ def get(
     out: Path,  # File to write
 ) -> Fetched:
     "Copy the bytes of a dataset version out of the project"
-    p = projects.current()
-    v = reading.resolve(name, p)
+    project = projects.current()
+    v = reading.resolve(name, project)
     if v.path is None:
         raise NotFound(f"the bytes of {v.name}@{v.version} are not here", "fetch them with: mlops data pull")
     dvc_versions._copy(v.path, Path(out).expanduser())
     from mlops_nb.core import ledger
 
-    ledger.record(p, "dataset.fetched", f"{v.name}@{v.version}", {"bytes": v.bytes}, digest=v.digest, fail="open")
+    ledger.record(project, "dataset.fetched", f"{v.name}@{v.version}", {"bytes": v.bytes}, digest=v.digest, fail="open")
     return Fetched(name=v.name, version=v.version, digest=v.digest, path=str(out), bytes=v.bytes)
 
 
@@ -228,8 +231,8 @@ def diff(
     b: Data,  # After
 ) -> Difference:
     "Rows, columns and statistics that differ between two tables"
-    p = projects.current()
-    one, two = reading.read(a, p), reading.read(b, p)
+    project = projects.current()
+    one, two = reading.read(a, project), reading.read(b, project)
     words = [x if isinstance(x, (str, Path)) else w for x, w in ((a, "a"), (b, "b"))]
     return Difference(
         a=str(words[0]),
@@ -240,8 +243,8 @@ def diff(
     )
 
 # %% ../../nbs/data/verbs.ipynb #9e662db5
-def _chosen(p, name) -> list[str]:
-    return [refs.parse(name, "dataset").name] if name else refs.registered(p, "dataset")
+def _chosen(project: Project, name) -> list[str]:
+    return [refs.parse(name, "dataset").name] if name else refs.registered(project, "dataset")
 
 
 @verb(changes=True, example="mlops data push")
@@ -253,25 +256,25 @@ def push(
     "Copy datasets to the remote"
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    _, url = dvc_versions.remote_of(p)
+    project = projects.current()
+    _, url = dvc_versions.remote_of(project)
     if not url:
         raise NotFound("this project has no DVC remote", "make one with: mlops init")
     if dry_run:
-        return Plan(steps=[f"copy what {url} lacks of {n}" for n in _chosen(p, name)])
+        return Plan(steps=[f"copy what {url} lacks of {n}" for n in _chosen(project, name)])
     done = []
-    for n in _chosen(p, name):
-        file, versions = dvc_versions.read(p, n)
+    for n in _chosen(project, name):
+        file, versions = dvc_versions.read(project, n)
         done.append(
             {
                 "name": n,
                 "version": versions[-1].version,
                 "bytes": versions[-1].bytes,
-                "state": "pushed" if dvc_versions.push(p, n, versions, file) else "there",
+                "state": "pushed" if dvc_versions.push(project, n, versions, file) else "there",
             }
         )
     if any(d["state"] == "pushed" for d in done):
-        ledger.record(p, "dataset.pushed", name or "all", {"remote": url, "datasets": [d["name"] for d in done]})
+        ledger.record(project, "dataset.pushed", name or "all", {"remote": url, "datasets": [d["name"] for d in done]})
     return Moved(done=done, remote=url)
 
 
@@ -284,22 +287,22 @@ def pull(
     "Bring the datasets of a clone here"
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    _, url = dvc_versions.remote_of(p)
+    project = projects.current()
+    _, url = dvc_versions.remote_of(project)
     if not url:
         raise NotFound("this project has no DVC remote", "make one with: mlops init")
     if dry_run:
-        return Plan(steps=[f"fetch {n} from {url}" for n in _chosen(p, name)])
+        return Plan(steps=[f"fetch {n} from {url}" for n in _chosen(project, name)])
     done = []
-    with progress("pulling", total=len(_chosen(p, name))) as report:
-        for n in _chosen(p, name):
-            file, versions = dvc_versions.read(p, n)
+    with progress("pulling", total=len(_chosen(project, name))) as report:
+        for n in _chosen(project, name):
+            file, versions = dvc_versions.read(project, n)
             done.append(
                 {
                     "name": n,
                     "version": versions[-1].version,
                     "bytes": versions[-1].bytes,
-                    "state": dvc_versions.pull(p, n, versions[-1], file),
+                    "state": dvc_versions.pull(project, n, versions[-1], file),
                 }
             )
             report(1, n)
@@ -310,7 +313,7 @@ def pull(
         )
     if any(d["state"] == "pulled" for d in done):
         ledger.record(
-            p,
+            project,
             "dataset.pulled",
             name or "all",
             {"remote": url, "datasets": [d["name"] for d in done if d["state"] == "pulled"]},
@@ -323,13 +326,13 @@ def verify(
     name: str = "",  # Only this dataset
 ) -> Verified:
     "Read the bytes of every version again and compare their digests"
-    p = projects.current()
+    project = projects.current()
     out = []
-    for n in _chosen(p, name):
-        file, versions = dvc_versions.read(p, n)
-        here = p.root / file
+    for n in _chosen(project, name):
+        file, versions = dvc_versions.read(project, n)
+        here = project.root / file
         for v in versions:
-            at = dvc_versions.bytes_of(p, v, file)
+            at = dvc_versions.bytes_of(project, v, file)
             state = "missing" if at is None else "ok" if not v.sha256 or file_digest(at) == v.sha256 else "changed"
             if v is versions[-1] and here.is_file() and file_digest(here, "md5") != v.md5:
                 state = "changed"

@@ -13,7 +13,7 @@ from datetime import datetime, UTC
 from .. import data
 from ..core import ledger, refs
 from ..core.errors import MlopsError
-from ..core.project import write_text
+from ..core.project import write_text, Project
 from . import compute, definition
 from .facts import Definition
 
@@ -72,7 +72,7 @@ def described(
     )  # a column of dates has no seconds
 
 # %% ../../nbs/feature/catalogue.ipynb #d49e0d96
-def sources(p, d: Definition) -> list[str]:
+def sources(project: Project, d: Definition) -> list[str]:
     "Datasets and views in the version that a view reads now, and files"
     if d.on_demand:
         return d.needs
@@ -80,17 +80,17 @@ def sources(p, d: Definition) -> list[str]:
         found = {d.source if n == "source" else n for n in compute.names_of(d)}
     except MlopsError:
         return [d.source] if d.source else []
-    return sorted(_versioned(p, n) for n in found)
+    return sorted(_versioned(project, n) for n in found)
 
 
-def _versioned(p, name: str) -> str:
+def _versioned(project: Project, name: str) -> str:
     "`NAME@v` of a dataset or a view; anything else as it is"
-    views, sets = refs.registered(p, "feature"), refs.registered(p, "dataset")
+    views, sets = refs.registered(project, "feature"), refs.registered(project, "dataset")
     try:
         v = (
-            definition.find(p, name)
+            definition.find(project, name)
             if name in views
-            else data.resolve(name, p)
+            else data.resolve(name, project)
             if name.partition("@")[0] in sets
             else None
         )
@@ -100,23 +100,27 @@ def _versioned(p, name: str) -> str:
 
 
 def lineage(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,
 ) -> dict[str, list[str]]:  # {sources, training_sets, models}
     "What a view is made of, and what was made of it"
     sets = {
         e.digest: e.payload
-        for e in ledger.of(p).events(["feature.joined"])
+        for e in ledger.of(project).events(["feature.joined"])
         if e.payload and any(v.partition("@")[0] == d.name for v in e.payload.get("definitions", {}))
     }
     models = [
-        e.subject for e in ledger.of(p).events(["model.registered"]) if e.payload and _trained_on(e.payload) & set(sets)
+        e.subject
+        for e in ledger.of(project).events(["model.registered"])
+        if e.payload and _trained_on(e.payload) & set(sets)
     ]
     runs = [
-        e.subject for e in ledger.of(p).events(["run.completed"]) if e.payload and _trained_on(e.payload) & set(sets)
+        e.subject
+        for e in ledger.of(project).events(["run.completed"])
+        if e.payload and _trained_on(e.payload) & set(sets)
     ]
     return {
-        "sources": sources(p, d),
+        "sources": sources(project, d),
         "training_sets": [f"{k[:12]} ({x.get('rows_in', 0):,} rows{_from(x, d)})" for k, x in sets.items()],
         "runs": list(dict.fromkeys(runs)),
         "models": list(dict.fromkeys(models)),
@@ -179,13 +183,13 @@ def held(
 
 
 def state(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,
 ) -> dict:  # {rows, newest, age_s, columns, tests, sources, training_sets, models}
     "A view's line in the catalogue; rows are read from the cache only"
-    out = {"rows": None, "newest": "", "age_s": None, "columns": [], "tests": [], **lineage(p, d)}
+    out = {"rows": None, "newest": "", "age_s": None, "columns": [], "tests": [], **lineage(project, d)}
     try:
-        at = None if d.on_demand else compute.cached(p, d)
+        at = None if d.on_demand else compute.cached(project, d)
     except MlopsError:
         at = None
     if at is None or not at.is_file():

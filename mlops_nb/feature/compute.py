@@ -19,6 +19,7 @@ from .. import data
 from ..core import refs
 from ..core.errors import BadInput, MlopsError, NotFound, suggest
 from ..core.frames import digest as frame_digest, file_digest, logical, to_arrow
+from ..core.project import Project
 from . import definition, sql_tables, windows
 from .facts import Definition, Feature, ViewTest
 
@@ -39,7 +40,7 @@ def one_select(sql: str) -> str:
 @contextmanager
 def closed(
     tables: dict,  # Name -> frame, path or `NAME@v`
-    p,  # Project
+    project: Project,  # Project
 ) -> Iterator:
     "A DuckDB connection that can read these tables and nothing else"
     import duckdb
@@ -50,9 +51,9 @@ def closed(
         con.execute("SET python_enable_replacements=false")
         files = []
         for name, source in tables.items():
-            paths, _, _ = data.locate(source, p)
+            paths, _, _ = data.locate(source, project)
             files += [str(Path(x).absolute()) for x in paths or ()]
-            data.attach(con, name, source, p)
+            data.attach(con, name, source, project)
         con.execute("SET allowed_paths=$files", {"files": files})
         con.execute("SET enable_external_access=false")
         con.execute("SET lock_configuration=true")
@@ -124,7 +125,7 @@ def function_of(body: str) -> tuple[str, list[str]]:
 
 
 def sources(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,  # View
     above: tuple = (),  # Views that are being computed
     frame=None,  # Rows to take for `source`, whatever is declared
@@ -134,8 +135,8 @@ def sources(
     if d.name in above:
         raise BadInput(f"view {' reads '.join([*above, d.name])}: a circle", "let one of them read the dataset instead")
     out = {}
-    views = refs.registered(p, "feature")
-    sets = refs.registered(p, "dataset")
+    views = refs.registered(project, "feature")
+    sets = refs.registered(project, "dataset")
     for name in names_of(d):
         if name == "source" and frame is not None:
             out[name] = ("", frame)
@@ -144,20 +145,20 @@ def sources(
             raise BadInput("the definition reads `source` and none is declared", "say it with --source DATASET")
         what = d.source if name == "source" else name
         if name != "source" and name in views:
-            inner = definition.find(p, name)
+            inner = definition.find(project, name)
             below = (*above, d.name)
-            of = sources(p, inner, below, only_digests=only_digests)
+            of = sources(project, inner, below, only_digests=only_digests)
             out[name] = (
                 key_of(inner, of),
-                None if only_digests else rows(p, inner, below, found=of),
+                None if only_digests else rows(project, inner, below, found=of),
             )  # asked once: a key of other rows than these would lie
         elif sql_tables.is_table(what):
-            t = sql_tables.read_table(what, p.root)
+            t = sql_tables.read_table(what, project.root)
             out[name] = (frame_digest(t), t)
-        elif _is_file(p, what):
-            out[name] = (file_digest(_file(p, what)), str(_file(p, what)))
+        elif _is_file(project, what):
+            out[name] = (file_digest(_file(project, what)), str(_file(project, what)))
         elif what.partition("@")[0] in sets:
-            v = data.resolve(what, p, here=not only_digests)
+            v = data.resolve(what, project, here=not only_digests)
             out[name] = (v.digest, f"{v.name}@{v.version}")
         else:
             raise NotFound(
@@ -167,17 +168,17 @@ def sources(
     return out
 
 
-def _file(p, what):
-    return p.root / what
+def _file(project: Project, what):
+    return project.root / what
 
 
-def _is_file(p, what: str) -> bool:
-    return ("/" in what or "." in what) and _file(p, what).is_file()
+def _is_file(project: Project, what: str) -> bool:
+    return ("/" in what or "." in what) and _file(project, what).is_file()
 
 
-def key(p, d: Definition, above: tuple = ()) -> str:
+def key(project: Project, d: Definition, above: tuple = ()) -> str:
     "Digest of a view's rows without computing them: its definition and what it reads"
-    return key_of(d, sources(p, d, above, only_digests=True))
+    return key_of(d, sources(project, d, above, only_digests=True))
 
 
 def key_of(d: Definition, found: dict) -> str:
@@ -187,17 +188,17 @@ def key_of(d: Definition, found: dict) -> str:
     ).hexdigest()
 
 # %% ../../nbs/feature/compute.ipynb #3c883419
-def cached(p, d: Definition, above: tuple = ()) -> Path:
+def cached(project: Project, d: Definition, above: tuple = ()) -> Path:
     "Where the rows of a view are kept once they were computed"
-    return _kept_at(p, d, key(p, d, above))
+    return _kept_at(project, d, key(project, d, above))
 
 
-def _kept_at(p, d, key: str) -> Path:
-    return p.state / "features" / f"{d.name}-{key[:24]}.parquet"
+def _kept_at(project: Project, d, key: str) -> Path:
+    return project.state / "features" / f"{d.name}-{key[:24]}.parquet"
 
 
 def rows(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,  # View
     above: tuple = (),  # Views that are being computed
     columns: list[str] | None = None,  # Only these
@@ -206,39 +207,39 @@ def rows(
     "All rows of a view, from the cache or computed"
     import pyarrow.parquet as pq
 
-    found = sources(p, d, above) if found is None else found
-    at = _kept_at(p, d, key_of(d, found))
+    found = sources(project, d, above) if found is None else found
+    at = _kept_at(project, d, key_of(d, found))
     if at.is_file():
         try:
             return pq.read_table(at, columns=columns)
         except (OSError, ValueError):
             at.unlink(missing_ok=True)
-    table = _sorted(_python(p, d, found) if d.kind == "python" else _sql(p, d, found), d)
-    if _as_it_was(p, d, found):
+    table = _sorted(_python(project, d, found) if d.kind == "python" else _sql(project, d, found), d)
+    if _as_it_was(project, d, found):
         _keep(at, table)
     return table if columns is None else table.select(columns)
 
 
 def rows_since(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,  # View in SQL whose query works row by row
     found: dict,  # What `sources` gave
     since_us: int,  # Rows that became known at this time or later, us since 1970 UTC
 ):  # `pyarrow.Table`
     "Rows of a view by its `created`; the condition reaches into the source, which is not read whole"
-    with closed({n: v[1] for n, v in found.items()}, p) as con:
+    with closed({n: v[1] for n, v in found.items()}, project) as con:
         known, at = _known(con, d)
         return _sorted(query(con, f"SELECT * FROM (\n{one_select(d.body)}\n) WHERE {known} >= {at(since_us)}"), d)
 
 
 def known_before(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,  # View in SQL whose query works row by row
     found: dict,  # What `sources` gave
     times_us: list[int],  # us since 1970 UTC
 ) -> list[int]:  # Rows
     "How many rows of a view became known before each of some times; of the source little more than that column is read"
-    with closed({n: v[1] for n, v in found.items()}, p) as con:
+    with closed({n: v[1] for n, v in found.items()}, project) as con:
         known, at = _known(con, d)
         counts = ", ".join(f"count(*) FILTER (WHERE {known} < {at(t)}) AS n{n}" for n, t in enumerate(times_us))
         return list(query(con, f"SELECT {counts} FROM (\n{one_select(d.body)}\n)").to_pylist()[0].values())
@@ -256,21 +257,21 @@ def _known(con, d):
     )
 
 
-def rows_of(p, d: Definition, frame, order: bool = True):
+def rows_of(project: Project, d: Definition, frame, order: bool = True):
     "The rows of a view whose source is a frame that is stored nowhere, sorted if their order matters; a `pyarrow.Table`"
     frame = _as_stored(frame)
-    found = {"source": ("", frame)} if names_of(d) == ["source"] else sources(p, d, frame=frame)
-    rows = _python(p, d, found) if d.kind == "python" else _sql(p, d, found)
+    found = {"source": ("", frame)} if names_of(d) == ["source"] else sources(project, d, frame=frame)
+    rows = _python(project, d, found) if d.kind == "python" else _sql(project, d, found)
     return _sorted(rows, d) if order else rows
 
 
-def _as_it_was(p, d, found) -> bool:
+def _as_it_was(project: Project, d, found) -> bool:
     "Is a source that is a file still the one whose digest was taken? If not, the rows are not kept under it"
     what = found["source"][1] if "source" in found else None
-    if what is None or not isinstance(what, str) or what != str(_file(p, d.source)):
+    if what is None or not isinstance(what, str) or what != str(_file(project, d.source)):
         return True
     try:
-        return file_digest(_file(p, d.source)) == found["source"][0]
+        return file_digest(_file(project, d.source)) == found["source"][0]
     except OSError:
         return False
 
@@ -300,25 +301,25 @@ def _keep(at: Path, table) -> None:
         tmp.unlink(missing_ok=True)
 
 
-def _sql(p, d, found):
-    with closed({n: v[1] for n, v in found.items()}, p) as con:
+def _sql(project: Project, d, found):
+    with closed({n: v[1] for n, v in found.items()}, project) as con:
         return query(con, d.body)
 
 
-def _python(p, d, found):
+def _python(project: Project, d, found):
     "Call the function with pandas frames"
     name, arguments = function_of(d.body)
     space: dict = {"__name__": f"features.{d.name}"}
-    sys.path.insert(0, str(p.root))
+    sys.path.insert(0, str(project.root))
     try:
         exec(compile(d.body, f"features/{d.name}.py", "exec"), space)
-        result = space[name](*[data.read(found[a][1], p).to_pandas() for a in arguments])
+        result = space[name](*[data.read(found[a][1], project).to_pandas() for a in arguments])
     except MlopsError:
         raise
     except Exception as e:
         raise BadInput(f"{name} of features/{d.name}.py failed: {type(e).__name__}: {_said(e)}") from e
     finally:
-        sys.path.remove(str(p.root))
+        sys.path.remove(str(project.root))
     try:
         return to_arrow(result)
     except BadInput as e:

@@ -16,7 +16,7 @@ import msgspec
 from ..core import refs
 from ..core.errors import BadInput, MlopsError, NotFound, suggest
 from ..core.filesystem import alone
-from ..core.project import write_text
+from ..core.project import write_text, Project
 from . import windows
 from .facts import Definition, FeatureDiff
 
@@ -85,52 +85,52 @@ def _read(path: Path, text=Path.read_text) -> Definition:
     return d
 
 
-def versions(p, name: str) -> list[Definition]:
+def versions(project: Project, name: str) -> list[Definition]:
     "All versions of a view, oldest first; empty when there is none"
-    now = p.root / "features" / f"{name}.toml"
+    now = project.root / "features" / f"{name}.toml"
     while True:
-        held = _held(p)
-        stamp = _stamp(p, now)
+        held = _held(project)
+        stamp = _stamp(project, now)
         try:
-            found = _versions(p, now, held)
+            found = _versions(project, now, held)
         except MlopsError:
-            if _stamp(p, now) == stamp:
+            if _stamp(project, now) == stamp:
                 raise
             continue
-        if _stamp(p, now) == stamp:
+        if _stamp(project, now) == stamp:
             return found
 
 
-def _versions(p, now, held) -> list[Definition]:
+def _versions(project: Project, now, held) -> list[Definition]:
     if not now.is_file():
         return []
     if held.get(now.name) is None:
         held = {}  # a view that is new: its query was written before
-    at = {p.root / "features" / f: content for f, content in held.items()}
+    at = {project.root / "features" / f: content for f, content in held.items()}
 
     def text(f, encoding):
         return at[f] if at.get(f) is not None else f.read_text(encoding=encoding)
 
-    old = [f for f in (p.root / "features" / "history").glob(f"{now.stem}@*.toml") if at.get(f, "") is not None]
+    old = [f for f in (project.root / "features" / "history").glob(f"{now.stem}@*.toml") if at.get(f, "") is not None]
     return [*(_read(f, text) for f in sorted(old, key=lambda f: int(f.stem.rpartition("@")[2]))), _read(now, text)]
 
 
-def _undo(p) -> Path:
-    return p.state / "features" / "undo.json"
+def _undo(project: Project) -> Path:
+    return project.state / "features" / "undo.json"
 
 
-def _held(p) -> dict[str, str | None]:
+def _held(project: Project) -> dict[str, str | None]:
     "Files as they were before a change that is not done; paths below `features`"
     try:
-        return msgspec.json.decode(_undo(p).read_bytes())
+        return msgspec.json.decode(_undo(project).read_bytes())
     except (OSError, msgspec.DecodeError):
         return {}
 
 
-def _stamp(p, now) -> list:
+def _stamp(project: Project, now) -> list:
     "Another one when something was changed meanwhile"
     out: list = []
-    for f in (_undo(p), now):
+    for f in (_undo(project), now):
         try:
             s = f.stat()
             out.append((s.st_ino, s.st_mtime_ns))
@@ -141,18 +141,18 @@ def _stamp(p, now) -> list:
 
 @contextmanager
 def changing(
-    p,  # Project
+    project: Project,  # Project
     names: list[str],  # Views
 ):
     "Change definitions and record it: readers see the old ones until then, and always when it fails"
-    with alone(p.state / "locks" / "features"):
-        _settle(p)
+    with alone(project.state / "locks" / "features"):
+        _settle(project)
         before: dict = {}
         for n in names:
-            before |= snapshot(p, n)
-        folder = p.root / "features"
+            before |= snapshot(project, n)
+        folder = project.root / "features"
         write_text(
-            _undo(p),
+            _undo(project),
             msgspec.json.encode(
                 {
                     f.relative_to(folder).as_posix(): b if b is None else b.decode(errors="replace")
@@ -163,29 +163,31 @@ def changing(
         try:
             yield
         except BaseException:
-            restore(p, "", before)
+            restore(project, "", before)
             raise
         finally:
-            _undo(p).unlink(missing_ok=True)
+            _undo(project).unlink(missing_ok=True)
 
 
-def _settle(p) -> None:
+def _settle(project: Project) -> None:
     "Put back what a killed process had begun to change, unless it is recorded"
     from mlops_nb.core import ledger
 
-    if not (held := _held(p)):
+    if not (held := _held(project)):
         return
 
     def recorded(name):
-        d = _versions(p, p.root / "features" / f"{name}.toml", {})[-1]
-        return any(e.digest == digest(d) for e in ledger.of(p).events(["feature.added"], subject=f"{name}@{d.version}"))
+        d = _versions(project, project.root / "features" / f"{name}.toml", {})[-1]
+        return any(
+            e.digest == digest(d) for e in ledger.of(project).events(["feature.added"], subject=f"{name}@{d.version}")
+        )
 
     done = False
     with suppress(MlopsError, IndexError):
         done = all(recorded(f.removesuffix(".toml")) for f in held if f.endswith(".toml") and "/" not in f)
     if not done:
-        restore(p, "", {p.root / "features" / f: b if b is None else b.encode() for f, b in held.items()})
-    _undo(p).unlink(missing_ok=True)
+        restore(project, "", {project.root / "features" / f: b if b is None else b.encode() for f, b in held.items()})
+    _undo(project).unlink(missing_ok=True)
 
 
 class _Versioned(msgspec.Struct):
@@ -195,40 +197,40 @@ class _Versioned(msgspec.Struct):
 
 
 def find(
-    p,  # Project
+    project: Project,  # Project
     ref: str,  # `NAME@v`
 ) -> Definition:  # Raises `NotFound` with the nearest name
     "One version of a view"
     r = refs.parse(ref, "feature view")
-    have = versions(p, r.name)
+    have = versions(project, r.name)
     if not have:
         raise NotFound(
             f"no feature view `{r.name}`",
-            suggest(r.name, refs.registered(p, "feature")) or "add one with: mlops feature add",
+            suggest(r.name, refs.registered(project, "feature")) or "add one with: mlops feature add",
         )
     return refs.pick([_Versioned(d.version, digest(d), d) for d in have], r, what="feature view").definition
 
 
 def save(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,  # New definition; its version is set
 ) -> bool:  # False when the newest version says the same
     "Write a definition; a changed one becomes the next version and the old one moves to the history"
-    have = versions(p, d.name)
+    have = versions(project, d.name)
     said = ("tests", "description", "owner", "purpose", "tags")
     if have and digest(have[-1]) == digest(d) and all(getattr(have[-1], f) == getattr(d, f) for f in said):
         d.version = have[-1].version
         return False
     d.version = have[-1].version + (digest(have[-1]) != digest(d)) if have else 1
     if have and d.version != have[-1].version:
-        _write(p.root / "features" / "history", f"{d.name}@{have[-1].version}", have[-1])
+        _write(project.root / "features" / "history", f"{d.name}@{have[-1].version}", have[-1])
     if have and have[-1].kind != d.kind:
-        (p.root / "features" / f"{d.name}{SUFFIX[have[-1].kind]}").unlink(missing_ok=True)
-    _write(p.root / "features", d.name, d)
+        (project.root / "features" / f"{d.name}{SUFFIX[have[-1].kind]}").unlink(missing_ok=True)
+    _write(project.root / "features", d.name, d)
     return True
 
 
-def restore(p, name: str, before: dict[Path, bytes | None]) -> None:
+def restore(project: Project, name: str, before: dict[Path, bytes | None]) -> None:
     "Put files back as they were"
     for path, content in before.items():
         if content is None:
@@ -237,11 +239,13 @@ def restore(p, name: str, before: dict[Path, bytes | None]) -> None:
             write_text(path, content)
 
 
-def snapshot(p, name: str) -> dict[Path, bytes | None]:
+def snapshot(project: Project, name: str) -> dict[Path, bytes | None]:
     "The files that `save` may touch, as they are"
-    n = len(versions(p, name))
-    where = [p.root / "features" / f"{name}{s}" for s in (".toml", ".sql", ".py")] + [
-        p.root / "features" / "history" / f"{name}@{v}{s}" for v in range(1, n + 1) for s in (".toml", ".sql", ".py")
+    n = len(versions(project, name))
+    where = [project.root / "features" / f"{name}{s}" for s in (".toml", ".sql", ".py")] + [
+        project.root / "features" / "history" / f"{name}@{v}{s}"
+        for v in range(1, n + 1)
+        for s in (".toml", ".sql", ".py")
     ]
     return {f: f.read_bytes() if f.is_file() else None for f in where}
 

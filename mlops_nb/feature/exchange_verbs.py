@@ -16,7 +16,7 @@ from ..core import project as projects, refs as names
 from ..core.errors import BadInput, NotFound, MlopsError
 from ..core.fact import Plan
 from ..core.progress import progress
-from ..core.project import write_text
+from ..core.project import write_text, Project
 from ..core.verbs import verb
 from . import compute, definition, feast_repository, history, on_demand
 from .facts import Adopted, Definition, Exported
@@ -32,16 +32,16 @@ def adopt(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Adopted | Plan:
     "Take over a Feast repository: entities, feature views, on-demand views, feature services, push sources; the rest is kept for export"
-    p = projects.current()
+    project = projects.current()
     path = Path(path).expanduser().resolve()
     if not (path / "feature_store.yaml").is_file():
         raise NotFound(f"{path.name} holds no feature_store.yaml", "give the folder of a Feast repository")
     with progress("reading the Feast repository"):
         objects = feast_repository.parsed(path)
-    ds, skipped = _definitions(p, path, objects)
+    ds, skipped = _definitions(project, path, objects)
     services = {o.name: feast_repository.service_of(o) for k, _, o in objects if k == "feature_services"}
     fact = Adopted(
-        path=os.path.relpath(path, p.root),
+        path=os.path.relpath(path, project.root),
         views=[d.name for d in ds],
         services=services,
         kept={k: [o.name for kk, _, o in objects if kk == k] for k in feast_repository.KINDS},
@@ -53,11 +53,11 @@ def adopt(
             + [f"write features/services/{s}.toml" for s in services]
             + [f"write features/{KEPT}"]
         )
-    _keep(p, path, objects, ds, services)
+    _keep(project, path, objects, ds, services)
     return fact
 
 
-def _definitions(p, path, objects) -> tuple[list[Definition], list[dict]]:
+def _definitions(project: Project, path, objects) -> tuple[list[Definition], list[dict]]:
     "Definitions for what has a counterpart here, and why the rest has none"
     entities = {o.name: o for k, _, o in objects if k == "entities"}
     ds = []
@@ -79,7 +79,7 @@ def _definitions(p, path, objects) -> tuple[list[Definition], list[dict]]:
                     if type(source).__name__ != "FileSource"
                     else "its file is not local"
                 )
-            ds.append(feast_repository.definition_of(o, entities, os.path.relpath(path / source.path, p.root)))
+            ds.append(feast_repository.definition_of(o, entities, os.path.relpath(path / source.path, project.root)))
         except BadInput as e:
             skipped.append({"name": o.name, "why": e.message})
     have = {d.name for d in ds}
@@ -111,20 +111,20 @@ def _put_back(before: dict):
         raise
 
 
-def _keep(p, path, objects, ds, services) -> None:
+def _keep(project: Project, path, objects, ds, services) -> None:
     "Write definitions, services and the kept objects; put everything back when one fails"
     from mlops_nb.core import ledger
 
-    folder = p.root / "features"
+    folder = project.root / "features"
     touched = [folder / KEPT, *(folder / "services" / f"{s}.toml" for s in services)]
     before = {f: f.read_bytes() if f.is_file() else None for f in touched}
-    with definition.changing(p, [d.name for d in ds]), _put_back(before):
+    with definition.changing(project, [d.name for d in ds]), _put_back(before):
         for d in ds:
-            definition.save(p, d)
+            definition.save(project, d)
         for s, refs in services.items():
             write_text(folder / "services" / f"{s}.toml", f"features = {msgspec.json.encode(refs).decode()}\n")
         doc = {
-            "repository": os.path.relpath(path, p.root),
+            "repository": os.path.relpath(path, project.root),
             "feature_store": (path / "feature_store.yaml").read_text(encoding="utf-8"),
             "views": {d.name: definition.digest(d) for d in ds},
             "objects": [msgspec.to_builtins(feast_repository.kept(k, v, o)) for k, v, o in objects],
@@ -133,7 +133,7 @@ def _keep(p, path, objects, ds, services) -> None:
         write_text(folder / KEPT, msgspec.json.format(msgspec.json.encode(doc), indent=1).decode() + "\n")
         for d in ds:
             ledger.record(
-                p,
+                project,
                 "feature.added",
                 f"{d.name}@{d.version}",
                 {
@@ -168,15 +168,15 @@ def export(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Exported | Plan:
     "Write a Feast repository: what was adopted comes back unchanged, and the project's own views with their rows"
-    p = projects.current()
+    project = projects.current()
     path = Path(path).expanduser().resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise BadInput(f"{path.name} exists and is not empty", "give a new folder")
-    doc = _kept(p)
+    doc = _kept(project)
     own = [
         d
-        for n in names.registered(p, "feature")
-        if doc["views"].get((d := definition.find(p, n)).name) != definition.digest(d)
+        for n in names.registered(project, "feature")
+        if doc["views"].get((d := definition.find(project, n)).name) != definition.digest(d)
     ]
     if not own and not doc["feature_store"]:
         raise NotFound("there is no feature view to export", "add one with: mlops feature add")
@@ -190,7 +190,7 @@ def export(
     tmp = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with progress("writing the Feast repository"):
-            fact = _written(p, tmp, doc, own, offline_store, path)
+            fact = _written(project, tmp, doc, own, offline_store, path)
         if path.exists():
             path.rmdir()
         os.replace(tmp, path)
@@ -200,8 +200,8 @@ def export(
     return fact
 
 
-def _kept(p) -> dict:
-    at = p.root / "features" / KEPT
+def _kept(project: Project) -> dict:
+    at = project.root / "features" / KEPT
     if not at.is_file():
         return {"repository": "", "feature_store": "", "views": {}, "objects": [], "files": {}}
     try:
@@ -214,7 +214,7 @@ def _kept(p) -> dict:
     return doc
 
 
-def _written(p, path, doc, own, store, to) -> Exported:
+def _written(project: Project, path, doc, own, store, to) -> Exported:
     "Everything into a folder beside the target `to`"
     (path / "data").mkdir(parents=True)
     replaced = {d.name for d in own}
@@ -223,7 +223,7 @@ def _written(p, path, doc, own, store, to) -> Exported:
         for k in doc["objects"]
         if not (k.kind.endswith("views") and k.name in replaced)
     ]
-    origin = (p.root / doc["repository"]).resolve()
+    origin = (project.root / doc["repository"]).resolve()
     moves = bool(doc.get("files")) and not any(
         str(origin) in text for text in doc["files"].values()
     )  # its own code names files by where it lies
@@ -232,10 +232,10 @@ def _written(p, path, doc, own, store, to) -> Exported:
     if doc["feature_store"]:
         _bring_stores(origin, path, doc["feature_store"], to, moves)
     (path / "feature_store.yaml").write_text(
-        doc["feature_store"] or _YAML.format(name=_project(p), store=store), encoding="utf-8"
+        doc["feature_store"] or _YAML.format(name=_project(project), store=store), encoding="utf-8"
     )
     known = {o.join_key for k, _, o in objects if k == "entities"}
-    more = "\n\n".join(_own_code(p, path, d, known) for d in sorted(own, key=lambda d: d.on_demand))
+    more = "\n\n".join(_own_code(project, path, d, known) for d in sorted(own, key=lambda d: d.on_demand))
     if doc.get("files"):
         n, exact = _verbatim(path, doc, objects, replaced, more)
     else:
@@ -273,15 +273,15 @@ def _project(p) -> str:
     return re.sub(r"\W", "_", p.name).strip("_").lower() or "project"
 
 
-def _own_code(p, path, d, known) -> str:
+def _own_code(project: Project, path, d, known) -> str:
     "One view of ours: its rows as Parquet, its code as text"
     import pyarrow.parquet as pq
 
     if d.on_demand:
-        return feast_repository.code_of_on_demand(d, [(x.name, fs) for x, fs in on_demand.inputs(p, d)])
+        return feast_repository.code_of_on_demand(d, [(x.name, fs) for x, fs in on_demand.inputs(project, d)])
     from mlops_nb.core.frames import logical
 
-    rows = compute.rows(p, d)
+    rows = compute.rows(project, d)
     keys = {k: logical(rows.schema.field(k).type) for k in d.entity}
     if d.windows:
         rows = history.unrolled(d, rows)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from .. import data
 from ..core.errors import BadInput
 from ..core.frames import digest_columns
+from ..core.project import Project
 from ..core.refs import interval
 from . import asof, compute, on_demand, sliding, sql_tables
 from .facts import Definition, Joined, Window
@@ -149,15 +150,17 @@ class Held(NamedTuple):
     columns: dict  # (view, version, feature) -> column of the training set
 
 
-def held(p, picked: list, columns: dict) -> Held:
+def held(project: Project, picked: list, columns: dict) -> Held:
     return Held(
-        picked, [(d, fs, compute.rows(p, d, columns=needed(d, fs))) for d, fs in on_demand.expanded(p, picked)], columns
+        picked,
+        [(d, fs, compute.rows(project, d, columns=needed(d, fs))) for d, fs in on_demand.expanded(project, picked)],
+        columns,
     )
 
 
 def joined(
     h: Held,  # What to answer
-    p,  # Project
+    project: Project,  # Project
     table,  # pyarrow.Table: the entity frame, or a piece of it
     asked: str,  # Column that says when each row asks
     as_known: bool = True,  # Leave out what became known only later
@@ -169,17 +172,17 @@ def joined(
         answers[d.name, d.version] = answer(d, fs, rows, table, asked, as_known)
         report(1, d.name)
     for d, fs in h.picked:
-        values = answers[d.name, d.version].columns if not d.on_demand else _on_demand(p, d, answers, table)
+        values = answers[d.name, d.version].columns if not d.on_demand else _on_demand(project, d, answers, table)
         for f in fs:
             table = table.append_column(h.columns[d.name, d.version, f], values[f])
     return table, list(answers.values())
 
 
-def _on_demand(p, d, answers, table):
+def _on_demand(project: Project, d, answers, table):
     "The inputs of an on-demand view, then its code"
     import pyarrow as pa
 
-    got = {f: answers[x.name, x.version].columns[f] for x, fs in on_demand.inputs(p, d) for f in fs}
+    got = {f: answers[x.name, x.version].columns[f] for x, fs in on_demand.inputs(project, d) for f in fs}
     for r in d.request:
         if r.name not in table.column_names:
             raise BadInput(
@@ -197,18 +200,18 @@ PIECE = 1_000_000  # Rows of the entity frame that are in memory at a time
 
 def pieces(
     entities,  # Frame, path, glob, `NAME@v` or URL#table
-    p,  # Project
+    project: Project,  # Project
     rows: int = PIECE,  # At most, in a piece
 ):  # Yields `pyarrow.Table`
     "An entity frame bit by bit, in order; at least one piece, which may be empty"
     import pyarrow as pa
 
     if sql_tables.is_table(entities):
-        yield sql_tables.read_table(entities, p.root)
+        yield sql_tables.read_table(entities, project.root)
         return
-    paths, format, _ = data.locate(entities, p)
+    paths, format, _ = data.locate(entities, project)
     if not paths or format != "parquet":
-        yield data.read(entities, p)
+        yield data.read(entities, project)
         return
     import pyarrow.parquet as pq
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 import msgspec
 from ..core.errors import BadInput
+from ..core.project import Project
 from . import asof, compute, definition
 from .facts import Definition
 from .online_store import Batch
@@ -131,14 +132,14 @@ def next_turn(
 
 
 def read(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,  # A stored view
     mark: str,  # What the last reading left; empty at first
     overlap_us: int = 0,  # How late a row may come after others that became known later
     full: bool = False,  # Read everything whatever the mark says
 ) -> Reading:
     "Rows of a view that may be new"
-    found = compute.sources(p, d)
+    found = compute.sources(project, d)
     old = _mark(mark)
     digest = definition.digest(d)
     key = compute.key_of(d, found)
@@ -146,13 +147,13 @@ def read(
         return Reading(None, old, "unchanged")
     apart = bool(d.created) and d.kind == "sql" and list(found) == ["source"] and one_by_one(d.body)
     if old is None or full or old.known_us is None or old.definition != digest or not apart:
-        rows = compute.rows(p, d, found=found)
+        rows = compute.rows(project, d, found=found)
         how = "all"
         since = None
     else:
         since = old.known_us - overlap_us
         how = "since"
-        rows = compute.rows_since(p, d, found, since)
+        rows = compute.rows_since(project, d, found, since)
     known = _greatest(rows, d.created)
     now = Mark(
         key,
@@ -162,15 +163,15 @@ def read(
         turn=old.turn if old else 0,
     )
     if apart and now.known_us is not None:
-        now = _counted(p, d, found, now, old if how == "since" else None, since, overlap_us)
+        now = _counted(project, d, found, now, old if how == "since" else None, since, overlap_us)
     return Reading(rows, now, how, since)
 
 
-def _counted(p, d, found, now, old, since, overlap_us) -> Mark:
+def _counted(project: Project, d, found, now, old, since, overlap_us) -> Mark:
     "The mark with the number of rows behind it, and of those that came there too late"
     cut = now.known_us - overlap_us
     behind = min(since, old.before_us) if old and old.before_us is not None else cut
-    before, had = compute.known_before(p, d, found, [cut, behind])
+    before, had = compute.known_before(project, d, found, [cut, behind])
     late = max(0, old.late + had - old.before) if old and old.before_us is not None else 0
     return msgspec.structs.replace(now, before_us=cut, before=before, late=late)
 

@@ -10,6 +10,7 @@ __all__ = ['arrow_type', 'request_of', 'inputs', 'expanded', 'transform', 'check
 # %% ../../nbs/feature/on_demand.ipynb #9831aeb4
 from ..core.errors import BadInput, NotFound, suggest
 from ..core.frames import logical, to_arrow
+from ..core.project import Project
 from . import compute, references
 from .facts import Definition, Feature
 
@@ -41,11 +42,11 @@ def request_of(words: list[str]) -> list[Feature]:
 
 
 def inputs(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,
 ) -> list[tuple[Definition, list[str]]]:  # Views and features, as `references.chosen`
     "The features that a view needs; an on-demand view may not need another"
-    got = references.chosen(p, ",".join(d.needs)) if d.needs else []
+    got = references.chosen(project, ",".join(d.needs)) if d.needs else []
     bad = next((x.name for x, _ in got if x.on_demand), None)
     if bad:
         raise BadInput(
@@ -54,11 +55,11 @@ def inputs(
     return got
 
 
-def expanded(p, picked: list) -> list[tuple[Definition, list[str]]]:
+def expanded(project: Project, picked: list) -> list[tuple[Definition, list[str]]]:
     "The stored views behind a choice, with all features that are asked for or needed"
     out: dict = {}
     for d, fs in picked:
-        for x, gs in inputs(p, d) if d.on_demand else [(d, fs)]:
+        for x, gs in inputs(project, d) if d.on_demand else [(d, fs)]:
             have = out.setdefault((x.name, x.version), (x, []))[1]
             have += [g for g in gs if g not in have]
     return list(out.values())
@@ -169,11 +170,11 @@ def check_alone(
                 )
 
 
-def features_of(p, d: Definition) -> list[Feature]:
+def features_of(project: Project, d: Definition) -> list[Feature]:
     "Names and types that come out, found on two rows of zeros and empty texts: one would not tell an aggregate"
     import pyarrow as pa
 
-    types = {f.name: f.type for x, fs in inputs(p, d) for f in x.features if f.name in fs} | {
+    types = {f.name: f.type for x, fs in inputs(project, d) for f in x.features if f.name in fs} | {
         f.name: f.type for f in d.request
     }
     if not types:

@@ -12,18 +12,19 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import NamedTuple
 from ..core.errors import BadUsage
+from ..core.project import Project
 from ..core.refs import interval
 from . import feast_online, on_demand, online_store, redis_store, references, stream_store
 
 # %% ../../nbs/feature/online_reader.ipynb #d92c5c88
-def opened(p):
+def opened(project: Project):
     "The online store of a project"
-    url = str(p.online_url)
+    url = str(project.online_url)
     if url.startswith(("redis://", "rediss://", "unix://")):
-        return redis_store.RedisStore(url, p.settings.audit.ident or p.name)
+        return redis_store.RedisStore(url, project.settings.audit.ident or project.name)
     if url.startswith("feast:"):
-        return feast_online.FeastStore(p.root / url.removeprefix("feast:"))
-    return online_store.SqliteStore(url if "://" in url else p.root / url)
+        return feast_online.FeastStore(project.root / url.removeprefix("feast:"))
+    return online_store.SqliteStore(url if "://" in url else project.root / url)
 
 
 def _number(text):
@@ -101,18 +102,18 @@ class Reader:
 
     def __init__(
         self,
-        p,  # Project
+        project: Project,  # Project
         refs: str,  # As in join
     ) -> None:
-        self.p = p
-        self.picked = references.chosen(p, refs)
+        self.p = project
+        self.picked = references.chosen(project, refs)
         self.columns = references.column_names(self.picked, [])
-        self.stored = on_demand.expanded(p, self.picked)
+        self.stored = on_demand.expanded(project, self.picked)
         self.plain = not any(d.windows or d.on_demand for d, _ in self.picked)
         self.groups = _groups(self.stored, self.columns if self.plain else None)
         self.windowed = [d for d, _ in self.stored if d.windows]
-        self.store = opened(p) if self.groups else None
-        self.events = stream_store.of(p) if self.windowed else None
+        self.store = opened(project) if self.groups else None
+        self.events = stream_store.of(project) if self.windowed else None
         self.view_of = {self.columns[d.name, d.version, f]: (d.name, d.version) for d, fs in self.picked for f in fs}
         self.blank: dict = dict.fromkeys(self.view_of)
         self._given = [

@@ -13,6 +13,7 @@ from ..core import project as projects, refs as names
 from ..core.errors import BadInput
 from ..core.fact import Plan
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Interval, Refs
 from ..core.verbs import verb
 from . import definition, increment, online_reader, window_increment
@@ -33,20 +34,20 @@ def materialize(
     Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    ds = [definition.find(p, n) for n in ([name] if name else names.registered(p, "feature"))]
+    project = projects.current()
+    ds = [definition.find(project, n) for n in ([name] if name else names.registered(project, "feature"))]
     if dry_run:
         return Plan(steps=[f"write the newest rows of {d.name}@{d.version}" for d in ds if not d.on_demand])
     overlap_us = int(overlap.total_seconds() * 1e6)
     out = {}
-    store = online_reader.opened(p)
+    store = online_reader.opened(project)
     try:
         with progress("materializing", total=len(ds)) as report:
             for group in _groups(ds):
-                out |= _rows(p, group, store, overlap_us, full, report)
+                out |= _rows(project, group, store, overlap_us, full, report)
             for d in ds:
                 if d.windows:
-                    out[d.name] = window_increment.fill(p, d, overlap_us, full)
+                    out[d.name] = window_increment.fill(project, d, overlap_us, full)
                 if d.windows or d.on_demand:
                     report(1, d.name)
     finally:
@@ -54,7 +55,7 @@ def materialize(
     views = [out[d.name] for d in ds if d.name in out]
     for x in views:
         ledger.record(
-            p,
+            project,
             "feature.materialized",
             x["view"],
             {k: x[k] for k in ("entities", "written", "newest", "read", "how", "late")},
@@ -71,7 +72,7 @@ def _groups(ds) -> list[list]:
     return list(by.values())
 
 
-def _rows(p, ds, store, overlap_us, full, report) -> dict:
+def _rows(project: Project, ds, store, overlap_us, full, report) -> dict:
     "Views about the same entity: what is new of each, in one write; read again when another process was faster"
     import msgspec
 
@@ -79,7 +80,7 @@ def _rows(p, ds, store, overlap_us, full, report) -> dict:
     out = {}
     while done is None:
         marks = [store.mark(f"{d.name}@{d.version}") for d in ds]
-        found = [increment.read(p, d, m, overlap_us, full) for d, m in zip(ds, marks)]
+        found = [increment.read(project, d, m, overlap_us, full) for d, m in zip(ds, marks)]
         batches = []
         for d, f, m in zip(ds, found, marks):
             if f.rows is not None:
@@ -114,9 +115,9 @@ def online(
     """Read the online store: values of one entity, with their age
 
     They are what history gives at the same time, to the last bit."""
-    p = projects.current()
+    project = projects.current()
     given = _whole({**entities, **entity})
-    reader = online_reader.Reader(p, refs)
+    reader = online_reader.Reader(project, refs)
     t = _instant(at) if at else None
     try:
         (values,), (ages,) = reader.read([{**given, **_whole(request)}], t)

@@ -15,6 +15,7 @@ from ..core.errors import BadInput, BadUsage, NotFound, suggest
 from ..core.fact import Plan
 from ..core.filesystem import alone
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import compute, definition, increment, online_reader, stream_ingest, stream_store
@@ -22,7 +23,7 @@ from .push_facts import Pushed
 
 # %% ../../nbs/feature/push_verbs.ipynb #84023cd0
 def _rows_of(
-    p,  # Project
+    project: Project,  # Project
     d,  # Definition
     table,  # pyarrow.Table: the given rows
     schema,  # pyarrow.Schema of the source, or None
@@ -40,8 +41,8 @@ def _rows_of(
         )
     table = _as_source(d, table, schema)
     if d.kind == "python":
-        stream_ingest.check_row_by_row(p, d, table)
-    rows = compute.rows_of(p, d, table)
+        stream_ingest.check_row_by_row(project, d, table)
+    rows = compute.rows_of(project, d, table)
     bad = rows.num_rows - int(increment.whole(rows, d).sum())
     if bad:
         raise BadInput(
@@ -114,15 +115,15 @@ def push(
     The view's query runs over them; the newest of each entity is served at once. Nothing is written when one row cannot be used."""
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    d = definition.find(p, name)
+    project = projects.current()
+    d = definition.find(project, name)
     if d.on_demand:
         raise BadUsage(
             f"view `{d.name}` is computed on demand",
             "push into the views that it needs: " + (", ".join(d.needs) or "it needs none"),
         )
-    into = _dataset(p, d) if offline else ""
-    given, rows = _rows_of(p, d, data.read(data_, p), stream_ingest.schema_of(p, d))
+    into = _dataset(project, d) if offline else ""
+    given, rows = _rows_of(project, d, data.read(data_, project), stream_ingest.schema_of(project, d))
     steps = [
         *([f"append {given.num_rows:,} rows to dataset {into}"] if into else []),
         f"write the newest of {rows.num_rows:,} rows of {d.name}@{d.version} to the online store",
@@ -130,8 +131,8 @@ def push(
     if dry_run:
         return Plan(steps=steps)
     with progress(f"pushing into {d.name}"):
-        kept = _appended(p, into, given) if into else ""
-        entities, written = _events(p, d, rows) if d.windows else _newest(p, d, rows)
+        kept = _appended(project, into, given) if into else ""
+        entities, written = _events(project, d, rows) if d.windows else _newest(project, d, rows)
     fact = Pushed(
         view=f"{d.name}@{d.version}",
         rows=rows.num_rows,
@@ -141,7 +142,7 @@ def push(
         dataset=kept,
     )
     ledger.record(
-        p,
+        project,
         "feature.pushed",
         fact.view,
         {"rows": fact.rows, "entities": entities, "written": written, "newest": fact.newest, "dataset": kept},
@@ -149,12 +150,12 @@ def push(
     return fact
 
 
-def _dataset(p, d) -> str:
+def _dataset(project: Project, d) -> str:
     "The dataset that is a view's source; raises `BadUsage` when it is none"
     from mlops_nb.core import refs
 
     word = str(d.source).partition("@")[0]
-    if not word or word not in refs.registered(p, "dataset") or "@" in str(d.source).removesuffix("@"):
+    if not word or word not in refs.registered(project, "dataset") or "@" in str(d.source).removesuffix("@"):
         raise BadUsage(
             f"view `{d.name}` reads {d.source or 'no source'}, which is not the newest version of a dataset",
             "register it with: mlops data add FILE NAME, or push without --offline",
@@ -162,17 +163,17 @@ def _dataset(p, d) -> str:
     return word
 
 
-def _appended(p, name, given) -> str:
+def _appended(project: Project, name, given) -> str:
     "The next version of a dataset"
     import pyarrow as pa
 
-    with alone(p.state / "locks" / f"data-{name}"):
-        v = data.add(pa.concat_tables([data.read(name, p), given]), name)
+    with alone(project.state / "locks" / f"data-{name}"):
+        v = data.add(pa.concat_tables([data.read(name, project), given]), name)
     return f"{v.name}@{v.version}"
 
 
-def _newest(p, d, rows) -> tuple[int, int]:
-    store = online_reader.opened(p)
+def _newest(project: Project, d, rows) -> tuple[int, int]:
+    store = online_reader.opened(project)
     done = None
     b = increment.newest(d, rows)
     try:
@@ -184,10 +185,10 @@ def _newest(p, d, rows) -> tuple[int, int]:
         store.close()
 
 
-def _events(p, d, rows) -> tuple[int, int]:
+def _events(project: Project, d, rows) -> tuple[int, int]:
     "Events of a view with windows, added as a stream adds them"
-    events, _ = stream_ingest._events_of_rows(p, d, rows)
-    store = stream_store.of(p)
+    events, _ = stream_ingest._events_of_rows(project, d, rows)
+    store = stream_store.of(project)
     try:
         return len({e[0] for e in events}), store.add(
             f"{d.name}@{d.version}", events, "push", datetime.now(UTC).isoformat()

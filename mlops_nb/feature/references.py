@@ -9,16 +9,17 @@ __all__ = ['services', 'chosen', 'column_names']
 
 # %% ../../nbs/feature/references.ipynb #43953801
 from ..core.errors import BadInput, NotFound, suggest
+from ..core.project import Project
 from . import definition
 from .facts import Definition
 
 # %% ../../nbs/feature/references.ipynb #71fa6ae5
-def services(p) -> dict[str, list[str]]:
+def services(project: Project) -> dict[str, list[str]]:
     "Feature services of a project: names for several references, `features/services/NAME.toml`"
     import tomllib
 
     out = {}
-    for f in sorted((p.root / "features" / "services").glob("*.toml")):
+    for f in sorted((project.root / "features" / "services").glob("*.toml")):
         try:
             out[f.stem] = [str(x) for x in tomllib.loads(f.read_text(encoding="utf-8"))["features"]]
         except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as e:
@@ -28,23 +29,27 @@ def services(p) -> dict[str, list[str]]:
     return out
 
 
-def _opened(p, words: list[str]) -> list[str]:
+def _opened(project: Project, words: list[str]) -> list[str]:
     "Names of services replaced by what they stand for"
-    if not (p.root / "features" / "services").is_dir():
+    if not (project.root / "features" / "services").is_dir():
         return words
-    known = services(p)
-    return [x for w in words for x in (known.get(w, [w]) if not (p.root / "features" / f"{w}.toml").is_file() else [w])]
+    known = services(project)
+    return [
+        x
+        for w in words
+        for x in (known.get(w, [w]) if not (project.root / "features" / f"{w}.toml").is_file() else [w])
+    ]
 
 
 def chosen(
-    p,  # Project
+    project: Project,  # Project
     refs: str,  # As above
 ) -> list[tuple[Definition, list[str]]]:  # Each view once, with its features in the order asked for
     "The views and features that a reference names; raises `NotFound`"
     out: dict[tuple, tuple[Definition, list[str]]] = {}
-    for word in _opened(p, [w.strip() for w in str(refs).split(",") if w.strip()]):
+    for word in _opened(project, [w.strip() for w in str(refs).split(",") if w.strip()]):
         view, _, feature = word.partition(":")
-        d = definition.find(p, view)
+        d = definition.find(project, view)
         have = [f.name for f in d.features]
         if feature not in ("", "*") and feature not in have:
             raise NotFound(

@@ -12,6 +12,7 @@ import re
 from datetime import datetime, timedelta, UTC
 import msgspec
 from ..core.errors import BadInput, NotFound, suggest
+from ..core.project import Project
 from ..core.proportion import wilson
 from ..core.refs import interval
 from . import asof, compute, definition, history, windows
@@ -61,16 +62,16 @@ def _frame(table):
 
 
 def truth(
-    p,  # Project
+    project: Project,  # Project
     table,  # pyarrow.Table of served calls
     want: dict[tuple[str, int], list[str]],  # What `served` gives
     as_known: bool = True,  # As it was known then
 ):  # ({`VIEW@VERSION:FEATURE`: array}, {(view, version): `history.Answer`})
     "What history says about every call"
-    return _truth(p, table, [(definition.find(p, f"{v}@{n}"), fs) for (v, n), fs in want.items()], as_known)
+    return _truth(project, table, [(definition.find(project, f"{v}@{n}"), fs) for (v, n), fs in want.items()], as_known)
 
 
-def _truth(p, table, picked, as_known=True):
+def _truth(project: Project, table, picked, as_known=True):
     for d, fs in picked:
         have = [f.name for f in d.features]
         gone = next((f for f in fs if f not in have), None)
@@ -80,7 +81,7 @@ def _truth(p, table, picked, as_known=True):
                 suggest(gone, have) or f"it has: {', '.join(have[:20])}",
             )
     names = {(d.name, d.version, f): f"{d.name}@{d.version}:{f}" for d, fs in picked for f in fs}
-    joined, answers = history.joined(history.held(p, picked, names), p, _frame(table), " asked", as_known)
+    joined, answers = history.joined(history.held(project, picked, names), project, _frame(table), " asked", as_known)
     return {c: joined[c] for c in names.values()}, {a.proof.view: a for a in answers}
 
 # %% ../../nbs/feature/replay.ipynb #45f335bc
@@ -128,7 +129,7 @@ def _share_equal(a, b, tolerance) -> float:
 
 
 def reason(
-    p,  # Project
+    project: Project,  # Project
     calls,  # pyarrow.Table: the differing calls
     name: str,  # `VIEW@VERSION:FEATURE`
     said,  # pyarrow array: what history says about them
@@ -145,18 +146,18 @@ def reason(
         return "missing: served without a value that history has"
     if answer is None:
         return "unknown: look at the inputs of this on-demand view"
-    if found := _older(p, calls, m, used, answer, tolerance):
+    if found := _older(project, calls, m, used, answer, tolerance):
         return found
-    for d in definition.versions(p, m["view"]):
+    for d in definition.versions(project, m["view"]):
         if d.version == int(m["version"]) or m["feature"] not in [f.name for f in d.features]:
             continue
-        other, _ = truth(p, calls, {(d.name, d.version): [m["feature"]]})
+        other, _ = truth(project, calls, {(d.name, d.version): [m["feature"]]})
         if _share_equal(used, other[f"{d.name}@{d.version}:{m['feature']}"], tolerance) > 0.5:
             return f"code version: the values of {d.name}@{d.version}"
     factor = _factor(used, said)
     if factor is not None:
         return f"scaled: used = {factor:.6g} x history"
-    if _missed(p, calls, m, used, tolerance):
+    if _missed(project, calls, m, used, tolerance):
         return "late data: history has an event in the window that serving did not have"
     if pc.is_null(said, nan_is_null=True).to_numpy(zero_copy_only=False).mean() > 0.5:
         return "from nowhere: served with a value that history does not have"
@@ -179,13 +180,13 @@ def _factor(used, said) -> float | None:
     return middle if middle not in (0.0, 1.0) and (np.abs(ratio - middle) <= 1e-4 * abs(middle)).mean() > 0.9 else None
 
 
-def _older(p, calls, m, used, answer, tolerance) -> str:
+def _older(project: Project, calls, m, used, answer, tolerance) -> str:
     "Are these the values of an older event? Calls without a value do not count"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    d = definition.find(p, f"{m['view']}@{m['version']}")
+    d = definition.find(project, f"{m['view']}@{m['version']}")
     if d.ttl and not d.windows:
-        for_ever, _ = _truth(p, calls, [(msgspec.structs.replace(d, ttl=""), [m["feature"]])])
+        for_ever, _ = _truth(project, calls, [(msgspec.structs.replace(d, ttl=""), [m["feature"]])])
         if _share_equal(used, for_ever[m.string], tolerance) > 0.5:
             return f"stale: the value of an older event, beyond the ttl of {d.ttl}"
     event, has = answer.event, answer.has
@@ -200,7 +201,7 @@ def _older(p, calls, m, used, answer, tolerance) -> str:
             pa.timestamp(answer.unit, "UTC")
         )
         at = at.set_column(at.column_names.index("time"), "time", before)
-        values, answers = truth(p, at, {(d.name, d.version): [m["feature"]]})
+        values, answers = truth(project, at, {(d.name, d.version): [m["feature"]]})
         a = answers[f"{d.name}@{d.version}"]
         late |= ~differs(used, values[name], tolerance)[0] & some & a.has
         event, has = a.event, a.has
@@ -213,15 +214,15 @@ def _older(p, calls, m, used, answer, tolerance) -> str:
     return ""
 
 
-def _missed(p, calls, m, used, tolerance) -> bool:
+def _missed(project: Project, calls, m, used, tolerance) -> bool:
     "Are these the values of windows that one event had not reached?"
     import numpy as np, pyarrow as pa
 
-    d = definition.find(p, f"{m['view']}@{m['version']}")
+    d = definition.find(project, f"{m['view']}@{m['version']}")
     w = next((w for w in d.windows if w.name == m["feature"]), None)
     if w is None:
         return False
-    rows = compute.rows(p, d)
+    rows = compute.rows(project, d)
     looked = 0
     hit = 0
     q, v, unit = asof.question(_frame(calls.slice(0, _FEW)), rows, d.entity, " asked", d.time, d.created)
@@ -280,7 +281,7 @@ class _Sum:
 
 
 def compare(
-    p,  # Project
+    project: Project,  # Project
     tables,  # Iterable of pyarrow.Table of served calls
     tolerance: float = 1e-6,
     most: int = 5,  # Worst calls to keep
@@ -302,7 +303,7 @@ def compare(
                 "the sealed calls hold no feature values",
                 "serve with features, or write rows made by mlops_nb.feature.replay.call",
             )
-        values, answers = truth(p, t, want)
+        values, answers = truth(project, t, want)
         us = np.asarray(t["time"].cast("int64"))
         n = n + t.num_rows
         first = min(x for x in (first, int(us.min())) if x is not None)
@@ -310,7 +311,7 @@ def compare(
         features |= set(values)
         for name, said in values.items():
             _collect(
-                p,
+                project,
                 found.setdefault(name, _Sum()),
                 t,
                 name,
@@ -324,7 +325,7 @@ def compare(
     return n, sorted(out, key=lambda m: -m.rate), len(features), _iso(first), _iso(last)
 
 
-def _collect(p, s, t, name, said, answer, us, tolerance, most) -> None:
+def _collect(project: Project, s, t, name, said, answer, us, tolerance, most) -> None:
     "Add one feature of one segment"
     import numpy as np
 
@@ -351,7 +352,7 @@ def _collect(p, s, t, name, said, answer, us, tolerance, most) -> None:
             if answer is not None
             else None
         )
-        s.why = reason(p, t.take(look), name, said.take(look), part, tolerance)
+        s.why = reason(project, t.take(look), name, said.take(look), part, tolerance)
 
 
 def _mismatch(name, s, n, first, last) -> Mismatch:

@@ -38,11 +38,11 @@ def skew(
     """Replay served calls against history
 
     Every sealed call says which feature values the model was given. The same keys are joined again at the same times, as known then; exit code 1 means that a feature differs."""
-    p = projects.current()
+    project = projects.current()
     name = refs.parse(model, "model").name
     if tolerance < 0:
         raise BadInput(f"--tolerance {tolerance:g}: expected a number from 0 on")
-    found = segments.sealed(p, segments.KIND, name, _since(since))
+    found = segments.sealed(project, segments.KIND, name, _since(since))
     if not found:
         raise NotFound(
             f"no served calls of `{name}` are sealed" + (f" since {since}" if since else ""),
@@ -51,11 +51,11 @@ def skew(
 
     def read():
         with progress(f"replaying {name}", len(found)) as tick:
-            for t in segments.read(p, segments.KIND, name, _since(since)):
+            for t in segments.read(project, segments.KIND, name, _since(since)):
                 yield t
                 tick(1)
 
-    n, mismatches, features, first, last = replay.compare(p, read(), tolerance)
+    n, mismatches, features, first, last = replay.compare(project, read(), tolerance)
     s = Skew(
         model=name,
         checked=n,
@@ -69,7 +69,7 @@ def skew(
     from mlops_nb.core import ledger
 
     ledger.record(
-        p,
+        project,
         "feature.skew_checked",
         name,
         {

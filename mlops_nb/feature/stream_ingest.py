@@ -14,6 +14,7 @@ from itertools import repeat
 import msgspec
 from .. import data
 from ..core.errors import BadInput, BadUsage, MlopsError
+from ..core.project import Project
 from . import asof, compute, definition, increment, windows
 from .facts import Definition
 from .online_store import packed_key
@@ -110,23 +111,23 @@ def _guessed(table, pa):
     return table
 
 
-def schema_of(p, d: Definition):
+def schema_of(project: Project, d: Definition):
     "Columns and types of a view's source, when it is a dataset or file that is here; else None"
     try:
-        return data.read(d.source, p).slice(0, 0).schema if d.source else None
+        return data.read(d.source, project).slice(0, 0).schema if d.source else None
     except MlopsError:
         return None
 
 # %% ../../nbs/feature/stream_ingest.ipynb #646c2b42
-def check_row_by_row(p, d: Definition, table) -> None:
+def check_row_by_row(project: Project, d: Definition, table) -> None:
     "Raises `BadUsage` when a view's query mixes rows"
     import pyarrow as pa
 
     some = table.slice(0, min(6, table.num_rows))
     if some.num_rows < 2 or d.kind == "sql" and increment.one_by_one(d.body):
         return
-    alone = [compute.rows_of(p, d, some.slice(k, 1), order=False) for k in range(some.num_rows)]
-    together = compute.rows_of(p, d, some, order=False)
+    alone = [compute.rows_of(project, d, some.slice(k, 1), order=False) for k in range(some.num_rows)]
+    together = compute.rows_of(project, d, some, order=False)
     key = lambda t: sorted(map(str, t.to_pylist()))
     if key(together) != key(pa.concat_tables(alone, promote_options="permissive")):
         raise BadUsage(
@@ -135,13 +136,15 @@ def check_row_by_row(p, d: Definition, table) -> None:
         )
 
 
-def events_of(p, d: Definition, table):  # (events as `EventStore.add` takes them, list of what was unusable)
+def events_of(
+    project: Project, d: Definition, table
+):  # (events as `EventStore.add` takes them, list of what was unusable)
     "The events of a batch: the view's query, its filters and its keys"
     import numpy as np, pyarrow.compute as pc
 
     if not table.num_rows:
         return [], []
-    rows = compute.rows_of(p, d, table)
+    rows = compute.rows_of(project, d, table)
     if asof.unit_of(rows[d.time], d.time) == "ns" and pc.any(pc.not_equal(pc.nanosecond(rows[d.time]), 0)).as_py():
         raise BadInput(
             f"column `{d.time}` holds nanoseconds", "a stream counts in microseconds: cast it in the query of the view"
@@ -169,7 +172,7 @@ def events_of(p, d: Definition, table):  # (events as `EventStore.add` takes the
     return out, bad
 
 
-def _events_of_rows(p, d, rows):
+def _events_of_rows(project: Project, d, rows):
     "Events of rows that the query made already"
     plain = msgspec.structs.replace(d, kind="sql", body="SELECT * FROM source")
-    return events_of(p, plain, rows)
+    return events_of(project, plain, rows)

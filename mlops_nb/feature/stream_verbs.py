@@ -16,6 +16,7 @@ from ..core import project as projects
 from ..core.errors import BadUsage
 from ..core.fact import Plan
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Interval, Ref
 from ..core.verbs import verb
 from . import definition, stream_ingest, stream_sources, stream_store
@@ -51,8 +52,8 @@ def stream(
     """Maintain the windows of a view from a stream
 
     Events and the position in the source are committed together: after a kill the reading goes on where it was, nothing is lost and nothing counts twice. Exit code 1 means that some events could not be used."""
-    p = projects.current()
-    d = definition.find(p, name)
+    project = projects.current()
+    d = definition.find(project, name)
     if not d.windows:
         raise BadUsage(
             f"view `{d.name}` has no windows",
@@ -68,16 +69,16 @@ def stream(
     if dry_run:
         return Plan(
             steps=[
-                f"read {source} from {stream_store.of(p).position(f'{d.name}@{d.version}', source) or 'its beginning'}",
+                f"read {source} from {stream_store.of(project).position(f'{d.name}@{d.version}', source) or 'its beginning'}",
                 f"keep events of {d.name}@{d.version} in .mlops/streams.db",
             ]
         )
-    store = stream_store.of(p)
+    store = stream_store.of(project)
     stop = threading.Event()
     fact = Streamed(view=f"{d.name}@{d.version}", source=source, seen=0, used=0)
     try:
         with _until_told(stop), progress(f"reading {source}") as tick:
-            _read(p, d, store, fact, from_, once, lateness, batch, stop, tick)
+            _read(project, d, store, fact, from_, once, lateness, batch, stop, tick)
         fact.entities, fact.events = store.size(fact.view)
         high = store.high(fact.view)
         if high is not None:
@@ -88,7 +89,7 @@ def stream(
     from mlops_nb.core import ledger
 
     ledger.record(
-        p,
+        project,
         "feature.streamed",
         fact.view,
         {k: getattr(fact, k) for k in ("source", "seen", "used", "late", "duplicates", "unusable", "watermark")},
@@ -106,10 +107,10 @@ def _rows(given):
     return to_arrow(given).to_pylist()
 
 
-def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick) -> None:
+def _read(project: Project, d, store, fact, from_, once, lateness, batch, stop, tick) -> None:
     "Batch by batch, each one transaction"
     view = fact.view
-    schema = stream_ingest.schema_of(p, d)
+    schema = stream_ingest.schema_of(project, d)
     checked = False
     at = store.position(view, fact.source)
     found = (
@@ -123,9 +124,9 @@ def _read(p, d, store, fact, from_, once, lateness, batch, stop, tick) -> None:
             continue
         table, bad = stream_ingest.typed(b.rows, schema)
         if not checked:
-            stream_ingest.check_row_by_row(p, d, table)
+            stream_ingest.check_row_by_row(project, d, table)
             checked = table.num_rows > 1
-        events, worse = stream_ingest.events_of(p, d, table)
+        events, worse = stream_ingest.events_of(project, d, table)
         unusable = [*b.unusable, *bad, *worse]
         c = store.add(view, events, fact.source, b.position, int(lateness.total_seconds() * 1e6), reach_us(d), at)
         at = b.position

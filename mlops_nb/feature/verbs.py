@@ -16,6 +16,7 @@ from ..core.errors import BadInput, BadUsage, Finding, NotFound
 from ..core.fact import Plan
 from ..core.frames import digest
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data, Name, Ref, Refs
 from ..core.verbs import verb
 from . import asof, catalogue, compute, definition, history, leakage, on_demand, references, windows
@@ -152,12 +153,12 @@ def _refuse(name, **given) -> None:
 KNOWN = ("created", "created_at", "created_timestamp", "known_at")  # Columns that say when a row became known
 
 
-def _computed(p, d, frame=None):
+def _computed(project: Project, d, frame=None):
     "The rows of a new definition, with what they decide: created time, features"
     import pyarrow as pa
 
     if d.on_demand:
-        d.features = on_demand.features_of(p, d)
+        d.features = on_demand.features_of(project, d)
         return pa.table({f.name: pa.array([], on_demand.arrow_type(f.type)) for f in d.features})
     if not d.entity:
         raise BadUsage(f"view `{d.name}`: whom is a row about?", "say it with --entity COLUMN")
@@ -173,7 +174,7 @@ def _computed(p, d, frame=None):
             "of rows with the same key and time the one that was known last counts",
         )
     asked, d.created = d.created, "" if d.created == "none" else d.created
-    table = compute.rows(p, d) if frame is None else compute.rows_of(p, d, frame)
+    table = compute.rows(project, d) if frame is None else compute.rows_of(project, d, frame)
     if not asked:
         d.created = next(
             (
@@ -186,7 +187,7 @@ def _computed(p, d, frame=None):
             "",
         )
     if not asked and d.created:
-        table = compute.rows(p, d) if frame is None else compute.rows_of(p, d, frame)
+        table = compute.rows(project, d) if frame is None else compute.rows_of(project, d, frame)
     for c in filter(None, (d.time, d.created)):
         asof.unit_of(table[c], c)
     d.features = compute.features_of(table, d)
@@ -203,15 +204,15 @@ def _computed(p, d, frame=None):
     return table
 
 
-def _save(p, d, n) -> bool:
+def _save(project: Project, d, n) -> bool:
     "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger
 
-    with definition.changing(p, [d.name]):
-        if not definition.save(p, d):
+    with definition.changing(project, [d.name]):
+        if not definition.save(project, d):
             return False
         ledger.record(
-            p,
+            project,
             "feature.added",
             f"{d.name}@{d.version}",
             {
@@ -264,8 +265,8 @@ def _view(d, table, tests, new=True) -> FeatureView:
 @verb(example="mlops feature list")
 def list_() -> FeatureViews:
     "The catalogue: every feature view in its newest version, where its rows come from, who learned from it, and how fresh it is"
-    p = projects.current()
-    ds = [definition.find(p, n) for n in names.registered(p, "feature")]
+    project = projects.current()
+    ds = [definition.find(project, n) for n in names.registered(project, "feature")]
     return FeatureViews(
         views=[
             {
@@ -279,7 +280,7 @@ def list_() -> FeatureViews:
                 "owner": d.owner,
                 "tags": d.tags,
                 "kind": "on demand" if d.on_demand else "windows" if d.windows else "rows",
-                **catalogue.state(p, d),
+                **catalogue.state(project, d),
             }
             for d in ds
         ]
@@ -291,22 +292,22 @@ def show(
     name: Ref,  # `NAME@v`
 ) -> FeatureView:
     "One feature view: keys, time, features, tests, query, what its rows hold, and its lineage"
-    p = projects.current()
-    d = definition.find(p, name)
-    at = None if d.on_demand else compute.cached(p, d)
+    project = projects.current()
+    d = definition.find(project, name)
+    at = None if d.on_demand else compute.cached(project, d)
     if at is None or not at.is_file():
-        table = None if at is None else compute.rows(p, d)
+        table = None if at is None else compute.rows(project, d)
     if at is not None and at.is_file():
         try:
             h = catalogue.held(d, at)
         except (OSError, ValueError):
-            compute.rows(p, d)
+            compute.rows(project, d)
             h = catalogue.held(d, at)  # a torn file is made again
         fact = _view(d, None, [ViewTest(t, h["tests"][t]) for t in d.tests], new=False)
         fact.rows, fact.columns, fact.newest = h["rows"], h["columns"], h["newest"]
     else:
         fact = _view(d, table, compute.test_rows(table, d.tests) if table is not None else [], new=False)
-    fact.lineage = catalogue.lineage(p, d)
+    fact.lineage = catalogue.lineage(project, d)
     return fact
 
 
@@ -316,11 +317,11 @@ def diff(
     b: str = "",  # `NAME@v`; the newest version of the same view by default, and for the newest the one before it
 ) -> FeatureDiff:
     "How two versions of a feature view differ: fields, features, code"
-    p = projects.current()
-    old = definition.find(p, a)
-    new = definition.find(p, b or old.name)
+    project = projects.current()
+    old = definition.find(project, a)
+    new = definition.find(project, b or old.name)
     if not b and new.version == old.version:  # the newest: what did it change?
-        have = definition.versions(p, old.name)
+        have = definition.versions(project, old.name)
         if len(have) < 2:
             raise NotFound(
                 f"feature view `{old.name}` has one version", "another definition under its name makes the next one"
@@ -343,25 +344,25 @@ def join(
     label_time: str = "",  # Column with the time at which the label was known: no feature may count a later event
 ) -> TrainingSet:
     "Point-in-time join: every row keeps its place and gets the newest values that were known then"
-    p = projects.current()
+    project = projects.current()
     if out is not None and Path(out).suffix.lower() not in (".parquet", ".csv"):
         raise BadInput(f"--out {str(out)!r}: expected a .parquet or .csv file")
     if out is not None and re.match(r"\w+:/", str(out)) and not Path(out).drive:
         raise BadInput(f"--out {str(out)!r} is no path on this machine", "write a file here and copy it there")
     if label_time and not label:
         raise BadUsage("--label-time needs --label", "say which column is to be predicted with --label COLUMN")
-    picked = references.chosen(p, refs)
+    picked = references.chosen(project, refs)
     how = dict(time=time, full=full_names, as_known=as_known, label=label, label_time=label_time)
     run = _streamed if out is not None and Path(out).suffix.lower() == ".parquet" else _at_once
-    fact = run(p, picked, entities, Path(out).expanduser() if out is not None else None, how)
-    _note(p, fact, picked)
+    fact = run(project, picked, entities, Path(out).expanduser() if out is not None else None, how)
+    _note(project, fact, picked)
     return fact
 
 
-def _prepared(p, picked, table, how):
+def _prepared(project: Project, picked, table, how):
     "The time column, the names of the columns and the rows of the views, decided on the first piece"
     asked = asof.time_column(table, how["time"], tuple(d.time for d, _ in picked if d.time))
-    return asked, history.held(p, picked, references.column_names(picked, table.column_names, how["full"]))
+    return asked, history.held(project, picked, references.column_names(picked, table.column_names, how["full"]))
 
 
 def _leaks(h, result, answers, asked, how) -> list:
@@ -385,14 +386,14 @@ def _hints(h, table, answers, asked, how) -> list[str]:
     return out
 
 
-def _at_once(p, picked, entities, out, how) -> TrainingSet:
+def _at_once(project: Project, picked, entities, out, how) -> TrainingSet:
     "Everything in memory"
     import pyarrow as pa
 
-    table = pa.concat_tables(history.pieces(entities, p), promote_options="default")
-    asked, h = _prepared(p, picked, table, how)
+    table = pa.concat_tables(history.pieces(entities, project), promote_options="default")
+    asked, h = _prepared(project, picked, table, how)
     with progress("joining", total=len(h.stored)) as report:
-        result, answers = history.joined(h, p, table, asked, how["as_known"], report)
+        result, answers = history.joined(h, project, table, asked, how["as_known"], report)
     fact = _fact(
         [answers],
         table.num_rows,
@@ -412,7 +413,7 @@ def _at_once(p, picked, entities, out, how) -> TrainingSet:
     return fact
 
 
-def _streamed(p, picked, entities, out, how) -> TrainingSet:
+def _streamed(project: Project, picked, entities, out, how) -> TrainingSet:
     "Piece by piece into Parquet; leaks are looked for in the first piece"
     asked = ""
     h = None
@@ -423,10 +424,10 @@ def _streamed(p, picked, entities, out, how) -> TrainingSet:
     columns = []
     hints = []
     with progress("joining") as report, history.Writer(out) as w:
-        for table in history.pieces(entities, p):
+        for table in history.pieces(entities, project):
             if h is None:
-                asked, h = _prepared(p, picked, table, how)
-            result, answers = history.joined(h, p, table, asked, how["as_known"])
+                asked, h = _prepared(project, picked, table, how)
+            result, answers = history.joined(h, project, table, asked, how["as_known"])
             if not all_answers:
                 leaks = _leaks(h, result, answers, asked, how)
                 columns = result.column_names
@@ -488,12 +489,12 @@ def _write(table, path: Path) -> None:
         tmp.unlink(missing_ok=True)
 
 
-def _note(p, fact, picked) -> None:
+def _note(project: Project, fact, picked) -> None:
     "Lineage: which rows came from which definitions"
     from mlops_nb.core import ledger
 
     ledger.record(
-        p,
+        project,
         "feature.joined",
         ",".join(v.view for v in fact.views)[:200],
         {
@@ -503,7 +504,7 @@ def _note(p, fact, picked) -> None:
             "future_values": fact.future_values,
             "unmatched": fact.unmatched,
             "definitions": {f"{d.name}@{d.version}": definition.digest(d) for d, _ in picked},
-            "sources": {f"{d.name}@{d.version}": catalogue.sources(p, d) for d, _ in picked},
+            "sources": {f"{d.name}@{d.version}": catalogue.sources(project, d) for d, _ in picked},
             "time": fact.time,
             "leaks": [f"{x.column}: {x.kind}" for x in fact.leaks],
         },

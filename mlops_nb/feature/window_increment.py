@@ -9,18 +9,19 @@ __all__ = ['fill']
 
 # %% ../../nbs/feature/window_increment.ipynb #4c4f9a75
 import msgspec
+from ..core.project import Project
 from . import increment, stream_ingest, stream_store
 from .facts import Definition
 
 # %% ../../nbs/feature/window_increment.ipynb #123f555e
 def fill(
-    p,  # Project
+    project: Project,  # Project
     d: Definition,  # A view with windows
     overlap_us: int = 0,  # As in `increment.read`
     full: bool = False,  # Read everything
 ) -> dict:  # {view, entities, written, newest, read, how, late}
     "Bring the events of a view up to date with its history; what a stream maintains is ahead of history and stays"
-    store = stream_store.of(p)
+    store = stream_store.of(project)
     view = f"{d.name}@{d.version}"
 
     def said(how, newest="", written=0, read=0, late=0):
@@ -37,10 +38,10 @@ def fill(
     try:
         while not store.streamed(view):  # again when another process was faster
             was = store.mark(view)
-            f = increment.read(p, d, was, overlap_us, full)
+            f = increment.read(project, d, was, overlap_us, full)
             if f.rows is None:
                 return said(f.how, f.mark.newest, late=f.mark.late)
-            events, _ = stream_ingest._events_of_rows(p, d, f.rows)
+            events, _ = stream_ingest._events_of_rows(project, d, f.rows)
             written = store.fill(
                 view, events, was, msgspec.json.encode(f.mark).decode(), f.since_us, stream_store.reach_us(d)
             )

@@ -12,6 +12,7 @@ import base64, os, secrets, stat
 from pathlib import Path
 from ..core import identity
 from ..core.errors import BadInput, NotFound, ToolFailed
+from ..core.project import Project
 
 # %% ../../nbs/guard/signing.ipynb #aab23bca
 class Key:
@@ -61,28 +62,28 @@ def load(
     return Key(raw, path)
 
 
-def pins(p) -> list[str]:
-    return p.settings.audit.public_key.replace(",", " ").split()
+def pins(project: Project) -> list[str]:
+    return project.settings.audit.public_key.replace(",", " ").split()
 
 
 def adopt_key(
-    p,  # Project
+    project: Project,  # Project
 ) -> str:  # What was done, in words; empty when the key was there and pinned
     "Find or make this user's key and pin it in mlops.toml"
     made = not key_path().exists()
     key = load(make=True)
-    if key.pin in pins(p):
+    if key.pin in pins(project):
         return ""
-    p.pin("audit", "public_key", " ".join([*pins(p), key.pin]))
+    project.pin("audit", "public_key", " ".join([*pins(project), key.pin]))
     return "signing key made and pinned" if made else "signing key pinned"
 
 
 def signer(
-    p,  # Project
+    project: Project,  # Project
 ) -> Key:  # A key that this project has pinned; raises `BadInput` when it has not
     "The key to sign this project's checkpoints with"
     key = load()
-    if key.pin not in pins(p):
+    if key.pin not in pins(project):
         raise BadInput(
             "your signing key is not pinned in mlops.toml, so nobody would accept its signature",
             "pin it with: mlops init",
@@ -90,7 +91,7 @@ def signer(
     return key
 
 
-def key_health(p) -> tuple[bool, str, str]:
+def key_health(project: Project) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
     path = key_path()
     if not path.exists():
@@ -102,6 +103,6 @@ def key_health(p) -> tuple[bool, str, str]:
         key = load()
     except (BadInput, ToolFailed) as e:
         return False, e.message, e.hint
-    if key.pin not in pins(p):
+    if key.pin not in pins(project):
         return False, "the signing key is not pinned in mlops.toml", "mlops init"
     return True, "the signing key is private and pinned", ""

@@ -14,13 +14,14 @@ from ..core import project as projects
 from ..core.errors import BadInput, Finding
 from ..core.fact import Plan
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Name
 from ..core.verbs import verb
 from . import backfill_views, cell_syntax, definition, parameter_ranges, parameters, unattended
 from .backfill_facts import Backfilled, BackfillRow
 
 # %% ../../nbs/job/backfill_verbs.ipynb #fd5d9558
-def _planned(p, job, over, params, again) -> tuple[Backfilled, dict]:
+def _planned(project: Project, job, over, params, again) -> tuple[Backfilled, dict]:
     "Rows to go through, those that are done marked as skipped; and the parameters that all have"
     from mlops_nb.core import ledger
 
@@ -28,13 +29,13 @@ def _planned(p, job, over, params, again) -> tuple[Backfilled, dict]:
     if both := set(fixed) & set(over):
         raise BadInput(f"parameter `{min(both)}` stands under -p and under --over")
     combos = parameter_ranges.combinations(job.parameters, over, f"job `{job.name}`")
-    digest = unattended.definition_digest(p, job.name)
+    digest = unattended.definition_digest(project, job.name)
     defaults = {q.name: q.default for q in job.parameters}
     have = (
         {}
         if again
         else backfill_views.done(
-            ledger.of(p).events(["job.started", "job.completed"], subject=job.name), digest, defaults
+            ledger.of(project).events(["job.started", "job.completed"], subject=job.name), digest, defaults
         )
     )
     rows = [BackfillRow(parameters=c) for c in combos]
@@ -46,14 +47,20 @@ def _planned(p, job, over, params, again) -> tuple[Backfilled, dict]:
 
 # %% ../../nbs/job/backfill_verbs.ipynb #e122cf82
 def _work(
-    p, todo: queue.SimpleQueue, done: queue.SimpleQueue, job: str, fixed: dict, cause: dict, workers: list
+    project: Project,
+    todo: queue.SimpleQueue,
+    done: queue.SimpleQueue,
+    job: str,
+    fixed: dict,
+    cause: dict,
+    workers: list,
 ) -> None:
     "One thread with one worker: until nothing is left"
     worker = None
     while (row := todo.get()) is not None:
         try:
             if worker is None or worker.child.poll() is not None:
-                worker = unattended.Worker(p)
+                worker = unattended.Worker(project)
                 workers.append(worker)
             out, m = worker.run(job, {**fixed, **row.parameters}, cause)
             row.status = {"succeeded": "completed", "failed": "failed", "stopped": "not_run"}[out.status]
@@ -68,13 +75,13 @@ def _work(
         worker.close()
 
 
-def _go(p, b: Backfilled, fixed: dict, stop: bool) -> None:
+def _go(project: Project, b: Backfilled, fixed: dict, stop: bool) -> None:
     "Run what is to be run"
     todo = queue.SimpleQueue()
     done = queue.SimpleQueue()
     workers = []
     left = [r for r in b.rows if r.status == "not_run"]
-    args = (p, todo, done, b.job, fixed, {"backfill": b.id}, workers)
+    args = (project, todo, done, b.job, fixed, {"backfill": b.id}, workers)
     threads = [threading.Thread(target=_work, args=args, daemon=True) for _ in range(min(b.parallel, len(left)))]
     for t in threads:
         t.start()
@@ -119,12 +126,12 @@ def backfill(
     """Run a job over a range of parameters
 
     What ended well before with the same parameters and the same job is skipped. Exit 1 when a run failed: the table says which."""
-    p = projects.current()
-    job = definition.read(p, name)
+    project = projects.current()
+    job = definition.read(project, name)
     if not 1 <= parallel <= 256:
         raise BadInput(f"--parallel {parallel}: expected 1 to 256")
-    b, fixed = _planned(p, job, dict(over), params, again)
-    cell_syntax.runnable(p, job)
+    b, fixed = _planned(project, job, dict(over), params, again)
+    cell_syntax.runnable(project, job)
     if dry_run:
         return Plan(
             steps=[
@@ -138,11 +145,11 @@ def backfill(
     b.parallel = parallel
     began = time.monotonic()
     try:
-        _go(p, b, fixed, on_failure == "stop")
+        _go(project, b, fixed, on_failure == "stop")
     finally:
         b.seconds = time.monotonic() - began
         ledger.record(
-            p,
+            project,
             "job.backfilled",
             name,
             {"backfill": b.id, "over": dict(over), "counts": b.counts, "seconds": b.seconds},

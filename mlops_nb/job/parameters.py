@@ -339,8 +339,8 @@ def parse(
         raise _wrong(p, text) from e
 
 
-def _raise(p, v) -> Never:
-    raise _wrong(p, v)
+def _raise(parameter: Parameter, v) -> Never:
+    raise _wrong(parameter, v)
 
 
 def _moment(text):

@@ -12,7 +12,7 @@ import json, shlex
 import msgspec
 from ..core.errors import BadInput, ToolFailed
 from ..core.fact import Plan
-from ..core.project import write_text
+from ..core.project import write_text, Project
 from . import definition, execution, kubernetes_jobs, ray_jobs, ship_views, shipping, unattended
 from .facts import Job, RunRecord
 
@@ -53,12 +53,12 @@ def recorded(found: dict | None, log: str, run: str, job: str, where: str) -> Ru
     return r
 
 # %% ../../nbs/job/remote_verbs.ipynb #cb167d2c
-def _spec(p, job: Job, values: dict, image: str):
+def _spec(project: Project, job: Job, values: dict, image: str):
     "All that is said about the run"
     from mlops_nb.core import ledger
 
-    needs = ship_views.needs(ledger.of(p).events(["job.completed"], subject=job.name, newest=True, limit=20))
-    spec, _ = shipping.gather(p, job, needs, {}, image)
+    needs = ship_views.needs(ledger.of(project).events(["job.completed"], subject=job.name, newest=True, limit=20))
+    spec, _ = shipping.gather(project, job, needs, {}, image)
     spec.args = [w for k, v in values.items() for w in ("-p", f"{k}={v if isinstance(v, str) else json.dumps(v)}")] + [
         "--json"
     ]
@@ -68,21 +68,21 @@ def _spec(p, job: Job, values: dict, image: str):
     return spec
 
 
-def documents(p, spec, run: str) -> list[dict]:
+def documents(project: Project, spec, run: str) -> list[dict]:
     "Service account, volume claim and Job of one run"
     import yaml
 
-    ((_, _, text),) = shipping.files(p, spec, ["k8s"])
+    ((_, _, text),) = shipping.files(project, spec, ["k8s"])
     docs = list(yaml.safe_load_all(text))
     docs[-1]["metadata"]["name"] = f"{spec.slug[:45].rstrip('-')}-{run[-6:]}"
     docs[-1]["metadata"]["annotations"]["mlops-nb/run"] = run
     return docs
 
 
-def _k8s(p, spec, run: str) -> tuple[str, str]:
+def _k8s(project: Project, spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
     cluster = kubernetes_jobs.Cluster()
-    docs = documents(p, spec, run)
+    docs = documents(project, spec, run)
     name = docs[-1]["metadata"]["name"]
     try:
         with execution._stoppable():
@@ -93,13 +93,13 @@ def _k8s(p, spec, run: str) -> tuple[str, str]:
         raise
 
 
-def _ray(p, spec, run: str) -> tuple[str, str]:
+def _ray(project: Project, spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
     base = ray_jobs.address()
-    folder = definition.folder_of(p, spec.name)
+    folder = definition.folder_of(project, spec.name)
     files = {
-        f.relative_to(p.root).as_posix(): f.read_bytes()
-        for f in [p.root / "mlops.toml", *sorted(folder.rglob("*"))]
+        f.relative_to(project.root).as_posix(): f.read_bytes()
+        for f in [project.root / "mlops.toml", *sorted(folder.rglob("*"))]
         if f.is_file() and not f.name.startswith(".")
     }
     try:
@@ -112,7 +112,7 @@ def _ray(p, spec, run: str) -> tuple[str, str]:
 
 # %% ../../nbs/job/remote_verbs.ipynb #6eeda25d
 def elsewhere(
-    p,  # A `Project`
+    project: Project,  # A `Project`
     job: Job,
     values: dict,  # Checked parameter values
     on: str,  # k8s or ray
@@ -123,7 +123,7 @@ def elsewhere(
     from mlops_nb.core import ledger
 
     run = execution.new_id(job.name)
-    spec = _spec(p, job, values, image)
+    spec = _spec(project, job, values, image)
     if dry_run:
         return Plan(
             steps=[
@@ -134,7 +134,7 @@ def elsewhere(
             ]
         )
     with ledger.bracket(
-        p,
+        project,
         "job",
         job.name,
         {
@@ -142,14 +142,14 @@ def elsewhere(
             "parameters": values,
             "on": on,
             "source_digest": job.source_digest,
-            "definition": unattended.definition_digest(p, job.name),
+            "definition": unattended.definition_digest(project, job.name),
         },
     ) as done:
         done["run"] = run
-        where, log = {"k8s": _k8s, "ray": _ray}[on](p, spec, run)
+        where, log = {"k8s": _k8s, "ray": _ray}[on](project, spec, run)
         r = recorded(answer(log), log, run, job.name, where)
         r.form = on
-        folder = execution.folder_of(p, run)
+        folder = execution.folder_of(project, run)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "log.txt", log)
         write_text(folder / "run.json", json.dumps(r.json(), indent=1, ensure_ascii=False) + "\n")

@@ -15,6 +15,7 @@ from typing import Literal
 from ..core import project as projects
 from ..core.errors import BadInput
 from ..core.fact import Plan
+from ..core.project import Project
 from ..core.refs import Name
 from ..core.verbs import verb
 from . import cron as cron_lines
@@ -30,26 +31,26 @@ from mlops_nb.job.schedule_facts import (
 )
 
 # %% ../../nbs/job/schedule_verbs.ipynb #6df9d3fe
-def _store(p):
+def _store(project: Project):
     from mlops_nb.job import schedule_store
 
-    return schedule_store.Store(p)
+    return schedule_store.Store(project)
 
 
 def _local(t: datetime, tz: str) -> str:
     return t.astimezone(cron_lines.zone(tz)).isoformat(timespec="minutes")
 
 
-def _checked(p, s: Schedule) -> None:
+def _checked(project: Project, s: Schedule) -> None:
     "Refuse a schedule that could not work, before it is written"
     from mlops_nb.job import notification, parameters
 
-    job = definition.read(p, s.job)
+    job = definition.read(project, s.job)
     s.check()
     cron_lines.zone(s.tz)
     if s.cron:
         cron_lines.parse(s.cron)
-    schedule_definition.check_chain(p, s)
+    schedule_definition.check_chain(project, s)
     parameters.bind(job.parameters, schedule_definition.parameters_at(s, time.time()), f"job `{s.job}`")
     for ref in s.notify:
         notification.check(ref)
@@ -75,7 +76,7 @@ def schedule(
     """Run a job on time, without anybody there
 
     Writes jobs/NAME/schedule.toml, to be reviewed in git; `mlops job scheduler` is the daemon that follows it."""
-    p = projects.current()
+    project = projects.current()
     s = Schedule(
         job=name,
         cron=cron,
@@ -90,7 +91,7 @@ def schedule(
         notify=list(notify or []),
         notify_on=notify_on,
     )
-    _checked(p, s)
+    _checked(project, s)
     dues = [_local(t, s.tz) for t in islice(cron_lines.fires(cron, s.tz, datetime.now(UTC)), 5)] if cron else []
     if dry_run:
         return Plan(
@@ -103,12 +104,12 @@ def schedule(
     from mlops_nb.core import ledger
     from mlops_nb.job import notification
 
-    path = schedule_definition.write(p, s).relative_to(p.root).as_posix()
-    store = _store(p)
+    path = schedule_definition.write(project, s).relative_to(project.root).as_posix()
+    store = _store(project)
     store.see(s, store.now())
     store.close()
     ledger.record(
-        p,
+        project,
         "job.scheduled",
         name,
         {
@@ -135,7 +136,9 @@ def schedule(
         parameters=s.parameters,
         notify=len(s.notify),
         path=path,
-        remarks=[f"{why}: the daemon that tells needs it" for r in s.notify if (why := notification.missing(p, r))],
+        remarks=[
+            f"{why}: the daemon that tells needs it" for r in s.notify if (why := notification.missing(project, r))
+        ],
     )
 
 # %% ../../nbs/job/schedule_verbs.ipynb #d4ba477e
@@ -146,11 +149,15 @@ def unschedule(
     dry_run: bool = False,  # Say what would be taken away
 ) -> Unscheduled | Plan:
     "Take a job's schedule away; the job and its history stay"
-    p = projects.current()
-    path = schedule_definition.place(p, name)
+    project = projects.current()
+    path = schedule_definition.place(project, name)
     if not path.exists():
-        schedule_definition.read(p, name)
-    followers = [n for n in schedule_definition.names(p) if n != name and schedule_definition.read(p, n).after == name]
+        schedule_definition.read(project, name)
+    followers = [
+        n
+        for n in schedule_definition.names(project)
+        if n != name and schedule_definition.read(project, n).after == name
+    ]
     if followers:
         raise BadInput(f"job `{followers[0]}` runs after `{name}`", f"first: mlops job unschedule {followers[0]}")
     if dry_run:
@@ -164,26 +171,26 @@ def unschedule(
     from mlops_nb.core import ledger
 
     path.unlink()
-    store = _store(p)
+    store = _store(project)
     waiting = store.forget(name)
     store.close()
-    ledger.record(p, "job.unscheduled", name, {"waiting": waiting})
+    ledger.record(project, "job.unscheduled", name, {"waiting": waiting})
     return Unscheduled(job=name, done="unscheduled", waiting=waiting)
 
 
 def _pause(name: str, on: bool, dry_run: bool):
-    p = projects.current()
-    s = schedule_definition.read(p, name)
+    project = projects.current()
+    s = schedule_definition.read(project, name)
     word = "paused" if on else "unpaused"
     if dry_run:
         return Plan(steps=[f"mark the schedule of {name} as {word} in the store", f"record job.{word}"])
     from mlops_nb.core import ledger
 
-    store = _store(p)
+    store = _store(project)
     store.see(s, store.now())
     store.pause(name, on)
     store.close()
-    ledger.record(p, f"job.{word}", name)
+    ledger.record(project, f"job.{word}", name)
     return Unscheduled(job=name, done=word)
 
 
@@ -214,18 +221,18 @@ def calendar(
     days: int = 7,  # How far to look ahead
 ) -> Calendar:
     "Every schedule, its next fires on this machine's clock, and how the last ones ended"
-    p = projects.current()
+    project = projects.current()
     if not 1 <= days <= 366:
         raise BadInput(f"--days {days}: expected 1 to 366")
-    names = [name] if name else schedule_definition.names(p)
+    names = [name] if name else schedule_definition.names(project)
     here = cron_lines.local_zone()
-    store = _store(p)
+    store = _store(project)
     paused = store.paused()
     now = datetime.fromtimestamp(store.now(), UTC)
     rows = []
     ahead = []
     past = []
-    for s in [schedule_definition.read(p, n) for n in names]:
+    for s in [schedule_definition.read(project, n) for n in names]:
         found = store.fires(s.job, limit=50)
         dues = (
             []
@@ -281,18 +288,21 @@ def scheduler(
     Start it from systemd, a container or a shell; several of them may share one store. It can be killed at any moment: the next one carries on, and each fire succeeds once."""
     from mlops_nb.job import daemon, schedule_store
 
-    p = projects.current()
+    project = projects.current()
     if not 1 <= workers <= 256:
         raise BadInput(f"--workers {workers}: expected 1 to 256")
     began = time.monotonic()
-    store = schedule_store.Store(p)
+    store = schedule_store.Store(project)
     d = daemon.Daemon(
-        p, store, workers=workers, say=lambda line: sys.stderr.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        project,
+        store,
+        workers=workers,
+        say=lambda line: sys.stderr.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n"),
     )
     main = threading.current_thread() is threading.main_thread()
     before = {s: signal.signal(s, lambda *_: d.stop()) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
     try:
-        d.say(f"scheduler {d.owner} for {p.name}: {len(schedule_definition.names(p))} schedules")
+        d.say(f"scheduler {d.owner} for {project.name}: {len(schedule_definition.names(project))} schedules")
         d.loop(once)
     finally:
         for s, handler in before.items():

@@ -45,18 +45,18 @@ def ship(
     A Dockerfile with its build context and bill of materials, Kubernetes, KServe, CI/CD for GitHub and GitLab, an Airflow DAG. Requests for memory and CPU come from measured runs. Templates of the project's own templates/ship win."""
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    job = definition.read(p, name)
+    project = projects.current()
+    job = definition.read(project, name)
     targets = _targets(to)
-    cell_syntax.runnable(p, job)
-    found = ledger.of(p).events(["job.completed"], subject=name, newest=True, limit=20)
+    cell_syntax.runnable(project, job)
+    found = ledger.of(project).events(["job.completed"], subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)
-    spec, s = shipping.gather(p, job, needs, dict(params or {}), image, base, model, storage)
+    spec, s = shipping.gather(project, job, needs, dict(params or {}), image, base, model, storage)
     if "kserve" in targets and not spec.model:
         raise BadInput(
             f"job `{name}` logs no model that KServe could serve", "name one: --model NAME; or leave kserve out of --to"
         )
-    made = list(shipping.files(p, spec, targets))
+    made = list(shipping.files(project, spec, targets))
     if dry_run:
         return Plan(
             steps=[f"write {Path(out) / path} ({len(content):,} bytes)" for _, path, content in made]
@@ -83,7 +83,7 @@ def ship(
         remarks=shipping.remarks(job, s, spec, targets),
     )
     ledger.record(
-        p,
+        project,
         "job.shipped",
         name,
         {

@@ -327,9 +327,9 @@ class Steps:
     def _twice(self, name: str, did: step_graph.Effects) -> None:
         "Say it where a step that had to run again changed a file in place twice, and nobody wrote the file anew in between"
 
-        def wiped(p, at):
+        def wiped(path: str, at):
             return any(
-                p in e.files.get("w", {}) and p not in e.files.get("r", {}) and e.files["w"][p][0] >= at
+                path in e.files.get("w", {}) and path not in e.files.get("r", {}) and e.files["w"][path][0] >= at
                 for e in self.effects.values()
             )
 

@@ -116,8 +116,8 @@ def lost(a: Files, b: Files) -> list[str]:
 def overtaken(mine: Files, above: Files) -> bool:
     "Was a file that these cells wrote, or a folder that they listed, changed since by cells above?"
 
-    def later(p, ways):
-        return any(p in above.get(w, {}) and above[w][p][1] > span(mine, p)[0] for w in ways)
+    def later(path: str, ways):
+        return any(path in above.get(w, {}) and above[w][path][1] > span(mine, path)[0] for w in ways)
 
     return (
         any(later(p, "wa") for p in mine.get("w", {}))

@@ -14,6 +14,7 @@ from typing import Never
 import msgspec
 from ..core import project as projects
 from ..core.errors import MlopsError
+from ..core.project import Project
 from . import definition, process_identity, schedule_definition
 from .schedule_facts import Outcome
 
@@ -32,12 +33,12 @@ def definition_digest(project, name: str) -> str:
 END_S = 45.0  # A stopped run has this long to save its notebook; shorter than the lease of a fire
 
 
-def _once(p, spec: dict) -> dict:
+def _once(project: Project, spec: dict) -> dict:
     "One run as a message"
     from mlops_nb.core import ledger, verbs
 
     try:
-        with projects.use(p), ledger.because(**spec["cause"]):
+        with projects.use(project), ledger.because(**spec["cause"]):
             r = verbs.call("job.run", spec["job"], params=spec["params"])
         return {
             "status": "succeeded",
@@ -90,12 +91,12 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    p = projects.find(Path.cwd())
+    project = projects.find(Path.cwd())
     specs = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(specs,), daemon=True).start()
     try:
         while (spec := specs.get()) is not None:
-            print(json.dumps(_once(p, spec)), file=answers, flush=True)
+            print(json.dumps(_once(project, spec)), file=answers, flush=True)
     except (KeyboardInterrupt, BrokenPipeError):
         return
 

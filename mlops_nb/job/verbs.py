@@ -15,6 +15,7 @@ from typing import Literal
 from ..core import project as projects
 from ..core.errors import BadInput
 from ..core.fact import Plan
+from ..core.project import Project
 from ..core.refs import Name, check_name, registered
 from ..core.verbs import verb
 from . import definition, views
@@ -39,18 +40,18 @@ def _latin(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text.replace("ß", "ss")) if not unicodedata.combining(c))
 
 
-def _place(p, notebook: Path, name: str) -> tuple[str, str]:
+def _place(project: Project, notebook: Path, name: str) -> tuple[str, str]:
     "Source and working directory of a job, relative to the project"
     path = Path(notebook).resolve()
-    if not path.is_relative_to(p.root):
+    if not path.is_relative_to(project.root):
         return path.name, ""
-    if path.parent == definition.folder_of(p, name):
+    if path.parent == definition.folder_of(project, name):
         try:
-            old = definition.read(p, name)
+            old = definition.read(project, name)
             return old.source, old.cwd
         except BadInput:
-            return path.relative_to(p.root).as_posix(), ""
-    return path.relative_to(p.root).as_posix(), path.parent.relative_to(p.root).as_posix().removeprefix(".")
+            return path.relative_to(project.root).as_posix(), ""
+    return path.relative_to(project.root).as_posix(), path.parent.relative_to(project.root).as_posix().removeprefix(".")
 
 
 @verb("job.convert", changes=True, example="mlops job convert score.ipynb")
@@ -67,11 +68,11 @@ def convert(
     from mlops_nb.job import conversion, notebook_ast, notebook_diff, repairs, requirements
 
     nb = notebook_ast.load(notebook, lazy=True)
-    p = projects.current()
+    project = projects.current()
     name = _named(notebook, name)
     made = conversion.convert(nb, name, Path(notebook).resolve().parent)
     job = made.job
-    job.source, job.cwd = _place(p, notebook, name)
+    job.source, job.cwd = _place(project, notebook, name)
     job.source_digest = _digest(Path(notebook))
     job.notebook = f"{name}.ipynb"
     job.folder = f"jobs/{name}"
@@ -87,10 +88,10 @@ def convert(
         job.diff = changes or "nothing changes"
         return job
     job.__dict__["changes"] = changes
-    definition.write(p, job, made.notebook, requirements.closure(job.requirements))
+    definition.write(project, job, made.notebook, requirements.closure(job.requirements))
     from mlops_nb.core import ledger
 
-    ledger.record(p, "job.converted", name, _told(job), digest=job.source_digest)
+    ledger.record(project, "job.converted", name, _told(job), digest=job.source_digest)
     return job
 
 
@@ -144,25 +145,25 @@ def run(
 
     if on != "local":
         from mlops_nb.job import remote_verbs
-    p = projects.current()
-    job = definition.read(p, name)
+    project = projects.current()
+    job = definition.read(project, name)
     if not 0 <= parallel <= 256:
         raise BadInput(f"--parallel {parallel}: expected 1 to 256")
     if image and on != "k8s":
         raise BadInput(f"--image goes with --on k8s, not with --on {on}")
     if on != "local":
         remote_verbs.check(on, resume, isolated, live, limit)
-    old = execution.resumable(p, job, resume) if resume else None
+    old = execution.resumable(project, job, resume) if resume else None
     kept = {k: v for k, v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}
     values = parameters.bind(job.parameters, kept | dict(params or {}), f"job `{name}`")
     if on != "local" or dry_run:
-        cell_syntax.runnable(p, job)
+        cell_syntax.runnable(project, job)
     if on != "local":
-        return remote_verbs.elsewhere(p, job, values, on, image, dry_run)
+        return remote_verbs.elsewhere(project, job, values, on, image, dry_run)
     for v in values.values():
         if secret_refs.is_secret(v):
             secret_refs.look_up(v)
-    execution.limits_of(p, job, limit)
+    execution.limits_of(project, job, limit)
     if dry_run:
         return Plan(
             steps=[
@@ -178,7 +179,7 @@ def run(
     from mlops_nb.core import ledger
 
     plan = execution.prepare(
-        p,
+        project,
         job,
         values,
         execution.new_id(name),
@@ -189,42 +190,42 @@ def run(
         parallel=parallel,
     )
     if old:
-        _close(p, name, resume, plan.run)
+        _close(project, name, resume, plan.run)
     with (
-        execution.holding(execution.folder_of(p, plan.run)),
+        execution.holding(execution.folder_of(project, plan.run)),
         ledger.bracket(
-            p,
+            project,
             "job",
             name,
             {
                 "run": plan.run,
                 "parameters": parameters.told(values),
                 "source_digest": job.source_digest,
-                "definition": unattended.definition_digest(p, name),
+                "definition": unattended.definition_digest(project, name),
                 **({"resumed": resume} if resume else {}),
             },
         ) as done,
     ):
         done["run"] = plan.run
-        machine, _ = cost.machine(p)
+        machine, _ = cost.machine(project)
         record = execution.execute(
-            p, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done
+            project, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done
         )
         if not record.ok:
             raise execution.failed(record)
     return record
 
 
-def _close(p, name: str, old: str, new: str) -> None:
+def _close(project: Project, name: str, old: str, new: str) -> None:
     "Record the end of a run that died: its bracket is open, and nobody holds its lock any more"
     from mlops_nb.core import ledger
 
-    events = list(ledger.of(p).events(["job.started", *views.ENDS], subject=name))
+    events = list(ledger.of(project).events(["job.started", *views.ENDS], subject=name))
     ended = {(e.payload or {}).get("bracket") for e in events if e.type != "job.started"}
     for e in events:
         if e.type == "job.started" and (e.payload or {}).get("run") == old and e.payload["bracket"] not in ended:
             ledger.record(
-                p,
+                project,
                 "job.aborted",
                 name,
                 {"run": old, "bracket": e.payload["bracket"], "error": f"it died; {new} goes on"},
@@ -240,10 +241,10 @@ def history(
     "Runs, newest first, each with the ledger entry that shows how it ended"
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    if name and name not in registered(p, "job"):
-        definition.read(p, name)
-    rows = views.runs(ledger.of(p).events(["job.started", *views.ENDS]), name)
+    project = projects.current()
+    if name and name not in registered(project, "job"):
+        definition.read(project, name)
+    rows = views.runs(ledger.of(project).events(["job.started", *views.ENDS]), name)
     return History(runs=rows[:limit], job=name)
 
 
@@ -252,10 +253,10 @@ def list_() -> Jobs:
     "The project's jobs, their parameters and their last run"
     from mlops_nb.core import ledger
 
-    p = projects.current()
-    names = registered(p, "job")
-    about = {n: [f"{q.name} {q.type}" for q in definition.read(p, n).parameters] for n in names}
-    return Jobs(jobs=views.table(names, about, views.runs(ledger.of(p).events(["job.started", *views.ENDS]))))
+    project = projects.current()
+    names = registered(project, "job")
+    about = {n: [f"{q.name} {q.type}" for q in definition.read(project, n).parameters] for n in names}
+    return Jobs(jobs=views.table(names, about, views.runs(ledger.of(project).events(["job.started", *views.ENDS]))))
 
 
 @verb("job.show", example="mlops job show score")

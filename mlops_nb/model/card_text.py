@@ -11,6 +11,7 @@ __all__ = ['PERSON', 'Measure', 'Text', 'read']
 import subprocess, tomllib
 import msgspec
 from ..core.errors import BadInput, suggest
+from ..core.project import Project
 
 # %% ../../nbs/model/card_text.ipynb #17d1eb2e
 PERSON = {
@@ -49,11 +50,11 @@ def _git(root, *args) -> str | None:
 
 
 def read(
-    p,  # Project
+    project: Project,  # Project
     name: str,  # Of the model
 ) -> Text:
     "The reviewed words about a model; raises `BadInput` with the key"
-    at = p.path("models", name, "card.toml")
+    at = project.path("models", name, "card.toml")
     file = f"models/{name}/card.toml"
     if not at.is_file():
         return Text({}, Measure())
@@ -74,8 +75,8 @@ def read(
         )
     except msgspec.ValidationError as e:
         raise BadInput(f"{file}: {e}", "texts are strings; [measure] has data, target and by") from e
-    commit = _git(p.root, "log", "-1", "--format=%h of %as", "--", file)
-    clean = bool(commit) and _git(p.root, "status", "--porcelain", "--", file) == ""
+    commit = _git(project.root, "log", "-1", "--format=%h of %as", "--", file)
+    clean = bool(commit) and _git(project.root, "status", "--porcelain", "--", file) == ""
     return Text(
         {k: v.strip() for k, v in words.items()},
         measure,

@@ -16,6 +16,7 @@ from ..core.errors import BadInput, suggest
 from ..core.fact import Plan
 from ..core.frames import to_arrow
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import card_text, group_metrics, scoring, views
@@ -145,7 +146,7 @@ def _persons(name: str, t: card_text.Text) -> dict[str, Field]:
     return out
 
 # %% ../../nbs/model/card_verbs.ipynb #3cc1df16
-def _measured(p, v, table, target, by) -> tuple[dict, list[dict], list[dict]]:
+def _measured(project: Project, v, table, target, by) -> tuple[dict, list[dict], list[dict]]:
     "`(metrics, rows by group, gaps)` on labelled rows"
     for c in (target, *by):
         if c not in table.column_names:
@@ -154,9 +155,9 @@ def _measured(p, v, table, target, by) -> tuple[dict, list[dict], list[dict]]:
                 suggest(c, table.column_names) or f"it has: {', '.join(table.column_names)[:200]}",
             )
     a = scoring.ask(
-        load(f"{v.name}@{v.version}", p),
+        load(f"{v.name}@{v.version}", project),
         scoring.rows_of(table, v.inputs, (target, *by)),
-        scoring.classes_of((folder(v, p) / "model.onnx").read_bytes()),
+        scoring.classes_of((folder(v, project) / "model.onnx").read_bytes()),
     )
     truth = scoring.truth_of(table[target].to_pandas().to_numpy(), a.kind)
     verdicts = [
@@ -219,15 +220,15 @@ def card(
     """A model card from lineage, metrics and reviewed texts; empty mandatory fields are shown as gaps
 
     Texts of people come from models/NAME/card.toml, once it is committed."""
-    p = projects.current()
-    v = resolve(name, p)
+    project = projects.current()
+    v = resolve(name, project)
     ref = f"{v.name}@{v.version}"
-    words = card_text.read(p, v.name)
+    words = card_text.read(project, v.name)
     if dry_run:
         return Plan(
             steps=[f"make the card of {ref}", *([f"write {out}"] if out else []), f"record model.card_written {ref}"]
         )
-    events = list(ledger.of(p).events("model.*"))
+    events = list(ledger.of(project).events("model.*"))
     data = data if data is not None else words.measure.data or None
     target = target or words.measure.target
     by = by or words.measure.by
@@ -238,7 +239,7 @@ def card(
         if not target:
             raise BadInput("labelled rows need to say which column is the label", "name it with: --target COLUMN")
         with progress(f"measuring {ref}"):
-            measured, rows, gaps = _measured(p, v, to_arrow(datasets.read(data, p)), target, by)
+            measured, rows, gaps = _measured(project, v, to_arrow(datasets.read(data, project)), target, by)
     fields = {
         "version": _lineage(v),
         **_persons(v.name, words),
@@ -259,7 +260,7 @@ def card(
     if out is not None:
         _write(c, Path(out))
     ledger.record(
-        p,
+        project,
         "model.card_written",
         ref,
         {

@@ -17,6 +17,7 @@ from ..core.errors import BadInput, MlopsError, suggest
 from ..core.fact import Plan
 from ..core.frames import to_arrow
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from mlops_nb.model import (
@@ -31,7 +32,7 @@ from .onnx_session import Predictor
 from .verbs import folder, next_number, resolve
 
 # %% ../../nbs/model/compress_verbs.ipynb #3ae6c79f
-def _target(p, v, table, target: str, kind: str):
+def _target(project: Project, v, table, target: str, kind: str):
     "`(column name, labels)`: what the rows really were, or the one column that is left; None where nobody knows"
     inputs = {i["name"] for i in v.inputs}
     if not target:
@@ -49,15 +50,15 @@ def _target(p, v, table, target: str, kind: str):
     return target, scoring.truth_of(table[target].to_pandas().to_numpy(), kind)
 
 
-def _prices(p, candidates) -> str:
+def _prices(project: Project, candidates) -> str:
     "Fill in the cost of 1,000 predictions, one row each; returns what the price is"
-    price, why = cost.machine(p)
+    price, why = cost.machine(project)
     for c in candidates:
         if c.p50_us is None or price is None:
             continue
         seconds = c.p50_us / 1000
         c.usd_per_1k = cost.price(
-            cost.Usage(seconds=seconds, cpu_s=seconds, kwh=cost.metering.modelled_kwh(seconds, seconds, 1)), p
+            cost.Usage(seconds=seconds, cpu_s=seconds, kwh=cost.metering.modelled_kwh(seconds, seconds, 1)), project
         )
     return why
 
@@ -78,14 +79,14 @@ def _parity(onnx: bytes, small: bytes, inputs, rows, tolerance: float) -> Parity
     )
 
 
-def _key(p):
+def _key(project: Project):
     try:
-        return guard.signer(p)
+        return guard.signer(project)
     except MlopsError:
         return None
 
 
-def _register(p, v, fact, c, onnx, small, rows) -> int:
+def _register(project: Project, v, fact, c, onnx, small, rows) -> int:
     "The chosen one as a new version with its parent"
     r = registration.Request(
         bracket=registration.new_bracket(),
@@ -102,14 +103,14 @@ def _register(p, v, fact, c, onnx, small, rows) -> int:
         },
     )
     return onnx_version.register(
-        p,
+        project,
         r,
         small,
         v.inputs,
         rows,
         _parity(onnx, small, v.inputs, rows, 1 - fact.min_agreement),
-        _key(p),
-        next_number(p, v.name),
+        _key(project),
+        next_number(project, v.name),
     ).version
 
 # %% ../../nbs/model/compress_verbs.ipynb #87ef5e70
@@ -137,12 +138,12 @@ def compress(
     """Measure smaller candidates of a version and register the best of those that hold
 
     Exit 1 when all that gain would lose more than is allowed; "no gain" is an answer and exits 0. Without a target the answers of the version itself are the truth."""
-    p = projects.current()
+    project = projects.current()
     for way in try_:
         compression.parse(way)
     if not 0 <= max_loss < 1 or not 0 <= min_agreement <= 1:
         raise BadInput(f"--max-loss {max_loss:g} --min-agreement {min_agreement:g}", "both are shares: between 0 and 1")
-    v = resolve(name, p)
+    v = resolve(name, project)
     if dry_run:
         return Plan(
             steps=[
@@ -151,13 +152,13 @@ def compress(
                 f"record model.compressed {v.name}@{v.version}",
             ]
         )
-    onnx = (folder(v, p) / "model.onnx").read_bytes()
+    onnx = (folder(v, project) / "model.onnx").read_bytes()
     with progress(f"compressing {v.name}@{v.version}", len(try_)) as tick:
         fact, made, rows = _measured(
-            p,
+            project,
             v,
             onnx,
-            to_arrow(datasets.read(data, p)),
+            to_arrow(datasets.read(data, project)),
             list(dict.fromkeys(try_)),
             target,
             score,
@@ -177,9 +178,9 @@ def compress(
             )
         ]
     if c is not None and register:
-        fact.registered = _register(p, v, fact, c, onnx, made[c.how], rows)
+        fact.registered = _register(project, v, fact, c, onnx, made[c.how], rows)
     ledger.record(
-        p,
+        project,
         "model.compressed",
         f"{v.name}@{v.version}",
         {
@@ -197,14 +198,14 @@ def compress(
     return fact
 
 
-def _measured(p, v, onnx, table, ways, target, metric, max_loss, min_agreement, prefer, seed, tick):
+def _measured(project: Project, v, onnx, table, ways, target, metric, max_loss, min_agreement, prefer, seed, tick):
     "`(fact, how -> bytes, judging rows)`"
     kind = (
         scoring.ask(Predictor(onnx, v.inputs), scoring.rows_of(table.slice(0, 50), v.inputs, (target,))).kind
         if table.num_rows
         else "values"
     )
-    name, truth = _target(p, v, table, target, kind)
+    name, truth = _target(project, v, table, target, kind)
     rows = scoring.rows_of(table, v.inputs, (name,))
     if len(rows) < 40:
         raise BadInput(f"{len(rows)} rows are too few to calibrate and to judge", "give at least 40")
@@ -226,6 +227,6 @@ def _measured(p, v, onnx, table, ways, target, metric, max_loss, min_agreement, 
         min_agreement=min_agreement,
         candidates=found,
         chosen=chosen.how if chosen else None,
-        machine=_prices(p, found),
+        machine=_prices(project, found),
     )
     return fact, made, take(b)

@@ -14,6 +14,7 @@ from ..core import ledger, project as projects
 from ..core.errors import BadInput, NotFound
 from ..core.frames import digest as frame_digest, to_arrow
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import counterfactuals, explanation, scoring, shapley
@@ -35,9 +36,9 @@ def _take(rows, at: list[int]):
     return rows.iloc[at] if hasattr(rows, "iloc") else rows[at]
 
 
-def _again(p, ref: str, entry: int, data_digest: str) -> dict:
+def _again(project: Project, ref: str, entry: int, data_digest: str) -> dict:
     "What an earlier explanation asked; raises `NotFound`, `BadInput`"
-    e = next((e for e in ledger.of(p).events("model.explained") if e.seq == entry), None)
+    e = next((e for e in ledger.of(project).events("model.explained") if e.seq == entry), None)
     if e is None or e.payload is None:
         raise NotFound(
             f"entry {entry} of the ledger is no explanation", "list them with: mlops audit log --type model.explained"
@@ -55,9 +56,9 @@ def _again(p, ref: str, entry: int, data_digest: str) -> dict:
     return e.payload["asked"]
 
 
-def _compared(p, background, inputs, leave, rows, n, seed):
+def _compared(project: Project, background, inputs, leave, rows, n, seed):
     "Background rows: their own, or a sample of the rows"
-    given = scoring.rows_of(datasets.read(background, p), inputs, leave) if background is not None else rows
+    given = scoring.rows_of(datasets.read(background, project), inputs, leave) if background is not None else rows
     return explanation.background_of(given, n, seed)
 
 
@@ -108,10 +109,10 @@ def explain(
     """Why a version gives these scores: Shapley values on the session that serves it
 
     Exact for shallow trees, sampled with standard errors for everything else. Counterfactuals are predicted again before they are shown."""
-    p = projects.current()
-    v = resolve(name, p)
+    project = projects.current()
+    v = resolve(name, project)
     ref = f"{v.name}@{v.version}"
-    table = to_arrow(datasets.read(data, p))
+    table = to_arrow(datasets.read(data, project))
     asked = {
         "rows": rows,
         "at": at,
@@ -128,35 +129,35 @@ def explain(
         raise BadInput(f"--orders {orders} --compare {compare}: too few", "use at least 4 orders and 1 background row")
     found = frame_digest(table)
     if replay is not None:
-        asked = _again(p, ref, replay, found)
-    predictor = load(name, p)
+        asked = _again(project, ref, replay, found)
+    predictor = load(name, project)
     with progress(f"explaining {ref}"), cost.metering.measure() as used:
-        fact, picked, every = _explained(p, v, predictor, table, background, asked)
+        fact, picked, every = _explained(project, v, predictor, table, background, asked)
     fact.data_digest = found
     fact.seconds = used.seconds
-    fact.usd = cost.price(used, p)
+    fact.usd = cost.price(used, project)
     if mutable:
-        _others(fact, predictor, (folder(v, p) / "model.onnx").read_bytes(), picked, every, mutable, goal)
+        _others(fact, predictor, (folder(v, project) / "model.onnx").read_bytes(), picked, every, mutable, goal)
     if replay is not None:
         fact.replayed = (
             fact.digest
-            == next(e for e in ledger.of(p).events("model.explained") if e.seq == replay).payload["values_digest"]
+            == next(e for e in ledger.of(project).events("model.explained") if e.seq == replay).payload["values_digest"]
         )
-    _recorded(p, v, fact, asked, replay)
+    _recorded(project, v, fact, asked, replay)
     return fact
 
 
-def _explained(p, v, predictor, table, background, asked):
+def _explained(project: Project, v, predictor, table, background, asked):
     "`(fact, explained rows, all rows)`"
     import numpy as np
 
     every = scoring.rows_of(table, v.inputs, (asked["target"],))
     if not len(every):
         raise BadInput("the data has no rows", "give at least one")
-    onnx = (folder(v, p) / "model.onnx").read_bytes()
+    onnx = (folder(v, project) / "model.onnx").read_bytes()
     at = _picked(every, asked["rows"], asked["at"])
     k, word = explanation.output_of(predictor, every, asked["output"], scoring.classes_of(onnx))
-    back = _compared(p, background, v.inputs, (asked["target"],), every, asked["compare"], asked["seed"])
+    back = _compared(project, background, v.inputs, (asked["target"],), every, asked["compare"], asked["seed"])
     picked = _take(every, at)
     how = {"output": k, "method": asked["method"], "orders": asked["orders"], "seed": asked["seed"]}
     a, method, space = explanation.explain(onnx, predictor, picked, back, **how)
@@ -189,10 +190,10 @@ def _explained(p, v, predictor, table, background, asked):
     return fact, picked, every
 
 
-def _recorded(p, v, fact, asked, replay) -> None:
+def _recorded(project: Project, v, fact, asked, replay) -> None:
     "What was asked and what came out, as digests and numbers"
     e = ledger.record(
-        p,
+        project,
         "model.explained",
         f"{v.name}@{v.version}",
         {

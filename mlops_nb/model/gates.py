@@ -10,7 +10,7 @@ __all__ = ['MEASURED', 'parse', 'measured_by', 'check', 'of', 'save']
 # %% ../../nbs/model/gates.ipynb #ba7171e5
 import operator, re, tomllib
 from ..core.errors import BadInput, suggest
-from ..core.project import write_text
+from ..core.project import write_text, Project
 from .facts import Gate
 
 # %% ../../nbs/model/gates.ipynb #b37dcf88
@@ -59,13 +59,13 @@ def check(expr: str, metrics: dict[str, float]) -> Gate:
     return Gate(expr, value, value is not None and value == value and _OPS[op](value, number))
 
 
-def _file(p, name):
-    return p.root / "policy" / "gates" / f"{name}.toml"
+def _file(project: Project, name):
+    return project.root / "policy" / "gates" / f"{name}.toml"
 
 
-def of(p, name: str) -> list[str]:
+def of(project: Project, name: str) -> list[str]:
     "The gates of a model"
-    f = _file(p, name)
+    f = _file(project, name)
     if not f.is_file():
         return []
     try:
@@ -77,10 +77,11 @@ def of(p, name: str) -> list[str]:
     return exprs
 
 
-def save(p, name: str, exprs: list[str]) -> None:
+def save(project: Project, name: str, exprs: list[str]) -> None:
     "Replace the gates of a model"
     import msgspec
 
     write_text(
-        _file(p, name), "gates = [\n" + "".join(f"    {msgspec.json.encode(e).decode()},\n" for e in exprs) + "]\n"
+        _file(project, name),
+        "gates = [\n" + "".join(f"    {msgspec.json.encode(e).decode()},\n" for e in exprs) + "]\n",
     )

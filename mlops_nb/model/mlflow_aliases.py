@@ -12,12 +12,13 @@ import secrets
 from contextlib import suppress
 from ..core import ledger
 from ..core.errors import MlopsError
+from ..core.project import Project
 from . import mlflow_registration as registration, mlflow_registry as registry
 from .facts import Promotion
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #f760e629
-def turn(p, name: str):
-    return registration.held(p.state / "locks" / f"model-{name}")
+def turn(project: Project, name: str):
+    return registration.held(project.state / "locks" / f"model-{name}")
 
 
 def about(fact: Promotion, end: str) -> dict:
@@ -34,7 +35,7 @@ def about(fact: Promotion, end: str) -> dict:
 
 
 def move(
-    p,  # Project
+    project: Project,  # Project
     fact: Promotion,  # What is to be moved where
     end: str,  # model.promoted or model.rolled_back
     digest: str,  # Of the version
@@ -42,68 +43,68 @@ def move(
     "Move an alias inside its bracket; call it within `turn`"
     said = about(fact, end)
     subject = f"{fact.name}@{fact.to}"
-    ledger.record(p, "model.promotion_started", subject, said, digest=digest)
+    ledger.record(project, "model.promotion_started", subject, said, digest=digest)
     try:
-        registry.move(p, fact.name, fact.alias, fact.to)
+        registry.move(project, fact.name, fact.alias, fact.to)
     except BaseException as e:
-        if _put_back(p, fact):
-            ledger.record(p, "model.promotion_failed", subject, {**said, "message": str(e)[:300]}, fail="open")
+        if _put_back(project, fact):
+            ledger.record(project, "model.promotion_failed", subject, {**said, "message": str(e)[:300]}, fail="open")
         raise
     try:
-        ledger.record(p, end, subject, said, digest=digest)
+        ledger.record(project, end, subject, said, digest=digest)
     except MlopsError:
-        registry.move(p, fact.name, fact.alias, fact.before)
+        registry.move(project, fact.name, fact.alias, fact.before)
         raise
     fact.moved = True
 
 
-def _put_back(p, fact: Promotion) -> bool:
+def _put_back(project: Project, fact: Promotion) -> bool:
     "Is an alias where it was before? It may have moved although MLflow failed, or was stopped; where nobody can say, the bracket stays open"
     with suppress(MlopsError):
-        if registry.aliases(p, fact.name).get(fact.alias) == fact.to != fact.before:
-            registry.move(p, fact.name, fact.alias, fact.before)
+        if registry.aliases(project, fact.name).get(fact.alias) == fact.to != fact.before:
+            registry.move(project, fact.name, fact.alias, fact.before)
         return True
     return False
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #b34e6da6
 def mend(
-    p,  # Project
+    project: Project,  # Project
     open_moves,  # What `views.promoting` found
     apply: bool = True,  # Do it, or only say it
 ) -> list[dict]:  # {subject, state: running, promoted or failed, message}
     "End promotions whose process is gone"
     out = []
     for e in open_moves:
-        with registration.held(p.state / "locks" / f"model-{_name(e)}", wait=False) as mine:
+        with registration.held(project.state / "locks" / f"model-{_name(e)}", wait=False) as mine:
             if mine is None:
                 out.append({"subject": e.subject, "state": "running", "message": "a process is at work on it"})
-            elif _open(p, e):
-                out.append(_ended(p, e, apply))  # otherwise it ended after somebody looked
+            elif _open(project, e):
+                out.append(_ended(project, e, apply))  # otherwise it ended after somebody looked
     return out
 
 
 def settle(
-    p,  # Project
+    project: Project,  # Project
     name: str,  # Of a model
     open_moves,  # What `views.promoting` found
 ) -> None:
     "End what killed processes left of this model, before its next move; call it within `turn`"
     for e in open_moves:
         if _name(e) == name:
-            _ended(p, e)
+            _ended(project, e)
 
 
 def _name(e) -> str:
     return e.subject.rpartition("@")[0]
 
 
-def _open(p, e) -> bool:
+def _open(project: Project, e) -> bool:
     "Has a promotion no end yet?"
     kinds = ["model.promotion_started", "model.promotion_failed", "model.promoted", "model.rolled_back"]
     found = next(
         (
             x
-            for x in ledger.of(p).events(kinds, newest=True)
+            for x in ledger.of(project).events(kinds, newest=True)
             if (x.payload or {}).get("bracket") == (e.payload or {}).get("bracket")
         ),
         e,
@@ -111,14 +112,14 @@ def _open(p, e) -> bool:
     return found.seq == e.seq
 
 
-def _ended(p, e, apply: bool = True) -> dict:
+def _ended(project: Project, e, apply: bool = True) -> dict:
     "One promotion whose process is gone"
     said = e.payload or {}
-    moved = registry.aliases(p, _name(e)).get(said.get("alias")) == said.get("version")
+    moved = registry.aliases(project, _name(e)).get(said.get("alias")) == said.get("version")
     words = f"{said.get('alias')} was moved and not recorded" if moved else f"{said.get('alias')} was not moved"
     if apply:
         ledger.record(
-            p,
+            project,
             said.get("end", "model.promoted") if moved else "model.promotion_failed",
             e.subject,
             {**said, **({} if moved else {"message": words})},

@@ -11,6 +11,7 @@ __all__ = ['PICKLES', 'untrusted', 'mlflow_signature', 'save', 'save_onnx', 'loa
 import warnings
 from pathlib import Path
 from ..core.errors import BadInput, NotFound, ToolFailed
+from ..core.project import Project
 from . import artifact_scan, mlflow_registry as registry, originals
 
 # %% ../../nbs/model/mlflow_flavours.ipynb #d98f5beb
@@ -127,13 +128,13 @@ PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle")
 
 
 def load(
-    p,  # Project
+    project: Project,  # Project
     where: str,  # File, folder of an MLflow model, or `runs:/` or `models:/` URI
     pickle: bool = False,  # May a pickle be read?
 ):
     "A fitted model from where it lies; raises `NotFound`, `BadInput`"
     if "://" in where or where.startswith(("runs:/", "models:/")):
-        return _from_mlflow(registry.fetch_uri(p, where), pickle)
+        return _from_mlflow(registry.fetch_uri(project, where), pickle)
     at = Path(where).expanduser()
     if at.is_dir():
         return _from_mlflow(at, pickle)

@@ -11,6 +11,7 @@ __all__ = ['register']
 import warnings
 import msgspec
 from ..core.errors import ToolFailed
+from ..core.project import Project
 from mlops_nb.model import (
     manifest,
     mlflow_packaging as packaging,
@@ -61,7 +62,7 @@ def _folder(at, onnx: bytes, inputs: list[dict], rows, parity: Parity, about: di
 
 
 def register(
-    p,  # Project
+    project: Project,  # Project
     r: registration.Request,  # With `parent`
     onnx: bytes,
     inputs: list[dict],
@@ -71,7 +72,7 @@ def register(
     number=None,  # As `mlflow_registration.begun` takes it
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    with registration.begun(p, r, number):
+    with registration.begun(project, r, number):
         return registration.complete(
-            p, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key)
+            project, r, lambda at: _folder(at, onnx, inputs, rows, parity, registration.about(r), key)
         )

@@ -113,13 +113,13 @@ def _with(rows, columns: list[int], value: float):
     return some.assign(**made)
 
 
-def _agree(model, p, rows, tolerance: float) -> bool:
+def _agree(model, predictor: onnx_session.Predictor, rows, tolerance: float) -> bool:
     import numpy as np
 
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            found = onnx_session.parity(model, p, rows, tolerance)
+            found = onnx_session.parity(model, predictor, rows, tolerance)
     except Exception:
         return False  # whatever the original raises for such a value
     return not found.over and not found.flips

@@ -18,7 +18,7 @@ from typing import Never
 import msgspec
 from ..core import ledger
 from ..core.errors import BadInput, MlopsError, ToolFailed
-from ..core.project import TOML
+from ..core.project import TOML, Project
 from . import manifest, mlflow_packaging as packaging, mlflow_registry as registry
 from .facts import ModelVersion
 
@@ -51,8 +51,8 @@ def new_bracket() -> str:
     return secrets.token_hex(8)
 
 
-def staging(p, bracket: str = "") -> Path:
-    return p.state / "registering" / bracket if bracket else p.state / "registering"
+def staging(project: Project, bracket: str = "") -> Path:
+    return project.state / "registering" / bracket if bracket else project.state / "registering"
 
 
 def _read(at: Path) -> Request:
@@ -85,9 +85,9 @@ def _take(f, wait: bool) -> bool:
         return False
 
 
-def busy(p, bracket: str) -> bool:
+def busy(project: Project, bracket: str) -> bool:
     "Is a process at work on this registration?"
-    with _idle(staging(p, bracket)) as idle:
+    with _idle(staging(project, bracket)) as idle:
         return not idle
 
 
@@ -105,43 +105,43 @@ def _idle(at: Path, wait: bool = False):
         f.close()
 
 
-def ended(p, bracket: str):
+def ended(project: Project, bracket: str):
     "The event that ended a registration, or None"
-    all_ = ledger.of(p).events(["model.logging_started", "model.registered", "model.failed"], newest=True)
+    all_ = ledger.of(project).events(["model.logging_started", "model.registered", "model.failed"], newest=True)
     e = next((e for e in all_ if (e.payload or {}).get("bracket") == bracket), None)
     return None if e is None or e.type == "model.logging_started" else e
 
 
-def wait(p, bracket: str):
+def wait(project: Project, bracket: str):
     "Wait until nobody is at work on a registration any more; the event that ended it, or None when its process died"
-    with _idle(staging(p, bracket), wait=True):
+    with _idle(staging(project, bracket), wait=True):
         pass  # the system wakes us
-    return ended(p, bracket)
+    return ended(project, bracket)
 
 # %% ../../nbs/model/mlflow_registration.ipynb #f4e5f928
-def _beginning(p):
-    return held(p.state / "locks" / "registering")
+def _beginning(project: Project):
+    return held(project.state / "locks" / "registering")
 
 
 @contextmanager
 def begun(
-    p,  # Project
+    project: Project,  # Project
     r: Request,
     number=None,  # Function that gives `(number, brackets that began before)`, asked while nobody else begins
 ):
     "Open the bracket; yields the lock that says that somebody is at work"
-    at = staging(p, r.bracket)
+    at = staging(project, r.bracket)
     opened = False
     with ExitStack() as working:
         try:
-            with _beginning(p):
+            with _beginning(project):
                 at.mkdir(parents=True, mode=0o700)
                 lock = working.enter_context(held(at / "lock"))
                 if number:
                     r.expected, r.after = number()
                 (at / "request.json").write_bytes(msgspec.json.encode(r))
                 ledger.record(
-                    p,
+                    project,
                     "model.logging_started",
                     f"{r.name}@{r.expected}",
                     {"bracket": r.bracket, "version": r.expected, "run": r.run, "data": r.data},
@@ -153,9 +153,9 @@ def begun(
         yield lock
 
 
-def _lineage(p, r: Request) -> None:
+def _lineage(project: Project, r: Request) -> None:
     "Metrics, code, data and cost of the run that it was trained in"
-    about = registry.run(p, r.run) if r.run else {}
+    about = registry.run(project, r.run) if r.run else {}
     tags = about.get("tags", {})
     r.run = about.get("run", r.run)
     r.metrics = {**about.get("metrics", {}), **r.metrics}
@@ -165,11 +165,11 @@ def _lineage(p, r: Request) -> None:
     r.cost = {**{k: float(tags[f"mlops.{k}"]) for k in ("usd", "kwh") if f"mlops.{k}" in tags}, **r.cost}
 
 
-def finish(p, r: Request, model, rows, key=None, converting=None) -> ModelVersion:
+def finish(project: Project, r: Request, model, rows, key=None, converting=None) -> ModelVersion:
     "Pack a fitted model, upload and record; `converting` calls what makes ONNX"
 
     def build(at):
-        _lineage(p, r)
+        _lineage(project, r)
         return packaging.build(
             at,
             model,
@@ -182,7 +182,7 @@ def finish(p, r: Request, model, rows, key=None, converting=None) -> ModelVersio
             **({"converting": converting} if converting else {}),
         )
 
-    return complete(p, r, build)
+    return complete(project, r, build)
 
 
 def about(r: Request) -> dict:
@@ -195,12 +195,12 @@ def about(r: Request) -> dict:
 
 
 def complete(
-    p,  # Project
+    project: Project,  # Project
     r: Request,  # Begun
     build,  # Function of a folder that packs the version into it and returns the `Package`
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    at = staging(p, r.bracket)
+    at = staging(project, r.bracket)
     made = None
     try:
         pack = build(at / "files")
@@ -216,18 +216,18 @@ def complete(
             "mlops.parent": r.parent,
         }
         for b in r.after:
-            wait(p, b)
+            wait(project, b)
         if not (at / "request.json").is_file():
             raise ToolFailed(_MOVED)
         made, run, source = registry.register(
-            p, r.name, pack.folder, {k: v for k, v in tags.items() if v}, r.run, r.expected
+            project, r.name, pack.folder, {k: v for k, v in tags.items() if v}, r.run, r.expected
         )
-        fact = _record(p, r.name, {**payload, "version": made, "run": run, "source": source})
+        fact = _record(project, r.name, {**payload, "version": made, "run": run, "source": source})
     except BaseException as e:
         if made is None and (at / "ready.json").is_file():  # stopped while MLflow was at it
             with suppress(MlopsError):
-                made = int(found.version) if (found := _in_mlflow(p, r.name, r.bracket)) else None
-        give_up(p, r, e, made)
+                made = int(found.version) if (found := _in_mlflow(project, r.name, r.bracket)) else None
+        give_up(project, r, e, made)
         raise
     shutil.rmtree(at, ignore_errors=True)
     return fact
@@ -236,9 +236,9 @@ def complete(
 _MOVED = "the project was moved or deleted while the version was being registered"
 
 
-def _in_mlflow(p, name: str, bracket: str):
+def _in_mlflow(project: Project, name: str, bracket: str):
     "The version that carries a bracket, or None"
-    return next((v for v in registry.versions(p, name) if v.tags.get("mlops.bracket") == bracket), None)
+    return next((v for v in registry.versions(project, name) if v.tags.get("mlops.bracket") == bracket), None)
 
 
 def _payload(r, pack) -> dict:
@@ -267,9 +267,9 @@ def _payload(r, pack) -> dict:
     }
 
 
-def _record(p, name, payload: dict) -> ModelVersion:
+def _record(project: Project, name, payload: dict) -> ModelVersion:
     "The event that makes it a version"
-    ledger.record(p, "model.registered", f"{name}@{payload['version']}", payload, digest=payload["digest"])
+    ledger.record(project, "model.registered", f"{name}@{payload['version']}", payload, digest=payload["digest"])
     return ModelVersion(
         name=name,
         message=payload["without_onnx"],
@@ -277,21 +277,21 @@ def _record(p, name, payload: dict) -> ModelVersion:
     )
 
 
-def give_up(p, r: Request, e: BaseException, made: int | None = None) -> None:
+def give_up(project: Project, r: Request, e: BaseException, made: int | None = None) -> None:
     "Nothing stays but the record that it failed; what was recorded as registered stays"
     with suppress(MlopsError):
-        if ended(p, r.bracket) is not None:
-            shutil.rmtree(staging(p, r.bracket), ignore_errors=True)
+        if ended(project, r.bracket) is not None:
+            shutil.rmtree(staging(project, r.bracket), ignore_errors=True)
             return
     if made is not None:
         try:
-            registry.forget(p, r.name, made)
+            registry.forget(project, r.name, made)
         except MlopsError as x:
             e.add_note(f"{r.name}@{made} stays in MLflow without a record: {x.message}")
-    _clear(p, r.bracket)  # first: it may be the disk that is full
+    _clear(project, r.bracket)  # first: it may be the disk that is full
     said = e.message if isinstance(e, MlopsError) else f"{type(e).__name__}: {e}"
     ledger.record(
-        p,
+        project,
         "model.failed",
         f"{r.name}@{r.expected}",
         {"bracket": r.bracket, "version": r.expected, "made": made, "message": said[:500]},
@@ -299,20 +299,20 @@ def give_up(p, r: Request, e: BaseException, made: int | None = None) -> None:
     )
 
 
-def _clear(p, bracket: str) -> None:
+def _clear(project: Project, bracket: str) -> None:
     "Remove the files of a registration; also the folders that were made again where the project has been"
-    at = p.root / ".mlops" / "registering"
+    at = project.root / ".mlops" / "registering"
     shutil.rmtree(at / bracket, ignore_errors=True)
-    for d in () if (p.root / TOML).is_file() else (at, at.parent, p.root):
+    for d in () if (project.root / TOML).is_file() else (at, at.parent, project.root):
         with suppress(OSError):
             d.rmdir()
 
 # %% ../../nbs/model/mlflow_registration.ipynb #7b1a1342
-def leave(p, r: Request, model, rows, lock) -> None:
+def leave(project: Project, r: Request, model, rows, lock) -> None:
     "Hand the rest to a child process that outlives this one"
     import cloudpickle
 
-    at = staging(p, r.bracket)
+    at = staging(project, r.bracket)
     try:
         data = cloudpickle.dumps((model, rows))
         fd = os.open(at / "object.pkl", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -321,7 +321,7 @@ def leave(p, r: Request, model, rows, lock) -> None:
         env = {
             **registry.quiet_environment(),
             "PYTHONPATH": os.pathsep.join(x for x in sys.path if x),
-            "MLOPS_PROJECT": str(p.root),
+            "MLOPS_PROJECT": str(project.root),
         }
         with open(at / "log.txt", "wb") as log:
             subprocess.Popen(
@@ -333,7 +333,7 @@ def leave(p, r: Request, model, rows, lock) -> None:
                     manifest.digest(data),
                     str(lock.fileno()),
                 ],
-                cwd=p.root,
+                cwd=project.root,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -342,7 +342,7 @@ def leave(p, r: Request, model, rows, lock) -> None:
                 start_new_session=True,
             )
     except Exception as e:
-        give_up(p, r, e)
+        give_up(project, r, e)
         raise (
             e
             if isinstance(e, OSError)
@@ -369,39 +369,39 @@ def work(bracket: str, digest: str) -> None:
         _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
 
 
-def _at_home(p) -> bool:
+def _at_home(project: Project) -> bool:
     "Is the project still where it was? The working directory goes along with a folder that is moved"
     try:
-        return os.path.samefile(os.curdir, p.root)
+        return os.path.samefile(os.curdir, project.root)
     except OSError:
         return False
 
 
-def _tried(p, r: Request, digest: str, without: str = "") -> str:
+def _tried(project: Project, r: Request, digest: str, without: str = "") -> str:
     "Work in a fork, without ONNX for the reason given; why it was ended, empty when it ended by itself"
     heard, told = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(heard)
         try:
-            _worked(p, r, digest, _refused(without) if without else _phase(told))
+            _worked(project, r, digest, _refused(without) if without else _phase(told))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
     os.close(told)
     try:
-        return watched(pid, heard, p.settings.model.convert_s)
+        return watched(pid, heard, project.settings.model.convert_s)
     finally:
         os.close(heard)
 
 
-def _worked(p, r: Request, digest: str, converting) -> None:
+def _worked(project: Project, r: Request, digest: str, converting) -> None:
     "Take the model over, pack and register it"
     import cloudpickle
     from mlops_nb import guard
 
-    at = staging(p, r.bracket) / "object.pkl"
+    at = staging(project, r.bracket) / "object.pkl"
     data = at.read_bytes()
     if manifest.digest(data) != digest:
         raise ToolFailed("the model was changed on its way to the background")
@@ -409,10 +409,10 @@ def _worked(p, r: Request, digest: str, converting) -> None:
     if not r.native:
         at.unlink()  # otherwise it may be needed once more
     try:
-        key = guard.signer(p)
+        key = guard.signer(project)
     except MlopsError:
         key = None
-    finish(p, r, model, rows, key, converting)
+    finish(project, r, model, rows, key, converting)
 
 
 def _phase(told: int):
@@ -507,30 +507,30 @@ def limited(
 
 # %% ../../nbs/model/mlflow_registration.ipynb #8be98be0
 def mend(
-    p,  # Project
+    project: Project,  # Project
     pending,  # What `views.pending` found: `name`, `version`, `bracket`
     apply: bool = True,  # Do it, or only say it
 ) -> list[dict]:  # {subject, state: running, registered, failed or removed, message}
     "Finish or undo registrations whose process is gone"
     out = []
     for v in pending:
-        at = staging(p, v.bracket)
+        at = staging(project, v.bracket)
         with _idle(at) as idle:
             if not idle:
                 out.append(
                     {"subject": f"{v.name}@{v.version}", "state": "running", "message": "a process is at work on it"}
                 )
-            elif ended(p, v.bracket) is None:
-                out.append(_mended(p, v, at, apply))  # otherwise it ended after somebody looked
-    return out + (_swept(p, {v.bracket for v in pending}, apply) if staging(p).is_dir() else [])
+            elif ended(project, v.bracket) is None:
+                out.append(_mended(project, v, at, apply))  # otherwise it ended after somebody looked
+    return out + (_swept(project, {v.bracket for v in pending}, apply) if staging(project).is_dir() else [])
 
 
-def _swept(p, known, apply: bool) -> list[dict]:
+def _swept(project: Project, known, apply: bool) -> list[dict]:
     "Files of registrations that have ended; nobody begins meanwhile"
     out = []
-    with _beginning(p) if os.access(p.state, os.W_OK) else nullcontext():
-        for at in staging(p).iterdir():
-            if at.name in known or busy(p, at.name):
+    with _beginning(project) if os.access(project.state, os.W_OK) else nullcontext():
+        for at in staging(project).iterdir():
+            if at.name in known or busy(project, at.name):
                 continue
             if apply:
                 shutil.rmtree(at, ignore_errors=True)
@@ -538,9 +538,9 @@ def _swept(p, known, apply: bool) -> list[dict]:
     return out
 
 
-def _mended(p, v, at: Path, apply: bool, why: str = "") -> dict:
+def _mended(project: Project, v, at: Path, apply: bool, why: str = "") -> dict:
     "One registration whose process is gone"
-    found = _in_mlflow(p, v.name, v.bracket)
+    found = _in_mlflow(project, v.name, v.bracket)
     said = {
         "subject": f"{v.name}@{found.version if found else v.version}",
         "state": "registered" if found else "failed",
@@ -553,9 +553,9 @@ def _mended(p, v, at: Path, apply: bool, why: str = "") -> dict:
     r = Request(bracket=v.bracket, name=v.name, expected=v.version)
     try:
         if found:
-            manifest.check(registry.fetch(p, found.source), found.tags["mlops.digest"])
+            manifest.check(registry.fetch(project, found.source), found.tags["mlops.digest"])
             _record(
-                p,
+                project,
                 v.name,
                 {
                     **msgspec.json.decode((at / "ready.json").read_bytes()),
@@ -566,9 +566,9 @@ def _mended(p, v, at: Path, apply: bool, why: str = "") -> dict:
             )
             shutil.rmtree(at, ignore_errors=True)
         else:
-            give_up(p, r, ToolFailed(said["message"]))
+            give_up(project, r, ToolFailed(said["message"]))
     except (MlopsError, OSError) as e:
-        give_up(p, r, e, int(found.version) if found else None)
+        give_up(project, r, e, int(found.version) if found else None)
         said |= {"state": "failed", "message": str(e)}
     return said
 

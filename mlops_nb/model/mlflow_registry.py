@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 from ..core import identity
 from ..core.errors import MlopsError, NotFound, ToolFailed, suggest
+from ..core.project import Project
 
 # %% ../../nbs/model/mlflow_registry.ipynb #535750f5
 def _cache() -> Path:
@@ -67,9 +68,9 @@ def _path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def ensure_store(p) -> None:
+def ensure_store(project: Project) -> None:
     "Make the project's MLflow store when it is the embedded one and not there yet"
-    at = _path(p.mlflow_uri)
+    at = _path(project.mlflow_uri)
     if at is None or at.is_file():
         return
     at.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +100,9 @@ def _named(tmp, at: Path) -> None:
             os.replace(tmp, at)
 
 
-def client(p):
+def client(project: Project):
     "An `MlflowClient` bound to this project"
-    ensure_store(p)
+    ensure_store(project)
     import logging
     from mlflow import MlflowClient
 
@@ -109,7 +110,7 @@ def client(p):
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what is raised all the same
     with spoken("opening the store"):
-        return MlflowClient(tracking_uri=p.mlflow_uri, registry_uri=p.mlflow_uri)
+        return MlflowClient(tracking_uri=project.mlflow_uri, registry_uri=project.mlflow_uri)
 
 
 @contextmanager
@@ -130,15 +131,15 @@ def spoken(what: str):
         raise ToolFailed(f"MLflow: {what} failed: {' '.join(str(e).split())[:200]}", "look with: mlops doctor") from e
 
 
-def experiment(p, c, name: str) -> str:
+def experiment(project: Project, c, name: str) -> str:
     "Id of an experiment, made when missing"
     with spoken(f"experiment {name}"):
         found = c.get_experiment_by_name(name)
         if found is not None:
-            _follow(p, found)
+            _follow(project, found)
             return found.experiment_id
         try:
-            return c.create_experiment(name, artifact_location=p.artifact_root.rstrip("/") + "/" + name)
+            return c.create_experiment(name, artifact_location=project.artifact_root.rstrip("/") + "/" + name)
         except Exception:
             found = c.get_experiment_by_name(name)  # another process was faster
             if found is None:
@@ -149,17 +150,17 @@ def experiment(p, c, name: str) -> str:
 _KEPT = "/.mlops/artifacts/"
 
 
-def rooted(p, uri: str) -> str:
+def rooted(project: Project, uri: str) -> str:
     "Where an artifact lies now: what a project keeps in its own folder moves with it"
-    if p.settings.stores.artifacts or urlparse(uri).scheme not in ("", "file") or _KEPT not in uri:
+    if project.settings.stores.artifacts or urlparse(uri).scheme not in ("", "file") or _KEPT not in uri:
         return uri
-    return f"{p.artifact_root}/{uri.rpartition(_KEPT)[2]}"
+    return f"{project.artifact_root}/{uri.rpartition(_KEPT)[2]}"
 
 
-def _follow(p, e) -> None:
+def _follow(project: Project, e) -> None:
     "Let an experiment put the files of its new runs where the project is now"
-    now = rooted(p, e.artifact_location)
-    at = _path(p.mlflow_uri)
+    now = rooted(project, e.artifact_location)
+    at = _path(project.mlflow_uri)
     if now == e.artifact_location or at is None:
         return
     db = sqlite3.connect(at, timeout=20)
@@ -175,9 +176,9 @@ def _follow(p, e) -> None:
         db.close()
 
 # %% ../../nbs/model/mlflow_registry.ipynb #6a745cbe
-def runs(p, name: str = "", limit: int = 50) -> list[dict]:
+def runs(project: Project, name: str = "", limit: int = 50) -> list[dict]:
     "Runs of one or all experiments, newest first"
-    c = client(p)
+    c = client(project)
     with spoken("listing runs"):
         found = [c.get_experiment_by_name(name)] if name else c.search_experiments()
         if name and found[0] is None:
@@ -213,11 +214,11 @@ def as_dict(r, ids: dict) -> dict:
     }
 
 
-def run(p, run_id: str) -> dict:
+def run(project: Project, run_id: str) -> dict:
     "One run by its id or the beginning of it"
-    c = client(p)
+    c = client(project)
     if len(run_id) < 32:
-        near = [r for r in runs(p, limit=1000) if r["run"].startswith(run_id)]
+        near = [r for r in runs(project, limit=1000) if r["run"].startswith(run_id)]
         if len(near) != 1:
             raise NotFound(f"{len(near) or 'no'} runs begin with {run_id!r}", "list them with: mlops run list")
         return near[0]
@@ -231,7 +232,7 @@ def run(p, run_id: str) -> dict:
 
 # %% ../../nbs/model/mlflow_registry.ipynb #50052994
 def register(
-    p,  # Project
+    project: Project,  # Project
     name: str,  # Of the model
     folder: Path,  # Files of the version
     tags: dict[str, str],  # Of the version
@@ -239,13 +240,13 @@ def register(
     number: int = 1,  # It gets this number or a higher one
 ) -> tuple[int, str, str]:  # Version number, run id, where the files are
     "Upload the files and register a version"
-    c = client(p)
+    c = client(project)
     with spoken(f"registering {name}"):
         if not run_id:
-            run_id = c.create_run(experiment(p, c, name), tags={"mlflow.runName": f"register {name}"}).info.run_id
+            run_id = c.create_run(experiment(project, c, name), tags={"mlflow.runName": f"register {name}"}).info.run_id
             c.set_terminated(run_id)
         where = f"model-{tags['mlops.digest'][:12]}"
-        source = _upload(p, c, run_id, folder, where)
+        source = _upload(project, c, run_id, folder, where)
         try:
             c.create_registered_model(name)
         except Exception as e:
@@ -268,10 +269,10 @@ def _numbered(c, name: str, number: int, make) -> int:
     return made
 
 
-def _upload(p, c, run_id: str, at: Path, folder: str) -> str:
+def _upload(project: Project, c, run_id: str, at: Path, folder: str) -> str:
     "Put a file or a folder among a run's artifacts; returns where"
     said = c.get_run(run_id).info.artifact_uri
-    root = rooted(p, said)
+    root = rooted(project, said)
     if root == said:
         (c.log_artifacts if at.is_dir() else c.log_artifact)(run_id, str(at), folder)
     else:
@@ -282,26 +283,26 @@ def _upload(p, c, run_id: str, at: Path, folder: str) -> str:
     return f"{root}/{folder}"
 
 
-def forget(p, name: str, version: int) -> None:
+def forget(project: Project, name: str, version: int) -> None:
     "Take a version back that could not be recorded"
     with spoken(f"taking {name}@{version} back"):
-        client(p).delete_model_version(name, str(version))
+        client(project).delete_model_version(name, str(version))
 
 
-def versions(p, name: str = "") -> list:
+def versions(project: Project, name: str = "") -> list:
     "Registered versions: number, tags, run id, source; oldest first"
-    c = client(p)
+    c = client(project)
     with spoken("listing versions"):
         return sorted(
             c.search_model_versions(f"name = '{name}'" if name else ""), key=lambda v: (v.name, int(v.version))
         )
 
 
-def aliases(p, name: str) -> dict[str, int]:
+def aliases(project: Project, name: str) -> dict[str, int]:
     "Alias -> version"
     from mlflow.exceptions import MlflowException
 
-    c = client(p)
+    c = client(project)
     with spoken(f"reading the aliases of {name}"):
         try:
             return {a: int(v) for a, v in c.get_registered_model(name).aliases.items()}
@@ -311,39 +312,39 @@ def aliases(p, name: str) -> dict[str, int]:
             return {}
 
 
-def move(p, name: str, alias: str, version: int | None) -> None:
+def move(project: Project, name: str, alias: str, version: int | None) -> None:
     "Put an alias on a version; None takes it away"
-    c = client(p)
+    c = client(project)
     with spoken(f"moving {alias} of {name}"):
         c.set_registered_model_alias(
             name, alias, str(version)
         ) if version is not None else c.delete_registered_model_alias(name, alias)
 
 
-def fetch(p, source: str) -> Path:
+def fetch(project: Project, source: str) -> Path:
     "The files of a version on this machine"
-    u = urlparse(source := rooted(p, source))
+    u = urlparse(source := rooted(project, source))
     if u.scheme in ("", "file"):
         return Path(unquote(u.path))
     from mlflow.artifacts import download_artifacts
 
     with spoken("downloading the model"):
         return Path(
-            download_artifacts(artifact_uri=source, dst_path=str(_cache() / "models"), tracking_uri=p.mlflow_uri)
+            download_artifacts(artifact_uri=source, dst_path=str(_cache() / "models"), tracking_uri=project.mlflow_uri)
         )
 
 
-def fetch_uri(p, uri: str) -> Path:
+def fetch_uri(project: Project, uri: str) -> Path:
     "The files behind a `runs:/` or `models:/` URI of this project"
     from mlflow.artifacts import download_artifacts
 
     with spoken(f"fetching {uri}"):
-        return Path(download_artifacts(artifact_uri=uri, dst_path=None, tracking_uri=p.mlflow_uri))
+        return Path(download_artifacts(artifact_uri=uri, dst_path=None, tracking_uri=project.mlflow_uri))
 
 
-def attach(p, run_id: str, source: str, file: Path) -> None:
+def attach(project: Project, run_id: str, source: str, file: Path) -> None:
     "Put a file beside those of a version"
-    c = client(p)
+    c = client(project)
     with spoken("adding a file to the model"):
-        root = rooted(p, c.get_run(run_id).info.artifact_uri)
-        _upload(p, c, run_id, file, rooted(p, source).removeprefix(root).strip("/"))
+        root = rooted(project, c.get_run(run_id).info.artifact_uri)
+        _upload(project, c, run_id, file, rooted(project, source).removeprefix(root).strip("/"))

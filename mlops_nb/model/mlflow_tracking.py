@@ -12,6 +12,7 @@ import os, sys, threading, weakref
 from contextlib import contextmanager
 from ..core import ledger, refs
 from ..core.errors import BadInput, Refused
+from ..core.project import Project
 from . import mlflow_registry as registry, originals, provenance
 from .facts import Run
 
@@ -21,8 +22,8 @@ _last: dict = {}  # project root -> run id of its newest completed run in this p
 _there: dict = {}  # project root -> weak references to the models that the notebook had when that run ended; None outside of notebooks
 
 
-def last_run(p) -> str:
-    return _last.get(p.root, "")
+def last_run(project: Project) -> str:
+    return _last.get(project.root, "")
 
 
 def _models(x, deep: int = 3):
@@ -62,9 +63,9 @@ def _in_notebook() -> list | None:
     return [weakref.ref(m) for m in found if type(m).__weakrefoffset__]
 
 
-def trained_outside(p, model) -> bool:
+def trained_outside(project: Project, model) -> bool:
     "Was a model, with all that it is made of, not there yet when the newest run of this notebook ended?"
-    there = _there.get(p.root)
+    there = _there.get(project.root)
     return there is not None and not {id(m) for r in there if (m := r()) is not None} & {id(m) for m in _models(model)}
 
 
@@ -104,7 +105,7 @@ def _fluent(uri: str):
 
 @contextmanager
 def bracketed(
-    p,  # Project
+    project: Project,  # Project
     name: str,  # Experiment
     params,  # Names and values to keep: a dict, or `core.refs.Vars`
     metrics=None,  # The same, of numbers and dicts of numbers
@@ -118,18 +119,18 @@ def bracketed(
             "wait until it has ended: MLflow knows one open run at a time",
         )
     try:
-        c = registry.client(p)
-        eid = registry.experiment(p, c, name)
-        with _fluent(p.mlflow_uri) as mlflow:
+        c = registry.client(project)
+        eid = registry.experiment(project, c, name)
+        with _fluent(project.mlflow_uri) as mlflow:
             if mlflow.active_run() is not None:
                 raise Refused("an MLflow run is open already", "end it with: mlflow.end_run()")
-            tags = provenance.tags(p)
+            tags = provenance.tags(project)
             with registry.spoken(f"starting a run of {name}"):
                 active = mlflow.start_run(experiment_id=eid, tags=tags)
             fact = Run(run=active.info.run_id, experiment=name, tags=tags)
             try:
                 with ledger.bracket(
-                    p,
+                    project,
                     "run",
                     name,
                     {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")},
@@ -143,14 +144,14 @@ def bracketed(
                     numbers, others = _numbers(metrics)
                     if numbers:
                         mlflow.log_metrics(numbers)
-                    _finish(p, c, fact, used, done)
+                    _finish(project, c, fact, used, done)
             except BaseException as e:
                 fact.status = "failed" if isinstance(e, Exception) else "aborted"
                 mlflow.end_run("FAILED" if isinstance(e, Exception) else "KILLED")
                 raise
             mlflow.end_run()
-            _last[p.root] = fact.run
-            _there[p.root] = _in_notebook()
+            _last[project.root] = fact.run
+            _there[project.root] = _in_notebook()
             lacks = next(
                 (
                     n
@@ -197,11 +198,11 @@ def _log_params(c, fact, params) -> None:
         c.log_param(fact.run, k, str(v)[:6000])
 
 
-def _finish(p, c, fact, used, done) -> None:
+def _finish(project: Project, c, fact, used, done) -> None:
     "What the run cost and measured, into the fact, MLflow and the ledger"
     from mlops_nb import cost
 
-    usd = cost.price(used, p)
+    usd = cost.price(used, project)
     r = c.get_run(fact.run).data
     fact.status = "completed"
     fact.seconds = used.seconds

@@ -13,27 +13,28 @@ from typing import Never
 from ..core import identity, ledger, project as projects, refs
 from ..core.errors import BadInput, BadUsage, Finding, MlopsError, NotFound, Refused, suggest
 from ..core.fact import Plan
+from ..core.project import Project
 from ..core.refs import Name, Ref
 from ..core.verbs import verb
 from . import gates, metric_views, mlflow_aliases, mlflow_registry as registry, verbs as versions, views
 from .facts import Approval, Gate, Gates, History, Promotion
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7b546b16
-def _metrics(p, v) -> dict[str, float]:
-    return metric_views.metrics(v, ledger.of(p).events())
+def _metrics(project: Project, v) -> dict[str, float]:
+    return metric_views.metrics(v, ledger.of(project).events())
 
 
-def _newest(p, name):
+def _newest(project: Project, name):
     "The newest version, or None"
-    have = views.versions(ledger.of(p).events(views.TYPES), name)
+    have = views.versions(ledger.of(project).events(views.TYPES), name)
     return have[-1] if have else None
 
 
-def _known(p, name) -> None:
+def _known(project: Project, name) -> None:
     "Raise where nothing was ever registered under this name"
-    if not _newest(p, name):
+    if not _newest(project, name):
         raise NotFound(
-            f"no model `{name}`", suggest(name, refs.registered(p, "model")) or "list them with: mlops model list"
+            f"no model `{name}`", suggest(name, refs.registered(project, "model")) or "list them with: mlops model list"
         )
 
 
@@ -47,21 +48,23 @@ def gate(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Gates | Plan:
     "Conditions that a version must meet before an alias moves to it"
-    p = projects.current()
+    project = projects.current()
     refs.check_name(name, "model name")
     for e in add:
         gates.parse(e)
     if dry_run:
         return Plan(
-            steps=[f"write policy/gates/{name}.toml with {len(_changed(gates.of(p, name), name, add, remove))} gates"]
+            steps=[
+                f"write policy/gates/{name}.toml with {len(_changed(gates.of(project, name), name, add, remove))} gates"
+            ]
         )
-    with mlflow_aliases.turn(p, name) if add or remove else nullcontext():
-        before = gates.of(p, name)
+    with mlflow_aliases.turn(project, name) if add or remove else nullcontext():
+        before = gates.of(project, name)
         after = _changed(before, name, add, remove)
         if after != before:
-            _save(p, name, before, after)
-    v = _newest(p, name)
-    known = _metrics(p, v) if v else {}
+            _save(project, name, before, after)
+    v = _newest(project, name)
+    known = _metrics(project, v) if v else {}
     return Gates(name=name, gates=[gates.check(e, known) for e in after], metrics=known if metrics else {})
 
 
@@ -73,32 +76,32 @@ def _changed(before, name, add, remove) -> list[str]:
     return [e for e in before if e not in remove] + [e for e in dict.fromkeys(add) if e not in before]
 
 
-def _save(p, name, before, after) -> None:
+def _save(project: Project, name, before, after) -> None:
     "The file, then the events; the old file comes back when they cannot be recorded"
-    gates.save(p, name, after)
+    gates.save(project, name, after)
     try:
-        ledger.of(p).append_many(
+        ledger.of(project).append_many(
             [ledger.New("model.gate_added", name, {"expr": e}) for e in after if e not in before]
             + [ledger.New("model.gate_removed", name, {"expr": e}) for e in before if e not in after]
         )
     except MlopsError:
-        gates.save(p, name, before)
+        gates.save(project, name, before)
         raise
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7815b83f
-def _checked(p, v, alias: str) -> list[Gate]:
+def _checked(project: Project, v, alias: str) -> list[Gate]:
     "The model's gates, and the approvals that mlops.toml asks for"
-    known = _metrics(p, v)
-    s = p.settings.model
+    known = _metrics(project, v)
+    s = project.settings.model
     policy = [f"approvals >= {s.approvals}"] if s.approvals and alias in s.guarded.replace(",", " ").split() else []
-    return [gates.check(e, known) for e in [*gates.of(p, v.name), *policy]]
+    return [gates.check(e, known) for e in [*gates.of(project, v.name), *policy]]
 
 
 @contextmanager
-def _turn(p, name: str):
+def _turn(project: Project, name: str):
     "One move at a time; what a killed process left of an earlier one is ended first"
-    with mlflow_aliases.turn(p, name):
-        mlflow_aliases.settle(p, name, views.promoting(ledger.of(p).events(views.OPENS)))
+    with mlflow_aliases.turn(project, name):
+        mlflow_aliases.settle(project, name, views.promoting(ledger.of(project).events(views.OPENS)))
         yield
 
 
@@ -106,11 +109,11 @@ def _is_approval(g: Gate) -> bool:
     return gates.parse(g.expr)[0] == "approvals"
 
 
-def _refuse(p, fact: Promotion) -> Never:
+def _refuse(project: Project, fact: Promotion) -> Never:
     "Record and raise what kept a version from an alias"
     bad = [g for g in fact.gates if not g.ok]
     ledger.record(
-        p,
+        project,
         "model.gate_failed",
         f"{fact.name}@{fact.to}",
         {
@@ -145,19 +148,19 @@ def promote(
     """Move an alias to a version, if its gates and approvals allow
 
     Exit 1 when a gate fails, exit 3 when an approval is missing; the alias stays where it was."""
-    p = projects.current()
+    project = projects.current()
     refs.check_name(to, "alias")
     if to.isdigit() or to == "latest" or (to[0] == "v" and to[1:].isdigit()):
         raise BadInput(f"the alias {to!r} reads like a version", "take a word: champion, challenger")
-    v = versions.resolve(name, p)
+    v = versions.resolve(name, project)
 
     def asked():
         return Promotion(
             name=v.name,
             alias=to,
             to=v.version,
-            before=registry.aliases(p, v.name).get(to),
-            gates=_checked(p, v, to),
+            before=registry.aliases(project, v.name).get(to),
+            gates=_checked(project, v, to),
             reason=reason,
             moved=False,
         )
@@ -173,11 +176,11 @@ def promote(
                 f"move {to} of {v.name} from {fact.before or 'nowhere'} to {v.version}",
             ]
         )
-    with _turn(p, v.name):  # gates are asked in it: who adds one has it asked from then on
+    with _turn(project, v.name):  # gates are asked in it: who adds one has it asked from then on
         fact = asked()
         if not fact.ok:
-            _refuse(p, fact)
-        mlflow_aliases.move(p, fact, "model.promoted", v.digest)
+            _refuse(project, fact)
+        mlflow_aliases.move(project, fact, "model.promoted", v.digest)
     return fact
 
 # %% ../../nbs/model/promotion_verbs.ipynb #e76dd958
@@ -189,16 +192,18 @@ def approve(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Approval | Plan:
     "Approve a version that somebody else registered"
-    p = projects.current()
-    v = versions.resolve(name, p)
+    project = projects.current()
+    v = versions.resolve(name, project)
     who, _ = identity.actor()
-    if who == v.actor and p.settings.model.four_eyes:
+    if who == v.actor and project.settings.model.four_eyes:
         raise Refused(
             f"{v.name}@{v.version} was registered by you, and four eyes are needed", "ask a colleague to approve it"
         )
     if dry_run:
         return Plan(steps=[f"record model.approved {v.name}@{v.version}"])
-    ledger.record(p, "model.approved", f"{v.name}@{v.version}", {"version": v.version, "text": text}, digest=v.digest)
+    ledger.record(
+        project, "model.approved", f"{v.name}@{v.version}", {"version": v.version, "text": text}, digest=v.digest
+    )
     return Approval(name=v.name, version=v.version, actor=who, text=text)
 
 
@@ -211,33 +216,33 @@ def rollback(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Promotion | Plan:
     "Move an alias back to where it was before"
-    p = projects.current()
-    _known(p, name)
-    now, back = _way_back(p, name, to)
-    v = versions.resolve(f"{name}@{back}", p)
+    project = projects.current()
+    _known(project, name)
+    now, back = _way_back(project, name, to)
+    v = versions.resolve(f"{name}@{back}", project)
     fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False, back=True)
     if dry_run:
         return Plan(steps=[f"move {to} of {name} from {now} back to {back}"])
-    with _turn(p, name):
-        then, way = _way_back(p, name, to)
+    with _turn(project, name):
+        then, way = _way_back(project, name, to)
         if (then, way) != (now, back):
             raise BadInput(
                 f"{to} of {name} was moved meanwhile: it is on {then} and not on {now}",
                 f"look at it first: mlops model history {name}",
             )
-        mlflow_aliases.move(p, fact, "model.rolled_back", v.digest)
+        mlflow_aliases.move(project, fact, "model.rolled_back", v.digest)
     return fact
 
 
-def _way_back(p, name: str, alias: str) -> tuple[int, int]:
+def _way_back(project: Project, name: str, alias: str) -> tuple[int, int]:
     "Where an alias is, and where it was before"
-    there = registry.aliases(p, name)
+    there = registry.aliases(project, name)
     if alias not in there:
         raise NotFound(
             f"model `{name}` has no alias {alias!r}",
             suggest(alias, there) or f"promote a version first: mlops model promote {name} --to {alias}",
         )
-    back = views.before(views.moves(ledger.of(p).events(views.MOVES), name), alias)
+    back = views.before(views.moves(ledger.of(project).events(views.MOVES), name), alias)
     if back is None:
         raise NotFound(
             f"{alias} of {name} was never anywhere else",
@@ -253,10 +258,10 @@ def history(
     at: str = "",  # What served at this time, UTC: `2013-07-01T12:00`
 ) -> History:
     "Who moved which alias, when and why; what served at a time"
-    p = projects.current()
-    _known(p, name)
+    project = projects.current()
+    _known(project, name)
     until = _instant(at) if at else None
-    moves = views.moves(ledger.of(p).events(views.MOVES, until=until), name)
+    moves = views.moves(ledger.of(project).events(views.MOVES, until=until), name)
     return History(name=name, history=moves, serving=views.serving(moves), at=at)
 
 

@@ -11,6 +11,7 @@ __all__ = ['code', 'data', 'environment', 'place', 'tags', 'price']
 import functools, hashlib, os, subprocess, sys
 from ..core import ledger
 from ..core.errors import MlopsError
+from ..core.project import Project
 
 # %% ../../nbs/model/provenance.ipynb #e6573891
 def _git(root, *args) -> str:
@@ -66,7 +67,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def place(p) -> dict[str, str]:
+def place(project: Project) -> dict[str, str]:
     "Notebook and cell, or the job that runs it"
     parent = os.environ.get("MLOPS_PARENT_RUN") or ""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -79,7 +80,7 @@ def place(p) -> dict[str, str]:
         job = next(
             (
                 e.subject
-                for e in ledger.of(p).events("job.started", newest=True, limit=50)
+                for e in ledger.of(project).events("job.started", newest=True, limit=50)
                 if (e.payload or {}).get("run") == parent
             ),
             "",
@@ -95,15 +96,15 @@ def place(p) -> dict[str, str]:
     }
 
 
-def tags(p) -> dict[str, str]:
+def tags(project: Project) -> dict[str, str]:
     "Everything that can be said now"
-    out = {"mlops.project": p.name}
+    out = {"mlops.project": project.name}
     for look in (
-        lambda: code(p.root),
-        lambda: data(ledger.of(p).events(["dataset.added", "feature.joined"])),
+        lambda: code(project.root),
+        lambda: data(ledger.of(project).events(["dataset.added", "feature.joined"])),
         environment,
-        lambda: place(p),
-        lambda: price(p),
+        lambda: place(project),
+        lambda: price(project),
     ):
         try:
             out |= look()
@@ -112,9 +113,9 @@ def tags(p) -> dict[str, str]:
     return {k: v for k, v in out.items() if v}
 
 
-def price(p) -> dict[str, str]:
+def price(project: Project) -> dict[str, str]:
     "USD of an idle hour of this machine, so that runs that nobody metered have a price too"
     from mlops_nb import cost
 
-    usd = cost.price(cost.Usage(seconds=3600.0, cpu_s=0.0, kwh=cost.metering.modelled_kwh(3600.0, 0.0)), p)
+    usd = cost.price(cost.Usage(seconds=3600.0, cpu_s=0.0, kwh=cost.metering.modelled_kwh(3600.0, 0.0)), project)
     return {"mlops.usd_per_h": f"{usd:.6g}"} if usd is not None else {}

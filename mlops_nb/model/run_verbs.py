@@ -26,7 +26,7 @@ def run(
     metric: Variables = None,  # The same for metrics: numbers, or dicts of numbers, as they are after the cell
 ):
     "Train inside an MLflow run: metered, priced, tagged with code and data, recorded"
-    p = projects.current()
+    project = projects.current()
     refs.check_name(experiment, "experiment name")
     for word, given in (("param", param), ("metric", metric)):
         if given is not None and not isinstance(given, (dict, refs.Vars)):
@@ -34,7 +34,7 @@ def run(
                 f"{word}={given!r}: the values of these names cannot be seen from here",
                 f'give a dict: {word}={{"depth":depth}}',
             )
-    with tracking.bracketed(p, experiment, param, metric) as fact:
+    with tracking.bracketed(project, experiment, param, metric) as fact:
         yield fact
 
 
@@ -119,8 +119,8 @@ def diff(
     b: str,  # Another
 ) -> RunDifference:
     "What differs between two runs: code, data, environment, parameters, metrics, cost"
-    p = projects.current()
-    x, y = registry.run(p, a), registry.run(p, b)
+    project = projects.current()
+    x, y = registry.run(project, a), registry.run(project, b)
     parts = {kind: _differing(x["tags"], y["tags"], names) for kind, names in _KINDS.items()}
     return RunDifference(
         a=x["run"],

@@ -14,6 +14,7 @@ from .. import guard
 from ..core import ledger, project as projects
 from ..core.errors import BadInput, MlopsError
 from ..core.fact import Plan
+from ..core.project import Project
 from ..core.refs import Ref
 from ..core.verbs import verb
 from . import artifact_scan, manifest, mlflow_registry as registry, verbs as versions
@@ -37,18 +38,18 @@ def scan(
 
 def _of_version(name: str) -> Path:
     "Folder of a registered version"
-    p = projects.current()
-    return registry.fetch(p, versions.resolve(name, p).source)
+    project = projects.current()
+    return registry.fetch(project, versions.resolve(name, project).source)
 
 
-def keys(p) -> list[bytes]:
+def keys(project: Project) -> list[bytes]:
     "Public keys that the project pins"
-    return [base64.b64decode(k) for k in p.settings.audit.public_key.replace(",", " ").split()]
+    return [base64.b64decode(k) for k in project.settings.audit.public_key.replace(",", " ").split()]
 
 
-def until(p) -> dict[str, str]:
+def until(project: Project) -> dict[str, str]:
     "Key id -> last day on which it is accepted, from `[model] keys_until`"
-    pairs = [x.partition("=") for x in p.settings.model.keys_until.replace(",", " ").split()]
+    pairs = [x.partition("=") for x in project.settings.model.keys_until.replace(",", " ").split()]
     wrong = next((k for k, eq, d in pairs if not eq or len(d) != 10), None)
     if wrong:
         raise BadInput(f"model.keys_until in mlops.toml: {wrong[:40]!r} is no KEYID=YYYY-MM-DD")
@@ -62,10 +63,10 @@ def sign(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Provenance | Plan:
     "Sign the manifest of a version with your key; its files are hashed first"
-    p = projects.current()
-    v = versions.resolve(name, p)
-    key = guard.signer(p)
-    at = registry.fetch(p, v.source)
+    project = projects.current()
+    v = versions.resolve(name, project)
+    key = guard.signer(project)
+    at = registry.fetch(project, v.source)
     said = manifest.check(at, v.digest)
     if dry_run:
         return Plan(
@@ -74,8 +75,10 @@ def sign(
     with tempfile.TemporaryDirectory(prefix="mlops-") as d:
         (Path(d) / manifest.MANIFEST).write_bytes((at / manifest.MANIFEST).read_bytes())
         manifest.sign(Path(d), key)
-        registry.attach(p, v.run, v.source, Path(d) / manifest.ENVELOPE)
-    ledger.record(p, "model.signed", f"{v.name}@{v.version}", {"key": manifest.key_id(key.public)}, digest=v.digest)
+        registry.attach(project, v.run, v.source, Path(d) / manifest.ENVELOPE)
+    ledger.record(
+        project, "model.signed", f"{v.name}@{v.version}", {"key": manifest.key_id(key.public)}, digest=v.digest
+    )
     return Provenance(
         name=f"{v.name}@{v.version}",
         digest=v.digest,
@@ -92,12 +95,12 @@ def verify(
     """Hash every file again and check the signature
 
     Exit 1 when a file was changed, added or removed, when the registry names another digest, or when no valid signature of a pinned key is there."""
-    p = projects.current()
+    project = projects.current()
     if Path(name).is_dir():
-        return _verified(p, Provenance(name=Path(name).name), Path(name), "")
-    v = versions.resolve(name, p)
+        return _verified(project, Provenance(name=Path(name).name), Path(name), "")
+    v = versions.resolve(name, project)
     fact = Provenance(name=f"{v.name}@{v.version}", digest=v.digest)
-    held = next((x for x in registry.versions(p, v.name) if int(x.version) == v.version), None)
+    held = next((x for x in registry.versions(project, v.name) if int(x.version) == v.version), None)
     if held is None:
         fact.problems.append({"kind": "missing", "message": f"MLflow has no {v.name}@{v.version} any more"})
         return fact
@@ -112,17 +115,17 @@ def verify(
         fact.problems.append(
             {"kind": "digest", "message": "MLflow points to other files than those that were registered"}
         )
-    return _verified(p, fact, registry.fetch(p, v.source), v.digest)
+    return _verified(project, fact, registry.fetch(project, v.source), v.digest)
 
 
-def _verified(p, fact, at: Path, digest: str) -> Provenance:
+def _verified(project: Project, fact, at: Path, digest: str) -> Provenance:
     try:
         fact.files = len(manifest.check(at, digest)["files"])
         fact.digest = digest or manifest.digest((at / manifest.MANIFEST).read_bytes())
     except (MlopsError, OSError) as e:
         fact.problems.append({"kind": "changed", "message": getattr(e, "message", str(e))})
     try:
-        fact.signer = manifest.verify(at, keys(p), until(p))
+        fact.signer = manifest.verify(at, keys(project), until(project))
     except (MlopsError, OSError) as e:
         fact.problems.append({"kind": "signature", "message": getattr(e, "message", str(e))})
     return fact

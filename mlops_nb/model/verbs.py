@@ -16,6 +16,7 @@ from ..core import ledger, project as projects, refs
 from ..core.errors import BadInput, Finding, MlopsError, NotFound
 from ..core.fact import Plan
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data, Name, Object, Ref
 from ..core.verbs import verb
 from mlops_nb.model import (
@@ -40,47 +41,47 @@ def _object(obj, pickle: bool):
     return mlflow_flavours.load(projects.current(), str(obj), pickle)
 
 
-def _example(model, example, data: str, p):
+def _example(model, example, data: str, project: Project):
     "`(rows, what they are called, what to say)`"
     if example is not None:
         if isinstance(example, (str, Path)):
-            return example_rows.fit(model, datasets.read(example, p)), str(example), ""
+            return example_rows.fit(model, datasets.read(example, project)), str(example), ""
         return example_rows.fit(model, example), "the given rows", ""
     found = example_rows.in_notebook(model)
     if found:
         return example_rows.fit(model, found[1]), found[0], f"compared on rows of the notebook variable `{found[0]}`"
     if data:
-        return example_rows.fit(model, datasets.read(data, p)), data, f"compared on rows of {data}"
+        return example_rows.fit(model, datasets.read(data, project)), data, f"compared on rows of {data}"
     raise BadInput("there are no rows to compare ONNX with", "give rows that the model takes: --example FRAME")
 
 
-def _key(p):
+def _key(project: Project):
     "The user's key, where the project has pinned it; otherwise versions stay unsigned"
     try:
-        return guard.signer(p)
+        return guard.signer(project)
     except MlopsError:
         return None
 
 
-def next_number(p, name: str):
+def next_number(project: Project, name: str):
     "What tells a registration its number, and which ones of the same name go before it"
 
     def ask():
-        events = list(ledger.of(p).events(views.TYPES))
+        events = list(ledger.of(project).events(views.TYPES))
         return views.expected(events, name), [v.bracket for v in views.pending(events, name)]
 
     return ask
 
 
-def _request(p, name, data, run, outside: bool, **options) -> registration.Request:
+def _request(project: Project, name, data, run, outside: bool, **options) -> registration.Request:
     "Lineage of a version: its run, its data; the rest is read where there is time"
-    number, _ = next_number(p, name)()
-    run = registry.run(p, run)["run"] if run else "" if outside else tracking.last_run(p)
+    number, _ = next_number(project, name)()
+    run = registry.run(project, run)["run"] if run else "" if outside else tracking.last_run(project)
     r = registration.Request(
         bracket=registration.new_bracket(), name=name, expected=number, data=data, run=run, **options
     )
     if data:
-        v = datasets.resolve(data, p)
+        v = datasets.resolve(data, project)
         r.data = f"{v.name}@{v.version}"
         r.data_digest = v.digest
     return r
@@ -124,12 +125,12 @@ def log(
     """Register a version: native flavour, ONNX with parity, signature, lock, lineage
 
     Exit 1 when ONNX differs from the model by more than the tolerance: nothing is registered."""
-    p = projects.current()
+    project = projects.current()
     refs.check_name(name, "model name")
     model = _object(object, pickle)
-    rows, called, said = _example(model, example, data, p)
-    outside = not run and not isinstance(object, (str, Path)) and tracking.trained_outside(p, model)
-    r = _request(p, name, data, run, outside, example=called, tolerance=tolerance, native=native, pickle=pickle)
+    rows, called, said = _example(model, example, data, project)
+    outside = not run and not isinstance(object, (str, Path)) and tracking.trained_outside(project, model)
+    r = _request(project, name, data, run, outside, example=called, tolerance=tolerance, native=native, pickle=pickle)
     if dry_run:
         return Plan(
             steps=[
@@ -139,8 +140,8 @@ def log(
             ]
         )
     _probe(model, rows)
-    fact = _left(p, r, model, rows) if _background(wait) else _waited(p, r, model, rows)
-    last = tracking.last_run(p)[:8]
+    fact = _left(project, r, model, rows) if _background(wait) else _waited(project, r, model, rows)
+    last = tracking.last_run(project)[:8]
     notes = [
         x
         for x in (said, outside and f"not made in run {last}, so it gets none of its metrics; if it was: --run {last}")
@@ -151,18 +152,20 @@ def log(
     return fact
 
 
-def _left(p, r, model, rows) -> ModelVersion:
+def _left(project: Project, r, model, rows) -> ModelVersion:
     "Hand it over and say so"
-    with registration.begun(p, r, next_number(p, r.name)) as lock:
-        registration.leave(p, r, model, rows, lock)
+    with registration.begun(project, r, next_number(project, r.name)) as lock:
+        registration.leave(project, r, model, rows, lock)
     return ModelVersion(name=r.name, version=r.expected, digest="", state="registering", run=r.run, data=r.data)
 
 
-def _waited(p, r, model, rows) -> ModelVersion:
+def _waited(project: Project, r, model, rows) -> ModelVersion:
     "Do it here; what ONNX got wrong comes with the error"
-    with registration.begun(p, r, next_number(p, r.name)), progress(f"registering {r.name}@{r.expected}"):
+    with registration.begun(project, r, next_number(project, r.name)), progress(f"registering {r.name}@{r.expected}"):
         try:
-            return registration.finish(p, r, model, rows, _key(p), registration.limited(p.settings.model.convert_s))
+            return registration.finish(
+                project, r, model, rows, _key(project), registration.limited(project.settings.model.convert_s)
+            )
         except Finding as e:
             e.__dict__["result"] = ModelVersion(
                 name=r.name,
@@ -175,10 +178,10 @@ def _waited(p, r, model, rows) -> ModelVersion:
             raise
 
 # %% ../../nbs/model/verbs.ipynb #0fd1d258
-def _resolve(p, ref: str) -> ModelVersion:
+def _resolve(project: Project, ref: str) -> ModelVersion:
     "The version that `NAME@v` names, with its aliases; one that is not finished has another state"
     at = refs.parse(ref, "model")
-    events = list(ledger.of(p).events(views.TYPES))
+    events = list(ledger.of(project).events(views.TYPES))
     have = views.versions(events, at.name)
     waiting = views.pending(events, at.name)
     bad = views.failed(events, at.name)
@@ -192,7 +195,7 @@ def _resolve(p, ref: str) -> ModelVersion:
             f"{at.name}@{at.version} is not there; {at.name}@{waiting[-1].version} is being registered",
             f"mlops model show {at.name}@{waiting[-1].version}",
         )
-    now = registry.aliases(p, at.name) if have else {}
+    now = registry.aliases(project, at.name) if have else {}
     v = refs.pick(have, at, now, "model")
     v.aliases = sorted(a for a, n in now.items() if n == v.version)
     return v
@@ -238,14 +241,14 @@ def folder(
 
 def load(
     ref: str,  # `NAME@v`
-    p=None,  # Project; the current one by default
+    project: Project | None = None,  # Project; the current one by default
     threads: int = 1,  # Of ONNX Runtime
 ) -> onnx_session.Predictor:
     "A version as a function of rows: the registered bytes, hashed again"
-    v = resolve(ref, p)
+    v = resolve(ref, project)
     if not v.onnx:
         raise NotFound(f"{v.name}@{v.version} has no ONNX: {v.message}", "register it again without --native")
-    at = folder(v, p)
+    at = folder(v, project)
     return onnx_session.Predictor(
         (at / "model.onnx").read_bytes(),
         v.inputs,
@@ -267,11 +270,11 @@ def show(
     name: Ref,  # `NAME@v`
 ) -> ModelVersion:
     "One version: digest, parity, size, metrics, inputs, files"
-    p = projects.current()
-    v = _resolve(p, name)
+    project = projects.current()
+    v = _resolve(project, name)
     if v.state == "registered":
-        folder(v, p)
-    elif v.state == "registering" and not registration.busy(p, v.bracket):
+        folder(v, project)
+    elif v.state == "registering" and not registration.busy(project, v.bracket):
         v.message = "its process has ended: mlops model mend"
     return v
 
@@ -282,24 +285,26 @@ def mend(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Mended | Plan:
     "Finish or undo registrations and promotions whose process was killed"
-    p = projects.current()
-    found = leftovers(p, not dry_run)
+    project = projects.current()
+    found = leftovers(project, not dry_run)
     if dry_run:
         return Plan(steps=[f"{x['subject']}: {x['state']}, {x['message']}" for x in found] or ["nothing to mend"])
     return Mended(done=found)
 
 
-def leftovers(p, apply: bool) -> list[dict]:
+def leftovers(project: Project, apply: bool) -> list[dict]:
     "What killed processes left; finished or undone with `apply`"
-    events = list(ledger.of(p).events([*views.TYPES, *views.OPENS]))
-    return registration.mend(p, views.pending(events), apply) + mlflow_aliases.mend(p, views.promoting(events), apply)
+    events = list(ledger.of(project).events([*views.TYPES, *views.OPENS]))
+    return registration.mend(project, views.pending(events), apply) + mlflow_aliases.mend(
+        project, views.promoting(events), apply
+    )
 
 
-def differences(p) -> tuple[dict[str, int], list[dict]]:
+def differences(project: Project) -> tuple[dict[str, int], list[dict]]:
     "`(what was compared, {kind, subject, message, evidence})`: MLflow's registry against the ledger"
-    have = {(v.name, v.version): v for v in views.versions(ledger.of(p).events(views.TYPES))}
-    there = {(v.name, int(v.version)): v for v in registry.versions(p)} if have or p.mlflow_uri else {}
-    running = {v.bracket for v in views.pending(ledger.of(p).events(views.TYPES))}
+    have = {(v.name, v.version): v for v in views.versions(ledger.of(project).events(views.TYPES))}
+    there = {(v.name, int(v.version)): v for v in registry.versions(project)} if have or project.mlflow_uri else {}
+    running = {v.bracket for v in views.pending(ledger.of(project).events(views.TYPES))}
     out = [
         {
             "kind": "unrecorded",
@@ -331,16 +336,16 @@ def differences(p) -> tuple[dict[str, int], list[dict]]:
         if (n, k) in have and v.tags.get("mlops.digest") != have[n, k].digest
     ]
     names = sorted({n for n, _ in [*have, *there]})
-    aliases = [a for n in names for a in _aliases(p, n)]
+    aliases = [a for n in names for a in _aliases(project, n)]
     return {"model versions": len({*have, *there}), "aliases": len(aliases)}, out + [
         a for a in aliases if a.pop("differs")
     ]
 
 
-def _aliases(p, name: str) -> list[dict]:
+def _aliases(project: Project, name: str) -> list[dict]:
     "Each alias of a model, and whether MLflow and the ledger differ about it"
-    now = registry.aliases(p, name)
-    moves = views.moves(ledger.of(p).events(views.MOVES), name)
+    now = registry.aliases(project, name)
+    moves = views.moves(ledger.of(project).events(views.MOVES), name)
     then = views.serving(moves)
     where = lambda n: "nowhere" if n is None else f"on {n}"
     return [
@@ -356,9 +361,9 @@ def _aliases(p, name: str) -> list[dict]:
     ]
 
 
-def health(p) -> tuple[bool, str, str]:
+def health(project: Project) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
-    found = [x for x in leftovers(p, False) if x["state"] != "running"]
+    found = [x for x in leftovers(project, False) if x["state"] != "running"]
     if found:
         return False, f"{found[0]['subject']} would be {found[0]['state']}: {found[0]['message']}", "mlops model mend"
     return True, "every registration and promotion has ended", ""
@@ -367,8 +372,8 @@ def health(p) -> tuple[bool, str, str]:
 @verb("model.list", example="mlops model list")
 def list_() -> Models:
     "Registered models, each in its newest version, with its aliases"
-    p = projects.current()
-    events = list(ledger.of(p).events(views.TYPES))
+    project = projects.current()
+    events = list(ledger.of(project).events(views.TYPES))
     have = views.versions(events)
     out = []
     lost = [f for f in views.failed(events) if not any(v.name == f.name for v in have)]
@@ -379,7 +384,7 @@ def list_() -> Models:
                 "name": name,
                 "version": v.version,
                 "state": v.state,
-                "aliases": registry.aliases(p, name) if any(h.name == name for h in have) else {},
+                "aliases": registry.aliases(project, name) if any(h.name == name for h in have) else {},
                 "size_bytes": v.size_bytes,
                 "parity_max_abs": (v.onnx or {}).get("parity_max_abs"),
                 "parent": v.parent,

@@ -14,6 +14,7 @@ from ..core import project as projects
 from ..core.errors import BadInput, NotFound
 from ..core.fact import Plan
 from ..core.progress import progress
+from ..core.project import Project
 from ..core.refs import Data
 from ..core.verbs import verb
 from . import comparison, profile_sketch
@@ -41,12 +42,12 @@ def _subject(name: str) -> str:
     return Path(name).name if "/" in name else name
 
 
-def _record(p, type, subject, payload) -> None:
-    if p is None:
+def _record(project: Project, type, subject, payload) -> None:
+    if project is None:
         return
     from mlops_nb.core import ledger
 
-    ledger.record(p, type, subject, payload, fail="open")
+    ledger.record(project, type, subject, payload, fail="open")
 
 
 def _window(data):
@@ -112,9 +113,9 @@ def drift(
     """Has the world changed between two windows?
 
     Exit code 1 means that at least one column drifted. Numbers and times: Kolmogorov-Smirnov; levels: chi-square or Fisher with rare levels pooled; missing values: a test of their own; Holm's correction over all."""
-    p = _project()
+    project = _project()
     if alpha is None:
-        alpha = p.settings.monitor.alpha if p else 0.05
+        alpha = project.settings.monitor.alpha if project else 0.05
     a, b = _window(ref), _window(cur)
     if isinstance(a, Profile) or isinstance(b, Profile):
         a, b = (w if isinstance(w, Profile) else profile_sketch.profile_of(w) for w in (a, b))
@@ -126,7 +127,7 @@ def drift(
         _report(a, b, report, columns, d)
     d.reference, d.current = _called(ref), _called(cur)
     _record(
-        p,
+        project,
         "monitor.drift_checked",
         _subject(d.current),
         {
