@@ -15,6 +15,7 @@ from typing import Never
 from .. import cost
 from . import cell_cache, namespace, secret_refs
 from .cell_outputs import Outputs
+from .file_stamps import file_stamp
 from .notebook_ast import understand
 
 # %% ../../nbs/job/cell_runner.ipynb #6a36cb80
@@ -124,7 +125,7 @@ class Opened:
                 if not _IMPORTS.search(sys._getframe(1).f_code.co_filename):
                     self._touch(path, "r")
             elif way == "r" and event == "open":
-                self.read.setdefault(path, namespace.file_stamp(path))
+                self.read.setdefault(path, file_stamp(path))
                 self._touch(path, "r")
             else:
                 self._change(event, path, way)
@@ -150,7 +151,7 @@ class Opened:
 
     def begin(self, also=()) -> None:
         self.clear()
-        self.read = {p: namespace.file_stamp(p) for p in also}
+        self.read = {p: file_stamp(p) for p in also}
         for p in also:
             self._touch(p, "r")
         self.on = True
