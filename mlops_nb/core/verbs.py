@@ -9,19 +9,21 @@ __all__ = ['About', 'path_of', 'verb', 'resolve', 'call', 'strictly']
 
 # %% ../../nbs/core/verbs.ipynb #5ead53d1
 import functools, importlib, os
+from collections.abc import Callable
+from typing import Any
 from .errors import BadUsage, BadInput, Finding, MlopsError, ToolFailed, suggest
 
 # %% ../../nbs/core/verbs.ipynb #54983104
 class About:
     "What `@verb` was told about a function"
 
-    def __init__(self, path: str, **options) -> None:
+    def __init__(self, path: str, **options: Any) -> None:
         self.path = path
         self.options = options
 
 
 def path_of(
-    fn,  # A function in a pillar's `verbs` room
+    fn: Callable[..., Any],  # A function in a pillar's `verbs` room
 ) -> str:  # `data.add` for `mlops_nb.data.verbs.add`
     "The path of a verb by where it lives; a trailing underscore is dropped"
     parts = ["", *fn.__module__.split(".")][-2]  # empty inside a notebook
@@ -29,102 +31,104 @@ def path_of(
 
 
 def verb(
-    path: str = "",  # Path, when it is not the pillar's name and the function's
+    path: Any = "",  # Path, when it is not the pillar's name and the function's: up to three words
     *,
     changes: bool = False,  # Does it change anything? Then it takes `dry_run`
     destructive: bool = False,  # Does it destroy anything? Then it takes `yes`
     check: bool = False,  # May its result be not ok? Then exit 1, and `--strict` raises
     warm: bool = False,  # May a warm server carry out its shell form? See `core.warm`
-    cell: str = "",  # For a cell magic: `body` passes the cell as the parameter `body`; `around` runs the cell inside the returned context
+    # For a cell magic: `body` passes the cell as the parameter `body`; `around` runs the cell inside the returned context
+    cell: str = "",
     example: str = "",  # One command that works on the demo project
-):
+) -> Any:  # The function, or a decorator
     "Make a typed function a verb"
+    told = {
+        "changes": changes,
+        "destructive": destructive,
+        "check": check,
+        "warm": warm,
+        "cell": cell,
+        "example": example,
+    }
 
-    def decorate(fn):
-        about = About(
-            path if isinstance(path, str) and path else path_of(fn),
-            changes=changes,
-            destructive=destructive,
-            check=check,
-            warm=warm,
-            cell=cell,
-            example=example,
-        )
+    def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
+        about = About(path if isinstance(path, str) and path else path_of(fn), **told)
 
         @functools.wraps(fn)
-        def called(*args, **kwargs):
+        def called(*args: Any, **kwargs: Any) -> Any:
             return _guarded(fn, about, *_read(fn, about, args, kwargs))
 
         called.__verb__ = about
         return called
 
-    if callable(path):
-        fn, path = path, ""
-        return decorate(fn)
-    return decorate
+    return decorate(path) if callable(path) else decorate
 
 # %% ../../nbs/core/verbs.ipynb #756e773c
-def _read(fn, about, args, kwargs):
+def _read(
+    fn: Callable[..., Any], about: About, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
     "Arguments with text read by the declared kinds, so that Python callers may write '30d' too"
     from mlops_nb.core import grammar, verb_index
 
     entry = verb_index.load().get(about.path)
-    known = (
-        {q["name"]: q for q in entry["params"]}
-        if entry and entry["where"].endswith(f":{fn.__name__}")
-        else verb_index.kinds(fn)
-    )
-    names = list(fn.__wrapped__.__code__.co_varnames if hasattr(fn, "__wrapped__") else fn.__code__.co_varnames)[
-        : getattr(fn, "__wrapped__", fn).__code__.co_argcount
-    ]
-    wrong = [k for k in kwargs if k not in known]
+    if entry and entry["where"].endswith(f":{fn.__name__}"):
+        known = {parameter["name"]: parameter for parameter in entry["params"]}
+    else:
+        known = verb_index.kinds(fn)
+    code = getattr(fn, "__wrapped__", fn).__code__
+    names = code.co_varnames[: code.co_argcount]
+    wrong = [name for name in kwargs if name not in known]
     if wrong:
         raise BadUsage(
             f"{about.path} has no parameter `{wrong[0]}`", suggest(wrong[0], known) or f"it has: {', '.join(known)}"
         )
-    args = [grammar.coerce(known[n], n, a) if isinstance(a, str) else a for n, a in zip(names, args)] + list(
-        args[len(names) :]
-    )
-    return args, {k: grammar.coerce(known[k], k, v) if isinstance(v, str) else v for k, v in kwargs.items()}
+
+    def read(name: str, value: Any) -> Any:
+        return grammar.coerce(known[name], name, value) if isinstance(value, str) else value
+
+    words = [read(name, value) for name, value in zip(names, args)]
+    return [*words, *args[len(names) :]], {name: read(name, value) for name, value in kwargs.items()}
 
 
-def _guarded(fn, about, args, kwargs):
+def _guarded(fn: Callable[..., Any], about: About, args: list[Any], kwargs: dict[str, Any]) -> Any:
     "Call `fn`; turn what the system says into one line, and remember a failed change"
     try:
         return fn(*args, **kwargs)
-    except MlopsError as e:
-        _note_failure(about, e, kwargs)
+    except MlopsError as error:
+        _note_failure(about, error, kwargs)
         raise
-    except (OSError, MemoryError) as e:
-        where = f" {e.filename}" if getattr(e, "filename", None) else ""
-        err = ToolFailed(f"{about.path}:{where} {getattr(e, 'strerror', None) or type(e).__name__ + ': ' + str(e)}")
-        _note_failure(about, err, kwargs)
-        raise err from e
+    except (OSError, MemoryError) as error:
+        where = f" {error.filename}" if getattr(error, "filename", None) else ""
+        said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        failed = ToolFailed(f"{about.path}:{where} {said}")
+        _note_failure(about, failed, kwargs)
+        raise failed from error
 
 
-def _note_failure(about, error, kwargs) -> None:
+def _note_failure(about: About, error: MlopsError, kwargs: dict[str, Any]) -> None:
     "Record `verb.failed`, if the verb changes things and there is a ledger to write to"
     if not about.options["changes"] or kwargs.get("dry_run") or isinstance(error, BadUsage):
         return
-    from mlops_nb.core import project
+    from mlops_nb.core import project as projects
 
     try:
-        p = project.current()
+        project = projects.current()
     except MlopsError:
         return
-    if not os.path.exists(p.root / p.ledger_path):
+    if not os.path.exists(project.root / project.ledger_path):
         return
-    from mlops_nb.core import ledger
+    from mlops_nb.core import events, ledger
 
     try:
-        ledger.record(p, "verb.failed", about.path, {"kind": error.kind, "message": error.message[:500]})
-    except (MlopsError, OSError) as e:
-        error.add_note(f"and this failure was not recorded: {e}")  # --debug shows it; the user needs one line
+        failed = events.VerbFailed(kind=error.kind, message=error.message[:500])
+        ledger.record(project, failed, subject=about.path)
+    except (MlopsError, OSError) as unrecorded:
+        error.add_note(f"and this failure was not recorded: {unrecorded}")  # --debug shows it; the user needs one line
 
 # %% ../../nbs/core/verbs.ipynb #45133127
 def resolve(
     path: str,  # `data.add`
-):
+) -> Callable[..., Any]:
     "The function behind a path; raises `BadUsage` with the nearest path"
     from mlops_nb.core import verb_index
 
@@ -138,19 +142,19 @@ def resolve(
 def call(
     path: str,  # `data.add`
     /,
-    *args,  # Words
-    **kwargs,  # Options
-):  # What the verb returns
+    *args: Any,  # Words
+    **kwargs: Any,  # Options
+) -> Any:  # What the verb returns
     "Call a verb by its path"
     return resolve(path)(*args, **kwargs)
 
 
 def strictly(
-    result,  # What a check returned
-):  # The same result, when it is ok
+    result: Any,  # What a check returned
+) -> Any:  # The same result, when it is ok
     "Raise `Finding` when a check found something: what `--strict` means"
     if getattr(result, "ok", True):
         return result
-    e = (ToolFailed if getattr(result, "exit_code", 1) == 4 else Finding)(result.finding)
-    e.result = result
-    raise e
+    error = (ToolFailed if getattr(result, "exit_code", 1) == 4 else Finding)(result.finding)
+    error.result = result
+    raise error
