@@ -141,7 +141,7 @@ def _numbered(asked: "pa.ChunkedArray", view: "pa.ChunkedArray") -> _Numbers | N
         max(len(encoded.dictionary), 1),
     )
 
-
+# %% ../../nbs/feature/asof.ipynb #6b92ad51
 class _Packed(NamedTuple):
     "Key and time as one whole number that sorts like them, -1 for what cannot match"
 

@@ -335,7 +335,7 @@ def _keep(at: Path, table: "pa.Table") -> None:
     except OSError:
         tmp.unlink(missing_ok=True)
 
-
+# %% ../../nbs/feature/compute.ipynb #9d1c62fa
 def _python(project: Project, definition: Definition, found: Mapping[str, Source]) -> "pa.Table":
     "Call the function with pandas frames"
     name, arguments = function_of(definition.body)

@@ -139,9 +139,7 @@ def limbs(
     terms: "list[np.ndarray]",  # Finite float64 arrays, shape (events,): their sum counts
     *,
     exponent: "int | np.ndarray" = 0,  # The terms are multiplied by 2**exponent
-) -> (
-    "dict[int, np.ndarray]"
-):  # {k: int64, shape (questions,)}: the sums are those of array * 2**k; each k is a multiple of `bits`
+) -> "dict[int, np.ndarray]":  # {k: int64, shape (questions,)}: a sum is that of array * 2**k
     "Sums of floats as sums of whole numbers, exact"
     import numpy as np
 

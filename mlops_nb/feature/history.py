@@ -94,7 +94,7 @@ def _ints(column: "pa.ChunkedArray | pa.Array") -> "np.ndarray":
 
     return np.asarray(pc.fill_null(column, 0)) if column.null_count else np.asarray(column)
 
-
+# %% ../../nbs/feature/history.ipynb #15d7e2b8
 def _of_windows(
     definition: Definition, features: list[str], rows: "pa.Table", question: asof.Question, as_known: bool
 ) -> Answer:
@@ -173,7 +173,7 @@ def held(
     return Held(picked, stored, columns)
 
 
-def _no_report(n: int, name: str) -> None:
+def _no_report(views: int, name: str) -> None:
     "Where nobody wants to know how far it is"
 
 
@@ -259,7 +259,7 @@ def pieces(
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInput(f"{entities}: cannot be read as parquet: {str(error).splitlines()[0][:160]}") from error
 
-
+# %% ../../nbs/feature/history.ipynb #71c9f3a6
 def merged(answers: Sequence[Sequence[Answer]]) -> list[Joined]:  # Of each piece: one answer a view
     "The proofs of all pieces, one a view"
     out = []

@@ -137,7 +137,7 @@ def next_turn(
     old = _mark(mark) or Mark("", "")
     return msgspec.json.encode(msgspec.structs.replace(old, turn=old.turn + 1)).decode()
 
-
+# %% ../../nbs/feature/increment.ipynb #5b20c9e7
 def read(
     project: Project,  # Project
     definition: Definition,  # A stored view

@@ -52,18 +52,22 @@ def equal(
     "Share of equal values among the rows that have both, and their number"
     import numpy as np
 
-    x, y = _numeric(feature), _numeric(label)
-    if x is None or y is None:
-        x, y = _texts(feature), _texts(label)
-        both = np.not_equal(x, None) & np.not_equal(y, None)
+    values, labels = _numeric(feature), _numeric(label)
+    if values is None or labels is None:
+        values, labels = _texts(feature), _texts(label)
+        both = np.not_equal(values, None) & np.not_equal(labels, None)
     else:
-        both = ~(np.isnan(x) | np.isnan(y))
-    x = x[both]
-    y = y[both]
-    if len(x) < ENOUGH or len(set(y[:100_000].tolist())) < 2:
-        return 0.0, int(len(x))
-    hit = np.abs(x - y) <= 1e-9 * np.maximum(1, np.abs(y)) if x.dtype.kind == "f" else x == y
-    return float(hit.mean()), int(len(x))
+        both = ~(np.isnan(values) | np.isnan(labels))
+    values = values[both]
+    labels = labels[both]
+    if len(values) < ENOUGH or len(set(labels[:100_000].tolist())) < 2:
+        return 0.0, int(len(values))
+    hit = (
+        np.abs(values - labels) <= 1e-9 * np.maximum(1, np.abs(labels))
+        if values.dtype.kind == "f"
+        else values == labels
+    )
+    return float(hit.mean()), int(len(values))
 
 
 def _separates(values: "np.ndarray", classes: "np.ndarray") -> bool:
@@ -77,7 +81,7 @@ def _separates(values: "np.ndarray", classes: "np.ndarray") -> bool:
     other = values[classes == kinds[1]]
     return min(len(one), len(other)) >= ENOUGH and (one.max() < other.min() or other.max() < one.min())
 
-
+# %% ../../nbs/feature/leakage.ipynb #0c5fa481
 class Sign(NamedTuple):
     "What one column tells about another"
 
@@ -96,17 +100,17 @@ def sign(
     share, rows = equal(feature, label)
     if share >= SAME:
         return Sign("equal", rows, share)
-    x, y = _numeric(feature), _numeric(label)
-    if x is None or y is None:
+    values, labels = _numeric(feature), _numeric(label)
+    if values is None or labels is None:
         return Sign("", rows, 0.0)
-    finite = np.isfinite(x) & np.isfinite(y)
-    x = x[finite]
-    y = y[finite]
-    if len(x) < ENOUGH or x.std() == 0 or y.std() == 0:
-        return Sign("", len(x), 0.0)
-    if len(np.unique(y[:100_000])) > 2 and abs(np.corrcoef(x, y)[0, 1]) > 0.99999:
-        return Sign("linear", len(x), 1.0)
-    return Sign("separates", len(x), 1.0) if _separates(x, y) else Sign("", len(x), 0.0)
+    finite = np.isfinite(values) & np.isfinite(labels)
+    values = values[finite]
+    labels = labels[finite]
+    if len(values) < ENOUGH or values.std() == 0 or labels.std() == 0:
+        return Sign("", len(values), 0.0)
+    if len(np.unique(labels[:100_000])) > 2 and abs(np.corrcoef(values, labels)[0, 1]) > 0.99999:
+        return Sign("linear", len(values), 1.0)
+    return Sign("separates", len(values), 1.0) if _separates(values, labels) else Sign("", len(values), 0.0)
 
 # %% ../../nbs/feature/leakage.ipynb #a7be25b3
 _WORDS = {
@@ -141,7 +145,7 @@ def _own_event(asked: _Asked, window: Window, label: "pa.ChunkedArray") -> tuple
     )["x"]
     return equal(last.filter(pa.array(here)), label.filter(pa.array(here)))
 
-
+# %% ../../nbs/feature/leakage.ipynb #f7a4e093
 def _leak(column: str, sign: Sign, why: str = "") -> Leak:
     return Leak(
         column=column, kind=sign.kind, rows=int(sign.rows), share=float(sign.share), why=why or _WORDS[sign.kind]

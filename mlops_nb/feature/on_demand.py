@@ -153,7 +153,7 @@ def transform(
         )
     return out
 
-
+# %% ../../nbs/feature/on_demand.ipynb #38ac7f42
 def check_alone(
     definition: Definition,  # An on-demand view
     table: "pa.Table",  # Its inputs

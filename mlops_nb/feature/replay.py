@@ -235,7 +235,7 @@ def _other_version(project: Project, looked: _Looked) -> str:
             return f"code version: the values of {definition.name}@{definition.version}"
     return ""
 
-
+# %% ../../nbs/feature/replay.ipynb #64d2f81a
 def _factor(used: "pa.ChunkedArray", said: "pa.Array | pa.ChunkedArray") -> float | None:
     "The constant factor between two columns, if there is one"
     import numpy as np
@@ -285,7 +285,7 @@ def _older(project: Project, looked: _Looked, answer: history.Answer) -> str:
             )
     return ""
 
-
+# %% ../../nbs/feature/replay.ipynb #e41b7930
 def _missed(project: Project, looked: _Looked) -> bool:
     "Are these the values of windows that one event had not reached?"
     import pyarrow as pa
@@ -413,7 +413,7 @@ def compare(
     out.sort(key=lambda mismatch: -mismatch.rate)
     return Comparison(calls, out, len(features), _iso(first), _iso(last))
 
-
+# %% ../../nbs/feature/replay.ipynb #d82f5b16
 def _part(answer: history.Answer | None, calls: "np.ndarray") -> history.Answer | None:
     "An answer about some of the calls"
     if answer is None:

@@ -233,7 +233,7 @@ def _best(aggregate: str, events: _Events) -> "pa.Array":
         return pa.nulls(events.questions, values.type)
     return values.take(pa.array(order[np.maximum(best, 0)], mask=best < 0))
 
-
+# %% ../../nbs/feature/sliding.ipynb #1af8403b
 def _numbers(values: "pa.Array") -> "np.ndarray":
     "Numbers as numpy: int64 or uint64 where they are whole, else float64"
     import numpy as np, pyarrow as pa
