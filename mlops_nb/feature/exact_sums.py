@@ -140,7 +140,7 @@ def limbs(
     *,
     exponent: "int | np.ndarray" = 0,  # The terms are multiplied by 2**exponent
 ) -> "dict[int, np.ndarray]":  # {k: int64, shape (questions,)}: a sum is that of array * 2**k
-    "Sums of floats as sums of whole numbers, exact"
+    "Sums of floats as sums of whole numbers, exact; each k is a multiple of `bits`"
     import numpy as np
 
     out = {}
