@@ -239,6 +239,10 @@ def _computed(project: Project, definition: Definition, found: Mapping[str, Sour
     "The rows of a view, in any order"
     if definition.kind == "python":
         return _python(project, definition, found)
+    return _sql(project, definition, found)
+
+
+def _sql(project: Project, definition: Definition, found: Mapping[str, Source]) -> "pa.Table":
     with closed(_tables(found), project) as con:
         return query(con, definition.body)
 
