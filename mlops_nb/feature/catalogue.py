@@ -8,128 +8,142 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/catalogue.html.md"""
 __all__ = ['described', 'sources', 'lineage', 'held', 'state']
 
 # %% ../../nbs/feature/catalogue.ipynb #3766b94f
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, UTC
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
 from .. import data
 from ..core import ledger, refs
 from ..core.errors import MlopsError
 from ..core.project import write_text, Project
-from . import compute, definition
+from . import compute, definition as definitions, windows
 from .facts import Definition
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # %% ../../nbs/feature/catalogue.ipynb #d0372884
-def _column(a, name: str) -> dict:
+def _column(column: "pa.ChunkedArray", name: str) -> dict[str, Any]:
     "One column in a few figures"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
+    kind = column.type
     out = {
         "name": name,
-        "nulls": int(pc.sum(pc.cast(pc.is_null(a, nan_is_null=True), pa.int64())).as_py() or 0),
+        "nulls": int(pc.sum(pc.cast(pc.is_null(column, nan_is_null=True), pa.int64())).as_py() or 0),
         "min": None,
         "max": None,
         "mean": None,
         "bins": [],
         "distinct": None,
     }
-    if not (pa.types.is_integer(a.type) or pa.types.is_floating(a.type) or pa.types.is_boolean(a.type)):
-        try:
-            out["distinct"] = (
-                pc.count_distinct(a).as_py()
-                if not pa.types.is_nested(a.type) and not pa.types.is_null(a.type)
-                else None
-            )
-        except pa.ArrowNotImplementedError:
-            pass  # lengths of time in months and days
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        countable = not pa.types.is_nested(kind) and not pa.types.is_null(kind)
+        with suppress(pa.ArrowNotImplementedError):  # lengths of time in months and days
+            out["distinct"] = pc.count_distinct(column).as_py() if countable else None
         return out
-    x = a.cast(pa.int8()) if pa.types.is_boolean(a.type) else a
-    x = np.asarray(x.drop_null().to_numpy(), "float64")
-    x = x[np.isfinite(x)]
-    if len(x):
+    numbers = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
+    values = np.asarray(numbers.drop_null().to_numpy(), "float64")
+    values = values[np.isfinite(values)]
+    if len(values):
         with np.errstate(over="ignore"):
-            out |= {"min": float(x.min()), "max": float(x.max()), "mean": float(x.mean())}
-        try:
-            out["bins"] = [int(n) for n in np.histogram(x, 20)[0]]
-        except ValueError:
-            pass  # from one end of the numbers to the other, or narrower than twenty of them
+            out |= {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+        with suppress(ValueError):  # from one end of the numbers to the other, or narrower than twenty of them
+            out["bins"] = [int(n) for n in np.histogram(values, 20)[0]]
     return out
 
 
+def _names(definition: Definition) -> list[str]:
+    "Columns that a view's features are or are made of"
+    if definition.windows:
+        return windows.inputs(definition.windows)
+    return [feature.name for feature in definition.features]
+
+
 def described(
-    d: Definition,
-    table,  # pyarrow.Table: the view's rows
-) -> tuple[list[dict], str]:  # Columns, newest event as ISO text
+    definition: Definition,
+    table: "pa.Table",  # The view's rows
+) -> tuple[list[dict[str, Any]], str]:  # Columns, newest event as ISO text
     "Figures of the columns that a view's features are or are made of"
     import pyarrow.compute as pc
 
-    columns = (
-        [f.name for f in d.features] if not d.windows else list(dict.fromkeys(w.column for w in d.windows if w.column))
-    )
-    newest = pc.max(table[d.time]).as_py() if d.time and table.num_rows else None
-    return [
-        _column(table[c], c) for c in columns if c in table.column_names
-    ], "" if newest is None else newest.isoformat(sep=" ", timespec="seconds") if isinstance(newest, datetime) else str(
-        newest
-    )  # a column of dates has no seconds
+    columns = [_column(table[name], name) for name in _names(definition) if name in table.column_names]
+    newest = pc.max(table[definition.time]).as_py() if definition.time and table.num_rows else None
+    if newest is None:
+        return columns, ""
+    if isinstance(newest, datetime):
+        return columns, newest.isoformat(sep=" ", timespec="seconds")
+    return columns, str(newest)  # a column of dates has no seconds
 
 # %% ../../nbs/feature/catalogue.ipynb #d49e0d96
-def sources(project: Project, d: Definition) -> list[str]:
+def sources(project: Project, definition: Definition) -> list[str]:
     "Datasets and views in the version that a view reads now, and files"
-    if d.on_demand:
-        return d.needs
+    if definition.on_demand:
+        return definition.needs
     try:
-        found = {d.source if n == "source" else n for n in compute.names_of(d)}
+        found = {definition.source if name == "source" else name for name in compute.names_of(definition)}
     except MlopsError:
-        return [d.source] if d.source else []
-    return sorted(_versioned(project, n) for n in found)
+        return [definition.source] if definition.source else []
+    return sorted(_versioned(project, name) for name in found)
 
 
 def _versioned(project: Project, name: str) -> str:
     "`NAME@v` of a dataset or a view; anything else as it is"
     views, sets = refs.registered(project, "feature"), refs.registered(project, "dataset")
     try:
-        v = (
-            definition.find(project, name)
-            if name in views
-            else data.resolve(name, project)
-            if name.partition("@")[0] in sets
-            else None
-        )
+        if name in views:
+            view = definitions.find(project, name)
+            return f"{view.name}@{view.version}"
+        if name.partition("@")[0] in sets:
+            version = data.resolve(name, project)
+            return f"{version.name}@{version.version}"
     except MlopsError:
-        return name
-    return name if v is None else f"{v.name}@{v.version}"
+        pass
+    return name
 
 
 def lineage(
     project: Project,  # Project
-    d: Definition,
-) -> dict[str, list[str]]:  # {sources, training_sets, models}
+    definition: Definition,
+) -> dict[str, list[str]]:  # {sources, training_sets, runs, models}
     "What a view is made of, and what was made of it"
+    events = ledger.of(project).events
     sets = {
-        e.digest: e.payload
-        for e in ledger.of(project).events(["feature.joined"])
-        if e.payload and any(v.partition("@")[0] == d.name for v in e.payload.get("definitions", {}))
+        event.digest: event.payload
+        for event in events(["feature.joined"])
+        if event.payload and _is_of(event.payload.get("definitions", {}), definition)
     }
-    models = [
-        e.subject
-        for e in ledger.of(project).events(["model.registered"])
-        if e.payload and _trained_on(e.payload) & set(sets)
-    ]
-    runs = [
-        e.subject
-        for e in ledger.of(project).events(["run.completed"])
-        if e.payload and _trained_on(e.payload) & set(sets)
-    ]
+
+    def trained(kind: str) -> list[str]:
+        "Subjects of events of a kind that name one of these sets"
+        subjects = [
+            event.subject for event in events([kind]) if event.payload and _trained_on(event.payload) & set(sets)
+        ]
+        return list(dict.fromkeys(subjects))
+
     return {
-        "sources": sources(project, d),
-        "training_sets": [f"{k[:12]} ({x.get('rows_in', 0):,} rows{_from(x, d)})" for k, x in sets.items()],
-        "runs": list(dict.fromkeys(runs)),
-        "models": list(dict.fromkeys(models)),
+        "sources": sources(project, definition),
+        "training_sets": [
+            f"{digest[:12]} ({payload.get('rows_in', 0):,} rows{_from(payload, definition)})"
+            for digest, payload in sets.items()
+        ],
+        "runs": trained("run.completed"),
+        "models": trained("model.registered"),
     }
 
 
-def _from(payload: dict, d: Definition) -> str:
+def _is_of(views: Iterable[str], definition: Definition) -> bool:  # Of `NAME@v`
+    "Is a version of this view among them?"
+    return any(view.partition("@")[0] == definition.name for view in views)
+
+
+def _from(payload: dict, definition: Definition) -> str:
     "What a training set read through a view"
-    read = {s for v, found in payload.get("sources", {}).items() if v.partition("@")[0] == d.name for s in found}
+    read = set()
+    for view, found in payload.get("sources", {}).items():
+        if view.partition("@")[0] == definition.name:
+            read |= set(found)
     return f" of {', '.join(sorted(read))}" if read else ""
 
 
@@ -137,76 +151,87 @@ def _trained_on(payload: dict) -> set[str]:
     "Digests of frames that a payload names, wherever it keeps them"
     found = set()
 
-    def walk(x) -> None:
-        if isinstance(x, (dict, list, tuple)):
-            for v in x.values() if isinstance(x, dict) else x:
-                walk(v)
-        elif isinstance(x, str) and len(x) == 64:
-            found.add(x)
+    def walk(value: Any) -> None:
+        if isinstance(value, (dict, list, tuple)):
+            for part in value.values() if isinstance(value, dict) else value:
+                walk(part)
+        elif isinstance(value, str) and len(value) == 64:
+            found.add(value)
 
     walk(payload)
     return found
 
-
+# %% ../../nbs/feature/catalogue.ipynb #d3b8964f
 def held(
-    d: Definition,
-    at,  # Parquet file with its rows; it never changes, so what was found out about it is kept beside it
-) -> dict:  # {rows, newest, columns, tests: {condition: rows that fail}}
+    definition: Definition,
+    at: Path,  # Parquet file with its rows; it never changes, so what was found out about it is kept beside it
+) -> dict[str, Any]:  # {rows, newest, columns, tests: {condition: rows that fail}}
     "What the rows of a view hold: read one column at a time the first time, and not at all after that"
-    import msgspec, pyarrow as pa, pyarrow.dataset as ds, pyarrow.parquet as pq
+    import msgspec, pyarrow.dataset as ds
 
     kept = at.with_suffix(".json")
     try:
         out = msgspec.json.decode(kept.read_bytes())
     except (OSError, msgspec.DecodeError):
         out = {}
-    new = [t for t in d.tests if t not in out.get("tests", {})]
+    new = [test for test in definition.tests if test not in out.get("tests", {})]
     if out and not new:
         return out
     if not out:
-        names = pq.read_schema(at).names
-        only = [
-            c
-            for c in dict.fromkeys(
-                [*((f.name for f in d.features) if not d.windows else (w.column for w in d.windows)), d.time]
-            )
-            if c in names
-        ]
-        told = [described(d, pq.read_table(at, columns=list(dict.fromkeys([c, d.time])))) for c in only if c != d.time]
-        columns = [x for t, _ in told for x in t if x["name"] != d.time]
-        newest = told[0][1] if told else described(d, pq.read_table(at, columns=[d.time]))[1]
-        out = {"rows": pq.read_metadata(at).num_rows, "newest": newest, "columns": columns, "tests": {}}
-    out["tests"] |= {t.expr: t.failed for t in compute.test_rows(ds.dataset(at), new)}
+        out = _described_file(definition, at)
+    out["tests"] |= {test.expr: test.failed for test in compute.test_rows(ds.dataset(at), new)}
     with suppress(MlopsError):
         write_text(kept, msgspec.json.encode(out))
     return out
 
 
+def _described_file(definition: Definition, at: Path) -> dict[str, Any]:  # As of `held`, without tests
+    "The same, from the file, one column at a time"
+    import pyarrow.parquet as pq
+
+    there = pq.read_schema(at).names
+    time = definition.time
+    columns = []
+    newest = None
+    for name in _names(definition):
+        if name == time or name not in there:
+            continue
+        described_columns, newest_of_column = described(definition, pq.read_table(at, columns=[name, time]))
+        columns += [column for column in described_columns if column["name"] != time]
+        newest = newest if newest is not None else newest_of_column
+    if newest is None:
+        _, newest = described(definition, pq.read_table(at, columns=[time]))
+    return {"rows": pq.read_metadata(at).num_rows, "newest": newest, "columns": columns, "tests": {}}
+
+
 def state(
     project: Project,  # Project
-    d: Definition,
-) -> dict:  # {rows, newest, age_s, columns, tests, sources, training_sets, models}
+    definition: Definition,
+) -> dict[str, Any]:  # {rows, newest, age_s, columns, tests, sources, training_sets, runs, models}
     "A view's line in the catalogue; rows are read from the cache only"
-    out = {"rows": None, "newest": "", "age_s": None, "columns": [], "tests": [], **lineage(project, d)}
+    out = {"rows": None, "newest": "", "age_s": None, "columns": [], "tests": [], **lineage(project, definition)}
     try:
-        at = None if d.on_demand else compute.cached(project, d)
+        at = None if definition.on_demand else compute.cached(project, definition)
     except MlopsError:
         at = None
     if at is None or not at.is_file():
         return out
     try:
-        h = held(d, at)
+        found = held(definition, at)
     except (MlopsError, OSError, ValueError):
         return out
-    newest = h["newest"]
-    age = None
-    if newest:
-        t = datetime.fromisoformat(newest)
-        age = (datetime.now(UTC) - (t if t.tzinfo else t.replace(tzinfo=UTC))).total_seconds()
     return out | {
-        "rows": h["rows"],
-        "newest": newest,
-        "age_s": age,
-        "columns": h["columns"],
-        "tests": [{"expr": t, "failed": h["tests"][t]} for t in d.tests],
+        "rows": found["rows"],
+        "newest": found["newest"],
+        "age_s": _age_s(found["newest"]),
+        "columns": found["columns"],
+        "tests": [{"expr": test, "failed": found["tests"][test]} for test in definition.tests],
     }
+
+
+def _age_s(newest: str) -> float | None:
+    "Seconds since a time; a time without a zone is UTC"
+    if not newest:
+        return None
+    time = datetime.fromisoformat(newest)
+    return (datetime.now(UTC) - (time if time.tzinfo else time.replace(tzinfo=UTC))).total_seconds()

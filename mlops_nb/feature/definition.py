@@ -9,9 +9,11 @@ __all__ = ['SUFFIX', 'digest', 'versions', 'changing', 'find', 'save', 'restore'
 
 # %% ../../nbs/feature/definition.ipynb #cb5bdeee
 import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 import msgspec
 from ..core import refs
 from ..core.errors import BadInput, MlopsError, NotFound, suggest
@@ -24,67 +26,80 @@ from .facts import Definition, FeatureDiff
 SUFFIX = {"sql": ".sql", "python": ".py"}
 
 
-def digest(d: Definition) -> str:
+def digest(definition: Definition) -> str:
     "Of what decides the values: not the version, the tests or the description"
-    more = {k: v for k, v in (("id", d.id), ("windows", d.windows), ("needs", d.needs), ("request", d.request)) if v}
-    return sha256(
-        msgspec.json.encode(
-            [d.name, d.entity, d.time, d.created, d.ttl, d.source, d.kind, d.body.strip(), *([more] if more else [])]
-        )
-    ).hexdigest()
+    decisive: list = [
+        definition.name,
+        definition.entity,
+        definition.time,
+        definition.created,
+        definition.ttl,
+        definition.source,
+        definition.kind,
+        definition.body.strip(),
+    ]
+    later = {name: getattr(definition, name) for name in ("id", "windows", "needs", "request")}
+    later = {name: value for name, value in later.items() if value}
+    if later:  # a definition without them keeps the digest that it had before there were any
+        decisive.append(later)
+    return sha256(msgspec.json.encode(decisive)).hexdigest()
 
 
-def _write(folder: Path, stem: str, d: Definition) -> None:
+def _write(folder: Path, stem: str, definition: Definition) -> None:
     "Both files of a definition"
-    head = msgspec.to_builtins(d)
+    head = msgspec.to_builtins(definition)
     head.pop("body", None)
-    head = {"name": d.name, "version": d.version, **head}
-    write_text(folder / f"{stem}{SUFFIX[d.kind]}", d.body.rstrip() + "\n")
+    head = {"name": definition.name, "version": definition.version, **head}
+    write_text(folder / f"{stem}{SUFFIX[definition.kind]}", definition.body.rstrip() + "\n")
     write_text(folder / f"{stem}.toml", _toml(head))
 
 
-def _toml(doc: dict) -> str:
+def _toml(doc: dict[str, Any]) -> str:
     "Words, numbers and lists first, then tables, then arrays of tables"
 
-    def value(v):
-        return msgspec.json.encode(v).decode()
+    def written(value: Any) -> str:
+        return msgspec.json.encode(value).decode()
 
-    def pairs(t):
-        return "\n".join(f"{k if k.isidentifier() and k.isascii() else value(k)} = {value(v)}" for k, v in t.items())
+    def pairs(table: dict[str, Any]) -> str:
+        names = [name if name.isidentifier() and name.isascii() else written(name) for name in table]
+        return "\n".join(f"{name} = {written(value)}" for name, value in zip(names, table.values()))
 
-    def nested(v):
-        return isinstance(v, list) and v and isinstance(v[0], dict)
-
-    flat = {k: v for k, v in doc.items() if not nested(v) and not isinstance(v, dict)}
-    tables = [f"[{k}]\n{pairs(v)}" for k, v in doc.items() if isinstance(v, dict)]
-    rows = [f"[[{k}]]\n{pairs(t)}" for k, v in doc.items() if nested(v) for t in v]
+    flat = {}
+    tables = []
+    rows = []
+    for name, value in doc.items():
+        if isinstance(value, dict):
+            tables.append(f"[{name}]\n{pairs(value)}")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            rows += [f"[[{name}]]\n{pairs(table)}" for table in value]
+        else:
+            flat[name] = value
     return "\n\n".join([pairs(flat), *tables, *rows]) + "\n"
 
 
-def _read(path: Path, text=Path.read_text) -> Definition:
+class _ReadText(Protocol):
+    "How the text of a file is found; `Path.read_text` is one way"
+
+    def __call__(self, path: Path, /, encoding: str) -> str: ...
+
+
+def _read(path: Path, text: _ReadText = Path.read_text) -> Definition:
     import tomllib
 
+    advice = f"restore it with: git checkout features/{path.name}"
     try:
-        d = msgspec.convert(tomllib.loads(text(path, encoding="utf-8")), Definition)
-        d.body = text(path.with_suffix(SUFFIX[d.kind]), encoding="utf-8").strip()
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, KeyError) as e:
-        raise BadInput(
-            f"features/{path.name} is not a feature definition: {str(e)[:160]}",
-            f"restore it with: git checkout features/{path.name}",
-        ) from e
-    except FileNotFoundError as e:
-        raise NotFound(
-            f"{os.path.basename(e.filename)} is missing",
-            f"restore it with: git checkout features/{os.path.basename(e.filename)}",
-        ) from e
-    if not d.on_demand and not (d.entity and d.time):
-        raise BadInput(
-            f"features/{path.name} names no {'time' if d.entity else 'entity'}",
-            f"restore it with: git checkout features/{path.name}",
-        )
-    return d
+        definition = msgspec.convert(tomllib.loads(text(path, encoding="utf-8")), Definition)
+        definition.body = text(path.with_suffix(SUFFIX[definition.kind]), encoding="utf-8").strip()
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, KeyError) as error:
+        raise BadInput(f"features/{path.name} is not a feature definition: {str(error)[:160]}", advice) from error
+    except FileNotFoundError as error:
+        missing = os.path.basename(error.filename)
+        raise NotFound(f"{missing} is missing", f"restore it with: git checkout features/{missing}") from error
+    if not definition.on_demand and not (definition.entity and definition.time):
+        raise BadInput(f"features/{path.name} names no {'time' if definition.entity else 'entity'}", advice)
+    return definition
 
-
+# %% ../../nbs/feature/definition.ipynb #47be92c3
 def versions(project: Project, name: str) -> list[Definition]:
     "All versions of a view, oldest first; empty when there is none"
     now = project.root / "features" / f"{name}.toml"
@@ -101,18 +116,21 @@ def versions(project: Project, name: str) -> list[Definition]:
             return found
 
 
-def _versions(project: Project, now, held) -> list[Definition]:
+def _versions(project: Project, now: Path, held: Mapping[str, str | None]) -> list[Definition]:
     if not now.is_file():
         return []
     if held.get(now.name) is None:
         held = {}  # a view that is new: its query was written before
-    at = {project.root / "features" / f: content for f, content in held.items()}
+    at = {project.root / "features" / name: content for name, content in held.items()}
 
-    def text(f, encoding):
-        return at[f] if at.get(f) is not None else f.read_text(encoding=encoding)
+    def text(path: Path, /, encoding: str) -> str:
+        content = at.get(path)
+        return content if content is not None else path.read_text(encoding=encoding)
 
-    old = [f for f in (project.root / "features" / "history").glob(f"{now.stem}@*.toml") if at.get(f, "") is not None]
-    return [*(_read(f, text) for f in sorted(old, key=lambda f: int(f.stem.rpartition("@")[2]))), _read(now, text)]
+    history = (project.root / "features" / "history").glob(f"{now.stem}@*.toml")
+    old = [path for path in history if at.get(path, "") is not None]
+    old.sort(key=lambda path: int(path.stem.rpartition("@")[2]))
+    return [*(_read(path, text) for path in old), _read(now, text)]
 
 
 def _undo(project: Project) -> Path:
@@ -127,39 +145,42 @@ def _held(project: Project) -> dict[str, str | None]:
         return {}
 
 
-def _stamp(project: Project, now) -> list:
+class _Stamp(NamedTuple):
+    "What tells whether a file is still the same one"
+
+    inode: int
+    changed_ns: int
+
+
+def _stamp(project: Project, now: Path) -> list[_Stamp | None]:
     "Another one when something was changed meanwhile"
-    out: list = []
-    for f in (_undo(project), now):
+    out: list[_Stamp | None] = []
+    for path in (_undo(project), now):
         try:
-            s = f.stat()
-            out.append((s.st_ino, s.st_mtime_ns))
+            stat = path.stat()
+            out.append(_Stamp(stat.st_ino, stat.st_mtime_ns))
         except OSError:
             out.append(None)
     return out
 
-
+# %% ../../nbs/feature/definition.ipynb #f3951d28
 @contextmanager
 def changing(
     project: Project,  # Project
     names: list[str],  # Views
-):
+) -> Iterator[None]:
     "Change definitions and record it: readers see the old ones until then, and always when it fails"
     with alone(project.state / "locks" / "features"):
         _settle(project)
-        before: dict = {}
-        for n in names:
-            before |= snapshot(project, n)
+        before: dict[Path, bytes | None] = {}
+        for name in names:
+            before |= snapshot(project, name)
         folder = project.root / "features"
-        write_text(
-            _undo(project),
-            msgspec.json.encode(
-                {
-                    f.relative_to(folder).as_posix(): b if b is None else b.decode(errors="replace")
-                    for f, b in before.items()
-                }
-            ),
-        )
+        held = {
+            path.relative_to(folder).as_posix(): None if content is None else content.decode(errors="replace")
+            for path, content in before.items()
+        }
+        write_text(_undo(project), msgspec.json.encode(held))
         try:
             yield
         except BaseException:
@@ -173,23 +194,26 @@ def _settle(project: Project) -> None:
     "Put back what a killed process had begun to change, unless it is recorded"
     from mlops_nb.core import ledger
 
-    if not (held := _held(project)):
+    held = _held(project)
+    if not held:
         return
+    folder = project.root / "features"
 
-    def recorded(name):
-        d = _versions(project, project.root / "features" / f"{name}.toml", {})[-1]
-        return any(
-            e.digest == digest(d) for e in ledger.of(project).events(["feature.added"], subject=f"{name}@{d.version}")
-        )
+    def recorded(name: str) -> bool:
+        newest = _versions(project, folder / f"{name}.toml", {})[-1]
+        added = ledger.of(project).events(["feature.added"], subject=f"{name}@{newest.version}")
+        return any(event.digest == digest(newest) for event in added)
 
     done = False
     with suppress(MlopsError, IndexError):
-        done = all(recorded(f.removesuffix(".toml")) for f in held if f.endswith(".toml") and "/" not in f)
+        names = [file.removesuffix(".toml") for file in held if file.endswith(".toml") and "/" not in file]
+        done = all(map(recorded, names))
     if not done:
-        restore(project, "", {project.root / "features" / f: b if b is None else b.encode() for f, b in held.items()})
+        before = {folder / file: None if text is None else text.encode() for file, text in held.items()}
+        restore(project, "", before)
     _undo(project).unlink(missing_ok=True)
 
-
+# %% ../../nbs/feature/definition.ipynb #b7d01a3e
 class _Versioned(msgspec.Struct):
     version: int
     digest: str
@@ -201,32 +225,40 @@ def find(
     ref: str,  # `NAME@v`
 ) -> Definition:  # Raises `NotFound` with the nearest name
     "One version of a view"
-    r = refs.parse(ref, "feature view")
-    have = versions(project, r.name)
+    wanted = refs.parse(ref, "feature view")
+    have = versions(project, wanted.name)
     if not have:
         raise NotFound(
-            f"no feature view `{r.name}`",
-            suggest(r.name, refs.registered(project, "feature")) or "add one with: mlops feature add",
+            f"no feature view `{wanted.name}`",
+            suggest(wanted.name, refs.registered(project, "feature")) or "add one with: mlops feature add",
         )
-    return refs.pick([_Versioned(d.version, digest(d), d) for d in have], r, what="feature view").definition
+    versioned = [_Versioned(definition.version, digest(definition), definition) for definition in have]
+    return refs.pick(versioned, wanted, what="feature view").definition
 
 
 def save(
     project: Project,  # Project
-    d: Definition,  # New definition; its version is set
+    definition: Definition,  # New definition; its version is set
 ) -> bool:  # False when the newest version says the same
     "Write a definition; a changed one becomes the next version and the old one moves to the history"
-    have = versions(project, d.name)
+    folder = project.root / "features"
+    have = versions(project, definition.name)
+    if not have:
+        definition.version = 1
+        _write(folder, definition.name, definition)
+        return True
+    newest = have[-1]
+    same = digest(newest) == digest(definition)
     said = ("tests", "description", "owner", "purpose", "tags")
-    if have and digest(have[-1]) == digest(d) and all(getattr(have[-1], f) == getattr(d, f) for f in said):
-        d.version = have[-1].version
+    if same and all(getattr(newest, name) == getattr(definition, name) for name in said):
+        definition.version = newest.version
         return False
-    d.version = have[-1].version + (digest(have[-1]) != digest(d)) if have else 1
-    if have and d.version != have[-1].version:
-        _write(project.root / "features" / "history", f"{d.name}@{have[-1].version}", have[-1])
-    if have and have[-1].kind != d.kind:
-        (project.root / "features" / f"{d.name}{SUFFIX[have[-1].kind]}").unlink(missing_ok=True)
-    _write(project.root / "features", d.name, d)
+    definition.version = newest.version if same else newest.version + 1
+    if not same:
+        _write(folder / "history", f"{definition.name}@{newest.version}", newest)
+    if newest.kind != definition.kind:
+        (folder / f"{definition.name}{SUFFIX[newest.kind]}").unlink(missing_ok=True)
+    _write(folder, definition.name, definition)
     return True
 
 
@@ -241,66 +273,77 @@ def restore(project: Project, name: str, before: dict[Path, bytes | None]) -> No
 
 def snapshot(project: Project, name: str) -> dict[Path, bytes | None]:
     "The files that `save` may touch, as they are"
-    n = len(versions(project, name))
-    where = [project.root / "features" / f"{name}{s}" for s in (".toml", ".sql", ".py")] + [
-        project.root / "features" / "history" / f"{name}@{v}{s}"
-        for v in range(1, n + 1)
-        for s in (".toml", ".sql", ".py")
-    ]
-    return {f: f.read_bytes() if f.is_file() else None for f in where}
+    folder = project.root / "features"
+    numbers = range(1, len(versions(project, name)) + 1)
+    stems = [folder / name, *(folder / "history" / f"{name}@{number}" for number in numbers)]
+    out = {}
+    for stem in stems:
+        for suffix in (".toml", ".sql", ".py"):
+            path = stem.with_name(stem.name + suffix)
+            out[path] = path.read_bytes() if path.is_file() else None
+    return out
 
 # %% ../../nbs/feature/definition.ipynb #491cfd7e
 def difference(
-    a: Definition,  # Older version
-    b: Definition,  # Newer version
+    old: Definition,  # Older version
+    new: Definition,  # Newer version
 ) -> FeatureDiff:
     "How two definitions differ"
     import difflib
 
-    x, y = (
-        {**msgspec.to_builtins(d), **({"windows": [windows.line_of(w) for w in d.windows]} if d.windows else {})}
-        for d in (a, b)
-    )
+    old_said, new_said = _said(old), _said(new)
     fields = [
-        {"field": k, "a": x.get(k), "b": y.get(k)}
-        for k in Definition.__struct_fields__
-        if k not in ("version", "body", "features") and x.get(k) != y.get(k)
+        {"field": name, "a": old_said.get(name), "b": new_said.get(name)}
+        for name in Definition.__struct_fields__
+        if name not in ("version", "body", "features") and old_said.get(name) != new_said.get(name)
     ]
-    old = {f.name: f.type for f in a.features}
-    new = {f.name: f.type for f in b.features}
+    old_types = {feature.name: feature.type for feature in old.features}
+    new_types = {feature.name: feature.type for feature in new.features}
     features = [
         {
-            "name": n,
-            "change": "added" if n not in old else "removed" if n not in new else "type",
-            "a": old.get(n),
-            "b": new.get(n),
+            "name": name,
+            "change": _change(name, old_types, new_types),
+            "a": old_types.get(name),
+            "b": new_types.get(name),
         }
-        for n in [*old, *(n for n in new if n not in old)]
-        if old.get(n) != new.get(n)
+        for name in old_types | new_types
+        if old_types.get(name) != new_types.get(name)
     ]
-    code = list(
-        difflib.unified_diff(
-            a.body.strip().splitlines(),
-            b.body.strip().splitlines(),
-            f"{a.name}@{a.version}",
-            f"{b.name}@{b.version}",
-            lineterm="",
-        )
+    code = difflib.unified_diff(
+        old.body.strip().splitlines(),
+        new.body.strip().splitlines(),
+        f"{old.name}@{old.version}",
+        f"{new.name}@{new.version}",
+        lineterm="",
     )
     return FeatureDiff(
-        a=f"{a.name}@{a.version}",
-        b=f"{b.name}@{b.version}",
+        a=f"{old.name}@{old.version}",
+        b=f"{new.name}@{new.version}",
         fields=fields,
         features=features,
-        code=code,
-        same_values=digest(a) == digest(b),
+        code=list(code),
+        same_values=digest(old) == digest(new),
     )
 
 
-def changes(d: FeatureDiff) -> list[str]:
+def _said(definition: Definition) -> dict[str, Any]:
+    "What a definition says, with windows as lines"
+    said = msgspec.to_builtins(definition)
+    if definition.windows:
+        said["windows"] = [windows.line_of(window) for window in definition.windows]
+    return said
+
+
+def _change(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    if name not in old:
+        return "added"
+    return "type" if name in new else "removed"
+
+
+def changes(diff: FeatureDiff) -> list[str]:
     "A difference in a few words"
     return [
-        *(f"{f['field']}: {f['a']!r} -> {f['b']!r}"[:160] for f in d.fields),
-        *(f"feature {f['name']} {f['change']}" for f in d.features),
-        *(["code changed"] if d.code else []),
+        *(f"{field['field']}: {field['a']!r} -> {field['b']!r}"[:160] for field in diff.fields),
+        *(f"feature {feature['name']} {feature['change']}" for feature in diff.features),
+        *(["code changed"] if diff.code else []),
     ]

@@ -9,89 +9,100 @@ __all__ = ['total', 'deviation', 'steps', 'two_sum', 'two_prod', 'limbs', 'carri
 
 # %% ../../nbs/feature/exact_sums.ipynb #992f8656
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from operator import mul
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/feature/exact_sums.ipynb #79ccad4f
-def _whole(values):  # (list of whole numbers, k): each value is its number / 2**k
+def _whole(
+    values: Sequence[float],
+) -> tuple[list[int], int]:  # (whole numbers, shift): a value is its number / 2**shift
     "Finite floats as whole numbers of one power of two, without rounding"
     least = min(map(abs, filter(None, values)), default=1.0)
-    k = max(53 - math.frexp(least)[1], 0)
+    shift = max(53 - math.frexp(least)[1], 0)
     try:
-        q = 2.0**k
-        return [int(v * q) for v in values], k
+        power = 2.0**shift
+        return [int(value * power) for value in values], shift
     except OverflowError:
-        return [n << (k + 1 - d.bit_length()) for n, d in map(float.as_integer_ratio, values)], k
+        ratios = map(float.as_integer_ratio, values)
+        return [above << (shift + 1 - below.bit_length()) for above, below in ratios], shift
 
 
-def _ratio(n: int, d: int) -> float:
+def _ratio(numerator: int, denominator: int) -> float:
     try:
-        return n / d
+        return numerator / denominator
     except OverflowError:
-        return math.inf if n > 0 else -math.inf
+        return math.inf if numerator > 0 else -math.inf
 
 
-def total(values) -> float | None:  # None: infinities of both signs
+def total(values: Sequence[float]) -> float | None:  # None: infinities of both signs
     "Sum of a window's values, rounded once"
     try:
         return math.fsum(values) + 0.0  # no -0.0
     except ValueError:
         return None
     except OverflowError:
-        values = [float(v) for v in values]
-        endless = {v for v in values if math.isinf(v)}
+        values = [float(value) for value in values]
+        endless = {value for value in values if math.isinf(value)}
         if endless:
             return endless.pop() if len(endless) == 1 else None
-        numbers, k = _whole(values)
-        return _ratio(sum(numbers), 1 << k)
+        numbers, shift = _whole(values)
+        return _ratio(sum(numbers), 1 << shift)
 
 # %% ../../nbs/feature/exact_sums.ipynb #0e4a3ebc
-def _root(n: int, d: int) -> float:
-    "The root of n/d, rounded once"
-    s = (n.bit_length() - d.bit_length() - 112) // 2
-    a, rest = divmod(n, d << 2 * s) if s >= 0 else divmod(n << -2 * s, d)
-    r = math.isqrt(a)
-    r |= bool(rest or r * r != a)
-    return _ratio(r << max(s, 0), 1 << max(-s, 0))
+def _root(numerator: int, denominator: int) -> float:
+    "The root of numerator / denominator, rounded once"
+    shift = (numerator.bit_length() - denominator.bit_length() - 112) // 2
+    if shift >= 0:
+        quotient, rest = divmod(numerator, denominator << 2 * shift)
+    else:
+        quotient, rest = divmod(numerator << -2 * shift, denominator)
+    root = math.isqrt(quotient)
+    root |= bool(rest or root * root != quotient)
+    return _ratio(root << max(shift, 0), 1 << max(-shift, 0))
 
 
-def deviation(values) -> float | None:  # None: an infinite value
+def deviation(values: Iterable[float]) -> float | None:  # None: an infinite value
     "Sample standard deviation of two values or more, rounded once"
-    values = [float(v) for v in values]
+    values = [float(value) for value in values]
     if not all(map(math.isfinite, values)):
         return None
-    numbers, k = _whole(values)
+    numbers, shift = _whole(values)
     n = len(values)
-    return _root(n * sum(map(mul, numbers, numbers)) - sum(numbers) ** 2, n * (n - 1) << 2 * k)
+    return _root(n * sum(map(mul, numbers, numbers)) - sum(numbers) ** 2, n * (n - 1) << 2 * shift)
 
 # %% ../../nbs/feature/exact_sums.ipynb #420c0bb6
 def steps(
-    lo,  # int array: first question that sees each event
-    hi,  # int array: the first one behind that does not
-    n: int,  # Questions
-    weights=None,  # int64 array; 1 for each event by default
-):  # int64 array, shape (n,)
+    lo: "np.ndarray",  # int64: first question that sees each event
+    hi: "np.ndarray",  # int64: the first one behind that does not
+    questions: int,  # How many there are
+    weights: "np.ndarray | None" = None,  # int64; 1 for each event by default
+) -> "np.ndarray":  # int64, shape (questions,)
     "Sum over the events that each question sees, exact for whole numbers"
     import numpy as np
 
-    d = np.zeros(n + 1, "int64")
-    one = np.ones(len(lo), "int64") if weights is None else weights
-    np.add.at(d, lo, one)
-    np.subtract.at(d, hi, one)
-    return np.cumsum(d[:n])
+    changes = np.zeros(questions + 1, "int64")
+    added = np.ones(len(lo), "int64") if weights is None else weights
+    np.add.at(changes, lo, added)
+    np.subtract.at(changes, hi, added)
+    return np.cumsum(changes[:questions])
 
 # %% ../../nbs/feature/exact_sums.ipynb #7cc5cc6b
-def two_sum(a, b):
+def two_sum(a: "np.ndarray", b: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
     "a + b and what rounding lost (Knuth, TAOCP 2, 4.2.2)"
     s = a + b
     c = s - a
     return s, (a - (s - c)) + (b - c)
 
 
-def two_prod(a, b):
+def two_prod(a: "np.ndarray", b: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
     "a * b and what rounding lost (Dekker, Numer. Math. 18 (1971) 224-242)"
 
-    def halves(x):
+    def halves(x: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
         c = 134217729.0 * x
         h = c - (c - x)
         return h, x - h
@@ -102,197 +113,225 @@ def two_prod(a, b):
     return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
 
 
-def _by_two(v, s):
-    "v * 2**s; s is one number or an array"
+def _by_two(values: "np.ndarray", exponent: "int | np.ndarray") -> "np.ndarray":
+    "values * 2**exponent"
     import numpy as np
 
-    return v * 2.0**s if isinstance(s, int) and -1000 < s < 1000 else np.ldexp(v, s)
+    small = isinstance(exponent, int) and -1000 < exponent < 1000
+    return values * 2.0**exponent if small else np.ldexp(values, exponent)
 
 
-def _top(x, e):
-    "The least k for which all x * 2**e lie below 2**k; None where all are 0"
+def _top(values: "np.ndarray", exponent: "int | np.ndarray") -> int:
+    "The least k for which all values * 2**exponent lie below 2**k; the values are not all 0"
     import numpy as np
 
-    some = np.flatnonzero(x)
-    if not len(some):
-        return None
-    return math.frexp(float(np.abs(x).max()))[1] if isinstance(e, int) else int((np.frexp(x[some])[1] + e[some]).max())
+    if isinstance(exponent, int):
+        return math.frexp(float(np.abs(values).max()))[1]
+    some = np.flatnonzero(values)
+    return int((np.frexp(values[some])[1] + exponent[some]).max())
 
 
 def limbs(
-    lo,
-    hi,
-    n: int,  # As in `steps`
+    lo: "np.ndarray",
+    hi: "np.ndarray",
+    questions: int,  # As in `steps`
     bits: int,  # Of one limb
-    terms,  # Finite float arrays, shape (events,): their sum counts
-    e=0,  # int array: the terms are multiplied by 2**e
-) -> dict:  # {k: int64 array, shape (n,)}: the sums are those of array * 2**k; each k is a multiple of `bits`
-    "Sums of floats as sums of whole numbers, exact"
+    terms: "list[np.ndarray]",  # Finite float64 arrays, shape (events,): their sum counts
+    *,
+    exponent: "int | np.ndarray" = 0,  # The terms are multiplied by 2**exponent
+) -> "dict[int, np.ndarray]":  # {k: int64, shape (questions,)}: a sum is that of array * 2**k
+    "Sums of floats as sums of whole numbers, exact; each k is a multiple of `bits`"
     import numpy as np
 
-    out: dict = {}
-    while (top := max((k for x in terms if (k := _top(x, e)) is not None), default=None)) is not None:
-        k = (top - 1) // bits * bits
-        t = np.zeros(len(lo), "int64")
+    out = {}
+    while tops := [_top(term, exponent) for term in terms if term.any()]:
+        k = (max(tops) - 1) // bits * bits
+        numbers = np.zeros(len(lo), "int64")
         left = []
-        for x in terms:
-            whole = np.trunc(_by_two(x, e - k))  # towards 0: no overflow beside the largest float
-            t += whole.astype("int64")
-            left.append(x - _by_two(whole, k - e))
-        some = np.flatnonzero(t)
-        out[k] = steps(lo, hi, n, t) if 2 * len(some) > len(t) else steps(lo[some], hi[some], n, t[some])
+        for term in terms:
+            whole = np.trunc(_by_two(term, exponent - k))  # towards 0: no overflow beside the largest float
+            numbers += whole.astype("int64")
+            left.append(term - _by_two(whole, k - exponent))
+        some = np.flatnonzero(numbers)
+        if 2 * len(some) > len(numbers):
+            out[k] = steps(lo, hi, questions, numbers)
+        else:
+            out[k] = steps(lo[some], hi[some], questions, numbers[some])
         terms = left
     return out
 
 # %% ../../nbs/feature/exact_sums.ipynb #09f0015c
 def carried(
-    parts: dict,  # {k: int64 array}, as `limbs` gives them; each k is a multiple of h
-    h: int,  # Bits of a digit
-    signed: bool = True,  # Digits from -2**(h-1); else from 0, for numbers that are not negative
-) -> dict:
-    "The same numbers with digits of h bits"
+    parts: "Mapping[int, np.ndarray]",  # {k: int64 array}, as `limbs` gives them; each k is a multiple of `bits`
+    bits: int,  # Of a digit
+    signed: bool = True,  # Digits from -2**(bits-1); else from 0, for numbers that are not negative
+) -> "dict[int, np.ndarray]":
+    "The same numbers with digits of so many bits"
     out = {}
     carry = None
-    half = 1 << h - 1 if signed else 0
-    mask = (1 << h) - 1
+    half = 1 << bits - 1 if signed else 0
+    mask = (1 << bits) - 1
     at = min(parts, default=0)
     end = max(parts, default=-1)
     while at <= end or carry is not None:
-        t = parts.get(at)
-        if t is None and carry is None:
+        part = parts.get(at)
+        if part is None and carry is None:
             at = min(k for k in parts if k > at)
             continue
-        t = carry if t is None else t if carry is None else t + carry
-        out[at] = ((t + half) & mask) - half
-        carry = (t - out[at]) >> h
+        if part is None:
+            part = carry
+        elif carry is not None:
+            part = part + carry
+        out[at] = ((part + half) & mask) - half
+        carry = (part - out[at]) >> bits
         if not carry.any():
             carry = None
-        at += h
+        at += bits
     return out
 
 # %% ../../nbs/feature/exact_sums.ipynb #b25aeacc
-def _scale(digits, n):
+def _scale(digits: "Mapping[int, np.ndarray]", rows: int) -> "int | np.ndarray":
     "By what power of two to divide: 0 where all digits are tame, else for each row that of its first digit, made even"
     import numpy as np
 
     if all(-900 < k < 900 for k in digits):
         return 0
-    ex = np.zeros(n, "int32")
-    new = np.ones(n, bool)
+    exponents = np.zeros(rows, "int32")
+    new = np.ones(rows, bool)
     for k in sorted(digits, reverse=True):
         here = new & (digits[k] != 0)
-        ex[here] = k & ~1
+        exponents[here] = k & ~1
         new &= ~here
-    return ex
+    return exponents
 
 
-def _rounded(digits, n):
+def _rounded(digits: "Mapping[int, np.ndarray]", rows: int) -> "np.ndarray":
     "Signed digits as floats, rounded once"
     import numpy as np
 
-    ex = _scale(digits, n)
-    (hi, lo, rest) = np.zeros((3, n))
+    scale = _scale(digits, rows)
+    (high, low, rest) = np.zeros((3, rows))
     for k in sorted(digits, reverse=True):
-        d = digits[k].astype("float64")
-        exact = lo == 0
-        rest = np.where(exact | (rest != 0), rest, d)
-        hi, lost = two_sum(hi, np.where(exact, _by_two(d, k - ex), 0))
-        lo = np.where(exact, lost, lo)
-    up = hi + 2 * lo
-    return _by_two(np.where((up - hi == 2 * lo) & (lo * np.sign(rest) > 0), up, hi), ex)
+        digit = digits[k].astype("float64")
+        exact = low == 0
+        rest = np.where(exact | (rest != 0), rest, digit)
+        high, lost = two_sum(high, np.where(exact, _by_two(digit, k - scale), 0))
+        low = np.where(exact, lost, low)
+    up = high + 2 * low
+    return _by_two(np.where((up - high == 2 * low) & (low * np.sign(rest) > 0), up, high), scale)
 
 # %% ../../nbs/feature/exact_sums.ipynb #84b22357
-def _roots(digits, c):
-    "The root of unsigned digits / (c * (c-1)), rounded once; 0 where c < 2"
+def _roots(digits: "Mapping[int, np.ndarray]", counts: "np.ndarray") -> "np.ndarray":
+    "The root of unsigned digits / (counts * (counts-1)), rounded once; 0 where there are less than two values"
     import numpy as np
 
-    ex = _scale(digits, len(c))
-    (hi, lo) = np.zeros((2, len(c)))
+    scale = _scale(digits, len(counts))
+    (high, low) = np.zeros((2, len(counts)))
     for k in sorted(digits, reverse=True):
-        hi, lost = two_sum(hi, _by_two(digits[k].astype("float64"), k - ex))
-        lo = lo + lost
-    pairs = np.where(c < 2, 1.0, c * (c - 1.0))
-    s = np.sqrt(hi / pairs)
-    p, r = two_prod(s, s)
-    q, e = two_prod(p, pairs)
-    more = (((hi - q) - e) + (lo - r * pairs)) / np.where(s > 0, 2 * s * pairs, 1)
-    low = s + (more - s * 2.0**-90)
-    high = s + (more + s * 2.0**-90)
-    out = _by_two(low, ex // 2)
-    for i in np.flatnonzero((low != high) | (s > 0) & (out < 2.0**-1020) | (pairs >= 2.0**53)).tolist():
+        high, lost = two_sum(high, _by_two(digits[k].astype("float64"), k - scale))
+        low = low + lost
+    pairs = np.where(counts < 2, 1.0, counts * (counts - 1.0))
+    root = np.sqrt(high / pairs)
+    square, square_lost = two_prod(root, root)
+    product, product_lost = two_prod(square, pairs)
+    error = ((high - product) - product_lost) + (low - square_lost * pairs)
+    more = error / np.where(root > 0, 2 * root * pairs, 1)
+    least = root + (more - root * 2.0**-90)
+    most = root + (more + root * 2.0**-90)
+    out = _by_two(least, scale // 2)
+    for i in np.flatnonzero((least != most) | (root > 0) & (out < 2.0**-1020) | (pairs >= 2.0**53)).tolist():
         base = min(digits)
-        m = int(c[i])
-        d = sum(int(t[i]) << (k - base) for k, t in digits.items())
-        out[i] = _root(d << max(base, 0), m * (m - 1) << max(-base, 0))
-    return np.where(c < 2, 0.0, out)
+        count = int(counts[i])
+        number = sum(int(digit[i]) << (k - base) for k, digit in digits.items())
+        out[i] = _root(number << max(base, 0), count * (count - 1) << max(-base, 0))
+    return np.where(counts < 2, 0.0, out)
 
 # %% ../../nbs/feature/exact_sums.ipynb #39c82be3
 _BLOCK = 1 << 14  # Questions at a time
 
 
-def _half(c) -> int:
+def _half(counts: "np.ndarray") -> int:
     "Bits of half a limb: the sum of as many as a question sees fits into 62 bits"
-    return min(24, (61 - int(c.max(initial=1)).bit_length()) // 2)
+    return min(24, (61 - int(counts.max(initial=1)).bit_length()) // 2)
 
 
-def _blocks(n, f, *parts):
+def _blocks(
+    questions: int,
+    result_of: "Callable[..., np.ndarray]",  # Takes the slice of a block, and that slice of each of `parts`
+    *parts: "Mapping[int, np.ndarray]",  # As `limbs` gives them
+) -> "np.ndarray":
+    "A result of all questions, computed block by block"
     import numpy as np
 
-    out = np.empty(n)
+    out = np.empty(questions)
     with np.errstate(over="ignore", under="ignore"):
-        for at in range(0, n, _BLOCK):
+        for at in range(0, questions, _BLOCK):
             here = slice(at, at + _BLOCK)
-            out[here] = f(here, *({k: t[here] for k, t in p.items()} for p in parts))
+            out[here] = result_of(here, *({k: sums[here] for k, sums in part.items()} for part in parts))
     return out
 
 
 def sums(
-    lo,
-    hi,
-    n: int,  # As in `steps`
-    x,  # float64 array, shape (events,)
-    c,  # int64 array, shape (n,): how many events each question sees
-):  # float64 array, shape (n,); NaN where `total` is None
+    lo: "np.ndarray",
+    hi: "np.ndarray",
+    questions: int,  # As in `steps`
+    values: "np.ndarray",  # float64, shape (events,)
+    counts: "np.ndarray",  # int64, shape (questions,): how many events each question sees
+) -> "np.ndarray":  # float64, shape (questions,); NaN where `total` is None
     "`total` of the values that each question sees"
     import numpy as np
 
-    fine = np.isfinite(x)
-    bits = 2 * _half(c)
-    s = _blocks(
-        n, lambda here, d: _rounded(carried(d, bits), len(c[here])), limbs(lo, hi, n, bits, [np.where(fine, x, 0)])
-    )
+    fine = np.isfinite(values)
+    bits = 2 * _half(counts)
+
+    def rounded(here: slice, parts: "Mapping[int, np.ndarray]") -> "np.ndarray":
+        return _rounded(carried(parts, bits), len(counts[here]))
+
+    finite = _blocks(questions, rounded, limbs(lo, hi, questions, bits, [np.where(fine, values, 0)]))
     if fine.all():
-        return s
-    up, down = (steps(lo, hi, n, (x == v).astype("int64")) > 0 for v in (np.inf, -np.inf))
-    return np.where(up & down, np.nan, np.where(up, np.inf, np.where(down, -np.inf, s)))
+        return finite
+    up = steps(lo, hi, questions, (values == np.inf).astype("int64")) > 0
+    down = steps(lo, hi, questions, (values == -np.inf).astype("int64")) > 0
+    return np.where(up & down, np.nan, np.where(up, np.inf, np.where(down, -np.inf, finite)))
 
 
-def deviations(lo, hi, n: int, x, c):  # As `sums`; NaN where `deviation` is None, 0 for less than two values
+def deviations(
+    lo: "np.ndarray",
+    hi: "np.ndarray",
+    questions: int,
+    values: "np.ndarray",
+    counts: "np.ndarray",  # All as in `sums`
+) -> "np.ndarray":  # As of `sums`; NaN where `deviation` is None, 0 for less than two values
     "`deviation` of the values that each question sees"
     import numpy as np
 
-    fine = np.isfinite(x)
-    h = _half(c)
-    x = np.where(fine, x, 0)
-    size = np.abs(x[x != 0])
-    e = 0
-    m = x
+    fine = np.isfinite(values)
+    half = _half(counts)
+    finite = np.where(fine, values, 0)
+    size = np.abs(finite[finite != 0])
+    exponent: int | np.ndarray = 0
+    mantissa = finite
     if size.min(initial=1) < 2.0**-350 or size.max(initial=1) > 2.0**350:
-        m, e = np.frexp(x)
-        e = 2 * e
+        mantissa, exponent = np.frexp(finite)
+        exponent = 2 * exponent
+    values_parts = limbs(lo, hi, questions, 2 * half, [finite])
+    squares_parts = limbs(lo, hi, questions, 2 * half, list(two_prod(mantissa, mantissa)), exponent=exponent)
 
-    def one(here, values, squares):
-        d = {k: c[here] * t for k, t in carried(squares, h).items()}
+    def one(
+        here: slice, values_here: "Mapping[int, np.ndarray]", squares_here: "Mapping[int, np.ndarray]"
+    ) -> "np.ndarray":
+        "Root of n * (sum of squares) - (sum)**2 over n * (n-1)"
+        left = {k: counts[here] * square for k, square in carried(squares_here, half).items()}
 
-        def less(k, t) -> None:
-            d[k] = d[k] - t if k in d else -t
+        def less(k: int, product: "np.ndarray") -> None:
+            left[k] = left[k] - product if k in left else -product
 
-        digits = carried(values, h)
-        for k, t in digits.items():
-            less(2 * k, t * t)
-        for (j, s), (k, t) in combinations(digits.items(), 2):
-            less(j + k, 2 * s * t)
-        return _roots(carried(d, h, signed=False), c[here])
+        digits = carried(values_here, half)
+        for k, digit in digits.items():
+            less(2 * k, digit * digit)
+        for (j, first), (k, second) in combinations(digits.items(), 2):
+            less(j + k, 2 * first * second)
+        return _roots(carried(left, half, signed=False), counts[here])
 
-    out = _blocks(n, one, limbs(lo, hi, n, 2 * h, [x]), limbs(lo, hi, n, 2 * h, list(two_prod(m, m)), e))
-    return out if fine.all() else np.where(steps(lo, hi, n, (~fine).astype("int64")) > 0, np.nan, out)
+    out = _blocks(questions, one, values_parts, squares_parts)
+    return out if fine.all() else np.where(steps(lo, hi, questions, (~fine).astype("int64")) > 0, np.nan, out)

@@ -9,8 +9,12 @@ __all__ = ['Feature', 'ViewTest', 'Window', 'Definition', 'FeatureView', 'Featur
            'Leak', 'Joined', 'TrainingSet', 'Materialized', 'Online']
 
 # %% ../../nbs/feature/facts.ipynb #eeb2ca35
+from typing import TYPE_CHECKING
 import msgspec
 from ..core.fact import Fact
+
+if TYPE_CHECKING:
+    import pandas as pd, pyarrow as pa
 
 # %% ../../nbs/feature/facts.ipynb #c9c0bb79
 class Feature(msgspec.Struct, frozen=True):
@@ -64,7 +68,7 @@ class Definition(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknow
     def on_demand(self) -> bool:
         return bool(self.needs or self.request)
 
-
+# %% ../../nbs/feature/facts.ipynb #4d18fa63
 class FeatureView(Fact):
     "A registered feature view"
 
@@ -98,9 +102,9 @@ class FeatureView(Fact):
 class FeatureViews(Fact):
     "The feature views of a project"
 
-    views: list[
-        dict
-    ]  # {name, version, entity, time, ttl, source, features, owner, tags, kind, rows, newest, age_s, columns, tests, sources, training_sets, models}
+    # {name, version, entity, time, ttl, source, features, owner, tags, kind, rows, newest, age_s, columns, tests,
+    # sources, training_sets, models}
+    views: list[dict]
     __panel__ = "mlops_nb.feature.panel:views"
 
 
@@ -137,7 +141,7 @@ class Exported(Fact):
     as_proto: int  # Objects written as Feast's own serialised form
     __panel__ = "mlops_nb.feature.panel:exported"
 
-
+# %% ../../nbs/feature/facts.ipynb #a64f02d8
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
     "A feature that knows what is to be predicted"
 
@@ -185,10 +189,10 @@ class TrainingSet(Fact):
 
     @property
     def finding(self) -> str:
-        return "; ".join(f"`{x.column}` {x.why}" for x in self.leaks[:3])
+        return "; ".join(f"`{leak.column}` {leak.why}" for leak in self.leaks[:3])
 
     @property
-    def table(self):
+    def table(self) -> "pa.Table":
         "The rows as an Arrow table; read from the file when they were streamed into it"
         if "arrow" not in self.__dict__:
             import pyarrow.parquet as pq
@@ -197,20 +201,20 @@ class TrainingSet(Fact):
         return self.__dict__["arrow"]
 
     @property
-    def frame(self):
+    def frame(self) -> "pd.DataFrame":
         "The rows as a pandas frame"
         if "pandas" not in self.__dict__:
             self.__dict__["pandas"] = self.table.to_pandas()
         return self.__dict__["pandas"]
 
-
+# %% ../../nbs/feature/facts.ipynb #c8f2a071
 class Materialized(Fact):
     "Views that were written to the online store"
 
     written: int  # Entities
-    views: list[
-        dict
-    ]  # {view, entities, written, newest, read, how, late}: rows read; all, since the mark, unchanged or streamed; rows that came too late to be read
+    # {view, entities, written, newest, read, how, late}: rows read; all, since the mark, unchanged or streamed; rows
+    # that came too late to be read
+    views: list[dict]
     __panel__ = "mlops_nb.feature.panel:materialized"
 
 

@@ -127,8 +127,8 @@ def _view_columns(fv, features, asked: pa.Table, time: str, config, filter_creat
         [f"k{n}" for n in range(len(frame_keys))],
         "at",
         "t",
-        "c" if "c" in keyed.column_names else "",
-        {"at": time, "t": source.timestamp_field, "c": created, **{f"k{n}": k for n, k in enumerate(frame_keys)}},
+        created="c" if "c" in keyed.column_names else "",
+        said={"at": time, "t": source.timestamp_field, "c": created, **{f"k{n}": k for n, k in enumerate(frame_keys)}},
     )
     ttl = fv.ttl.total_seconds() if fv.ttl else 0
     m = asof.match(q, v, unit, ttl or None)

@@ -10,8 +10,10 @@ __all__ = ['PIECE', 'Answer', 'needed', 'answer', 'Held', 'held', 'joined', 'pie
 
 # %% ../../nbs/feature/history.ipynb #3345a072
 import os, secrets
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TYPE_CHECKING
 from .. import data
 from ..core.errors import BadInput
 from ..core.frames import digest_columns
@@ -20,30 +22,33 @@ from ..core.refs import interval
 from . import asof, compute, on_demand, sliding, sql_tables
 from .facts import Definition, Joined, Window
 
+if TYPE_CHECKING:
+    import numpy as np, pyarrow as pa
+
 # %% ../../nbs/feature/history.ipynb #d3e1de05
 class Answer(NamedTuple):
     "One view's part of a training set"
 
-    columns: dict  # Feature -> pyarrow array, shape (questions,)
+    columns: "dict[str, pa.Array | pa.ChunkedArray]"  # Feature -> array, shape (questions,)
     proof: Joined
-    ages: Any  # float array: a sorted sample of the ages, with both ends, seconds
-    asked: Any  # int64 array, shape (questions,): when each row asks, since 1970 UTC in `unit`
-    event: Any  # int64 array, shape (questions,): time of the newest event behind the answer; -1 where there is none
-    has: Any  # bool array, shape (questions,): is there an answer?
+    ages: "np.ndarray"  # float64: a sorted sample of the ages, with both ends, seconds
+    asked: "np.ndarray"  # int64, shape (questions,): when each row asks, since 1970 UTC in `unit`
+    event: "np.ndarray"  # int64, shape (questions,): time of the newest event behind the answer; -1 where there is none
+    has: "np.ndarray"  # bool, shape (questions,): is there an answer?
     unit: str
 
 
 _SAMPLE = 4096  # Ages kept of each piece
 
 
-def needed(d: Definition, features: list[str]) -> list[str] | None:
+def needed(definition: Definition, features: list[str]) -> list[str] | None:
     "Columns of a view's rows that an answer reads; all where filters may name any"
-    if d.windows:
+    if definition.windows:
         return None
-    return list(dict.fromkeys([*d.entity, d.time, *filter(None, [d.created]), *features]))
+    return list(dict.fromkeys([*definition.entity, definition.time, *filter(None, [definition.created]), *features]))
 
 
-def _sampled(ages):
+def _sampled(ages: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     ages = np.sort(ages)
@@ -51,158 +56,183 @@ def _sampled(ages):
 
 
 def answer(
-    d: Definition,  # A stored view
+    definition: Definition,  # A stored view
     features: list[str],  # What to answer
-    rows,  # pyarrow.Table: the view's rows, sorted
-    table,  # pyarrow.Table: the entity frame
+    rows: "pa.Table",  # The view's rows, sorted
+    table: "pa.Table",  # The entity frame
     asked: str,  # Column that says when each row asks
+    *,
     as_known: bool = True,  # Leave out what became known only later
 ) -> Answer:
     "The newest values that were known, for every row"
-    q, v, unit = asof.question(table, rows, d.entity, asked, d.time, d.created if as_known else "")
-    if d.windows:
-        return _of_windows(d, features, rows, q, v, unit, as_known)
+    created = definition.created if as_known else ""
+    question = asof.question(table, rows, definition.entity, asked, definition.time, created=created)
+    if definition.windows:
+        return _of_windows(definition, features, rows, question, as_known)
     import numpy as np, pyarrow as pa
 
-    m = asof.match(q, v, unit, interval(d.ttl).total_seconds() if d.ttl else None)
-    take = pa.array(m.rows, mask=m.rows < 0)
-    has = m.rows >= 0
-    t = _ints(v["t"])
-    event = np.where(has, t[np.maximum(m.rows, 0)], -1) if len(t) else np.full(len(has), -1)
+    ttl_s = interval(definition.ttl).total_seconds() if definition.ttl else None
+    match = asof.match(*question, ttl_s=ttl_s)
+    take = pa.array(match.rows, mask=match.rows < 0)
+    has = match.rows >= 0
+    times = _ints(question.view["t"])
+    event = np.where(has, times[np.maximum(match.rows, 0)], -1) if len(times) else np.full(len(has), -1)
     proof = Joined(
-        view=f"{d.name}@{d.version}",
+        view=f"{definition.name}@{definition.version}",
         features=features,
         unmatched=int((~has).sum()),
-        expired=m.expired,
-        future_values=m.future,
-        ties=m.ties,
+        expired=match.expired,
+        future_values=match.future,
+        ties=match.ties,
     )
-    return Answer({f: rows[f].take(take) for f in features}, proof, _sampled(m.age_s), _ints(q["t"]), event, has, unit)
+    columns = {feature: rows[feature].take(take) for feature in features}
+    return Answer(columns, proof, _sampled(match.age_s), _ints(question.asked["t"]), event, has, question.unit)
 
 
-def _ints(column):
+def _ints(column: "pa.ChunkedArray | pa.Array") -> "np.ndarray":
     import numpy as np, pyarrow.compute as pc
 
     return np.asarray(pc.fill_null(column, 0)) if column.null_count else np.asarray(column)
 
-
-def _of_windows(d, features, rows, q, v, unit, as_known):
+# %% ../../nbs/feature/history.ipynb #15d7e2b8
+def _of_windows(
+    definition: Definition, features: list[str], rows: "pa.Table", question: asof.Question, as_known: bool
+) -> Answer:
     "Windows, and the newest event of the longest one as the age of the answer"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    if d.id and d.created and not as_known:
-        rows, v = _final(d, rows, v)
-    longest = max((w.over for w in d.windows), key=interval)
-    own = next(
-        n for n in (f" time {k}" for k in range(rows.num_columns + 1)) if n not in rows.column_names
-    )  # a name that no column has
-    rows = rows.append_column(own, pc.cast(v["t"], pa.int64()))
+    asked, view, unit = question
+    if definition.id and definition.created and not as_known:
+        rows, view = _final(definition, rows, view)
+    longest = max((window.over for window in definition.windows), key=interval)
+    names = (f" time {n}" for n in range(rows.num_columns + 1))
+    own = next(name for name in names if name not in rows.column_names)  # a name that no column has
+    rows = rows.append_column(own, pc.cast(view["t"], pa.int64()))
     newest = Window(name=own, aggregate="max", column=own, over=longest)
-    known = [w for w in d.windows if w.name in features]
-    got = sliding.evaluate(q, v, rows, [newest, *known], unit, d.id)
+    wanted = [window for window in definition.windows if window.name in features]
+    got = sliding.evaluate(asked, view, rows, [newest, *wanted], unit, ids=definition.id)
     last = got.pop(own)
     has = np.asarray(pc.is_valid(last))
     event = np.asarray(pc.fill_null(last, -1))
-    t = _ints(q["t"])
-    ages = (t - event)[has] / sliding._UNIT[unit]
+    times = _ints(asked["t"])
+    ages = (times - event)[has] / sliding._UNIT[unit]
     proof = Joined(
-        view=f"{d.name}@{d.version}",
+        view=f"{definition.name}@{definition.version}",
         features=features,
         unmatched=int((~has).sum()),
         expired=0,
         future_values=int((ages < 0).sum()),
         ties=0,
     )
-    return Answer({f: got[f] for f in features}, proof, _sampled(ages), t, event, has, unit)
+    columns = {feature: got[feature] for feature in features}
+    return Answer(columns, proof, _sampled(ages), times, event, has, unit)
 
 
-def _final(d, rows, v):
+def _final(definition: Definition, rows: "pa.Table", view: "pa.Table") -> "tuple[pa.Table, pa.Table]":
     "The last version of each event, as if it had been known from the start"
     import duckdb, numpy as np, pyarrow as pa
 
+    created = definition.created
+    keys = [name for name in view.column_names if name.startswith("k")]
+    versions = {
+        "c": asof.instants(rows[created], asof.unit_of(rows[created], created), created),
+        "id": rows[definition.id],
+        "n": pa.array(np.arange(rows.num_rows)),
+        **{key: view[key] for key in keys},
+    }
     con = duckdb.connect()
-    con.register(
-        "v",
-        pa.table(
-            {
-                "c": asof.instants(rows[d.created], asof.unit_of(rows[d.created], d.created), d.created),
-                "id": rows[d.id],
-                "n": pa.array(np.arange(rows.num_rows)),
-                **{k: v[k] for k in v.column_names if k.startswith("k")},
-            }
-        ),
-    )
-    keys = "".join(f", {k}" for k in v.column_names if k.startswith("k"))
+    con.register("v", pa.table(versions))
     try:
         last = con.execute(
-            f"SELECT n FROM v WHERE id IS NULL UNION ALL (SELECT max_by(n, (c, -n)) FROM v WHERE id IS NOT NULL AND c IS NOT NULL GROUP BY id{keys}) ORDER BY n"
+            "SELECT n FROM v WHERE id IS NULL UNION ALL (SELECT max_by(n, (c, -n)) FROM v "
+            f"WHERE id IS NOT NULL AND c IS NOT NULL GROUP BY {', '.join(['id', *keys])}) ORDER BY n"
         ).fetchnumpy()["n"]
     finally:
         con.close()
-    return rows.take(pa.array(last)), v.take(pa.array(last))
+    return rows.take(pa.array(last)), view.take(pa.array(last))
 
 # %% ../../nbs/feature/history.ipynb #1c21f5a8
 class Held(NamedTuple):
     "A choice of features with the rows of its stored views, read once"
 
-    picked: list  # (Definition, features) in the order asked for
-    stored: list  # (Definition, features, rows) of the views behind it
-    columns: dict  # (view, version, feature) -> column of the training set
+    picked: list[tuple[Definition, list[str]]]  # Views and features in the order asked for
+    stored: "list[tuple[Definition, list[str], pa.Table]]"  # Views, features and rows of the views behind it
+    columns: dict[tuple[str, int, str], str]  # (view, version, feature) -> column of the training set
 
 
-def held(project: Project, picked: list, columns: dict) -> Held:
-    return Held(
-        picked,
-        [(d, fs, compute.rows(project, d, columns=needed(d, fs))) for d, fs in on_demand.expanded(project, picked)],
-        columns,
-    )
+def held(
+    project: Project,  # Project
+    picked: list[tuple[Definition, list[str]]],  # As `references.chosen` gives it
+    columns: dict[tuple[str, int, str], str],  # As `references.column_names` gives them
+) -> Held:
+    "Read what a choice of features needs"
+    stored = [
+        (definition, features, compute.rows(project, definition, columns=needed(definition, features)))
+        for definition, features in on_demand.expanded(project, picked)
+    ]
+    return Held(picked, stored, columns)
+
+
+def _no_report(views: int, name: str) -> None:
+    "Where nobody wants to know how far it is"
 
 
 def joined(
-    h: Held,  # What to answer
+    choice: Held,  # What to answer
     project: Project,  # Project
-    table,  # pyarrow.Table: the entity frame, or a piece of it
+    table: "pa.Table",  # The entity frame, or a piece of it
     asked: str,  # Column that says when each row asks
     as_known: bool = True,  # Leave out what became known only later
-    report=lambda n, name: None,  # Told after each view
-) -> tuple:  # (pyarrow.Table, list[Answer])
+    *,
+    report: Callable[[int, str], Any] = _no_report,  # Told after each view
+) -> "tuple[pa.Table, list[Answer]]":
     "An entity frame with its features"
     answers = {}
-    for d, fs, rows in h.stored:
-        answers[d.name, d.version] = answer(d, fs, rows, table, asked, as_known)
-        report(1, d.name)
-    for d, fs in h.picked:
-        values = answers[d.name, d.version].columns if not d.on_demand else _on_demand(project, d, answers, table)
-        for f in fs:
-            table = table.append_column(h.columns[d.name, d.version, f], values[f])
+    for definition, features, rows in choice.stored:
+        answered = answer(definition, features, rows, table, asked, as_known=as_known)
+        answers[definition.name, definition.version] = answered
+        report(1, definition.name)
+    for definition, features in choice.picked:
+        if definition.on_demand:
+            values = _on_demand(project, definition, answers, table)
+        else:
+            values = answers[definition.name, definition.version].columns
+        for feature in features:
+            column = choice.columns[definition.name, definition.version, feature]
+            table = table.append_column(column, values[feature])
     return table, list(answers.values())
 
 
-def _on_demand(project: Project, d, answers, table):
+def _on_demand(
+    project: Project, definition: Definition, answers: dict[tuple[str, int], Answer], table: "pa.Table"
+) -> "dict[str, pa.ChunkedArray]":
     "The inputs of an on-demand view, then its code"
     import pyarrow as pa
 
-    got = {f: answers[x.name, x.version].columns[f] for x, fs in on_demand.inputs(project, d) for f in fs}
-    for r in d.request:
-        if r.name not in table.column_names:
+    got = {}
+    for view, features in on_demand.inputs(project, definition):
+        columns = answers[view.name, view.version].columns
+        got |= {feature: columns[feature] for feature in features}
+    for column in definition.request:
+        if column.name not in table.column_names:
             raise BadInput(
-                f"view `{d.name}` needs the column `{r.name}` of the request",
+                f"view `{definition.name}` needs the column `{column.name}` of the request",
                 f"add it to the entity frame, which has: {', '.join(table.column_names[:20])}",
             )
-        got[r.name] = table[r.name]
-    out = on_demand.transform(d, pa.table(got))
-    on_demand.check_alone(d, pa.table(got), out)
-    return {c: out[c] for c in out.column_names}
+        got[column.name] = table[column.name]
+    out = on_demand.transform(definition, pa.table(got))
+    on_demand.check_alone(definition, pa.table(got), out)
+    return {name: out[name] for name in out.column_names}
 
 # %% ../../nbs/feature/history.ipynb #1b0e7e66
 PIECE = 1_000_000  # Rows of the entity frame that are in memory at a time
 
 
 def pieces(
-    entities,  # Frame, path, glob, `NAME@v` or URL#table
+    entities: Any,  # Frame, path, glob, `NAME@v` or URL#table
     project: Project,  # Project
     rows: int = PIECE,  # At most, in a piece
-):  # Yields `pyarrow.Table`
+) -> "Iterator[pa.Table]":
     "An entity frame bit by bit, in order; at least one piece, which may be empty"
     import pyarrow as pa
 
@@ -215,54 +245,34 @@ def pieces(
         return
     import pyarrow.parquet as pq
 
-    some = None
+    empty = None
+    some = False
     try:
         for path in paths:
-            with pq.ParquetFile(path) as f:
-                some = some if some is not None else f.schema_arrow.empty_table()
-                for b in f.iter_batches(batch_size=rows):
-                    t = pa.Table.from_batches([b]).replace_schema_metadata(None)
-                    some = False
-                    yield t
-        if some is not False:
-            yield some.replace_schema_metadata(None)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise BadInput(f"{entities}: cannot be read as parquet: {str(e).splitlines()[0][:160]}") from e
+            with pq.ParquetFile(path) as file:
+                empty = empty if empty is not None else file.schema_arrow.empty_table()
+                for batch in file.iter_batches(batch_size=rows):
+                    some = True
+                    yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+        if not some:
+            yield empty.replace_schema_metadata(None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(f"{entities}: cannot be read as parquet: {str(error).splitlines()[0][:160]}") from error
 
-
-def merged(answers: list[list[Answer]]) -> list[Joined]:
+# %% ../../nbs/feature/history.ipynb #71c9f3a6
+def merged(answers: Sequence[Sequence[Answer]]) -> list[Joined]:  # Of each piece: one answer a view
     "The proofs of all pieces, one a view"
-    import numpy as np
-
-    out: list[Joined] = []
+    out = []
     for of_view in zip(*answers):
         first = of_view[0].proof
-        ages, weight = (
-            np.concatenate([a.ages for a in of_view]),
-            np.concatenate([np.full(len(a.ages), a.has.sum() / max(len(a.ages), 1)) for a in of_view]),
-        )
-        order = np.argsort(ages, kind="stable")
-        ages = ages[order]
-        share = np.cumsum(weight[order]) / max(weight.sum(), 1e-12)
-        quantiles = (
-            [float(ages[min(int(np.searchsorted(share, x)), len(ages) - 1)]) for x in (0, 0.25, 0.5, 0.75, 1)]
-            if len(ages)
-            else []
-        )
-        if quantiles:
-            quantiles[0], quantiles[-1] = float(ages[0]), float(ages[-1])
-        bins = (
-            [round(float(x)) for x in np.histogram(ages, 20, (0, max(quantiles[-1], 1e-9)), weights=weight[order])[0]]
-            if quantiles
-            else []
-        )
+        quantiles, bins = _ages(of_view)
         out.append(
             Joined(
                 view=first.view,
                 features=first.features,
-                unmatched=sum(a.proof.unmatched for a in of_view),
-                expired=sum(a.proof.expired for a in of_view),
-                future_values=sum(a.proof.future_values for a in of_view),
+                unmatched=sum(answer.proof.unmatched for answer in of_view),
+                expired=sum(answer.proof.expired for answer in of_view),
+                future_values=sum(answer.proof.future_values for answer in of_view),
                 ties=first.ties,
                 age_s=quantiles,
                 ages=bins,
@@ -271,13 +281,33 @@ def merged(answers: list[list[Answer]]) -> list[Joined]:
     return out
 
 
+def _ages(answers: Sequence[Answer]) -> tuple[list[float], list[int]]:
+    "Quantiles and histogram of the ages of one view's answers; each sampled age stands for its share of a piece"
+    import numpy as np
+
+    ages = np.concatenate([answer.ages for answer in answers])
+    if not len(ages):
+        return [], []
+    weight = np.concatenate(
+        [np.full(len(answer.ages), answer.has.sum() / max(len(answer.ages), 1)) for answer in answers]
+    )
+    order = np.argsort(ages, kind="stable")
+    ages = ages[order]
+    share = np.cumsum(weight[order]) / max(weight.sum(), 1e-12)
+    places = [min(int(np.searchsorted(share, part)), len(ages) - 1) for part in (0, 0.25, 0.5, 0.75, 1)]
+    quantiles = [float(ages[place]) for place in places]
+    quantiles[0], quantiles[-1] = float(ages[0]), float(ages[-1])
+    bins = np.histogram(ages, 20, (0, max(quantiles[-1], 1e-9)), weights=weight[order])[0]
+    return quantiles, [round(float(bin)) for bin in bins]
+
+
 def digest_of_file(path: Path) -> str:
     "Digest of a Parquet file's rows, one column in memory at a time"
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as f:
-        names = f.schema_arrow.names
-        return digest_columns(names, f.metadata.num_rows, (f.read(columns=[n])[n] for n in names))
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        return digest_columns(names, file.metadata.num_rows, (file.read(columns=[name])[name] for name in names))
 
 
 class Writer:
@@ -288,18 +318,18 @@ class Writer:
         self.tmp = Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(4)}")
         self.file = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self
 
-    def write(self, table) -> None:
+    def write(self, table: "pa.Table") -> None:
         import pyarrow.parquet as pq
 
         if self.file is None:
             self.file = pq.ParquetWriter(self.tmp, table.schema, compression="zstd")
         self.file.write_table(table if table.schema.equals(self.file.schema) else table.cast(self.file.schema))
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if self.file is not None:
             self.file.close()
         if kind is None:
@@ -308,33 +338,26 @@ class Writer:
 
 # %% ../../nbs/feature/history.ipynb #dd3b1c82
 def unrolled(
-    d: Definition,  # A view of windows
-    rows,  # pyarrow.Table of its events
-):  # pyarrow.Table with keys, time and features
+    definition: Definition,  # A view of windows
+    rows: "pa.Table",  # Its events
+) -> "pa.Table":  # With keys, time and features
     "A view of windows as a plain one"
     import pyarrow as pa, pyarrow.compute as pc
 
-    asof.unit_of(rows[d.time], d.time)
-    unit = "ns" if "ns" in (asof.unit_of(rows[c], c) for c in filter(None, (d.time, d.created))) else "us"
-
-    def ints(c):
-        return asof.instants(rows[c], unit, c)
-
-    t = ints(d.time)
-    moments = [
-        t,
-        *([ints(d.created)] if d.created else []),
-        *(
-            pc.add(t, int(interval(w).total_seconds() * sliding._UNIT[unit]))
-            for w in dict.fromkeys(w.over for w in d.windows)
-        ),
-    ]
-    asked = pa.concat_tables(
-        [rows.select(d.entity).append_column(d.time, m.cast(pa.timestamp(unit, "UTC"))) for m in moments]
-    )
-    asked = asked.group_by(asked.column_names).aggregate([]).filter(pc.is_valid(pc.field(d.time)))
-    asked = asked.sort_by([(c, "ascending") for c in asked.column_names])
-    got = answer(d, [w.name for w in d.windows], rows, asked, d.time).columns
-    for n, column in got.items():
-        asked = asked.append_column(n, column)
+    time = definition.time
+    units = [asof.unit_of(rows[column], column) for column in filter(None, (time, definition.created))]
+    unit = "ns" if "ns" in units else "us"
+    times = asof.instants(rows[time], unit, time)
+    moments = [times]
+    if definition.created:
+        moments.append(asof.instants(rows[definition.created], unit, definition.created))
+    for over in dict.fromkeys(window.over for window in definition.windows):
+        moments.append(pc.add(times, int(interval(over).total_seconds() * sliding._UNIT[unit])))
+    keys = rows.select(definition.entity)
+    asked = pa.concat_tables([keys.append_column(time, moment.cast(pa.timestamp(unit, "UTC"))) for moment in moments])
+    asked = asked.group_by(asked.column_names).aggregate([]).filter(pc.is_valid(pc.field(time)))
+    asked = asked.sort_by([(column, "ascending") for column in asked.column_names])
+    got = answer(definition, [window.name for window in definition.windows], rows, asked, time).columns
+    for name, column in got.items():
+        asked = asked.append_column(name, column)
     return asked

@@ -9,13 +9,17 @@ __all__ = ['one_by_one', 'Mark', 'Reading', 'next_turn', 'read', 'newest_event',
 
 # %% ../../nbs/feature/increment.ipynb #e939d59d
 from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TYPE_CHECKING
 import msgspec
 from ..core.errors import BadInput
 from ..core.project import Project
-from . import asof, compute, definition
+from . import asof, compute, definition as definitions
 from .facts import Definition
 from .online_store import Batch
+
+if TYPE_CHECKING:
+    import numpy as np, pyarrow as pa
 
 # %% ../../nbs/feature/increment.ipynb #f1bd4b54
 _NODES = {
@@ -44,11 +48,12 @@ def _plain_functions() -> frozenset[str]:
     con = duckdb.connect()
     try:
         rows = con.execute(
-            "SELECT function_name, bool_and(function_type='scalar' AND stability<>'VOLATILE') AND bool_or(stability='CONSISTENT') FROM duckdb_functions() GROUP BY ALL"
+            "SELECT function_name, bool_and(function_type='scalar' AND stability<>'VOLATILE') "
+            "AND bool_or(stability='CONSISTENT') FROM duckdb_functions() GROUP BY ALL"
         ).fetchall()
     finally:
         con.close()
-    return frozenset({n for n, ok in rows if ok} - _WORDS) | _MACROS
+    return frozenset({name for name, plain in rows if plain} - _WORDS) | _MACROS
 
 
 @lru_cache(256)
@@ -63,23 +68,25 @@ def one_by_one(
         tree = msgspec.json.decode(con.execute("SELECT json_serialize_sql(?)", [compute.one_select(sql)]).fetchone()[0])
     finally:
         con.close()
-    node = tree["statements"][0]["node"] if not tree.get("error") else {}
-    plain = (
-        node.get("type") == "SELECT_NODE"
-        and node["from_table"].get("type") == "BASE_TABLE"
-        and node["from_table"].get("table_name") == "source"
-        and not node["from_table"].get("sample")
-        and not node.get("group_expressions")
-        and not node.get("having")
-        and not node.get("qualify")
-        and not node.get("sample")
-        and not node["cte_map"].get("map")
-        and all(m.get("type") == "ORDER_MODIFIER" for m in node.get("modifiers", []))
-    )
-    return plain and _plain(node)
+    if tree.get("error"):
+        return False
+    node = tree["statements"][0]["node"]
+    return node.get("type") == "SELECT_NODE" and _reads_rows_of_source(node) and _plain(node)
 
 
-def _plain(node) -> bool:
+def _reads_rows_of_source(select: dict[str, Any]) -> bool:  # As DuckDB serialises a SELECT
+    "Is `source`, whole, all that it reads, and is nothing grouped, cut off or made distinct?"
+    source = select["from_table"]
+    if source.get("type") != "BASE_TABLE" or source.get("table_name") != "source" or source.get("sample"):
+        return False
+    if any(select.get(clause) for clause in ("group_expressions", "having", "qualify", "sample")):
+        return False
+    if select["cte_map"].get("map"):
+        return False
+    return all(modifier.get("type") == "ORDER_MODIFIER" for modifier in select.get("modifiers", []))
+
+
+def _plain(node: Any) -> bool:
     if isinstance(node, list):
         return all(map(_plain, node))
     if not isinstance(node, dict):
@@ -110,7 +117,7 @@ class Mark(msgspec.Struct, frozen=True):
 class Reading(NamedTuple):
     "What is new"
 
-    rows: Any  # pyarrow.Table, sorted as a view's; None when nothing can be new
+    rows: "pa.Table | None"  # Sorted as a view's; None when nothing can be new
     mark: Mark  # For the next reading
     how: str  # all, since or unchanged
     since_us: int | None = None  # Rows known before this were not read
@@ -130,64 +137,79 @@ def next_turn(
     old = _mark(mark) or Mark("", "")
     return msgspec.json.encode(msgspec.structs.replace(old, turn=old.turn + 1)).decode()
 
-
+# %% ../../nbs/feature/increment.ipynb #5b20c9e7
 def read(
     project: Project,  # Project
-    d: Definition,  # A stored view
+    definition: Definition,  # A stored view
     mark: str,  # What the last reading left; empty at first
     overlap_us: int = 0,  # How late a row may come after others that became known later
     full: bool = False,  # Read everything whatever the mark says
 ) -> Reading:
     "Rows of a view that may be new"
-    found = compute.sources(project, d)
+    found = compute.sources(project, definition)
     old = _mark(mark)
-    digest = definition.digest(d)
-    key = compute.key_of(d, found)
+    digest = definitions.digest(definition)
+    key = compute.key_of(definition, found)
     if old is not None and old.rows == key and not full:
         return Reading(None, old, "unchanged")
-    apart = bool(d.created) and d.kind == "sql" and list(found) == ["source"] and one_by_one(d.body)
-    if old is None or full or old.known_us is None or old.definition != digest or not apart:
-        rows = compute.rows(project, d, found=found)
-        how = "all"
-        since = None
+    apart = _can_be_read_in_part(definition, found)
+    since = None
+    if apart and old is not None and not full:
+        if old.definition == digest and old.known_us is not None:
+            since = old.known_us - overlap_us
+    if since is None:
+        rows = compute.rows(project, definition, found=found)
     else:
-        since = old.known_us - overlap_us
-        how = "since"
-        rows = compute.rows_since(project, d, found, since)
-    known = _greatest(rows, d.created)
-    now = Mark(
-        key,
-        digest,
-        max((x for x in (known, old.known_us if how == "since" and old else None) if x is not None), default=None),
-        newest_event(rows, d.time) or (old.newest if old else ""),
-        turn=old.turn if old else 0,
-    )
+        rows = compute.rows_since(project, definition, found, since)
+    known_us = _greatest(rows, definition.created)
+    if since is not None:
+        known_us = old.known_us if known_us is None else max(known_us, old.known_us)
+    newest = newest_event(rows, definition.time) or (old.newest if old else "")
+    now = Mark(key, digest, known_us, newest, turn=old.turn if old else 0)
     if apart and now.known_us is not None:
-        now = _counted(project, d, found, now, old if how == "since" else None, since, overlap_us)
-    return Reading(rows, now, how, since)
+        now = _counted(project, definition, found, now, old=old, since=since, overlap_us=overlap_us)
+    return Reading(rows, now, "all" if since is None else "since", since)
 
 
-def _counted(project: Project, d, found, now, old, since, overlap_us) -> Mark:
+def _can_be_read_in_part(definition: Definition, found: Mapping[str, compute.Source]) -> bool:
+    "Does each row say when it became known, and come from one row of the source?"
+    if not definition.created or definition.kind != "sql":
+        return False
+    return list(found) == ["source"] and one_by_one(definition.body)
+
+
+def _counted(
+    project: Project,
+    definition: Definition,
+    found: Mapping[str, compute.Source],
+    now: Mark,
+    *,
+    old: Mark | None,
+    since: int | None,  # Rows known before this were not read; None where all were
+    overlap_us: int,
+) -> Mark:
     "The mark with the number of rows behind it, and of those that came there too late"
     cut = now.known_us - overlap_us
-    behind = min(since, old.before_us) if old and old.before_us is not None else cut
-    before, had = compute.known_before(project, d, found, [cut, behind])
-    late = max(0, old.late + had - old.before) if old and old.before_us is not None else 0
+    if since is None or old.before_us is None:
+        (before,) = compute.known_before(project, definition, found, [cut])
+        return msgspec.structs.replace(now, before_us=cut, before=before, late=0)
+    before, had = compute.known_before(project, definition, found, [cut, min(since, old.before_us)])
+    late = max(0, old.late + had - old.before)
     return msgspec.structs.replace(now, before_us=cut, before=before, late=late)
 
 
-def _greatest(rows, column: str) -> int | None:
+def _greatest(rows: "pa.Table", column: str) -> int | None:
+    "Latest time in a column, us since 1970 UTC; None when there is none"
     import pyarrow.compute as pc
 
-    return (
-        pc.max(asof.instants(rows[column], asof.unit_of(rows[column], column), column)).as_py()
-        // (1000 if asof.unit_of(rows[column], column) == "ns" else 1)
-        if column and rows.num_rows and rows[column].null_count < rows.num_rows
-        else None
-    )
+    if not column or rows[column].null_count == rows.num_rows:
+        return None
+    unit = asof.unit_of(rows[column], column)
+    latest = pc.max(asof.instants(rows[column], unit, column)).as_py()
+    return latest // 1000 if unit == "ns" else latest
 
 
-def newest_event(rows, time: str) -> str:
+def newest_event(rows: "pa.Table", time: str) -> str:
     "Time of the newest event, for people; empty when there is none"
     import pyarrow.compute as pc
     from mlops_nb.core.draw import short
@@ -195,54 +217,52 @@ def newest_event(rows, time: str) -> str:
     return short(pc.max(rows[time]).as_py()) if rows.num_rows and rows[time].null_count < rows.num_rows else ""
 
 # %% ../../nbs/feature/increment.ipynb #1e188981
-def whole(rows, d: Definition):
+def whole(rows: "pa.Table", definition: Definition) -> "np.ndarray":
     "Rows that have a key, a time and a `created`; bool array"
     import numpy as np, pyarrow.compute as pc
 
-    ok = np.ones(rows.num_rows, bool)
-    for c in [*d.entity, d.time, *filter(None, [d.created])]:
-        ok &= ~np.asarray(pc.fill_null(pc.is_null(rows[c], nan_is_null=True), True))
-    return ok
+    complete = np.ones(rows.num_rows, bool)
+    for column in [*definition.entity, definition.time, *filter(None, [definition.created])]:
+        complete &= ~np.asarray(pc.fill_null(pc.is_null(rows[column], nan_is_null=True), True))
+    return complete
 
 
-def _list(column) -> list:
+def _list(column: "pa.ChunkedArray") -> list:
     "Python values; through numpy where that is the same"
     import pyarrow as pa
 
-    t = column.type
-    if column.null_count == 0 and (pa.types.is_integer(t) or pa.types.is_float64(t) or pa.types.is_float32(t)):
+    kind = column.type
+    if column.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_float64(kind) or pa.types.is_float32(kind)):
         return column.to_numpy().tolist()
     return column.to_pylist()
 
 
 def newest(
-    d: Definition,  # A stored view
-    rows,  # pyarrow.Table, sorted as a view's
+    definition: Definition,  # A stored view
+    rows: "pa.Table",  # Sorted as a view's
     mark: str = "",  # What to commit with them
 ) -> Batch:
     "The newest row of each entity"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    ok = whole(rows, d)
-    rows = (rows if ok.all() else rows.filter(pa.array(ok))).combine_chunks()
-    ends = np.zeros(rows.num_rows, bool)
+    complete = whole(rows, definition)
+    rows = (rows if complete.all() else rows.filter(pa.array(complete))).combine_chunks()
+    last = np.zeros(rows.num_rows, bool)
     if rows.num_rows:
-        ends[-1] = True
-    for k in d.entity if rows.num_rows else ():
-        ends[:-1] |= np.asarray(pc.not_equal(rows[k].slice(0, max(rows.num_rows - 1, 0)), rows[k].slice(1)))
-    found = rows if ends.all() else rows.filter(pa.array(ends))
-    t = (
-        found[d.time]
-        if asof.unit_of(found[d.time], d.time) == "us"
-        else found[d.time].cast(pa.timestamp("us", getattr(found[d.time].type, "tz", None)), safe=False)
-    )
-    names = tuple(f.name for f in d.features)
+        last[-1] = True
+        for key in definition.entity:
+            last[:-1] |= np.asarray(pc.not_equal(rows[key].slice(0, rows.num_rows - 1), rows[key].slice(1)))
+    found = rows if last.all() else rows.filter(pa.array(last))
+    times = found[definition.time]
+    if asof.unit_of(times, definition.time) != "us":
+        times = times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False)
+    names = tuple(feature.name for feature in definition.features)
     return Batch(
-        f"{d.name}@{d.version}",
-        tuple(d.entity),
+        f"{definition.name}@{definition.version}",
+        tuple(definition.entity),
         names,
-        [_list(found[k]) for k in d.entity],
-        asof.instants(t, "us", d.time).to_numpy().tolist(),
-        [_list(found[n]) for n in names],
+        [_list(found[key]) for key in definition.entity],
+        asof.instants(times, "us", definition.time).to_numpy().tolist(),
+        [_list(found[name]) for name in names],
         mark,
     )

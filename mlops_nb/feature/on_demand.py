@@ -8,60 +8,73 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/on_demand.html.md"""
 __all__ = ['arrow_type', 'request_of', 'inputs', 'expanded', 'transform', 'check_alone', 'features_of']
 
 # %% ../../nbs/feature/on_demand.ipynb #9831aeb4
+from collections.abc import Sequence
+from typing import Any, TYPE_CHECKING
 from ..core.errors import BadInput, NotFound, suggest
 from ..core.frames import logical, to_arrow
 from ..core.project import Project
 from . import compute, references
 from .facts import Definition, Feature
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # %% ../../nbs/feature/on_demand.ipynb #7e6a99c4
 def arrow_type(
     word: str,  # Logical type as in a definition: `double`, `int64`, `string`, `timestamp[us, tz=UTC]` ...
-):  # pyarrow type; raises `BadInput`
-    "The Arrow type behind a logical name"
+) -> "pa.DataType":
+    "The Arrow type behind a logical name; raises `BadInput`"
     import pyarrow as pa, re
 
-    if m := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", word):
-        return pa.timestamp(m[1], m[2])
+    if zoned := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", word):
+        return pa.timestamp(zoned[1], zoned[2])
     try:
         return pa.type_for_alias({"float": "float", "text": "string", "int": "int64"}.get(word, word))
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError) as error:
         raise BadInput(
             f"no column type {word!r}",
             suggest(word, ["double", "int64", "string", "bool", "timestamp[us]"])
             or "write double, int64, string, bool or timestamp[us]",
-        ) from e
+        ) from error
 
 
 def request_of(words: list[str]) -> list[Feature]:
     "Columns of the request from `distance` or `distance:double`"
-    out = [Feature(n, t or "double") for n, _, t in (w.partition(":") for w in words)]
-    for f in out:
-        arrow_type(f.type)
+    out = []
+    for word in words:
+        name, _, kind = word.partition(":")
+        column = Feature(name, kind or "double")
+        arrow_type(column.type)
+        out.append(column)
     return out
 
 
 def inputs(
     project: Project,  # Project
-    d: Definition,
+    definition: Definition,
 ) -> list[tuple[Definition, list[str]]]:  # Views and features, as `references.chosen`
     "The features that a view needs; an on-demand view may not need another"
-    got = references.chosen(project, ",".join(d.needs)) if d.needs else []
-    bad = next((x.name for x, _ in got if x.on_demand), None)
+    got = references.chosen(project, ",".join(definition.needs)) if definition.needs else []
+    bad = next((view.name for view, _ in got if view.on_demand), None)
     if bad:
         raise BadInput(
-            f"view `{d.name}` needs `{bad}`, which is computed on demand itself", "need the features that it is made of"
+            f"view `{definition.name}` needs `{bad}`, which is computed on demand itself",
+            "need the features that it is made of",
         )
     return got
 
 
-def expanded(project: Project, picked: list) -> list[tuple[Definition, list[str]]]:
+def expanded(
+    project: Project,
+    picked: Sequence[tuple[Definition, list[str]]],  # As `references.chosen` gives it
+) -> list[tuple[Definition, list[str]]]:
     "The stored views behind a choice, with all features that are asked for or needed"
-    out: dict = {}
-    for d, fs in picked:
-        for x, gs in inputs(project, d) if d.on_demand else [(d, fs)]:
-            have = out.setdefault((x.name, x.version), (x, []))[1]
-            have += [g for g in gs if g not in have]
+    out: dict[tuple[str, int], tuple[Definition, list[str]]] = {}
+    for definition, features in picked:
+        stored = inputs(project, definition) if definition.on_demand else [(definition, features)]
+        for view, names in stored:
+            _, have = out.setdefault((view.name, view.version), (view, []))
+            have += [name for name in names if name not in have]
     return list(out.values())
 
 # %% ../../nbs/feature/on_demand.ipynb #c9c0aca7
@@ -75,119 +88,123 @@ def _expressions(sql: str) -> None:
     finally:
         con.close()
     node = tree["statements"][0]["node"] if not tree.get("error") else {}
-    plain = (
-        node.get("type") == "SELECT_NODE"
-        and node["from_table"].get("table_name") == "source"
-        and not node.get("where_clause")
-        and not node.get("group_expressions")
-        and not node.get("having")
-        and not node.get("qualify")
-        and not node.get("sample")
-        and not node.get("modifiers")
-    )
-    if not plain:
+    of_source = node.get("type") == "SELECT_NODE" and node["from_table"].get("table_name") == "source"
+    clauses = ("where_clause", "group_expressions", "having", "qualify", "sample", "modifiers")
+    if not of_source or any(node.get(clause) for clause in clauses):
         raise BadInput("an on-demand query is one list of expressions", "write: SELECT ... AS name FROM source")
 
 
-def _columns(table):
+def _columns(table: "pa.Table") -> "pa.Table":
     "Whole numbers as float64, texts plain"
     import pyarrow as pa
 
-    for n, f in enumerate(table.schema):
-        t = f.type.value_type if pa.types.is_dictionary(f.type) else f.type
-        t = pa.float64() if pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_null(t) else t
-        if t != f.type:
-            table = table.set_column(n, f.name, table.column(n).cast(t, safe=False))
+    for n, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
+            kind = pa.float64()
+        if kind != field.type:
+            table = table.set_column(n, field.name, table.column(n).cast(kind, safe=False))
     return table
 
 
-def _python(d: Definition, table):
+def _python(definition: Definition, table: "pa.Table") -> "pa.Table":
     "Call the function with the columns that it names"
     import pandas as pd
 
-    name, arguments = compute.function_of(d.body)
-    missing = next((a for a in arguments if a not in table.column_names), None)
+    name, arguments = compute.function_of(definition.body)
+    missing = next((argument for argument in arguments if argument not in table.column_names), None)
     if missing:
         raise NotFound(
             f"{name} takes `{missing}`, which is neither needed nor in the request",
             suggest(missing, table.column_names) or f"there are: {', '.join(table.column_names)}",
         )
-    space: dict = {"__name__": f"features.{d.name}"}
+    file = f"features/{definition.name}.py"
+    space: dict[str, Any] = {"__name__": f"features.{definition.name}"}
     try:
-        exec(compile(d.body, f"features/{d.name}.py", "exec"), space)
-        got = space[name](*[table[a].to_pandas() for a in arguments])
-    except Exception as e:
-        raise BadInput(
-            f"{name} of features/{d.name}.py failed: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
-        ) from e
+        exec(compile(definition.body, file, "exec"), space)
+        got = space[name](*[table[argument].to_pandas() for argument in arguments])
+    except Exception as error:
+        why = " ".join(str(error).split())[:200]
+        raise BadInput(f"{name} of {file} failed: {type(error).__name__}: {why}") from error
     if isinstance(got, pd.Series):
-        got = {got.name or d.name: got}
-    return to_arrow(
-        pd.DataFrame(got, index=range(table.num_rows))
-        if isinstance(got, dict) and not all(hasattr(v, "index") for v in got.values())
-        else pd.DataFrame(got).reset_index(drop=True)
-    )
+        got = {got.name or definition.name: got}
+    plain = isinstance(got, dict) and not all(hasattr(column, "index") for column in got.values())
+    if plain:  # pandas alone does not know how long a column of one value is
+        return to_arrow(pd.DataFrame(got, index=range(table.num_rows)))
+    return to_arrow(pd.DataFrame(got).reset_index(drop=True))
 
 
 def transform(
-    d: Definition,  # An on-demand view
-    table,  # pyarrow.Table with the needed features and the columns of the request; shape (rows, inputs)
-):  # pyarrow.Table with the view's features, shape (rows, features)
+    definition: Definition,  # An on-demand view
+    table: "pa.Table",  # The needed features and the columns of the request; shape (rows, inputs)
+) -> "pa.Table":  # The view's features, shape (rows, features)
     "Run the code of an on-demand view; raises `BadInput` when a row is lost"
     table = _columns(table)
-    if d.kind == "python":
-        out = _python(d, table)
+    if definition.kind == "python":
+        out = _python(definition, table)
     else:
-        _expressions(d.body)
+        _expressions(definition.body)
         with compute.closed({"source": table}, None) as con:
-            out = compute.query(con, d.body)
+            out = compute.query(con, definition.body)
     if out.num_rows != table.num_rows:
         raise BadInput(
-            f"view `{d.name}` made {out.num_rows:,} rows of {table.num_rows:,}", "return one value for each row"
+            f"view `{definition.name}` made {out.num_rows:,} rows of {table.num_rows:,}",
+            "return one value for each row",
         )
     return out
 
-
+# %% ../../nbs/feature/on_demand.ipynb #38ac7f42
 def check_alone(
-    d: Definition,  # An on-demand view
-    table,  # pyarrow.Table of its inputs
-    out,  # pyarrow.Table: what `transform` made of them
+    definition: Definition,  # An on-demand view
+    table: "pa.Table",  # Its inputs
+    out: "pa.Table",  # What `transform` made of them
 ) -> None:
     "Raise `BadInput` when a row's result depends on the rows beside it: online there are none"
-    for n in {0, table.num_rows // 2, table.num_rows - 1} if table.num_rows else ():
-        one = transform(d, table.slice(n, 1))
-        for f in d.features or [Feature(c, "") for c in out.column_names]:
-            a = one[f.name][0].as_py()
-            b = out[f.name][n].as_py()
-            if (
-                a != b
-                and not (a != a and b != b)
-                and not (isinstance(a, float) and isinstance(b, float) and abs(a - b) <= 1e-9 * max(abs(a), abs(b)))
-            ):
+    if not table.num_rows:
+        return
+    names = [feature.name for feature in definition.features] or out.column_names
+    for n in {0, table.num_rows // 2, table.num_rows - 1}:
+        one = transform(definition, table.slice(n, 1))
+        for name in names:
+            alone = one[name][0].as_py()
+            among = out[name][n].as_py()
+            if not _alike(alone, among):
                 raise BadInput(
-                    f"view `{d.name}`: `{f.name}` of row {n} is {b!r} among {table.num_rows:,} rows and {a!r} alone",
+                    f"view `{definition.name}`: `{name}` of row {n} is {among!r} among {table.num_rows:,} rows "
+                    f"and {alone!r} alone",
                     "compute each row from itself; make aggregates with --window",
                 )
 
 
-def features_of(project: Project, d: Definition) -> list[Feature]:
+def _alike(one: Any, other: Any) -> bool:
+    "The same value, or as near as a float computed in another order comes"
+    if one == other or (one != one and other != other):
+        return True
+    if not (isinstance(one, float) and isinstance(other, float)):
+        return False
+    return abs(one - other) <= 1e-9 * max(abs(one), abs(other))
+
+
+def _two(kind: "pa.DataType") -> "pa.Array":
+    "Two zeros or empty texts; two nulls of any other type"
+    import pyarrow as pa
+
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return pa.array([0, 0], pa.int64()).cast(kind, safe=False)
+    return pa.array(["", ""] if pa.types.is_string(kind) else [None, None], kind)
+
+
+def features_of(project: Project, definition: Definition) -> list[Feature]:
     "Names and types that come out, found on two rows of zeros and empty texts: one would not tell an aggregate"
     import pyarrow as pa
 
-    types = {f.name: f.type for x, fs in inputs(project, d) for f in x.features if f.name in fs} | {
-        f.name: f.type for f in d.request
-    }
+    columns = []
+    for view, names in inputs(project, definition):
+        columns += [feature for feature in view.features if feature.name in names]
+    types = {column.name: column.type for column in [*columns, *definition.request]}
     if not types:
-        raise BadInput(f"view `{d.name}` needs nothing", "say it with --needs VIEW:FEATURE or --request COLUMN:TYPE")
-
-    def one(t):
-        return (
-            pa.array([0, 0], pa.int64()).cast(t, safe=False)
-            if pa.types.is_integer(t) or pa.types.is_floating(t)
-            else pa.array([""] * 2, t)
-            if pa.types.is_string(t)
-            else pa.array([None] * 2, t)
+        raise BadInput(
+            f"view `{definition.name}` needs nothing", "say it with --needs VIEW:FEATURE or --request COLUMN:TYPE"
         )
-
-    out = transform(d, pa.table({n: one(arrow_type(t)) for n, t in types.items()}))
-    return [Feature(f.name, logical(f.type)) for f in out.schema]
+    out = transform(definition, pa.table({name: _two(arrow_type(word)) for name, word in types.items()}))
+    return [Feature(field.name, logical(field.type)) for field in out.schema]

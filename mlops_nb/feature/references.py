@@ -8,9 +8,11 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/references.html.md"""
 __all__ = ['services', 'chosen', 'column_names']
 
 # %% ../../nbs/feature/references.ipynb #43953801
+from collections.abc import Sequence
+from itertools import chain
 from ..core.errors import BadInput, NotFound, suggest
 from ..core.project import Project
-from . import definition
+from . import definition as definitions
 from .facts import Definition
 
 # %% ../../nbs/feature/references.ipynb #71fa6ae5
@@ -19,26 +21,28 @@ def services(project: Project) -> dict[str, list[str]]:
     import tomllib
 
     out = {}
-    for f in sorted((project.root / "features" / "services").glob("*.toml")):
+    for path in sorted((project.root / "features" / "services").glob("*.toml")):
         try:
-            out[f.stem] = [str(x) for x in tomllib.loads(f.read_text(encoding="utf-8"))["features"]]
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as e:
+            service = tomllib.loads(path.read_text(encoding="utf-8"))
+            out[path.stem] = [str(reference) for reference in service["features"]]
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise BadInput(
-                f"features/services/{f.name} is not a feature service", 'write: features = ["view:feature"]'
-            ) from e
+                f"features/services/{path.name} is not a feature service", 'write: features = ["view:feature"]'
+            ) from error
     return out
 
 
 def _opened(project: Project, words: list[str]) -> list[str]:
     "Names of services replaced by what they stand for"
-    if not (project.root / "features" / "services").is_dir():
+    folder = project.root / "features"
+    if not (folder / "services").is_dir():
         return words
     known = services(project)
-    return [
-        x
-        for w in words
-        for x in (known.get(w, [w]) if not (project.root / "features" / f"{w}.toml").is_file() else [w])
-    ]
+    out = []
+    for word in words:
+        is_view = (folder / f"{word}.toml").is_file()
+        out += [word] if is_view else known.get(word, [word])
+    return out
 
 
 def chosen(
@@ -46,38 +50,41 @@ def chosen(
     refs: str,  # As above
 ) -> list[tuple[Definition, list[str]]]:  # Each view once, with its features in the order asked for
     "The views and features that a reference names; raises `NotFound`"
-    out: dict[tuple, tuple[Definition, list[str]]] = {}
-    for word in _opened(project, [w.strip() for w in str(refs).split(",") if w.strip()]):
+    out: dict[tuple[str, int], tuple[Definition, list[str]]] = {}
+    words = [word.strip() for word in str(refs).split(",")]
+    for word in _opened(project, [word for word in words if word]):
         view, _, feature = word.partition(":")
-        d = definition.find(project, view)
-        have = [f.name for f in d.features]
-        if feature not in ("", "*") and feature not in have:
+        definition = definitions.find(project, view)
+        have = [column.name for column in definition.features]
+        everything = feature in ("", "*")
+        if not everything and feature not in have:
             raise NotFound(
-                f"view `{d.name}` has no feature `{feature}`",
+                f"view `{definition.name}` has no feature `{feature}`",
                 suggest(feature, have) or f"it has: {', '.join(have[:20])}",
             )
-        names = out.setdefault((d.name, d.version), (d, []))[1]
-        names += [n for n in (have if feature in ("", "*") else [feature]) if n not in names]
+        _, names = out.setdefault((definition.name, definition.version), (definition, []))
+        names += [name for name in (have if everything else [feature]) if name not in names]
     if not out:
         raise BadInput("no feature was named", "write for instance: view:feature,other_view")
     return list(out.values())
 
 
 def column_names(
-    picked: list[tuple[Definition, list[str]]],  # What `chosen` gave
+    picked: Sequence[tuple[Definition, list[str]]],  # What `chosen` gave
     taken: list[str],  # Columns of the entity frame
     full: bool = False,  # Always `view__feature`
 ) -> dict[tuple[str, int, str], str]:  # (view, version, feature) -> column
     "Names of the joined columns: the feature's, or `view__feature` where two would clash"
-    every = [f for _, fs in picked for f in fs]
-    twice = [d.name for d, _ in picked]
-    out = {}
-    for d, fs in picked:
-        for f in fs:
-            name = f"{d.name}__{f}" if full or every.count(f) > 1 or f in taken else f
-            if twice.count(d.name) > 1:
-                name = f"{d.name}_v{d.version}__{f}"
+    every = list(chain.from_iterable(features for _, features in picked))
+    views = [definition.name for definition, _ in picked]
+    out: dict[tuple[str, int, str], str] = {}
+    for definition, features in picked:
+        for feature in features:
+            clashes = every.count(feature) > 1 or feature in taken
+            name = f"{definition.name}__{feature}" if full or clashes else feature
+            if views.count(definition.name) > 1:
+                name = f"{definition.name}_v{definition.version}__{feature}"
             if name in taken or name in out.values():
                 raise BadInput(f"column `{name}` is in the entity frame already", "rename it there")
-            out[d.name, d.version, f] = name
+            out[definition.name, definition.version, feature] = name
     return out

@@ -8,7 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/sliding.html.md"""
 __all__ = ['codes', 'Asked', 'asked_of', 'life', 'covers', 'evaluate']
 
 # %% ../../nbs/feature/sliding.ipynb #d26d7614
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, TYPE_CHECKING
 from ..core.errors import BadInput
 from ..core.refs import interval
 from . import exact_sums
@@ -16,72 +17,76 @@ from .exact_sums import steps
 from .facts import Window
 from .windows import selected, type_of
 
+if TYPE_CHECKING:
+    import numpy as np, pyarrow as pa
+
 # %% ../../nbs/feature/sliding.ipynb #5d942132
 _UNIT = {"us": 1_000_000, "ns": 1_000_000_000}
 _NEVER = 2**63 - 1
 
 
-def codes(a, v):
+def codes(asked: "pa.Table", view: "pa.Table") -> "tuple[np.ndarray, np.ndarray]":
     "Equal keys as equal whole numbers on both sides, -1 where a part is null or NaN; tables of the key columns"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    n = a.num_rows
-    total = np.zeros(a.num_rows + v.num_rows, "int64")
-    missing = np.zeros(a.num_rows + v.num_rows, bool)
-    for k in a.column_names:
-        x = a[k]
-        y = v[k]
-        if x.type != y.type:
-            x, y = _alike(x, y)
-        both = pa.chunked_array([*x.chunks, *y.chunks], x.type).combine_chunks()
+    total = np.zeros(asked.num_rows + view.num_rows, "int64")
+    missing = np.zeros(asked.num_rows + view.num_rows, bool)
+    for place, key in enumerate(asked.column_names):
+        of_asked = asked[key]
+        of_view = view[key]
+        if of_asked.type != of_view.type:
+            of_asked, of_view = _alike(of_asked, of_view)
+        both = pa.chunked_array([*of_asked.chunks, *of_view.chunks], of_asked.type).combine_chunks()
         both = both.combine_chunks() if isinstance(both, pa.ChunkedArray) else both
         missing |= np.asarray(pc.fill_null(pc.is_null(both, nan_is_null=True), True))
         one = np.asarray(pc.fill_null(pc.dictionary_encode(both).indices, 0)).astype("int64")
-        total = (
-            np.unique(total * (int(one.max(initial=0)) + 1) + one, return_inverse=True)[1].astype("int64")
-            if k != a.column_names[0]
-            else one
-        )
+        if place == 0:
+            total = one
+        else:
+            pair = total * (int(one.max(initial=0)) + 1) + one
+            total = np.unique(pair, return_inverse=True)[1].astype("int64")
     total[missing] = -1
-    return total[:n], total[n:]
+    return total[: asked.num_rows], total[asked.num_rows :]
 
 
-def _alike(x, y):
+def _alike(asked: "pa.ChunkedArray", view: "pa.ChunkedArray") -> "tuple[pa.ChunkedArray, pa.ChunkedArray]":
     "Whole numbers of two widths as int64, other numbers as float64, texts as large text"
     import pyarrow as pa
 
-    kinds = (x.type, y.type)
-    to = (
-        pa.int64()
-        if all(map(pa.types.is_integer, kinds))
-        else pa.float64()
-        if not any(pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t) for t in kinds)
-        else pa.large_string()
-    )
+    def is_text(kind: "pa.DataType") -> bool:
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+    kinds = (asked.type, view.type)
+    if all(map(pa.types.is_integer, kinds)):
+        to = pa.int64()
+    elif any(map(is_text, kinds)):
+        to = pa.large_string()
+    else:
+        to = pa.float64()
     try:
-        return x.cast(to), y.cast(to)
-    except pa.ArrowInvalid as e:
+        return asked.cast(to), view.cast(to)
+    except pa.ArrowInvalid as error:
         raise BadInput(
-            f"keys of type {x.type} and {y.type} cannot be compared: {str(e)[:120]}", "convert one of them"
-        ) from e
+            f"keys of type {asked.type} and {view.type} cannot be compared: {str(error)[:120]}", "convert one of them"
+        ) from error
 
 
 class Asked(NamedTuple):
     "The questions in order, and where an instant of an entity stands among them"
 
-    order: Any  # int64 array: places of the valid questions, sorted by entity and time
-    place: Any  # int64 array, sorted: entity * width + rank of the time
-    times: Any  # int64 array, sorted: distinct times
+    order: "np.ndarray"  # int64: places of the valid questions, sorted by entity and time
+    place: "np.ndarray"  # int64, sorted: entity * width + rank of the time
+    times: "np.ndarray"  # int64, sorted: distinct times
     rows: int  # Questions, valid or not
 
-    def at(self, codes, times):
+    def at(self, codes: "np.ndarray", times: "np.ndarray") -> "np.ndarray":
         "First question of each entity that asks at each time or later"
         import numpy as np
 
         return np.searchsorted(self.place, codes * (len(self.times) + 1) + np.searchsorted(self.times, times))
 
 
-def asked_of(codes, times, valid) -> Asked:
+def asked_of(codes: "np.ndarray", times: "np.ndarray", valid: "np.ndarray") -> Asked:
     import numpy as np
 
     here = np.flatnonzero(valid & (codes >= 0))
@@ -92,11 +97,11 @@ def asked_of(codes, times, valid) -> Asked:
 
 # %% ../../nbs/feature/sliding.ipynb #666e4b00
 def life(
-    time,  # int64 array, shape (rows,): event times, sorted within an entity
-    created=None,  # int64 array: when each row became known
-    code=None,  # int64 array: entity of each row
-    ids=None,  # pyarrow array: id of each row's event, null for none
-):  # `(start, stop)`, int64 arrays; a row with stop <= start never counts
+    time: "np.ndarray",  # int64, shape (rows,): event times, sorted within an entity
+    created: "np.ndarray | None" = None,  # int64: when each row became known
+    code: "np.ndarray | None" = None,  # int64: entity of each row
+    ids: "pa.Array | None" = None,  # Id of each row's event, null for none
+) -> "tuple[np.ndarray, np.ndarray]":  # `(start, stop)`, int64; a row with stop <= start never counts
     "From when to when each row is the version that counts, whatever the window"
     import numpy as np
 
@@ -113,9 +118,9 @@ def life(
     known = np.zeros(len(named), "int64") if created is None else created[named]
     order = np.lexsort((named, known, one, code[named]))
     who = one[order]
-    c = code[named][order]
+    entity = code[named][order]
     when = known[order]
-    same = np.r_[False, (who[1:] == who[:-1]) & (c[1:] == c[:-1])]
+    same = np.r_[False, (who[1:] == who[:-1]) & (entity[1:] == entity[:-1])]
     again = same & np.r_[False, when[1:] == when[:-1]]  # the first of equals counts
     lasting = np.flatnonzero(~again)
     follows = np.r_[same[lasting][1:], False]
@@ -125,184 +130,236 @@ def life(
     return start, stop
 
 # %% ../../nbs/feature/sliding.ipynb #c90484a2
-def covers(lo, hi, n: int):
+def covers(lo: "np.ndarray", hi: "np.ndarray", questions: int) -> "Iterator[tuple[np.ndarray, np.ndarray]]":
     "Yield `(nodes, events)` level by level: each run `[lo, hi)` of n questions as O(log n) nodes of a tree with 2 n nodes"
     import numpy as np
 
-    who = np.flatnonzero(lo < hi)
-    lo = lo[who] + n
-    hi = hi[who] + n
-    while len(who):
+    events = np.flatnonzero(lo < hi)
+    lo = lo[events] + questions
+    hi = hi[events] + questions
+    while len(events):
         odd = (lo & 1) == 1
         end = (hi & 1) == 1
-        yield np.concatenate([lo[odd], hi[end] - 1]), np.concatenate([who[odd], who[end]])
+        yield np.concatenate([lo[odd], hi[end] - 1]), np.concatenate([events[odd], events[end]])
         lo = (lo + 1) >> 1
         hi = hi >> 1
         more = lo < hi
         lo = lo[more]
         hi = hi[more]
-        who = who[more]
+        events = events[more]
 
 
-def _largest(lo, hi, n: int, rank):
+def _largest(lo: "np.ndarray", hi: "np.ndarray", questions: int, rank: "np.ndarray") -> "np.ndarray":
     "The largest rank that each question sees; -1 for none"
     import numpy as np
 
-    tree = np.full(2 * n, -1, "int64")
-    for nodes, who in covers(lo, hi, n):
-        np.maximum.at(tree, nodes, rank[who])
-    best = tree[n:].copy()
-    at = np.arange(n, 2 * n) >> 1
-    while n > 1 and at[-1] > 0:
+    tree = np.full(2 * questions, -1, "int64")
+    for nodes, events in covers(lo, hi, questions):
+        np.maximum.at(tree, nodes, rank[events])
+    best = tree[questions:].copy()
+    at = np.arange(questions, 2 * questions) >> 1
+    while questions > 1 and at[-1] > 0:
         np.maximum(best, tree[at], out=best)
         at >>= 1
     return best
 
 
-def _united(lo, hi, value, n: int):
+def _united(lo: "np.ndarray", hi: "np.ndarray", value: "np.ndarray", questions: int) -> "tuple[np.ndarray, np.ndarray]":
     "Runs of equal values, united where they touch"
     import numpy as np
 
     order = np.lexsort((lo, value))
-    base = value[order] * (n + 1)
-    a = lo[order] + base
-    b = hi[order] + base
-    reach = np.maximum.accumulate(b) if len(b) else b
-    new = np.r_[True, a[1:] > reach[:-1]] if len(a) else np.zeros(0, bool)
-    last = np.r_[new[1:], True] if len(a) else new
-    return (a - base)[new], (reach - base)[last]
+    base = value[order] * (questions + 1)
+    start = lo[order] + base
+    stop = hi[order] + base
+    reach = np.maximum.accumulate(stop) if len(stop) else stop
+    new = np.r_[True, start[1:] > reach[:-1]] if len(start) else np.zeros(0, bool)
+    last = np.r_[new[1:], True] if len(start) else new
+    return (start - base)[new], (reach - base)[last]
 
 # %% ../../nbs/feature/sliding.ipynb #0332ba20
-def _usable(column):
+class _Events(NamedTuple):
+    "The events that count for one window and hold a value, and the run of questions that sees each"
+
+    lo: "np.ndarray"
+    hi: "np.ndarray"  # As in `steps`
+    questions: int  # How many there are
+    values: "pa.Array | None"  # None where events are counted, whatever they hold
+    time: "np.ndarray"  # int64
+    created: "np.ndarray"  # When each became known; 0 where nothing says it
+
+    def steps(self, weights: "np.ndarray | None" = None) -> "np.ndarray":
+        return steps(self.lo, self.hi, self.questions, weights)
+
+
+def _usable(column: "pa.ChunkedArray | pa.Array") -> "tuple[pa.Array, np.ndarray]":
     "A column in one piece, and where it holds a value"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    a = pa.chunked_array(column.chunks, column.type).combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(a, pa.ChunkedArray):
-        a = a.combine_chunks()
-    if pa.types.is_dictionary(a.type):
-        a = a.dictionary_decode()
-    return a, np.asarray(pc.invert(pc.is_null(a, nan_is_null=True)))
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.chunked_array(column.chunks, column.type).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column, np.asarray(pc.invert(pc.is_null(column, nan_is_null=True)))
 
 
-def _rank(order):
+def _rank(order: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
-    r = np.empty(len(order), "int64")
-    r[order] = np.arange(len(order))
-    return r
+    rank = np.empty(len(order), "int64")
+    rank[order] = np.arange(len(order))
+    return rank
 
 
-def _best(w, lo, hi, n, a, time, created):
+def _best(aggregate: str, events: _Events) -> "pa.Array":
     "min, max, first and last: rank the events, and see the largest rank"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    if pa.types.is_null(a.type):
-        return pa.nulls(n, a.type)
-    by_value = np.asarray(pc.array_sort_indices(a.cast(pa.int8()) if pa.types.is_boolean(a.type) else a))
-    order = by_value if w.aggregate in ("min", "max") else np.lexsort((_rank(by_value), created, time))
-    if w.aggregate in ("min", "first"):
+    values = events.values
+    if pa.types.is_null(values.type):
+        return pa.nulls(events.questions, values.type)
+    sortable = values.cast(pa.int8()) if pa.types.is_boolean(values.type) else values
+    by_value = np.asarray(pc.array_sort_indices(sortable))
+    if aggregate in ("min", "max"):
+        order = by_value
+    else:
+        order = np.lexsort((_rank(by_value), events.created, events.time))
+    if aggregate in ("min", "first"):
         order = order[::-1]
-    best = _largest(lo, hi, n, _rank(order))
-    return a.take(pa.array(order[np.maximum(best, 0)], mask=best < 0)) if len(order) else pa.nulls(n, a.type)
+    best = _largest(events.lo, events.hi, events.questions, _rank(order))
+    if not len(order):
+        return pa.nulls(events.questions, values.type)
+    return values.take(pa.array(order[np.maximum(best, 0)], mask=best < 0))
 
-
-def _numbers(a):
+# %% ../../nbs/feature/sliding.ipynb #1af8403b
+def _numbers(values: "pa.Array") -> "np.ndarray":
     "Numbers as numpy: int64 or uint64 where they are whole, else float64"
     import numpy as np, pyarrow as pa
 
-    whole = pa.types.is_integer(a.type) or pa.types.is_boolean(a.type)
-    a = (
-        a.cast(pa.string()) if pa.types.is_decimal(a.type) else a
-    )  # from text it is the nearest float, from Decimal not always
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.string())  # from text it is the nearest float, from Decimal not always
+    whole = pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)
     try:
-        return np.asarray(a if pa.types.is_uint64(a.type) else a.cast(pa.int64() if whole else pa.float64()))
-    except pa.ArrowInvalid as e:
-        raise BadInput(f"a window cannot add {a.type}: {str(e)[:120]}", "cast it in the query") from e
+        if pa.types.is_uint64(values.type):
+            return np.asarray(values)
+        return np.asarray(values.cast(pa.int64() if whole else pa.float64()))
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"a window cannot add {values.type}: {str(error)[:120]}", "cast it in the query") from error
 
 
-def _value(w, lo, hi, n, a, time, created):
-    "The feature of n sorted questions; events are those that count and hold a value"
+def _distinct(events: _Events) -> "pa.Array":
+    "How many different values each question sees"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    if w.aggregate == "count":
-        return pa.array(steps(lo, hi, n))
-    if w.aggregate in ("distinct", "approx_distinct"):
-        a = pc.add(a, 0.0) if pa.types.is_floating(a.type) else a  # -0.0 is 0.0
-        a = pa.array([repr(v) for v in a.to_pylist()], pa.string()) if pa.types.is_nested(a.type) else a
-        lo, hi = _united(lo, hi, np.asarray(pc.dictionary_encode(a).indices).astype("int64"), n)
-        return pa.array(steps(lo, hi, n))
-    if w.aggregate in ("min", "max", "first", "last"):
-        return _best(w, lo, hi, n, a, time, created)
-    x = _numbers(a)
-    if w.aggregate == "sum" and x.dtype.kind in "iu":
-        none = steps(lo, hi, n) == 0
-        if float(np.abs(x.astype("float64")).sum()) > 9e18:  # does each one fit?
-            high = steps(lo, hi, n, (x >> 32).astype("int64")) + (
-                steps(lo, hi, n, (x & 2**32 - 1).astype("int64")) >> 32
-            )
-            none |= (high < -(2**31)) | (high >= 2**31)
-        return pa.array(steps(lo, hi, n, x.astype("int64")), mask=none)  # what wrapped around and fits is right
-    c = steps(lo, hi, n)
-    x = x.astype("float64")
-    if w.aggregate == "std":
-        s = exact_sums.deviations(lo, hi, n, x, c)
-        return pa.array(s, mask=(c < 2) | np.isnan(s))
-    t = exact_sums.sums(lo, hi, n, x, c)
-    return pa.array(t if w.aggregate == "sum" else t / np.maximum(c, 1), mask=(c < 1) | np.isnan(t))
+    values = events.values
+    if pa.types.is_floating(values.type):
+        values = pc.add(values, 0.0)  # -0.0 is 0.0
+    if pa.types.is_nested(values.type):
+        values = pa.array([repr(value) for value in values.to_pylist()], pa.string())
+    numbers = np.asarray(pc.dictionary_encode(values).indices).astype("int64")
+    lo, hi = _united(events.lo, events.hi, numbers, events.questions)
+    return pa.array(steps(lo, hi, events.questions))
+
+
+def _whole_sum(events: _Events, numbers: "np.ndarray") -> "pa.Array":
+    "Sums of whole numbers; null where there is no value, and where 64 bits are too few"
+    import numpy as np, pyarrow as pa
+
+    none = events.steps() == 0
+    if float(np.abs(numbers.astype("float64")).sum()) > 9e18:  # does each one fit?
+        low = events.steps((numbers & 2**32 - 1).astype("int64"))
+        high = events.steps((numbers >> 32).astype("int64")) + (low >> 32)
+        none |= (high < -(2**31)) | (high >= 2**31)
+    return pa.array(events.steps(numbers.astype("int64")), mask=none)  # what wrapped around and fits is right
+
+
+def _value(aggregate: str, events: _Events) -> "pa.Array":
+    "The feature of the sorted questions"
+    import numpy as np, pyarrow as pa
+
+    if aggregate == "count":
+        return pa.array(events.steps())
+    if aggregate in ("distinct", "approx_distinct"):
+        return _distinct(events)
+    if aggregate in ("min", "max", "first", "last"):
+        return _best(aggregate, events)
+    numbers = _numbers(events.values)
+    if aggregate == "sum" and numbers.dtype.kind in "iu":
+        return _whole_sum(events, numbers)
+    counts = events.steps()
+    floats = numbers.astype("float64")
+    if aggregate == "std":
+        deviations = exact_sums.deviations(events.lo, events.hi, events.questions, floats, counts)
+        return pa.array(deviations, mask=(counts < 2) | np.isnan(deviations))
+    sums = exact_sums.sums(events.lo, events.hi, events.questions, floats, counts)
+    values = sums if aggregate == "sum" else sums / np.maximum(counts, 1)
+    return pa.array(values, mask=(counts < 1) | np.isnan(sums))
+
+# %% ../../nbs/feature/sliding.ipynb #64b9f2ea
+class _Rows(NamedTuple):
+    "The rows of a view that can be seen, and the questions that may see them"
+
+    table: "pa.Table"  # Their columns
+    asked: Asked
+    code: "np.ndarray"  # int64: entity of each row
+    time: "np.ndarray"  # int64: when each happened
+    created: "np.ndarray | None"  # int64: when each became known; None where nothing says it
+    lo: "np.ndarray"  # int64: first question that sees each
+    stop: "np.ndarray"  # int64: from when on each is no longer the version that counts
 
 
 def evaluate(
-    asked,  # pyarrow.Table: key columns k0, k1 ..., and `t` (int64), as `asof.question` gives it; shape (questions,)
-    view,  # pyarrow.Table: the same key columns, `t`, and `c` (when known) or no `c`; shape (rows,)
-    rows,  # pyarrow.Table, the columns of the same rows, sorted by key, time, created and the others
+    asked: "pa.Table",  # Key columns k0, k1 ..., and `t` (int64), as `asof.question` gives it; shape (questions,)
+    view: "pa.Table",  # The same key columns, `t`, and `c` (when known) or no `c`; shape (rows,)
+    rows: "pa.Table",  # The columns of the same rows, sorted by key, time, created and the others
     windows: list[Window],  # What to compute
     unit: str = "us",  # Unit of the times, `us` or `ns`
+    *,
     ids: str = "",  # Column of `rows` that names an event
-) -> dict:  # Feature -> pyarrow array, shape (questions,)
+) -> "dict[str, pa.Array]":  # Feature -> array, shape (questions,)
     "Every window at every question, as `windows.reference` says"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    keys = [k for k in asked.column_names if k != "t"]
-    qc, vc = (
-        codes(asked.select(keys), view.select(keys))
-        if keys
-        else (np.zeros(asked.num_rows, "int64"), np.zeros(view.num_rows, "int64"))
-    )
-    q = asked_of(qc, np.asarray(pc.fill_null(asked["t"], 0)), np.asarray(pc.is_valid(asked["t"])))
-    times = {c: np.asarray(pc.fill_null(view[c], 0)) for c in ("t", "c") if c in view.column_names}
-    there = (vc >= 0) & np.logical_and.reduce([np.asarray(pc.is_valid(view[c])) for c in times])
+    keys = [name for name in asked.column_names if name != "t"]
+    if keys:
+        asked_codes, view_codes = codes(asked.select(keys), view.select(keys))
+    else:
+        asked_codes, view_codes = np.zeros(asked.num_rows, "int64"), np.zeros(view.num_rows, "int64")
+    questions = asked_of(asked_codes, np.asarray(pc.fill_null(asked["t"], 0)), np.asarray(pc.is_valid(asked["t"])))
+    times = {name: np.asarray(pc.fill_null(view[name], 0)) for name in ("t", "c") if name in view.column_names}
+    there = (view_codes >= 0) & np.logical_and.reduce([np.asarray(pc.is_valid(view[name])) for name in times])
     here = np.flatnonzero(there)
-    t = times["t"][here]
-    c = times["c"][here] if "c" in times else None
-    code = vc[here]
-    start, stop = life(t, c, code, _usable(rows[ids])[0].take(pa.array(here)) if ids else None)
-    lo = q.at(code, start)
-    rows = rows.take(pa.array(here)) if len(here) != rows.num_rows else rows
-    masks = {f: selected(rows, f) for f in dict.fromkeys(w.filter for w in windows)}
-    return {w.name: _one(w, rows, q, code, t, c, lo, stop, unit, masks[w.filter]) for w in windows}
+    time = times["t"][here]
+    created = times["c"][here] if "c" in times else None
+    code = view_codes[here]
+    start, stop = life(time, created, code, _usable(rows[ids])[0].take(pa.array(here)) if ids else None)
+    table = rows.take(pa.array(here)) if len(here) != rows.num_rows else rows
+    seen = _Rows(table, questions, code, time, created, questions.at(code, start), stop)
+    kept = {filter: selected(table, filter) for filter in dict.fromkeys(window.filter for window in windows)}
+    return {window.name: _one(window, seen, kept[window.filter], unit) for window in windows}
 
 
-def _one(w, rows, q, code, t, c, lo, stop, unit, keep):
+def _one(window: Window, rows: _Rows, kept: "np.ndarray", unit: str) -> "pa.Array":
     "One window: which events count, where their runs end, and what comes out, back in the order of the questions"
     import numpy as np, pyarrow as pa
 
-    kind = type_of(w, rows.schema)
-    over = int(interval(w.over).total_seconds() * _UNIT[unit])
-    a, full = _usable(rows[w.column]) if w.column else (None, True)
-    end = np.minimum(stop, np.where(t > _NEVER - over, _NEVER, t + over))
-    hi = q.at(code, end)
-    n = len(q.place)
-    here = np.flatnonzero(keep & full)
-    got = _value(
-        w,
-        lo[here],
-        np.maximum(lo, hi)[here],
-        n,
-        None if a is None else a.take(pa.array(here)),
-        t[here],
-        np.zeros(len(here)) if c is None else c[here],
+    kind = type_of(window, rows.table.schema)
+    over = int(interval(window.over).total_seconds() * _UNIT[unit])
+    values, full = _usable(rows.table[window.column]) if window.column else (None, True)
+    end = np.minimum(rows.stop, np.where(rows.time > _NEVER - over, _NEVER, rows.time + over))
+    hi = rows.asked.at(rows.code, end)
+    here = np.flatnonzero(kept & full)
+    events = _Events(
+        lo=rows.lo[here],
+        hi=np.maximum(rows.lo, hi)[here],
+        questions=len(rows.asked.place),
+        values=None if values is None else values.take(pa.array(here)),
+        time=rows.time[here],
+        created=np.zeros(len(here)) if rows.created is None else rows.created[here],
     )
-    back = np.full(q.rows, -1, "int64")
-    back[q.order] = np.arange(n)
+    got = _value(window.aggregate, events)
+    back = np.full(rows.asked.rows, -1, "int64")
+    back[rows.asked.order] = np.arange(events.questions)
     return got.cast(kind).take(pa.array(back, mask=back < 0))

@@ -10,11 +10,15 @@ __all__ = ['is_table', 'parts', 'read_table']
 # %% ../../nbs/feature/sql_tables.ipynb #9b43aab9
 import os, re
 from pathlib import Path
+from typing import Any, TYPE_CHECKING
 from ..core.errors import BadInput, NotFound, ToolFailed, suggest
 from ..core.frames import to_arrow
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # %% ../../nbs/feature/sql_tables.ipynb #ad67060d
-def is_table(what) -> bool:
+def is_table(what: Any) -> bool:
     "Is this the URL of a table?"
     return isinstance(what, str) and bool(re.match(r"[a-z][a-z0-9+]*://", what)) and "#" in what
 
@@ -32,18 +36,21 @@ def parts(
             "the URL holds a password, and definitions are kept in git",
             "write ${VARIABLE} in its place, or keep it in ~/.pgpass",
         )
-    missing = next((v for v in re.findall(r"\$\{(\w+)\}", url) if v not in os.environ), None)
+    variables = re.findall(r"\$\{(\w+)\}", url)
+    missing = next((name for name in variables if name not in os.environ), None)
     if missing:
         raise BadInput(f"environment variable {missing} is not set")
     url = re.sub(r"\$\{(\w+)\}", lambda m: os.environ[m[1]], url)
     scheme, _, path = url.partition(":///")
-    return (f"{scheme}:///{Path(root) / path}", table) if scheme in ("sqlite", "duckdb") and path else (url, table)
+    if scheme in ("sqlite", "duckdb") and path:
+        url = f"{scheme}:///{Path(root) / path}"
+    return url, table
 
 
 def read_table(
     what: str,  # `URL#table`
     root: Path,  # Folder of the project
-):  # `pyarrow.Table`
+) -> "pa.Table":  # `pyarrow.Table`
     "All rows of a table; raises `NotFound` and `ToolFailed`"
     url, table = parts(what, root)
     scheme, _, path = url.partition(":///")
@@ -52,23 +59,23 @@ def read_table(
     return _duckdb(path, table) if scheme == "duckdb" else _sqlalchemy(url, table)
 
 
-def _duckdb(path, table):
+def _duckdb(path: str, table: str) -> "pa.Table":
     import duckdb
 
     try:
         with duckdb.connect(path, read_only=True) as con:
-            have = [r[0] for r in con.execute("SELECT table_name FROM information_schema.tables").fetchall()]
+            have = [row[0] for row in con.execute("SELECT table_name FROM information_schema.tables").fetchall()]
             if table not in have:
                 raise NotFound(
                     f"no table {table!r} in {Path(path).name}",
                     suggest(table, have) or f"it has: {', '.join(have[:20])}",
                 )
             return con.table(table).to_arrow_table()
-    except duckdb.Error as e:
-        raise ToolFailed(f"{Path(path).name}: {str(e).splitlines()[0][:160]}") from e
+    except duckdb.Error as error:
+        raise ToolFailed(f"{Path(path).name}: {str(error).splitlines()[0][:160]}") from error
 
 
-def _sqlalchemy(url, table):
+def _sqlalchemy(url: str, table: str) -> "pa.Table":
     import pandas as pd, sqlalchemy as sa
 
     try:
@@ -87,5 +94,5 @@ def _sqlalchemy(url, table):
                 return to_arrow(pd.read_sql_table(name, con, schema=schema or None))
         finally:
             engine.dispose()
-    except (sa.exc.SQLAlchemyError, ImportError) as e:
-        raise ToolFailed(f"the database cannot be read: {str(e).splitlines()[0][:160]}") from e
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        raise ToolFailed(f"the database cannot be read: {str(error).splitlines()[0][:160]}") from error

@@ -367,7 +367,7 @@ def _prepared(project: Project, picked, table, how):
 
 def _leaks(h, result, answers, asked, how) -> list:
     return (
-        leakage.find(h, result, answers, asked, how["label"], how["label_time"], how["as_known"])
+        leakage.find(h, result, answers, asked, how["label"], label_time=how["label_time"], as_known=how["as_known"])
         if how["label"]
         else []
     )
@@ -393,7 +393,7 @@ def _at_once(project: Project, picked, entities, out, how) -> TrainingSet:
     table = pa.concat_tables(history.pieces(entities, project), promote_options="default")
     asked, h = _prepared(project, picked, table, how)
     with progress("joining", total=len(h.stored)) as report:
-        result, answers = history.joined(h, project, table, asked, how["as_known"], report)
+        result, answers = history.joined(h, project, table, asked, how["as_known"], report=report)
     fact = _fact(
         [answers],
         table.num_rows,

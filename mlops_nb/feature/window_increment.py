@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/window_increment.html.md"""
 __all__ = ['fill']
 
 # %% ../../nbs/feature/window_increment.ipynb #4c4f9a75
+from typing import Any
 import msgspec
 from ..core.project import Project
 from . import increment, stream_ingest, stream_store
@@ -16,15 +17,15 @@ from .facts import Definition
 # %% ../../nbs/feature/window_increment.ipynb #123f555e
 def fill(
     project: Project,  # Project
-    d: Definition,  # A view with windows
+    definition: Definition,  # A view with windows
     overlap_us: int = 0,  # As in `increment.read`
     full: bool = False,  # Read everything
-) -> dict:  # {view, entities, written, newest, read, how, late}
+) -> dict[str, Any]:  # {view, entities, written, newest, read, how, late}
     "Bring the events of a view up to date with its history; what a stream maintains is ahead of history and stays"
     store = stream_store.of(project)
-    view = f"{d.name}@{d.version}"
+    view = f"{definition.name}@{definition.version}"
 
-    def said(how, newest="", written=0, read=0, late=0):
+    def said(how: str, newest: str = "", written: int = 0, read: int = 0, late: int = 0) -> dict[str, Any]:
         return {
             "view": view,
             "entities": store.size(view)[0],
@@ -38,15 +39,15 @@ def fill(
     try:
         while not store.streamed(view):  # again when another process was faster
             was = store.mark(view)
-            f = increment.read(project, d, was, overlap_us, full)
-            if f.rows is None:
-                return said(f.how, f.mark.newest, late=f.mark.late)
-            events, _ = stream_ingest._events_of_rows(project, d, f.rows)
-            written = store.fill(
-                view, events, was, msgspec.json.encode(f.mark).decode(), f.since_us, stream_store.reach_us(d)
-            )
+            reading = increment.read(project, definition, was, overlap_us, full)
+            mark = reading.mark
+            if reading.rows is None:
+                return said(reading.how, mark.newest, late=mark.late)
+            events, _ = stream_ingest._events_of_rows(project, definition, reading.rows)
+            new_mark = msgspec.json.encode(mark).decode()
+            written = store.fill(view, events, was, new_mark, reading.since_us, stream_store.reach_us(definition))
             if written is not None:
-                return said(f.how, f.mark.newest, written, f.rows.num_rows, f.mark.late)
+                return said(reading.how, mark.newest, written, reading.rows.num_rows, mark.late)
         return said("streamed")
     finally:
         store.close()

@@ -10,11 +10,14 @@ __all__ = ['AGGREGATES', 'STATED_ERROR', 'parse', 'line_of', 'Row', 'known_versi
 
 # %% ../../nbs/feature/windows.ipynb #7a83a56e
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 from ..core.errors import BadInput, BadUsage, suggest
 from ..core.refs import check_name, interval
 from . import exact_sums
 from .facts import Window
+
+if TYPE_CHECKING:
+    import numpy as np, pyarrow as pa
 
 # %% ../../nbs/feature/windows.ipynb #3fa91d8f
 AGGREGATES = {
@@ -43,10 +46,10 @@ def parse(
     line: str,  # `mean(arr_delay) over 7d as delay_7d where not cancelled`
 ) -> Window:  # Raises `BadInput` for what is not one
     "A window from its line"
-    m = _LINE.fullmatch(line)
-    if not m:
+    found = _LINE.fullmatch(line)
+    if not found:
         raise BadInput(f"{line!r} is no window", "write 'mean(arr_delay) over 7d as delay_7d where not cancelled'")
-    word, column, over, name, where, last = m.groups()
+    word, column, over, name, where, last = found.groups()
     if word.lower() not in AGGREGATES:
         raise BadInput(
             f"{line!r}: no aggregate `{word}`",
@@ -68,10 +71,11 @@ def parse(
     )
 
 
-def line_of(w: Window) -> str:
+def line_of(window: Window) -> str:
     "The line that `parse` reads"
-    column = w.column if re.fullmatch(r"\w*", w.column) else '"' + w.column.replace('"', '""') + '"'
-    return f"{w.aggregate}({column or '*'}) over {w.over} as {w.name}" + (f" where {w.filter}" if w.filter else "")
+    column = window.column if re.fullmatch(r"\w*", window.column) else '"' + window.column.replace('"', '""') + '"'
+    where = f" where {window.filter}" if window.filter else ""
+    return f"{window.aggregate}({column or '*'}) over {window.over} as {window.name}{where}"
 
 # %% ../../nbs/feature/windows.ipynb #c6a08aa3
 class Row(NamedTuple):
@@ -84,79 +88,80 @@ class Row(NamedTuple):
     keep: bool = True  # Does the filter hold?
 
 
-def known_versions(rows: list[Row], t: int) -> list[Row]:
-    "Rules 2 and 3: the rows of one entity that count at `t`, wherever they lie"
-    known = [
-        r
-        for r in rows
-        if max(r.time, r.created if r.created is not None else r.time) <= t
-        or (r.id is not None and r.created is not None and r.created <= t)
-    ]
+def known_versions(rows: list[Row], at: int) -> list[Row]:
+    "Rules 2 and 3: the rows of one entity that count at a time, wherever they lie"
     best: dict = {}
-    for n, r in enumerate(known):
-        k = ("row", n) if r.id is None else ("id", r.id)
-        if k not in best or (r.created or 0) > (best[k].created or 0):
-            best[k] = r
+    for n, row in enumerate(rows):
+        if not _is_known(row, at):
+            continue
+        key = ("row", n) if row.id is None else ("id", row.id)
+        if key not in best or (row.created or 0) > (best[key].created or 0):
+            best[key] = row
     return list(best.values())
+
+
+def _is_known(row: Row, at: int) -> bool:
+    "Rule 2; a row with an id corrects its event from when it became known, whatever its own time"
+    if row.created is None:
+        return row.time <= at
+    return row.created <= at and (row.id is not None or row.time <= at)
 
 
 def reference(
     aggregate: str,  # One of `AGGREGATES`
     over: int,  # Length of the window, in the unit of the times
     rows: list[Row],  # Of one entity, sorted by time, then by the other columns
-    t: int,  # When the question is asked
+    at: int,  # When the question is asked
     events: bool = False,  # Count events, not values: `count(*)`
-):
+) -> Any:  # A number, or a value of the column
     "What a window is, by brute force"
-    return value_of(aggregate, over, known_versions(rows, t), t, events)
+    return value_of(aggregate, over, known_versions(rows, at), at, events)
 
 
-def value_of(aggregate: str, over: int, known: list[Row], t: int, events: bool = False):
-    "The same, of the rows that count at `t`: rules 1 and 4 to 8"
-    here = [r for r in known if t - over < r.time <= t and r.keep]
+def value_of(aggregate: str, over: int, known: list[Row], at: int, events: bool = False) -> Any:
+    "The same, of the rows that count at a time: rules 1 and 4 to 8"
+    here = [row for row in known if row.keep and at - over < row.time <= at]
     if events:
         return len(here)
-    here = [r for r in here if r.value is not None and r.value == r.value]
-    values = [r.value for r in here]
+    here = [row for row in here if row.value is not None and row.value == row.value]
+    values = [row.value for row in here]
     if aggregate == "count":
         return len(values)
     if aggregate in ("distinct", "approx_distinct"):
-        return (
-            len(set(values))
-            if not isinstance(values[0] if values else 0, (list, dict))
-            else len(set(map(repr, values)))
-        )
+        nested = bool(values) and isinstance(values[0], (list, dict))
+        return len(set(map(repr, values))) if nested else len(set(values))
     if not values:
         return None
     if aggregate in ("first", "last"):
-        return (min if aggregate == "first" else max)(here, key=lambda r: (r.time, r.created or 0, r.value)).value
+        outermost = min if aggregate == "first" else max
+        return outermost(here, key=lambda row: (row.time, row.created or 0, row.value)).value
     if aggregate in ("min", "max"):
-        return (min if aggregate == "min" else max)(values)
-    if aggregate == "sum" and all(isinstance(v, int) for v in values):
-        s = sum(values)
-        return s if -(2**63) <= s < 2**63 else None
+        return min(values) if aggregate == "min" else max(values)
+    if aggregate == "sum" and all(isinstance(value, int) for value in values):
+        whole = sum(values)
+        return whole if -(2**63) <= whole < 2**63 else None
+    total = exact_sums.total(values) if aggregate in ("sum", "mean") else None
     if aggregate == "sum":
-        return exact_sums.total(values)
+        return total
     if aggregate == "mean":
-        total = exact_sums.total(values)
         return None if total is None else total / len(values)
     return exact_sums.deviation(values) if len(values) > 1 else None
 
 # %% ../../nbs/feature/windows.ipynb #26d4ae51
 def selected(
-    rows,  # pyarrow.Table of events
+    rows: "pa.Table",  # Events
     filter: str,  # DuckDB boolean expression; empty selects all
-):  # bool array, shape (rows,)
+) -> "np.ndarray":  # bool, shape (rows,)
     "For which events a filter is true"
     import duckdb, numpy as np
 
     if not filter:
         return np.ones(rows.num_rows, bool)
     try:
-        found = duckdb.extract_statements(f"SELECT ({filter}) FROM events")
-    except duckdb.Error as e:
-        raise BadInput(f"filter {filter!r} cannot be read: {' '.join(str(e).split())[:160]}") from e
-    if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
+        statements = duckdb.extract_statements(f"SELECT ({filter}) FROM events")
+    except duckdb.Error as error:
+        raise BadInput(f"filter {filter!r} cannot be read: {' '.join(str(error).split())[:160]}") from error
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise BadInput(f"filter {filter!r} is no expression")
     con = duckdb.connect(config={"threads": 1})
     try:
@@ -168,10 +173,10 @@ def selected(
         got = con.execute(f"SELECT coalesce(CAST(({filter}) AS BOOLEAN), false) AS keep FROM events").fetchnumpy()[
             "keep"
         ]
-    except duckdb.Error as e:
+    except duckdb.Error as error:
         raise BadInput(
-            f"filter {filter!r}: {' '.join(str(e).split())[:160]}", f"columns: {', '.join(rows.column_names[:20])}"
-        ) from e
+            f"filter {filter!r}: {' '.join(str(error).split())[:160]}", f"columns: {', '.join(rows.column_names[:20])}"
+        ) from error
     finally:
         con.close()
     if len(got) != rows.num_rows:
@@ -180,36 +185,37 @@ def selected(
 
 
 def type_of(
-    w: Window,
-    schema,  # pyarrow.Schema of the events
-):  # pyarrow type of the feature; raises `BadInput` for a column that has no such aggregate
+    window: Window,
+    schema: "pa.Schema",  # Of the events
+) -> "pa.DataType":  # Of the feature; raises `BadInput` for a column that has no such aggregate
     "What a window's values are"
     import pyarrow as pa
 
-    if w.column and w.column not in schema.names:
+    if window.column and window.column not in schema.names:
         raise BadInput(
-            f"window `{w.name}`: the view gives no column `{w.column}`",
-            suggest(w.column, schema.names) or f"it gives: {', '.join(schema.names[:20])}",
+            f"window `{window.name}`: the view gives no column `{window.column}`",
+            suggest(window.column, schema.names) or f"it gives: {', '.join(schema.names[:20])}",
         )
-    if w.aggregate in ("count", "distinct", "approx_distinct"):
+    if window.aggregate in ("count", "distinct", "approx_distinct"):
         return pa.int64()
-    t = schema.field(w.column).type
-    t = t.value_type if pa.types.is_dictionary(t) else t
-    whole = pa.types.is_integer(t) or pa.types.is_boolean(t)
-    if w.aggregate in ("first", "last", "min", "max"):
-        if pa.types.is_nested(t):
+    kind = schema.field(window.column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if window.aggregate in ("first", "last", "min", "max"):
+        if pa.types.is_nested(kind):
             raise BadInput(
-                f"window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}", "aggregate a plain value"
+                f"window `{window.name}`: {window.aggregate} of column `{window.column}`, which is {kind}",
+                "aggregate a plain value",
             )
-        return t
-    if not (whole or pa.types.is_floating(t) or pa.types.is_decimal(t) or pa.types.is_null(t)):
+        return kind
+    if not (whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
         raise BadInput(
-            f"window `{w.name}`: {w.aggregate} of column `{w.column}`, which is {t}",
+            f"window `{window.name}`: {window.aggregate} of column `{window.column}`, which is {kind}",
             "count, distinct, min, max, first and last take any value",
         )
-    return pa.int64() if w.aggregate == "sum" and whole else pa.float64()
+    return pa.int64() if window.aggregate == "sum" and whole else pa.float64()
 
 
-def inputs(ws: list[Window]) -> list[str]:
+def inputs(windows: list[Window]) -> list[str]:
     "Columns that windows read by name; a filter may read others"
-    return list(dict.fromkeys(w.column for w in ws if w.column))
+    return list(dict.fromkeys(window.column for window in windows if window.column))
