@@ -249,13 +249,15 @@ def load(
     if not v.onnx:
         raise NotFound(f"{v.name}@{v.version} has no ONNX: {v.message}", "register it again without --native")
     at = folder(v, project)
+    native_from, arrays_from = _native_from(v)
     return onnx_session.Predictor(
         (at / "model.onnx").read_bytes(),
         v.inputs,
         f"{v.name}@{v.version}",
         threads,
         lambda: mlflow_flavours.native(at),
-        *_native_from(v),
+        native_from=native_from,
+        arrays_from=arrays_from,
     )
 
 
