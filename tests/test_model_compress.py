@@ -135,7 +135,8 @@ def test_a_candidate_that_does_not_load_costs_itself_only(monkeypatch):
     x, y = framed(load_breast_cancer)
     raw, p = served(GradientBoostingClassifier(n_estimators=10, random_state=0).fit(x, y), x)
     monkeypatch.setattr(onnx_compression, "shallower", lambda *args: raw[:40])
-    _, found, _ = compression.measure(raw, p.inputs, ["depth=1", "trees=.5"], x[:300], x[300:], None)
+    judging = compression.Labelled(x[300:], None)
+    _, found, _ = compression.measure(raw, p.inputs, ["depth=1", "trees=.5"], x[:300], judging)
     assert [bool(c.why) for c in found] == [False, True, False] and "cannot be made" in found[1].why
 
 

@@ -167,8 +167,9 @@ def test_tables_and_deep_trees_are_shaps():
     theirs = shap.TreeExplainer(shallow, x.head(64).to_numpy()).shap_values(x.tail(100).to_numpy())
     assert np.abs(values - theirs).max() < 1e-5
     deep, predictor = served(RandomForestClassifier(20, max_depth=7, random_state=0).fit(x, x.c0 * x.c1 > 0), x)
-    a, method, space = explanation.explain(deep, predictor.predictor, x.tail(5), x.head(30), 1, "trees")
-    sampled, _, _ = explanation.explain(deep, predictor.predictor, x.tail(5), x.head(30), 1, "sampled", orders=4096)
+    a, method, space = explanation.explain(deep, predictor.predictor, x.tail(5), x.head(30), 1, method="trees")
+    many = {"method": "sampled", "sampling": explanation.Sampling(orders=4096)}
+    sampled, _, _ = explanation.explain(deep, predictor.predictor, x.tail(5), x.head(30), 1, **many)
     assert (method, space) == ("trees", "probability")
     assert np.abs(a.base + a.values.sum(axis=1) - predictor.scores(predictor.columns(x.tail(5)))).max() < 1e-5
     assert np.abs(a.values - sampled.values).sum() / np.abs(a.values).sum() < 0.06

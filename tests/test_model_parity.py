@@ -270,7 +270,8 @@ def test_the_backend_of_arrays_is_chosen_on_arrays(monkeypatch):
             seen.append(rows)
             return clf.predict_proba(rows)
 
-    p = onnx_session.Predictor(onnx, inputs, "", 1, Original, found["native_from"], found["arrays_from"])
+    since = {"native_from": found["native_from"], "arrays_from": found["arrays_from"]}
+    p = onnx_session.Predictor(onnx, inputs, native=Original, **since)
     big = pd.concat([x] * 20)
     p(big)
     assert seen == []

@@ -50,7 +50,7 @@ class Compression(Fact):
 
     @property
     def refused(self) -> list[Candidate]:
-        return [c for c in self.candidates[1:] if c.why.startswith("loses") or c.why.startswith("agrees")]
+        return [candidate for candidate in self.candidates[1:] if candidate.why.startswith(("loses", "agrees"))]
 
     @property
     def ok(self) -> bool:
@@ -58,10 +58,9 @@ class Compression(Fact):
 
     @property
     def finding(self) -> str:
-        return f"{len(self.refused)} candidates lose more than is allowed: " + "; ".join(
-            f"{c.how} {c.why}" for c in self.refused[:4]
-        )
+        why = "; ".join(f"{candidate.how} {candidate.why}" for candidate in self.refused[:4])
+        return f"{len(self.refused)} candidates lose more than is allowed: {why}"
 
     @property
     def chosen_one(self) -> Candidate | None:
-        return next((c for c in self.candidates if c.how == self.chosen), None)
+        return next((candidate for candidate in self.candidates if candidate.how == self.chosen), None)

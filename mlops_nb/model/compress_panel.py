@@ -8,158 +8,201 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/compress_panel.html.md"""
 __all__ = ['size', 'scatter', 'compression']
 
 # %% ../../nbs/model/compress_panel.ipynb #d839870d
-import math
+import itertools, math
+from collections.abc import Sequence
 from html import escape
-from ..core.draw import Panel, badge, details, facts, figure, short, table
+from typing import NamedTuple
+from ..core.draw import Badge, Panel, badge, details, facts, figure, short, table
 from ..core.svg import Svg, number
 from .compress_facts import Candidate, Compression
 
 # %% ../../nbs/model/compress_panel.ipynb #f072b411
 def size(n: int) -> str:
     "Bytes in a few characters"
-    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.1f} kB" if n >= 1000 else f"{n} B"
+    if n >= 1e6:
+        return f"{n / 1e6:.1f} MB"
+    return f"{n / 1e3:.1f} kB" if n >= 1000 else f"{n} B"
 
 
-def _scale(values, low: float, high: float):
-    "A function from values to pixels, with a margin of an eighth"
-    lo = min(values)
-    hi = max(values)
-    pad = (hi - lo) / 8 or abs(hi) * 0.05 or 1
-    return (lambda v: low + (v - lo + pad) / (hi - lo + 2 * pad) * (high - low)), lo - pad, hi + pad
+class _Scale(NamedTuple):
+    "From values to pixels"
+
+    smallest: float  # Value
+    largest: float
+    margin: float  # Beyond both
+    start: float  # Pixel of the lower end
+    end: float
+
+    def __call__(self, value: float) -> float:
+        whole = self.largest - self.smallest + 2 * self.margin
+        return self.start + (value - self.smallest + self.margin) / whole * (self.end - self.start)
+
+    @property
+    def low(self) -> float:
+        return self.smallest - self.margin
+
+    @property
+    def high(self) -> float:
+        return self.largest + self.margin
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> _Scale:
+    "A scale over all values, with a margin of an eighth"
+    smallest = min(values)
+    largest = max(values)
+    margin = (largest - smallest) / 8 or abs(largest) * 0.05 or 1
+    return _Scale(smallest, largest, margin, start, end)
+
+# %% ../../nbs/model/compress_panel.ipynb #6d943737
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 620, 250, 56, 34  # Pixels; the last two of the axes
+
+
+def _written(x: float, y: float, words: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _logarithm(candidate: Candidate) -> float:
+    return math.log10(candidate.p50_us)
+
+
+def _marks(made: list[Candidate], across: _Scale, up: _Scale, chosen: str | None) -> list[str]:
+    "A mark a candidate, with its interval and its name; names that would lie on each other are moved down"
+    largest = max(candidate.size_bytes for candidate in made)
+    parts = []
+    taken: list[tuple[float, float, float]] = []  # height, begin and end of the names
+    for candidate in sorted(made, key=lambda candidate: up(candidate.score)):
+        x = across(_logarithm(candidate))
+        y = up(candidate.score)
+        radius = 3 + 9 * math.sqrt(candidate.size_bytes / largest)
+        kind = "m" if candidate.how == chosen else "r"
+        parts.append(
+            f'<path class="a" d="M{x:.1f} {up(candidate.low):.1f}V{up(candidate.high):.1f}"/>'
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
+        )
+        right = x + radius + 5 < _WIDTH - 130
+        long = 7 * len(candidate.how)
+        begin = x + radius + 5 if right else x - radius - 5 - long
+        at = y + 4
+        while any(abs(at - height) < 12 and begin < last and first < begin + long for height, first, last in taken):
+            at += 12
+        taken.append((at, begin, begin + long))
+        edge = x + radius + 5 if right else x - radius - 5
+        at = min(at, _HEIGHT - _BOTTOM - 2)
+        parts.append(_written(edge, at, short(candidate.how, 28), "start" if right else "end"))
+    return parts
+
+
+def _axes(across: _Scale, up: _Scale, metric: str) -> list[str]:
+    "Ticks and words at both axes"
+    ticks = [10**power * step for power, step in itertools.product(range(-1, 7), (1, 1.5, 2, 3, 5, 7))]
+    seen = [tick for tick in ticks if across.low <= math.log10(tick) <= across.high]
+    floor = _HEIGHT - _BOTTOM
+    return [
+        *(_written(across(math.log10(tick)), floor + 14, f"{number(tick)}", "middle") for tick in seen),
+        _written(_WIDTH, _HEIGHT - 4, "microseconds a row (p50, logarithmic)", "end"),
+        _written(_LEFT - 6, 14, number(up.high), "end"),
+        _written(_LEFT - 6, floor, number(up.low), "end"),
+        _written(_LEFT + 6, 14, metric),
+    ]
 
 
 def scatter(candidates: list[Candidate], metric: str, chosen: str | None) -> Svg:
     "The front: p50 against the score with its interval; the mark's area is the size of the file"
-    w, h, left, bottom = 620, 250, 56, 34
-    made = [c for c in candidates if c.score is not None]
-    x, xlo, xhi = _scale([math.log10(c.p50_us) for c in made], left, w - 10)
-    y, ylo, yhi = _scale([v for c in made for v in (c.low, c.high)], h - bottom, 8)
-    big = max(c.size_bytes for c in made)
-    parts = [f'<path class="a" d="M{left} 4V{h - bottom}H{w}"/>']
-
-    def put(px, py, s, anchor="start") -> str:
-        return f'<text x="{px:.0f}" y="{py:.0f}" text-anchor="{anchor}">{escape(s)}</text>'
-
-    front = sorted((c for c in made if c.front), key=lambda c: c.p50_us)
+    made = [candidate for candidate in candidates if candidate.score is not None]
+    bounds = [*(candidate.low for candidate in made), *(candidate.high for candidate in made)]
+    across = _scale([_logarithm(candidate) for candidate in made], _LEFT, _WIDTH - 10)
+    up = _scale(bounds, _HEIGHT - _BOTTOM, 8)
+    parts = [f'<path class="a" d="M{_LEFT} 4V{_HEIGHT - _BOTTOM}H{_WIDTH}"/>']
+    front = sorted((candidate for candidate in made if candidate.front), key=lambda candidate: candidate.p50_us)
     if len(front) > 1:
-        parts.append(
-            '<path class="c e" d="M'
-            + "L".join(f"{x(math.log10(c.p50_us)):.1f} {y(c.score):.1f}" for c in front)
-            + '"/>'
-        )
-    taken: list[tuple] = []
-    for c in sorted(made, key=lambda c: y(c.score)):
-        px = x(math.log10(c.p50_us))
-        py = y(c.score)
-        r = 3 + 9 * math.sqrt(c.size_bytes / big)
-        kind = "m" if c.how == chosen else "r"
-        parts.append(
-            f'<path class="a" d="M{px:.1f} {y(c.low):.1f}V{y(c.high):.1f}"/><circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="{r:.1f}"/>'
-        )
-        at = py + 4
-        right = px + r + 5 < w - 130
-        begin = px + r + 5 if right else px - r - 5 - 7 * len(c.how)
-        while any(abs(at - t) < 12 and begin < e and b < begin + 7 * len(c.how) for t, b, e in taken):
-            at += 12
-        taken.append((at, begin, begin + 7 * len(c.how)))
-        parts.append(
-            put(
-                px + r + 5 if right else px - r - 5,
-                min(at, h - bottom - 2),
-                short(c.how, 28),
-                "start" if right else "end",
-            )
-        )
-    ticks = [t for t in (10**k * m for k in range(-1, 7) for m in (1, 1.5, 2, 3, 5, 7)) if xlo <= math.log10(t) <= xhi]
-    parts += [put(x(math.log10(t)), h - bottom + 14, f"{number(t)}", "middle") for t in ticks]
-    parts += [
-        put(w, h - 4, "microseconds a row (p50, logarithmic)", "end"),
-        put(left - 6, 14, number(yhi), "end"),
-        put(left - 6, h - bottom, number(ylo), "end"),
-        put(left + 6, 14, metric),
-    ]
-    words = "; ".join(f"{c.how}: {number(c.p50_us)} us, {metric} {number(c.score)}, {size(c.size_bytes)}" for c in made)
-    return Svg(
-        f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{"".join(parts)}</svg>',
-        words,
+        points = (f"{across(_logarithm(candidate)):.1f} {up(candidate.score):.1f}" for candidate in front)
+        parts.append(f'<path class="c e" d="M{"L".join(points)}"/>')
+    parts += _marks(made, across, up, chosen)
+    parts += _axes(across, up, metric)
+    told = (
+        f"{candidate.how}: {number(candidate.p50_us)} us, {metric} {number(candidate.score)}, {size(candidate.size_bytes)}"
+        for candidate in made
     )
+    frame = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" style="max-width:100%;height:auto"'
+    return Svg(f"<svg {frame}>{''.join(parts)}</svg>", "; ".join(told))
+
+# %% ../../nbs/model/compress_panel.ipynb #e8f7a55f
+def _mark(candidate: Candidate, base: Candidate, chosen: str | None) -> Badge | str:
+    "What became of a candidate"
+    if candidate.how == chosen:
+        return badge("ok", "CHOSEN")
+    if candidate is base:
+        return ""
+    if candidate.ok:
+        return badge("info", "HOLDS")
+    return badge("warn", "NO GAIN") if candidate.why.startswith("no gain") else badge("bad", "REFUSED")
 
 
-def _row(c: Candidate, base: Candidate, chosen: str | None) -> list:
-    if c.score is None:
-        return [short(c.how, 40), "", "", "", "", "", "", badge("info", "NOT MADE")]
-    mark = (
-        badge("ok", "CHOSEN")
-        if c.how == chosen
-        else ""
-        if c is base
-        else badge("info", "HOLDS")
-        if c.ok
-        else badge("warn", "NO GAIN")
-        if c.why.startswith("no gain")
-        else badge("bad", "REFUSED")
-    )
-    ratio = lambda a, b: "" if c is base else f" ({a / b:.2f} x)" if a / b >= 0.01 else f" ({a / b:.1g} x)"
+def _row(candidate: Candidate, base: Candidate, chosen: str | None) -> list:
+    if candidate.score is None:
+        return [short(candidate.how, 40), "", "", "", "", "", "", badge("info", "NOT MADE")]
+
+    def ratio(here: float, there: float) -> str:
+        if candidate is base:
+            return ""
+        return f" ({here / there:.2f} x)" if here / there >= 0.01 else f" ({here / there:.1g} x)"
+
     return [
-        short(c.how, 40),
-        size(c.size_bytes) + ratio(c.size_bytes, base.size_bytes),
-        f"{number(round(c.p50_us, 1))}{ratio(c.p50_us, base.p50_us)}",
-        number(round(c.p95_us, 1)),
-        f"{c.score:.4f} [{c.low:.4f}, {c.high:.4f}]",
-        f"{c.agreement:.2%}",
-        "-" if c.usd_per_1k is None else f"{c.usd_per_1k:.2g}",
-        mark,
+        short(candidate.how, 40),
+        size(candidate.size_bytes) + ratio(candidate.size_bytes, base.size_bytes),
+        f"{number(round(candidate.p50_us, 1))}{ratio(candidate.p50_us, base.p50_us)}",
+        number(round(candidate.p95_us, 1)),
+        f"{candidate.score:.4f} [{candidate.low:.4f}, {candidate.high:.4f}]",
+        f"{candidate.agreement:.2%}",
+        "-" if candidate.usd_per_1k is None else f"{candidate.usd_per_1k:.2g}",
+        _mark(candidate, base, chosen),
     ]
 
 
-def compression(
-    f: Compression,
-) -> Panel:
+def _verdict(fact: Compression) -> tuple[str, str]:
+    "Level and words of the badge"
+    if fact.chosen:
+        return "ok", f"CHOSEN {fact.chosen}"
+    return ("bad", "ALL THAT GAIN LOSE TOO MUCH") if fact.refused else ("info", "NO GAIN: keep the model as it is")
+
+
+def _next(fact: Compression) -> str:
+    "The next useful command"
+    if fact.registered:
+        return f"mlops model show {fact.name}@{fact.registered}"
+    if fact.chosen:
+        return f"mlops model show {fact.name}@{fact.version}"
+    return f"mlops model compress {fact.name}@{fact.version} --data DATA --try distill=boost:50x3"
+
+
+def compression(fact: Compression) -> Panel:
     "The front, a row a candidate, and how threads and batches serve"
-    base = f.candidates[0]
-    head = ["candidate", "file", "p50, us", "p95, us", f"{f.metric} [95 %]", "same answers", "USD per 1,000", ""]
+    base = fact.candidates[0]
+    head = ["candidate", "file", "p50, us", "p95, us", f"{fact.metric} [95 %]", "same answers", "USD per 1,000", ""]
     about = {
-        "judged on": f"{f.rows:,} rows; calibrated and taught on {f.calibration:,} others",
-        "allowed": f"loses at most {short(f.max_loss)} with 95 % confidence, same answers on at least {f.min_agreement:.0%}",
-        "estimated cost": f.machine,
+        "judged on": f"{fact.rows:,} rows; calibrated and taught on {fact.calibration:,} others",
+        "allowed": f"loses at most {short(fact.max_loss)} with 95 % confidence, "
+        f"same answers on at least {fact.min_agreement:.0%}",
+        "estimated cost": fact.machine,
     }
-    if f.registered:
-        about = {"registered as": f"{f.name}@{f.registered}, parent {f.name}@{f.version}", **about}
-    serve = [[s["how"], s["threads"], s["batch"], round(s["p50_us"], 1), f"{s['rows_per_s']:,.0f}"] for s in f.serving]
-    word = (
-        ("ok", f"CHOSEN {f.chosen}")
-        if f.chosen
-        else ("bad", "ALL THAT GAIN LOSE TOO MUCH")
-        if f.refused
-        else ("info", "NO GAIN: keep the model as it is")
-    )
-    nxt = (
-        f"mlops model show {f.name}@{f.registered}"
-        if f.registered
-        else f"mlops model compress {f.name}@{f.version} --data DATA --try distill=boost:50x3"
-        if not f.chosen
-        else f"mlops model show {f.name}@{f.version}"
-    )
-    why = {short(c.how, 40): short(c.why, 160) for c in f.candidates if c.why}
-    return Panel(
-        f"Compression of {f.name}@{f.version}",
+    if fact.registered:
+        about = {"registered as": f"{fact.name}@{fact.registered}, parent {fact.name}@{fact.version}", **about}
+    blocks: list = [
         figure(
-            scatter(f.candidates, f.metric, f.chosen),
+            scatter(fact.candidates, fact.metric, fact.chosen),
             "area of a mark: size of the file; bars: 95 % intervals; dotted line: nothing beats these",
         ),
-        table(head, [_row(c, base, f.chosen) for c in f.candidates], align="lrrrrrrl"),
-        *([facts(why)] if why else []),
-        facts(about),
-        *(
-            [
-                details(
-                    "threads and batch sizes",
-                    table(["model", "threads", "rows a call", "p50, us", "rows a second"], serve),
-                )
-            ]
-            if serve
-            else []
-        ),
-        verdict=word,
-        next=nxt,
-    )
+        table(head, [_row(candidate, base, fact.chosen) for candidate in fact.candidates], align="lrrrrrrl"),
+    ]
+    why = {short(candidate.how, 40): short(candidate.why, 160) for candidate in fact.candidates if candidate.why}
+    if why:
+        blocks.append(facts(why))
+    blocks.append(facts(about))
+    if fact.serving:
+        rows = [
+            [one["how"], one["threads"], one["batch"], round(one["p50_us"], 1), f"{one['rows_per_s']:,.0f}"]
+            for one in fact.serving
+        ]
+        served = table(["model", "threads", "rows a call", "p50, us", "rows a second"], rows)
+        blocks.append(details("threads and batch sizes", served))
+    return Panel(f"Compression of {fact.name}@{fact.version}", *blocks, verdict=_verdict(fact), next=_next(fact))

@@ -9,7 +9,8 @@ __all__ = ['compress']
 
 # %% ../../nbs/model/compress_verbs.ipynb #4e1ef4d5
 import os
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 from .. import cost, data as datasets, guard
 from ..core import ledger, project as projects
@@ -26,18 +27,31 @@ from mlops_nb.model import (
     mlflow_registration as registration,
     scoring,
 )
-from .compress_facts import Compression
-from .facts import Parity
+from .compress_facts import Candidate, Compression
+from .facts import ModelVersion, Parity
+from .onnx_export import Rows
 from .onnx_session import Predictor
 from .verbs import folder, next_number, resolve
 
+if TYPE_CHECKING:
+    import numpy as np, pyarrow as pa
+    from mlops_nb.guard.signing import Key
+
 # %% ../../nbs/model/compress_verbs.ipynb #3ae6c79f
-def _target(project: Project, v, table, target: str, kind: str):
+class _Outcome(NamedTuple):
+    "What was measured, and what is needed to keep it"
+
+    fact: Compression
+    made: dict[str, bytes]  # `how` -> ONNX
+    rows: Rows  # That judged
+
+
+def _target(version: ModelVersion, table: "pa.Table", target: str, kind: str) -> "tuple[str, np.ndarray | None]":
     "`(column name, labels)`: what the rows really were, or the one column that is left; None where nobody knows"
-    inputs = {i["name"] for i in v.inputs}
+    inputs = {given["name"] for given in version.inputs}
     if not target:
-        left = [c for c in table.column_names if c not in inputs]
-        if v.inputs[0]["type"] == "matrix" or len(left) != 1:
+        left = [name for name in table.column_names if name not in inputs]
+        if version.inputs[0]["type"] == "matrix" or len(left) != 1:
             return "", None
         target = left[0]
         if kind == "values" and not str(table[target].type).startswith(("int", "uint", "float", "double")):
@@ -50,67 +64,70 @@ def _target(project: Project, v, table, target: str, kind: str):
     return target, scoring.truth_of(table[target].to_pandas().to_numpy(), kind)
 
 
-def _prices(project: Project, candidates) -> str:
+def _prices(project: Project, candidates: list[Candidate]) -> str:
     "Fill in the cost of 1,000 predictions, one row each; returns what the price is"
     price, why = cost.machine(project)
-    for c in candidates:
-        if c.p50_us is None or price is None:
+    for candidate in candidates:
+        if candidate.p50_us is None or price is None:
             continue
-        seconds = c.p50_us / 1000
-        c.usd_per_1k = cost.price(
-            cost.Usage(seconds=seconds, cpu_s=seconds, kwh=cost.metering.modelled_kwh(seconds, seconds, 1)), project
-        )
+        seconds = candidate.p50_us / 1000
+        kwh = cost.metering.modelled_kwh(seconds, seconds, 1)
+        candidate.usd_per_1k = cost.price(cost.Usage(seconds=seconds, cpu_s=seconds, kwh=kwh), project)
     return why
 
 
-def _parity(onnx: bytes, small: bytes, inputs, rows, tolerance: float) -> Parity:
+def _parity(onnx: bytes, small: bytes, inputs: list[dict], rows: Rows, tolerance: float) -> Parity:
     "The candidate against its parent, row by row"
     import numpy as np
 
-    a, b = (scoring.ask(Predictor(x, inputs), rows) for x in (onnx, small))
-    d = np.abs(a.score - b.score).reshape(len(a.label), -1).max(axis=1)
+    parent = scoring.ask(Predictor(onnx, inputs), rows)
+    child = scoring.ask(Predictor(small, inputs), rows)
+    difference = np.abs(parent.score - child.score).reshape(len(parent.label), -1).max(axis=1)
     return Parity(
-        rows=len(d),
-        parity_max_abs=float(d.max(initial=0.0)),
-        over=int((d > tolerance).sum()),
-        flips=int((a.label != b.label).sum()) if a.kind != "values" else 0,
+        rows=len(difference),
+        parity_max_abs=float(difference.max(initial=0.0)),
+        over=int((difference > tolerance).sum()),
+        flips=int((parent.label != child.label).sum()) if parent.kind != "values" else 0,
         tolerance=tolerance,
-        worst_row=int(d.argmax()),
+        worst_row=int(difference.argmax()),
     )
 
 
-def _key(project: Project):
+def _key(project: Project) -> "Key | None":
     try:
         return guard.signer(project)
     except MlopsError:
         return None
 
 
-def _register(project: Project, v, fact, c, onnx, small, rows) -> int:
+def _register(project: Project, version: ModelVersion, outcome: _Outcome, onnx: bytes) -> int:
     "The chosen one as a new version with its parent"
-    r = registration.Request(
+    fact = outcome.fact
+    chosen = fact.chosen_one
+    small = outcome.made[chosen.how]
+    measured = {"usd_per_1k": chosen.usd_per_1k, "p50_us": chosen.p50_us, "p95_us": chosen.p95_us}
+    costs = {name: value for name, value in measured.items() if value is not None}
+    request = registration.Request(
         bracket=registration.new_bracket(),
-        name=v.name,
+        name=version.name,
         expected=1,
-        data=v.data,
-        data_digest=v.about.get("data_digest") or "",
-        commit=v.about.get("commit") or "",
-        example=f"rows that judged {c.how}",
-        metrics={f"compressed.{fact.metric}": c.score},
-        parent=f"{v.name}@{v.version}",
-        cost={
-            k: x for k, x in (("usd_per_1k", c.usd_per_1k), ("p50_us", c.p50_us), ("p95_us", c.p95_us)) if x is not None
-        },
+        data=version.data,
+        data_digest=version.about.get("data_digest") or "",
+        commit=version.about.get("commit") or "",
+        example=f"rows that judged {chosen.how}",
+        metrics={f"compressed.{fact.metric}": chosen.score},
+        parent=f"{version.name}@{version.version}",
+        cost=costs,
     )
     return onnx_version.register(
         project,
-        r,
+        request,
         small,
-        v.inputs,
-        rows,
-        _parity(onnx, small, v.inputs, rows, 1 - fact.min_agreement),
+        version.inputs,
+        outcome.rows,
+        _parity(onnx, small, version.inputs, outcome.rows, 1 - fact.min_agreement),
         _key(project),
-        next_number(project, v.name),
+        next_number(project, version.name),
     ).version
 
 # %% ../../nbs/model/compress_verbs.ipynb #87ef5e70
@@ -137,52 +154,40 @@ def compress(
 ) -> Compression | Plan:
     """Measure smaller candidates of a version and register the best of those that hold
 
-    Exit 1 when all that gain would lose more than is allowed; "no gain" is an answer and exits 0. Without a target the answers of the version itself are the truth."""
+    Exit 1 when all that gain would lose more than is allowed; "no gain" is an answer and exits 0. \
+Without a target the answers of the version itself are the truth."""
     project = projects.current()
     for way in try_:
         compression.parse(way)
     if not 0 <= max_loss < 1 or not 0 <= min_agreement <= 1:
         raise BadInput(f"--max-loss {max_loss:g} --min-agreement {min_agreement:g}", "both are shares: between 0 and 1")
-    v = resolve(name, project)
+    version = resolve(name, project)
+    ref = f"{version.name}@{version.version}"
     if dry_run:
         return Plan(
             steps=[
-                f"make and measure {', '.join(try_)} of {v.name}@{v.version}",
+                f"make and measure {', '.join(try_)} of {ref}",
                 *(["register the best that holds as a new version"] if register else []),
-                f"record model.compressed {v.name}@{v.version}",
+                f"record model.compressed {ref}",
             ]
         )
-    onnx = (folder(v, project) / "model.onnx").read_bytes()
-    with progress(f"compressing {v.name}@{v.version}", len(try_)) as tick:
-        fact, made, rows = _measured(
-            project,
-            v,
-            onnx,
-            to_arrow(datasets.read(data, project)),
-            list(dict.fromkeys(try_)),
-            target,
-            score,
-            max_loss,
-            min_agreement,
-            prefer,
-            seed,
-            tick,
-        )
-    c = fact.chosen_one
+    onnx = (folder(version, project) / "model.onnx").read_bytes()
+    asked = _Asked(list(dict.fromkeys(try_)), target, score, max_loss, min_agreement, prefer, seed)
+    with progress(f"compressing {ref}", len(try_)) as tick:
+        outcome = _measured(project, version, onnx, to_arrow(datasets.read(data, project)), asked, tick=tick)
+    fact = outcome.fact
     if serving:
-        fact.serving = [
-            s
-            for how in ("as it is", *([c.how] if c else []))
-            for s in compression.serving(
-                made[how], v.inputs, rows, how, threads=tuple(sorted({1, min(4, os.cpu_count() or 1)}))
-            )
-        ]
-    if c is not None and register:
-        fact.registered = _register(project, v, fact, c, onnx, made[c.how], rows)
+        threads = sorted({1, min(4, os.cpu_count() or 1)})
+        served = []
+        for how in ["as it is", fact.chosen] if fact.chosen else ["as it is"]:
+            served += compression.serving(outcome.made[how], version.inputs, outcome.rows, how, threads=threads)
+        fact.serving = served
+    if fact.chosen and register:
+        fact.registered = _register(project, version, outcome, onnx)
     ledger.record(
         project,
         "model.compressed",
-        f"{v.name}@{v.version}",
+        ref,
         {
             "metric": fact.metric,
             "rows": fact.rows,
@@ -192,41 +197,62 @@ def compress(
             "registered": fact.registered,
             "candidates": [{k: x for k, x in msgspec.to_builtins(k_).items()} for k_ in fact.candidates],
         },
-        digest=v.digest,
+        digest=version.digest,
         fail="open",
     )
     return fact
 
 
-def _measured(project: Project, v, onnx, table, ways, target, metric, max_loss, min_agreement, prefer, seed, tick):
-    "`(fact, how -> bytes, judging rows)`"
-    kind = (
-        scoring.ask(Predictor(onnx, v.inputs), scoring.rows_of(table.slice(0, 50), v.inputs, (target,))).kind
-        if table.num_rows
-        else "values"
-    )
-    name, truth = _target(project, v, table, target, kind)
-    rows = scoring.rows_of(table, v.inputs, (name,))
+class _Asked(NamedTuple):
+    "What is tried, and what it may lose"
+
+    ways: list[str]
+    target: str
+    metric: str
+    max_loss: float
+    min_agreement: float
+    prefer: str
+    seed: int
+
+
+def _measured(
+    project: Project,
+    version: ModelVersion,
+    onnx: bytes,
+    table: "pa.Table",
+    asked: _Asked,
+    *,
+    tick: Callable[[int, str], None],  # Progress
+) -> _Outcome:
+    "Candidates made from one half of the rows and judged on the other; raises `BadInput` for too few rows"
+    kind = "values"
+    if table.num_rows:
+        some = scoring.rows_of(table.slice(0, 50), version.inputs, (asked.target,))
+        kind = scoring.ask(Predictor(onnx, version.inputs), some).kind
+    name, truth = _target(version, table, asked.target, kind)
+    rows = scoring.rows_of(table, version.inputs, (name,))
     if len(rows) < 40:
         raise BadInput(f"{len(rows)} rows are too few to calibrate and to judge", "give at least 40")
-    a, b = compression.halves(len(rows), seed)
-    take = (lambda at: rows.iloc[at].reset_index(drop=True)) if hasattr(rows, "iloc") else (lambda at: rows[at])
-    used, found, made = compression.measure(
-        onnx, v.inputs, ways, take(a), take(b), None if truth is None else truth[b], metric, tick
-    )
-    for c in found[1:]:
-        compression.verdict(c, found[0], max_loss, min_agreement, prefer)
-    chosen = compression.best(found, prefer)
+    taught, judged = compression.halves(len(rows), asked.seed)
+
+    def take(at: "np.ndarray") -> Rows:
+        return rows.iloc[at].reset_index(drop=True) if hasattr(rows, "iloc") else rows[at]
+
+    judging = compression.Labelled(take(judged), None if truth is None else truth[judged])
+    found = compression.measure(onnx, version.inputs, asked.ways, take(taught), judging, metric=asked.metric, tick=tick)
+    for candidate in found.candidates[1:]:
+        compression.verdict(candidate, found.candidates[0], asked.max_loss, asked.min_agreement, asked.prefer)
+    chosen = compression.best(found.candidates, asked.prefer)
     fact = Compression(
-        name=v.name,
-        version=v.version,
-        metric=used,
-        rows=len(b),
-        calibration=len(a),
-        max_loss=max_loss,
-        min_agreement=min_agreement,
-        candidates=found,
+        name=version.name,
+        version=version.version,
+        metric=found.metric,
+        rows=len(judged),
+        calibration=len(taught),
+        max_loss=asked.max_loss,
+        min_agreement=asked.min_agreement,
+        candidates=found.candidates,
         chosen=chosen.how if chosen else None,
-        machine=_prices(project, found),
+        machine=_prices(project, found.candidates),
     )
-    return fact, made, take(b)
+    return _Outcome(fact, found.made, judging.rows)

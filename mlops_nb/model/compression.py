@@ -6,14 +6,20 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/compression.html.md"""
 
 # %% auto #0
 __all__ = ['WAYS', 'SMALLER', 'FASTER', 'ROWS', 'parse', 'make', 'part', 'latencies', 'serving', 'verdict', 'fronted', 'best',
-           'halves', 'measure']
+           'halves', 'Labelled', 'Measured', 'measure']
 
 # %% ../../nbs/model/compression.ipynb #f7d5896c
 import re, time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 from ..core.errors import BadInput, MlopsError, suggest
 from . import distillation, onnx_compression, onnx_export, scoring
 from .compress_facts import Candidate
+from .onnx_export import Rows
 from .onnx_session import Predictor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/model/compression.ipynb #37a80616
 WAYS = {
@@ -31,21 +37,20 @@ def parse(
     way: str,  # `prune=.5`
 ) -> tuple[str, str]:
     "A way and its setting; raises `BadInput` before anything is made"
-    name, _, value = (x.strip() for x in way.partition("="))
+    name, _, value = (part.strip() for part in way.partition("="))
     if name not in WAYS:
+        known = ", ".join(f"{known}={example}" if example else known for known, example in WAYS.items())
+        raise BadInput(f"--try {way!r} is no way to compress", suggest(name, WAYS) or f"one of: {known}")
+    example = WAYS[name]
+    if bool(value) != bool(example):
         raise BadInput(
-            f"--try {way!r} is no way to compress",
-            suggest(name, WAYS) or f"one of: {', '.join(k + ('=' + v if v else '') for k, v in WAYS.items())}",
-        )
-    if bool(value) != bool(WAYS[name]):
-        raise BadInput(
-            f"--try {way!r}: {name} takes {'a setting' if WAYS[name] else 'no setting'}",
-            f"write {name}={WAYS[name]}" if WAYS[name] else f"write {name}",
+            f"--try {way!r}: {name} takes {'a setting' if example else 'no setting'}",
+            f"write {name}={example}" if example else f"write {name}",
         )
     if name == "distill":
         distillation.parse(value)
     elif value and not re.fullmatch(r"\d+" if name == "depth" else r"\d*\.?\d+", value):
-        raise BadInput(f"--try {way!r}: {value!r} is no number", f"write {name}={WAYS[name]}")
+        raise BadInput(f"--try {way!r}: {value!r} is no number", f"write {name}={example}")
     return name, value
 
 
@@ -53,7 +58,7 @@ def make(
     way: str,
     onnx: bytes,
     predictor: Predictor,  # Session of the same bytes
-    rows,  # Rows to calibrate with and to teach on
+    rows: Rows,  # Rows to calibrate with and to teach on
 ) -> bytes:
     "The bytes of a candidate; raises `NotForThis` where there is nothing to work on"
     name, value = parse(way)
@@ -72,59 +77,70 @@ def make(
     return distillation.distil(value, predictor, rows, scoring.classes_of(onnx))
 
 # %% ../../nbs/model/compression.ipynb #3901f2b3
-def part(rows, at: int, n: int):
+def part(rows: Rows, at: int, n: int) -> Rows:
     "`n` rows from `at`"
     return rows.iloc[at : at + n] if hasattr(rows, "iloc") else rows[at : at + n]
 
 
-def _call(p: Predictor, fed) -> float:
+def _call_us(predictor: Predictor, fed: "dict[str, np.ndarray]") -> float:
+    "Microseconds of one call"
     began = time.perf_counter_ns()
-    p.session.run(None, fed)
+    predictor.session.run(None, fed)
     return (time.perf_counter_ns() - began) / 1000
 
 
 def latencies(
     sessions: dict[str, Predictor],
-    rows,
+    rows: Rows,
     calls: int = 300,  # Of each
 ) -> dict[str, tuple[float, float]]:  # p50 and p95 in microseconds
     "How long one row takes"
     import numpy as np
 
+    singles = [part(rows, n % len(rows), 1) for n in range(min(50, len(rows)))]
     fed = {
-        k: [onnx_export.feed(p.inputs, part(rows, n % len(rows), 1), p.whole) for n in range(min(50, len(rows)))]
-        for k, p in sessions.items()
+        how: [onnx_export.feed(session.inputs, row, session.whole) for row in singles]
+        for how, session in sessions.items()
     }
-    seen = {k: [] for k in sessions}
+    seen: dict[str, list[float]] = {how: [] for how in sessions}
     for n in range(-5, calls // 10):  # the first rounds warm up
-        for k, p in sessions.items():
-            took = [_call(p, fed[k][(n * 10 + i) % len(fed[k])]) for i in range(10)]
+        for how, session in sessions.items():
+            took = [_call_us(session, fed[how][(n * 10 + k) % len(fed[how])]) for k in range(10)]
             if n >= 0:
-                seen[k] += took
-    return {k: (float(np.median(v)), float(np.quantile(v, 0.95))) for k, v in seen.items()}
+                seen[how] += took
+    return {how: (float(np.median(took)), float(np.quantile(took, 0.95))) for how, took in seen.items()}
 
 
 def serving(
     onnx: bytes,
     inputs: list[dict],
-    rows,
+    rows: Rows,
     how: str,  # For the result
-    threads: tuple = (1, 2),  # Of ONNX Runtime
-    batches: tuple = (1, 64, 1024),  # Rows of a call
+    *,
+    threads: Sequence[int] = (1, 2),  # Of ONNX Runtime
+    batches: Sequence[int] = (1, 64, 1024),  # Rows of a call
 ) -> list[dict]:  # {how, threads, batch, p50_us, rows_per_s}
     "Threads and batch sizes"
     import numpy as np
 
     out = []
-    for t in threads:
-        p = Predictor(onnx, inputs, threads=t)
-        for b in batches:
-            some = part(rows, 0, b)
-            fed = onnx_export.feed(inputs, some, p.whole)
-            took = [_call(p, fed) for _ in range(max(5, min(100, 4000 // b)))]
-            us = float(np.median(took[2:]))
-            out.append({"how": how, "threads": t, "batch": len(some), "p50_us": us, "rows_per_s": len(some) / us * 1e6})
-            if len(some) < b:
+    for count in threads:
+        predictor = Predictor(onnx, inputs, threads=count)
+        for batch in batches:
+            some = part(rows, 0, batch)
+            fed = onnx_export.feed(inputs, some, predictor.whole)
+            took = [_call_us(predictor, fed) for _ in range(max(5, min(100, 4000 // batch)))]
+            p50_us = float(np.median(took[2:]))
+            out.append(
+                {
+                    "how": how,
+                    "threads": count,
+                    "batch": len(some),
+                    "p50_us": p50_us,
+                    "rows_per_s": len(some) / p50_us * 1e6,
+                }
+            )
+            if len(some) < batch:
                 break
     return out
 
@@ -132,60 +148,67 @@ def serving(
 SMALLER, FASTER = 0.95, 0.9
 
 
-def verdict(c: Candidate, base: Candidate, max_loss: float, min_agreement: float, prefer: str = "both") -> None:
+def verdict(candidate: Candidate, base: Candidate, max_loss: float, min_agreement: float, prefer: str = "both") -> None:
     "Fill in `ok` and `why`; whoever prefers size or speed does not mind the other"
-    if c.why:
+    if candidate.why:
         return
-    if c.loss_high > max_loss:
-        c.why = f"loses up to {c.loss_high:.3g} of the score"
-    elif c.agreement < min_agreement:
-        c.why = f"agrees on {c.agreement:.1%} of the rows only"
+    if candidate.loss_high > max_loss:
+        candidate.why = f"loses up to {candidate.loss_high:.3g} of the score"
+    elif candidate.agreement < min_agreement:
+        candidate.why = f"agrees on {candidate.agreement:.1%} of the rows only"
     else:
-        size = c.size_bytes / base.size_bytes
-        speed = c.p50_us / base.p50_us
-        c.ok = (size <= SMALLER and (speed <= 1.1 or prefer == "size")) or (
-            speed <= FASTER and (size <= 1.02 or prefer == "speed")
-        )
-        if prefer != "both":
-            c.ok = c.ok and (size <= SMALLER if prefer == "size" else speed <= FASTER)
-        if not c.ok:
-            c.why = "no gain: " + (
-                "smaller but slower"
-                if size <= SMALLER
-                else "faster but larger"
-                if speed <= FASTER
-                else "neither smaller nor faster"
-            )
+        size = candidate.size_bytes / base.size_bytes
+        speed = candidate.p50_us / base.p50_us
+        candidate.ok = _gains(size, speed, prefer)
+        if not candidate.ok:
+            candidate.why = f"no gain: {_no_gain(size, speed)}"
+
+
+def _gains(size: float, speed: float, prefer: str) -> bool:
+    "Is a candidate smaller or faster, at these ratios to the model as it is, and not worse at the other?"
+    if prefer == "size":
+        return size <= SMALLER
+    if prefer == "speed":
+        return speed <= FASTER
+    return (size <= SMALLER and speed <= 1.1) or (speed <= FASTER and size <= 1.02)
+
+
+def _no_gain(size: float, speed: float) -> str:
+    if size <= SMALLER:
+        return "smaller but slower"
+    return "faster but larger" if speed <= FASTER else "neither smaller nor faster"
 
 
 def fronted(candidates: list[Candidate]) -> None:
     "Mark those that nothing else beats in size, time and score at once"
-    made = [c for c in candidates if c.score is not None]
+    made = [candidate for candidate in candidates if candidate.score is not None]
 
-    def beats(a, b):
-        return (
-            a.size_bytes <= b.size_bytes
-            and a.p50_us <= b.p50_us
-            and a.loss <= b.loss
-            and (a.size_bytes, a.p50_us, a.loss) != (b.size_bytes, b.p50_us, b.loss)
-        )
+    def measures(candidate: Candidate) -> tuple[float, float, float]:
+        return candidate.size_bytes, candidate.p50_us, candidate.loss
 
-    for c in made:
-        c.front = not any(beats(o, c) for o in made if o is not c)
+    def beats(one: Candidate, other: Candidate) -> bool:
+        no_worse = all(here <= there for here, there in zip(measures(one), measures(other)))
+        return no_worse and measures(one) != measures(other)
+
+    for candidate in made:
+        candidate.front = not any(beats(other, candidate) for other in made if other is not candidate)
 
 
 def best(candidates: list[Candidate], prefer: str = "both") -> Candidate | None:
     "The one to keep; `prefer` is size, speed or both"
-    weight = {"size": lambda c: c.size_bytes, "speed": lambda c: c.p50_us, "both": lambda c: c.size_bytes * c.p50_us}[
-        prefer
-    ]
-    return min((c for c in candidates[1:] if c.ok), key=weight, default=None)
+
+    def weight(candidate: Candidate) -> float:
+        if prefer == "size":
+            return candidate.size_bytes
+        return candidate.p50_us if prefer == "speed" else candidate.size_bytes * candidate.p50_us
+
+    return min((candidate for candidate in candidates[1:] if candidate.ok), key=weight, default=None)
 
 # %% ../../nbs/model/compression.ipynb #32c29e9d
 ROWS = 20_000  # Rows that judge, at most
 
 
-def halves(n: int, seed: int = 0):
+def halves(n: int, seed: int = 0) -> "tuple[np.ndarray, np.ndarray]":
     "`(calibration, judging)`: positions of two disjoint parts, shuffled by the seed"
     import numpy as np
 
@@ -193,47 +216,57 @@ def halves(n: int, seed: int = 0):
     return np.sort(order[: n // 2]), np.sort(order[n // 2 :][:ROWS])
 
 
+class Labelled(NamedTuple):
+    "Rows that judge, and what they really were"
+
+    rows: Rows
+    truth: "np.ndarray | None"  # As `scoring.truth_of` gives it; None where nobody knows
+
+
+class Measured(NamedTuple):
+    "All candidates"
+
+    metric: str  # What their score is
+    candidates: list[Candidate]  # The first is the model as it is
+    made: dict[str, bytes]  # `how` -> ONNX, of those that could be made
+
+
 def measure(
     onnx: bytes,  # The model as it is
     inputs: list[dict],
     ways: list[str],
-    calibration,  # Rows
-    rows,  # Other rows, that judge
-    truth,  # Their labels as `scoring.truth_of` gives them, or None
+    calibration: Rows,
+    judging: Labelled,  # Other rows
+    *,
     metric: str = "",
-    tick=lambda n=1, note="": None,  # Progress
-):  # `(metric, candidates, how -> bytes)`; the first candidate is the model as it is
+    tick: Callable[[int, str], None] = lambda done, note: None,  # Progress
+) -> Measured:
     "Make, score and time every candidate"
     predictor = Predictor(onnx, inputs)
     made = {"as it is": onnx}
-    out = [Candidate(how="as it is")]
-    reference = scoring.ask(predictor, rows)
+    candidates = [Candidate(how="as it is")]
+    reference = scoring.ask(predictor, judging.rows)
     sessions = {"as it is": predictor}
     for way in ways:
-        c = Candidate(how=way)
-        out.append(c)
+        candidate = Candidate(how=way)
+        candidates.append(candidate)
         try:
             small = make(way, onnx, predictor, calibration)
             sessions[way] = Predictor(small, inputs, way)
             made[way] = small
-        except MlopsError as e:
-            c.why = f"cannot be made: {e.message}"
+        except MlopsError as error:
+            candidate.why = f"cannot be made: {error.message}"
         tick(1, way)
-    weights = scoring.draws(len(rows))
-    times = latencies(sessions, rows)
-    for c in out:
-        if c.how not in made:
+    weights = scoring.draws(len(judging.rows))
+    times = latencies(sessions, judging.rows)
+    for candidate in candidates:
+        if candidate.how not in made:
             continue
-        v = scoring.judge(scoring.ask(sessions[c.how], rows), reference, truth, weights, metric)
-        c.size_bytes = len(made[c.how])
-        (c.p50_us, c.p95_us) = times[c.how]
-        c.score, c.low, c.high, c.loss, c.loss_high, c.agreement = (
-            v.score,
-            v.low,
-            v.high,
-            v.loss,
-            v.loss_high,
-            v.agreement,
-        )
-    fronted(out)
-    return v.metric if truth is not None or reference.kind != "classes" else "agreement", out, made
+        answers = scoring.ask(sessions[candidate.how], judging.rows)
+        found = scoring.judge(answers, reference, judging.truth, weights, metric)
+        candidate.size_bytes = len(made[candidate.how])
+        candidate.p50_us, candidate.p95_us = times[candidate.how]
+        for name in ("score", "low", "high", "loss", "loss_high", "agreement"):
+            setattr(candidate, name, getattr(found, name))
+    fronted(candidates)
+    return Measured(found.metric, candidates, made)

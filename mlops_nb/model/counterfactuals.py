@@ -9,8 +9,14 @@ __all__ = ['Freedom', 'freedom', 'Change', 'search']
 
 # %% ../../nbs/model/counterfactuals.ipynb #e8160a5b
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from ..core.errors import BadInput, suggest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlops_nb.model.shapley import Players
 
 # %% ../../nbs/model/counterfactuals.ipynb #aaa19f6c
 class Freedom(msgspec.Struct, kw_only=True):
@@ -27,16 +33,16 @@ class Freedom(msgspec.Struct, kw_only=True):
 def _bound(text: str, default: float, spec: str) -> float:
     try:
         return float(text) if text.strip() else default
-    except ValueError as e:
+    except ValueError as error:
         raise BadInput(
             f"{spec!r} has no bounds: {text!r} is no number", "write NAME=LOW..HIGH, or NAME=a|b for text"
-        ) from e
+        ) from error
 
 
 def freedom(
     spec: str,  # `income=0..80000`
     names: list[str],  # Inputs of the model
-    column,  # Observed values of that input: a function of the name
+    column: Callable[[str], Any],  # Observed values of that input: a function of the name
 ) -> Freedom:
     "A declaration read against the data; raises `BadInput`"
     import numpy as np
@@ -49,24 +55,25 @@ def freedom(
         )
     seen = np.asarray(column(name))
     if seen.dtype.kind in "OUS":
-        levels = [x.strip() for x in rest.split("|") if x.strip()] or sorted({str(x) for x in seen})[:200]
-        return Freedom(name=name, levels=levels)
+        levels = [level.strip() for level in rest.split("|") if level.strip()]
+        return Freedom(name=name, levels=levels or sorted({str(value) for value in seen})[:200])
     seen = seen[np.isfinite(seen)].astype("float64")
     if not len(seen):
         raise BadInput(f"the input `{name}` has no value in the data", "give data that shows what is usual")
     parts = re.split(r"\.\.", rest, maxsplit=1) if rest else ["", ""]
     if len(parts) != 2:
         raise BadInput(f"{spec!r} has no bounds", "write NAME=LOW..HIGH, or NAME=a|b for text")
-    low, high = _bound(parts[0], float(seen.min()), spec), _bound(parts[1], float(seen.max()), spec)
+    low = _bound(parts[0], float(seen.min()), spec)
+    high = _bound(parts[1], float(seen.max()), spec)
     if not low <= high:
         raise BadInput(f"{spec!r}: {low:g} is above {high:g}", "write NAME=LOW..HIGH")
-    q = np.quantile(seen, [0.25, 0.75])
+    quartiles = np.quantile(seen, [0.25, 0.75])
     return Freedom(
         name=name,
         low=low,
         high=high,
         whole=bool((seen == np.round(seen)).all()),
-        scale=float(q[1] - q[0]) or float(seen.std()) or 1.0,
+        scale=float(quartiles[1] - quartiles[0]) or float(seen.std()) or 1.0,
     )
 
 # %% ../../nbs/model/counterfactuals.ipynb #9524d9c1
@@ -82,112 +89,150 @@ class Change(msgspec.Struct, kw_only=True):
 _GRID, _BEAM = 33, 12
 
 
-def _values(f: Freedom, now) -> list:
+class _Task(NamedTuple):
+    "One row, what may change in it, and where its score should get"
+
+    players: "Players"
+    columns: "list[np.ndarray]"  # The row
+    free: list[Freedom]
+    goal: Callable[[float], float]
+    at: dict[str, int]  # Input -> number of its column
+    now: dict[str, Any]  # Input -> its value
+
+
+def _values(allowed: Freedom, now: Any) -> list:
     "What an input may become, other than it is"
     import numpy as np
 
-    if f.levels is not None:
-        return [x for x in f.levels if x != now]
-    grid = np.linspace(f.low, f.high, _GRID)
-    if f.whole:
+    if allowed.levels is not None:
+        return [level for level in allowed.levels if level != now]
+    grid = np.linspace(allowed.low, allowed.high, _GRID)
+    if allowed.whole:
         grid = np.unique(np.round(grid))
-        grid = grid[(grid >= f.low) & (grid <= f.high)]
-    return [float(v) for v in grid.astype("float32") if not float(v) == float(now)]
+        grid = grid[(grid >= allowed.low) & (grid <= allowed.high)]
+    return [float(value) for value in grid.astype("float32") if float(value) != float(now)]
 
 
-def _cost(f: Freedom, now, to) -> float:
-    if f.levels is not None or not now == now:
+def _cost(allowed: Freedom, now: Any, to: Any) -> float:
+    "Steps of one change; a missing value has no distance"
+    if allowed.levels is not None or now != now:
         return 1.0
-    return abs(float(to) - float(now)) / f.scale
+    return abs(float(to) - float(now)) / allowed.scale
 
 
-def _score(players, columns, states) -> list[float]:
-    "Scores of one row under many changes"
+def _changed(task: _Task, state: dict[int, Any]) -> list[Freedom]:
+    "The inputs that a state changes; a state is column -> value"
+    return [allowed for allowed in task.free if task.at[allowed.name] in state]
+
+
+def _total(task: _Task, state: dict[int, Any]) -> float:
+    "Cost of all changes"
+    return sum(
+        _cost(allowed, task.now[allowed.name], state[task.at[allowed.name]]) for allowed in _changed(task, state)
+    )
+
+
+def _scores(task: _Task, states: list[dict[int, Any]]) -> list[float]:
+    "Scores of the row under many changes"
     import numpy as np
 
-    mixed = [np.repeat(c, len(states)) for c in columns]
-    for k, s in enumerate(states):
-        for j, v in s.items():
-            mixed[j][k] = v
-    return [float(x) for x in players.scores(mixed)]
+    mixed = [np.repeat(column, len(states)) for column in task.columns]
+    for row, state in enumerate(states):
+        for column, value in state.items():
+            mixed[column][row] = value
+    return [float(score) for score in task.players.scores(mixed)]
 
 
+def _extended(task: _Task, beam: list[dict[int, Any]]) -> list[dict[int, Any]]:
+    "Each state with one more change"
+    choices = [(task.at[allowed.name], _values(allowed, task.now[allowed.name])) for allowed in task.free]
+    states = []
+    for state in beam:
+        for column, values in choices:
+            if column not in state:
+                states += [{**state, column: value} for value in values]
+    return states
+
+# %% ../../nbs/model/counterfactuals.ipynb #3077c636
 def search(
-    players,  # `shapley.Players`
-    columns: list,  # The row, as `players.columns` gives it: arrays of shape (1,)
+    players: "Players",
+    columns: "list[np.ndarray]",  # The row, as `players.columns` gives it: arrays of shape (1,)
     free: list[Freedom],
-    goal,  # Score -> how far it is from the goal; at most 0 when reached
+    goal: Callable[[float], float],  # Score -> how far it is from the goal; at most 0 when reached
     inputs: int = 3,  # Change at most so many inputs
 ) -> Change | None:  # None when there is none within the bounds
     "The cheapest change that reaches the goal"
-    at = {f.name: players.names.index(f.name) for f in free}
-    now = {f.name: columns[at[f.name]][0] for f in free}
-    beam = [{}]
+    at = {allowed.name: players.names.index(allowed.name) for allowed in free}
+    task = _Task(players, columns, free, goal, at, {name: columns[column][0] for name, column in at.items()})
+    beam: list[dict[int, Any]] = [{}]
     tried = 0
     for _ in range(min(inputs, len(free))):
-        states = [
-            {**s, at[f.name]: v} for s in beam for f in free if at[f.name] not in s for v in _values(f, now[f.name])
-        ]
+        states = _extended(task, beam)
         if not states:
             return None
-        scores = _score(players, columns, states)
+        far = [goal(score) for score in _scores(task, states)]
         tried += len(states)
-        far = [goal(s) for s in scores]
-        costs = [sum(_cost(f, now[f.name], s[at[f.name]]) for f in free if at[f.name] in s) for s in states]
-        reached = sorted((c, n) for n, (c, d) in enumerate(zip(costs, far)) if d <= 0)
+        costs = [_total(task, state) for state in states]
+        reached = sorted((cost, n) for n, cost in enumerate(costs) if far[n] <= 0)
         if reached:
-            return _nearest(players, columns, free, at, now, goal, [states[n] for _, n in reached[:4]], tried)
-        beam = [states[n] for n in sorted(range(len(states)), key=lambda n: (far[n], costs[n]))[:_BEAM]]
+            return _nearest(task, [states[n] for _, n in reached[:4]], tried)
+        order = sorted(range(len(states)), key=lambda n: (far[n], costs[n]))
+        beam = [states[n] for n in order[:_BEAM]]
     return None
 
 # %% ../../nbs/model/counterfactuals.ipynb #ce3eae61
-def _halved(players, columns, f, j, now, goal, state, tried):
-    "One number brought as near to the original as the goal allows"
+def _halved(task: _Task, allowed: Freedom, state: dict[int, Any]) -> tuple[dict[int, Any], int]:
+    "One number brought as near to the original as the goal allows, and how many rows were scored for it"
     import numpy as np
 
-    near, far = float(now), float(state[j])
+    column = task.at[allowed.name]
+    near = float(task.now[allowed.name])
+    far = float(state[column])
+    tried = 0
     for _ in range(20):
         middle = (near + far) / 2
-        middle = float(np.round(middle)) if f.whole else float(np.float32(middle))
+        middle = float(np.round(middle)) if allowed.whole else float(np.float32(middle))
         if middle in (near, far):
             break
         tried += 1
-        if goal(_score(players, columns, [{**state, j: middle}])[0]) <= 0:
+        if task.goal(_scores(task, [{**state, column: middle}])[0]) <= 0:
             far = middle
         else:
             near = middle
-    return {**state, j: far}, tried
+    return {**state, column: far}, tried
 
 
-def _nearest(players, columns, free, at, now, goal, states, tried) -> Change:
+def _nearest(task: _Task, states: list[dict[int, Any]], tried: int) -> Change:
     "The cheapest of a few states, refined and proven"
     best = None
     for state in states:
-        for f in free:
-            if (
-                at[f.name] in state
-                and f.levels is None
-                and now[f.name] == now[f.name]
-                and f.low <= float(now[f.name]) <= f.high
-            ):
-                state, tried = _halved(players, columns, f, at[f.name], now[f.name], goal, state, tried)
-        score = _score(players, columns, [state])[0]
-        cost = sum(_cost(f, now[f.name], state[at[f.name]]) for f in free if at[f.name] in state)
-        if goal(score) <= 0 and (best is None or cost < best.cost):
-            best = Change(
-                changes=[
-                    {"input": f.name, "from": _plain(now[f.name]), "to": _plain(state[at[f.name]])}
-                    for f in free
-                    if at[f.name] in state
-                ],
-                prediction=score,
-                cost=cost,
-                tried=tried,
-            )
+        for allowed in _changed(task, state):
+            # a missing value is within no bounds
+            if allowed.levels is None and allowed.low <= float(task.now[allowed.name]) <= allowed.high:
+                state, more = _halved(task, allowed, state)
+                tried += more
+        score = _scores(task, [state])[0]
+        cost = _total(task, state)
+        if task.goal(score) <= 0 and (best is None or cost < best.cost):
+            best = Change(changes=_told(task, state), prediction=score, cost=cost, tried=tried)
     best.tried = tried + len(states)
     return best
 
 
-def _plain(x):
+def _told(task: _Task, state: dict[int, Any]) -> list[dict]:
+    "The changes of a state as they are shown"
+    return [
+        {
+            "input": allowed.name,
+            "from": _plain(task.now[allowed.name]),
+            "to": _plain(state[task.at[allowed.name]]),
+        }
+        for allowed in _changed(task, state)
+    ]
+
+
+def _plain(value: Any) -> str | float | None:
     "A value of a column as JSON takes it"
-    return x if isinstance(x, str) else None if x != x else float(x)
+    if isinstance(value, str):
+        return value
+    return None if value != value else float(value)

@@ -9,8 +9,17 @@ __all__ = ['FAMILIES', 'parse', 'distil']
 
 # %% ../../nbs/model/distillation.ipynb #35867280
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from ..core.errors import BadInput, suggest
 from . import onnx_export, scoring
+from .onnx_export import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
+    from mlops_nb.model.onnx_session import Predictor
 
 # %% ../../nbs/model/distillation.ipynb #71354599
 FAMILIES = {
@@ -26,121 +35,128 @@ def parse(
     spec: str,  # `boost:50x3`
 ) -> tuple[str, list[int]]:
     "Family and its numbers; raises `BadInput`"
-    m = re.fullmatch(r"\s*([a-z]+)\s*(?::\s*(\d{1,4}(?:x\d{1,4})*))?\s*", spec)
-    if not m or m[1] not in FAMILIES:
+    match = re.fullmatch(r"\s*([a-z]+)\s*(?::\s*(\d{1,4}(?:x\d{1,4})*))?\s*", spec)
+    if not match or match[1] not in FAMILIES:
         raise BadInput(
             f"distill={spec!r} names no family of students",
             suggest(spec.split(":")[0], FAMILIES) or f"one of: {', '.join(FAMILIES.values())}",
         )
-    numbers = [int(x) for x in (m[2] or FAMILIES[m[1]].partition(":")[2]).split("x") if x]
-    wanted = {"linear": 0, "tree": 1, "forest": 2, "boost": 2}.get(m[1], len(numbers))
+    family = match[1]
+    written = match[2] or FAMILIES[family].partition(":")[2]
+    numbers = [int(number) for number in written.split("x") if number]
+    wanted = {"linear": 0, "tree": 1, "forest": 2, "boost": 2}.get(family, len(numbers))
     if len(numbers) != wanted or 0 in numbers:
-        raise BadInput(f"distill={spec!r}: {m[1]} takes {wanted} numbers above 0", f"write {FAMILIES[m[1]]}")
-    return m[1], numbers
+        raise BadInput(f"distill={spec!r}: {family} takes {wanted} numbers above 0", f"write {FAMILIES[family]}")
+    return family, numbers
 
 
-def _student(family: str, n: list[int], classes: bool):
+def _student(family: str, numbers: list[int], classes: bool) -> "BaseEstimator":
     "An estimator that is not fitted yet"
     from sklearn import ensemble, linear_model, neural_network, tree
 
     if family == "linear":
         return linear_model.LogisticRegression(max_iter=2000) if classes else linear_model.Ridge()
     if family == "mlp":
-        return (neural_network.MLPClassifier if classes else neural_network.MLPRegressor)(
-            hidden_layer_sizes=tuple(n), max_iter=300, early_stopping=True, random_state=0
-        )
+        network = neural_network.MLPClassifier if classes else neural_network.MLPRegressor
+        return network(hidden_layer_sizes=tuple(numbers), max_iter=300, early_stopping=True, random_state=0)
     if family == "tree":
-        return (tree.DecisionTreeClassifier if classes else tree.DecisionTreeRegressor)(
-            max_depth=n[0], min_samples_leaf=5, random_state=0
-        )
+        single = tree.DecisionTreeClassifier if classes else tree.DecisionTreeRegressor
+        return single(max_depth=numbers[0], min_samples_leaf=5, random_state=0)
     if family == "forest":
-        return (ensemble.RandomForestClassifier if classes else ensemble.RandomForestRegressor)(
-            n[0], max_depth=n[1], random_state=0
-        )
-    return (ensemble.GradientBoostingClassifier if classes else ensemble.GradientBoostingRegressor)(
-        n_estimators=n[0], max_depth=n[1], random_state=0
-    )
+        forest = ensemble.RandomForestClassifier if classes else ensemble.RandomForestRegressor
+    else:
+        forest = ensemble.GradientBoostingClassifier if classes else ensemble.GradientBoostingRegressor
+    return forest(n_estimators=numbers[0], max_depth=numbers[1], random_state=0)
 
 # %% ../../nbs/model/distillation.ipynb #a717b169
-def _pipeline(inputs: list[dict], rows, estimator, scaled: bool):
+def _pipeline(inputs: list[dict], rows: Rows, estimator: "BaseEstimator", scaled: bool) -> "Pipeline":
     "The estimator behind what text and missing values need"
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    numbers = lambda: make_pipeline(
-        SimpleImputer(strategy="median", keep_empty_features=True), *([StandardScaler()] if scaled else [])
-    )
-    if not hasattr(rows, "columns"):
-        return make_pipeline(numbers(), estimator)
-    text = [i["name"] for i in inputs if i["type"] == "text"]
-    plain = [i["name"] for i in inputs if i["type"] != "text"]
-    if not text:
-        return make_pipeline(numbers(), estimator)
-    return make_pipeline(
-        ColumnTransformer(
-            [("text", OneHotEncoder(handle_unknown="ignore", max_categories=50), text), ("number", numbers(), plain)]
-        ),
-        estimator,
-    )
+    filled = SimpleImputer(strategy="median", keep_empty_features=True)
+    numbers = make_pipeline(filled, StandardScaler()) if scaled else make_pipeline(filled)
+    text = [given["name"] for given in inputs if given["type"] == "text"]
+    if not text or not hasattr(rows, "columns"):
+        return make_pipeline(numbers, estimator)
+    plain = [given["name"] for given in inputs if given["type"] != "text"]
+    encoded = OneHotEncoder(handle_unknown="ignore", max_categories=50)
+    return make_pipeline(ColumnTransformer([("text", encoded, text), ("number", numbers, plain)]), estimator)
 
 
-def _filled(inputs, rows):
+def _filled(inputs: list[dict], rows: Rows) -> Rows:
     "Rows as the session sees them: 32 bits, empty text for none"
     if not hasattr(rows, "columns"):
         return rows
     rows = rows.copy()
-    for i in inputs:
-        rows[i["name"]] = (
-            rows[i["name"]].astype("object").where(rows[i["name"]].notna(), "").astype(str)
-            if i["type"] == "text"
-            else rows[i["name"]].astype("float32")
-        )
+    for given in inputs:
+        column = rows[given["name"]]
+        if given["type"] == "text":
+            rows[given["name"]] = column.astype("object").where(column.notna(), "").astype(str)
+        else:
+            rows[given["name"]] = column.astype("float32")
     return rows
 
-
+# %% ../../nbs/model/distillation.ipynb #9043275d
 def distil(
     spec: str,  # `boost:50x3`
-    teacher,  # `onnx_session.Predictor`
-    rows,  # Real rows, what `scoring.rows_of` gave
-    labels: list | tuple = (),  # What `scoring.classes_of` gave
+    teacher: "Predictor",
+    rows: Rows,  # Real rows, what `scoring.rows_of` gave
+    labels: Sequence = (),  # What `scoring.classes_of` gave
 ) -> bytes:  # ONNX of the student, with the inputs and answers of the teacher
     "A student of the teacher's answers; raises `BadInput`"
     import warnings
-    import numpy as np
 
-    family, n = parse(spec)
-    a = scoring.ask(teacher, rows)
-    x = _filled(teacher.inputs, rows)
-    model = _pipeline(teacher.inputs, x, _student(family, n, a.kind != "values"), family in ("linear", "mlp"))
-    last = model.steps[-1][0]
+    family, numbers = parse(spec)
+    answers = scoring.ask(teacher, rows)
+    filled = _filled(teacher.inputs, rows)
+    student = _student(family, numbers, answers.kind != "values")
+    model = _pipeline(teacher.inputs, filled, student, family in ("linear", "mlp"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if a.kind == "values":
-            model.fit(x, a.score)
+        if answers.kind == "values":
+            model.fit(filled, answers.score)
         else:
-            p = np.column_stack([1 - a.score, a.score]) if a.score.ndim == 1 else a.score
-            names = np.array(labels) if len(labels) == p.shape[1] else _labels(teacher, rows, p)
-            take = np.tile(np.arange(len(p)), p.shape[1])
-            label = np.repeat(names, len(p))
-            model.fit(
-                x.iloc[take] if hasattr(x, "iloc") else x[take],
-                label,
-                **{f"{last}__sample_weight": np.clip(p.T.ravel(), 1e-6, 1)},
-            )
+            _teach(model, filled, _probabilities(answers), _labels(teacher, rows, answers, labels))
     return onnx_export.convert(model, teacher.inputs)
 
 
-def _labels(teacher, rows, p):
+def _probabilities(answers: scoring.Answers) -> "np.ndarray":
+    "Of all classes, shape (n, classes)"
+    import numpy as np
+
+    return np.column_stack([1 - answers.score, answers.score]) if answers.score.ndim == 1 else answers.score
+
+
+def _teach(model: "Pipeline", rows: Rows, probabilities: "np.ndarray", labels: "np.ndarray") -> None:
+    "Fit on each row once for every class, weighted by its probability"
+    import numpy as np
+
+    n, classes = probabilities.shape
+    at = np.tile(np.arange(n), classes)
+    weights = {f"{model.steps[-1][0]}__sample_weight": np.clip(probabilities.T.ravel(), 1e-6, 1)}
+    model.fit(rows.iloc[at] if hasattr(rows, "iloc") else rows[at], np.repeat(labels, n), **weights)
+
+
+def _labels(teacher: "Predictor", rows: Rows, answers: scoring.Answers, known: Sequence) -> "np.ndarray":
     "The label of each column of the probabilities, as the teacher writes them; raises `BadInput` where the rows do not show one"
     import numpy as np
 
+    probabilities = _probabilities(answers)
+    columns = probabilities.shape[1]
+    if len(known) == columns:
+        return np.array(known)
     said = np.asarray(teacher.raw(rows)[0]).reshape(-1)
-    out = [next(iter(said[np.flatnonzero(p.argmax(axis=1) == k)[:1]]), None) for k in range(p.shape[1])]
-    if None in out:
-        raise BadInput(
-            f"the rows never show the class in column {out.index(None)} of the model",
-            "distil on rows where the model gives every answer",
-        )
-    return np.array(out)
+    top = probabilities.argmax(axis=1)
+    labels = []
+    for column in range(columns):
+        first = np.flatnonzero(top == column)[:1]
+        if not len(first):
+            raise BadInput(
+                f"the rows never show the class in column {column} of the model",
+                "distil on rows where the model gives every answer",
+            )
+        labels.append(said[first[0]])
+    return np.array(labels)

@@ -9,40 +9,42 @@ __all__ = ['LIMIT', 'columns_of', 'width_of', 'spread', 'fit', 'in_notebook']
 
 # %% ../../nbs/model/example_rows.ipynb #a52524b5
 import sys
+from typing import Any
 from ..core.errors import BadInput
+from .onnx_export import Rows
 
 # %% ../../nbs/model/example_rows.ipynb #8095be91
 LIMIT = 5000  # Rows that are compared
 
 
-def columns_of(model) -> list[str] | None:
+def columns_of(model: Any) -> list[str] | None:
     "Names of the columns that a model was fitted on, when it knows them"
     names = getattr(model, "feature_names_in_", None)
     if names is None and hasattr(model, "steps"):
         names = getattr(model.steps[0][1], "feature_names_in_", None)
     if names is None:
         names = getattr(model, "feature_name_", None) or getattr(model, "feature_names", None)
-    return None if names is None or callable(names) else [str(n) for n in names]
+    return None if names is None or callable(names) else [str(name) for name in names]
 
 
-def width_of(model) -> int | None:
+def width_of(model: Any) -> int | None:
     "Number of columns that a model was fitted on"
-    n = getattr(model, "n_features_in_", None)
-    return int(n) if isinstance(n, int) or hasattr(n, "__index__") else None
+    width = getattr(model, "n_features_in_", None)
+    return int(width) if isinstance(width, int) or hasattr(width, "__index__") else None
 
 
-def spread(rows, limit: int = LIMIT):
+def spread(rows: Rows, limit: int = LIMIT) -> Rows:
     "At most `limit` rows, evenly from the first to the last"
     if len(rows) <= limit:
         return rows
-    step = [i * (len(rows) - 1) // (limit - 1) for i in range(limit)]
+    step = [k * (len(rows) - 1) // (limit - 1) for k in range(limit)]
     return rows.iloc[step] if hasattr(rows, "iloc") else rows[step]
 
 # %% ../../nbs/model/example_rows.ipynb #8d361619
 def fit(
-    model,  # What was fitted
-    rows,  # pandas frame, Arrow table or array
-):  # pandas frame with the model's columns in the model's order, or an array of numbers
+    model: Any,  # What was fitted
+    rows: Any,  # pandas frame, Arrow table or array
+) -> Rows:  # pandas frame with the model's columns in the model's order, or an array of numbers
     "Rows as the model takes them; raises `BadInput` for missing columns and for no rows"
     import numpy as np
 
@@ -59,12 +61,13 @@ def fit(
             raise BadInput("the example has no rows", "give some with: --example FRAME")
         return spread(rows)
     names = columns_of(model)
-    if names is None and (w := width_of(model)) is not None and w != rows.shape[1]:
+    width = width_of(model) if names is None else None
+    if width is not None and width != rows.shape[1]:
         raise BadInput(
-            f"the model was fitted on {w} columns and the example has {rows.shape[1]}",
+            f"the model was fitted on {width} columns and the example has {rows.shape[1]}",
             "give the columns that it was fitted on, in their order",
         )
-    missing = [n for n in names or [] if n not in rows.columns]
+    missing = [name for name in names or [] if name not in rows.columns]
     if missing:
         raise BadInput(
             f"the example lacks the column `{missing[0]}` that the model was fitted on",
@@ -75,23 +78,29 @@ def fit(
     return spread(rows[names] if names else rows).reset_index(drop=True)
 
 # %% ../../nbs/model/example_rows.ipynb #c84961ec
-def _rows_like(model, x) -> bool:
+def _fits(model: Any, value: Any) -> bool:
+    "Is this a frame with the model's columns, or an array of its width, and not empty?"
     names = columns_of(model)
-    width = width_of(model)
     if names is not None:
-        return hasattr(x, "columns") and hasattr(x, "iloc") and set(names) <= set(map(str, x.columns)) and len(x) > 0
-    return width is not None and getattr(x, "ndim", 0) == 2 and getattr(x, "shape", (0, 0))[1] == width and len(x) > 0
+        if not hasattr(value, "columns") or not hasattr(value, "iloc"):
+            return False
+        return set(names) <= set(map(str, value.columns)) and len(value) > 0
+    width = width_of(model)
+    if width is None or getattr(value, "ndim", 0) != 2:
+        return False
+    return getattr(value, "shape", (0, 0))[1] == width and len(value) > 0
 
 
 def in_notebook(
-    model,  # What was fitted
-    namespace: dict | None = None,  # The notebook's variables
-):  # `(name, rows)`, or None
+    model: Any,  # What was fitted
+    namespace: dict[str, Any] | None = None,  # The notebook's variables
+) -> tuple[str, Any] | None:  # `(name, rows)`
     "The notebook variable that fits best: fewest other columns, then most rows"
     if namespace is None:
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         if shell is None:
             return None
         namespace = shell.user_ns
-    found = [(k, x) for k, x in list(namespace.items()) if not k.startswith("_") and _rows_like(model, x)]
-    return min(found, key=lambda kx: (kx[1].shape[1], -len(kx[1]), kx[0]), default=None)
+    public = [(name, value) for name, value in list(namespace.items()) if not name.startswith("_")]
+    found = [(name, value) for name, value in public if _fits(model, value)]
+    return min(found, key=lambda pair: (pair[1].shape[1], -len(pair[1]), pair[0]), default=None)

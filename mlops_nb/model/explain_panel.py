@@ -9,7 +9,7 @@ __all__ = ['SHOWN', 'digits', 'push', 'explanation']
 
 # %% ../../nbs/model/explain_panel.ipynb #77eb2e41
 import math
-from ..core.draw import Panel, details, facts, short, table, text
+from ..core.draw import Details, Panel, details, facts, short, table, text
 from ..core.svg import Svg, number
 from .explain_facts import Explanation
 
@@ -25,128 +25,137 @@ def digits(value: float, error: float) -> str:
     return f"{value:+.{places}f}"
 
 
-def push(value: float, most: float, w: int = 120, h: int = 12) -> Svg:
+def push(value: float, most: float, width: int = 120, height: int = 12) -> Svg:
     "A bar from the middle: to the right up, to the left down"
-    middle = w / 2
-    length = abs(value) / (most or 1) * (w / 2 - 1)
-    a, b = (middle, middle + length) if value >= 0 else (middle - length, middle)
-    body = f'<path class="a" d="M{middle:.0f} 0V{h}"/><path class="{"m" if value >= 0 else "r"}" d="M{a:.1f} 2H{b:.1f}V{h - 2}H{a:.1f}Z"/>'
-    blocks = round(length / (w / 2) * 8)
+    middle = width / 2
+    length = abs(value) / (most or 1) * (width / 2 - 1)
+    up = value >= 0
+    begin, end = (middle, middle + length) if up else (middle - length, middle)
+    body = (
+        f'<path class="a" d="M{middle:.0f} 0V{height}"/>'
+        f'<path class="{"m" if up else "r"}" d="M{begin:.1f} 2H{end:.1f}V{height - 2}H{begin:.1f}Z"/>'
+    )
+    blocks = "█" * round(length / (width / 2) * 8)
     return Svg(
-        f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}">{body}</svg>',
-        f"{'raises' if value >= 0 else 'lowers'} by {number(abs(value))}",
-        ("█" * blocks).rjust(8) if value < 0 else " " * 8 + "█" * blocks,
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">{body}</svg>',
+        f"{'raises' if up else 'lowers'} by {number(abs(value))}",
+        " " * 8 + blocks if up else blocks.rjust(8),
     )
 
 
-def _given(x) -> str:
-    return "missing" if x is None else short(x, 40) if isinstance(x, str) else number(float(x))
+def _given(value: str | float | None) -> str:
+    if value is None:
+        return "missing"
+    return short(value, 40) if isinstance(value, str) else number(float(value))
 
 
-def _bars(r: dict) -> list[list]:
+def _bars(row: dict) -> list[list]:
     "The largest values of one row, and the rest as one"
-    order = sorted(r["values"], key=lambda k: -abs(r["values"][k]))
+    values = row["values"]
+    order = sorted(values, key=lambda name: -abs(values[name]))
     rest = order[SHOWN:] if len(order) > SHOWN + 1 else []
-    shown = [k for k in order if k not in rest]
-    left = sum(r["values"][k] for k in rest)
-    most = max([abs(r["values"][k]) for k in shown] + [abs(left)], default=1)
-    rows = [
-        [
-            short(k, 50),
-            _given(r["inputs"].get(k)),
-            digits(r["values"][k], r["errors"].get(k, 0.0)),
-            push(r["values"][k], most),
-        ]
-        for k in shown
-    ]
-    return rows + ([[f"{len(rest)} others", "", f"{left:+.2g}", push(left, most)]] if rest else [])
+    shown = order[: len(order) - len(rest)]
+    left = sum(values[name] for name in rest)
+    most = max([*(abs(values[name]) for name in shown), abs(left)], default=1)
+    lines: list[list] = []
+    for name in shown:
+        value = digits(values[name], row["errors"].get(name, 0.0))
+        lines.append([short(name, 50), _given(row["inputs"].get(name)), value, push(values[name], most)])
+    if rest:
+        lines.append([f"{len(rest)} others", "", f"{left:+.2g}", push(left, most)])
+    return lines
 
-
-def _changes(c: dict) -> list:
+# %% ../../nbs/model/explain_panel.ipynb #bf43b38e
+def _changes(counterfactual: dict) -> list:
     "What would have had to be different, in a sentence and a table"
-    if c["changes"] is None:
-        return [text(f"Another answer ({c['goal']}): none within the declared bounds.")]
-    if not c["changes"]:
-        return [text(f"Another answer ({c['goal']}): it is that already.")]
-    then = (
-        number(c["prediction"])
-        if c["goal"][:2] in (">=", "<=")
-        else f"{c['answer']}, probability of {c['goal']} {number(c['prediction'])}"
-    )
-    head = text(
-        f"Another answer ({c['goal']}) with these changes; predicted again: {then}{'' if c['verified'] else ' (NOT REACHED)'}"
-    )
+    goal = counterfactual["goal"]
+    changes = counterfactual["changes"]
+    if changes is None:
+        return [text(f"Another answer ({goal}): none within the declared bounds.")]
+    if not changes:
+        return [text(f"Another answer ({goal}): it is that already.")]
+    then = number(counterfactual["prediction"])
+    if goal[:2] not in (">=", "<="):
+        then = f"{counterfactual['answer']}, probability of {goal} {then}"
+    missed = "" if counterfactual["verified"] else " (NOT REACHED)"
     return [
-        head,
+        text(f"Another answer ({goal}) with these changes; predicted again: {then}{missed}"),
         table(
             ["input", "is", "would have to be"],
-            [[short(x["input"], 50), _given(x["from"]), _given(x["to"])] for x in c["changes"]],
+            [[short(change["input"], 50), _given(change["from"]), _given(change["to"])] for change in changes],
         ),
     ]
 
 
-def _row(e: Explanation, r: dict) -> list:
+def _row(fact: Explanation, row: dict) -> list:
+    "The values of one row as bars, and its counterfactual where one was asked for"
     return [
-        table(["input", "is", e.space, ""], _bars(r), align="lrrl"),
-        *(_changes(r["counterfactual"]) if r.get("counterfactual") else []),
+        table(["input", "is", fact.space, ""], _bars(row), align="lrrl"),
+        *(_changes(row["counterfactual"]) if row.get("counterfactual") else []),
     ]
+
+
+def _summary(fact: Explanation) -> Details:
+    "How much each input matters over many rows"
+    most = max(line["high"] for line in fact.summary)
+    rows = [
+        [
+            short(line["input"], 50),
+            number(line["mean_abs"]),
+            f"[{number(line['low'])}, {number(line['high'])}]",
+            push(line["mean_abs"], most),
+        ]
+        for line in fact.summary[:15]
+    ]
+    return details(
+        f"which inputs matter, over {fact.summary_rows:,} rows",
+        table(["input", "mean size", "95 %", ""], rows, align="lrrl"),
+    )
 
 
 _HOW = {"tables": "exact: tables of shallow trees", "trees": "exact: TreeExplainer on the trees of the served bytes"}
 
 
-def explanation(
-    e: Explanation,
-) -> Panel:
+def _about(fact: Explanation) -> dict[str, str]:
+    "How it was made"
+    usd = "" if fact.usd is None else f", estimated {fact.usd:.2g} USD"
+    sampled = f"sampled on the served session, {fact.orders} orders a row or more, expected error {fact.error:.1%}"
+    return {
+        "explained": f"{fact.space} of {fact.output}" if fact.output else fact.space,
+        "base": f"{number(fact.base)}, mean of {fact.background} background rows",
+        "method": _HOW.get(fact.method, sampled),
+        "adds up": f"within {fact.additivity_error:.1g}" if fact.additivity_error else "exactly",
+        "cost": f"{fact.predictions:,} predictions, {fact.seconds:.2f} s{usd}",
+        "digest": fact.digest[:16],
+    }
+
+
+def explanation(fact: Explanation) -> Panel:
     "The first rows as bars, the others to open, the inputs over all, and how it was made"
 
-    def line(r) -> str:
-        return f"row {r['row']}: {number(r['prediction'])} = {number(e.base)} {digits(sum(r['values'].values()), 0.0)}"
+    def line(row: dict) -> str:
+        moved = digits(sum(row["values"].values()), 0.0)
+        return f"row {row['row']}: {number(row['prediction'])} = {number(fact.base)} {moved}"
 
-    blocks = [b for r in e.rows[:1] for b in (text(line(r)), *_row(e, r))] + [
-        details(line(r), *_row(e, r)) for r in e.rows[1:12]
-    ]
-    if len(e.rows) > 12:
-        blocks.append(text(f"and {len(e.rows) - 12} more rows in the JSON form"))
-    if e.summary:
-        most = max(s["high"] for s in e.summary)
-        rows = [
-            [
-                short(s["input"], 50),
-                number(s["mean_abs"]),
-                f"[{number(s['low'])}, {number(s['high'])}]",
-                push(s["mean_abs"], most),
-            ]
-            for s in e.summary[:15]
-        ]
-        blocks.append(
-            details(
-                f"which inputs matter, over {e.summary_rows:,} rows",
-                table(["input", "mean size", "95 %", ""], rows, align="lrrl"),
-            )
-        )
-    about = {
-        "explained": f"{e.space} of {e.output}" if e.output else e.space,
-        "base": f"{number(e.base)}, mean of {e.background} background rows",
-        "method": _HOW.get(
-            e.method, f"sampled on the served session, {e.orders} orders a row or more, expected error {e.error:.1%}"
-        ),
-        "adds up": f"within {e.additivity_error:.1g}" if e.additivity_error else "exactly",
-        "cost": f"{e.predictions:,} predictions, {e.seconds:.2f} s"
-        + ("" if e.usd is None else f", estimated {e.usd:.2g} USD"),
-        "digest": e.digest[:16],
-    }
-    blocks.append(facts(about))
+    blocks: list = []
+    for row in fact.rows[:1]:
+        blocks += [text(line(row)), *_row(fact, row)]
+    blocks += [details(line(row), *_row(fact, row)) for row in fact.rows[1:12]]
+    if len(fact.rows) > 12:
+        blocks.append(text(f"and {len(fact.rows) - 12} more rows in the JSON form"))
+    if fact.summary:
+        blocks.append(_summary(fact))
+    blocks.append(facts(_about(fact)))
     verdict = {
-        None: ("info", "SAMPLED" if e.method == "sampled" else "EXACT"),
+        None: ("info", "SAMPLED" if fact.method == "sampled" else "EXACT"),
         True: ("ok", "REPLAYED: THE SAME BITS"),
         False: ("bad", "REPLAYED: OTHER BITS"),
-    }[e.replayed]
+    }[fact.replayed]
+    again = f"mlops model explain {fact.name}@{fact.version} --data DATA --replay {fact.entry}"
+    can_replay = fact.entry is not None and fact.replayed is None
     return Panel(
-        f"Why {e.name}@{e.version} answers so",
+        f"Why {fact.name}@{fact.version} answers so",
         *blocks,
         verdict=verdict,
-        next=f"mlops model explain {e.name}@{e.version} --data DATA --replay {e.entry}"
-        if e.entry is not None and e.replayed is None
-        else f"mlops model card {e.name}@{e.version}",
+        next=again if can_replay else f"mlops model card {fact.name}@{fact.version}",
     )

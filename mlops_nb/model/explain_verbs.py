@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/explain_verbs.html.md"""
 __all__ = ['explain']
 
 # %% ../../nbs/model/explain_verbs.ipynb #67ab7642
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from .. import cost, data as datasets
 from ..core import ledger, project as projects
 from ..core.errors import BadInput, NotFound
@@ -19,10 +19,24 @@ from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import counterfactuals, explanation, scoring, shapley
 from .explain_facts import Explanation
+from .facts import ModelVersion
+from .onnx_export import Rows
+from .onnx_session import Predictor
 from .verbs import folder, load, resolve
 
+if TYPE_CHECKING:
+    import numpy as np, pyarrow as pa
+
 # %% ../../nbs/model/explain_verbs.ipynb #73fd818f
-def _picked(rows, n: int, at: list[int]) -> list[int]:
+class _Explained(NamedTuple):
+    "What came out, and of which rows"
+
+    fact: Explanation
+    picked: Rows  # The explained rows
+    every: Rows  # All rows of the data
+
+
+def _picked(rows: Rows, n: int, at: list[int]) -> list[int]:
     "Positions of the rows to explain; raises `BadInput`"
     wrong = [k for k in at if not 0 <= k < len(rows)]
     if wrong:
@@ -32,7 +46,7 @@ def _picked(rows, n: int, at: list[int]) -> list[int]:
     return at or list(range(min(n, len(rows))))
 
 
-def _take(rows, at: list[int]):
+def _take(rows: Rows, at: list[int]) -> Rows:
     return rows.iloc[at] if hasattr(rows, "iloc") else rows[at]
 
 
@@ -56,34 +70,45 @@ def _again(project: Project, ref: str, entry: int, data_digest: str) -> dict:
     return e.payload["asked"]
 
 
-def _compared(project: Project, background, inputs, leave, rows, n, seed):
+def _compared(project: Project, background: Data, inputs: list[dict], every: Rows, asked: dict[str, Any]) -> Rows:
     "Background rows: their own, or a sample of the rows"
-    given = scoring.rows_of(datasets.read(background, project), inputs, leave) if background is not None else rows
-    return explanation.background_of(given, n, seed)
+    given = every
+    if background is not None:
+        given = scoring.rows_of(datasets.read(background, project), inputs, (asked["target"],))
+    return explanation.background_of(given, asked["compare"], asked["seed"])
 
 
-def _as_rows(a, at, rows, names, players) -> list[dict]:
+def _as_rows(
+    attribution: shapley.Attribution, predictions: "np.ndarray", at: list[int], rows: Rows, players: shapley.Players
+) -> list[dict]:
+    "The explained rows as they are shown"
     columns = players.columns(rows)
-    return [
-        {
-            "row": int(k),
-            "prediction": float(a.scores[i]),
-            "values": {n: float(v) for n, v in zip(names, a.values[i])},
-            "errors": {n: float(v) for n, v in zip(names, a.errors[i])},
-            "inputs": {n: counterfactuals._plain(c[i]) for n, c in zip(names, columns)},
-        }
-        for i, k in enumerate(at)
-    ]
+    out = []
+    for i, position in enumerate(at):
+        values = [float(value) for value in attribution.values[i]]
+        errors = [float(error) for error in attribution.errors[i]]
+        inputs = [counterfactuals._plain(column[i]) for column in columns]
+        out.append(
+            {
+                "row": int(position),
+                "prediction": float(predictions[i]),
+                "values": dict(zip(players.names, values)),
+                "errors": dict(zip(players.names, errors)),
+                "inputs": dict(zip(players.names, inputs)),
+            }
+        )
+    return out
 
 
-def _others(fact, predictor, onnx, picked, all_rows, mutable, goal) -> None:
+def _others(predictor: Predictor, onnx: bytes, found: _Explained, mutable: list[str], goal: str) -> None:
     "Counterfactuals of each explained row"
     players = shapley.Players(predictor)
-    columns = dict(zip(players.names, players.columns(all_rows)))
-    free = [counterfactuals.freedom(s, players.names, columns.get) for s in mutable]
-    classes = scoring.ask(predictor, all_rows, scoring.classes_of(onnx)).classes
-    for i, r in enumerate(fact.rows):
-        r["counterfactual"] = explanation.counterfactual(predictor, _take(picked, [i]), free, goal, classes)
+    columns = dict(zip(players.names, players.columns(found.every)))
+    free = [counterfactuals.freedom(spec, players.names, columns.get) for spec in mutable]
+    classes = scoring.ask(predictor, found.every, scoring.classes_of(onnx)).classes
+    for i, row in enumerate(found.fact.rows):
+        one = _take(found.picked, [i])
+        row["counterfactual"] = explanation.counterfactual(predictor, one, free, goal, classes)
 
 # %% ../../nbs/model/explain_verbs.ipynb #67e9dbb4
 @verb(check=True, example="mlops model explain delay@champion --data flights --rows 3")
@@ -110,8 +135,8 @@ def explain(
 
     Exact for shallow trees, sampled with standard errors for everything else. Counterfactuals are predicted again before they are shown."""
     project = projects.current()
-    v = resolve(name, project)
-    ref = f"{v.name}@{v.version}"
+    version = resolve(name, project)
+    ref = f"{version.name}@{version.version}"
     table = to_arrow(datasets.read(data, project))
     asked = {
         "rows": rows,
@@ -127,75 +152,89 @@ def explain(
     }
     if orders < 4 or compare < 1:
         raise BadInput(f"--orders {orders} --compare {compare}: too few", "use at least 4 orders and 1 background row")
-    found = frame_digest(table)
+    data_digest = frame_digest(table)
     if replay is not None:
-        asked = _again(project, ref, replay, found)
+        asked = _again(project, ref, replay, data_digest)
     predictor = load(name, project)
     with progress(f"explaining {ref}"), cost.metering.measure() as used:
-        fact, picked, every = _explained(project, v, predictor, table, background, asked)
-    fact.data_digest = found
+        found = _explained(project, version, predictor, table, asked, background=background)
+    fact = found.fact
+    fact.data_digest = data_digest
     fact.seconds = used.seconds
     fact.usd = cost.price(used, project)
     if mutable:
-        _others(fact, predictor, (folder(v, project) / "model.onnx").read_bytes(), picked, every, mutable, goal)
+        _others(predictor, (folder(version, project) / "model.onnx").read_bytes(), found, mutable, goal)
     if replay is not None:
         fact.replayed = (
             fact.digest
             == next(e for e in ledger.of(project).events("model.explained") if e.seq == replay).payload["values_digest"]
         )
-    _recorded(project, v, fact, asked, replay)
+    _recorded(project, version, fact, asked, replay)
     return fact
 
 
-def _explained(project: Project, v, predictor, table, background, asked):
-    "`(fact, explained rows, all rows)`"
+def _explained(
+    project: Project,
+    version: ModelVersion,
+    predictor: Predictor,
+    table: "pa.Table",
+    asked: dict[str, Any],  # Settings of the verb, as the ledger keeps them
+    *,
+    background: Data,
+) -> _Explained:
+    "Values of the rows that were asked for, and the summary over many"
     import numpy as np
 
-    every = scoring.rows_of(table, v.inputs, (asked["target"],))
+    every = scoring.rows_of(table, version.inputs, (asked["target"],))
     if not len(every):
         raise BadInput("the data has no rows", "give at least one")
-    onnx = (folder(v, project) / "model.onnx").read_bytes()
+    onnx = (folder(version, project) / "model.onnx").read_bytes()
     at = _picked(every, asked["rows"], asked["at"])
-    k, word = explanation.output_of(predictor, every, asked["output"], scoring.classes_of(onnx))
-    back = _compared(project, background, v.inputs, (asked["target"],), every, asked["compare"], asked["seed"])
+    output, word = explanation.output_of(predictor, every, asked["output"], scoring.classes_of(onnx))
+    back = _compared(project, background, version.inputs, every, asked)
     picked = _take(every, at)
-    how = {"output": k, "method": asked["method"], "orders": asked["orders"], "seed": asked["seed"]}
-    a, method, space = explanation.explain(onnx, predictor, picked, back, **how)
-    players = shapley.Players(predictor, k)
-    served = players.scores(players.columns(picked)) if space != "log-odds" else a.scores
+    sampling = explanation.Sampling(asked["orders"], asked["seed"])
+    attribution, method, space = explanation.explain(
+        onnx, predictor, picked, back, output, method=asked["method"], sampling=sampling
+    )
+    players = shapley.Players(predictor, output)
+    served = players.scores(players.columns(picked)) if space != "log-odds" else attribution.scores
+    added = attribution.base + attribution.values.sum(axis=1)
     fact = Explanation(
-        name=v.name,
-        version=v.version,
+        name=version.name,
+        version=version.version,
         method=method,
         space=space,
         output=word,
-        base=a.base,
-        rows=_as_rows(a, at, picked, players.names, players),
-        additivity_error=float(np.abs(a.base + a.values.sum(axis=1) - served).max()),
-        error=explanation.expected_error(a),
+        base=attribution.base,
+        rows=_as_rows(attribution, served, at, picked, players),
+        additivity_error=float(np.abs(added - served).max()),
+        error=explanation.expected_error(attribution),
         orders=asked["orders"] if method == "sampled" else 0,
         seed=asked["seed"],
         background=len(back),
-        digest=explanation.digest([a.base], a.values, a.errors),
-        predictions=a.calls,
+        digest=explanation.digest([attribution.base], attribution.values, attribution.errors),
+        predictions=attribution.calls,
     )
-    for r, s in zip(fact.rows, served):
-        r["prediction"] = float(s)
     if asked["summary"]:
         some = explanation.background_of(every, asked["summary"], asked["seed"] + 1)
-        b, _, _ = explanation.explain(onnx, predictor, some, back, **how, aim=0.0)
-        fact.summary = explanation.summary(b.values, players.names, asked["seed"])
+        over = explanation.explain(
+            onnx, predictor, some, back, output, method=asked["method"], sampling=sampling._replace(aim=0.0)
+        ).attribution
+        fact.summary = explanation.summary(over.values, players.names, asked["seed"])
         fact.summary_rows = len(some)
-        fact.predictions = fact.predictions + b.calls
-    return fact, picked, every
+        fact.predictions = fact.predictions + over.calls
+    return _Explained(fact, picked, every)
 
 
-def _recorded(project: Project, v, fact, asked, replay) -> None:
+def _recorded(
+    project: Project, version: ModelVersion, fact: Explanation, asked: dict[str, Any], replay: int | None
+) -> None:
     "What was asked and what came out, as digests and numbers"
-    e = ledger.record(
+    event = ledger.record(
         project,
         "model.explained",
-        f"{v.name}@{v.version}",
+        f"{version.name}@{version.version}",
         {
             "asked": asked,
             "method": fact.method,
@@ -205,7 +244,7 @@ def _recorded(project: Project, v, fact, asked, replay) -> None:
             "base": fact.base,
             "additivity_error": fact.additivity_error,
             "error": fact.error,
-            "model_digest": v.digest,
+            "model_digest": version.digest,
             "data_digest": fact.data_digest,
             "values_digest": fact.digest,
             "predictions": fact.predictions,
@@ -220,4 +259,4 @@ def _recorded(project: Project, v, fact, asked, replay) -> None:
         digest=fact.digest,
         fail="open",
     )
-    fact.entry = e.seq if e is not None else None
+    fact.entry = event.seq if event is not None else None

@@ -8,31 +8,44 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/group_metrics.html.md"""
 __all__ = ['SMALLEST', 'LEVELS', 'groups_of', 'by_group', 'gaps']
 
 # %% ../../nbs/model/group_metrics.ipynb #0f519775
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from . import scoring
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # %% ../../nbs/model/group_metrics.ipynb #ce29b175
 SMALLEST, LEVELS = 30, 12  # Rows of a group that may be compared; groups of a column at most
 
 
-def groups_of(column):
+def groups_of(column: "Sequence | np.ndarray") -> "np.ndarray":
     "Levels as text; numbers of many values as quartiles. Shape (n,)"
     import numpy as np
 
-    v = np.asarray(column)
-    if v.dtype.kind in "fiu" and len(np.unique(v[~np.isnan(v.astype("float64"))])) > LEVELS:
-        q = np.unique(np.nanquantile(v.astype("float64"), [0, 0.25, 0.5, 0.75, 1]))
-        at = np.clip(np.searchsorted(q, v.astype("float64"), side="right") - 1, 0, len(q) - 2)
-        return np.array(
-            ["missing" if x != x else f"{q[k]:.4g} to {q[k + 1]:.4g}" for x, k in zip(v.astype("float64"), at)], object
-        )
-    words = scoring.words(v)
+    values = np.asarray(column)
+    if values.dtype.kind in "fiu":
+        numbers = values.astype("float64")
+        if len(np.unique(values[~np.isnan(numbers)])) > LEVELS:
+            return _quartiles(numbers)
+    words = scoring.words(values)
     words = np.where(words == "", "missing", words)
-    names, n = np.unique(words.astype(str), return_counts=True)
-    kept = set(names[np.argsort(-n, kind="stable")][:LEVELS])
-    return np.array([w if w in kept else "others" for w in words], object)
+    names, counts = np.unique(words.astype(str), return_counts=True)
+    kept = set(names[np.argsort(-counts, kind="stable")][:LEVELS])
+    return np.array([word if word in kept else "others" for word in words], object)
 
 
-def _share(hits, n) -> dict | None:
+def _quartiles(numbers: "np.ndarray") -> "np.ndarray":
+    "The quartile of each number as text, or `missing`"
+    import numpy as np
+
+    edges = np.unique(np.nanquantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
+    at = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+    names = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges, edges[1:])]
+    return np.array(["missing" if np.isnan(number) else names[k] for number, k in zip(numbers, at)], object)
+
+# %% ../../nbs/model/group_metrics.ipynb #f8f95349
+def _share(hits: int, n: int) -> dict | None:
     if not n:
         return None
     low, high = scoring.wilson(hits, n)
@@ -40,59 +53,70 @@ def _share(hits, n) -> dict | None:
 
 
 def by_group(
-    a: scoring.Answers,
-    truth,  # What `scoring.truth_of` gave
-    groups,  # What `groups_of` gave
+    answers: scoring.Answers,
+    truth: "np.ndarray",  # What `scoring.truth_of` gave
+    groups: "np.ndarray",  # What `groups_of` gave
 ) -> list[dict]:  # {group, rows, metric, score, low, high}; of two classes also rates and calibration
     "One row a group, largest first"
-    import numpy as np
-
+    sizes = {group: int((groups == group).sum()) for group in set(groups.tolist())}
     out = []
-    for g in sorted(set(groups.tolist()), key=lambda g: (-int((groups == g).sum()), g)):
-        m = groups == g
-        part = scoring.Answers(kind=a.kind, label=a.label[m], score=a.score[m], classes=a.classes)
-        row = {"group": g, "rows": int(m.sum())}
-        metric = "rmse" if a.kind == "values" else "accuracy"
-        s = float(scoring.score(metric, part, truth[m], np.ones((1, m.sum())))[0])
-        low, high = (
-            scoring.wilson(s * m.sum(), m.sum())
-            if metric == "accuracy"
-            else np.quantile(scoring.score(metric, part, truth[m], scoring.draws(int(m.sum()))), [0.025, 0.975])
+    for group in sorted(sizes, key=lambda group: (-sizes[group], group)):
+        inside = groups == group
+        part = scoring.Answers(
+            kind=answers.kind, label=answers.label[inside], score=answers.score[inside], classes=answers.classes
         )
-        row |= {"metric": metric, "score": s, "low": float(low), "high": float(high)}
-        if a.kind == "binary":
-            row |= _binary(part, truth[m], scoring.positive(a, truth))
+        row = {"group": group, "rows": sizes[group], **_scored(part, truth[inside])}
+        if answers.kind == "binary":
+            row |= _binary(part, truth[inside], scoring.positive(answers, truth))
         out.append(row)
     return out
 
 
-def _binary(a, truth, yes: str) -> dict:
+def _scored(answers: scoring.Answers, truth: "np.ndarray") -> dict:
+    "Score of a group with its interval: of a share as counted, of an error by resampling"
+    import numpy as np
+
+    n = len(truth)
+    metric = "rmse" if answers.kind == "values" else "accuracy"
+    score = float(scoring.score(metric, answers, truth, np.ones((1, n)))[0])
+    if metric == "accuracy":
+        low, high = scoring.wilson(score * n, n)
+    else:
+        low, high = np.quantile(scoring.score(metric, answers, truth, scoring.draws(n)), [0.025, 0.975])
+    return {"metric": metric, "score": score, "low": float(low), "high": float(high)}
+
+
+def _binary(answers: scoring.Answers, truth: "np.ndarray", yes: str) -> dict:
     "Selection, misses, false alarms, and how far probabilities are from what happened"
-    said = a.label == yes
+    said = answers.label == yes
     true = truth == yes
     return {
         "selection_rate": _share(int(said.sum()), len(said)),
         "fnr": _share(int((~said & true).sum()), int(true.sum())),
         "fpr": _share(int((said & ~true).sum()), int((~true).sum())),
-        "calibration": float(a.score.mean() - true.mean()),
+        "calibration": float(answers.score.mean() - true.mean()),
     }
 
 
 def gaps(rows: list[dict]) -> list[dict]:  # {measure, gap, highest, lowest, left_out}
     "Largest difference between groups of at least 30 rows"
-    fit = [r for r in rows if r["rows"] >= SMALLEST]
-    left = [r["group"] for r in rows if r["rows"] < SMALLEST]
+    large = [row for row in rows if row["rows"] >= SMALLEST]
+    small = [row["group"] for row in rows if row["rows"] < SMALLEST]
     out = []
-    for k in ("selection_rate", "fnr", "fpr", "score"):
-        have = [(r[k]["value"] if isinstance(r[k], dict) else r[k], r["group"]) for r in fit if r.get(k) is not None]
+    for measure in ("selection_rate", "fnr", "fpr", "score"):
+        have = []
+        for row in large:
+            value = row.get(measure)
+            if value is not None:
+                have.append((value["value"] if isinstance(value, dict) else value, row["group"]))
         if len(have) > 1:
             out.append(
                 {
-                    "measure": k if k != "score" else fit[0]["metric"],
+                    "measure": measure if measure != "score" else large[0]["metric"],
                     "gap": max(have)[0] - min(have)[0],
                     "highest": max(have)[1],
                     "lowest": min(have)[1],
-                    "left_out": left,
+                    "left_out": small,
                 }
             )
     return out

@@ -9,29 +9,39 @@ __all__ = ['NotForThis', 'int8_dynamic', 'int8_static', 'half', 'tensor', 'prune
 
 # %% ../../nbs/model/onnx_compression.ipynb #b64d7791
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.errors import BadInput
 from . import onnx_export
+from .onnx_export import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from mlops_nb.model.onnx_session import Predictor
 
 # %% ../../nbs/model/onnx_compression.ipynb #a4c48e9e
 class NotForThis(BadInput):
     "A rewrite that has nothing to work on in this graph"
 
 
-def _model(onnx: bytes):
+def _model(onnx: bytes) -> "ModelProto":
     import onnx as onnx_format
 
     return onnx_format.load_from_string(onnx)
 
 
-def _weights(graph) -> dict:
-    return {i.name: i for i in graph.initializer}
+def _weights(graph: "GraphProto") -> "dict[str, TensorProto]":
+    return {weights.name: weights for weights in graph.initializer}
 
 
 def _has_products(onnx: bytes) -> None:
-    g = _model(onnx).graph
-    known = _weights(g)
-    if not any(n.op_type in ("MatMul", "Gemm", "Conv") and any(i in known for i in n.input) for n in g.node):
+    graph = _model(onnx).graph
+    known = set(_weights(graph))
+    products = (node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv"))
+    if not any(known.intersection(node.input) for node in products):
         raise NotForThis(
             "the graph has no matrix products to quantize",
             "for ensembles of trees try: trees=.5, depth=4 or distill=boost:50x3",
@@ -43,31 +53,29 @@ def int8_dynamic(onnx: bytes) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     _has_products(onnx)
-    with tempfile.TemporaryDirectory(prefix="mlops-") as d, _quiet():
-        quantize_dynamic(_model(onnx), Path(d) / "q.onnx", weight_type=QuantType.QInt8, per_channel=True)
-        return (Path(d) / "q.onnx").read_bytes()
+    with tempfile.TemporaryDirectory(prefix="mlops-") as folder, _quiet():
+        small = Path(folder) / "q.onnx"
+        quantize_dynamic(_model(onnx), small, weight_type=QuantType.QInt8, per_channel=True)
+        return small.read_bytes()
 
 
-def _quiet():
+@contextmanager
+def _quiet() -> Iterator[None]:
     "onnxruntime recommends its preparation on every call; it was done, or is not needed"
-    import contextlib, logging
+    import logging
 
-    @contextlib.contextmanager
-    def hush():
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)
-
-    return hush()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def int8_static(
     onnx: bytes,
-    predictor,  # Session of the same model, for how it is fed
-    rows,  # Real rows to calibrate with
+    predictor: "Predictor",  # Session of the same model, for how it is fed
+    rows: Rows,  # Real rows to calibrate with
 ) -> bytes:
     "Weights and activations in 8 bits, scales from real rows"
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -75,30 +83,32 @@ def int8_static(
 
     _has_products(onnx)
 
-    class Rows(CalibrationDataReader):
+    class Calibration(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter([rows[s : s + 64] for s in range(0, min(len(rows), 512), 64)])
+            self.left = iter([rows[start : start + 64] for start in range(0, min(len(rows), 512), 64)])
 
-        def get_next(self):
+        def get_next(self) -> "dict[str, np.ndarray] | None":
             part = next(self.left, None)
             return None if part is None else onnx_export.feed(predictor.inputs, part, predictor.whole)
 
-    with tempfile.TemporaryDirectory(prefix="mlops-") as d, _quiet():
-        (Path(d) / "o.onnx").write_bytes(onnx)
-        quant_pre_process(
-            Path(d) / "o.onnx", Path(d) / "p.onnx", skip_symbolic_shape=True, skip_optimization=True
-        )  # fused layers share a bias that per-channel scales cannot take
+    with tempfile.TemporaryDirectory(prefix="mlops-") as folder, _quiet():
+        given = Path(folder) / "o.onnx"
+        prepared = Path(folder) / "p.onnx"
+        small = Path(folder) / "q.onnx"
+        given.write_bytes(onnx)
+        # fused layers share a bias that per-channel scales cannot take: no optimization
+        quant_pre_process(given, prepared, skip_symbolic_shape=True, skip_optimization=True)
         quantize_static(
-            Path(d) / "p.onnx",
-            Path(d) / "q.onnx",
-            Rows(),
+            prepared,
+            small,
+            Calibration(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
             op_types_to_quantize=["MatMul", "Gemm", "Conv"],
         )
-        return (Path(d) / "q.onnx").read_bytes()
+        return small.read_bytes()
 
 # %% ../../nbs/model/onnx_compression.ipynb #c498d5ea
 def half(onnx: bytes) -> bytes:
@@ -107,137 +117,164 @@ def half(onnx: bytes) -> bytes:
     from onnx import numpy_helper
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    m = _model(onnx)
-    floats = [i for i in m.graph.initializer if i.data_type == 1]
-    if sum(len(i.raw_data) + 4 * len(i.float_data) for i in floats) < 1000:
+    model = _model(onnx)
+    floats = [weights for weights in model.graph.initializer if weights.data_type == 1]
+    if sum(len(weights.raw_data) + 4 * len(weights.float_data) for weights in floats) < 1000:
         raise NotForThis(
             "the graph has no weights that half precision would shrink",
             "for ensembles of trees try: trees=.5 or depth=4",
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        classical = sorted({n.op_type for n in m.graph.node if n.domain == "ai.onnx.ml"})
-        small = convert_float_to_float16(m, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *classical])
-    for i in small.graph.initializer:
-        i.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(i), i.name))  # two bytes a value, not a varint
+        classical = sorted({node.op_type for node in model.graph.node if node.domain == "ai.onnx.ml"})
+        small = convert_float_to_float16(model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *classical])
+    for weights in small.graph.initializer:
+        # two bytes a value, not a varint
+        weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights), weights.name))
     return small.SerializeToString()
 
 # %% ../../nbs/model/onnx_compression.ipynb #2642434e
 def tensor(
     onnx: bytes,
     name: str,  # Of an inner tensor
-    predictor,  # Session of the same model, for how it is fed
-    rows,
-):  # Its values on these rows
+    predictor: "Predictor",  # Session of the same model, for how it is fed
+    rows: Rows,
+) -> "np.ndarray":  # Its values on these rows
     "An inner tensor of a graph"
     import onnxruntime as ort
     from onnx import helper
 
-    m = _model(onnx)
-    if name in [i.name for i in m.graph.input]:
-        return onnx_export.feed(predictor.inputs, rows, predictor.whole)[name]
-    if name not in [o.name for o in m.graph.output]:
-        m.graph.output.append(helper.make_empty_tensor_value_info(name))
-    s = ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
-    return s.run([name], onnx_export.feed(predictor.inputs, rows, predictor.whole))[0]
+    model = _model(onnx)
+    fed = onnx_export.feed(predictor.inputs, rows, predictor.whole)
+    if name in [given.name for given in model.graph.input]:
+        return fed[name]
+    if name not in [output.name for output in model.graph.output]:
+        model.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run([name], fed)[0]
 
 
 _ELEMENTWISE = {"Relu", "Tanh", "Sigmoid", "Identity", "Cast", "LeakyRelu", "Elu", "Gelu", "Softplus", "Dropout"}
 
 
-def _layers(graph) -> list[dict]:
+class _Layer(NamedTuple):
+    "Two products with only a bias and elementwise functions between them"
+
+    first: "NodeProto"
+    second: "NodeProto"
+    bias: str  # Name of its weights; empty where there is none
+    hidden: str  # Name of the tensor that goes into the second product
+
+
+def _layers(graph: "GraphProto") -> list[_Layer]:
     "Pairs of products with only a bias and elementwise functions between them"
     known = _weights(graph)
-    out = []
-    readers = {}
-    for n in graph.node:
-        for i in n.input:
-            readers.setdefault(i, []).append(n)
-    for n in graph.node:
-        if not _is_product(n, known):
-            continue
-        at = n.output[0]
-        bias = n.input[2] if len(n.input) > 2 else ""
-        while len(readers.get(at, [])) == 1:
-            r = readers[at][0]
-            if _is_product(r, known) and r.input[0] == at:
-                out.append({"first": n, "second": r, "bias": bias, "hidden": at})
-                break
-            other = next((i for i in r.input if i != at), "")
-            if r.op_type == "Add" and other in known and not bias:
-                bias = other
-            elif r.op_type not in _ELEMENTWISE:
-                break
-            at = r.output[0]
-    return out
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    pairs = [_layer(node, known, readers) for node in graph.node if _is_product(node, known)]
+    return [layer for layer in pairs if layer is not None]
 
 
-def _is_product(n, known) -> bool:
-    return n.op_type in ("MatMul", "Gemm") and len(n.input) > 1 and n.input[1] in known
+def _layer(first: "NodeProto", known: "dict[str, TensorProto]", readers: "dict[str, list[NodeProto]]") -> _Layer | None:
+    "A product and the one that it leads to; None where something else is between or behind"
+    at = first.output[0]
+    bias = first.input[2] if len(first.input) > 2 else ""
+    while len(readers.get(at, [])) == 1:
+        reader = readers[at][0]
+        if _is_product(reader, known) and reader.input[0] == at:
+            return _Layer(first, reader, bias, at)
+        other = next((name for name in reader.input if name != at), "")
+        if reader.op_type == "Add" and other in known and not bias:
+            bias = other
+        elif reader.op_type not in _ELEMENTWISE:
+            return None
+        at = reader.output[0]
+    return None
+
+# %% ../../nbs/model/onnx_compression.ipynb #d97a4023
+def _is_product(node: "NodeProto", known: "dict[str, TensorProto]") -> bool:
+    return node.op_type in ("MatMul", "Gemm") and len(node.input) > 1 and node.input[1] in known
 
 
-def _matrix(n, known):
+def _is_transposed(node: "NodeProto") -> bool:
+    "Are the weights of this product kept as (outputs, inputs)?"
+    from onnx import helper
+
+    return any(attribute.name == "transB" and helper.get_attribute_value(attribute) for attribute in node.attribute)
+
+
+def _matrix(node: "NodeProto", known: "dict[str, TensorProto]") -> "np.ndarray":
     "Weights of a product as (inputs, outputs)"
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
-    w = numpy_helper.to_array(known[n.input[1]])
-    return w.T if any(a.name == "transB" and helper.get_attribute_value(a) for a in n.attribute) else w
+    weights = numpy_helper.to_array(known[node.input[1]])
+    return weights.T if _is_transposed(node) else weights
 
 
-def _put(graph, n, w, kept=None) -> None:
+def _put(graph: "GraphProto", node: "NodeProto", matrix: "np.ndarray") -> None:
     "Write weights of a product back, in its own layout"
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    turned = any(a.name == "transB" and helper.get_attribute_value(a) for a in n.attribute)
-    i = _weights(graph)[n.input[1]]
-    i.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(w.T if turned else w), i.name))
-
-
-def prune(
-    onnx: bytes,
-    share: float,  # Of the hidden neurons to take away
-    predictor,  # Session of the same model
-    rows,  # Real rows to fit the next layer on
-) -> bytes:
-    "Hidden neurons with the smallest weights taken away, layer by layer"
     import numpy as np
     from onnx import numpy_helper
 
+    weights = _weights(graph)[node.input[1]]
+    laid = np.ascontiguousarray(matrix.T if _is_transposed(node) else matrix)
+    weights.CopyFrom(numpy_helper.from_array(laid, weights.name))
+
+# %% ../../nbs/model/onnx_compression.ipynb #501fc13c
+def prune(
+    onnx: bytes,
+    share: float,  # Of the hidden neurons to take away
+    predictor: "Predictor",  # Session of the same model
+    rows: Rows,  # Real rows to fit the next layer on
+) -> bytes:
+    "Hidden neurons with the smallest weights taken away, layer by layer"
     if not 0 < share < 1:
         raise BadInput(f"prune={share:g} is no share", "write a number between 0 and 1, for instance prune=.5")
-    if not _layers(_model(onnx).graph):
+    layers = len(_layers(_model(onnx).graph))
+    if not layers:
         raise NotForThis("the graph has no hidden layer to prune", "for ensembles of trees try: trees=.5 or depth=4")
-    for k in range(len(_layers(_model(onnx).graph))):
-        m = _model(onnx)
-        layer = _layers(m.graph)[k]
-        known = _weights(m.graph)
-        a, b = _matrix(layer["first"], known), _matrix(layer["second"], known)
-        kept = np.sort(
-            np.argsort(-np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=1), kind="stable")[
-                : max(1, round(a.shape[1] * (1 - share)))
-            ]
-        )
-        h = tensor(onnx, layer["hidden"], predictor, rows).astype("float64").reshape(-1, a.shape[1])
-        small = h[:, kept]
-        want = h @ b
-        ridge = 1e-3 * max(1e-9, np.trace(small.T @ small) / len(kept))
-        fitted = b[kept] + np.linalg.solve(
-            small.T @ small + ridge * np.eye(len(kept)), small.T @ (want - small @ b[kept])
-        )
-        _put(m.graph, layer["first"], a[:, kept])
-        _put(m.graph, layer["second"], fitted.astype(b.dtype))
-        if layer["bias"]:
-            i = known[layer["bias"]]
-            v = numpy_helper.to_array(i)
-            i.CopyFrom(
-                numpy_helper.from_array(
-                    np.ascontiguousarray(v.reshape(-1)[kept].reshape((*v.shape[:-1], len(kept)))), i.name
-                )
-            )
-        del m.graph.value_info[:]
-        onnx = m.SerializeToString()
+    for k in range(layers):
+        onnx = _pruned(onnx, k, share, predictor, rows)
     return onnx
+
+
+def _pruned(onnx: bytes, k: int, share: float, predictor: "Predictor", rows: Rows) -> bytes:
+    "The k-th hidden layer with fewer neurons, and the product behind it fitted again"
+    import numpy as np
+    from onnx import numpy_helper
+
+    model = _model(onnx)
+    layer = _layers(model.graph)[k]
+    known = _weights(model.graph)
+    first = _matrix(layer.first, known)
+    second = _matrix(layer.second, known)
+    weight = np.linalg.norm(first, axis=0) * np.linalg.norm(second, axis=1)
+    left = max(1, round(first.shape[1] * (1 - share)))
+    kept = np.sort(np.argsort(-weight, kind="stable")[:left])
+    hidden = tensor(onnx, layer.hidden, predictor, rows).astype("float64").reshape(-1, first.shape[1])
+    _put(model.graph, layer.first, first[:, kept])
+    _put(model.graph, layer.second, _refitted(hidden, second, kept).astype(second.dtype))
+    if layer.bias:
+        bias = known[layer.bias]
+        values = numpy_helper.to_array(bias)
+        small = values.reshape(-1)[kept].reshape((*values.shape[:-1], len(kept)))
+        bias.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(small), bias.name))
+    del model.graph.value_info[:]
+    return model.SerializeToString()
+
+
+def _refitted(hidden: "np.ndarray", second: "np.ndarray", kept: "np.ndarray") -> "np.ndarray":
+    "Weights behind the neurons that are kept, so that they give on these rows what all of them gave"
+    import numpy as np
+
+    small = hidden[:, kept]
+    want = hidden @ second
+    ridge = 1e-3 * max(1e-9, np.trace(small.T @ small) / len(kept))
+    return second[kept] + np.linalg.solve(
+        small.T @ small + ridge * np.eye(len(kept)), small.T @ (want - small @ second[kept])
+    )
 
 # %% ../../nbs/model/onnx_compression.ipynb #68240b2f
 _LISTS = (
@@ -253,194 +290,222 @@ _LISTS = (
 )
 
 
-def _ensemble(m):
-    "The node of the trees, its attributes as lists, and what its leaves are called"
+class _Ensemble(NamedTuple):
+    "The trees of a graph"
+
+    node: "NodeProto"  # The operator
+    attributes: dict[str, Any]  # As ONNX names them: lists with an entry a node of a tree, or a weight of a leaf
+    kind: str  # What the lists of the leaf weights begin with: `class` or `target`
+
+
+def _ensemble(model: "ModelProto") -> _Ensemble:
+    "The one ensemble of a graph; raises `NotForThis`"
     from onnx import helper
 
-    found = [n for n in m.graph.node if n.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")]
+    found = [node for node in model.graph.node if node.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")]
     if len(found) != 1:
         raise NotForThis("the graph is no ensemble of trees", "for networks try: int8, int8-static or prune=.5")
-    a = {x.name: helper.get_attribute_value(x) for x in found[0].attribute}
-    return found[0], a, "class" if "class_ids" in a else "target"
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in found[0].attribute}
+    return _Ensemble(found[0], attributes, "class" if "class_ids" in attributes else "target")
 
 
-def _write(node, a: dict) -> None:
-    "Attributes back into the node"
+def _write(node: "NodeProto", attributes: dict[str, Any]) -> None:
+    "Attributes back into the node; ONNX takes no empty list"
     from onnx import helper
 
     del node.attribute[:]
-    node.attribute.extend(helper.make_attribute(k, v) for k, v in a.items() if not (isinstance(v, list) and not v))
+    for name, value in attributes.items():
+        if value or not isinstance(value, list):
+            node.attribute.append(helper.make_attribute(name, value))
 
 
-def _select(a: dict, kind: str, nodes: list[int], leaves: list[int]) -> dict:
+def _select(attributes: dict[str, Any], kind: str, nodes: Sequence[int], leaves: Sequence[int]) -> dict[str, Any]:
     "Only these nodes and leaf weights"
-    lists = {k: [a[k][i] for i in nodes] for k in _LISTS if len(a.get(k) or []) == len(a["nodes_nodeids"])}
-    return {
-        **{k: v for k, v in a.items() if k not in _LISTS},
-        **lists,
-        **{f"{kind}_{k}": [a[f"{kind}_{k}"][i] for i in leaves] for k in ("ids", "nodeids", "treeids", "weights")},
-    }
+    kept = {name: value for name, value in attributes.items() if name not in _LISTS}
+    for name in _LISTS:
+        values = attributes.get(name) or []
+        if len(values) == len(attributes["nodes_nodeids"]):
+            kept[name] = [values[k] for k in nodes]
+    for name in ("ids", "nodeids", "treeids", "weights"):
+        values = attributes[f"{kind}_{name}"]
+        kept[f"{kind}_{name}"] = [values[k] for k in leaves]
+    return kept
 
-
-def _sums(a: dict, kind: str, x):
+# %% ../../nbs/model/onnx_compression.ipynb #bbf43de7
+def _sums(attributes: dict[str, Any], kind: str, inputs: "np.ndarray") -> "np.ndarray":
     "What the trees add up to, shape (rows, outputs), without the base"
-    leaf, _, weights = _route(a, kind, x)
-    return sum(weights[l] for l in leaf.T)
+    routes = _route(attributes, kind, inputs)
+    return sum(routes.weights[leaves] for leaves in routes.leaf.T)
 
 
-def _route(a: dict, kind: str, x):
-    "`(leaf of each row in each tree, parents, weights of each node)`; shapes (rows, trees), (nodes,), (nodes, outputs)"
+class _Routes(NamedTuple):
+    "Where rows end up in the trees; nodes of all trees are counted through"
+
+    leaf: "np.ndarray"  # Leaf of each row in each tree, shape (rows, trees)
+    yes: "np.ndarray"  # Node for the answer yes, shape (nodes,); a leaf leads to itself
+    no: "np.ndarray"
+    is_leaf: "np.ndarray"
+    roots: list[int]  # First node of each tree
+    weights: "np.ndarray"  # What each node gives, shape (nodes, outputs)
+
+
+def _route(attributes: dict[str, Any], kind: str, inputs: "np.ndarray") -> _Routes:
+    "The trees walked by all rows at once"
     import numpy as np
 
-    at = {(t, n): k for k, (t, n) in enumerate(zip(a["nodes_treeids"], a["nodes_nodeids"]))}
-    leaf = np.array([m == b"LEAF" for m in a["nodes_modes"]])
-    strict = np.array([m == b"BRANCH_LT" for m in a["nodes_modes"]])
-    to = lambda key: np.array([k if leaf[k] else at[t, n] for k, (t, n) in enumerate(zip(a["nodes_treeids"], a[key]))])
-    yes = to("nodes_truenodeids")
-    no = to("nodes_falsenodeids")
-    f = np.array(a["nodes_featureids"])
-    threshold, missing = (
-        np.array(a["nodes_values"], "float32"),
-        np.array(a.get("nodes_missing_value_tracks_true") or [0] * len(leaf), bool),
-    )
-    roots = [k for k, t in enumerate(a["nodes_treeids"]) if k == 0 or t != a["nodes_treeids"][k - 1]]
-    now = np.tile(np.array(roots), (len(x), 1))
-    while not leaf[now].all():
-        v = np.take_along_axis(x, f[now], axis=1)
-        now = np.where(
-            np.where(strict[now], v < threshold[now], v <= threshold[now]) | (np.isnan(v) & missing[now]),
-            yes[now],
-            no[now],
-        )
-    weights = np.zeros((len(leaf), 1 + max(a[f"{kind}_ids"])))
-    for t, n, i, w in zip(a[f"{kind}_treeids"], a[f"{kind}_nodeids"], a[f"{kind}_ids"], a[f"{kind}_weights"]):
-        weights[at[t, n], i] += w
-    return now, (yes, no, leaf, roots), weights
+    trees = attributes["nodes_treeids"]
+    at = {key: k for k, key in enumerate(zip(trees, attributes["nodes_nodeids"]))}
+    is_leaf = np.array([mode == b"LEAF" for mode in attributes["nodes_modes"]])
+    strict = np.array([mode == b"BRANCH_LT" for mode in attributes["nodes_modes"]])
 
+    def children(answer: str) -> "np.ndarray":
+        ids = attributes[answer]
+        return np.array([k if is_leaf[k] else at[trees[k], ids[k]] for k in range(len(trees))])
 
-def _fitted(a: dict, kind: str, x, want) -> dict:
+    yes = children("nodes_truenodeids")
+    no = children("nodes_falsenodeids")
+    feature = np.array(attributes["nodes_featureids"])
+    threshold = np.array(attributes["nodes_values"], "float32")
+    missing = np.array(attributes.get("nodes_missing_value_tracks_true") or [0] * len(is_leaf), bool)
+    roots = [k for k in range(len(trees)) if k == 0 or trees[k] != trees[k - 1]]
+    now = np.tile(np.array(roots), (len(inputs), 1))
+    while not is_leaf[now].all():
+        value = np.take_along_axis(inputs, feature[now], axis=1)
+        below = np.where(strict[now], value < threshold[now], value <= threshold[now])
+        now = np.where(below | (np.isnan(value) & missing[now]), yes[now], no[now])
+    weights = np.zeros((len(is_leaf), 1 + max(attributes[f"{kind}_ids"])))
+    columns = (attributes[f"{kind}_{name}"] for name in ("treeids", "nodeids", "ids", "weights"))
+    for tree, node, output, weight in zip(*columns):
+        weights[at[tree, node], output] += weight
+    return _Routes(now, yes, no, is_leaf, roots, weights)
+
+# %% ../../nbs/model/onnx_compression.ipynb #d2aa71ed
+def _fitted(attributes: dict[str, Any], kind: str, inputs: "np.ndarray", want: "np.ndarray") -> dict[str, Any]:
     "Leaf weights scaled, and one base moved, so that the sums come nearest to what they were"
     import numpy as np
 
-    got = _sums(a, kind, x)
-    if want.shape[1] == 1 and a.get("base_values") and got.std() > 0:  # a boosted ensemble of one output
-        s, c = np.polyfit(got[:, 0], want[:, 0], 1)
-        return {
-            **a,
-            f"{kind}_weights": [w * s for w in a[f"{kind}_weights"]],
-            "base_values": [a["base_values"][0] + float(c)],
-        }
+    got = _sums(attributes, kind, inputs)
+    base = attributes.get("base_values")
+    if want.shape[1] == 1 and base and got.std() > 0:  # a boosted ensemble of one output
+        factor, shift = np.polyfit(got[:, 0], want[:, 0], 1)
+        return {**_scaled(attributes, kind, factor), "base_values": [base[0] + float(shift)]}
     whole = want.sum(axis=1)  # of a forest of classes always the same: probabilities stay probabilities
-    s = (
-        float(whole.mean() / got.sum(axis=1).mean())
-        if whole.std() < 1e-4 * abs(whole.mean())
-        else float((got * want).sum() / max(1e-12, (got * got).sum()))
-    )
-    return {**a, f"{kind}_weights": [w * s for w in a[f"{kind}_weights"]]}
+    if whole.std() < 1e-4 * abs(whole.mean()):
+        return _scaled(attributes, kind, float(whole.mean() / got.sum(axis=1).mean()))
+    return _scaled(attributes, kind, float((got * want).sum() / max(1e-12, (got * got).sum())))
+
+
+def _scaled(attributes: dict[str, Any], kind: str, factor: float) -> dict[str, Any]:
+    name = f"{kind}_weights"
+    return {**attributes, name: [weight * factor for weight in attributes[name]]}
 
 
 def fewer_trees(
     onnx: bytes,
     keep: float,  # Share of the trees (below 1), or how many
-    predictor,  # Session of the same model
-    rows,  # Real rows to scale with
+    predictor: "Predictor",  # Session of the same model
+    rows: Rows,  # Real rows to scale with
 ) -> bytes:
     "The first trees of an ensemble"
-    m = _model(onnx)
-    node, a, kind = _ensemble(m)
-    ids = list(dict.fromkeys(a["nodes_treeids"]))
-    k = max(1, round(keep * len(ids)) if keep < 1 else int(keep))
-    if keep <= 0 or k >= len(ids):
+    model = _model(onnx)
+    node, attributes, kind = _ensemble(model)
+    trees = list(dict.fromkeys(attributes["nodes_treeids"]))
+    left = max(1, round(keep * len(trees)) if keep < 1 else int(keep))
+    if keep <= 0 or left >= len(trees):
         raise NotForThis(
-            f"trees={keep:g} would keep all {len(ids)} trees" if keep > 0 else f"trees={keep:g} keeps no tree",
+            f"trees={keep:g} would keep all {len(trees)} trees" if keep > 0 else f"trees={keep:g} keeps no tree",
             "write a share below 1, or fewer trees",
         )
-    kept = set(ids[:k])
-    x = tensor(onnx, node.input[0], predictor, rows).astype("float32")
-    b = _select(
-        a,
-        kind,
-        [i for i, t in enumerate(a["nodes_treeids"]) if t in kept],
-        [i for i, t in enumerate(a[f"{kind}_treeids"]) if t in kept],
-    )
-    _write(node, _fitted(b, kind, x, _sums(a, kind, x)))
-    return m.SerializeToString()
+    kept = set(trees[:left])
+    inputs = tensor(onnx, node.input[0], predictor, rows).astype("float32")
+    nodes = [k for k, tree in enumerate(attributes["nodes_treeids"]) if tree in kept]
+    leaves = [k for k, tree in enumerate(attributes[f"{kind}_treeids"]) if tree in kept]
+    small = _select(attributes, kind, nodes, leaves)
+    _write(node, _fitted(small, kind, inputs, _sums(attributes, kind, inputs)))
+    return model.SerializeToString()
 
-
+# %% ../../nbs/model/onnx_compression.ipynb #bc5bd3f2
 def shallower(
     onnx: bytes,
     depth: int,  # Questions from the root to a leaf at most
-    predictor,  # Session of the same model
-    rows,  # Real rows that say what a cut node gives
+    predictor: "Predictor",  # Session of the same model
+    rows: Rows,  # Real rows that say what a cut node gives
 ) -> bytes:
     "Trees cut at a depth"
     import numpy as np
 
-    m = _model(onnx)
-    node, a, kind = _ensemble(m)
+    model = _model(onnx)
+    node, attributes, kind = _ensemble(model)
     if depth < 1:
         raise BadInput(f"depth={depth} leaves no tree", "write depth=1 or more")
-    x = tensor(onnx, node.input[0], predictor, rows).astype("float32")
-    leaf, (yes, no, is_leaf, roots), weights = _route(a, kind, x)
-    kept, cut, deepest = _cut(yes, no, is_leaf, roots, depth)
-    if not cut:
-        raise NotForThis(f"no tree is deeper than {depth}", f"the deepest has {deepest} questions")
-    seen = np.bincount(leaf.ravel(), minlength=len(is_leaf)).astype("float64")
-    b = _select(a, kind, kept, [])
-    at = {k: n for n, k in enumerate(kept)}
-    for k, below in cut.items():
+    inputs = tensor(onnx, node.input[0], predictor, rows).astype("float32")
+    routes = _route(attributes, kind, inputs)
+    cut = _cut(routes, depth)
+    if not cut.below:
+        raise NotForThis(f"no tree is deeper than {depth}", f"the deepest has {cut.deepest} questions")
+    seen = np.bincount(routes.leaf.ravel(), minlength=len(routes.is_leaf)).astype("float64")
+    weights = routes.weights
+    small = _select(attributes, kind, cut.kept, [])
+    at = {k: n for n, k in enumerate(cut.kept)}
+    for k, below in cut.below.items():
         share = seen[below] if seen[below].sum() else np.ones(len(below))
         weights[k] = (share[:, None] * weights[below]).sum(axis=0) / share.sum()
-        for key, v in (("nodes_modes", b"LEAF"), ("nodes_truenodeids", 0), ("nodes_falsenodeids", 0)):
-            b[key][at[k]] = v
-    used = sorted(set(a[f"{kind}_ids"]))
-    for n, k in enumerate(kept):
-        if b["nodes_modes"][n] == b"LEAF":
-            for i in used:
-                one = {
-                    "ids": i,
-                    "nodeids": b["nodes_nodeids"][n],
-                    "treeids": b["nodes_treeids"][n],
-                    "weights": float(weights[k, i]),
-                }
-                for key, w in one.items():
-                    b[f"{kind}_{key}"].append(w)
-    _write(node, _numbered(b, kind))
-    return m.SerializeToString()
+        small["nodes_modes"][at[k]] = b"LEAF"
+        small["nodes_truenodeids"][at[k]] = 0
+        small["nodes_falsenodeids"][at[k]] = 0
+    outputs = sorted(set(attributes[f"{kind}_ids"]))
+    for n, k in enumerate(cut.kept):
+        for output in outputs if small["nodes_modes"][n] == b"LEAF" else ():
+            small[f"{kind}_ids"].append(output)
+            small[f"{kind}_nodeids"].append(small["nodes_nodeids"][n])
+            small[f"{kind}_treeids"].append(small["nodes_treeids"][n])
+            small[f"{kind}_weights"].append(float(weights[k, output]))
+    _write(node, _numbered(small, kind))
+    return model.SerializeToString()
 
-
-def _numbered(a: dict, kind: str) -> dict:
+# %% ../../nbs/model/onnx_compression.ipynb #d3bdc3b2
+def _numbered(attributes: dict[str, Any], kind: str) -> dict[str, Any]:
     "Nodes counted from 0 in each tree: ONNX Runtime takes no number that is larger than there are nodes"
     new = {}
     count = {}
-    for t, n in zip(a["nodes_treeids"], a["nodes_nodeids"]):
-        new[t, n] = count[t] = count.get(t, -1) + 1
-    to = lambda key, trees: [new.get((t, n), 0) for t, n in zip(a[trees], a[key])]
+    for tree, node in zip(attributes["nodes_treeids"], attributes["nodes_nodeids"]):
+        new[tree, node] = count[tree] = count.get(tree, -1) + 1
+
+    def renumbered(nodes: str, trees: str) -> list[int]:
+        return [new.get(key, 0) for key in zip(attributes[trees], attributes[nodes])]
+
     return {
-        **a,
-        **{k: to(k, "nodes_treeids") for k in ("nodes_nodeids", "nodes_truenodeids", "nodes_falsenodeids")},
-        f"{kind}_nodeids": to(f"{kind}_nodeids", f"{kind}_treeids"),
+        **attributes,
+        **{name: renumbered(name, "nodes_treeids") for name in _LISTS if name.endswith("nodeids")},
+        f"{kind}_nodeids": renumbered(f"{kind}_nodeids", f"{kind}_treeids"),
     }
 
 
-def _cut(yes, no, is_leaf, roots, depth):
-    "`(nodes that stay, cut node -> the leaves below it, depth of the deepest tree)`"
+class _Cut(NamedTuple):
+    "Trees cut at a depth"
+
+    kept: list[int]  # Nodes that stay
+    below: dict[int, list[int]]  # Node that becomes a leaf -> the leaves below it
+    deepest: int  # Depth of the deepest tree
+
+
+def _cut(routes: _Routes, depth: int) -> _Cut:
     kept = []
-    cut = {}
+    below = {}
     deepest = 0
 
-    def below(k):
-        return [k] if is_leaf[k] else below(yes[k]) + below(no[k])
+    def leaves(k: int) -> list[int]:
+        return [k] if routes.is_leaf[k] else leaves(routes.yes[k]) + leaves(routes.no[k])
 
-    for root in roots:
+    for root in routes.roots:
         todo = [(root, 0)]
         while todo:
-            k, d = todo.pop()
-            if d <= depth:
+            k, level = todo.pop()
+            if level <= depth:
                 kept.append(int(k))
-            if d == depth and not is_leaf[k]:
-                cut[int(k)] = below(k)
-            deepest = max(deepest, d)
-            if not is_leaf[k]:
-                todo += [(yes[k], d + 1), (no[k], d + 1)]
-    return sorted(kept), cut, deepest
+            if level == depth and not routes.is_leaf[k]:
+                below[int(k)] = leaves(k)
+            deepest = max(deepest, level)
+            if not routes.is_leaf[k]:
+                todo += [(routes.yes[k], level + 1), (routes.no[k], level + 1)]
+    return _Cut(sorted(kept), below, deepest)

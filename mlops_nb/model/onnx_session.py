@@ -9,9 +9,63 @@ __all__ = ['Predictor', 'native_scores', 'native_answers', 'scores_of', 'parity'
 
 # %% ../../nbs/model/onnx_session.ipynb #9c9a7ff1
 import functools, warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 from ..core.errors import BadInput, MlopsError, ToolFailed
 from . import onnx_export
 from .facts import Parity
+from .onnx_export import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# %% ../../nbs/model/onnx_session.ipynb #31a14e7a
+def _as_matrix(rows: Rows, names: list[str]) -> "np.ndarray | None":
+    "All columns as one matrix without a detour: an array of numbers, or a frame whose columns are the inputs in order"
+    import numpy as np
+
+    if isinstance(rows, np.ndarray):
+        fits = rows.ndim == 2 and rows.shape[1] == len(names) and rows.dtype.kind in "fiub"
+        return np.ascontiguousarray(rows, "float32") if fits else None
+    if not hasattr(rows, "to_numpy") or list(getattr(rows, "columns", ())) != names:
+        return None
+    try:
+        return np.ascontiguousarray(rows.to_numpy("float32"))
+    except (TypeError, ValueError):
+        return None  # masked values: the long way knows them
+
+
+def _refuse_gaps(values: "np.ndarray", inputs: list[dict], model: str) -> None:
+    "Raise for a missing or infinite value that the original refuses, or that ONNX answers in another way"
+    import numpy as np
+
+    if values.dtype.kind != "f" or np.vdot(values, values) < np.inf:
+        return  # the cheapest way to see that all are finite
+    refused = {word: np.array([word in given.get("refuses", ()) for given in inputs]) for word in ("nan", "inf")}
+    bad = (np.isnan(values) & refused["nan"]) | (np.isinf(values) & refused["inf"])
+    if not bad.any():
+        return
+    row, column = np.argwhere(bad)[0]
+    name = inputs[column]["name"] if len(inputs) == values.shape[1] else f"column {column}"
+    what = "missing" if np.isnan(values[row, column]) else "infinite, or larger than 32 bits hold"
+    raise BadInput(
+        f"row {row}: `{name}` is {what}, which {model or 'the model'} does not take",
+        "fill it in first, or put an imputer into the pipeline",
+    )
+
+
+def _unpacked(output: Any) -> "np.ndarray":
+    "An output of a session; probabilities as an array, also where a converter made dictionaries of them"
+    import numpy as np
+
+    if isinstance(output, list) and output and isinstance(output[0], dict):
+        return np.array([list(row.values()) for row in output], "float32")
+    return output
+
+
+def _in_a_line(error: Exception, limit: int) -> str:
+    "What an error says, in one line"
+    return " ".join(str(error).split())[:limit]
 
 # %% ../../nbs/model/onnx_session.ipynb #18a3df18
 class Predictor:
@@ -23,206 +77,167 @@ class Predictor:
         inputs: list[dict],  # {name, type}, as `onnx_export.signature` gives
         name: str = "",  # For messages
         threads: int = 1,  # Of ONNX Runtime; one is fastest for few rows
-        native=None,  # Function that gives the original, for batches where it is faster
+        # Function that gives the original, for batches where it is faster
+        native: Callable[[], Any] | None = None,
+        *,
         native_from: int | None = None,  # Rows from which on it is, as measured when it was exported
         # The same for arrays of numbers, which cost both less; by default as for frames
         arrays_from: int | None = None,
     ) -> None:
         import onnxruntime as ort
 
-        o = ort.SessionOptions()
-        o.intra_op_num_threads = threads
-        o.log_severity_level = 3
-        o.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self.session = ort.InferenceSession(onnx, o, providers=["CPUExecutionProvider"])
-        except Exception as e:
-            raise ToolFailed(
-                f"ONNX Runtime does not take {name or 'the model'}: {' '.join(str(e).split())[:200]}"
-            ) from e
+            self.session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ToolFailed(f"ONNX Runtime does not take {name or 'the model'}: {_in_a_line(error, 200)}") from error
         self.inputs = inputs
         self.name = name
         self._native = native
         self.native_from = native_from
         self.arrays_from = native_from if arrays_from is None else arrays_from
-        self.takes = {x.name: x for x in self.session.get_inputs()}
+        self.takes = {taken.name: taken for taken in self.session.get_inputs()}
         self.whole = (
             len(self.takes) == 1
             and inputs[0]["type"] != "matrix"
             and (len(inputs) > 1 or inputs[0]["name"] not in self.takes)
         )
-        self.names = [i["name"] for i in inputs]
-        self.strict = [i for i in inputs if i.get("refuses")]
+        self.names = [given["name"] for given in inputs]
+        self.strict = [given for given in inputs if given.get("refuses")]
         if self.whole:
             self.strict = self.strict[:1]  # all columns are looked at together
-        self.soft = (
-            onnx_export.softmax_width(onnx) if len(self.session.get_outputs()) == 1 else 0
-        )  # classes of a network without labels
-        self.quick = (
-            next(iter(self.takes))
-            if self.whole
-            and next(iter(self.takes.values())).type == "tensor(float)"
-            and all(i["type"] == "number" for i in inputs)
-            else ""
-        )
+        one_output = len(self.session.get_outputs()) == 1
+        self.soft = onnx_export.softmax_width(onnx) if one_output else 0  # classes of a network without labels
+        self.quick = self._takes_floats()
+
+    def _takes_floats(self) -> str:
+        "The one tensor that takes all columns as they are, when all are numbers; empty for other models"
+        if not self.whole or any(given["type"] != "number" for given in self.inputs):
+            return ""
+        name, taken = next(iter(self.takes.items()))
+        return name if taken.type == "tensor(float)" else ""
 
     def __repr__(self) -> str:
-        return f"Predictor({self.name}: {', '.join(i['name'] for i in self.inputs)})"
+        return f"Predictor({self.name}: {', '.join(given['name'] for given in self.inputs)})"
 
-    def raw(self, rows) -> list:
+    def raw(self, rows: Rows) -> "list[np.ndarray]":
         "Every output of the model; the classes of a softmax, 0 to k-1, come before its probabilities"
         try:
             return self._plain(self.session.run(None, self.feed(rows)))
         except MlopsError:
             raise
-        except Exception as e:  # also what ONNX Runtime raises
-            raise BadInput(
-                "there are no rows to answer"
-                if not len(rows)
-                else f"the rows do not fit the model {self.name}: {' '.join(str(e).split())[:160]}"
-            ) from e
+        except Exception as error:  # also what ONNX Runtime raises
+            if not len(rows):
+                raise BadInput("there are no rows to answer") from error
+            raise BadInput(f"the rows do not fit the model {self.name}: {_in_a_line(error, 160)}") from error
 
-    def feed(self, rows) -> dict:
+    def feed(self, rows: Rows) -> "dict[str, np.ndarray]":
         "Rows as the session takes them: its names, its types"
-        if self.quick and (fast := self._matrix(rows)) is not None:
+        if self.quick and (matrix := _as_matrix(rows, self.names)) is not None:
             if self.strict:
-                self._taken(fast, self.inputs)
-            return {self.quick: fast}
-        made = onnx_export.feed(self.inputs, rows, self.whole)
-        for i in self.strict:
-            self._taken(
-                made["X"] if i["type"] == "matrix" or self.whole else made[i["name"]],
-                self.inputs if self.whole else [i],
-            )
+                _refuse_gaps(matrix, self.inputs, self.name)
+            return {self.quick: matrix}
+        fed = onnx_export.feed(self.inputs, rows, self.whole)
+        for given in self.strict:
+            name = "X" if given["type"] == "matrix" or self.whole else given["name"]
+            _refuse_gaps(fed[name], self.inputs if self.whole else [given], self.name)
         if len(self.takes) == 1:
-            made = {next(iter(self.takes)): next(iter(made.values()))}
+            fed = {next(iter(self.takes)): next(iter(fed.values()))}
         types = {
             "tensor(double)": "float64",
             "tensor(int64)": "int64",
             "tensor(int32)": "int32",
             "tensor(bool)": "bool",
         }
-        return {
-            k: v.astype(types[self.takes[k].type]) if k in self.takes and self.takes[k].type in types else v
-            for k, v in made.items()
-        }
+        for name, values in fed.items():
+            if name in self.takes and self.takes[name].type in types:
+                fed[name] = values.astype(types[self.takes[name].type])
+        return fed
 
-    def _taken(self, x, inputs) -> None:
-        "Raise for a missing or infinite value that the original refuses, or that ONNX answers in another way"
-        import numpy as np
-
-        if x.dtype.kind != "f" or np.vdot(x, x) < np.inf:
-            return  # the cheapest way to see that all are finite
-        no = {w: np.array([w in i.get("refuses", ()) for i in inputs]) for w in ("nan", "inf")}
-        bad = (np.isnan(x) & no["nan"]) | (np.isinf(x) & no["inf"])
-        if not bad.any():
-            return
-        r, c = np.argwhere(bad)[0]
-        name = inputs[c]["name"] if len(inputs) == x.shape[1] else f"column {c}"
-        raise BadInput(
-            f"row {r}: `{name}` is {'missing' if np.isnan(x[r, c]) else 'infinite, or larger than 32 bits hold'}, which {self.name or 'the model'} does not take",
-            "fill it in first, or put an imputer into the pipeline",
-        )
-
-    def _matrix(self, rows):
-        "All columns as one matrix without a detour: an array of numbers, or a frame whose columns are the inputs in order"
-        import numpy as np
-
-        if isinstance(rows, np.ndarray):
-            return (
-                np.ascontiguousarray(rows, "float32")
-                if rows.ndim == 2 and rows.shape[1] == len(self.inputs) and rows.dtype.kind in "fiub"
-                else None
-            )
-        if not hasattr(rows, "to_numpy") or list(getattr(rows, "columns", ())) != self.names:
-            return None
-        try:
-            return np.ascontiguousarray(rows.to_numpy("float32"))
-        except (TypeError, ValueError):
-            return None  # masked values: the long way knows them
-
-    def _plain(self, out: list) -> list:
-        "Probabilities as an array, also where a converter made dictionaries of them"
-        import numpy as np
-
+    def _plain(self, outputs: list) -> "list[np.ndarray]":
+        "The outputs as arrays, the classes of a softmax before it"
         if self.soft:
-            return [out[0].reshape(len(out[0]), -1).argmax(axis=1), *out]
-        return [
-            np.array([list(d.values()) for d in x], "float32")
-            if isinstance(x, list) and x and isinstance(x[0], dict)
-            else x
-            for x in out
-        ]
+            return [outputs[0].reshape(len(outputs[0]), -1).argmax(axis=1), *outputs]
+        return [_unpacked(output) for output in outputs]
 
-    def __call__(self, rows):
+    def __call__(self, rows: Rows) -> "np.ndarray":
         "Probability of the second class, all probabilities for more than two, or the predicted values; shape (n,) or (n, classes)"
         if self._by_native(rows):
             return self._shaped(self._asked(scores_of, rows))
-        out = self.raw(rows)
-        if len(out) == 1:
-            wide = out[0].reshape(len(out[0]), -1 if len(out[0]) else 1)
+        outputs = self.raw(rows)
+        if len(outputs) == 1:
+            wide = outputs[0].reshape(len(outputs[0]), -1 if len(outputs[0]) else 1)
             return wide[:, 0] if wide.shape[1] == 1 else wide
-        return out[1][:, 1] if out[1].ndim == 2 and out[1].shape[1] == 2 else out[1]
+        probabilities = outputs[1]
+        return probabilities[:, 1] if probabilities.ndim == 2 and probabilities.shape[1] == 2 else probabilities
 
-    def predict(self, rows):
+    def predict(self, rows: Rows) -> "np.ndarray":
         "Predicted class or value of each row, shape (n,); (n, values) for a model of several values"
         if self._by_native(rows):
             return self._asked(native_answers, rows)
         return _flat(self.raw(rows)[0])
 
-    def _by_native(self, rows) -> bool:
+    def _by_native(self, rows: Rows) -> bool:
         since = self.native_from if hasattr(rows, "columns") or not self.quick else self.arrays_from
         return self._native is not None and since is not None and len(rows) >= since
 
-    def _asked(self, f, rows):
+    def _asked(self, ask: "Callable[[Any, Rows], np.ndarray]", rows: Rows) -> "np.ndarray":
         "The original's answer; a matrix of numbers goes to it as it is, although it may have been taught with names"
         try:
             if hasattr(rows, "columns") or getattr(rows, "ndim", 0) != 2 or not self.quick:
-                return f(self._model, self._frame(rows))
+                return ask(self._model, self._frame(rows))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "X does not have valid feature names")
-                return f(self._model, rows)
-        except (ValueError, TypeError, KeyError) as e:
-            raise BadInput(
-                f"the rows do not fit the model {self.name}: {(str(e).strip().splitlines() or [''])[0][:160]}"
-            ) from e
+                return ask(self._model, rows)
+        except (ValueError, TypeError, KeyError) as error:
+            said = (str(error).strip().splitlines() or [""])[0][:160]
+            raise BadInput(f"the rows do not fit the model {self.name}: {said}") from error
 
-    def _frame(self, rows):
+    def _frame(self, rows: Rows) -> Rows:
         "Rows as the original takes them"
         if hasattr(rows, "to_pandas"):
             rows = rows.to_pandas()
-        if self.inputs[0]["type"] == "matrix" or hasattr(rows, "columns"):
-            return rows if self.inputs[0]["type"] == "matrix" or list(rows.columns) == self.names else rows[self.names]
+        if self.inputs[0]["type"] == "matrix":
+            return rows
+        if hasattr(rows, "columns"):
+            return rows if list(rows.columns) == self.names else rows[self.names]
         import pandas as pd
 
         return pd.DataFrame(rows, columns=self.names)
 
     @functools.cached_property
-    def _model(self):
+    def _model(self) -> Any:
         return self._native()
 
     @staticmethod
-    def _shaped(scores):
-        return scores[:, 0] if scores.shape[1] == 1 else scores[:, 1] if scores.shape[1] == 2 else scores
+    def _shaped(scores: "np.ndarray") -> "np.ndarray":
+        if scores.shape[1] > 2:
+            return scores
+        return scores[:, -1]  # the value, or the second of two classes
 
 # %% ../../nbs/model/onnx_session.ipynb #143f03e3
-def _flat(answers):
+def _flat(answers: "np.ndarray") -> "np.ndarray":
     return answers if answers.ndim == 2 and answers.shape[1] > 1 else answers.reshape(-1)
 
 
-def native_scores(model, rows):
+def native_scores(model: Any, rows: Rows) -> "tuple[np.ndarray, np.ndarray]":
     "Scores of the original model, shape (n, k), and its answers, shape (n,)"
     import numpy as np
 
     if hasattr(model, "native_scores"):
         return model.native_scores(rows)
     answers = native_answers(model, rows)
-    return scores_of(model, rows) if hasattr(model, "predict_proba") else answers.reshape(len(answers), -1).astype(
-        "float64", copy=False
-    ) if answers.dtype.kind in "iuf" else np.zeros((len(answers), 1)), answers
+    if hasattr(model, "predict_proba"):
+        return scores_of(model, rows), answers
+    if answers.dtype.kind in "iuf":
+        return answers.reshape(len(answers), -1).astype("float64", copy=False), answers
+    return np.zeros((len(answers), 1)), answers
 
 
-def native_answers(model, rows):
+def native_answers(model: Any, rows: Rows) -> "np.ndarray":
     "Classes or values, shape (n,); (n, values) for a model of several values"
     import numpy as np
 
@@ -230,84 +245,89 @@ def native_answers(model, rows):
     return answers.astype("int64") if answers.dtype == bool else answers  # ONNX has no boolean classes
 
 
-def scores_of(model, rows):
+def scores_of(model: Any, rows: Rows) -> "np.ndarray":
     "Probabilities, or values where there are none, shape (n, k); one call of the original"
     import numpy as np
 
     if hasattr(model, "native_scores"):
         return model.native_scores(rows)[0]
-    x = np.asarray(model.predict_proba(rows) if hasattr(model, "predict_proba") else model.predict(rows), "float64")
-    return x.reshape(len(x), -1)
+    ask = model.predict_proba if hasattr(model, "predict_proba") else model.predict
+    scores = np.asarray(ask(rows), "float64")
+    return scores.reshape(len(scores), -1)
 
 
-def _as_wide(model, rows, ref, shape):
+def _as_wide(model: Any, rows: Rows, reference: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
     "The original's scores in the form that its export gives: decisions of a margin classifier, distances of clusters"
     import numpy as np
 
-    for name in ("decision_function", "transform") if ref.shape != shape else ():
+    for name in ("decision_function", "transform") if reference.shape != shape else ():
         if not hasattr(model, name):
             continue
-        x = np.asarray(getattr(model, name)(rows), "float64").reshape(len(ref), -1)
-        if x.shape == shape:
-            return x
-        if x.shape[1] == 1 and shape[1] == 2:
-            return np.hstack([-x, x])
-    return ref
+        scores = np.asarray(getattr(model, name)(rows), "float64").reshape(len(reference), -1)
+        if scores.shape == shape:
+            return scores
+        if scores.shape[1] == 1 and shape[1] == 2:
+            return np.hstack([-scores, scores])
+    return reference
 
-
+# %% ../../nbs/model/onnx_session.ipynb #2dcd7857
 def parity(
-    model,  # The original
+    model: Any,  # The original
     predictor: Predictor,  # Its export
-    rows,  # Frame or array of real rows, shape (n, inputs)
+    rows: Rows,  # Frame or array of real rows, shape (n, inputs)
     tolerance: float = 1e-4,  # Difference that counts, relative above 1
 ) -> Parity:
     "Compare row by row"
     import numpy as np
 
-    ref, answers = native_scores(model, rows)
+    reference, answers = native_scores(model, rows)
     raw = predictor.raw(rows)
     got = np.asarray(raw[1 if len(raw) > 1 else 0], "float64").reshape(len(answers), -1)
-    ref = _as_wide(model, rows, ref, got.shape)
-    if got.shape != ref.shape:
-        raise ToolFailed(f"the ONNX model gives {got.shape[1]} scores a row and the original {ref.shape[1]}")
-    same = (np.isnan(got) & np.isnan(ref)) | (got == ref)
-    d = np.where(same, 0.0, np.abs(got - ref))
-    d = np.where(np.isnan(d), np.inf, d)
-    worst = (d / np.maximum(1, np.abs(np.nan_to_num(ref)))).max(axis=1)
-    other = (
-        np.asarray([str(x) for x in raw[0].reshape(-1)]) != np.asarray([str(x) for x in answers])
-        if len(raw) > 1
-        else np.zeros(len(answers), bool)
-    )
-    top = np.sort(np.nan_to_num(ref), axis=1)
-    tied = (
-        top[:, -1] - top[:, -2] <= tolerance if ref.shape[1] > 1 else np.zeros(len(answers), bool)
-    )  # either answer is right
-    flips = int((other & ~tied).sum())
+    reference = _as_wide(model, rows, reference, got.shape)
+    if got.shape != reference.shape:
+        raise ToolFailed(f"the ONNX model gives {got.shape[1]} scores a row and the original {reference.shape[1]}")
+    same = (np.isnan(got) & np.isnan(reference)) | (got == reference)
+    difference = np.where(same, 0.0, np.abs(got - reference))
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    worst = (difference / np.maximum(1, np.abs(np.nan_to_num(reference)))).max(axis=1)
     return Parity(
         rows=len(answers),
-        parity_max_abs=float(d.max(initial=0.0)),
+        parity_max_abs=float(difference.max(initial=0.0)),
         over=int((worst > tolerance).sum()),
-        flips=flips,
+        flips=_flips(raw, answers, reference, tolerance),
         tolerance=tolerance,
         worst_row=int(worst.argmax()) if len(worst) else -1,
     )
 
+
+def _flips(raw: "list[np.ndarray]", answers: "np.ndarray", reference: "np.ndarray", tolerance: float) -> int:
+    "Rows with another class, other than those where two classes are tied, so that either is right"
+    import numpy as np
+
+    if len(raw) < 2:
+        return 0
+    other = np.asarray([str(x) for x in raw[0].reshape(-1)]) != np.asarray([str(x) for x in answers])
+    if reference.shape[1] < 2:
+        return int(other.sum())
+    top = np.sort(np.nan_to_num(reference), axis=1)
+    tied = top[:, -1] - top[:, -2] <= tolerance
+    return int((other & ~tied).sum())
+
 # %% ../../nbs/model/onnx_session.ipynb #61940f6f
-def _seconds(ways, rows, rounds: int) -> list[float]:
+def _seconds(ways: "Sequence[Callable[[Rows], Any]]", rows: Rows, rounds: int) -> list[float]:
     "Processor seconds of each, in turn, the best of all rounds: another process on the machine slows both down and counts for neither"
     import time
 
     best = [float("inf")] * len(ways)
     for _ in range(rounds):
-        for k, f in enumerate(ways):
-            t = time.process_time()
-            f(rows)
-            best[k] = min(best[k], time.process_time() - t)
+        for k, way in enumerate(ways):
+            began = time.process_time()
+            way(rows)
+            best[k] = min(best[k], time.process_time() - began)
     return best
 
 
-def _tiled(rows, n: int):
+def _tiled(rows: Rows, n: int) -> Rows:
     import numpy as np
 
     at = np.arange(n) % len(rows)
@@ -315,10 +335,10 @@ def _tiled(rows, n: int):
 
 
 def measure(
-    model,  # The original
+    model: Any,  # The original
     predictor: Predictor,  # Its export
-    rows,  # Real rows
-    sizes: tuple = (1, 1000, 20_000, 100_000),  # Batches to try
+    rows: Rows,  # Real rows
+    sizes: tuple[int, ...] = (1, 1000, 20_000, 100_000),  # Batches to try
     limit_s: float = 1.5,  # A batch that would take longer is not tried: what decides by then is the time a row
 ) -> dict:  # {p50_us, p95_us, batches: {rows: [onnx_s, native_s]}, native_from, arrays, arrays_from}
     "Time of both by batch size; from where on the original is faster, if anywhere, given frames and given arrays"
@@ -326,11 +346,11 @@ def measure(
 
     one = _tiled(rows, 1)
     laps = []
-    ways = (predictor.raw, lambda r: scores_of(model, r))
+    ways = (predictor.raw, functools.partial(scores_of, model))
     for _ in range(51):
-        t = time.perf_counter()
+        began = time.perf_counter()
         predictor.raw(one)
-        laps.append(1e6 * (time.perf_counter() - t))
+        laps.append(1e6 * (time.perf_counter() - began))
     batches = _batches(ways, rows, sizes, limit_s)
     out: dict = {
         "p50_us": float(np.median(laps)),
@@ -342,26 +362,30 @@ def measure(
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             arrays = _batches(ways, rows.to_numpy(), [n for n in sizes if 1 < n <= 20_000], limit_s)
         since = [n for n in (_since(arrays), out["native_from"]) if n is not None]
-        out |= {"arrays": {str(n): v for n, v in arrays.items()}, "arrays_from": min(since, default=None)}
-    return {**out, "batches": {str(n): v for n, v in batches.items()}}
+        out |= {"arrays": {str(n): took for n, took in arrays.items()}, "arrays_from": min(since, default=None)}
+    return {**out, "batches": {str(n): took for n, took in batches.items()}}
 
 
-def _batches(ways, rows, sizes, limit_s: float) -> dict[int, list[float]]:
+def _batches(
+    ways: "Sequence[Callable[[Rows], Any]]", rows: Rows, sizes: Sequence[int], limit_s: float
+) -> dict[int, list[float]]:
     "Seconds of both for each size that is not too large to try"
     out: dict[int, list[float]] = {}
     for n in sizes:
-        likely = max((max(v) * n / k for k, v in out.items() if k > 1 or n <= 1000), default=0.0)
+        # one row says nothing about many
+        likely = max((max(took) * n / size for size, took in out.items() if size > 1 or n <= 1000), default=0.0)
         if likely > limit_s:
             break
         out[n] = _seconds(ways, _tiled(rows, n), 4 if likely < 0.3 else 1)
     return out
 
 
-def _since(batches) -> int | None:
+def _since(batches: dict[int, list[float]]) -> int | None:
     "Rows from which on the original is faster, up to the largest batch that was tried"
     since = None
     for n in sorted(batches, reverse=True):
-        if batches[n][1] >= batches[n][0] * 0.95:
+        onnx_s, native_s = batches[n]
+        if native_s >= onnx_s * 0.95:
             break
         since = n
     return since

@@ -8,10 +8,15 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/originals.html.md"""
 __all__ = ['Given', 'Reference', 'is_torch', 'Torch', 'original']
 
 # %% ../../nbs/model/originals.ipynb #725eec3c
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from ..core.errors import BadInput, ToolFailed
 from ..core.need import need
 from . import onnx_export, onnx_session
+from .onnx_export import Rows
+
+if TYPE_CHECKING:
+    import numpy as np, torch
 
 # %% ../../nbs/model/originals.ipynb #c0bf1598
 class Given:
@@ -23,33 +28,32 @@ class Given:
         self.onnx = onnx
         try:
             takes = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"]).get_inputs()
-        except Exception as e:
-            raise ToolFailed(f"ONNX Runtime does not take the file: {' '.join(str(e).split())[:200]}") from e
+        except Exception as error:
+            raise ToolFailed(f"ONNX Runtime does not take the file: {' '.join(str(error).split())[:200]}") from error
         width = takes[0].shape[-1] if takes[0].shape else None
         if len(takes) > 1 or width == 1:
-            self.feature_names_in_ = [x.name for x in takes]
+            self.feature_names_in_ = [taken.name for taken in takes]
         elif isinstance(width, int):
             self.n_features_in_ = width
-        self.kinds = ["text" if x.type == "tensor(string)" else "number" for x in takes]
+        self.kinds = ["text" if taken.type == "tensor(string)" else "number" for taken in takes]
 
-    def predict(self, rows):
+    def predict(self, rows: Rows) -> "np.ndarray":
         return self._asked(rows).predict(rows)
 
-    def _asked(self, rows):
+    def _asked(self, rows: Rows) -> onnx_session.Predictor:
         "The graph says what is text: a few rows may hold no value"
         if not hasattr(rows, "columns"):
             return onnx_session.Predictor(self.onnx, onnx_export.signature(rows), "the file")
         kinds = self.kinds if len(self.kinds) == len(rows.columns) else self.kinds[:1] * len(rows.columns)
-        return onnx_session.Predictor(
-            self.onnx, [{"name": str(n), "type": k} for n, k in zip(rows.columns, kinds)], "the file"
-        )
+        inputs = [{"name": str(name), "type": kind} for name, kind in zip(rows.columns, kinds)]
+        return onnx_session.Predictor(self.onnx, inputs, "the file")
 
-    def native_scores(self, rows):
-        raw = self._asked(rows).raw(rows)
-        return _scores(raw)
+    def native_scores(self, rows: Rows) -> "tuple[np.ndarray, np.ndarray]":
+        return _scores(self._asked(rows).raw(rows))
 
 
-def _scores(raw):
+def _scores(raw: "list[np.ndarray]") -> "tuple[np.ndarray, np.ndarray]":
+    "Scores, shape (n, k), and answers, shape (n,), of what a graph gave"
     import numpy as np
 
     answers = np.asarray(raw[0]).reshape(len(raw[0]), -1)[:, 0]
@@ -59,45 +63,48 @@ def _scores(raw):
 class Reference:
     "The same bytes in the reference implementation: slow, and nobody else's code"
 
-    def __init__(self, onnx: bytes, predictor) -> None:
+    def __init__(self, onnx: bytes, predictor: onnx_session.Predictor) -> None:
         from onnx.reference import ReferenceEvaluator
 
         self.run = ReferenceEvaluator(onnx)
         self.predictor = predictor
 
-    def native_scores(self, rows):
-        return _scores(self.predictor._plain(self.run.run(None, self.predictor.feed(rows))))
+    def native_scores(self, rows: Rows) -> "tuple[np.ndarray, np.ndarray]":
+        outputs: Any = self.run.run(None, self.predictor.feed(rows))
+        return _scores(self.predictor._plain(outputs))
 
 # %% ../../nbs/model/originals.ipynb #bf1bf886
-def is_torch(obj) -> bool:
-    return any(c.__module__.startswith("torch.nn") for c in type(obj).__mro__)
+def is_torch(model: object) -> bool:
+    return any(base.__module__.startswith("torch.nn") for base in type(model).__mro__)
 
 
 class Torch:
     "A PyTorch module as a model of rows"
 
-    def __init__(self, module) -> None:
+    def __init__(self, module: "torch.nn.Module") -> None:
         self.module = module.eval()
 
-    def _tensor(self, rows):
+    def _tensor(self, rows: Rows) -> "torch.Tensor":
         import numpy as np, torch
 
         try:
             return torch.from_numpy(np.ascontiguousarray(np.asarray(rows, "float32")))
-        except (ValueError, TypeError) as e:
-            raise BadInput(f"a PyTorch module takes numbers: {str(e)[:120]}", "encode text columns first") from e
+        except (ValueError, TypeError) as error:
+            raise BadInput(
+                f"a PyTorch module takes numbers: {str(error)[:120]}", "encode text columns first"
+            ) from error
 
-    def native_scores(self, rows):
+    def native_scores(self, rows: Rows) -> "tuple[np.ndarray, np.ndarray]":
         import torch
 
         with torch.no_grad():
             out = self.module(self._tensor(rows)).numpy().astype("float64").reshape(len(rows), -1)
         return out, out.argmax(axis=1) if out.shape[1] > 1 else out[:, 0]
 
-    def predict(self, rows):
+    def predict(self, rows: Rows) -> "np.ndarray":
         return self.native_scores(rows)[1]
 
-    def to_onnx(self, rows) -> bytes:
+    def to_onnx(self, rows: Rows) -> bytes:
         "Export with any number of rows"
         import io, warnings, torch
 
@@ -114,19 +121,18 @@ class Torch:
                     dynamic_axes={"X": {0: "rows"}, "Y": {0: "rows"}},
                     dynamo=False,
                 )
-        except Exception as e:
+        except Exception as error:
             raise ToolFailed(
-                f"{type(self.module).__name__} cannot be converted to ONNX: {' '.join(str(e).split())[:240]}",
+                f"{type(self.module).__name__} cannot be converted to ONNX: {' '.join(str(error).split())[:240]}",
                 "replace the operator that is named",
-            ) from e
+            ) from error
         return out.getvalue()
 
-    def save(self, path) -> None:
-        need("safetensors.torch", "torch").save_file(
-            {k: v.contiguous() for k, v in self.module.state_dict().items()}, str(path)
-        )
+    def save(self, path: Path) -> None:
+        weights = {name: values.contiguous() for name, values in self.module.state_dict().items()}
+        need("safetensors.torch", "torch").save_file(weights, str(path))
 
 
-def original(obj):
-    "What answers rows for this object"
-    return Torch(obj) if is_torch(obj) else obj
+def original(model: Any) -> Any:
+    "What answers rows for this model"
+    return Torch(model) if is_torch(model) else model

@@ -9,31 +9,37 @@ __all__ = ['METRICS', 'LOWER', 'rows_of', 'Answers', 'words', 'classes_of', 'ask
            'truth_of', 'agreement', 'judge']
 
 # %% ../../nbs/model/scoring.ipynb #5d48487c
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 import msgspec
 from ..core.errors import BadInput, suggest
 from ..core.frames import to_arrow
 from ..core.proportion import wilson
 from . import onnx_export
+from .onnx_export import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlops_nb.model.onnx_session import Predictor
 
 # %% ../../nbs/model/scoring.ipynb #a660f94b
 def rows_of(
-    table,  # Arrow table or frame, other columns included
+    table: Rows,  # Arrow table or frame, other columns included
     inputs: list[dict],  # Of the model
-    leave: tuple = (),  # Columns that are no input: the target
-):  # pandas frame with the inputs only, or an array for a model of one matrix
+    leave: Sequence[str] = (),  # Columns that are no input: the target
+) -> Rows:  # pandas frame with the inputs only, or an array for a model of one matrix
     "Rows as a model takes them; raises `BadInput` for a missing column"
     table = to_arrow(table)
     if inputs[0]["type"] != "matrix":
-        missing = [i["name"] for i in inputs if i["name"] not in table.column_names]
+        names = [given["name"] for given in inputs]
+        missing = [name for name in names if name not in table.column_names]
         if missing:
             raise BadInput(
                 f"the rows lack the input `{missing[0]}`",
-                suggest(missing[0], table.column_names)
-                or f"the model takes: {', '.join(i['name'] for i in inputs)[:300]}",
+                suggest(missing[0], table.column_names) or f"the model takes: {', '.join(names)[:300]}",
             )
-        return table.select([i["name"] for i in inputs]).to_pandas()
-    frame = table.drop_columns([c for c in leave if c in table.column_names]).to_pandas()
+        return table.select(names).to_pandas()
+    frame = table.drop_columns([name for name in leave if name in table.column_names]).to_pandas()
     if frame.shape[1] != inputs[0]["width"]:
         raise BadInput(
             f"the model takes {inputs[0]['width']} columns of numbers and the rows have {frame.shape[1]}",
@@ -41,26 +47,29 @@ def rows_of(
         )
     return frame.to_numpy("float32")
 
-
+# %% ../../nbs/model/scoring.ipynb #a4bd0787
 class Answers(msgspec.Struct, kw_only=True):
     "What a session says about n rows"
 
     kind: str  # `binary`, `classes` or `values`
-    label: Any  # Answer of each row: text for classes, float64 for values; shape (n,)
-    score: Any  # Probability of the second class, all probabilities, or the value; shape (n,) or (n, classes)
+    label: "np.ndarray"  # Answer of each row: text for classes, float64 for values; shape (n,)
+    # Probability of the second class, all probabilities, or the value; shape (n,) or (n, classes)
+    score: "np.ndarray"
     classes: list[str]  # Names of the columns of the probabilities; empty where no row shows it
 
 
-def words(x):
+def _word(value: Any) -> str:
+    "A label as text"
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, (bool, float)) and value == int(value) else str(value)
+
+
+def words(labels: "Sequence | np.ndarray") -> "np.ndarray":
     "Labels as text, so that 1, 1.0 and True are the same class; a missing one is empty"
     import numpy as np
 
-    def word(v):
-        if v is None or v != v:
-            return ""
-        return str(int(v)) if isinstance(v, (bool, float)) and v == int(v) else str(v)
-
-    return np.array([word(v) for v in np.asarray(x).reshape(-1).tolist()], object)
+    return np.array([_word(label) for label in np.asarray(labels).reshape(-1).tolist()], object)
 
 
 def classes_of(
@@ -70,90 +79,101 @@ def classes_of(
     import onnx as onnx_format
     from onnx import helper, numpy_helper
 
-    if k := onnx_export.softmax_width(onnx):
-        return list(range(k))
+    if width := onnx_export.softmax_width(onnx):
+        return list(range(width))
     graph = onnx_format.load_from_string(onnx).graph
-    for n in graph.node:
-        for a in n.attribute:
-            if a.name in ("classlabels_strings", "classlabels_int64s", "classlabels_ints") and len(a.strings or a.ints):
-                return [x.decode() if isinstance(x, bytes) else int(x) for x in helper.get_attribute_value(a)]
-    extracted = {n.input[0] for n in graph.node if n.op_type == "ArrayFeatureExtractor"}
-    known = next((i for i in graph.initializer if i.name in extracted and i.name.startswith("classes")), None)
-    return (
-        []
-        if known is None
-        else [x.decode() if isinstance(x, bytes) else x for x in numpy_helper.to_array(known).reshape(-1).tolist()]
-    )
+    kept_in = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in kept_in and len(attribute.strings or attribute.ints):
+                labels = helper.get_attribute_value(attribute)
+                return [label.decode() if isinstance(label, bytes) else int(label) for label in labels]
+    extracted = {node.input[0] for node in graph.node if node.op_type == "ArrayFeatureExtractor"}
+    for known in graph.initializer:
+        if known.name in extracted and known.name.startswith("classes"):
+            labels = numpy_helper.to_array(known).reshape(-1).tolist()
+            return [label.decode() if isinstance(label, bytes) else label for label in labels]
+    return []
 
 
 def ask(
-    predictor,  # `onnx_session.Predictor`
-    rows,  # What `rows_of` gave
-    classes: list | tuple = (),  # What `classes_of` gave, for classes that no row shows
+    predictor: "Predictor",
+    rows: Rows,  # What `rows_of` gave
+    classes: Sequence = (),  # What `classes_of` gave, for classes that no row shows
 ) -> Answers:
     "Answers of a session"
     import numpy as np
 
     out = predictor.raw(rows)
     if len(out) == 1:
-        v = np.asarray(out[0], "float64").reshape(len(out[0]), -1)
-        if v.shape[1] > 1:
+        values = np.asarray(out[0], "float64").reshape(len(out[0]), -1)
+        if values.shape[1] > 1:
             raise BadInput(
-                f"the model gives {v.shape[1]} numbers a row, and which of them is the answer cannot be seen",
+                f"the model gives {values.shape[1]} numbers a row, and which of them is the answer cannot be seen",
                 "end a network of classes in Softmax, or log a model of one value, then log it again",
             )
-        return Answers(kind="values", label=v[:, 0], score=v[:, 0], classes=[])
+        return Answers(kind="values", label=values[:, 0], score=values[:, 0], classes=[])
     label = words(out[0])
-    p = np.asarray(out[1], "float64").reshape(len(out[0]), -1)
-    top = p.argmax(axis=1)
-    seen = [next((str(label[n]) for n in np.flatnonzero(top == k)[:1]), "") for k in range(p.shape[1])]
-    named = [str(x) for x in words(np.array(classes, object))] if len(classes) == p.shape[1] else seen
-    classes = (
-        named if all(s in ("", n) for s, n in zip(seen, named)) else seen
-    )  # what the session says has the last word
+    probabilities = np.asarray(out[1], "float64").reshape(len(out[0]), -1)
+    binary = probabilities.shape[1] <= 2
     return Answers(
-        kind="binary" if p.shape[1] <= 2 else "classes",
+        kind="binary" if binary else "classes",
         label=label,
-        score=p[:, -1] if p.shape[1] <= 2 else p,
-        classes=classes,
+        score=probabilities[:, -1] if binary else probabilities,
+        classes=_names_of(label, probabilities, classes),
     )
+
+
+def _names_of(label: "np.ndarray", probabilities: "np.ndarray", classes: Sequence) -> list[str]:
+    "Names of the columns of the probabilities; what the session says has the last word"
+    import numpy as np
+
+    top = probabilities.argmax(axis=1)
+    seen = []
+    for column in range(probabilities.shape[1]):
+        first = np.flatnonzero(top == column)[:1]
+        seen.append(str(label[first[0]]) if len(first) else "")
+    if len(classes) != len(seen):
+        return seen
+    named = [str(name) for name in words(np.array(classes, object))]
+    return named if all(said in ("", name) for said, name in zip(seen, named)) else seen
 
 # %% ../../nbs/model/scoring.ipynb #1d6b174b
 METRICS = {"binary": ("roc_auc", "accuracy"), "classes": ("accuracy",), "values": ("r2", "rmse")}
 LOWER = {"rmse"}  # The smaller the better
 
 
-def _auc(score, y, w):
+def _auc(score: "np.ndarray", positive: "np.ndarray", weights: "np.ndarray") -> "np.ndarray":
     "Area under the ROC curve for each row of weights; ties count half. Shape (b,)"
     import numpy as np
 
     order = np.argsort(score, kind="stable")
-    s = score[order]
-    pos = y[order]
-    w = w[:, order]
-    first = np.flatnonzero(np.r_[True, s[1:] != s[:-1]])
-    up = np.add.reduceat(w * pos, first, axis=1)
-    down = np.add.reduceat(w * ~pos, first, axis=1)
+    ordered = score[order]
+    hit = positive[order]
+    weights = weights[:, order]
+    first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    up = np.add.reduceat(weights * hit, first, axis=1)
+    down = np.add.reduceat(weights * ~hit, first, axis=1)
     below = np.cumsum(down, axis=1) - down / 2
     both = up.sum(axis=1) * down.sum(axis=1)
-    return np.divide((up * below).sum(axis=1), both, out=np.full(len(w), np.nan), where=both > 0)
+    return np.divide((up * below).sum(axis=1), both, out=np.full(len(weights), np.nan), where=both > 0)
 
 
 def score(
     metric: str,  # `roc_auc`, `accuracy`, `r2` or `rmse`
-    a: Answers,
-    truth,  # Labels or values, shape (n,)
-    weights,  # Shape (b, n)
-):  # Shape (b,)
+    answers: Answers,
+    truth: "np.ndarray",  # Labels or values, shape (n,)
+    weights: "np.ndarray",  # Shape (b, n)
+) -> "np.ndarray":  # Shape (b,)
     "A metric under each row of weights"
     import numpy as np
 
     n = weights.sum(axis=1)
     if metric == "accuracy":
-        return weights @ (a.label == truth).astype("float64") / n
+        return weights @ (answers.label == truth).astype("float64") / n
     if metric == "roc_auc":
-        return _auc(a.score, truth == positive(a, truth), weights)
-    error = weights @ (a.score - truth) ** 2
+        return _auc(answers.score, truth == positive(answers, truth), weights)
+    error = weights @ (answers.score - truth) ** 2
     if metric == "rmse":
         return np.sqrt(error / n)
     mean = weights @ truth / n
@@ -161,15 +181,15 @@ def score(
     return 1 - np.divide(error, spread, out=np.full(len(n), np.nan), where=spread > 0)
 
 
-def positive(a: Answers, truth) -> str:
+def positive(answers: Answers, truth: "np.ndarray") -> str:
     "Name of the second class: what the model calls it, or the other label where it never says so"
-    if a.classes[-1]:
-        return a.classes[-1]
-    others = sorted({str(x) for x in truth} - set(a.classes))
+    if answers.classes[-1]:
+        return answers.classes[-1]
+    others = sorted({str(label) for label in truth} - set(answers.classes))
     return others[-1] if others else ""
 
 
-def draws(n: int, times: int = 200, seed: int = 0):
+def draws(n: int, times: int = 200, seed: int = 0) -> "np.ndarray":
     "Bootstrap weights: how often each of n rows is drawn, shape (times, n)"
     import numpy as np
 
@@ -189,7 +209,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     agreement: float = 1.0  # Share of rows with the same answer
 
 
-def truth_of(column, kind: str):
+def truth_of(column: "Sequence | np.ndarray", kind: str) -> "np.ndarray":
     "A target column as the answers are: text for classes, numbers for values"
     import numpy as np
 
@@ -197,67 +217,86 @@ def truth_of(column, kind: str):
         return words(column)
     try:
         return np.asarray(column, "float64").reshape(-1)
-    except (TypeError, ValueError) as e:
-        raise BadInput("the target of a model of values must hold numbers", "name another column with --target") from e
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            "the target of a model of values must hold numbers", "name another column with --target"
+        ) from error
 
 
-def agreement(a: Answers, b: Answers) -> float:
+def agreement(answers: Answers, others: Answers) -> float:
     "Share of rows with the same class, or with values that differ by at most 5 % of the standard deviation"
     import numpy as np
 
-    if a.kind != "values":
-        return float((a.label == b.label).mean())
-    return float((np.abs(a.score - b.score) <= 0.05 * a.score.std() + 1e-12).mean())
+    if answers.kind != "values":
+        return float((answers.label == others.label).mean())
+    return float((np.abs(answers.score - others.score) <= 0.05 * answers.score.std() + 1e-12).mean())
 
 
 def judge(
-    a: Answers,  # Of the model that is judged
+    answers: Answers,  # Of the model that is judged
     reference: Answers,  # Of the model that it is compared with
-    truth,  # What `truth_of` gave; None where nobody knows: then the reference is the truth
-    weights,  # What `draws` gave
+    truth: "np.ndarray | None",  # What `truth_of` gave; None where nobody knows: then the reference is the truth
+    weights: "np.ndarray",  # What `draws` gave
     metric: str = "",  # The first of `METRICS` by default
 ) -> Verdict:
     "Score, interval and loss on the same resamples"
     import numpy as np
 
-    same = agreement(reference, a)
     if truth is None:
-        metric, truth = ("agreement", reference.label) if a.kind != "values" else ("r2", reference.score)
-        if metric == "agreement":
-            lo, hi = wilson(same * len(truth), len(truth))
-            return Verdict(
-                metric=metric,
-                score=same,
-                low=lo,
-                high=hi,
-                loss=1 - same,
-                loss_high=1 - lo if same < 1 else 0.0,
-                agreement=same,
-            )
-    metric = metric or METRICS[a.kind][0]
-    if a.kind != "values" and all(a.classes) and len(truth) and not set(a.classes) & {str(x) for x in truth}:
-        raise BadInput(
-            f"the target holds {', '.join(sorted({str(x) for x in truth})[:4])} and the model answers {', '.join(a.classes[:4])}",
-            "name the column with the labels that it was taught with --target",
-        )
-    if metric not in METRICS[a.kind]:
-        raise BadInput(f"--score {metric} does not fit this model", f"one of: {', '.join(METRICS[a.kind])}")
+        if answers.kind != "values":
+            return _agreeing(answers, reference)
+        metric = "r2"
+        truth = reference.score
+    metric = metric or METRICS[answers.kind][0]
+    _check(answers, truth, metric)
     one = np.ones((1, len(truth)))
-    s, r = float(score(metric, a, truth, one)[0]), float(score(metric, reference, truth, one)[0])
-    if s != s or r != r:
+    here = float(score(metric, answers, truth, one)[0])
+    there = float(score(metric, reference, truth, one)[0])
+    if np.isnan(here) or np.isnan(there):
         raise BadInput(
             f"{metric} cannot be computed: the target has only one value in these rows",
             "give more rows, or another column with --target",
         )
-    many, base = score(metric, a, truth, weights), score(metric, reference, truth, weights)
+    many = score(metric, answers, truth, weights)
+    base = score(metric, reference, truth, weights)
     sign = -1 if metric in LOWER else 1
-    lo, hi = wilson(s * len(truth), len(truth)) if metric == "accuracy" else np.nanquantile(many, [0.025, 0.975])
+    low, high = wilson(here * len(truth), len(truth)) if metric == "accuracy" else np.nanquantile(many, [0.025, 0.975])
     return Verdict(
         metric=metric,
-        score=s,
-        low=float(lo),
-        high=float(hi),
-        loss=sign * (r - s),
+        score=here,
+        low=float(low),
+        high=float(high),
+        loss=sign * (there - here),
         loss_high=float(np.nanquantile(sign * (base - many), 0.95)),
+        agreement=agreement(reference, answers),
+    )
+
+
+def _agreeing(answers: Answers, reference: Answers) -> Verdict:
+    "Where nobody knows the truth about classes, the score is how often both answer the same"
+    same = agreement(reference, answers)
+    rows = len(reference.label)
+    low, high = wilson(same * rows, rows)
+    return Verdict(
+        metric="agreement",
+        score=same,
+        low=low,
+        high=high,
+        loss=1 - same,
+        loss_high=1 - low if same < 1 else 0.0,
         agreement=same,
     )
+
+
+def _check(answers: Answers, truth: "np.ndarray", metric: str) -> None:
+    "Raise `BadInput` for labels that the model does not know, and for a metric that does not fit it"
+    if answers.kind != "values" and all(answers.classes) and len(truth):
+        labels = {str(label) for label in truth}
+        if not set(answers.classes) & labels:
+            raise BadInput(
+                f"the target holds {', '.join(sorted(labels)[:4])} "
+                f"and the model answers {', '.join(answers.classes[:4])}",
+                "name the column with the labels that it was taught with --target",
+            )
+    if metric not in METRICS[answers.kind]:
+        raise BadInput(f"--score {metric} does not fit this model", f"one of: {', '.join(METRICS[answers.kind])}")

@@ -255,14 +255,14 @@ def load(
         f"{v.name}@{v.version}",
         threads,
         lambda: mlflow_flavours.native(at),
-        *_native_from(v),
+        **_native_from(v),
     )
 
 
-def _native_from(v) -> list[int | None]:
+def _native_from(v) -> dict[str, int | None]:
     "Rows from which on the original is faster given frames, and given arrays, where it is kept without pickle"
     told = (v.about.get("latency") or {}) if v.about.get("flavour") == "skops" else {}
-    return [told.get("native_from"), told.get("arrays_from")]
+    return {"native_from": told.get("native_from"), "arrays_from": told.get("arrays_from")}
 
 
 @verb(example="mlops model show delay@1")
