@@ -75,7 +75,7 @@ class StatusPart(NamedTuple):
     fold: Fold | None
     line: Callable[[Project, Any], Line]  # (project, state of the fold) -> line
 
-# %% ../../nbs/core/contributions.ipynb #1d44a9e3
+# %% ../../nbs/core/contributions.ipynb #abbc9de9
 class Page(NamedTuple):
     "One page of the site"
 
@@ -85,7 +85,7 @@ class Page(NamedTuple):
     template: str = ""  # File in `site/` of our templates; empty for `body`
     body: str = ""  # HTML; what it holds from outside must be escaped
     nav: str = ""  # Words in the navigation; empty: no entry there
-    count: int | None = None  # Beside these words
+    number: int | None = None  # Beside these words
     here: str = ""  # Path of the entry in the navigation that it belongs to; its own by default
 
 
