@@ -311,7 +311,7 @@ class _Reading(_File):
             yield from map(verification.Row._make, some)
             last = self._onward(some, last, 1)
 
-# %% ../../nbs/core/ledger.ipynb #c35abb12
+# %% ../../nbs/core/ledger.ipynb #82c2a3d0
 class Verification(msgspec.Struct, kw_only=True):
     "What `Ledger.verify` found"
 
@@ -377,6 +377,23 @@ class _Proving(_Reading):
             text = note.sign(note.Checkpoint(self.origin, size, self.root(size)), signer)
             self._ask("INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)", size, _now(), text)
         return text
+
+    def subtree(
+        self,
+        level: int,
+        idx: int,
+    ) -> bytes:
+        "The hash that the file keeps of a complete subtree"
+        return self._node(level, idx)
+
+    def hashed(
+        self,
+        first: int,
+        stop: int,  # Behind the last one
+    ) -> list[bytes] | None:  # None where one is not sound
+        "Leaves of some entries, hashed from what is stored now"
+        sql = "SELECT seq, header, commitment, salt, payload FROM entry NOT INDEXED WHERE seq>=? AND seq<? ORDER BY seq"
+        return verification.leaves_of(self._ask(sql, first, stop), first)
 
     def notes(self) -> list[str]:
         return [row[0] for row in self._ask("SELECT note FROM checkpoint ORDER BY size")]
