@@ -11,5 +11,8 @@ __all__ = []
 from .lazy import face
 
 # %% ../../nbs/core/face.ipynb #f574301f
-_ROOMS = "draw errors events fact frames grammar identity ledger lazy merkle need note progress project proportion refs resources segments svg verbs verification".split()
+_ROOMS = (
+    "draw errors events fact frames grammar identity ledger lazy merkle need note progress project proportion "
+    "refs resources segments svg verbs verification"
+).split()
 __getattr__, __dir__, __all__ = face(__name__, {name: f"{name}:" for name in _ROOMS})
