@@ -95,7 +95,7 @@ class _Tame(HTMLParser):
         elif not self.dropping:
             self.out.append(escape(data, quote=False))
 
-
+# %% ../../nbs/app/nbconvert_page.ipynb #2ef43ff3
 def _attribute(name: str, value: str) -> str:
     "An attribute that is known to be harmless, else nothing"
     if name not in _ATTRIBUTES:

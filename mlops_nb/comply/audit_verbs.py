@@ -185,7 +185,7 @@ def verify(
 ) -> Verified:
     """Recompute the ledger and say what that proves
 
-    Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no checkpoint elsewhere covers are listed as unanchored."""
+    Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no checkpoint elsewhere covers are listed as unanchored."""  # noqa: E501  a paragraph of the help is one line
     if bundle is not None:
         return _verify_bundle(bundle, anchor, key)
     project = projects.current()
@@ -210,7 +210,7 @@ def verify(
         source=project.name,
     )
 
-
+# %% ../../nbs/comply/audit_verbs.ipynb #826579fc
 def _verify_bundle(path: Path, files: list[Path], given: list[str]) -> Verified:
     "A bundle needs no project: its own entries, the keys that were given or are pinned here"
     from mlops_nb.core import verification

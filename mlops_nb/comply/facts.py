@@ -129,6 +129,7 @@ class Verified(Fact):
     def ok(self) -> bool:
         return not self._bad
 
+    @property
     def exit_code(self) -> int:
         if any(problem.kind == "unreadable" for problem in self.problems):
             return 4

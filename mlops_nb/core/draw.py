@@ -186,7 +186,7 @@ class Facts:
     def markdown(self) -> str:
         return Table(["", ""], [[name, value] for name, value in self.pairs.items()]).markdown()
 
-
+# %% ../../nbs/core/draw.ipynb #117171f0
 class Table:
     "Columns and rows; numbers stand right"
 
@@ -298,7 +298,7 @@ class Diff:
     def markdown(self) -> str:
         return "```diff\n" + self.text().replace("```", "'''") + "\n```"
 
-
+# %% ../../nbs/core/draw.ipynb #f437c032
 class Figure:
     "A picture on a line of its own"
 

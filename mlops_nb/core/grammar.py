@@ -287,7 +287,7 @@ def _marked(
             marked.append(_shielded(word) if n < len(options) else "\x01" + word)
     return marked, held
 
-
+# %% ../../nbs/core/grammar.ipynb #368a8981
 def options_of(words: list) -> list:
     "The words before `--`: only they can be options"
     for n, word in enumerate(words):

@@ -85,7 +85,7 @@ def _rows(rows: Sequence[tuple[str, str]], width: int = 26) -> str:
         out += [f"  {'':<{width}}{line}" for line in lines[1:]]
     return "\n".join(out)
 
-
+# %% ../../nbs/core/manual.ipynb #0ff0be1e
 def page(
     path: str,  # `data.add`
     entry: dict,  # Its index entry

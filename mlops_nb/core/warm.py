@@ -121,7 +121,7 @@ def send(connection: "sockets.socket", message: dict, fds: Sequence[int] = ()) -
         data = data[1:]
     connection.sendall(data)
 
-
+# %% ../../nbs/core/warm.ipynb #0a20443d
 def receive(connection: "sockets.socket", most: int = 0) -> tuple[dict | None, list[int]]:
     "One message and its file descriptors; None at the end; raises `ValueError` where it is none"
     import marshal
@@ -231,7 +231,7 @@ def _bare(env: dict) -> dict:
         )
     return keep
 
-
+# %% ../../nbs/core/warm.ipynb #690f320f
 class Line:
     "To a child of the server: single bytes out are signals, a message in is its end"
 

@@ -129,7 +129,7 @@ def bytes_of(
     addresses = [_address(folder, version.md5) for folder in _stores(project)]
     return next((address for address in addresses if address.is_file()), None)
 
-
+# %% ../../nbs/data/dvc_versions.ipynb #27c98aeb
 def pull(project: Project, name: str, version: Version, file: str) -> str:
     "Bring the bytes of a version here; what was done: `there`, `pulled` or `missing`"
     here = project.root / file

@@ -87,7 +87,7 @@ def add(
 ) -> DatasetVersion | Plan:
     """Version a dataset
 
-    Writes a pointer that DVC understands, the digest, the schema and what looks like personal data. Adding what is there already returns the existing version."""
+    Writes a pointer that DVC understands, the digest, the schema and what looks like personal data. Adding what is there already returns the existing version."""  # noqa: E501  a paragraph of the help is one line
     project = projects.current()
     refs.check_name(name, "dataset name")
     with (
