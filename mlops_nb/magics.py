@@ -109,7 +109,7 @@ def mlops(line: str, cell: str | None = None) -> Any:
 def _asks_for_help(word: Any) -> bool:
     return isinstance(word, str) and word in ("--help", "-h")  # a frame of {{...}} is no word
 
-
+# %% ../nbs/magics.ipynb #9d8d4a58
 def _bound(call: "Call", do: Callable[[], Any]) -> Any:
     "Do it in the project that `--project` names"
     if not call.project:

@@ -47,9 +47,7 @@ def _offset_minutes(dest: "pd.Series", left: "pd.Series", zones: dict[str, str])
 def arrivals(
     flights: "pd.DataFrame",  # Frame with time_hour, minute, dep_delay, air_time, arr_time, dest
     zones: dict[str, str],  # Airport -> time zone
-) -> tuple[
-    "pd.Series", "pd.Series"
-]:  # Two series, UTC: scheduled departure, actual arrival (NaT where a flight never arrived as planned)
+) -> "tuple[pd.Series, pd.Series]":  # UTC: scheduled departure, actual arrival (NaT: never arrived as planned)
     "Scheduled departure and actual arrival of each flight"
     import pandas as pd
 

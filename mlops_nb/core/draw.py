@@ -74,9 +74,8 @@ class Link:
 
 
 def _lines(words: object) -> str:
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else " " for character in str(words)
-    )  # no escape codes, no separators that look like lines
+    "Text without escape codes and without separators that look like lines"
+    return "".join(character if character.isprintable() or character in "\n\t" else " " for character in str(words))
 
 
 def short(value: object, limit: int = 160) -> str:

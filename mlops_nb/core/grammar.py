@@ -227,9 +227,8 @@ def _reworded(path: str, entry: dict, message: str) -> str:
 
 def _unknown(path: str, entry: dict, extra: Sequence[object]) -> Never:
     "Raise for the first word that no parameter takes"
-    options = [option_of(parameter["name"]) for parameter in entry["params"] if not parameter["word"]] + [
-        f"--{option}" for option in GLOBAL
-    ]
+    options = [option_of(parameter["name"]) for parameter in entry["params"] if not parameter["word"]]
+    options += [f"--{option}" for option in GLOBAL]
     verb = path.replace(".", " ")
     word = str(extra[0])
     if word.startswith("-"):
@@ -250,7 +249,8 @@ def parse(
     path, rest = find_verb(words, index, cell)
     entry = index[path]
     before = options_of(rest)
-    if "--help" in filter(_is_text, before) or "-h" in filter(_is_text, before):
+    texts = [word for word in before if isinstance(word, str)]
+    if "--help" in texts or "-h" in texts:
         return Call(path=path, args={}, help=True)
     marked, held = _marked(before, rest[len(before) + 1 :])
     seen, extra = _parser(path, entry).parse_known_intermixed_args(marked)
@@ -266,10 +266,6 @@ def parse(
         if name in got:
             args[name] = _value(parameter, got[name], held, look)
     return Call(path=path, args=args, **flags)
-
-
-def _is_text(word: object) -> bool:
-    return isinstance(word, str)
 
 
 def _marked(
@@ -311,9 +307,8 @@ def _value(parameter: dict, got: Any, held: dict, look: Callable[[str, Any], Any
     if isinstance(got, bool):
         return got
     if isinstance(got, list):
-        return _collected(
-            kind, [_value(parameter, item, held, look) for item in got] if kind in ("list", "dict") else got
-        )
+        values = [_value(parameter, item, held, look) for item in got] if kind in ("list", "dict") else got
+        return _collected(kind, values)
     got = held[got] if got in held else _bare(got)
     if look is not None and kind in ("data", "object", "variables"):
         return look(kind, got)

@@ -53,9 +53,9 @@ def _plain(value: Any) -> Any:
         return msgspec.msgpack.Ext(6, value.isoformat().encode())
     for code, kind, text, _ in _KINDS:
         if isinstance(value, kind):
-            return (
-                msgspec.msgpack.Ext(code, text(value).encode()) if value == value else None
-            )  # pandas' NaT is a datetime
+            if value != value:
+                return None  # pandas' NaT is a datetime
+            return msgspec.msgpack.Ext(code, text(value).encode())
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -107,8 +107,8 @@ class Journal:
         self._bytes = os.fstat(fd).st_size
 
     @classmethod
-    def create(cls, folder: Path):  # Journal; raises `OSError`
-        "A new one"
+    def create(cls, folder: Path) -> "Journal":
+        "A new one; raises `OSError`"
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             path = folder / f"{secrets.token_hex(4)}.journal"

@@ -164,8 +164,8 @@ def candidates(
     path = _verb(words, index)
     depth = path.count(".") + 1
     if not path or len(words) < depth:
-        paths = [path.split(".") for path in index]
-        found = {path[len(words)] for path in paths if path[: len(words)] == words and len(path) > len(words)}
+        verbs = [verb.split(".") for verb in index]
+        found = {verb[len(words)] for verb in verbs if verb[: len(words)] == words and len(verb) > len(words)}
     else:
         found = set(_for_verb(path, index[path], words[depth:], last, known))
     return sorted(word for word in found if word.startswith(last) and word != last)

@@ -57,7 +57,7 @@ class DatasetVersion(Fact):
     def path(self) -> "Path | None":
         return self.__dict__.get("at")
 
-
+# %% ../../nbs/data/facts.ipynb #97d83149
 class Datasets(Fact):
     "The datasets of a project"
 
