@@ -193,12 +193,12 @@ def _page(words: list[str]) -> int | None:
     from mlops_nb.core import manual, verb_index
 
     index = verb_index.load()
-    areas = {path.split(".")[0] for path in index}
+    areas = {verb.split(".")[0] for verb in index}
     if not plain:
         _write(manual.overview(index))
         return 0
     path = ".".join(plain[:2]) if ".".join(plain[:2]) in index else plain[0]
-    if path in areas and any(path.startswith(path + ".") for path in index):
+    if path in areas and any(verb.startswith(path + ".") for verb in index):
         if len(plain) == 1:
             _write(manual.overview(index, path))
             return 0

@@ -122,11 +122,11 @@ def status() -> Status:
     names = {kind: set() for kind in _COUNTED}
     usd = 0.0
     recent = []
-    kind = {type: kind for kind, type in _COUNTED.items()}
+    kind_of = {counted: kind for kind, counted in _COUNTED.items()}
     runs = 0
     for event in log.events():
-        if event.type in kind:
-            names[kind[event.type]].add(event.subject.split("@")[0])
+        if event.type in kind_of:
+            names[kind_of[event.type]].add(event.subject.split("@")[0])
         runs += event.type in ("run.completed", "job.completed")
         if event.time.startswith(today):
             usd += float((event.payload or {}).get("usd") or 0)

@@ -89,7 +89,7 @@ def show(
     control: str,  # Its id: `ledger-intact`
 ) -> Board:
     "One control with its evidence"
-    known = {control.id: control for control in controls.catalogue()}
+    known = {each.id: each for each in controls.catalogue()}
     if control not in known:
         raise NotFound(f"no control {control!r}", suggest(control, known) or "list them with: mlops comply list")
     return _board(projects.current(), [known[control]])

@@ -261,7 +261,7 @@ class Text:
     def markdown(self) -> str:
         if not self.code:
             return _md(self.words)
-        longest = max((len(fence) for fence in re.findall("`+", self.words)), default=0)
+        longest = max(map(len, re.findall("`+", self.words)), default=0)
         fence = "`" * max(3, 1 + longest)  # longer than any inside
         return f"{fence}\n{self.words}\n{fence}"
 

@@ -204,7 +204,7 @@ def column_hints(
 ) -> list[str]:  # Classes
     "What the name of a column says about it"
     words = re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
-    return [name for name, pattern in _COLUMN.items() if pattern.search(words)]
+    return [kind for kind, pattern in _COLUMN.items() if pattern.search(words)]
 
 
 def classify(
