@@ -10,6 +10,12 @@ __all__ = ['load_ipython_extension', 'unload_ipython_extension']
 # %% ../nbs/package.ipynb #40689a91
 import importlib, os, sys
 
+# %% ../nbs/package.ipynb #e238e408
+TYPE_CHECKING = False  # As `typing` has it, which takes longer to import than the package itself
+if TYPE_CHECKING:
+    from typing import Any
+    from IPython.core.interactiveshell import InteractiveShell
+
 # %% ../nbs/package.ipynb #e99c2258
 __version__ = "0.1.0"
 
@@ -41,7 +47,7 @@ _NAMES = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> "Any":
     if name in _PILLARS:
         return importlib.import_module(f"mlops_nb.{name}")
     if name in _NAMES:
@@ -50,18 +56,18 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*_PILLARS, *_NAMES, "__version__", "load_ipython_extension"])
 
 # %% ../nbs/package.ipynb #13993340
-def load_ipython_extension(shell) -> None:
+def load_ipython_extension(shell: "InteractiveShell") -> None:
     "What `%load_ext mlops_nb` calls"
     from mlops_nb import magics
 
     magics.register(shell)
 
 
-def unload_ipython_extension(shell) -> None:
+def unload_ipython_extension(shell: "InteractiveShell") -> None:
     "What `%unload_ext mlops_nb` calls"
     from mlops_nb import magics
 

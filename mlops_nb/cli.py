@@ -11,11 +11,17 @@ __all__ = ['main']
 import os, sys
 from .core.errors import BadUsage, MlopsError, ToolFailed
 
+# %% ../nbs/cli.ipynb #af74ce86
+TYPE_CHECKING = False  # As `typing` has it, which takes longer to import than a command that a warm server carries out
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+    from mlops_nb.core.grammar import Call
+
 # %% ../nbs/cli.ipynb #1031add1
 class _StdoutToStderr:
     "Point file descriptor 1 at stderr, so that native code and children cannot write into the answer"
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.held = sys.stdout
         self.saved = None
         try:
@@ -28,7 +34,7 @@ class _StdoutToStderr:
         self.saved = os.dup(self.out)
         os.dup2(err, self.out)
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.saved is None:
             sys.stdout = self.held
             return
@@ -37,61 +43,56 @@ class _StdoutToStderr:
         os.close(self.saved)
 
 
-def _write(text: str, stream=None) -> None:
+def _write(text: str, stream: "TextIO | None" = None) -> None:
     "Text as it is, whatever the terminal's encoding"
     stream = stream or sys.stdout
-    enc = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(enc, "replace").decode(enc) + "\n")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     stream.flush()
 
 
-def _as_json(doc: dict):
+def _as_json(document: dict) -> str:
     import json
 
-    return json.dumps(doc, ensure_ascii=False, default=str)
+    return json.dumps(document, ensure_ascii=False, default=str)
 
 # %% ../nbs/cli.ipynb #e77333cc
-def _answer(call, result) -> int:
+def _answer(call: "Call", result: "Any") -> int:
     "Print the result; return the exit code"
     ok = getattr(result, "ok", True)
-    doc = result.json() if hasattr(result, "json") else {} if result is None else {"result": result}
     if call.json:
-        _write(
-            _as_json(
-                {
-                    "verb": call.path,
-                    "ok": ok,
-                    **doc,
-                    **({} if ok else {"error": {"kind": "finding", "message": result.finding, "hint": ""}}),
-                }
-            )
-        )
+        document = {"verb": call.path, "ok": ok, **_keys(result)}
+        if not ok:
+            document["error"] = {"kind": "finding", "message": result.finding, "hint": ""}
+        _write(_as_json(document))
     elif result is not None:
         _write(str(result))
     code = getattr(result, "exit_code", None)
-    return code if code is not None else 0 if ok else 1
+    if code is not None:
+        return code
+    return 0 if ok else 1
+
+
+def _keys(result: "Any") -> dict:
+    "A result as the keys of the JSON document"
+    if hasattr(result, "json"):
+        return result.json()
+    return {} if result is None else {"result": result}
 
 
 def _complain(error: MlopsError, path: str, as_json: bool) -> int:
     "One line on stderr, or the JSON document; return the exit code"
     found = getattr(error, "result", None)  # what a verb that did not act found out carries its keys too
     if as_json:
-        _write(
-            _as_json(
-                {
-                    "verb": path,
-                    "ok": False,
-                    **(found.json() if error.exit == 1 and found is not None else {}),
-                    "error": {"kind": error.kind, "message": error.message, "hint": error.hint},
-                }
-            )
-        )
+        keys = found.json() if error.exit == 1 and found is not None else {}
+        said = {"kind": error.kind, "message": error.message, "hint": error.hint}
+        _write(_as_json({"verb": path, "ok": False, **keys, "error": said}))
     else:
         _write(f"mlops {path.replace('.', ' ')}: {error}".replace("mlops : ", "mlops: "), sys.stderr)
     return error.exit
 
 
-def _call(call) -> int:
+def _call(call: "Call") -> int:
     "Carry out what was understood"
     from mlops_nb.core import verb_index, verbs
 
@@ -140,33 +141,34 @@ def main(
             return done
         from mlops_nb.core import grammar, verb_index
 
-        path = (
-            ".".join([w for w in words if not w.startswith("-")][:2]) if words and not words[0].startswith("-") else ""
-        )
+        if words and not words[0].startswith("-"):
+            path = ".".join([word for word in words if not word.startswith("-")][:2])
         call = grammar.parse(words, verb_index.load())
         path = call.path
         if call.help:
             return _page([*path.split("."), "--help"])
         return _call(call)
-    except MlopsError as e:
+    except MlopsError as error:
         if debug:
             import traceback
 
             traceback.print_exc()
-        return _complain(e, path, as_json)
-    except KeyboardInterrupt as e:
-        _write(f"mlops: interrupted{f'; {e}' if str(e) else ''}", sys.stderr)
+        return _complain(error, path, as_json)
+    except KeyboardInterrupt as error:
+        _write(f"mlops: interrupted{f'; {error}' if str(error) else ''}", sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except Exception as e:
+    except Exception as error:
         if debug:
             import traceback
 
             traceback.print_exc()
         return _complain(
-            ToolFailed(f"unexpected {type(e).__name__}: {str(e)[:300]}", "run it again with --debug for the traceback"),
+            ToolFailed(
+                f"unexpected {type(error).__name__}: {str(error)[:300]}", "run it again with --debug for the traceback"
+            ),
             path,
             as_json,
         )
@@ -185,18 +187,18 @@ def _page(words: list[str]) -> int | None:
         _write(f"mlops {__version__}")
         return 0
     words = _options(words)
-    plain = [w for w in words if w not in ("--help", "-h")]
+    plain = [word for word in words if word not in ("--help", "-h")]
     if len(plain) == len(words) and words:
         return None
     from mlops_nb.core import manual, verb_index
 
     index = verb_index.load()
-    areas = {p.split(".")[0] for p in index}
+    areas = {verb.split(".")[0] for verb in index}
     if not plain:
         _write(manual.overview(index))
         return 0
     path = ".".join(plain[:2]) if ".".join(plain[:2]) in index else plain[0]
-    if path in areas and any(p.startswith(path + ".") for p in index):
+    if path in areas and any(verb.startswith(path + ".") for verb in index):
         if len(plain) == 1:
             _write(manual.overview(index, path))
             return 0
@@ -222,11 +224,13 @@ def _complete() -> int:
     except ValueError:
         words = line.split()
     last = "" if line.endswith(" ") else words.pop()
-    p = project.bound_or_none()
-    for c in manual.candidates(
-        words[1:], last, verb_index.load(), lambda kind: refs.registered(p, kind) if p and kind != "run" else []
-    ):
-        _write(c)
+    here = project.bound_or_none()
+
+    def names(kind: str) -> list[str]:
+        return refs.registered(here, kind) if here and kind != "run" else []
+
+    for candidate in manual.candidates(words[1:], last, verb_index.load(), manual.Known(names)):
+        _write(candidate)
     return 0
 
 # %% ../nbs/cli.ipynb #4a26bb61

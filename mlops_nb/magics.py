@@ -9,103 +9,95 @@ __all__ = ['mlops', 'register', 'unregister']
 
 # %% ../nbs/magics.ipynb #209bccac
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext
+    from IPython.core.interactiveshell import InteractiveShell
+    from mlops_nb.core.grammar import Call
+    from mlops_nb.core.manual import Known
 
 # %% ../nbs/magics.ipynb #641e3b81
-def _words(line: str, evaluate) -> list:
+def _words(line: str, evaluate: Callable[[str], Any]) -> list:
     "Shell-like words; `{{expr}}` evaluated"
     import shlex
     from mlops_nb.core.errors import BadUsage
 
     held = []
 
-    def hold(m) -> str:
-        held.append(evaluate(m[1]))
+    def hold(found: re.Match) -> str:
+        held.append(evaluate(found[1]))
         return f"\x02{len(held) - 1}\x02"
 
     try:
         words = shlex.split(re.sub(r"\{\{(.+?)\}\}", hold, line))
-    except ValueError as e:
-        raise BadUsage(f"the line cannot be read: {e}", "close the quote") from e
+    except ValueError as error:
+        raise BadUsage(f"the line cannot be read: {error}", "close the quote") from error
 
-    def value(w):
-        if m := re.fullmatch("\x02(\\d+)\x02", w):
-            return held[int(m[1])]
-        return re.sub("\x02(\\d+)\x02", lambda m: str(held[int(m[1])]), w)
+    def value(word: str) -> Any:
+        if found := re.fullmatch("\x02(\\d+)\x02", word):
+            return held[int(found[1])]
+        return re.sub("\x02(\\d+)\x02", lambda m: str(held[int(m[1])]), word)
 
-    return [value(w) for w in words]
+    return [value(word) for word in words]
 
 # %% ../nbs/magics.ipynb #f7e08086
 class _Look:
     "Reads the parameters that may name notebook variables, and remembers what to say about it"
 
-    def __init__(self, namespace) -> None:
+    def __init__(self, namespace: dict[str, Any]) -> None:
         self.namespace = namespace
         self.said = []
 
-    def __call__(self, kind, text):
+    def __call__(self, kind: str, text: Any) -> Any:
         from mlops_nb.core import project, refs
 
-        if kind == "variables":
-            return (
-                refs.Vars([n.strip() for n in text.split(",") if n.strip()], self.namespace)
-                if isinstance(text, str)
-                else text
-            )
         if not isinstance(text, str):
             return text
+        if kind == "variables":
+            return refs.Vars([name.strip() for name in text.split(",") if name.strip()], self.namespace)
         found, value = refs.variable(text, self.namespace)
         if not found or isinstance(value, type(re)):
             return text.removesuffix("@") if kind == "data" and "/" not in text else text
-        p = project.bound_or_none()
-        if kind == "data" and p and text in refs.registered(p, "dataset"):
+        here = project.bound_or_none()
+        if kind == "data" and here and text in refs.registered(here, "dataset"):
             self.said.append(f"took the notebook variable `{text}`; for the dataset of that name write `{text}@`")
         return value
 
 # %% ../nbs/magics.ipynb #e912985d
-def _run_body(shell, cell: str) -> None:
+def _run_body(shell: "InteractiveShell", cell: str) -> None:
     "Run a cell's code in the notebook as IPython would, raising what it raises"
     import ast
-    from types import CodeType
 
     source = shell.transform_cell(cell)
-    name = shell.compile.cache(
-        source, shell.displayhook.prompt_count, raw_code=cell
-    )  # The number of this cell: newer IPython counts on before it runs
+    # The number of this cell: newer IPython counts on before it runs
+    name = shell.compile.cache(source, shell.displayhook.prompt_count, raw_code=cell)
     body = ast.parse(source, filename=name).body
-    last = (
-        [ast.Interactive([body.pop()])]
-        if body and isinstance(body[-1], ast.Expr) and not cell.rstrip().endswith(";")
-        else []
-    )
-    blocks = [(ast.Module(body, []), "exec")] + [(b, "single") for b in last]
+    shown = bool(body) and isinstance(body[-1], ast.Expr) and not cell.rstrip().endswith(";")
+    last = [ast.Interactive([body.pop()])] if shown else []
+    blocks = [(ast.Module(body, []), "exec")] + [(tree, "single") for tree in last]
     for tree, mode in blocks:
-        code: CodeType = shell.compile(tree, name, mode)
-        exec(code, shell.user_global_ns, shell.user_ns)
+        compiled = shell.compile(tree, name, mode)  # type: ignore[arg-type]  # a tree will do, too
+        exec(compiled, shell.user_global_ns, shell.user_ns)
 
 
-def mlops(line: str, cell: str | None = None):
+def mlops(line: str, cell: str | None = None) -> Any:
     "`%mlops AREA VERB ...`; `%mlops --help` lists the verbs"
     from IPython import get_ipython
-    from mlops_nb.core import verb_index, verbs
+    from mlops_nb.core import grammar, verb_index, verbs
+    from mlops_nb.core.errors import BadUsage
 
     shell = get_ipython()
     index = verb_index.load()
     words = _words(line, shell.ev)
-
-    def helps(w):
-        return isinstance(w, str) and w in ("--help", "-h")  # a frame of {{...}} is no word
-
-    from mlops_nb.core import grammar
-
-    if not words or helps(words[-1]) and len(grammar.options_of(words)) == len(words):
-        return _help([w for w in words if not helps(w)], index)
+    if not words or _asks_for_help(words[-1]) and len(grammar.options_of(words)) == len(words):
+        return _help([word for word in words if not _asks_for_help(word)], index)
     look = _Look(shell.user_ns)
     call = grammar.parse(words, index, look, cell=cell is not None)
     entry = index[call.path]
     if cell is not None:
         return _with_cell(shell, call, entry, cell)
-    from mlops_nb.core.errors import BadUsage
-
     if entry.get("cell") == "around":
         raise BadUsage(f"`{call.path}` runs a cell", f"write %%mlops {call.path} ... as the first line of the cell")
     result = _bound(call, lambda: verbs.call(call.path, **call.args))
@@ -114,7 +106,11 @@ def mlops(line: str, cell: str | None = None):
     return verbs.strictly(result) if call.strict else result
 
 
-def _bound(call, do):
+def _asks_for_help(word: Any) -> bool:
+    return isinstance(word, str) and word in ("--help", "-h")  # a frame of {{...}} is no word
+
+# %% ../nbs/magics.ipynb #9d8d4a58
+def _bound(call: "Call", do: Callable[[], Any]) -> Any:
     "Do it in the project that `--project` names"
     if not call.project:
         return do()
@@ -124,7 +120,7 @@ def _bound(call, do):
         return do()
 
 
-def _with_cell(shell, call, entry, cell):
+def _with_cell(shell: "InteractiveShell", call: "Call", entry: dict, cell: str) -> Any:
     "A cell magic: the cell is an argument, or runs inside what the verb returns"
     from mlops_nb.core import verbs
     from mlops_nb.core.errors import BadUsage
@@ -137,7 +133,7 @@ def _with_cell(shell, call, entry, cell):
             f"write it on one line: %mlops {call.path.replace('.', ' ')} ...",
         )
 
-    def around():
+    def around() -> Any:
         with verbs.call(call.path, **call.args) as done:
             _run_body(shell, cell)
         return done if hasattr(done, "_repr_mimebundle_") else None
@@ -145,15 +141,16 @@ def _with_cell(shell, call, entry, cell):
     return _bound(call, around)
 
 
-def _help(words, index) -> None:
-    "A help page as an object that shows itself as plain text"
+def _help(words: list[str], index: dict) -> None:
+    "Print a help page"
     from mlops_nb.core import grammar, manual
 
-    areas = {p.split(".")[0] for p in index}
+    areas = {known.split(".")[0] for known in index}
     path = ".".join(words[:2]) if ".".join(words[:2]) in index else ".".join(words[:1])
+    area_alone = len(words) == 1 and path in areas and any(known.startswith(path + ".") for known in index)
     if not words:
         print(manual.overview(index))
-    elif path in index and (len(words) > 1 or path not in areas or not any(p.startswith(path + ".") for p in index)):
+    elif path in index and not area_alone:
         print(manual.page(path, index[path]))
     elif path in areas:
         print(manual.overview(index, path))
@@ -164,69 +161,86 @@ def _help(words, index) -> None:
 _ASKS = re.compile(r"^(\s*%%?mlops\b[^?]*?)\s*\?+\s*$")
 
 
-def _question(lines):
+def _question(lines: list[str]) -> list[str]:
     "Input transformer: `%mlops ...?` asks for help"
-    return [
-        _ASKS.sub(r"\1 --help", x.rstrip("\n")).replace("%%mlops", "%mlops") + ("\n" if x.endswith("\n") else "")
-        if _ASKS.match(x.rstrip("\n"))
-        else x
-        for x in lines
-    ]
+    return [_asked(line) for line in lines]
 
 
-def _matches(context):
+def _asked(line: str) -> str:
+    text = line.rstrip("\n")
+    if not _ASKS.match(text):
+        return line
+    end = "\n" if line.endswith("\n") else ""
+    return _ASKS.sub(r"\1 --help", text).replace("%%mlops", "%mlops") + end
+
+
+def _matches(context: "CompletionContext") -> dict[str, Any]:
     "Completions on a line that begins with %mlops"
-    line = (
-        context.line_with_cursor[: context.cursor_position]
-        if hasattr(context, "line_with_cursor")
-        else context.text_until_cursor
-    )
-    m = re.match(r"\s*%%?mlops\s+(.*)$", line) or re.match(r".*=\s*%mlops\s+(.*)$", line)
-    if not m:
+    if hasattr(context, "line_with_cursor"):
+        line = context.line_with_cursor[: context.cursor_position]
+    else:
+        line = context.text_until_cursor
+    typed = re.match(r"\s*%%?mlops\s+(.*)$", line) or re.match(r".*=\s*%mlops\s+(.*)$", line)
+    if not typed:
         return {"completions": []}
     from IPython import get_ipython
     from IPython.core.completer import SimpleCompletion
-    from mlops_nb.core import manual, project, refs, verb_index
+    from mlops_nb.core import manual, verb_index
 
-    words = m[1].split(" ")
+    words = typed[1].split(" ")
     last = words.pop()
-    ns = get_ipython().user_ns
-    p = project.bound_or_none()
-    frames = lambda: [k for k, v in ns.items() if not k.startswith("_") and hasattr(v, "columns")]
-    cols = lambda text: [str(c) for c in getattr(refs.variable(text, ns)[1], "columns", [])]
-    found = manual.candidates(
-        [w for w in words if w],
-        last,
-        verb_index.load(),
-        lambda kind: refs.registered(p, kind) if p and kind != "run" else [],
-        frames,
-        cols,
-    )
-    return {"completions": [SimpleCompletion(c) for c in found], "matched_fragment": last, "suppress": bool(found)}
+    known = _known(get_ipython().user_ns)
+    found = manual.candidates([word for word in words if word], last, verb_index.load(), known)
+    return {
+        "completions": [SimpleCompletion(candidate) for candidate in found],
+        "matched_fragment": last,
+        "suppress": bool(found),
+    }
 
 
-def register(shell) -> None:
+def _known(namespace: dict[str, Any]) -> "Known":
+    "What the project and the notebook's variables offer"
+    from mlops_nb.core import project, refs
+    from mlops_nb.core.manual import Known
+
+    here = project.bound_or_none()
+
+    def names(kind: str) -> list[str]:
+        return refs.registered(here, kind) if here and kind != "run" else []
+
+    def frames() -> list[str]:
+        return [name for name, value in namespace.items() if not name.startswith("_") and hasattr(value, "columns")]
+
+    def columns(text: str) -> list[str]:
+        return [str(column) for column in getattr(refs.variable(text, namespace)[1], "columns", [])]
+
+    return Known(names, frames, columns)
+
+
+def register(shell: "InteractiveShell") -> None:
     "Register the magic, its completion and its question mark"
     _matches.matcher_api_version = 2
     _matches.matcher_identifier = "mlops_nb"
     mlops._ipython_magic_no_var_expand = True
     for kind in ("line", "cell"):
-        shell.register_magic_function(mlops, kind, "mlops")
+        shell.register_magic_function(mlops, kind, "mlops")  # type: ignore[arg-type]  # IPython shows another signature
     cleanup = shell.input_transformers_cleanup
-    if not any(getattr(f, "__name__", "") == "_question" for f in cleanup):
+    if not any(getattr(transformer, "__name__", "") == "_question" for transformer in cleanup):
         cleanup.append(_question)
     completer = getattr(shell, "Completer", None)
     if completer is not None and _matches not in completer.custom_matchers:
         completer.custom_matchers.append(_matches)
 
 
-def unregister(shell) -> None:
+def unregister(shell: "InteractiveShell") -> None:
     "Undo `register`"
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("mlops", None)
     shell.input_transformers_cleanup[:] = [
-        f for f in shell.input_transformers_cleanup if getattr(f, "__name__", "") != "_question"
+        transformer
+        for transformer in shell.input_transformers_cleanup
+        if getattr(transformer, "__name__", "") != "_question"
     ]
     completer = getattr(shell, "Completer", None)
     if completer is not None:
-        completer.custom_matchers[:] = [m for m in completer.custom_matchers if m is not _matches]
+        completer.custom_matchers[:] = [matcher for matcher in completer.custom_matchers if matcher is not _matches]

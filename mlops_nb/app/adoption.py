@@ -9,6 +9,7 @@ __all__ = ['git', 'repository', 'feast_repository', 'mlflow_server', 'make_repos
 
 # %% ../../nbs/app/adoption.ipynb #aba67c16
 import os, shutil, subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from ..core.errors import ToolFailed
 
@@ -20,10 +21,10 @@ def git(
     "Run git; None when it is not installed or says no"
     if shutil.which("git") is None:
         return None
-    r = subprocess.run(
+    done = subprocess.run(
         ["git", "-C", str(root), *args], capture_output=True, text=True, encoding="utf-8", errors="replace"
     )
-    return r.stdout.strip() if r.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def repository(
@@ -39,16 +40,16 @@ def repository(
 # %% ../../nbs/app/adoption.ipynb #f70e2d18
 def feast_repository(root: Path) -> str:
     "Folder of a Feast repository in `root`, relative to it; empty when there is none"
-    found = (
-        [root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))] if root.is_dir() else []
-    )
-    for d in found:
-        if (d / "feature_store.yaml").is_file():
-            return os.path.relpath(d, root)
+    if not root.is_dir():
+        return ""
+    below = [folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    for folder in [root, *sorted(below)]:
+        if (folder / "feature_store.yaml").is_file():
+            return os.path.relpath(folder, root)
     return ""
 
 
-def mlflow_server(root: Path, environ=os.environ) -> str:
+def mlflow_server(root: Path, environ: Mapping[str, str] = os.environ) -> str:
     "Tracking URI of an MLflow that is already there; empty when there is none"
     if environ.get("MLFLOW_TRACKING_URI"):
         return environ["MLFLOW_TRACKING_URI"]
@@ -59,6 +60,6 @@ def make_repository(root: Path) -> None:
     "`git init` in `root`; raises `ToolFailed` when git refuses"
     if shutil.which("git") is None:
         return
-    r = subprocess.run(["git", "-C", str(root), "init", "-q", "-b", "main"], capture_output=True, text=True)
-    if r.returncode:
-        raise ToolFailed(f"git init in {root} failed: {r.stderr.strip()[:200]}")
+    done = subprocess.run(["git", "-C", str(root), "init", "-q", "-b", "main"], capture_output=True, text=True)
+    if done.returncode:
+        raise ToolFailed(f"git init in {root} failed: {done.stderr.strip()[:200]}")

@@ -9,6 +9,8 @@ __all__ = ['tutorials', 'demo']
 
 # %% ../../nbs/app/demo_verbs.ipynb #3c588d17
 import shutil, time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from ..core import project as projects
 from ..core.errors import MlopsError, NotFound
@@ -46,45 +48,46 @@ def _lay_out(root: Path) -> str:
     "A project with the tutorial notebooks in it; a notebook that somebody changed stays as it is"
     call("init", root)
     kept = []
-    for nb in sorted(tutorials().glob("*.ipynb")):
-        here = root / nb.name
+    for notebook in sorted(tutorials().glob("*.ipynb")):
+        here = root / notebook.name
         if not here.exists():
-            shutil.copyfile(nb, here)
-        elif here.read_bytes() != nb.read_bytes():
-            kept.append(nb.name)
+            shutil.copyfile(notebook, here)
+        elif here.read_bytes() != notebook.read_bytes():
+            kept.append(notebook.name)
     return f"project {root.name}" + (f"; kept your {', '.join(kept)}" if kept else "")
 
 
-def _steps(root: Path):
+def _steps(root: Path) -> dict[str, Callable[[], str]]:
     "Name -> what to do; each returns the words that show it"
 
-    def prepare():
+    def prepare() -> str:
         return _lay_out(root)
 
-    def convert():
+    def convert() -> str:
         job = call("job.convert", root / "flights.ipynb", "flights")
-        return ", ".join(f"{p.name}: {p.type}" for p in job.parameters)
+        return ", ".join(f"{parameter.name}: {parameter.type}" for parameter in job.parameters)
 
     def run() -> str:
-        r = call("job.run", "flights")
-        return f"{len(r.cells)} cells, {r.cost_usd:.6f} USD"
+        run = call("job.run", "flights")
+        return f"{len(run.cells)} cells, {run.cost_usd:.6f} USD"
 
     def join() -> str:
         from mlops_nb.core import ledger
 
-        proofs = [e.payload for e in ledger.of(projects.current()).events(["feature.joined"]) if e.payload]
+        proofs = [event.payload for event in ledger.of(projects.current()).events(["feature.joined"]) if event.payload]
         if not proofs:
             raise NotFound("no join was recorded", "mlops audit log")
-        big = max(proofs, key=lambda p: p["rows_in"])
+        largest = max(proofs, key=lambda proof: proof["rows_in"])
         return (
-            f"{big['rows_in']:,} rows in, {big['rows_out']:,} rows out, {big['future_values']} values from the future"
+            f"{largest['rows_in']:,} rows in, {largest['rows_out']:,} rows out, "
+            f"{largest['future_values']} values from the future"
         )
 
     def verify() -> str:
-        v = call("audit.verify")
-        if not v.ok:
-            raise MlopsError(v.finding)
-        return f"{v.entries:,} entries verified"
+        verification = call("audit.verify")
+        if not verification.ok:
+            raise MlopsError(verification.finding)
+        return f"{verification.entries:,} entries verified"
 
     def site() -> str:
         return f"{len(call('site.build').pages)} pages"
@@ -109,48 +112,44 @@ def demo(
 ) -> Demo | Plan:
     """Walk the golden path on real data
 
-    Features, training, registration, a papermill job, drift, cost, a verified ledger and a site, from 336,776 flights. Takes a few minutes; nothing leaves this machine."""
+    Features, training, registration, a papermill job, drift, cost, a verified ledger and a site, from 336,776 flights. Takes a few minutes; nothing leaves this machine."""  # noqa: E501  a paragraph of the help is one line
     root = Path(dir).expanduser().resolve()
     if dry_run:
-        return Plan(
-            steps=[
-                f"{what} in {root}"
-                for what in (
-                    "make a project",
-                    "convert and run the tutorial as a job",
-                    "verify the ledger",
-                    "build the site",
-                    "commit the definitions",
-                )
-            ]
+        steps = (
+            "make a project",
+            "convert and run the tutorial as a job",
+            "verify the ledger",
+            "build the site",
+            "commit the definitions",
         )
+        return Plan(steps=[f"{what} in {root}" for what in steps])
     root.mkdir(parents=True, exist_ok=True)
     done = []
-    with progress("golden path", total=1 if prepare else 7) as p:
+    with progress("golden path", total=1 if prepare else 7) as report:
         for name, do in _walk(root, prepare):
-            p(0, name)
+            report(0, name)
             start = time.perf_counter()
             try:
                 detail = do()
                 ok = True
-            except MlopsError as e:
-                detail = e.message
+            except MlopsError as error:
+                detail = error.message
                 ok = False
             done.append(Step(name, ok, round(time.perf_counter() - start, 2), detail))
-            p(1, name)
+            report(1, name)
             if not ok:
                 break
     return Demo(steps=done, site="" if prepare else str(root / "site" / "index.html"), root=str(root))
 
 
-def _walk(root, prepare=False):
+def _walk(root: Path, prepare: bool = False) -> Iterator[tuple[str, Callable[[], str]]]:
     "The steps, each inside the demo's project once there is one"
     for name, do in list(_steps(root).items())[: 1 if prepare else None]:
+        yield name, partial(_in_project, root, do)
 
-        def bound(do=do):
-            if not (root / projects.TOML).exists():
-                return do()
-            with projects.use(projects.find(root)):
-                return do()
 
-        yield name, bound
+def _in_project(root: Path, do: Callable[[], str]) -> str:
+    if not (root / projects.TOML).exists():
+        return do()
+    with projects.use(projects.find(root)):
+        return do()

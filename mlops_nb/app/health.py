@@ -9,10 +9,16 @@ __all__ = ['open_brackets', 'late_rows', 'attention', 'ledger_state', 'failed', 
 
 # %% ../../nbs/app/health.ipynb #0fbb9159
 import os, shutil, sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core.errors import MlopsError
 from .facts import Check
 from ..core.project import Project
+
+if TYPE_CHECKING:
+    from mlops_nb.core.events import Event
+    from mlops_nb.core.ledger import Ledger
 
 # %% ../../nbs/app/health.ipynb #6160574e
 _OPENS = {
@@ -24,7 +30,7 @@ _OPENS = {
 _CLOSES = {c: o for o, cs in _OPENS.items() for c in cs}
 
 
-def open_brackets(events) -> list[dict]:
+def open_brackets(events: Iterable["Event"]) -> list[dict]:
     "Started and never ended: {kind, subject, message}, oldest first"
     waiting = {}
     for e in events:
@@ -39,7 +45,7 @@ def open_brackets(events) -> list[dict]:
     ]
 
 
-def late_rows(events) -> list[dict]:
+def late_rows(events: Iterable["Event"]) -> list[dict]:
     "Views of which the newest reading left out rows that came late: {kind, subject, message}"
     newest = {e.subject.partition("@")[0]: e for e in events if e.type == "feature.materialized"}
     return [
@@ -78,7 +84,7 @@ def _unfinished(project: Project) -> list[dict]:
     return open_brackets(events) + list(failed.values())
 
 
-def ledger_state(log) -> dict:
+def ledger_state(log: "Ledger") -> dict:
     "Entries, the newest checkpoint, and the words for both"
     n = log.size()
     cp = log.last_checkpoint()
@@ -136,7 +142,7 @@ def machine() -> list[Check]:
     ]
 
 
-def project(p) -> list[Check]:
+def project(p: Project) -> list[Check]:
     "Settings, stores, ledger and key of one project"
     checks = [Check("settings", True, f"{p.name}: mlops.toml is valid")]
     for name, look in {
@@ -155,7 +161,7 @@ def project(p) -> list[Check]:
     return checks
 
 
-def _writable(project: Project):
+def _writable(project: Project) -> Check:
     ok = os.access(project.root, os.W_OK) and not _read_only(project.root)
     return Check(
         "writable",
@@ -165,11 +171,11 @@ def _writable(project: Project):
     )
 
 
-def _read_only(root) -> bool:
+def _read_only(root: Path) -> bool:
     return bool(os.statvfs(root).f_flag & os.ST_RDONLY) if hasattr(os, "statvfs") else False
 
 
-def _ledger(project: Project):
+def _ledger(project: Project) -> Check:
     from mlops_nb.core import ledger
 
     result = ledger.of(project).verify()
@@ -182,7 +188,7 @@ def _ledger(project: Project):
     )
 
 
-def _brackets(project: Project):
+def _brackets(project: Project) -> Check:
     from mlops_nb.core import ledger
 
     found = open_brackets(
@@ -196,21 +202,21 @@ def _brackets(project: Project):
     )
 
 
-def _key(project: Project):
+def _key(project: Project) -> Check:
     from mlops_nb import guard
 
     ok, detail, fix = guard.key_health(project)
     return Check("key", ok, detail, fix)
 
 
-def _datasets(project: Project):
+def _datasets(project: Project) -> Check:
     from mlops_nb import data
 
     ok, detail, fix = data.health(project)
     return Check("datasets", ok, detail, fix)
 
 
-def _features(project: Project):
+def _features(project: Project) -> Check:
     from mlops_nb.core import ledger
 
     found = late_rows(ledger.of(project).events(["feature.materialized"]))
@@ -223,7 +229,7 @@ def _features(project: Project):
     )
 
 
-def _models(project: Project):
+def _models(project: Project) -> Check:
     from mlops_nb import model
 
     ok, detail, fix = model.health(project)

@@ -16,12 +16,14 @@ from ..core.errors import BadInput
 
 # %% ../../nbs/app/nbconvert_page.ipynb #4971fcd7
 _TAGS = set(
-    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure g h1 h2 h3 h4 h5 h6 hr i img li ol p path pre q rect circle line polyline text s samp small span strong style "
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure g "
+    "h1 h2 h3 h4 h5 h6 hr i img li ol p path pre q rect circle line polyline text s samp small span strong style "
     "sub summary sup svg table tbody td tfoot th thead title tr tspan u ul var wbr".split()
 )
 _VOID = {"br", "hr", "img", "wbr", "col"}
 _ATTRIBUTES = set(
-    "alt aria-hidden aria-label class colspan cx cy d dx dy fill fill-opacity font-size height href id open points r role rowspan rx ry scope src start stroke stroke-dasharray stroke-width style text-anchor title "
+    "alt aria-hidden aria-label class colspan cx cy d dx dy fill fill-opacity font-size height href id open points "
+    "r role rowspan rx ry scope src start stroke stroke-dasharray stroke-width style text-anchor title "
     "transform type valign viewbox width x x1 x2 y y1 y2".split()
 )
 _DROPPED = {
@@ -42,6 +44,12 @@ _DROPPED = {
 }
 
 
+_ADDRESSES = {  # Attribute -> how a harmless address begins
+    "href": ("#", "https://", "http://", "mailto:"),
+    "src": ("data:image/png", "data:image/jpeg", "data:image/gif", "data:image/svg+xml"),
+}
+
+
 class _Tame(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -50,7 +58,7 @@ class _Tame(HTMLParser):
         self.dropping = []
         self.css: str | None = None
 
-    def handle_starttag(self, tag, attrs) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _DROPPED:
             self.dropping.append(tag)
         if self.dropping or tag not in _TAGS:
@@ -58,16 +66,16 @@ class _Tame(HTMLParser):
         if tag == "style":
             self.css = ""
             return
-        self.out.append(f"<{tag}{''.join(_attribute(k, v or '') for k, v in attrs)}>")
+        self.out.append(f"<{tag}{''.join(_attribute(name, value or '') for name, value in attrs)}>")
         if tag not in _VOID:
             self.stack.append(tag)
 
-    def handle_startendtag(self, tag, attrs) -> None:
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
         if tag not in _VOID:
             self.handle_endtag(tag)
 
-    def handle_endtag(self, tag) -> None:
+    def handle_endtag(self, tag: str) -> None:
         if self.dropping:
             if tag == self.dropping[-1]:
                 self.dropping.pop()
@@ -81,23 +89,19 @@ class _Tame(HTMLParser):
                 self.out.append(f"</{top}>")
             self.out.append(f"</{tag}>")
 
-    def handle_data(self, data) -> None:
+    def handle_data(self, data: str) -> None:
         if self.css is not None:
             self.css += data
         elif not self.dropping:
             self.out.append(escape(data, quote=False))
 
-
-def _attribute(name, value) -> str:
+# %% ../../nbs/app/nbconvert_page.ipynb #2ef43ff3
+def _attribute(name: str, value: str) -> str:
     "An attribute that is known to be harmless, else nothing"
     if name not in _ATTRIBUTES:
         return ""
     bare = re.sub(r"[\s\x00-\x1f]", "", value).lower()
-    if name in ("href", "src") and not bare.startswith(
-        ("#", "https://", "http://", "mailto:")
-        if name == "href"
-        else ("data:image/png", "data:image/jpeg", "data:image/gif", "data:image/svg+xml")
-    ):
+    if name in _ADDRESSES and not bare.startswith(_ADDRESSES[name]):
         return ""
     if name == "style" and re.search(r"url\(|expression|position:|@import", bare):
         return ""
@@ -108,43 +112,49 @@ def tame(
     html: str,  # From anywhere
 ) -> str:
     "HTML in which nothing runs, nothing loads and everything is closed"
-    t = _Tame()
-    t.feed(html)
-    t.close()
-    return "".join(t.out) + "".join(f"</{x}>" for x in t.stack[::-1])
+    parser = _Tame()
+    parser.feed(html)
+    parser.close()
+    return "".join(parser.out) + "".join(f"</{tag}>" for tag in parser.stack[::-1])
 
 # %% ../../nbs/app/nbconvert_page.ipynb #ffe9178f
 _IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif"}
 _MAX = 200_000  # Characters of one output that are shown
 
 
-def _text(x) -> str:
-    return "".join(map(str, x)) if isinstance(x, list) else str(x)
+def _text(text: str | list) -> str:
+    return "".join(map(str, text)) if isinstance(text, list) else str(text)
 
 
-def _output(o: dict) -> str:
+def _output(output: dict) -> str:
     "One saved output"
     from nbconvert.filters import ansi2html
 
-    if o.get("output_type") == "error":
-        return f'<div class="err"><pre>{ansi2html(_text([l + chr(10) for l in o.get("traceback") or []]) or o.get("ename", ""))}</pre></div>'
-    if "text" in o:
-        return f"<pre>{ansi2html(_text(o['text'])[:_MAX])}</pre>"
-    data = o.get("data") or {}
+    if output.get("output_type") == "error":
+        traceback = "".join(str(line) + "\n" for line in output.get("traceback") or [])
+        return f'<div class="err"><pre>{ansi2html(traceback or output.get("ename", ""))}</pre></div>'
+    if "text" in output:
+        return f"<pre>{ansi2html(_text(output['text'])[:_MAX])}</pre>"
+    data = output.get("data") or {}
     if "text/html" in data:
         return tame(_text(data["text/html"])[: _MAX * 3])
-    if "image/svg+xml" in data:
-        import base64
-
-        return f'<img alt="picture" src="data:image/svg+xml;base64,{base64.b64encode(_text(data["image/svg+xml"]).encode()).decode()}">'
-    for mime, kind in _IMAGES.items():
-        if mime in data:
-            return (
-                f'<img alt="picture" src="data:image/{kind};base64,{escape(re.sub(chr(10), "", _text(data[mime])))}">'
-            )
+    if picture := _picture(data):
+        return f'<img alt="picture" src="data:image/{picture}">'
     if "text/markdown" in data:
         return _markdown(_text(data["text/markdown"]))
     return f"<pre>{escape(_text(data['text/plain'])[:_MAX], quote=False)}</pre>" if "text/plain" in data else ""
+
+
+def _picture(data: dict) -> str:
+    "Kind and base64 text of the picture in an output, if there is one"
+    if "image/svg+xml" in data:
+        import base64
+
+        return f"svg+xml;base64,{base64.b64encode(_text(data['image/svg+xml']).encode()).decode()}"
+    for mime, kind in _IMAGES.items():
+        if mime in data:
+            return f"{kind};base64,{escape(_text(data[mime]).replace(chr(10), ''))}"
+    return ""
 
 
 def _markdown(text: str) -> str:
@@ -166,18 +176,17 @@ def notebook_page(
     import nbformat
 
     try:
-        nb = nbformat.read(path, as_version=4)
-    except Exception as e:
-        raise BadInput(f"{path} is no notebook: {type(e).__name__}") from e
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise BadInput(f"{path} is no notebook: {type(error).__name__}") from error
     out = []
-    for c in nb.cells:
-        if c.cell_type == "markdown":
-            out.append(f'<div class="cell">{_shifted(_markdown(c.source))}</div>')
-        elif c.cell_type == "code" and c.source.strip():
-            shown = "".join(map(_output, c.get("outputs") or []))
-            out.append(
-                f'<div class="cell"><div class="in">{_code(c.source)}</div>{f"<div class=out>{shown}</div>" if shown else ""}</div>'
-            )
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            out.append(f'<div class="cell">{_shifted(_markdown(cell.source))}</div>')
+        elif cell.cell_type == "code" and cell.source.strip():
+            outputs = "".join(map(_output, cell.get("outputs") or []))
+            shown = f"<div class=out>{outputs}</div>" if outputs else ""
+            out.append(f'<div class="cell"><div class="in">{_code(cell.source)}</div>{shown}</div>')
     return "\n".join(out)
 
 

@@ -10,96 +10,89 @@ __all__ = ['MARK', 'Renderer', 'render', 'write', 'server']
 # %% ../../nbs/app/pages.ipynb #e7bd8761
 import os, shutil, tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from ..core.draw import css
 from ..core.errors import BadInput, ToolFailed
 from ..core.resources import resource
 from ..core.svg import meter, number
 from .site_views import slug
 
-# %% ../../nbs/app/pages.ipynb #f08ecb74
-def _time(x) -> str:
-    return str(x or "-")[:16].replace("T", " ")
-
-
-def _n(x) -> str:
-    return (
-        f"{x:,}"
-        if isinstance(x, int) and not isinstance(x, bool)
-        else number(float(x))
-        if isinstance(x, float)
-        else "-"
-        if x in (None, "")
-        else str(x)
-    )
-
-
-def _usd(x) -> str:
-    return (
-        "no price"
-        if not isinstance(x, (int, float))
-        else f"{x:,.2f}"
-        if x >= 1 or x == 0
-        else f"{x:.4f}"
-        if x >= 0.01
-        else f"{x:.6f}".rstrip("0")
-        if x >= 1e-6
-        else "under 0.000001"
-    )
-
-
-def _percent(x) -> str:
-    return f"{x:.2%}" if isinstance(x, (int, float)) else "-"
-
-
-def _bytes(x) -> str:
-    "A size in the largest unit that leaves a number above 1"
-    if not isinstance(x, (int, float)):
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if x < 1000:
-            return f"{x:.0f} {unit}" if unit == "B" else f"{x:.1f} {unit}"
-        x /= 1000
-    return f"{x:.1f} TB"
-
-
-def _value(x) -> str:
-    "One value of an entry, short"
-    if isinstance(x, dict):
-        return (
-            "{" + ", ".join(f"{k}: {_value(v)}" for k, v in list(x.items())[:4]) + (", ..." if len(x) > 4 else "") + "}"
-        )
-    if isinstance(x, list):
-        return (
-            f"{len(x)} items"
-            if len(x) > 4 or any(isinstance(v, (dict, list)) for v in x)
-            else ", ".join(map(_value, x)) or "none"
-        )
-    s = _n(x)
-    if s.startswith(("/", "~", "file:")) and "/" in s[1:]:
-        return "…/" + s.rstrip("/").rpartition("/")[2]  # where somebody's home is, is nobody's business
-    if len(s) >= 32 and not set(s) - set("0123456789abcdef"):
-        return s[:12]
-    return s if len(s) <= 90 else s[:89] + "…"
-
-
-def _pairs(x) -> str:
-    return (
-        ", ".join(f"{k}={_value(v)}" for k, v in x.items() if k != "bracket" and v not in (None, "", [], {})) or "-"
-        if isinstance(x, dict)
-        else "-"
-    )
-
-
-def _clauses(x: dict) -> str:
-    return "; ".join(f"{f.replace('_', ' ').upper()} {', '.join(cs)}" for f, cs in x.items())
-
-
-def _share(x: float, total: float):
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
     from markupsafe import Markup
 
-    return Markup(
-        f'<span class="mlops">{meter(x / total if total else 0.0, f"{x / total:.0%}" if total else "0%").markup}</span>'
+# %% ../../nbs/app/pages.ipynb #f08ecb74
+def _time(value: object) -> str:
+    return str(value or "-")[:16].replace("T", " ")
+
+
+def _n(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    return "-" if value in (None, "") else str(value)
+
+
+def _usd(value: object) -> str:
+    if not isinstance(value, (int, float)):
+        return "no price"
+    if value >= 1 or value == 0:
+        return f"{value:,.2f}"
+    if value >= 0.01:
+        return f"{value:.4f}"
+    return f"{value:.6f}".rstrip("0") if value >= 1e-6 else "under 0.000001"
+
+
+def _percent(value: object) -> str:
+    return f"{value:.2%}" if isinstance(value, (int, float)) else "-"
+
+
+def _bytes(size: object) -> str:
+    "A size in the largest unit that leaves a number above 1"
+    if not isinstance(size, (int, float)):
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _value(value: object) -> str:
+    "One value of an entry, short"
+    if isinstance(value, dict):
+        shown = [f"{key}: {_value(item)}" for key, item in list(value.items())[:4]]
+        return "{" + ", ".join([*shown, "..."] if len(value) > 4 else shown) + "}"
+    if isinstance(value, list):
+        nested = any(isinstance(item, (dict, list)) for item in value)
+        return f"{len(value)} items" if nested or len(value) > 4 else ", ".join(map(_value, value)) or "none"
+    text = _n(value)
+    if text.startswith(("/", "~", "file:")) and "/" in text[1:]:
+        return "…/" + text.rstrip("/").rpartition("/")[2]  # where somebody's home is, is nobody's business
+    if len(text) >= 32 and not set(text) - set("0123456789abcdef"):
+        return text[:12]
+    return text if len(text) <= 90 else text[:89] + "…"
+
+
+def _pairs(value: object) -> str:
+    if not isinstance(value, dict):
+        return "-"
+    said = {key: item for key, item in value.items() if key != "bracket" and item not in (None, "", [], {})}
+    return ", ".join(f"{key}={_value(item)}" for key, item in said.items()) or "-"
+
+
+def _clauses(clauses: dict) -> str:
+    return "; ".join(
+        f"{framework.replace('_', ' ').upper()} {', '.join(numbers)}" for framework, numbers in clauses.items()
     )
+
+
+def _share(part: float, total: float) -> "Markup":
+    from markupsafe import Markup
+
+    share = part / total if total else 0.0
+    return Markup(f'<span class="mlops">{meter(share, f"{share:.0%}").markup}</span>')
 
 # %% ../../nbs/app/pages.ipynb #ad9dbe26
 class Renderer:
@@ -135,7 +128,7 @@ class Renderer:
         template: str,  # Its template
         title: str,
         here: str = "",  # Path of the entry in the navigation that it belongs to
-        **values,
+        **values: Any,
     ) -> str:
         "One page"
         return self.env.get_template(template).render(
@@ -147,25 +140,10 @@ def render(
     content: dict,  # Of the project, as `site_content.gather` gives it
 ) -> dict[str, str]:  # Path -> text
     "All pages and the style sheet"
-    c = content
-    nav = [
-        dict(path=f"{p}.html", words=w, count=n)
-        for p, w, n in (
-            ("index", "Overview", None),
-            ("datasets", "Datasets", len(c["datasets"])),
-            ("features", "Features", len(c["features"])),
-            ("models", "Models", len(c["models"])),
-            ("jobs", "Jobs", len(c["jobs"])),
-            ("drift", "Drift", len(c["drift"])),
-            ("cost", "Cost", None),
-            ("controls", "Controls", len(c["board"].controls)),
-            ("ledger", "Ledger", c["site"]["entries"]),
-        )
-    ]
-    r = Renderer(c["site"], nav)
+    renderer = Renderer(content["site"], _navigation(content))
     out = {
         "style.css": resource("site/style.css") + css() + "\n",
-        "index.html": r.page("index.html", "index.html", c["site"]["name"], **_overview(c)),
+        "index.html": renderer.page("index.html", "index.html", content["site"]["name"], **_overview(content)),
     }
     for name, title, keys in (
         ("datasets", "Datasets", ["datasets"]),
@@ -176,63 +154,73 @@ def render(
         ("cost", "Cost", ["total", "tables", "price"]),
         ("ledger", "Ledger", ["entries", "root", "verdict", "signed", "anchored"]),
     ):
-        out[f"{name}.html"] = r.page(f"{name}.html", f"{name}.html", title, **{k: c[k] for k in keys})
-    groups = [
-        (s, [x for x in c["board"].controls if x.status == s])
-        for s in ("fail", "stale", "unknown", "pass", "attested", "not_applicable")
-    ]
-    out["controls.html"] = r.page(
-        "controls.html", "controls.html", "Controls", board=c["board"], groups=[g for g in groups if g[1]]
+        out[f"{name}.html"] = renderer.page(
+            f"{name}.html", f"{name}.html", title, **{key: content[key] for key in keys}
+        )
+    groups = []
+    for state in ("fail", "stale", "unknown", "pass", "attested", "not_applicable"):
+        controls = [control for control in content["board"].controls if control.status == state]
+        if controls:
+            groups.append((state, controls))
+    out["controls.html"] = renderer.page(
+        "controls.html", "controls.html", "Controls", board=content["board"], groups=groups
     )
-    for m in c["models"]:
-        out[m["path"]] = r.page(m["path"], "model.html", m["name"], "models.html", m=m)
-    for j in c["jobs"]:
-        for run in j["runs"]:
+    for model in content["models"]:
+        out[model["path"]] = renderer.page(model["path"], "model.html", model["name"], "models.html", m=model)
+    for job in content["jobs"]:
+        for run in job["runs"]:
             if run["path"]:
-                out[run["path"]] = r.page(
-                    run["path"],
-                    "run.html",
-                    f"Run {run['run']}",
-                    "jobs.html",
-                    job=j,
-                    r=run,
-                    notebook=c["notebooks"][run["run"]],
+                title = f"Run {run['run']}"
+                notebook = content["notebooks"][run["run"]]
+                out[run["path"]] = renderer.page(
+                    run["path"], "run.html", title, "jobs.html", job=job, r=run, notebook=notebook
                 )
     return out
 
 
-def _overview(c) -> dict:
+def _navigation(content: dict) -> list[dict]:
+    "The entries of the menu, with how many of each there are"
+    entries = (
+        ("index", "Overview", None),
+        ("datasets", "Datasets", len(content["datasets"])),
+        ("features", "Features", len(content["features"])),
+        ("models", "Models", len(content["models"])),
+        ("jobs", "Jobs", len(content["jobs"])),
+        ("drift", "Drift", len(content["drift"])),
+        ("cost", "Cost", None),
+        ("controls", "Controls", len(content["board"].controls)),
+        ("ledger", "Ledger", content["site"]["entries"]),
+    )
+    return [dict(path=f"{name}.html", words=words, count=count) for name, words, count in entries]
+
+
+def _overview(content: dict) -> dict:
     "What the first page shows"
-    t, board = c["total"], c["board"]
-    runs = sum(len(j["runs"]) for j in c["jobs"]) + len(c["runs"])
-    tiles = [
-        (f"{len(c['datasets']):,}", "datasets", "datasets.html"),
-        (f"{len(c['features']):,}", "feature views", "features.html"),
-        (f"{len(c['models']):,}", "models", "models.html"),
-        (f"{runs:,}", "runs", "jobs.html"),
-        (f"{sum(d['alarm'] for d in c['drift']):,}", "drift alarms", "drift.html"),
-        (_usd(t.total_usd), "USD, estimated", "cost.html"),
-        (f"{board.counts['pass']} of {len(board.controls)}", "controls pass", "controls.html"),
-        (f"{c['site']['entries']:,}", "ledger entries", "ledger.html"),
-    ]
     from mlops_nb.app.site_views import promoted
 
+    board = content["board"]
+    runs = sum(len(job["runs"]) for job in content["jobs"]) + len(content["runs"])
+    tiles = [
+        (f"{len(content['datasets']):,}", "datasets", "datasets.html"),
+        (f"{len(content['features']):,}", "feature views", "features.html"),
+        (f"{len(content['models']):,}", "models", "models.html"),
+        (f"{runs:,}", "runs", "jobs.html"),
+        (f"{sum(drift['alarm'] for drift in content['drift']):,}", "drift alarms", "drift.html"),
+        (_usd(content["total"].total_usd), "USD, estimated", "cost.html"),
+        (f"{board.counts['pass']} of {len(board.controls)}", "controls pass", "controls.html"),
+        (f"{content['site']['entries']:,}", "ledger entries", "ledger.html"),
+    ]
+    again = ["mlops init", "mlops data pull"]
+    if content["features"]:
+        again.append(f"mlops feature join {content['features'][0]['name']} --entities DATA")
+    if content["jobs"]:
+        again.append(f"mlops job run {content['jobs'][0]['name']}")
+    again.append("mlops audit verify")
     return dict(
-        tiles=[dict(value=v, words=w, path=p) for v, w, p in tiles],
-        promoted=promoted(c["models"]),
-        recent=c["entries"][:8],
-        again="\n".join(
-            filter(
-                None,
-                [
-                    "mlops init",
-                    "mlops data pull",
-                    c["features"] and f"mlops feature join {c['features'][0]['name']} --entities DATA",
-                    c["jobs"] and f"mlops job run {c['jobs'][0]['name']}",
-                    "mlops audit verify",
-                ],
-            )
-        ),
+        tiles=[dict(value=value, words=words, path=path) for value, words, path in tiles],
+        promoted=promoted(content["models"]),
+        recent=content["entries"][:8],
+        again="\n".join(again),
     )
 
 # %% ../../nbs/app/pages.ipynb #aace5611
@@ -266,8 +254,10 @@ def write(
             if old.exists():
                 os.replace(old, out)
             raise
-    except OSError as e:
-        raise ToolFailed(f"cannot write {out}: {e.strerror}", "give a folder that you may write to with --out") from e
+    except OSError as error:
+        raise ToolFailed(
+            f"cannot write {out}: {error.strerror}", "give a folder that you may write to with --out"
+        ) from error
     finally:
         if tmp is not None:
             shutil.rmtree(tmp, ignore_errors=True)
@@ -276,19 +266,19 @@ def write(
 def server(
     folder: Path,  # Folder of the site
     port: int = 0,  # 0 takes a free one
-):  # An HTTP server that is bound and not yet running
+) -> "ThreadingHTTPServer":  # An HTTP server that is bound and not yet running
     "A server of the site on the loopback address"
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_) -> None:
+        def log_message(self, *_: object) -> None:
             "Requests are nobody's business"
 
-        def list_directory(self, _) -> None:
+        def list_directory(self, _: object) -> None:
             self.send_error(404)
 
-        def send_head(self):
+        def send_head(self) -> Any:
             if (self.headers.get("Host") or "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
                 return self.send_error(421)
             if "/." in self.path:
@@ -302,5 +292,5 @@ def server(
 
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(folder)))
-    except OSError as e:
-        raise ToolFailed(f"port {port} cannot be used: {e.strerror}", "give another --port, or none") from e
+    except OSError as error:
+        raise ToolFailed(f"port {port} cannot be used: {error.strerror}", "give another --port, or none") from error

@@ -8,84 +8,93 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/panel.html.md"""
 __all__ = ['ready', 'status', 'diagnosis', 'demo']
 
 # %% ../../nbs/app/panel.ipynb #5f473870
+from typing import TYPE_CHECKING
 from ..core.draw import Panel, badge, facts, place, table, text
 
+if TYPE_CHECKING:
+    from mlops_nb.app.facts import Demo, Diagnosis, Ready, Status
+
 # %% ../../nbs/app/panel.ipynb #0c88052f
-def ready(r) -> Panel:
+def ready(fact: "Ready") -> Panel:
     "What is used, what was made"
-    rows = [
-        [s, where, "adopted" if s in r.adopted else "made" if s in r.made else "default"]
-        for s, where in r.stores.items()
-    ]
-    rest = [[tool, what, "adopted"] for tool, what in r.adopted.items() if tool not in r.stores]
+
+    def how(store: str) -> str:
+        if store in fact.adopted:
+            return "adopted"
+        return "made" if store in fact.made else "default"
+
+    rows = [[store, where, how(store)] for store, where in fact.stores.items()]
+    rest = [[tool, what, "adopted"] for tool, what in fact.adopted.items() if tool not in fact.stores]
     return Panel(
         "Project ready",
-        facts({"root": place(r.root)}),
+        facts({"root": place(fact.root)}),
         table(["store", "where", ""], rows + rest),
         verdict=("ok", "READY"),
         next="mlops status",
     )
 
 # %% ../../nbs/app/panel.ipynb #9e684675
-def status(s) -> Panel:
+def status(fact: "Status") -> Panel:
     "One card: what there is, what it cost, what needs attention"
-    ledger = f"{s.ledger['entries']:,} entries, {s.ledger['state']}"
+    ledger = f"{fact.ledger['entries']:,} entries, {fact.ledger['state']}"
     blocks: list = [
         facts(
             {
-                **{k: f"{v:,}" for k, v in s.counts.items()},
-                "cost today": f"{s.cost_usd_today:.4f} USD, estimated",
+                **{kind: f"{count:,}" for kind, count in fact.counts.items()},
+                "cost today": f"{fact.cost_usd_today:.4f} USD, estimated",
                 "ledger": ledger,
             }
         )
     ]
-    if s.alerts:
+    if fact.alerts:
         blocks.append(
             table(
                 ["needs attention", "subject", ""],
-                [[badge("warn", a["kind"]), a["subject"], a["message"]] for a in s.alerts],
+                [[badge("warn", alert["kind"]), alert["subject"], alert["message"]] for alert in fact.alerts],
             )
         )
-    if s.recent:
+    if fact.recent:
         blocks.append(
             table(
                 ["entry", "time (UTC)", "event", "subject"],
-                [[e["seq"], e["time"][:19].replace("T", " "), e["type"], e["subject"]] for e in s.recent],
+                [
+                    [event["seq"], event["time"][:19].replace("T", " "), event["type"], event["subject"]]
+                    for event in fact.recent
+                ],
             )
         )
-    verdict = ("warn", f"{len(s.alerts)} TO LOOK AT") if s.alerts else ("ok", "ALL QUIET")
-    return Panel("Status", *blocks, verdict=verdict, next="mlops doctor" if s.alerts else "mlops audit verify")
+    verdict = ("warn", f"{len(fact.alerts)} TO LOOK AT") if fact.alerts else ("ok", "ALL QUIET")
+    return Panel("Status", *blocks, verdict=verdict, next="mlops doctor" if fact.alerts else "mlops audit verify")
 
 # %% ../../nbs/app/panel.ipynb #8e17e1c4
-def diagnosis(d) -> Panel:
+def diagnosis(fact: "Diagnosis") -> Panel:
     "Every check, the failed ones first, each with its fix"
-    rows = [
-        [badge("ok", "OK") if c.ok else badge("bad", "FIX"), c.name, c.detail, c.fix]
-        for c in sorted(d.checks, key=lambda c: c.ok)
-    ]
-    bad = sum(not c.ok for c in d.checks)
+    failed = [check for check in fact.checks if not check.ok]
+    passed = [check for check in fact.checks if check.ok]
+    rows = [[badge("bad", "FIX"), check.name, check.detail, check.fix] for check in failed]
+    rows += [[badge("ok", "OK"), check.name, check.detail, check.fix] for check in passed]
+    commands = [check.fix for check in failed if check.fix.startswith("mlops")]
     return Panel(
         "Doctor",
         table(["", "check", "found", "what to type"], rows),
-        verdict=("ok", "HEALTHY") if not bad else ("bad", f"{bad} TO FIX"),
-        next=next((c.fix for c in d.checks if not c.ok and c.fix.startswith("mlops")), "mlops status"),
+        verdict=("bad", f"{len(failed)} TO FIX") if failed else ("ok", "HEALTHY"),
+        next=commands[0] if commands else "mlops status",
     )
 
 # %% ../../nbs/app/panel.ipynb #ea2ca25e
-def demo(d) -> Panel:
+def demo(fact: "Demo") -> Panel:
     "The steps of the golden path"
-    rows = [
-        [badge("ok", "DONE") if s.ok else badge("bad", "FAILED"), s.name, s.detail, f"{s.seconds:.1f} s"]
-        for s in d.steps
-    ]
-    blocks = [
-        table(["", "step", "shown", "seconds"], rows),
-        facts({"project": place(d.root), **({"site": place(d.site)} if d.site else {})}),
-    ]
-    verdict = ("bad", "FAILED") if not d.ok else ("ok", "DONE") if d.site else ("info", "LAID OUT")
+    rows = []
+    for step in fact.steps:
+        mark = badge("ok", "DONE") if step.ok else badge("bad", "FAILED")
+        rows.append([mark, step.name, step.detail, f"{step.seconds:.1f} s"])
+    verdict = ("bad", "FAILED")
+    if fact.ok:
+        verdict = ("ok", "DONE") if fact.site else ("info", "LAID OUT")
     return Panel(
         "The golden path on 336,776 flights",
-        *blocks,
+        table(["", "step", "shown", "seconds"], rows),
+        facts({"project": place(fact.root), **({"site": place(fact.site)} if fact.site else {})}),
         verdict=verdict,
-        next=f"cd {place(d.root)} && {'mlops status' if d.site else 'jupyter lab flights.ipynb'}",
+        next=f"cd {place(fact.root)} && {'mlops status' if fact.site else 'jupyter lab flights.ipynb'}",
     )

@@ -9,10 +9,16 @@ __all__ = ['RUN_PAGES', 'ENTRIES', 'gather']
 
 # %% ../../nbs/app/site_content.ipynb #6dfd45c2
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core.errors import MlopsError
 from . import site_views
 from ..core.project import Project
+
+if TYPE_CHECKING:
+    from mlops_nb.core.events import Event
+    from mlops_nb.core.ledger import Ledger
 
 # %% ../../nbs/app/site_content.ipynb #7f39a3c4
 RUN_PAGES, ENTRIES = 60, 2000  # Newest runs with a page of their own; newest entries on the ledger's page
@@ -21,10 +27,10 @@ RUN_PAGES, ENTRIES = 60, 2000  # Newest runs with a page of their own; newest en
 def _definitions(root: Path) -> dict[str, str]:
     "Feature view -> the text that defines it"
     out = {}
-    for f in sorted((root / "features").glob("*")):
-        if f.suffix in (".sql", ".py", ".toml") and f.is_file():
-            out[f.stem] = f"{out[f.stem]}\n\n" if f.stem in out else ""
-            out[f.stem] += f"# {f.name}\n{f.read_text(encoding='utf-8', errors='replace').strip()}"
+    for file in sorted((root / "features").glob("*")):
+        if file.suffix in (".sql", ".py", ".toml") and file.is_file():
+            out[file.stem] = f"{out[file.stem]}\n\n" if file.stem in out else ""
+            out[file.stem] += f"# {file.name}\n{file.read_text(encoding='utf-8', errors='replace').strip()}"
     return out
 
 
@@ -40,16 +46,18 @@ def _executed(root: Path, jobs: list[dict]) -> dict[str, str]:
     from mlops_nb.app.nbconvert_page import notebook_page
 
     out: dict[str, str] = {}
-    newest = sorted(((r, j) for j in jobs for r in j["runs"]), key=lambda x: -x[0]["seq"])[:RUN_PAGES]
-    for r, j in newest:
-        nb = _notebook(root, j["name"], r["run"])
-        if nb is None:
+    runs = []
+    for job in jobs:
+        runs += [(run, job) for run in job["runs"]]
+    for run, job in sorted(runs, key=lambda pair: -pair[0]["seq"])[:RUN_PAGES]:
+        notebook = _notebook(root, job["name"], run["run"])
+        if notebook is None:
             continue
         try:
-            out[r["run"]] = Markup(notebook_page(nb))
-        except MlopsError as e:
-            out[r["run"]] = Markup.escape(e.message)
-        r["path"] = f"runs/{site_views.slug(r['run'])}.html"
+            out[run["run"]] = Markup(notebook_page(notebook))
+        except MlopsError as error:
+            out[run["run"]] = Markup.escape(error.message)
+        run["path"] = f"runs/{site_views.slug(run['run'])}.html"
     return out
 
 
@@ -57,76 +65,90 @@ def _schemas(found: list[dict]) -> None:
     "Columns and types of the newest version of each dataset, where it is still registered"
     from mlops_nb import data
 
-    for d in found:
+    for dataset in found:
         try:
-            v = data.resolve(d["name"])
+            version = data.resolve(dataset["name"])
         except MlopsError:
             continue
-        columns = v.schema if isinstance(getattr(v, "schema", None), list) else v.columns
+        columns = version.schema if isinstance(getattr(version, "schema", None), list) else version.columns
         if isinstance(columns, list):
-            d["schema"] = {c.name: (c.type, ", ".join(c.pii)) for c in columns}
+            dataset["schema"] = {column.name: (column.type, ", ".join(column.pii)) for column in columns}
 
 
 def _typed(root: Path, found: list[dict]) -> list[dict]:
     "Feature views with the types that their definitions in git state"
-    for f in found:
-        at = root / "features" / f"{f['name']}.toml"
+    for view in found:
+        at = root / "features" / f"{view['name']}.toml"
         try:
-            stated = {x["name"]: x["type"] for x in tomllib.loads(at.read_text(encoding="utf-8"))["features"]}
+            stated = {
+                feature["name"]: feature["type"]
+                for feature in tomllib.loads(at.read_text(encoding="utf-8"))["features"]
+            }
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the page says `-`; `mlops feature show` says what is wrong
-        f["features"] = {n: t or stated.get(n, "") for n, t in f["features"].items()}
+        view["features"] = {name: kind or stated.get(name, "") for name, kind in view["features"].items()}
     return found
 
 
-def _state(project: Project, log, entries) -> dict:
+def _state(log: "Ledger", entries: Sequence["Event"]) -> dict:
     "What a verification says, in words"
     try:
-        v = log.verify()
-    except MlopsError as e:
-        return dict(root="-", verdict=f"not readable: {e.message}", signed="-", anchored="-")
-    bad = [q for q in v.problems if q.kind != "unanchored"]
-    last = next((e for e in entries if e.type == "audit.anchored"), None)
+        verification = log.verify()
+    except MlopsError as error:
+        return dict(root="-", verdict=f"not readable: {error.message}", signed="-", anchored="-")
+    bad = [
+        f"{problem.kind} at entry {problem.seq}" for problem in verification.problems if problem.kind != "unanchored"
+    ]
+    anchored = "no checkpoint is kept elsewhere"
+    last = next((event for event in entries if event.type == "audit.anchored"), None)
+    if last:
+        anchored = f"up to entry {(last.payload or {}).get('size', '?')}, {last.time[:16].replace('T', ' ')} UTC"
     return dict(
-        root=v.root,
-        verdict="intact" if not bad else "; ".join(f"{q.kind} at entry {q.seq}" for q in bad[:5]),
-        signed=f"{v.signed:,} of {v.entries:,} entries",
-        anchored=f"up to entry {(last.payload or {}).get('size', '?')}, {last.time[:16].replace('T', ' ')} UTC"
-        if last
-        else "no checkpoint is kept elsewhere",
+        root=verification.root,
+        verdict="; ".join(bad[:5]) or "intact",
+        signed=f"{verification.signed:,} of {verification.entries:,} entries",
+        anchored=anchored,
     )
 
-
+# %% ../../nbs/app/site_content.ipynb #cb03c8ff
 def gather(
-    p,  # A `Project`
+    project: Project,
 ) -> dict:  # What `pages.render` takes
     "Read a project"
     from mlops_nb import comply, cost
     from mlops_nb.core import ledger
 
-    log = ledger.of(p)
+    log = ledger.of(project)
     events = list(log.events())
     newest = events[::-1][:ENTRIES]
-    locked = {n: sum(1 for l in (t or "").splitlines() if "==" in l) for n, t in comply.locks(p.root).items()}
+    locked = {name: _locked(text or "") for name, text in comply.locks(project.root).items()}
     jobs = site_views.jobs(events, locked)
     datasets = site_views.datasets(events)
     _schemas(datasets)
     return dict(
         site=dict(
-            name=p.name, purpose=p.settings.project.purpose, entries=len(events), last=events[-1].time if events else ""
+            name=project.name,
+            purpose=project.settings.project.purpose,
+            entries=len(events),
+            last=events[-1].time if events else "",
         ),
         datasets=datasets,
-        features=_typed(p.root, site_views.features(events, _definitions(p.root))),
+        features=_typed(project.root, site_views.features(events, _definitions(project.root))),
         joins=site_views.joins(events),
         models=site_views.models(events),
         runs=site_views.runs(events)[:200],
-        notebooks=_executed(p.root, jobs),
+        notebooks=_executed(project.root, jobs),
         jobs=jobs,
         drift=site_views.drift(events),
         total=cost.views.table(events),
         tables=[cost.views.table(events, by) for by in ("job", "model", "cell", "user")],
-        price=cost.unit_price(cost.machine(p)[0]),
+        price=cost.unit_price(cost.machine(project)[0]),
         board=comply.status(),
         entries=newest,
-        **_state(p, log, newest),
+        **_state(log, newest),
     )
+
+
+def _locked(text: str) -> int:
+    "How many requirements a lock file pins"
+    return sum("==" in line for line in text.splitlines())

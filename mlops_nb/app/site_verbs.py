@@ -28,16 +28,16 @@ class Site(Fact):
     __panel__ = "mlops_nb.app.site_verbs:drawn"
 
 
-def drawn(s: Site) -> Panel:
+def drawn(site: Site) -> Panel:
     "Where the site is"
     return Panel(
         "Site",
         facts(
             {
-                "first page": place(Path(s.out) / "index.html"),
-                "pages": len(s.pages),
-                "size": f"{s.bytes / 1000:,.0f} kB",
-                "read from": f"{s.entries:,} entries",
+                "first page": place(Path(site.out) / "index.html"),
+                "pages": len(site.pages),
+                "size": f"{site.bytes / 1000:,.0f} kB",
+                "read from": f"{site.entries:,} entries",
             }
         ),
         verdict=("ok", "WRITTEN"),
@@ -53,7 +53,7 @@ def build(
 ) -> Site | Plan:
     """Write the documentation site of the project
 
-    Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. They need no script, no server and no network."""
+    Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. They need no script, no server and no network."""  # noqa: E501  a paragraph of the help is one line
     from hashlib import sha256
     from mlops_nb.core import ledger
 
@@ -69,7 +69,7 @@ def build(
     content = site_content.gather(project)
     made = pages.render(content)
     pages.write(made, folder)
-    digest = sha256("\0".join(f"{k}\0{v}" for k, v in sorted(made.items())).encode()).hexdigest()
+    digest = sha256("\0".join(f"{path}\0{text}" for path, text in sorted(made.items())).encode()).hexdigest()
     ledger.record(
         project,
         "site.built",
@@ -79,10 +79,10 @@ def build(
         fail="open",
     )
     return Site(
-        pages=sorted(k for k in made if k.endswith(".html")),
+        pages=sorted(path for path in made if path.endswith(".html")),
         out=str(folder),
         entries=content["site"]["entries"],
-        bytes=sum(len(v.encode()) for v in made.values()),
+        bytes=sum(len(text.encode()) for text in made.values()),
         digest=digest,
     )
 
@@ -101,10 +101,10 @@ def serve(
     folder = folder if folder.is_absolute() else project.root / folder
     if not (folder / pages.MARK).is_file():
         raise NotFound(f"no site in {folder}", "write it with: mlops site build")
-    with pages.server(folder, port) as s:
-        sys.stderr.write(f"http://127.0.0.1:{s.server_address[1]}/ (stop with Ctrl-C)\n")
+    with pages.server(folder, port) as server:
+        sys.stderr.write(f"http://127.0.0.1:{server.server_address[1]}/ (stop with Ctrl-C)\n")
         sys.stderr.flush()
         try:
-            s.serve_forever(poll_interval=0.2)
+            server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             return None

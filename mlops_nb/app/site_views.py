@@ -10,6 +10,7 @@ __all__ = ['slug', 'datasets', 'features', 'joins', 'models', 'promoted', 'runs'
 # %% ../../nbs/app/site_views.ipynb #d0e81750
 import hashlib, re
 from collections.abc import Iterable
+from typing import Any
 from ..core.events import Event
 
 # %% ../../nbs/app/site_views.ipynb #26a5000f
@@ -30,23 +31,23 @@ def _split(subject: str) -> tuple[str, str]:
     return (name, v) if name else (v, "")
 
 
-def _version(e: Event):
+def _version(e: Event) -> object:
     return _p(e).get("version") or _split(e.subject)[1]
 
 
-def _map(x) -> dict:
+def _map(x: object) -> dict:
     return x if isinstance(x, dict) else {}
 
 
-def _rows(x) -> list[dict]:
+def _rows(x: object) -> list[dict]:
     return [r for r in x if isinstance(r, dict)] if isinstance(x, list) else []
 
 
-def _count(x):
+def _count(x: Any) -> Any:
     return len(x) if isinstance(x, (list, dict)) else x
 
 
-def _grouped(items) -> dict[str, list]:
+def _grouped(items: Iterable[tuple[str, Any]]) -> dict[str, list]:
     out = {}
     for k, v in items:
         out.setdefault(k, []).append(v)
@@ -60,7 +61,7 @@ def datasets(events: Iterable[Event]) -> list[dict]:
         (_split(str(_p(e).get("data") or ""))[0], e.subject) for e in events if e.type == "model.registered"
     )
 
-    def row(e):
+    def row(e: Event) -> dict:
         p = _p(e)
         return dict(
             version=_version(e),
@@ -96,7 +97,7 @@ def features(
     "Feature views by name, each as its newest entry says"
     found = _grouped((_split(e.subject)[0], e) for e in events if e.type == "feature.added")
 
-    def row(n, es):
+    def row(n: str, es: list[Event]) -> dict:
         p = _p(es[-1])
         named = p.get("features")
         return dict(
@@ -128,11 +129,11 @@ def features(
     return [row(n, es) for n, es in sorted(found.items())]
 
 
-def _pii(x):
+def _pii(x: Any) -> Any:
     return [f"{c}: {', '.join(map(str, k))}" for c, k in x.items()] if isinstance(x, dict) else x
 
 
-def _said(x):
+def _said(x: Any) -> Any:
     return ", ".join(map(str, x)) if isinstance(x, (list, tuple)) else x
 
 
@@ -158,7 +159,7 @@ def models(events: Iterable[Event]) -> list[dict]:
     "Registered models with their versions, aliases and history, newest first"
     events = list(events)
 
-    def version(e):
+    def version(e: Event) -> dict:
         p = _p(e)
         return dict(
             version=_version(e),
@@ -175,7 +176,7 @@ def models(events: Iterable[Event]) -> list[dict]:
             seq=e.seq,
         )
 
-    def move(e):
+    def move(e: Event) -> dict:
         p = _p(e)
         return dict(
             time=e.time,
@@ -206,7 +207,7 @@ def models(events: Iterable[Event]) -> list[dict]:
     return out
 
 
-def _onnx(x):
+def _onnx(x: object) -> dict | None:
     return (
         dict(parity_max_abs=x.get("parity_max_abs"), rows=x.get("rows"))
         if isinstance(x, dict) and x.get("parity_max_abs") is not None
@@ -261,7 +262,7 @@ def jobs(
         if e.type == "job.started":
             began[_p(e).get("bracket") or e.subject] = _p(e)
 
-    def run(e):
+    def run(e: Event) -> dict:
         p = {**began.get(_p(e).get("bracket") or e.subject, {}), **_p(e)}
         return dict(
             run=str(p.get("run") or e.subject),

@@ -21,15 +21,18 @@ from .facts import Diagnosis, Ready, Status
 # %% ../../nbs/app/verbs.ipynb #db6c7d1a
 def _stores(project: Project) -> dict[str, str]:
     "Where each store is, as text"
-    s = project.settings.stores
-    rel = lambda x: str(x).replace(project.root.as_posix() + "/", "")
+    stores = project.settings.stores
+
+    def relative(path: object) -> str:
+        return str(path).replace(project.root.as_posix() + "/", "")
+
     return {
-        "ledger": rel(project.ledger_path),
-        "runs": rel(project.mlflow_uri),
-        "artifacts": rel(project.artifact_root),
-        "datasets": s.dvc_remote or ".mlops/dvc-remote",
-        "features": s.feast or "features",
-        "online": rel(project.online_url),
+        "ledger": relative(project.ledger_path),
+        "runs": relative(project.mlflow_uri),
+        "artifacts": relative(project.artifact_root),
+        "datasets": stores.dvc_remote or ".mlops/dvc-remote",
+        "features": stores.feast or "features",
+        "online": relative(project.online_url),
     }
 
 
@@ -70,7 +73,7 @@ def init(
     return Ready(root=str(root), stores=_stores(project), adopted=adopted, made=made)
 
 
-def _adopt_stores(project: Project, adopted) -> None:
+def _adopt_stores(project: Project, adopted: dict[str, str]) -> None:
     "Pin a Feast repository and an MLflow that are already there"
     feast = adoption.feast_repository(project.root)
     mlflow = adoption.mlflow_server(project.root)
@@ -84,7 +87,7 @@ def _adopt_stores(project: Project, adopted) -> None:
         project.pin("stores", "mlflow", mlflow)
 
 
-def _init_steps(root) -> list[str]:
+def _init_steps(root: Path) -> list[str]:
     "What `init` would do"
     have = (root / projects.TOML).exists()
     steps = [] if have else [f"write {root / projects.TOML}", f"make {root / '.mlops'} and ignore it in git"]
@@ -116,21 +119,21 @@ def status() -> Status:
     project = projects.current()
     log = ledger.of(project)
     today = datetime.now(UTC).strftime("%Y-%m-%d")
-    names = {k: set() for k in _COUNTED}
+    names = {kind: set() for kind in _COUNTED}
     usd = 0.0
     recent = []
-    kind = {t: k for k, t in _COUNTED.items()}
+    kind_of = {counted: kind for kind, counted in _COUNTED.items()}
     runs = 0
-    for e in log.events():
-        if e.type in kind:
-            names[kind[e.type]].add(e.subject.split("@")[0])
-        runs += e.type in ("run.completed", "job.completed")
-        if e.time.startswith(today):
-            usd += float((e.payload or {}).get("usd") or 0)
-        recent = [*recent[-4:], {"seq": e.seq, "time": e.time, "type": e.type, "subject": e.subject}]
+    for event in log.events():
+        if event.type in kind_of:
+            names[kind_of[event.type]].add(event.subject.split("@")[0])
+        runs += event.type in ("run.completed", "job.completed")
+        if event.time.startswith(today):
+            usd += float((event.payload or {}).get("usd") or 0)
+        recent = [*recent[-4:], {"seq": event.seq, "time": event.time, "type": event.type, "subject": event.subject}]
     return Status(
         root=str(project.root),
-        counts={**{k: len(v) for k, v in names.items()}, "runs": runs},
+        counts={**{kind: len(found) for kind, found in names.items()}, "runs": runs},
         cost_usd_today=usd,
         alerts=health.attention(project),
         ledger=health.ledger_state(log),
@@ -143,11 +146,11 @@ def doctor() -> Diagnosis:
     "Check tools, stores, keys and versions; every failure comes with its fix"
     checks = health.machine()
     try:
-        p = projects.current()
-        _ = p.settings
-    except MlopsError as e:
-        return Diagnosis(checks=[*checks, health.failed("project", e)])
-    return Diagnosis(checks=[*checks, *health.project(p)])
+        project = projects.current()
+        _ = project.settings
+    except MlopsError as error:
+        return Diagnosis(checks=[*checks, health.failed("project", error)])
+    return Diagnosis(checks=[*checks, *health.project(project)])
 
 # %% ../../nbs/app/verbs.ipynb #e44e949f
 @verb("completion")
@@ -155,6 +158,5 @@ def completion(
     shell: str = "bash",  # `bash` or `zsh`
 ) -> str:
     "The line that switches completion on: put it into ~/.bashrc or ~/.zshrc"
-    return (
-        "autoload -U +X bashcompinit && bashcompinit; " if shell == "zsh" else ""
-    ) + "complete -o default -C 'mlops --complete' mlops"
+    before = "autoload -U +X bashcompinit && bashcompinit; " if shell == "zsh" else ""
+    return before + "complete -o default -C 'mlops --complete' mlops"

@@ -10,6 +10,7 @@ __all__ = ['log', 'list_', 'show', 'checkpoint', 'anchor', 'notes_in', 'verify',
 # %% ../../nbs/comply/audit_verbs.ipynb #076333e9
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 import msgspec
 from ..core import project as projects
 from ..core.errors import BadInput, BadUsage, NotFound, ToolFailed
@@ -20,8 +21,11 @@ from ..core.verbs import verb
 from ..core.verification import Problem, Row
 from .facts import Checkpointed, Exported, Log, Proof, Redacted, Verified
 
+if TYPE_CHECKING:
+    from mlops_nb.core.ledger import Ledger
+
 # %% ../../nbs/comply/audit_verbs.ipynb #ae5e0188
-def _log(project: Project):
+def _log(project: Project) -> "Ledger":
     from mlops_nb.core import ledger
 
     return ledger.of(project)
@@ -38,10 +42,10 @@ def log(
     "Newest entries of the ledger"
     if limit < 1:
         raise BadInput(f"--limit {limit} shows nothing", "give a number above 0")
-    types = [t.strip() for t in type.split(",") if t.strip()]
-    for t in types:
-        if not t.endswith("*"):
-            check_type(t)
+    types = [name.strip() for name in type.split(",") if name.strip()]
+    for name in types:
+        if not name.endswith("*"):
+            check_type(name)
     log = _log(projects.current())
     return Log(
         entries=list(log.events(types or None, subject=subject or None, since=since or None, newest=True, limit=limit)),
@@ -64,17 +68,17 @@ def show(
     return Log(entries=[log.event(seq)], total=log.size())
 
 # %% ../../nbs/comply/audit_verbs.ipynb #18e85f3a
-def _sign(p) -> Checkpointed:
+def _sign(project: Project) -> Checkpointed:
     "Record that it is signed, then sign; so the record of the signature is under it"
     from mlops_nb import guard
 
-    signer = guard.signer(p)
-    log = _log(p)
+    signer = guard.signer(project)
+    log = _log(project)
     if log.size() == 0:
         raise BadInput(
             "nothing is recorded yet, so there is nothing to sign", "do something first, for instance: mlops data add"
         )
-    log.append("audit.checkpointed", p.name, {"after": log.size()})
+    log.append("audit.checkpointed", project.name, {"after": log.size()})
     note = log.checkpoint(signer)
     size = int(note.split("\n")[1])
     return Checkpointed(size=size, root=log.root(size).hex(), note=note)
@@ -127,12 +131,12 @@ def anchor(
     done = _sign(project)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as f:
-            f.write(done.note)
-            f.flush()
-            os.fsync(f.fileno())
-    except OSError as e:
-        raise ToolFailed(f"cannot write {path}: {e.strerror}", "give a place that you may write to") from e
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(done.note)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ToolFailed(f"cannot write {path}: {error.strerror}", "give a place that you may write to") from error
     _log(project).append("audit.anchored", project.name, {"size": done.size, "root": done.root, "to": str(path)})
     return Checkpointed(size=done.size, root=done.root, note=done.note, kept=str(path))
 
@@ -145,9 +149,9 @@ def notes_in(
     lines = text.splitlines(keepends=True)
     out = []
     part = ""
-    for l in lines:
-        part += l
-        if l.startswith("— "):
+    for line in lines:
+        part += line
+        if line.startswith("— "):
             out.append(part)
             part = ""
     if part.strip() or not out:
@@ -155,23 +159,20 @@ def notes_in(
     return out
 
 
-def _anchors(project: Project, files: list[Path]) -> list[str]:
+def _anchors(project: Project | None, files: list[Path]) -> list[str]:
     "Checkpoints kept elsewhere: those of the settings, and the given files"
-    if (
-        project is not None
-        and project.settings.audit.anchor
-        and (known := _anchor_file(project, project.settings.audit.anchor)).is_file()
-    ):
-        files = [known, *files]
+    if project is not None and project.settings.audit.anchor:
+        known = _anchor_file(project, project.settings.audit.anchor)
+        files = [known, *files] if known.is_file() else files
     out = []
-    for f in files:
+    for file in files:
         try:
-            out += notes_in(Path(f).read_text(encoding="utf-8"), str(f))
-        except (OSError, UnicodeDecodeError) as e:
+            out += notes_in(Path(file).read_text(encoding="utf-8"), str(file))
+        except (OSError, UnicodeDecodeError) as error:
             raise NotFound(
-                f"anchor {f} cannot be read: {getattr(e, 'strerror', None) or 'it is not text'}",
+                f"anchor {file} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}",
                 "give a file that `mlops audit anchor` wrote",
-            ) from e
+            ) from error
     return out
 
 
@@ -184,61 +185,72 @@ def verify(
 ) -> Verified:
     """Recompute the ledger and say what that proves
 
-    Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no checkpoint elsewhere covers are listed as unanchored."""
+    Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no checkpoint elsewhere covers are listed as unanchored."""  # noqa: E501  a paragraph of the help is one line
     if bundle is not None:
         return _verify_bundle(bundle, anchor, key)
     project = projects.current()
     notes = _anchors(project, list(anchor))
     try:
-        v = _log(project).verify(notes)
-    except ToolFailed as e:
+        verification = _log(project).verify(notes)
+    except ToolFailed as error:
         return Verified(
             entries=0,
             root="",
             signed=0,
             anchored=0,
-            problems=[Problem(0, "unreadable", e.message)],
+            problems=[Problem(0, "unreadable", error.message)],
             source=project.name,
         )
     return Verified(
-        entries=v.entries, root=v.root, signed=v.signed, anchored=v.anchored, problems=v.problems, source=project.name
+        entries=verification.entries,
+        root=verification.root,
+        signed=verification.signed,
+        anchored=verification.anchored,
+        problems=verification.problems,
+        source=project.name,
     )
 
-
-def _verify_bundle(path: Path, files, given) -> Verified:
+# %% ../../nbs/comply/audit_verbs.ipynb #826579fc
+def _verify_bundle(path: Path, files: list[Path], given: list[str]) -> Verified:
     "A bundle needs no project: its own entries, the keys that were given or are pinned here"
     from mlops_nb.core import verification
 
     project = projects.bound_or_none()
     notes = _anchors(None, list(files))
     try:
-        doc = msgspec.json.decode(path.read_bytes())
-        rows = [
-            Row(
-                e["seq"],
-                e["header"],
-                bytes.fromhex(e["commitment"]),
-                None if e["salt"] is None else bytes.fromhex(e["salt"]),
-                None if e["payload"] is None else e["payload"].encode(),
-            )
-            for e in doc["entries"]
-        ]
-        own = [bytes.fromhex(k) for k in doc["public_keys"]]
-        checkpoints = doc["checkpoints"]
-        origin = doc["origin"]
-    except OSError as e:
-        raise NotFound(f"{path} cannot be read: {e.strerror}") from e
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as e:
+        bundle = msgspec.json.decode(path.read_bytes())
+        rows = [_row(entry) for entry in bundle["entries"]]
+        own = [bytes.fromhex(key) for key in bundle["public_keys"]]
+        checkpoints = bundle["checkpoints"]
+        origin = bundle["origin"]
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
-            f"{path} is no ledger bundle: {type(e).__name__}", "give a file that `mlops audit export` wrote"
-        ) from e
-    trusted = [
-        _public_key(k)
-        for k in given or (project.settings.audit.public_key.replace(",", " ").split() if project else [])
-    ]
-    n, root, signed, safe, problems = verification.check(rows, checkpoints, trusted or own, origin, notes)
+            f"{path} is no ledger bundle: {type(error).__name__}", "give a file that `mlops audit export` wrote"
+        ) from error
+    pinned = project.settings.audit.public_key.replace(",", " ").split() if project else []
+    trusted = [_public_key(key) for key in given or pinned]
+    entries, root, signed, safe, problems = verification.check(rows, checkpoints, trusted or own, origin, notes)
     return Verified(
-        entries=n, root=root, signed=signed, anchored=safe, problems=problems, source=str(path), own_keys=bool(trusted)
+        entries=entries,
+        root=root,
+        signed=signed,
+        anchored=safe,
+        problems=problems,
+        source=str(path),
+        own_keys=bool(trusted),
+    )
+
+
+def _row(entry: dict) -> Row:
+    "An entry of a bundle as the ledger stores it"
+    return Row(
+        entry["seq"],
+        entry["header"],
+        bytes.fromhex(entry["commitment"]),
+        None if entry["salt"] is None else bytes.fromhex(entry["salt"]),
+        None if entry["payload"] is None else entry["payload"].encode(),
     )
 
 
@@ -267,13 +279,13 @@ def export(
     log = _log(project)
     if dry_run:
         return Plan(steps=[f"write {log.size()} entries, their checkpoints and the public keys to {path}"])
-    doc = log.bundle()
-    text = msgspec.json.encode(doc)
+    bundle = log.bundle()
+    text = msgspec.json.encode(bundle)
     projects.write_text(Path(path).expanduser(), text)
-    n = len(doc["entries"])
+    entries = len(bundle["entries"])
     digest = sha256(text).hexdigest()
-    log.append("audit.exported", project.name, {"entries": n, "path": str(path)}, digest=digest)
-    return Exported(path=str(path), entries=n, root=log.root(n).hex(), bytes=len(text), digest=digest)
+    log.append("audit.exported", project.name, {"entries": entries, "path": str(path)}, digest=digest)
+    return Exported(path=str(path), entries=entries, root=log.root(entries).hex(), bytes=len(text), digest=digest)
 
 
 @verb("audit.prove", example="mlops audit prove 0")
@@ -294,18 +306,21 @@ def redact(
 ) -> Redacted | Plan:
     "Blank the payload of an entry; every proof stays valid"
     log = _log(projects.current())
-    e: Event = log.event(seq)
-    if e.payload is None:
+    event: Event = log.event(seq)
+    if event.payload is None:
         raise BadInput(f"entry {seq} was redacted before")
     if not reason.strip():
         raise BadInput("--reason is empty", "say why the payload must go")
     if dry_run:
         return Plan(
-            steps=[f"blank the payload of entry {seq} ({e.type} {e.subject})", "record entry.redacted with the reason"]
+            steps=[
+                f"blank the payload of entry {seq} ({event.type} {event.subject})",
+                "record entry.redacted with the reason",
+            ]
         )
     if not yes:
         raise BadUsage(
-            f"this blanks entry {seq} ({e.type} {e.subject}) for good",
+            f"this blanks entry {seq} ({event.type} {event.subject}) for good",
             f"if you are sure: mlops audit redact {seq} --reason ... --yes",
         )
     return Redacted(seq=seq, reason=reason, entry=log.redact(seq, reason).seq)

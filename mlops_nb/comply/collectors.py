@@ -12,11 +12,15 @@ __all__ = ['COLLECTORS', 'Sources', 'ledger_intact', 'ledger_signed', 'ledger_an
 # %% ../../nbs/comply/collectors.ipynb #392dfee3
 import re
 from datetime import UTC, datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 from ..core.errors import MlopsError
 from ..core.events import Event
 from . import views
-from .facts import Control, Outcome, Result
+from .facts import Control, Outcome, Result, Scan
+
+if TYPE_CHECKING:
+    from mlops_nb.core.ledger import Verification
 
 # %% ../../nbs/comply/collectors.ipynb #8712ee7f
 class Sources:
@@ -25,11 +29,12 @@ class Sources:
     def __init__(
         self,
         events: list[Event],  # The ledger, oldest first
-        verify: Callable,  # () -> what `audit verify` found: entries, problems[{kind, seq}]
-        key: Callable,  # () -> (ok, detail, fix) of the signing key
-        changed: Callable,  # () -> definitions with uncommitted changes
-        jobs: Callable,  # () -> {job: text of its lock file, or None}
-        notebooks: Callable,  # () -> `Scan` of the project's notebooks
+        *,
+        verify: Callable[[], "Verification"],  # What `audit verify` finds
+        key: Callable[[], tuple[bool, str, str]],  # Whether the signing key is good, what was found, what to type
+        changed: Callable[[], list[str]],  # Definitions with uncommitted changes
+        jobs: Callable[[], dict[str, str | None]],  # Job -> text of its lock file, or None
+        notebooks: Callable[[], Scan],  # What is found in the project's notebooks
         now: datetime | None = None,
     ) -> None:
         self.events = events
@@ -43,198 +48,197 @@ class Sources:
     def of(self, *types: str) -> list[Event]:
         return views.standing(self.events, *types)
 
-    def days_since(self, e: Event) -> float:
-        return (self.now - datetime.fromisoformat(e.time.replace("Z", "+00:00"))).total_seconds() / 86400
+    def days_since(self, event: Event) -> float:
+        return (self.now - datetime.fromisoformat(event.time.replace("Z", "+00:00"))).total_seconds() / 86400
 
 
-def _seqs(events) -> list[int]:
-    return [e.seq for e in events][-100:]
+def _seqs(events: Iterable[Event]) -> list[int]:
+    return [event.seq for event in events][-100:]
 
 
-def _some(words, limit: int = 3) -> str:
+def _some(words: Iterable[str], limit: int = 3) -> str:
     words = list(words)
     return ", ".join(words[:limit]) + (f" and {len(words) - limit} more" if len(words) > limit else "")
+
+
+def _subjects(events: Iterable[Event]) -> str:
+    return _some(event.subject for event in events)
 
 
 def _nothing(what: str) -> Outcome:
     return Outcome(status="not_applicable", found=f"no {what} yet")
 
 
-def _each(s: Sources, c: Control, events: list[Event], what: str, wrong: Callable[[Event], str]) -> Outcome:
+def _each(sources: Sources, control: Control, events: list[Event], what: str, wrong: Callable[[Event], str]) -> Outcome:
     "Pass when `wrong` finds nothing in any entry; stale when the oldest of them is"
     if not events:
         return _nothing(what)
-    bad = {e.subject: w for e in events if (w := wrong(e))}
+    found = {event.subject: wrong(event) for event in events}
+    bad = {subject: what_is_wrong for subject, what_is_wrong in found.items() if what_is_wrong}
     if bad:
         return Outcome(
             status="fail",
-            found=f"{len(bad)} of {len(events)}: " + _some(f"{k} {w}" for k, w in bad.items()),
-            evidence=_seqs(e for e in events if e.subject in bad),
+            found=f"{len(bad)} of {len(events)}: "
+            + _some(f"{subject} {what_is_wrong}" for subject, what_is_wrong in bad.items()),
+            evidence=_seqs(event for event in events if event.subject in bad),
         )
-    old = [e for e in events if s.days_since(e) > c.fresh_days]
+    old = [event for event in events if sources.days_since(event) > control.fresh_days]
     if old:
         return Outcome(
             status="stale",
-            found=f"{len(old)} of {len(events)} recorded more than {c.fresh_days} days ago: {_some(e.subject for e in old)}",
+            found=f"{len(old)} of {len(events)} recorded more than {control.fresh_days} days ago: {_subjects(old)}",
             evidence=_seqs(old),
         )
-    return Outcome(
-        status="pass", found=f"all {len(events)}: {_some(e.subject for e in events)}", evidence=_seqs(events)
-    )
+    return Outcome(status="pass", found=f"all {len(events)}: {_subjects(events)}", evidence=_seqs(events))
 
 
-def _newest(s: Sources, c: Control, e: Event | None, never: str, found: str) -> Outcome:
+def _newest(sources: Sources, control: Control, event: Event | None, never: str, found: str) -> Outcome:
     "Pass while the newest entry is fresh"
-    if e is None:
+    if event is None:
         return Outcome(status="fail", found=never)
-    age = s.days_since(e)
+    age = sources.days_since(event)
     return Outcome(
-        status="pass" if age <= c.fresh_days else "stale",
+        status="pass" if age <= control.fresh_days else "stale",
         found=f"{found}, {age:.0f} days ago" if age >= 1 else f"{found}, today",
-        evidence=[e.seq],
+        evidence=[event.seq],
     )
 
 # %% ../../nbs/comply/collectors.ipynb #83889878
-def ledger_intact(s: Sources, c: Control) -> Outcome:
+def ledger_intact(sources: Sources, control: Control) -> Outcome:
     "Every entry recomputed"
-    v = s.verify()
-    if any(p.kind == "unreadable" for p in v.problems):
+    verification = sources.verify()
+    if any(problem.kind == "unreadable" for problem in verification.problems):
         return Outcome(status="unknown", found="the ledger cannot be read")
-    bad = [p for p in v.problems if p.kind in ("tampered", "truncated")]
+    bad = [problem for problem in verification.problems if problem.kind in ("tampered", "truncated")]
     if bad:
         return Outcome(
             status="fail",
-            found=_some(f"{p.kind} at entry {p.seq}" for p in bad),
-            evidence=[p.seq for p in bad if p.seq is not None][:100],
+            found=_some(f"{problem.kind} at entry {problem.seq}" for problem in bad),
+            evidence=[problem.seq for problem in bad if problem.seq is not None][:100],
         )
-    if not v.entries:
+    if not verification.entries:
         return _nothing("entry in the ledger")
     return Outcome(
-        status="pass", found=f"{v.entries:,} entries recomputed", evidence=_seqs(s.of("audit.checkpointed")[-1:])
+        status="pass",
+        found=f"{verification.entries:,} entries recomputed",
+        evidence=_seqs(sources.of("audit.checkpointed")[-1:]),
     )
 
 
-def ledger_signed(s: Sources, c: Control) -> Outcome:
+def ledger_signed(sources: Sources, control: Control) -> Outcome:
     "A fresh checkpoint"
-    if not s.events:
+    if not sources.events:
         return _nothing("entry in the ledger")
-    e = views.newest(s.events, "audit.checkpointed")
+    event = views.newest(sources.events, "audit.checkpointed")
     return _newest(
-        s,
-        c,
-        e,
-        f"{len(s.events):,} entries and no signature",
-        f"signed, {len(s.events) - 1 - s.events.index(e):,} entries since" if e else "",
+        sources,
+        control,
+        event,
+        f"{len(sources.events):,} entries and no signature",
+        f"signed, {len(sources.events) - 1 - sources.events.index(event):,} entries since" if event else "",
     )
 
 
-def ledger_anchored(s: Sources, c: Control) -> Outcome:
+def ledger_anchored(sources: Sources, control: Control) -> Outcome:
     "A fresh anchor"
-    if not s.events:
+    if not sources.events:
         return _nothing("entry in the ledger")
     return _newest(
-        s,
-        c,
-        views.newest(s.events, "audit.anchored"),
+        sources,
+        control,
+        views.newest(sources.events, "audit.anchored"),
         "no checkpoint was copied off the project",
         "a checkpoint was copied off the project",
     )
 
 
-def work_closed(s: Sources, c: Control) -> Outcome:
+def work_closed(sources: Sources, control: Control) -> Outcome:
     "No open bracket"
-    begun = [e for e in s.events if e.type in views.OPENS]
+    begun = [event for event in sources.events if event.type in views.OPENS]
     if not begun:
         return _nothing("recorded work")
-    still = views.open_brackets(s.events)
-    old = [e for e in still if s.days_since(e) > c.fresh_days]
+    still = views.open_brackets(sources.events)
+    old = [event for event in still if sources.days_since(event) > control.fresh_days]
     if old:
         return Outcome(
             status="fail",
-            found=f"{len(old)} began more than {c.fresh_days} days ago and never ended: {_some(e.subject for e in old)}",
+            found=f"{len(old)} began more than {control.fresh_days} days ago and never ended: {_subjects(old)}",
             evidence=_seqs(old),
         )
     if still:
         return Outcome(
             status="unknown",
-            found=f"{len(still)} without an end so far, running or broken: {_some(e.subject for e in still)}",
+            found=f"{len(still)} without an end so far, running or broken: {_subjects(still)}",
             evidence=_seqs(still),
         )
     return Outcome(status="pass", found=f"all {len(begun)} have ended", evidence=_seqs(begun))
 
 
-def key_private(s: Sources, c: Control) -> Outcome:
+def key_private(sources: Sources, control: Control) -> Outcome:
     "The key's mode and its fit"
-    ok, detail, _ = s.key()
+    ok, detail, _ = sources.key()
     return Outcome(status="pass" if ok else "fail", found=detail)
 
 # %% ../../nbs/comply/collectors.ipynb #af82600e
-def dataset_purpose(s: Sources, c: Control) -> Outcome:
+def dataset_purpose(sources: Sources, control: Control) -> Outcome:
     "A purpose with every version"
     return _each(
-        s,
-        c,
-        s.of("dataset.added"),
+        sources,
+        control,
+        sources.of("dataset.added"),
         "dataset",
         lambda e: "" if str((e.payload or {}).get("purpose") or "").strip() else "declares none",
     )
 
 
-def dataset_classified(s: Sources, c: Control) -> Outcome:
+def dataset_classified(sources: Sources, control: Control) -> Outcome:
     "A classification with every version"
     return _each(
-        s,
-        c,
-        s.of("dataset.added"),
+        sources,
+        control,
+        sources.of("dataset.added"),
         "dataset",
         lambda e: "" if isinstance((e.payload or {}).get("pii"), (dict, list)) else "has no classification",
     )
 
 
-def model_lineage(s: Sources, c: Control) -> Outcome:
+def model_lineage(sources: Sources, control: Control) -> Outcome:
     "Digests of data and model with every version"
 
-    def wrong(e):
-        p = e.payload or {}
-        return ", ".join(
-            filter(
-                None,
-                [
-                    "" if p.get("data_digest") else "names no data",
-                    "" if e.digest or p.get("digest") else "has no digest",
-                ],
-            )
-        )
+    def wrong(event: Event) -> str:
+        payload = event.payload or {}
+        missing = [] if payload.get("data_digest") else ["names no data"]
+        if not (event.digest or payload.get("digest")):
+            missing.append("has no digest")
+        return ", ".join(missing)
 
-    return _each(s, c, s.of("model.registered"), "model", wrong)
+    return _each(sources, control, sources.of("model.registered"), "model", wrong)
 
 
-def promotion_reasoned(s: Sources, c: Control) -> Outcome:
+def promotion_reasoned(sources: Sources, control: Control) -> Outcome:
     "A reason and passed gates with every promotion"
 
-    def wrong(e):
-        p = e.payload or {}
-        failed = [g for g in p.get("gates") or [] if isinstance(g, dict) and not g.get("ok")]
-        return ", ".join(
-            filter(
-                None,
-                [
-                    "" if str(p.get("reason") or "").strip() else "has no reason",
-                    f"failed {len(failed)} gates" if failed else "",
-                ],
-            )
-        )
+    def wrong(event: Event) -> str:
+        payload = event.payload or {}
+        missing = [] if str(payload.get("reason") or "").strip() else ["has no reason"]
+        gates = [gate for gate in payload.get("gates") or [] if isinstance(gate, dict)]
+        failed = [gate for gate in gates if not gate.get("ok")]
+        if failed:
+            missing.append(f"failed {len(failed)} gates")
+        return ", ".join(missing)
 
-    return _each(s, c, [e for e in s.events if e.type == "model.promoted"], "promotion", wrong)
+    return _each(
+        sources, control, [event for event in sources.events if event.type == "model.promoted"], "promotion", wrong
+    )
 
 
-def drift_watched(s: Sources, c: Control) -> Outcome:
+def drift_watched(sources: Sources, control: Control) -> Outcome:
     "A fresh comparison, once a model is promoted"
-    if views.newest(s.events, "model.promoted") is None:
+    if views.newest(sources.events, "model.promoted") is None:
         return _nothing("promoted model")
-    e = views.newest(s.events, "monitor.drift_checked")
-    alarm = " (alarm)" if e and (e.payload or {}).get("alarm") else ""
-    return _newest(s, c, e, "no comparison was recorded", f"compared{alarm}")
+    event = views.newest(sources.events, "monitor.drift_checked")
+    alarm = " (alarm)" if event and (event.payload or {}).get("alarm") else ""
+    return _newest(sources, control, event, "no comparison was recorded", f"compared{alarm}")
 
 # %% ../../nbs/comply/collectors.ipynb #09646ac0
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*(==|===)\s*[^\s*;]+(\s*;.*|\s+--hash=.*|\s+\\)?$")
@@ -244,68 +248,72 @@ def loose(
     lock: str,  # Text of a requirements file
 ) -> list[str]:  # Lines without one exact version
     "Requirements that could resolve to something else tomorrow"
-    lines = (l.split(" #")[0].strip() for l in lock.splitlines())
-    return [l for l in lines if l and not l.startswith(("#", "--")) and not _PINNED.match(l) and " @ " not in l]
+    lines = (line.split(" #")[0].strip() for line in lock.splitlines())
+    requirements = [line for line in lines if line and not line.startswith(("#", "--"))]
+    return [line for line in requirements if not _PINNED.match(line) and " @ " not in line]
 
 
-def job_locked(s: Sources, c: Control) -> Outcome:
+def job_locked(sources: Sources, control: Control) -> Outcome:
     "A lock with exact versions beside every job"
-    locks = s.jobs()
+    locks = sources.jobs()
     if not locks:
         return _nothing("job")
-    bad = {
-        n: "has no lock file" if t is None else f"leaves {_some(loose(t), 1)} open"
-        for n, t in locks.items()
-        if t is None or loose(t)
-    }
-    seen = [e for e in s.of("job.converted") if e.subject.split("@")[0] in locks]
+    bad = {}
+    for name, lock in locks.items():
+        if lock is None:
+            bad[name] = "has no lock file"
+        elif open_lines := loose(lock):
+            bad[name] = f"leaves {_some(open_lines, 1)} open"
+    seen = [event for event in sources.of("job.converted") if event.subject.split("@")[0] in locks]
     if bad:
         return Outcome(
             status="fail",
-            found=f"{len(bad)} of {len(locks)}: " + _some(f"{n} {w}" for n, w in bad.items()),
-            evidence=_seqs(e for e in seen if e.subject.split("@")[0] in bad),
+            found=f"{len(bad)} of {len(locks)}: "
+            + _some(f"{name} {what_is_wrong}" for name, what_is_wrong in bad.items()),
+            evidence=_seqs(event for event in seen if event.subject.split("@")[0] in bad),
         )
     return Outcome(status="pass", found=f"all {len(locks)}: {_some(locks)}", evidence=_seqs(seen))
 
 
-def definitions_committed(s: Sources, c: Control) -> Outcome:
+def definitions_committed(sources: Sources, control: Control) -> Outcome:
     "A clean work tree where definitions lie"
-    changed = s.changed()
+    changed = sources.changed()
     if changed:
         return Outcome(status="fail", found=f"{len(changed)} not committed: {_some(changed)}")
     return Outcome(status="pass", found="nothing uncommitted")
 
 
-def notebooks_without_secrets(s: Sources, c: Control) -> Outcome:
+def notebooks_without_secrets(sources: Sources, control: Control) -> Outcome:
     "A scan of every notebook"
-    scan = s.notebooks()
+    scan = sources.notebooks()
     if not scan.files and not scan.skipped:
         return _nothing("notebook")
     if scan.findings:
-        return Outcome(status="fail", found=_some(f"{f.name} in {f.where}" for f in scan.findings))
+        return Outcome(status="fail", found=_some(f"{hit.name} in {hit.where}" for hit in scan.findings))
     if scan.skipped:
         return Outcome(status="unknown", found=f"could not read {_some(scan.skipped)}")
     return Outcome(status="pass", found=f"{scan.files} notebooks, {scan.cells} sources and outputs searched")
 
 
-def energy_recorded(s: Sources, c: Control) -> Outcome:
+def energy_recorded(sources: Sources, control: Control) -> Outcome:
     "Energy with every run of the period"
-    ended = [e for e in s.events if e.type in ("job.completed", "run.completed") and s.days_since(e) <= c.fresh_days]
-    without = [e for e in ended if not isinstance((e.payload or {}).get("kwh"), (int, float))]
+    ended = [event for event in sources.events if event.type in ("job.completed", "run.completed")]
+    ended = [event for event in ended if sources.days_since(event) <= control.fresh_days]
+    without = [event for event in ended if not isinstance((event.payload or {}).get("kwh"), (int, float))]
     if not ended:
-        return _nothing(f"run in {c.fresh_days} days")
+        return _nothing(f"run in {control.fresh_days} days")
     if without:
         return Outcome(
             status="fail",
-            found=f"{len(without)} of {len(ended)} runs without energy: {_some(e.subject for e in without)}",
+            found=f"{len(without)} of {len(ended)} runs without energy: {_subjects(without)}",
             evidence=_seqs(without),
         )
     return Outcome(status="pass", found=f"all {len(ended)} runs", evidence=_seqs(ended))
 
 # %% ../../nbs/comply/collectors.ipynb #819a55ba
 COLLECTORS = {
-    f.__name__.replace("_", "-"): f
-    for f in (
+    collector.__name__.replace("_", "-"): collector
+    for collector in (
         ledger_intact,
         ledger_signed,
         ledger_anchored,
@@ -324,20 +332,20 @@ COLLECTORS = {
 }
 
 
-def collect(c: Control, s: Sources) -> Result:
+def collect(control: Control, sources: Sources) -> Result:
     "What is found for one control; `unknown` when its evidence cannot be collected"
     try:
-        o = COLLECTORS[c.id](s, c)
-    except MlopsError as e:
-        o = Outcome(status="unknown", found=str(e))
+        outcome = COLLECTORS[control.id](sources, control)
+    except MlopsError as error:
+        outcome = Outcome(status="unknown", found=str(error))
     return Result(
-        id=c.id,
-        status=o.status,
-        title=c.title,
-        severity=c.severity,
-        found=o.found,
-        evidence=o.evidence,
-        limit=c.limit,
-        fix=c.fix,
-        clauses=c.clauses,
+        id=control.id,
+        status=outcome.status,
+        title=control.title,
+        severity=control.severity,
+        found=outcome.found,
+        evidence=outcome.evidence,
+        limit=control.limit,
+        fix=control.fix,
+        clauses=control.clauses,
     )

@@ -9,6 +9,7 @@ __all__ = ['catalogue', 'frameworks', 'chosen']
 
 # %% ../../nbs/comply/controls.ipynb #dd6bfbd1
 import functools
+from itertools import chain
 import msgspec
 from ..core.errors import BadInput, suggest
 from ..core.resources import resource
@@ -20,12 +21,12 @@ def catalogue() -> tuple[Control, ...]:
     "Every control of the package"
     import tomllib
 
-    return tuple(msgspec.convert(c, Control) for c in tomllib.loads(resource("controls.toml"))["control"])
+    return tuple(msgspec.convert(control, Control) for control in tomllib.loads(resource("controls.toml"))["control"])
 
 
 def frameworks() -> list[str]:
     "Frameworks that some control cites"
-    return sorted({f for c in catalogue() for f in c.clauses})
+    return sorted(set(chain.from_iterable(control.clauses for control in catalogue())))
 
 
 def chosen(
@@ -36,4 +37,4 @@ def chosen(
         raise BadInput(
             f"no framework {framework!r}", suggest(framework, frameworks()) or f"there are: {', '.join(frameworks())}"
         )
-    return [c for c in catalogue() if not framework or framework in c.clauses]
+    return [control for control in catalogue() if not framework or framework in control.clauses]

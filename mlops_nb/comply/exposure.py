@@ -11,7 +11,11 @@ __all__ = ['TEXT', 'LIMIT_MB', 'outputs', 'places', 'search', 'search_table']
 import json
 from pathlib import Path
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 from .facts import Hit, Scan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # %% ../../nbs/comply/exposure.ipynb #64c09f14
 TEXT = (
@@ -36,22 +40,21 @@ LIMIT_MB = 50  # Larger files are named and not read
 _MIMES = ("text/plain", "text/html", "text/markdown", "application/json", "text/latex")
 
 
-def _text(x) -> str:
-    return (
-        "".join(map(str, x)) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)
-    )
+def _text(text: object) -> str:
+    if isinstance(text, list):
+        return "".join(map(str, text))
+    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
 
 
 def outputs(cell: dict) -> str:
     "All text that a cell has saved"
     parts = []
-    for o in cell.get("outputs") or []:
-        parts += [
-            _text(o.get("text", "")),
-            *(_text(v) for k, v in (o.get("data") or {}).items() if k in _MIMES),
-            _text(o.get("evalue", "")),
-            "\n".join(map(str, o.get("traceback") or [])),
-        ]
+    for output in cell.get("outputs") or []:
+        parts.append(_text(output.get("text", "")))
+        data = output.get("data") or {}
+        parts += [_text(value) for mime, value in data.items() if mime in _MIMES]
+        parts.append(_text(output.get("evalue", "")))
+        parts.append("\n".join(map(str, output.get("traceback") or [])))
     return "\n".join(parts)
 
 
@@ -63,12 +66,12 @@ def places(
     if path.suffix != ".ipynb":
         yield "", text
         return
-    nb = json.loads(text)
-    if given := ((nb.get("metadata") or {}).get("papermill") or {}).get("parameters"):
+    notebook = json.loads(text)
+    if given := ((notebook.get("metadata") or {}).get("papermill") or {}).get("parameters"):
         yield " parameters", json.dumps(given, ensure_ascii=False)
-    for n, c in enumerate(nb.get("cells") or []):
-        yield f" cell {n}", _text(c.get("source", ""))
-        if out := outputs(c):
+    for n, cell in enumerate(notebook.get("cells") or []):
+        yield f" cell {n}", _text(cell.get("source", ""))
+        if out := outputs(cell):
             yield f" output of cell {n}", out
 
 
@@ -90,19 +93,17 @@ def search(
                 continue
             for where, text in places(path):
                 cells += 1
-                hits += [
-                    Hit(where=name + where, kind=kind, name=cls, count=n)
-                    for kind, detect in find.items()
-                    for cls, n in detect(text).items()
-                ]
-        except (OSError, ValueError, AttributeError, TypeError) as e:
-            skipped.append(f"{name}: {type(e).__name__}")
+                for kind, detect in find.items():
+                    found = detect(text)
+                    hits += [Hit(where=name + where, kind=kind, name=cls, count=count) for cls, count in found.items()]
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            skipped.append(f"{name}: {type(error).__name__}")
     return Scan(target=target, findings=hits, files=len(files) - len(skipped), cells=cells, skipped=skipped)
 
 # %% ../../nbs/comply/exposure.ipynb #c142b6be
 def search_table(
-    table,  # pyarrow.Table
-    classify: Callable,  # Table -> column -> classes
+    table: "pa.Table",
+    classify: Callable[["pa.Table"], dict[str, list[str]]],  # Column -> classes
     find_secrets: Callable[[str], dict[str, int]],
     target: str,  # What to call it
     limit: int = 10_000,  # Distinct values of a column that are looked at
@@ -110,15 +111,15 @@ def search_table(
     "Personal data and secrets in the columns of a table"
     import pyarrow as pa, pyarrow.compute as pc
 
-    rows = lambda c: table.num_rows - table.column(c).null_count
-    hits = [
-        Hit(where=f"column {c}", kind="pii", name=cls, count=rows(c))
-        for c, classes in classify(table).items()
-        for cls in classes
-    ]
-    for c, column in zip(table.column_names, table.columns):
+    hits = []
+    for name, classes in classify(table).items():
+        rows = table.num_rows - table.column(name).null_count
+        hits += [Hit(where=f"column {name}", kind="pii", name=cls, count=rows) for cls in classes]
+    for name, column in zip(table.column_names, table.columns):
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             continue
-        text = "\n".join(v[:2000] for v in pc.unique(column).slice(0, limit).to_pylist() if v)
-        hits += [Hit(where=f"column {c}", kind="secret", name=cls, count=n) for cls, n in find_secrets(text).items()]
+        values = pc.unique(column).slice(0, limit).to_pylist()
+        text = "\n".join(value[:2000] for value in values if value)
+        secrets = find_secrets(text)
+        hits += [Hit(where=f"column {name}", kind="secret", name=cls, count=count) for cls, count in secrets.items()]
     return Scan(target=target, findings=hits, files=1, cells=table.num_columns, skipped=[])

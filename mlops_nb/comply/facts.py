@@ -96,7 +96,9 @@ class Scan(Fact):
 
     @property
     def finding(self) -> str:
-        return f"{len(self.findings)} findings in {self.target}: " + ", ".join(sorted({f.name for f in self.findings}))
+        return f"{len(self.findings)} findings in {self.target}: " + ", ".join(
+            sorted({hit.name for hit in self.findings})
+        )
 
 # %% ../../nbs/comply/facts.ipynb #235648a9
 class Log(Fact):
@@ -121,7 +123,7 @@ class Verified(Fact):
 
     @property
     def _bad(self) -> list[Problem]:
-        return [p for p in self.problems if p.kind != "unanchored"]
+        return [problem for problem in self.problems if problem.kind != "unanchored"]
 
     @property
     def ok(self) -> bool:
@@ -129,11 +131,13 @@ class Verified(Fact):
 
     @property
     def exit_code(self) -> int:
-        return 4 if any(p.kind == "unreadable" for p in self.problems) else 0 if self.ok else 1
+        if any(problem.kind == "unreadable" for problem in self.problems):
+            return 4
+        return 0 if self.ok else 1
 
     @property
     def finding(self) -> str:
-        return "; ".join(f"{p.kind} at entry {p.seq}: {p.detail}" for p in self._bad[:3])
+        return "; ".join(f"{problem.kind} at entry {problem.seq}: {problem.detail}" for problem in self._bad[:3])
 
 
 class Checkpointed(Fact):

@@ -9,13 +9,17 @@ __all__ = ['LEVEL', 'words', 'said', 'board', 'catalogue', 'scan', 'log', 'verif
            'redacted']
 
 # %% ../../nbs/comply/panel.ipynb #be930230
-from ..core.draw import Panel, badge, details, facts, short, table, text
+from typing import TYPE_CHECKING
+from ..core.draw import Block, Panel, badge, details, facts, short, table, text
 from .facts import STATUSES, Board, Scan
+
+if TYPE_CHECKING:
+    from mlops_nb.comply.facts import Catalogue, Checkpointed, Exported, Log, Proof, Redacted, Verified
 
 # %% ../../nbs/comply/panel.ipynb #6c361487
 LEVEL = {"pass": "ok", "fail": "bad", "stale": "warn", "unknown": "warn", "not_applicable": "info", "attested": "info"}
-_ORDER = {s: n for n, s in enumerate(("fail", "stale", "unknown", "pass", "attested", "not_applicable"))}
-_WEIGHT = {s: n for n, s in enumerate(("critical", "high", "medium", "low"))}
+_ORDER = {status: n for n, status in enumerate(("fail", "stale", "unknown", "pass", "attested", "not_applicable"))}
+_WEIGHT = {severity: n for n, severity in enumerate(("critical", "high", "medium", "low"))}
 
 
 def words(status: str) -> str:
@@ -25,45 +29,53 @@ def words(status: str) -> str:
 def said(clauses: dict, framework: str = "") -> str:
     "Clauses as a reader cites them"
     return "; ".join(
-        f"{f.replace('_', ' ').upper()} {', '.join(cs)}" for f, cs in clauses.items() if framework in ("", f)
+        f"{cited.replace('_', ' ').upper()} {', '.join(numbers)}"
+        for cited, numbers in clauses.items()
+        if framework in ("", cited)
     )
 
 
-def board(b: Board) -> Panel:
+def board(fact: Board) -> Panel:
     "Failed and unknown controls first; what a pass does not show stands beside it"
-    ordered = sorted(b.controls, key=lambda r: (_ORDER[r.status], _WEIGHT.get(r.severity, 9)))
+    ordered = sorted(fact.controls, key=lambda result: (_ORDER[result.status], _WEIGHT.get(result.severity, 9)))
     rows = [
         [
-            badge(LEVEL[r.status], words(r.status)),
-            r.title,
-            r.found,
-            ", ".join(map(str, r.evidence[-4:])) or "-",
-            r.severity,
+            badge(LEVEL[result.status], words(result.status)),
+            result.title,
+            result.found,
+            ", ".join(map(str, result.evidence[-4:])) or "-",
+            result.severity,
         ]
-        for r in ordered
+        for result in ordered
     ]
     more = table(
         ["control", "does not show", "helps to answer", "what to type"],
-        [[r.id, r.limit, said(r.clauses, b.framework), r.fix] for r in ordered],
+        [[result.id, result.limit, said(result.clauses, fact.framework), result.fix] for result in ordered],
     )
-    open_ = [r for r in ordered if r.status in ("fail", "stale", "unknown")]
-    level = "bad" if b.counts["fail"] else "warn" if open_ else "ok"
+    unsettled = [result for result in ordered if result.status in ("fail", "stale", "unknown")]
+    level = "warn" if unsettled else "ok"
+    if fact.counts["fail"]:
+        level = "bad"
+    counted = [f"{fact.counts[status]} {words(status).lower()}" for status in STATUSES if fact.counts[status]]
+    commands = [result.fix for result in unsettled if result.fix.startswith("mlops ")]
     return Panel(
-        "Controls" + (f": {b.framework.replace('_', ' ').upper()}" if b.framework else ""),
+        "Controls" + (f": {fact.framework.replace('_', ' ').upper()}" if fact.framework else ""),
         text(
-            f"{', '.join(f'{b.counts[s]} {words(s).lower()}' for s in STATUSES if b.counts[s]) or 'no control'}, read from {b.entries:,} entries at {b.as_of[:16].replace('T', ' ')} UTC. "
-            "A pass says that the named evidence was there, fresh and good. It does not say that an organisation complies."
+            f"{', '.join(counted) or 'no control'}, "
+            f"read from {fact.entries:,} entries at {fact.as_of[:16].replace('T', ' ')} UTC. "
+            "A pass says that the named evidence was there, fresh and good. "
+            "It does not say that an organisation complies."
         ),
         table(["", "control", "found", "entries", "severity"], rows),
         details("What the evidence does not show, and which clauses it helps to answer", more),
-        verdict=(level, f"{b.counts['pass']} PASS, {b.counts['fail']} FAIL"),
-        next=next((r.fix for r in open_ if r.fix.startswith("mlops ")), "mlops audit verify"),
+        verdict=(level, f"{fact.counts['pass']} PASS, {fact.counts['fail']} FAIL"),
+        next=commands[0] if commands else "mlops audit verify",
     )
 
 # %% ../../nbs/comply/panel.ipynb #e39962d7
-def catalogue(c) -> Panel:
+def catalogue(fact: "Catalogue") -> Panel:
     "What is asked, before anything is looked at"
-    rows = [[x.id, x.title, said(x.clauses), x.limit] for x in c.controls]
+    rows = [[control.id, control.title, said(control.clauses), control.limit] for control in fact.controls]
     return Panel(
         "Catalogue of controls",
         table(["control", "asks", "helps to answer", "does not show"], rows),
@@ -72,129 +84,147 @@ def catalogue(c) -> Panel:
     )
 
 # %% ../../nbs/comply/panel.ipynb #544ad501
-def scan(s: Scan) -> Panel:
+def scan(fact: Scan) -> Panel:
     "Where something lies, never what"
     rows = [
-        [badge("bad" if f.kind == "secret" else "warn", f.kind.upper()), f.name, f.where, f.count] for f in s.findings
+        [badge("bad" if hit.kind == "secret" else "warn", hit.kind.upper()), hit.name, hit.where, hit.count]
+        for hit in fact.findings
     ]
     about = facts(
         {
-            "target": s.target,
-            "searched": f"{s.cells:,} places in {s.files:,} files",
-            **({"not read": "; ".join(s.skipped[:5])} if s.skipped else {}),
+            "target": fact.target,
+            "searched": f"{fact.cells:,} places in {fact.files:,} files",
+            **({"not read": "; ".join(fact.skipped[:5])} if fact.skipped else {}),
         }
     )
+    if fact.findings:
+        verdict = ("bad", f"{len(fact.findings)} FOUND")
+    else:
+        verdict = ("warn", "NOT ALL READ") if fact.skipped else ("ok", "NOTHING FOUND")
     return Panel(
         "Scan for secrets and personal data",
         about,
         table(["", "kind", "where", "how many"], rows, empty="nothing was found by the known patterns"),
         text(
-            "Patterns find structured identifiers and known kinds of secrets. Names in free text, faces and voices are not found."
+            "Patterns find structured identifiers and known kinds of secrets. "
+            "Names in free text, faces and voices are not found."
         ),
-        verdict=("bad", f"{len(s.findings)} FOUND")
-        if s.findings
-        else ("warn", "NOT ALL READ")
-        if s.skipped
-        else ("ok", "NOTHING FOUND"),
+        verdict=verdict,
         next="mlops comply status",
     )
 
 # %% ../../nbs/comply/panel.ipynb #62a4a8c5
-def log(x) -> Panel:
+def log(fact: "Log") -> Panel:
     "Entries with what they carry"
     rows = [
         [
-            e.seq,
-            e.time[:19].replace("T", " "),
-            e.type,
-            e.subject,
-            "redacted" if e.payload is None else short(e.payload, 90),
-            e.actor,
+            event.seq,
+            event.time[:19].replace("T", " "),
+            event.type,
+            event.subject,
+            "redacted" if event.payload is None else short(event.payload, 90),
+            event.actor,
         ]
-        for e in x.entries
+        for event in fact.entries
     ]
     return Panel(
         "Ledger",
         table(["entry", "time (UTC)", "event", "subject", "details", "actor"], rows),
-        verdict=("info", f"{x.total:,} ENTRIES"),
+        verdict=("info", f"{fact.total:,} ENTRIES"),
         next="mlops audit verify",
     )
 
 
-_BROKEN = "What is stored does not fit what was signed or hashed: trust nothing from the named entry on, keep a copy of the file, and compare it with a backup or an exported bundle."
-_PROVES = "Proves that nothing recorded was changed since it was signed or anchored. Cannot prove that everything was recorded."
+_BROKEN = (
+    "What is stored does not fit what was signed or hashed: trust nothing from the named entry on, "
+    "keep a copy of the file, and compare it with a backup or an exported bundle."
+)
+_PROVES = (
+    "Proves that nothing recorded was changed since it was signed or anchored. "
+    "Cannot prove that everything was recorded."
+)
 
 
-def verified(v) -> Panel:
+def verified(fact: "Verified") -> Panel:
     "The verdict, its reach, and the entries that only this machine vouches for"
     about = facts(
         {
-            "verified": v.source,
-            "entries": v.entries,
-            "root": v.root or "-",
-            "signed": f"{v.signed:,} of {v.entries:,}",
-            "kept elsewhere": f"{v.anchored:,} of {v.entries:,}",
-            **({} if v.own_keys else {"keys": "named by the bundle itself: compare them with keys that you know"}),
+            "verified": fact.source,
+            "entries": fact.entries,
+            "root": fact.root or "-",
+            "signed": f"{fact.signed:,} of {fact.entries:,}",
+            "kept elsewhere": f"{fact.anchored:,} of {fact.entries:,}",
+            **({} if fact.own_keys else {"keys": "named by the bundle itself: compare them with keys that you know"}),
         }
     )
-    rows = [[badge("warn" if p.kind == "unanchored" else "bad", p.kind.upper()), p.seq, p.detail] for p in v.problems]
-    blocks = [table(["", "from entry", "what"], rows)] if rows else []
-    words = (
-        ("ok", "INTACT")
-        if v.ok
-        else ("bad", ", ".join(sorted({p.kind.upper() for p in v.problems if p.kind != "unanchored"})))
-    )
+    rows = []
+    kinds = set()
+    for problem in fact.problems:
+        unanchored = problem.kind == "unanchored"
+        rows.append([badge("warn" if unanchored else "bad", problem.kind.upper()), problem.seq, problem.detail])
+        if not unanchored:
+            kinds.add(problem.kind.upper())
+    blocks: list[Block] = [about]
+    if rows:
+        blocks.append(table(["", "from entry", "what"], rows))
+    blocks.append(text(_PROVES if fact.ok else _BROKEN))
     return Panel(
         "Ledger verified",
-        about,
         *blocks,
-        text(_PROVES if v.ok else _BROKEN),
-        verdict=words,
-        next="mlops audit anchor PATH" if v.ok and v.anchored < v.entries else "mlops audit log",
+        verdict=("ok", "INTACT") if fact.ok else ("bad", ", ".join(sorted(kinds))),
+        next="mlops audit anchor PATH" if fact.ok and fact.anchored < fact.entries else "mlops audit log",
     )
 
 
-def checkpointed(c) -> Panel:
+def checkpointed(fact: "Checkpointed") -> Panel:
     "A signature, and where a copy of it lies"
     return Panel(
         "Checkpoint",
-        facts({"entries": c.size, "root": c.root, **({"copy": c.kept} if c.kept else {})}),
-        details("The signed note", text(c.note, code=True)),
-        verdict=("ok", "SIGNED AND KEPT ELSEWHERE" if c.kept else "SIGNED"),
-        next="mlops audit verify" if c.kept else "mlops audit anchor PATH",
+        facts({"entries": fact.size, "root": fact.root, **({"copy": fact.kept} if fact.kept else {})}),
+        details("The signed note", text(fact.note, code=True)),
+        verdict=("ok", "SIGNED AND KEPT ELSEWHERE" if fact.kept else "SIGNED"),
+        next="mlops audit verify" if fact.kept else "mlops audit anchor PATH",
     )
 
 
-def exported(x) -> Panel:
+def exported(fact: "Exported") -> Panel:
     "A bundle"
     return Panel(
         "Ledger exported",
-        facts({"file": x.path, "entries": x.entries, "root": x.root, "bytes": x.bytes, "SHA-256": x.digest}),
+        facts(
+            {"file": fact.path, "entries": fact.entries, "root": fact.root, "bytes": fact.bytes, "SHA-256": fact.digest}
+        ),
         verdict=("ok", "WRITTEN"),
-        next=f"mlops audit verify {x.path}",
+        next=f"mlops audit verify {fact.path}",
     )
 
 
-def proof(x) -> Panel:
+def proof(fact: "Proof") -> Panel:
     "The way from an entry to the root"
     about = facts(
-        {"entry": x.seq, "leaf": x.leaf, "in a log of": f"{x.size:,} entries", "root": x.root, "hashes": len(x.path)}
+        {
+            "entry": fact.seq,
+            "leaf": fact.leaf,
+            "in a log of": f"{fact.size:,} entries",
+            "root": fact.root,
+            "hashes": len(fact.path),
+        }
     )
     return Panel(
         "Proof of inclusion",
         about,
-        details("Header, as hashed", text(x.header, code=True)),
-        details("Hashes from the leaf up", text("\n".join(x.path), code=True)),
-        verdict=("ok", "UNDER A SIGNED ROOT") if x.checkpoint else ("warn", "THE ROOT IS NOT SIGNED"),
-        next="mlops audit verify" if x.checkpoint else "mlops audit checkpoint",
+        details("Header, as hashed", text(fact.header, code=True)),
+        details("Hashes from the leaf up", text("\n".join(fact.path), code=True)),
+        verdict=("ok", "UNDER A SIGNED ROOT") if fact.checkpoint else ("warn", "THE ROOT IS NOT SIGNED"),
+        next="mlops audit verify" if fact.checkpoint else "mlops audit checkpoint",
     )
 
 
-def redacted(x) -> Panel:
+def redacted(fact: "Redacted") -> Panel:
     "What is gone, and the entry that says so"
     return Panel(
         "Entry redacted",
-        facts({"entry": x.seq, "reason": x.reason, "recorded as entry": x.entry}),
+        facts({"entry": fact.seq, "reason": fact.reason, "recorded as entry": fact.entry}),
         text("The payload is gone; every proof stays valid."),
         verdict=("ok", "REDACTED"),
         next="mlops audit verify",

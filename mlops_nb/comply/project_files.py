@@ -22,15 +22,15 @@ def uncommitted(
     "Definitions that differ from the last commit; raises `ToolFailed` where there is no git"
     if shutil.which("git") is None:
         raise ToolFailed("git is not installed", "install git")
-    r = subprocess.run(
+    status = subprocess.run(
         ["git", "-C", str(root), "status", "--porcelain", "-z", "--untracked-files=all", "--", *DEFINITIONS],
         capture_output=True,
         text=True,
         encoding="utf-8",
         errors="replace",
     )
-    if r.returncode:
-        raise ToolFailed(f"git says: {r.stderr.strip()[:200]}", "run: mlops init")
+    if status.returncode:
+        raise ToolFailed(f"git says: {status.stderr.strip()[:200]}", "run: mlops init")
     prefix = subprocess.run(
         ["git", "-C", str(root), "rev-parse", "--show-prefix"],
         capture_output=True,
@@ -38,12 +38,12 @@ def uncommitted(
         encoding="utf-8",
         errors="replace",
     ).stdout.strip()
-    lines = iter(r.stdout.split("\0"))
+    lines = iter(status.stdout.split("\0"))
     out = []
-    for l in lines:
-        if len(l) > 3:
-            out.append(l[3:].removeprefix(prefix))
-        if l[:1] in "RC" and l:
+    for line in lines:
+        if len(line) > 3:
+            out.append(line[3:].removeprefix(prefix))
+        if line[:1] in "RC" and line:
             next(lines, None)  # the old name of a renamed file
     return sorted(out)
 
@@ -70,8 +70,8 @@ def walk(
     "Files below a folder, without what tools keep for themselves"
     found = []
     for at, dirs, files in os.walk(folder):
-        dirs[:] = sorted(d for d in dirs if d not in SKIP and d != ".mlops")
-        found += [Path(at) / f for f in sorted(files) if f.lower().endswith(suffixes)]
+        dirs[:] = sorted(name for name in dirs if name not in SKIP and name != ".mlops")
+        found += [Path(at) / name for name in sorted(files) if name.lower().endswith(suffixes)]
     return found
 
 
@@ -79,8 +79,5 @@ def executed(
     root: Path,  # Folder of the project
 ) -> list[Path]:  # At most `RUNS`
     "Executed notebooks of jobs, newest first"
-    return sorted(
-        (p for p in (root / ".mlops" / "runs").glob("*/*.ipynb") if p.name != "input.ipynb"),
-        key=lambda p: (p.stat().st_mtime_ns, p),
-        reverse=True,
-    )[:RUNS]
+    found = [path for path in (root / ".mlops" / "runs").glob("*/*.ipynb") if path.name != "input.ipynb"]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)[:RUNS]

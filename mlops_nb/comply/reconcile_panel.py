@@ -8,18 +8,30 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/reconcile_panel.html.md"""
 __all__ = ['reconciled']
 
 # %% ../../nbs/comply/reconcile_panel.ipynb #f834d2b1
+from typing import TYPE_CHECKING
 from ..core.draw import Panel, badge, facts, table
 
+if TYPE_CHECKING:
+    from mlops_nb.comply.reconcile_facts import Reconciled
+
 # %% ../../nbs/comply/reconcile_panel.ipynb #83c5158b
-def reconciled(r) -> Panel:
+def reconciled(fact: "Reconciled") -> Panel:
     "What differs"
-    rows = [[badge("bad", d["kind"].upper()), d["subject"], d["message"], d.get("evidence")] for d in r.differences]
+    rows = []
+    fixes = []
+    for difference in fact.differences:
+        kind = badge("bad", difference["kind"].upper())
+        rows.append([kind, difference["subject"], difference["message"], difference.get("evidence")])
+        if difference.get("fix"):
+            fixes.append(difference["fix"])
+    if fact.ok:
+        next = "mlops audit verify"
+    else:
+        next = fixes[0] if fixes else "mlops audit log --type model.*"
     return Panel(
         "Ledger against the stores",
-        facts(r.checked),
+        facts(fact.checked),
         table(["", "what", "", "entry"], rows, align="lllr", empty="nothing differs"),
-        verdict=("ok", "THEY AGREE") if r.ok else ("bad", f"{len(rows)} DIFFERENCES"),
-        next="mlops audit verify"
-        if r.ok
-        else next((d["fix"] for d in r.differences if d.get("fix")), "mlops audit log --type model.*"),
+        verdict=("ok", "THEY AGREE") if fact.ok else ("bad", f"{len(rows)} DIFFERENCES"),
+        next=next,
     )

@@ -18,7 +18,7 @@ from .reconcile_facts import Reconciled
 def reconcile() -> Reconciled:
     """Compare the model registry with the ledger
 
-    Exit 1 when an alias stands elsewhere than the ledger says, or a version is in one and not in the other. Records `audit.reconciled` with what was found."""
+    Exit 1 when an alias stands elsewhere than the ledger says, or a version is in one and not in the other. Records `audit.reconciled` with what was found."""  # noqa: E501  a paragraph of the help is one line
     project = projects.current()
     checked, found = model.differences(project)
     ledger.record(

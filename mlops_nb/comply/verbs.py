@@ -8,14 +8,16 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/verbs.html.md"""
 __all__ = ['status', 'list_', 'show', 'scan']
 
 # %% ../../nbs/comply/verbs.ipynb #79469fed
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from ..core import project as projects
 from ..core.errors import NotFound, suggest
 from ..core.project import Project
 from ..core.refs import Data
 from ..core.verbs import verb
 from . import collectors, controls, exposure, project_files, views
-from .facts import Board, Catalogue, Scan
+from .facts import Board, Catalogue, Control, Scan
 
 # %% ../../nbs/comply/verbs.ipynb #e9f6bd8c
 def _detectors() -> dict:
@@ -26,13 +28,13 @@ def _detectors() -> dict:
 
 
 def _sources(project: Project) -> collectors.Sources:
-    "What the collectors may look at in project `p`"
+    "What the collectors may look at in a project"
     from mlops_nb import guard
     from mlops_nb.core import ledger
 
     log = ledger.of(project)
 
-    def notebooks():
+    def notebooks() -> Scan:
         return exposure.search(
             [*project_files.walk(project.root, (".ipynb",)), *project_files.executed(project.root)],
             _detectors(),
@@ -50,15 +52,15 @@ def _sources(project: Project) -> collectors.Sources:
     )
 
 
-def _board(project: Project, wanted, framework="") -> Board:
-    s = _sources(project)
-    results = [collectors.collect(c, s) for c in wanted]
+def _board(project: Project, wanted: Iterable[Control], framework: str = "") -> Board:
+    sources = _sources(project)
+    results = [collectors.collect(control, sources) for control in wanted]
     return Board(
         framework=framework,
         controls=results,
         counts=views.counts(results),
-        as_of=s.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        entries=len(s.events),
+        as_of=sources.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        entries=len(sources.events),
     )
 
 
@@ -87,7 +89,7 @@ def show(
     control: str,  # Its id: `ledger-intact`
 ) -> Board:
     "One control with its evidence"
-    known = {c.id: c for c in controls.catalogue()}
+    known = {each.id: each for each in controls.catalogue()}
     if control not in known:
         raise NotFound(f"no control {control!r}", suggest(control, known) or "list them with: mlops comply list")
     return _board(projects.current(), [known[control]])
@@ -102,13 +104,13 @@ def _scan_files(path: Path, name: str) -> Scan:
     root = project.root if project else Path.cwd()
     if path.is_file():
         return exposure.search([path], _detectors(), name, root)
-    files = [f for f in project_files.walk(path, exposure.TEXT)] + (
-        project_files.executed(path) if (path / projects.TOML).is_file() else []
-    )
+    files = project_files.walk(path, exposure.TEXT)
+    if (path / projects.TOML).is_file():
+        files += project_files.executed(path)
     return exposure.search(files, _detectors(), name, root)
 
 
-def _scan_table(target, name: str) -> Scan:
+def _scan_table(target: Any, name: str) -> Scan:
     "Anything that holds a table"
     from mlops_nb import data, guard
 
@@ -138,7 +140,7 @@ def scan(
             f"scan:{found.target}"[:200],
             {
                 "findings": len(found.findings),
-                "classes": sorted({h.name for h in found.findings}),
+                "classes": sorted({hit.name for hit in found.findings}),
                 "files": found.files,
             },
             fail="open",

@@ -19,7 +19,9 @@ OPENS = {
     "model.logging_started": ("model.registered", "model.failed"),
     "model.promotion_started": ("model.promoted", "model.rolled_back", "model.promotion_failed"),
 }
-_OPENED_BY = {end: start for start, ends in OPENS.items() for end in ends}
+_OPENED_BY: dict[str, str] = {}
+for _start, _ends in OPENS.items():
+    _OPENED_BY |= dict.fromkeys(_ends, _start)
 
 
 def open_brackets(
@@ -27,12 +29,12 @@ def open_brackets(
 ) -> list[Event]:  # The entries that began it, oldest first
     "What began and has no end"
     waiting = {}
-    for e in events:
-        start = _OPENED_BY.get(e.type, e.type)
-        key = (start, (e.payload or {}).get("bracket") or e.subject)
-        if e.type in OPENS:
-            waiting[key] = e
-        elif e.type in _OPENED_BY:
+    for event in events:
+        start = _OPENED_BY.get(event.type, event.type)
+        key = (start, (event.payload or {}).get("bracket") or event.subject)
+        if event.type in OPENS:
+            waiting[key] = event
+        elif event.type in _OPENED_BY:
             waiting.pop(key, None)
     return list(waiting.values())
 
@@ -42,17 +44,17 @@ def standing(
     *types: str,  # Event types
 ) -> list[Event]:
     "The newest entry of these types for each subject, oldest first"
-    last = {e.subject: e for e in events if e.type in types}
+    last = {event.subject: event for event in events if event.type in types}
     return sorted(last.values(), key=lambda e: e.seq)
 
 
 def newest(events: Iterable[Event], *types: str) -> Event | None:
     "The newest entry of these types"
-    found = [e for e in events if e.type in types]
+    found = [event for event in events if event.type in types]
     return found[-1] if found else None
 
 
 def counts(results: Iterable[Result]) -> dict[str, int]:
     "How many controls have each status; all six are named, zeros included"
-    have = [r.status for r in results]
-    return {s: have.count(s) for s in STATUSES}
+    have = [result.status for result in results]
+    return {status: have.count(status) for status in STATUSES}

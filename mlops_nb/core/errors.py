@@ -7,9 +7,14 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/errors.html.md"""
 # %% auto #0
 __all__ = ['MlopsError', 'Finding', 'BadUsage', 'BadInput', 'NotFound', 'Refused', 'ToolFailed', 'MissingTool', 'suggest']
 
+# %% ../../nbs/core/errors.ipynb #5085ebec
+from _collections_abc import Iterable  # Of `collections.abc`, which the short way to a warm server does not load
+
 # %% ../../nbs/core/errors.ipynb #cbaaa5c8
-def _line(text) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())  # values in it may hold anything
+def _line(text: object) -> str:
+    "One line without control characters: the values in a message may hold anything"
+    printable = "".join(character if character.isprintable() else " " for character in str(text))
+    return " ".join(printable.split())
 
 
 class MlopsError(Exception):
@@ -29,7 +34,7 @@ class MlopsError(Exception):
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
-    def _render_traceback_(self):
+    def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]  # IPython shows these lines instead of a traceback
 
 # %% ../../nbs/core/errors.ipynb #ac626cdc
@@ -82,10 +87,10 @@ class MissingTool(ToolFailed, ImportError):
 # %% ../../nbs/core/errors.ipynb #ea82edb4
 def suggest(
     word: str,  # What was typed
-    words,  # What could have been typed
+    words: Iterable[object],  # What could have been typed
 ) -> str:  # `'did you mean `x`?'`, or an empty string when nothing is near
     "The nearest known word, as the start of a hint"
     import difflib
 
-    near = difflib.get_close_matches(word, [str(w) for w in words], n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, [str(known) for known in words], n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else ""

@@ -9,30 +9,38 @@ __all__ = ['NETWORK', 'NETWORK_FUSE', 'mounts', 'kind_of', 'need_local_disk', 'i
 
 # %% ../../nbs/core/filesystem.ipynb #b148c0cd
 import os, shutil, sys, threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from .errors import BadInput
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # %% ../../nbs/core/filesystem.ipynb #aa69a251
 def mounts() -> list[tuple[str, str]]:  # (mount point, kind), in the order in which they were mounted
     "What is mounted where, as the operating system says, nothing where it does not say; a share of Windows is of the kind `remote`"
     if sys.platform.startswith("linux"):
         try:
-            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
-                return _linux(f.read())
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                return _linux(file.read())
         except OSError:
             return []  # A jail without /proc
     import psutil
 
-    found = [(p.mountpoint, "remote" if "remote" in p.opts else p.fstype) for p in psutil.disk_partitions(all=True)]
+    found = [
+        (partition.mountpoint, "remote" if "remote" in partition.opts else partition.fstype)
+        for partition in psutil.disk_partitions(all=True)
+    ]
     return sorted(found, key=lambda m: len(m[0]))
 
 # %% ../../nbs/core/filesystem.ipynb #458fda76
 def _linux(text: str) -> list[tuple[str, str]]:
     "Mount points and kinds in the form of /proc/self/mountinfo (proc(5)): blanks in a path are written as octal numbers"
 
-    def plain(s):
-        return s.replace(r"\040", " ").replace(r"\011", "\t").replace(r"\012", "\n").replace(r"\134", "\\")
+    def plain(text: str) -> str:
+        return text.replace(r"\040", " ").replace(r"\011", "\t").replace(r"\012", "\n").replace(r"\134", "\\")
 
     lines = [(left.split(), right.split()) for left, _, right in (line.partition(" - ") for line in text.splitlines())]
     return [(plain(left[4]), right[0]) for left, right in lines if len(left) > 4 and right]
@@ -79,19 +87,19 @@ def need_local_disk(
 
 # %% ../../nbs/core/filesystem.ipynb #71a7da62
 def in_words(
-    e: Exception,  # What SQLite or the operating system said
+    error: Exception,  # What SQLite or the operating system said
     path: str | Path,  # Of the file
 ) -> str:
     "An error of a file in words: that the disk is full, where it is"
     try:
-        full = "disk I/O error" in str(e) and shutil.disk_usage(Path(path).parent).free < 1 << 16
+        full = "disk I/O error" in str(error) and shutil.disk_usage(Path(path).parent).free < 1 << 16
     except OSError:
         full = False
-    return "database or disk is full" if full else str(e)
+    return "database or disk is full" if full else str(error)
 
 # %% ../../nbs/core/filesystem.ipynb #4831e843
 def write_ahead(
-    db,  # Connection to a SQLite file that several processes share
+    db: "sqlite3.Connection",  # Connection to a SQLite file that several processes share
     wait_s: float = 30.0,  # For others that make the same file now
 ) -> None:
     "Have a SQLite file keep a write-ahead log, from now on or as it does already"
@@ -103,8 +111,8 @@ def write_ahead(
             if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 db.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError as e:
-            if "locked" not in str(e) or time.monotonic() > until:
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
                 raise
             time.sleep(0.01)
 
@@ -115,18 +123,18 @@ _mine = threading.local()
 @contextmanager
 def alone(
     path: Path,  # Lock file, which stays
-):
+) -> Iterator[None]:
     "Wait until no other process or thread is between these two lines"
     held = _mine.__dict__.setdefault("held", set())
     if (name := os.path.realpath(path)) in held:
         yield
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as f:
+    with open(path, "ab") as file:
         try:
             import fcntl
 
-            fcntl.flock(f, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
             pass  # a system or a file system without locks: one writer at a time
         held.add(name)

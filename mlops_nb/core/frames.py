@@ -9,70 +9,76 @@ __all__ = ['to_arrow', 'logical', 'schema', 'digest', 'digest_columns', 'file_di
 
 # %% ../../nbs/core/frames.ipynb #cb784e67
 import struct
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from .errors import BadInput
 
+if TYPE_CHECKING:
+    import hashlib
+    import pyarrow as pa
+
 # %% ../../nbs/core/frames.ipynb #005b57e5
-def to_arrow(x):
+def to_arrow(frame: Any) -> "pa.Table":
     "A `pyarrow.Table` of a pandas, polars or Arrow frame, or of a dict of columns; raises `BadInput`"
     import pyarrow as pa
 
-    if isinstance(x, pa.Table):
-        return x.replace_schema_metadata(None)
-    if isinstance(x, pa.RecordBatch):
-        return pa.Table.from_batches([x]).replace_schema_metadata(None)
+    if isinstance(frame, pa.Table):
+        return frame.replace_schema_metadata(None)
+    if isinstance(frame, pa.RecordBatch):
+        return pa.Table.from_batches([frame]).replace_schema_metadata(None)
     try:
-        if type(x).__module__.split(".")[0] == "pandas":
-            return _from_pandas(x)
-        if isinstance(x, dict):
-            return pa.table(x)
-        if hasattr(x, "__arrow_c_stream__"):
-            return pa.table(x).replace_schema_metadata(None)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as e:
+        if type(frame).__module__.split(".")[0] == "pandas":
+            return _from_pandas(frame)
+        if isinstance(frame, dict):
+            return pa.table(frame)
+        if hasattr(frame, "__arrow_c_stream__"):
+            return pa.table(frame).replace_schema_metadata(None)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as error:
         raise BadInput(
-            f"the frame has a column without one type: {str(e).splitlines()[0][:160]}",
+            f"the frame has a column without one type: {str(error).splitlines()[0][:160]}",
             "convert it first, for instance with .astype(str)",
-        ) from e
-    raise BadInput(f"{type(x).__name__} is not a table", "give a pandas, polars or Arrow frame, or a path")
+        ) from error
+    raise BadInput(f"{type(frame).__name__} is not a table", "give a pandas, polars or Arrow frame, or a path")
 
 
-def _from_pandas(df):
+def _from_pandas(df: Any) -> "pa.Table":
     import pyarrow as pa
 
     if not hasattr(df, "columns"):
         df = df.to_frame()
-    names = [str(c) for c in df.columns]
-    twice = next((n for n in names if names.count(n) > 1), None)
+    names = [str(column) for column in df.columns]
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise BadInput(f"the frame has two columns named {twice!r}", "rename one of them")
     return pa.Table.from_pandas(df.set_axis(names, axis=1), preserve_index=False).replace_schema_metadata(None)
 
 
-def logical(t) -> str:
+def logical(kind: "pa.DataType") -> str:
     "Name of an Arrow type, the same for all layouts of it"
     import pyarrow as pa
 
-    if pa.types.is_dictionary(t):
-        return logical(t.value_type)
-    if pa.types.is_large_string(t) or pa.types.is_string_view(t):
+    if pa.types.is_dictionary(kind):
+        return logical(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "string"
-    if pa.types.is_large_binary(t) or pa.types.is_binary_view(t) or pa.types.is_fixed_size_binary(t):
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
         return "binary"
-    if pa.types.is_list(t) or pa.types.is_large_list(t) or pa.types.is_fixed_size_list(t):
-        return f"list<{logical(t.value_type)}>"
-    if pa.types.is_struct(t):
-        return "struct<" + ",".join(f"{f.name}:{logical(f.type)}" for f in t) + ">"
-    return str(t)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return f"list<{logical(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return "struct<" + ",".join(f"{field.name}:{logical(field.type)}" for field in kind) + ">"
+    return str(kind)
 
 
-def schema(frame) -> list[dict]:
+def schema(frame: Any) -> list[dict]:
     "Name and logical type of each column"
-    return [{"name": f.name, "type": logical(f.type)} for f in to_arrow(frame).schema]
+    return [{"name": field.name, "type": logical(field.type)} for field in to_arrow(frame).schema]
 
 # %% ../../nbs/core/frames.ipynb #d57cc7bb
 def digest(
-    frame,  # Anything that `to_arrow` takes
+    frame: Any,  # Anything that `to_arrow` takes
 ) -> str:  # 64 hex characters
     "Content digest of a table"
     table = to_arrow(frame)
@@ -82,80 +88,92 @@ def digest(
 def digest_columns(
     names: list[str],  # Of the columns, in order
     rows: int,
-    columns,  # pyarrow columns in the same order; may be lazy, so that one is in memory at a time
+    columns: "Iterable[pa.ChunkedArray]",  # pyarrow columns in the same order; may be lazy, so that one is in memory at a time
 ) -> str:  # 64 hex characters
     "The digest of the table that has these columns"
-    h = sha256(b"mlops-nb-frame/1" + struct.pack("<QQ", len(names), rows))
+    hasher = sha256(b"mlops-nb-frame/1" + struct.pack("<QQ", len(names), rows))
     for name, column in zip(names, columns):
-        h.update(_text(name) + _text(logical(column.type)))
-        _values(h, _one(column))
-    return h.hexdigest()
+        hasher.update(_text(name) + _text(logical(column.type)))
+        _values(hasher, _one(column))
+    return hasher.hexdigest()
 
 
-def _text(s: str) -> bytes:
-    b = s.encode("utf-8", "surrogatepass")
-    return struct.pack("<Q", len(b)) + b
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(data)) + data
 
 
-def _one(column):
+def _one(column: "pa.ChunkedArray | pa.Array") -> "pa.Array":
     "One array at offset 0, decoded"
     import pyarrow as pa
 
-    a = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(a, pa.ChunkedArray):
-        a = a.chunk(0) if a.num_chunks == 1 else pa.concat_arrays(a.chunks) if a.num_chunks else pa.array([], a.type)
-    return a.dictionary_decode() if pa.types.is_dictionary(a.type) else a
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = _of_chunks(array)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _values(h, a):
+def _of_chunks(column: "pa.ChunkedArray") -> "pa.Array":
+    import pyarrow as pa
+
+    if column.num_chunks == 0:
+        return pa.array([], column.type)
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+# %% ../../nbs/core/frames.ipynb #cb1f58cc
+def _values(hasher: "hashlib._Hash", array: "pa.Array") -> None:
     "Feed one array: its validity, then its values by kind"
     import numpy as np, pyarrow as pa, pyarrow.compute as pc
 
-    t = a.type
-    h.update(struct.pack("<Q", len(a)))
-    if pa.types.is_null(t):
+    kind = array.type
+    hasher.update(struct.pack("<Q", len(array)))
+    if pa.types.is_null(kind):
         return
-    h.update(np.packbits(np.asarray(a.is_valid()), bitorder="little").tobytes())
-    if pa.types.is_boolean(t):
-        return h.update(np.packbits(np.asarray(a.fill_null(False)), bitorder="little").tobytes())
-    if pa.types.is_floating(t):
-        v = np.array(a.fill_null(0), copy=True)
-        v[np.isnan(v)] = np.nan
-        return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder("<"), copy=False)).data)
-    if pa.types.is_integer(t):
-        v = np.asarray(a.fill_null(0))
-        return h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder("<"), copy=False)).data)
-    if pa.types.is_temporal(t) and t.bit_width in (32, 64):
-        return _values_of_time(h, a)
-    if logical(t) in ("string", "binary"):
-        return _bytes(h, a)
-    if logical(t).startswith("list<"):
-        a = a.cast(pa.large_list(t.value_type))
-        h.update(np.asarray(pc.list_value_length(a).fill_null(0)).astype("<i8").tobytes())
-        return _values(h, _one(pc.list_flatten(a)))
-    if pa.types.is_struct(t):
-        for f in t:
-            _values(h, _one(pc.struct_field(a, f.name)))
+    hasher.update(np.packbits(np.asarray(array.is_valid()), bitorder="little").tobytes())
+    if pa.types.is_boolean(kind):
+        return hasher.update(np.packbits(np.asarray(array.fill_null(False)), bitorder="little").tobytes())
+    if pa.types.is_floating(kind):
+        numbers = np.array(array.fill_null(0), copy=True)
+        numbers[np.isnan(numbers)] = np.nan
+        return hasher.update(np.ascontiguousarray(numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)).data)
+    if pa.types.is_integer(kind):
+        numbers = np.asarray(array.fill_null(0))
+        return hasher.update(np.ascontiguousarray(numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)).data)
+    if pa.types.is_temporal(kind) and kind.bit_width in (32, 64):
+        return _values_of_time(hasher, array)
+    if logical(kind) in ("string", "binary"):
+        return _bytes(hasher, array)
+    if logical(kind).startswith("list<"):
+        array = array.cast(pa.large_list(kind.value_type))
+        hasher.update(np.asarray(pc.list_value_length(array).fill_null(0)).astype("<i8").tobytes())
+        return _values(hasher, _one(pc.list_flatten(array)))
+    if pa.types.is_struct(kind):
+        for field in kind:
+            _values(hasher, _one(pc.struct_field(array, field.name)))
         return
-    _bytes(h, pa.array([None if x is None else str(x) for x in a.to_pylist()], pa.large_string()))
+    _bytes(hasher, pa.array([None if value is None else str(value) for value in array.to_pylist()], pa.large_string()))
 
 
-def _values_of_time(h, a) -> None:
+def _values_of_time(hasher: "hashlib._Hash", array: "pa.Array") -> None:
     import numpy as np, pyarrow as pa
 
-    v = np.asarray(a.view(pa.int32() if a.type.bit_width == 32 else pa.int64()).fill_null(0))
-    h.update(np.ascontiguousarray(v.astype(v.dtype.newbyteorder("<"), copy=False)).data)
+    numbers = np.asarray(array.view(pa.int32() if array.type.bit_width == 32 else pa.int64()).fill_null(0))
+    hasher.update(np.ascontiguousarray(numbers.astype(numbers.dtype.newbyteorder("<"), copy=False)).data)
 
 
-def _bytes(h, a) -> None:
+def _bytes(hasher: "hashlib._Hash", array: "pa.Array") -> None:
     "Lengths, then all bytes behind each other"
     import numpy as np, pyarrow as pa
 
-    a = a.cast(pa.large_binary()).fill_null(b"")
-    offsets = np.frombuffer(a.buffers()[1], "<i8")[a.offset : a.offset + len(a) + 1] if len(a) else np.zeros(1, "<i8")
-    h.update(np.diff(offsets).astype("<i8").tobytes())
-    if a.buffers()[2] is not None:
-        h.update(memoryview(a.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
+    array = array.cast(pa.large_binary()).fill_null(b"")
+    offsets = (
+        np.frombuffer(array.buffers()[1], "<i8")[array.offset : array.offset + len(array) + 1]
+        if len(array)
+        else np.zeros(1, "<i8")
+    )
+    hasher.update(np.diff(offsets).astype("<i8").tobytes())
+    if array.buffers()[2] is not None:
+        hasher.update(memoryview(array.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
 
 # %% ../../nbs/core/frames.ipynb #0395c902
 def file_digest(
@@ -165,5 +183,5 @@ def file_digest(
     "Digest of the bytes of a file, read a megabyte at a time"
     import hashlib
 
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()

@@ -9,10 +9,15 @@ __all__ = ['GLOBAL', 'LONGEST', 'option_of', 'coerce', 'Call', 'find_verb', 'par
 
 # %% ../../nbs/core/grammar.ipynb #bf176600
 import itertools, json, re
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 import msgspec
 from .errors import BadUsage, BadInput, suggest
+
+if TYPE_CHECKING:
+    import argparse
 
 # %% ../../nbs/core/grammar.ipynb #8b88a848
 _TYPES = {"int": int, "float": float}
@@ -27,62 +32,58 @@ def coerce(
     kind: dict,  # Kind of the parameter, from the index
     name: str,  # Its name, for the message
     text: str,  # What was typed
-):
+) -> Any:
     "The value of `text`; raises `BadInput` naming the parameter, the value and what was expected"
-    k = kind["kind"]
-    if k in ("str", "name", "ref", "refs", "data", "object", "variables"):
+    shape = kind["kind"]
+    if shape in ("str", "name", "ref", "refs", "data", "object", "variables"):
         return text
-    if k == "path":
+    if shape == "path":
         return Path(text).expanduser()
     if kind.get("optional") and text.lower() in ("none", "null"):
         return None
     option = option_of(name)
-    if k == "choice":
+    if shape == "choice":
         if text in map(str, kind["choices"]):
-            return next(c for c in kind["choices"] if str(c) == text)
+            return next(choice for choice in kind["choices"] if str(choice) == text)
         raise BadInput(
             f"{option}: {text!r} is none of {', '.join(map(str, kind['choices']))}", suggest(text, kind["choices"])
         )
-    if k == "interval":
+    if shape == "interval":
         from mlops_nb.core.refs import interval
 
         try:
             return interval(text)
-        except BadInput as e:
-            raise BadInput(f"{option}: {e.message}", e.hint) from e
-    if k == "list":
-        return [coerce(kind["item"], name, t) for t in _split(text)]
-    if k == "dict":
+        except BadInput as error:
+            raise BadInput(f"{option}: {error.message}", error.hint) from error
+    if shape == "list":
+        return [coerce(kind["item"], name, piece) for piece in _split(text)]
+    if shape == "dict":
         return dict([_pair(kind, name, text)])
-    return _scalar(k, option, text)
+    return _scalar(shape, option, text)
 
 
-def _scalar(k, option, text):
+def _scalar(shape: str, option: str, text: str) -> Any:
     "Numbers, booleans and dates"
     import datetime
 
     types = {**_TYPES, "bool": bool, "date": datetime.date, "datetime": datetime.datetime}
+    examples = {"date": "write 2013-07-01", "datetime": "write 2013-07-01T06:00:00Z", "bool": "write true or false"}
     try:
-        return (
-            float(text) if k == "float" else msgspec.convert(text.strip(), types[k], strict=False)
-        )  # msgspec refuses .05, 1. and +1
-    except (msgspec.ValidationError, ValueError) as e:
-        raise BadInput(
-            f"{option}: {text!r} is no {k}",
-            {"date": "write 2013-07-01", "datetime": "write 2013-07-01T06:00:00Z", "bool": "write true or false"}.get(
-                k, ""
-            ),
-        ) from e
+        if shape == "float":
+            return float(text)  # msgspec refuses .05, 1. and +1
+        return msgspec.convert(text.strip(), types[shape], strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise BadInput(f"{option}: {text!r} is no {shape}", examples.get(shape, "")) from error
 
-
+# %% ../../nbs/core/grammar.ipynb #d299be56
 def _split(text: str) -> list[str]:
     "A JSON list, or words by comma; a comma in brackets or quotes belongs to its word"
     if text.lstrip().startswith("["):
         try:
-            return [x if isinstance(x, str) else json.dumps(x) for x in json.loads(text)]
-        except ValueError as e:
-            raise BadInput(f"{text!r} is no JSON list: {e}") from e
-    return [t.strip() for t in _pieces(text) if t.strip()]
+            return [item if isinstance(item, str) else json.dumps(item) for item in json.loads(text)]
+        except ValueError as error:
+            raise BadInput(f"{text!r} is no JSON list: {error}") from error
+    return [piece.strip() for piece in _pieces(text) if piece.strip()]
 
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -93,30 +94,30 @@ def _pieces(text: str) -> list[str]:
     out = []
     at = 0
     waits = []
-    for n, c in enumerate(text):
+    for n, character in enumerate(text):
         if waits and waits[-1] in "'\"":
-            waits = waits[:-1] if c == waits[-1] else waits
-        elif c in "'\"" and not text[n - 1 : n].isalnum() and c in text[n + 1 :]:
-            waits.append(c)  # an apostrophe in a word opens nothing
-        elif c in _CLOSING:
-            waits.append(_CLOSING[c])
-        elif waits and c == waits[-1]:
+            waits = waits[:-1] if character == waits[-1] else waits
+        elif character in "'\"" and not text[n - 1 : n].isalnum() and character in text[n + 1 :]:
+            waits.append(character)  # an apostrophe in a word opens nothing
+        elif character in _CLOSING:
+            waits.append(_CLOSING[character])
+        elif waits and character == waits[-1]:
             waits.pop()
-        elif c == "," and not waits:
+        elif character == "," and not waits:
             out.append(text[at:n])
             at = n + 1
     return text.split(",") if waits else [*out, text[at:]]
 
 
-def _pair(kind, name, text):
+def _pair(kind: dict, name: str, text: str) -> tuple[str, Any]:
     key, eq, value = text.partition("=")
     if not eq or not key.strip():
         raise BadInput(f"{option_of(name)}: {text!r} is no name=value")
     key = key.strip()
     try:
         return key, coerce(kind["item"], key, value)
-    except BadInput as e:
-        raise BadInput(e.message.replace(option_of(key), f"{option_of(name)} {key}", 1), e.hint) from e
+    except BadInput as error:
+        raise BadInput(error.message.replace(option_of(key), f"{option_of(name)} {key}", 1), error.hint) from error
 
 # %% ../../nbs/core/grammar.ipynb #9047dd06
 GLOBAL = {
@@ -195,48 +196,58 @@ def _follow(words: list[str], index: dict[str, dict]) -> list[str]:
     return list(dict.fromkeys(path[len(start) :].partition(".")[0] for path in index if path.startswith(start)))
 
 # %% ../../nbs/core/grammar.ipynb #c9c3acd6
-def _parser(path: str, entry: dict):
+def _parser(path: str, entry: dict) -> "argparse.ArgumentParser":
     "An argparse parser for one verb; it never exits and never prints"
     import argparse
 
     class Parser(argparse.ArgumentParser):
-        def error(self, message) -> Never:
+        def error(self, message: str) -> Never:
             raise BadUsage(_reworded(path, entry, message), f"see: mlops {path.replace('.', ' ')} --help")
 
-    p = Parser(prog=path, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for g in GLOBAL:
-        p.add_argument(
-            f"--{g}", *(["-h"] if g == "help" else []), action="store" if g == "project" else "store_true", dest=f" {g}"
-        )
-    for q in entry["params"]:
-        k, name = q["kind"], q["name"]
-        if q["word"]:
-            p.add_argument(name, nargs="*" if k == "list" else None if q["required"] else "?")
-        elif name != "body":
-            flags = [option_of(name), *(["-p"] if name == "params" else [])]
-            if k == "bool":
-                p.add_argument(*flags, action="store_true", dest=name)
-                p.add_argument(f"--no-{name.replace('_', '-')}", action="store_false", dest=name)
-            else:
-                p.add_argument(
-                    *flags, dest=name, **({"action": "append"} if k in ("list", "dict") else {}), required=q["required"]
-                )
-    return p
+    parser = Parser(prog=path, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for option in GLOBAL:
+        flags = [f"--{option}", *(["-h"] if option == "help" else [])]
+        parser.add_argument(*flags, action="store" if option == "project" else "store_true", dest=f" {option}")
+    for parameter in entry["params"]:
+        if parameter["word"]:
+            parser.add_argument(parameter["name"], nargs=_how_many(parameter))
+        elif parameter["name"] != "body":
+            _add_option(parser, parameter)
+    return parser
 
 
-def _reworded(path, entry, message) -> str:
+def _how_many(parameter: dict) -> str | None:
+    "argparse's `nargs` for a parameter that is a word"
+    if parameter["kind"] == "list":
+        return "*"
+    return None if parameter["required"] else "?"
+
+
+def _add_option(parser: "argparse.ArgumentParser", parameter: dict) -> None:
+    name, kind = parameter["name"], parameter["kind"]
+    flags = [option_of(name), *(["-p"] if name == "params" else [])]
+    if kind == "bool":
+        parser.add_argument(*flags, action="store_true", dest=name)
+        parser.add_argument(f"--no-{name.replace('_', '-')}", action="store_false", dest=name)
+        return
+    action = "append" if kind in ("list", "dict") else "store"
+    parser.add_argument(*flags, dest=name, action=action, required=parameter["required"])
+
+
+def _reworded(path: str, entry: dict, message: str) -> str:
     "argparse's complaint, in our words"
     verb = path.replace(".", " ")
-    if m := re.match(r"the following arguments are required: (.*)", message):
-        return f"`{verb}` needs {m[1]}"
-    if m := re.match(r"argument (.*?): (.*)", message):
-        return f"`{verb}` {m[1]}: {m[2]}"
+    if found := re.match(r"the following arguments are required: (.*)", message):
+        return f"`{verb}` needs {found[1]}"
+    if found := re.match(r"argument (.*?): (.*)", message):
+        return f"`{verb}` {found[1]}: {found[2]}"
     return f"`{verb}`: {message}"
 
 
-def _unknown(path, entry, extra) -> Never:
+def _unknown(path: str, entry: dict, extra: Sequence[object]) -> Never:
     "Raise for the first word that no parameter takes"
-    options = [option_of(q["name"]) for q in entry["params"] if not q["word"]] + [f"--{g}" for g in GLOBAL]
+    options = [option_of(parameter["name"]) for parameter in entry["params"] if not parameter["word"]]
+    options += [f"--{option}" for option in GLOBAL]
     verb = path.replace(".", " ")
     word = str(extra[0])
     if word.startswith("-"):
@@ -250,66 +261,86 @@ def _unknown(path, entry, extra) -> Never:
 def parse(
     words: list,  # After `mlops`: strings, or values that a surface already has
     index: dict,  # The verb index
-    look=None,  # For Data, Object and Variables: `look(kind, text) -> value`
+    look: Callable[[str, Any], Any] | None = None,  # For Data, Object and Variables: `look(kind, text) -> value`
     cell: bool = False,  # Is this the first line of a cell magic?
 ) -> Call:
     "A line as a call; raises `BadUsage` and `BadInput`"
     path, rest = find_verb(words, index, cell)
     entry = index[path]
     before = options_of(rest)
-    if any(w in ("--help", "-h") for w in before if isinstance(w, str)):
+    texts = [word for word in before if isinstance(word, str)]
+    if "--help" in texts or "-h" in texts:
         return Call(path=path, args={}, help=True)
-    rest = [*before, *rest[len(before) + 1 :]]
-    ends = len(before)
-    held = {f"\x00{n}": w for n, w in enumerate(rest) if not isinstance(w, str)}
-    marked = [
-        f"\x00{n}" if f"\x00{n}" in held else "\x01" + w if n >= ends else _shielded(w) for n, w in enumerate(rest)
-    ]
+    marked, held = _marked(before, rest[len(before) + 1 :])
     seen, extra = _parser(path, entry).parse_known_intermixed_args(marked)
     if extra:
         _unknown(path, entry, extra)
     got = vars(seen)
-    flags = {g: got.pop(f" {g}") for g in GLOBAL if f" {g}" in got}
+    flags = {option: got.pop(f" {option}") for option in GLOBAL if f" {option}" in got}
     if "project" in flags:
         flags["project"] = _bare(flags["project"])
-    return Call(
-        path=path,
-        args={q["name"]: _value(q, got[q["name"]], held, look) for q in entry["params"] if q["name"] in got},
-        **flags,
-    )
+    args = {}
+    for parameter in entry["params"]:
+        name = parameter["name"]
+        if name in got:
+            args[name] = _value(parameter, got[name], held, look)
+    return Call(path=path, args=args, **flags)
 
 
+def _marked(
+    options: list,  # The words before `--`
+    behind: list,  # The words behind it: no options, whatever they begin with
+) -> tuple[list[str], dict[str, Any]]:
+    "Texts that argparse can read in place of the words, and the values that some of them stand for"
+    marked = []
+    held = {}
+    for n, word in enumerate([*options, *behind]):
+        if not isinstance(word, str):
+            held[f"\x00{n}"] = word
+            marked.append(f"\x00{n}")
+        else:
+            marked.append(_shielded(word) if n < len(options) else "\x01" + word)
+    return marked, held
+
+# %% ../../nbs/core/grammar.ipynb #368a8981
 def options_of(words: list) -> list:
     "The words before `--`: only they can be options"
-    return next((words[:n] for n, w in enumerate(words) if isinstance(w, str) and w == "--"), words)
+    for n, word in enumerate(words):
+        if isinstance(word, str) and word == "--":
+            return words[:n]
+    return words
 
 
-def _shielded(w: str) -> str:
+def _shielded(word: str) -> str:
     "A negative number or a lone dash is a value, not an option"
-    return "\x01" + w if re.fullmatch(r"-(\d.*|\.\d.*|)", w) else w
+    return "\x01" + word if re.fullmatch(r"-(\d.*|\.\d.*|)", word) else word
 
 
-def _bare(w):
-    return w[1:] if isinstance(w, str) and w.startswith("\x01") else w
+def _bare(word: Any) -> Any:
+    return word[1:] if isinstance(word, str) and word.startswith("\x01") else word
 
 
-def _value(q, got, held, look):
+def _value(parameter: dict, got: Any, held: dict, look: Callable[[str, Any], Any] | None) -> Any:
     "One parameter's value from what argparse found"
+    kind = parameter["kind"]
     if isinstance(got, bool):
         return got
     if isinstance(got, list):
-        values = [_value(q, g, held, look) for g in got] if q["kind"] in ("list", "dict") else got
-        return (
-            {k: v for d in values for k, v in d.items()}
-            if q["kind"] == "dict"
-            else [x for v in values for x in (v if isinstance(v, list) else [v])]
-        )
-    if got in held:
-        got = held[got]
-    else:
-        got = _bare(got)
-    if look is not None and q["kind"] in ("data", "object", "variables"):
-        return look(q["kind"], got)
+        values = [_value(parameter, item, held, look) for item in got] if kind in ("list", "dict") else got
+        return _collected(kind, values)
+    got = held[got] if got in held else _bare(got)
+    if look is not None and kind in ("data", "object", "variables"):
+        return look(kind, got)
     if isinstance(got, str):
-        return coerce(q, q["name"], got)
-    return got if q["kind"] in ("data", "object") else coerce(q, q["name"], str(got))
+        return coerce(parameter, parameter["name"], got)
+    return got if kind in ("data", "object") else coerce(parameter, parameter["name"], str(got))
+
+
+def _collected(kind: str, values: list) -> dict | list:
+    "What was given piece by piece, or several pieces at a time, as one dict or list"
+    if kind == "dict":
+        together = {}
+        for pairs in values:
+            together.update(pairs)
+        return together
+    return list(chain.from_iterable(value if isinstance(value, list) else [value] for value in values))

@@ -46,8 +46,8 @@ class GroupCommit:
 
     def do(
         self,
-        work,  # What `write` understands
-    ):  # What `write` made of it; raises its error
+        work: Any,  # What `write` understands
+    ) -> Any:  # What `write` made of it; raises its error
         "Wait until `work` is written"
         mine = Waiting(work)
         with self._lock:
@@ -73,10 +73,10 @@ class GroupCommit:
         try:
             self.write(batch)
         finally:
-            for w in batch:
-                w.done = True
-            for w in batch:
-                w.wake()
+            for waiting in batch:
+                waiting.done = True
+            for waiting in batch:
+                waiting.wake()
             self._choose()
 
     def _choose(self) -> None:
@@ -89,7 +89,7 @@ class GroupCommit:
         if head is not None:
             head.wake()
 
-    def _leave(self, mine) -> None:
+    def _leave(self, mine: Waiting) -> None:
         "The caller was interrupted while it waited: nobody may wait for it"
         with self._lock:
             queued = mine in self._queue

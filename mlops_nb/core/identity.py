@@ -9,10 +9,11 @@ __all__ = ['config_dir', 'private_file', 'user', 'actor']
 
 # %% ../../nbs/core/identity.ipynb #151c0a1e
 import hmac, os, secrets, sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # %% ../../nbs/core/identity.ipynb #396ed297
-def config_dir(environ=os.environ) -> Path:
+def config_dir(environ: Mapping[str, str] = os.environ) -> Path:
     "Where this user's keys live"
     if environ.get("XDG_CONFIG_HOME"):
         return Path(environ["XDG_CONFIG_HOME"]) / "mlops_nb"
@@ -23,7 +24,7 @@ def config_dir(environ=os.environ) -> Path:
 
 def private_file(
     path: Path,  # File that only its owner may read
-    make,  # Function that gives its first content, bytes
+    make: Callable[[], bytes],  # Function that gives its first content, bytes
 ) -> bytes:
     "Content of a private file, made (0600) when missing; two processes that make it at once agree on one"
     try:
@@ -34,10 +35,10 @@ def private_file(
     tmp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(fd, "wb") as f:
-            f.write(make())
-            f.flush()
-            os.fsync(f.fileno())
+        with os.fdopen(fd, "wb") as file:
+            file.write(make())
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(tmp, path)
         except FileExistsError:
@@ -51,7 +52,7 @@ def private_file(
             tmp.unlink()
 
 
-def user(environ=os.environ) -> tuple[str, str]:
+def user(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     "`(name, how it is known)`"
     if environ.get("MLOPS_ACTOR"):
         return environ["MLOPS_ACTOR"], "environment"
@@ -68,7 +69,7 @@ def user(environ=os.environ) -> tuple[str, str]:
 _known: dict[tuple, tuple[str, str]] = {}
 
 
-def actor(environ=os.environ) -> tuple[str, str]:
+def actor(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     "`(pseudonym, how the actor is known)`; an anonymous actor where no key can be kept"
     name, source = user(environ)
     where = config_dir(environ) / "pseudonym.key"

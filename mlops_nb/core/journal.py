@@ -9,12 +9,16 @@ __all__ = ['pack', 'unpack', 'Journal', 'frames', 'held', 'abandoned']
 
 # %% ../../nbs/core/journal.ipynb #9353120d
 import os, secrets, struct, zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 import msgspec
 from .errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/core/journal.ipynb #ab582d16
 _KINDS: tuple[tuple[int, type, Callable, Callable], ...] = (
@@ -26,7 +30,7 @@ _KINDS: tuple[tuple[int, type, Callable, Callable], ...] = (
 )
 
 
-def _nanoseconds(text):
+def _nanoseconds(text: str) -> "pd.Timestamp":
     import pandas as pd
 
     return pd.Timestamp(text)
@@ -37,23 +41,25 @@ _SIMPLE = {type(None), bool, int, float, str}
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _plain(v):
+def _plain(value: Any) -> Any:
     "Values that MessagePack does not know, with a mark; numpy's as Python's"
-    if v.__class__ in _SIMPLE:
-        return v
-    if isinstance(v, dict):
-        return {k: _plain(x) for k, x in v.items()}
-    if isinstance(v, (list, tuple)):
-        return [_plain(x) for x in v]
-    if getattr(v, "nanosecond", 0):
-        return msgspec.msgpack.Ext(6, v.isoformat().encode())
+    if value.__class__ in _SIMPLE:
+        return value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if getattr(value, "nanosecond", 0):
+        return msgspec.msgpack.Ext(6, value.isoformat().encode())
     for code, kind, text, _ in _KINDS:
-        if isinstance(v, kind):
-            return msgspec.msgpack.Ext(code, text(v).encode()) if v == v else None  # pandas' NaT is a datetime
-    return v.tolist() if hasattr(v, "tolist") else v
+        if isinstance(value, kind):
+            if value != value:
+                return None  # pandas' NaT is a datetime
+            return msgspec.msgpack.Ext(code, text(value).encode())
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
-def pack(values) -> bytes:
+def pack(values: Mapping | Sequence) -> bytes:
     "A dict or list of values as bytes; raises `BadInput` for a value that cannot be kept"
     try:
         return _encode(
@@ -61,11 +67,11 @@ def pack(values) -> bytes:
             if _SIMPLE.issuperset(map(type, values.values() if isinstance(values, dict) else values))
             else _plain(values)
         )
-    except (TypeError, OverflowError, ValueError) as e:
-        raise BadInput(f"a value cannot be kept: {e}", "convert it to a number, a text or a time") from e
+    except (TypeError, OverflowError, ValueError) as error:
+        raise BadInput(f"a value cannot be kept: {error}", "convert it to a number, a text or a time") from error
 
 
-def unpack(data: bytes):
+def unpack(data: bytes) -> Any:
     return msgspec.msgpack.decode(data, ext_hook=lambda code, raw: _BACK[code](bytes(raw).decode()))
 
 # %% ../../nbs/core/journal.ipynb #6dfea43d
@@ -101,8 +107,8 @@ class Journal:
         self._bytes = os.fstat(fd).st_size
 
     @classmethod
-    def create(cls, folder: Path):  # Journal; raises `OSError`
-        "A new one"
+    def create(cls, folder: Path) -> "Journal":
+        "A new one; raises `OSError`"
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             path = folder / f"{secrets.token_hex(4)}.journal"
@@ -146,7 +152,7 @@ class Journal:
         os.replace(self.path, self.path.with_suffix(".rejected"))
         self.release()
 
-
+# %% ../../nbs/core/journal.ipynb #00a74c19
 def frames(data: bytes) -> Iterator[dict]:
     "Whole rows, up to the first that is torn"
     at = 0

@@ -25,8 +25,8 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\1" + left + right).digest()
 
 
-def _split(n: int) -> int:
-    return 1 << (n - 1).bit_length() - 1
+def _split(size: int) -> int:
+    return 1 << (size - 1).bit_length() - 1
 
 
 def subtree(
@@ -35,11 +35,11 @@ def subtree(
     node: Node,  # Hashes of complete subtrees
 ) -> bytes:  # Hash over leaves lo..hi-1
     "Hash of a run of leaves that starts where a subtree may start"
-    n = hi - lo
-    if n & (n - 1) == 0:
-        return node(n.bit_length() - 1, lo // n)
-    k = _split(n)
-    return node_hash(subtree(lo, lo + k, node), subtree(lo + k, hi, node))
+    size = hi - lo
+    if size & (size - 1) == 0:
+        return node(size.bit_length() - 1, lo // size)
+    half = _split(size)
+    return node_hash(subtree(lo, lo + half, node), subtree(lo + half, hi, node))
 
 
 def root(size: int, node: Node) -> bytes:
@@ -54,27 +54,25 @@ def completed(
 ) -> list[tuple[int, int, bytes]]:  # (level, index, hash), level 1 and up
     "Subtrees that this leaf completes"
     out = []
-    h = leaf
+    hash = leaf
     level = 0
     while seq >> level & 1:
-        h = node_hash(node(level, (seq >> level) - 1), h)
+        hash = node_hash(node(level, (seq >> level) - 1), hash)
         level += 1
-        out.append((level, seq >> level, h))
+        out.append((level, seq >> level, hash))
     return out
 
 # %% ../../nbs/core/merkle.ipynb #dba6c958
 def inclusion(seq: int, size: int, node: Node) -> list[bytes]:
     "Hashes that lead from leaf `seq` to the root over `size` leaves, lowest first"
 
-    def path(m, lo, hi):
+    def path(leaf: int, lo: int, hi: int) -> list[bytes]:
         if hi - lo == 1:
             return []
-        k = _split(hi - lo)
-        return (
-            path(m, lo, lo + k) + [subtree(lo + k, hi, node)]
-            if m < lo + k
-            else path(m, lo + k, hi) + [subtree(lo, lo + k, node)]
-        )
+        middle = lo + _split(hi - lo)
+        if leaf < middle:
+            return path(leaf, lo, middle) + [subtree(middle, hi, node)]
+        return path(leaf, middle, hi) + [subtree(lo, middle, node)]
 
     if not 0 <= seq < size:
         raise ValueError(f"entry {seq} is not in a log of {size}")
@@ -93,34 +91,32 @@ def verify_inclusion(
         return False
     fn = seq
     sn = size - 1
-    r = leaf
-    for p in path:
+    found = leaf
+    for step in path:
         if sn == 0:
             return False
         if fn & 1 or fn == sn:
-            r = node_hash(p, r)
+            found = node_hash(step, found)
             while not fn & 1 and fn:
                 fn = fn >> 1
                 sn = sn >> 1
         else:
-            r = node_hash(r, p)
+            found = node_hash(found, step)
         fn = fn >> 1
         sn = sn >> 1
-    return sn == 0 and r == head
+    return sn == 0 and found == head
 
-
+# %% ../../nbs/core/merkle.ipynb #abaeca27
 def consistency(old: int, new: int, node: Node) -> list[bytes]:
     "Hashes that show that the log of `old` leaves is the start of the log of `new`"
 
-    def proof(m, lo, hi, whole):
-        if m == hi - lo:
+    def proof(old: int, lo: int, hi: int, whole: bool) -> list[bytes]:
+        if old == hi - lo:
             return [] if whole else [subtree(lo, hi, node)]
-        k = _split(hi - lo)
-        return (
-            proof(m, lo, lo + k, whole) + [subtree(lo + k, hi, node)]
-            if m <= k
-            else proof(m - k, lo + k, hi, False) + [subtree(lo, lo + k, node)]
-        )
+        half = _split(hi - lo)
+        if old <= half:
+            return proof(old, lo, lo + half, whole) + [subtree(lo + half, hi, node)]
+        return proof(old - half, lo + half, hi, False) + [subtree(lo, lo + half, node)]
 
     if not 0 < old <= new:
         raise ValueError(f"a log of {old} entries cannot have grown to {new}")
@@ -142,16 +138,16 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pat
         fn = fn >> 1
         sn = sn >> 1
     fr = sr = path[0]
-    for c in path[1:]:
+    for step in path[1:]:
         if sn == 0:
             return False
         if fn & 1 or fn == sn:
-            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            fr, sr = node_hash(step, fr), node_hash(step, sr)
             while not fn & 1 and fn:
                 fn = fn >> 1
                 sn = sn >> 1
         else:
-            sr = node_hash(sr, c)
+            sr = node_hash(sr, step)
         fn = fn >> 1
         sn = sn >> 1
     return sn == 0 and fr == old_root and sr == new_root

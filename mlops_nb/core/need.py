@@ -9,18 +9,19 @@ __all__ = ['need']
 
 # %% ../../nbs/core/need.ipynb #47350fc7
 import importlib
+from types import ModuleType
 from .errors import MissingTool
 
 # %% ../../nbs/core/need.ipynb #e69d4de5
 def need(
     module: str,  # Dotted name of the module to import
     extra: str = "",  # Extra of this package that installs it; empty for a base dependency
-):  # The imported module
+) -> ModuleType:  # The imported module
     "Import `module` now, or say how to get it"
     try:
         return importlib.import_module(module)
-    except ImportError as e:
-        if e.name and e.name.split(".")[0] != module.split(".")[0]:
+    except ImportError as error:
+        if error.name and error.name.split(".")[0] != module.split(".")[0]:
             raise
         what = f"'mlops-nb[{extra}]'" if extra else module.split(".")[0]
-        raise MissingTool(f"`{module}` is not installed", f"run: pip install {what}") from e
+        raise MissingTool(f"`{module}` is not installed", f"run: pip install {what}") from error

@@ -38,7 +38,7 @@ def key_id(name: str, public: bytes) -> bytes:
     return sha256(name.encode() + b"\n\x01" + public).digest()[:4]
 
 
-def _line(name, public, signature) -> str:
+def _line(name: str, public: bytes, signature: bytes) -> str:
     return f"— {name} {base64.b64encode(key_id(name, public) + signature).decode()}\n"
 
 
@@ -54,8 +54,8 @@ def parse(
     "Read a note and check its signature"
     try:
         body, line = _halves(note)
-    except (ValueError, binascii.Error) as e:
-        raise BadInput(f"not a checkpoint: {e}") from e
+    except (ValueError, binascii.Error) as error:
+        raise BadInput(f"not a checkpoint: {error}") from error
     origin, size, head = body.split("\n")[:3]
     cp = Checkpoint(origin, int(size), base64.b64decode(head, validate=True))
     name, blob = line.split(" ")[1:]

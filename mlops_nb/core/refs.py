@@ -10,11 +10,15 @@ __all__ = ['Data', 'Object', 'Name', 'Ref', 'Refs', 'Interval', 'Variables', 'ch
 
 # %% ../../nbs/core/refs.ipynb #3675840c
 import re
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from .errors import BadInput, NotFound, suggest
+
+if TYPE_CHECKING:
+    from mlops_nb.core.project import Project
 
 # %% ../../nbs/core/refs.ipynb #dfa1fb3e
 Data = Annotated[Any, "data"]  # Notebook variable, path (Parquet, CSV, Arrow; globs), or registered dataset `NAME@v`
@@ -64,30 +68,32 @@ def parse(
 
 # %% ../../nbs/core/refs.ipynb #4bcc1782
 def pick(
-    versions,  # Objects with `version` (int) and `digest` (hex)
+    versions: Iterable[Any],  # Objects with `version` (int) and `digest` (hex)
     ref: Versioned,  # What was asked for
     aliases: dict[str, int] | None = None,  # Alias -> version number
     what: str = "version",  # What they are versions of, for the message
-):  # The one that was meant
+) -> Any:  # The one that was meant
     "The version that `ref` names; raises `NotFound`"
-    by_number = {int(v.version): v for v in versions}
+    by_number = {int(each.version): each for each in versions}
     if not by_number:
         raise NotFound(f"no {what} `{ref.name}`")
-    v = ref.version
-    if not v:
+    version = ref.version
+    if not version:
         return by_number[max(by_number)]
-    if v.isdigit() and int(v) in by_number:
-        return by_number[int(v)]
-    if v in (aliases or {}):
-        return by_number[aliases[v]]
-    if re.fullmatch("[0-9a-f]{8,64}", v):
-        near = [x for x in by_number.values() if x.digest.startswith(v)]
+    if version.isdigit() and int(version) in by_number:
+        return by_number[int(version)]
+    if version in (aliases or {}):
+        return by_number[aliases[version]]
+    if re.fullmatch("[0-9a-f]{8,64}", version):
+        near = [candidate for candidate in by_number.values() if candidate.digest.startswith(version)]
         if len(near) == 1:
             return near[0]
         if near:
             raise BadInput(f"{ref} is the beginning of {len(near)} digests", "give more of it")
     have = [*map(str, sorted(by_number)), *(aliases or {})]
-    raise NotFound(f"{what} `{ref.name}` has no version {v!r}", suggest(v, have) or f"it has: {', '.join(have[-12:])}")
+    raise NotFound(
+        f"{what} `{ref.name}` has no version {version!r}", suggest(version, have) or f"it has: {', '.join(have[-12:])}"
+    )
 
 # %% ../../nbs/core/refs.ipynb #b1d152ff
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -100,29 +106,29 @@ def interval(
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhdw])", str(text))
     if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([smhdw])", "", str(text)).strip():
         raise BadInput(f"{text!r} is no interval", "write 90s, 15m, 6h, 30d or 2w")
-    return timedelta(seconds=sum(float(n) * _UNITS[u] for n, u in parts))
+    return timedelta(seconds=sum(float(count) * _UNITS[unit] for count, unit in parts))
 
 # %% ../../nbs/core/refs.ipynb #120e2cd2
 def registered(
-    project,  # A `Project`
+    project: "Project",  # A `Project`
     kind: str,  # `dataset`, `feature`, `job` or `model`
 ) -> list[str]:
     "Registered names of a kind, sorted"
     if kind == "dataset":
-        return sorted({p.name.split(".")[0] for p in (project.root / "data").glob("*.dvc")})
+        return sorted({path.name.split(".")[0] for path in (project.root / "data").glob("*.dvc")})
     if kind == "feature":
-        return sorted(p.stem for p in (project.root / "features").glob("*.toml"))
+        return sorted(path.stem for path in (project.root / "features").glob("*.toml"))
     if kind == "job":
-        return sorted(p.parent.name for p in (project.root / "jobs").glob("*/job.toml"))
+        return sorted(path.parent.name for path in (project.root / "jobs").glob("*/job.toml"))
     from mlops_nb.core import ledger
 
-    return sorted({e.subject.split("@")[0] for e in ledger.of(project).events(["model.registered"])})
+    return sorted({event.subject.split("@")[0] for event in ledger.of(project).events(["model.registered"])})
 
 # %% ../../nbs/core/refs.ipynb #71568456
 def variable(
     text: str,  # `df`, `cfg.path`, `d["k"]`
     namespace: dict,  # The notebook's variables
-):  # `(found, value)`
+) -> tuple[bool, Any]:  # `(found, value)`
     "The notebook variable that `text` names, if it names one"
     import ast
 
@@ -158,4 +164,4 @@ class Vars:
         self.namespace = namespace
 
     def now(self) -> dict:
-        return {n: self.namespace[n] for n in self.names if n in self.namespace}
+        return {name: self.namespace[name] for name in self.names if name in self.namespace}

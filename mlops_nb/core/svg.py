@@ -10,6 +10,7 @@ __all__ = ['Svg', 'number', 'histogram', 'spark', 'lines', 'meter', 'bars']
 # %% ../../nbs/core/svg.ipynb #c6913948
 import math
 from html import escape
+from itertools import chain
 from collections.abc import Iterable, Sequence
 
 # %% ../../nbs/core/svg.ipynb #72a0cb02
@@ -23,7 +24,7 @@ class Svg:
         blocks: str = "",  # The same as block characters; the words when empty
     ) -> None:
         head, rest = markup.split(">", 1)
-        words = "".join(c if c.isprintable() else " " for c in str(words))
+        words = "".join(character if character.isprintable() else " " for character in str(words))
         self.markup = f'{head} role="img"><title>{escape(words)}</title>{rest}'
         self.words = words
         self.blocks = blocks or words
@@ -35,15 +36,15 @@ class Svg:
         return f'<span style="color:inherit">{self.markup}</span>'
 
 
-def number(x: float) -> str:
+def number(value: float) -> str:
     "A number as short as it stays true to 4 digits"
-    if x is None or x != x:
+    if value is None or value != value:
         return "-"
-    if abs(x) == float("inf"):
-        return "inf" if x > 0 else "-inf"
-    if x == int(x) and abs(x) < 1e15:
-        return f"{int(x):,}"
-    return f"{x:,.0f}" if abs(x) >= 10_000 else f"{x:.4g}"
+    if abs(value) == float("inf"):
+        return "inf" if value > 0 else "-inf"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 # %% ../../nbs/core/svg.ipynb #9b86eadc
 _STEPS = "▁▂▃▄▅▆▇█"
@@ -51,142 +52,177 @@ _STEPS = "▁▂▃▄▅▆▇█"
 
 def _blocks(values: Sequence[float]) -> str:
     "Values as block characters, the largest full"
-    top = max((v for v in values if v == v), default=0)
-    return "".join(" " if v != v or v <= 0 or not top else _STEPS[min(7, int(v / top * 7.999))] for v in values)
+    top = max((value for value in values if value == value), default=0)
+
+    def block(value: float) -> str:
+        if value != value or value <= 0 or not top:
+            return " "
+        return _STEPS[min(7, int(value / top * 7.999))]
+
+    return "".join(map(block, values))
 
 
-def _n(x: float) -> str:
-    return f"{x:.1f}".removesuffix(".0")
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
-def _steps(values: Sequence[float], top: float, w: float, h: float, close: bool) -> str:
+def _steps(values: Sequence[float], top: float, width: float, height: float, close: bool) -> str:
     "Bars as one path: up at each bin's left edge, across, and down at the end"
-    step = w / len(values)
-    d = f"M0 {_n(h)}" if close else f"M0 {_n(h - values[0] / top * h)}"
-    for n, v in enumerate(values):
-        d += f"V{_n(h - v / top * h)}H{_n((n + 1) * step)}"
-    return d + (f"V{_n(h)}Z" if close else "")
+    step = width / len(values)
+    path = f"M0 {_n(height)}" if close else f"M0 {_n(height - values[0] / top * height)}"
+    for n, value in enumerate(values):
+        path += f"V{_n(height - value / top * height)}H{_n((n + 1) * step)}"
+    return path + (f"V{_n(height)}Z" if close else "")
 
 
-def _svg(w: int, h: int, inside: str, style: str = "") -> str:
+def _svg(width: int, height: int, inside: str, style: str = "") -> str:
     "The element around paths; its size in CSS pixels"
-    return f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}"{f" style={chr(34)}{style}{chr(34)}" if style else ""}>{inside}</svg>'
+    styled = f' style="{style}"' if style else ""
+    return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}"{styled}>{inside}</svg>'
 
 # %% ../../nbs/core/svg.ipynb #f41e96f7
 def histogram(
     ref: Sequence[float],  # Reference: count or share of each bin, shape (k,)
     cur: Sequence[float] | None = None,  # Current: the same bins, shape (k,)
     words: str = "",  # What to say instead of the default sentence
-    w: int = 120,  # Width, CSS pixels
-    h: int = 26,  # Height, CSS pixels
+    width: int = 120,  # Width, CSS pixels
+    height: int = 26,  # Height, CSS pixels
 ) -> Svg:
     "Two distributions over the same bins, each as shares: the reference filled, the current one as a line"
 
-    def shares(v):
-        return [x / (sum(v) or 1) for x in v]
+    def shares(values: Sequence[float]) -> list[float]:
+        return [value / (sum(values) or 1) for value in values]
 
-    r = shares(ref)
-    c = shares(cur) if cur is not None else None
-    top = max([*r, *(c or [])], default=0) or 1
-    inside = f'<path class="r" d="{_steps(r, top, w, h - 1, True)}"/>' if r else ""
-    if c:
-        inside += f'<path class="c" d="{_steps(c, top, w, h - 1, False)}"/>'
+    reference_shares = shares(ref)
+    current_shares = shares(cur) if cur is not None else None
+    top = max([*reference_shares, *(current_shares or [])], default=0) or 1
+    inside = (
+        f'<path class="r" d="{_steps(reference_shares, top, width, height - 1, True)}"/>' if reference_shares else ""
+    )
+    if current_shares:
+        inside += f'<path class="c" d="{_steps(current_shares, top, width, height - 1, False)}"/>'
     if not words:
-        words = f"reference {_blocks(r)}" + (f", current {_blocks(c)}" if c else "")
-    return Svg(_svg(w, h, inside), words, f"{_blocks(r)} {_blocks(c)}" if c else _blocks(r))
-
-
-def spark(values: Iterable[float], words: str = "", w: int = 100, h: int = 22) -> Svg:
-    "A series as a small line; gaps where a value is missing"
-    v = [float("nan") if x is None else float(x) for x in values]
-    lo, hi = _span(v)
-    return Svg(_svg(w, h, f'<path class="c" d="{_line(v, lo, hi, w, h)}"/>'), words or _said(v), _blocks(_lifted(v)))
-
-
-def _span(v):
-    lo = min((x for x in v if x == x), default=0)
-    hi = max((x for x in v if x == x), default=1)
-    return lo, (hi if hi > lo else lo + 1)
-
-
-def _said(v) -> str:
-    return (
-        f"from {number(v[0])} to {number(v[-1])}, lowest {number(_span(v)[0])}, highest {number(max((x for x in v if x == x), default=0))}"
-        if v
-        else "no values"
+        words = f"reference {_blocks(reference_shares)}" + (
+            f", current {_blocks(current_shares)}" if current_shares else ""
+        )
+    return Svg(
+        _svg(width, height, inside),
+        words,
+        f"{_blocks(reference_shares)} {_blocks(current_shares)}" if current_shares else _blocks(reference_shares),
     )
 
 
-def _lifted(v):
-    lo, hi = _span(v)
-    return [x if x != x else (x - lo) / (hi - lo) + 0.05 for x in v]
+def spark(values: Iterable[float], words: str = "", width: int = 100, height: int = 22) -> Svg:
+    "A series as a small line; gaps where a value is missing"
+    numbers = _numbers(values)
+    line = _line(numbers, _span(numbers), width, height)
+    return Svg(_svg(width, height, f'<path class="c" d="{line}"/>'), words or _said(numbers), _blocks(_lifted(numbers)))
 
 
-def _line(v: Sequence[float], lo: float, hi: float, w: float, h: float, pad: float = 2) -> str:
-    "A polyline of evenly spaced values; NaN lifts the pen"
-    d = ""
+def _numbers(values: Iterable[float | None]) -> list[float]:
+    "NaN where a value is missing"
+    return [float("nan") if value is None else float(value) for value in values]
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    lo = min((value for value in values if value == value), default=0)
+    hi = max((value for value in values if value == value), default=1)
+    return lo, (hi if hi > lo else lo + 1)
+
+
+def _said(values: Sequence[float]) -> str:
+    if not values:
+        return "no values"
+    highest = max((value for value in values if value == value), default=0)
+    return (
+        f"from {number(values[0])} to {number(values[-1])}, "
+        f"lowest {number(_span(values)[0])}, highest {number(highest)}"
+    )
+
+
+def _lifted(values: Sequence[float]) -> list[float]:
+    lo, hi = _span(values)
+    return [value if value != value else (value - lo) / (hi - lo) + 0.05 for value in values]
+
+
+def _line(values: Sequence[float], span: tuple[float, float], width: float, height: float, pad: float = 2) -> str:
+    "A polyline of evenly spaced values between the ends of a span; NaN lifts the pen"
+    lo, hi = span
+    path = ""
     down = False
-    for n, x in enumerate(v):
-        if x != x:
+    for n, value in enumerate(values):
+        if value != value:
             down = False
             continue
-        d += f"{'L' if down else 'M'}{_n(n * w / max(1, len(v) - 1))} {_n(pad + (hi - x) / (hi - lo) * (h - 2 * pad))}"
+        x = n * width / max(1, len(values) - 1)
+        y = pad + (hi - value) / (hi - lo) * (height - 2 * pad)
+        path += f"{'L' if down else 'M'}{_n(x)} {_n(y)}"
         down = True
-    return d
+    return path
 
 # %% ../../nbs/core/svg.ipynb #3e5ca5c2
 def lines(
     series: dict[str, Sequence[float]],  # Name -> values, every series with the same labels
     labels: Sequence[str] = (),  # One label a point, for the two ends of the axis
     unit: str = "",  # Printed behind the axis numbers
-    w: int = 560,  # Width, CSS pixels
-    h: int = 150,  # Height, CSS pixels
+    width: int = 560,  # Width, CSS pixels
+    height: int = 150,  # Height, CSS pixels
 ) -> Svg:
     "Series over a common axis"
-    values = {k: [float("nan") if x is None else float(x) for x in v] for k, v in series.items()}
-    lo, hi = _span([x for v in values.values() for x in v])
+    values = {name: _numbers(points) for name, points in series.items()}
+    lo, hi = _span(list(chain.from_iterable(values.values())))
     ends = number(hi) + unit, number(lo) + unit
     # Room for the longer of the axis numbers
     left = max(56, 10 + 7 * max(map(len, ends)))
     bottom = 18
     # The names stand above the lines
     top = 18
-    foot = h - bottom
-    inside = f'<path class="a" d="M{left} {top}V{foot}H{w}"/>'
-    for n, v in enumerate(values.values()):
-        inside += f'<g transform="translate({left} {top})"><path class="c{" d"[0 : 2 * (n % 2)] if n < 2 else " e"}" d="{_line(v, lo, hi, w - left, foot - top, 6)}"/></g>'
+    foot = height - bottom
+    inside = f'<path class="a" d="M{left} {top}V{foot}H{width}"/>'
+    for n, points in enumerate(values.values()):
+        classes = ("c", "c d", "c e")[min(n, 2)]
+        line = _line(points, (lo, hi), width - left, foot - top, 6)
+        inside += f'<g transform="translate({left} {top})"><path class="{classes}" d="{line}"/></g>'
 
-    def put(x, y, s, anchor) -> str:
-        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(s)}</text>'
+    def put(x: float, y: float, text: str, anchor: str) -> str:
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
     inside += put(left - 6, top + 8, ends[0], "end") + put(left - 6, foot, ends[1], "end")
     if labels:
-        inside += put(left, h - 4, str(labels[0]), "start") + put(w, h - 4, str(labels[-1]), "end")
-    names = [k + ("", " (dashed)", " (dotted)")[min(n, 2)] for n, k in enumerate(series)]
-    inside += put(w - 4, 11, ", ".join(names), "end")
-    words = "; ".join(f"{k}: {_said(v)}" for k, v in values.items())
+        inside += put(left, height - 4, str(labels[0]), "start") + put(width, height - 4, str(labels[-1]), "end")
+    names = [name + ("", " (dashed)", " (dotted)")[min(n, 2)] for n, name in enumerate(series)]
+    inside += put(width - 4, 11, ", ".join(names), "end")
+    words = "; ".join(f"{name}: {_said(points)}" for name, points in values.items())
     return Svg(
-        _svg(w, h, inside, "max-width:100%;height:auto"),
+        _svg(width, height, inside, "max-width:100%;height:auto"),
         words,
-        "\n".join(f"{_blocks(_lifted(v))}  {k}" for k, v in values.items()),
+        "\n".join(f"{_blocks(_lifted(points))}  {name}" for name, points in values.items()),
     )
 
 
-def meter(share: float, words: str = "", w: int = 80, h: int = 10) -> Svg:
+def meter(share: float, words: str = "", width: int = 80, height: int = 10) -> Svg:
     "A share between 0 and 1 as a bar"
-    s = min(1.0, max(0.0, share if share == share else 0.0))
+    bounded = min(1.0, max(0.0, share if share == share else 0.0))
     return Svg(
-        _svg(w, h, f'<path class="a" d="M0 {h - 0.5}H{w}"/><path class="m" d="M0 1H{_n(s * w)}V{h - 1}H0Z"/>'),
-        words or f"{s:.0%}",
-        "█" * round(s * 10) + "░" * (10 - round(s * 10)),
+        _svg(
+            width,
+            height,
+            f'<path class="a" d="M0 {height - 0.5}H{width}"/><path class="m" d="M0 1H{_n(bounded * width)}V{height - 1}H0Z"/>',
+        ),
+        words or f"{bounded:.0%}",
+        "█" * round(bounded * 10) + "░" * (10 - round(bounded * 10)),
     )
 
 
-def bars(values: Sequence[float], words: str = "", w: int = 120, h: int = 26) -> Svg:
+def bars(values: Sequence[float], words: str = "", width: int = 120, height: int = 26) -> Svg:
     "Values as upright bars from zero"
-    v = [max(0.0, float(x)) if x is not None and not math.isnan(x) else 0.0 for x in values]
+    heights = [max(0.0, float(value)) if value is not None and not math.isnan(value) else 0.0 for value in values]
     return Svg(
-        _svg(w, h, f'<path class="m" d="{_steps(v, max(v) or 1, w, h - 1, True)}"/>' if v else ""),
-        words or _said(v),
-        _blocks(v),
+        _svg(
+            width,
+            height,
+            f'<path class="m" d="{_steps(heights, max(heights) or 1, width, height - 1, True)}"/>' if heights else "",
+        ),
+        words or _said(heights),
+        _blocks(heights),
     )

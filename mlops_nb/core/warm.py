@@ -10,6 +10,7 @@ __all__ = ['READ_AT_IMPORT', 'inside', 'VERBS', 'SETTLED', 'supported', 'folder'
 
 # %% ../../nbs/core/warm.ipynb #475d5d19
 import os, stat, sys
+from _collections_abc import Mapping, Sequence  # Of `collections.abc`, which is not loaded yet
 import _socket as sockets  # What `socket` is made of: that one takes longer to import than a whole call takes
 
 # %% ../../nbs/core/warm.ipynb #8859b52b
@@ -59,8 +60,8 @@ def folder() -> str:
         os.mkdir(base, 0o700)
     except FileExistsError:
         pass
-    s = os.lstat(base)
-    if not stat.S_ISDIR(s.st_mode) or s.st_uid != os.getuid() or s.st_mode & 0o077:
+    status = os.lstat(base)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(1, "the folder of warm servers is not yours alone", base)
     return base
 
@@ -79,120 +80,110 @@ def _short(text: str) -> str:
     return blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
-def kept(env) -> dict[str, str]:
+def kept(env: Mapping[str, str]) -> dict[str, str]:
     "The variables that libraries read while they are imported"
-    return {k: env[k] for k in sorted(env) if k.startswith(READ_AT_IMPORT)}
+    return {name: env[name] for name in sorted(env) if name.startswith(READ_AT_IMPORT)}
 
 
 def address(
     modules: tuple[str, ...] = (),  # Imported in the server beforehand, in this order
-    env=None,  # Environment of the caller
+    env: Mapping[str, str] | None = None,  # Environment of the caller
 ) -> str:
     "Path of the socket of one server"
-    return os.path.join(
-        folder(),
-        _short(
-            "\0".join(
-                [
-                    sys.executable,
-                    sys.version,
-                    _home(),
-                    *modules,
-                    *(f"{k}={v}" for k, v in kept(os.environ if env is None else env).items()),
-                ]
-            )
-        )
-        + ".sock",
-    )
+    variables = kept(os.environ if env is None else env)
+    told_apart_by = [sys.executable, sys.version, _home(), *modules]
+    told_apart_by += [f"{name}={value}" for name, value in variables.items()]
+    return os.path.join(folder(), _short("\0".join(told_apart_by)) + ".sock")
 
 # %% ../../nbs/core/warm.ipynb #e75142e1
-def peer_uid(s: "sockets.socket") -> int:
+def peer_uid(connection: "sockets.socket") -> int:
     "User at the other end of a socket, as the system knows them"
-    return _peer(s)[1]
+    return _peer(connection)[1]
 
 
-def _peer(s) -> list[int]:
+def _peer(connection: "sockets.socket") -> list[int]:
     "Process, user and group"
-    data = s.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, 12)
-    return [int.from_bytes(data[k : k + 4], sys.byteorder, signed=True) for k in (0, 4, 8)]
+    data = connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, 12)
+    return [int.from_bytes(data[offset : offset + 4], sys.byteorder, signed=True) for offset in (0, 4, 8)]
 
 
-def send(s: "sockets.socket", message: dict, fds=()) -> None:
+def send(connection: "sockets.socket", message: dict, fds: Sequence[int] = ()) -> None:
     "One message"
     import marshal
 
     data = marshal.dumps(message)
-    s.sendall(len(data).to_bytes(4, "big"))
+    connection.sendall(len(data).to_bytes(4, "big"))
     if fds:
-        s.sendmsg(
+        connection.sendmsg(
             [data[:1]],
             [(sockets.SOL_SOCKET, sockets.SCM_RIGHTS, b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds))],
         )
         data = data[1:]
-    s.sendall(data)
+    connection.sendall(data)
 
-
-def receive(s: "sockets.socket", most: int = 0) -> tuple[dict | None, list[int]]:
+# %% ../../nbs/core/warm.ipynb #0a20443d
+def receive(connection: "sockets.socket", most: int = 0) -> tuple[dict | None, list[int]]:
     "One message and its file descriptors; None at the end; raises `ValueError` where it is none"
     import marshal
 
-    head = _exactly(s, 4)
+    head = _exactly(connection, 4)
     if len(head) < 4:
         return None, []
-    n = int.from_bytes(head, "big")
+    size = int.from_bytes(head, "big")
     fds = []
     first = b""
     if most:
-        first, fds = _with_fds(s, most)
-    data = first + _exactly(s, n - len(first))
-    if len(data) < n:
+        first, fds = _with_fds(connection, most)
+    data = first + _exactly(connection, size - len(first))
+    if len(data) < size:
         return None, fds
     try:
         got = marshal.loads(data)
-    except (EOFError, TypeError) as e:
-        raise ValueError(f"no message: {e}") from e
+    except (EOFError, TypeError) as error:
+        raise ValueError(f"no message: {error}") from error
     if not isinstance(got, dict):
         raise ValueError("no message: it is no dict")
     return got, fds
 
 
-def _with_fds(s, most: int) -> tuple[bytes, list[int]]:
+def _with_fds(connection: "sockets.socket", most: int) -> tuple[bytes, list[int]]:
     "The first byte of a message, and what came with it"
-    data, also, _, _ = s.recvmsg(1, sockets.CMSG_SPACE(4 * most))
-    raw = b"".join(
-        d[: len(d) - len(d) % 4] for level, kind, d in also if (level, kind) == (sockets.SOL_SOCKET, sockets.SCM_RIGHTS)
-    )
+    data, also, _, _ = connection.recvmsg(1, sockets.CMSG_SPACE(4 * most))
+    raw = b""
+    for level, kind, ancillary in also:
+        if (level, kind) == (sockets.SOL_SOCKET, sockets.SCM_RIGHTS):
+            raw += ancillary[: len(ancillary) - len(ancillary) % 4]
     return data, [int.from_bytes(raw[k : k + 4], sys.byteorder) for k in range(0, len(raw), 4)]
 
 
-def _exactly(s, n: int) -> bytes:
+def _exactly(connection: "sockets.socket", size: int) -> bytes:
     parts = []
-    left = n
+    left = size
     while left:
-        b = s.recv(min(left, 1 << 20))
-        if not b:
+        part = connection.recv(min(left, 1 << 20))
+        if not part:
             break
-        parts.append(b)
-        left -= len(b)
+        parts.append(part)
+        left -= len(part)
     return b"".join(parts)
 
 
 def connect(path: str) -> "sockets.socket|None":
     "A connection to the server at `path`, if one lives there and it is ours"
-    s = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
-        s.connect(path)
-        if peer_uid(s) == os.getuid():
-            return s
+        connection.connect(path)
+        if peer_uid(connection) == os.getuid():
+            return connection
     except OSError:
         pass  # Nobody listens: the file is missing, or its server is dead
-    s.close()
+    connection.close()
     return None
 
 # %% ../../nbs/core/warm.ipynb #c6f404bf
 def start(
     modules: tuple[str, ...] = (),  # To import beforehand
-    env=None,  # Environment of the caller
+    env: Mapping[str, str] | None = None,  # Environment of the caller
     wait: bool = True,  # Until it listens
 ) -> bool:  # Does it listen?
     "Start the server of these modules, unless somebody else does"
@@ -205,30 +196,33 @@ def start(
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
-        if (s := connect(path)) is not None:
-            s.close()
+        if (connection := connect(path)) is not None:
+            connection.close()
             return True
-        r, w = os.pipe()
+        ready_end, server_end = os.pipe()
         with open(path[:-5] + ".log", "wb") as log:
             subprocess.Popen(
-                [sys.executable, "-m", "mlops_nb.job.fork_server", path, str(w), str(lock.fileno()), *modules],
+                [sys.executable, "-m", "mlops_nb.job.fork_server", path, str(server_end), str(lock.fileno()), *modules],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
                 env=_bare(env),
-                pass_fds=(w, lock.fileno()),
+                pass_fds=(server_end, lock.fileno()),
             )
-        os.close(w)
-        ready = os.read(r, 1) == b"+" if wait else False
-        os.close(r)
+        os.close(server_end)
+        ready = os.read(ready_end, 1) == b"+" if wait else False
+        os.close(ready_end)
     return ready
 
 
 def _bare(env: dict) -> dict:
     "The environment of a server: what libraries read at import, what finds programs, and a path that finds this package"
-    keep = {**kept(env), **{k: env[k] for k in ("PATH", "HOME", "USER", "TMPDIR", "MLOPS_JOB_IDLE_S") if k in env}}
+    keep = kept(env)
+    for name in ("PATH", "HOME", "USER", "TMPDIR", "MLOPS_JOB_IDLE_S"):
+        if name in env:
+            keep[name] = env[name]
     keep.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # As a kernel has it
     home = _home()
     if not home.endswith("-packages"):
@@ -237,51 +231,51 @@ def _bare(env: dict) -> dict:
         )
     return keep
 
-
+# %% ../../nbs/core/warm.ipynb #690f320f
 class Line:
     "To a child of the server: single bytes out are signals, a message in is its end"
 
-    def __init__(self, s: "sockets.socket", pid: int) -> None:
-        self.s = s
+    def __init__(self, connection: "sockets.socket", pid: int) -> None:
+        self.connection = connection
         self.pid = pid
 
     def fileno(self) -> int:
-        return self.s.fileno()
+        return self.connection.fileno()
 
     def sendall(self, data: bytes) -> None:
-        self.s.sendall(data)
+        self.connection.sendall(data)
 
     def end(self) -> dict | None:
         try:
-            return receive(self.s)[0]
+            return receive(self.connection)[0]
         except OSError:
             return None
 
     def close(self) -> None:
-        self.s.close()
+        self.connection.close()
 
 
 def call(
     request: dict,
-    fds=(),  # Handed to the child that does the work
+    fds: Sequence[int] = (),  # Handed to the child that does the work
     modules: tuple[str, ...] = (),
-    env=None,
+    env: Mapping[str, str] | None = None,
     begin: bool = True,  # Start a server where none listens
 ) -> "Line|None":  # The line to the child: signals go out, the exit comes back
     "Have a fork of the server do something; None when there is no server"
     path = address(modules, env)
     for again in (False, True):
-        s = connect(path) or (connect(path) if begin and start(modules, env) else None)
-        if s is None:
+        connection = connect(path) or (connect(path) if begin and start(modules, env) else None)
+        if connection is None:
             return None
         try:
-            send(s, request, fds)
-            answer, _ = receive(s)
+            send(connection, request, fds)
+            answer, _ = receive(connection)
         except OSError:
             answer = None
         if answer and answer.get("pid"):
-            return Line(s, answer["pid"])
-        s.close()  # It was started from other code, and has ended itself
+            return Line(connection, answer["pid"])
+        connection.close()  # It was started from other code, and has ended itself
         if not begin or again:
             return None
     return None
@@ -291,15 +285,15 @@ def stop() -> int:
     "End every server of this user; returns how many there were"
     import signal
 
-    n = 0
+    ended = 0
     for name in os.listdir(folder()):
-        if not name.endswith(".sock") or (s := connect(os.path.join(folder(), name))) is None:
+        if not name.endswith(".sock") or (connection := connect(os.path.join(folder(), name))) is None:
             continue
-        pid = _peer(s)[0]
-        s.close()
+        pid = _peer(connection)[0]
+        connection.close()
         os.kill(pid, signal.SIGTERM)
-        n += 1
-    return n
+        ended += 1
+    return ended
 
 # %% ../../nbs/core/warm.ipynb #d5944be0
 VERBS = ("job.run",)  # Those that say `warm=True`; here, so that a client need not read the index
@@ -322,7 +316,7 @@ def relay(
         mask = os.umask(0o077)
         os.umask(mask)
         env = dict(os.environ)
-        s = call(
+        connection = call(
             {"do": "words", "words": words, "cwd": os.getcwd(), "env": env, "umask": mask},
             (0, 1, 2),
             env=settled(env),
@@ -330,21 +324,24 @@ def relay(
         )
     except (OSError, ValueError):
         return None
-    if s is None:
+    if connection is None:
         return None
 
-    def forward(n, _) -> None:
-        s.sendall(bytes([n]))
+    def forward(number: int, _: object) -> None:
+        connection.sendall(bytes([number]))
 
-    for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(n, forward)
-    answer = s.end()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, forward)
+    answer = connection.end()
     return answer["exit"] if answer else 4
 
 # %% ../../nbs/core/warm.ipynb #edfb3254
 SETTLED = {"PYTHONHASHSEED": "0", "GOMP_SPINCOUNT": "2000"}  # Where the user says nothing
 
 
-def settled(env) -> dict:
+def settled(env: Mapping[str, str]) -> dict:
     "The environment as jobs have it: sets are iterated in one order, and OpenMP's threads soon sleep while they wait"
-    return {**{k: v for k, v in SETTLED.items() if k != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in env}, **env}
+    ours = dict(SETTLED)
+    if "OMP_WAIT_POLICY" in env:
+        del ours["GOMP_SPINCOUNT"]
+    return {**ours, **env}

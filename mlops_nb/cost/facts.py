@@ -20,7 +20,9 @@ class Usage(msgspec.Struct, kw_only=True):
     cpu_s: float = 0.0  # Processor seconds, children included
     peak_mb: float = 0.0  # Highest resident memory, MB of 10**6 bytes
     kwh: float = 0.0  # Energy at the plug, before the building's share (PUE)
-    energy: str = "model"  # How kwh is known: `rapl` was read from a counter, `model` is an estimate within about 40 %; `+nvml` adds the counters of the NVIDIA GPUs
+    # How kwh is known: `rapl` was read from a counter, `model` is an estimate within about 40 %;
+    # `+nvml` adds the counters of the NVIDIA GPUs
+    energy: str = "model"
 
     def __add__(self, other: "Usage") -> "Usage":
         "Two pieces of work one after the other"
@@ -40,11 +42,13 @@ def age_days(
     "Days since the latest day that `as_of` can mean"
     last = as_of.rpartition("/")[2].strip()
     try:
-        y, m, d = (list(map(int, last.split("-"))) + [0, 0])[:3]
-    except ValueError:
-        return None
-    try:
-        end = date(y, m, d) if d else date(y + (m == 12), m % 12 + 1, 1) if m else date(y + 1, 1, 1)
+        year, month, day = (list(map(int, last.split("-"))) + [0, 0])[:3]
+        if day:
+            end = date(year, month, day)
+        elif month:
+            end = date(year + (month == 12), month % 12 + 1, 1)
+        else:
+            end = date(year + 1, 1, 1)
     except ValueError:
         return None
     return max(0, ((today or date.today()) - end).days)

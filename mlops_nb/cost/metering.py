@@ -9,6 +9,7 @@ __all__ = ['WATT_IDLE', 'WATT_BUSY', 'family', 'cpu_seconds', 'high_water_mb', '
 
 # %% ../../nbs/cost/metering.ipynb #05dc9bd5
 import functools, os, sys, time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from .facts import Usage
 
@@ -22,8 +23,8 @@ def _children(pid: int) -> list[int]:
     found = []
     try:
         for tid in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{tid}/children", encoding="ascii") as f:
-                found += map(int, f.read().split())
+            with open(f"/proc/{pid}/task/{tid}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
     except OSError:
         return found
     return found
@@ -37,7 +38,7 @@ def family(
         try:
             import psutil
 
-            return [pid, *(c.pid for c in psutil.Process(pid).children(recursive=True))]
+            return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
         except Exception:
             return [pid]  # psutil is missing, or the process is gone
     if pid == os.getpid() and _childless():
@@ -45,8 +46,8 @@ def family(
     out = []
     todo = [pid]
     while todo:
-        out.append(p := todo.pop())
-        todo += _children(p)
+        out.append(member := todo.pop())
+        todo += _children(member)
     return out
 
 
@@ -67,13 +68,18 @@ def _times(pid: int) -> float:
         try:
             import psutil
 
-            t = psutil.Process(pid).cpu_times()
-            return t.user + t.system + getattr(t, "children_user", 0.0) + getattr(t, "children_system", 0.0)
+            times = psutil.Process(pid).cpu_times()
+            return (
+                times.user
+                + times.system
+                + getattr(times, "children_user", 0.0)
+                + getattr(times, "children_system", 0.0)
+            )
         except Exception:
             return 0.0  # psutil is missing, or the process is gone
     try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            fields = f.read().rpartition(b")")[2].split()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / _TICK
@@ -81,14 +87,13 @@ def _times(pid: int) -> float:
 
 def _own_times() -> float:
     "As `_times`, for this process, to the microsecond"
-    t = os.times()
+    times = os.times()
     try:
         import resource
     except ImportError:
-        return t.user + t.system
-    return sum(
-        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
+        return times.user + times.system
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def cpu_seconds(
@@ -96,8 +101,8 @@ def cpu_seconds(
 ) -> float:
     "Processor seconds of a process and its descendants, so far"
     if not pid or pid == os.getpid():
-        return _own_times() + sum(_times(p) for p in family(os.getpid())[1:])
-    return sum(_times(p) for p in family(pid))
+        return _own_times() + sum(_times(member) for member in family(os.getpid())[1:])
+    return sum(_times(member) for member in family(pid))
 
 # %% ../../nbs/cost/metering.ipynb #0f1404b2
 def high_water_mb(
@@ -105,8 +110,8 @@ def high_water_mb(
 ) -> float:
     "Highest resident memory of one process since its mark was last set back"
     try:
-        with open(f"/proc/{pid or 'self'}/status", "rb") as f:
-            for line in f:
+        with open(f"/proc/{pid or 'self'}/status", "rb") as file:
+            for line in file:
                 if line.startswith(b"VmHWM:"):
                     return int(line.split()[1]) * 1024 / 1e6
     except OSError:
@@ -133,8 +138,8 @@ def _rusage_mb(pid: int) -> float:
 def _set_back(pid: int = 0) -> None:
     "Set the high-water mark back to now, where the system allows it"
     try:
-        with open(f"/proc/{pid or 'self'}/clear_refs", "w", encoding="ascii") as f:
-            f.write("5")
+        with open(f"/proc/{pid or 'self'}/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
     except OSError:
         return
 
@@ -148,18 +153,13 @@ WATT_IDLE, WATT_BUSY = 0.74, 3.5  # Of one virtual processor: averages of the Cl
 
 def _rapl_uj() -> int | None:
     "The processors' energy counter in microjoule, if it may be read"
+    folder = "/sys/class/powercap"
     try:
-        names = [n for n in os.listdir("/sys/class/powercap") if n.startswith("intel-rapl:") and n.count(":") == 1]
-    except OSError:
-        return None
-    try:
-        return (
-            sum(int(open(f"/sys/class/powercap/{n}/energy_uj", encoding="ascii").read()) for n in names)
-            if names
-            else None
-        )
+        names = [name for name in os.listdir(folder) if name.startswith("intel-rapl:") and name.count(":") == 1]
+        counters = [int(open(f"{folder}/{name}/energy_uj", encoding="ascii").read()) for name in names]
     except (OSError, ValueError):
         return None
+    return sum(counters) if counters else None
 
 
 def modelled_kwh(
@@ -168,8 +168,8 @@ def modelled_kwh(
     cpus: int | None = None,  # Virtual processors that the work reserves; the machine's by default
 ) -> float:
     "Energy by the load model: idle power for all of the time, the difference to busy power for the processor time"
-    n = cpus or os.cpu_count() or 1
-    return (seconds * n * WATT_IDLE + cpu_s * (WATT_BUSY - WATT_IDLE)) / 3.6e6
+    reserved = cpus or os.cpu_count() or 1
+    return (seconds * reserved * WATT_IDLE + cpu_s * (WATT_BUSY - WATT_IDLE)) / 3.6e6
 
 # %% ../../nbs/cost/metering.ipynb #a01ed768
 _NODES = ("/dev/nvidiactl", "/dev/dxg")  # Of the driver: Linux, and Windows' Linux
@@ -189,8 +189,8 @@ def _nvml(
     try:
         lib.nvmlInit()
         found = [lib.nvmlDeviceGetHandleByIndex(n) for n in range(lib.nvmlDeviceGetCount())]
-        for g in found:
-            lib.nvmlDeviceGetTotalEnergyConsumption(g)
+        for gpu in found:
+            lib.nvmlDeviceGetTotalEnergyConsumption(gpu)
         return lib, tuple(found)
     except lib.NVMLError:
         return None, ()  # no driver, or GPUs before Volta, which do not count
@@ -225,9 +225,9 @@ class Meter:
 
     def lap(self) -> Usage:
         "Usage since the last lap; the next one begins"
-        u = self.read()
+        usage = self.read()
         self.start()
-        return u
+        return usage
 
     def read(self) -> Usage:
         "Usage since the last lap"
@@ -251,13 +251,13 @@ class _Block(Meter):
     peak = 0.0
 
     def start(self) -> None:
-        for b in _open:
-            b.peak = max(b.peak, _family_mb())
+        for outer in _open:
+            outer.peak = max(outer.peak, _family_mb())
         super().start()
 
 
 @contextmanager
-def measure():
+def measure() -> Iterator[Usage]:
     "Measure a block: `with measure() as used: ...`, then `used.seconds`, `used.cpu_s`, `used.peak_mb`, `used.kwh`"
     used = Usage()
     block = _Block()
@@ -266,9 +266,9 @@ def measure():
         yield used
     finally:
         _open.remove(block)
-        u = block.read()
-        used.seconds = u.seconds
-        used.cpu_s = u.cpu_s
-        used.peak_mb = max(u.peak_mb, block.peak)
-        used.kwh = u.kwh
-        used.energy = u.energy
+        usage = block.read()
+        used.seconds = usage.seconds
+        used.cpu_s = usage.cpu_s
+        used.peak_mb = max(usage.peak_mb, block.peak)
+        used.kwh = usage.kwh
+        used.energy = usage.energy

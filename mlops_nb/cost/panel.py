@@ -13,110 +13,110 @@ from ..core.svg import meter
 from .facts import CostTable, Price, PriceTable
 
 # %% ../../nbs/cost/panel.ipynb #6b367e18
-def usd(x: float | None) -> str:
+def usd(amount: float | None) -> str:
     "An amount in USD: two digits after the point, or enough to see small ones"
-    if x is None:
+    if amount is None:
         return "no price"
-    return (
-        f"{x:,.2f}"
-        if x >= 1 or x == 0
-        else f"{x:.4f}"
-        if x >= 0.01
-        else f"{x:.6f}".rstrip("0")
-        if x >= 1e-6
-        else "under 0.000001"
-    )
+    if amount >= 1 or amount == 0:
+        return f"{amount:,.2f}"
+    if amount >= 0.01:
+        return f"{amount:.4f}"
+    return f"{amount:.6f}".rstrip("0") if amount >= 1e-6 else "under 0.000001"
 
 
-def time(s: float) -> str:
+def time(seconds: float) -> str:
     "Seconds as a reader says them"
-    return (
-        f"{s:.1f} s"
-        if s < 60
-        else f"{int(s // 60)} min {int(s % 60)} s"
-        if s < 3600
-        else f"{int(s // 3600)} h {int(s % 3600 // 60)} min"
-    )
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
 
 
-def unit_price(p: Price | None) -> str:
+def unit_price(price: Price | None) -> str:
     "A price with its unit, date and source"
-    if p is None:
+    if price is None:
         return "unknown: see mlops cost prices"
-    where = " ".join(filter(None, (p.provider, p.region, p.instance)))
-    return f"{usd(p.usd)} USD per {p.unit} ({where}; {', '.join(filter(None, (p.source, p.as_of)))})"
+    where = " ".join(filter(None, (price.provider, price.region, price.instance)))
+    return f"{usd(price.usd)} USD per {price.unit} ({where}; {', '.join(filter(None, (price.source, price.as_of)))})"
 
 # %% ../../nbs/cost/panel.ipynb #d0bbf38e
-def table_of_costs(t: CostTable) -> Panel:
+def table_of_costs(fact: CostTable) -> Panel:
     "Rows with their share of the total, and what the total leaves out"
-    top = t.total_usd or 1
-    rows = [
-        [
-            r.key,
-            usd(r.usd) if r.unpriced < r.count or r.usd else "no price",
-            meter(r.usd / top),
-            f"{r.kwh:.3g}",
-            usd(r.idle_usd),
-            time(r.seconds),
-            r.count,
-            ", ".join(map(str, r.evidence[:4])) + (", ..." if len(r.evidence) > 4 else ""),
-        ]
-        for r in t.rows
-    ]
-    how = "read from the energy counter" if t.measured else "load model, within about 40 %"
-    left_out = {"not in the total": f"{t.unpriced} without a price: see mlops cost prices"} if t.unpriced else {}
+    top = fact.total_usd or 1
+    rows = []
+    for row in fact.rows:
+        priced = row.unpriced < row.count or row.usd
+        rows.append(
+            [
+                row.key,
+                usd(row.usd) if priced else "no price",
+                meter(row.usd / top),
+                f"{row.kwh:.3g}",
+                usd(row.idle_usd),
+                time(row.seconds),
+                row.count,
+                ", ".join(map(str, row.evidence[:4])) + (", ..." if len(row.evidence) > 4 else ""),
+            ]
+        )
+    how = "read from the energy counter" if fact.measured else "load model, within about 40 %"
+    since = f" since {fact.since[:16].replace('T', ' ')} UTC" if fact.since else ""
+    left_out = {"not in the total": f"{fact.unpriced} without a price: see mlops cost prices"} if fact.unpriced else {}
     about = facts(
         {
-            "total": f"{usd(t.total_usd)} USD, estimated"
-            + (f" since {t.since[:16].replace('T', ' ')} UTC" if t.since else ""),
-            "of it idle": f"{usd(t.idle_usd)} USD",
-            "energy": f"{t.total_kwh:.3g} kWh ({how})",
-            "priced today at": unit_price(t.price),
+            "total": f"{usd(fact.total_usd)} USD, estimated{since}",
+            "of it idle": f"{usd(fact.idle_usd)} USD",
+            "energy": f"{fact.total_kwh:.3g} kWh ({how})",
+            "priced today at": unit_price(fact.price),
             **left_out,
         }
     )
     return Panel(
-        f"Cost by {t.by}",
+        f"Cost by {fact.by}",
         about,
         table(
-            [t.by, "USD", "share", "kWh", "idle USD", "time", "runs", "entries"],
+            [fact.by, "USD", "share", "kWh", "idle USD", "time", "runs", "entries"],
             rows,
             align="lrlrrrrl",
             empty="nothing was metered yet: run a cell with %%mlops run, or a job",
         ),
-        verdict=("warn", f"{t.unpriced} WITHOUT A PRICE") if t.unpriced else ("info", f"{usd(t.total_usd)} USD"),
-        next="mlops cost prices" if t.unpriced else "mlops cost show --by " + ("cell" if t.by == "job" else "job"),
+        verdict=("warn", f"{fact.unpriced} WITHOUT A PRICE")
+        if fact.unpriced
+        else ("info", f"{usd(fact.total_usd)} USD"),
+        next="mlops cost prices"
+        if fact.unpriced
+        else "mlops cost show --by " + ("cell" if fact.by == "job" else "job"),
     )
 
 # %% ../../nbs/cost/panel.ipynb #cbf1a5f8
-def prices(t: PriceTable) -> Panel:
+def prices(fact: PriceTable) -> Panel:
     "The price in use, and the book"
-    used = unit_price(t.used) if t.used else t.why
+    used = unit_price(fact.used) if fact.used else fact.why
     rows = [
         [
-            p.provider,
-            p.region,
-            p.instance,
-            usd(p.usd),
-            usd(p.spot_usd) if p.spot_usd else "-",
-            p.as_of,
-            badge("warn", "STALE") if p.stale else p.confidence,
-            short(p.source.removeprefix("https://"), 44),
+            price.provider,
+            price.region,
+            price.instance,
+            usd(price.usd),
+            usd(price.spot_usd) if price.spot_usd else "-",
+            price.as_of,
+            badge("warn", "STALE") if price.stale else price.confidence,
+            short(price.source.removeprefix("https://"), 44),
         ]
-        for p in t.prices
+        for price in fact.prices
     ]
+    if fact.used is None:
+        verdict = ("bad", "NO PRICE FOR THIS MACHINE")
+    else:
+        verdict = ("warn", f"{fact.stale} STALE") if fact.stale else ("ok", "PRICED")
     return Panel(
         "Price book",
-        facts({"this machine": used, "chosen by": t.why}),
+        facts({"this machine": used, "chosen by": fact.why}),
         table(
             ["provider", "region", "instance", "USD/h", "spot USD/h", "as of", "confidence", "source"],
             rows,
             align="lllrrlll",
         ),
-        verdict=("bad", "NO PRICE FOR THIS MACHINE")
-        if t.used is None
-        else ("warn", f"{t.stale} STALE")
-        if t.stale
-        else ("ok", "PRICED"),
+        verdict=verdict,
         next="mlops cost show",
     )

@@ -11,6 +11,7 @@ __all__ = ['SHEET', 'OWN', 'read_sheet', 'book', 'machine', 'price', 'priced']
 import math
 from pathlib import Path
 from ..core.errors import BadInput, suggest
+from ..core.project import CostSettings, Project
 from ..core.resources import resource
 from .facts import Price, Usage
 
@@ -22,12 +23,12 @@ _NEEDED = ("provider", "region", "instance_type", "on_demand_usd_per_h")
 def _amount(text: str, where: str) -> float:
     "A price in USD; refuses what no provider asks"
     try:
-        x = float(text)
+        amount = float(text)
     except (TypeError, ValueError):
-        x = math.nan
-    if not (math.isfinite(x) and x > 0):
+        amount = math.nan
+    if not (math.isfinite(amount) and amount > 0):
         raise BadInput(f"{where}: price {text!r} is no amount above 0", "write USD per hour, like 0.1008")
-    return x
+    return amount
 
 
 def read_sheet(
@@ -38,100 +39,105 @@ def read_sheet(
     import csv
 
     rows = csv.DictReader(text.splitlines())
-    missing = [c for c in _NEEDED if c not in (rows.fieldnames or [])]
+    missing = [column for column in _NEEDED if column not in (rows.fieldnames or [])]
     if missing:
         raise BadInput(f"{where} has no column `{missing[0]}`", f"it needs: {', '.join(_NEEDED)}, and as_of and source")
-    out = []
-    for n, r in enumerate(rows, 2):
-        at = f"{where} line {n}"
-        if not all(r[c] for c in _NEEDED[::2]):
-            raise BadInput(f"{at}: provider or instance_type is empty")
-        out.append(
-            Price(
-                provider=r["provider"],
-                region=r["region"] or "",
-                instance=r["instance_type"],
-                usd=_amount(r["on_demand_usd_per_h"], at),
-                spot_usd=_amount(r["spot_usd_per_h"], at) if r.get("spot_usd_per_h") else None,
-                as_of=r.get("as_of") or "",
-                source=r.get("source") or where,
-                confidence=r.get("confidence") or "",
-                note=r.get("notes") or "",
-            )
-        )
-    return out
+    return [_price_of(row, where, line) for line, row in enumerate(rows, 2)]
+
+
+def _price_of(row: dict[str, str], where: str, line: int) -> Price:
+    "One line of a sheet"
+    at = f"{where} line {line}"
+    if not row["provider"] or not row["instance_type"]:
+        raise BadInput(f"{at}: provider or instance_type is empty")
+    spot = row.get("spot_usd_per_h")
+
+    def stated(column: str) -> str:
+        return row.get(column) or ""
+
+    return Price(
+        provider=row["provider"],
+        region=stated("region"),
+        instance=row["instance_type"],
+        usd=_amount(row["on_demand_usd_per_h"], at),
+        spot_usd=_amount(spot, at) if spot else None,
+        as_of=stated("as_of"),
+        source=stated("source") or where,
+        confidence=stated("confidence"),
+        note=stated("notes"),
+    )
 
 
 def book(
     root: Path | None = None,  # Folder of the project, for its own sheet
 ) -> list[Price]:
     "All known prices; a project's own line replaces the package's"
-    known = {(p.provider, p.region, p.instance): p for p in read_sheet(resource(SHEET))}
+    known = {(price.provider, price.region, price.instance): price for price in read_sheet(resource(SHEET))}
     own = root / OWN if root else None
     if own and own.is_file():
         try:
             text = own.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as e:
-            raise BadInput(f"{OWN} cannot be read: {e}", "it must be UTF-8 text") from e
-        known |= {(p.provider, p.region, p.instance): p for p in read_sheet(text, OWN)}
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{OWN} cannot be read: {error}", "it must be UTF-8 text") from error
+        known |= {(price.provider, price.region, price.instance): price for price in read_sheet(text, OWN)}
     return list(known.values())
 
 # %% ../../nbs/cost/price_book.ipynb #1e32b38a
 def machine(
-    project,  # A `Project`
+    project: Project,
 ) -> tuple[Price | None, str]:  # The price, and which setting chose it or what is missing
     "What this project's machine costs"
-    s = project.settings.cost
-    if s.usd_per_h is not None:
-        if not (math.isfinite(s.usd_per_h) and s.usd_per_h >= 0):
-            raise BadInput(f"[cost] usd_per_h = {s.usd_per_h} is no price", "write USD per hour, like 0.1008")
-        return Price(
-            provider=s.provider,
-            region=s.region,
-            instance=s.instance,
-            usd=s.usd_per_h,
+    settings = project.settings.cost
+    if settings.usd_per_h is not None:
+        if not (math.isfinite(settings.usd_per_h) and settings.usd_per_h >= 0):
+            raise BadInput(f"[cost] usd_per_h = {settings.usd_per_h} is no price", "write USD per hour, like 0.1008")
+        stated = Price(
+            provider=settings.provider,
+            region=settings.region,
+            instance=settings.instance,
+            usd=settings.usd_per_h,
             source="mlops.toml [cost] usd_per_h",
-        ), "set by [cost] usd_per_h"
-    if s.provider == "local":
-        return Price(
+        )
+        return stated, "set by [cost] usd_per_h"
+    if settings.provider == "local":
+        electricity = Price(
             provider="local",
-            usd=s.electricity_usd_per_kwh,
+            usd=settings.electricity_usd_per_kwh,
             unit="kWh",
-            pue=s.pue,
+            pue=settings.pue,
             source="[cost] electricity_usd_per_kwh",
             note="electricity only; [cost] usd_per_h prices its hours instead",
-        ), "electricity of a machine that is owned: [cost] electricity_usd_per_kwh"
-    known = [p for p in book(project.root) if p.provider == s.provider]
+        )
+        return electricity, "electricity of a machine that is owned: [cost] electricity_usd_per_kwh"
+    return _from_book(settings, book(project.root))
+
+
+def _from_book(settings: CostSettings, prices: list[Price]) -> tuple[Price | None, str]:
+    "The one line of the price book that the settings mean, or what is missing in them"
+    provider, region, instance = settings.provider, settings.region, settings.instance
+    known = [price for price in prices if price.provider == provider]
     if not known:
-        return None, f"the price book has no provider {s.provider!r}; " + suggest(
-            s.provider, {p.provider for p in book(project.root)}
-        )
-    near = [p for p in known if p.instance == s.instance and (p.region == s.region or not s.region)]
+        near_by = suggest(provider, {price.provider for price in prices})
+        return None, f"the price book has no provider {provider!r}; {near_by}"
+    near = [price for price in known if price.instance == instance and region in ("", price.region)]
     if len(near) == 1:
-        return near[0], f"price book: {s.provider} {near[0].region} {s.instance}"
+        return near[0], f"price book: {provider} {near[0].region} {instance}"
     if near:
-        return (
-            None,
-            f"{s.provider} {s.instance} has {len(near)} prices: set [cost] region to one of {', '.join(p.region for p in near)}",
-        )
-    return (
-        None,
-        f"the price book has no {s.provider} {s.region} {s.instance or 'machine: set [cost] instance'}".replace(
-            "  ", " "
-        )
-        + f"; {suggest(s.instance, {p.instance for p in known})}",
-    )
+        regions = ", ".join(price.region for price in near)
+        return None, f"{provider} {instance} has {len(near)} prices: set [cost] region to one of {regions}"
+    missing = f"the price book has no {provider} {region} {instance or 'machine: set [cost] instance'}"
+    return None, missing.replace("  ", " ") + f"; {suggest(instance, {price.instance for price in known})}"
 
 
 def price(
     usage: Usage,  # What was used
-    project,  # A `Project`
+    project: Project,
 ) -> float | None:  # USD, estimated; None when no price is known
     "What a piece of work costs on this project's machine"
-    p, _ = machine(project)
-    return None if p is None else priced(usage, p)
+    found, _ = machine(project)
+    return None if found is None else priced(usage, found)
 
 
-def priced(usage: Usage, p: Price) -> float:
+def priced(usage: Usage, price: Price) -> float:
     "Quantity times unit price: hours, or energy with the room's share"
-    return usage.seconds / 3600 * p.usd if p.unit == "h" else usage.kwh * p.pue * p.usd
+    return usage.seconds / 3600 * price.usd if price.unit == "h" else usage.kwh * price.pue * price.usd

@@ -28,10 +28,10 @@ def _moment(text: str) -> str:
     except ValueError:
         try:
             at = datetime.now(UTC) - interval(text)
-        except (BadInput, OverflowError) as e:
+        except (BadInput, OverflowError) as error:
             raise BadInput(
                 f"--since {text!r} is neither a time nor a length of time", "write 7d, 2013-07-01 or 2013-07-01T06:00"
-            ) from e
+            ) from error
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     return at.strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -56,13 +56,13 @@ def prices(
 ) -> PriceTable:
     """The price of this machine, and the price book
 
-    A file `prices.csv` beside mlops.toml replaces lines of the book; `[cost] provider, region, instance` choose one, `[cost] usd_per_h` beats all."""
+    A file `prices.csv` beside mlops.toml replaces lines of the book; `[cost] provider, region, instance` choose one, `[cost] usd_per_h` beats all."""  # noqa: E501  a paragraph of the help is one line
     project = projects.current()
     used, why = price_book.machine(project)
-    book = [x for x in price_book.book(project.root) if provider in ("", x.provider)]
+    book = [price for price in price_book.book(project.root) if provider in ("", price.provider)]
     if not book:
         raise BadInput(
             f"the price book has no provider {provider!r}",
-            f"it has: {', '.join(sorted({x.provider for x in price_book.book(project.root)}))}",
+            f"it has: {', '.join(sorted({price.provider for price in price_book.book(project.root)}))}",
         )
-    return PriceTable(used=used, why=why, prices=book, stale=sum(x.stale for x in book))
+    return PriceTable(used=used, why=why, prices=book, stale=sum(price.stale for price in book))

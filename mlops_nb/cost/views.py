@@ -9,7 +9,8 @@ __all__ = ['BY', 'Paid', 'paid', 'table', 'total']
 
 # %% ../../nbs/cost/views.ipynb #5c6fa43f
 from operator import add, sub
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 from ..core.events import Event
 from .facts import CostRow, CostTable, Price
 
@@ -42,11 +43,11 @@ class Paid:
         )
 
 
-def _is_number(x) -> bool:
+def _is_number(x: object) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e15  # false for NaN too
 
 
-def _number(x) -> float:
+def _number(x: Any) -> float:
     return max(0.0, float(x)) if _is_number(x) else 0.0
 
 
@@ -106,7 +107,7 @@ class _Sum:
         self.count = self.unpriced = 0
         self.seqs = []
 
-    def add(self, w: Paid, usd, kwh, idle, seconds) -> None:
+    def add(self, w: Paid, usd: float, kwh: float, idle: float, seconds: float) -> None:
         self.usd += usd
         self.kwh += kwh
         self.idle += idle
@@ -116,7 +117,7 @@ class _Sum:
             self.unpriced += w.unpriced
             self.seqs.append(w.event.seq)
 
-    def row(self, key) -> CostRow:
+    def row(self, key: str) -> CostRow:
         return CostRow(
             key=key,
             usd=self.usd,
@@ -129,7 +130,7 @@ class _Sum:
         )
 
 
-def _by_cell(w: Paid, sums) -> None:
+def _by_cell(w: Paid, sums: Callable[[str], _Sum]) -> None:
     "The cells of a job's run, each by its number; what is left is idle time, or work without cells"
     left = [w.usd, w.kwh, w.seconds]
     for c in w.cells:
@@ -150,7 +151,7 @@ def table(
     model_of = _models(events)
     sums = {}
 
-    def of(key):
+    def of(key: str) -> _Sum:
         return sums.setdefault(key, _Sum())
 
     works = [w for w in paid(events, net=by != "cell") if w.event.time >= since]

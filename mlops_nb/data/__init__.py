@@ -15,7 +15,7 @@ from ..core.pillars import contributes
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        **{v: f"verbs:{v}" for v in "add show get diff push pull verify".split()},
+        **{name: f"verbs:{name}" for name in "add show get diff push pull verify".split()},
         "list": "verbs:list_",
         "read": "reading:read",
         "scan": "reading:scan",

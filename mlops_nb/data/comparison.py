@@ -8,58 +8,68 @@ Docs: https://mlops-nb.github.io/mlops_nb/data/comparison.html.md"""
 __all__ = ['columns', 'rows', 'statistics']
 
 # %% ../../nbs/data/comparison.ipynb #c486ff8f
+from typing import TYPE_CHECKING, Any
 from ..core.frames import schema
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # %% ../../nbs/data/comparison.ipynb #708dabfb
-def columns(a, b) -> list[dict]:
+def columns(first: Any, second: Any) -> list[dict]:
     "Columns that were added, removed or changed their type"
-    one, two = ({c["name"]: c["type"] for c in schema(t)} for t in (a, b))
+    one, two = ({column["name"]: column["type"] for column in schema(table)} for table in (first, second))
     out = []
-    for n in dict.fromkeys([*one, *two]):
-        change = "added" if n not in one else "removed" if n not in two else "type" if one[n] != two[n] else ""
-        if change:
-            out.append({"name": n, "change": change, "a": one.get(n, ""), "b": two.get(n, "")})
+    for name in dict.fromkeys([*one, *two]):
+        if name not in one:
+            change = "added"
+        elif name not in two:
+            change = "removed"
+        elif one[name] != two[name]:
+            change = "type"
+        else:
+            continue
+        out.append({"name": name, "change": change, "a": one.get(name, ""), "b": two.get(name, "")})
     return out
 
 
-def _q(n):
-    return '"' + n.replace('"', '""') + '"'
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
-def rows(a, b) -> dict[str, int]:
+def rows(first: "pa.Table", second: "pa.Table") -> dict[str, int]:
     "How many rows each side has, and has alone"
     import duckdb
 
     con = duckdb.connect()
-    con.register("a", a)
-    con.register("b", b)
-    both = [n for n in a.column_names if n in b.column_names]
-    out = {"a": a.num_rows, "b": b.num_rows}
+    con.register("a", first)
+    con.register("b", second)
+    both = [name for name in first.column_names if name in second.column_names]
+    out = {"a": first.num_rows, "b": second.num_rows}
     if not both:
-        return {**out, "only_a": a.num_rows, "only_b": b.num_rows}
-    pick = ", ".join(_q(n) for n in both)
+        return {**out, "only_a": first.num_rows, "only_b": second.num_rows}
+    pick = ", ".join(_quoted(name) for name in both)
 
-    def alone(x, y):
-        return con.execute(
-            f"SELECT count(*) FROM (SELECT {pick} FROM {x} EXCEPT ALL SELECT {pick} FROM {y})"
-        ).fetchone()[0]
+    def alone(side: str, other: str) -> int:
+        sql = f"SELECT count(*) FROM (SELECT {pick} FROM {side} EXCEPT ALL SELECT {pick} FROM {other})"
+        return con.execute(sql).fetchone()[0]
 
     return {**out, "only_a": alone("a", "b"), "only_b": alone("b", "a")}
 
 
-def statistics(a, b) -> list[dict]:
+def statistics(first: "pa.Table", second: "pa.Table") -> list[dict]:
     "Nulls, mean and range of each column of both, where they differ"
     import pyarrow as pa, pyarrow.compute as pc
 
     out = []
-    for n in (n for n in a.column_names if n in b.column_names):
-        row = {"name": n}
-        for side, t in (("a", a), ("b", b)):
-            c = t[n]
-            row[f"nulls_{side}"] = c.null_count
-            if pa.types.is_integer(c.type) or pa.types.is_floating(c.type):
-                m = pc.min_max(c).as_py()
-                row |= {f"mean_{side}": pc.mean(c).as_py(), f"min_{side}": m["min"], f"max_{side}": m["max"]}
-        if any(row.get(f"{k}_a") != row.get(f"{k}_b") for k in ("nulls", "mean", "min", "max")):
+    both = [name for name in first.column_names if name in second.column_names]
+    for name in both:
+        row = {"name": name}
+        for side, table in (("a", first), ("b", second)):
+            column = table[name]
+            row[f"nulls_{side}"] = column.null_count
+            if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+                ends = pc.min_max(column).as_py()
+                row |= {f"mean_{side}": pc.mean(column).as_py(), f"min_{side}": ends["min"], f"max_{side}": ends["max"]}
+        if any(row.get(f"{key}_a") != row.get(f"{key}_b") for key in ("nulls", "mean", "min", "max")):
             out.append(row)
     return out

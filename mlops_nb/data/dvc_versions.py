@@ -31,14 +31,14 @@ def remote_of(project: Project) -> tuple[str, str]:
 
     if not _config(project).is_file():
         return "", ""
-    c = configparser.ConfigParser(interpolation=None, strict=False)
-    for f in (_config(project), project.root / ".dvc" / "config.local"):
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    for file in (_config(project), project.root / ".dvc" / "config.local"):
         try:
-            c.read_string(re.sub(r"(?m)^[ \t]+", "", f.read_text(encoding="utf-8")) if f.is_file() else "")
-        except configparser.Error as e:
-            raise BadInput(f"{f.relative_to(project.root)} cannot be read: {str(e).splitlines()[0]}") from e
-    name = c.get("core", "remote", fallback="")
-    return name, c.get(f"'remote \"{name}\"'", "url", fallback="")
+            parser.read_string(re.sub(r"(?m)^[ \t]+", "", file.read_text(encoding="utf-8")) if file.is_file() else "")
+        except configparser.Error as error:
+            raise BadInput(f"{file.relative_to(project.root)} cannot be read: {str(error).splitlines()[0]}") from error
+    name = parser.get("core", "remote", fallback="")
+    return name, parser.get(f"'remote \"{name}\"'", "url", fallback="")
 
 
 def local_folder(project: Project) -> Path | None:
@@ -54,12 +54,12 @@ def adopt(
     project: Project,  # Project
 ) -> dict:  # {'adopted': what was found, in words; empty when the repository was made}
     "Use the DVC repository that is there, or make one with a local remote"
-    if _config(project).is_file() and remote_of(project)[1]:
-        name, url = remote_of(project)
+    name, url = remote_of(project)
+    if url:
         own = local_folder(project)
-        return {
-            "adopted": f"remote {name} at {own.relative_to(project.root).as_posix() if own and own.is_relative_to(project.root) else url}"
-        }
+        if own and own.is_relative_to(project.root):
+            url = own.relative_to(project.root).as_posix()
+        return {"adopted": f"remote {name} at {url}"}
     url = project.settings.stores.dvc_remote or (project.root / ".mlops" / "dvc-remote").as_posix()
     had = _config(project).read_text(encoding="utf-8") if _config(project).is_file() else ""
     core = "" if "[core]" in had else "[core]\n    analytics = false\n    check_update = false\n    remote = mlops\n"
@@ -88,11 +88,11 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, tmp)
         os.chmod(tmp, 0o644)
         os.replace(tmp, target)
-    except OSError as e:
+    except OSError as error:
         raise ToolFailed(
-            f"cannot write {target}: {e.strerror}",
-            "free some space" if e.errno == 28 else "the folder must be writable",
-        ) from e
+            f"cannot write {target}: {error.strerror}",
+            "free some space" if error.errno == 28 else "the folder must be writable",
+        ) from error
     finally:
         if os.path.exists(tmp):
             os.unlink(tmp)
@@ -104,40 +104,44 @@ def cache(project: Project) -> Path:
 
 def store(project: Project, source: Path, md5: str) -> Path:
     "Keep the bytes in the cache and, when it is a folder, in the remote; where they are"
-    for folder in filter(None, (cache(project), local_folder(project))):
+    for folder in _stores(project):
         if not _address(folder, md5).is_file():
             _copy(source, _address(folder, md5))
         source = _address(folder, md5)
     return _address(cache(project), md5)
 
 
+def _stores(project: Project) -> list[Path]:
+    "Folders that keep bytes by their MD5: the cache and, when it is one, the remote"
+    remote = local_folder(project)
+    return [cache(project)] if remote is None else [cache(project), remote]
+
+
 def bytes_of(
     project: Project,  # Project
-    v: Version,  # Which
+    version: Version,  # Which
     file: str,  # Current data file, relative to the project
 ) -> Path | None:  # Where its bytes lie on this machine
     "The stored bytes of a version, when they are here"
     here = project.root / file
-    if here.is_file() and here.stat().st_size == v.bytes and file_digest(here, "md5") == v.md5:
+    if here.is_file() and here.stat().st_size == version.bytes and file_digest(here, "md5") == version.md5:
         return here
-    return next(
-        (a for a in (_address(f, v.md5) for f in filter(None, (cache(project), local_folder(project)))) if a.is_file()),
-        None,
-    )
+    addresses = [_address(folder, version.md5) for folder in _stores(project)]
+    return next((address for address in addresses if address.is_file()), None)
 
-
-def pull(project: Project, name: str, v: Version, file: str) -> str:
+# %% ../../nbs/data/dvc_versions.ipynb #27c98aeb
+def pull(project: Project, name: str, version: Version, file: str) -> str:
     "Bring the bytes of a version here; what was done: `there`, `pulled` or `missing`"
     here = project.root / file
-    if here.is_file() and file_digest(here, "md5") == v.md5:
+    if here.is_file() and file_digest(here, "md5") == version.md5:
         return "there"
-    at = bytes_of(project, v, file)
+    at = bytes_of(project, version, file)
     if at is None and local_folder(project) is None and remote_of(project)[1]:
         _dvc(project, "pull", f"{file}.dvc")
         return "pulled"
     if at is None:
         return "missing"
-    store(project, at, v.md5)
+    store(project, at, version.md5)
     _copy(at, here)
     return "pulled"
 
@@ -148,36 +152,47 @@ def push(project: Project, name: str, versions: list[Version], file: str) -> int
     if folder is None:
         _dvc(project, "push", f"{file}.dvc")
         return 1
-    lacking = [v for v in versions if not _address(folder, v.md5).is_file() and bytes_of(project, v, file)]
-    for v in lacking:
-        _copy(bytes_of(project, v, file), _address(folder, v.md5))
+    lacking = [
+        version
+        for version in versions
+        if not _address(folder, version.md5).is_file() and bytes_of(project, version, file)
+    ]
+    for version in lacking:
+        _copy(bytes_of(project, version, file), _address(folder, version.md5))
     return len(lacking)
 
 
-def _dvc(project: Project, *words) -> None:
+def _dvc(project: Project, *words: str) -> None:
     "DVC itself, in a process of its own"
-    r = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "dvc", *words],
         cwd=project.root,
         capture_output=True,
         text=True,
         env={**os.environ, "DVC_NO_ANALYTICS": "1"},
     )
-    if r.returncode:
+    if done.returncode:
         raise ToolFailed(
-            f"dvc {words[0]} failed: {(r.stderr or r.stdout).strip().splitlines()[-1][:200]}",
+            f"dvc {words[0]} failed: {(done.stderr or done.stdout).strip().splitlines()[-1][:200]}",
             f"try it yourself: dvc {' '.join(words)}",
         )
 
 # %% ../../nbs/data/dvc_versions.ipynb #a67eb8c5
 def pointer(project: Project, name: str) -> Path | None:
     "The pointer file of a dataset"
-    found = [
-        f
-        for f in (project.root / "data").glob("*.dvc")
-        if f.name.split(".")[0] == name or f.name.removesuffix(".dvc").rsplit(".", 1)[0] == name
-    ]
-    return min(found, key=lambda f: (f.name.removesuffix(".dvc").rsplit(".", 1)[0] != name, f.name)) if found else None
+    exact = []
+    near = []
+    for pointer in (project.root / "data").glob("*.dvc"):
+        if _stem(pointer) == name:
+            exact.append(pointer)
+        elif pointer.name.split(".")[0] == name:
+            near.append(pointer)
+    return min(exact or near, key=lambda pointer: pointer.name, default=None)
+
+
+def _stem(pointer: Path) -> str:
+    "Name of the data file without its suffix"
+    return pointer.name.removesuffix(".dvc").rsplit(".", 1)[0]
 
 
 def read(
@@ -189,23 +204,23 @@ def read(
     from mlops_nb.core import refs
     from mlops_nb.core.errors import suggest
 
-    f = pointer(project, name)
-    if f is None:
+    path = pointer(project, name)
+    if path is None:
         raise NotFound(
             f"no dataset `{name}`",
             suggest(name, refs.registered(project, "dataset")) or "add one with: mlops data add FILE NAME",
         )
     try:
-        doc = yaml.safe_load(f.read_text(encoding="utf-8"))
-        out = doc["outs"][0]
-        kept = ((doc.get("meta") or {}).get("mlops") or {}).get("versions") or []
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        out = document["outs"][0]
+        kept = ((document.get("meta") or {}).get("mlops") or {}).get("versions") or []
         versions = msgspec.convert(kept, list[Version])
         file = f"data/{out['path']}"
-    except (yaml.YAMLError, KeyError, IndexError, TypeError, msgspec.ValidationError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, KeyError, IndexError, TypeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"data/{f.name} is not a pointer of DVC: {str(e).splitlines()[0][:120]}",
-            f"restore it with: git checkout data/{f.name}",
-        ) from e
+            f"data/{path.name} is not a pointer of DVC: {str(error).splitlines()[0][:120]}",
+            f"restore it with: git checkout data/{path.name}",
+        ) from error
     if not versions:  # made by `dvc add`: DVC knows its md5 and size, the rest is unknown
         versions = [
             Version(
@@ -226,16 +241,16 @@ def write(project: Project, name: str, file: str, versions: list[Version]) -> No
     "Replace the pointer; the data file is ignored in git as DVC does it"
     import yaml
 
-    v = versions[-1]
-    doc = {
-        "outs": [{"md5": v.md5, "size": v.bytes, "hash": "md5", "path": Path(file).name}],
+    newest = versions[-1]
+    document = {
+        "outs": [{"md5": newest.md5, "size": newest.bytes, "hash": "md5", "path": Path(file).name}],
         "meta": {"mlops": {"name": name, "versions": msgspec.to_builtins(versions)}},
     }
     ignore = project.root / "data" / ".gitignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
     if f"/{Path(file).name}" not in lines:
         write_text(ignore, "\n".join([*lines, f"/{Path(file).name}"]) + "\n")
-    write_text(project.root / f"{file}.dvc", yaml.safe_dump(doc, sort_keys=False, width=150, allow_unicode=True))
+    write_text(project.root / f"{file}.dvc", yaml.safe_dump(document, sort_keys=False, width=150, allow_unicode=True))
 
 
 def put(project: Project, source: Path, file: str) -> None:

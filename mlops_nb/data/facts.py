@@ -8,8 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/data/facts.html.md"""
 __all__ = ['Column', 'Version', 'DatasetVersion', 'Datasets', 'Difference', 'Moved', 'Verified', 'Fetched']
 
 # %% ../../nbs/data/facts.ipynb #eeb2ca35
+from typing import TYPE_CHECKING
 import msgspec
 from ..core.fact import Fact
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # %% ../../nbs/data/facts.ipynb #9db25b2e
 class Column(msgspec.Struct, frozen=True):
@@ -50,10 +54,10 @@ class DatasetVersion(Fact):
     __panel__ = "mlops_nb.data.panel:version"
 
     @property
-    def path(self):
+    def path(self) -> "Path | None":
         return self.__dict__.get("at")
 
-
+# %% ../../nbs/data/facts.ipynb #97d83149
 class Datasets(Fact):
     "The datasets of a project"
 
@@ -88,11 +92,15 @@ class Verified(Fact):
 
     @property
     def ok(self) -> bool:
-        return all(c["state"] == "ok" for c in self.checked)
+        return all(check["state"] == "ok" for check in self.checked)
 
     @property
     def finding(self) -> str:
-        return "; ".join(f"{c['name']}@{c['version']} is {c['state']}" for c in self.checked if c["state"] != "ok")
+        return "; ".join(
+            f"{check['name']}@{check['version']} is {check['state']}"
+            for check in self.checked
+            if check["state"] != "ok"
+        )
 
 
 class Fetched(Fact):

@@ -21,7 +21,7 @@ def health(project: Project) -> tuple[bool, str, str]:
     name, url = dvc_versions.remote_of(project)
     if not url:
         return False, "there is no DVC remote", "mlops init"
-    missing = [n for n in names if not (project.root / dvc_versions.read(project, n)[0]).is_file()]
+    missing = [name for name in names if not (project.root / dvc_versions.read(project, name)[0]).is_file()]
     if missing:
         return (
             False,

@@ -8,74 +8,72 @@ Docs: https://mlops-nb.github.io/mlops_nb/data/panel.html.md"""
 __all__ = ['size', 'version', 'datasets', 'difference', 'moved', 'verified', 'fetched']
 
 # %% ../../nbs/data/panel.ipynb #df794470
-from ..core.draw import Panel, badge, details, facts, table
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+from ..core.draw import Badge, Panel, badge, details, facts, table
+
+if TYPE_CHECKING:
+    from mlops_nb.data.facts import DatasetVersion, Datasets, Difference, Fetched, Moved, Verified
 
 # %% ../../nbs/data/panel.ipynb #5798fa40
-def size(n: float) -> str:
+def size(number: float) -> str:
     "Bytes for people"
-    if n < 1000:
-        return f"{n:.0f} B"
+    if number < 1000:
+        return f"{number:.0f} B"
     for unit in ("kB", "MB"):
-        n /= 1000
-        if n < 1000:
-            return f"{n:.1f} {unit}"
-    return f"{n / 1000:.1f} GB"
+        number /= 1000
+        if number < 1000:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:.1f} GB"
 
 
-def _pii(classes):
+def _pii(classes: Sequence[str]) -> Badge | str:
     return badge("warn", ", ".join(classes)) if classes else ""
 
 
-def version(v) -> Panel:
+def version(fact: "DatasetVersion") -> Panel:
     "One dataset version"
     about = facts(
         {
-            "digest": v.digest,
-            "rows": v.rows,
-            "size": size(v.bytes),
-            "file": v.file,
-            "purpose": v.purpose or "not stated",
+            "digest": fact.digest,
+            "rows": fact.rows,
+            "size": size(fact.bytes),
+            "file": fact.file,
+            "purpose": fact.purpose or "not stated",
         }
     )
-    personal = sum(bool(c.pii) for c in v.columns)
-    verdict = (
-        ("warn", f"{personal} COLUMNS WITH PERSONAL DATA")
-        if personal
-        else ("ok", "NEW VERSION")
-        if v.new
-        else ("info", "UNCHANGED")
-    )
-    found = (
-        [table(["column", "type", "looks like"], [[c.name, c.type, _pii(c.pii)] for c in v.columns if c.pii])]
-        if personal
-        else []
-    )
+    personal = [[column.name, column.type, _pii(column.pii)] for column in fact.columns if column.pii]
+    if personal:
+        verdict = ("warn", f"{len(personal)} COLUMNS WITH PERSONAL DATA")
+    else:
+        verdict = ("ok", "NEW VERSION") if fact.new else ("info", "UNCHANGED")
+    found = [table(["column", "type", "looks like"], personal)] if personal else []
     every = details(
-        f"{len(v.columns)} columns{'' if personal else ', none looks like personal data'}",
-        table(["column", "type"], [[c.name, c.type] for c in v.columns]),
+        f"{len(fact.columns)} columns{'' if personal else ', none looks like personal data'}",
+        table(["column", "type"], [[column.name, column.type] for column in fact.columns]),
     )
     return Panel(
-        f"{v.name}@{v.version}",
+        f"{fact.name}@{fact.version}",
         about,
         *found,
         every,
         verdict=verdict,
-        next=f"mlops feature add NAME --entity KEY --time COLUMN --source {v.name}",
+        next=f"mlops feature add NAME --entity KEY --time COLUMN --source {fact.name}",
     )
 
 # %% ../../nbs/data/panel.ipynb #31328566
-def datasets(d) -> Panel:
+def datasets(fact: "Datasets") -> Panel:
     "All datasets"
     rows = [
         [
-            f"{x['name']}@{x['version']}",
-            x["rows"],
-            size(x["bytes"]),
-            x["digest"][:12],
-            x["purpose"] or "-",
-            _pii(x["pii"]),
+            f"{dataset['name']}@{dataset['version']}",
+            dataset["rows"],
+            size(dataset["bytes"]),
+            dataset["digest"][:12],
+            dataset["purpose"] or "-",
+            _pii(dataset["pii"]),
         ]
-        for x in d.datasets
+        for dataset in fact.datasets
     ]
     return Panel(
         "Datasets",
@@ -84,67 +82,81 @@ def datasets(d) -> Panel:
     )
 
 
-def difference(d) -> Panel:
+def difference(fact: "Difference") -> Panel:
     "Rows, columns, statistics"
-    r = d.rows
-    same = not (r["only_a"] or r["only_b"] or d.columns)
-    blocks = [table(["", d.a, d.b], [["rows", r["a"], r["b"]], ["only here", r["only_a"], r["only_b"]]])]
-    if d.columns:
+    count = fact.rows
+    same = not (count["only_a"] or count["only_b"] or fact.columns)
+    blocks = [
+        table(["", fact.a, fact.b], [["rows", count["a"], count["b"]], ["only here", count["only_a"], count["only_b"]]])
+    ]
+    if fact.columns:
         blocks.append(
-            table(["column", "change", d.a, d.b], [[c["name"], c["change"], c["a"], c["b"]] for c in d.columns])
+            table(
+                ["column", "change", fact.a, fact.b],
+                [[column["name"], column["change"], column["a"], column["b"]] for column in fact.columns],
+            )
         )
-    if d.statistics:
+    if fact.statistics:
         blocks.append(
             table(
                 ["column", "nulls", "nulls", "mean", "mean"],
-                [[s["name"], s["nulls_a"], s["nulls_b"], s.get("mean_a"), s.get("mean_b")] for s in d.statistics],
+                [
+                    [
+                        statistic["name"],
+                        statistic["nulls_a"],
+                        statistic["nulls_b"],
+                        statistic.get("mean_a"),
+                        statistic.get("mean_b"),
+                    ]
+                    for statistic in fact.statistics
+                ],
                 align="lrrrr",
             )
         )
     return Panel(
-        f"{d.a} against {d.b}",
+        f"{fact.a} against {fact.b}",
         *blocks,
         verdict=("ok", "SAME ROWS") if same else ("info", "DIFFERENT"),
-        next=f"mlops monitor drift {d.a} {d.b}",
+        next=f"mlops monitor drift {fact.a} {fact.b}",
     )
 
 # %% ../../nbs/data/panel.ipynb #9a0831d3
 _STATE = {"ok": "ok", "there": "ok", "pulled": "ok", "pushed": "ok", "changed": "bad", "missing": "bad"}
 
 
-def _states(rows):
+def _states(rows: Iterable[dict]) -> list[list]:
     return [
         [
-            badge(_STATE.get(r["state"], "info"), r["state"].upper()),
-            f"{r['name']}@{r['version']}",
-            size(r.get("bytes", 0)) if "bytes" in r else "",
+            badge(_STATE.get(row["state"], "info"), row["state"].upper()),
+            f"{row['name']}@{row['version']}",
+            size(row.get("bytes", 0)) if "bytes" in row else "",
         ]
-        for r in rows
+        for row in rows
     ]
 
 
-def moved(m) -> Panel:
+def moved(fact: "Moved") -> Panel:
     return Panel(
         "Datasets and their remote",
-        facts({"remote": m.remote}),
-        table(["", "dataset", "size"], _states(m.done)),
+        facts({"remote": fact.remote}),
+        table(["", "dataset", "size"], _states(fact.done)),
         next="mlops data list",
     )
 
 
-def verified(v) -> Panel:
+def verified(fact: "Verified") -> Panel:
     return Panel(
         "Bytes read again",
-        table(["", "dataset", ""], _states(v.checked)),
-        verdict=("ok", "UNCHANGED") if v.ok else ("bad", "NOT WHAT WAS ADDED"),
-        next="mlops data list" if v.ok else "mlops data pull",
+        table(["", "dataset", ""], _states(fact.checked)),
+        verdict=("ok", "UNCHANGED") if fact.ok else ("bad", "NOT WHAT WAS ADDED"),
+        next="mlops data list" if fact.ok else "mlops data pull",
     )
 
 
-def fetched(f) -> Panel:
+def fetched(fact: "Fetched") -> Panel:
     return Panel(
-        f"{f.name}@{f.version}",
-        facts({"written to": f.path, "size": size(f.bytes), "digest": f.digest}),
+        f"{fact.name}@{fact.version}",
+        facts({"written to": fact.path, "size": size(fact.bytes), "digest": fact.digest}),
         verdict=("ok", "COPIED"),
         next="mlops data list",
     )

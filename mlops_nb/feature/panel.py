@@ -99,7 +99,7 @@ def _features(v):
 
 def _spark(c):
     return (
-        histogram(c["bins"], words=f"{c['name']} from {short(c['min'])} to {short(c['max'])}", w=80, h=18)
+        histogram(c["bins"], words=f"{c['name']} from {short(c['min'])} to {short(c['max'])}", width=80, height=18)
         if c and c["bins"]
         else (f"{c['distinct']:,} values" if c and c.get("distinct") is not None else "")
     )
@@ -219,7 +219,7 @@ def diff(d) -> Panel:
 def training_set(t) -> Panel:
     "The proof of a join: rows, order, future, and how old the values are"
     good = t.rows_in == t.rows_out and t.order_kept and t.future_values == 0
-    leaks = (
+    leaks: list = (
         [
             table(
                 ["feature", "knows the label", "rows", "share"],

@@ -10,47 +10,58 @@ __all__ = ['PII', 'SECRETS', 'luhn', 'iban_ok', 'vin_ok', 'card_ok', 'find_pii',
 # %% ../../nbs/guard/pii.ipynb #0532b1ed
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # %% ../../nbs/guard/pii.ipynb #795a64e0
 def luhn(digits: str) -> bool:
     "The check digit of payment cards and provider numbers (ISO/IEC 7812)"
-    n = [int(c) for c in digits[::-1] if c.isdigit()]
-    return len(n) > 1 and sum(n[::2] + [d * 2 - 9 * (d > 4) for d in n[1::2]]) % 10 == 0
+    numbers = [int(character) for character in digits[::-1] if character.isdigit()]
+    doubled = [number * 2 - 9 * (number > 4) for number in numbers[1::2]]
+    return len(numbers) > 1 and sum(numbers[::2] + doubled) % 10 == 0
 
 
 def iban_ok(text: str) -> bool:
     "Modulo 97 of an account number (ISO 13616)"
-    s = re.sub(r"\s", "", text).upper()
-    return 15 <= len(s) <= 34 and int("".join(str(int(c, 36)) for c in s[4:] + s[:4])) % 97 == 1
+    account = re.sub(r"\s", "", text).upper()
+    if not 15 <= len(account) <= 34:
+        return False
+    return int("".join(str(int(character, 36)) for character in account[4:] + account[:4])) % 97 == 1
 
 
 def vin_ok(text: str) -> bool:
     "The ninth character of a vehicle number (49 CFR 565), and at least one letter"
-    value = dict(zip("ABCDEFGHJKLMNPRSTUVWXYZ", (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9)))
-    s = text.upper()
-    if len(s) != 17 or s.isdigit():
-        return False
-    total = sum(
-        (int(c) if c.isdigit() else value.get(c, 0)) * w
-        for c, w in zip(s, (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2))
+    letters = dict(
+        zip("ABCDEFGHJKLMNPRSTUVWXYZ", (1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 7, 9, 2, 3, 4, 5, 6, 7, 8, 9))
     )
-    return s[8] == ("X" if total % 11 == 10 else str(total % 11))
+    weights = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
+    number = text.upper()
+    if len(number) != 17 or number.isdigit():
+        return False
+    total = 0
+    for character, weight in zip(number, weights):
+        total += (int(character) if character.isdigit() else letters.get(character, 0)) * weight
+    return number[8] == ("X" if total % 11 == 10 else str(total % 11))
 
 
 def card_ok(text: str) -> bool:
     "Length and first digits of a card network, then its check digit"
-    d = re.sub(r"\D", "", text)
+    digits = re.sub(r"\D", "", text)
     network = re.fullmatch(
-        r"4\d{12}(\d{3}){0,2}|5[1-5]\d{14}|2(22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|6(011|5\d\d)\d{12}|35\d{14}|3(0[0-5]|[68]\d)\d{11}",
-        d,
+        r"4\d{12}(\d{3}){0,2}|5[1-5]\d{14}|2(22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}"
+        r"|3[47]\d{13}|6(011|5\d\d)\d{12}|35\d{14}|3(0[0-5]|[68]\d)\d{11}",
+        digits,
     )
-    return bool(network) and luhn(d)
+    return bool(network) and luhn(digits)
 
 # %% ../../nbs/guard/pii.ipynb #d6d77066
 _LABEL = r"(?:\s*(?:no\.?|number|nr\.?|id|#))?\W{0,3}"
 PII: dict[str, tuple[str, Callable[[str], bool] | None]] = {
     "email": (
-        r"(?<![\w.+/-])(?!git@)[A-Za-z0-9][\w.%+'-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b",
+        r"(?<![\w.+/-])(?!git@)[A-Za-z0-9][\w.%+'-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
+        r"[A-Za-z]{2,24}\b",
         None,
     ),
     "ssn": (r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])", None),
@@ -60,21 +71,24 @@ PII: dict[str, tuple[str, Callable[[str], bool] | None]] = {
     ),
     "tax_id": (r"(?<![\w.-])9\d{2}-(?:5\d|6[0-5]|7\d|8[0-8]|9[0-24-9])-\d{4}(?![\w-])", None),
     "payment_card": (
-        r"(?<![\w.-])(?:\d{4}[ -]){3}\d{1,7}(?![\w-])|(?<![\w.-])\d{4}[ -]\d{6}[ -]\d{4,5}(?![\w-])|(?<![\w.-])\d{13,19}(?![\w.-])",
+        r"(?<![\w.-])(?:\d{4}[ -]){3}\d{1,7}(?![\w-])"
+        r"|(?<![\w.-])\d{4}[ -]\d{6}[ -]\d{4,5}(?![\w-])|(?<![\w.-])\d{13,19}(?![\w.-])",
         card_ok,
     ),
     "iban": (r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", iban_ok),
     "phone": (
-        r"(?<![\w.+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?![\w])|(?<![\w.])\(\d{3}\) ?\d{3}-\d{4}(?!\d)"
+        r"(?<![\w.+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}(?![\w])"
+        r"|(?<![\w.])\(\d{3}\) ?\d{3}-\d{4}(?!\d)"
         r"|(?i:\b(?:phone|tel|telephone|mobile|cell|fax))\W{1,3}\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?!\d)",
-        lambda s: 8 <= sum(c.isdigit() for c in s) <= 15,
+        lambda text: 8 <= sum(map(str.isdigit, text)) <= 15,
     ),
     "ip_address": (
         r"(?<![\w.=~<>-])(?<!version )(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.-])",
         lambda s: s.split(".")[0] not in ("0", "127", "255") and not s.endswith(".0"),
     ),
     "ipv6_address": (
-        r"(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])|(?<![\w:])(?:2[0-9a-f]{3}|f[de][0-9a-f]{2}):(?:[0-9a-f]{1,4}:)*:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])",
+        r"(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])"
+        r"|(?<![\w:])(?:2[0-9a-f]{3}|f[de][0-9a-f]{2}):(?:[0-9a-f]{1,4}:)*:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])",
         None,
     ),
     "mac_address": (r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])", None),
@@ -90,16 +104,17 @@ PII: dict[str, tuple[str, Callable[[str], bool] | None]] = {
         None,
     ),
 }
-_PII = {k: (re.compile(p, re.ASCII), ok) for k, (p, ok) in PII.items()}
+_PII = {name: (re.compile(pattern, re.ASCII), ok) for name, (pattern, ok) in PII.items()}
 
 
 def _found(text: str, patterns: dict) -> dict[str, int]:
     "Class -> how many, the longest class name first where two see the same text"
     out = {}
-    for name, (p, ok) in patterns.items():
-        n = sum(1 for m in p.finditer(text) if ok is None or ok(m[0]))
-        if n:
-            out[name.removesuffix("_labelled")] = max(out.get(name.removesuffix("_labelled"), 0), n)
+    for name, (pattern, ok) in patterns.items():
+        count = sum(ok is None or ok(match[0]) for match in pattern.finditer(text))
+        if count:
+            kind = name.removesuffix("_labelled")
+            out[kind] = max(out.get(kind, 0), count)
     return out
 
 
@@ -111,7 +126,8 @@ def find_pii(
 
 # %% ../../nbs/guard/pii.ipynb #5ff9988e
 _PLACEHOLDER = re.compile(
-    r"""(?ix) ^\W*$ | ^(.)\1+$ | [<>{}$] | ^(change_?me|example|placeholder|password|passwd|secret|none|null|true|false|test|dummy|redacted|todo|x+)$ | your[_-] | \.\.\. | environ|getenv|getpass"""
+    r"""(?ix) ^\W*$ | ^(.)\1+$ | [<>{}$] | your[_-] | \.\.\. | environ|getenv|getpass
+    | ^(change_?me|example|placeholder|password|passwd|secret|none|null|true|false|test|dummy|redacted|todo|x+)$"""
 )
 
 
@@ -120,18 +136,22 @@ def _real(text: str) -> bool:
     return not _PLACEHOLDER.search(re.split(r"""[=:\s'"]+""", text.strip("'\" "))[-1])
 
 
+def _has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
+
+
 SECRETS: dict[str, tuple[str, Callable[[str], bool] | None]] = {
     "aws_access_key": (r"(?<![A-Z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Z0-9])", None),
     "aws_secret_key": (
         r'(?i:aws.{0,20}(?:secret|key).{0,20}?)[\'"=:\s]{1,4}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])',
-        lambda s: any(c.isdigit() for c in s[-40:]) and any(c.isupper() for c in s[-40:]),
+        lambda text: _has_digit(text[-40:]) and any(map(str.isupper, text[-40:])),
     ),
     "github_token": (r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b", None),
     "gitlab_token": (r"\bglpat-[A-Za-z0-9_-]{20,}\b", None),
     "slack_token": (r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}", None),
     "google_api_key": (r"\bAIza[A-Za-z0-9_-]{35}(?![\w-])", None),
     "huggingface_token": (r"\bhf_[A-Za-z0-9]{30,}\b", None),
-    "openai_key": (r"\bsk-(?:proj-|ant-[a-z0-9]+-)?[A-Za-z0-9_-]{32,}", lambda s: any(c.isdigit() for c in s)),
+    "openai_key": (r"\bsk-(?:proj-|ant-[a-z0-9]+-)?[A-Za-z0-9_-]{32,}", _has_digit),
     "stripe_key": (r"\b[sr]k_live_[A-Za-z0-9]{16,}\b", None),
     "pypi_token": (r"\bpypi-AgEI[A-Za-z0-9_-]{50,}", None),
     "npm_token": (r"\bnpm_[A-Za-z0-9]{36}\b", None),
@@ -148,7 +168,7 @@ SECRETS: dict[str, tuple[str, Callable[[str], bool] | None]] = {
         _real,
     ),
 }
-_SECRETS = {k: (re.compile(p, re.ASCII), ok) for k, (p, ok) in SECRETS.items()}
+_SECRETS = {name: (re.compile(pattern, re.ASCII), ok) for name, (pattern, ok) in SECRETS.items()}
 
 
 def find_secrets(
@@ -176,19 +196,19 @@ _NAMES = {
     "ethnicity": r"ethnic|^race$",
     "religion": r"religion",
 }
-_COLUMN = {k: re.compile(p) for k, p in _NAMES.items()}
+_COLUMN = {name: re.compile(pattern) for name, pattern in _NAMES.items()}
 
 
 def column_hints(
     name: str,  # Name of a column, in any writing
 ) -> list[str]:  # Classes
     "What the name of a column says about it"
-    n = re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
-    return [k for k, p in _COLUMN.items() if p.search(n)]
+    words = re.sub(r"[\s.-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
+    return [kind for kind, pattern in _COLUMN.items() if pattern.search(words)]
 
 
 def classify(
-    table,  # pyarrow.Table
+    table: "pa.Table",  # pyarrow.Table
     limit: int = 10_000,  # Distinct values of a column that are looked at
 ) -> dict[str, list[str]]:  # Column -> classes, only columns with any
     "Personal data in the columns of a table, by their names and their text"
@@ -200,14 +220,9 @@ def classify(
         column = table.column(table.column_names.index(name))
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            values = [
-                v
-                for v in pc.unique(column.cast(kind) if pa.types.is_dictionary(column.type) else column)
-                .slice(0, limit)
-                .to_pylist()
-                if v
-            ]
-            classes |= set(find_pii("\n".join(v[:2000] for v in values)))
+            texts = column.cast(kind) if pa.types.is_dictionary(column.type) else column
+            values = pc.unique(texts).slice(0, limit).to_pylist()
+            classes |= set(find_pii("\n".join(value[:2000] for value in values if value)))
         if classes:
             out[str(name)] = sorted(classes)
     return out

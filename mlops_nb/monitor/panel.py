@@ -29,7 +29,7 @@ def _p(p: float) -> str:
 
 def _picture(c: ColumnDrift):
     return (
-        histogram(c.bins_ref, c.bins_cur, short(c.change, 40) or "the same", w=80, h=20)
+        histogram(c.bins_ref, c.bins_cur, short(c.change, 40) or "the same", width=80, height=20)
         if sum(c.bins_ref) and sum(c.bins_cur)
         else ""
     )
@@ -107,7 +107,7 @@ def _shape(c: ColumnProfile, bars: int = 16):
     if not c.bins:
         return ""
     if c.kind in ("categorical", "boolean"):
-        return histogram(sorted(c.bins.values(), reverse=True)[:bars], w=80, h=20)
+        return histogram(sorted(c.bins.values(), reverse=True)[:bars], width=80, height=20)
     top = max((x for x, _ in c.points() if x < INF), default=0.0)
     lo = max(c.quantile(0.01), min((x for x, _ in c.points() if x > -INF), default=0.0))
     hi = min(c.quantile(0.99), top)
@@ -116,7 +116,7 @@ def _shape(c: ColumnProfile, bars: int = 16):
         out[0 if not x > lo else bars - 1 if x >= hi else int((x - lo) / (hi - lo) * bars)] += (
             n  # the ends hold the rest
         )
-    return histogram(out, w=80, h=20)
+    return histogram(out, width=80, height=20)
 
 
 def profile(
