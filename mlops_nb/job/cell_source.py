@@ -212,7 +212,7 @@ def _cell_magic(first: str, body: str) -> tuple[Magic, str]:
         return magic, name
     return magic, ""
 
-
+# %% ../../nbs/job/cell_source.ipynb #2f2a5c9c
 def take_apart(
     text: str,  # A cell's source
 ) -> Source:

@@ -135,7 +135,7 @@ def prepare(
     )
     folder.mkdir(parents=True, exist_ok=True)
     plan.timeout_s = int(plan.limits.cell_s)
-    (folder / "input.ipynb").write_bytes(supervision._json(nb))
+    (folder / "input.ipynb").write_bytes(supervision.json_bytes(nb))
     (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
     return plan
 
@@ -313,7 +313,7 @@ def in_fork(project, job, plan: Plan, env, nb, mask, given, tell, cost_of) -> di
         sheet = supervision.Sheet(
             {**nb, "cells": [{**c, "metadata": dict(c["metadata"])} for c in nb["cells"]]}, Path(plan.output), mask
         )
-        watch = supervision.Watch(request, sheet, plan.limits, tell, cost_of)
+        watch = supervision.Watch(request, sheet, plan.limits, tell=tell, cost_of=cost_of)
         with _stoppable():  # From before the fork begins: what it does is recorded, whenever a stop comes
             if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)):
                 return None
@@ -346,7 +346,7 @@ def in_kernel(plan: Plan, env, mask, tell, cost_of) -> dict:
     "Run the cells in a kernel of their own"
     folder = Path(plan.input).parent
     with _stoppable():
-        end = kernel_form.follow(folder, plan.cwd, env, plan.limits, tell, cost_of)
+        end = kernel_form.follow(folder, plan.cwd, env, plan.limits, tell=tell, cost_of=cost_of)
     nb = None
     out = Path(plan.output)
     if out.exists():
@@ -640,7 +640,7 @@ def _finish(plan, job, record, used, end, price, done) -> None:
         )
     if record.status == "completed":
         record.artefacts = collect(plan, job)
-    write_text(Path(plan.output).parent / "run.json", supervision._json(record.json()) + b"\n")
+    write_text(Path(plan.output).parent / "run.json", supervision.json_bytes(record.json()) + b"\n")
     done.update(_paid(record, used.energy))
 
 

@@ -41,7 +41,7 @@ def set_random(states: dict[str, bytes]) -> None:
 
             torch.set_rng_state(torch.from_numpy(state))
 
-
+# %% ../../nbs/job/process_state.ipynb #9afbdcee
 _PRINT = {
     "edgeitems": 3,
     "threshold": 1000,

@@ -36,7 +36,7 @@ def parse(reference: str) -> tuple[str, str]:
         )
     return match[1], match[2]
 
-
+# %% ../../nbs/job/secret_refs.ipynb #2dff684e
 def _env(name: str, env: Mapping[str, str]) -> str:
     if name not in env:
         raise NotFound(

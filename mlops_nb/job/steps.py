@@ -272,7 +272,7 @@ def _keeps(cells: list[Cell], owner: dict[int, str], parameters: Sequence[Parame
         seen.append((cell.index, touched))
     return arrows
 
-
+# %% ../../nbs/job/steps.ipynb #ef018618
 def plan(
     cells: Sequence[Cell],  # Of the job's notebook, indexed there
     parameters: Sequence[Parameter] = (),  # Of the job
