@@ -6,12 +6,14 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/cell_cache.html.md"""
 
 # %% auto #0
 __all__ = ['reads', 'uses_history', 'sets_module_state', 'imported', 'Record', 'code_digest', 'append', 'read', 'cut',
-           'logs_of_steps', 'Cache']
+           'logs_of_steps', 'CellFiles', 'Cache']
 
 # %% ../../nbs/job/cell_cache.ipynb #cc1b0242
 import ast, hashlib, operator, os, re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 import msgspec
 from . import cell_reach, namespace
 from .notebook_ast import Cell
@@ -20,11 +22,11 @@ from .step_graph import Files, overtaken, together
 # %% ../../nbs/job/cell_cache.ipynb #d7baad56
 def reads(
     cells: list[Cell],  # Of the notebook, in order
-    k: int,  # Place in that list
+    place: int,  # In that list
 ) -> set[str] | None:  # None: everything, because the cell uses names that nobody can see
     "Global names whose values can change what a cell does"
     reach = cell_reach.Reach()
-    mask = [reach.add(c) for c in cells[: k + 1]][-1]
+    mask = [reach.add(cell) for cell in cells[: place + 1]][-1]
     return None if mask is None else reach.of(mask)
 
 
@@ -33,7 +35,7 @@ _HISTORY = re.compile(r"_{1,3}|_i{0,3}|_\d+|_i\d+|In|Out|_oh|_ih|_dh")
 
 def uses_history(cell: Cell) -> bool:
     "Does a cell read `_` or `Out`? What these hold depends on which cells ran"
-    return any(_HISTORY.fullmatch(n) for n in cell.uses)
+    return any(_HISTORY.fullmatch(name) for name in cell.uses)
 
 # %% ../../nbs/job/cell_cache.ipynb #90a64aa3
 _SAVED = {
@@ -60,31 +62,52 @@ _CONFIGURES = re.compile(
     r"(set_|set[A-Z]|use_|enable|disable|config|basicConfig|init|register|seed|patch|install|activate|deactivate|load_dotenv|login|autolog|manual_seed|theme|set$|use$)"
 )
 
+# %% ../../nbs/job/cell_cache.ipynb #a4e3b2c2
+_SETTING_MAGICS = ("load_ext", "reload_ext", "autoreload", "config", "matplotlib", "pylab")
+
+
+def _called(node: ast.stmt) -> list[ast.expr]:
+    "What a statement that is a call calls"
+    return [node.value.func] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else []
+
+
+def _assigned(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AugAssign) else []
+
+
+def _base(node: ast.expr) -> str:
+    "The name before all dots and brackets; empty where there is none"
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
 
 def sets_module_state(cell: Cell, modules: set[str]) -> str:
     "The call or assignment by which a cell changes a module; empty when there is none"
-    for m in cell.source.magics:
-        if m.kind == "line" and m.name in ("load_ext", "reload_ext", "autoreload", "config", "matplotlib", "pylab"):
-            return m.text
+    for magic in cell.source.magics:
+        if magic.kind == "line" and magic.name in _SETTING_MAGICS:
+            return magic.text
+    inside = modules - _SAVED
     for node, _ in cell.statements:
-        calls = [node.value] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else []
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
-        )
-        for x in [*(c.func for c in calls), *(t for t in targets if isinstance(t, (ast.Attribute, ast.Subscript)))]:
-            base = x
-            while isinstance(base, (ast.Attribute, ast.Subscript)):
-                base = base.value
-            if not isinstance(base, ast.Name) or base.id not in modules or base.id in _SAVED:
-                continue
-            if targets or isinstance(x, ast.Attribute) and _CONFIGURES.match(x.attr):
+        for called in _called(node):
+            if _base(called) in inside and isinstance(called, ast.Attribute) and _CONFIGURES.match(called.attr):
+                return ast.unparse(node)[:80]
+        for target in _assigned(node):
+            if isinstance(target, (ast.Attribute, ast.Subscript)) and _base(target) in inside:
                 return ast.unparse(node)[:80]
     return ""
 
 
 def imported(cells: list[Cell]) -> set[str]:
     "Names that imports bind"
-    return set().union(*(c.modules for c in cells))
+    return set().union(*(cell.modules for cell in cells))
+
+
+def _why_again(cell: Cell, modules: set[str]) -> str:
+    "Why a cell runs again on every resume; empty when it need not"
+    return sets_module_state(cell, modules) or ("it reads the history of cells" if uses_history(cell) else "")
 
 # %% ../../nbs/job/cell_cache.ipynb #a0db8887
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -111,7 +134,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     buffers: list[str] = []  # Digests of big blocks of memory, in the order of the pickle
     first: bool = False  # The head of a log: the state before the first cell
 
-
+# %% ../../nbs/job/cell_cache.ipynb #48499c0d
 def code_digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
@@ -121,8 +144,8 @@ def append(path: Path, record: Record, blob: bytes) -> None:
     head = msgspec.json.encode(record)
     size = path.stat().st_size if path.exists() else 0
     try:
-        with open(path, "ab") as f:
-            f.write(len(head).to_bytes(8, "big") + len(blob).to_bytes(8, "big") + head + blob)
+        with open(path, "ab") as file:
+            file.write(len(head).to_bytes(8, "big") + len(blob).to_bytes(8, "big") + head + blob)
     except OSError:
         os.truncate(path, size)
         raise  # A full disk: what fits of it is of no use
@@ -133,16 +156,16 @@ def _records(data: bytes) -> tuple[list[tuple[Record, bytes]], int]:
     out = []
     at = 0
     while at + 16 <= len(data):
-        n, m = int.from_bytes(data[at : at + 8], "big"), int.from_bytes(data[at + 8 : at + 16], "big")
-        if at + 16 + n + m > len(data):
+        head = at + 16
+        blob = head + int.from_bytes(data[at : at + 8], "big")
+        end = blob + int.from_bytes(data[at + 8 : at + 16], "big")
+        if end > len(data):
             break
         try:
-            out.append(
-                (msgspec.json.decode(data[at + 16 : at + 16 + n], type=Record), data[at + 16 + n : at + 16 + n + m])
-            )
+            out.append((msgspec.json.decode(data[head:blob], type=Record), data[blob:end]))
         except msgspec.DecodeError:
             break
-        at += 16 + n + m
+        at = end
     return out, at
 
 
@@ -179,6 +202,53 @@ _DRAWS = re.compile(
 )  # A library that a cell imports has a generator that it did not draw from
 
 
+class CellFiles(NamedTuple):
+    "What a cell did to files"
+
+    read: dict[str, tuple[int, ...]]  # Path -> stamp when it was opened
+    wrote: list[str]
+    touched: Files  # How and when
+
+
+class _Done(NamedTuple):
+    "What a cell did that is not saved yet"
+
+    outputs: list[dict]
+    count: int
+    usage: dict
+    files: CellFiles
+
+
+class _State(NamedTuple):
+    "What is known when the turn of a cell has come"
+
+    versions: dict[str, str]  # Name -> version
+    calls: dict[str, list[str]]  # Name -> global names that functions behind it read
+    lost: Collection[str]  # Names that there are and that could not be saved
+    settings: str  # Digest of what a cell can set outside the names
+    done: Files  # What the cells above did to files
+
+
+def _drew_from(
+    record: Record,
+    texts: dict[int, str],  # Index of a cell -> its code
+) -> list[str]:
+    "Generators that the cells of a record drew from: one that they brought along counts where their code says so"
+    if not record.random:
+        return []
+    draws = any(_DRAWS.search(texts[index]) for index in record.at)
+    return [name for name, digests in record.random.items() if digests[0] or draws]
+
+
+def _drew_otherwise(
+    record: Record,
+    random: dict[str, str],  # Random state -> its digest now
+) -> bool:
+    "Did the cells of a record draw from a generator that stands elsewhere now?"
+    befores = {name: digests[0] for name, digests in record.random.items() if digests[0]}
+    return any(before != random.get(name, before) for name, before in befores.items())
+
+# %% ../../nbs/job/cell_cache.ipynb #c7798c3c
 class Cache:
     "Saves after every cell, and says which cells need not run"
 
@@ -188,6 +258,7 @@ class Cache:
         shelf: namespace.Shelf,  # The namespace and where pickles go
         log: Path,  # Of this run
         old: Sequence[tuple[Record, bytes]] = (),  # Log of the run that is resumed
+        *,
         salt: str = "",  # Parts of every key: interpreter, parameters
         # Of cells that another process ran just now: they hold whatever their keys
         given: Sequence[tuple[Record, bytes]] = (),
@@ -200,27 +271,22 @@ class Cache:
         self.calls: dict[str, list[str]] = {}  # Name -> global names that functions behind it read
         self.missing: dict[str, str] = {}  # Lost names that are not there now -> why
         self.block: list[int] = []  # Cells that ran since the last checkpoint
+        self.unsaved: list[_Done] = []  # What these did
         self.modules = imported(cells)
         self.reach = cell_reach.Reach()
-        self.codes = [code_digest(c.text) for c in cells]
-        self.masks = [self.reach.add(c) for c in cells]
-        self.uses = [c.uses | c.changes | cell_reach.quoted(c) for c in cells]
+        self.codes = [code_digest(cell.text) for cell in cells]
+        self.masks = [self.reach.add(cell) for cell in cells]
+        self.uses = [cell.uses | cell.changes | cell_reach.quoted(cell) for cell in cells]
         self.movable = 0  # Mask of the names whose objects can change
-        self.again = {
-            k: why
-            for k, c in enumerate(cells)
-            if (why := sets_module_state(c, self.modules))
-            or uses_history(c)
-            and (why := "it reads the history of cells")
-        }
+        self.again = {place: why for place, cell in enumerate(cells) if (why := _why_again(cell, self.modules))}
         self.old: dict[str, list[tuple[int, Record, bytes]]] = {}  # Key -> records, numbered as they were made
         self.last: dict[str, tuple[Record, bytes]] = {}  # Code of the first cell -> the newest record
         self.lengths: dict[str, set[int]] = {}  # The same -> how many cells such records stand for
-        for n, (r, b) in enumerate(old):
-            self._file(n, r, b)
-        self.given = {r.at[0]: (r, b) for r, b in given if r.at}
+        for number, (record, blob) in enumerate(old):
+            self._file(number, record, blob)
+        self.given = {record.at[0]: (record, blob) for record, blob in given if record.at}
         self.did = list[Record]()
-        head = [x for x in [*given, *reversed(old)] if x[0].first]
+        head = [each for each in [*given, *reversed(old)] if each[0].first]
         self.done: Files = {}  # What the cells above did to files
         self.left: tuple[Files, set[str]] = {}, set()  # What a cell that failed did to files, and to generators
         shelf.begin(head[0][1] if head else None)
@@ -228,68 +294,81 @@ class Cache:
         append(log, Record(key="", codes=[], outputs=[], counts=[], usage=[], first=True), shelf.head())
         self.forced = self._plan() if old or given else set()
 
-    def _file(self, n: int, r: Record, b: bytes) -> None:
-        if r.first:
+    def _file(self, number: int, record: Record, blob: bytes) -> None:
+        if record.first:
             return
-        self.old.setdefault(r.key, []).append((n, r, b))
-        self.last[r.codes[0]] = r, b
-        self.lengths.setdefault(r.codes[0], set()).add(len(r.codes))
+        self.old.setdefault(record.key, []).append((number, record, blob))
+        self.last[record.codes[0]] = record, blob
+        self.lengths.setdefault(record.codes[0], set()).add(len(record.codes))
 
-    def wanted(self, ks: Sequence[int], calls: dict, lost) -> set[str] | None:
-        "Names whose versions tell what some cells do: those they use, those that functions behind them read; None is all there are"
-        if any(self.masks[k] is None for k in ks):
+    def wanted(
+        self,
+        places: Sequence[int],  # Places of cells
+        calls: Mapping[str, Sequence[str]],  # Name -> global names that functions behind it read
+        lost: Collection[str],  # Names that could not be saved
+    ) -> set[str] | None:  # None is all there are
+        "Names whose versions tell what some cells do: those they use, those that functions behind them read"
+        if any(self.masks[place] is None for place in places):
             return None
         found = set[str]()
-        todo = [n for k in ks for n in self.uses[k]]
+        todo = list(chain.from_iterable(self.uses[place] for place in places))
         while todo:
-            n = todo.pop()
-            if n in found:
+            name = todo.pop()
+            if name in found:
                 continue
-            found.add(n)
-            todo += calls.get(n, ())
-            if n in lost:
-                todo += self.reach.of(self.masks[ks[-1]])  # Nobody could look into it
+            found.add(name)
+            todo += calls.get(name, ())
+            if name in lost:
+                todo += self.reach.of(self.masks[places[-1]])  # Nobody could look into it
         return None if found & cell_reach.HIDES else found
 
-    def used(self, ks, versions, calls, lost) -> list[tuple[str, str]]:
+    def used(
+        self,
+        places: Sequence[int],
+        versions: Mapping[str, str],  # Name -> version
+        calls: Mapping[str, Sequence[str]],
+        lost: Collection[str],
+    ) -> list[tuple[str, str]]:
         "Names and versions that go into a key"
-        wanted = self.wanted(ks, calls, lost)
-        return sorted(
-            versions.items() if wanted is None else ((n, versions[n]) for n in {*wanted, _WARNINGS} if n in versions)
-        )
+        wanted = self.wanted(places, calls, lost)
+        if wanted is None:
+            return sorted(versions.items())
+        return sorted((name, versions[name]) for name in {*wanted, _WARNINGS} if name in versions)
 
-    def key(self, ks: Sequence[int], used: list[tuple[str, str]], settings: str) -> str:
+    def key(self, places: Sequence[int], used: list[tuple[str, str]], settings: str) -> str:
         "The key of some cells under the versions of the names that they read"
         return hashlib.sha256(
-            msgspec.json.encode([2, self.salt, [self.codes[k] for k in ks], used, settings])
+            msgspec.json.encode([2, self.salt, [self.codes[place] for place in places], used, settings])
         ).hexdigest()[:32]
 
-    def _match(self, k, versions, calls, lost, settings, done, current=None) -> tuple[Record, bytes] | None:
-        "The record that stands for cell `k` and perhaps those after it"
-        if mine := self.given.get(self.cells[k].index):
-            return (
-                mine
-                if [c.index for c in self.cells[k : k + len(mine[0].at)]] == mine[0].at
-                and self.shelf.has(mine[0].buffers)
-                else None
-            )
-        for _, r, b in self._kept(k, versions, calls, lost, settings):
-            if current is not None and any(d[0] and d[0] != current.get(n, d[0]) for n, d in r.random.items()):
+    def _match(
+        self,
+        place: int,
+        state: _State,
+        random: dict[str, str] | None = None,  # Random state -> its digest now; None where nobody knows yet
+    ) -> tuple[Record, bytes] | None:
+        "The record that stands for a cell and perhaps those after it"
+        if mine := self.given.get(self.cells[place].index):
+            indices = [cell.index for cell in self.cells[place : place + len(mine[0].at)]]
+            return mine if indices == mine[0].at and self.shelf.has(mine[0].buffers) else None
+        for _, record, blob in self._kept(place, state):
+            if random is not None and _drew_otherwise(record, random):
                 continue
-            if overtaken(r.touched, done):
+            if overtaken(record.touched, state.done):
                 continue
-            if self.shelf.files_hold(r.files, r.wrote) and self.shelf.has(r.buffers):
-                return r, b
+            if self.shelf.files_hold(record.files, record.wrote) and self.shelf.has(record.buffers):
+                return record, blob
         return None
 
-    def _kept(self, k, versions, calls, lost, settings):
-        "Records of the cells from `k` on, made under these versions; the newest first"
-        spans = [range(k, k + n) for n in self.lengths.get(self.codes[k], ()) if k + n <= len(self.cells)]
-        return sorted(
-            (x for ks in spans for x in self.old.get(self.key(ks, self.used(ks, versions, calls, lost), settings), ())),
-            key=operator.itemgetter(0),
-            reverse=True,
-        )
+    def _kept(self, place: int, state: _State) -> list[tuple[int, Record, bytes]]:
+        "Records of the cells from a place on, made under these versions; the newest first"
+        found = []
+        for length in self.lengths.get(self.codes[place], ()):
+            if place + length <= len(self.cells):
+                places = range(place, place + length)
+                used = self.used(places, state.versions, state.calls, state.lost)
+                found += self.old.get(self.key(places, used, state.settings), ())
+        return sorted(found, key=operator.itemgetter(0), reverse=True)
 
     def _plan(self) -> set[int]:
         "Cells that must run whatever the records say"
@@ -301,193 +380,216 @@ class Cache:
                 return forced
             forced |= more
 
-    def _simulate(self, forced) -> tuple[set[int], set[int]]:
+    def _simulate(self, forced: set[int]) -> tuple[set[int], set[int]]:
         "Cells that would run, and makers of lost names that they need"
-        versions = {}
-        calls = {}
-        lost = {}
-        ran = set()
-        need = set()
-        done = {}
-        k = 0
+        versions: dict[str, str] = {}
+        calls: dict[str, list[str]] = {}
+        lost: dict[str, int] = {}  # Name -> the cell that made it
+        ran = set[int]()
+        need = set[int]()
+        done: Files = {}
+        place = 0
         settings = self.shelf.settings()
-        while k < len(self.cells):
-            hit = None if k in forced else self._match(k, versions, calls, lost, settings, done)
-            if hit and not any(j in forced for j in range(k, k + len(hit[0].codes))):
-                r = hit[0]
-                for n in r.deleted:
-                    versions.pop(n, None)
-                for n in r.names:
-                    lost.pop(n, None)
-                versions.update(r.names)
-                lost.update(dict.fromkeys(r.lost, k))
-                calls.update(dict.fromkeys(r.names, r.calls))
+        while place < len(self.cells):
+            state = _State(versions, calls, lost, settings, done)
+            hit = None if place in forced else self._match(place, state)
+            if hit and not any(later in forced for later in range(place, place + len(hit[0].codes))):
+                record = hit[0]
+                for name in record.deleted:
+                    versions.pop(name, None)
+                for name in record.names:
+                    lost.pop(name, None)
+                versions.update(record.names)
+                lost.update(dict.fromkeys(record.lost, place))
+                calls.update(dict.fromkeys(record.names, record.calls))
                 settings = self.shelf.settings_after(hit[1], settings)
-                done = together(done, r.touched)
-                if r.filters:
-                    versions[_WARNINGS] = r.filters
-                k += len(r.codes)
+                done = together(done, record.touched)
+                if record.filters:
+                    versions[_WARNINGS] = record.filters
+                place += len(record.codes)
                 continue
-            ran.add(k)
-            c = self.cells[k]
-            wanted = self.wanted([k], calls, lost)
-            need |= set(lost.values()) if wanted is None else {lost[n] for n in lost.keys() & wanted}
-            r = self._before(k)
-            for n in c.binds | c.changes | set(r.names if r else ()):
-                versions[n] = f"{k}?"
-                lost.pop(n, None)
-                calls[n] = [*c.later, *(r.calls if r else ())]
-            if r:
-                done = together(done, {w: dict.fromkeys(ps, (_LATER, _LATER)) for w, ps in r.touched.items()})
-            if r and r.filters:
-                versions[_WARNINGS] = f"{k}?"
-            if k in forced and r:
-                versions.update({n: v for n, v in r.names.items() if n not in r.lost})
-            k += 1
+            ran.add(place)
+            cell = self.cells[place]
+            wanted = self.wanted([place], calls, lost)
+            need |= set(lost.values()) if wanted is None else {lost[name] for name in lost.keys() & wanted}
+            record = self._before(place)
+            for name in cell.binds | cell.changes | set(record.names if record else ()):
+                versions[name] = f"{place}?"
+                lost.pop(name, None)
+                calls[name] = [*cell.later, *(record.calls if record else ())]
+            if record:
+                done = together(
+                    done, {way: dict.fromkeys(paths, (_LATER, _LATER)) for way, paths in record.touched.items()}
+                )
+            if record and record.filters:
+                versions[_WARNINGS] = f"{place}?"
+            if place in forced and record:
+                versions.update({name: version for name, version in record.names.items() if name not in record.lost})
+            place += 1
         return ran, need
 
-    def _before(self, k) -> Record | None:
+    def _before(self, place: int) -> Record | None:
         "What cell `k` did when it ran last"
-        return (self.given.get(self.cells[k].index) or self.last.get(self.codes[k]) or (None,))[0]
+        return (self.given.get(self.cells[place].index) or self.last.get(self.codes[place]) or (None,))[0]
 
-    def take(self, k: int) -> Record | None:
+    def take(self, place: int) -> Record | None:
         "Put back what cell `k` did; None when it has to run"
-        if k in self.forced or not (self.old or self.given) or self.block:
+        if place in self.forced or not (self.old or self.given) or self.block:
             return None
-        hit = self._match(
-            k, self.versions, self.calls, self.lost(), self.shelf.settings(), self.done, self.shelf.random()
-        )
-        if hit is None or any(j in self.forced for j in range(k, k + len(hit[0].codes))):
+        hit = self._match(place, self._state(), self.shelf.random())
+        if hit is None or any(later in self.forced for later in range(place, place + len(hit[0].codes))):
             return None
-        r, blob = hit
+        record, blob = hit
         try:
-            self.shelf.restore(blob, r.buffers, r.deleted)
+            self.shelf.restore(blob, record.buffers, record.deleted)
         except Exception:
             return None  # A class has moved, a library has changed: then the cell runs
-        self._learn(r)
-        self.missing.update(r.lost)
-        self.versions.update({n: v for n in r.names if (v := self.shelf.module_version(n))})
-        if self.cells[k].index not in self.given:
-            self._did(r, blob)
-        return r
+        self._learn(record)
+        self.missing.update(record.lost)
+        self.versions.update({name: version for name in record.names if (version := self.shelf.module_version(name))})
+        if self.cells[place].index not in self.given:
+            self._did(record, blob)
+        return record
 
-    def before(self, k: int) -> str:
+    def before(self, place: int) -> str:
         "Look at what cell `k` can reach; returns the name that is missing for it, if any"
-        gone = self.missing and self._gone(k)
+        gone = self.missing and self._gone(place)
         if not self.block:
             self.settings = self.shelf.settings()
             self.drawn = self.shelf.random()
-        mask = self.masks[k]
+        mask = self.masks[place]
         self.shelf.look(None if mask is None else self.reach.of(mask & self.movable))
         return gone or ""
 
-    def _gone(self, k: int) -> str:
-        wanted = self.wanted([k], self.calls, self.lost())
-        return next((n for n in self.missing if wanted is None or n in wanted), "")
+    def _gone(self, place: int) -> str:
+        wanted = self.wanted([place], self.calls, self.lost())
+        return next((name for name in self.missing if wanted is None or name in wanted), "")
 
-    def lost(self):
+    def _state(self) -> _State:
+        return _State(self.versions, self.calls, self.lost(), self.shelf.settings(), self.done)
+
+    def lost(self) -> Collection[str]:
         return self.missing.keys() | self.shelf.unsaved.keys() if self.missing else self.shelf.unsaved.keys()
 
-    def _learn(self, r: Record) -> None:
+    def _learn(self, record: Record) -> None:
         "A record was made or taken: versions, and what is there"
-        for n in r.deleted:
-            self.versions.pop(n, None)
-            self.missing.pop(n, None)
-            self.calls.pop(n, None)
-        for n in r.names:
-            self.missing.pop(n, None)
-        self.versions.update(r.names)
-        self.calls.update(dict.fromkeys(r.names, r.calls))
-        self.done = together(self.done, r.touched)
-        if r.filters:
-            self.versions[_WARNINGS] = r.filters
-        movable = self.reach.mask(r.names)
-        self.movable = (self.movable | movable) & ~self.reach.mask(n for n in r.names if n not in self.shelf.changeable)
+        for name in record.deleted:
+            self.versions.pop(name, None)
+            self.missing.pop(name, None)
+            self.calls.pop(name, None)
+        for name in record.names:
+            self.missing.pop(name, None)
+        self.versions.update(record.names)
+        self.calls.update(dict.fromkeys(record.names, record.calls))
+        self.done = together(self.done, record.touched)
+        if record.filters:
+            self.versions[_WARNINGS] = record.filters
+        movable = self.reach.mask(record.names)
+        self.movable = (self.movable | movable) & ~self.reach.mask(
+            name for name in record.names if name not in self.shelf.changeable
+        )
 
-    def after(
+    def after(  # noqa: PLR0917 - what a cell did, in the order of its record
         self,
-        k: int,
+        place: int,
         outputs: list[dict],
         count: int,
         usage: dict,
-        files: tuple[dict[str, tuple], list[str], Files],
+        files: tuple[dict[str, tuple[int, ...]], list[str], Files],
         insist: bool = False,
     ) -> dict[str, str] | None:
-        "Save what cell `k` did; names that cannot be saved with the reasons, or None when it was put off"
-        self.block.append(k)
-        self._pending = getattr(self, "_pending", []) + [(outputs, count, usage, files)]
+        "Save what a cell did; names that cannot be saved with the reasons, or None when it was put off"
+        self.block.append(place)
+        self.unsaved.append(_Done(outputs, count, usage, CellFiles(*files)))
         if not insist and not self.shelf.affordable(usage.get("seconds", 0.0)):
             return None
-        ks, todo = self.block, self._pending
-        used = self.used(ks, self.versions, self.calls, self.lost())
-        key = self.key(ks, used, self.settings)
+        used = self.used(self.block, self.versions, self.calls, self.lost())
+        key = self.key(self.block, used, self.settings)
         filters = self.shelf.kept.get("warnings")
         saved = self.shelf.save(key, code_digest(str(used)))
+        filtered = self.shelf.kept.get("warnings") != filters and any(map(self._sets_filters, self.block))
+        record = self._record(key, saved, filtered)
+        self._learn(record)
+        self._did(record, saved.blob)
+        self.block = []
+        self.unsaved = []
+        return saved.lost
+
+    def _record(
+        self,
+        key: str,
+        saved: namespace.Saved,
+        filtered: bool,  # Did the cells set filters of warnings?
+    ) -> Record:
+        "Of the cells that ran since the last checkpoint"
+        places = self.block
         drawn = self.shelf.random()
-        filtered = self.shelf.kept.get("warnings") != filters and any(
-            _FILTERS.search(t) for j in ks for t in self._texts(j)
-        )
-        opened = {p: s for *_, f in reversed(todo) for p, s in f[0].items()}
-        wrote = sorted({p for *_, f in todo for p in f[1]})
-        r = Record(
+        outputs, counts, usage, files = (list(column) for column in zip(*self.unsaved))
+        opened: dict[str, tuple[int, ...]] = {}
+        for one in reversed(files):
+            opened.update(one.read)
+        wrote = set(chain.from_iterable(one.wrote for one in files))
+        read = {path: opened[path] for path in sorted(opened) if path not in wrote}
+        random = {name: [self.drawn.get(name, ""), now] for name, now in drawn.items() if self.drawn.get(name) != now}
+        again = [self.again[place] for place in places if place in self.again]
+        touched = together(*(one.touched for one in files))
+        return Record(
             key=key,
-            codes=[self.codes[j] for j in ks],
-            outputs=[t[0] for t in todo],
-            counts=[t[1] for t in todo],
-            usage=[t[2] for t in todo],
+            codes=[self.codes[place] for place in places],
+            outputs=outputs,
+            counts=counts,
+            usage=usage,
             names=saved.names,
             deleted=saved.deleted,
             lost=saved.lost,
-            again="; ".join(self.again[j] for j in ks if j in self.again),
-            random={n: [self.drawn.get(n, ""), d] for n, d in drawn.items() if self.drawn.get(n) != d},
-            files=self.shelf.digests({p: opened[p] for p in sorted(opened) if p not in wrote}),
-            wrote=wrote,
+            again="; ".join(again),
+            random=random,
+            files=self.shelf.digests(read),
+            wrote=sorted(wrote),
             buffers=saved.buffers,
-            at=[self.cells[j].index for j in ks],
+            at=[self.cells[place].index for place in places],
             changed=saved.changed,
             calls=saved.calls,
             sets=filtered or self.shelf.settings() != self.settings,
-            touched=together(*(t[3][2] for t in todo)),
+            touched=touched,
             filters=key if filtered else "",
         )
-        self._learn(r)
-        self._did(r, saved.blob)
-        self.block = []
-        self._pending = []
-        return saved.lost
 
-    def _did(self, r: Record, blob: bytes) -> None:
-        append(self.log, r, blob)
-        self.did.append(r)
+    def _did(self, record: Record, blob: bytes) -> None:
+        append(self.log, record, blob)
+        self.did.append(record)
 
-    def _texts(self, k) -> list[str]:
-        "The code of a cell, and of those whose names it can reach"
-        mask = self.masks[k]
-        wanted = None if mask is None else set(self.reach.of(mask))
-        return [c.text for j, c in enumerate(self.cells[: k + 1]) if j == k or wanted is None or c.binds & wanted]
+    def _sets_filters(self, place: int) -> bool:
+        "Does the code of a cell, or of one whose names it can reach, set filters of warnings?"
+        mask = self.masks[place]
+        above = self.cells[:place]
+        if mask is not None:
+            wanted = set(self.reach.of(mask))
+            above = [cell for cell in above if cell.binds & wanted]
+        return any(_FILTERS.search(cell.text) for cell in [*above, self.cells[place]])
 
-    def gave_up(self, files: tuple) -> None:
+    def gave_up(self, files: CellFiles) -> None:
         "Take note of what a cell did that failed, and those before it that were not saved yet"
         before = self.shelf.random() if self.block else self.drawn
         self.shelf.observe()
         self.left = (
-            together(files[2], *(t[3][2] for t in getattr(self, "_pending", []))),
-            {n for n, d in self.shelf.random().items() if before.get(n, d) != d},
+            together(files.touched, *(done.files.touched for done in self.unsaved)),
+            {name for name, digest in self.shelf.random().items() if before.get(name, digest) != digest},
         )
 
     def effects(self) -> dict:
         "What the cells of this process did beside giving names to new things; for `step_graph.Effects`"
-        own = [r for r in self.did if r.at and r.at[0] not in self.given]
-        text = {c.index: c.text for c in self.cells}
+        own = [record for record in self.did if record.at and record.at[0] not in self.given]
+        changed = set(chain.from_iterable(record.changed for record in own))
+        names = set(chain.from_iterable(record.names for record in own))
+        texts = {cell.index: cell.text for cell in self.cells}
+        random = set(chain.from_iterable(_drew_from(record, texts) for record in own))
         return {
-            "changed": sorted({n for r in own for n in r.changed}),
-            "shared": sorted({n for r in own for n in r.names} - {n for r in own for n in r.changed}),
-            "random": sorted(
-                self.left[1]
-                | {n for r in own for n, d in r.random.items() if d[0] or any(_DRAWS.search(text[k]) for k in r.at)}
-            ),
-            "sets": any(r.sets for r in own),
-            "files": together(self.left[0], *(r.touched for r in self.did)),
+            "changed": sorted(changed),
+            "shared": sorted(names - changed),
+            "random": sorted(self.left[1] | random),
+            "sets": any(record.sets for record in own),
+            "files": together(self.left[0], *(record.touched for record in self.did)),
         }
 
     @property

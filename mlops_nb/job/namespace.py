@@ -9,12 +9,17 @@ __all__ = ['Dump', 'dump', 'load', 'Saved', 'Shelf']
 
 # %% ../../nbs/job/namespace.ipynb #fc5f75a7
 import functools, hashlib, io, mmap, operator, os, pickle, re, sys, time, types
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import msgspec
 from . import cell_reach, process_state
 from .file_stamps import digest_of, file_digest
+
+if TYPE_CHECKING:
+    import cloudpickle
+    import numpy as np
 
 # %% ../../nbs/job/namespace.ipynb #078a44ef
 _PLAIN = frozenset(
@@ -44,14 +49,16 @@ _FIXED = (int, float, str, bytes, bool, complex, type(None), range, types.Module
 _BIG = 1 << 16  # Bytes from which a block of memory is a file of its own
 
 
-def _root(array):
+def _root(array: "np.ndarray") -> "np.ndarray":
     "The array that owns the memory of a view"
     while type(array.base).__name__ == "ndarray":
         array = array.base
     return array
 
 
-def _view(root, dtype, shape, strides, offset):
+def _view(
+    root: "np.ndarray", dtype: "np.dtype", shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> "np.ndarray":
     import numpy as np
 
     return np.ndarray(shape, dtype, root, offset, strides)
@@ -60,43 +67,43 @@ def _view(root, dtype, shape, strides, offset):
 _FILES = {c.__name__: c for c in (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)}
 
 
-def _told_of(f) -> tuple | None:
+def _told_of(file: Any) -> tuple | None:
     "What there is to know of a closed file; None when it is open"
     try:
-        return (type(f).__name__, f.name, f.mode, getattr(f, "encoding", None)) if f.closed else None
+        return (type(file).__name__, file.name, file.mode, getattr(file, "encoding", None)) if file.closed else None
     except (AttributeError, ValueError):
         return None  # It was never opened by name, or its buffer was taken away
 
 
-def _shut(kind: str, name, mode: str, encoding: str | None):
+def _shut(kind: str, name: Any, mode: str, encoding: str | None) -> Any:
     "A closed file"
     raw: Any = io.FileIO(os.devnull, "r+")
     raw.name = name
-    f: Any = raw
+    file: Any = raw
     if kind == "TextIOWrapper":
-        f = io.TextIOWrapper(io.BufferedRandom(raw), encoding=encoding)
-        f.mode = mode
+        file = io.TextIOWrapper(io.BufferedRandom(raw), encoding=encoding)
+        file.mode = mode
     elif kind != "FileIO":
-        f = _FILES[kind](raw)
-    f.close()
-    return f
+        file = _FILES[kind](raw)
+    file.close()
+    return file
 
-
+# %% ../../nbs/job/namespace.ipynb #a0d3a540
 @functools.cache
-def _pickler_class():
+def _pickler_class() -> type:
     "cloudpickle's pickler that knows a namespace; `met` collects the changeable objects that it sees"
     import cloudpickle
     from cloudpickle import cloudpickle as base
 
     class Pickler(cloudpickle.Pickler):
-        def persistent_id(self, obj) -> str | None:
+        def persistent_id(self, obj: Any) -> str | None:
             if obj is self.ns:
                 return "namespace"
             if type(obj) not in _PLAIN:
                 self.met.append(obj)
             return None
 
-        def reducer_override(self, obj):
+        def reducer_override(self, obj: Any) -> Any:
             if type(obj) in _FILES.values() and (told := _told_of(obj)):
                 return _shut, told
             if type(obj).__name__ == "ndarray" and not obj.dtype.hasobject and (root := _root(obj)) is not obj:
@@ -111,15 +118,17 @@ def _pickler_class():
                     )
             return super().reducer_override(obj)
 
-        def _dynamic_function_reduce(self, f):
-            if f.__globals__ is not self.ns:
-                return super()._dynamic_function_reduce(f)
-            self.codes.add(f.__code__)
-            state, slots = base._function_getstate(f)
-            empty = tuple(base._make_empty_cell() for _ in f.__code__.co_freevars) if f.__closure__ else None
+        def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
+            if function.__globals__ is not self.ns:
+                return super()._dynamic_function_reduce(function)
+            self.codes.add(function.__code__)
+            state, slots = base._function_getstate(function)
+            empty = (
+                tuple(base._make_empty_cell() for _ in function.__code__.co_freevars) if function.__closure__ else None
+            )
             return (
                 base._make_function,
-                (f.__code__, self.ns, None, None, empty),
+                (function.__code__, self.ns, None, None, empty),
                 (state, {**slots, "__globals__": {}}),
                 None,
                 None,
@@ -129,18 +138,23 @@ def _pickler_class():
     return Pickler
 
 
-def _pickler(ns: dict, file, buffers: list, shared=frozenset()):
+def _pickler(
+    ns: dict,
+    file: io.BytesIO,
+    buffers: list[memoryview],  # Where big blocks go
+    shared: Container[int],  # Blocks of memory that several arrays are views of
+) -> "cloudpickle.Pickler":
     "A pickler for values of the namespace `ns`"
-    p = _pickler_class()(file, protocol=5, buffer_callback=lambda b: _aside(b, buffers))
-    p.ns = ns
-    p.shared = shared
-    p.met = []
-    p.roots = []
-    p.codes = set()
-    return p
+    pickler = _pickler_class()(file, protocol=5, buffer_callback=lambda b: _aside(b, buffers))
+    pickler.ns = ns
+    pickler.shared = shared
+    pickler.met = []
+    pickler.roots = []
+    pickler.codes = set()
+    return pickler
 
 
-def _aside(buffer, buffers) -> bool:
+def _aside(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
     "Big blocks go aside; False says so to pickle"
     try:
         raw = buffer.raw()
@@ -152,26 +166,39 @@ def _aside(buffer, buffers) -> bool:
     return False
 
 
-def _ids(met) -> set[int]:
+def _ids(met: Iterable) -> set[int]:
     "Objects that live on: a pickler also meets states that were made for it and die with it"
-    return {id(o) for o in met if sys.getrefcount(o) > 3}
+    return {id(value) for value in met if sys.getrefcount(value) > 3}
 
-
+# %% ../../nbs/job/namespace.ipynb #3538e966
 class Dump(msgspec.Struct):
     "Some names, pickled together"
 
     blob: bytes
-    buffers: list
-    ids: dict[str, set]  # Name -> changeable objects that it leads to
+    buffers: list[memoryview]
+    ids: dict[str, set[int]]  # Name -> changeable objects that it leads to
     lost: dict[str, str]  # Name -> why it could not be pickled
     calls: set[str]  # Global names that the functions in it read or bind
 
 
+def _leaks(secrets: Sequence[bytes], blob: bytes, at: int, buffers: list[memoryview]) -> bool:
+    "Is a secret in a pickle, from `at` on, or in a block beside it?"
+    for secret in secrets:
+        if blob.find(secret, at) >= 0 or any(bytes(block).find(secret) >= 0 for block in buffers):
+            return True
+    return False
+
+
+def _others_reach(ident: int, name: str, ids: dict[str, set[int]]) -> bool:
+    "Does another name lead to an object, too?"
+    return any(ident in found for other, found in ids.items() if other != name)
+
+
 def dump(
     ns: dict,  # The namespace
-    names,  # To be pickled
-    secrets=(),  # Byte strings that must not appear
-    foreign=frozenset(),  # Objects that other names lead to: asked for blocks of memory
+    names: Iterable[str],  # To be pickled
+    secrets: Sequence[bytes] = (),  # That must not appear
+    foreign: Container[int] = frozenset(),  # Objects that other names lead to: asked for blocks of memory
 ) -> Dump:
     "Pickle names of a namespace in one stream; those that cannot be pickled are left out and named"
     names = sorted(names)
@@ -183,35 +210,34 @@ def dump(
         ids = {}
         failed = ""
         held = []
-        p = _pickler(ns, file, buffers, _Either(shared, foreign))
-        for n in names:
-            p.met = []
-            p.roots = []
+        pickler = _pickler(ns, file, buffers, _Either(shared, foreign))
+        for name in names:
+            pickler.met = []
+            pickler.roots = []
             at = file.tell()
             try:
-                p.dump((n, ns[n]))
-            except Exception as e:
-                failed = n
-                lost[n] = _why(ns[n], e)
+                pickler.dump((name, ns[name]))
+            except Exception as error:
+                failed = name
+                lost[name] = _why(ns[name], error)
                 break
-            if secrets and any(
-                file.getvalue().find(s, at) >= 0 or any(bytes(b).find(s) >= 0 for b in buffers) for s in secrets
-            ):
-                failed = n
-                lost[n] = "it holds a secret"
+            if secrets and _leaks(secrets, file.getvalue(), at, buffers):
+                failed = name
+                lost[name] = "it holds a secret"
                 break
-            held.append((n, p.met, [id(r) for r in p.roots]))
+            held.append((name, pickler.met, [id(root) for root in pickler.roots]))
         if failed:
-            names = [n for n in names if n != failed]
+            names = [name for name in names if name != failed]
             continue
-        p.clear_memo()
-        for n, met, rs in held:
-            ids[n] = _ids(met) | set(rs)
-        again = {
-            r for n, _, rs in held for r in rs if any(r in ids[m] for m in ids if m != n) or rs.count(r) > 1
-        } - shared
+        pickler.clear_memo()
+        for name, met, roots in held:
+            ids[name] = _ids(met) | set(roots)
+        again = set()
+        for name, _, roots in held:
+            again |= {root for root in roots if roots.count(root) > 1 or _others_reach(root, name, ids)}
+        again -= shared
         if not again:
-            return Dump(file.getvalue(), buffers, ids, lost, set().union(*map(cell_reach.called, p.codes)))
+            return Dump(file.getvalue(), buffers, ids, lost, set().union(*map(cell_reach.called, pickler.codes)))
         shared |= again
 
 
@@ -226,36 +252,36 @@ def _folder() -> str:
 class _Either:
     "In one or the other"
 
-    def __init__(self, a, b) -> None:
-        self.a = a
-        self.b = b
+    def __init__(self, first: Container, second: Container) -> None:
+        self.a = first
+        self.b = second
 
-    def __contains__(self, x) -> bool:
-        return x in self.a or x in self.b
-
-
-def _why(value, e: Exception) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__} cannot be saved ({' '.join(str(e).split())[:120]})".replace(
-        "builtins.", ""
-    )
+    def __contains__(self, item: object) -> bool:
+        return item in self.a or item in self.b
 
 
-def load(blob: bytes, buffers, ns: dict) -> dict:
+def _why(value: Any, error: Exception) -> str:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    reason = " ".join(str(error).split())[:120]
+    return f"{kind} cannot be saved ({reason})".replace("builtins.", "")
+
+# %% ../../nbs/job/namespace.ipynb #d2963caf
+def load(blob: bytes, buffers: Iterable, ns: dict) -> dict:
     "The names of a pickle"
     out = {}
-    f = io.BytesIO(blob)
-    u = _Unpickler(f, buffers=buffers)
-    u.ns = ns
-    while f.tell() < len(blob):
-        n, v = u.load()
-        out[n] = v
+    file = io.BytesIO(blob)
+    unpickler = _Unpickler(file, buffers=buffers)
+    unpickler.ns = ns
+    while file.tell() < len(blob):
+        name, value = unpickler.load()
+        out[name] = value
     return out
 
 
 class _Unpickler(pickle.Unpickler):
     ns: dict = {}
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> dict:
         return self.ns
 
 # %% ../../nbs/job/namespace.ipynb #aacc8e1c
@@ -270,8 +296,30 @@ class Saved(msgspec.Struct):
     changed: list[str]  # Names that were bound or changed, without those that merely share objects with them
     calls: list[str]  # Global names that functions among them read or bind
 
-
+# %% ../../nbs/job/namespace.ipynb #95acbe2b
 _HIDDEN = re.compile(r"_{1,3}|_i{0,3}|_i?\d+|_[oid]h|__\w+__")  # IPython's own, and Python's
+
+
+def _mark(settings: dict[str, Any]) -> str:
+    "Digest of what a cell can set outside the names"
+    pairs = [
+        (name, sorted(value.items(), key=str) if isinstance(value, dict) else value) for name, value in settings.items()
+    ]
+    return hashlib.sha256(repr(sorted(pairs)).encode()).hexdigest()[:16]
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str | None]:
+    "Variables of the environment that a cell set, or removed (None)"
+    names = {*now, *before} - {"MPLBACKEND"}
+    return {name: now.get(name) for name in names if now.get(name) != before.get(name)}
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class Shelf:
@@ -280,9 +328,9 @@ class Shelf:
     def __init__(
         self,
         ns: dict,  # The notebook's namespace
-        hidden,  # Names in it that are not the notebook's
+        hidden: Iterable[str],  # Names in it that are not the notebook's
         blocks: Path,  # Folder of big blocks of memory
-        secrets=(),  # Byte strings that must not reach it
+        secrets: Iterable[bytes] = (),  # That must not reach it
     ) -> None:
         self.ns = ns
         self.hidden = set(hidden)
@@ -311,49 +359,32 @@ class Shelf:
     def head(self) -> bytes:
         return pickle.dumps({"random": process_state.random_states()}, 5)
 
-    def ours(self, n: str) -> bool:
-        return n not in self.hidden and not (n[:1] == "_" and _HIDDEN.fullmatch(n))
+    def ours(self, name: str) -> bool:
+        return name not in self.hidden and not (name[:1] == "_" and _HIDDEN.fullmatch(name))
 
     def observe(self) -> None:
         "Read the state outside the names: after a cell, and once before the first"
         self.outside = self._outside()
         self.drawn = {
-            n[7:]: hashlib.sha256(b).hexdigest()[:16] for n, b in self.outside.items() if n.startswith("random.")
+            name.removeprefix("random."): hashlib.sha256(state).hexdigest()[:16]
+            for name, state in self.outside.items()
+            if name.startswith("random.")
         }
-        s = pickle.loads(self.outside["settings"])
-        self.mark = (
-            hashlib.sha256(
-                repr(
-                    sorted((k, sorted(v.items(), key=str) if isinstance(v, dict) else v) for k, v in s.items())
-                ).encode()
-            ).hexdigest()[:16]
-            if s
-            else ""
-        )
+        settings = pickle.loads(self.outside["settings"])
+        self.mark = _mark(settings) if settings else ""
 
     def random(self) -> dict[str, str]:
         return dict(self.drawn)
 
     def _settings(self) -> dict:
-        env = (
-            {}
-            if os.environ._data == self.raw
-            else {
-                k: os.environ.get(k)
-                for k in {*os.environ, *self.environ}
-                if os.environ.get(k) != self.environ.get(k) and k != "MPLBACKEND"
-            }
-        )
-        return {
-            k: v
-            for k, v in {
-                "environ": env,
-                "cwd": _folder() if _folder() != self.cwd else "",
-                "path": sys.path[:] if sys.path != self.path else [],
-                **process_state.options(),
-            }.items()
-            if v
+        env = {} if os.environ._data == self.raw else _changed(self.environ, os.environ)
+        settings = {
+            "environ": env,
+            "cwd": _folder() if _folder() != self.cwd else "",
+            "path": sys.path[:] if sys.path != self.path else [],
+            **process_state.options(),
         }
+        return {name: value for name, value in settings.items() if value}
 
     def settings(self) -> str:
         "Digest of what a cell can set outside the names"
@@ -367,7 +398,7 @@ class Shelf:
         import warnings
 
         out = {
-            **{f"random.{k}": v for k, v in process_state.random_states().items()},
+            **{f"random.{name}": state for name, state in process_state.random_states().items()},
             "settings": pickle.dumps(self._settings(), 5),
         }
         try:
@@ -376,31 +407,31 @@ class Shelf:
             return out  # A filter with a category of the notebook
         return out
 
-    def _reachable(self, wanted) -> set[str]:
+    def _reachable(self, wanted: Collection[str] | None) -> set[str]:
         "Changeable names that a cell can reach: those it reads, and those that share objects with them"
         if wanted is None or not self.unsaved.keys().isdisjoint(wanted):
             return set(self.changeable)
         near = self.changeable & wanted
         return near | self.sharing.beside(near)
 
-    def look(self, wanted) -> None:
+    def look(self, wanted: Collection[str] | None) -> None:
         "Fingerprint what the next cell can reach and change"
         began = time.perf_counter()
         near = self._reachable(wanted)
         self.looked |= near
-        for n in sorted(near):
-            if n in self.ns and n not in self.prints and n not in self.unsaved:
-                self._print(n)
+        for name in sorted(near):
+            if name in self.ns and name not in self.prints and name not in self.unsaved:
+                self._print(name)
         self.spent += time.perf_counter() - began
 
-    def _print(self, n: str) -> str:
-        d = dump(self.ns, [n], ())
-        h = hashlib.sha256(d.blob)
-        for b in d.buffers:
-            h.update(b)
-        self.sharing.put(n, d.ids.get(n, set()))
-        self.prints[n] = "" if d.lost else h.hexdigest()
-        return self.prints[n]
+    def _print(self, name: str) -> str:
+        dumped = dump(self.ns, [name], ())
+        digest = hashlib.sha256(dumped.blob)
+        for block in dumped.buffers:
+            digest.update(block)
+        self.sharing.put(name, dumped.ids.get(name, set()))
+        self.prints[name] = "" if dumped.lost else digest.hexdigest()
+        return self.prints[name]
 
     def affordable(self, seconds: float) -> bool:
         "Is a checkpoint cheap beside the work since the last one?"
@@ -408,22 +439,29 @@ class Shelf:
         return self.cost <= max(0.25, self.worked * 0.1)
 
     def _bound(self, here: dict) -> tuple[set[str], set[str]]:
-        "Names that are bound to other objects than at the last checkpoint, and those that are gone: two lists are compared, no name is looked at"
+        """Names that are bound to other objects than at the last checkpoint, and those that are gone
+
+        Two lists are compared; no name is looked at."""
         names, was = list(here), list(self.held)
         if names[: len(was)] != was:  # A name was deleted
-            new = {n for n, v in here.items() if n not in self.held or v is not self.held[n]}
+            new = {name for name, value in here.items() if name not in self.held or value is not self.held[name]}
             gone = self.held.keys() - here.keys()
         else:
             new = {*compress(names, map(operator.is_not, here.values(), self.held.values())), *names[len(was) :]}
             gone = set[str]()
-        return {n for n in new if self.ours(n)}, {n for n in gone if self.ours(n)}
+        return set(filter(self.ours, new)), set(filter(self.ours, gone))
 
     def _written(self, here: dict) -> tuple[set[str], set[str]]:
         "Names that were bound or changed since the last checkpoint, and those that are gone"
         new, gone = self._bound(here)
-        for n in sorted(self.looked):
-            if n in here and n not in new and n not in self.unsaved and self.prints.get(n) != self._print(n):
-                new.add(n)
+        for name in sorted(self.looked):
+            if (
+                name in here
+                and name not in new
+                and name not in self.unsaved
+                and self.prints.get(name) != self._print(name)
+            ):
+                new.add(name)
         return new, gone
 
     def save(
@@ -438,56 +476,63 @@ class Shelf:
         changed = sorted(new)
         more = new | gone
         while more:
-            for n in more:
-                self.sharing.drop(n)
-            d = dump(self.ns, new, self.secrets, self.sharing)
-            more = self.sharing.of(set().union(*d.ids.values()))
+            for name in more:
+                self.sharing.drop(name)
+            dumped = dump(self.ns, new, self.secrets, self.sharing)
+            more = self.sharing.of(set().union(*dumped.ids.values()))
             new |= more
         if not new:
-            d = dump(self.ns, new)
-        digests = [self._keep(b) for b in d.buffers]
-        mark = hashlib.sha256(d.blob + "".join([*digests, basis]).encode()).hexdigest()[:24]
+            dumped = dump(self.ns, new)
+        digests = [self._keep(block) for block in dumped.buffers]
+        mark = hashlib.sha256(dumped.blob + "".join([*digests, basis]).encode()).hexdigest()[:24]
         names = {
-            n: self.module_version(n) or (f"{key}:{n}:{os.urandom(4).hex()}" if n in d.lost else f"{mark}:{n}")
-            for n in new
+            name: self.module_version(name)
+            or (f"{key}:{name}:{os.urandom(4).hex()}" if name in dumped.lost else f"{mark}:{name}")
+            for name in new
         }
-        self._remember(new, gone, d, here)
+        self._remember(new, gone, dumped, here)
         self.observe()
-        outside = {k: v for k, v in self.outside.items() if self.kept.get(k) != v}
+        outside = {kind: pickled for kind, pickled in self.outside.items() if self.kept.get(kind) != pickled}
         self.kept = self.outside
         head = pickle.dumps({"outside": outside, "settings": self.settings()}, 5)
         self.cost = time.perf_counter() - began
         self.worked = 0.0
         self.spent += self.cost
         return Saved(
-            len(head).to_bytes(8, "big") + head + d.blob, names, sorted(gone), d.lost, digests, changed, sorted(d.calls)
+            len(head).to_bytes(8, "big") + head + dumped.blob,
+            names,
+            sorted(gone),
+            dumped.lost,
+            digests,
+            changed,
+            sorted(dumped.calls),
         )
 
-    def _remember(self, new, gone, d, here) -> None:
-        for n in gone:
-            self._forget(n)
-        for n in new:
-            self._note(n, here[n], d)
+    def _remember(self, new: set[str], gone: set[str], dumped: Dump, here: dict) -> None:
+        for name in gone:
+            self._forget(name)
+        for name in new:
+            self._note(name, here[name], dumped)
         self.held = here
         self.looked = set()
 
-    def _note(self, n, value, d) -> None:
+    def _note(self, name: str, value: Any, dumped: Dump) -> None:
         "What is known of a name that was saved or restored"
-        self._forget(n)
+        self._forget(name)
         if not isinstance(value, _FIXED):
-            self.changeable.add(n)
-        if n in d.lost:
-            self.unsaved[n] = d.lost[n]
+            self.changeable.add(name)
+        if name in dumped.lost:
+            self.unsaved[name] = dumped.lost[name]
         else:
-            self.sharing.put(n, d.ids[n])
+            self.sharing.put(name, dumped.ids[name])
 
-    def _forget(self, n) -> None:
-        self.changeable.discard(n)
-        self.prints.pop(n, None)
-        self.unsaved.pop(n, None)
-        self.sharing.drop(n)
+    def _forget(self, name: str) -> None:
+        self.changeable.discard(name)
+        self.prints.pop(name, None)
+        self.unsaved.pop(name, None)
+        self.sharing.drop(name)
 
-    def _keep(self, raw) -> str:
+    def _keep(self, raw: memoryview) -> str:
         "Put a block of memory into the folder, under its digest"
         digest = hashlib.sha256(raw).hexdigest()
         at = self.blocks / digest[:2] / digest
@@ -495,83 +540,87 @@ class Shelf:
             at.parent.mkdir(parents=True, exist_ok=True)
             tmp = at.with_name(f".{digest}.{os.getpid()}")
             try:
-                with open(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
-                    f.write(raw)
+                with open(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                    file.write(raw)
             except OSError:
                 tmp.unlink(missing_ok=True)
                 raise
             os.replace(tmp, at)
         return digest
 
-    def has(self, digests) -> bool:
-        return all((self.blocks / d[:2] / d).exists() for d in digests)
+    def has(self, digests: Iterable[str]) -> bool:
+        return all((self.blocks / digest[:2] / digest).exists() for digest in digests)
 
-    def restore(self, blob: bytes, digests, deleted) -> None:
+    def restore(self, blob: bytes, digests: Iterable[str], deleted: Iterable[str]) -> None:
         "Put back what a record holds"
         head, rest = _split(blob)
         buffers = []
-        for d in digests:
-            with open(self.blocks / d[:2] / d, "rb") as f:
-                buffers.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY))
+        for digest in digests:
+            with open(self.blocks / digest[:2] / digest, "rb") as file:
+                buffers.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
         values = load(rest, buffers, self.ns)
-        for n in deleted:
-            self.ns.pop(n, None)
-            self.held.pop(n, None)
-            self._forget(n)
+        for name in deleted:
+            self.ns.pop(name, None)
+            self.held.pop(name, None)
+            self._forget(name)
         self.ns.update(values)
         self.held.update(values)
-        for n in values:
-            self._forget(n)
+        for name in values:
+            self._forget(name)
         self._put_outside(head["outside"])
-        self._share({n: v for n, v in values.items() if not isinstance(v, _FIXED)})
+        self._share({name: value for name, value in values.items() if not isinstance(value, _FIXED)})
 
-    def _share(self, values) -> None:
+    def _share(self, values: dict) -> None:
         "Which of the restored names share objects"
-        d = dump(self.ns, values) if values else None
-        for n, v in values.items():
-            self._note(n, v, d)
+        dumped = dump(self.ns, values) if values else None
+        for name, value in values.items():
+            self._note(name, value, dumped)
 
     def _put_outside(self, changed: dict[str, bytes]) -> None:
         import warnings
 
-        process_state.set_random({k[7:]: v for k, v in changed.items() if k.startswith("random.")})
+        process_state.set_random(
+            {name.removeprefix("random."): state for name, state in changed.items() if name.startswith("random.")}
+        )
         if "warnings" in changed:
             warnings.filters = pickle.loads(changed["warnings"])
             warnings._filters_mutated()
         if "settings" in changed:
             # What was set back is set back here, too
-            s = pickle.loads(changed["settings"])
+            settings = pickle.loads(changed["settings"])
             now = self._settings()
-            for k, v in {**{k: self.environ.get(k) for k in now.get("environ", ())}, **s.get("environ", {})}.items():
-                os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
-            if s.get("cwd") or now.get("cwd"):
-                os.chdir(s.get("cwd") or self.cwd)
-            if s.get("path") or now.get("path"):
-                sys.path[:] = s.get("path") or self.path
-            for o in (process_state.usual(now), s):
-                process_state.set_options(o)
+            usual = {name: self.environ.get(name) for name in now.get("environ", ())}
+            _set_variables({**usual, **settings.get("environ", {})})
+            if settings.get("cwd") or now.get("cwd"):
+                os.chdir(settings.get("cwd") or self.cwd)
+            if settings.get("path") or now.get("path"):
+                sys.path[:] = settings.get("path") or self.path
+            for options in (process_state.usual(now), settings):
+                process_state.set_options(options)
         self.kept = {**self.kept, **changed}
         self.observe()
 
-    def module_version(self, n: str) -> str:
-        m = self.ns.get(n)
-        if not isinstance(m, types.ModuleType):
+    def module_version(self, name: str) -> str:
+        module = self.ns.get(name)
+        if not isinstance(module, types.ModuleType):
             return ""
-        file = getattr(m, "__file__", None) or ""
+        file = getattr(module, "__file__", None) or ""
         own = file.endswith(".py") and "-packages" not in file and not file.startswith((sys.base_prefix, sys.prefix))
-        return f"module {m.__name__} {file_digest(file) if own else getattr(m, '__version__', '')}"
+        return f"module {module.__name__} {file_digest(file) if own else getattr(module, '__version__', '')}"
 
     def digests(
         self,
-        read: dict[str, tuple],  # Path -> stamp
+        read: dict[str, tuple[int, ...]],  # Path -> stamp
     ) -> dict[str, str]:  # Path -> digest; an absent file counts too
-        return {p: digest_of(p, stamp) for p, stamp in read.items()}
+        return {path: digest_of(path, stamp) for path, stamp in read.items()}
 
-    def files_hold(self, files: dict[str, str], wrote) -> bool:
+    def files_hold(self, files: dict[str, str], wrote: Iterable[str]) -> bool:
         "Are the files that were read the same, and those that were written still there?"
-        return all(os.path.exists(p) for p in wrote) and all(file_digest(p) == d for p, d in files.items())
+        return all(os.path.exists(path) for path in wrote) and all(
+            file_digest(path) == digest for path, digest in files.items()
+        )
 
 
 def _split(blob: bytes) -> tuple[dict, bytes]:
-    n = int.from_bytes(blob[:8], "big")
-    return pickle.loads(blob[8 : 8 + n]), blob[8 + n :]
+    size = int.from_bytes(blob[:8], "big")
+    return pickle.loads(blob[8 : 8 + size]), blob[8 + size :]
