@@ -214,7 +214,7 @@ class _Done(NamedTuple):
     "What a cell did that is not saved yet"
 
     outputs: list[dict]
-    count: int
+    execution_count: int
     usage: dict
     files: CellFiles
 
@@ -533,6 +533,7 @@ class Cache:
         random = {name: [self.drawn.get(name, ""), now] for name, now in drawn.items() if self.drawn.get(name) != now}
         again = [self.again[place] for place in places if place in self.again]
         touched = together(*(one.touched for one in files))
+        sets = filtered or self.shelf.settings() != self.settings
         return Record(
             key=key,
             codes=[self.codes[place] for place in places],
@@ -550,7 +551,7 @@ class Cache:
             at=[self.cells[place].index for place in places],
             changed=saved.changed,
             calls=saved.calls,
-            sets=filtered or self.shelf.settings() != self.settings,
+            sets=sets,
             touched=touched,
             filters=key if filtered else "",
         )

@@ -139,7 +139,7 @@ class Sharing:
         self.groups = dict[str, set[str]]()  # Name -> names that it may share objects with, itself included
         self.owner = dict[int, set[str]]()  # Object -> the group whose names lead to it
 
-    def __contains__(self, ident: int) -> bool:
+    def __contains__(self, ident: object) -> bool:
         return ident in self.owner
 
     def put(

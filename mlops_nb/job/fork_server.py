@@ -126,7 +126,8 @@ class Server:
         try:
             while not self.stopped:
                 lines = {line.fileno(): pid for pid, line in self.children.items() if line is not None}
-                ready, _, _ = select.select([self.listening, self.wake, *lines], [], [], self._patience())
+                sources: list[socket.socket | int] = [self.listening, self.wake, *lines]
+                ready, _, _ = select.select(sources, [], [], self._patience())
                 if not ready and not self.children:
                     return
                 if self.wake in ready:

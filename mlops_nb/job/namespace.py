@@ -9,7 +9,7 @@ __all__ = ['Dump', 'dump', 'load', 'Saved', 'Shelf']
 
 # %% ../../nbs/job/namespace.ipynb #fc5f75a7
 import functools, hashlib, io, mmap, operator, os, pickle, re, sys, time, types
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -407,14 +407,14 @@ class Shelf:
             return out  # A filter with a category of the notebook
         return out
 
-    def _reachable(self, wanted: Collection[str] | None) -> set[str]:
+    def _reachable(self, wanted: set[str] | None) -> set[str]:
         "Changeable names that a cell can reach: those it reads, and those that share objects with them"
         if wanted is None or not self.unsaved.keys().isdisjoint(wanted):
             return set(self.changeable)
         near = self.changeable & wanted
         return near | self.sharing.beside(near)
 
-    def look(self, wanted: Collection[str] | None) -> None:
+    def look(self, wanted: set[str] | None) -> None:
         "Fingerprint what the next cell can reach and change"
         began = time.perf_counter()
         near = self._reachable(wanted)

@@ -74,7 +74,7 @@ def execute(
     references = filter(secret_refs.is_secret, plan["parameters"].values())
     mask = secret_refs.Mask(map(secret_refs.look_up, references))
     papermill_engines.register("mlops", MlopsEngine)
-    at = {"cell": None}
+    at: dict[str, int | None] = {"cell": None}
 
     def told(index: int, cell: "NotebookNode", usage: "Usage", done: bool) -> None:
         at["cell"] = None if done else index

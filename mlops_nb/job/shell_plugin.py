@@ -180,7 +180,7 @@ class Transformers(TransformerManager):
         self.own = self._all()
         self.known: dict[str, str] = {}
 
-    def _all(self) -> list[Callable]:
+    def _all(self) -> list[Any]:
         return [*self.cleanup_transforms, *self.line_transforms, *self.token_transformers]
 
     def transform_cell(self, cell: str) -> str:

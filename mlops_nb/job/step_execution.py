@@ -10,23 +10,35 @@ __all__ = ['FIRST', 'Going', 'Sheets', 'Steps', 'outcome', 'Orders', 'in_forks']
 # %% ../../nbs/job/step_execution.ipynb #f0acf802
 import os, select, time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 import msgspec
 from ..core import warm
-from . import cell_cache, execution, step_graph, supervision, steps as step_rules
+from . import cell_cache, step_graph, supervision, steps as step_rules
 from ..core.errors import BadInput
 from ..core.project import write_text
 from .facts import Job, Step, StepRun
 from .notebook_ast import understand
+from .run_plan import RunSetup, finish, fork_request, index_in_job, index_in_run, preloads, sheet_of
 from .signature import grown
-from .supervision import Limits
+from .supervision import CostOf, Limits, Tell, stoppable
 
 # %% ../../nbs/job/step_execution.ipynb #2bd5735c
 class Going(supervision.Watch):
     "A step that goes on"
 
-    def __init__(self, name: str, own: set[int], began_s: float, *args) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        name: str,
+        own: set[int],  # Its cells
+        request: dict,  # For `cell_runner.run`
+        sheet: supervision.Sheet,
+        *,
+        limits: Limits,
+        tell: Tell,
+        began_s: float,  # After the start of the run
+    ) -> None:
+        super().__init__(request, sheet, limits, tell=tell)
         self.name = name
         self.own = own
         self.began_s = began_s
@@ -35,26 +47,26 @@ class Going(supervision.Watch):
     def open(self) -> None:
         self.open_: set = {self.line, self.server, *self.pipes}
 
-    def hear(self, ready) -> None:
-        for x in [x for x in (*self.pipes, self.line, self.server) if x in ready]:
-            self._hear(x, self.open_)
+    def hear(self, ready: list) -> None:
+        for source in self._ready(ready):
+            self._hear(source, self.open_)
         self._look()
 
-    def _message(self, m) -> None:
-        at = m.get("begin", m.get("cell"))
-        if at is None or at in self.own or "done" in m:
-            super()._message(m)
-        elif "begin" in m:
+    def _message(self, message: dict) -> None:
+        at = message.get("begin", message.get("cell"))
+        if at is None or at in self.own or "done" in message:
+            super()._message(message)
+        elif "begin" in message:
             self.cell = at
             self.cell_began = time.monotonic()
             self.cell_runs = True
             self.again.add(at)
-        elif "status" in m:
+        elif "status" in message:
             self.cell_runs = False
 
-    def _said(self, m) -> None:
+    def _said(self, message: dict) -> None:
         if self.cell in self.own:
-            super()._said(m)
+            super()._said(message)
 
     def ask(self) -> None:
         self._ask()
@@ -69,8 +81,8 @@ class Going(supervision.Watch):
 
     def finish(self) -> dict:
         self._drain(self.open_)
-        for x in (self.line, self.server):
-            x.close()
+        for line in (self.line, self.server):
+            line.close()
         for fd in self.pipes:
             os.close(fd)
         return self._ended()
@@ -89,54 +101,69 @@ class Sheets:
         injected: int = -1,  # Index of the cell of injected parameters, -1 without one
     ) -> None:
         self.injected = injected
-        self.code = [c for c in cells if c["source"].strip() and "skip-execution" not in c["tags"]]
-        self.own = {s.name: [n if injected < 0 or n < injected else n + 1 for n in s.cells] for s in steps}
-        taken = {n for cs in self.own.values() for n in cs}
-        self.own[FIRST] = [c["at"] for c in self.code if c["at"] not in taken]
-        self.known = {c["at"]: understand(c["at"], c["source"], tuple(c["tags"])) for c in self.code}
-        self.takes = step_rules.takes(list(self.known.values()), {n: s for s, ns in self.own.items() if s for n in ns})
+        self.code = [cell for cell in cells if cell["source"].strip() and "skip-execution" not in cell["tags"]]
+        self.own = {step.name: [index_in_run(index, injected) for index in step.cells] for step in steps}
+        owner: dict[int, str] = {}  # Cell -> its step
+        for name, indices in self.own.items():
+            owner.update(dict.fromkeys(indices, name))
+        self.own[FIRST] = [cell["at"] for cell in self.code if cell["at"] not in owner]
+        self.known = {cell["at"]: understand(cell["at"], cell["source"], tuple(cell["tags"])) for cell in self.code}
+        self.takes = step_rules.takes(list(self.known.values()), owner)
 
     def index(self, at: int) -> int:
         "Index in the job's notebook"
-        return at if self.injected < 0 or at < self.injected else -1 if at == self.injected else at - 1
+        return index_in_job(at, self.injected)
 
     def cells(self, name: str, earlier: set[str]) -> list[dict]:
         "What the fork of a step is given, and runs"
         mine = set(self.own[name])
-        given = {n for s in earlier for n in self.own[s]}
+        given = set(chain.from_iterable(self.own[step] for step in earlier))
         out = []
-        for k, c in enumerate(self.code):
-            if c["at"] not in mine | given or c["at"] > max(mine, default=-1):
+        for place, cell in enumerate(self.code):
+            if cell["at"] not in mine | given or cell["at"] > max(mine, default=-1):
                 continue
-            alone = (
-                name == FIRST or k + 1 == len(self.code) or self.code[k + 1]["at"] not in mine
-            )  # Records are taken over whole: none may reach across a cell of another step
-            out.append({**c, "count": k + 1, "insist": alone, "given": c["at"] in given})
+            # Records are taken over whole: none may reach across a cell of another step
+            alone = name == FIRST or place + 1 == len(self.code) or self.code[place + 1]["at"] not in mine
+            out.append({**cell, "count": place + 1, "insist": alone, "given": cell["at"] in given})
         return out
 
     def hidden(self, name: str, changed: list[str]) -> set[str]:
         "Names that a step changed and its code does not show it"
-        cells = [self.known[n] for n in self.own[name] if n in self.known]
-        return set(changed) - set().union(*(c.binds | c.changes | grown(c) for c in cells))
+        cells = [self.known[index] for index in self.own[name] if index in self.known]
+        return set(changed) - set().union(*(cell.binds | cell.changes | grown(cell) for cell in cells))
 
     def reads(self, name: str) -> set[str] | None:
         "Names whose values can change what a step does"
-        cells = [self.known[c["at"]] for c in self.code]
+        cells = [self.known[cell["at"]] for cell in self.code]
         found = set()
-        for k, c in enumerate(cells):
-            if c.index not in self.own[name]:
+        for place, cell in enumerate(cells):
+            if cell.index not in self.own[name]:
                 continue
-            if (more := cell_cache.reads(cells, k)) is None:
+            if (more := cell_cache.reads(cells, place)) is None:
                 return None
             found |= more
         return found
 
 # %% ../../nbs/job/step_execution.ipynb #5f244ca2
+def _wiped(files: step_graph.Files, path: str, at: float) -> bool:
+    "Was a file written anew, after a moment?"
+    written = files.get("w", {})
+    return path in written and path not in files.get("r", {}) and written[path][0] >= at
+
+
 class Steps:
     "The steps of one run: what waits, what goes on, what came of it"
 
     def __init__(
-        self, job: Job, sheets: Sheets, make: Callable, limits: Limits, parallel: int, tell: Callable, cost_of=None
+        self,
+        job: Job,
+        sheets: Sheets,
+        make: Callable[[str, set[str], float], Going | None],  # (step, those before it, seconds of the run) -> its fork
+        *,
+        limits: Limits,
+        parallel: int,  # Most steps at one time
+        tell: Tell,
+        cost_of: CostOf | None = None,
     ) -> None:
         self.job = job
         self.sheets = sheets
@@ -145,20 +172,20 @@ class Steps:
         self.parallel = parallel
         self.tell = tell
         self.cost_of = cost_of
-        self.order = [FIRST, *(s.name for s in job.steps)]
+        self.order = [FIRST, *(step.name for step in job.steps)]
         self.needs = {
             FIRST: set[str](),
-            **{s.name: {FIRST, *s.needs, *sheets.takes.get(s.name, ())} for s in job.steps},
+            **{step.name: {FIRST, *step.needs, *sheets.takes.get(step.name, ())} for step in job.steps},
         }
-        if loop := [n for n in self.order if n in step_graph.before(self.needs, n)]:
+        if loop := [name for name in self.order if name in step_graph.before(self.needs, name)]:
             raise BadInput(
-                f"steps need each other: {', '.join(f'`{n}`' for n in loop)}",
+                f"steps need each other: {', '.join(f'`{name}`' for name in loop)}",
                 f"see [[steps]] in jobs/{job.name}/job.toml, or run it in order: --parallel 1",
             )
-        self.retries = {s.name: s.retries for s in job.steps}
+        self.retries = {step.name: step.retries for step in job.steps}
         self.left = dict(self.retries)
-        self.backoff = {s.name: s.backoff_s for s in job.steps}
-        self.runs = {n: StepRun(name=n, status="not_run", tries=0) for n in self.order}
+        self.backoff = {step.name: step.backoff_s for step in job.steps}
+        self.runs = {name: StepRun(name=name, status="not_run", tries=0) for name in self.order}
         self.going: dict[str, Going] = {}
         self.effects: dict[str, step_graph.Effects] = {}
         self.due: dict[str, float] = {}
@@ -182,74 +209,68 @@ class Steps:
         "Keep an order that an earlier run found out"
         for later, firsts in found.items():
             for first in firsts:
-                if (
-                    first in self.needs
-                    and later in self.needs
-                    and later not in step_graph.before(self.needs, first) | {first}
-                ):
+                there = first in self.needs and later in self.needs
+                if there and later not in step_graph.before(self.needs, first) | {first}:
                     self.needs[later].add(first)
 
     def ready(self) -> list[str]:
         "Steps that could begin now"
         now = time.monotonic()
-        return [
-            n
-            for n in self.order
-            if self.runs[n].status == "not_run"
-            and n not in self.going
-            and self.due.get(n, 0.0) <= now
-            and all(self.runs[m].status == "completed" for m in self.needs[n])
-        ]
+        waiting = [name for name in self.order if self.runs[name].status == "not_run" and name not in self.going]
+        return [name for name in waiting if self.due.get(name, 0.0) <= now and self._is_provided(name)]
 
     def soon(self) -> list[str]:
         "Steps that wait for nothing but time"
-        return [n for n in self.due if all(self.runs[m].status == "completed" for m in self.needs[n])]
+        return list(filter(self._is_provided, self.due))
+
+    def _is_provided(self, name: str) -> bool:
+        "Is all that a step needs completed?"
+        return all(self.runs[other].status == "completed" for other in self.needs[name])
 
     def follow(self) -> bool:
         "Until nothing goes on and nothing can begin; False when no fork could be had"
         while True:
             try:
-                if not (self.stopped or self.why) and not all(
-                    map(self._begin, self.ready()[: max(0, self.parallel - len(self.going))])
-                ):
+                ends = self.stopped or bool(self.why)
+                free = max(0, self.parallel - len(self.going))
+                if not ends and not all(map(self._begin, self.ready()[:free])):
                     return False
-                if not self.going and (self.stopped or self.why or not self.soon()):
+                if not self.going and (ends or not self.soon()):
                     return True
                 self._wait()
             except KeyboardInterrupt:
                 self.stopped = True
-                for w in self.going.values():
-                    w.ask()
+                for fork in self.going.values():
+                    fork.ask()
 
     def _begin(self, name: str) -> bool:
         before = set() if name in self.alone else step_graph.before(self.needs, name)
-        w = self.make(name, before, self.seconds())
-        if w is None:
+        fork = self.make(name, before, self.seconds())
+        if fork is None:
             return False
         self.due.pop(name, None)
-        w.open()
-        self.going[name] = w
+        fork.open()
+        self.going[name] = fork
         self.had[name] = step_graph.before(self.needs, name)
         self.runs[name].tries += 1
         return True
 
     def _wait(self) -> None:
         now = time.monotonic()
-        times = [t for w in self.going.values() if (t := w.patience()) is not None] + [
-            max(0.0, t - now) for t in self.due.values()
-        ]
+        patience = [fork.patience() for fork in self.going.values()]
+        times = [seconds for seconds in patience if seconds is not None]
+        times += [max(0.0, due - now) for due in self.due.values()]
         if self.limits.wall_s:
             times.append(max(0.0, self.began + self.limits.wall_s - now))
         if self.limits.polled and self.going:
             times.append(0.1)
-        ready = select.select([x for w in self.going.values() for x in w.open_], [], [], min(times) if times else None)[
-            0
-        ]
-        for w in list(self.going.values()):
-            w.hear(ready)
-            w.sheet.save()
-        for n in [n for n, w in self.going.items() if w.server not in w.open_]:
-            self._ended(self.going.pop(n))
+        sources = list(chain.from_iterable(fork.open_ for fork in self.going.values()))
+        ready, _, _ = select.select(sources, [], [], min(times) if times else None)
+        for fork in list(self.going.values()):
+            fork.hear(ready)
+            fork.sheet.save()
+        for name in [name for name, fork in self.going.items() if fork.server not in fork.open_]:
+            self._ended(self.going.pop(name))
         self._look()
 
     def _look(self) -> None:
@@ -259,64 +280,55 @@ class Steps:
         if self.limits.wall_s and self.seconds() >= self.limits.wall_s:
             self.why = f"it ran longer than its limit of {self.limits.wall_s:g} s (wall_s)"
         elif self.limits.polled:
-            self.why = supervision.exceeded(
-                self.limits, [w.pid for w in self.going.values()], self.seconds(), self.cost_of, self.cpu
-            )
+            pids = [fork.pid for fork in self.going.values()]
+            self.why = supervision.exceeded(self.limits, pids, self.seconds(), self.cost_of, self.cpu)
         if self.why:
-            for w in self.going.values():
-                w.stop(self.why)
+            for fork in self.going.values():
+                fork.stop(self.why)
 
-    def _ended(self, w: Going) -> None:
+    def _ended(self, fork: Going) -> None:
         "Take note of a fork's end"
-        end = w.finish()
-        r = self.runs[w.name]
+        end = fork.finish()
+        run = self.runs[fork.name]
         now = self.seconds()
         self.cpu += end["cpu_s"]
-        self.spans.append((w.began_s, now, end["peak_mb"]))
-        r.seconds = r.seconds + now - w.began_s
-        r.began_s = w.began_s
-        for at in sorted(w.again):
-            self.tell(
-                {
-                    "note": f"cell {self.sheets.index(at)} ran once more for step `{w.name}`: what it made cannot be handed from one process to another"
-                }
-            )
+        self.spans.append((fork.began_s, now, end["peak_mb"]))
+        run.seconds = run.seconds + now - fork.began_s
+        run.began_s = fork.began_s
+        for at in sorted(fork.again):
+            what = f"cell {self.sheets.index(at)} ran once more for step `{fork.name}`"
+            self.tell({"note": f"{what}: what it made cannot be handed from one process to another"})
         did = msgspec.convert(end.get("effects", {}), step_graph.Effects)
-        if w.name in self.stale and not self.stopped:  # It ran beside a step that it needs
-            self.stale.discard(w.name)
-            self._drop(w.name, did)
-            for n in sorted(step_graph.before(self.needs, w.name) & self.effects.keys()):
-                self._gone(n, w.name, did.files)  # That step may have come to its end in the meantime
+        if fork.name in self.stale and not self.stopped:  # It ran beside a step that it needs
+            self.stale.discard(fork.name)
+            self._drop(fork.name, did)
+            for earlier in sorted(step_graph.before(self.needs, fork.name) & self.effects.keys()):
+                self._gone(earlier, fork.name, did.files)  # That step may have come to its end in the meantime
             return
-        if end["done"] == "restart" and w.name not in self.alone:
-            self.alone.add(w.name)
-            self.tell({"note": f"step `{w.name}` took nothing over: {end['error']}"})
+        if end["done"] == "restart" and fork.name not in self.alone:
+            self.alone.add(fork.name)
+            self.tell({"note": f"step `{fork.name}` took nothing over: {end['error']}"})
             return
-        if end["done"] == "failed" and self.left.get(w.name, 0) and not self.why:
-            self._drop(w.name, did)
-            self._again_later(w.name, end)
+        if end["done"] == "failed" and self.left.get(fork.name, 0) and not self.why:
+            self._drop(fork.name, did)
+            self._again_later(fork.name, end)
             return
-        self.ends[w.name] = end
-        r.status, r.message = (
-            ("completed", "")
-            if end["done"] == "completed"
-            else ("stopped" if end["done"] == "aborted" else "failed", end.get("error", ""))
-        )
-        if r.status in ("completed", "failed"):
-            self._count(w.name, did)
-            self._reconcile(w.name)
+        self.ends[fork.name] = end
+        run.status = {"completed": "completed", "aborted": "stopped"}.get(end["done"], "failed")
+        run.message = "" if run.status == "completed" else end.get("error", "")
+        if run.status in ("completed", "failed"):
+            self._count(fork.name, did)
+            self._reconcile(fork.name)
 
     def _drop(self, name: str, did: step_graph.Effects) -> None:
         "Forget a try, but not what it left in files"
         self._twice(name, did)
         self.effects.pop(name, None)
         self.ends.pop(name, None)
-        self.tried[name] = step_graph.together(
-            self.tried.get(name, {}), {w: ps for w, ps in did.files.items() if w != "r"}
-        )
-        self.once[name] = {p: step_graph.span(did.files, p)[1] for p in step_graph.in_place(did.files)} | self.once.get(
-            name, {}
-        )
+        changed = {way: paths for way, paths in did.files.items() if way != "r"}
+        self.tried[name] = step_graph.together(self.tried.get(name, {}), changed)
+        ended = {path: step_graph.span(did.files, path)[1] for path in step_graph.in_place(did.files)}
+        self.once[name] = ended | self.once.get(name, {})
 
     def _count(self, name: str, did: step_graph.Effects) -> None:
         "Take note of what a step did, its earlier tries included"
@@ -327,131 +339,102 @@ class Steps:
     def _twice(self, name: str, did: step_graph.Effects) -> None:
         "Say it where a step that had to run again changed a file in place twice, and nobody wrote the file anew in between"
 
-        def wiped(path: str, at):
-            return any(
-                path in e.files.get("w", {}) and path not in e.files.get("r", {}) and e.files["w"][path][0] >= at
-                for e in self.effects.values()
-            )
-
-        for p, at in sorted(self.once.get(name, {}).items()):
-            if (
-                name not in self.anew
-                or p not in step_graph.in_place(did.files)
-                or step_graph.span(did.files, p)[0] < at
-                or wiped(p, at)
-            ):
+        if name not in self.anew:
+            return
+        for path, at in sorted(self.once.get(name, {}).items()):
+            if path not in step_graph.in_place(did.files) or step_graph.span(did.files, path)[0] < at:
                 continue
-            self.tell(
-                {
-                    "note": f"step `{name}` ran more than once, and {p} holds what every try did to it; the next run keeps the order, so that this does not happen again"
-                }
-            )
-            del self.once[name][p]
+            if any(_wiped(effects.files, path, at) for effects in self.effects.values()):
+                continue
+            what = f"step `{name}` ran more than once, and {path} holds what every try did to it"
+            self.tell({"note": f"{what}; the next run keeps the order, so that this does not happen again"})
+            del self.once[name][path]
 
     def _again_later(self, name: str, end: dict) -> None:
         "Try a step once more"
         waited = self.backoff[name] * 2 ** (self.runs[name].tries - 1)
         self.left[name] -= 1
         self.due[name] = time.monotonic() + waited
-        self.tell(
-            {
-                "note": f"step `{name}` is tried again{f' in {waited:g} s' if waited else ''}: {end['error']}",
-                "retry": True,
-            }
-        )
+        when = f" in {waited:g} s" if waited else ""
+        self.tell({"note": f"step `{name}` is tried again{when}: {end['error']}", "retry": True})
 
     def _reconcile(self, name: str) -> None:
         "Put steps in order that turned out to depend on each other"
         place = self.order.index
-        for n in sorted(step_graph.after(self.needs, name)):
-            self._gone(name, n, self.tried.get(n, {}))  # It ran once more, after what a later step had done
-        for other in [n for n in self.order if n not in (name, FIRST) and name != FIRST]:
+        for step in sorted(step_graph.after(self.needs, name)):
+            self._gone(name, step, self.tried.get(step, {}))  # It ran once more, after what a later step had done
+        for other in [step for step in self.order if step not in (name, FIRST) and name != FIRST]:
             first, later = sorted((name, other), key=place)
-            if (
-                first not in self.effects
-                or later in step_graph.before(self.needs, first)
-                or first in self._known(later)
-            ):
+            if first not in self.effects or later in step_graph.before(self.needs, first):
                 continue
-            a = self.effects[first]
-            b = self.effects.get(later, step_graph.Effects())
-            self._gone(first, later, b.files)
+            if first in self._known(later):
+                continue
+            its = self.effects[first]
+            theirs = self.effects.get(later, step_graph.Effects())
+            self._gone(first, later, theirs.files)
             if self.runs[first].status != "completed":
                 continue
-            names = step_graph.clash(
-                msgspec.structs.replace(a, files={}), b, self.sheets.hidden(first, a.changed), self.sheets.reads(later)
-            )
-            if why := names or step_graph.meeting(a.files, b.files):
-                self._order(first, later, why, bool(names) or step_graph.crossed(a.files, b.files))
+            hidden = self.sheets.hidden(first, its.changed)
+            names = step_graph.clash(msgspec.structs.replace(its, files={}), theirs, hidden, self.sheets.reads(later))
+            if why := names or step_graph.meeting(its.files, theirs.files):
+                self._order(first, later, why, bool(names) or step_graph.crossed(its.files, theirs.files))
 
     def _gone(self, first: str, later: str, files: step_graph.Files) -> None:
         "Say it where a step came too late for what a file had held"
         if (gone := step_graph.lost(self.effects[first].files, files)) and (first, later) not in self.said:
             self.said.add((first, later))
-            self.tell(
-                {
-                    "note": f"step `{later}` changed {gone[0]} before step `{first}` was done with it, and what it held then is gone: the result may not be that of the notebook run from top to bottom; the next run keeps that order"
-                }
-            )
+            what = f"step `{later}` changed {gone[0]} before step `{first}` was done with it"
+            result = "the result may not be that of the notebook run from top to bottom"
+            self.tell({"note": f"{what}, and what it held then is gone: {result}; the next run keeps that order"})
+
+    def _has_ended(self, name: str) -> bool:
+        return self.runs[name].status in ("completed", "failed")
 
     def _known(self, name: str) -> set[str]:
         "Steps that had ended when a step began, or will have"
-        counts = name in self.going and name not in self.stale or self.runs[name].status in ("completed", "failed")
+        counts = name in self.going and name not in self.stale or self._has_ended(name)
         return self.had[name] if counts else step_graph.before(self.needs, name)
 
     def _order(self, first: str, later: str, why: str, again: bool) -> None:
         "Have a step come after another one, and run again if it took what it should not have"
         self.needs[later].add(first)
         self.found.setdefault(later, set()).add(first)
-        ran = [
-            n
-            for n in (later, *sorted(step_graph.after(self.needs, later)))
-            if again and (n in self.going or self.runs[n].status in ("completed", "failed"))
-        ]
-        self.tell(
-            {
-                "note": f"step `{later}` comes after step `{first}`: {why}"
-                + (f"; run again: {', '.join(ran)}" if ran else "")
-            }
-        )
-        for n in ran:
-            self.anew.add(n)
-            if n in self.going:
-                self.stale.add(n)
+        concerned = [later, *sorted(step_graph.after(self.needs, later))] if again else []
+        ran = [step for step in concerned if step in self.going or self._has_ended(step)]
+        more = f"; run again: {', '.join(ran)}" if ran else ""
+        self.tell({"note": f"step `{later}` comes after step `{first}`: {why}{more}"})
+        for step in ran:
+            self.anew.add(step)
+            if step in self.going:
+                self.stale.add(step)
             else:
-                self._drop(n, self.effects.get(n, step_graph.Effects()))
-                self.runs[n].status = "not_run"
-        for n in {later, *ran} & self.left.keys():
-            self.due.pop(n, None)
-            self.left[n] = self.retries[n]
+                self._drop(step, self.effects.get(step, step_graph.Effects()))
+                self.runs[step].status = "not_run"
+        for step in {later, *ran} & self.left.keys():
+            self.due.pop(step, None)
+            self.left[step] = self.retries[step]
 
 # %% ../../nbs/job/step_execution.ipynb #56c112e2
-def outcome(s: Steps) -> dict:
+def outcome(steps: Steps) -> dict:
     "How it went, as `Watch.follow` says it"
-    end = {
-        "cpu_s": s.cpu,
-        "peak_mb": max((sum(p for b, e, p in s.spans if b <= t < e) for t, _, _ in s.spans), default=0.0),
-    }
-    failed = [n for n in s.order if s.runs[n].status == "failed"]
-    if s.stopped:
-        return {
-            "done": "aborted",
-            "cell": next((e.get("cell") for e in s.ends.values()), None),
-            "error": "stopped",
-            **end,
-        }
-    if s.why:
-        return {"done": "failed", "kind": "limit", "cell": None, "error": s.why, **end}
+    peaks = [sum(mb for began, ended, mb in steps.spans if began <= at < ended) for at, _, _ in steps.spans]
+    end = {"cpu_s": steps.cpu, "peak_mb": max(peaks, default=0.0)}
+    failed = [name for name in steps.order if steps.runs[name].status == "failed"]
+    if steps.stopped:
+        cell = next((ended.get("cell") for ended in steps.ends.values()), None)
+        return {"done": "aborted", "cell": cell, "error": "stopped", **end}
+    if steps.why:
+        return {"done": "failed", "kind": "limit", "cell": None, "error": steps.why, **end}
     if not failed:
         return {"done": "completed", **end}
-    first = s.ends[failed[0]]
-    lost = [n for n in s.order if s.runs[n].status == "not_run"]
-    tries = s.runs[failed[0]].tries
+    first = steps.ends[failed[0]]
+    lost = [name for name in steps.order if steps.runs[name].status == "not_run"]
+    tries = steps.runs[failed[0]].tries
     about = [f"step `{failed[0]}`" + (f", tried {tries} times" if tries > 1 else "")] if failed[0] else []
     if failed[1:]:
-        about.append("also failed: " + ", ".join(f"`{n}` ({s.runs[n].message[:80]})" for n in failed[1:]))
+        about.append("also failed: " + ", ".join(f"`{name}` ({steps.runs[name].message[:80]})" for name in failed[1:]))
     if lost:
-        about.append("not run: " + ", ".join(f"`{n}`" for n in lost))
+        about.append("not run: " + ", ".join(f"`{name}`" for name in lost))
     return {**first, "error": f"{first['error']} [{'; '.join(about)}]", **end}
 
 # %% ../../nbs/job/step_execution.ipynb #cab940d9
@@ -459,9 +442,8 @@ class Orders:
     "The order of steps that runs of a job found out, as long as its code stays the same"
 
     def __init__(self, path: Path, sheets: Sheets) -> None:
-        code = msgspec.json.encode(
-            [[c["source"] for c in sheets.code if c["at"] != sheets.injected], sorted(sheets.own)]
-        )
+        sources = [cell["source"] for cell in sheets.code if cell["at"] != sheets.injected]
+        code = msgspec.json.encode([sources, sorted(sheets.own)])
         self.path = path
         self.code = cell_cache.code_digest(code.decode())
         try:
@@ -472,23 +454,26 @@ class Orders:
 
     def keep(self, found: dict[str, set[str]]) -> None:
         "Write down what is new"
-        every = {n: sorted({*self.found.get(n, ()), *found.get(n, ())}) for n in sorted({*self.found, *found})}
+        every = {
+            step: sorted({*self.found.get(step, ()), *found.get(step, ())}) for step in sorted({*self.found, *found})
+        }
         if every != self.found:
             write_text(self.path, msgspec.json.encode({"code": self.code, "found": every}).decode())
 
-
-def in_forks(project, job: Job, plan, env, nb, mask, given, tell, cost_of) -> dict | None:
+# %% ../../nbs/job/step_execution.ipynb #b9a6da73
+def in_forks(setup: RunSetup) -> dict | None:
     "Run a job step by step, as many at one time as may be; None where there is no server"
-    base = execution._request(project, job, plan, env, nb, given)
+    job = setup.job
+    plan = setup.plan
+    mask = setup.mask
+    base = fork_request(setup)
     folder = Path(plan.input).parent
-    modules = execution.preloads(nb)
+    modules = preloads(setup.notebook)
     settled = warm.settled(os.environ)
     if modules:
         warm.start((), settled, wait=False)
     sheets = Sheets(job.steps, base["plan"]["cells"], plan.injected)
-    sheet = supervision.Sheet(
-        {**nb, "cells": [{**c, "metadata": dict(c["metadata"])} for c in nb["cells"]]}, Path(plan.output), mask
-    )
+    sheet = sheet_of(setup)
     old = base["plan"]["more"]
 
     def log(name: str) -> Path:
@@ -500,51 +485,46 @@ def in_forks(project, job: Job, plan, env, nb, mask, given, tell, cost_of) -> di
             **base["plan"],
             "cells": sheets.cells(name, before),
             "log": str(log(name)),
-            "given": [str(log(n)) for n in sorted(before)],
+            "given": [str(log(earlier)) for earlier in sorted(before)],
             "more": [*old, str(log(name))],
         }
-        w = Going(
+        fork = Going(
             name,
             set(sheets.own[name]),
-            began_s,
             {**base, "plan": told},
             sheet,
-            Limits(cell_s=plan.limits.cell_s, grace_s=plan.limits.grace_s),
-            tell,
+            limits=Limits(cell_s=plan.limits.cell_s, grace_s=plan.limits.grace_s),
+            tell=setup.tell,
+            began_s=began_s,
         )
-        return w if w.start(modules, settled) or w.start((), settled) else None
+        return fork if fork.start(modules, settled) or fork.start((), settled) else None
 
-    def say(m) -> None:
-        tell({**m, "note": mask.text(m["note"])} if "note" in m else m)
+    def say(message: dict) -> None:
+        setup.tell({**message, "note": mask.text(message["note"])} if "note" in message else message)
 
-    s = Steps(job, sheets, make, plan.limits, plan.parallel, say, cost_of)
-    orders = Orders(project.state / "orders" / f"{job.name}.json", sheets)
-    s.expect(orders.found)
-    with execution._stoppable():
-        if not s.follow():
+    steps = Steps(job, sheets, make, limits=plan.limits, parallel=plan.parallel, tell=say, cost_of=setup.cost_of)
+    orders = Orders(setup.project.state / "orders" / f"{job.name}.json", sheets)
+    steps.expect(orders.found)
+    with stoppable():
+        if not steps.follow():
             return None
-    orders.keep(s.found)
-    end = outcome(s)
-    for r in s.runs.values():
-        r.message = mask.text(r.message)
-        r.needs = sorted(s.needs[r.name] - {FIRST})
-        r.cells = next((x.cells for x in job.steps if x.name == r.name), [])
-    for r in s.runs.values():
-        if r.status == "completed" and not _worked(sheet, sheets.own[r.name]):
-            r.status = "cached"
-    sheet.nb["metadata"] = {
-        **nb["metadata"],
-        "papermill": {**nb["metadata"].get("papermill", {}), "parameters": plan.parameters},
-        "mlops": {"run": plan.run, "job": plan.job},
-    }
+    orders.keep(steps.found)
+    end = outcome(steps)
+    cells = {step.name: step.cells for step in job.steps}
+    for run in steps.runs.values():
+        run.message = mask.text(run.message)
+        run.needs = sorted(steps.needs[run.name] - {FIRST})
+        run.cells = cells.get(run.name, [])
+        if run.status == "completed" and not _worked(sheet, sheets.own[run.name]):
+            run.status = "cached"
     return {
         **end,
         "error": mask.text(end.get("error", "")),
-        "nb": msgspec.json.decode(sheet.save(final=True)),
-        "steps": {n: r for n, r in s.runs.items() if n},
+        "nb": finish(setup, sheet),
+        "steps": {name: run for name, run in steps.runs.items() if name},
     }
 
 
-def _worked(sheet, own: list[int]) -> list[int]:
+def _worked(sheet: supervision.Sheet, own: list[int]) -> list[int]:
     "Cells of a step that ran"
-    return [n for n in own if not sheet.cells[n]["metadata"].get("mlops", {"cached": True}).get("cached")]
+    return [index for index in own if not sheet.cells[index]["metadata"].get("mlops", {"cached": True}).get("cached")]

@@ -242,7 +242,7 @@ class Watch:
                 self._ask()
                 continue
             try:
-                for source in [source for source in (*self.pipes, self.line, self.server) if source in ready]:
+                for source in self._ready(ready):
                     self._hear(source, open_)
                 self._look()
                 self.sheet.save()
@@ -277,6 +277,11 @@ class Watch:
         if self.limits.polled and not self.kill_at:
             times.append(now + 0.1)
         return max(0.0, min(times) - now) if times else None
+
+    def _ready(self, ready: list) -> list[_Source]:
+        "Sources of this fork that have something to say: what its cells say counts before its end"
+        sources: list[_Source] = [*self.pipes, self.line, self.server]
+        return [source for source in sources if source in ready]
 
     def _hear(self, source: _Source, open_: set) -> None:
         if isinstance(source, int):
