@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 from .. import cost
-from . import cell_cache, namespace, secret_refs
+from . import cell_cache, namespace, pickles, secret_refs
 from .cell_cache import CellFiles
 from .cell_outputs import Outputs
 from .file_stamps import file_stamp
@@ -192,7 +192,7 @@ class Opened:
                 touched[way] = {path: (began, now) for path, began in paths.items()}
         return CellFiles(read, wrote, touched)
 
-
+# %% ../../nbs/job/cell_runner.ipynb #2f58364f
 def _ignored(folder: str) -> list[str]:
     "Places whose files are nobody's input"
     home = os.path.expanduser("~")
@@ -396,7 +396,7 @@ class Run:
     def _stopped(self, cell: int | None) -> dict:
         return {"done": "aborted", "cell": cell, "error": "stopped"}
 
-
+# %% ../../nbs/job/cell_runner.ipynb #7e8bd7bc
 def _forked() -> None:
     "A child that a cell forks takes signals as any other process does: what stops the run is no business of a pool's workers"
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -443,7 +443,7 @@ def warm_up() -> "CellShell":
     _shell = shell_plugin.make()
     _shell.run_cell("None", store_history=False, silent=True)
     cost.metering.Meter().read()
-    namespace.dump({"x": [warm_up]}, ["x"])
+    pickles.dump({"x": [warm_up]}, ["x"])
     return _shell
 
 

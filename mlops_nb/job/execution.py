@@ -152,7 +152,7 @@ def prepare(
     (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
     return plan
 
-
+# %% ../../nbs/job/execution.ipynb #2d3df35f
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
     "Hold the lock of a run's folder"
@@ -540,7 +540,7 @@ def failed(record: RunRecord) -> MlopsError:
     error.__dict__["result"] = record
     return error
 
-
+# %% ../../nbs/job/execution.ipynb #396d175b
 def collect(plan: RunPlan, job: Job, most: int = 1 << 26) -> list[Artefact]:
     "The declared outputs that are there, digested; those of up to 64 MB copied"
     out = []

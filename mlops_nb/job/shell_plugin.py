@@ -69,8 +69,7 @@ class Stream:
             return len(text)  # A child process of the cell
         self.parts.append(text)
         self.size += len(text)
-        ends_line = "\n" in text or "\r" in text
-        if self.size > 8192 or ends_line and not self._floods():
+        if self.size > 8192 or ("\n" in text or "\r" in text) and not self._floods():
             self.flush()
         return len(text)
 
@@ -234,7 +233,7 @@ CellShell.__name__ = CellShell.__qualname__ = (
 def _no_stdin(*_: object, **__: object) -> Never:
     raise StdinNotImplementedError("raw_input was called, but this frontend does not support input requests.")
 
-
+# %% ../../nbs/job/shell_plugin.ipynb #4a66de7f
 def make() -> CellShell:
     "The shell of this process, with nobody listening yet"
     config = Config()

@@ -169,6 +169,16 @@ _Source = socket.socket | warm.Line | int  # The cells' line, the server's, or a
 _GATHER_S = 0.02  # How long messages wait for each other
 
 
+def _how_it_died(
+    code: int | None,  # Of the fork; None where nobody could tell it
+) -> str:
+    if code is None:
+        return "the kernel died: the fork server is gone"
+    if code >= 0:
+        return f"the kernel died (it ended itself with {code})"
+    return f"the kernel died ({signal.Signals(-code).name})" + (": out of memory?" if code == -9 else "")
+
+# %% ../../nbs/job/supervision.ipynb #7213e255
 class Watch:
     "One fork that runs cells, watched"
 
@@ -289,11 +299,8 @@ class Watch:
         elif source is self.line:
             self._messages(open_)
         else:
-            self._exit()
+            self.exit = self.server.end()
             open_.discard(source)
-
-    def _exit(self) -> None:
-        self.exit = self.server.end()
 
     def _piped(self, fd: int, open_: set) -> None:
         "What processes of the cells wrote by themselves"
@@ -418,17 +425,4 @@ class Watch:
             return {**self.end, **end}
         if self.asked:
             return {"done": "aborted", "cell": self.cell, "error": "stopped", **end}
-        code = gone.get("exit")
-        if code is None:
-            how = "the kernel died: the fork server is gone"
-        elif code < 0:
-            how = f"the kernel died ({signal.Signals(-code).name})"
-        else:
-            how = f"the kernel died (it ended itself with {code})"
-        return {
-            "done": "failed",
-            "kind": "cell",
-            "cell": self.cell,
-            "error": how + (": out of memory?" if code == -9 else ""),
-            **end,
-        }
+        return {"done": "failed", "kind": "cell", "cell": self.cell, "error": _how_it_died(gone.get("exit")), **end}
