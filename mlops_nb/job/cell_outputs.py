@@ -19,34 +19,34 @@ class Outputs:
         self.clear: set[int] = set()  # Cells to be emptied at their next output
         self.shown: dict[str, list[dict]] = {}  # Name of a display -> outputs that show it
 
-    def take(self, cell: int, m: dict) -> None:
+    def take(self, cell: int, message: dict) -> None:
         "One piece"
-        outs = self.of.setdefault(cell, [])
-        if "update" in m:
-            for o in self.shown.get(m["update"], []):
-                o["data"], o["metadata"] = m["data"], m["metadata"]
+        outputs = self.of.setdefault(cell, [])
+        if "update" in message:
+            for shown in self.shown.get(message["update"], []):
+                shown["data"], shown["metadata"] = message["data"], message["metadata"]
             return
-        if "clear" in m:
-            if m["clear"]:
+        if "clear" in message:
+            if message["clear"]:
                 self.clear.add(cell)
             else:
-                outs.clear()
+                outputs.clear()
             return
         if cell in self.clear:
-            outs.clear()
+            outputs.clear()
             self.clear.discard(cell)
-        if "stream" in m:
-            if m["text"]:
-                self._stream(outs, m["stream"], m["text"])  # `!cmd` that says nothing says so
+        if "stream" in message:
+            if message["text"]:
+                self._stream(outputs, message["stream"], message["text"])  # `!cmd` that says nothing says so
             return
-        out = dict(m["out"])
-        name = (out.pop("transient", None) or {}).get("display_id")
-        outs.append(out)
+        output = dict(message["out"])
+        name = (output.pop("transient", None) or {}).get("display_id")
+        outputs.append(output)
         if name:
-            self.shown.setdefault(name, []).append(out)
+            self.shown.setdefault(name, []).append(output)
 
-    def _stream(self, outs, name, text) -> None:
-        if outs and outs[-1]["output_type"] == "stream" and outs[-1]["name"] == name:
-            outs[-1]["text"] += text
+    def _stream(self, outputs: list[dict[str, Any]], name: str, text: str) -> None:
+        if outputs and outputs[-1]["output_type"] == "stream" and outputs[-1]["name"] == name:
+            outputs[-1]["text"] += text
         else:
-            outs.append({"output_type": "stream", "name": name, "text": text})
+            outputs.append({"output_type": "stream", "name": name, "text": text})

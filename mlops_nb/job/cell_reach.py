@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/cell_reach.html.md"""
 __all__ = ['HIDES', 'Reach', 'called', 'words', 'quoted', 'Sharing']
 
 # %% ../../nbs/job/cell_reach.ipynb #77decd74
-import dis, functools, re, types
+import dis, functools, itertools, re, types
 from collections.abc import Iterable
 from .notebook_ast import Cell
 
@@ -24,13 +24,13 @@ class Reach:
 
     def mask(self, names: Iterable[str]) -> int:
         "A set of names as bits"
-        m = 0
-        for n in names:
-            if n not in self.bit:
-                self.bit[n] = 1 << len(self.names)
-                self.names.append(n)
-            m |= self.bit[n]
-        return m
+        mask = 0
+        for name in names:
+            if name not in self.bit:
+                self.bit[name] = 1 << len(self.names)
+                self.names.append(name)
+            mask |= self.bit[name]
+        return mask
 
     def of(self, mask: int) -> set[str]:
         "The names of a mask"
@@ -43,31 +43,31 @@ class Reach:
 
     def add(
         self,
-        c: Cell,  # The next one of the notebook
+        cell: Cell,  # The next one of the notebook
     ) -> int | None:  # What it can reach, as bits; None is everything: it uses names that nobody can see
-        more = self._all(c.later | c.uses)
-        for n in c.binds | c.changes:
-            self._lead(n, more)
-        if c.star:
-            self.blurred |= self.mask(c.binds | c.changes)
-        mine = self._all(c.uses | c.changes)
-        return None if c.tree is None or c.star or mine & self.blurred else mine
+        more = self._all(cell.later | cell.uses)
+        for name in cell.binds | cell.changes:
+            self._lead(name, more)
+        if cell.star:
+            self.blurred |= self.mask(cell.binds | cell.changes)
+        mine = self._all(cell.uses | cell.changes)
+        return None if cell.tree is None or cell.star or mine & self.blurred else mine
 
-    def _all(self, names) -> int:
-        m = self.mask(names)
-        for n in names:
-            m |= self.to.get(n, 0)
-        return m
+    def _all(self, names: Iterable[str]) -> int:
+        mask = self.mask(names)
+        for name in names:
+            mask |= self.to.get(name, 0)
+        return mask
 
-    def _lead(self, n: str, more: int) -> None:
+    def _lead(self, name: str, more: int) -> None:
         "Name `n` leads to more; so does what leads to `n`"
-        new = self.to.get(n, 0) | more
-        was = self.to.get(n, 0)
-        mine = self.mask([n])
-        self.to[n] = new
+        new = self.to.get(name, 0) | more
+        was = self.to.get(name, 0)
+        mine = self.mask([name])
+        self.to[name] = new
         self.met |= more
         if new != was and self.met & mine:
-            self.to.update({x: m | new for x, m in self.to.items() if m & mine})
+            self.to.update({other: mask | new for other, mask in self.to.items() if mask & mine})
 
 # %% ../../nbs/job/cell_reach.ipynb #941c98ad
 _READS_TEXT = {
@@ -99,9 +99,9 @@ def called(
     code: types.CodeType,  # Of a function
 ) -> frozenset[str]:  # Global names that it reads or binds, those of the functions inside included
     "What a function of the notebook does with global names"
-    found = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBAL}
+    found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _GLOBAL}
     if _READS_TEXT & set(code.co_names):
-        found |= words(t for t in code.co_consts if isinstance(t, str))
+        found |= words(text for text in code.co_consts if isinstance(text, str))
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             found |= called(inner)
@@ -110,19 +110,24 @@ def called(
 
 def words(texts: Iterable[str]) -> set[str]:
     "What may be names in some texts"
-    return {w for t in texts for w in re.findall(r"[^\W\d]\w*", t)}
+    return set(itertools.chain.from_iterable(re.findall(r"[^\W\d]\w*", text) for text in texts))
 
 # %% ../../nbs/job/cell_reach.ipynb #e90f79fe
 def quoted(cell: Cell) -> set[str]:
     "Names that a cell may read through a text that it hands to a library"
-    if not any(s in cell.text for s in _READS_TEXT):
+    if not any(name in cell.text for name in _READS_TEXT):
         return set()
     import ast
 
     texts = []
-    for n in ast.walk(cell.tree) if cell.tree else ():
-        if isinstance(n, ast.Call) and (getattr(n.func, "attr", None) or getattr(n.func, "id", None)) in _READS_TEXT:
-            texts += [x.value for x in ast.walk(n) if isinstance(x, ast.Constant) and isinstance(x.value, str)]
+    for node in ast.walk(cell.tree) if cell.tree else ():
+        if (
+            isinstance(node, ast.Call)
+            and (getattr(node.func, "attr", None) or getattr(node.func, "id", None)) in _READS_TEXT
+        ):
+            texts += [
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
     return words(texts)
 
 # %% ../../nbs/job/cell_reach.ipynb #02c6290c
@@ -134,8 +139,8 @@ class Sharing:
         self.groups = dict[str, set[str]]()  # Name -> names that it may share objects with, itself included
         self.owner = dict[int, set[str]]()  # Object -> the group whose names lead to it
 
-    def __contains__(self, i: int) -> bool:
-        return i in self.owner
+    def __contains__(self, ident: object) -> bool:
+        return ident in self.owner
 
     def put(
         self,
@@ -148,19 +153,19 @@ class Sharing:
         self.ids[name] = ids
         if not ids:
             return
-        near = {id(g): g for g in map(self.owner.__getitem__, self.owner.keys() & ids)}.values()
+        near = {id(other): other for other in map(self.owner.__getitem__, self.owner.keys() & ids)}.values()
         group = max(near, key=len, default=set[str]())
-        for g in near:
-            if g is not group:
-                self._move(g, group)
+        for other in near:
+            if other is not group:
+                self._move(other, group)
         group.add(name)
         self.groups[name] = group
         self.owner.update(dict.fromkeys(ids, group))
 
     def _move(self, names: set[str], group: set[str]) -> None:
-        for n in names:
-            self.groups[n] = group
-            self.owner.update(dict.fromkeys(self.ids[n], group))
+        for name in names:
+            self.groups[name] = group
+            self.owner.update(dict.fromkeys(self.ids[name], group))
         group |= names
 
     def drop(self, name: str) -> None:
@@ -168,21 +173,17 @@ class Sharing:
         ids = self.ids.pop(name, set())
         group = self.groups.pop(name, set())
         group.discard(name)
-        for i in ids.difference(*(self.ids[n] for n in group)):
-            del self.owner[i]
+        for ident in ids.difference(*(self.ids[other] for other in group)):
+            del self.owner[ident]
 
     def of(self, ids: set[int]) -> set[str]:
         "Names that lead to any of some objects"
-        near = {id(g): g for g in map(self.owner.__getitem__, self.owner.keys() & ids)}.values()
-        return {n for g in near for n in g if not self.ids[n].isdisjoint(ids)}
+        near = {id(group): group for group in map(self.owner.__getitem__, self.owner.keys() & ids)}.values()
+        return {name for name in itertools.chain.from_iterable(near) if not self.ids[name].isdisjoint(ids)}
 
     def beside(self, names: Iterable[str]) -> set[str]:
         "Names that share an object with any of some names"
-        mine = [n for n in names if len(self.groups.get(n, ())) > 1]
-        near = set().union(*(self.ids[n] for n in mine))
-        return {
-            n
-            for g in {id(g): g for g in map(self.groups.__getitem__, mine)}.values()
-            for n in g
-            if not self.ids[n].isdisjoint(near)
-        }
+        mine = [name for name in names if len(self.groups.get(name, ())) > 1]
+        near = set().union(*(self.ids[name] for name in mine))
+        groups = {id(group): group for group in map(self.groups.__getitem__, mine)}.values()
+        return {name for name in itertools.chain.from_iterable(groups) if not self.ids[name].isdisjoint(near)}

@@ -9,14 +9,19 @@ __all__ = ['Line', 'encode', 'whole', 'Opened', 'Run', 'understood', 'look_over'
 
 # %% ../../nbs/job/cell_runner.ipynb #6b1d9317
 import functools, os, re, signal, socket, sys, time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
-from typing import Never
+from typing import TYPE_CHECKING, Any, Never
 from .. import cost
-from . import cell_cache, namespace, secret_refs
+from . import cell_cache, namespace, pickles, secret_refs
+from .cell_cache import CellFiles
 from .cell_outputs import Outputs
 from .file_stamps import file_stamp
-from .notebook_ast import understand
+from .notebook_ast import Cell, understand
+
+if TYPE_CHECKING:
+    from mlops_nb.job.shell_plugin import CellShell
 
 # %% ../../nbs/job/cell_runner.ipynb #6a36cb80
 class Line:
@@ -27,47 +32,47 @@ class Line:
         self.mask = mask
         self.waiting = b""
         self.pid = os.getpid()
-        self.heard: Callable | None = None
+        self.heard: Callable[[dict], object] | None = None  # Called with what is told
 
-    def __call__(self, m: dict, soon: bool = False):
+    def __call__(self, message: dict, soon: bool = False) -> None:
         "Tell now, or (`soon`) together with what is told next: every message wakes the supervisor"
         if os.getpid() != self.pid:
             return  # A child that a cell forked is no run
         try:
-            data = encode(m)
+            data = encode(message)
         except UnicodeEncodeError:
-            m = whole(m)
-            data = encode(m)
+            message = whole(message)
+            data = encode(message)
         if self.heard is not None:
-            self.heard(m)
+            self.heard(message)
         data = self.waiting + data + b"\n"
         self.waiting = data if soon else b""
         if not soon:
             self.socket.sendall(self.mask.data(data))
 
 
-def encode(m) -> bytes:
+def encode(message: Any) -> bytes:
     "JSON; what JSON has no word for becomes text; half a character raises `UnicodeEncodeError`"
     import orjson
 
     try:
-        return orjson.dumps(m, default=str, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(message, default=str, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError):
         import json
 
-        return json.dumps(m, default=str, ensure_ascii=False).encode()
+        return json.dumps(message, default=str, ensure_ascii=False).encode()
 
 
-def whole(x):
+def whole(value: Any) -> Any:
     "A nest of lists and dicts without halves of characters, which file names in another encoding bring: no JSON holds them"
-    if isinstance(x, str):
-        return x.encode(errors="replace").decode()
-    if isinstance(x, dict):
-        return {whole(k): whole(v) for k, v in x.items()}
-    return [whole(v) for v in x] if isinstance(x, (list, tuple)) else x
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {whole(key): whole(item) for key, item in value.items()}
+    return [whole(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 # %% ../../nbs/job/cell_runner.ipynb #4ad53192
-def _way(flags) -> str:
+def _way(flags: object) -> str:
     "What a file is opened for: r(ead), w(rite), a(dd); a part written anew is read and written"
     if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR):
         return "r"
@@ -76,29 +81,53 @@ def _way(flags) -> str:
     return "w" if flags & (os.O_TRUNC | os.O_EXCL) else "rw"
 
 
-_TOUCHES: dict[str, Callable] = {  # Audit event -> its arguments -> (path, way)
+_Touched = list[tuple[Any, str]]  # (path, way); a path is whatever the code handed to Python
+
+
+def _by_rename(old: Any, new: Any, *folders: int) -> _Touched:
+    "Paths that are relative to an open folder cannot be told"
+    return [(old, "rw"), (new, "w")] if set(folders) <= {-1} else []
+
+
+def _by_remove(path: Any, folder: int = -1) -> _Touched:
+    return [(path, "w")] if folder == -1 else []
+
+
+def _by_link(old: Any, new: Any, *folders: int) -> _Touched:
+    return [(old, "r"), (new, "w")] if set(folders) <= {-1} else []
+
+
+def _by_symlink(old: Any, new: Any, folder: int = -1) -> _Touched:
+    return [(new, "w")] if folder == -1 else []
+
+
+def _by_list(path: Any) -> _Touched:
+    return [(path or ".", "d")]
+
+
+_TOUCHES: dict[str, Callable[..., _Touched]] = {  # Audit event -> what its arguments say
     "open": lambda path, mode, flags: [(path, _way(flags))],
-    "os.rename": lambda old, new, *at: [(old, "rw"), (new, "w")] if set(at) <= {-1} else [],
-    "os.remove": lambda path, at=-1: [(path, "w")] if at == -1 else [],
+    "os.rename": _by_rename,
+    "os.remove": _by_remove,
     "os.truncate": lambda path, length: [(path, "rw")],
-    "os.link": lambda old, new, *at: [(old, "r"), (new, "w")] if set(at) <= {-1} else [],
-    "os.symlink": lambda old, new, at=-1: [(new, "w")] if at == -1 else [],
-    "os.listdir": lambda path: [(path or ".", "d")],
-    "os.scandir": lambda path: [(path or ".", "d")],
+    "os.link": _by_link,
+    "os.symlink": _by_symlink,
+    "os.listdir": _by_list,
+    "os.scandir": _by_list,
 }
 _IMPORTS = re.compile(r"importlib|pkgutil|pkg_resources")  # They list folders, and no cell sees what they saw
 
-
+# %% ../../nbs/job/cell_runner.ipynb #608119c8
 class Opened:
     "Files that the running cell opens"
 
-    def __init__(self, ignore) -> None:
+    def __init__(self, ignore: Iterable[str]) -> None:
         self.ignore = tuple(ignore)
         self.on = False
         self.clear()
 
     def clear(self) -> None:
-        self.read = dict[str, tuple]()
+        self.read = dict[str, tuple[int, ...]]()
         self.wrote = set[str]()
         self.made = set[str]()
         self.touched: dict[str, dict[str, float]] = {"r": {}, "w": {}, "a": {}}  # Way -> path -> when first
@@ -106,20 +135,16 @@ class Opened:
     def install(self) -> None:
         sys.addaudithook(self.hook)
 
-    def hook(self, event, args) -> None:
+    def hook(self, event: str, args: tuple) -> None:
         if not self.on or event not in _TOUCHES:
             return
         for path, way in _TOUCHES[event](*args):
             if not isinstance(path, (str, bytes, os.PathLike)):
                 continue
             path = os.path.abspath(os.fsdecode(path)) + (os.sep if way == "d" else "")
-            if (
-                path.startswith(self.ignore)
-                or "/__pycache__/" in path
-                or way != "d"
-                and os.path.exists(path)
-                and not os.path.isfile(path)
-            ):
+            if path.startswith(self.ignore) or "/__pycache__/" in path:
+                continue
+            if way != "d" and os.path.exists(path) and not os.path.isfile(path):
                 continue  # Pipes keep nothing
             if way == "d":
                 if not _IMPORTS.search(sys._getframe(1).f_code.co_filename):
@@ -130,11 +155,11 @@ class Opened:
             else:
                 self._change(event, path, way)
 
-    def _change(self, event, path, way) -> None:
+    def _change(self, event: str, path: str, way: str) -> None:
         there = os.path.lexists(path)
         if event == "os.rename" and way == "rw" and path in self.made:  # The cell's own: as if it had never been
-            for t in self.touched.values():
-                t.pop(path, None)
+            for paths in self.touched.values():
+                paths.pop(path, None)
             return
         if not there:
             self.made.add(path)
@@ -144,45 +169,44 @@ class Opened:
             self.wrote.add(path)
         self._touch(path, way)
 
-    def _touch(self, path, way) -> None:
-        for w in way:
-            if w != "r" or path not in self.touched["w"]:
-                self.touched[w].setdefault(path, time.time())
+    def _touch(self, path: str, way: str) -> None:
+        for each in way:
+            if each != "r" or path not in self.touched["w"]:
+                self.touched[each].setdefault(path, time.time())
 
-    def begin(self, also=()) -> None:
+    def begin(self, also: Iterable[str] = ()) -> None:
         self.clear()
-        self.read = {p: file_stamp(p) for p in also}
-        for p in also:
-            self._touch(p, "r")
+        self.read = {path: file_stamp(path) for path in also}
+        for path in also:
+            self._touch(path, "r")
         self.on = True
 
-    def end(self) -> tuple[dict[str, tuple], list[str], dict]:  # Read -> stamp, written, way -> path -> (first, last)
+    def end(self) -> CellFiles:
         self.on = False
-        wrote = sorted(p for p in self.wrote if os.path.isfile(p))
+        wrote = sorted(path for path in self.wrote if os.path.isfile(path))
+        read = {path: self.read[path] for path in sorted(self.read) if path not in wrote}
         now = time.time()
-        return (
-            {p: self.read[p] for p in sorted(self.read) if p not in wrote},
-            wrote,
-            {w: {p: (t, now) for p, t in ps.items()} for w, ps in self.touched.items() if ps},
-        )
+        touched = {}
+        for way, paths in self.touched.items():
+            if paths:
+                touched[way] = {path: (began, now) for path, began in paths.items()}
+        return CellFiles(read, wrote, touched)
 
-
+# %% ../../nbs/job/cell_runner.ipynb #2f58364f
 def _ignored(folder: str) -> list[str]:
     "Places whose files are nobody's input"
     home = os.path.expanduser("~")
+    ours = {
+        sys.prefix,
+        sys.base_prefix,
+        str(Path(folder).parent.parent),
+        f"{home}/.cache",
+        f"{home}/.config",
+        f"{home}/.ipython",
+        f"{home}/.local",
+    }
     return [
-        *(
-            p + os.sep
-            for p in {
-                sys.prefix,
-                sys.base_prefix,
-                str(Path(folder).parent.parent),
-                f"{home}/.cache",
-                f"{home}/.config",
-                f"{home}/.ipython",
-                f"{home}/.local",
-            }
-        ),
+        *(place + os.sep for place in ours),
         "/proc/",
         "/sys/",
         "/dev/",
@@ -191,101 +215,110 @@ def _ignored(folder: str) -> list[str]:
     ]
 
 # %% ../../nbs/job/cell_runner.ipynb #89ae440c
+def _records(
+    logs: Iterable[str],  # Their paths; empty ones are left out
+) -> list[tuple[cell_cache.Record, bytes]]:
+    return list(chain.from_iterable(cell_cache.read(Path(log)) for log in logs if log))
+
+
+_OUTPUTS = {"out", "stream", "clear", "update"}  # Messages of which one of these is a key are outputs
+
+
+def _quits(error: BaseException | None) -> bool:
+    "Did a cell end the notebook by `sys.exit()`, and say that all is well?"
+    return isinstance(error, SystemExit) and str(error) in ("", "0", "None")
+
+# %% ../../nbs/job/cell_runner.ipynb #d3b7371a
 class Run:
     "One run of cells in this process"
 
-    def __init__(self, plan: dict, tell: Line, shell) -> None:
+    def __init__(self, plan: dict, tell: Line, shell: "CellShell") -> None:
         self.plan = plan
         self.tell = tell
         self.shell = shell
         self.stop = False
         self.running = False
-        self.cells = [c for c in plan["cells"] if c["source"].strip() and "skip-execution" not in c["tags"]]
+        self.told = set[tuple]()  # What was said of a cell, and need not be said again
+        self.cells = [cell for cell in plan["cells"] if cell["source"].strip() and "skip-execution" not in cell["tags"]]
         self.opened = Opened(_ignored(plan["folder"]))
         self.cache = self._cache() if plan["cache"] else None
         signal.signal(signal.SIGTERM, self._interrupt)
         signal.signal(signal.SIGUSR1, self._after)
         os.register_at_fork(after_in_child=_forked)
 
-    def _interrupt(self, *_) -> Never:
+    def _interrupt(self, *_: object) -> Never:
         self.stop = True
         raise KeyboardInterrupt
 
-    def _after(self, *_) -> None:
+    def _after(self, *_: object) -> None:
         self.stop = True
         if self.running and not (self.cache and self.cache.pending):
             raise KeyboardInterrupt
 
-    def _cache(self):
-        p = self.plan
-        hidden = {
-            n
-            for n in self.shell.user_ns
-            if n in self.shell.user_ns_hidden
-            or n.startswith("_")
-            or n in ("In", "Out", "exit", "quit", "open", "get_ipython")
-        }
-        shelf = namespace.Shelf(self.shell.user_ns, hidden, Path(p["blocks"]), [f for f, _ in self.tell.mask.raw])
+    def _cache(self) -> cell_cache.Cache:
+        plan = self.plan
+        hidden = set(filter(self._is_hidden, self.shell.user_ns))
+        secrets = [secret for secret, _ in self.tell.mask.raw]
+        shelf = namespace.Shelf(self.shell.user_ns, hidden, Path(plan["blocks"]), secrets)
         self.opened.install()
-        old, given = (
-            [x for f in fs for x in cell_cache.read(Path(f))]
-            for fs in (filter(None, [p["resume"], *p.get("more", ())]), p.get("given", ()))
-        )
         return cell_cache.Cache(
-            [understood(c["at"], c["source"], tuple(c["tags"])) for c in self.cells],
+            [understood(cell["at"], cell["source"], tuple(cell["tags"])) for cell in self.cells],
             shelf,
-            Path(p.get("log") or Path(p["folder"]) / "cells.log"),
-            old,
-            p["salt"],
-            given,
+            Path(plan.get("log") or Path(plan["folder"]) / "cells.log"),
+            _records([plan["resume"], *plan.get("more", ())]),
+            salt=plan["salt"],
+            given=_records(plan.get("given", ())),
         )
+
+    def _is_hidden(self, name: str) -> bool:
+        "Is a name of the namespace not the notebook's own?"
+        if name in self.shell.user_ns_hidden or name.startswith("_"):
+            return True
+        return name in ("In", "Out", "exit", "quit", "open", "get_ipython")
 
     async def all(self) -> dict:
         "Every cell; returns how it ended"
-        k = 0
-        told = set()
-        while k < len(self.cells):
+        place = 0
+        while place < len(self.cells):
             if self.stop:
                 return self._stopped(None)
-            if self.cache and (hit := self.cache.take(k)):
-                for j, outs in enumerate(hit.outputs if not self.cells[k].get("given") else ()):
+            if self.cache and (hit := self.cache.take(place)):
+                for offset, outs in enumerate(hit.outputs if not self.cells[place].get("given") else ()):
                     self.tell(
                         {
-                            "cached": self.cells[k + j]["at"],
+                            "cached": self.cells[place + offset]["at"],
                             "outputs": outs,
-                            "count": hit.counts[j],
-                            "usage": hit.usage[j],
+                            "count": hit.counts[offset],
+                            "usage": hit.usage[offset],
                         }
                     )
-                k += len(hit.codes)
+                place += len(hit.codes)
                 self.shell.execution_count = hit.counts[-1] + 1
                 continue
-            if self.cache and (gone := self.cache.before(k)):
+            if self.cache and (gone := self.cache.before(place)):
                 return {"done": "restart", "error": f"`{gone}` could not be saved and is needed"}
-            end = await self.one(k, told)
+            end = await self.one(place)
             if end is not None:
                 return end
-            k += 1
+            place += 1
         return {"done": "completed"}
 
-    async def one(self, k, told) -> dict | None:
+    async def one(self, place: int) -> dict | None:
         "One cell; returns how the run ended, if it did"
         from mlops_nb.job import shell_plugin
 
-        c = self.cells[k]
+        cell = self.cells[place]
         said = Outputs()
-        count = self.shell.execution_count = c.get("count", self.shell.execution_count)
-        self.tell({"begin": c["at"], "count": count})
-        self.tell.heard = lambda m: (
-            said.take(0, m) if "out" in m or "stream" in m or "clear" in m or "update" in m else None
-        )
+        count = self.shell.execution_count = cell.get("count", self.shell.execution_count)
+        self.tell({"begin": cell["at"], "count": count})
+        self.tell.heard = lambda message: said.take(0, message) if _OUTPUTS & message.keys() else None
         meter = cost.metering.Meter()
-        self.opened.begin([os.path.abspath(p) for p in self.plan["inputs"] if p in c["source"]])
+        self.opened.begin([os.path.abspath(path) for path in self.plan["inputs"] if path in cell["source"]])
         self.running = True
         try:
-            done = await shell_plugin.run(self.shell, c["source"], c["id"])
+            done = await shell_plugin.run(self.shell, cell["source"], cell["id"])
         except KeyboardInterrupt:
-            return self._stopped(c["at"])
+            return self._stopped(cell["at"])
         finally:
             if os.getpid() != self.tell.pid:
                 _end_of_child()
@@ -301,77 +334,73 @@ class Run:
             "kwh": used.kwh,
             "energy": used.energy,
         }
-        failed = (
-            error is not None
-            and "raises-exception" not in c["tags"]
-            and not (isinstance(error, SystemExit) and str(error) in ("", "0", "None"))
-        )
+        failed = error is not None and "raises-exception" not in cell["tags"] and not _quits(error)
         self.tell(
-            {"cell": c["at"], **usage, "status": "failed" if failed else "completed"},
+            {"cell": cell["at"], **usage, "status": "failed" if failed else "completed"},
             soon=not self.plan["limits"].get("cell_s"),
         )  # What is saved next is not the cell's time
         if failed and self.stop:
-            return self._stopped(c["at"])
-        if isinstance(error, SystemExit) and str(error) in ("", "0", "None"):
+            return self._stopped(cell["at"])
+        if _quits(error):
             return {"done": "completed"}  # As in papermill: the notebook ended itself, and all is well
         if failed and self.cache:
             self.cache.gave_up(files)
         if failed:
-            return {"done": "failed", "kind": "cell", "cell": c["at"], "error": _one_line(error)}
+            return {"done": "failed", "kind": "cell", "cell": cell["at"], "error": _one_line(error)}
         if self.shell.ended:
-            return {"done": "failed", "kind": "cell", "cell": c["at"], "error": "the cell ended the run (exit)"}
+            return {"done": "failed", "kind": "cell", "cell": cell["at"], "error": "the cell ended the run (exit)"}
         if self.cache:
-            self._save(k, said.of.get(0, []), count, usage, files, told)
+            self._save(place, said.of.get(0, []), count, usage, files)
         return None
 
-    def _save(self, k, outputs, count, usage, files, told) -> None:
+    def _save(self, place: int, outputs: list[dict], count: int, usage: dict, files: CellFiles) -> None:
         try:
             lost = self.cache.after(
-                k,
+                place,
                 self.tell.mask.values(outputs),
                 count,
                 usage,
                 files,
-                insist=self.stop or self.cells[k].get("insist", False),
+                insist=self.stop or self.cells[place].get("insist", False),
             )
-        except OSError as e:
+        except OSError as error:
             if "given" in self.plan:
                 raise  # Other processes wait for what is saved
             self.cache = None  # The cells go on: a full disk costs the resume, not the run
             self.tell(
                 {
                     "lost": "",
-                    "cell": self.cells[k]["at"],
-                    "why": f"from here on nothing is saved for a resume: {e.strerror or e}",
+                    "cell": self.cells[place]["at"],
+                    "why": f"from here on nothing is saved for a resume: {error.strerror or error}",
                 }
             )
             return
         if lost is None:
-            self.tell({"put_off": self.cells[k]["at"]})
+            self.tell({"put_off": self.cells[place]["at"]})
             return
-        self.tell({"saved": self.cells[k]["at"]}, soon=True)
-        for n, why in lost.items():
-            if (n, why) not in told:
-                told.add((n, why))
-                self.tell({"lost": n, "cell": self.cells[k]["at"], "why": why})
-        if k in self.cache.again and ("again", k) not in told:
-            told.add(("again", k))
+        self.tell({"saved": self.cells[place]["at"]}, soon=True)
+        for name, why in lost.items():
+            if (name, why) not in self.told:
+                self.told.add((name, why))
+                self.tell({"lost": name, "cell": self.cells[place]["at"], "why": why})
+        if place in self.cache.again and ("again", place) not in self.told:
+            self.told.add(("again", place))
             self.tell(
                 {
                     "lost": "",
-                    "cell": self.cells[k]["at"],
-                    "why": f"{self.cache.again[k]}: a resume runs this cell again",
+                    "cell": self.cells[place]["at"],
+                    "why": f"{self.cache.again[place]}: a resume runs this cell again",
                 }
             )
 
-    def _stopped(self, cell) -> dict:
+    def _stopped(self, cell: int | None) -> dict:
         return {"done": "aborted", "cell": cell, "error": "stopped"}
 
-
+# %% ../../nbs/job/cell_runner.ipynb #7e8bd7bc
 def _forked() -> None:
     "A child that a cell forks takes signals as any other process does: what stops the run is no business of a pool's workers"
-    for n in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(n, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _end_of_child() -> None:
@@ -381,32 +410,32 @@ def _end_of_child() -> None:
     os._exit(0)
 
 
-def _one_line(e: BaseException) -> str:
-    return f"{type(e).__name__}: {' '.join(str(e).split())[:400]}".rstrip(": ")
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}".rstrip(": ")
 
 # %% ../../nbs/job/cell_runner.ipynb #68633720
-_shell = None
+_shell: "CellShell | None" = None
 
 
 @functools.lru_cache(10_000)
-def understood(at: int, source: str, tags: tuple[str, ...]):
+def understood(at: int, source: str, tags: tuple[str, ...]) -> Cell:
     "A cell, taken apart once in the life of a server: forks inherit it"
     return understand(at, source, tags)
 
 
 def look_over(plan: dict) -> None:
     "What the server does before it forks"
-    for c in plan["cells"]:
+    for cell in plan["cells"]:
         if plan["cache"]:
-            understood(c["at"], c["source"], tuple(c["tags"]))
+            understood(cell["at"], cell["source"], tuple(cell["tags"]))
         if _shell is not None:
             try:
-                _shell.input_transformer_manager.transform_cell(c["source"])
+                _shell.input_transformer_manager.transform_cell(cell["source"])
             except SyntaxError:
                 continue  # The run will say so
 
 
-def warm_up():
+def warm_up() -> "CellShell":
     "Make the shell of this process and use it once; returns it"
     global _shell
     from mlops_nb.job import shell_plugin
@@ -414,7 +443,7 @@ def warm_up():
     _shell = shell_plugin.make()
     _shell.run_cell("None", store_history=False, silent=True)
     cost.metering.Meter().read()
-    namespace.dump({"x": [warm_up]}, ["x"])
+    pickles.dump({"x": [warm_up]}, ["x"])
     return _shell
 
 
@@ -438,13 +467,13 @@ def run(
     tell = Line(line_fd, secret_refs.Mask(plan["secrets"].values()))
     shell_plugin.listen(_shell, tell)
     _limit(plan["limits"])
-    r = Run(plan, tell, _shell)
+    cells = Run(plan, tell, _shell)
     try:
-        end = asyncio.run(r.all())
+        end = asyncio.run(cells.all())
     except KeyboardInterrupt:
-        end = r._stopped(None)
+        end = cells._stopped(None)
     _end_of_process()
-    tell({**end, "effects": r.cache.effects()} if r.cache and "given" in plan else end)
+    tell({**end, "effects": cells.cache.effects()} if cells.cache and "given" in plan else end)
     return 0
 
 
@@ -463,9 +492,9 @@ def _end_of_process() -> None:
     "What a kernel does when it ends: exit functions run, streams are flushed"
     import atexit, threading
 
-    for t in threading.enumerate():
-        if t is not threading.current_thread() and not t.daemon:
-            t.join(5)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(5)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/cell_source.html.md"""
 __all__ = ['Magic', 'Source', 'as_read', 'take_apart']
 
 # %% ../../nbs/job/cell_source.ipynb #812a3509
-import re
+import itertools, re
 import msgspec
 
 # %% ../../nbs/job/cell_source.ipynb #a7d6f19f
@@ -45,16 +45,16 @@ def _after(line: str, depth: int, quote: str) -> tuple[int, str]:
                 return depth, quote
             at = end.end()
             quote = ""
-        m = _TOKEN.search(line, at)
-        if not m:
+        found = _TOKEN.search(line, at)
+        if not found:
             return depth, quote
-        t = m[0]
-        at = m.end()
-        if t in ('"""', "'''"):
-            quote = t
-        elif t in "([{":
+        token = found[0]
+        at = found.end()
+        if token in ('"""', "'''"):
+            quote = token
+        elif token in "([{":
             depth += 1
-        elif t in ")]}":
+        elif token in ")]}":
             depth = max(0, depth - 1)
 
 # %% ../../nbs/job/cell_source.ipynb #7bb2c49d
@@ -97,7 +97,7 @@ _AUTOMAGIC = re.compile(r"^(?:pip3?|conda|mamba)\s+(?:install|uninstall)\b")
 
 
 def _words(text: str) -> set[str]:
-    return {w for w in re.findall(r"[A-Za-z_]\w*", text)}
+    return set(re.findall(r"[A-Za-z_]\w*", text))
 
 
 def _magic(line: int, text: str, sign: str, body: str, target: str = "") -> Magic:
@@ -122,21 +122,21 @@ def _magic(line: int, text: str, sign: str, body: str, target: str = "") -> Magi
     return Magic(line=line, kind=kind, name=name.strip(), rest=rest.strip(), target=target, text=text.strip())
 
 
-def _read_line(n: int, text: str) -> tuple[Magic, str] | None:
+def _read_line(number: int, text: str) -> tuple[Magic, str] | None:
     "The magic on a line that begins a statement, and the Python that stands for it"
-    if m := _ASSIGNED.match(text):
-        return _magic(n, text, m[3], m[4], m[2]), f"{m[1]}{m[2]} = get_ipython()"
-    if m := _LINE.match(text):
-        g = _magic(n, text, m[2][0], m[3])
-        code = _OPTIONS.sub("", g.rest) if g.kind == "line" and g.name in _HOLDS_CODE else ""
-        return g, m[1] + (code or "pass")
+    if match := _ASSIGNED.match(text):
+        return _magic(number, text, match[3], match[4], match[2]), f"{match[1]}{match[2]} = get_ipython()"
+    if match := _LINE.match(text):
+        magic = _magic(number, text, match[2][0], match[3])
+        code = _OPTIONS.sub("", magic.rest) if magic.kind == "line" and magic.name in _HOLDS_CODE else ""
+        return magic, match[1] + (code or "pass")
     if _HELP.match(text):
-        return Magic(line=n, kind="help", name="?", rest=text.strip(" ?;"), text=text.strip()), _HELP.match(text)[
+        return Magic(line=number, kind="help", name="?", rest=text.strip(" ?;"), text=text.strip()), _HELP.match(text)[
             1
         ] + "pass"
     if _AUTOMAGIC.match(text):
         return Magic(
-            line=n, kind="install", name=text.split()[0], rest=text.partition(" ")[2], text=text.strip()
+            line=number, kind="install", name=text.split()[0], rest=text.partition(" ")[2], text=text.strip()
         ), "pass"
     return None
 
@@ -165,18 +165,18 @@ def as_read(
 ) -> str:  # With as many lines
     "A cell without its indent and the prompts of a pasted session, with its cell magic first and the sign of a magic that stands alone"
     lines = text.split("\n")
-    full = [n for n, l in enumerate(lines) if l.strip()]
+    full = [index for index, line in enumerate(lines) if line.strip()]
     if not full:
         return text
     indent = re.match(r"[ \t]*", lines[full[0]])[0]
     if indent:
-        lines = [l[len(indent) :] if l.startswith(indent) else l for l in lines]
-    first = [lines[n] for n in full[:2]]
+        lines = [line[len(indent) :] if line.startswith(indent) else line for line in lines]
+    first = [lines[index] for index in full[:2]]
     if _CLASSIC.match(first[0]) and first[0].startswith(">>>"):
-        lines = [_CLASSIC.sub("", l) for l in lines]
+        lines = [_CLASSIC.sub("", line) for line in lines]
     elif first[0].startswith("In [") and _PROMPT.match(first[0]) or len(first) > 1 and _PROMPT.match(first[1]):
-        lines = [_PROMPT.sub("", l) for l in lines]
-    head = next((n for n in full if not lines[n].startswith("#")), full[0])
+        lines = [_PROMPT.sub("", line) for line in lines]
+    head = next((index for index in full if not lines[index].startswith("#")), full[0])
     if head != full[0] and lines[head].startswith("%%"):
         lines.insert(0, lines.pop(head))
     if len(full) == 1 and _is_bare(lines[head].strip()):
@@ -184,13 +184,14 @@ def as_read(
     return "\n".join(lines)
 
 # %% ../../nbs/job/cell_source.ipynb #9c8a7125
-def _soft(m: Magic) -> set[str]:
+def _soft(magic: Magic) -> set[str]:
     "Names that a magic may use"
-    if m.kind == "help":
+    if magic.kind == "help":
         return set()
-    if m.kind in ("shell", "install"):
-        return {w for x in re.findall(r"\{([^{}]+)\}|\$(\w+)", m.rest + " " + m.name) for y in x for w in _words(y)}
-    return _words(m.rest)
+    if magic.kind in ("shell", "install"):
+        filled_in = re.findall(r"\{([^{}]+)\}|\$(\w+)", magic.rest + " " + magic.name)  # `{name}` and `$name`
+        return _words(" ".join(itertools.chain.from_iterable(filled_in)))
+    return _words(magic.rest)
 
 
 def _cell_magic(first: str, body: str) -> tuple[Magic, str]:
@@ -198,74 +199,68 @@ def _cell_magic(first: str, body: str) -> tuple[Magic, str]:
     if _PAGE.match(first):
         return Magic(line=1, kind="cell", name="markdown", rest="", text=first.strip()), "markdown"
     name, _, rest = first.lstrip()[2:].strip().partition(" ")
-    g = Magic(line=1, kind="cell", name=name, rest=rest.strip(), text=first.strip())
+    magic = Magic(line=1, kind="cell", name=name, rest=rest.strip(), text=first.strip())
     if name == "mlops":
-        return g, "" if re.match(r"(run|params|step)\b", g.rest) else "mlops"
+        return magic, "" if re.match(r"(run|params|step)\b", magic.rest) else "mlops"
     if name in _PYTHON_CELL:
-        return g, ""
+        return magic, ""
     if name in _OPAQUE_CELL:
-        return g, name
+        return magic, name
     try:
         compile(take_apart(body).python, "cell", "exec", 0x2400)
     except (SyntaxError, ValueError):
-        return g, name
-    return g, ""
+        return magic, name
+    return magic, ""
 
-
+# %% ../../nbs/job/cell_source.ipynb #2f2a5c9c
 def take_apart(
     text: str,  # A cell's source
 ) -> Source:
     "Python with the same line numbers, and what was not Python"
     lines = as_read(text).split("\n")
     magics = []
-    n = 0
-    while n < len(lines) and not lines[n].strip():
-        n += 1
-    if n == len(lines):
+    index = 0
+    while index < len(lines) and not lines[index].strip():
+        index += 1
+    if index == len(lines):
         return Source(python=text, magics=[], soft=set())
-    while n < len(lines) and (lines[n].lstrip().startswith("%%") or not magics and _PAGE.match(lines[n])):
-        head, opaque = _cell_magic(lines[n], "\n".join(lines[n + 1 :]))
-        head.line = n + 1
+    while index < len(lines) and (lines[index].lstrip().startswith("%%") or not magics and _PAGE.match(lines[index])):
+        head, opaque = _cell_magic(lines[index], "\n".join(lines[index + 1 :]))
+        head.line = index + 1
         magics.append(head)
         if opaque:
             return Source(
                 python="\n" * (len(lines) - 1),
                 magics=magics,
-                soft=_words("\n".join(lines[n + 1 :]) + head.rest),
+                soft=_words("\n".join(lines[index + 1 :]) + head.rest),
                 opaque=opaque,
             )
         bound = re.match(r"\w+", head.rest) if head.name == "capture" else None
-        lines[n] = f"{bound[0]} = get_ipython()" if bound else ""
-        n += 1
-    _replace(lines, n, magics)
+        lines[index] = f"{bound[0]} = get_ipython()" if bound else ""
+        index += 1
+    _replace(lines, index, magics)
     return Source(python="\n".join(lines), magics=magics, soft=set().union(*map(_soft, magics)) if magics else set())
 
 
-def _replace(lines: list[str], n: int, magics: list[Magic]) -> None:
+_MAY_GO_ON = re.compile(r"\s*(?:[%!]|[\w.]+\s*=\s*[%!])")  # A magic or shell line, over the end of its line
+
+
+def _replace(lines: list[str], at: int, magics: list[Magic]) -> None:
     "Set aside every magic line from line `n` on"
     depth = 0
     quote = ""
-    while n < len(lines):
-        first = n
-        whole = lines[n]
-        while (
-            not depth
-            and not quote
-            and whole.endswith("\\")
-            and n + 1 < len(lines)
-            and re.match(r"\s*(?:[%!]|[\w.]+\s*=\s*[%!])", whole)
-        ):
-            n += 1
-            whole = whole[:-1] + " " + lines[n].strip()
-        found = (
-            _read_line(first + 1, whole)
-            if not depth and not quote and not (first and lines[first - 1].endswith("\\"))
-            else None
-        )
-        if found:
+    while at < len(lines):
+        first = at
+        whole = lines[at]
+        begins = not depth and not quote  # Does a statement begin here?
+        while begins and whole.endswith("\\") and at + 1 < len(lines) and _MAY_GO_ON.match(whole):
+            at += 1
+            whole = whole[:-1] + " " + lines[at].strip()
+        begins = begins and not (first and lines[first - 1].endswith("\\"))
+        if begins and (found := _read_line(first + 1, whole)):
             magics.append(found[0])
             lines[first] = found[1]
-            for k in range(first + 1, n + 1):
-                lines[k] = ""
+            for skipped in range(first + 1, at + 1):
+                lines[skipped] = ""
         depth, quote = _after(lines[first], depth, quote)
-        n += 1
+        at += 1

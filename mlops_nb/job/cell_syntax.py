@@ -10,8 +10,10 @@ __all__ = ['fault', 'check', 'runnable']
 # %% ../../nbs/job/cell_syntax.ipynb #e8ad5c2d
 import ast, os, re, warnings
 from ..core.errors import BadInput
+from ..core.project import Project
 from . import definition, kernel_form, notebook_ast
 from .cell_source import take_apart
+from .facts import Job
 from .survey import veiled
 
 # %% ../../nbs/job/cell_syntax.ipynb #646e7691
@@ -32,10 +34,10 @@ def _broken(code: str) -> str:
                 compile(ast.Module([node], []), **how)
         except RecursionError:
             return ""
-        except (SyntaxError, ValueError) as e:
-            at = getattr(e, "lineno", None) or 1
+        except (SyntaxError, ValueError) as error:
+            at = getattr(error, "lineno", None) or 1
             line = [*code.split("\n"), *[""] * at][at - 1].strip()
-            return f"{getattr(e, 'msg', None) or e} (line {at}" + (f": `{veiled(line)[:60]}`)" if line else ")")
+            return f"{getattr(error, 'msg', None) or error} (line {at}" + (f": `{veiled(line)[:60]}`)" if line else ")")
     return ""
 
 # %% ../../nbs/job/cell_syntax.ipynb #1bcfc2cd
@@ -43,8 +45,12 @@ def _bare_magics() -> set[str]:
     "Words that a cell of one line may begin with, without a `%`"
     from IPython.core import alias, magics
 
-    tables = [t for n in dir(magics) if isinstance(t := getattr(getattr(magics, n), "magics", None), dict)]
-    return {"mlops", *(n for t in tables for n in t.get("line", ())), *(n for n, _ in alias.default_aliases())}
+    found = {"mlops", *(name for name, _ in alias.default_aliases())}
+    for name in dir(magics):
+        table = getattr(getattr(magics, name), "magics", None)
+        if isinstance(table, dict):
+            found.update(table.get("line", ()))
+    return found
 
 
 def fault(
@@ -58,7 +64,7 @@ def fault(
         return ""
     from IPython.core.inputtransformer2 import TransformerManager
 
-    heads = max((m.line for m in source.magics if m.kind == "cell"), default=0)
+    heads = max((magic.line for magic in source.magics if magic.kind == "cell"), default=0)
     body = "\n".join(text.split("\n")[heads:])
     try:
         code = TransformerManager().transform_cell(body)
@@ -94,32 +100,34 @@ _MAGICS_ALONE = {
 
 def _rewrites(text: str) -> bool:
     "May a cell change how later ones are read?"
-    return bool(_REWRITES.search(text)) or any(m.partition(".")[0] not in _MAGICS_ALONE for m in _LOADS.findall(text))
+    return bool(_REWRITES.search(text)) or any(
+        module.partition(".")[0] not in _MAGICS_ALONE for module in _LOADS.findall(text)
+    )
 
 
 def check(
-    nb: dict,  # From `notebook_ast.load`
+    notebook: dict,  # From `notebook_ast.load`
     where: str = "the notebook",  # For the message
 ) -> None:
     "Raise `BadInput` for the first cell that would not compile"
-    for n, c in enumerate(nb["cells"]):
-        if c["cell_type"] != "code" or _LEFT_ALONE & set(c["metadata"].get("tags") or []):
+    for index, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code" or _LEFT_ALONE & set(cell["metadata"].get("tags") or []):
             continue
-        if why := fault(c["source"]):
+        if why := fault(cell["source"]):
             raise BadInput(
-                f"cell {n} of {where} is no valid Python: {why}; nothing was run",
+                f"cell {index} of {where} is no valid Python: {why}; nothing was run",
                 "mend the cell; one that is meant to fail carries the tag raises-exception",
             )
-        if _rewrites(c["source"]):
+        if _rewrites(cell["source"]):
             return
 
 # %% ../../nbs/job/cell_syntax.ipynb #d9214633
 def runnable(
-    project,  # A `Project`
-    job,  # A `Job`
+    project: Project,
+    job: Job,
 ) -> dict:  # Its notebook
     "The notebook of a job; raises `BadInput` where a cell would not compile"
-    nb = notebook_ast.load(definition.folder_of(project, job.name) / job.notebook)
+    notebook = notebook_ast.load(definition.folder_of(project, job.name) / job.notebook)
     if "python3" == job.kernel == project.settings.job.kernel and not kernel_form.own_profile(os.environ):
-        check(nb, f"jobs/{job.name}/{job.notebook}")
-    return nb
+        check(notebook, f"jobs/{job.name}/{job.notebook}")
+    return notebook

@@ -17,10 +17,10 @@ def file_digest(path: str, most: int = 1 << 28) -> str:
         if not os.path.isfile(path):
             return ""
         if os.path.getsize(path) > most:
-            s = os.stat(path)
-            return f"{s.st_size}-{s.st_mtime_ns}"
-        with open(path, "rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()[:32]
+            status = os.stat(path)
+            return f"{status.st_size}-{status.st_mtime_ns}"
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
     except OSError:
         return ""
 
@@ -28,10 +28,12 @@ def file_digest(path: str, most: int = 1 << 28) -> str:
 def file_stamp(path: str) -> tuple[int, ...]:
     "What changes whenever a file does; empty where there is none"
     try:
-        s = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return ()
-    return (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) if stat.S_ISREG(s.st_mode) else ()
+    return (
+        (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) if stat.S_ISREG(status.st_mode) else ()
+    )
 
 
 CHANGED = "changed"  # No file has this digest

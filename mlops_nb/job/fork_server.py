@@ -9,6 +9,7 @@ __all__ = ['DOES', 'BASE', 'Server', 'code_stamp', 'preload', 'main']
 
 # %% ../../nbs/job/fork_server.ipynb #b05d8635
 import ctypes, gc, importlib, os, select, signal, socket, sys, time
+from collections.abc import Callable, Iterable
 from typing import Never
 from ..core import warm
 
@@ -16,16 +17,16 @@ from ..core import warm
 def _settle(request: dict, fds: list[int]) -> None:
     "Make this fork the process that was asked for"
     os.setsid()
-    for n in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(n, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _die_with_parent()
     gc.enable()
-    for k in [k for k in os.environ if k not in request["env"]]:
-        del os.environ[k]
-    for k, v in request["env"].items():
-        if os.environ.get(k) != v:
-            os.environ[k] = v
+    for name in [name for name in os.environ if name not in request["env"]]:
+        del os.environ[name]
+    for name, value in request["env"].items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
     os.umask(request["umask"])
     os.chdir(request["cwd"])
     time.tzset()
@@ -42,44 +43,43 @@ def _die_with_parent() -> None:
 _libc = ctypes.CDLL(None) if warm.supported() else None
 
 
-def _words(request, fds) -> int:
+def _words(request: dict, fds: list[int]) -> int:
     "A shell command"
     from mlops_nb import cli
 
     for to, fd in enumerate(fds[:3]):
         os.dup2(fd, to)
         os.close(fd)
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(n, "r" if not n else "w", encoding="utf-8", errors="replace" if n else "strict", closefd=False)
-        for n in range(3)
-    )
-    for n in ("stdin", "stdout", "stderr"):
-        setattr(sys, f"__{n}__", getattr(sys, n))
+    sys.stdin = open(0, encoding="utf-8", errors="strict", closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, f"__{name}__", getattr(sys, name))
     sys.argv = ["mlops", *request["words"]]
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     try:
         return cli.main(request["words"])
     finally:
-        for f in (sys.stdout, sys.stderr):
+        for stream in (sys.stdout, sys.stderr):
             try:
-                f.flush()
+                stream.flush()
             except OSError:
                 continue  # The reader is gone, and so is whoever would be told
 
 
-def _interrupt(*_) -> Never:
+def _interrupt(*_: object) -> Never:
     raise KeyboardInterrupt
 
 
-def _cells(request, fds) -> int:
+def _cells(request: dict, fds: list[int]) -> int:
     "The cells of a run"
     from mlops_nb.job import cell_runner
 
     return cell_runner.run(request["plan"], fds[0], fds[1], fds[2])
 
 
-DOES = {"words": _words, "cells": _cells}
+DOES: dict[str, Callable[[dict, list[int]], int]] = {"words": _words, "cells": _cells}
 
 # %% ../../nbs/job/fork_server.ipynb #edf22613
 class Server:
@@ -95,8 +95,8 @@ class Server:
         self.idle_s = idle_s
         self.grace_s = grace_s
         # Process id -> line to the caller; -> when it is ended the hard way
-        self.children = {}
-        self.ending = {}
+        self.children: dict[int, socket.socket | None] = {}
+        self.ending: dict[int, float] = {}
         self.code = code_stamp()
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         if os.path.exists(path):
@@ -108,8 +108,7 @@ class Server:
             os.umask(mask)
         self.listening.listen(128)
         self.inode = os.stat(path).st_ino
-        self.wake, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.waker = w
+        self.wake, self.waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.stopped = False
 
     def hear_signals(self) -> None:
@@ -119,15 +118,16 @@ class Server:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def _stop(self, *_) -> None:
+    def _stop(self, *_: object) -> None:
         self.stopped = True
 
     def serve(self) -> None:
         "Until nobody needs it, or it is told to end"
         try:
             while not self.stopped:
-                lines = {s.fileno(): pid for pid, s in self.children.items() if s is not None}
-                ready, _, _ = select.select([self.listening, self.wake, *lines], [], [], self._patience())
+                lines = {line.fileno(): pid for pid, line in self.children.items() if line is not None}
+                sources: list[socket.socket | int] = [self.listening, self.wake, *lines]
+                ready, _, _ = select.select(sources, [], [], self._patience())
                 if not ready and not self.children:
                     return
                 if self.wake in ready:
@@ -180,7 +180,7 @@ class Server:
         for fd in fds:
             os.close(fd)
 
-    def _fork(self, line, request, fds) -> None:
+    def _fork(self, line: socket.socket, request: dict, fds: list[int]) -> None:
         if request["do"] == "cells":
             self._look_over(request)
         pid = os.fork()
@@ -193,29 +193,29 @@ class Server:
         except OSError:
             self._end(pid)
 
-    def _look_over(self, request) -> None:
+    def _look_over(self, request: dict) -> None:
         "Read the cells' code, and run none of it; what goes wrong here goes wrong again in the fork, which may say so"
         from mlops_nb.job import cell_runner
 
         try:
             cell_runner.look_over(request["plan"])
-        except Exception as e:
-            sys.stderr.write(f"not read beforehand: {type(e).__name__}\n")
+        except Exception as error:
+            sys.stderr.write(f"not read beforehand: {type(error).__name__}\n")
 
-    def _child(self, line, request, fds) -> None:
+    def _child(self, line: socket.socket, request: dict, fds: list[int]) -> None:
         "Never returns"
         code = 70
         try:
             signal.set_wakeup_fd(-1)
-            for s in (self.listening, line, *filter(None, self.children.values())):
-                s.close()
+            for inherited in (self.listening, line, *filter(None, self.children.values())):
+                inherited.close()
             os.close(self.wake)
             os.close(self.waker)
             warm.inside = True
             _settle(request, fds)
             code = DOES[request["do"]](request, fds)
-        except SystemExit as e:
-            code = e.code if isinstance(e.code, int) else 1
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
         except BaseException:
             import traceback
 
@@ -223,7 +223,7 @@ class Server:
         finally:
             os._exit(code)
 
-    def _end(self, pid) -> None:
+    def _end(self, pid: int) -> None:
         "The caller is gone: so shall the child be"
         line, self.children[pid] = self.children[pid], None
         if line is not None:
@@ -231,7 +231,7 @@ class Server:
         self.ending[pid] = time.monotonic() + self.grace_s
         _signal(pid, signal.SIGTERM)
 
-    def _hear(self, pid) -> None:
+    def _hear(self, pid: int) -> None:
         "Signals for a child; the end of the line when its caller is gone"
         try:
             data = self.children[pid].recv(64)
@@ -239,8 +239,8 @@ class Server:
             data = b""
         if not data:
             self._end(pid)
-        for n in data:
-            _signal(pid, n)
+        for number in data:
+            _signal(pid, number)
 
     def _insist(self) -> None:
         now = time.monotonic()
@@ -273,11 +273,11 @@ class Server:
                 pass  # The caller is gone
             line.close()
 
-
-def _signal(pid: int, n: int) -> None:
+# %% ../../nbs/job/fork_server.ipynb #55ff6b5e
+def _signal(pid: int, number: int) -> None:
     "Send a signal to a child; to all that it started, when it has to die"
     try:
-        os.killpg(pid, n) if n == signal.SIGKILL else os.kill(pid, n)
+        os.killpg(pid, number) if number == signal.SIGKILL else os.kill(pid, number)
     except ProcessLookupError:
         return  # It has just ended
 
@@ -288,14 +288,18 @@ def code_stamp() -> tuple:
 
     here = os.path.dirname(mlops_nb.__file__)
     newest = 0
-    n = 0
+    count = 0
     for base, folders, files in os.walk(here):
-        folders[:] = [f for f in folders if f != "__pycache__"]
-        for f in files:
-            if f.endswith((".py", ".json")):
-                newest = max(newest, os.stat(os.path.join(base, f)).st_mtime_ns)
-                n += 1
-    return newest, n, tuple(os.stat(p).st_mtime_ns for p in sys.path if p.endswith("-packages") and os.path.isdir(p))
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in files:
+            if name.endswith((".py", ".json")):
+                newest = max(newest, os.stat(os.path.join(base, name)).st_mtime_ns)
+                count += 1
+    return (
+        newest,
+        count,
+        tuple(os.stat(path).st_mtime_ns for path in sys.path if path.endswith("-packages") and os.path.isdir(path)),
+    )
 
 # %% ../../nbs/job/fork_server.ipynb #f53bda15
 BASE = (
@@ -325,14 +329,14 @@ BASE = (
 )
 
 
-def preload(modules) -> list[str]:
+def preload(modules: Iterable[str]) -> list[str]:
     "Import modules; those that cannot be imported are named"
     missing = []
-    for m in modules:
+    for module in modules:
         try:
-            importlib.import_module(m)
-        except BaseException as e:
-            missing.append(f"{m}: {type(e).__name__}: {e}")
+            importlib.import_module(module)
+        except BaseException as error:
+            missing.append(f"{module}: {type(error).__name__}: {error}")
     return missing
 
 
@@ -361,14 +365,14 @@ def main() -> None:
     path = sys.argv[1]
     ready = int(sys.argv[2])
     lock = int(sys.argv[3])
-    sys.path[:] = [p for p in sys.path if p not in ("", "/")]
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
     missing = preload(BASE)
     from mlops_nb.job import cell_runner
 
     with cell_runner.warm_up().builtin_trap:
         missing += preload(sys.argv[4:])  # pandas decides how it prints by whom it meets when it is imported
-    for m in missing:
-        sys.stderr.write(f"not preloaded: {m}\n")
+    for module in missing:
+        sys.stderr.write(f"not preloaded: {module}\n")
     _rehearse()
     server = Server(path, float(os.environ.get("MLOPS_JOB_IDLE_S") or 900))
     gc.collect()

@@ -9,6 +9,7 @@ __all__ = ['inject', 'outcome', 'digest', 'titles']
 
 # %% ../../nbs/job/injection.ipynb #f1dc7af0
 import copy, hashlib, json, re
+from typing import Any
 from . import secret_refs
 from .facts import Parameter
 from .parameters import as_code
@@ -16,30 +17,37 @@ from .survey import veiled
 
 # %% ../../nbs/job/injection.ipynb #b7d31860
 def inject(
-    nb: dict,  # A job's notebook
+    notebook: dict,  # A job's notebook
     parameters: list[Parameter],  # Of the job
     values: dict,  # Name -> JSON value
 ) -> tuple[dict, int]:  # The notebook to run, and where the new cell is (-1 without one)
     "Put the given values below the parameters cell"
-    nb = copy.deepcopy(nb)
-    nb["cells"] = [c for c in nb["cells"] if "injected-parameters" not in (c["metadata"].get("tags") or [])]
+    notebook = copy.deepcopy(notebook)
+    notebook["cells"] = [
+        cell for cell in notebook["cells"] if "injected-parameters" not in (cell["metadata"].get("tags") or [])
+    ]
     if not values:
-        return nb, -1
-    known = {p.name: p for p in parameters}
+        return notebook, -1
+    known = {parameter.name: parameter for parameter in parameters}
     source = "\n".join(
         [
             "# Parameters",
             *(
-                f"{n} = {secret_refs.as_code(v) if secret_refs.is_secret(v) else as_code(known[n], v)}"
-                for n, v in values.items()
+                f"{name} = {secret_refs.as_code(value) if secret_refs.is_secret(value) else as_code(known[name], value)}"
+                for name, value in values.items()
             ),
         ]
     )
-    tagged = [n for n, c in enumerate(nb["cells"]) if "parameters" in (c["metadata"].get("tags") or [])]
-    code = [n for n, c in enumerate(nb["cells"]) if c["cell_type"] == "code"]
-    at = tagged[0] + 1 if tagged else code[0] if code else len(nb["cells"])
+    tagged = [
+        index for index, cell in enumerate(notebook["cells"]) if "parameters" in (cell["metadata"].get("tags") or [])
+    ]
+    code = [index for index, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"]
+    if tagged:
+        at = tagged[0] + 1
+    else:
+        at = code[0] if code else len(notebook["cells"])
     ident = hashlib.sha256(source.encode()).hexdigest()[:8]
-    nb["cells"].insert(
+    notebook["cells"].insert(
         at,
         {
             "cell_type": "code",
@@ -50,66 +58,75 @@ def inject(
             "outputs": [],
         },
     )
-    return nb, at
+    return notebook, at
 
 # %% ../../nbs/job/injection.ipynb #8b0b3da1
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 
 
-def _text(x) -> str:
-    return _ADDRESS.sub(
-        "0x", "".join(x) if isinstance(x, list) else x if isinstance(x, str) else json.dumps(x, sort_keys=True)
-    )
+def _text(
+    value: Any,  # What a notebook holds where it holds text: a string, lines of one, or a bundle of JSON
+) -> str:
+    if isinstance(value, list):
+        text = "".join(value)
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return _ADDRESS.sub("0x", text)
+
+
+def _printed(
+    outputs: list[dict],  # Of a cell
+    stream: str,  # stdout or stderr
+) -> str:
+    pieces = [output["text"] for output in outputs if output["output_type"] == "stream" and output["name"] == stream]
+    return _text("".join(map(_text, pieces)))
 
 
 def outcome(
     cell: dict,  # An executed code cell
 ) -> dict:
     "What a cell showed, without what differs in every run"
-    outs = cell.get("outputs") or []
-    streams = {
-        n: _text("".join(_text(o["text"]) for o in outs if o["output_type"] == "stream" and o["name"] == n))
-        for n in ("stdout", "stderr")
-    }
+    outputs = cell.get("outputs") or []
+    streams = {name: _printed(outputs, name) for name in ("stdout", "stderr")}
     data = [
-        {k: _text(v) for k, v in sorted(o["data"].items())}
-        for o in outs
-        if o["output_type"] in ("execute_result", "display_data")
+        {kind: _text(value) for kind, value in sorted(output["data"].items())}
+        for output in outputs
+        if output["output_type"] in ("execute_result", "display_data")
     ]
-    errors = [[o["ename"], _text(o["evalue"])] for o in outs if o["output_type"] == "error"]
+    errors = [[output["ename"], _text(output["evalue"])] for output in outputs if output["output_type"] == "error"]
     return {
         "source": _text(cell["source"]),
-        "streams": {k: v for k, v in streams.items() if v},
+        "streams": {kind: value for kind, value in streams.items() if value},
         "data": data,
         "errors": errors,
     }
 
 
 def digest(
-    nb: dict,  # An executed notebook
+    notebook: dict,  # An executed notebook
 ) -> str:  # SHA-256
     "One number for everything that the cells did and showed"
-    cells = [outcome(c) for c in nb["cells"] if c["cell_type"] == "code"]
+    cells = [outcome(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return hashlib.sha256(json.dumps(cells, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def titles(
-    nb: dict,  # A notebook
+    notebook: dict,  # A notebook
 ) -> list[str]:  # One per cell
-    "What each cell is called in a progress line: the heading above it, or its first line; a conversion puts parameters below the first heading, which is not theirs"
+    """What each cell is called in a progress line: the heading above it, or its first line
+
+    A conversion puts parameters below the first heading, which is not theirs."""
     out = []
     heading = ""
-    for c in nb["cells"]:
-        tags = c["metadata"].get("tags") or []
-        if told := next(
-            (t for n, t in (("parameters", "parameters"), ("injected-parameters", "parameters given")) if n in tags), ""
-        ):
-            out.append(told)
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags") or []
+        if "parameters" in tags or "injected-parameters" in tags:
+            out.append("parameters" if "parameters" in tags else "parameters given")
             continue
-        lines = [l.strip() for l in "".join(c["source"]).split("\n") if l.strip()]
-        if c["cell_type"] == "markdown":
-            heading = next((l.lstrip("# ") for l in lines if l.startswith("#")), heading)
-        out.append((heading or veiled(next((l for l in lines), "")))[:60])
-        if c["cell_type"] == "code":
+        lines = [line.strip() for line in "".join(cell["source"]).split("\n") if line.strip()]
+        if cell["cell_type"] == "markdown":
+            heading = next((line.lstrip("# ") for line in lines if line.startswith("#")), heading)
+        out.append((heading or veiled(next(iter(lines), "")))[:60])
+        if cell["cell_type"] == "code":
             heading = ""
     return out

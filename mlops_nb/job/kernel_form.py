@@ -9,12 +9,13 @@ __all__ = ['imports_of', 'own_profile', 'needs_kernel', 'follow']
 
 # %% ../../nbs/job/kernel_form.ipynb #4a29393f
 import ast, json, os, re, select, signal, subprocess, sys, time
+from collections.abc import Mapping
 from pathlib import Path
 from .. import cost
 from ..core import warm
 from . import supervision
 from .cell_source import take_apart
-from .supervision import Limits
+from .supervision import CostOf, Limits, Tell
 
 # %% ../../nbs/job/kernel_form.ipynb #796eebd9
 _WIDGETS = {
@@ -44,38 +45,37 @@ _PROTOCOL = re.compile(
 )
 
 
-def imports_of(nb: dict) -> list[tuple[int, str]]:
+def imports_of(notebook: dict) -> list[tuple[int, str]]:
     "(cell, module) of every import, in order; only cells that say `import` are parsed"
     found = []
-    for n, c in enumerate(nb["cells"]):
-        if c["cell_type"] != "code" or "import" not in c["source"]:
+    for index, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code" or "import" not in cell["source"]:
             continue
         try:
-            tree = ast.parse(take_apart(c["source"]).python)
+            tree = ast.parse(take_apart(cell["source"]).python)
         except (SyntaxError, ValueError, RecursionError):
             continue  # The run will say so
-        for x in ast.walk(tree):
-            if isinstance(x, ast.Import):
-                found += [(n, a.name) for a in x.names]
-            elif isinstance(x, ast.ImportFrom) and x.module and not x.level:
-                found.append((n, x.module))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found += [(index, name.name) for name in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.append((index, node.module))
     return found
 
 
 def own_profile(
-    env,  # Environment of the run
+    env: Mapping[str, str],  # Environment of the run
 ) -> list[Path]:  # Files
     "What a user's IPython profile runs in every kernel"
     profile = Path(env.get("IPYTHONDIR") or Path(env.get("HOME") or "/") / ".ipython") / "profile_default"
-    return [p for p in (profile / "ipython_config.py", profile / "ipython_kernel_config.py") if p.exists()] + sorted(
-        (profile / "startup").glob("*.*py")
-    )
+    settings = [profile / "ipython_config.py", profile / "ipython_kernel_config.py"]
+    return [path for path in settings if path.exists()] + sorted((profile / "startup").glob("*.*py"))
 
 
 def needs_kernel(
-    nb: dict,  # A notebook
+    notebook: dict,  # A notebook
     kernel: str = "python3",  # Name of the job's kernel
-    env=None,  # Environment of the run
+    env: Mapping[str, str] | None = None,  # Environment of the run
 ) -> str:  # Empty when a fork gives the same
     "Why a notebook has to run in a kernel"
     env = os.environ if env is None else env
@@ -83,16 +83,17 @@ def needs_kernel(
         return "this system has no fork server"
     if kernel != "python3":
         return f"it asks for the kernel {kernel}"
-    for n, m in imports_of(nb):
-        if m.partition(".")[0] in _WIDGETS:
-            return f"cell {n} imports {m}, which talks to a page"
-    for n, c in enumerate(nb["cells"]):
-        if c["cell_type"] == "code" and (hit := _PROTOCOL.search(c["source"])):
-            return f"cell {n} uses `{hit[0]}`, which is part of a kernel"
-    return f"your IPython profile runs {own[0].name} in every kernel" if (own := own_profile(env)) else ""
+    for index, module in imports_of(notebook):
+        if module.partition(".")[0] in _WIDGETS:
+            return f"cell {index} imports {module}, which talks to a page"
+    for index, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code" and (hit := _PROTOCOL.search(cell["source"])):
+            return f"cell {index} uses `{hit[0]}`, which is part of a kernel"
+    own = own_profile(env)
+    return f"your IPython profile runs {own[0].name} in every kernel" if own else ""
 
 # %% ../../nbs/job/kernel_form.ipynb #ec3860d3
-def _end(child, grace_s: float) -> None:
+def _end(child: "subprocess.Popen[bytes]", grace_s: float) -> None:
     "Let the child save its notebook and stop its kernel; insist after the grace period"
     if child.poll() is None:
         child.terminate()
@@ -100,9 +101,9 @@ def _end(child, grace_s: float) -> None:
         child.wait(max(grace_s, 1))
     except subprocess.TimeoutExpired:
         pids = cost.metering.family(child.pid)
-        for p in reversed(pids):
+        for pid in reversed(pids):
             try:
-                os.kill(p, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue  # It has just ended
         child.wait()
@@ -113,8 +114,9 @@ def follow(
     cwd: str,
     env: dict[str, str],  # Of the child
     limits: Limits,
-    tell,  # Called with every message of a cell
-    cost_of=None,  # (seconds, processor seconds) -> USD or None
+    *,
+    tell: Tell,  # Called with every message of a cell
+    cost_of: CostOf | None = None,
 ) -> dict:  # The last message: how it ended
     "Run the child and listen; a `KeyboardInterrupt` stops it first"
     with open(folder / "log.txt", "wb") as log:
@@ -146,7 +148,7 @@ def follow(
     }
 
 
-def _listen(child, limits, tell, cost_of) -> tuple[dict, str]:
+def _listen(child: "subprocess.Popen[bytes]", limits: Limits, tell: Tell, cost_of: CostOf | None) -> tuple[dict, str]:
     "The last message, and the limit that was reached"
     began = time.monotonic()
     rest = b""
@@ -161,8 +163,8 @@ def _listen(child, limits, tell, cost_of) -> tuple[dict, str]:
             if not data:
                 return last, ""
             *lines, rest = (rest + data).split(b"\n")
-            for l in lines:
-                last = json.loads(l)
+            for line in lines:
+                last = json.loads(line)
                 if "done" not in last:
                     tell(last)
         if limits.wall_s and time.monotonic() - began >= limits.wall_s:

@@ -9,13 +9,20 @@ __all__ = ['SILENT', 'PrivateKernelManager', 'kernel_pid', 'MeteredClient', 'Qui
 
 # %% ../../nbs/job/papermill_plugin.ipynb #a3dbda41
 import os, shutil, sys, tempfile, time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 import msgspec
 from jupyter_client.manager import AsyncKernelManager
+from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.log import logger
 from papermill.utils import merge_kwargs, remove_args
 from .. import cost
+from ..cost.facts import Usage
+
+if TYPE_CHECKING:
+    from mlops_nb.job.secret_refs import Mask
 
 # %% ../../nbs/job/papermill_plugin.ipynb #8acd4e9b
 SILENT = {
@@ -31,25 +38,25 @@ SILENT = {
 class PrivateKernelManager(AsyncKernelManager):
     "A kernel that only this process can reach, with telemetry off"
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.sockets = None
+        self.sockets: str | None = None
         if sys.platform != "win32":
             self.sockets = tempfile.mkdtemp(prefix="mlops-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp")
             self.transport = "ipc"
             self.connection_file = os.path.join(self.sockets, "kernel.json")
             self.ip = os.path.join(self.sockets, "k")
 
-    async def _async_start_kernel(self, **kw):
+    async def _async_start_kernel(self, **kw: Any) -> None:
         env = {**os.environ, **(kw.pop("env", None) or {})}
-        for k, v in SILENT.items():
-            env.setdefault(k, v)
+        for name, value in SILENT.items():
+            env.setdefault(name, value)
         env.pop("JPY_SESSION_NAME", None)
         return await super()._async_start_kernel(env=env, **kw)
 
     start_kernel = _async_start_kernel
 
-    async def _async_cleanup_resources(self, restart=False) -> None:
+    async def _async_cleanup_resources(self, restart: bool = False) -> None:
         await super()._async_cleanup_resources(restart=restart)
         if self.sockets and not restart:
             shutil.rmtree(self.sockets, ignore_errors=True)
@@ -57,24 +64,31 @@ class PrivateKernelManager(AsyncKernelManager):
     cleanup_resources = _async_cleanup_resources
 
 # %% ../../nbs/job/papermill_plugin.ipynb #050b4ea3
-def kernel_pid(km) -> int:
+def kernel_pid(km: AsyncKernelManager) -> int:
     "Process id of a kernel, 0 when it is not local"
     return int(getattr(getattr(km, "provisioner", None), "pid", 0) or 0)
+
+
+def _rounded(usage: dict[str, Any]) -> dict[str, Any]:
+    "To the microsecond or byte; energies are too small to be rounded"
+    return {
+        name: round(value, 6) if isinstance(value, float) and name != "kwh" else value for name, value in usage.items()
+    }
 
 
 class MeteredClient(PapermillNotebookClient):
     "papermill's client, with a meter around every cell"
 
-    told = None  # Called with (index, cell, usage) after every code cell
-    began = None  # Called with the index of a code cell that begins
-    mask = None  # Takes secrets out of what the kernel says
+    told: Callable[[int, NotebookNode, Usage, bool], object] | None = None  # After a code cell: did it end well?
+    began: Callable[[int], object] | None = None  # Called with the index of a code cell that begins
+    mask: "Mask | None" = None  # Takes secrets out of what the kernel says
 
-    def process_message(self, msg, cell, cell_index):
+    def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         if self.mask is not None and self.mask.forms:
             msg = {**msg, "content": self.mask.values(msg["content"])}
         return super().process_message(msg, cell, cell_index)
 
-    def execute_cell(self, cell, cell_index, **kwargs):
+    def execute_cell(self, cell: NotebookNode, cell_index: int, **kwargs: Any) -> NotebookNode:
         if cell.cell_type != "code" or not cell.source.strip():
             return super().execute_cell(cell, cell_index, **kwargs)
         if self.began:
@@ -87,10 +101,7 @@ class MeteredClient(PapermillNotebookClient):
             return out
         finally:
             usage = meter.read()
-            cell.metadata["mlops"] = {
-                k: round(v, 6) if isinstance(v, float) and k != "kwh" else v
-                for k, v in msgspec.to_builtins(usage).items()
-            }
+            cell.metadata["mlops"] = _rounded(msgspec.to_builtins(usage))
             cell.metadata.pop("execution", None)  # Times of messages: they would differ in every run
             if self.told:
                 self.told(cell_index, cell, usage, done)
@@ -101,16 +112,16 @@ class QuietManager(NotebookExecutionManager):
 
     last = 0.0
 
-    def save(self, final=False, **kwargs) -> None:
+    def save(self, final: bool = False, **kwargs: Any) -> None:
         if final or time.monotonic() - self.last >= 1:
             self.last = time.monotonic()
             super().save(**kwargs)
 
-    def notebook_complete(self, **kwargs) -> None:
+    def notebook_complete(self, **kwargs: Any) -> None:
         super().notebook_complete(**kwargs)
         self.save(final=True)
 
-    def cell_exception(self, cell, cell_index=None, **kwargs) -> None:
+    def cell_exception(self, cell: NotebookNode, cell_index: int | None = None, **kwargs: Any) -> None:
         super().cell_exception(cell, cell_index, **kwargs)
         self.save(final=True)
 
@@ -121,52 +132,45 @@ class MlopsEngine(NBClientEngine):
     @classmethod
     def execute_notebook(
         cls,
-        nb,
-        kernel_name,
-        output_path=None,
-        progress_bar=True,
-        log_output=False,
-        autosave_cell_every=30,
-        told=None,
-        mask=None,
-        began=None,
-        **kwargs,
-    ):
+        nb: NotebookNode,
+        kernel_name: str,
+        *,
+        output_path: str | None = None,
+        progress_bar: bool = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,
+        **kwargs: Any,  # For `execute_managed_notebook`
+    ) -> NotebookNode:
         "Execute a notebook and return it; usage is in the cells' `metadata.mlops`"
-        man = QuietManager(
+        manager = QuietManager(
             nb,
             output_path=output_path,
             progress_bar=progress_bar,
             log_output=log_output,
             autosave_cell_every=autosave_cell_every,
         )
-        man.notebook_start()
+        manager.notebook_start()
         try:
-            cls.execute_managed_notebook(
-                man, kernel_name, log_output=log_output, told=told, mask=mask, began=began, **kwargs
-            )
+            cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
         finally:
-            man.cleanup_pbar()
-            man.notebook_complete()
-        return man.nb
+            manager.cleanup_pbar()
+            manager.notebook_complete()
+        return manager.nb
 
     @classmethod
     def execute_managed_notebook(
         cls,
-        nb_man,
-        kernel_name,
-        log_output=False,
-        stdout_file=None,
-        stderr_file=None,
-        start_timeout=60,
-        execution_timeout=None,
-        told=None,
-        mask=None,
-        began=None,
-        **kwargs,
-    ):
+        nb_man: NotebookExecutionManager,
+        kernel_name: str,
+        *,
+        log_output: bool = False,
+        start_timeout: int = 60,
+        execution_timeout: int | None = None,
+        **kwargs: Any,  # `told`, `began` and `mask` of `MeteredClient`, and what nbclient understands
+    ) -> NotebookNode:
         "Run the cells in a private kernel"
-        options = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)
+        ours = ["told", "began", "mask"]
+        options = remove_args([*ours, "input_path", "timeout", "startup_timeout"], **kwargs)
         options.setdefault("kernel_manager_class", PrivateKernelManager)
         client = MeteredClient(
             nb_man,
@@ -177,16 +181,15 @@ class MlopsEngine(NBClientEngine):
                 kernel_name=kernel_name,
                 log=logger,
                 log_output=log_output,
-                stdout_file=stdout_file,
-                stderr_file=stderr_file,
             ),
         )
-        client.told = told
-        client.mask = mask
-        client.began = began
+        for name in ours:
+            setattr(client, name, kwargs.get(name))
         return client.execute(**cls._named(kwargs.get("input_path")))
 
     @staticmethod
-    def _named(notebook) -> dict:
+    def _named(notebook: str | None) -> dict:
         "The kernel knows which notebook it runs, so that what is tracked in it can say so; a job says it itself"
-        return {"env": {"MLOPS_NOTEBOOK": str(notebook)}} if notebook and not os.environ.get("MLOPS_PARENT_RUN") else {}
+        if not notebook or os.environ.get("MLOPS_PARENT_RUN"):
+            return {}
+        return {"env": {"MLOPS_NOTEBOOK": str(notebook)}}

@@ -9,15 +9,20 @@ __all__ = ['Stopped', 'execute', 'main']
 
 # %% ../../nbs/job/papermill_runner.ipynb #a8e6fb73
 import json, os, signal, sys, threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Never
+from typing import TYPE_CHECKING, Never
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+    from mlops_nb.cost.facts import Usage
 
 # %% ../../nbs/job/papermill_runner.ipynb #becd4cc6
 class Stopped(BaseException):
     "The parent asked, or is gone"
 
 
-def _stop(*_) -> Never:
+def _stop(*_: object) -> Never:
     raise Stopped
 
 
@@ -28,52 +33,52 @@ def _watch(fd: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _line(e: BaseException) -> str:
-    return " ".join(str(e).split())[:400]
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]
 
 
-def _failure(e: BaseException, nb_path: str) -> dict:
+def _failure(error: BaseException) -> dict:
     "What went wrong, for the parent"
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    if isinstance(e, PapermillExecutionError):
+    if isinstance(error, PapermillExecutionError):
         return {
             "kind": "cell",
-            "cell": e.cell_index,
-            "error": f"{e.ename}: {' '.join(str(e.evalue).split())[:400]}".rstrip(": "),
+            "cell": error.cell_index,
+            "error": f"{error.ename}: {' '.join(str(error.evalue).split())[:400]}".rstrip(": "),
         }
-    if isinstance(e, CellTimeoutError):
+    if isinstance(error, CellTimeoutError):
         return {"kind": "cell", "error": "it ran longer than the limit of this project (job.timeout_s)"}
-    if isinstance(e, DeadKernelError):
+    if isinstance(error, DeadKernelError):
         return {"kind": "cell", "error": "the kernel died (out of memory, or it ended itself)"}
-    return {"kind": "tool", "error": f"{type(e).__name__}: {_line(e)}"}
+    return {"kind": "tool", "error": f"{type(error).__name__}: {_line(error)}"}
 
 
 def execute(
     plan: dict,  # input, output, cwd, kernel, parameters, timeout_s
-    tell,  # Called with one dict per message
+    tell: Callable[[dict], None],  # Called with one dict per message
 ) -> None:
     "Execute a notebook with papermill and our engine; tell how it goes"
     import warnings
 
     warnings.filterwarnings("ignore")
-    sys.modules.setdefault(
-        "rfc3987_syntax", None
-    )  # jsonschema would build a grammar of internationalised addresses for a second; notebooks have none
+    # jsonschema would build a grammar of internationalised addresses for a second; notebooks have none
+    sys.modules.setdefault("rfc3987_syntax", None)
     sys.modules.setdefault("pyarrow.fs", None)  # papermill would load Arrow to reach HDFS; a run's notebooks are files
     import papermill
     from papermill.engines import papermill_engines
     from mlops_nb.job import secret_refs
     from mlops_nb.job.papermill_plugin import MlopsEngine
 
-    mask = secret_refs.Mask([secret_refs.look_up(v) for v in plan["parameters"].values() if secret_refs.is_secret(v)])
+    references = filter(secret_refs.is_secret, plan["parameters"].values())
+    mask = secret_refs.Mask(map(secret_refs.look_up, references))
     papermill_engines.register("mlops", MlopsEngine)
-    at = {"cell": None}
+    at: dict[str, int | None] = {"cell": None}
 
-    def told(index, cell, usage, done) -> None:
+    def told(index: int, cell: "NotebookNode", usage: "Usage", done: bool) -> None:
         at["cell"] = None if done else index
-        failed = not done or any(o.output_type == "error" for o in cell.outputs)
+        failed = not done or any(output.output_type == "error" for output in cell.outputs)
         tell(
             {
                 "cell": index,
@@ -103,16 +108,10 @@ def execute(
         tell({"done": "completed"})
     except Stopped:
         tell({"done": "aborted", "cell": at["cell"], "error": "stopped"})
-    except Exception as e:
-        f = _failure(e, plan["output"])
-        tell(
-            {
-                "done": "failed",
-                **f,
-                "error": mask.text(f["error"]),
-                "cell": f["cell"] if f.get("cell") is not None else at["cell"],
-            }
-        )
+    except Exception as error:
+        failure = _failure(error)
+        cell = failure["cell"] if failure.get("cell") is not None else at["cell"]
+        tell({"done": "failed", **failure, "error": mask.text(failure["error"]), "cell": cell})
 
 # %% ../../nbs/job/papermill_runner.ipynb #4eba22f5
 def main() -> None:
@@ -121,7 +120,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Whatever a library prints goes to the log
 
-    def tell(message) -> None:
+    def tell(message: dict) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 

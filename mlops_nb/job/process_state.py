@@ -9,6 +9,7 @@ __all__ = ['random_states', 'set_random', 'options', 'set_options', 'usual']
 
 # %% ../../nbs/job/process_state.ipynb #e78aea42
 import pickle, sys
+from types import ModuleType
 
 # %% ../../nbs/job/process_state.ipynb #8fc47e6c
 def random_states() -> dict[str, bytes]:
@@ -27,20 +28,20 @@ def set_random(states: dict[str, bytes]) -> None:
     "Put random states back"
     import random
 
-    for n, b in states.items():
-        v = pickle.loads(b)
-        if n == "random":
-            random.setstate(v)
-        elif n == "numpy":
+    for name, pickled in states.items():
+        state = pickle.loads(pickled)
+        if name == "random":
+            random.setstate(state)
+        elif name == "numpy":
             import numpy
 
-            numpy.random.set_state(v)
-        elif n == "torch":
+            numpy.random.set_state(state)
+        elif name == "torch":
             import torch
 
-            torch.set_rng_state(torch.from_numpy(v))
+            torch.set_rng_state(torch.from_numpy(state))
 
-
+# %% ../../nbs/job/process_state.ipynb #9afbdcee
 _PRINT = {
     "edgeitems": 3,
     "threshold": 1000,
@@ -60,29 +61,37 @@ def options() -> dict:
     if mpl := sys.modules.get("matplotlib"):
         if hasattr(mpl, "rcParamsOrig"):
             out["matplotlib"] = {
-                k: v
-                for k, v in dict.items(mpl.rcParams)
-                if not k.startswith("backend") and mpl.rcParamsOrig.get(k) != v
+                name: value
+                for name, value in dict.items(mpl.rcParams)
+                if not name.startswith("backend") and mpl.rcParamsOrig.get(name) != value
             }
     if "pandas" in sys.modules and (config := sys.modules.get("pandas._config.config")):
         known = _frozen(config)
         out["pandas"] = {
-            k: v for k in known if (v := config.get_option(k, silent=True)) != config._registered_options[k].defval
+            name: value
+            for name in known
+            if (value := config.get_option(name, silent=True)) != config._registered_options[name].defval
         }
     if (np := sys.modules.get("numpy")) and hasattr(np, "geterr"):
-        out["numpy"] = {k: v for k, v in np.geterr().items() if v != ("ignore" if k == "under" else "warn")}
-        out["print"] = {k: v for k, v in np.get_printoptions().items() if k in _PRINT and v != _PRINT[k]}
-    return {k: v for k, v in out.items() if v}
+        out["numpy"] = {
+            name: value for name, value in np.geterr().items() if value != ("ignore" if name == "under" else "warn")
+        }
+        out["print"] = {
+            name: value for name, value in np.get_printoptions().items() if name in _PRINT and value != _PRINT[name]
+        }
+    return {name: value for name, value in out.items() if value}
 
 
 _seen: dict = {}
 
 
-def _frozen(config) -> set[str]:
+def _frozen(config: ModuleType) -> set[str]:
     "Options of pandas that code can set: those whose default is what the option had when it was first seen"
     if "pandas" not in _seen:
         _seen["pandas"] = {
-            k for k, o in config._registered_options.items() if config.get_option(k, silent=True) == o.defval
+            name
+            for name, option in config._registered_options.items()
+            if config.get_option(name, silent=True) == option.defval
         }
     return _seen["pandas"]
 
@@ -96,8 +105,8 @@ def set_options(options: dict) -> None:
     if "pandas" in options:
         import pandas
 
-        for k, v in options["pandas"].items():
-            pandas.set_option(k, v)
+        for name, value in options["pandas"].items():
+            pandas.set_option(name, value)
     if "numpy" in options:
         import numpy
 
@@ -111,15 +120,17 @@ def set_options(options: dict) -> None:
 def usual(options: dict) -> dict:
     "What options are when nobody has set them"
     out = {
-        "numpy": {k: "ignore" if k == "under" else "warn" for k in options.get("numpy", ())},
-        "print": {k: _PRINT[k] for k in options.get("print", ())},
+        "numpy": {name: "ignore" if name == "under" else "warn" for name in options.get("numpy", ())},
+        "print": {name: _PRINT[name] for name in options.get("print", ())},
     }
     if "matplotlib" in options:
         out["matplotlib"] = {
-            k: v for k, v in dict.items(sys.modules["matplotlib"].rcParamsOrig) if k in options["matplotlib"]
+            name: value
+            for name, value in dict.items(sys.modules["matplotlib"].rcParamsOrig)
+            if name in options["matplotlib"]
         }
     if "pandas" in options:
         out["pandas"] = {
-            k: sys.modules["pandas._config.config"]._registered_options[k].defval for k in options["pandas"]
+            name: sys.modules["pandas._config.config"]._registered_options[name].defval for name in options["pandas"]
         }
-    return {k: v for k, v in out.items() if v}
+    return {name: value for name, value in out.items() if value}

@@ -15,6 +15,7 @@ from ..core.fact import Plan
 from ..core.project import write_text, Project
 from . import definition, execution, kubernetes_jobs, ray_jobs, ship_views, shipping, unattended
 from .facts import Job, RunRecord
+from .supervision import stoppable
 
 # %% ../../nbs/job/remote_verbs.ipynb #df3466ce
 def answer(
@@ -85,7 +86,7 @@ def _k8s(project: Project, spec, run: str) -> tuple[str, str]:
     docs = documents(project, spec, run)
     name = docs[-1]["metadata"]["name"]
     try:
-        with execution._stoppable():
+        with stoppable():
             kubernetes_jobs.submit(cluster, docs)
             return f"Job {cluster.namespace}/{name} of Kubernetes", kubernetes_jobs.follow(cluster, name)[1]
     except KeyboardInterrupt:
@@ -103,7 +104,7 @@ def _ray(project: Project, spec, run: str) -> tuple[str, str]:
         if f.is_file() and not f.name.startswith(".")
     }
     try:
-        with execution._stoppable():
+        with stoppable():
             ray_jobs.submit(base, run, shlex.join(["mlops", "job", "run", spec.name, *spec.args]), files, spec.lock)
             return f"job {run} of Ray at {base}", ray_jobs.follow(base, run)[1]
     except KeyboardInterrupt:

@@ -12,17 +12,30 @@ import copy, json, os, re, sys, tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core.errors import ToolFailed
 from ..core.progress import progress
 from . import injection
 from .facts import NotebookFinding
 from .output_faults import outputs_of
 
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+
 # %% ../../nbs/job/replay.ipynb #58ae9852
 _TIMING = re.compile(
-    r"^(?:CPU times|Wall time|\d[\d.]* [nmuµμ]?s ± |Compiler).*$|\b\d+(?:\.\d+)?\s?(?:it/s|s/it)\b.*$|\bTime:\s+\d\d:\d\d:\d\d|\bDate:\s+\w{3}, \d\d \w{3} \d{4}",
+    (
+        r"^(?:CPU times|Wall time|\d[\d.]* [nmuµμ]?s ± |Compiler).*$"
+        r"|\b\d+(?:\.\d+)?\s?(?:it/s|s/it)\b.*$"
+        r"|\bTime:\s+\d\d:\d\d:\d\d|\bDate:\s+\w{3}, \d\d \w{3} \d{4}"
+    ),
     re.M,
 )
+
+
+def _has_picture(bundle: dict[str, str]) -> bool:
+    return any(kind.startswith("image/") for kind in bundle)
 
 
 def said(
@@ -33,13 +46,13 @@ def said(
         {
             "source": "",
             "outputs": [
-                o
-                for o in outputs_of(cell)
-                if o.get("output_type") in ("stream", "execute_result", "display_data", "error")
+                output
+                for output in outputs_of(cell)
+                if output.get("output_type") in ("stream", "execute_result", "display_data", "error")
             ],
         }
     )
-    results = [d["text/plain"] for d in got["data"] if "text/plain" in d and not any(k.startswith("image/") for k in d)]
+    results = [bundle["text/plain"] for bundle in got["data"] if "text/plain" in bundle and not _has_picture(bundle)]
     return {
         "printed": _TIMING.sub("", got["streams"].get("stdout", "")).strip(),
         "result": _TIMING.sub("", "\n".join(results)).strip(),
@@ -49,16 +62,22 @@ def said(
 
 def _first(old: str, new: str) -> str:
     "The first line that differs, of both"
-    a = old.split("\n")
-    b = new.split("\n")
-    at = next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    short = lambda lines: repr(lines[at][:60]) if at < len(lines) else "nothing"
-    return f"{short(a)} then, {short(b)} now"
+    lines_then = old.split("\n")
+    lines_now = new.split("\n")
+    at = next(
+        (index for index, (then, now) in enumerate(zip(lines_then, lines_now)) if then != now),
+        min(len(lines_then), len(lines_now)),
+    )
+
+    def short(lines: list[str]) -> str:
+        return repr(lines[at][:60]) if at < len(lines) else "nothing"
+
+    return f"{short(lines_then)} then, {short(lines_now)} now"
 
 
-def has_outputs(nb: dict) -> bool:
+def has_outputs(notebook: dict) -> bool:
     "Was the notebook saved with outputs? Many are kept in git without"
-    return any(outputs_of(c) for c in nb["cells"] if c["cell_type"] == "code")
+    return any(outputs_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "code")
 
 
 def compare(
@@ -67,31 +86,31 @@ def compare(
 ) -> Iterator[NotebookFinding]:
     "A finding for every cell that fails now or says something else"
     kept = has_outputs(before)
-    for n, (old, new) in enumerate(zip(before["cells"], after["cells"])):
+    for index, (old, new) in enumerate(zip(before["cells"], after["cells"])):
         if old["cell_type"] != "code" or "raises-exception" in (old["metadata"].get("tags") or []):
             continue
-        a, b = said(old), said(new)
-        if b["error"] and not a["error"]:
+        then, now = said(old), said(new)
+        if now["error"] and not then["error"]:
             yield NotebookFinding(
-                cell=n,
+                cell=index,
                 kind="failed",
-                message=f"it fails in a fresh kernel: {b['error'][:120]}",
+                message=f"it fails in a fresh kernel: {now['error'][:120]}",
                 fix="run all cells from a fresh kernel until none fails",
             )
         elif kept and (old.get("execution_count") or outputs_of(old)):
             for key in ("printed", "result"):
-                if a[key] != b[key]:
+                if then[key] != now[key]:
                     yield NotebookFinding(
-                        cell=n,
+                        cell=index,
                         kind="changed",
-                        message=f"{key} differs in a fresh kernel: {_first(a[key], b[key])}",
+                        message=f"{key} differs in a fresh kernel: {_first(then[key], now[key])}",
                         fix="seed what is random, pin what changed, or save the replayed notebook",
                     )
                     break
 
 # %% ../../nbs/job/replay.ipynb #85bb557d
 def replay(
-    nb: dict,  # From `notebook_ast.load`
+    notebook: dict,  # From `notebook_ast.load`
     folder: Path,  # Where it runs
     timeout_s: float = 600,  # For one cell
 ) -> dict:  # The notebook with the outputs of this run
@@ -99,7 +118,7 @@ def replay(
     from nbclient import NotebookClient
     import nbformat
 
-    plain = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [_bare(c) for c in nb["cells"]]}
+    plain = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [_bare(cell) for cell in notebook["cells"]]}
     node = nbformat.from_dict(copy.deepcopy(plain))
     client = NotebookClient(
         node,
@@ -109,43 +128,52 @@ def replay(
         resources={"metadata": {"path": str(folder)}},
         store_widget_state=False,
     )
-    titles = injection.titles(nb)
+    titles = injection.titles(notebook)
     with (
         _private() as client.km,
-        progress("fresh kernel", sum(c["cell_type"] == "code" and bool(c["source"].strip()) for c in nb["cells"])) as p,
+        progress(
+            "fresh kernel",
+            sum(cell["cell_type"] == "code" and bool(cell["source"].strip()) for cell in notebook["cells"]),
+        ) as step,
     ):
-        client.on_cell_execute = lambda cell, cell_index: p(0, titles[cell_index])
-        client.on_cell_executed = lambda cell, cell_index, execute_reply: p(1)
+        client.on_cell_execute = lambda cell, cell_index: step(0, titles[cell_index])
+        client.on_cell_executed = lambda cell, cell_index, execute_reply: step(1)
         _execute(client, timeout_s)
     return json.loads(json.dumps(node))
 
 
 @contextmanager
-def _private():
+def _private() -> Iterator["AsyncKernelManager"]:
     "A kernel that only this process can reach: over sockets in a folder of its own, where the system has such"
     from jupyter_client.manager import AsyncKernelManager
 
-    with tempfile.TemporaryDirectory(prefix="mlops-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp") as d:
-        own = (
-            {}
-            if sys.platform == "win32"
-            else {"transport": "ipc", "connection_file": os.path.join(d, "kernel.json"), "ip": os.path.join(d, "k")}
-        )
+    with tempfile.TemporaryDirectory(
+        prefix="mlops-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp"
+    ) as folder:
+        own = {}
+        if sys.platform != "win32":
+            own = {
+                "transport": "ipc",
+                "connection_file": os.path.join(folder, "kernel.json"),
+                "ip": os.path.join(folder, "k"),
+            }
         yield AsyncKernelManager(kernel_name="python3", **own)
 
 
-def _execute(client, timeout_s: float) -> None:
+def _execute(client: "NotebookClient", timeout_s: float) -> None:
     "Run the cells, or say in one line why that was not possible"
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     try:
         client.execute(cleanup_kc=True, env={**os.environ, "MPLBACKEND": os.environ.get("MPLBACKEND", "agg")})
-    except CellTimeoutError as e:
-        raise ToolFailed(f"a cell took longer than {timeout_s:g} s in the fresh kernel") from e
-    except DeadKernelError as e:
-        raise ToolFailed("the fresh kernel died", "look for what ends the process or takes its memory") from e
-    except (OSError, RuntimeError, KeyError) as e:
-        raise ToolFailed(f"no fresh kernel: {type(e).__name__}: {e}", "python -m ipykernel install --user") from e
+    except CellTimeoutError as error:
+        raise ToolFailed(f"a cell took longer than {timeout_s:g} s in the fresh kernel") from error
+    except DeadKernelError as error:
+        raise ToolFailed("the fresh kernel died", "look for what ends the process or takes its memory") from error
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ToolFailed(
+            f"no fresh kernel: {type(error).__name__}: {error}", "python -m ipykernel install --user"
+        ) from error
 
 
 def _bare(cell: dict) -> dict:

@@ -9,30 +9,35 @@ __all__ = ['is_secret', 'parse', 'look_up', 'give', 'value', 'as_code', 'Mask']
 
 # %% ../../nbs/job/secret_refs.ipynb #64c9a57d
 import base64, json, os, re, urllib.parse
+from collections.abc import Iterable, Mapping
+from typing import IO, TYPE_CHECKING, Any
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.need import need
+
+if TYPE_CHECKING:
+    from http.client import HTTPMessage
 
 # %% ../../nbs/job/secret_refs.ipynb #7260eb84
 _REFERENCE = re.compile(r"secret:(env|file|keyring|vault):(.+)", re.S)
 
 
-def is_secret(value) -> bool:
+def is_secret(value: Any) -> bool:
     "Is a parameter's value a reference to a secret?"
     return isinstance(value, str) and value.startswith("secret:")
 
 
 def parse(reference: str) -> tuple[str, str]:
     "Kind and place of a reference; raises `BadInput`"
-    m = _REFERENCE.fullmatch(reference)
-    if not m:
+    match = _REFERENCE.fullmatch(reference)
+    if not match:
         raise BadInput(
             f"{reference[:40]!r} refers to no secret",
             "write secret:env:NAME, secret:file:PATH, secret:keyring:SERVICE/USER or secret:vault:PATH#FIELD",
         )
-    return m[1], m[2]
+    return match[1], match[2]
 
-
-def _env(name, env):
+# %% ../../nbs/job/secret_refs.ipynb #2dff684e
+def _env(name: str, env: Mapping[str, str]) -> str:
     if name not in env:
         raise NotFound(
             f"the environment variable {name} is not set", f"set it, or give another reference than secret:env:{name}"
@@ -40,24 +45,24 @@ def _env(name, env):
     return env[name]
 
 
-def _file(path, env):
+def _file(path: str, env: Mapping[str, str]) -> str:
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as f:
-            return f.read().rstrip("\n")
-    except (OSError, UnicodeDecodeError) as e:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            return file.read().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise NotFound(
-            f"the secret file {path} cannot be read: {getattr(e, 'strerror', None) or 'it is no UTF-8 text'}"
-        ) from e
+            f"the secret file {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}"
+        ) from error
 
 
-def _keyring(place, env):
+def _keyring(place: str, env: Mapping[str, str]) -> str:
     service, _, user = place.rpartition("/")
     try:
         found = need("keyring").get_password(service, user)
     except ImportError:
         raise
-    except Exception as e:
-        raise ToolFailed(f"the key ring does not answer: {type(e).__name__}") from e
+    except Exception as error:
+        raise ToolFailed(f"the key ring does not answer: {type(error).__name__}") from error
     if found is None:
         raise NotFound(f"the key ring has nothing for {place}", f"store it with: keyring set {service} {user}")
     return found
@@ -69,21 +74,26 @@ def _private(address: str) -> bool:
         at = urllib.parse.urlsplit(address)
     except ValueError:
         return False
-    return (
-        at.scheme == "https"
-        and bool(at.hostname)
-        or at.scheme == "http"
-        and at.hostname in ("127.0.0.1", "localhost", "::1")
-    )
+    if at.scheme == "https":
+        return bool(at.hostname)
+    return at.scheme == "http" and at.hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _vault(place, env):
+def _vault(place: str, env: Mapping[str, str]) -> str:
     import urllib.error, urllib.request
 
     class Guarded(urllib.request.HTTPRedirectHandler):
         "A standby node sends us to the active one; the token goes along only where nobody reads it on the way"
 
-        def redirect_request(self, req, fp, code, msg, headers, newurl):
+        def redirect_request(  # noqa: PLR0917 - the signature is urllib's
+            self,
+            req: urllib.request.Request,
+            fp: IO[bytes],
+            code: int,
+            msg: str,
+            headers: "HTTPMessage",
+            newurl: str,
+        ) -> urllib.request.Request | None:
             if not _private(newurl):
                 raise ToolFailed(f"Vault sends us on to an address that is not https://, for {path}")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -102,13 +112,12 @@ def _vault(place, env):
     try:
         with urllib.request.build_opener(Guarded).open(ask, timeout=10) as answer:
             data = json.load(answer)["data"]
-    except urllib.error.HTTPError as e:
-        raise ToolFailed(f"Vault answers {e.code} for {path}") from e
-    except (OSError, ValueError, KeyError) as e:
-        raise ToolFailed(f"Vault does not answer: {type(e).__name__}", "look at VAULT_ADDR") from e
-    data = (
-        data["data"] if isinstance(data.get("data"), dict) and "metadata" in data else data
-    )  # Version 2 of the store wraps it
+    except urllib.error.HTTPError as error:
+        raise ToolFailed(f"Vault answers {error.code} for {path}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ToolFailed(f"Vault does not answer: {type(error).__name__}", "look at VAULT_ADDR") from error
+    if isinstance(data.get("data"), dict) and "metadata" in data:
+        data = data["data"]  # Version 2 of the store wraps it
     if (field or "value") not in data:
         raise NotFound(f"Vault has no field {field or 'value'} at {path}", f"it has: {', '.join(data)}")
     return str(data[field or "value"])
@@ -119,7 +128,7 @@ _LOOK = {"env": _env, "file": _file, "keyring": _keyring, "vault": _vault}
 
 def look_up(
     reference: str,
-    env=None,  # Environment; the process's by default
+    env: Mapping[str, str] | None = None,  # Environment; the process's by default
 ) -> str:
     "The secret that a reference stands for; raises one line that does not hold it"
     kind, place = parse(reference)
@@ -149,43 +158,43 @@ def as_code(reference: str) -> str:
     return f'__import__("mlops_nb.job.secret_refs", fromlist=["value"]).value({reference!r})'
 
 # %% ../../nbs/job/secret_refs.ipynb #4700f4eb
+def _forms(secret: str) -> set[str]:
+    "What a secret may look like in a text"
+    return {
+        secret,
+        repr(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        urllib.parse.quote(secret, safe=""),
+        urllib.parse.quote_plus(secret),
+        base64.b64encode(secret.encode()).decode().rstrip("="),
+        secret.encode().hex(),
+    }
+
+
 class Mask:
     "Takes secrets out of text"
 
-    def __init__(self, secrets) -> None:
-        forms = {
-            f
-            for s in secrets
-            for f in (
-                s,
-                repr(s)[1:-1],
-                json.dumps(s)[1:-1],
-                json.dumps(s, ensure_ascii=False)[1:-1],
-                urllib.parse.quote(s, safe=""),
-                urllib.parse.quote_plus(s),
-                base64.b64encode(s.encode()).decode().rstrip("="),
-                s.encode().hex(),
-            )
-        }
-        self.forms = sorted(forms, key=len, reverse=True)
-        self.raw = [(f.encode(), b"***") for f in self.forms]
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self.forms = sorted(set().union(*map(_forms, secrets)), key=len, reverse=True)
+        self.raw = [(form.encode(), b"***") for form in self.forms]
 
     def text(self, text: str) -> str:
-        for f in self.forms:
-            text = text.replace(f, "***")
+        for form in self.forms:
+            text = text.replace(form, "***")
         return text
 
     def data(self, data: bytes) -> bytes:
-        for f, to in self.raw:
-            data = data.replace(f, to)
+        for form, stars in self.raw:
+            data = data.replace(form, stars)
         return data
 
-    def values(self, x):
+    def values(self, value: Any) -> Any:
         "Every string in a nest of lists and dicts"
         if not self.forms:
-            return x
-        if isinstance(x, str):
-            return self.text(x)
-        if isinstance(x, dict):
-            return {self.text(k) if isinstance(k, str) else k: self.values(v) for k, v in x.items()}
-        return [self.values(v) for v in x] if isinstance(x, (list, tuple)) else x
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key) if isinstance(key, str) else key: self.values(item) for key, item in value.items()}
+        return [self.values(item) for item in value] if isinstance(value, (list, tuple)) else value

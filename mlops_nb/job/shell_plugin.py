@@ -9,13 +9,14 @@ __all__ = ['Said', 'Stream', 'Publisher', 'Hook', 'Transformers', 'CellShell', '
 
 # %% ../../nbs/job/shell_plugin.ipynb #669f9290
 import builtins, os, sys, tempfile, time
-from typing import Never
+from collections.abc import Callable, Iterable
+from typing import IO, Any, Never
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import StdinNotImplementedError
 from IPython.core.inputtransformer2 import TransformerManager
-from IPython.core.interactiveshell import InteractiveShell
-from traitlets import Any, Type
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from traitlets import Any as AnyTrait, Type
 from traitlets.config import Config
 
 # %% ../../nbs/job/shell_plugin.ipynb #725ce99a
@@ -23,21 +24,23 @@ def _json_able(data: dict) -> dict:
     "A bundle as the notebook format wants it: bytes as base64"
     import base64
 
-    return {k: base64.encodebytes(v).decode() if isinstance(v, bytes) else v for k, v in data.items()}
+    return {
+        kind: base64.encodebytes(value).decode() if isinstance(value, bytes) else value for kind, value in data.items()
+    }
 
 
 class Said:
     "Where the outputs of the running cell go"
 
-    def __init__(self, tell) -> None:
+    def __init__(self, tell: Callable[[dict], object]) -> None:
         self.tell = tell
 
-    def output(self, **out) -> None:
+    def output(self, **out: Any) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.tell({"out": out})
 
-
+# %% ../../nbs/job/shell_plugin.ipynb #3bc6b1a4
 class Stream:
     "`sys.stdout` or `sys.stderr` of the cells"
 
@@ -46,11 +49,11 @@ class Stream:
     newlines = None
     closed = False
 
-    def __init__(self, name: str, tell, fd: int) -> None:
+    def __init__(self, name: str, tell: Callable[[dict], object], fd: int) -> None:
         self.name = f"<{name}>"
         self.tell = tell
         self.fd = fd
-        self.parts = []
+        self.parts: list[str] = []
         self.size = 0
         self.pid = os.getpid()
         self.kind = name
@@ -58,7 +61,7 @@ class Stream:
         self.since = 0.0
         self.lines = 0
 
-    def write(self, text) -> int:
+    def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if os.getpid() != self.pid:
@@ -79,9 +82,9 @@ class Stream:
         self.lines += 1
         return self.lines > 50
 
-    def writelines(self, lines) -> None:
-        for l in lines:
-            self.write(l)
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         if self.parts and os.getpid() == self.pid:
@@ -93,7 +96,7 @@ class Stream:
     def isatty(self) -> bool:
         return False
 
-    def fileno(self):
+    def fileno(self) -> int:
         return self.fd
 
     def readable(self) -> bool:
@@ -109,20 +112,29 @@ class Stream:
         self.flush()
 
     @property
-    def buffer(self):
+    def buffer(self) -> IO[bytes]:
         self.flush()
         return os.fdopen(os.dup(self.fd), "wb", 0)
 
-    def reconfigure(self, **kw) -> None:
+    def reconfigure(self, **kw: Any) -> None:
         "Always UTF-8, by line"
 
 # %% ../../nbs/job/shell_plugin.ipynb #39bda16a
 class Publisher(DisplayPublisher):
     "`display` and its updates"
 
-    said = Any()
+    said = AnyTrait()
 
-    def publish(self, data, metadata=None, source=None, *, transient=None, update=False, **kw) -> None:
+    def publish(
+        self,
+        data: dict,
+        metadata: dict | None = None,
+        source: str | None = None,
+        *,
+        transient: dict | None = None,
+        update: bool = False,
+        **kw: Any,
+    ) -> None:
         transient = transient or {}
         if update:
             self.said.tell(
@@ -136,7 +148,7 @@ class Publisher(DisplayPublisher):
             **({"transient": transient} if transient else {}),
         )
 
-    def clear_output(self, wait=False) -> None:
+    def clear_output(self, wait: bool = False) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.said.tell({"clear": bool(wait)})
@@ -145,12 +157,12 @@ class Publisher(DisplayPublisher):
 class Hook(DisplayHook):
     "The value of a cell's last line"
 
-    said = Any()
+    said = AnyTrait()
 
     def write_output_prompt(self) -> None:
         self.entry = {"execution_count": self.prompt_count}
 
-    def write_format_data(self, format_dict, md_dict=None) -> None:
+    def write_format_data(self, format_dict: dict, md_dict: dict | None = None) -> None:
         self.entry.update(data=_json_able(format_dict), metadata=md_dict or {})
 
     def finish_displayhook(self) -> None:
@@ -165,12 +177,12 @@ class Transformers(TransformerManager):
     def __init__(self) -> None:
         super().__init__()
         self.own = self._all()
-        self.known = {}
+        self.known: dict[str, str] = {}
 
-    def _all(self):
+    def _all(self) -> list[Any]:
         return [*self.cleanup_transforms, *self.line_transforms, *self.token_transformers]
 
-    def transform_cell(self, cell):
+    def transform_cell(self, cell: str) -> str:
         if self._all() != self.own:
             return super().transform_cell(cell)
         if cell not in self.known:
@@ -179,12 +191,12 @@ class Transformers(TransformerManager):
             self.known[cell] = super().transform_cell(cell)
         return self.known[cell]
 
-
+# %% ../../nbs/job/shell_plugin.ipynb #a995e285
 class CellShell(InteractiveShell):
     "An `InteractiveShell` that tells its outputs"
 
     display_pub_class, displayhook_class = Type(Publisher), Type(Hook)
-    said = Any()
+    said = AnyTrait()
     kernel = None  # That there is one is how pandas knows a notebook
     ended = False  # Did a cell call `exit`?
 
@@ -198,16 +210,18 @@ class CellShell(InteractiveShell):
     def ask_exit(self) -> None:
         self.ended = True
 
-    def should_run_async(self, raw_cell, *, transformed_cell=None, preprocessing_exc_tuple=None):
+    def should_run_async(
+        self, raw_cell: str, *, transformed_cell: str | None = None, preprocessing_exc_tuple: tuple | None = None
+    ) -> bool:
         text = transformed_cell or raw_cell
         return ("await" in text or "async" in text) and super().should_run_async(
             raw_cell, transformed_cell=transformed_cell, preprocessing_exc_tuple=preprocessing_exc_tuple
         )
 
-    def enable_gui(self, gui=None) -> None:
+    def enable_gui(self, gui: str | None = None) -> None:
         "No event loop of windows in a job"
 
-    def _showtraceback(self, etype, evalue, stb) -> None:
+    def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
         self.said.output(output_type="error", ename=str(etype.__name__), evalue=str(evalue), traceback=list(stb))
 
 
@@ -216,17 +230,17 @@ CellShell.__name__ = CellShell.__qualname__ = (
 )
 
 
-def _no_stdin(*_, **__) -> Never:
+def _no_stdin(*_: object, **__: object) -> Never:
     raise StdinNotImplementedError("raw_input was called, but this frontend does not support input requests.")
 
-
+# %% ../../nbs/job/shell_plugin.ipynb #4a66de7f
 def make() -> CellShell:
     "The shell of this process, with nobody listening yet"
-    c = Config()
-    c.InteractiveShell.colors = "linux"
-    c.InteractiveShell.ipython_dir = tempfile.gettempdir()
-    c.HistoryManager.enabled = False
-    shell = CellShell.instance(config=c)
+    config = Config()
+    config.InteractiveShell.colors = "linux"
+    config.InteractiveShell.ipython_dir = tempfile.gettempdir()
+    config.HistoryManager.enabled = False
+    shell = CellShell.instance(config=config)
     shell.xmode = "Context"
     shell.input_transformer_manager = Transformers()
     return shell
@@ -234,7 +248,7 @@ def make() -> CellShell:
 
 def listen(
     shell: CellShell,
-    tell,  # Called with every output, in nbformat's words
+    tell: Callable[[dict], object],  # Called with every output, in nbformat's words
     out_fd: int = 1,  # Where processes that a cell starts write
     err_fd: int = 2,
 ) -> None:
@@ -245,20 +259,18 @@ def listen(
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     sys.modules.pop("matplotlib_inline.backend_inline", None)  # It joins the shell that is there when it is imported
     if "" not in sys.path:
-        sys.path.insert(
-            next((n for n, p in enumerate(sys.path) if p.endswith("-packages")), len(sys.path)), ""
-        )  # As IPython does: behind the standard library
+        packages = next((n for n, path in enumerate(sys.path) if path.endswith("-packages")), len(sys.path))
+        sys.path.insert(packages, "")  # As IPython does: behind the standard library
 
 
 async def run(
     shell: CellShell,
     code: str,  # A cell
     cell_id: str = "",
-):
+) -> ExecutionResult:
     "Run one cell as a kernel would: inside a running event loop, where `await` works"
-    if (
-        "await" not in code and "async" not in code
-    ):  # Nothing to ask: reading a cell twice costs as much as running a small one
+    # Nothing to ask: reading a cell twice costs as much as running a small one
+    if "await" not in code and "async" not in code:
         done = shell.run_cell(code, store_history=True, cell_id=cell_id or None)
         sys.stdout.flush()
         sys.stderr.flush()

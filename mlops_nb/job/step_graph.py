@@ -22,23 +22,23 @@ def before(
     found = set()
     todo = list(needs[name])
     while todo:
-        n = todo.pop()
-        if n not in found:
-            found.add(n)
-            todo += needs[n]
+        step = todo.pop()
+        if step not in found:
+            found.add(step)
+            todo += needs[step]
     return found
 
 
 def after(needs: dict[str, set[str]], name: str) -> set[str]:
-    return {n for n in needs if name in before(needs, n)}
+    return {step for step in needs if name in before(needs, step)}
 
 # %% ../../nbs/job/step_graph.ipynb #9447b394
 def is_wide(
     steps: list[Step],
 ) -> bool:
     "Are there two steps neither of which needs the other?"
-    needs = {s.name: set(s.needs) for s in steps}
-    return any(len(before(needs, n)) + len(after(needs, n)) + 1 < len(needs) for n in needs)
+    needs = {step.name: set(step.needs) for step in steps}
+    return any(len(before(needs, name)) + len(after(needs, name)) + 1 < len(needs) for name in needs)
 
 # %% ../../nbs/job/step_graph.ipynb #ce945d3a
 Files = dict[str, dict[str, tuple[float, float]]]  # Way (r, w, a) -> path -> when first, when last
@@ -50,10 +50,10 @@ def together(*many: Files) -> Files:
     if sum(map(bool, many)) < 2:
         return next(filter(None, many), out)
     for way in ("r", "w", "a"):
-        for m in many:
-            for p, (first, last) in m.get(way, {}).items():
-                f, l = out.setdefault(way, {}).get(p, (first, last))
-                out[way][p] = (min(f, first), max(l, last))
+        for files in many:
+            for path, (first, last) in files.get(way, {}).items():
+                began, ended = out.setdefault(way, {}).get(path, (first, last))
+                out[way][path] = (min(began, first), max(ended, last))
     return out
 
 
@@ -69,61 +69,69 @@ _WORDS = {
 }
 
 
-def _met(a: Files, b: Files) -> list[tuple[str, str]]:
+def _met(first: Files, later: Files) -> list[tuple[str, str]]:
     "`(ways, path)` of files that two steps cannot share, whoever comes first"
 
-    def free(p):
-        return not p.endswith(os.sep) and all(p in f.get("a", {}) and p not in f.get("w", {}) for f in (a, b))
+    def free(path: str) -> bool:
+        "Do both only add to it?"
+        if path.endswith(os.sep):
+            return False
+        return all(path in files.get("a", {}) and path not in files.get("w", {}) for files in (first, later))
 
-    return [(x + y, p) for x, y in _PAIRS for p in sorted(a.get(x, {}).keys() & b.get(y, {}).keys()) if not free(p)]
+    met = []
+    for first_way, later_way in _PAIRS:
+        both = first.get(first_way, {}).keys() & later.get(later_way, {}).keys()
+        met += [(first_way + later_way, path) for path in sorted(both) if not free(path)]
+    return met
 
 
-def meeting(a: Files, b: Files) -> str:
+def meeting(first: Files, later: Files) -> str:
     "Why the later of two steps has to come after the first, as far as files go"
-    return next((_WORDS[ways].format(p) for ways, p in _met(a, b)), "")
+    return next((_WORDS[ways].format(path) for ways, path in _met(first, later)), "")
 
 
-def span(f: Files, p: str) -> tuple[float, float]:
-    spans = [f[w][p] for w in f if p in f[w]]
-    return min(s[0] for s in spans), max(s[1] for s in spans)
+def span(files: Files, path: str) -> tuple[float, float]:
+    "When a file was touched first and last, in whatever way"
+    spans = [files[way][path] for way in files if path in files[way]]
+    return min(began for began, _ in spans), max(ended for _, ended in spans)
 
 
-def crossed(a: Files, b: Files) -> bool:
+def crossed(first: Files, later: Files) -> bool:
     "Did the later step touch a file that the first one changes before that was done with it?"
-    return any(span(b, p)[0] < span(a, p)[1] for ways, p in _met(a, b) if ways[0] != "r")
+    return any(span(later, path)[0] < span(first, path)[1] for ways, path in _met(first, later) if ways[0] != "r")
 
 
-def in_place(f: Files) -> set[str]:
+def in_place(files: Files) -> set[str]:
     "Files that a second try finds changed by the first"
-    return {p for p in {*(f.get("r", {}).keys() & f.get("w", {}).keys()), *f.get("a", {})} if not p.endswith(os.sep)}
+    changed = {*(files.get("r", {}).keys() & files.get("w", {}).keys()), *files.get("a", {})}
+    return {path for path in changed if not path.endswith(os.sep)}
 
 
-def lost(a: Files, b: Files) -> list[str]:
+def lost(first: Files, later: Files) -> list[str]:
     "Files whose content another order would have needed, and that is gone"
     out = set()
-    for ways, p in _met(a, b):
-        began, ended = span(b, p)
-        if began >= span(a, p)[1]:
+    for ways, path in _met(first, later):
+        began, ended = span(later, path)
+        if began >= span(first, path)[1]:
             continue
-        after = (
-            p in a.get("w", {}) and ended <= a["w"][p][0] and p not in a.get("r", {})
-        )  # The first step overwrote it later: nothing of it was left
-        if ways[0] == "r" or p in in_place(b) and not after:
-            out.add(p)
+        # Where the first step overwrote it later, nothing of it was left
+        wiped = path in first.get("w", {}) and ended <= first["w"][path][0] and path not in first.get("r", {})
+        if ways[0] == "r" or path in in_place(later) and not wiped:
+            out.add(path)
     return sorted(out)
 
 
 def overtaken(mine: Files, above: Files) -> bool:
     "Was a file that these cells wrote, or a folder that they listed, changed since by cells above?"
 
-    def later(path: str, ways):
-        return any(path in above.get(w, {}) and above[w][path][1] > span(mine, path)[0] for w in ways)
+    def later(path: str, ways: str) -> bool:
+        return any(path in above.get(way, {}) and above[way][path][1] > span(mine, path)[0] for way in ways)
 
-    return (
-        any(later(p, "wa") for p in mine.get("w", {}))
-        or any(later(p, "w") for p in mine.get("a", {}))
-        or any(later(p, "a") for p in mine.get("r", {}) if p.endswith(os.sep))
-    )
+    if any(later(path, "wa") for path in mine.get("w", {})):
+        return True
+    if any(later(path, "w") for path in mine.get("a", {})):
+        return True
+    return any(later(path, "a") for path in mine.get("r", {}) if path.endswith(os.sep))
 
 # %% ../../nbs/job/step_graph.ipynb #181e1093
 class Effects(msgspec.Struct, kw_only=True):
@@ -137,47 +145,52 @@ class Effects(msgspec.Struct, kw_only=True):
 
 
 def clash(
-    a: Effects,  # Of the step that stands first in the notebook
-    b: Effects,  # Of the later one; without content where it has not run yet
+    first: Effects,  # Of the step that stands first in the notebook
+    later: Effects,  # Of the later one; without content where it has not run yet
     hidden: set[str],  # Names that the first one changes, and its code does not show it
     reads: set[str] | None,  # Names whose values can change what the later one does; None is all
 ) -> str:
     "Why the later of two steps cannot run beside the first; empty when it can"
     if names := sorted(hidden if reads is None else hidden & reads):
         return f"it uses `{names[0]}`, which that step changes under another name"
-    if both := sorted(set(a.shared) & {*b.shared, *b.changed}):
+    if both := sorted(set(first.shared) & {*later.shared, *later.changed}):
         return f"both keep or change what `{both[0]}` leads to"
-    if a.sets:
+    if first.sets:
         return "that step sets an option, a variable of the environment or the folder"
-    if both := sorted(set(a.random) & set(b.random)):
+    if both := sorted(set(first.random) & set(later.random)):
         return f"both draw from the generator of `{both[0]}`; one generator for each step would set them free"
-    return meeting(a.files, b.files)
+    return meeting(first.files, later.files)
 
 # %% ../../nbs/job/step_graph.ipynb #4363ad6f
+def _status(
+    step: Step,
+    cells: list[CellRun],  # Those of the step that the run came to
+) -> str:
+    if not cells:
+        return "not_run"
+    if any(cell.status == "failed" for cell in cells):
+        return "failed"
+    if all(cell.cached for cell in cells):
+        return "cached"
+    return "completed" if len(cells) == len(step.cells) else "stopped"
+
+
 def told(
     steps: list[Step],  # Of the job
     cells: list[CellRun],  # Of the run
     seen: dict[str, StepRun],  # What the run said itself
 ) -> list[StepRun]:
     "Every step of a run"
-    at = {c.index: c for c in cells}
+    at = {cell.index: cell for cell in cells}
 
-    def one(s):
-        mine = [at[n] for n in s.cells if n in at]
-        failed = any(c.status == "failed" for c in mine)
-        done = (
-            "failed"
-            if failed
-            else "not_run"
-            if not mine
-            else "cached"
-            if all(c.cached for c in mine)
-            else "completed"
-            if len(mine) == len(s.cells)
-            else "stopped"
-        )
+    def one(step: Step) -> StepRun:
+        mine = [at[index] for index in step.cells if index in at]
         return StepRun(
-            name=s.name, status=done, needs=s.needs, cells=s.cells, seconds=sum(c.seconds for c in mine if not c.cached)
+            name=step.name,
+            status=_status(step, mine),
+            needs=step.needs,
+            cells=step.cells,
+            seconds=sum(cell.seconds for cell in mine if not cell.cached),
         )
 
-    return [seen.get(s.name) or one(s) for s in steps]
+    return [seen.get(step.name) or one(step) for step in steps]

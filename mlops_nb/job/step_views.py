@@ -16,18 +16,16 @@ from .facts import Step, StepRun
 # %% ../../nbs/job/step_views.ipynb #b36201e0
 def columns(steps: list[Step] | list[StepRun]) -> list[list[str]]:
     "Names by distance from the start"
-    needs = {s.name: set(s.needs) & {x.name for x in steps} for s in steps}
+    needs = {step.name: set(step.needs) & {other.name for other in steps} for step in steps}
     depth = dict[str, int]()
     while len(depth) < len(needs):
-        new = {
-            n: 1 + max((depth[m] for m in ms), default=-1)
-            for n, ms in needs.items()
-            if n not in depth and all(m in depth for m in ms)
-        }
-        if not new:
+        ready = [name for name, before in needs.items() if name not in depth and before <= depth.keys()]
+        if not ready:
             break  # Somebody wrote a circle into job.toml
-        depth.update(new)
-    return [[n for n in depth if depth[n] == d] for d in range(max(depth.values(), default=-1) + 1)]
+        depth.update({name: 1 + max((depth[other] for other in needs[name]), default=-1) for name in ready})
+    return [
+        [name for name in depth if depth[name] == distance] for distance in range(max(depth.values(), default=-1) + 1)
+    ]
 
 # %% ../../nbs/job/step_views.ipynb #4bcce802
 _W, _H, _DX, _DY = 118, 28, 158, 44  # A box, and the distance from one to the next, CSS pixels
@@ -42,67 +40,91 @@ _FILL = {
 _WORD = {"completed": "done", "not_run": "not run"}
 
 
-def _direct(steps) -> dict[str, list[str]]:
+def _direct(steps: list[Step] | list[StepRun]) -> dict[str, list[str]]:
     "What each step needs, without what those need anyway"
-    needs = {s.name: set(s.needs) for s in steps}
+    needs = {step.name: set(step.needs) for step in steps}
 
-    def all_(n):
-        return set().union(*({m} | all_(m) for m in needs.get(n, ())))
+    def everything(name: str) -> set[str]:
+        "What a step needs, and what that needs"
+        return set().union(*({other} | everything(other) for other in needs.get(name, ())))
 
-    return {n: [m for m in ms if m in needs and not any(m in all_(o) for o in ms - {m})] for n, ms in needs.items()}
+    def is_implied(name: str, among: set[str]) -> bool:
+        return any(name in everything(other) for other in among - {name})
+
+    direct = {}
+    for name, before in needs.items():
+        direct[name] = [other for other in before if other in needs and not is_implied(other, before)]
+    return direct
 
 
 def _box(name: str, x: int, y: int, status: str) -> str:
     color = _FILL.get(status, "none")
     shown = escape(name if len(name) <= 15 else name[:14] + "…")
-    style = (
-        f'fill="{color}" stroke="{color}"'
-        if color != "none"
-        else 'fill="none" stroke="currentColor" stroke-opacity=".6"'
-        + (' stroke-dasharray="4 3"' if status == "not_run" else "")
+    if color != "none":
+        style = f'fill="{color}" stroke="{color}"'
+        ink = "#fff"
+    else:
+        style = 'fill="none" stroke="currentColor" stroke-opacity=".6"'
+        style += ' stroke-dasharray="4 3"' if status == "not_run" else ""
+        ink = "currentColor"
+    return (
+        f'<rect x="{x}" y="{y}" width="{_W}" height="{_H}" rx="5" {style}/>'
+        f'<text x="{x + _W // 2}" y="{y + 18}" text-anchor="middle"'
+        f' style="font-size:12px;fill:{ink};opacity:1">{shown}</text>'
     )
-    return f'<rect x="{x}" y="{y}" width="{_W}" height="{_H}" rx="5" {style}/><text x="{x + _W // 2}" y="{y + 18}" text-anchor="middle" style="font-size:12px;fill:{"#fff" if color != "none" else "currentColor"};opacity:1">{shown}</text>'
+
+
+def _arrow(tail: tuple[int, int], head: tuple[int, int]) -> str:
+    "From the right side of one box to the left side of another, whose upper left corners are given"
+    x = tail[0] + _W
+    y = tail[1] + _H // 2
+    u = head[0]
+    v = head[1] + _H // 2
+    line = f"M{x} {y}C{x + 20} {y} {u - 24} {v} {u - 6} {v}"
+    point = f"M{u - 11} {v - 4}L{u - 5} {v}L{u - 11} {v + 4}"
+    return f'<path class="a" d="{line}{point}"/>'
 
 
 def picture(
     steps: list[Step] | list[StepRun],
 ) -> Svg:
     "The steps as boxes, what they need as arrows"
-    cols = columns(steps)
-    at = {n: (d * _DX + 2, k * _DY + 2) for d, ns in enumerate(cols) for k, n in enumerate(ns)}
-    status = {s.name: getattr(s, "status", "") for s in steps}
-    arrows = [(m, n) for n, ms in _direct(steps).items() for m in ms if m in at and n in at]
-
-    def arrow(m, n) -> str:
-        (x, y), (u, v) = at[m], at[n]
-        x = x + _W
-        y = y + _H // 2
-        v = v + _H // 2
-        return f'<path class="a" d="M{x} {y}C{x + 20} {y} {u - 24} {v} {u - 6} {v}M{u - 11} {v - 4}L{u - 5} {v}L{u - 11} {v + 4}"/>'
-
-    w = len(cols) * _DX - (_DX - _W) + 4
-    h = max(map(len, cols), default=0) * _DY - (_DY - _H) + 4
-    inside = "".join(arrow(*a) for a in arrows) + "".join(_box(n, *at[n], status[n]) for n in at)
+    filled = columns(steps)
+    at = {}
+    for column, names in enumerate(filled):
+        for row, name in enumerate(names):
+            at[name] = (column * _DX + 2, row * _DY + 2)
+    status = {step.name: getattr(step, "status", "") for step in steps}
+    arrows = []
+    for name, before in _direct(steps).items():
+        arrows += [_arrow(at[other], at[name]) for other in before if other in at and name in at]
+    width = len(filled) * _DX - (_DX - _W) + 4
+    height = max(map(len, filled), default=0) * _DY - (_DY - _H) + 4
+    inside = "".join(arrows) + "".join(_box(name, *at[name], status[name]) for name in at)
     words = "; ".join(
-        n
-        + (f" after {' and '.join(ms)}" if ms else "")
-        + (f": {_WORD.get(status[n], status[n])}" if status.get(n) else "")
-        for n, ms in _direct(steps).items()
+        name
+        + (f" after {' and '.join(before)}" if before else "")
+        + (f": {_WORD.get(status[name], status[name])}" if status.get(name) else "")
+        for name, before in _direct(steps).items()
     )
     return Svg(
-        f'<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" style="max-width:100%;height:auto">{inside}</svg>',
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" style="max-width:100%;height:auto">{inside}</svg>',
         words,
-        _rows(cols, status),
+        _rows(filled, status),
     )
 
 
-def _rows(cols, status) -> str:
+def _rows(
+    columns: list[list[str]],  # Names of steps
+    status: dict[str, str],  # Of each
+) -> str:
     "The columns for a terminal"
 
-    def one(n):
-        return n + (f" ({_WORD.get(status[n], status[n])})" if status[n] else "")
+    def one(name: str) -> str:
+        return name + (f" ({_WORD.get(status[name], status[name])})" if status[name] else "")
 
-    return " -> ".join(one(c[0]) if len(c) == 1 else "[" + " | ".join(map(one, c)) + "]" for c in cols)
+    shown = [one(names[0]) if len(names) == 1 else "[" + " | ".join(map(one, names)) + "]" for names in columns]
+    return " -> ".join(shown)
 
 # %% ../../nbs/job/step_views.ipynb #d7e37198
 def planned(steps: list[Step]) -> list:
@@ -110,10 +132,15 @@ def planned(steps: list[Step]) -> list:
     if not steps:
         return []
 
-    def tries(s) -> str:
-        return f"{s.retries}" + (f", after {s.backoff_s:g} s" if s.backoff_s else "") if s.retries else "-"
+    def tries(step: Step) -> str:
+        if not step.retries:
+            return "-"
+        return f"{step.retries}" + (f", after {step.backoff_s:g} s" if step.backoff_s else "")
 
-    rows = [[s.name, s.needs or "-", s.uses or "-", s.gives or "-", len(s.cells), tries(s)] for s in steps]
+    rows = []
+    for step in steps:
+        names = [listed or "-" for listed in (step.needs, step.uses, step.gives)]
+        rows.append([step.name, *names, len(step.cells), tries(step)])
     return [
         *([figure(picture(steps))] if 1 < len(steps) <= 40 else []),
         table(["step", "after", "takes", "gives", "cells", "retries"], rows),
@@ -129,15 +156,15 @@ def ran(steps: list[StepRun]) -> list:
         return []
     rows = [
         [
-            s.name,
-            badge(_LEVEL.get(s.status, "info"), s.status.replace("_", " ")),
-            s.needs or "-",
-            round(s.began_s, 2),
-            round(s.seconds, 2),
-            s.tries,
-            s.message or "-",
+            step.name,
+            badge(_LEVEL.get(step.status, "info"), step.status.replace("_", " ")),
+            step.needs or "-",
+            round(step.began_s, 2),
+            round(step.seconds, 2),
+            step.tries,
+            step.message or "-",
         ]
-        for s in steps
+        for step in steps
     ]
     return [
         *([figure(picture(steps))] if 1 < len(steps) <= 40 else []),

@@ -8,11 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/steps.html.md"""
 __all__ = ['tags_of', 'step_of', 'is_definition', 'takes', 'plan']
 
 # %% ../../nbs/job/steps.ipynb #511aa11d
-import ast, re
+import ast, itertools, re
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from ..core.errors import BadInput
 from . import lineage, step_graph
+from .cell_source import Magic
 from .facts import Parameter, Step
 from .notebook_ast import Cell
 from .parameters import constant
@@ -32,7 +33,7 @@ def _options(words: list[str], where: int) -> list[str]:
         if not eq and words:
             value = words.pop(0)
         if name == "--after" and value:
-            tags += [f"after:{v}" for v in value.split(",") if v]
+            tags += [f"after:{step}" for step in value.split(",") if step]
         elif name == "--retries" and value.isdecimal():
             tags.append(f"retries:{int(value)}")
         elif name == "--backoff" and _SECONDS.fullmatch(value):
@@ -45,17 +46,21 @@ def _options(words: list[str], where: int) -> list[str]:
     return tags
 
 
+def _step_magic(cell: Cell) -> Magic | None:
+    for magic in cell.source.magics:
+        if magic.kind == "cell" and magic.name == "mlops" and _MAGIC.match(magic.rest):
+            return magic
+    return None
+
+
 def tags_of(
     cell: Cell,
 ) -> list[str]:  # `step:NAME` first; empty when the cell is unmarked
     "The marks of a cell as tags, from its tags or its `%%mlops step` line; raises `BadInput`"
-    magic = next(
-        (m for m in cell.source.magics if m.kind == "cell" and m.name == "mlops" and _MAGIC.match(m.rest)), None
-    )
+    magic = _step_magic(cell)
     if magic is None:
-        return [t for t in cell.tags if t.startswith("step:")][:1] + [
-            t for t in cell.tags if t.startswith(("after:", "retries:", "backoff:"))
-        ]
+        step = [tag for tag in cell.tags if tag.startswith("step:")][:1]
+        return step + [tag for tag in cell.tags if tag.startswith(("after:", "retries:", "backoff:"))]
     words = _MAGIC.match(magic.rest)[1].split()
     name = words.pop(0) if words else ""
     if not _NAME.fullmatch(name):
@@ -67,7 +72,7 @@ def tags_of(
 
 def step_of(cell: Cell) -> str:
     "The step that a cell belongs to, or an empty text"
-    return next((t.partition(":")[2] for t in tags_of(cell) if t.startswith("step:")), "")
+    return next((tag.partition(":")[2] for tag in tags_of(cell) if tag.startswith("step:")), "")
 
 # %% ../../nbs/job/steps.ipynb #4bb0fc47
 _CHEAP = {
@@ -95,7 +100,7 @@ _SETTING = re.compile(
 )
 
 
-def _cheap(node) -> bool:
+def _cheap(node: ast.AST) -> bool:
     "Is an expression free of work?"
     if constant(node) is not None or isinstance(node, (ast.Lambda, ast.Name)):
         return True
@@ -103,8 +108,8 @@ def _cheap(node) -> bool:
         return _cheap(node.value)
     if isinstance(node, ast.Call):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        return name in _CHEAP and all(map(_cheap, [*node.args, *(k.value for k in node.keywords)]))
-    inner = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr)]
+        return name in _CHEAP and all(map(_cheap, [*node.args, *(keyword.value for keyword in node.keywords)]))
+    inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
     return isinstance(
         node,
         (
@@ -127,9 +132,8 @@ def _defines(stmt: ast.stmt) -> bool:
     if isinstance(stmt, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Pass)):
         return True
     if isinstance(stmt, (ast.Try, ast.If)):
-        return all(
-            map(_defines, [*stmt.body, *stmt.orelse, *(s for h in getattr(stmt, "handlers", []) for s in h.body)])
-        )
+        handled = itertools.chain.from_iterable(handler.body for handler in getattr(stmt, "handlers", []))
+        return all(map(_defines, [*stmt.body, *stmt.orelse, *handled]))
     if isinstance(stmt, ast.Expr):
         return (
             isinstance(stmt.value, ast.Constant)
@@ -139,21 +143,26 @@ def _defines(stmt: ast.stmt) -> bool:
     if not isinstance(stmt, (ast.Assign, ast.AnnAssign)):
         return False
     targets = stmt.targets if isinstance(stmt, ast.Assign) else [stmt.target]
-    if any(isinstance(n, (ast.Subscript, ast.Attribute)) for t in targets for n in ast.walk(t)):
+    inside = itertools.chain.from_iterable(map(ast.walk, targets))
+    if any(isinstance(node, (ast.Subscript, ast.Attribute)) for node in inside):
         return False  # It changes something
     return stmt.value is None or _cheap(stmt.value)
 
 
 def _sets(cell: Cell) -> bool:
     "Does a cell of definitions set a seed or an option? Every step needs that, though it binds no name"
-    return any(isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) for s, _ in cell.statements)
+    return any(
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) for statement, _ in cell.statements
+    )
 
 
 def is_definition(
     cell: Cell,  # Unmarked
 ) -> bool:
     "Does a cell hold nothing but definitions?"
-    return bool({"parameters", "injected-parameters"} & set(cell.tags)) or all(_defines(s) for s, _ in cell.statements)
+    return bool({"parameters", "injected-parameters"} & set(cell.tags)) or all(
+        _defines(statement) for statement, _ in cell.statements
+    )
 
 # %% ../../nbs/job/steps.ipynb #94478b36
 class _Graph:
@@ -162,26 +171,27 @@ class _Graph:
     def __init__(self, cells: list[Cell], owner: dict[int, str]) -> None:
         self.cells = cells
         self.owner = owner
-        self.at = {c.index: c for c in cells}
+        self.at = {cell.index: cell for cell in cells}
         self.binders: dict[str, list[int]] = {}
-        for c in cells:
-            for n in c.binds | c.changes | grown(c):
-                self.binders.setdefault(n, []).append(c.index)
+        for cell in cells:
+            for name in cell.binds | cell.changes | grown(cell):
+                self.binders.setdefault(name, []).append(cell.index)
 
     def provider(self, name: str, before: int) -> int | None:
         "Index of the last cell above that binds or changes a name"
-        return next((i for i in reversed(self.binders.get(name, ())) if i < before), None)
+        return next((index for index in reversed(self.binders.get(name, ())) if index < before), None)
 
     def closure(self, cell: Cell, mine: str) -> tuple[set[int], dict[str, str]]:
         "Definition cells that a step's cell needs, and names it takes from other steps"
-        above = [c for c in self.cells if c.index < cell.index and not self.owner.get(c.index) and (c.star or _sets(c))]
-        found = {c.index for c in above}
+        above = [other for other in self.cells if other.index < cell.index and not self.owner.get(other.index)]
+        above = [other for other in above if other.star or _sets(other)]
+        found = {other.index for other in above}
         taken = {}
         todo = [cell, *above]
         seen = set()
         while todo:
-            c = todo.pop()
-            for name in (c.uses | c.changes | grown(c)) - seen:
+            other = todo.pop()
+            for name in (other.uses | other.changes | grown(other)) - seen:
                 seen.add(name)
                 at = self.provider(name, cell.index)
                 step = self.owner.get(at, "")
@@ -201,10 +211,10 @@ def takes(
 ) -> dict[str, set[str]]:  # Step -> steps whose names it takes
     "What the code says that steps need, whatever job.toml says"
     graph = _Graph(cells, owner)
-    found = {n: set[str]() for n in owner.values()}
-    for c in cells:
-        if mine := owner.get(c.index):
-            found[mine] |= set(graph.closure(c, mine)[1].values())
+    found = {step: set[str]() for step in owner.values()}
+    for cell in cells:
+        if mine := owner.get(cell.index):
+            found[mine] |= set(graph.closure(cell, mine)[1].values())
     return found
 
 
@@ -213,50 +223,56 @@ def _owners(cells: list[Cell]) -> dict[int, str]:
     owner = {}
     group = ""
     made = set()
-    for c in cells:
-        name = step_of(c)
+    for cell in cells:
+        name = step_of(cell)
         if name:
             group = ""
-        elif not is_definition(c) or c.needs & (made | c.binds):
-            group = name = group or f"cell_{c.index}"  # `df = df+1` looks cheap; what a step made is not
+        elif not is_definition(cell) or cell.needs & (made | cell.binds):
+            group = name = group or f"cell_{cell.index}"  # `df = df+1` looks cheap; what a step made is not
         if name:
-            owner[c.index] = name
-            made |= c.binds
+            owner[cell.index] = name
+            made |= cell.binds
         else:
-            made -= c.binds
+            made -= cell.binds
     return owner
 
 
-def _files(cells: list[Cell], owner: dict[int, str], parameters) -> list[tuple[str, str]]:
+def _files(cells: list[Cell], owner: dict[int, str], parameters: Sequence[Parameter]) -> list[tuple[str, str]]:
     "`(reader, writer)`: a step that reads what an earlier step wrote"
     wrote = {}
     arrows = []
-    for c in cells:
-        ins, outs = lineage.trace([c], parameters) if c.index in owner else ([], [])
-        for t in ins:
-            if (w := wrote.get((t.kind, t.name), owner[c.index])) != owner[c.index]:
-                arrows.append((owner[c.index], w))
-        wrote.update({(t.kind, t.name): owner[c.index] for t in outs})
+    for cell in cells:
+        ins, outs = lineage.trace([cell], parameters) if cell.index in owner else ([], [])
+        for table in ins:
+            if (writer := wrote.get((table.kind, table.name), owner[cell.index])) != owner[cell.index]:
+                arrows.append((owner[cell.index], writer))
+        wrote.update({(table.kind, table.name): owner[cell.index] for table in outs})
     return arrows
 
 
-def _keeps(cells: list[Cell], owner: dict[int, str], parameters) -> list[tuple[str, str]]:
+def _keeps(cells: list[Cell], owner: dict[int, str], parameters: Sequence[Parameter]) -> list[tuple[str, str]]:
     "`(later, earlier)`: a step that changes a file which an earlier one read or wrote, or adds to one that was overwritten"
-    last = {c.index: max(n for n, s in owner.items() if s == owner[c.index]) for c in cells if c.index in owner}
+    last: dict[str, int] = {}  # Step -> its last cell
+    for index, step in owner.items():
+        last[step] = max(index, last.get(step, index))
     seen = []
     arrows = []
-    for c in cells:
-        if c.index not in owner:
+    for cell in cells:
+        if cell.index not in owner:
             continue
-        f = lineage.files(c, parameters)
-        for d, g in seen:
-            met = f["out"] & (g["in"] | g["out"] | g["add"]) or f["add"] & g["out"] or f["add"] & g["in"] - g["add"]
-            if met and owner[d] != owner[c.index] and last[d] < c.index:
-                arrows.append((owner[c.index], owner[d]))
-        seen.append((c.index, f))
+        touched = lineage.files(cell, parameters)
+        for earlier, before in seen:
+            met = (
+                touched["out"] & (before["in"] | before["out"] | before["add"])
+                or touched["add"] & before["out"]
+                or touched["add"] & before["in"] - before["add"]
+            )
+            if met and owner[earlier] != owner[cell.index] and last[owner[earlier]] < cell.index:
+                arrows.append((owner[cell.index], owner[earlier]))
+        seen.append((cell.index, touched))
     return arrows
 
-
+# %% ../../nbs/job/steps.ipynb #ef018618
 def plan(
     cells: Sequence[Cell],  # Of the job's notebook, indexed there
     parameters: Sequence[Parameter] = (),  # Of the job
@@ -268,24 +284,26 @@ def plan(
     owner = _owners(cells)
     graph = _Graph(cells, owner)
     steps = {
-        n: Step(name=n, cells=[c.index for c in cells if owner.get(c.index) == n])
-        for n in dict.fromkeys(owner.values())
+        name: Step(name=name, cells=[cell.index for cell in cells if owner.get(cell.index) == name])
+        for name in dict.fromkeys(owner.values())
     }
-    for c in cells:
-        if c.index in owner:
-            _join(steps, steps[owner[c.index]], graph, c)
+    for cell in cells:
+        if cell.index in owner:
+            _join(steps, steps[owner[cell.index]], graph, cell)
     for reader, writer in _files(cells, owner, parameters):
         steps[reader].needs.append(writer)
     for later, earlier in _keeps(cells, owner, parameters):
-        if later not in step_graph.before({s.name: set(s.needs) for s in steps.values()}, earlier):
+        if later not in step_graph.before({step.name: set(step.needs) for step in steps.values()}, earlier):
             steps[later].needs.append(earlier)
-    for s in steps.values():
-        s.definitions = sorted(set(s.definitions))
-        s.needs, s.uses, s.gives = (sorted(set(x)) for x in (s.needs, s.uses, s.gives))
+    for step in steps.values():
+        step.definitions = sorted(set(step.definitions))
+        step.needs = sorted(set(step.needs))
+        step.uses = sorted(set(step.uses))
+        step.gives = sorted(set(step.gives))
     return _ordered(steps)
 
 
-def _join(steps, step: Step, graph: _Graph, cell: Cell) -> None:
+def _join(steps: dict[str, Step], step: Step, graph: _Graph, cell: Cell) -> None:
     "Add what one cell needs to its step"
     found, taken = graph.closure(cell, step.name)
     step.definitions += found
@@ -293,7 +311,7 @@ def _join(steps, step: Step, graph: _Graph, cell: Cell) -> None:
         step.uses.append(name)
         step.needs.append(other)
         steps[other].gives.append(name)
-    for kind, _, value in (t.partition(":") for t in tags_of(cell)):
+    for kind, _, value in (tag.partition(":") for tag in tags_of(cell)):
         if kind == "retries":
             step.retries = int(value)
         if kind == "backoff":
@@ -310,15 +328,15 @@ def _join(steps, step: Step, graph: _Graph, cell: Cell) -> None:
 def _ordered(steps: dict[str, Step]) -> list[Step]:
     "Steps so that each comes after those it needs"
     try:
-        TopologicalSorter({n: s.needs for n, s in steps.items()}).prepare()
-    except CycleError as e:
-        loop = list(dict.fromkeys(e.args[1]))
+        TopologicalSorter({name: step.needs for name, step in steps.items()}).prepare()
+    except CycleError as error:
+        loop = list(dict.fromkeys(error.args[1]))
         raise BadInput(
-            f"steps need each other: {' and '.join(f'`{n}` (cells {steps[n].cells})' for n in loop)}",
+            f"steps need each other: {' and '.join(f'`{name}` (cells {steps[name].cells})' for name in loop)}",
             "make them one step, or give the later cells a step of their own",
-        ) from e
+        ) from error
     out: list[Step] = []
     while len(out) < len(steps):
-        done = {s.name for s in out}
-        out.append(next(s for s in steps.values() if s.name not in done and set(s.needs) <= done))
+        done = {step.name for step in out}
+        out.append(next(step for step in steps.values() if step.name not in done and set(step.needs) <= done))
     return out

@@ -183,11 +183,7 @@ def run(
         job,
         values,
         execution.new_id(name),
-        limits=limit,
-        isolated=isolated,
-        resume=resume,
-        live=live,
-        parallel=parallel,
+        execution.RunOptions(limit, isolated, resume, live, parallel),
     )
     if old:
         _close(project, name, resume, plan.run)
