@@ -43,7 +43,12 @@ def fill(
                 return said(f.how, f.mark.newest, late=f.mark.late)
             events, _ = stream_ingest._events_of_rows(project, d, f.rows)
             written = store.fill(
-                view, events, was, msgspec.json.encode(f.mark).decode(), f.since_us, stream_store.reach_us(d)
+                view,
+                events,
+                was,
+                msgspec.json.encode(f.mark).decode(),
+                since_us=f.since_us,
+                reach=stream_store.reach_us(d),
             )
             if written is not None:
                 return said(f.how, f.mark.newest, written, f.rows.num_rows, f.mark.late)
