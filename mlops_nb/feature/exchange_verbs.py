@@ -51,13 +51,13 @@ def adopt(
         names_kept[found.kind].append(found.object.name)
     fact = Adopted(
         path=os.path.relpath(path, project.root),
-        views=[definitions.name for definition in adopted],
+        views=[definition.name for definition in adopted],
         services=services,
         kept=names_kept,
         skipped=skipped,
     )
     if dry_run:
-        steps = [f"write features/{definitions.name}.toml" for definition in adopted]
+        steps = [f"write features/{definition.name}.toml" for definition in adopted]
         steps += [f"write features/services/{service}.toml" for service in services]
         return Plan(steps=[*steps, f"write features/{KEPT}"])
     _keep(project, path, objects, adopted, services)
