@@ -20,7 +20,7 @@ from ..core.fact import Plan
 from ..core.progress import progress
 from ..core.project import write_text, Project
 from ..core.verbs import verb
-from . import compute, definition as definitions, feast_repository, history, on_demand
+from . import compute, definition as definitions, feast_code, feast_repository, history, on_demand
 from .facts import Adopted, Definition, Exported
 
 # %% ../../nbs/feature/exchange_verbs.ipynb #cc5737af
@@ -63,7 +63,7 @@ def adopt(
     _keep(project, path, objects, adopted, services)
     return fact
 
-
+# %% ../../nbs/feature/exchange_verbs.ipynb #6f03675a
 Objects = Sequence[feast_repository.Found]
 
 
@@ -113,7 +113,7 @@ def _files(path: Path, objects: Objects) -> dict[str, str]:
         return {}
     return {str(file.relative_to(path)): file.read_text(encoding="utf-8") for file in sorted(path.rglob("*.py"))}
 
-
+# %% ../../nbs/feature/exchange_verbs.ipynb #11e20b8f
 @contextmanager
 def _put_back(before: dict[Path, bytes | None]) -> Iterator[None]:
     "Files that are no definitions, as they were"
@@ -216,7 +216,7 @@ def export(
     fact.path = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     return fact
 
-
+# %% ../../nbs/feature/exchange_verbs.ipynb #1738f7d9
 def _kept(project: Project) -> dict:
     file = project.root / "features" / KEPT
     if not file.is_file():
@@ -296,7 +296,7 @@ def _own_code(project: Project, path: Path, definition: Definition, known: set[s
     import pyarrow.parquet as pq
 
     if definition.on_demand:
-        return feast_repository.code_of_on_demand(
+        return feast_code.code_of_on_demand(
             definition, [(view.name, features) for view, features in on_demand.inputs(project, definition)]
         )
     from mlops_nb.core.frames import logical
@@ -308,9 +308,9 @@ def _own_code(project: Project, path: Path, definition: Definition, known: set[s
     pq.write_table(
         rows, path / "data" / f"{definition.name}.parquet", coerce_timestamps="us", allow_truncated_timestamps=True
     )
-    return feast_repository.code_of_view(definition, keys, known)
+    return feast_code.code_of_view(definition, keys, known)
 
-
+# %% ../../nbs/feature/exchange_verbs.ipynb #6cad4a26
 def _bring(origin: Path, path: Path, feast_object: Any, moves: bool) -> None:
     "The file of a source that is named relative to the repository, or lies in it and moves with its code"
     for source in (feast_object, getattr(feast_object, "batch_source", None), getattr(feast_object, "source", None)):

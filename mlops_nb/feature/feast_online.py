@@ -93,7 +93,7 @@ def _own_times() -> Iterator[None]:
             sqlite3.adapters.update(adapters)
             sqlite3.converters.update(converters)
 
-
+# %% ../../nbs/feature/feast_online.ipynb #d3ac94af
 class _Row(NamedTuple):
     "What is known about one entity"
 
@@ -108,7 +108,7 @@ class _Row(NamedTuple):
             return True
         return self.time_us == time_us and pack(tuple(self.values)) != pack(values)
 
-
+# %% ../../nbs/feature/feast_online.ipynb #1fb17c23
 class FeastStore:
     "Online features in an online store of Feast"
 
@@ -232,7 +232,7 @@ class FeastStore:
     def close(self) -> None:
         "Feast keeps its connections until the process ends"
 
-
+# %% ../../nbs/feature/feast_online.ipynb #39263059
 def _row(time: datetime | None, row: dict, names: Sequence[str]) -> tuple:
     "Event time in us and values; Redis's store says of an entity that it has not that it is of 1970"
     values = [_value(row[name]) if name in row else None for name in names]

@@ -185,7 +185,7 @@ class _Asked(NamedTuple):
     time: str  # Column with the event time
     created: str  # Column with the time a row became known; empty for none
 
-
+# %% ../../nbs/feature/feast_plugin.ipynb #a09f76b5
 class PitOfflineStore(DaskOfflineStore):
     "Point-in-time joins that keep every entity row, in order; all else as Feast's local store"
 
@@ -346,7 +346,7 @@ class PitOfflineStore(DaskOfflineStore):
         if progress:
             progress(table.num_rows)
 
-
+# %% ../../nbs/feature/feast_plugin.ipynb #f29d0da9
 def _span(
     config: RepoConfig,
     asked: _Asked,

@@ -6,8 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/feast_repository.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'HEAD', 'Found', 'Kept', 'parsed', 'kept', 'restored', 'move_registry', 'definition_of', 'on_demand_of',
-           'leans_on', 'service_of', 'shared', 'code_of', 'written', 'feast_word', 'variable', 'code_of_view',
-           'code_of_on_demand']
+           'leans_on', 'service_of', 'shared', 'code_of', 'written']
 
 # %% ../../nbs/feature/feast_repository.ipynb #29c100f3
 import ast, base64, json, os, re, sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from ..core.errors import BadInput, ToolFailed
 from .facts import Definition, Feature
+from .feast_code import call_code, code_of_view
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -105,7 +105,7 @@ def parsed(path: Path) -> list[Found]:
                 objects.append(Found(kind, names.get(id(feast_object), ""), feast_object))
     return objects
 
-
+# %% ../../nbs/feature/feast_repository.ipynb #128b2f33
 def kept(kind: str, variable: str, feast_object: Any) -> Kept:
     from google.protobuf.json_format import MessageToDict
 
@@ -152,7 +152,7 @@ def _messages(message: "Message") -> Iterator["Message"]:
             if hasattr(part, "ListFields"):
                 yield from _messages(part)
 
-
+# %% ../../nbs/feature/feast_repository.ipynb #892f902b
 def move_registry(file: Path, origin: Path, to: Path, sources: bool = False) -> None:
     "A file registry whose online tables, and with `sources` whose files, lay below `origin` names them below `to`"
     from feast.protos.feast.core.Registry_pb2 import Registry
@@ -252,7 +252,7 @@ def definition_of(
         tags=dict(feature_view.tags),
     )
 
-
+# %% ../../nbs/feature/feast_repository.ipynb #5d9dc9f8
 def _function(text: str) -> tuple[str, str]:
     "A function's source without its decorators, and its name"
     node = next(part for part in ast.parse(text).body if isinstance(part, ast.FunctionDef))
@@ -348,10 +348,6 @@ def _type(feast_type: Any) -> str:
     raise BadInput(f"no code for the type {feast_type}")
 
 
-def _call(name: str, /, **parts: str | None) -> str:
-    return f"{name}({', '.join(f'{part}={code}' for part, code in parts.items() if code is not None)})"
-
-
 def _said(feast_object: Any, *names: str) -> dict:
     said = {}
     for name in names:
@@ -362,7 +358,7 @@ def _said(feast_object: Any, *names: str) -> dict:
 
 
 def _field(field: Any) -> str:
-    plain = _call("Field", name=repr(field.name), dtype=_type(field.dtype), **_said(field, "description", "tags"))
+    plain = call_code("Field", name=repr(field.name), dtype=_type(field.dtype), **_said(field, "description", "tags"))
     if getattr(field, "vector_index", False):
         raise BadInput("a vector field")
     return plain
@@ -371,13 +367,13 @@ def _field(field: Any) -> str:
 def _fields(fields: Sequence[Any]) -> str:
     return "[\n        " + ",\n        ".join(map(_field, fields)) + ",\n    ]" if fields else "[]"
 
-
+# %% ../../nbs/feature/feast_repository.ipynb #0ed90475
 def _source_code(source: Any, named: "_Names") -> str:
     kind = type(source).__name__
     if kind == "FileSource":
         if source.file_format is not None:
             raise BadInput("a file format")
-        return _call(
+        return call_code(
             kind,
             name=repr(source.name),
             path=repr(source.path),
@@ -393,11 +389,11 @@ def _source_code(source: Any, named: "_Names") -> str:
             ),
         )
     if kind == "RequestSource":
-        return _call(
+        return call_code(
             kind, name=repr(source.name), schema=_fields(source.schema), **_said(source, "description", "owner", "tags")
         )
     if kind == "PushSource":
-        return _call(
+        return call_code(
             kind,
             name=repr(source.name),
             batch_source=named(source.batch_source),
@@ -435,7 +431,7 @@ def _view_code(view: Any, named: "_Names") -> str:
     else:
         more = _settings_code(view)
     columns = [*view.entity_columns, *view.features]
-    return _call(
+    return call_code(
         kind,
         name=repr(view.name),
         entities="[" + ", ".join(named.entity(entity) for entity in view.entities if entity != "__dummy") + "]",
@@ -467,7 +463,7 @@ def _service_code(service: Any, named: "_Names") -> str:
         chosen = [feature.name for feature in projection.features]
         every = {feature.name for feature in named.all_features(projection.name)}
         views.append(view if set(chosen) == every else f"{view}[{chosen!r}]")
-    return _call(
+    return call_code(
         "FeatureService",
         name=repr(service.name),
         features="[" + ", ".join(views) + "]",
@@ -478,7 +474,7 @@ def _service_code(service: Any, named: "_Names") -> str:
 
 def _entity_code(entity: Any) -> str:
     kind = f"ValueType.{entity.value_type.name}" if entity.value_type.name not in ("UNKNOWN",) else None
-    return _call(
+    return call_code(
         "Entity",
         name=repr(entity.name),
         join_keys=repr([entity.join_key]),
@@ -520,7 +516,7 @@ class _Names:
     def all_features(self, name: str) -> list:
         return self.of_view(name)[1].features
 
-
+# %% ../../nbs/feature/feast_repository.ipynb #81e74ef5
 HEAD = '''"""Feature definitions, written by `mlops feature export`."""
 import json
 from datetime import timedelta
@@ -559,7 +555,7 @@ def _object_code(kind: str, feast_object: Any, named: _Names, exact: bool) -> tu
                 raise BadInput("no decorated function")
             return text.rstrip(), True
         made = {
-            "projects": lambda: _call(
+            "projects": lambda: call_code(
                 "Project", name=repr(feast_object.name), **_said(feast_object, "description", "owner", "tags")
             ),
             "data_sources": lambda: _source_code(feast_object, named),
@@ -586,7 +582,7 @@ def _object_code(kind: str, feast_object: Any, named: _Names, exact: bool) -> tu
                 arguments.append(f"{part}={named(source)}")
         return f"{variable} = _exact({', '.join(arguments)})", False
 
-
+# %% ../../nbs/feature/feast_repository.ipynb #099950d8
 def shared(objects: list) -> list:
     "Restored views hold sources of their own; let them hold the ones of that name instead"
     sources = {feast_object.name: feast_object for kind, _, feast_object in objects if kind == "data_sources"}
@@ -654,118 +650,3 @@ def written(path: Path, objects: list, more: str = "") -> tuple[int, int]:
             return readable, len(objects) - readable
         exact |= wrong
     raise ToolFailed("Feast reads its own objects differently", "export a smaller repository")
-
-# %% ../../nbs/feature/feast_repository.ipynb #166a7f1c
-_FEAST = {
-    "int64": "Int64",
-    "int32": "Int32",
-    "int16": "Int32",
-    "int8": "Int32",
-    "uint8": "Int32",
-    "uint16": "Int32",
-    "uint32": "Int64",
-    "double": "Float64",
-    "float": "Float32",
-    "string": "String",
-    "bool": "Bool",
-    "binary": "Bytes",
-}
-
-
-def feast_word(logical_type: str) -> str:
-    return "UnixTimestamp" if logical_type.startswith(("timestamp", "date")) else _FEAST.get(logical_type, "String")
-
-
-def variable(name: str) -> str:
-    word = re.sub(r"\W", "_", name)
-    return word if word.isidentifier() else f"v_{word}"
-
-
-def _field_code(name: str, logical_type: str) -> str:
-    return f"Field(name={name!r}, dtype={feast_word(logical_type)})"
-
-
-def code_of_view(
-    definition: Definition,
-    keys: dict[str, str],  # Key -> logical type
-    known: set[str],  # Entities that are defined already; added to
-) -> str:
-    "A stored view of ours as Feast objects"
-    view = variable(definition.name)
-    code = []
-    for key in definition.entity:
-        if key not in known:
-            known.add(key)
-            code.append(f"{variable(key)}_entity = Entity(name={key!r}, join_keys=[{key!r}])")
-    ttl = f"timedelta(seconds={_seconds(definition.ttl):.0f})" if definition.ttl else "timedelta(0)"
-    fields = [_field_code(key, keys[key]) for key in definition.entity]
-    fields += [_field_code(feature.name, feature.type) for feature in definition.features]
-    entities = [f"{variable(key)}_entity" for key in definition.entity]
-    created = None
-    if definition.created and not definition.windows:
-        created = repr(definition.created)
-    source = _call(
-        "FileSource",
-        name=repr(definition.name + "_source"),
-        path=repr(f"data/{definition.name}.parquet"),
-        timestamp_field=repr(definition.time),
-        created_timestamp_column=created,
-    )
-    feature_view = _call(
-        "FeatureView",
-        name=repr(definition.name),
-        entities=f"[{', '.join(entities)}]",
-        ttl=ttl,
-        schema=f"[{', '.join(fields)}]",
-        source=f"{view}_source",
-        description=repr(definition.description),
-        owner=repr(definition.owner),
-        tags=repr(dict(definition.tags)),
-    )
-    return "\n".join([*code, f"{view}_source = {source}", f"{view} = {feature_view}"])
-
-
-def _seconds(ttl: str) -> float:
-    from mlops_nb.core.refs import interval
-
-    return interval(ttl).total_seconds()
-
-
-def _function_body(definition: Definition, inputs: list[str]) -> str:
-    "What Feast's function does: our code on its frame `inputs`"
-    if definition.kind != "python":
-        return (
-            "    import duckdb\n    con = duckdb.connect()\n"
-            f'    con.register("source", inputs[{inputs!r}])\n    return con.sql({definition.body!r}).df()'
-        )
-    functions = [node for node in ast.parse(definition.body).body if isinstance(node, ast.FunctionDef)]
-    function = functions[-1]
-    arguments = [f"inputs[{argument.arg!r}]" for argument in function.args.args]
-    features = [feature.name for feature in definition.features]
-    lines = [f"    {line}" if line else "" for line in definition.body.strip().splitlines()]
-    lines.append(f"    made = {function.name}({', '.join(arguments)})")
-    lines.append(f"    return pd.DataFrame(made)[{features!r}]")
-    return "\n".join(lines)
-
-
-def code_of_on_demand(definition: Definition, views: list[tuple[str, list[str]]]) -> str:
-    "An on-demand view of ours as a function that holds its own code"
-    view = variable(definition.name)
-    inputs = []
-    sources = []
-    for name, features in views:
-        inputs += features
-        sources.append(f"{variable(name)}[{features!r}]")
-    request = ""
-    if definition.request:
-        inputs += [column.name for column in definition.request]
-        sources.append(f"{view}_request")
-        columns = ", ".join(_field_code(column.name, column.type) for column in definition.request)
-        name = definition.name + "_request"
-        request = f"{view}_request = RequestSource(name={name!r}, schema=[{columns}])\n\n"
-    schema = ", ".join(_field_code(feature.name, feature.type) for feature in definition.features)
-    return (
-        f"{request}@on_demand_feature_view(sources=[{', '.join(sources)}], schema=[{schema}])\n"
-        f"def {view}(inputs: pd.DataFrame) -> pd.DataFrame:\n"
-        f"{_function_body(definition, inputs)}\n"
-    )

@@ -102,7 +102,7 @@ def _groups(stored: Sequence[tuple[Definition, list[str]]], columns: dict | None
         groups.append(_Group(want, tuple(views), back, want.nothing))
     return groups
 
-
+# %% ../../nbs/feature/online_reader.ipynb #93bd04cf
 class Reader:
     """Online values of some features; one for each thread
 

@@ -205,6 +205,47 @@ _MOST_MARKS = 512  # In one statement
 def _marks(n: int) -> int:
     return n if n <= 8 else (n + 3) // 4 * 4
 
+# %% ../../nbs/feature/online_store.ipynb #0f4205b4
+def _room(db: sqlite3.Connection, batch: Batch) -> _Places:
+    "Where a view goes; what is new about it gets the next places"
+    keys = json.dumps(batch.by)
+    db.execute("INSERT OR IGNORE INTO entity(keys) VALUES (?)", (keys,))
+    entity, width = db.execute("SELECT id, width FROM entity WHERE keys=?", (keys,)).fetchone()
+    db.execute(f"CREATE TABLE IF NOT EXISTS e{entity}(key PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID")
+    had = _found(db, [batch.view]).get(batch.view)
+    if had is None or had.entity != entity:
+        had = _Places(entity, [], [width])
+        width = width + 1
+    new = [name for name in batch.names if name not in had.names]
+    had = had._replace(names=[*had.names, *new], places=[*had.places, *range(width, width + len(new))])
+    db.execute("UPDATE entity SET width=? WHERE id=?", (width + len(new), entity))
+    db.execute(
+        "INSERT INTO view VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE"
+        " SET entity=excluded.entity, names=excluded.names, places=excluded.places,"
+        " mark=CASE excluded.mark WHEN '' THEN mark ELSE excluded.mark END",
+        (batch.view, entity, json.dumps(had.names), json.dumps(had.places), batch.mark),
+    )
+    return had
+
+
+def _found(db: sqlite3.Connection, views: Iterable[str]) -> dict[str, _Places]:
+    found = {}
+    for view in views:
+        rows = db.execute("SELECT entity, names, places FROM view WHERE view=?", (view,))
+        for entity, names, places in rows:
+            found[view] = _Places(entity, json.loads(names), json.loads(places))
+    return found
+
+
+def _rows(db: sqlite3.Connection, entity: int, keys: list) -> dict[Any, list]:
+    rows = {}
+    for first in range(0, len(keys), 512):
+        some = keys[first : first + 512]
+        marks = ",".join("?" * len(some))
+        for key, row in db.execute(f"SELECT key, row FROM e{entity} WHERE key IN ({marks})", some):
+            rows[key] = _unpack(row)
+    return rows
+
 # %% ../../nbs/feature/online_store.ipynb #bf34f788
 class SqliteStore:
     "Online features in one SQLite file"
@@ -269,7 +310,7 @@ class SqliteStore:
             ) from error
 
     def _write(self, batches: Sequence[Batch]) -> list[int]:
-        lies = [self._room(batch) for batch in batches]
+        lies = [_room(self.db, batch) for batch in batches]
         keys = [stored_keys(batch.keys) for batch in batches]
         if _alike(batches, lies, keys) and self._new(lies[0].entity, keys[0]):
             return self._insert(batches, lies, keys[0])
@@ -297,7 +338,7 @@ class SqliteStore:
         every = zip(keys, batch.times_us, batch.rows, strict=True)
         done = 0
         while some := list(islice(every, 10_000)):
-            had = self._rows(lies.entity, [key for key, _, _ in some])
+            had = _rows(self.db, lies.entity, [key for key, _, _ in some])
             changed = {}
             for key, time_us, new in some:
                 row = had.setdefault(key, [])
@@ -317,44 +358,6 @@ class SqliteStore:
             done += len(changed)
         return done
 
-    def _rows(self, entity: int, keys: list) -> dict[Any, list]:
-        rows = {}
-        for first in range(0, len(keys), 512):
-            some = keys[first : first + 512]
-            marks = ",".join("?" * len(some))
-            for key, row in self.db.execute(f"SELECT key, row FROM e{entity} WHERE key IN ({marks})", some):
-                rows[key] = _unpack(row)
-        return rows
-
-    def _room(self, batch: Batch) -> _Places:
-        "Where a view goes; what is new about it gets the next places"
-        keys = json.dumps(batch.by)
-        self.db.execute("INSERT OR IGNORE INTO entity(keys) VALUES (?)", (keys,))
-        entity, width = self.db.execute("SELECT id, width FROM entity WHERE keys=?", (keys,)).fetchone()
-        self.db.execute(f"CREATE TABLE IF NOT EXISTS e{entity}(key PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID")
-        had = self._found([batch.view]).get(batch.view)
-        if had is None or had.entity != entity:
-            had = _Places(entity, [], [width])
-            width = width + 1
-        new = [name for name in batch.names if name not in had.names]
-        had = had._replace(names=[*had.names, *new], places=[*had.places, *range(width, width + len(new))])
-        self.db.execute("UPDATE entity SET width=? WHERE id=?", (width + len(new), entity))
-        self.db.execute(
-            "INSERT INTO view VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE"
-            " SET entity=excluded.entity, names=excluded.names, places=excluded.places,"
-            " mark=CASE excluded.mark WHEN '' THEN mark ELSE excluded.mark END",
-            (batch.view, entity, json.dumps(had.names), json.dumps(had.places), batch.mark),
-        )
-        return had
-
-    def _found(self, views: Iterable[str]) -> dict[str, _Places]:
-        found = {}
-        for view in views:
-            rows = self.db.execute("SELECT entity, names, places FROM view WHERE view=?", (view,))
-            for entity, names, places in rows:
-                found[view] = _Places(entity, json.loads(names), json.loads(places))
-        return found
-
     def mark(self, view: str) -> str:
         "How far a view was read; empty at first"
         with self._reading():
@@ -364,7 +367,7 @@ class SqliteStore:
         "Entities of which a view has a row; reads the table"
         count = 0
         with self._reading():
-            for lies in self._found([view]).values():
+            for lies in _found(self.db, [view]).values():
                 time = lies.places[0]
                 for (packed,) in self.db.execute(f"SELECT row FROM e{lies.entity}"):
                     row = _unpack(packed)
@@ -428,10 +431,10 @@ class SqliteStore:
             self.db.execute("COMMIT")
 
     def _resolve(self, plan: _Plan) -> None:
-        # first: what changes meanwhile is seen by the next statement
+        "Find the places again; the sum comes first: what changes meanwhile is seen by the next statement"
         plan.sum = self.db.execute("SELECT sum(width) FROM entity").fetchone()[0]
         room = self.db.execute("SELECT id, width FROM entity WHERE keys=?", (json.dumps(plan.wanted.by),)).fetchone()
-        plan.resolve(self._found([view for view, _ in plan.wanted.views]), *(room or (None, 0)))
+        plan.resolve(_found(self.db, [view for view, _ in plan.wanted.views]), *(room or (None, 0)))
 
     def close(self) -> None:
         if self._writes:  # what was written goes from the log into the file, where readers find it faster

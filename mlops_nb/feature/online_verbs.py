@@ -33,7 +33,7 @@ def materialize(
 ) -> Materialized | Plan:
     """Fill the online store with the newest row of each entity
 
-    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""  # noqa: E501  a paragraph of the help is one line
+    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""  # noqa: E501  text of the help
     from mlops_nb.core import ledger
 
     project = projects.current()
@@ -146,7 +146,7 @@ def online(
         reader.close()
     return Online(entities=given, values=values, age_s=ages, why=why)
 
-
+# %% ../../nbs/feature/online_verbs.ipynb #658cda14
 def _windows(reader: online_reader.Reader) -> Iterator[tuple[Definition, Window, str]]:
     "The windows that were asked for, each with its view and its column"
     for definition, features in reader.picked:
@@ -206,7 +206,7 @@ def _why(reader: online_reader.Reader, values: dict, ages: dict, at_us: int | No
             out[column] = "made of a missing value" if definition.on_demand else "null in the source"
     return out
 
-
+# %% ../../nbs/feature/online_verbs.ipynb #f9ebdacc
 def _names_several(value: object) -> bool:
     return isinstance(value, str) and "," in value and all("=" in part for part in value.split(",")[1:])
 

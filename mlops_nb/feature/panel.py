@@ -82,7 +82,7 @@ def view(fact: FeatureView) -> Panel:
         next=f"mlops data show {fact.source}" if look_at_source else f"mlops feature join {fact.name} --entities FRAME",
     )
 
-
+# %% ../../nbs/feature/panel.ipynb #0becd7b0
 def _held(column: dict | None, rows: int) -> list:
     "What the rows hold in a column: missing, least, most, distribution"
     if not column:
@@ -189,7 +189,7 @@ def _tests(view: dict) -> Badge | str:
         return badge("bad", f"{failing} FAIL{'S' if failing == 1 else ''}")
     return badge("ok", f"{len(tests)} HOLD{'S' if len(tests) == 1 else ''}") if tests else "-"
 
-
+# %% ../../nbs/feature/panel.ipynb #dbc496cb
 def diff(fact: FeatureDiff) -> Panel:
     "Two versions of a view"
     fields = [[field["field"], short(field["a"]), short(field["b"])] for field in fact.fields]

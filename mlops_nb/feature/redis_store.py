@@ -41,6 +41,14 @@ end
 return out"""
 
 
+def _row(value: bytes | None, names: Sequence[str]) -> tuple:
+    "Event time and values of one packed row"
+    if value is None:
+        return (None,) * (1 + len(names))
+    row = unpack(value[8:])
+    return int.from_bytes(value[:8], "big", signed=True), *map(row.get, names)
+
+# %% ../../nbs/feature/redis_store.ipynb #4a23d596
 class RedisStore:
     "Online features in Redis, below `mlops:PREFIX:`"
 
@@ -130,11 +138,3 @@ class RedisStore:
 
     def close(self) -> None:
         self.db.close()
-
-
-def _row(value: bytes | None, names: Sequence[str]) -> tuple:
-    "Event time and values of one packed row"
-    if value is None:
-        return (None,) * (1 + len(names))
-    row = unpack(value[8:])
-    return int.from_bytes(value[:8], "big", signed=True), *map(row.get, names)

@@ -114,7 +114,7 @@ def typed(
         take(rows)
     return pa.concat_tables(done), bad
 
-
+# %% ../../nbs/feature/stream_ingest.ipynb #24ede6a4
 def _guessed(table: "pa.Table") -> "pa.Table":
     "Text that is an ISO time in every row, as times"
     import pyarrow as pa

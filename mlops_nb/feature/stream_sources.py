@@ -140,7 +140,7 @@ def _lines(path: Path, start: int, size: int) -> Iterator[tuple]:
             if len(rows) + len(bad) < size:
                 return
 
-
+# %% ../../nbs/feature/stream_sources.ipynb #1e27a1c0
 def of_files(path: Path, position: str = "", size: int = 10_000) -> Iterator[Batch]:
     "What is new in a file, or in a folder of files"
     at = json.loads(position or "{}")
@@ -216,7 +216,7 @@ def of_redis(
     finally:
         client.close()
 
-
+# %% ../../nbs/feature/stream_sources.ipynb #4ef8aa38
 _BROKER = "is the broker there? What was read before is kept; run it again"
 
 
@@ -286,7 +286,7 @@ def _partitions(consumer: Any, topic: str) -> list[int]:
         raise NotFound(f"the broker has no topic {topic!r}")
     return sorted(found.partitions)
 
-
+# %% ../../nbs/feature/stream_sources.ipynb #d0eda82f
 def batches(
     url: str | Path,  # Path of a file or folder, redis://HOST/DB#STREAM or kafka://HOST/TOPIC
     position: str = "",  # Where the reading begins

@@ -63,6 +63,31 @@ def _us(over: str) -> int:
 def reach_us(definition: Definition) -> int:
     return max(_us(window.over) for window in definition.windows)
 
+
+def _values(
+    definition: Definition,
+    here: list[tuple],  # (time, created, keep bits, values) of events that some window may cover
+    *,
+    at_us: int,  # When it is asked
+    until: int,  # Events up to this time may be gone
+) -> dict:
+    "Feature -> value of each window; None for one that begins before the events that are kept"
+    columns = windows.inputs(definition.windows)
+    out = {}
+    for k, window in enumerate(definition.windows):
+        cut = at_us - _us(window.over)
+        if cut < until:
+            out[window.name] = None
+            continue
+        counted = [event for event in here if event[0] > cut and event[2] >> k & 1]
+        if window.column:
+            at = columns.index(window.column)
+            rows = [windows.Row(time, values[at], created) for time, created, _, values in counted]
+        else:
+            rows = [windows.Row(time, None, created) for time, created, _, _ in counted]
+        out[window.name] = windows.value_of(window.aggregate, _us(window.over), rows, at_us, not window.column)
+    return out
+
 # %% ../../nbs/feature/stream_store.ipynb #11da250b
 class EventStore:
     "Events of window views in one SQLite file"
@@ -246,8 +271,6 @@ class EventStore:
     ) -> tuple[dict, int | None]:  # (feature -> value, time of the newest event that counts)
         "What the windows of one entity are at a time; None for one whose events are not kept any more"
         first = at_us - reach_us(definition)
-        columns = windows.inputs(definition.windows)
-        out = {}
         view = f"{definition.name}@{definition.version}"
         until, events = self._at_one_moment(lambda: (self.forgotten(view), self.events(view, key, first)))
         found = [
@@ -259,19 +282,8 @@ class EventStore:
             for row in windows.known_versions(found, at_us)
             if first < row.time <= at_us
         ]
-        for k, window in enumerate(definition.windows):
-            cut = at_us - _us(window.over)
-            if cut < until:
-                out[window.name] = None
-                continue
-            counted = [event for event in here if event[0] > cut and event[2] >> k & 1]
-            if window.column:
-                at = columns.index(window.column)
-                rows = [windows.Row(time, values[at], created) for time, created, _, values in counted]
-            else:
-                rows = [windows.Row(time, None, created) for time, created, _, _ in counted]
-            out[window.name] = windows.value_of(window.aggregate, _us(window.over), rows, at_us, not window.column)
-        return out, max((event[0] for event in here), default=None)
+        values = _values(definition, here, at_us=at_us, until=until)
+        return values, max((event[0] for event in here), default=None)
 
     def _at_one_moment(self, ask: Callable[[], _Answer]) -> _Answer:
         "What is dropped between two questions must not make half a window"
@@ -288,7 +300,7 @@ class EventStore:
     def close(self) -> None:
         self.db.close()
 
-
+# %% ../../nbs/feature/stream_store.ipynb #1012f037
 def of(project: Project) -> EventStore:
     "The events of a project"
     return EventStore(project.path(".mlops", "streams.db"))

@@ -59,7 +59,7 @@ def _body(sql: str, python: str, body: str) -> tuple[str, str]:
     is_python = word in ("def", "import", "from", "@") and "def " in text
     return ("python" if is_python else "sql"), text
 
-
+# %% ../../nbs/feature/verbs.ipynb #8f4d3e27
 @verb(
     changes=True,
     cell="body",
@@ -96,7 +96,7 @@ def add(
     """Register a feature view
 
     SQL sees the declared source as `source`, and datasets and views of the project by their names; it runs without access to other files or the network. A Python function's arguments are named the same way.
-    With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs when features are asked for, on those columns, in history and online alike."""  # noqa: E501  a paragraph of the help is one line
+    With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs when features are asked for, on those columns, in history and online alike."""  # noqa: E501  text of the help
     from mlops_nb import data
 
     project = projects.current()
@@ -163,7 +163,7 @@ def add(
         fact.changes = definitions.changes(definitions.difference(before[-1], definition))
     return fact
 
-
+# %% ../../nbs/feature/verbs.ipynb #94e3bf91
 def _refuse(name: str, **given: Sized | None) -> None:
     "An on-demand view has no rows of its own"
     wrong = next((option for option, value in given.items() if value is not None and len(value)), None)
@@ -243,7 +243,7 @@ def _created_column(definition: Definition, table: "pa.Table") -> str:
             return column
     return ""
 
-
+# %% ../../nbs/feature/verbs.ipynb #a38fd547
 def _save(project: Project, definition: Definition, row_count: int) -> bool:
     "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger
@@ -426,7 +426,7 @@ def join(
     _note(project, fact, picked)
     return fact
 
-
+# %% ../../nbs/feature/verbs.ipynb #5f557203
 def _prepared(project: Project, picked: _Picked, table: "pa.Table", question: _Question) -> tuple[str, history.Held]:
     "The time column, and the rows of the views with the names of the columns, decided on the first piece"
     times = tuple(definition.time for definition, _ in picked if definition.time)
@@ -471,7 +471,7 @@ def _hints(held: history.Held, piece: _Piece, time_column: str, question: _Quest
             )
     return hints
 
-
+# %% ../../nbs/feature/verbs.ipynb #ec99108d
 def _at_once(project: Project, picked: _Picked, entities: Data, out: Path | None, question: _Question) -> TrainingSet:
     "Everything in memory"
     import pyarrow as pa
@@ -540,7 +540,7 @@ def _streamed(project: Project, picked: _Picked, entities: Data, out: Path, ques
     fact.path = str(out)
     return fact
 
-
+# %% ../../nbs/feature/verbs.ipynb #8c38fb29
 def _training_set(answers: list[list[history.Answer]], **known: Any) -> TrainingSet:
     "The proof of a join, counted over the answers of all its pieces; `known` are the other fields"
     views = history.merged(answers)
