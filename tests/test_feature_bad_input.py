@@ -355,7 +355,7 @@ def test_a_full_disk_says_so(tmp_path):
     store.db.execute(f"PRAGMA max_page_count={store.db.execute('PRAGMA page_count').fetchone()[0] + 8}")
     for act in (
         lambda: store.add("v@1", events, "file", "2000"),
-        lambda: store.fill("v@2", events, "", "m", None, 9999),
+        lambda: store.fill("v@2", events, "", "m", reach=9999),
     ):
         with pytest.raises(MlopsError, match="is full; free some space"):
             act()

@@ -151,7 +151,12 @@ def test_an_answer_is_of_one_moment(project, monkeypatch):
     store, other = stream_store.of(project), stream_store.of(project)
     later = int((START + timedelta(hours=60)).timestamp() * 1e6)
     drop = lambda: other.add(
-        "w@1", [("[1]", later, later, "", 3, b"\x91\xcb" + bytes(8))], "s", "1", 0, stream_store.reach_us(d)
+        "w@1",
+        [("[1]", later, later, "", 3, b"\x91\xcb" + bytes(8))],
+        "s",
+        "1",
+        lateness_us=0,
+        reach=stream_store.reach_us(d),
     )
     once(monkeypatch, store, "forgotten", drop)
     t = int((START + timedelta(hours=3)).timestamp() * 1e6)

@@ -171,7 +171,7 @@ def test_one_busy_entity_costs_no_more_for_each_event(project, tmp_path):
             t += n
             counted[0] = 0
             store.db.set_progress_handler(lambda: counted.__setitem__(0, counted[0] + 1), 100)
-            store.add("v@1", batch, "s", str(t), 0, kept * second)
+            store.add("v@1", batch, "s", str(t), lateness_us=0, reach=kept * second)
         done = counted[0]
         assert kept <= store.size("v@1")[1] <= kept + n
         store.close()

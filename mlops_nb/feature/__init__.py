@@ -15,7 +15,7 @@ from ..core.pillars import contributes
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        **{v: f"verbs:{v}" for v in "add show diff join".split()},
+        **{verb: f"verbs:{verb}" for verb in "add show diff join".split()},
         "materialize": "online_verbs:materialize",
         "online": "online_verbs:online",
         "push": "push_verbs:push",

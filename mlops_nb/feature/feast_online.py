@@ -9,12 +9,19 @@ __all__ = ['FeastStore']
 
 # %% ../../nbs/feature/feast_online.ipynb #fe870e49
 import sqlite3, threading, warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import date, datetime, timedelta, UTC
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.need import need
 from .online_store import Batch, Wanted, pack, packed_key, plain, unpack
+
+if TYPE_CHECKING:
+    from feast import FeatureView
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
 
 # %% ../../nbs/feature/feast_online.ipynb #fa8a1bc3
 _MARK = b"\x93mlops"  # Before values that only we can read
@@ -22,54 +29,60 @@ _TIME = "mlops_time_us"  # Feature with the exact event time
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _proto(v):
+def _fits(number: int) -> bool:
+    "Into 64 bits?"
+    return -1 << 63 <= number < 1 << 63
+
+
+def _proto(value: Any) -> "Value":
     "A value as Feast keeps it"
     from feast.protos.feast.types.Value_pb2 import Value
 
-    if v is None:
+    if value is None:
         return Value()
-    kind = {bool: "bool_val", int: "int64_val", float: "double_val", str: "string_val"}.get(type(v))
-    return (
-        Value(**{kind: v})
-        if kind and (kind != "int64_val" or -1 << 63 <= v < 1 << 63)
-        else Value(bytes_val=_MARK + pack(v))
-    )
+    kind = {bool: "bool_val", int: "int64_val", float: "double_val", str: "string_val"}.get(type(value))
+    if kind is None or (kind == "int64_val" and not _fits(value)):
+        return Value(bytes_val=_MARK + pack(value))
+    return Value(**{kind: value})
 
 
-def _value(x):
+def _value(proto: "Value") -> Any:
     "And back"
-    kind = x.WhichOneof("val")
-    v = getattr(x, kind) if kind else None
-    return unpack(v[len(_MARK) :]) if kind == "bytes_val" and v.startswith(_MARK) else v
+    kind = proto.WhichOneof("val")
+    value = getattr(proto, kind) if kind else None
+    return unpack(value[len(_MARK) :]) if kind == "bytes_val" and value.startswith(_MARK) else value
 
 
-def _key(by, values):
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+def _key_value(value: Any) -> "Value":
     from feast.protos.feast.types.Value_pb2 import Value
 
-    def one(v):
-        v = plain(v)
-        return (
-            Value(string_val=v)
-            if type(v) is str
-            else Value(int64_val=v)
-            if type(v) is int and -1 << 63 <= v < 1 << 63
-            else Value(bytes_val=packed_key([v]).encode())
-        )
+    value = plain(value)
+    if type(value) is str:
+        return Value(string_val=value)
+    if type(value) is int and _fits(value):
+        return Value(int64_val=value)
+    return Value(bytes_val=packed_key([value]).encode())
 
-    return EntityKey(join_keys=list(by), entity_values=[one(v) for v in values])
+
+def _key(by: Sequence[str], values: Sequence) -> "EntityKey":
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+    return EntityKey(join_keys=list(by), entity_values=list(map(_key_value, values)))
 
 # %% ../../nbs/feature/feast_online.ipynb #a60e191a
 _turn = threading.RLock()
 
 
 @contextmanager
-def _own_times():
-    "How Feast's SQLite store reads and writes times is set for the whole process, where IPython and pandas set it otherwise: back to Feast's for one call"
+def _own_times() -> Iterator[None]:
+    """How Feast's SQLite store reads and writes times: as Feast has it, for one call
+
+    It is set for the whole process, where IPython and pandas set it otherwise."""
     from feast.infra.online_stores import sqlite as theirs
 
     with _turn:
-        adapters, converters = dict(sqlite3.adapters), dict(sqlite3.converters)
+        adapters = dict(sqlite3.adapters)
+        converters = dict(sqlite3.converters)
         sqlite3.register_adapter(date, theirs.adapt_date_iso)
         sqlite3.register_adapter(datetime, theirs.adapt_datetime_epoch)
         for kind in ("date", "datetime", "timestamp"):
@@ -80,7 +93,22 @@ def _own_times():
             sqlite3.adapters.update(adapters)
             sqlite3.converters.update(converters)
 
+# %% ../../nbs/feature/feast_online.ipynb #d3ac94af
+class _Row(NamedTuple):
+    "What is known about one entity"
 
+    key: tuple
+    time_us: int  # Of the event
+    values: tuple  # Of the features
+
+    def is_newer(self, stored: tuple) -> bool:
+        "Than what a store gives: the event time, then the values"
+        time_us, *values = stored
+        if time_us is None or self.time_us > time_us:
+            return True
+        return self.time_us == time_us and pack(tuple(self.values)) != pack(values)
+
+# %% ../../nbs/feature/feast_online.ipynb #1fb17c23
 class FeastStore:
     "Online features in an online store of Feast"
 
@@ -88,7 +116,7 @@ class FeastStore:
 
     def __init__(
         self,
-        folder,  # With a feature_store.yaml
+        folder: str | Path,  # With a feature_store.yaml
     ) -> None:
         need("feast")
         from feast.infra.online_stores.helpers import get_online_store_from_config
@@ -105,77 +133,76 @@ class FeastStore:
                 warnings.simplefilter("ignore")
                 self.config = load_repo_config(folder, folder / "feature_store.yaml")
                 self.store = get_online_store_from_config(self.config.online_store)
-        except Exception as e:
-            raise BadInput(f"{folder.name}/feature_store.yaml cannot be used: {' '.join(str(e).split())[:200]}") from e
+        except Exception as error:
+            raise BadInput(
+                f"{folder.name}/feature_store.yaml cannot be used: {' '.join(str(error).split())[:200]}"
+            ) from error
         if hasattr(self.config.online_store, "skip_dedup"):
             self.config.online_store.skip_dedup = True  # the adapter looks itself
         self.made = set()
 
-    def _try(self, step, *args):
+    def _try(self, step: Callable[..., Any], *args: Any) -> Any:
         "What fails in a store may be of any class"
         try:
             with _own_times() if self.config.online_store.type == "sqlite" else nullcontext():
                 return step(*args)
-        except Exception as e:
+        except Exception as error:
             raise ToolFailed(
-                f"the online store of Feast ({self.config.online_store.type}) fails: {' '.join(str(e).split())[:160]}",
+                f"the online store of Feast ({self.config.online_store.type}) fails: {' '.join(str(error).split())[:160]}",
                 "mend it, then run it again: what was written stays true",
-            ) from e
+            ) from error
 
-    def _table(self, view: str, by, names):
+    def _table(self, view: str, by: Sequence[str], names: Sequence[str]) -> "FeatureView":
         "Feast's name for a view; the store makes room for it once"
         from feast import Entity, FeatureView, Field
         from feast.types import String
         from feast.value_type import ValueType
 
-        keys = [Entity(name=k, join_keys=[k], value_type=ValueType.STRING) for k in by]
+        keys = [Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in by]
         name, _, version = view.partition("@")
-        fv = FeatureView(
-            name=f"{name}__v{version}", entities=keys, schema=[Field(name=n, dtype=String) for n in (*by, *names)]
+        feature_view = FeatureView(
+            name=f"{name}__v{version}",
+            entities=keys,
+            schema=[Field(name=column, dtype=String) for column in (*by, *names)],
         )
         if view not in self.made:
-            self._try(lambda: self.store.update(self.config, [], [fv], [], keys, True))
+            self._try(lambda: self.store.update(self.config, [], [feature_view], [], keys, True))
             self.made.add(view)
-        return fv
+        return feature_view
 
     def write(
         self, batches: list[Batch]
     ) -> list[int] | None:  # Entities of each that are newer than before; None where a mark has moved
         "Keep the newest row of each entity, view by view"
-        if any(b.was is not None and self.mark(b.view) != b.was for b in batches):
+        if any(batch.was is not None and self.mark(batch.view) != batch.was for batch in batches):
             return None
-        batches = [
-            b._replace(columns=[list(c) for c in b.columns]) for b in batches
-        ]  # what cannot be read is not written
-        done = [self._write(b) for b in batches]
-        for b in batches:
-            if b.mark:
-                self._put("marks@1", ("view",), ("mark",), [((b.view,), 0, (b.mark,))])
+        # what cannot be read is not written
+        batches = [batch._replace(columns=list(map(list, batch.columns))) for batch in batches]
+        done = [self._write(batch) for batch in batches]
+        for batch in batches:
+            if batch.mark:
+                self._put("marks@1", ("view",), ("mark",), [_Row((batch.view,), 0, (batch.mark,))])
         return done
 
-    def _write(self, b) -> int:
-        best: dict = {}
-        for k, t, r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
-            name = packed_key(k)
-            if name not in best or best[name][1] <= t:
-                best[name] = (k, t, r)
+    def _write(self, batch: Batch) -> int:
+        best: dict[str, _Row] = {}
+        for each in zip(zip(*batch.keys), batch.times_us, batch.rows, strict=True):
+            row = _Row(*each)
+            name = packed_key(row.key)
+            if name not in best or best[name].time_us <= row.time_us:
+                best[name] = row
         rows = list(best.values())
-        had = self.read(
-            Wanted(b.by, ((b.view, b.names),)), [list(c) for c in zip(*(k for k, _, _ in rows))] or [[] for _ in b.by]
-        )
-        newer = [
-            (k, t, r)
-            for (k, t, r), h in zip(rows, had)
-            if h[0] is None or t > h[0] or (t == h[0] and pack(tuple(r)) != pack(h[1:]))
-        ]
-        self._put(b.view, b.by, b.names, newer)
+        keys = list(map(list, zip(*(row.key for row in rows)))) or [[] for _ in batch.by]
+        had = self.read(Wanted(batch.by, ((batch.view, batch.names),)), keys)
+        newer = [row for row, stored in zip(rows, had) if row.is_newer(stored)]
+        self._put(batch.view, batch.by, batch.names, newer)
         return len(newer)
 
-    def _put(self, view, by, names, rows) -> None:
-        data = [
-            (_key(by, k), dict(zip((*names, _TIME), map(_proto, (*r, t)))), _EPOCH + timedelta(microseconds=t), None)
-            for k, t, r in rows
-        ]
+    def _put(self, view: str, by: Sequence[str], names: Sequence[str], rows: Sequence[_Row]) -> None:
+        data = []
+        for row in rows:
+            values = dict(zip((*names, _TIME), map(_proto, (*row.values, row.time_us))))
+            data.append((_key(by, row.key), values, _EPOCH + timedelta(microseconds=row.time_us), None))
         if data:
             self._try(self.store.online_write_batch, self.config, self._table(view, by, (*names, _TIME)), data, None)
 
@@ -184,18 +211,18 @@ class FeastStore:
         parts = [self._read(wanted.by, view, list(names), list(zip(*keys))) for view, names in wanted.views]
         return [sum(rows, ()) for rows in zip(*parts)]
 
-    def _read(self, by, view, names, keys) -> list[tuple]:
-        fv = self._table(view, by, (*names, _TIME))
+    def _read(self, by: Sequence[str], view: str, names: Sequence[str], keys: Sequence[tuple]) -> list[tuple]:
+        feature_view = self._table(view, by, (*names, _TIME))
         out = []
-        for n in range(0, len(keys), self.piece):
+        for first in range(0, len(keys), self.piece):
             got = self._try(
                 self.store.online_read,
                 self.config,
-                fv,
-                [_key(by, k) for k in keys[n : n + self.piece]],
+                feature_view,
+                [_key(by, key) for key in keys[first : first + self.piece]],
                 [*names, _TIME],
             )
-            out += [_row(t, r or {}, names) for t, r in got]
+            out += [_row(time, row or {}, names) for time, row in got]
         return out
 
     def mark(self, view: str) -> str:
@@ -205,16 +232,16 @@ class FeastStore:
     def close(self) -> None:
         "Feast keeps its connections until the process ends"
 
-
-def _row(t: datetime | None, row: dict, names) -> tuple:
+# %% ../../nbs/feature/feast_online.ipynb #39263059
+def _row(time: datetime | None, row: dict, names: Sequence[str]) -> tuple:
     "Event time in us and values; Redis's store says of an entity that it has not that it is of 1970"
-    values = [_value(row[n]) if n in row else None for n in names]
-    at = _value(row[_TIME]) if _TIME in row else None
-    if at is None and t is not None and any(v is not None for v in values):
-        at = _us(t)  # written by Feast itself
-    return (at, *values) if at is not None else (None,) * (1 + len(names))
+    values = [_value(row[name]) if name in row else None for name in names]
+    at_us = _value(row[_TIME]) if _TIME in row else None
+    if at_us is None and time is not None and any(value is not None for value in values):
+        at_us = _us(time)  # written by Feast itself
+    return (at_us, *values) if at_us is not None else (None,) * (1 + len(names))
 
 
-def _us(t: datetime) -> int:
-    t = t if t.tzinfo else t.replace(tzinfo=UTC)
-    return (t - _EPOCH) // timedelta(microseconds=1)
+def _us(time: datetime) -> int:
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -9,13 +9,19 @@ __all__ = ['PitOfflineStoreConfig', 'PitRetrievalJob', 'read_source', 'PitOfflin
 
 # %% ../../nbs/feature/feast_plugin.ipynb #49cff613
 import os
-from datetime import UTC
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset as ds, pyarrow.parquet as pq
 from feast.errors import FeastJoinKeysDuringMaterialization
-from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.data_source import DataSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import RepoConfig
 from feast.infra.offline_stores.dask import DaskOfflineStore, DaskOfflineStoreConfig, DaskRetrievalJob
 from feast.infra.offline_stores.file_source import FileSource
-from feast.infra.offline_stores.offline_store import RetrievalMetadata
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.data_format import DeltaFormat
@@ -34,16 +40,16 @@ class PitOfflineStoreConfig(DaskOfflineStoreConfig):
 class PitRetrievalJob(DaskRetrievalJob):
     "A join that runs when its rows are asked for; Arrow inside"
 
-    def _to_arrow_internal(self, timeout=None):
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return self.evaluation_function()
 
-    def _to_df_internal(self, timeout=None):
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self.evaluation_function().to_pandas()
 
 
-def _has(source, columns, names: list[str]) -> None:
+def _has(source: DataSource, columns: Iterable[str], names: list[str]) -> None:
     "Raise `NotFound` for the first column that a source has not"
-    missing = next((c for c in columns if c not in names), None)
+    missing = next((column for column in columns if column not in names), None)
     if missing is not None:
         raise NotFound(
             f"source {source.name} has no column `{missing}`",
@@ -53,7 +59,7 @@ def _has(source, columns, names: list[str]) -> None:
 
 def read_source(
     source: FileSource,  # Parquet file or folder, local or S3
-    repo_path,  # Folder that relative paths are below
+    repo_path: Path | None,  # Folder that relative paths are below
     columns: list[str] | None = None,  # Only these, as the file names them
 ) -> pa.Table:
     "Rows of a file source; raises `NotFound` for a column that is not there"
@@ -69,22 +75,29 @@ def read_source(
     )
     try:
         return pq.read_table(path, filesystem=filesystem, columns=columns)
-    except FileNotFoundError as e:
-        raise NotFound(f"source {source.name}: there is no {path}") from e
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as e:
-        if "FieldRef" in str(e):
+    except FileNotFoundError as error:
+        raise NotFound(f"source {source.name}: there is no {path}") from error
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        if "FieldRef" in str(error):
             _has(source, columns, ds.dataset(path, filesystem=filesystem, format="parquet").schema.names)
-        raise BadInput(f"source {source.name}: {str(e).splitlines()[0][:160]}") from e
+        raise BadInput(f"source {source.name}: {str(error).splitlines()[0][:160]}") from error
 
 # %% ../../nbs/feature/feast_plugin.ipynb #c767cbbd
-def _columns_of(fv, features: list[str]):
-    "`(keys of the frame, keys of the file, features of the file)`"
-    back = {v: k for k, v in fv.batch_source.field_mapping.items()}
-    keys = [e.name for e in fv.entity_columns if e.name != DUMMY_ENTITY_ID]
-    return (
-        [fv.projection.join_key_map.get(k, k) for k in keys],
-        [back.get(k, k) for k in keys],
-        [back.get(f, f) for f in features],
+class _Columns(NamedTuple):
+    "What the columns of a view are called"
+
+    frame_keys: list[str]  # In the entity frame
+    file_keys: list[str]  # In the file
+    file_features: list[str]
+
+
+def _columns_of(feature_view: FeatureView, features: list[str]) -> _Columns:
+    back = {mapped: column for column, mapped in feature_view.batch_source.field_mapping.items()}
+    keys = [column.name for column in feature_view.entity_columns if column.name != DUMMY_ENTITY_ID]
+    return _Columns(
+        [feature_view.projection.join_key_map.get(key, key) for key in keys],
+        [back.get(key, key) for key in keys],
+        [back.get(feature, feature) for feature in features],
     )
 
 
@@ -92,84 +105,102 @@ def _latest_last(rows: pa.Table, created: str) -> pa.Table:
     "Rows in the order in which they became known, so that the last of a tie is the newest"
     if not created:
         return rows
-    c = pc.fill_null(asof.instants(rows[created], asof.unit_of(rows[created], created), created), np.iinfo("int64").min)
-    c = np.asarray(c)
-    return rows if (c[1:] >= c[:-1]).all() else rows.take(pa.array(np.argsort(c, kind="stable")))
+    instants = asof.instants(rows[created], asof.unit_of(rows[created], created), created)
+    known = np.asarray(pc.fill_null(instants, np.iinfo("int64").min))
+    if (known[1:] >= known[:-1]).all():
+        return rows
+    return rows.take(pa.array(np.argsort(known, kind="stable")))
 
 
-def _view_columns(fv, features, asked: pa.Table, time: str, config, filter_created: bool) -> dict:
+def _view_columns(
+    feature_view: FeatureView,
+    features: list[str],
+    asked: pa.Table,  # Entity frame
+    time: str,  # Its column with the time
+    *,
+    repo_path: Path | None,
+    filter_created: bool,  # Leave out what became known only later
+) -> dict[str, pa.ChunkedArray]:
     "Feature -> column for every row of the entity frame"
-    source = fv.batch_source
-    frame_keys, file_keys, file_features = _columns_of(fv, features)
+    source = cast(FileSource, feature_view.batch_source)
+    frame_keys, file_keys, file_features = _columns_of(feature_view, features)
     created = source.created_timestamp_column
     rows = read_source(
         source,
-        config.repo_path,
+        repo_path,
         list(dict.fromkeys([*file_keys, source.timestamp_field, *filter(None, [created]), *file_features])),
     )
     rows = _latest_last(rows, created)
     keyed = pa.table(
         {
-            **{f"k{n}": rows[k] for n, k in enumerate(file_keys)},
+            **{f"k{n}": rows[key] for n, key in enumerate(file_keys)},
             "t": rows[source.timestamp_field],
             **({"c": rows[created]} if created and filter_created else {}),
         }
     )
-    missing = next((k for k in frame_keys if k not in asked.column_names), None)
+    missing = next((key for key in frame_keys if key not in asked.column_names), None)
     if missing:
         raise NotFound(
-            f"the entity frame lacks the key `{missing}` of {fv.name}", f"it has: {', '.join(asked.column_names[:20])}"
+            f"the entity frame lacks the key `{missing}` of {feature_view.name}",
+            f"it has: {', '.join(asked.column_names[:20])}",
         )
-    frame = pa.table({**{f"k{n}": asked[k] for n, k in enumerate(frame_keys)}, "at": asked[time]})
-    q, v, unit = asof.question(
+    frame = pa.table({**{f"k{n}": asked[key] for n, key in enumerate(frame_keys)}, "at": asked[time]})
+    question, known, unit = asof.question(
         frame,
         keyed,
         [f"k{n}" for n in range(len(frame_keys))],
         "at",
         "t",
-        created="c" if "c" in keyed.column_names else "",
-        said={"at": time, "t": source.timestamp_field, "c": created, **{f"k{n}": k for n, k in enumerate(frame_keys)}},
+        "c" if "c" in keyed.column_names else "",
+        {"at": time, "t": source.timestamp_field, "c": created, **{f"k{n}": key for n, key in enumerate(frame_keys)}},
     )
-    ttl = fv.ttl.total_seconds() if fv.ttl else 0
-    m = asof.match(q, v, unit, ttl or None)
-    take = pa.array(m.rows, mask=m.rows < 0)
-    return {f: rows[c].take(take) for f, c in zip(features, file_features)}
+    ttl = feature_view.ttl.total_seconds() if feature_view.ttl else 0
+    match = asof.match(question, known, unit, ttl or None)
+    take = pa.array(match.rows, mask=match.rows < 0)
+    return {feature: rows[column].take(take) for feature, column in zip(features, file_features)}
 
 # %% ../../nbs/feature/feast_plugin.ipynb #b5c1e3cd
 def _in_utc(table: pa.Table, time: str) -> pa.Table:
     "The time of the entity frame with its zone; a time without one is UTC"
-    n = table.column_names.index(time)
-    t = table.schema.field(time).type
-    if not (pa.types.is_timestamp(t) or pa.types.is_date(t)):
+    place = table.column_names.index(time)
+    type_ = table.schema.field(time).type
+    if not (pa.types.is_timestamp(type_) or pa.types.is_date(type_)):
         raise BadInput(
-            f"column `{time}` of the entity frame is {t}, not a time",
+            f"column `{time}` of the entity frame is {type_}, not a time",
             f"convert it first: pd.to_datetime(df.{time}, utc=True)",
         )
-    unit = t.unit if pa.types.is_timestamp(t) else "us"
-    return table.set_column(
-        n,
-        time,
-        table[time].cast(pa.timestamp(unit)).cast(pa.timestamp(unit, "UTC"))
-        if getattr(t, "tz", None) is None
-        else table[time].cast(pa.timestamp(unit, "UTC")),
-    )
+    unit = type_.unit if pa.types.is_timestamp(type_) else "us"
+    column = table[time]
+    if getattr(type_, "tz", None) is None:
+        column = column.cast(pa.timestamp(unit))
+    return table.set_column(place, time, column.cast(pa.timestamp(unit, "UTC")))
 
 
+class _Asked(NamedTuple):
+    "What Feast asks of a source"
+
+    source: DataSource
+    keys: list[str]
+    features: list[str]
+    time: str  # Column with the event time
+    created: str  # Column with the time a row became known; empty for none
+
+# %% ../../nbs/feature/feast_plugin.ipynb #a09f76b5
 class PitOfflineStore(DaskOfflineStore):
     "Point-in-time joins that keep every entity row, in order; all else as Feast's local store"
 
     @staticmethod
-    def get_historical_features(
-        config,
-        feature_views,
-        feature_refs,
-        entity_df,
-        registry,
-        project,
-        full_feature_names=False,
-        filter_by_created_timestamp=False,
-        **kwargs,
-    ):
+    def get_historical_features(  # noqa: PLR0913, PLR0917  the signature is Feast's
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+        **kwargs: Any,
+    ) -> RetrievalJob:
         "A job that joins the features; without an entity frame Feast's own snapshot"
         if entity_df is None:
             return DaskOfflineStore.get_historical_features(
@@ -185,7 +216,14 @@ class PitOfflineStore(DaskOfflineStore):
             )
         if isinstance(entity_df, str):
             raise BadInput("a local store cannot run SQL for the entity frame", "give a pandas or Arrow frame")
-        wrong = next((fv.name for fv in feature_views if not isinstance(fv.batch_source, FileSource)), None)
+        wrong = next(
+            (
+                feature_view.name
+                for feature_view in feature_views
+                if not isinstance(feature_view.batch_source, FileSource)
+            ),
+            None,
+        )
         if wrong:
             raise BadInput(f"feature view {wrong} has no file source", "this store reads Parquet and Delta files")
         if hasattr(entity_df, "compute"):
@@ -194,7 +232,7 @@ class PitOfflineStore(DaskOfflineStore):
         time = infer_event_timestamp_from_entity_df(
             dict(zip(entity_df.columns, entity_df.dtypes))
             if isinstance(entity_df, pd.DataFrame)
-            else {f.name: f.type.to_pandas_dtype() for f in table.schema}
+            else {field.name: field.type.to_pandas_dtype() for field in table.schema}
         )
         table = _in_utc(table, time)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
@@ -202,10 +240,18 @@ class PitOfflineStore(DaskOfflineStore):
 
         def run() -> pa.Table:
             out = table
-            for fv, features in wanted.items():
-                got = _view_columns(fv, list(dict.fromkeys(features)), table, time, config, filter_by_created_timestamp)
-                for f, column in got.items():
-                    out = out.append_column(f"{fv.projection.name_to_use()}__{f}" if full_feature_names else f, column)
+            for feature_view, features in wanted.items():
+                got = _view_columns(
+                    feature_view,
+                    list(dict.fromkeys(features)),
+                    table,
+                    time,
+                    repo_path=config.repo_path,
+                    filter_created=filter_by_created_timestamp,
+                )
+                prefix = f"{feature_view.projection.name_to_use()}__" if full_feature_names else ""
+                for feature, column in got.items():
+                    out = out.append_column(prefix + feature, column)
             return out
 
         span = pc.min_max(table[time]).as_py()
@@ -216,78 +262,74 @@ class PitOfflineStore(DaskOfflineStore):
             repo_path=str(config.repo_path),
             metadata=RetrievalMetadata(
                 features=feature_refs,
-                keys=[c for c in table.column_names if c != time],
+                keys=[column for column in table.column_names if column != time],
                 min_event_timestamp=span["min"],
                 max_event_timestamp=span["max"],
             ),
         )
 
     @staticmethod
-    def pull_latest_from_table_or_query(
-        config,
-        data_source,
-        join_key_columns,
-        feature_name_columns,
-        timestamp_field,
-        created_timestamp_column=None,
-        start_date=None,
-        end_date=None,
-    ):
+    def pull_latest_from_table_or_query(  # noqa: PLR0913, PLR0917  the signature is Feast's
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> PitRetrievalJob:
         "The newest row of each entity in a span of time: what materializing writes"
 
+        asked = _Asked(
+            data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or ""
+        )
+
         def run() -> pa.Table:
-            rows, us = _span(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
-            )
-            return _newest(rows, us, join_key_columns, timestamp_field, created_timestamp_column)
+            rows, us = _span(config, asked, start_date, end_date)
+            return _newest(rows, us, asked)
 
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
     @staticmethod
-    def pull_all_from_table_or_query(
-        config,
-        data_source,
-        join_key_columns,
-        feature_name_columns,
-        timestamp_field,
-        created_timestamp_column=None,
-        start_date=None,
-        end_date=None,
-    ):
+    def pull_all_from_table_or_query(  # noqa: PLR0913, PLR0917  the signature is Feast's
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> PitRetrievalJob:
         "All rows in a span of time"
 
+        asked = _Asked(
+            data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or ""
+        )
+
         def run() -> pa.Table:
-            return _span(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
-            )[0]
+            rows, _ = _span(config, asked, start_date, end_date)
+            return rows
 
         return PitRetrievalJob(evaluation_function=run, full_feature_names=False, repo_path=str(config.repo_path))
 
     @staticmethod
-    def offline_write_batch(config, feature_view, table, progress=None):
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None = None,
+    ) -> None:
         "New rows behind those of the file, of which the last wins a tie; a file of this machine is replaced whole, or stays"
-        source = feature_view.batch_source
+        source = cast(FileSource, feature_view.batch_source)
         path = str(
             FileSource.get_uri_for_file_path(repo_path=config.repo_path, uri=source.file_options.uri)
         ).removeprefix("file://")
         if not os.path.isfile(path) or isinstance(source.file_format, DeltaFormat):
             return DaskOfflineStore.offline_write_batch(config, feature_view, table, progress)
         before = read_source(source, config.repo_path)
-        if missing := [c for c in before.column_names if c not in table.column_names]:
+        if missing := [column for column in before.column_names if column not in table.column_names]:
             raise BadInput(
                 f"the rows have no column `{missing[0]}`",
                 f"source {source.name} has: {', '.join(before.column_names[:20])}",
@@ -296,68 +338,80 @@ class PitOfflineStore(DaskOfflineStore):
         try:
             pq.write_table(pa.concat_tables([before, table.select(before.column_names).cast(before.schema)]), tmp)
             os.replace(tmp, path)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-            raise BadInput(f"the rows do not fit source {source.name}: {' '.join(str(e).split())[:160]}") from e
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise BadInput(f"the rows do not fit source {source.name}: {' '.join(str(error).split())[:160]}") from error
         finally:
             if os.path.exists(tmp):
                 os.unlink(tmp)
         if progress:
             progress(table.num_rows)
 
-
-def _span(config, source, keys, features, time, created, start, end):
-    "Rows with start <= time <= end, as Feast's local store has it, and their times in us; a row without a key is nobody's"
-    rows = read_source(source, config.repo_path)
-    if not set(keys) <= set(rows.column_names):
-        raise FeastJoinKeysDuringMaterialization(source.path, set(keys), set(rows.column_names))
-    _has(source, [time, *features, *filter(None, [created])], rows.column_names)
-    t = rows[time]
-    t = t.cast(pa.timestamp(t.type.unit, "UTC")) if pa.types.is_timestamp(t.type) and t.type.tz is None else t
-    rows = rows.set_column(rows.column_names.index(time), time, t)
-    us = asof.instants(t, asof.unit_of(t, time), time)
-    per = 1000 if asof.unit_of(t, time) == "ns" else 1
-
-    def at(x):
-        return int((x if x.tzinfo else x.replace(tzinfo=UTC)).timestamp() * 1e6) * per
-
-    keep = pc.is_valid(us)
-    for k in keys:
-        keep = pc.and_(keep, pc.invert(pc.is_null(rows[k], nan_is_null=True)))
+# %% ../../nbs/feature/feast_plugin.ipynb #f29d0da9
+def _span(
+    config: RepoConfig,
+    asked: _Asked,
+    start: datetime | None,  # Both ends belong to the span
+    end: datetime | None,
+) -> tuple[pa.Table, pa.Array]:  # `(rows, their times in us or, where the column has them, ns)`
+    "Rows with start <= time <= end, as Feast's local store has it, and their times; a row without a key is nobody's"
+    rows = read_source(cast(FileSource, asked.source), config.repo_path)
+    if not set(asked.keys) <= set(rows.column_names):
+        raise FeastJoinKeysDuringMaterialization(asked.source.path, set(asked.keys), set(rows.column_names))
+    created = [asked.created] if asked.created else []
+    _has(asked.source, [asked.time, *asked.features, *created], rows.column_names)
+    times = rows[asked.time]
+    if pa.types.is_timestamp(times.type) and times.type.tz is None:
+        times = times.cast(pa.timestamp(times.type.unit, "UTC"))
+    rows = rows.set_column(rows.column_names.index(asked.time), asked.time, times)
+    unit = asof.unit_of(times, asked.time)
+    instants = asof.instants(times, unit, asked.time)
+    keep = pc.is_valid(instants)
+    for key in asked.keys:
+        keep = pc.and_(keep, pc.invert(pc.is_null(rows[key], nan_is_null=True)))
     if start is not None:
-        keep = pc.and_(keep, pc.greater_equal(us, at(start)))
+        keep = pc.and_(keep, pc.greater_equal(instants, _instant(start, unit)))
     if end is not None:
-        keep = pc.and_(keep, pc.less_equal(us, at(end)))
-    columns = list(dict.fromkeys([*keys, *features, time, *filter(None, [created])])) if features else rows.column_names
+        keep = pc.and_(keep, pc.less_equal(instants, _instant(end, unit)))
+    columns = rows.column_names
+    if asked.features:
+        columns = list(dict.fromkeys([*asked.keys, *asked.features, asked.time, *created]))
     rows = rows.select(columns).filter(keep)
-    if not keys:
+    if not asked.keys:
         rows = rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * rows.num_rows))
-    return rows, us.filter(keep)
+    return rows, instants.filter(keep)
 
 
-def _newest(rows, us, keys, time, created):
+def _instant(time: datetime, unit: str) -> int:
+    "Since 1970 UTC, in us or ns; a time without a zone is UTC"
+    in_zone = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return int(in_zone.timestamp() * 1e6) * (1000 if unit == "ns" else 1)
+
+
+def _newest(rows: pa.Table, instants: pa.Array, asked: _Asked) -> pa.Table:
     "The row with the largest (time, created, place) of each entity"
     import duckdb
 
-    known = (
-        asof.instants(rows[created], asof.unit_of(rows[created], created), created)
-        if created
-        else pa.array(np.zeros(rows.num_rows, "int64"))
-    )
+    known = pa.array(np.zeros(rows.num_rows, "int64"))
+    if asked.created:
+        column = rows[asked.created]
+        known = asof.instants(column, asof.unit_of(column, asked.created), asked.created)
+    keys = {f"k{n}": rows[key] for n, key in enumerate(asked.keys or [DUMMY_ENTITY_ID])}
     con = duckdb.connect()
     con.register(
         "rows_",
         pa.table(
             {
-                **{f"k{n}": rows[k] for n, k in enumerate(keys or [DUMMY_ENTITY_ID])},
-                "t": us,
+                **keys,
+                "t": instants,
                 "c": pc.fill_null(known, np.iinfo("int64").min),
                 "n": pa.array(np.arange(rows.num_rows)),
             }
         ),
     )
-    by = ", ".join(f"k{n}" for n in range(max(len(keys), 1)))
     try:
-        last = con.execute(f"SELECT max_by(n, (t, c, n)) AS n FROM rows_ GROUP BY {by} ORDER BY n").fetchnumpy()["n"]
+        last = con.execute(
+            f"SELECT max_by(n, (t, c, n)) AS n FROM rows_ GROUP BY {', '.join(keys)} ORDER BY n"
+        ).fetchnumpy()["n"]
     finally:
         con.close()
     return rows.take(pa.array(np.asarray(last, "int64")))

@@ -9,13 +9,14 @@ __all__ = ['pack', 'unpack', 'Batch', 'Wanted', 'plain', 'packed_key', 'now_us',
 
 # %% ../../nbs/feature/online_store.ipynb #51be3e70
 import json, os, sqlite3, time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, UTC
 from decimal import Decimal
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import msgspec
 from ..core.errors import BadInput, ToolFailed
 from ..core.filesystem import in_words, need_local_disk, write_ahead
@@ -34,7 +35,7 @@ class Batch(NamedTuple):
     was: str | None = None  # Mark from which the rows were read; None where it does not matter
 
     @property
-    def rows(self):
+    def rows(self) -> Iterable[tuple]:
         return zip(*self.columns, strict=True) if self.columns else [()] * len(self.times_us)
 
 
@@ -57,33 +58,33 @@ pack = _pack
 unpack = _unpack
 
 
-def plain(v):
+def plain(value: Any) -> Any:
     "A value of a key: of numpy's numbers Python's, a number that is whole as the whole number, a time in UTC"
-    v = v.item() if type(v).__module__ == "numpy" else v
-    if v.__class__ is float and v.is_integer():
-        return int(v)
-    if isinstance(v, Decimal) and v.is_finite():
-        return int(v) if v == v.to_integral_value() else v.normalize()
-    return v.astimezone(UTC) if isinstance(v, datetime) and v.tzinfo else v
+    value = value.item() if type(value).__module__ == "numpy" else value
+    if value.__class__ is float and value.is_integer():
+        return int(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        return int(value) if value == value.to_integral_value() else value.normalize()
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
 
 
-def packed_key(values) -> str:
+def packed_key(values: Iterable) -> str:
     "Entity values as one text; 1 and 1.0 are the same entity"
     try:
-        return _text([plain(v) for v in values]).decode()
+        return _text([plain(value) for value in values]).decode()
     except UnicodeEncodeError:
-        return _text([_sayable(plain(v)) for v in values]).decode()
+        return _text([_sayable(plain(value)) for value in values]).decode()
 
 
-def _sayable(v):
+def _sayable(value: Any) -> Any:
     "A text with half a character in it, which no store and no file can hold, as one that nobody has"
     try:
-        v.encode()
-        return v
+        value.encode()
+        return value
     except AttributeError:
-        return v
+        return value
     except UnicodeEncodeError:
-        return "\0" + ascii(v)
+        return "\0" + ascii(value)
 
 
 def now_us() -> int:
@@ -91,15 +92,16 @@ def now_us() -> int:
 
 # %% ../../nbs/feature/online_store.ipynb #0635e473
 _SCHEMA = """CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, keys TEXT UNIQUE NOT NULL, width INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, entity INTEGER NOT NULL, names TEXT NOT NULL, places TEXT NOT NULL, mark TEXT NOT NULL) WITHOUT ROWID;"""
+CREATE TABLE IF NOT EXISTS view(view TEXT PRIMARY KEY, entity INTEGER NOT NULL,
+    names TEXT NOT NULL, places TEXT NOT NULL, mark TEXT NOT NULL) WITHOUT ROWID;"""
 _MOST = 1 << 63
 
 
-def _stored(v):
+def _stored(value: Any) -> Any:
     "One key as SQLite keeps it; None for one that it would change"
-    if v.__class__ is not int:
-        v = plain(v)
-    return v if v.__class__ is str or (v.__class__ is int and -_MOST <= v < _MOST) else None
+    if value.__class__ is not int:
+        value = plain(value)
+    return value if value.__class__ is str or (value.__class__ is int and -_MOST <= value < _MOST) else None
 
 
 def stored_keys(keys: list) -> list:
@@ -121,6 +123,17 @@ class _Places(NamedTuple):
     names: list  # Features
     places: list  # In the packed row: of the event time, then of the features
 
+    def of(self, names: Iterable[str]) -> list[int]:
+        "Places of the event time and of some features"
+        return [self.places[0], *(self.places[1 + self.names.index(name)] for name in names)]
+
+
+def _alike(batches: Sequence[Batch], lies: Sequence[_Places], keys: Sequence[list]) -> bool:
+    "Different views about the same entities, in the same order?"
+    if not batches or len({batch.view for batch in batches}) < len(batches):
+        return False
+    return all(where.entity == lies[0].entity and some == keys[0] for where, some in zip(lies[1:], keys[1:]))
+
 # %% ../../nbs/feature/online_store.ipynb #2969d6bb
 class _Plan:
     "A choice of features, resolved"
@@ -138,10 +151,13 @@ class _Plan:
         self.table = _NO_ROWS if entity is None else f"e{entity}"
         places = []
         for view, names in self.wanted.views:
-            s = found.get(view)
-            time, *at = s.places if s and s.entity == entity else [-1]
-            at = dict(zip(s.names, at)) if at else {}
-            places += [time, *(at.get(n, -1) for n in names)]
+            lies = found.get(view)
+            time_place = -1
+            place_of: dict[str, int] = {}
+            if lies and lies.entity == entity:
+                time_place, *rest = lies.places
+                place_of = dict(zip(lies.names, rest))
+            places += [time_place, *(place_of.get(name, -1) for name in names)]
         # place -1 is the last one, where nothing is
         self.whole = places == list(range(width))
         self.width = width + (-1 in places)
@@ -150,21 +166,22 @@ class _Plan:
     def query(self, n: int) -> str:
         "For n keys"
         if n not in self.queries:
+            marks = ",".join(["(?)"] * n)
             self.queries[n] = (
-                f"SELECT NULL, sum(width) FROM entity UNION ALL SELECT key, row FROM (VALUES {','.join(['(?)'] * n)}) CROSS JOIN {self.table} ON key=column1"
+                "SELECT NULL, sum(width) FROM entity UNION ALL"
+                f" SELECT key, row FROM (VALUES {marks}) CROSS JOIN {self.table} ON key=column1"
             )
         return self.queries[n]
 
-    def of(self, packed) -> list[tuple]:
+    def of(self, packed: Sequence[bytes]) -> list[tuple]:
         "Values in the order of the features, of rows of the table"
-        rows = (
-            [_row(packed[0])]
-            if len(packed) == 1
-            else _listed(b"\xdd" + len(packed).to_bytes(4, "big") + b"".join(packed))
-        )
+        if len(packed) == 1:
+            rows = [_row(packed[0])]
+        else:
+            rows = _listed(b"\xdd" + len(packed).to_bytes(4, "big") + b"".join(packed))
         width = self.width
         if set(map(len, rows)) != {width}:
-            rows = [r if len(r) == width else r + (None,) * (width - len(r)) for r in rows]
+            rows = [row if len(row) == width else row + (None,) * (width - len(row)) for row in rows]
         return rows if self.whole else list(map(self.pick, rows))
 
 
@@ -172,11 +189,11 @@ _NO_ROWS = "(SELECT NULL AS key, NULL AS row)"
 _NOTHING = _pack(())
 
 
-def _unreadable(e) -> ToolFailed:
-    if "same thread" in str(e):
+def _unreadable(error: Exception) -> ToolFailed:
+    if "same thread" in str(error):
         return ToolFailed("the online store was opened in another thread", "make one Reader for each thread")
     return ToolFailed(
-        f"the online store cannot be read: {e}", "delete it and make it again with: mlops feature materialize"
+        f"the online store cannot be read: {error}", "delete it and make it again with: mlops feature materialize"
     )
 
 
@@ -188,13 +205,54 @@ _MOST_MARKS = 512  # In one statement
 def _marks(n: int) -> int:
     return n if n <= 8 else (n + 3) // 4 * 4
 
+# %% ../../nbs/feature/online_store.ipynb #0f4205b4
+def _room(db: sqlite3.Connection, batch: Batch) -> _Places:
+    "Where a view goes; what is new about it gets the next places"
+    keys = json.dumps(batch.by)
+    db.execute("INSERT OR IGNORE INTO entity(keys) VALUES (?)", (keys,))
+    entity, width = db.execute("SELECT id, width FROM entity WHERE keys=?", (keys,)).fetchone()
+    db.execute(f"CREATE TABLE IF NOT EXISTS e{entity}(key PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID")
+    had = _found(db, [batch.view]).get(batch.view)
+    if had is None or had.entity != entity:
+        had = _Places(entity, [], [width])
+        width = width + 1
+    new = [name for name in batch.names if name not in had.names]
+    had = had._replace(names=[*had.names, *new], places=[*had.places, *range(width, width + len(new))])
+    db.execute("UPDATE entity SET width=? WHERE id=?", (width + len(new), entity))
+    db.execute(
+        "INSERT INTO view VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE"
+        " SET entity=excluded.entity, names=excluded.names, places=excluded.places,"
+        " mark=CASE excluded.mark WHEN '' THEN mark ELSE excluded.mark END",
+        (batch.view, entity, json.dumps(had.names), json.dumps(had.places), batch.mark),
+    )
+    return had
+
+
+def _found(db: sqlite3.Connection, views: Iterable[str]) -> dict[str, _Places]:
+    found = {}
+    for view in views:
+        rows = db.execute("SELECT entity, names, places FROM view WHERE view=?", (view,))
+        for entity, names, places in rows:
+            found[view] = _Places(entity, json.loads(names), json.loads(places))
+    return found
+
+
+def _rows(db: sqlite3.Connection, entity: int, keys: list) -> dict[Any, list]:
+    rows = {}
+    for first in range(0, len(keys), 512):
+        some = keys[first : first + 512]
+        marks = ",".join("?" * len(some))
+        for key, row in db.execute(f"SELECT key, row FROM e{entity} WHERE key IN ({marks})", some):
+            rows[key] = _unpack(row)
+    return rows
+
 # %% ../../nbs/feature/online_store.ipynb #bf34f788
 class SqliteStore:
     "Online features in one SQLite file"
 
     hot = 200_000  # Entities that a connection remembers between reads
 
-    def __init__(self, path) -> None:
+    def __init__(self, path: str | os.PathLike) -> None:
         self._writes = 0
         self._plans = {}
         if "://" in str(path):
@@ -212,21 +270,21 @@ class SqliteStore:
             self.db.execute("PRAGMA mmap_size=1073741824")
             self.db.executescript(_SCHEMA)
             self._ask = self.db.cursor()
-        except (sqlite3.Error, OSError) as e:
-            words = in_words(e, self.path)
+        except (sqlite3.Error, OSError) as error:
+            words = in_words(error, self.path)
             raise ToolFailed(
                 f"the online store {os.path.basename(path)} cannot be used: {words}",
                 "free some space"
                 if "full" in words
                 else f"delete {self.path} and make it again with: mlops feature materialize",
-            ) from e
+            ) from error
 
     @contextmanager
-    def _reading(self):
+    def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, msgspec.MsgspecError) as e:
-            raise _unreadable(e) from e
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise _unreadable(error) from error
 
     def write(
         self,
@@ -237,127 +295,84 @@ class SqliteStore:
         try:
             self.db.execute("BEGIN IMMEDIATE")
             try:
-                done = (
-                    None
-                    if any(b.was is not None and self.mark(b.view) != b.was for b in batches)
-                    else self._write(batches)
-                )
+                moved = any(batch.was is not None and self.mark(batch.view) != batch.was for batch in batches)
+                done = None if moved else self._write(batches)
                 self.db.execute("COMMIT")
                 return done
             except BaseException:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")  # a full disk has ended it already
                 raise
-        except sqlite3.Error as e:
+        except sqlite3.Error as error:
             raise ToolFailed(
-                f"the online store cannot be written: {in_words(e, self.path)}",
+                f"the online store cannot be written: {in_words(error, self.path)}",
                 "free some space, then run it again: nothing was half-written",
-            ) from e
+            ) from error
 
-    def _write(self, batches) -> list[int]:
-        at = [self._room(b) for b in batches]
-        keys = [stored_keys(b.keys) for b in batches]
-        alike = (
-            bool(batches)
-            and all(a.entity == at[0].entity and k == keys[0] for a, k in zip(at[1:], keys[1:]))
-            and len({b.view for b in batches}) == len(batches)
-        )
-        if alike and self._new(at[0].entity, keys[0]):
-            return self._insert(batches, at, keys[0])
-        return [self._merge(b, a, k) for b, a, k in zip(batches, at, keys)]
+    def _write(self, batches: Sequence[Batch]) -> list[int]:
+        lies = [_room(self.db, batch) for batch in batches]
+        keys = [stored_keys(batch.keys) for batch in batches]
+        if _alike(batches, lies, keys) and self._new(lies[0].entity, keys[0]):
+            return self._insert(batches, lies, keys[0])
+        return [self._merge(*each) for each in zip(batches, lies, keys)]
 
     def _new(self, entity: int, keys: list) -> bool:
         "May rows be put in without a look at older ones?"
         return self.db.execute(f"SELECT 1 FROM e{entity} LIMIT 1").fetchone() is None and len(set(keys)) == len(keys)
 
-    def _insert(self, batches, at, keys) -> list[int]:
+    def _insert(self, batches: Sequence[Batch], lies: Sequence[_Places], keys: list) -> list[int]:
         "Views about the same entities, packed without a step of Python a row"
-        place = {
-            p: c
-            for b, a in zip(batches, at)
-            for p, c in zip([a.places[0], *(a.places[1 + a.names.index(n)] for n in b.names)], [b.times_us, *b.columns])
-        }
-        flat = [place[p] if p in place else repeat(None, len(keys)) for p in range(max(place) + 1)]
+        by_place = {}
+        for batch, where in zip(batches, lies):
+            by_place.update(zip(where.of(batch.names), [batch.times_us, *batch.columns]))
+        flat = [by_place.get(place, repeat(None, len(keys))) for place in range(max(by_place) + 1)]
         self.db.executemany(
-            f"INSERT INTO e{at[0].entity} VALUES (?,?)", zip(keys, map(_pack, zip(*flat, strict=True)), strict=True)
+            f"INSERT INTO e{lies[0].entity} VALUES (?,?)", zip(keys, map(_pack, zip(*flat, strict=True)), strict=True)
         )
         return [len(keys)] * len(batches)
 
-    def _merge(self, b, a, keys) -> int:
+    def _merge(self, batch: Batch, lies: _Places, keys: list) -> int:
         "One view into rows that are there"
-        time = a.places[0]
-        places = [a.places[1 + a.names.index(n)] for n in b.names]
-        width = max(a.places) + 1
-        every = zip(keys, b.times_us, b.rows, strict=True)
+        time, *places = lies.of(batch.names)
+        width = max(lies.places) + 1
+        every = zip(keys, batch.times_us, batch.rows, strict=True)
         done = 0
         while some := list(islice(every, 10_000)):
-            had = self._rows(a.entity, [k for k, _, _ in some])
+            had = _rows(self.db, lies.entity, [key for key, _, _ in some])
             changed = {}
-            for k, t, new in some:
-                row = had.setdefault(k, [])
+            for key, time_us, new in some:
+                row = had.setdefault(key, [])
                 row += [None] * (width - len(row))
-                if row[time] is not None and (
-                    t < row[time] or (t == row[time] and _pack(new) == _pack([row[p] for p in places]))
-                ):
-                    continue
-                for p, v in zip([time, *places], [t, *new]):
-                    row[p] = v
-                changed[k] = _pack(row)
+                if row[time] is not None:
+                    if time_us < row[time]:
+                        continue
+                    if time_us == row[time] and _pack(new) == _pack([row[place] for place in places]):
+                        continue
+                row[time] = time_us
+                for place, value in zip(places, new):
+                    row[place] = value
+                changed[key] = _pack(row)
             self.db.executemany(
-                f"INSERT INTO e{a.entity} VALUES (?,?) ON CONFLICT DO UPDATE SET row=excluded.row", changed.items()
+                f"INSERT INTO e{lies.entity} VALUES (?,?) ON CONFLICT DO UPDATE SET row=excluded.row", changed.items()
             )
             done += len(changed)
         return done
 
-    def _rows(self, entity, keys: list) -> dict[str, list]:
-        pieces = (keys[n : n + 512] for n in range(0, len(keys), 512))
-        return {
-            k: _unpack(r)
-            for some in pieces
-            for k, r in self.db.execute(
-                f"SELECT key, row FROM e{entity} WHERE key IN ({','.join('?' * len(some))})", some
-            )
-        }
-
-    def _room(self, b: Batch) -> _Places:
-        "Where a view goes; what is new about it gets the next places"
-        keys = json.dumps(b.by)
-        self.db.execute("INSERT OR IGNORE INTO entity(keys) VALUES (?)", (keys,))
-        entity, width = self.db.execute("SELECT id, width FROM entity WHERE keys=?", (keys,)).fetchone()
-        self.db.execute(f"CREATE TABLE IF NOT EXISTS e{entity}(key PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID")
-        had = self._found([b.view]).get(b.view)
-        if had is None or had.entity != entity:
-            had = _Places(entity, [], [width])
-            width = width + 1
-        new = [n for n in b.names if n not in had.names]
-        had = had._replace(names=[*had.names, *new], places=[*had.places, *range(width, width + len(new))])
-        self.db.execute("UPDATE entity SET width=? WHERE id=?", (width + len(new), entity))
-        self.db.execute(
-            "INSERT INTO view VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET entity=excluded.entity, names=excluded.names, places=excluded.places, mark=CASE excluded.mark WHEN '' THEN mark ELSE excluded.mark END",
-            (b.view, entity, json.dumps(had.names), json.dumps(had.places), b.mark),
-        )
-        return had
-
-    def _found(self, views) -> dict[str, _Places]:
-        return {
-            v: _Places(e, json.loads(n), json.loads(p))
-            for v in views
-            for e, n, p in self.db.execute("SELECT entity, names, places FROM view WHERE view=?", (v,))
-        }
-
     def mark(self, view: str) -> str:
         "How far a view was read; empty at first"
         with self._reading():
-            return next((m for (m,) in self.db.execute("SELECT mark FROM view WHERE view=?", (view,))), "")
+            return next((mark for (mark,) in self.db.execute("SELECT mark FROM view WHERE view=?", (view,))), "")
 
     def count(self, view: str) -> int:
         "Entities of which a view has a row; reads the table"
+        count = 0
         with self._reading():
-            return sum(
-                len(r := _unpack(x)) > a.places[0] and r[a.places[0]] is not None
-                for a in self._found([view]).values()
-                for (x,) in self.db.execute(f"SELECT row FROM e{a.entity}")
-            )
+            for lies in _found(self.db, [view]).values():
+                time = lies.places[0]
+                for (packed,) in self.db.execute(f"SELECT row FROM e{lies.entity}"):
+                    row = _unpack(packed)
+                    count += len(row) > time and row[time] is not None
+        return count
 
     def read(
         self,
@@ -375,21 +390,21 @@ class SqliteStore:
             if known or not kept:
                 stamp = (self._ask.execute("PRAGMA data_version").fetchone()[0], self._writes)
                 if known and stamp == plan.stamp:
-                    return plan.of([kept[k] for k in names])
+                    return plan.of([kept[key] for key in names])
                 kept.clear()
                 plan.stamp = stamp  # asked before the rows: they are never older
             rows = self._fetch(plan, names) if len(names) <= _MOST_MARKS else self._at_one_moment(plan, names)
             values = plan.of(rows)
         except UnicodeEncodeError:
-            return self.read(wanted, [list(map(_sayable, k)) for k in keys])
-        except (sqlite3.Error, msgspec.MsgspecError) as e:
-            raise _unreadable(e) from e
+            return self.read(wanted, [list(map(_sayable, key)) for key in keys])
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise _unreadable(error) from error
         if len(kept) + len(rows) > self.hot:
             kept.clear()
         kept.update(zip(names, rows))
         return values
 
-    def _fetch(self, plan, names: list) -> list[bytes]:
+    def _fetch(self, plan: _Plan, names: list) -> list[bytes]:
         "Packed rows of a few keys, one statement"
         n = _marks(len(names))
         ask = self._ask
@@ -406,20 +421,20 @@ class SqliteStore:
             return list(packed[: len(names)])  # all are there
         return list(map(dict(rows).get, names, repeat(_NOTHING)))
 
-    def _at_one_moment(self, plan, names: list) -> list[bytes]:
+    def _at_one_moment(self, plan: _Plan, names: list) -> list[bytes]:
         "Rows of many keys: all from before a write or all from after it"
         self.db.execute("BEGIN")
         try:
-            return [r for n in range(0, len(names), _MOST_MARKS) for r in self._fetch(plan, names[n : n + _MOST_MARKS])]
+            pieces = (names[n : n + _MOST_MARKS] for n in range(0, len(names), _MOST_MARKS))
+            return list(chain.from_iterable(self._fetch(plan, some) for some in pieces))
         finally:
             self.db.execute("COMMIT")
 
-    def _resolve(self, plan) -> None:
-        plan.sum = self.db.execute("SELECT sum(width) FROM entity").fetchone()[
-            0
-        ]  # first: what changes meanwhile is seen by the next statement
+    def _resolve(self, plan: _Plan) -> None:
+        "Find the places again; the sum comes first: what changes meanwhile is seen by the next statement"
+        plan.sum = self.db.execute("SELECT sum(width) FROM entity").fetchone()[0]
         room = self.db.execute("SELECT id, width FROM entity WHERE keys=?", (json.dumps(plan.wanted.by),)).fetchone()
-        plan.resolve(self._found([v for v, _ in plan.wanted.views]), *(room or (None, 0)))
+        plan.resolve(_found(self.db, [view for view, _ in plan.wanted.views]), *(room or (None, 0)))
 
     def close(self) -> None:
         if self._writes:  # what was written goes from the log into the file, where readers find it faster

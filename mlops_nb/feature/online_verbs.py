@@ -8,7 +8,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/online_verbs.html.md"""
 __all__ = ['materialize', 'online']
 
 # %% ../../nbs/feature/online_verbs.ipynb #b2ad8e3d
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, UTC
+from typing import Any
 from ..core import project as projects, refs as names
 from ..core.errors import BadInput
 from ..core.fact import Plan
@@ -16,8 +18,8 @@ from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Interval, Refs
 from ..core.verbs import verb
-from . import definition, increment, online_reader, window_increment
-from .facts import Materialized, Online
+from . import definition as definitions, increment, online_reader, window_increment
+from .facts import Definition, Materialized, Online, Window
 
 # %% ../../nbs/feature/online_verbs.ipynb #8149d5fd
 @verb("feature.materialize", changes=True, example="mlops feature materialize")
@@ -31,76 +33,94 @@ def materialize(
 ) -> Materialized | Plan:
     """Fill the online store with the newest row of each entity
 
-    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""
+    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""  # noqa: E501  text of the help
     from mlops_nb.core import ledger
 
     project = projects.current()
-    ds = [definition.find(project, n) for n in ([name] if name else names.registered(project, "feature"))]
+    asked = [name] if name else names.registered(project, "feature")
+    chosen = [definitions.find(project, view) for view in asked]
     if dry_run:
-        return Plan(steps=[f"write the newest rows of {d.name}@{d.version}" for d in ds if not d.on_demand])
+        return Plan(
+            steps=[
+                f"write the newest rows of {definition.name}@{definition.version}"
+                for definition in chosen
+                if not definition.on_demand
+            ]
+        )
     overlap_us = int(overlap.total_seconds() * 1e6)
-    out = {}
+    by_name = {}
     store = online_reader.opened(project)
     try:
-        with progress("materializing", total=len(ds)) as report:
-            for group in _groups(ds):
-                out |= _rows(project, group, store, overlap_us, full, report)
-            for d in ds:
-                if d.windows:
-                    out[d.name] = window_increment.fill(project, d, overlap_us, full)
-                if d.windows or d.on_demand:
-                    report(1, d.name)
+        with progress("materializing", total=len(chosen)) as report:
+            for group in _groups(chosen):
+                by_name |= _rows(project, group, store, report, overlap_us=overlap_us, full=full)
+            for definition in chosen:
+                if definition.windows:
+                    by_name[definition.name] = window_increment.fill(project, definition, overlap_us, full)
+                if definition.windows or definition.on_demand:
+                    report(1, definition.name)
     finally:
         store.close()
-    views = [out[d.name] for d in ds if d.name in out]
-    for x in views:
+    views = [by_name[definition.name] for definition in chosen if definition.name in by_name]
+    for view in views:
         ledger.record(
             project,
             "feature.materialized",
-            x["view"],
-            {k: x[k] for k in ("entities", "written", "newest", "read", "how", "late")},
+            view["view"],
+            {field: view[field] for field in ("entities", "written", "newest", "read", "how", "late")},
         )
-    return Materialized(written=sum(x["written"] for x in views), views=views)
+    return Materialized(written=sum(view["written"] for view in views), views=views)
 
 
-def _groups(ds) -> list[list]:
+def _groups(chosen: Sequence[Definition]) -> list[list[Definition]]:
     "Stored views by their join keys"
-    by: dict = {}
-    for d in ds:
-        if not d.windows and not d.on_demand:
-            by.setdefault(tuple(d.entity), []).append(d)
-    return list(by.values())
+    by_keys: dict = {}
+    for definition in chosen:
+        if not definition.windows and not definition.on_demand:
+            by_keys.setdefault(tuple(definition.entity), []).append(definition)
+    return list(by_keys.values())
 
 
-def _rows(project: Project, ds, store, overlap_us, full, report) -> dict:
+def _rows(
+    project: Project,
+    group: Sequence[Definition],  # Stored views about the same entity
+    store: online_reader.Store,
+    report: Callable[[float, str], None],  # Told after each view
+    *,
+    overlap_us: int,
+    full: bool,
+) -> dict[str, dict]:  # By name
     "Views about the same entity: what is new of each, in one write; read again when another process was faster"
     import msgspec
 
     done = None
-    out = {}
     while done is None:
-        marks = [store.mark(f"{d.name}@{d.version}") for d in ds]
-        found = [increment.read(project, d, m, overlap_us, full) for d, m in zip(ds, marks)]
+        marks = [store.mark(f"{definition.name}@{definition.version}") for definition in group]
+        readings = [
+            increment.read(project, definition, mark, overlap_us, full) for definition, mark in zip(group, marks)
+        ]
         batches = []
-        for d, f, m in zip(ds, found, marks):
-            if f.rows is not None:
-                batches.append(increment.newest(d, f.rows, msgspec.json.encode(f.mark).decode())._replace(was=m))
+        for definition, reading, mark in zip(group, readings, marks):
+            if reading.rows is not None:
+                behind = msgspec.json.encode(reading.mark).decode()
+                batches.append(increment.newest(definition, reading.rows, behind)._replace(was=mark))
         done = store.write(batches) if batches else []
-    written = dict(zip((b.view for b in batches), done))
-    entities = {b.view: len(b.times_us) for b in batches}
-    for d, f in zip(ds, found):
-        view = f"{d.name}@{d.version}"
-        out[d.name] = {
+    written = dict(zip((batch.view for batch in batches), done))
+    entities = {batch.view: len(batch.times_us) for batch in batches}
+    by_name = {}
+    for definition, reading in zip(group, readings):
+        view = f"{definition.name}@{definition.version}"
+        by_name[definition.name] = {
             "view": view,
             "entities": entities.get(view, 0),
             "written": written.get(view, 0),
-            "newest": f.mark.newest,
-            "read": 0 if f.rows is None else f.rows.num_rows,
-            "how": f.how,
-            "late": f.mark.late,
+            "newest": reading.mark.newest,
+            "read": 0 if reading.rows is None else reading.rows.num_rows,
+            "how": reading.how,
+            "late": reading.mark.late,
         }
-        report(1, d.name)
-    return out
+        report(1, definition.name)
+    return by_name
 
 # %% ../../nbs/feature/online_verbs.ipynb #de63eca9
 @verb("feature.online", example="mlops feature online weather:temp --entity origin=JFK")
@@ -118,88 +138,94 @@ def online(
     project = projects.current()
     given = _whole({**entities, **entity})
     reader = online_reader.Reader(project, refs)
-    t = _instant(at) if at else None
+    at_us = _instant(at) if at else None
     try:
-        (values,), (ages,) = reader.read([{**given, **_whole(request)}], t)
-        why = _why(reader, values, ages, t)
+        (values,), (ages,) = reader.read([{**given, **_whole(request)}], at_us)
+        why = _why(reader, values, ages, at_us)
     finally:
         reader.close()
     return Online(entities=given, values=values, age_s=ages, why=why)
 
+# %% ../../nbs/feature/online_verbs.ipynb #658cda14
+def _windows(reader: online_reader.Reader) -> Iterator[tuple[Definition, Window, str]]:
+    "The windows that were asked for, each with its view and its column"
+    for definition, features in reader.picked:
+        for window in definition.windows:
+            if window.name in features:
+                yield definition, window, reader.columns[definition.name, definition.version, window.name]
 
-def _gone(reader, t) -> set[str]:
+
+def _gone(reader: online_reader.Reader, at_us: int | None) -> set[str]:
     "Columns of windows that begin before the events that are kept"
-    return {
-        reader.columns[d.name, d.version, w.name]
-        for d, fs in reader.picked
-        if d.windows and t is not None
-        for until in [reader.events.forgotten(f"{d.name}@{d.version}")]
-        for w in d.windows
-        if w.name in fs and t - int(names.interval(w.over).total_seconds() * 1e6) < until
-    }
+    if at_us is None:
+        return set()
+    gone = set()
+    for definition, window, column in _windows(reader):
+        until = reader.events.forgotten(f"{definition.name}@{definition.version}")
+        if at_us - int(names.interval(window.over).total_seconds() * 1e6) < until:
+            gone.add(column)
+    return gone
 
 
-def _why(reader, values, ages, t) -> dict[str, str]:
+def _sums_whole_numbers(definition: Definition, window: Window) -> bool:
+    types = {feature.name: feature.type for feature in definition.features}
+    return window.aggregate == "sum" and types[window.name] == "int64"
+
+
+def _nothing_stored(definition: Definition) -> str:
+    if definition.on_demand:
+        return "nothing it is made of is stored"
+    return "no event in its windows" if definition.windows else "nothing is stored about this entity"
+
+
+def _why(reader: online_reader.Reader, values: dict, ages: dict, at_us: int | None) -> dict[str, str]:
     "Why a feature has no value, in words"
-    gone = _gone(reader, t)
-    ds = {(d.name, d.version): d for d, _ in reader.picked}
+    gone = _gone(reader, at_us)
+    picked = {(definition.name, definition.version): definition for definition, _ in reader.picked}
     out = {}
-    spread = {
-        reader.columns[d.name, d.version, w.name]
-        for d, fs in reader.picked
-        for w in d.windows
-        if w.name in fs and w.aggregate == "std"
-    }
-    whole = {
-        reader.columns[d.name, d.version, w.name]
-        for d, fs in reader.picked
-        for w in d.windows
-        if w.name in fs and w.aggregate == "sum" and next(f.type for f in d.features if f.name == w.name) == "int64"
-    }
-    for c, view in reader.view_of.items():
-        d = ds[view]
-        age = ages[c]
-        if c in gone:
-            out[c] = "its events of then are not kept any more; history knows: feature join"
+    spread = {column for _, window, column in _windows(reader) if window.aggregate == "std"}
+    whole = {column for view, window, column in _windows(reader) if _sums_whole_numbers(view, window)}
+    for column, view in reader.view_of.items():
+        definition = picked[view]
+        age = ages[column]
+        if column in gone:
+            out[column] = "its events of then are not kept any more; history knows: feature join"
         elif age is None:
-            out[c] = (
-                "nothing it is made of is stored"
-                if d.on_demand
-                else "no event in its windows"
-                if d.windows
-                else "nothing is stored about this entity"
-            )
-        elif values[c] is not None:
+            out[column] = _nothing_stored(definition)
+        elif values[column] is not None:
             continue
         elif age < 0:
-            out[c] = "what is stored is newer; history knows: feature join"
-        elif d.ttl and age > names.interval(d.ttl).total_seconds():
-            out[c] = f"older than the ttl of {d.ttl}"
-        elif c in spread:
-            out[c] = "fewer than two values in the window, or an infinite one"
-        elif d.windows:
-            out[c] = "no such event in the window" + (", or a sum beyond 64 bits" if c in whole else "")
+            out[column] = "what is stored is newer; history knows: feature join"
+        elif definition.ttl and age > names.interval(definition.ttl).total_seconds():
+            out[column] = f"older than the ttl of {definition.ttl}"
+        elif column in spread:
+            out[column] = "fewer than two values in the window, or an infinite one"
+        elif definition.windows:
+            out[column] = "no such event in the window" + (", or a sum beyond 64 bits" if column in whole else "")
         else:
-            out[c] = "made of a missing value" if d.on_demand else "null in the source"
+            out[column] = "made of a missing value" if definition.on_demand else "null in the source"
     return out
 
+# %% ../../nbs/feature/online_verbs.ipynb #f9ebdacc
+def _names_several(value: object) -> bool:
+    return isinstance(value, str) and "," in value and all("=" in part for part in value.split(",")[1:])
 
-def _whole(entities) -> dict:
+
+def _whole(entities: Mapping[str, Any]) -> dict[str, Any]:
     "One option may name several keys: origin=JFK,carrier=UA"
     out = {}
-    for k, v in entities.items():
-        first, *more = (
-            v.split(",") if isinstance(v, str) and "," in v and all("=" in x for x in v.split(",")[1:]) else [v]
-        )
-        out[k] = first
-        for x in more:
-            out[x.partition("=")[0].strip()] = x.partition("=")[2]
+    for key, value in entities.items():
+        first, *more = value.split(",") if _names_several(value) else [value]
+        out[key] = first
+        for part in more:
+            name, _, text = part.partition("=")
+            out[name.strip()] = text
     return out
 
 
-def _instant(text) -> int:
+def _instant(text: str) -> int:
     try:
-        t = datetime.fromisoformat(text)
-    except ValueError as e:
-        raise BadInput(f"--at {text!r} is no time", "write it as 2013-12-31T23:00:00") from e
-    return int((t if t.tzinfo else t.replace(tzinfo=UTC)).timestamp() * 1e6)
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"--at {text!r} is no time", "write it as 2013-12-31T23:00:00") from error
+    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1e6)

@@ -8,267 +8,265 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/panel.html.md"""
 __all__ = ['age', 'view', 'views', 'diff', 'training_set', 'materialized', 'online', 'adopted', 'exported']
 
 # %% ../../nbs/feature/panel.ipynb #a0f9d732
-from ..core.draw import Panel, badge, details, facts, short, table, text
-from ..core.svg import histogram
+from ..core.draw import Badge, Panel, Table, badge, details, facts, short, table, text
+from ..core.svg import Svg, histogram
+from mlops_nb.feature.facts import (
+    Adopted,
+    Exported,
+    FeatureDiff,
+    FeatureView,
+    FeatureViews,
+    Joined,
+    Leak,
+    Materialized,
+    Online,
+    TrainingSet,
+)
 
 # %% ../../nbs/feature/panel.ipynb #2313e3a6
-def age(seconds) -> str:
+def age(seconds: float | None) -> str:
     "A length of time for people"
     if seconds is None:
         return "-"
     if seconds < 0:
         return f"-{age(-seconds)}"
-    for unit, n in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= n:
-            return f"{seconds / n:.1f} {unit}"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.1f} s"
 
 
-def view(v) -> Panel:
+def _about(fact: FeatureView) -> dict:
+    "What is said of a view; what is empty is left out"
+    if fact.entity:
+        about: dict = {"what": fact.description, "about": ", ".join(fact.entity), "event time": fact.time}
+    else:
+        about = {"what": fact.description, "computed": "on demand"}
+    about["known at"] = fact.created
+    if fact.entity and not fact.windows:
+        about["stays true"] = fact.ttl or "for ever"
+    about["needs"] = ", ".join(fact.needs)
+    about["request"] = ", ".join(f"{column.name}: {column.type}" for column in fact.request)
+    about = {name: value for name, value in about.items() if value or name in ("about", "event time")}
+    if fact.entity:
+        about["source"] = fact.source or "named in the query"
+        about["rows"] = fact.rows if fact.rows >= 0 else "not computed"
+        about["newest event"] = fact.newest or "-"
+    more = {"owner": fact.owner, "purpose": fact.purpose}
+    more["tags"] = ", ".join(f"{tag}={value}" for tag, value in fact.tags.items())
+    for name, words in fact.lineage.items():
+        more[name.replace("_", " ")] = ", ".join(words[-6:])
+    return {**about, **{name: value for name, value in more.items() if value}, "digest": fact.digest[:16]}
+
+
+def view(fact: FeatureView) -> Panel:
     "One feature view"
-    about = facts(
-        {
-            **({"what": v.description} if v.description else {}),
-            **({"about": ", ".join(v.entity), "event time": v.time} if v.entity else {"computed": "on demand"}),
-            **({"known at": v.created} if v.created else {}),
-            **({"stays true": v.ttl or "for ever"} if v.entity and not v.windows else {}),
-            **({"needs": ", ".join(v.needs)} if v.needs else {}),
-            **({"request": ", ".join(f"{f.name}: {f.type}" for f in v.request)} if v.request else {}),
-            **(
-                {
-                    "source": v.source or "named in the query",
-                    "rows": v.rows if v.rows >= 0 else "not computed",
-                    "newest event": v.newest or "-",
-                }
-                if v.entity
-                else {}
-            ),
-            **({"owner": v.owner} if v.owner else {}),
-            **({"purpose": v.purpose} if v.purpose else {}),
-            **({"tags": ", ".join(f"{k}={x}" for k, x in v.tags.items())} if v.tags else {}),
-            **{k.replace("_", " "): ", ".join(x[-6:]) for k, x in v.lineage.items() if x},
-            "digest": v.digest[:16],
-        }
-    )
-    blocks: list = [about, _features(v)]
-    if v.windows:
-        blocks.append(details("windows", text("\n".join(v.windows), code=True)))
-    if v.tests:
-        blocks.append(
-            table(
-                ["test", "rows that fail", ""],
-                [[t.expr, t.failed, badge("bad", "FAILS") if t.failed else badge("ok", "HOLDS")] for t in v.tests],
-            )
-        )
-    if v.changes:
-        blocks.append(details("what changed", text("\n".join(v.changes), code=True)))
-    verdict = (
-        ("bad", "TEST FAILED") if any(t.failed for t in v.tests) else ("ok", "NEW VERSION" if v.new else "REGISTERED")
-    )
+    blocks: list = [facts(_about(fact)), _features(fact)]
+    if fact.windows:
+        blocks.append(details("windows", text("\n".join(fact.windows), code=True)))
+    if fact.tests:
+        rows = [
+            [test.expr, test.failed, badge("bad", "FAILS") if test.failed else badge("ok", "HOLDS")]
+            for test in fact.tests
+        ]
+        blocks.append(table(["test", "rows that fail", ""], rows))
+    if fact.changes:
+        blocks.append(details("what changed", text("\n".join(fact.changes), code=True)))
+    failed = any(test.failed for test in fact.tests)
+    verdict = ("bad", "TEST FAILED") if failed else ("ok", "NEW VERSION" if fact.new else "REGISTERED")
+    look_at_source = failed and fact.source
     return Panel(
-        f"{v.name}@{v.version}",
+        f"{fact.name}@{fact.version}",
         *blocks,
         verdict=verdict,
-        next=f"mlops data show {v.source}"
-        if verdict[0] == "bad" and v.source
-        else f"mlops feature join {v.name} --entities FRAME",
+        next=f"mlops data show {fact.source}" if look_at_source else f"mlops feature join {fact.name} --entities FRAME",
     )
 
+# %% ../../nbs/feature/panel.ipynb #0becd7b0
+def _held(column: dict | None, rows: int) -> list:
+    "What the rows hold in a column: missing, least, most, distribution"
+    if not column:
+        return ["", "", "", ""]
+    least = short(column["min"]) if column["min"] is not None else ""
+    most = short(column["max"]) if column["max"] is not None else ""
+    return [f"{column['nulls'] / max(rows, 1):.1%}", least, most, _spark(column)]
 
-def _features(v):
+
+def _features(fact: FeatureView) -> Table:
     "Features with what the rows hold; the columns behind windows stand apart"
-    held = {c["name"]: c for c in v.columns}
-
-    def cells(c):
-        return [
-            f"{c['nulls'] / max(v.rows, 1):.1%}" if c else "",
-            short(c["min"]) if c and c["min"] is not None else "",
-            short(c["max"]) if c and c["max"] is not None else "",
-            _spark(c),
-        ]
-
-    if not held and not v.windows:
-        return table(["feature", "type"], [[f.name, f.type] for f in v.features])
-    rows = [[f.name, f.type, *cells(held.get(f.name))] for f in v.features]
-    if v.windows:  # the features say how they are made, the columns of the events what they hold
-        rows = [[c["name"], "event", *cells(c)] for c in v.columns] + [
-            [f.name, f.type, "", "", "", line.partition(" as ")[0]] for f, line in zip(v.features, v.windows)
-        ]
+    held = {column["name"]: column for column in fact.columns}
+    if not held and not fact.windows:
+        return table(["feature", "type"], [[feature.name, feature.type] for feature in fact.features])
+    if fact.windows:  # the features say how they are made, the columns of the events what they hold
+        rows = [[column["name"], "event", *_held(column, fact.rows)] for column in fact.columns]
+        for feature, line in zip(fact.features, fact.windows):
+            rows.append([feature.name, feature.type, "", "", "", line.partition(" as ")[0]])
+    else:
+        rows = [[feature.name, feature.type, *_held(held.get(feature.name), fact.rows)] for feature in fact.features]
     return table(["feature", "type", "missing", "least", "most", "distribution"], rows)
 
 
-def _spark(c):
-    return (
-        histogram(c["bins"], words=f"{c['name']} from {short(c['min'])} to {short(c['max'])}", width=80, height=18)
-        if c and c["bins"]
-        else (f"{c['distinct']:,} values" if c and c.get("distinct") is not None else "")
-    )
+def _spark(column: dict) -> Svg | str:
+    "The distribution of a column, small"
+    if column["bins"]:
+        words = f"{column['name']} from {short(column['min'])} to {short(column['max'])}"
+        return histogram(column["bins"], words=words, w=80, h=18)
+    return f"{column['distinct']:,} values" if column.get("distinct") is not None else ""
 
 # %% ../../nbs/feature/panel.ipynb #1c7bfa7c
-def views(v) -> Panel:
-    "The catalogue: lineage on one line, and the first columns' distributions"
+def _made_of(view: dict) -> str:
+    return " + ".join(view.get("sources") or [view["source"] or "-"])
 
-    def came(x):
-        return " + ".join(x.get("sources") or [x["source"] or "-"])
 
-    def went(x):
-        return (
-            " · ".join(
-                filter(
-                    None,
-                    [
-                        f"{len(x['training_sets'])} training set{'s' if len(x['training_sets']) > 1 else ''}"
-                        if x.get("training_sets")
-                        else "",
-                        ", ".join(x.get("models", [])[-3:]),
-                    ],
-                )
-            )
-            or "-"
-        )
+def _learned_from_by(view: dict) -> str:
+    "How many training sets, and the newest models"
+    words = []
+    if view.get("training_sets"):
+        count = len(view["training_sets"])
+        words.append(f"{count} training set{'s' if count > 1 else ''}")
+    if view.get("models"):
+        words.append(", ".join(view["models"][-3:]))
+    return " · ".join(words) or "-"
 
-    rows = [
-        [
-            f"{x['name']}@{x['version']}",
-            ", ".join(x["entity"]) or "the request",
-            ", ".join(x["features"]),
-            came(x),
-            went(x),
-            x.get("rows"),
-            _missing(x),
-            _tests(x),
-            f"{age(x['age_s'])} ago"
-            if x.get("age_s") is not None
-            else "-"
-            if not x["entity"] or x.get("rows") == 0
-            else "not computed here",
-            next((_spark(c) for c in x.get("columns", []) if c["bins"]), ""),
-        ]
-        for x in v.views
+
+def _newest_event(view: dict) -> str:
+    if view.get("age_s") is not None:
+        return f"{age(view['age_s'])} ago"
+    return "-" if not view["entity"] or view.get("rows") == 0 else "not computed here"
+
+
+def _catalogue_row(view: dict) -> list:
+    return [
+        f"{view['name']}@{view['version']}",
+        ", ".join(view["entity"]) or "the request",
+        ", ".join(view["features"]),
+        _made_of(view),
+        _learned_from_by(view),
+        view.get("rows"),
+        _missing(view),
+        _tests(view),
+        _newest_event(view),
+        next((_spark(column) for column in view.get("columns", []) if column["bins"]), ""),
     ]
+
+
+_CATALOGUE = [
+    "view",
+    "about",
+    "features",
+    "made of",
+    "learned from by",
+    "rows",
+    "missing",
+    "tests",
+    "newest event",
+    "distribution",
+]
+
+
+def views(fact: FeatureViews) -> Panel:
+    "The catalogue: lineage on one line, and the first columns' distributions"
+    rows = [_catalogue_row(view) for view in fact.views]
     return Panel(
         "Feature views",
-        table(
-            [
-                "view",
-                "about",
-                "features",
-                "made of",
-                "learned from by",
-                "rows",
-                "missing",
-                "tests",
-                "newest event",
-                "distribution",
-            ],
-            rows,
-            empty="no feature view yet",
-        ),
+        table(_CATALOGUE, rows, empty="no feature view yet"),
         next="mlops feature show NAME" if rows else "mlops feature add NAME --entity KEY --time COLUMN",
     )
 
 
-def _missing(x) -> str:
+def _missing(view: dict) -> str:
     "Of the column with the most nulls"
-    return (
-        f"{max(c['nulls'] for c in x['columns']) / max(x['rows'], 1):.1%}"
-        if x.get("columns") and x.get("rows")
-        else "-"
-    )
+    if not view.get("columns") or not view.get("rows"):
+        return "-"
+    return f"{max(column['nulls'] for column in view['columns']) / max(view['rows'], 1):.1%}"
 
 
-def _tests(x):
+def _tests(view: dict) -> Badge | str:
     "Conditions on the rows as they are now"
-    bad = sum(bool(t["failed"]) for t in x.get("tests", []))
-    n = len(x.get("tests", []))
-    return (
-        badge("bad", f"{bad} FAIL{'S' if bad == 1 else ''}")
-        if bad
-        else badge("ok", f"{n} HOLD{'S' if n == 1 else ''}")
-        if n
-        else "-"
-    )
+    tests = view.get("tests", [])
+    failing = sum(bool(test["failed"]) for test in tests)
+    if failing:
+        return badge("bad", f"{failing} FAIL{'S' if failing == 1 else ''}")
+    return badge("ok", f"{len(tests)} HOLD{'S' if len(tests) == 1 else ''}") if tests else "-"
 
-
-def diff(d) -> Panel:
+# %% ../../nbs/feature/panel.ipynb #dbc496cb
+def diff(fact: FeatureDiff) -> Panel:
     "Two versions of a view"
-    blocks: list = [
-        table(
-            ["field", d.a, d.b],
-            [[f["field"], short(f["a"]), short(f["b"])] for f in d.fields],
-            empty="the fields are the same",
-        )
-    ]
-    if d.features:
-        blocks.append(
-            table(
-                ["feature", "change", "before", "after"],
-                [[f["name"], f["change"], f["a"] or "-", f["b"] or "-"] for f in d.features],
-            )
-        )
-    if d.code:
-        blocks.append(text("\n".join(d.code), code=True))
-    return Panel(
-        f"{d.a} and {d.b}",
-        *blocks,
-        verdict=("ok", "SAME VALUES") if d.same_values else ("info", "DIFFERENT"),
-        next=f"mlops feature show {d.b}",
-    )
-
-
-def training_set(t) -> Panel:
-    "The proof of a join: rows, order, future, and how old the values are"
-    good = t.rows_in == t.rows_out and t.order_kept and t.future_values == 0
-    leaks: list = (
-        [
-            table(
-                ["feature", "knows the label", "rows", "share"],
-                [[x.column, x.why, x.rows, f"{x.share:.1%}"] for x in t.leaks],
-            ),
-            text("Leave them out, or ask at a time before the label was known."),
+    fields = [[field["field"], short(field["a"]), short(field["b"])] for field in fact.fields]
+    blocks: list = [table(["field", fact.a, fact.b], fields, empty="the fields are the same")]
+    if fact.features:
+        features = [
+            [feature["name"], feature["change"], feature["a"] or "-", feature["b"] or "-"] for feature in fact.features
         ]
-        if t.leaks
-        else []
+        blocks.append(table(["feature", "change", "before", "after"], features))
+    if fact.code:
+        blocks.append(text("\n".join(fact.code), code=True))
+    return Panel(
+        f"{fact.a} and {fact.b}",
+        *blocks,
+        verdict=("ok", "SAME VALUES") if fact.same_values else ("info", "DIFFERENT"),
+        next=f"mlops feature show {fact.b}",
     )
-    label = (
-        {
-            "label": f"{t.label}, which {len(t.leaks) or 'no'} feature{'' if len(t.leaks) < 2 else 's'} know{'s' if len(t.leaks) < 2 else ''}"
-        }
-        if t.label
-        else {}
-    )
+
+
+def _leaks(leaks: list[Leak]) -> list:
+    if not leaks:
+        return []
+    rows = [[leak.column, leak.why, leak.rows, f"{leak.share:.1%}"] for leak in leaks]
+    return [
+        table(["feature", "knows the label", "rows", "share"], rows),
+        text("Leave them out, or ask at a time before the label was known."),
+    ]
+
+
+def _label(fact: TrainingSet) -> str:
+    "The label, and how many features know it"
+    one = len(fact.leaks) < 2
+    features = "feature knows" if one else "features know"
+    return f"{fact.label}, which {len(fact.leaks) or 'no'} {features}"
+
+
+def _joined_row(view: Joined) -> list:
+    ages = histogram(view.ages, words=f"ages from 0 to {age(view.age_s[4])}") if view.ages else ""
+    median_and_oldest = f"{age(view.age_s[2])}, {age(view.age_s[4])}" if view.age_s else "-"
+    without = f"{view.unmatched:,}" + (f", {view.expired:,} too old" if view.expired else "")
+    return [view.view, ages, median_and_oldest, without]
+
+
+def _proof_verdict(fact: TrainingSet) -> tuple[str, str]:
+    if fact.rows_in != fact.rows_out or not fact.order_kept or fact.future_values != 0:
+        return "bad", "BROKEN"
+    return ("bad", "LABEL LEAKS") if fact.leaks else ("ok", "PROVED")
+
+
+def training_set(fact: TrainingSet) -> Panel:
+    "The proof of a join: rows, order, future, and how old the values are"
     proof = facts(
         {
-            "rows in": t.rows_in,
-            "rows out": t.rows_out,
-            "order kept": t.order_kept,
-            "values from the future": t.future_values,
-            "asked at": t.time,
-            "digest": t.digest[:16],
-            **label,
-            **({"written to": t.path} if t.path else {}),
+            "rows in": fact.rows_in,
+            "rows out": fact.rows_out,
+            "order kept": fact.order_kept,
+            "values from the future": fact.future_values,
+            "asked at": fact.time,
+            "digest": fact.digest[:16],
+            **({"label": _label(fact)} if fact.label else {}),
+            **({"written to": fact.path} if fact.path else {}),
         }
     )
-    ties = any(j.ties for j in t.views)
-    rows = [
-        [
-            j.view,
-            histogram(j.ages, words=f"ages from 0 to {age(j.age_s[4])}") if j.ages else "",
-            f"{age(j.age_s[2])}, {age(j.age_s[4])}" if j.age_s else "-",
-            f"{j.unmatched:,}" + (f", {j.expired:,} too old" if j.expired else ""),
-            *([j.ties] if ties else []),
-        ]
-        for j in t.views
-    ]
-    verdict = ("bad", "BROKEN") if not good else ("bad", "LABEL LEAKS") if t.leaks else ("ok", "PROVED")
+    columns = ["view", "ages", "median, oldest", "rows without"]
+    rows = [_joined_row(view) for view in fact.views]
+    if any(view.ties for view in fact.views):
+        columns.append("ties")
+        for row, view in zip(rows, fact.views):
+            row.append(view.ties)
     return Panel(
         "Point-in-time join",
         proof,
-        table(["view", "ages", "median, oldest", "rows without", *(["ties"] if ties else [])], rows),
-        *leaks,
-        *map(text, t.hints),
-        verdict=verdict,
-        next="mlops feature join REFS --entities FRAME --time COLUMN" if t.leaks else "%%mlops run EXPERIMENT",
+        table(columns, rows),
+        *_leaks(fact.leaks),
+        *map(text, fact.hints),
+        verdict=_proof_verdict(fact),
+        next="mlops feature join REFS --entities FRAME --time COLUMN" if fact.leaks else "%%mlops run EXPERIMENT",
     )
 
 # %% ../../nbs/feature/panel.ipynb #ea977a15
@@ -280,95 +278,79 @@ _READ = {
 }
 
 
-def materialized(m) -> Panel:
+def materialized(fact: Materialized) -> Panel:
     "What was read and written; rows that came too late to be read, and how to read them"
-    late = {x["view"].partition("@")[0]: x["late"] for x in m.views if x["late"]}
+    late = {view["view"].partition("@")[0]: view["late"] for view in fact.views if view["late"]}
+    columns = ["view", "rows read", "entities", "rows written", "newest event"]
     rows = [
-        [
-            x["view"],
-            _READ[x["how"]].format(x["read"]),
-            x["entities"],
-            x["written"],
-            x["newest"],
-            *([x["late"]] if late else []),
-        ]
-        for x in m.views
+        [view["view"], _READ[view["how"]].format(view["read"]), view["entities"], view["written"], view["newest"]]
+        for view in fact.views
     ]
-    return Panel(
-        "Online store",
-        table(
-            [
-                "view",
-                "rows read",
-                "entities",
-                "rows written",
-                "newest event",
-                *(["came too late, not read"] if late else []),
-            ],
-            rows,
-            empty="no feature view yet",
-        ),
-        verdict=("warn", f"{sum(late.values()):,} LATE ROWS NOT READ") if late else ("ok", f"{m.written:,} WRITTEN"),
-        next=f"mlops feature materialize {''.join(f'{n} ' for n in late) if len(late) == 1 else ''}--full"
-        if late
-        else "mlops feature online VIEW --entities KEY=VALUE",
-    )
+    verdict = ("ok", f"{fact.written:,} WRITTEN")
+    next_ = "mlops feature online VIEW --entities KEY=VALUE"
+    if late:
+        columns.append("came too late, not read")
+        for row, view in zip(rows, fact.views):
+            row.append(view["late"])
+        verdict = ("warn", f"{sum(late.values()):,} LATE ROWS NOT READ")
+        only = f"{next(iter(late))} " if len(late) == 1 else ""
+        next_ = f"mlops feature materialize {only}--full"
+    return Panel("Online store", table(columns, rows, empty="no feature view yet"), verdict=verdict, next=next_)
 
 
-def online(o) -> Panel:
+def online(fact: Online) -> Panel:
     "Values of one entity with their age"
-    holds = any(v is not None and o.age_s.get(k) is not None for k, v in o.values.items())
-    later = any((s or 0) < 0 for s in o.age_s.values())
+    columns = ["feature", "value", "age"]
+    rows = [[feature, value, age(fact.age_s.get(feature))] for feature, value in fact.values.items()]
+    if fact.why:
+        columns.append("")
+        for row in rows:
+            row.append(fact.why.get(row[0], ""))
+    holds = any(value is not None and fact.age_s.get(feature) is not None for feature, value in fact.values.items())
+    later = any((age_s or 0) < 0 for age_s in fact.age_s.values())
+    if holds:
+        next_ = "mlops feature list"
+    else:
+        next_ = "mlops feature join VIEW --entities FRAME" if later else "mlops feature materialize"
     return Panel(
-        "Online features of " + ", ".join(f"{k}={v}" for k, v in o.entities.items()),
-        table(
-            ["feature", "value", "age", *([""] if o.why else [])],
-            [[k, v, age(o.age_s.get(k)), *([o.why.get(k, "")] if o.why else [])] for k, v in o.values.items()],
-            align="lrrl",
-        ),
+        "Online features of " + ", ".join(f"{key}={value}" for key, value in fact.entities.items()),
+        table(columns, rows, align="lrrl"),
         verdict=("ok", "SERVED") if holds else ("warn", "NOTHING THAT STILL HOLDS"),
-        next="mlops feature list"
-        if holds
-        else "mlops feature join VIEW --entities FRAME"
-        if later
-        else "mlops feature materialize",
+        next=next_,
     )
 
 # %% ../../nbs/feature/panel.ipynb #dc140700
-def adopted(a) -> Panel:
+def adopted(fact: Adopted) -> Panel:
     "What came over from a Feast repository"
-    blocks: list = [
-        table(
-            ["kind", "taken over"],
-            [[k.replace("_", " "), ", ".join(v)] for k, v in a.kept.items() if v],
-            empty="the repository defines nothing yet",
-        )
-    ]
-    if a.services:
-        blocks.append(table(["feature service", "features"], [[k, ", ".join(v)] for k, v in a.services.items()]))
-    if a.skipped:
-        blocks.append(table(["kept, and cannot be joined here", "why"], [[x["name"], x["why"]] for x in a.skipped]))
+    kept = [[kind.replace("_", " "), ", ".join(names)] for kind, names in fact.kept.items() if names]
+    blocks: list = [table(["kind", "taken over"], kept, empty="the repository defines nothing yet")]
+    if fact.services:
+        services = [[service, ", ".join(features)] for service, features in fact.services.items()]
+        blocks.append(table(["feature service", "features"], services))
+    if fact.skipped:
+        skipped = [[view["name"], view["why"]] for view in fact.skipped]
+        blocks.append(table(["kept, and cannot be joined here", "why"], skipped))
     return Panel(
         "Feast repository",
         *blocks,
-        verdict=("ok", f"{len(a.views)} VIEWS ADOPTED"),
-        next=f"mlops feature join {a.views[0] if a.views else 'VIEW'} --entities FRAME",
+        verdict=("ok", f"{len(fact.views)} VIEWS ADOPTED"),
+        next=f"mlops feature join {fact.views[0] if fact.views else 'VIEW'} --entities FRAME",
     )
 
 
-def exported(e) -> Panel:
+def exported(fact: Exported) -> Panel:
     "A Feast repository"
     return Panel(
         "Feast repository",
         facts(
             {
-                "written to": e.path,
-                "feature views": ", ".join(e.views) or "-",
-                "objects as Python": e.as_code,
-                "objects in Feast's own form": e.as_proto,
+                "written to": fact.path,
+                "feature views": ", ".join(fact.views) or "-",
+                "objects as Python": fact.as_code,
+                "objects in Feast's own form": fact.as_proto,
             }
         ),
-        table(["file"], [[f] for f in e.files]),
+        table(["file"], [[file] for file in fact.files]),
         verdict=("ok", "EXPORTED"),
-        next=f"feast -c {e.path} plan",
+        next=f"feast -c {fact.path} plan",
     )

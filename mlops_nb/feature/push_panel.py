@@ -9,22 +9,23 @@ __all__ = ['pushed']
 
 # %% ../../nbs/feature/push_panel.ipynb #911619df
 from ..core.draw import Panel, facts
+from .push_facts import Pushed
 
 # %% ../../nbs/feature/push_panel.ipynb #54402df3
-def pushed(x) -> Panel:
+def pushed(push: Pushed) -> Panel:
     "Where rows went"
     where = facts(
         {
-            "rows": x.rows,
-            "entities": x.entities,
-            "newer than before": x.written,
-            "newest event": x.newest or "-",
-            "history": x.dataset or "not asked for: --offline keeps the rows there too",
+            "rows": push.rows,
+            "entities": push.entities,
+            "newer than before": push.written,
+            "newest event": push.newest or "-",
+            "history": push.dataset or "not asked for: --offline keeps the rows there too",
         }
     )
     return Panel(
-        f"Pushed into {x.view}",
+        f"Pushed into {push.view}",
         where,
-        verdict=("ok", f"{x.written:,} WRITTEN"),
-        next=f"mlops feature online {x.view.partition('@')[0]} --entity KEY=VALUE",
+        verdict=("ok", f"{push.written:,} WRITTEN"),
+        next=f"mlops feature online {push.view.partition('@')[0]} --entity KEY=VALUE",
     )

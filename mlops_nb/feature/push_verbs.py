@@ -9,6 +9,7 @@ __all__ = ['push']
 
 # %% ../../nbs/feature/push_verbs.ipynb #a6fda758
 from datetime import datetime, UTC
+from typing import TYPE_CHECKING
 from .. import data
 from ..core import project as projects
 from ..core.errors import BadInput, BadUsage, NotFound, suggest
@@ -18,88 +19,94 @@ from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
-from . import compute, definition, increment, online_reader, stream_ingest, stream_store
+from . import compute, definition as definitions, increment, online_reader, stream_ingest, stream_store
+from .facts import Definition
 from .push_facts import Pushed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # %% ../../nbs/feature/push_verbs.ipynb #84023cd0
 def _rows_of(
     project: Project,  # Project
-    d,  # Definition
-    table,  # pyarrow.Table: the given rows
-    schema,  # pyarrow.Schema of the source, or None
-):  # `(rows of the source, rows of the view)`; raises `BadInput`, `BadUsage`
+    definition: Definition,  # A view whose query reads `source`
+    table: "pa.Table",  # The given rows
+    schema: "pa.Schema | None",  # Of the source
+) -> tuple["pa.Table", "pa.Table"]:  # `(rows of the source, rows of the view)`; raises `BadInput`, `BadUsage`
     "The given rows as the source has them, and what the view makes of them"
-    if compute.names_of(d) != ["source"]:
+    if compute.names_of(definition) != ["source"]:
         raise BadUsage(
-            f"view `{d.name}` reads {', '.join(compute.names_of(d)) or 'nothing'}",
+            f"view `{definition.name}` reads {', '.join(compute.names_of(definition)) or 'nothing'}",
             "push into a view whose query reads `source`; others are filled by: mlops feature materialize",
         )
-    if d.kind == "sql" and not increment.one_by_one(d.body):
+    if definition.kind == "sql" and not increment.one_by_one(definition.body):
         raise BadUsage(
-            f"the query of view `{d.name}` mixes rows, and a push brings only new ones",
+            f"the query of view `{definition.name}` mixes rows, and a push brings only new ones",
             "aggregate with --window instead of in the query, or run: mlops feature materialize",
         )
-    table = _as_source(d, table, schema)
-    if d.kind == "python":
-        stream_ingest.check_row_by_row(project, d, table)
-    rows = compute.rows_of(project, d, table)
-    bad = rows.num_rows - int(increment.whole(rows, d).sum())
+    table = _as_source(definition, table, schema)
+    if definition.kind == "python":
+        stream_ingest.check_row_by_row(project, definition, table)
+    rows = compute.rows_of(project, definition, table)
+    bad = rows.num_rows - int(increment.whole(rows, definition).sum())
     if bad:
+        needed = [*definition.entity, definition.time, *filter(None, [definition.created])]
         raise BadInput(
-            f"{bad} of {rows.num_rows} pushed rows lack {', '.join([*d.entity, d.time, *filter(None, [d.created])])}",
+            f"{bad} of {rows.num_rows} pushed rows lack {', '.join(needed)}",
             "fill or drop them: a row belongs to an entity and a time",
         )
-    failed = next((t for t in compute.test_rows(rows, d.tests) if t.failed), None) if d.tests else None
+    failed = None
+    if definition.tests:
+        failed = next((test for test in compute.test_rows(rows, definition.tests) if test.failed), None)
     if failed:
         raise BadInput(
-            f"{failed.failed} of {rows.num_rows} pushed rows fail the test `{failed.expr}` of view `{d.name}`",
+            f"{failed.failed} of {rows.num_rows} pushed rows fail the test `{failed.expr}` of view `{definition.name}`",
             "correct them, or change the test with: mlops feature add",
         )
     return table, rows
 
 
-def _as_source(d, table, schema):
+def _as_source(definition: Definition, table: "pa.Table", schema: "pa.Schema | None") -> "pa.Table":
     "The columns and types of the source; a `created` that is not given is now"
     import pyarrow as pa
 
     if schema is None:
         return table
-    if d.created in schema.names and d.created not in table.column_names:
+    if definition.created in schema.names and definition.created not in table.column_names:
         table = table.append_column(
-            d.created, pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
+            definition.created, pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
         )
-    lacks, extra = (
-        [n for n in a if n not in b]
-        for a, b in ((schema.names, table.column_names), (table.column_names, schema.names))
-    )
+    lacks = [name for name in schema.names if name not in table.column_names]
+    extra = [name for name in table.column_names if name not in schema.names]
     if extra:
         raise BadInput(
-            f"the pushed rows have a column `{extra[0]}` that the source of view `{d.name}` has not",
+            f"the pushed rows have a column `{extra[0]}` that the source of view `{definition.name}` has not",
             suggest(extra[0], lacks or schema.names) or f"it has: {', '.join(schema.names[:20])}",
         )
     if lacks:
         raise NotFound(
             f"the pushed rows have no column `{lacks[0]}`",
-            f"the source of view `{d.name}` has: {', '.join(schema.names[:20])}",
+            f"the source of view `{definition.name}` has: {', '.join(schema.names[:20])}",
         )
     try:
-        return pa.table({f.name: _column(table[f.name], f.type) for f in schema})
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+        return pa.table({field.name: _column(table[field.name], field.type) for field in schema})
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise BadInput(
-            f"the pushed rows do not fit the source of view `{d.name}`: {' '.join(str(e).split())[:160]}",
+            f"the pushed rows do not fit the source of view `{definition.name}`: {' '.join(str(error).split())[:160]}",
             "convert them to its types first",
-        ) from e
+        ) from error
 
 
-def _column(c, t):
+def _column(column: "pa.ChunkedArray", type_: "pa.DataType") -> "pa.ChunkedArray":
     "A column as another type; a time without a zone is UTC, as in history"
     import pyarrow as pa
 
-    if c.type == t or pa.types.is_null(c.type):
-        return c.cast(t)
-    if pa.types.is_timestamp(t) and t.tz and pa.types.is_timestamp(c.type) and not c.type.tz:
-        return c.cast(pa.timestamp(c.type.unit)).cast(pa.timestamp(c.type.unit, "UTC")).cast(t)
-    return c.cast(t)
+    if column.type == type_ or pa.types.is_null(column.type):
+        return column.cast(type_)
+    gains_zone = pa.types.is_timestamp(type_) and type_.tz and pa.types.is_timestamp(column.type) and not column.type.tz
+    if gains_zone:
+        return column.cast(pa.timestamp(column.type.unit)).cast(pa.timestamp(column.type.unit, "UTC")).cast(type_)
+    return column.cast(type_)
 
 # %% ../../nbs/feature/push_verbs.ipynb #6ca5ce6a
 @verb("feature.push", changes=True, example="mlops feature push delays new_rows.parquet --offline")
@@ -116,29 +123,31 @@ def push(
     from mlops_nb.core import ledger
 
     project = projects.current()
-    d = definition.find(project, name)
-    if d.on_demand:
+    definition = definitions.find(project, name)
+    if definition.on_demand:
         raise BadUsage(
-            f"view `{d.name}` is computed on demand",
-            "push into the views that it needs: " + (", ".join(d.needs) or "it needs none"),
+            f"view `{definition.name}` is computed on demand",
+            "push into the views that it needs: " + (", ".join(definition.needs) or "it needs none"),
         )
-    into = _dataset(project, d) if offline else ""
-    given, rows = _rows_of(project, d, data.read(data_, project), stream_ingest.schema_of(project, d))
+    into = _dataset(project, definition) if offline else ""
+    given, rows = _rows_of(project, definition, data.read(data_, project), stream_ingest.schema_of(project, definition))
     steps = [
         *([f"append {given.num_rows:,} rows to dataset {into}"] if into else []),
-        f"write the newest of {rows.num_rows:,} rows of {d.name}@{d.version} to the online store",
+        f"write the newest of {rows.num_rows:,} rows of {definition.name}@{definition.version} to the online store",
     ]
     if dry_run:
         return Plan(steps=steps)
-    with progress(f"pushing into {d.name}"):
+    with progress(f"pushing into {definition.name}"):
         kept = _appended(project, into, given) if into else ""
-        entities, written = _events(project, d, rows) if d.windows else _newest(project, d, rows)
+        entities, written = (
+            _events(project, definition, rows) if definition.windows else _newest(project, definition, rows)
+        )
     fact = Pushed(
-        view=f"{d.name}@{d.version}",
+        view=f"{definition.name}@{definition.version}",
         rows=rows.num_rows,
         entities=entities,
         written=written,
-        newest=increment.newest_event(rows, d.time),
+        newest=increment.newest_event(rows, definition.time),
         dataset=kept,
     )
     ledger.record(
@@ -150,48 +159,48 @@ def push(
     return fact
 
 
-def _dataset(project: Project, d) -> str:
+def _dataset(project: Project, definition: Definition) -> str:
     "The dataset that is a view's source; raises `BadUsage` when it is none"
     from mlops_nb.core import refs
 
-    word = str(d.source).partition("@")[0]
-    if not word or word not in refs.registered(project, "dataset") or "@" in str(d.source).removesuffix("@"):
+    word = str(definition.source).partition("@")[0]
+    if not word or word not in refs.registered(project, "dataset") or "@" in str(definition.source).removesuffix("@"):
         raise BadUsage(
-            f"view `{d.name}` reads {d.source or 'no source'}, which is not the newest version of a dataset",
+            f"view `{definition.name}` reads {definition.source or 'no source'}, which is not the newest version of a dataset",
             "register it with: mlops data add FILE NAME, or push without --offline",
         )
     return word
 
 
-def _appended(project: Project, name, given) -> str:
+def _appended(project: Project, name: str, given: "pa.Table") -> str:
     "The next version of a dataset"
     import pyarrow as pa
 
     with alone(project.state / "locks" / f"data-{name}"):
-        v = data.add(pa.concat_tables([data.read(name, project), given]), name)
-    return f"{v.name}@{v.version}"
+        version = data.add(pa.concat_tables([data.read(name, project), given]), name)
+    return f"{version.name}@{version.version}"
 
 
-def _newest(project: Project, d, rows) -> tuple[int, int]:
+def _newest(project: Project, definition: Definition, rows: "pa.Table") -> tuple[int, int]:
+    "The newest row of each entity, written to the online store: how many entities, and how many of them are newer than before"
     store = online_reader.opened(project)
     done = None
-    b = increment.newest(d, rows)
+    batch = increment.newest(definition, rows)
     try:
         while done is None:
-            was = store.mark(b.view)
-            done = store.write([b._replace(mark=increment.next_turn(was), was=was)])
-        return len(b.times_us), done[0]
+            was = store.mark(batch.view)
+            done = store.write([batch._replace(mark=increment.next_turn(was), was=was)])
+        return len(batch.times_us), done[0]
     finally:
         store.close()
 
 
-def _events(project: Project, d, rows) -> tuple[int, int]:
+def _events(project: Project, definition: Definition, rows: "pa.Table") -> tuple[int, int]:
     "Events of a view with windows, added as a stream adds them"
-    events, _ = stream_ingest._events_of_rows(project, d, rows)
+    events, _ = stream_ingest._events_of_rows(project, definition, rows)
     store = stream_store.of(project)
     try:
-        return len({e[0] for e in events}), store.add(
-            f"{d.name}@{d.version}", events, "push", datetime.now(UTC).isoformat()
-        ).used
+        counts = store.add(f"{definition.name}@{definition.version}", events, "push", datetime.now(UTC).isoformat())
+        return len({key for key, *_ in events}), counts.used
     finally:
         store.close()

@@ -9,6 +9,8 @@ __all__ = ['RedisStore']
 
 # %% ../../nbs/feature/redis_store.ipynb #60d94c9e
 import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
 from ..core.errors import BadInput, ToolFailed
 from ..core.need import need
 from .online_store import Batch, Wanted, pack, packed_key, unpack
@@ -17,14 +19,20 @@ from .online_store import Batch, Wanted, pack, packed_key, unpack
 _MERGE = """local n, out = #KEYS/2, {}
 for v = 1, n do
   local was = ARGV[1+3*n+v]
-  if was ~= '-' and was ~= (redis.call('HGET', ARGV[1], ARGV[1+2*n+v]) or '') then for w = 1, n do redis.call('DEL', KEYS[w]) end return {-2} end
+  if was ~= '-' and was ~= (redis.call('HGET', ARGV[1], ARGV[1+2*n+v]) or '') then
+    for w = 1, n do redis.call('DEL', KEYS[w]) end
+    return {-2}
+  end
 end
 for v = 1, n do if redis.call('HLEN', KEYS[v]) ~= tonumber(ARGV[1+v]) then return {-1, v} end end
 for v = 1, n do
   local got, changed = redis.call('HGETALL', KEYS[v]), 0
   for i = 1, #got, 2 do
     local old, new = redis.call('HGET', KEYS[n+v], got[i]), got[i+1]
-    if not old or (old ~= new and struct.unpack('>i8', new) >= struct.unpack('>i8', old)) then redis.call('HSET', KEYS[n+v], got[i], new); changed = changed+1 end
+    if not old or (old ~= new and struct.unpack('>i8', new) >= struct.unpack('>i8', old)) then
+      redis.call('HSET', KEYS[n+v], got[i], new)
+      changed = changed+1
+    end
   end
   if ARGV[1+n+v] ~= '' then redis.call('HSET', ARGV[1], ARGV[1+2*n+v], ARGV[1+n+v]) end
   redis.call('DEL', KEYS[v])
@@ -33,6 +41,14 @@ end
 return out"""
 
 
+def _row(value: bytes | None, names: Sequence[str]) -> tuple:
+    "Event time and values of one packed row"
+    if value is None:
+        return (None,) * (1 + len(names))
+    row = unpack(value[8:])
+    return int.from_bytes(value[:8], "big", signed=True), *map(row.get, names)
+
+# %% ../../nbs/feature/redis_store.ipynb #4a23d596
 class RedisStore:
     "Online features in Redis, below `mlops:PREFIX:`"
 
@@ -47,37 +63,32 @@ class RedisStore:
         self.failed = redis.exceptions.RedisError
         try:
             self.db = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-        except ValueError as e:
-            raise BadInput(f"stores.online={url!r}: {e}", "write redis://HOST:6379/0 in mlops.toml") from e
+        except ValueError as error:
+            raise BadInput(f"stores.online={url!r}: {error}", "write redis://HOST:6379/0 in mlops.toml") from error
         self._merge = self.db.register_script(_MERGE)
         self._try(self.db.ping)
 
-    def _try(self, step, *args, **kwargs):
+    def _try(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return step(*args, **kwargs)
-        except self.failed as e:
+        except self.failed as error:
             raise ToolFailed(
-                f"Redis does not answer: {' '.join(str(e).split())[:160].rstrip('.')}",
+                f"Redis does not answer: {' '.join(str(error).split())[:160].rstrip('.')}",
                 "start it, then run it again: nothing was half-written",
-            ) from e
+            ) from error
 
     def write(self, batches: list[Batch]) -> list[int] | None:
         "Keep the newest row of each entity; all batches are seen at once, or none where a mark has moved"
         if not batches:
             return []
-        staged = [self._stage(b) for b in batches]
-        views = [b.view for b in batches]
-        done = self._try(
-            self._merge,
-            [*(s for s, _ in staged), *(self.prefix + v for v in views)],
-            [
-                f"{self.prefix}marks",
-                *(n for _, n in staged),
-                *(b.mark for b in batches),
-                *views,
-                *("-" if b.was is None else b.was for b in batches),
-            ],
-        )
+        staged = [self._stage(batch) for batch in batches]
+        views = [batch.view for batch in batches]
+        stages = [stage for stage, _ in staged]
+        counts = [count for _, count in staged]
+        marks = [batch.mark for batch in batches]
+        before = ["-" if batch.was is None else batch.was for batch in batches]
+        keys = [*stages, *(self.prefix + view for view in views)]
+        done = self._try(self._merge, keys, [f"{self.prefix}marks", *counts, *marks, *views, *before])
         if done[0] == -2:
             return None
         if done[0] == -1:
@@ -87,32 +98,34 @@ class RedisStore:
             )
         return done
 
-    def _stage(self, b: Batch) -> tuple[str, int]:
+    def _stage(self, batch: Batch) -> tuple[str, int]:
         "Newest rows of a batch under a name of their own: the name, and how many"
         stage = f"{self.prefix}stage:{secrets.token_hex(8)}"
         packed: dict = {}
-        for k, t, r in zip(zip(*b.keys), b.times_us, b.rows, strict=True):
-            name = packed_key(k)
-            value = t.to_bytes(8, "big", signed=True) + pack(dict(zip(b.names, r, strict=True)))
-            if name not in packed or int.from_bytes(packed[name][:8], "big", signed=True) <= t:
+        for key, time_us, row in zip(zip(*batch.keys), batch.times_us, batch.rows, strict=True):
+            name = packed_key(key)
+            value = time_us.to_bytes(8, "big", signed=True) + pack(dict(zip(batch.names, row, strict=True)))
+            if name not in packed or int.from_bytes(packed[name][:8], "big", signed=True) <= time_us:
                 packed[name] = value
-        some = list(packed.items())
-        for n in range(0, len(some), 10_000):
+        rows = list(packed.items())
+        for first in range(0, len(rows), 10_000):
             pipe = self.db.pipeline()
-            pipe.hset(stage, mapping=dict(some[n : n + 10_000]))
+            pipe.hset(stage, mapping=dict(rows[first : first + 10_000]))
             pipe.expire(stage, 600)
             self._try(pipe.execute)
         return stage, len(packed)
 
     def read(self, wanted: Wanted, keys: list) -> list[tuple]:
         "For each entity: the event time of each view in us, then its values"
-        names = [packed_key(k) for k in zip(*keys)]
+        names = [packed_key(key) for key in zip(*keys)]
         if not names:
             return []
         pipe = self.db.pipeline(transaction=len(wanted.views) > 1)  # all views as of one moment
         for view, _ in wanted.views:
             pipe.hmget(self.prefix + view, names)
-        parts = [[_row(v, features) for v in got] for got, (_, features) in zip(self._try(pipe.execute), wanted.views)]
+        parts = []
+        for got, (_, features) in zip(self._try(pipe.execute), wanted.views):
+            parts.append([_row(packed, features) for packed in got])
         return [sum(rows, ()) for rows in zip(*parts)]
 
     def mark(self, view: str) -> str:
@@ -125,11 +138,3 @@ class RedisStore:
 
     def close(self) -> None:
         self.db.close()
-
-
-def _row(value, names) -> tuple:
-    "Event time and values of one packed row"
-    if value is None:
-        return (None,) * (1 + len(names))
-    row = unpack(value[8:])
-    return int.from_bytes(value[:8], "big", signed=True), *map(row.get, names)

@@ -45,4 +45,7 @@ class Skew(Fact):
 
     @property
     def finding(self) -> str:
-        return "; ".join(f"{m.feature} differs in {m.rate:.2%} of calls: {m.reason}" for m in self.mismatches[:3])
+        return "; ".join(
+            f"{mismatch.feature} differs in {mismatch.rate:.2%} of calls: {mismatch.reason}"
+            for mismatch in self.mismatches[:3]
+        )

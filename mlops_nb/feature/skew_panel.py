@@ -8,57 +8,57 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/skew_panel.html.md"""
 __all__ = ['skew']
 
 # %% ../../nbs/feature/skew_panel.ipynb #39910f3a
-from ..core.draw import Panel, bars, details, facts, short, table
+from ..core.draw import Details, Panel, bars, details, facts, short, table
 from .skew_facts import Mismatch, Skew
 
 # %% ../../nbs/feature/skew_panel.ipynb #e814f7e4
-def _worst(m: Mismatch):
-    rows = [[w["time"][:19].replace("T", " "), w["id"], w["used"], w["truth"]] for w in m.worst]
+def _time(text: str) -> str:
+    "A time to the second"
+    return text[:19].replace("T", " ")
+
+
+def _worst(mismatch: Mismatch) -> Details:
+    rows = [[_time(call["time"]), call["id"], call["used"], call["truth"]] for call in mismatch.worst]
     return details(
-        f"{m.feature}: the {len(rows)} largest differences",
+        f"{mismatch.feature}: the {len(rows)} largest differences",
         table(["time (UTC)", "call", "served with", "history says"], rows),
     )
 
 
-def skew(s: Skew) -> Panel:
+def _row(mismatch: Mismatch) -> list:
+    return [
+        mismatch.feature,
+        f"{mismatch.rate:.2%}",
+        mismatch.reason,
+        _time(mismatch.first),
+        bars(mismatch.over_time, "differing calls over time"),
+        f"{mismatch.interval[0]:.2%} to {mismatch.interval[1]:.2%}",
+    ]
+
+
+def skew(found: Skew) -> Panel:
     "Served calls against history"
     about = facts(
         {
-            "calls": s.checked,
-            "features": s.features,
-            "from": s.since[:19].replace("T", " "),
-            "to": s.until[:19].replace("T", " "),
-            "read from": f"{s.segments:,} sealed segment{'s' if s.segments != 1 else ''}",
+            "calls": found.checked,
+            "features": found.features,
+            "from": _time(found.since),
+            "to": _time(found.until),
+            "read from": f"{found.segments:,} sealed segment{'s' if found.segments != 1 else ''}",
         }
     )
-    rows = [
-        [
-            m.feature,
-            f"{m.rate:.2%}",
-            m.reason,
-            m.first[:19].replace("T", " "),
-            bars(m.over_time, "differing calls over time"),
-            f"{m.interval[0]:.2%} to {m.interval[1]:.2%}",
-        ]
-        for m in s.mismatches
-    ]
-    found = (
-        [
-            table(
-                ["feature", "calls that differ", "looks like", "first (UTC)", "over time", "95 % interval"],
-                rows,
-                align="lrllll",
-            ),
-            *map(_worst, s.mismatches),
-        ]
-        if rows
-        else []
+    if not found.mismatches:
+        return Panel(f"Skew of {found.model}", about, verdict=("ok", "SERVED AS TRAINED"), next="mlops feature list")
+    differing = table(
+        ["feature", "calls that differ", "looks like", "first (UTC)", "over time", "95 % interval"],
+        [_row(mismatch) for mismatch in found.mismatches],
+        align="lrllll",
     )
-    verdict = ("bad", f"{len(rows)} OF {s.features} FEATURES DIFFER") if rows else ("ok", "SERVED AS TRAINED")
     return Panel(
-        f"Skew of {s.model}",
+        f"Skew of {found.model}",
         about,
-        *found,
-        verdict=verdict,
-        next="mlops feature materialize" if rows else "mlops feature list",
+        differing,
+        *map(_worst, found.mismatches),
+        verdict=("bad", f"{len(found.mismatches)} OF {found.features} FEATURES DIFFER"),
+        next="mlops feature materialize",
     )

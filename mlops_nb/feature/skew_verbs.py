@@ -8,7 +8,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/skew_verbs.html.md"""
 __all__ = ['skew']
 
 # %% ../../nbs/feature/skew_verbs.ipynb #ceda7463
+from collections.abc import Iterator
 from datetime import datetime, UTC
+from typing import TYPE_CHECKING
 from ..core import project as projects, refs, segments
 from ..core.errors import BadInput, NotFound
 from ..core.progress import progress
@@ -17,15 +19,18 @@ from ..core.verbs import verb
 from . import replay
 from .skew_facts import Skew
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # %% ../../nbs/feature/skew_verbs.ipynb #7f1cc0af
 def _since(text: str) -> datetime | None:
     if not text:
         return None
     try:
-        t = datetime.fromisoformat(text)
-    except ValueError as e:
-        raise BadInput(f"--since {text!r} is no time", "write it as 2013-07-01 or 2013-07-01T12:00") from e
-    return t if t.tzinfo else t.replace(tzinfo=UTC)
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"--since {text!r} is no time", "write it as 2013-07-01 or 2013-07-01T12:00") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 @verb("feature.skew", check=True, example="mlops feature skew delay")
@@ -37,7 +42,7 @@ def skew(
 ) -> Skew:
     """Replay served calls against history
 
-    Every sealed call says which feature values the model was given. The same keys are joined again at the same times, as known then; exit code 1 means that a feature differs."""
+    Every sealed call says which feature values the model was given. The same keys are joined again at the same times, as known then; exit code 1 means that a feature differs."""  # noqa: E501  text of the help
     project = projects.current()
     name = refs.parse(model, "model").name
     if tolerance < 0:
@@ -49,16 +54,16 @@ def skew(
             "a model server seals them; see mlops_nb.core.segments",
         )
 
-    def read():
+    def read() -> Iterator["pa.Table"]:
         with progress(f"replaying {name}", len(found)) as tick:
-            for t in segments.read(project, segments.KIND, name, _since(since)):
-                yield t
+            for rows in segments.read(project, segments.KIND, name, _since(since)):
+                yield rows
                 tick(1)
 
-    n, mismatches, features, first, last = replay.compare(project, read(), tolerance)
-    s = Skew(
+    checked, mismatches, features, first, last = replay.compare(project, read(), tolerance)
+    skewed = Skew(
         model=name,
-        checked=n,
+        checked=checked,
         features=features,
         since=first,
         until=last,
@@ -73,12 +78,12 @@ def skew(
         "feature.skew_checked",
         name,
         {
-            "checked": n,
+            "checked": checked,
             "features": features,
             "since": first,
             "until": last,
-            "mismatches": {m.feature: m.rate for m in mismatches},
+            "mismatches": {mismatch.feature: mismatch.rate for mismatch in mismatches},
         },
         fail="open",
     )
-    return s
+    return skewed

@@ -8,82 +8,104 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/stream_ingest.html.md"""
 __all__ = ['typed', 'schema_of', 'check_row_by_row', 'events_of']
 
 # %% ../../nbs/feature/stream_ingest.ipynb #baf80236
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, UTC
 from decimal import Decimal
 from itertools import repeat
+from typing import TYPE_CHECKING, Any
 import msgspec
 from .. import data
 from ..core.errors import BadInput, BadUsage, MlopsError
 from ..core.project import Project
-from . import asof, compute, definition, increment, windows
+from . import asof, compute, increment, windows
 from .facts import Definition
 from .online_store import packed_key
 from ..core.journal import pack
+from .stream_store import Event
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # %% ../../nbs/feature/stream_ingest.ipynb #3c169df1
-def _instant(v):
-    if not isinstance(v, (str, datetime)):
-        raise ValueError(f"{v!r} is no time")
-    return datetime.fromisoformat(v) if isinstance(v, str) else v
+def _instant(value: str | datetime) -> datetime:
+    if not isinstance(value, (str, datetime)):
+        raise ValueError(f"{value!r} is no time")
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
-def _in_zone(v):
-    v = _instant(v)
-    return v if v.tzinfo else v.replace(tzinfo=UTC)
+def _in_zone(value: str | datetime) -> datetime:
+    instant = _instant(value)
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
-def _reader(t, pa):
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+def _of_text(type_: "pa.DataType") -> Callable[[str], Any] | None:
+    "Reads a text as a value of a type; None for a type that takes values as they are"
+    import pyarrow as pa
+
+    if pa.types.is_integer(type_):
+        return int
+    if pa.types.is_floating(type_):
+        return float
+    if pa.types.is_decimal(type_):
+        return Decimal
+    if pa.types.is_date(type_):
+        return date.fromisoformat
+    return _boolean if pa.types.is_boolean(type_) else None
+
+
+def _reader(type_: "pa.DataType") -> Callable[[Any], Any] | None:
     "Makes a value of a message one of the type that history has; None where nothing is to be done"
-    if pa.types.is_timestamp(t):
-        return _in_zone if t.tz else _instant
-    of_text = (
-        int
-        if pa.types.is_integer(t)
-        else float
-        if pa.types.is_floating(t)
-        else Decimal
-        if pa.types.is_decimal(t)
-        else date.fromisoformat
-        if pa.types.is_date(t)
-        else (lambda v: {"true": True, "false": False}[v.lower()])
-        if pa.types.is_boolean(t)
-        else None
-    )
-    return of_text and (lambda v: of_text(v) if isinstance(v, str) else v)
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(type_):
+        return _in_zone if type_.tz else _instant
+    of_text = _of_text(type_)
+    return of_text and (lambda value: of_text(value) if isinstance(value, str) else value)
 
 
-def _columns(rows, schema, readers, pa):
+def _columns(rows: Sequence[dict], schema: "pa.Schema", readers: Iterable[Callable[[Any], Any] | None]) -> "pa.Table":
     "All rows as one table, or an error"
-    out = []
-    for f, read in zip(schema, readers):
-        values = [r.get(f.name) for r in rows]
-        out.append(pa.array(values if read is None else [v if v is None else read(v) for v in values], f.type))
-    return pa.Table.from_arrays(out, schema=schema)
+    import pyarrow as pa
+
+    columns = []
+    for field, read in zip(schema, readers):
+        values = [row.get(field.name) for row in rows]
+        if read is not None:
+            values = [value if value is None else read(value) for value in values]
+        columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
-def typed(rows: list[dict], schema=None):  # (pyarrow.Table, list of what was unusable)
+def typed(
+    rows: list[dict],  # Messages
+    schema: "pa.Schema | None" = None,  # Of the history; None guesses
+) -> tuple["pa.Table", list[str]]:  # `(rows, what was unusable)`
     "Rows of a message stream with the types of their history; a batch that does not fit is halved until the rows that do not are alone"
     import pyarrow as pa
 
     if schema is None:
         try:
-            return _guessed(pa.Table.from_pylist(rows), pa), []
-        except pa.ArrowException as e:
+            return _guessed(pa.Table.from_pylist(rows)), []
+        except pa.ArrowException as error:
             raise BadInput(
-                f"the events do not fit into one table: {str(e).splitlines()[0][:160]}",
+                f"the events do not fit into one table: {str(error).splitlines()[0][:160]}",
                 "add the history as a dataset and name it with --source, so that its types are known",
-            ) from e
-    readers = [_reader(f.type, pa) for f in schema]
+            ) from error
+    readers = [_reader(field.type) for field in schema]
     done = [schema.empty_table()]
     bad = []
 
-    def take(some) -> None:
+    def take(some: list[dict]) -> None:
         try:
-            done.append(_columns(some, schema, readers, pa))
+            done.append(_columns(some, schema, readers))
             return
-        except (ValueError, KeyError, TypeError, OverflowError, ArithmeticError, pa.ArrowException) as e:
+        except (ValueError, KeyError, TypeError, OverflowError, ArithmeticError, pa.ArrowException) as error:
             if len(some) == 1:
-                bad.append(f"{str(some[0])[:120]}: {' '.join(str(e).split())[:80]}")
+                bad.append(f"{str(some[0])[:120]}: {' '.join(str(error).split())[:80]}")
                 return
         take(some[: len(some) // 2])
         take(some[len(some) // 2 :])
@@ -92,87 +114,107 @@ def typed(rows: list[dict], schema=None):  # (pyarrow.Table, list of what was un
         take(rows)
     return pa.concat_tables(done), bad
 
-
-def _guessed(table, pa):
+# %% ../../nbs/feature/stream_ingest.ipynb #24ede6a4
+def _guessed(table: "pa.Table") -> "pa.Table":
     "Text that is an ISO time in every row, as times"
-    for n, f in enumerate(table.schema):
-        if not pa.types.is_string(f.type):
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if not pa.types.is_string(field.type):
             continue
+        texts = table[field.name].to_pylist()
         try:
-            times = [v if v is None else datetime.fromisoformat(v) for v in table[f.name].to_pylist()]
+            times = [text if text is None else datetime.fromisoformat(text) for text in texts]
         except ValueError:
             continue
-        if any(len(v) >= 10 for v in table[f.name].to_pylist() if v):
-            table = table.set_column(
-                n,
-                f.name,
-                pa.array([t and (t if t.tzinfo else t.replace(tzinfo=UTC)) for t in times], pa.timestamp("us", "UTC")),
-            )
+        if any(len(text) >= 10 for text in texts if text):
+            in_zone = [None if time is None else _in_zone(time) for time in times]
+            table = table.set_column(place, field.name, pa.array(in_zone, pa.timestamp("us", "UTC")))
     return table
 
 
-def schema_of(project: Project, d: Definition):
+def schema_of(project: Project, definition: Definition) -> "pa.Schema | None":
     "Columns and types of a view's source, when it is a dataset or file that is here; else None"
     try:
-        return data.read(d.source, project).slice(0, 0).schema if d.source else None
+        return data.read(definition.source, project).slice(0, 0).schema if definition.source else None
     except MlopsError:
         return None
 
 # %% ../../nbs/feature/stream_ingest.ipynb #646c2b42
-def check_row_by_row(project: Project, d: Definition, table) -> None:
+def _sorted_rows(table: "pa.Table") -> list[str]:
+    return sorted(map(str, table.to_pylist()))
+
+
+def check_row_by_row(project: Project, definition: Definition, table: "pa.Table") -> None:
     "Raises `BadUsage` when a view's query mixes rows"
     import pyarrow as pa
 
     some = table.slice(0, min(6, table.num_rows))
-    if some.num_rows < 2 or d.kind == "sql" and increment.one_by_one(d.body):
+    if some.num_rows < 2 or definition.kind == "sql" and increment.one_by_one(definition.body):
         return
-    alone = [compute.rows_of(project, d, some.slice(k, 1), order=False) for k in range(some.num_rows)]
-    together = compute.rows_of(project, d, some, order=False)
-    key = lambda t: sorted(map(str, t.to_pylist()))
-    if key(together) != key(pa.concat_tables(alone, promote_options="permissive")):
+    alone = [compute.rows_of(project, definition, some.slice(k, 1), order=False) for k in range(some.num_rows)]
+    together = compute.rows_of(project, definition, some, order=False)
+    if _sorted_rows(together) != _sorted_rows(pa.concat_tables(alone, promote_options="permissive")):
         raise BadUsage(
-            f"the query of view `{d.name}` mixes rows, and a stream brings them one by one",
+            f"the query of view `{definition.name}` mixes rows, and a stream brings them one by one",
             "aggregate with --window instead of in the query",
         )
 
 
+def _no_value(value: object) -> bool:
+    "None or NaN"
+    return value is None or value != value
+
+
+def _packed(key: Sequence) -> str:
+    "The name of an entity; empty for nobody"
+    return "" if any(map(_no_value, key)) else packed_key(key)
+
+
 def events_of(
-    project: Project, d: Definition, table
-):  # (events as `EventStore.add` takes them, list of what was unusable)
+    project: Project,
+    definition: Definition,
+    table: "pa.Table",  # Rows of the view's source
+) -> tuple[list[Event], list[str]]:  # `(events as EventStore.add takes them, what was unusable)`
     "The events of a batch: the view's query, its filters and its keys"
     import numpy as np, pyarrow.compute as pc
 
     if not table.num_rows:
         return [], []
-    rows = compute.rows_of(project, d, table)
-    if asof.unit_of(rows[d.time], d.time) == "ns" and pc.any(pc.not_equal(pc.nanosecond(rows[d.time]), 0)).as_py():
+    rows = compute.rows_of(project, definition, table)
+    moments = rows[definition.time]
+    if asof.unit_of(moments, definition.time) == "ns" and pc.any(pc.not_equal(pc.nanosecond(moments), 0)).as_py():
         raise BadInput(
-            f"column `{d.time}` holds nanoseconds", "a stream counts in microseconds: cast it in the query of the view"
+            f"column `{definition.time}` holds nanoseconds",
+            "a stream counts in microseconds: cast it in the query of the view",
         )
-    times, created = (asof.instants(rows[c], "us", c).to_pylist() if c else None for c in (d.time, d.created))
-    keep = sum(
-        (windows.selected(rows, w.filter).astype(np.int64) << k for k, w in enumerate(d.windows)),
-        np.zeros(rows.num_rows, np.int64),
-    ).tolist()
-    keys = list(zip(*(rows[k].to_pylist() for k in d.entity), strict=True))
-    ids = ["" if v is None else str(v) for v in rows[d.id].to_pylist()] if d.id else repeat("")
-    values = (
-        zip(*(rows[c].to_pylist() for c in windows.inputs(d.windows)), strict=True)
-        if windows.inputs(d.windows)
-        else repeat(())
-    )
-    names = {k: "" if any(x is None or x != x for x in k) else packed_key(k) for k in set(keys)}
-    out = []
-    bad = []
-    for key, time, known, id, kept, value in zip(keys, times, created or repeat(None), ids, keep, values):
-        if time is None or not names[key] or created and known is None:
-            bad.append(f"{dict(zip(d.entity, key))}: no key, no time or no {d.created or 'value'}")
+    times = asof.instants(moments, "us", definition.time).to_pylist()
+    created: Iterable[int | None] = repeat(None)
+    if definition.created:
+        created = asof.instants(rows[definition.created], "us", definition.created).to_pylist()
+    keep = np.zeros(rows.num_rows, np.int64)  # Bit k: the event passes the filter of window k
+    for place, window in enumerate(definition.windows):
+        keep += windows.selected(rows, window.filter).astype(np.int64) << place
+    keys = list(zip(*(rows[name].to_pylist() for name in definition.entity), strict=True))
+    ids: Iterable[str] = repeat("")
+    if definition.id:
+        ids = ["" if id is None else str(id) for id in rows[definition.id].to_pylist()]
+    values: Iterable[tuple] = repeat(())
+    if windows.inputs(definition.windows):
+        values = zip(*(rows[name].to_pylist() for name in windows.inputs(definition.windows)), strict=True)
+    names = {key: _packed(key) for key in set(keys)}
+    events = []
+    unusable = []
+    for key, time, known, id, kept, value in zip(keys, times, created, ids, keep.tolist(), values):
+        if time is None or not names[key] or definition.created and known is None:
+            lacks = f"no key, no time or no {definition.created or 'value'}"
+            unusable.append(f"{dict(zip(definition.entity, key))}: {lacks}")
             continue
-        out.append((names[key], time, known, id, kept, pack(value)))
-    return out, bad
+        events.append((names[key], time, known, id, kept, pack(value)))
+    return events, unusable
 
 
-def _events_of_rows(project: Project, d, rows):
+def _events_of_rows(project: Project, definition: Definition, rows: "pa.Table") -> tuple[list[Event], list[str]]:
     "Events of rows that the query made already"
-    plain = msgspec.structs.replace(d, kind="sql", body="SELECT * FROM source")
+    plain = msgspec.structs.replace(definition, kind="sql", body="SELECT * FROM source")
     return events_of(project, plain, rows)

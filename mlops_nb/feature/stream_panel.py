@@ -20,30 +20,34 @@ _WORDS = {
 }
 
 
-def streamed(s: Streamed) -> Panel:
+def _verdict(fact: Streamed) -> tuple[str, str]:
+    if fact.unusable:
+        return "bad", f"{fact.unusable:,} UNUSABLE"
+    if fact.late:
+        return "warn", f"{fact.late:,} TOO LATE"
+    return "ok", "READ"
+
+
+def streamed(fact: Streamed) -> Panel:
     "One reading of a stream"
-    rows = [[k, getattr(s, k), meter(getattr(s, k) / s.seen if s.seen else 0.0), why] for k, why in _WORDS.items()]
+    rows = []
+    for name, why in _WORDS.items():
+        count = getattr(fact, name)
+        rows.append([name, count, meter(count / fact.seen if fact.seen else 0.0), why])
     about = facts(
         {
-            "from": s.source,
-            **({"read before": f"{s.skipped:,} events at the beginning, skipped"} if s.skipped else {}),
-            "events": s.seen,
-            "watermark": s.watermark[:19].replace("T", " ") or "-",
-            "kept": f"{s.events:,} events of {s.entities:,} entities",
-            **({"first unusable": s.first_unusable} if s.unusable else {}),
+            "from": fact.source,
+            **({"read before": f"{fact.skipped:,} events at the beginning, skipped"} if fact.skipped else {}),
+            "events": fact.seen,
+            "watermark": fact.watermark[:19].replace("T", " ") or "-",
+            "kept": f"{fact.events:,} events of {fact.entities:,} entities",
+            **({"first unusable": fact.first_unusable} if fact.unusable else {}),
         }
     )
-    verdict = (
-        ("bad", f"{s.unusable:,} UNUSABLE")
-        if s.unusable
-        else ("warn", f"{s.late:,} TOO LATE")
-        if s.late
-        else ("ok", "READ")
-    )
     return Panel(
-        f"Stream into {s.view}",
+        f"Stream into {fact.view}",
         about,
         table(["", "events", "share", ""], rows),
-        verdict=verdict,
-        next=f"mlops feature online {s.view.partition('@')[0]} --entities KEY=VALUE",
+        verdict=_verdict(fact),
+        next=f"mlops feature online {fact.view.partition('@')[0]} --entities KEY=VALUE",
     )

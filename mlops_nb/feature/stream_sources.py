@@ -12,7 +12,7 @@ import json, re, threading
 from hashlib import sha256
 from pathlib import Path
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 import msgspec
 from ..core.errors import BadInput, NotFound, ToolFailed
@@ -36,7 +36,7 @@ def shown(url: str) -> str:
 _bytes = msgspec.json.Encoder(enc_hook=repr).encode
 
 
-def _mark(row) -> str:
+def _mark(row: object) -> str:
     try:
         return sha256(_bytes(row)).hexdigest()[:16]
     except (TypeError, ValueError, msgspec.MsgspecError):
@@ -57,7 +57,7 @@ def of_iterable(
     bad = []
     behind = 0
 
-    def batch():
+    def batch() -> Batch:
         return Batch(held, json.dumps({"read": done, "first": first, "last": _mark(last)}), bad, behind)
 
     for last in rows:
@@ -73,9 +73,10 @@ def of_iterable(
                 )
             behind = done
             continue
-        held.append(last) if isinstance(last, dict) else bad.append(
-            f"row {done:,}: {type(last).__name__} instead of a dict"
-        )
+        if isinstance(last, dict):
+            held.append(last)
+        else:
+            bad.append(f"row {done:,}: {type(last).__name__} instead of a dict")
         if len(held) + len(bad) == size:
             yield batch()
             held = []
@@ -90,14 +91,16 @@ def of_iterable(
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(
-            f for f in path.rglob("*") if f.suffix in (".jsonl", ".ndjson", ".parquet") and not f.name.startswith(".")
+            file
+            for file in path.rglob("*")
+            if file.suffix in (".jsonl", ".ndjson", ".parquet") and not file.name.startswith(".")
         )
     if not path.exists():
         raise NotFound(f"{path} is not there", "give a JSONL or Parquet file, or a folder of them")
     return [path]
 
 
-def _object(text):
+def _object(text: str | bytes) -> Any:
     "JSON; the standard library reads what the fast reader refuses, NaN for one"
     try:
         return msgspec.json.decode(text)
@@ -105,73 +108,91 @@ def _object(text):
         return json.loads(text)
 
 
-def _lines(f: Path, start: int, size: int) -> Iterator[tuple]:
+def _sorted_out(row: object, where: str, rows: list[dict], bad: list[str]) -> None:
+    "A message that is an object is a row; what it is instead is said"
+    if isinstance(row, dict):
+        rows.append(row)
+    else:
+        bad.append(f"{where}: {type(row).__name__} instead of an object")
+
+
+def _lines(path: Path, start: int, size: int) -> Iterator[tuple]:
     "(rows, offset, unusable) of whole lines"
-    with open(f, "rb") as file:
-        file.seek(start)
+    with open(path, "rb") as stream:
+        stream.seek(start)
         number = 0
         while True:
             rows = []
             bad = []
-            while len(rows) + len(bad) < size and (line := file.readline()).endswith(b"\n"):
+            while len(rows) + len(bad) < size and (line := stream.readline()).endswith(b"\n"):
                 start += len(line)
                 number += 1
                 if not line.strip():
                     continue
                 try:
                     row = _object(line)
-                except (ValueError, UnicodeDecodeError) as e:
-                    bad.append(f"{f.name}, byte {start - len(line)}: no JSON: {str(e)[:80]}")
+                except (ValueError, UnicodeDecodeError) as error:
+                    bad.append(f"{path.name}, byte {start - len(line)}: no JSON: {str(error)[:80]}")
                     continue
-                rows.append(row) if isinstance(row, dict) else bad.append(
-                    f"{f.name}, byte {start - len(line)}: {type(row).__name__} instead of an object"
-                )
+                _sorted_out(row, f"{path.name}, byte {start - len(line)}", rows, bad)
             if rows or bad:
                 yield rows, start, bad
             if len(rows) + len(bad) < size:
                 return
 
-
+# %% ../../nbs/feature/stream_sources.ipynb #1e27a1c0
 def of_files(path: Path, position: str = "", size: int = 10_000) -> Iterator[Batch]:
     "What is new in a file, or in a folder of files"
     at = json.loads(position or "{}")
-    for f in _files(Path(path)):
-        name = f.relative_to(path).as_posix() if Path(path).is_dir() else f.name
-        if f.suffix == ".parquet":
-            size_now = f.stat().st_size
+    for file in _files(Path(path)):
+        name = file.relative_to(path).as_posix() if Path(path).is_dir() else file.name
+        if file.suffix == ".parquet":
+            size_now = file.stat().st_size
             if at.get(name, 0) in (-1, -2 - size_now):
                 continue
             import pyarrow as pa, pyarrow.parquet as pq
 
             try:
-                rows = pq.read_table(f).to_pylist()
+                rows = pq.read_table(file).to_pylist()
                 bad = []
-            except (pa.ArrowInvalid, OSError) as e:
+            except (pa.ArrowInvalid, OSError) as error:
                 rows = []
-                bad = [f"{f.name}: no Parquet: {str(e).splitlines()[0][:80]}"]
+                bad = [f"{file.name}: no Parquet: {str(error).splitlines()[0][:80]}"]
             at[name] = -2 - size_now if bad else -1  # -2, -3 ...: unreadable when it had this many bytes
             yield Batch(rows, json.dumps(at), bad)
             continue
-        if f.stat().st_size < at.get(name, 0):
-            raise BadInput(f"{f.name} is shorter than it was", "a stream only grows; give the new file another name")
-        for rows, end, bad in _lines(f, at.get(name, 0), size):
+        if file.stat().st_size < at.get(name, 0):
+            raise BadInput(f"{file.name} is shorter than it was", "a stream only grows; give the new file another name")
+        for rows, end, bad in _lines(file, at.get(name, 0), size):
             at[name] = end
             yield Batch(rows, json.dumps(at), bad)
 
 # %% ../../nbs/feature/stream_sources.ipynb #25d60126
+def _fields_of(fields: dict[bytes, bytes]) -> Any:
+    "A message of a Redis Stream: JSON in a field of that name, or its fields as texts"
+    if b"json" in fields:
+        return _object(fields[b"json"])
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
 def of_redis(
-    url: str, position: str = "", size: int = 10_000, once: bool = True, stop: threading.Event | None = None
+    url: str,  # redis://HOST:PORT/DB#STREAM
+    position: str = "",  # Id of the last message that was read
+    size: int = 10_000,  # Messages of a batch
+    *,
+    once: bool = True,  # End where the stream ends
+    stop: threading.Event | None = None,  # Ends the reading
 ) -> Iterator[Batch]:
     "A Redis Stream"
     redis = need("redis", "redis")
     address, _, stream = str(url).partition("#")
     if not stream:
         raise BadInput(f"{shown(url)} names no stream", "write redis://HOST:6379/0#STREAM")
-    r = redis.Redis.from_url(address)
+    client = redis.Redis.from_url(address)
     last = position or "0-0"
     try:
         while not (stop and stop.is_set()):
-            got = r.xread({stream: last}, count=size, block=None if once else 500)
+            got = client.xread({stream: last}, count=size, block=None if once else 500)
             if not got:
                 if once:
                     return
@@ -181,117 +202,112 @@ def of_redis(
             for id, fields in got[0][1]:
                 last = id.decode()
                 try:
-                    row = (
-                        _object(fields[b"json"])
-                        if b"json" in fields
-                        else {k.decode(): v.decode() for k, v in fields.items()}
-                    )
-                except (ValueError, UnicodeDecodeError) as e:
-                    bad.append(f"{stream} {last}: no JSON: {str(e)[:80]}")
+                    row = _fields_of(fields)
+                except (ValueError, UnicodeDecodeError) as error:
+                    bad.append(f"{stream} {last}: no JSON: {str(error)[:80]}")
                     continue
-                rows.append(row) if isinstance(row, dict) else bad.append(
-                    f"{stream} {last}: {type(row).__name__} instead of an object"
-                )
+                _sorted_out(row, f"{stream} {last}", rows, bad)
             yield Batch(rows, last, bad)
-    except redis.RedisError as e:
+    except redis.RedisError as error:
         raise ToolFailed(
-            f"{shown(address)}: {' '.join(str(e).split())[:160]}",
+            f"{shown(address)}: {' '.join(str(error).split())[:160]}",
             "is the server there? What was read before is kept; run it again",
-        ) from e
+        ) from error
     finally:
-        r.close()
+        client.close()
+
+# %% ../../nbs/feature/stream_sources.ipynb #4ef8aa38
+_BROKER = "is the broker there? What was read before is kept; run it again"
 
 
 def of_kafka(
-    url: str,
-    position: str = "",
-    size: int = 10_000,
-    once: bool = True,
-    stop: threading.Event | None = None,
-    settings: dict | None = None,
+    url: str,  # kafka://HOST:PORT/TOPIC
+    position: str = "",  # Next offset of each partition
+    size: int = 10_000,  # Messages of a batch, at most
+    *,
+    once: bool = True,  # End where the topic ended when the reading began
+    stop: threading.Event | None = None,  # Ends the reading
+    settings: dict | None = None,  # More of the consumer's configuration
 ) -> Iterator[Batch]:
     "All partitions of a Kafka topic"
     kafka = need("confluent_kafka", "kafka")
-    u = urlsplit(str(url))
-    topic = u.path.strip("/")
-    if not u.netloc or not topic:
+    address = urlsplit(str(url))
+    topic = address.path.strip("/")
+    if not address.netloc or not topic:
         raise BadInput(f"{shown(url)} is no Kafka topic", "write kafka://HOST:9092/TOPIC")
     down: list = []  # What the client says of brokers that are gone
-    c = kafka.Consumer(
+    consumer = kafka.Consumer(
         {
-            "bootstrap.servers": u.netloc,
+            "bootstrap.servers": address.netloc,
             "group.id": "mlops-nb",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "log_level": 0,
-            "error_cb": lambda e: down.append(e) if e.code() == kafka.KafkaError._ALL_BROKERS_DOWN else None,
+            "error_cb": lambda error: (
+                down.append(error) if error.code() == kafka.KafkaError._ALL_BROKERS_DOWN else None
+            ),
             **(settings or {}),
         }
     )
     try:
         at = {int(k): v for k, v in json.loads(position or "{}").items()}
-        parts = _partitions(kafka, c, topic)
-        c.assign([kafka.TopicPartition(topic, n, at.get(n, kafka.OFFSET_BEGINNING)) for n in parts])
-        ends = {n: c.get_watermark_offsets(kafka.TopicPartition(topic, n), timeout=10)[1] for n in parts}
+        partitions = _partitions(consumer, topic)
+        consumer.assign([kafka.TopicPartition(topic, n, at.get(n, kafka.OFFSET_BEGINNING)) for n in partitions])
+        ends = {n: consumer.get_watermark_offsets(kafka.TopicPartition(topic, n), timeout=10)[1] for n in partitions}
         while not (stop and stop.is_set()):
-            if once and all(at.get(n, 0) >= ends[n] for n in parts):
+            if once and all(at.get(n, 0) >= ends[n] for n in partitions):
                 return
             rows = []
             bad = []
-            for m in c.consume(size, timeout=0.5):
-                if m.error():
-                    raise ToolFailed(
-                        f"Kafka topic {topic}: {m.error().str()[:160]}",
-                        "is the broker there? What was read before is kept; run it again",
-                    )
-                at[m.partition()] = m.offset() + 1
+            for message in consumer.consume(size, timeout=0.5):
+                if message.error():
+                    raise ToolFailed(f"Kafka topic {topic}: {message.error().str()[:160]}", _BROKER)
+                at[message.partition()] = message.offset() + 1
                 try:
-                    row = _object(m.value())
-                except (ValueError, TypeError) as e:
-                    bad.append(f"{topic} {m.partition()}/{m.offset()}: no JSON: {str(e)[:80]}")
+                    row = _object(message.value())
+                except (ValueError, TypeError) as error:
+                    bad.append(f"{topic} {message.partition()}/{message.offset()}: no JSON: {str(error)[:80]}")
                     continue
-                rows.append(row) if isinstance(row, dict) else bad.append(
-                    f"{topic} {m.partition()}/{m.offset()}: {type(row).__name__} instead of an object"
-                )
+                _sorted_out(row, f"{topic} {message.partition()}/{message.offset()}", rows, bad)
             if rows or bad:
                 down.clear()
                 yield Batch(rows, json.dumps(at), bad)
             elif once and down:
-                raise ToolFailed(
-                    f"{shown(url)}: {down[-1].str()[:160]}",
-                    "is the broker there? What was read before is kept; run it again",
-                )
-    except kafka.KafkaException as e:
-        raise ToolFailed(
-            f"{shown(url)}: {e.args[0].str()[:160]}", "is the broker there? What was read before is kept; run it again"
-        ) from e
+                raise ToolFailed(f"{shown(url)}: {down[-1].str()[:160]}", _BROKER)
+    except kafka.KafkaException as error:
+        raise ToolFailed(f"{shown(url)}: {error.args[0].str()[:160]}", _BROKER) from error
     finally:
-        c.close()
+        consumer.close()
 
 
-def _partitions(kafka, c, topic) -> list[int]:
-    found = c.list_topics(topic, timeout=10).topics[topic]
+def _partitions(consumer: Any, topic: str) -> list[int]:
+    found = consumer.list_topics(topic, timeout=10).topics[topic]
     if found.error is not None or not found.partitions:
         raise NotFound(f"the broker has no topic {topic!r}")
     return sorted(found.partitions)
 
-
+# %% ../../nbs/feature/stream_sources.ipynb #d0eda82f
 def batches(
-    url, position: str = "", size: int = 10_000, once: bool = True, stop: threading.Event | None = None
+    url: str | Path,  # Path of a file or folder, redis://HOST/DB#STREAM or kafka://HOST/TOPIC
+    position: str = "",  # Where the reading begins
+    size: int = 10_000,  # Rows of a batch, at most
+    *,
+    once: bool = True,  # Read what is there, then end
+    stop: threading.Event | None = None,  # Ends the reading
 ) -> Iterator[Batch]:
     "Batches of a source by its URL; without `once` it goes on until `stop` is set"
     text = str(url)
     if text.startswith(("redis://", "rediss://", "unix://")):
-        yield from of_redis(text, position, size, once, stop)
+        yield from of_redis(text, position, size, once=once, stop=stop)
         return
     if text.startswith("kafka://"):
-        yield from of_kafka(text, position, size, once, stop)
+        yield from of_kafka(text, position, size, once=once, stop=stop)
         return
     if "://" in text:
         raise BadInput(f"{shown(text)}: no such source", "give a path, redis://HOST/0#STREAM or kafka://HOST/TOPIC")
     while True:
-        for b in of_files(Path(text).expanduser(), position, size):
-            position = b.position
-            yield b
+        for batch in of_files(Path(text).expanduser(), position, size):
+            position = batch.position
+            yield batch
         if once or (stop or threading.Event()).wait(0.5):
             return

@@ -9,9 +9,10 @@ __all__ = ['stream']
 
 # %% ../../nbs/feature/stream_verbs.ipynb #be28f278
 import signal, threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, UTC
-from typing import Annotated, Any
+from typing import Any
 from ..core import project as projects
 from ..core.errors import BadUsage
 from ..core.fact import Plan
@@ -19,30 +20,32 @@ from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Interval, Ref
 from ..core.verbs import verb
-from . import definition, stream_ingest, stream_sources, stream_store
+from . import definition as definitions, stream_ingest, stream_sources, stream_store
+from .facts import Definition
 from .stream_facts import Streamed
 from .stream_store import reach_us
 
 # %% ../../nbs/feature/stream_verbs.ipynb #b2cf3f8b
 @contextmanager
-def _until_told(stop: threading.Event):
+def _until_told(stop: threading.Event) -> Iterator[None]:
     "SIGTERM and Ctrl-C end the reading behind a whole batch"
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    held = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for s, h in held.items():
-            signal.signal(s, h)
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 @verb("feature.stream", changes=True, check=True, example="mlops feature stream delays --from events.jsonl --once")
 def stream(
     name: Ref,  # A view with windows
     *,
-    from_: Any,  # Path of growing files, `redis://HOST/0#STREAM`, `kafka://HOST/TOPIC`; in Python any iterable of dicts, or a frame
+    # Path of growing files, `redis://HOST/0#STREAM`, `kafka://HOST/TOPIC`; in Python any iterable of dicts, or a frame
+    from_: Any,
     once: bool = False,  # Read what is there, then end; otherwise until SIGTERM or Ctrl-C
     # Events older than the newest one of earlier batches by more than this are not used, and counted
     lateness: Interval = timedelta(hours=1),
@@ -51,34 +54,35 @@ def stream(
 ) -> Streamed | Plan:
     """Maintain the windows of a view from a stream
 
-    Events and the position in the source are committed together: after a kill the reading goes on where it was, nothing is lost and nothing counts twice. Exit code 1 means that some events could not be used."""
+    Events and the position in the source are committed together: after a kill the reading goes on where it was, nothing is lost and nothing counts twice. Exit code 1 means that some events could not be used."""  # noqa: E501  text of the help
     project = projects.current()
-    d = definition.find(project, name)
-    if not d.windows:
+    definition = definitions.find(project, name)
+    if not definition.windows:
         raise BadUsage(
-            f"view `{d.name}` has no windows",
+            f"view `{definition.name}` has no windows",
             "a stream maintains windows: add them with --window 'mean(delay) over 1h as delay_1h'",
         )
     if batch < 1:
         raise BadUsage(f"--batch {batch}: expected a whole number from 1 on")
-    source = (
-        stream_sources.shown(from_)
-        if isinstance(from_, (str, bytes)) or hasattr(from_, "__fspath__")
-        else "an iterable"
-    )
+    view = f"{definition.name}@{definition.version}"
+    source = _source_name(from_)
     if dry_run:
-        return Plan(
-            steps=[
-                f"read {source} from {stream_store.of(project).position(f'{d.name}@{d.version}', source) or 'its beginning'}",
-                f"keep events of {d.name}@{d.version} in .mlops/streams.db",
-            ]
-        )
+        begins = stream_store.of(project).position(view, source) or "its beginning"
+        return Plan(steps=[f"read {source} from {begins}", f"keep events of {view} in .mlops/streams.db"])
     store = stream_store.of(project)
     stop = threading.Event()
-    fact = Streamed(view=f"{d.name}@{d.version}", source=source, seen=0, used=0)
+    fact = Streamed(view=view, source=source, seen=0, used=0)
     try:
         with _until_told(stop), progress(f"reading {source}") as tick:
-            _read(project, d, store, fact, from_, once, lateness, batch, stop, tick)
+            position = store.position(view, source)
+            if source == _ITERABLE:
+                found = stream_sources.of_iterable(_rows(from_), batch, position)
+            else:
+                found = stream_sources.batches(from_, position, batch, once=once, stop=stop)
+            for read in _stored(project, definition, store, fact, position=position, batches=found, lateness=lateness):
+                tick(read, f"{fact.seen:,} events")
+                if stop.is_set():
+                    break
         fact.entities, fact.events = store.size(fact.view)
         high = store.high(fact.view)
         if high is not None:
@@ -92,13 +96,26 @@ def stream(
         project,
         "feature.streamed",
         fact.view,
-        {k: getattr(fact, k) for k in ("source", "seen", "used", "late", "duplicates", "unusable", "watermark")},
+        {
+            field: getattr(fact, field)
+            for field in ("source", "seen", "used", "late", "duplicates", "unusable", "watermark")
+        },
         fail="open",
     )
     return fact
 
+# %% ../../nbs/feature/stream_verbs.ipynb #2e44158b
+_ITERABLE = "an iterable"
 
-def _rows(given):
+
+def _source_name(given: Any) -> str:
+    "How a source is called: its path or URL without a password"
+    if isinstance(given, (str, bytes)) or hasattr(given, "__fspath__"):
+        return stream_sources.shown(given)
+    return _ITERABLE
+
+
+def _rows(given: Any) -> Iterable:
     "Rows of a frame, or of what is an iterable of them already"
     if not (hasattr(given, "columns") or hasattr(given, "__arrow_c_stream__")):
         return given
@@ -107,35 +124,45 @@ def _rows(given):
     return to_arrow(given).to_pylist()
 
 
-def _read(project: Project, d, store, fact, from_, once, lateness, batch, stop, tick) -> None:
-    "Batch by batch, each one transaction"
-    view = fact.view
-    schema = stream_ingest.schema_of(project, d)
+def _stored(
+    project: Project,
+    definition: Definition,  # A view with windows
+    store: stream_store.EventStore,
+    fact: Streamed,  # Counts what becomes of the events
+    *,
+    position: str,  # Where the reading began
+    batches: Iterable[stream_sources.Batch],
+    lateness: timedelta,
+) -> Iterator[int]:
+    "Store batch by batch, each one transaction, and give the rows of each"
+    schema = stream_ingest.schema_of(project, definition)
+    lateness_us = int(lateness.total_seconds() * 1e6)
     checked = False
-    at = store.position(view, fact.source)
-    found = (
-        stream_sources.of_iterable(_rows(from_), batch, at)
-        if fact.source == "an iterable"
-        else stream_sources.batches(from_, at, batch, once, stop)
-    )
-    for b in found:
-        fact.skipped += b.skipped
-        if not (b.rows or b.unusable):
+    for batch in batches:
+        fact.skipped += batch.skipped
+        if not (batch.rows or batch.unusable):
             continue
-        table, bad = stream_ingest.typed(b.rows, schema)
+        table, untyped = stream_ingest.typed(batch.rows, schema)
         if not checked:
-            stream_ingest.check_row_by_row(project, d, table)
+            stream_ingest.check_row_by_row(project, definition, table)
             checked = table.num_rows > 1
-        events, worse = stream_ingest.events_of(project, d, table)
-        unusable = [*b.unusable, *bad, *worse]
-        c = store.add(view, events, fact.source, b.position, int(lateness.total_seconds() * 1e6), reach_us(d), at)
-        at = b.position
-        fact.seen += len(b.rows) + len(b.unusable)
-        fact.used += c.used
-        fact.late += c.late
-        fact.duplicates += c.duplicates
+        events, incomplete = stream_ingest.events_of(project, definition, table)
+        unusable = [*batch.unusable, *untyped, *incomplete]
+        counts = store.add(
+            fact.view,
+            events,
+            fact.source,
+            batch.position,
+            lateness_us=lateness_us,
+            reach=reach_us(definition),
+            began=position,
+        )
+        position = batch.position
+        fact.seen += len(batch.rows) + len(batch.unusable)
+        fact.used += counts.used
+        fact.late += counts.late
+        fact.duplicates += counts.duplicates
         fact.unusable += len(unusable)
-        fact.first_unusable = fact.first_unusable or (unusable[0] if unusable else "")
-        tick(len(b.rows), f"{fact.seen:,} events")
-        if stop.is_set():
-            return
+        if unusable and not fact.first_unusable:
+            fact.first_unusable = unusable[0]
+        yield len(batch.rows)

@@ -9,8 +9,9 @@ __all__ = ['KNOWN', 'add', 'list_', 'show', 'diff', 'join']
 
 # %% ../../nbs/feature/verbs.ipynb #d6fd4b25
 import importlib, re
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core import project as projects, refs as names
 from ..core.errors import BadInput, BadUsage, Finding, NotFound
 from ..core.fact import Plan
@@ -19,45 +20,64 @@ from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data, Name, Ref, Refs
 from ..core.verbs import verb
-from . import asof, catalogue, compute, definition, history, leakage, on_demand, references, windows
-from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, TrainingSet, ViewTest
+from mlops_nb.feature import (
+    asof,
+    catalogue,
+    compute,
+    definition as definitions,
+    history,
+    leakage,
+    on_demand,
+    references,
+    windows,
+)
+from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, Leak, TrainingSet, ViewTest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # %% ../../nbs/feature/verbs.ipynb #d1e48276
 def _body(sql: str, python: str, body: str) -> tuple[str, str]:
     "`(kind, text)` of the one form that was given"
-    given = [x for x in (sql, python, (body or "").strip()) if x]
+    given = [form for form in (sql, python, (body or "").strip()) if form]
     if len(given) != 1:
         raise BadUsage(
             "a feature view needs one definition",
             "give --sql 'SELECT ...', or --python module:function, or write it below %%mlops feature add",
         )
     if python:
-        module, _, fn = python.partition(":")
+        module, _, function = python.partition(":")
         try:
-            getattr(importlib.import_module(module), fn)
-        except (ImportError, AttributeError, ValueError) as e:
-            raise BadInput(f"--python {python!r}: {e}", "write --python module:function") from e
+            getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise BadInput(f"--python {python!r}: {error}", "write --python module:function") from error
         import inspect
 
         return "python", inspect.getsource(importlib.import_module(module))
     text = given[0].strip()
     word = text.split(None, 1)[0].lower() if text else ""
-    return ("python" if word in ("def", "import", "from", "@") and "def " in text else "sql"), text
+    is_python = word in ("def", "import", "from", "@") and "def " in text
+    return ("python" if is_python else "sql"), text
 
-
+# %% ../../nbs/feature/verbs.ipynb #8f4d3e27
 @verb(
     changes=True,
     cell="body",
-    example='mlops feature add weather --entity origin --time observed --ttl 6h --source weather --sql "SELECT origin, observed, temp FROM source"',
+    example="mlops feature add weather --entity origin --time observed --ttl 6h --source weather"
+    ' --sql "SELECT origin, observed, temp FROM source"',
 )
 def add(
     name: Name,  # Of the view
     *,
     entity: list[str] = [],  # Columns that say whom a row is about: the join keys
     time: str = "",  # Column with the event time
-    created: str = "",  # Column with the time the row became known; `created`, `created_at`, `created_timestamp` or `known_at` by default, `none` for none
+    # Column with the time the row became known;
+    # `created`, `created_at`, `created_timestamp` or `known_at` by default, `none` for none
+    created: str = "",
     ttl: str = "",  # How long a value stays true, as 30d or 6h; for ever by default
-    source: str = "",  # Dataset, file or URL#table that is the table `source`; in Python also a frame, which is kept as the dataset NAME_source
+    # Dataset, file or URL#table that is the table `source`;
+    # in Python also a frame, which is kept as the dataset NAME_source
+    source: str = "",
     sql: str = "",  # One SELECT that gives keys, time and features
     python: str = "",  # `module:function` that returns them as a frame
     # Feature as 'mean(delay) over 7d as delay_7d where not cancelled'; may be given several times
@@ -76,10 +96,10 @@ def add(
     """Register a feature view
 
     SQL sees the declared source as `source`, and datasets and views of the project by their names; it runs without access to other files or the network. A Python function's arguments are named the same way.
-    With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs when features are asked for, on those columns, in history and online alike."""
+    With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs when features are asked for, on those columns, in history and online alike."""  # noqa: E501  text of the help
     from mlops_nb import data
 
-    p = projects.current()
+    project = projects.current()
     names.check_name(name, "feature view")
     if ttl:
         names.interval(ttl)
@@ -92,57 +112,61 @@ def add(
     said: dict = dict(
         description=description,
         owner=owner,
-        purpose=purpose or p.settings.project.purpose,
+        purpose=purpose or project.settings.project.purpose,
         tags=tag,
         kind=kind,
         body=text,
         tests=test,
     )
-    d = Definition(name=name, **said)
+    definition = Definition(name=name, **said)
     kept = None
     if needs or request:
-        d.needs = needs
-        d.request = on_demand.request_of(request)
-        _refuse(d.name, entity=entity, time=time, created=created, ttl=ttl, source=source, window=window, id=id)
+        definition.needs = needs
+        definition.request = on_demand.request_of(request)
+        _refuse(
+            definition.name, entity=entity, time=time, created=created, ttl=ttl, source=source, window=window, id=id
+        )
     else:
-        d.entity = entity
-        d.time = time
-        d.created = created
-        d.ttl = ttl
-        d.id = id
-        d.windows = [windows.parse(w) for w in window]
-        d.source, kept = (
-            (str(source).removesuffix("@"), None)
-            if isinstance(source, (str, Path))
-            else (f"{name}_source", data.read(source, p))
-        )
+        definition.entity = entity
+        definition.time = time
+        definition.created = created
+        definition.ttl = ttl
+        definition.id = id
+        definition.windows = [windows.parse(line) for line in window]
+        if isinstance(source, (str, Path)):
+            definition.source = str(source).removesuffix("@")
+        else:
+            definition.source = f"{name}_source"
+            kept = data.read(source, project)
     with progress(f"computing {name}"):
-        table = _computed(p, d, kept)
-    tests = compute.test_rows(table, d.tests)
-    if any(t.failed for t in tests):
-        e = Finding(
-            "; ".join(f"{t.failed:,} of {table.num_rows:,} rows fail {t.expr!r}" for t in tests if t.failed),
-            "nothing was registered",
-        )
-        e.result = _view(d, table, tests)
-        raise e
+        table = _computed(project, definition, kept)
+    tests = compute.test_rows(table, definition.tests)
+    if any(view_test.failed for view_test in tests):
+        failed = [
+            f"{view_test.failed:,} of {table.num_rows:,} rows fail {view_test.expr!r}"
+            for view_test in tests
+            if view_test.failed
+        ]
+        finding = Finding("; ".join(failed), "nothing was registered")
+        finding.result = _view(definition, table, tests)
+        raise finding
     if dry_run:
         return Plan(
-            steps=[f"write features/{name}.toml and {name}{definition.SUFFIX[kind]}", f"record feature.added {name}"]
+            steps=[f"write features/{name}.toml and {name}{definitions.SUFFIX[kind]}", f"record feature.added {name}"]
         )
-    before = definition.versions(p, name)
+    before = definitions.versions(project, name)
     if kept is not None:
-        v = data.add(kept, d.source)
-        d.source = f"{v.name}@{v.version}"
-    fact = _view(d, table, tests, _save(p, d, table.num_rows))
+        version = data.add(kept, definition.source)
+        definition.source = f"{version.name}@{version.version}"
+    fact = _view(definition, table, tests, _save(project, definition, table.num_rows))
     if fact.new and before:
-        fact.changes = definition.changes(definition.difference(before[-1], d))
+        fact.changes = definitions.changes(definitions.difference(before[-1], definition))
     return fact
 
-
-def _refuse(name, **given) -> None:
+# %% ../../nbs/feature/verbs.ipynb #94e3bf91
+def _refuse(name: str, **given: Sized | None) -> None:
     "An on-demand view has no rows of its own"
-    wrong = next((k for k, v in given.items() if v is not None and len(v)), None)
+    wrong = next((option for option, value in given.items() if value is not None and len(value)), None)
     if wrong:
         raise BadUsage(
             f"view `{name}` is computed on demand and takes no --{wrong}",
@@ -153,110 +177,129 @@ def _refuse(name, **given) -> None:
 KNOWN = ("created", "created_at", "created_timestamp", "known_at")  # Columns that say when a row became known
 
 
-def _computed(project: Project, d, frame=None):
+def _check_columns(definition: Definition) -> None:
+    "Raise `BadUsage` for a view of rows that does not say whom and when they are about, or says what it has no use for"
+    if not definition.entity:
+        raise BadUsage(f"view `{definition.name}`: whom is a row about?", "say it with --entity COLUMN")
+    if not definition.time:
+        raise BadUsage(f"view `{definition.name}`: when was a row true?", "say it with --time COLUMN")
+    if definition.windows and definition.ttl:
+        raise BadUsage(
+            f"view `{definition.name}` has windows and takes no --ttl", "a window says itself how long an event counts"
+        )
+    if definition.id and not definition.windows:
+        raise BadUsage(
+            f"view `{definition.name}` has no windows and takes no --id",
+            "of rows with the same key and time the one that was known last counts",
+        )
+
+
+def _computed(project: Project, definition: Definition, frame: "pa.Table | None" = None) -> "pa.Table":
     "The rows of a new definition, with what they decide: created time, features"
     import pyarrow as pa
 
-    if d.on_demand:
-        d.features = on_demand.features_of(project, d)
-        return pa.table({f.name: pa.array([], on_demand.arrow_type(f.type)) for f in d.features})
-    if not d.entity:
-        raise BadUsage(f"view `{d.name}`: whom is a row about?", "say it with --entity COLUMN")
-    if not d.time:
-        raise BadUsage(f"view `{d.name}`: when was a row true?", "say it with --time COLUMN")
-    if d.windows and d.ttl:
-        raise BadUsage(
-            f"view `{d.name}` has windows and takes no --ttl", "a window says itself how long an event counts"
+    if definition.on_demand:
+        definition.features = on_demand.features_of(project, definition)
+        return pa.table(
+            {feature.name: pa.array([], on_demand.arrow_type(feature.type)) for feature in definition.features}
         )
-    if d.id and not d.windows:
-        raise BadUsage(
-            f"view `{d.name}` has no windows and takes no --id",
-            "of rows with the same key and time the one that was known last counts",
-        )
-    asked, d.created = d.created, "" if d.created == "none" else d.created
-    table = compute.rows(project, d) if frame is None else compute.rows_of(project, d, frame)
+    _check_columns(definition)
+
+    def rows() -> "pa.Table":
+        return compute.rows(project, definition) if frame is None else compute.rows_of(project, definition, frame)
+
+    asked = definition.created
+    definition.created = "" if asked == "none" else asked
+    table = rows()
     if not asked:
-        d.created = next(
-            (
-                c
-                for c in KNOWN
-                if c in table.column_names
-                and c not in (*d.entity, d.time)
-                and pa.types.is_timestamp(table.schema.field(c).type)
-            ),
-            "",
-        )
-    if not asked and d.created:
-        table = compute.rows(project, d) if frame is None else compute.rows_of(project, d, frame)
-    for c in filter(None, (d.time, d.created)):
-        asof.unit_of(table[c], c)
-    d.features = compute.features_of(table, d)
-    if not d.features:
+        definition.created = _created_column(definition, table)
+    if not asked and definition.created:
+        table = rows()
+    for column in filter(None, (definition.time, definition.created)):
+        asof.unit_of(table[column], column)
+    definition.features = compute.features_of(table, definition)
+    if not definition.features:
         raise BadInput(
-            f"view `{d.name}` gives no feature beside {', '.join([*d.entity, d.time])}",
+            f"view `{definition.name}` gives no feature beside {', '.join([*definition.entity, definition.time])}",
             "select at least one more column",
         )
-    for w in d.windows:
-        windows.selected(table.slice(0, 0), w.filter)
-    twice = next((f.name for f in d.features if [g.name for g in d.features].count(f.name) > 1), None)
+    for window in definition.windows:
+        windows.selected(table.slice(0, 0), window.filter)
+    feature_names = [feature.name for feature in definition.features]
+    twice = next((name for name in feature_names if feature_names.count(name) > 1), None)
     if twice:
-        raise BadInput(f"view `{d.name}` has two features named `{twice}`", "name them with `as`")
+        raise BadInput(f"view `{definition.name}` has two features named `{twice}`", "name them with `as`")
     return table
 
 
-def _save(project: Project, d, n) -> bool:
+def _created_column(definition: Definition, table: "pa.Table") -> str:
+    "The column that says when a row became known, where it goes by a usual name; else empty"
+    import pyarrow as pa
+
+    for column in KNOWN:
+        if column not in table.column_names or column in (*definition.entity, definition.time):
+            continue
+        if pa.types.is_timestamp(table.schema.field(column).type):
+            return column
+    return ""
+
+# %% ../../nbs/feature/verbs.ipynb #a38fd547
+def _save(project: Project, definition: Definition, row_count: int) -> bool:
     "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger
 
-    with definition.changing(project, [d.name]):
-        if not definition.save(project, d):
+    with definitions.changing(project, [definition.name]):
+        if not definitions.save(project, definition):
             return False
         ledger.record(
             project,
             "feature.added",
-            f"{d.name}@{d.version}",
+            f"{definition.name}@{definition.version}",
             {
-                "entity": d.entity,
-                "time": d.time,
-                "ttl": d.ttl,
-                "source": d.source,
-                "features": [f.name for f in d.features],
-                "rows": n,
-                "tests": d.tests,
-                "owner": d.owner,
-                "purpose": d.purpose,
-                "tags": d.tags,
-                "windows": [windows.line_of(w) for w in d.windows],
-                "needs": d.needs,
+                "entity": definition.entity,
+                "time": definition.time,
+                "ttl": definition.ttl,
+                "source": definition.source,
+                "features": [feature.name for feature in definition.features],
+                "rows": row_count,
+                "tests": definition.tests,
+                "owner": definition.owner,
+                "purpose": definition.purpose,
+                "tags": definition.tags,
+                "windows": [windows.line_of(window) for window in definition.windows],
+                "needs": definition.needs,
             },
-            digest=definition.digest(d),
+            digest=definitions.digest(definition),
         )
     return True
 
 
-def _view(d, table, tests, new=True) -> FeatureView:
-    columns, newest = catalogue.described(d, table) if table is not None and table.num_rows else ([], "")
+def _view(definition: Definition, table: "pa.Table | None", tests: list[ViewTest], new: bool = True) -> FeatureView:
+    columns: list[dict] = []
+    newest = ""
+    if table is not None and table.num_rows:
+        columns, newest = catalogue.described(definition, table)
     return FeatureView(
-        name=d.name,
-        version=d.version,
-        entity=d.entity,
-        time=d.time,
-        created=d.created,
-        ttl=d.ttl,
-        source=d.source,
-        features=d.features,
+        name=definition.name,
+        version=definition.version,
+        entity=definition.entity,
+        time=definition.time,
+        created=definition.created,
+        ttl=definition.ttl,
+        source=definition.source,
+        features=definition.features,
         rows=-1 if table is None else table.num_rows,
         tests=tests,
-        body=d.body,
-        digest=definition.digest(d),
+        body=definition.body,
+        digest=definitions.digest(definition),
         new=new,
-        description=d.description,
-        owner=d.owner,
-        purpose=d.purpose,
-        tags=d.tags,
-        windows=[windows.line_of(w) for w in d.windows],
-        needs=d.needs,
-        request=d.request,
+        description=definition.description,
+        owner=definition.owner,
+        purpose=definition.purpose,
+        tags=definition.tags,
+        windows=[windows.line_of(window) for window in definition.windows],
+        needs=definition.needs,
+        request=definition.request,
         columns=columns,
         newest=newest,
     )
@@ -266,25 +309,25 @@ def _view(d, table, tests, new=True) -> FeatureView:
 def list_() -> FeatureViews:
     "The catalogue: every feature view in its newest version, where its rows come from, who learned from it, and how fresh it is"
     project = projects.current()
-    ds = [definition.find(project, n) for n in names.registered(project, "feature")]
-    return FeatureViews(
-        views=[
-            {
-                "name": d.name,
-                "version": d.version,
-                "entity": d.entity,
-                "time": d.time,
-                "ttl": d.ttl,
-                "source": d.source,
-                "features": [f.name for f in d.features],
-                "owner": d.owner,
-                "tags": d.tags,
-                "kind": "on demand" if d.on_demand else "windows" if d.windows else "rows",
-                **catalogue.state(project, d),
-            }
-            for d in ds
-        ]
-    )
+    newest = [definitions.find(project, name) for name in names.registered(project, "feature")]
+    return FeatureViews(views=[_catalogue_row(project, definition) for definition in newest])
+
+
+def _catalogue_row(project: Project, definition: Definition) -> dict:
+    kind = "windows" if definition.windows else "rows"
+    return {
+        "name": definition.name,
+        "version": definition.version,
+        "entity": definition.entity,
+        "time": definition.time,
+        "ttl": definition.ttl,
+        "source": definition.source,
+        "features": [feature.name for feature in definition.features],
+        "owner": definition.owner,
+        "tags": definition.tags,
+        "kind": "on demand" if definition.on_demand else kind,
+        **catalogue.state(project, definition),
+    }
 
 
 @verb(example="mlops feature show weather")
@@ -293,21 +336,30 @@ def show(
 ) -> FeatureView:
     "One feature view: keys, time, features, tests, query, what its rows hold, and its lineage"
     project = projects.current()
-    d = definition.find(project, name)
-    at = None if d.on_demand else compute.cached(project, d)
-    if at is None or not at.is_file():
-        table = None if at is None else compute.rows(project, d)
-    if at is not None and at.is_file():
+    definition = definitions.find(project, name)
+    kept_at = None if definition.on_demand else compute.cached(project, definition)
+    table = None
+    if kept_at is not None and not kept_at.is_file():
+        table = compute.rows(project, definition)
+    if kept_at is not None and kept_at.is_file():
         try:
-            h = catalogue.held(d, at)
+            held = catalogue.held(definition, kept_at)
         except (OSError, ValueError):
-            compute.rows(project, d)
-            h = catalogue.held(d, at)  # a torn file is made again
-        fact = _view(d, None, [ViewTest(t, h["tests"][t]) for t in d.tests], new=False)
-        fact.rows, fact.columns, fact.newest = h["rows"], h["columns"], h["newest"]
+            compute.rows(project, definition)
+            held = catalogue.held(definition, kept_at)  # a torn file is made again
+        fact = _view(
+            definition,
+            None,
+            [ViewTest(condition, held["tests"][condition]) for condition in definition.tests],
+            new=False,
+        )
+        fact.rows = held["rows"]
+        fact.columns = held["columns"]
+        fact.newest = held["newest"]
     else:
-        fact = _view(d, table, compute.test_rows(table, d.tests) if table is not None else [], new=False)
-    fact.lineage = catalogue.lineage(project, d)
+        tests = [] if table is None else compute.test_rows(table, definition.tests)
+        fact = _view(definition, table, tests, new=False)
+    fact.lineage = catalogue.lineage(project, definition)
     return fact
 
 
@@ -318,18 +370,31 @@ def diff(
 ) -> FeatureDiff:
     "How two versions of a feature view differ: fields, features, code"
     project = projects.current()
-    old = definition.find(project, a)
-    new = definition.find(project, b or old.name)
+    old = definitions.find(project, a)
+    new = definitions.find(project, b or old.name)
     if not b and new.version == old.version:  # the newest: what did it change?
-        have = definition.versions(project, old.name)
+        have = definitions.versions(project, old.name)
         if len(have) < 2:
             raise NotFound(
                 f"feature view `{old.name}` has one version", "another definition under its name makes the next one"
             )
         old = have[-2]
-    return definition.difference(old, new)
+    return definitions.difference(old, new)
 
 # %% ../../nbs/feature/verbs.ipynb #f264e880
+_Picked = list[tuple[Definition, list[str]]]  # Views with the features that are asked for
+
+
+class _Question(NamedTuple):
+    "What a join was asked"
+
+    time: str  # Column that says when a row asks; empty to find it
+    full_names: bool
+    as_known: bool
+    label: str
+    label_time: str
+
+
 @verb(check=True, example="mlops feature join weather:temp --entities labels.parquet --out train.parquet")
 def join(
     refs: Refs,  # `view`, `view:feature`, `view@2:feature`, `view:*`, several by comma
@@ -352,128 +417,142 @@ def join(
     if label_time and not label:
         raise BadUsage("--label-time needs --label", "say which column is to be predicted with --label COLUMN")
     picked = references.chosen(project, refs)
-    how = dict(time=time, full=full_names, as_known=as_known, label=label, label_time=label_time)
-    run = _streamed if out is not None and Path(out).suffix.lower() == ".parquet" else _at_once
-    fact = run(project, picked, entities, Path(out).expanduser() if out is not None else None, how)
+    question = _Question(time, full_names, as_known, label, label_time)
+    path = None if out is None else Path(out).expanduser()
+    if path is not None and path.suffix.lower() == ".parquet":
+        fact = _streamed(project, picked, entities, path, question)
+    else:
+        fact = _at_once(project, picked, entities, path, question)
     _note(project, fact, picked)
     return fact
 
+# %% ../../nbs/feature/verbs.ipynb #5f557203
+def _prepared(project: Project, picked: _Picked, table: "pa.Table", question: _Question) -> tuple[str, history.Held]:
+    "The time column, and the rows of the views with the names of the columns, decided on the first piece"
+    times = tuple(definition.time for definition, _ in picked if definition.time)
+    time_column = asof.time_column(table, question.time, times)
+    columns = references.column_names(picked, table.column_names, question.full_names)
+    return time_column, history.held(project, picked, columns)
 
-def _prepared(project: Project, picked, table, how):
-    "The time column, the names of the columns and the rows of the views, decided on the first piece"
-    asked = asof.time_column(table, how["time"], tuple(d.time for d, _ in picked if d.time))
-    return asked, history.held(project, picked, references.column_names(picked, table.column_names, how["full"]))
+
+class _Piece(NamedTuple):
+    "Rows of the entity frame and what was joined to them"
+
+    asked: "pa.Table"
+    result: "pa.Table"
+    answers: list[history.Answer]
+
+    @property
+    def order_kept(self) -> bool:
+        return self.result.select(self.asked.column_names).equals(self.asked)
 
 
-def _leaks(h, result, answers, asked, how) -> list:
-    return (
-        leakage.find(h, result, answers, asked, how["label"], label_time=how["label_time"], as_known=how["as_known"])
-        if how["label"]
-        else []
+def _leaks(held: history.Held, piece: _Piece, time_column: str, question: _Question) -> list[Leak]:
+    if not question.label:
+        return []
+    return leakage.find(
+        held, piece.result, piece.answers, time_column, question.label, question.label_time, question.as_known
     )
 
 
-def _hints(h, table, answers, asked, how) -> list[str]:
+def _hints(held: history.Held, piece: _Piece, time_column: str, question: _Question) -> list[str]:
     "For each view that gave nothing at all: was something there that became known only later?"
-    out = []
-    for (d, fs, rows), a in zip(h.stored, answers):
-        if not (how["as_known"] and d.created and table.num_rows and not a.has.any()):
+    if not question.as_known or not piece.asked.num_rows:
+        return []
+    hints = []
+    for (definition, features, rows), given in zip(held.stored, piece.answers):
+        if not definition.created or given.has.any():
             continue
-        if history.answer(d, fs, rows, table.slice(0, 1000), asked, as_known=False).has.any():
-            out.append(
-                f"{d.name}@{d.version}: what is there became known (`{d.created}`) only after the rows asked; --no-as-known looks away from that"
+        first = piece.asked.slice(0, 1000)
+        if history.answer(definition, features, rows, first, time_column, as_known=False).has.any():
+            hints.append(
+                f"{definition.name}@{definition.version}: what is there became known (`{definition.created}`)"
+                " only after the rows asked; --no-as-known looks away from that"
             )
-    return out
+    return hints
 
-
-def _at_once(project: Project, picked, entities, out, how) -> TrainingSet:
+# %% ../../nbs/feature/verbs.ipynb #ec99108d
+def _at_once(project: Project, picked: _Picked, entities: Data, out: Path | None, question: _Question) -> TrainingSet:
     "Everything in memory"
     import pyarrow as pa
 
     table = pa.concat_tables(history.pieces(entities, project), promote_options="default")
-    asked, h = _prepared(project, picked, table, how)
-    with progress("joining", total=len(h.stored)) as report:
-        result, answers = history.joined(h, project, table, asked, how["as_known"], report=report)
-    fact = _fact(
-        [answers],
-        table.num_rows,
-        result.num_rows,
-        result.select(table.column_names).equals(table),
-        digest(result),
-        result.column_names,
-        asked,
-        how,
-        _leaks(h, result, answers, asked, how),
-        _hints(h, table, answers, asked, how),
+    time_column, held = _prepared(project, picked, table, question)
+    with progress("joining", total=len(held.stored)) as report:
+        piece = _Piece(table, *history.joined(held, project, table, time_column, question.as_known, report))
+    fact = _training_set(
+        [piece.answers],
+        rows_in=table.num_rows,
+        rows_out=piece.result.num_rows,
+        order_kept=piece.order_kept,
+        digest=digest(piece.result),
+        columns=piece.result.column_names,
+        time=time_column,
+        label=question.label,
+        leaks=_leaks(held, piece, time_column, question),
+        hints=_hints(held, piece, time_column, question),
     )
-    fact.arrow = result
+    fact.arrow = piece.result
     if out is not None:
-        _write(result, out)
+        _write(piece.result, out)
         fact.path = str(out)
     return fact
 
 
-def _streamed(project: Project, picked, entities, out, how) -> TrainingSet:
+def _streamed(project: Project, picked: _Picked, entities: Data, out: Path, question: _Question) -> TrainingSet:
     "Piece by piece into Parquet; leaks are looked for in the first piece"
-    asked = ""
-    h = None
+    time_column = ""
+    held = None
     all_answers = []
     rows_in = 0
-    kept = True
-    leaks = []
-    columns = []
-    hints = []
-    with progress("joining") as report, history.Writer(out) as w:
+    order_kept = True
+    leaks: list[Leak] = []
+    columns: list[str] = []
+    hints: list[str] = []
+    with progress("joining") as report, history.Writer(out) as writer:
         for table in history.pieces(entities, project):
-            if h is None:
-                asked, h = _prepared(project, picked, table, how)
-            result, answers = history.joined(h, project, table, asked, how["as_known"])
+            if held is None:
+                time_column, held = _prepared(project, picked, table, question)
+            piece = _Piece(table, *history.joined(held, project, table, time_column, question.as_known))
             if not all_answers:
-                leaks = _leaks(h, result, answers, asked, how)
-                columns = result.column_names
-                hints = _hints(h, table, answers, asked, how)
-            w.write(result)
+                leaks = _leaks(held, piece, time_column, question)
+                columns = piece.result.column_names
+                hints = _hints(held, piece, time_column, question)
+            writer.write(piece.result)
             rows_in += table.num_rows
-            kept = kept and result.select(table.column_names).equals(table)
-            all_answers.append([a._replace(columns={}, asked=None, event=None) for a in answers])
+            order_kept = order_kept and piece.order_kept
+            all_answers.append([given._replace(columns={}, asked=None, event=None) for given in piece.answers])
             report(table.num_rows, f"{rows_in:,} rows")
     import pyarrow.parquet as pq
 
-    fact = _fact(
+    fact = _training_set(
         all_answers,
-        rows_in,
-        pq.read_metadata(out).num_rows,
-        kept,
-        history.digest_of_file(out),
-        columns,
-        asked,
-        how,
-        leaks,
-        hints,
+        rows_in=rows_in,
+        rows_out=pq.read_metadata(out).num_rows,
+        order_kept=order_kept,
+        digest=history.digest_of_file(out),
+        columns=columns,
+        time=time_column,
+        label=question.label,
+        leaks=leaks,
+        hints=hints,
     )
     fact.path = str(out)
     return fact
 
-
-def _fact(answers, rows_in, rows_out, kept, digest, columns, asked, how, leaks, hints) -> TrainingSet:
+# %% ../../nbs/feature/verbs.ipynb #8c38fb29
+def _training_set(answers: list[list[history.Answer]], **known: Any) -> TrainingSet:
+    "The proof of a join, counted over the answers of all its pieces; `known` are the other fields"
     views = history.merged(answers)
     return TrainingSet(
-        rows_in=rows_in,
-        rows_out=rows_out,
-        order_kept=kept,
-        future_values=sum(v.future_values for v in views),
-        unmatched={v.view: v.unmatched for v in views},
-        digest=digest,
-        columns=columns,
-        time=asked,
+        future_values=sum(view.future_values for view in views),
+        unmatched={view.view: view.unmatched for view in views},
         views=views,
-        label=how["label"],
-        leaks=leaks,
-        hints=hints,
+        **known,
     )
 
 
-def _write(table, path: Path) -> None:
+def _write(table: "pa.Table", path: Path) -> None:
     "Parquet or CSV, whole or not at all"
     import os, secrets
     import pyarrow.csv as pc, pyarrow.parquet as pq
@@ -481,32 +560,35 @@ def _write(table, path: Path) -> None:
     tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, tmp, compression="zstd") if path.suffix.lower() == ".parquet" else pc.write_csv(
-            table, tmp
-        )
+        if path.suffix.lower() == ".parquet":
+            pq.write_table(table, tmp, compression="zstd")
+        else:
+            pc.write_csv(table, tmp)
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 
 
-def _note(project: Project, fact, picked) -> None:
+def _note(project: Project, fact: TrainingSet, picked: _Picked) -> None:
     "Lineage: which rows came from which definitions"
     from mlops_nb.core import ledger
 
+    from_versions = {f"{definition.name}@{definition.version}": definition for definition, _ in picked}
+    views = ",".join(view.view for view in fact.views)
     ledger.record(
         project,
         "feature.joined",
-        ",".join(v.view for v in fact.views)[:200],
+        views[:200],
         {
             "rows_in": fact.rows_in,
             "rows_out": fact.rows_out,
             "order_kept": fact.order_kept,
             "future_values": fact.future_values,
             "unmatched": fact.unmatched,
-            "definitions": {f"{d.name}@{d.version}": definition.digest(d) for d, _ in picked},
-            "sources": {f"{d.name}@{d.version}": catalogue.sources(project, d) for d, _ in picked},
+            "definitions": {name: definitions.digest(definition) for name, definition in from_versions.items()},
+            "sources": {name: catalogue.sources(project, definition) for name, definition in from_versions.items()},
             "time": fact.time,
-            "leaks": [f"{x.column}: {x.kind}" for x in fact.leaks],
+            "leaks": [f"{leak.column}: {leak.kind}" for leak in fact.leaks],
         },
         digest=fact.digest,
         fail="open",
