@@ -151,8 +151,13 @@ def _view_columns(
         [f"k{n}" for n in range(len(frame_keys))],
         "at",
         "t",
-        "c" if "c" in keyed.column_names else "",
-        {"at": time, "t": source.timestamp_field, "c": created, **{f"k{n}": key for n, key in enumerate(frame_keys)}},
+        created="c" if "c" in keyed.column_names else "",
+        said={
+            "at": time,
+            "t": source.timestamp_field,
+            "c": created,
+            **{f"k{n}": key for n, key in enumerate(frame_keys)},
+        },
     )
     ttl = feature_view.ttl.total_seconds() if feature_view.ttl else 0
     match = asof.match(question, known, unit, ttl or None)

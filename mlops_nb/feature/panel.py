@@ -110,7 +110,7 @@ def _spark(column: dict) -> Svg | str:
     "The distribution of a column, small"
     if column["bins"]:
         words = f"{column['name']} from {short(column['min'])} to {short(column['max'])}"
-        return histogram(column["bins"], words=words, w=80, h=18)
+        return histogram(column["bins"], words=words, width=80, height=18)
     return f"{column['distinct']:,} values" if column.get("distinct") is not None else ""
 
 # %% ../../nbs/feature/panel.ipynb #1c7bfa7c

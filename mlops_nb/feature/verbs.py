@@ -451,7 +451,13 @@ def _leaks(held: history.Held, piece: _Piece, time_column: str, question: _Quest
     if not question.label:
         return []
     return leakage.find(
-        held, piece.result, piece.answers, time_column, question.label, question.label_time, question.as_known
+        held,
+        piece.result,
+        piece.answers,
+        time_column,
+        question.label,
+        label_time=question.label_time,
+        as_known=question.as_known,
     )
 
 
@@ -479,7 +485,7 @@ def _at_once(project: Project, picked: _Picked, entities: Data, out: Path | None
     table = pa.concat_tables(history.pieces(entities, project), promote_options="default")
     time_column, held = _prepared(project, picked, table, question)
     with progress("joining", total=len(held.stored)) as report:
-        piece = _Piece(table, *history.joined(held, project, table, time_column, question.as_known, report))
+        piece = _Piece(table, *history.joined(held, project, table, time_column, question.as_known, report=report))
     fact = _training_set(
         [piece.answers],
         rows_in=table.num_rows,

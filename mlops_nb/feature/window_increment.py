@@ -39,18 +39,14 @@ def fill(
     try:
         while not store.streamed(view):  # again when another process was faster
             was = store.mark(view)
-            f = increment.read(project, d, was, overlap_us, full)
-            if f.rows is None:
-                return said(f.how, f.mark.newest, late=f.mark.late)
-            events, _ = stream_ingest._events_of_rows(project, d, f.rows)
-            written = store.fill(
-                view,
-                events,
-                was,
-                msgspec.json.encode(f.mark).decode(),
-                since_us=f.since_us,
-                reach=stream_store.reach_us(d),
-            )
+            reading = increment.read(project, definition, was, overlap_us, full)
+            mark = reading.mark
+            if reading.rows is None:
+                return said(reading.how, mark.newest, late=mark.late)
+            events, _ = stream_ingest._events_of_rows(project, definition, reading.rows)
+            new_mark = msgspec.json.encode(mark).decode()
+            reach = stream_store.reach_us(definition)
+            written = store.fill(view, events, was, new_mark, since_us=reading.since_us, reach=reach)
             if written is not None:
                 return said(reading.how, mark.newest, written, reading.rows.num_rows, mark.late)
         return said("streamed")
