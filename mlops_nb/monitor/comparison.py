@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/comparison.html.md"""
 __all__ = ['BARS', 'Tested', 'judge', 'compare', 'check']
 
 # %% ../../nbs/monitor/comparison.ipynb #f9411809
-from typing import NamedTuple, TYPE_CHECKING
+from typing import NamedTuple, SupportsInt, TYPE_CHECKING
 from collections.abc import Callable, Iterable, Iterator
 from ..core.errors import BadInput
 from . import two_sample as two
@@ -47,7 +47,7 @@ def _pictured(reference: Counted, current: Counted) -> tuple[list[int], list[int
     return two.binned(reference, edges).tolist(), two.binned(current, edges).tolist()
 
 
-def _moment(us: float) -> str:
+def _moment(us: SupportsInt) -> str:
     "A day, for a number of microseconds since 1970"
     import numpy as np
 

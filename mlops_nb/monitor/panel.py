@@ -153,7 +153,7 @@ def profile(
         ]
         for column in found.columns
     ]
-    words = {"rows": found.rows, "columns": len(found.columns)}
+    words: dict[str, object] = {"rows": found.rows, "columns": len(found.columns)}
     if found.source:
         words["source"] = found.source
     if found.path:
