@@ -105,12 +105,9 @@ def _register(project: Project, v, fact, c, onnx, small, rows) -> int:
     return onnx_version.register(
         project,
         r,
-        small,
-        v.inputs,
-        rows,
-        _parity(onnx, small, v.inputs, rows, 1 - fact.min_agreement),
-        _key(project),
-        next_number(project, v.name),
+        onnx_version.Contents(small, v.inputs, rows, _parity(onnx, small, v.inputs, rows, 1 - fact.min_agreement)),
+        key=_key(project),
+        number=next_number(project, v.name),
     ).version
 
 # %% ../../nbs/model/compress_verbs.ipynb #87ef5e70

@@ -49,7 +49,7 @@ class RunDifference(Fact):
     cost: list[dict]  # Seconds, memory, energy, USD
     __panel__ = "mlops_nb.model.panel:run_difference"
 
-
+# %% ../../nbs/model/facts.ipynb #47a136b5
 class Parity(msgspec.Struct, kw_only=True):
     "ONNX against the model it was made from, row by row"
 
@@ -87,7 +87,7 @@ class Models(Fact):
     models: list[dict]  # {name, version, aliases, size_bytes, parity_max_abs, parent, versions}
     __panel__ = "mlops_nb.model.panel:models"
 
-
+# %% ../../nbs/model/facts.ipynb #3442f6c6
 class Gate(msgspec.Struct, frozen=True):
     "A condition for promotion and how it came out"
 

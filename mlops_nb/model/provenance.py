@@ -69,7 +69,7 @@ def environment() -> dict[str, str]:
         "mlops.python": sys.version.split()[0],
     }
 
-
+# %% ../../nbs/model/provenance.ipynb #54a88e68
 def place(project: Project) -> dict[str, str]:
     "Notebook and cell, or the job that runs it"
     parent = os.environ.get("MLOPS_PARENT_RUN") or ""

@@ -79,7 +79,7 @@ def sign(
     ledger.record(project, "model.signed", ref, {"key": key_id}, digest=version.digest)
     return Provenance(name=ref, digest=version.digest, signer=key_id, files=len(said["files"]), signed=True)
 
-
+# %% ../../nbs/model/safety_verbs.ipynb #ada359c2
 @verb("model.verify", check=True, example="mlops model verify delay@1")
 def verify(
     name: str,  # `NAME@v`, or a folder that was exported

@@ -117,7 +117,7 @@ def _background(wait: bool | None) -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None and not os.environ.get("MLOPS_PARENT_RUN") and os.name == "posix"
 
-
+# %% ../../nbs/model/verbs.ipynb #fcc7ccef
 @verb(changes=True, example="mlops model log clf delay")
 def log(
     object: Object,  # A fitted model; in a shell a file or a `runs:/` URI
@@ -183,7 +183,12 @@ def _waited(
     ):
         try:
             return registration.finish(
-                project, request, model, rows, _key(project), registration.limited(project.settings.model.convert_s)
+                project,
+                request,
+                model,
+                rows,
+                key=_key(project),
+                converting=registration.limited(project.settings.model.convert_s),
             )
         except Finding as error:
             error.__dict__["result"] = ModelVersion(
@@ -292,7 +297,7 @@ def _native_from(version: ModelVersion) -> list[int | None]:
     told = version.about.get("latency") or {}
     return [told.get("native_from"), told.get("arrays_from")]
 
-
+# %% ../../nbs/model/verbs.ipynb #61f451c6
 @verb(example="mlops model show delay@1")
 def show(
     name: Ref,  # `NAME@v`
@@ -327,7 +332,7 @@ def leftovers(project: Project, apply: bool) -> list[dict]:
     registrations = registration.mend(project, views.pending(events), apply)
     return registrations + mlflow_aliases.mend(project, views.promoting(events), apply)
 
-
+# %% ../../nbs/model/verbs.ipynb #e2f140fa
 def differences(project: Project) -> tuple[dict[str, int], list[dict]]:
     "`(what was compared, {kind, subject, message, evidence})`: MLflow's registry against the ledger"
     recorded = views.versions(ledger.of(project).events(views.TYPES))
@@ -394,7 +399,7 @@ def health(project: Project) -> tuple[bool, str, str]:
         return False, f"{found[0]['subject']} would be {found[0]['state']}: {found[0]['message']}", "mlops model mend"
     return True, "every registration and promotion has ended", ""
 
-
+# %% ../../nbs/model/verbs.ipynb #743fcee2
 @verb("model.list", example="mlops model list")
 def list_() -> Models:
     "Registered models, each in its newest version, with its aliases"

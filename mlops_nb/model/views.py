@@ -84,7 +84,7 @@ def pending(
             waiting.pop(bracket, None)
     return list(waiting.values())
 
-
+# %% ../../nbs/model/views.ipynb #737abd00
 def expected(events: Iterable[Event], name: str) -> int:
     "The number that the next version will have: one more than any that was used, or is being used"
     events = [event for event in events if _name(event) == name]
