@@ -9,11 +9,11 @@ __all__ = ['RATIO', 'UNPACKED', 'ENTRIES', 'TRUSTED', 'DOMAINS', 'ELEMENTS', 'TR
 
 # %% ../../nbs/model/artifact_scan.ipynb #3b5331c7
 import os, subprocess, sys, zipfile
-from pathlib import Path
-import msgspec
 from collections.abc import Iterator
-from typing import BinaryIO, TYPE_CHECKING
 from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+import msgspec
 from ..core.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ _NAMES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _CALLS = {"INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX"}
 
 
-def _unpickles(file: BinaryIO) -> bool:
+def _unpickles(file: IO[bytes]) -> bool:
     "Would an unpickler reach the end of these bytes, or a call? Opcodes and their operands are followed, nothing is run"
     import pickletools
 

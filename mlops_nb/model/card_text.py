@@ -9,8 +9,8 @@ __all__ = ['PERSON', 'Measure', 'Text', 'read']
 
 # %% ../../nbs/model/card_text.ipynb #8a4aa3cd
 import subprocess, tomllib
-import msgspec
 from pathlib import Path
+import msgspec
 from ..core.errors import BadInput, suggest
 from ..core.project import Project
 

@@ -8,13 +8,14 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/card_verbs.html.md"""
 __all__ = ['card']
 
 # %% ../../nbs/model/card_verbs.ipynb #6cb02335
-from pathlib import Path
-import msgspec
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
+import msgspec
 from .. import data as datasets
 from ..core import ledger, project as projects
 from ..core.errors import BadInput, suggest
+from ..core.events import Event
 from ..core.fact import Plan
 from ..core.frames import to_arrow
 from ..core.progress import progress
@@ -23,9 +24,8 @@ from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import card_text, group_metrics, scoring, views
 from .card_facts import Card, Field
-from .verbs import folder, load, resolve
-from ..core.events import Event
 from .facts import ModelVersion
+from .verbs import folder, load, resolve
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,15 +9,15 @@ __all__ = ['turn', 'about', 'move', 'mend', 'settle']
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #d9d3296e
 import secrets
-from contextlib import AbstractContextManager, suppress
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from typing import IO
 from ..core import ledger
 from ..core.errors import MlopsError
+from ..core.events import Event
 from ..core.project import Project
 from . import mlflow_registration as registration, mlflow_registry as registry
 from .facts import Promotion
-from ..core.events import Event
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #f760e629
 def turn(project: Project, name: str) -> AbstractContextManager[IO[bytes] | None]:

@@ -9,8 +9,8 @@ __all__ = ['PICKLES', 'untrusted', 'mlflow_signature', 'save', 'save_onnx', 'loa
 
 # %% ../../nbs/model/mlflow_flavours.ipynb #c84ad5bb
 import warnings
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TYPE_CHECKING
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.project import Project

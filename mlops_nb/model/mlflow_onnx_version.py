@@ -9,11 +9,12 @@ __all__ = ['Contents', 'register']
 
 # %% ../../nbs/model/mlflow_onnx_version.ipynb #e0df9d0b
 import warnings
-import msgspec
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TYPE_CHECKING
+import msgspec
 from ..core.errors import ToolFailed
+from ..core.note import Signer
 from ..core.project import Project
 from mlops_nb.model import (
     manifest,
@@ -22,7 +23,6 @@ from mlops_nb.model import (
     requirement_lock,
 )
 from .facts import ModelVersion, Parity
-from ..core.note import Signer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,14 +9,14 @@ __all__ = ['ONNX', 'ABOUT', 'EXAMPLE', 'LOCK', 'KEPT', 'Converted', 'Converting'
 
 # %% ../../nbs/model/mlflow_packaging.ipynb #d9f2d013
 import warnings
-from pathlib import Path
-import msgspec
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TYPE_CHECKING
+import msgspec
 from ..core.errors import BadInput, Finding, MlopsError, ToolFailed
+from ..core.note import Signer
 from . import manifest, mlflow_flavours, onnx_export, onnx_session, originals, requirement_lock
 from .facts import Parity
-from ..core.note import Signer
 
 if TYPE_CHECKING:
     import numpy as np

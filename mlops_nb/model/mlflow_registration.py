@@ -10,19 +10,19 @@ __all__ = ['Request', 'new_bracket', 'staging', 'held', 'busy', 'ended', 'wait',
 
 # %% ../../nbs/model/mlflow_registration.ipynb #8316d505
 import contextvars, ctypes, os, secrets, select, shutil, signal, subprocess, sys, threading, traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, IO, Never, TYPE_CHECKING
 import msgspec
-from collections.abc import Callable, Iterator, Sequence
 from ..core import ledger, project as projects
 from ..core.errors import BadInput, MlopsError, ToolFailed
+from ..core.events import Event
+from ..core.note import Signer
 from ..core.project import TOML, Project
 from . import manifest, mlflow_packaging as packaging, mlflow_registry as registry
 from .facts import ModelVersion
-from ..core.events import Event
-from ..core.note import Signer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,11 +10,11 @@ __all__ = ['quiet_environment', 'ensure_store', 'client', 'spoken', 'experiment'
 
 # %% ../../nbs/model/mlflow_registry.ipynb #df7fd105
 import os, shutil, sqlite3, subprocess, sys, tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlparse
-from collections.abc import Callable, Iterator
 from typing import NamedTuple, TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 from ..core import identity
 from ..core.errors import MlopsError, NotFound, ToolFailed, suggest
 from ..core.project import Project
@@ -207,8 +207,8 @@ def runs(project: Project, name: str = "", limit: int = 50) -> list[dict]:
         if not ids:
             return []
         newest_first = ["attributes.start_time DESC"]
-        found = mlflow_client.search_runs(list(ids), max_results=limit, order_by=newest_first)
-        return [as_dict(run, ids) for run in found]
+        newest = mlflow_client.search_runs(list(ids), max_results=limit, order_by=newest_first)
+        return [as_dict(run, ids) for run in newest]
 
 
 def as_dict(run: "Run", ids: dict[str, str]) -> dict:

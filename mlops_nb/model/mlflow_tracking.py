@@ -9,11 +9,11 @@ __all__ = ['last_run', 'trained_outside', 'bracketed']
 
 # %% ../../nbs/model/mlflow_tracking.ipynb #22d1a404
 import os, sys, threading, weakref
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from types import ModuleType
 from typing import Any, TYPE_CHECKING
-from itertools import chain
 from ..core import ledger, refs
 from ..core.errors import BadInput, Refused
 from ..core.project import Project

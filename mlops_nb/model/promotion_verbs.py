@@ -8,9 +8,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/promotion_verbs.html.md"""
 __all__ = ['gate', 'promote', 'approve', 'rollback', 'history']
 
 # %% ../../nbs/model/promotion_verbs.ipynb #2e930e9c
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Never
-from collections.abc import Iterator
 from ..core import identity, ledger, project as projects, refs
 from ..core.errors import BadInput, BadUsage, Finding, MlopsError, NotFound, Refused, suggest
 from ..core.fact import Plan

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from ..core import ledger
 from ..core.errors import MlopsError
-from ..core.project import Project
 from ..core.events import Event
+from ..core.project import Project
 
 # %% ../../nbs/model/provenance.ipynb #e6573891
 def _git(root: Path, *args: str) -> str:

@@ -8,8 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/requirement_lock.html.md"""
 __all__ = ['modules_of', 'lock']
 
 # %% ../../nbs/model/requirement_lock.ipynb #ee420d94
-from importlib import metadata
 from collections.abc import Iterable
+from importlib import metadata
 
 # %% ../../nbs/model/requirement_lock.ipynb #9ad08186
 _DISTRIBUTION = {"sklearn": "scikit-learn", "skops": "skops"}

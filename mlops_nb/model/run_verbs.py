@@ -8,8 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/run_verbs.html.md"""
 __all__ = ['run', 'list_', 'show', 'diff']
 
 # %% ../../nbs/model/run_verbs.ipynb #8ab784e3
-from contextlib import contextmanager
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from ..core import project as projects, refs
 from ..core.errors import BadInput
 from ..core.refs import Name, Variables

@@ -9,10 +9,10 @@ __all__ = ['next_number', 'log', 'resolve', 'folder', 'load', 'show', 'mend', 'l
 
 # %% ../../nbs/model/verbs.ipynb #cb023b35
 import base64, os, sys
-from pathlib import Path
-import msgspec
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TYPE_CHECKING
+import msgspec
 from .. import data as datasets, guard
 from ..core import ledger, project as projects, refs
 from ..core.errors import BadInput, Finding, MlopsError, NotFound
@@ -36,8 +36,8 @@ from mlops_nb.model import (
 from .facts import Mended, Models, ModelVersion
 
 if TYPE_CHECKING:
-    import pandas as pd
     import numpy as np
+    import pandas as pd
     from mlops_nb.core.note import Signer
 
 # %% ../../nbs/model/verbs.ipynb #510e6095
@@ -338,18 +338,18 @@ def differences(project: Project) -> tuple[dict[str, int], list[dict]]:
     recorded = views.versions(ledger.of(project).events(views.TYPES))
     have = {(version.name, version.version): version for version in recorded}
     in_mlflow = registry.versions(project) if have or project.mlflow_uri else []
-    there = {(version.name, int(version.version)): version for version in in_mlflow}
+    there = {(stored.name, int(stored.version)): stored for stored in in_mlflow}
     running = {version.bracket for version in views.pending(ledger.of(project).events(views.TYPES))}
     found = []
-    for key, version in there.items():
-        if key not in have and version.tags.get("mlops.bracket") not in running:
+    for key, stored in there.items():
+        if key not in have and stored.tags.get("mlops.bracket") not in running:
             found.append(_differing("unrecorded", key, "is in MLflow and the ledger knows nothing of it"))
     for key, version in have.items():
         if key not in there:
             message = "was registered and is not in MLflow any more"
             found.append(_differing("missing", key, message, version.entry))
-    for key, version in there.items():
-        if key in have and version.tags.get("mlops.digest") != have[key].digest:
+    for key, stored in there.items():
+        if key in have and stored.tags.get("mlops.digest") != have[key].digest:
             at = f"{key[0]}@{key[1]}"
             message = f"MLflow names another digest of {at} than the ledger"
             found.append({"kind": "digest", "subject": at, "message": message, "evidence": have[key].entry})

@@ -8,8 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/comparison.html.md"""
 __all__ = ['BARS', 'Tested', 'judge', 'compare', 'check']
 
 # %% ../../nbs/monitor/comparison.ipynb #f9411809
-from typing import NamedTuple, SupportsInt, TYPE_CHECKING
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, SupportsInt, TYPE_CHECKING
 from ..core.errors import BadInput
 from . import two_sample as two
 from .columns import Sample, chosen, sample

@@ -10,15 +10,15 @@ __all__ = ['BITS', 'DAY', 'BUCKETS', 'bins_of', 'floor_of', 'bucket', 'sketch', 
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #35363cd0
 import math
-from pathlib import Path
-import msgspec
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+import msgspec
 from ..core.errors import BadInput
 from .columns import Sample, chosen, kind_of, levels, numbers
 from .comparison import check, judge
 from .facts import ColumnProfile, Drift, Profile
 from .two_sample import Counted, quantile
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
