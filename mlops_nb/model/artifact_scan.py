@@ -9,35 +9,35 @@ __all__ = ['RATIO', 'UNPACKED', 'ENTRIES', 'TRUSTED', 'DOMAINS', 'ELEMENTS', 'TR
 
 # %% ../../nbs/model/artifact_scan.ipynb #3b5331c7
 import os, subprocess, sys, zipfile
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 import msgspec
 from ..core.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    import onnx
 
 # %% ../../nbs/model/artifact_scan.ipynb #a8744e16
 def kind_of(
     path: Path,  # A file
 ) -> str:  # onnx, pickle, zip, compressed, numpy, safetensors, text or unknown
     "What the bytes say"
-    with open(path, "rb") as f:
-        head = f.read(4096)
-        size = f.seek(0, os.SEEK_END)
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        size = file.seek(0, os.SEEK_END)
     if not head:
         return "text"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "zip"
-    if (
-        head[:2] in (b"\x1f\x8b", b"BZ")
-        or head[:6] == b"\xfd7zXZ\x00"
-        or head[:4] == b'\x04"M\x18'
-        or (head[0] == 0x78 and head[1:2] in (b"\x01", b"^", b"\x9c", b"\xda"))
-        or head[:2] == b"ZF"
-    ):
+    if _is_compressed(head):
         return "compressed"
     if head[:6] == b"\x93NUMPY":
         return "numpy"
     framed = _framed(head) and not _is_safetensors(path, head, size)
-    with open(path, "rb") as f:
-        if framed or _unpickles(f):
+    with open(path, "rb") as file:
+        if framed or _unpickles(file):
             return "pickle"
     if size > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
@@ -46,58 +46,69 @@ def kind_of(
     return "text" if b"\0" not in head else "unknown"
 
 
+_STREAMS = (b"\x1f\x8b", b"BZ", b"\xfd7zXZ\x00", b'\x04"M\x18', b"ZF")  # How gzip, bzip2, xz, lz4 and joblib begin
+
+
+def _is_compressed(head: bytes) -> bool:
+    "Do the first bytes begin a compressed stream, one of zlib included?"
+    return head.startswith(_STREAMS) or (head[0] == 0x78 and head[1:2] in (b"\x01", b"^", b"\x9c", b"\xda"))
+
+
 def _framed(head: bytes) -> bool:
     "Do the first bytes name a pickle protocol from 2 on?"
     return head[:1] == b"\x80" and 2 <= (head[1:2] or b"\0")[0] <= 5
 
-
+# %% ../../nbs/model/artifact_scan.ipynb #cf472278
 _NAMES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _CALLS = {"INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX"}
 
 
-def _unpickles(f) -> bool:
+def _unpickles(file: IO[bytes]) -> bool:
     "Would an unpickler reach the end of these bytes, or a call? Opcodes and their operands are followed, nothing is run"
     import pickletools
 
     stack = []
     named = False
-    n = 0
+    count = 0
     try:
-        for n, (op, _, _) in enumerate(pickletools.genops(f), 1):
-            need = op.stack_before
+        for count, (opcode, _, _) in enumerate(pickletools.genops(file), 1):
+            need = opcode.stack_before
             if pickletools.markobject in need:
                 while stack.pop() is not pickletools.markobject:
                     pass
                 need = need[: need.index(pickletools.markobject)]
             for _ in need:
                 stack.pop()
-            stack += op.stack_after
-            named = named or op.name in _NAMES
-            if (named and op.name in _CALLS) or n > 200_000:
+            stack += opcode.stack_after
+            named = named or opcode.name in _NAMES
+            if (named and opcode.name in _CALLS) or count > 200_000:
                 return True
     except Exception:
         return False  # here an unpickler would stop, too
-    return n > 1 and not f.read(1)
+    return count > 1 and not file.read(1)
 
 
 def _is_safetensors(path: Path, head: bytes, size: int) -> bool:
-    "A short header of JSON whose tensors fill the rest, each byte once: its zeros are no opcodes, so that it is no pickle besides"
-    n = int.from_bytes(head[:8], "little")
-    if head[8:9] != b"{" or n > min(size - 8, 65_535):
+    """Is there a short header of JSON whose tensors fill the rest, each byte once?
+
+    Its zeros are no opcodes, so that it is no pickle besides."""
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] != b"{" or length > min(size - 8, 65_535):
         return False
-    with open(path, "rb") as f:
-        f.seek(8)
-        text = f.read(n)
+    with open(path, "rb") as file:
+        file.seek(8)
+        text = file.read(length)
     try:
-        ends = sorted(t["data_offsets"] for k, t in msgspec.json.decode(text).items() if k != "__metadata__")
+        tensors = msgspec.json.decode(text).items()
+        ends = sorted(tensor["data_offsets"] for name, tensor in tensors if name != "__metadata__")
     except (msgspec.MsgspecError, AttributeError, KeyError, TypeError):
         return False
     at = 0
-    for a, b in ends:
-        if a != at or b < a:
+    for start, end in ends:
+        if start != at or end < start:
             return False
-        at = b
-    return at == size - 8 - n
+        at = end
+    return at == size - 8 - length
 
 
 def _is_onnx(path: Path, head: bytes) -> bool:
@@ -117,38 +128,38 @@ RATIO, UNPACKED, ENTRIES = 200, 8_000_000_000, 20_000  # Beyond these an archive
 def _in_zip(path: Path) -> list[tuple[str, str]]:
     "Findings in a zip: (kind, message)"
     try:
-        with zipfile.ZipFile(path) as z:
-            infos = z.infolist()
-            out = _entries(infos, path.stat().st_size)
-            if out:
-                return out
-            if any(i.filename.endswith(".pkl") or i.filename.endswith("/byteorder") for i in infos):
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            found = _entries(infos, path.stat().st_size)
+            if found:
+                return found
+            if any(entry.filename.endswith((".pkl", "/byteorder")) for entry in infos):
                 return [("pickle", "it holds a pickle, as files of torch.save do")]
-            for i in infos[:2000]:
-                with z.open(i) as f:
-                    head = f.read(8)
-                with z.open(i) as f:
-                    if _framed(head) or _unpickles(f):
-                        return [("pickle", f"the entry {i.filename[:80]} is a pickle")]
+            for entry in infos[:2000]:
+                with archive.open(entry) as file:
+                    head = file.read(8)
+                with archive.open(entry) as file:
+                    if _framed(head) or _unpickles(file):
+                        return [("pickle", f"the entry {entry.filename[:80]} is a pickle")]
                 if head[:4] == b"PK\x03\x04":
-                    return [("archive", f"the entry {i.filename[:80]} is an archive in an archive")]
-            return _skops(path) if "schema.json" in z.namelist() else []
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as e:
-        return [("damaged", f"the archive cannot be read: {str(e)[:100]}")]
+                    return [("archive", f"the entry {entry.filename[:80]} is an archive in an archive")]
+            return _skops(path) if "schema.json" in archive.namelist() else []
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        return [("damaged", f"the archive cannot be read: {str(error)[:100]}")]
 
 
-def _entries(infos, size: int) -> list[tuple[str, str]]:
-    total = sum(i.file_size for i in infos)
+def _entries(infos: list[zipfile.ZipInfo], size: int) -> list[tuple[str, str]]:
+    total = sum(entry.file_size for entry in infos)
     if len(infos) > ENTRIES:
         return [("bomb", f"{len(infos):,} entries")]
     if total > UNPACKED or (total > 50_000_000 and total > RATIO * size):
         return [("bomb", f"{size:,} bytes would unpack to {total:,}")]
-    for i in infos:
-        name = i.filename.replace("\\", "/")
+    for entry in infos:
+        name = entry.filename.replace("\\", "/")
         if name.startswith("/") or ":" in name[:3] or ".." in name.split("/"):
-            return [("path", f"the entry {i.filename[:80]!r} leads out of the archive")]
-        if (i.external_attr >> 16) & 0o170000 == 0o120000:
-            return [("link", f"the entry {i.filename[:80]!r} is a link")]
+            return [("path", f"the entry {entry.filename[:80]!r} leads out of the archive")]
+        if (entry.external_attr >> 16) & 0o170000 == 0o120000:
+            return [("link", f"the entry {entry.filename[:80]!r} is a link")]
     return []
 
 
@@ -175,9 +186,9 @@ def _skops(path: Path) -> list[tuple[str, str]]:
 
     try:
         names = sio.get_untrusted_types(file=path)
-    except Exception as e:
-        return [("damaged", f"skops cannot read it: {' '.join(str(e).split())[:100]}")]
-    bad = [n for n in names if not n.startswith(TRUSTED) or n.startswith(_NEVER)]
+    except Exception as error:
+        return [("damaged", f"skops cannot read it: {' '.join(str(error).split())[:100]}")]
+    bad = [name for name in names if not name.startswith(TRUSTED) or name.startswith(_NEVER)]
     return [("type", f"it wants {bad[0]} to be trusted")] if bad else []
 
 # %% ../../nbs/model/artifact_scan.ipynb #e718705c
@@ -189,94 +200,131 @@ def _onnx(path: Path, folder: Path) -> list[tuple[str, str]]:
     "Findings in an ONNX file: (kind, message)"
     import onnx
 
-    m = onnx.load(str(path), load_external_data=False)
-    out = []
-    graphs = list(_graphs(m.graph))
-    for t in [t for g in graphs for t in g.initializer] + [
-        a.t for g in graphs for n in g.node for a in n.attribute if a.HasField("t")
-    ]:
-        if t.data_location == onnx.TensorProto.EXTERNAL:
-            out.append(
-                (
-                    "external",
-                    f"the tensor {t.name[:60]!r} lies in another file: {next((e.value for e in t.external_data if e.key == 'location'), '')[:80]!r}",
-                )
-            )
-            break
-        if n := _lies(t):
-            out.append(("bomb", f"the tensor {t.name[:60]!r} claims {n:,} elements that it does not have"))
-            break
-    domains = {n.domain for g in graphs for n in g.node} | {n.domain for f in m.functions for n in f.node}
-    own = {f.domain for f in m.functions}
-    if custom := sorted(domains - DOMAINS - own):
-        out.append(("operator", f"it needs operators of {custom[0]!r}, which come with a library"))
-    for g in graphs:
-        out += _bombs(g)
-    return out or _probe(path)
+    model = onnx.load(str(path), load_external_data=False)
+    graphs = list(_graphs(model.graph))
+    found = _bad_tensor(graphs)
+    domains = {node.domain for node in chain.from_iterable(graph.node for graph in graphs)}
+    domains |= {node.domain for node in chain.from_iterable(function.node for function in model.functions)}
+    own = {function.domain for function in model.functions}
+    custom = sorted(domains - DOMAINS - own)
+    if custom:
+        found.append(("operator", f"it needs operators of {custom[0]!r}, which come with a library"))
+    for graph in graphs:
+        found += _bombs(graph)
+    return found or _probe(path)
 
 
-def _graphs(g):
+def _bad_tensor(graphs: "list[onnx.GraphProto]") -> list[tuple[str, str]]:
+    "The first tensor that lies in another file, or claims elements that it does not have"
+    import onnx
+
+    for tensor in _tensors(graphs):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            return [("external", f"the tensor {tensor.name[:60]!r} lies in another file: {where[:80]!r}")]
+        count = _lies(tensor)
+        if count:
+            return [("bomb", f"the tensor {tensor.name[:60]!r} claims {count:,} elements that it does not have")]
+    return []
+
+
+def _tensors(graphs: "list[onnx.GraphProto]") -> "Iterator[onnx.TensorProto]":
+    "Initializers of all graphs, then the tensors among the attributes of their nodes"
+    for graph in graphs:
+        yield from graph.initializer
+    for node in chain.from_iterable(graph.node for graph in graphs):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+
+
+def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
     "A graph and all graphs inside its nodes"
-    yield g
-    for n in g.node:
-        for a in n.attribute:
-            for inner in ([a.g] if a.HasField("g") else []) + list(a.graphs):
-                yield from _graphs(inner)
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else []
+            for inside in [*inner, *attribute.graphs]:
+                yield from _graphs(inside)
 
 
-def _lies(t) -> int:
+_DATA = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+def _lies(tensor: "onnx.TensorProto") -> int:
     "Elements that a tensor claims and does not have; 0 for an honest one"
     import math
 
-    n = math.prod(t.dims)
-    held = max(
-        len(t.raw_data),
-        *(
-            len(getattr(t, f))
-            for f in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-        ),
-    )
-    return n if n < 0 or n > 8 * held + 1024 else 0
+    count = math.prod(tensor.dims)
+    held = max(len(tensor.raw_data), *(len(getattr(tensor, field)) for field in _DATA))
+    return count if count < 0 or count > 8 * held + 1024 else 0
 
-
-def _bombs(g) -> list[tuple[str, str]]:
+# %% ../../nbs/model/artifact_scan.ipynb #6ab90f13
+def _bombs(graph: "onnx.GraphProto") -> list[tuple[str, str]]:
     "Loops without end and allocations without bound, as far as constants say"
+    import math
+
+    known = _constants(graph)
+    found = []
+    for node in graph.node:
+        if node.op_type == "Loop":
+            trips = _small(known.get(node.input[0])) if node.input and node.input[0] else None
+            if not trips or trips[0] > TRIPS:
+                found.append(("loop", "a Loop has no fixed, small number of rounds"))
+        elif node.op_type in ("ConstantOfShape", "Tile", "Expand", "RandomNormal", "RandomUniform"):
+            shape = _small(known.get(node.input[-1])) if node.input else _shape(node)
+            elements = math.prod(max(1, int(size)) for size in shape or ())
+            if elements > ELEMENTS:
+                found.append(("bomb", f"{node.op_type} makes {elements:,} elements"))
+    return found
+
+
+def _constants(graph: "onnx.GraphProto") -> "dict[str, onnx.TensorProto]":
+    "Tensors of a graph that are known without running it, by name"
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    known[node.output[0]] = attribute.t
+    return known
+
+
+def _small(tensor: "onnx.TensorProto | None") -> list | None:
+    "Values of a tensor of fewer than 64; None of a larger one, or where there is none"
     import math
     from onnx import numpy_helper
 
-    known = {i.name: i for i in g.initializer} | {
-        n.output[0]: a.t for n in g.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
-    }
+    if tensor is None or math.prod(tensor.dims) >= 64:
+        return None
+    return numpy_helper.to_array(tensor).ravel().tolist()
 
-    def value(name):
-        return (
-            numpy_helper.to_array(known[name]).ravel().tolist()
-            if name in known and math.prod(known[name].dims) < 64
-            else None
-        )
 
-    out = []
-    for n in g.node:
-        if n.op_type == "Loop":
-            trips = value(n.input[0]) if n.input and n.input[0] else None
-            if not trips or trips[0] > TRIPS:
-                out.append(("loop", "a Loop has no fixed, small number of rounds"))
-        elif n.op_type in ("ConstantOfShape", "Tile", "Expand", "RandomNormal", "RandomUniform"):
-            shape = value(n.input[-1]) if n.input else [x for a in n.attribute if a.name == "shape" for x in a.ints]
-            if shape and math.prod(max(1, int(x)) for x in shape) > ELEMENTS:
-                out.append(("bomb", f"{n.op_type} makes {math.prod(max(1, int(x)) for x in shape):,} elements"))
-    return out
+def _shape(node: "onnx.NodeProto") -> list[int]:
+    "What an attribute says about the shape of a result"
+    attributes = [attribute for attribute in node.attribute if attribute.name == "shape"]
+    return list(chain.from_iterable(attribute.ints for attribute in attributes))
 
 # %% ../../nbs/model/artifact_scan.ipynb #b9d9b1df
 _CHILD = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2]))); resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]), int(sys.argv[3])))
+memory, cpu_s = int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
 import numpy as np, onnxruntime as ort
-o = ort.SessionOptions(); o.intra_op_num_threads = o.inter_op_num_threads = 1; o.log_severity_level = 4
-s = ort.InferenceSession(sys.argv[1], o, providers=['CPUExecutionProvider'])
-T = {'tensor(float)':'float32', 'tensor(double)':'float64', 'tensor(int64)':'int64', 'tensor(int32)':'int32', 'tensor(bool)':'bool', 'tensor(string)':'object', 'tensor(float16)':'float16', 'tensor(uint8)':'uint8', 'tensor(int8)':'int8'}
-def rows(i): x = np.zeros([d if isinstance(d, int) and d>0 else 1 for d in i.shape], T[i.type]); return np.full(x.shape, '', object) if i.type=='tensor(string)' else x
-s.run(None, {i.name:rows(i) for i in s.get_inputs()})
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+options.log_severity_level = 4
+session = ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])
+types = {
+    'tensor(float)': 'float32', 'tensor(double)': 'float64', 'tensor(float16)': 'float16',
+    'tensor(int64)': 'int64', 'tensor(int32)': 'int32', 'tensor(int8)': 'int8', 'tensor(uint8)': 'uint8',
+    'tensor(bool)': 'bool', 'tensor(string)': 'object',
+}
+def row(takes):
+    zeros = np.zeros([size if isinstance(size, int) and size > 0 else 1 for size in takes.shape], types[takes.type])
+    return np.full(zeros.shape, '', object) if takes.type == 'tensor(string)' else zeros
+session.run(None, {takes.name: row(takes) for takes in session.get_inputs()})
 """
 
 
@@ -285,7 +333,7 @@ def _probe(path: Path, memory: int = 4_000_000_000, cpu_s: int = 10) -> list[tup
     if os.name != "posix":
         return []
     try:
-        r = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", _CHILD, str(path), str(memory), str(cpu_s)],
             capture_output=True,
             text=True,
@@ -294,53 +342,43 @@ def _probe(path: Path, memory: int = 4_000_000_000, cpu_s: int = 10) -> list[tup
         )
     except subprocess.TimeoutExpired:
         return [("loop", f"one row of zeros did not end in {6 * cpu_s} s")]
-    if r.returncode == 0:
+    if done.returncode == 0:
         return []
-    said = (r.stderr.strip().splitlines() or [""])[-1][:160]
-    if r.returncode < 0:
-        return [
-            (
-                "loop" if -r.returncode in (9, 24) else "crash",
-                f"one row of zeros ended by signal {-r.returncode} (limits: {memory / 1e9:g} GB, {cpu_s} s)",
-            )
-        ]
-    return [
-        (
-            "bomb" if "alloc" in r.stderr.lower() or "memory" in r.stderr.lower() else "invalid",
-            f"ONNX Runtime refuses it: {said}",
-        )
-    ]
+    said = (done.stderr.strip().splitlines() or [""])[-1][:160]
+    if done.returncode < 0:
+        kind = "loop" if -done.returncode in (9, 24) else "crash"
+        limits = f"limits: {memory / 1e9:g} GB, {cpu_s} s"
+        return [(kind, f"one row of zeros ended by signal {-done.returncode} ({limits})")]
+    no_memory = "alloc" in done.stderr.lower() or "memory" in done.stderr.lower()
+    return [("bomb" if no_memory else "invalid", f"ONNX Runtime refuses it: {said}")]
 
 # %% ../../nbs/model/artifact_scan.ipynb #77cb6e9a
 def _numpy(path: Path) -> list[tuple[str, str]]:
-    with open(path, "rb") as f:
-        head = f.read(256)
+    with open(path, "rb") as file:
+        head = file.read(256)
     return [("pickle", "an array of objects is kept as a pickle")] if b"'|O'" in head or b"'O'" in head else []
 
 
 def _safetensors(path: Path) -> list[tuple[str, str]]:
     "Does every tensor lie within the file?"
     size = path.stat().st_size
-    with open(path, "rb") as f:
-        n = int.from_bytes(f.read(8), "little")
-        if n > 100_000_000:
-            return [("bomb", f"a header of {n:,} bytes")]
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > 100_000_000:
+            return [("bomb", f"a header of {length:,} bytes")]
         try:
-            head = msgspec.json.decode(f.read(n))
+            head = msgspec.json.decode(file.read(length))
         except msgspec.MsgspecError:
             return [("damaged", "the header is no JSON")]
-    ends = [
-        t["data_offsets"][1]
-        for k, t in head.items()
-        if k != "__metadata__" and isinstance(t, dict) and "data_offsets" in t
-    ]
-    return [("damaged", "a tensor lies outside the file")] if ends and max(ends) > size - 8 - n else []
+    tensors = [tensor for name, tensor in head.items() if name != "__metadata__" and isinstance(tensor, dict)]
+    ends = [tensor["data_offsets"][1] for tensor in tensors if "data_offsets" in tensor]
+    return [("damaged", "a tensor lies outside the file")] if ends and max(ends) > size - 8 - length else []
 
 
 def _compressed(path: Path) -> list[tuple[str, str]]:
     return [("pickle", "a compressed stream, as joblib writes: what is inside runs code when it is read")]
 
-
+# %% ../../nbs/model/artifact_scan.ipynb #041f1691
 def scan(
     path: Path,  # A file, or a folder with all that is in it
     pickle: bool = False,  # Are pickles accepted?
@@ -349,45 +387,53 @@ def scan(
     path = Path(path)
     if not path.exists() and not path.is_symlink():
         raise NotFound(f"no file or folder {path.name!r}", "give a model file or a folder")
-    top = path if path.is_dir() and not path.is_symlink() else path.parent
-    files = (
-        sorted(Path(b) / n for b, ds, ns in os.walk(path) for n in ds + ns)
-        if path.is_dir() and not path.is_symlink()
-        else [path]
-    )
-    out = []
+    if path.is_dir() and not path.is_symlink():
+        top = path
+        files = _inside(path)
+    else:
+        top = path.parent
+        files = [path]
+    found = []
     seen = 0
-    for f in files:
-        name = f.relative_to(top).as_posix()
-        if f.is_symlink():
-            out.append({"file": name, "kind": "link", "message": f"it is a link to {os.readlink(f)[:100]!r}"})
+    for file in files:
+        name = file.relative_to(top).as_posix()
+        if file.is_symlink():
+            found.append({"file": name, "kind": "link", "message": f"it is a link to {os.readlink(file)[:100]!r}"})
             continue
-        if f.is_dir():
+        if file.is_dir():
             continue
-        if not f.is_file():
-            out.append({"file": name, "kind": "special", "message": "it is no plain file"})
+        if not file.is_file():
+            found.append({"file": name, "kind": "special", "message": "it is no plain file"})
             continue
         seen += 1
-        out += [{"file": name, "kind": k, "message": m} for k, m in _one(f, top) if not (pickle and k == "pickle")]
-    return seen, out
+        for kind, message in _one(file, top):
+            if not (pickle and kind == "pickle"):
+                found.append({"file": name, "kind": kind, "message": message})
+    return seen, found
 
 
-def _one(f: Path, top: Path) -> list[tuple[str, str]]:
-    kind = kind_of(f)
+def _inside(folder: Path) -> list[Path]:
+    "Everything in a folder, folders too, sorted"
+    found = []
+    for base, folders, files in os.walk(folder):
+        found += [Path(base) / name for name in folders + files]
+    return sorted(found)
+
+
+def _one(file: Path, top: Path) -> list[tuple[str, str]]:
+    kind = kind_of(file)
     look = {
-        "onnx": lambda: _onnx(f, top),
-        "zip": lambda: _in_zip(f),
-        "numpy": lambda: _numpy(f),
-        "safetensors": lambda: _safetensors(f),
-        "compressed": lambda: _compressed(f),
+        "onnx": lambda: _onnx(file, top),
+        "zip": lambda: _in_zip(file),
+        "numpy": lambda: _numpy(file),
+        "safetensors": lambda: _safetensors(file),
+        "compressed": lambda: _compressed(file),
         "pickle": lambda: [("pickle", "reading it runs the code in it")],
     }.get(kind)
     if look:
         return look()
-    if f.suffix == ".onnx":
+    if file.suffix == ".onnx":
         return [("damaged", "it is called .onnx and is no ONNX model")]
-    return (
-        [("pickle", f"a {f.suffix} file that is not a readable pickle")]
-        if f.suffix in (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt")
-        else []
-    )
+    if file.suffix in (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt"):
+        return [("pickle", f"a {file.suffix} file that is not a readable pickle")]
+    return []

@@ -122,12 +122,14 @@ def _register(project: Project, version: ModelVersion, outcome: _Outcome, onnx: 
     return onnx_version.register(
         project,
         request,
-        small,
-        version.inputs,
-        outcome.rows,
-        _parity(onnx, small, version.inputs, outcome.rows, 1 - fact.min_agreement),
-        _key(project),
-        next_number(project, version.name),
+        onnx_version.Contents(
+            small,
+            version.inputs,
+            outcome.rows,
+            _parity(onnx, small, version.inputs, outcome.rows, 1 - fact.min_agreement),
+        ),
+        key=_key(project),
+        number=next_number(project, version.name),
     ).version
 
 # %% ../../nbs/model/compress_verbs.ipynb #87ef5e70

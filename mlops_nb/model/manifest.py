@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from ..core.errors import BadInput
 from ..core.frames import file_digest
+from ..core.note import Signer
 
 # %% ../../nbs/model/manifest.ipynb #2bbf511f
 MANIFEST, ENVELOPE, TYPE = "manifest.json", "manifest.dsse.json", "application/vnd.mlops-nb.manifest+json"
@@ -21,14 +22,14 @@ LIMIT = 4 * 1024**3  # Bytes of one file
 
 def files_of(folder: Path) -> list[str]:
     "Files of a model, relative, sorted, without manifest and envelope; raises `BadInput` for links and other special files"
-    out = []
+    files = []
     for base, dirs, names in os.walk(folder):
-        for n in dirs + names:
-            at = Path(base) / n
+        for name in dirs + names:
+            at = Path(base) / name
             if at.is_symlink() or not (at.is_dir() or at.is_file()):
                 raise BadInput(f"{at.relative_to(folder)} is a link or no plain file", "a model holds plain files only")
-        out += [(Path(base) / n).relative_to(folder).as_posix() for n in names]
-    return sorted(f for f in out if f not in (MANIFEST, ENVELOPE))
+        files += [(Path(base) / name).relative_to(folder).as_posix() for name in names]
+    return sorted(file for file in files if file not in (MANIFEST, ENVELOPE))
 
 
 def write(
@@ -36,7 +37,9 @@ def write(
     about: dict,  # What else is under the signature: name, lineage ...
 ) -> tuple[bytes, str]:  # The manifest and its digest
     "Hash every file and write the manifest"
-    files = {f: {"sha256": file_digest(folder / f), "bytes": (folder / f).stat().st_size} for f in files_of(folder)}
+    files = {}
+    for file in files_of(folder):
+        files[file] = {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
     data = msgspec.json.encode({"format": "mlops-nb-model/1", **about, "files": files}, order="sorted")
     (folder / MANIFEST).write_bytes(data)
     return data, digest(data)
@@ -56,57 +59,60 @@ def check(
     "Hash every file again; raises `BadInput` with the first difference"
     try:
         data = (folder / MANIFEST).read_bytes()
-    except OSError as e:
-        raise BadInput(f"{folder.name} has no {MANIFEST}", "register the model again: mlops model log") from e
+    except OSError as error:
+        raise BadInput(f"{folder.name} has no {MANIFEST}", "register the model again: mlops model log") from error
     if expected and digest(data) != expected:
         raise BadInput(
             f"the manifest has the digest {digest(data)[:12]} and {expected[:12]} was registered",
             "the files were exchanged: do not use them",
         )
     try:
-        m = msgspec.json.decode(data)
-        listed = {str(k): v["sha256"] for k, v in m["files"].items()}
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as e:
-        raise BadInput(f"{MANIFEST} is no manifest of a model") from e
+        said = msgspec.json.decode(data)
+        listed = {str(name): entry["sha256"] for name, entry in said["files"].items()}
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{MANIFEST} is no manifest of a model") from error
     here = files_of(folder)
     if more := sorted(set(here) - set(listed)):
         raise BadInput(f"the file {more[0]} is not in the manifest", "the files were changed: do not use them")
     if less := sorted(set(listed) - set(here)):
         raise BadInput(f"the file {less[0]} is missing", "the files were changed: do not use them")
-    for f in here:
-        if file_digest(folder / f) != listed[f]:
-            raise BadInput(f"the file {f} was changed after it was registered", "do not use it")
-    return m
+    for file in here:
+        if file_digest(folder / file) != listed[file]:
+            raise BadInput(f"the file {file} was changed after it was registered", "do not use it")
+    return said
 
 # %% ../../nbs/model/manifest.ipynb #94f2266a
 def pae(payload: bytes, kind: str = TYPE) -> bytes:
     "DSSE's pre-authentication encoding"
-    t = kind.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(t), t, len(payload), payload)
+    encoded = kind.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(encoded), encoded, len(payload), payload)
 
 
 def key_id(public: bytes) -> str:
     return digest(public)[:16]
 
 
-def sign(folder: Path, key) -> dict:
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def sign(folder: Path, key: Signer) -> dict:
     "Sign the manifest of a model with a key that has `public` and `sign(bytes)`; writes the envelope"
     data = (folder / MANIFEST).read_bytes()
-    b = lambda x: base64.b64encode(x).decode()
-    e = {
+    envelope = {
         "payloadType": TYPE,
-        "payload": b(data),
-        "signatures": [{"keyid": key_id(key.public), "sig": b(key.sign(pae(data)))}],
+        "payload": _base64(data),
+        "signatures": [{"keyid": key_id(key.public), "sig": _base64(key.sign(pae(data)))}],
     }
-    (folder / ENVELOPE).write_bytes(msgspec.json.encode(e))
-    return e
+    (folder / ENVELOPE).write_bytes(msgspec.json.encode(envelope))
+    return envelope
 
 
-def _raw(text) -> bytes:
+def _raw(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except (ValueError, TypeError) as e:
-        raise BadInput(f"{ENVELOPE} is damaged") from e
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{ENVELOPE} is damaged") from error
 
 
 def verify(
@@ -119,25 +125,25 @@ def verify(
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        e = msgspec.json.decode((folder / ENVELOPE).read_bytes())
-        kind = e["payloadType"]
-        payload = _raw(e["payload"])
-        sigs = [_raw(s["sig"]) for s in e["signatures"]]
-    except FileNotFoundError as x:
-        raise BadInput("the model is not signed", "sign it with: mlops model sign NAME@v") from x
-    except (msgspec.MsgspecError, KeyError, TypeError) as x:
-        raise BadInput(f"{ENVELOPE} is no DSSE envelope") from x
+        envelope = msgspec.json.decode((folder / ENVELOPE).read_bytes())
+        kind = envelope["payloadType"]
+        payload = _raw(envelope["payload"])
+        signatures = [_raw(signature["sig"]) for signature in envelope["signatures"]]
+    except FileNotFoundError as error:
+        raise BadInput("the model is not signed", "sign it with: mlops model sign NAME@v") from error
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise BadInput(f"{ENVELOPE} is no DSSE envelope") from error
     if kind != TYPE:
         raise BadInput(f"the envelope signs a {kind!r}, not a manifest")
     if payload != (folder / MANIFEST).read_bytes():
         raise BadInput("the signature belongs to another manifest", "it was copied from another version: do not use it")
-    for k in keys:
-        for s in sigs:
+    for key in keys:
+        for signature in signatures:
             try:
-                Ed25519PublicKey.from_public_bytes(k).verify(s, pae(payload, kind))
+                Ed25519PublicKey.from_public_bytes(key).verify(signature, pae(payload, kind))
             except (InvalidSignature, ValueError):
                 continue
-            return _in_time(key_id(k), until or {})
+            return _in_time(key_id(key), until or {})
     raise BadInput(
         "the signature is of no key that mlops.toml pins", "ask who signed it; pin a key of yours with: mlops init"
     )

@@ -9,29 +9,38 @@ __all__ = ['PICKLES', 'untrusted', 'mlflow_signature', 'save', 'save_onnx', 'loa
 
 # %% ../../nbs/model/mlflow_flavours.ipynb #c84ad5bb
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TYPE_CHECKING
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.project import Project
 from . import artifact_scan, mlflow_registry as registry, originals
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow.models import ModelSignature
+
 # %% ../../nbs/model/mlflow_flavours.ipynb #d98f5beb
-def untrusted(model) -> tuple[list[str], list[str]]:
-    "Types that skops wants to be trusted: those of the scientific stack, and the others; raises `BadInput` for what skops cannot keep"
+def untrusted(model: object) -> tuple[list[str], list[str]]:
+    """Types that skops wants to be trusted: those of the scientific stack, and the others
+
+    Raises `BadInput` for what skops cannot keep."""
     import skops.io as sio
 
     try:
         names = sio.get_untrusted_types(data=sio.dumps(model))
-    except Exception as e:
+    except Exception as error:
         raise BadInput(
-            f"{type(model).__name__} cannot be kept without pickle: {' '.join(str(e).split())[:160]}",
+            f"{type(model).__name__} cannot be kept without pickle: {' '.join(str(error).split())[:160]}",
             "allow it with: --pickle",
-        ) from e
-    return [n for n in names if n.startswith(artifact_scan.TRUSTED)], [
-        n for n in names if not n.startswith(artifact_scan.TRUSTED)
-    ]
+        ) from error
+    known = [name for name in names if name.startswith(artifact_scan.TRUSTED)]
+    others = [name for name in names if not name.startswith(artifact_scan.TRUSTED)]
+    return known, others
 
 
-def mlflow_signature(rows, answers):
+def mlflow_signature(rows: "pd.DataFrame | np.ndarray", answers: "Sequence | np.ndarray") -> "ModelSignature":
     "MLflow's signature of rows and answers"
     import numpy as np
     from mlflow.models import infer_signature
@@ -42,18 +51,20 @@ def mlflow_signature(rows, answers):
 
 
 def save(
-    model,  # A fitted scikit-learn estimator or pipeline
+    model: Any,  # A fitted scikit-learn estimator or pipeline
     folder: Path,  # To be made
-    rows,  # Example rows
-    answers,  # What the model says to them
+    rows: "pd.DataFrame | np.ndarray",  # Example rows
+    answers: "Sequence | np.ndarray",  # What the model says to them
     requirements: list[str],  # `name==version`
+    *,
     pickle: bool = False,  # May it be pickled where nothing else works?
 ) -> str:  # Flavour: skops, xgboost, lightgbm or pickle
     "Write an MLflow model"
     import mlflow.sklearn
 
-    if (lib := type(model).__module__.split(".")[0]) in ("xgboost", "lightgbm"):
-        return _save_booster(lib, model, folder, rows, answers, requirements)
+    library = type(model).__module__.split(".")[0]
+    if library in ("xgboost", "lightgbm"):
+        return _save_booster(library, model, folder, mlflow_signature(rows, answers), requirements)
     try:
         names, others = untrusted(model)
     except BadInput:
@@ -66,11 +77,9 @@ def save(
             f"the model holds {others[0]}, which can be kept by pickle only",
             "move it into an installed package, or allow it with: --pickle",
         )
-    how = (
-        {"serialization_format": "cloudpickle"}
-        if others
-        else {"serialization_format": "skops", "skops_trusted_types": names}
-    )
+    how: dict[str, Any] = {"serialization_format": "skops", "skops_trusted_types": names}
+    if others:
+        how = {"serialization_format": "cloudpickle"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -79,39 +88,39 @@ def save(
             )
     except OSError:
         raise
-    except Exception as e:
-        raise ToolFailed(f"MLflow cannot keep {type(model).__name__}: {' '.join(str(e).split())[:200]}") from e
+    except Exception as error:
+        raise ToolFailed(f"MLflow cannot keep {type(model).__name__}: {' '.join(str(error).split())[:200]}") from error
     return "pickle" if others else "skops"
 
 
-def _save_booster(lib, model, folder, rows, answers, requirements) -> str:
+def _save_booster(library: str, model: Any, folder: Path, signature: "ModelSignature", requirements: list[str]) -> str:
     "Boosters in their own text format"
     import importlib
 
-    flavour = importlib.import_module(f"mlflow.{lib}")
-    kind = {"model_format": "json"} if lib == "xgboost" else {}
+    flavour = importlib.import_module(f"mlflow.{library}")
+    kind = {"model_format": "json"} if library == "xgboost" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flavour.save_model(
             getattr(model, "booster_", model),
             str(folder),
-            signature=mlflow_signature(rows, answers),
+            signature=signature,
             pip_requirements=requirements,
             **kind,
         )
-    return lib
+    return library
 
 
 def save_onnx(onnx: bytes, folder: Path, requirements: list[str]) -> str:
     "An MLflow model that is ONNX alone"
-    import onnx as lib
+    import onnx as onnx_library
     import mlflow.onnx
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mlflow.onnx.save_model(
-                lib.load_from_string(onnx),
+                onnx_library.load_from_string(onnx),
                 str(folder),
                 pip_requirements=requirements,
                 save_as_external_data=False,
@@ -119,8 +128,8 @@ def save_onnx(onnx: bytes, folder: Path, requirements: list[str]) -> str:
             )
     except OSError:
         raise
-    except Exception as e:
-        raise ToolFailed(f"MLflow cannot keep the ONNX model: {' '.join(str(e).split())[:200]}") from e
+    except Exception as error:
+        raise ToolFailed(f"MLflow cannot keep the ONNX model: {' '.join(str(error).split())[:200]}") from error
     return "onnx"
 
 # %% ../../nbs/model/mlflow_flavours.ipynb #4841b683
@@ -131,7 +140,7 @@ def load(
     project: Project,  # Project
     where: str,  # File, folder of an MLflow model, or `runs:/` or `models:/` URI
     pickle: bool = False,  # May a pickle be read?
-):
+) -> Any:
     "A fitted model from where it lies; raises `NotFound`, `BadInput`"
     if "://" in where or where.startswith(("runs:/", "models:/")):
         return _from_mlflow(registry.fetch_uri(project, where), pickle)
@@ -160,25 +169,26 @@ def load(
     )
 
 
-def _from_skops(at: Path):
+def _from_skops(at: Path) -> Any:
     import skops.io as sio
 
     names = sio.get_untrusted_types(file=at)
-    if others := [n for n in names if not n.startswith(artifact_scan.TRUSTED)]:
+    others = [name for name in names if not name.startswith(artifact_scan.TRUSTED)]
+    if others:
         raise BadInput(f"{at.name} wants {others[0]} to be trusted", "only types of scikit-learn, numpy and scipy are")
     return sio.load(at, trusted=names)
 
 
-def native(at: Path):
+def native(at: Path) -> Any:
     "The original of a version that was kept without pickle"
     return _from_skops(next(at.glob("*.skops")))
 
 
-def _from_mlflow(at: Path, pickle: bool):
+def _from_mlflow(at: Path, pickle: bool) -> Any:
     "The scikit-learn object in a folder that MLflow wrote"
     import mlflow.sklearn
 
-    found = [f for f in at.rglob("*") if f.suffix == ".skops"]
+    found = [file for file in at.rglob("*") if file.suffix == ".skops"]
     if found:
         return _from_skops(found[0])
     if not (at / "MLmodel").is_file():

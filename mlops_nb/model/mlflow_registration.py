@@ -10,17 +10,24 @@ __all__ = ['Request', 'new_bracket', 'staging', 'held', 'busy', 'ended', 'wait',
 
 # %% ../../nbs/model/mlflow_registration.ipynb #8316d505
 import contextvars, ctypes, os, secrets, select, shutil, signal, subprocess, sys, threading, traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Never
+from typing import Any, IO, Never, TYPE_CHECKING
 import msgspec
-from ..core import ledger
+from ..core import ledger, project as projects
 from ..core.errors import BadInput, MlopsError, ToolFailed
+from ..core.events import Event
+from ..core.note import Signer
 from ..core.project import TOML, Project
 from . import manifest, mlflow_packaging as packaging, mlflow_registry as registry
 from .facts import ModelVersion
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
 # %% ../../nbs/model/mlflow_registration.ipynb #98f81ec2
 class Request(msgspec.Struct, kw_only=True):
@@ -29,9 +36,8 @@ class Request(msgspec.Struct, kw_only=True):
     bracket: str
     name: str
     expected: int  # Version that it will be
-    after: list[
-        str
-    ] = []  # Brackets of the same name that began before and had not ended: those get their numbers first
+    # Brackets of the same name that began before and had not ended: those get their numbers first
+    after: list[str] = []
     data: str = ""  # NAME@v
     data_digest: str = ""
     run: str = ""  # MLflow's run id
@@ -63,23 +69,23 @@ def _read(at: Path) -> Request:
 def held(
     path: Path,  # Lock file
     wait: bool = True,  # Wait for it; otherwise None is yielded where somebody has it
-):
+) -> Iterator[IO[bytes] | None]:
     "Hold a lock; yields the open file"
     path.parent.mkdir(parents=True, exist_ok=True)
-    f = open(path, "a+b")
+    file = open(path, "a+b")
     try:
-        yield f if _take(f, wait) else None
+        yield file if _take(file, wait) else None
     finally:
-        f.close()
+        file.close()
 
 
-def _take(f, wait: bool) -> bool:
+def _take(file: IO[bytes], wait: bool) -> bool:
     try:
         import fcntl
     except ImportError:
         return True  # Windows: registrations run in the foreground there
     try:
-        fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
     except BlockingIOError:
         return False
@@ -92,45 +98,46 @@ def busy(project: Project, bracket: str) -> bool:
 
 
 @contextmanager
-def _idle(at: Path, wait: bool = False):
+def _idle(at: Path, wait: bool = False) -> Iterator[bool]:
     "Is nobody at work in this folder? Nobody begins while that is looked at; a folder that is gone is not made again"
     try:
-        f = open(at / "lock", "rb")
+        file = open(at / "lock", "rb")
     except (FileNotFoundError, NotADirectoryError):
         yield True
         return
     try:
-        yield _take(f, wait)
+        yield _take(file, wait)
     finally:
-        f.close()
+        file.close()
 
 
-def ended(project: Project, bracket: str):
+def ended(project: Project, bracket: str) -> Event | None:
     "The event that ended a registration, or None"
     all_ = ledger.of(project).events(["model.logging_started", "model.registered", "model.failed"], newest=True)
-    e = next((e for e in all_ if (e.payload or {}).get("bracket") == bracket), None)
-    return None if e is None or e.type == "model.logging_started" else e
+    event = next((event for event in all_ if (event.payload or {}).get("bracket") == bracket), None)
+    return None if event is None or event.type == "model.logging_started" else event
 
 
-def wait(project: Project, bracket: str):
+def wait(project: Project, bracket: str) -> Event | None:
     "Wait until nobody is at work on a registration any more; the event that ended it, or None when its process died"
     with _idle(staging(project, bracket), wait=True):
         pass  # the system wakes us
     return ended(project, bracket)
 
 # %% ../../nbs/model/mlflow_registration.ipynb #f4e5f928
-def _beginning(project: Project):
+def _beginning(project: Project) -> AbstractContextManager[IO[bytes] | None]:
     return held(project.state / "locks" / "registering")
 
 
 @contextmanager
 def begun(
     project: Project,  # Project
-    r: Request,
-    number=None,  # Function that gives `(number, brackets that began before)`, asked while nobody else begins
-):
+    request: Request,
+    # Gives `(number, brackets that began before)`, asked while nobody else begins
+    number: Callable[[], tuple[int, list[str]]] | None = None,
+) -> Iterator[IO[bytes]]:
     "Open the bracket; yields the lock that says that somebody is at work"
-    at = staging(project, r.bracket)
+    at = staging(project, request.bracket)
     opened = False
     with ExitStack() as working:
         try:
@@ -138,13 +145,13 @@ def begun(
                 at.mkdir(parents=True, mode=0o700)
                 lock = working.enter_context(held(at / "lock"))
                 if number:
-                    r.expected, r.after = number()
-                (at / "request.json").write_bytes(msgspec.json.encode(r))
+                    request.expected, request.after = number()
+                (at / "request.json").write_bytes(msgspec.json.encode(request))
                 ledger.record(
                     project,
                     "model.logging_started",
-                    f"{r.name}@{r.expected}",
-                    {"bracket": r.bracket, "version": r.expected, "run": r.run, "data": r.data},
+                    f"{request.name}@{request.expected}",
+                    {"bracket": request.bracket, "version": request.expected, "run": request.run, "data": request.data},
                 )
             opened = True
         finally:
@@ -152,82 +159,93 @@ def begun(
                 shutil.rmtree(at, ignore_errors=True)  # the disk is full, or the ledger cannot be written
         yield lock
 
-
-def _lineage(project: Project, r: Request) -> None:
+# %% ../../nbs/model/mlflow_registration.ipynb #55c40bad
+def _lineage(project: Project, request: Request) -> None:
     "Metrics, code, data and cost of the run that it was trained in"
-    about = registry.run(project, r.run) if r.run else {}
+    about = registry.run(project, request.run) if request.run else {}
     tags = about.get("tags", {})
-    r.run = about.get("run", r.run)
-    r.metrics = {**about.get("metrics", {}), **r.metrics}
-    r.commit = tags.get("mlflow.source.git.commit", "")
-    r.data_digest = r.data_digest or tags.get("mlops.training_set", "")
-    r.views = tags["mlops.views"].split(",") if tags.get("mlops.views") else r.views
-    r.cost = {**{k: float(tags[f"mlops.{k}"]) for k in ("usd", "kwh") if f"mlops.{k}" in tags}, **r.cost}
+    request.run = about.get("run", request.run)
+    request.metrics = {**about.get("metrics", {}), **request.metrics}
+    request.commit = tags.get("mlflow.source.git.commit", "")
+    request.data_digest = request.data_digest or tags.get("mlops.training_set", "")
+    request.views = tags["mlops.views"].split(",") if tags.get("mlops.views") else request.views
+    metered = {name: float(tags[f"mlops.{name}"]) for name in ("usd", "kwh") if f"mlops.{name}" in tags}
+    request.cost = {**metered, **request.cost}
 
 
-def finish(project: Project, r: Request, model, rows, key=None, converting=None) -> ModelVersion:
+def finish(
+    project: Project,
+    request: Request,
+    model: Any,
+    rows: "pd.DataFrame | np.ndarray",
+    *,
+    key: Signer | None = None,
+    converting: packaging.Converting | None = None,
+) -> ModelVersion:
     "Pack a fitted model, upload and record; `converting` calls what makes ONNX"
 
-    def build(at):
-        _lineage(project, r)
+    def build(at: Path) -> packaging.Package:
+        _lineage(project, request)
         return packaging.build(
             at,
             model,
             rows,
-            about(r),
-            tolerance=r.tolerance,
-            native=r.native,
-            pickle=r.pickle,
+            about(request),
+            tolerance=request.tolerance,
+            native=request.native,
+            pickle=request.pickle,
             key=key,
             **({"converting": converting} if converting else {}),
         )
 
-    return complete(project, r, build)
+    return complete(project, request, build)
 
 
-def about(r: Request) -> dict:
+def about(request: Request) -> dict:
     "What is signed together with the files"
-    return {
-        k: v
-        for k, v in msgspec.to_builtins(r).items()
-        if k in ("name", "data", "data_digest", "run", "commit", "metrics", "views", "parent")
-    }
+    signed = ("name", "data", "data_digest", "run", "commit", "metrics", "views", "parent")
+    return {name: value for name, value in msgspec.to_builtins(request).items() if name in signed}
 
-
+# %% ../../nbs/model/mlflow_registration.ipynb #3c6baab6
 def complete(
     project: Project,  # Project
-    r: Request,  # Begun
-    build,  # Function of a folder that packs the version into it and returns the `Package`
+    request: Request,  # Begun
+    build: Callable[[Path], packaging.Package],  # Packs the version into a folder
 ) -> ModelVersion:
     "Pack, upload and record; takes everything back when a step fails"
-    at = staging(project, r.bracket)
+    at = staging(project, request.bracket)
     made = None
     try:
         pack = build(at / "files")
-        payload = _payload(r, pack)
-        (at / "ready.json").write_bytes(
-            msgspec.json.encode(payload)
-        )  # whoever finds the version in MLflow can finish with this
+        payload = _payload(request, pack)
+        # whoever finds the version in MLflow can finish with this
+        (at / "ready.json").write_bytes(msgspec.json.encode(payload))
         tags = {
             "mlops.digest": pack.digest,
-            "mlops.bracket": r.bracket,
-            "mlops.data": r.data,
-            "mlops.data_digest": r.data_digest,
-            "mlops.parent": r.parent,
+            "mlops.bracket": request.bracket,
+            "mlops.data": request.data,
+            "mlops.data_digest": request.data_digest,
+            "mlops.parent": request.parent,
         }
-        for b in r.after:
-            wait(project, b)
+        for bracket in request.after:
+            wait(project, bracket)
         if not (at / "request.json").is_file():
             raise ToolFailed(_MOVED)
         made, run, source = registry.register(
-            project, r.name, pack.folder, {k: v for k, v in tags.items() if v}, r.run, r.expected
+            project,
+            request.name,
+            pack.folder,
+            {name: value for name, value in tags.items() if value},
+            run_id=request.run,
+            number=request.expected,
         )
-        fact = _record(project, r.name, {**payload, "version": made, "run": run, "source": source})
-    except BaseException as e:
+        fact = _record(project, request.name, {**payload, "version": made, "run": run, "source": source})
+    except BaseException as error:
         if made is None and (at / "ready.json").is_file():  # stopped while MLflow was at it
             with suppress(MlopsError):
-                made = int(found.version) if (found := _in_mlflow(project, r.name, r.bracket)) else None
-        give_up(project, r, e, made)
+                found = _in_mlflow(project, request.name, request.bracket)
+                made = int(found.version) if found else None
+        give_up(project, request, error, made)
         raise
     shutil.rmtree(at, ignore_errors=True)
     return fact
@@ -236,65 +254,63 @@ def complete(
 _MOVED = "the project was moved or deleted while the version was being registered"
 
 
-def _in_mlflow(project: Project, name: str, bracket: str):
+def _in_mlflow(project: Project, name: str, bracket: str) -> "MlflowVersion | None":
     "The version that carries a bracket, or None"
-    return next((v for v in registry.versions(project, name) if v.tags.get("mlops.bracket") == bracket), None)
+    found = registry.versions(project, name)
+    return next((version for version in found if version.tags.get("mlops.bracket") == bracket), None)
 
 
-def _payload(r, pack) -> dict:
+def _payload(request: Request, pack: packaging.Package) -> dict:
     "What the event will say, but for the version's number"
     onnx = None if pack.parity is None else {**msgspec.to_builtins(pack.parity), "bytes": pack.onnx_bytes}
     return {
-        "bracket": r.bracket,
+        "bracket": request.bracket,
         "digest": pack.digest,
         "onnx": onnx,
         "size_bytes": pack.bytes,
-        "run": r.run,
-        "data": r.data,
-        "data_digest": r.data_digest,
-        "metrics": r.metrics,
-        "views": r.views,
+        "run": request.run,
+        "data": request.data,
+        "data_digest": request.data_digest,
+        "metrics": request.metrics,
+        "views": request.views,
         "flavour": pack.flavour,
-        "commit": r.commit,
+        "commit": request.commit,
         "inputs": pack.inputs,
-        "example": r.example,
+        "example": request.example,
         "signed": (pack.folder / manifest.ENVELOPE).exists(),
         "without_onnx": pack.why_not,
-        "parent": r.parent,
+        "parent": request.parent,
         "latency": pack.latency,
-        **r.cost,
-        **r.extra,
+        **request.cost,
+        **request.extra,
     }
 
 
-def _record(project: Project, name, payload: dict) -> ModelVersion:
+def _record(project: Project, name: str, payload: dict) -> ModelVersion:
     "The event that makes it a version"
     ledger.record(project, "model.registered", f"{name}@{payload['version']}", payload, digest=payload["digest"])
-    return ModelVersion(
-        name=name,
-        message=payload["without_onnx"],
-        **{k: payload[k] for k in ("version", "digest", "onnx", "size_bytes", "run", "data", "metrics", "inputs")},
-    )
+    same = ("version", "digest", "onnx", "size_bytes", "run", "data", "metrics", "inputs")
+    return ModelVersion(name=name, message=payload["without_onnx"], **{field: payload[field] for field in same})
 
-
-def give_up(project: Project, r: Request, e: BaseException, made: int | None = None) -> None:
+# %% ../../nbs/model/mlflow_registration.ipynb #6d227fd7
+def give_up(project: Project, request: Request, error: BaseException, made: int | None = None) -> None:
     "Nothing stays but the record that it failed; what was recorded as registered stays"
     with suppress(MlopsError):
-        if ended(project, r.bracket) is not None:
-            shutil.rmtree(staging(project, r.bracket), ignore_errors=True)
+        if ended(project, request.bracket) is not None:
+            shutil.rmtree(staging(project, request.bracket), ignore_errors=True)
             return
     if made is not None:
         try:
-            registry.forget(project, r.name, made)
-        except MlopsError as x:
-            e.add_note(f"{r.name}@{made} stays in MLflow without a record: {x.message}")
-    _clear(project, r.bracket)  # first: it may be the disk that is full
-    said = e.message if isinstance(e, MlopsError) else f"{type(e).__name__}: {e}"
+            registry.forget(project, request.name, made)
+        except MlopsError as failure:
+            error.add_note(f"{request.name}@{made} stays in MLflow without a record: {failure.message}")
+    _clear(project, request.bracket)  # first: it may be the disk that is full
+    said = error.message if isinstance(error, MlopsError) else f"{type(error).__name__}: {error}"
     ledger.record(
         project,
         "model.failed",
-        f"{r.name}@{r.expected}",
-        {"bracket": r.bracket, "version": r.expected, "made": made, "message": said[:500]},
+        f"{request.name}@{request.expected}",
+        {"bracket": request.bracket, "version": request.expected, "made": made, "message": said[:500]},
         fail="open",
     )
 
@@ -303,36 +319,32 @@ def _clear(project: Project, bracket: str) -> None:
     "Remove the files of a registration; also the folders that were made again where the project has been"
     at = project.root / ".mlops" / "registering"
     shutil.rmtree(at / bracket, ignore_errors=True)
-    for d in () if (project.root / TOML).is_file() else (at, at.parent, project.root):
+    if (project.root / TOML).is_file():
+        return
+    for folder in (at, at.parent, project.root):
         with suppress(OSError):
-            d.rmdir()
+            folder.rmdir()
 
 # %% ../../nbs/model/mlflow_registration.ipynb #7b1a1342
-def leave(project: Project, r: Request, model, rows, lock) -> None:
+def leave(project: Project, request: Request, model: Any, rows: "pd.DataFrame | np.ndarray", lock: IO[bytes]) -> None:
     "Hand the rest to a child process that outlives this one"
     import cloudpickle
 
-    at = staging(project, r.bracket)
+    at = staging(project, request.bracket)
     try:
         data = cloudpickle.dumps((model, rows))
         fd = os.open(at / "object.pkl", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as f:
-            f.write(data)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
         env = {
             **registry.quiet_environment(),
-            "PYTHONPATH": os.pathsep.join(x for x in sys.path if x),
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
             "MLOPS_PROJECT": str(project.root),
         }
+        child = "mlops_nb.model.mlflow_registration"
         with open(at / "log.txt", "wb") as log:
             subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "mlops_nb.model.mlflow_registration",
-                    r.bracket,
-                    manifest.digest(data),
-                    str(lock.fileno()),
-                ],
+                [sys.executable, "-m", child, request.bracket, manifest.digest(data), str(lock.fileno())],
                 cwd=project.root,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -341,32 +353,26 @@ def leave(project: Project, r: Request, model, rows, lock) -> None:
                 pass_fds=(lock.fileno(),),
                 start_new_session=True,
             )
-    except Exception as e:
-        give_up(project, r, e)
-        raise (
-            e
-            if isinstance(e, OSError)
-            else BadInput(
-                f"{type(model).__name__} cannot be handed to another process: {' '.join(str(e).split())[:160]}",
-                "add: --wait",
-            )
-        ) from e
+    except Exception as error:
+        give_up(project, request, error)
+        if isinstance(error, OSError):
+            raise
+        why = " ".join(str(error).split())[:160]
+        raise BadInput(f"{type(model).__name__} cannot be handed to another process: {why}", "add: --wait") from error
 
-
+# %% ../../nbs/model/mlflow_registration.ipynb #00128e88
 def work(bracket: str, digest: str) -> None:
     "What the child does: one process works, and this one watches over it and says what became of it"
-    from mlops_nb.core import project
-
-    p = project.current()
-    r = _read(staging(p, bracket))
-    why = _tried(p, r, digest)
-    if r.native and _at_home(p) and why == too_long(p.settings.model.convert_s):
-        why = _tried(p, r, digest, why)  # once more, without ONNX
-    if not _at_home(p):
-        p = project.find(os.curdir)
+    project = projects.current()
+    request = _read(staging(project, bracket))
+    why = _tried(project, request, digest)
+    if request.native and _at_home(project) and why == too_long(project.settings.model.convert_s):
+        why = _tried(project, request, digest, why)  # once more, without ONNX
+    if not _at_home(project):
+        project = projects.find(os.curdir)
         why = _MOVED
-    if ended(p, bracket) is None:
-        _mended(p, SimpleNamespace(name=r.name, version=r.expected, bracket=bracket), staging(p, bracket), True, why)
+    if ended(project, bracket) is None:
+        _mended(project, request, staging(project, bracket), True, why)
 
 
 def _at_home(project: Project) -> bool:
@@ -377,14 +383,14 @@ def _at_home(project: Project) -> bool:
         return False
 
 
-def _tried(project: Project, r: Request, digest: str, without: str = "") -> str:
+def _tried(project: Project, request: Request, digest: str, without: str = "") -> str:
     "Work in a fork, without ONNX for the reason given; why it was ended, empty when it ended by itself"
     heard, told = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(heard)
         try:
-            _worked(project, r, digest, _refused(without) if without else _phase(told))
+            _worked(project, request, digest, _refused(without) if without else _phase(told))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -396,33 +402,33 @@ def _tried(project: Project, r: Request, digest: str, without: str = "") -> str:
         os.close(heard)
 
 
-def _worked(project: Project, r: Request, digest: str, converting) -> None:
+def _worked(project: Project, request: Request, digest: str, converting: packaging.Converting) -> None:
     "Take the model over, pack and register it"
     import cloudpickle
     from mlops_nb import guard
 
-    at = staging(project, r.bracket) / "object.pkl"
+    at = staging(project, request.bracket) / "object.pkl"
     data = at.read_bytes()
     if manifest.digest(data) != digest:
         raise ToolFailed("the model was changed on its way to the background")
     model, rows = cloudpickle.loads(data)
-    if not r.native:
+    if not request.native:
         at.unlink()  # otherwise it may be needed once more
     try:
         key = guard.signer(project)
     except MlopsError:
         key = None
-    finish(project, r, model, rows, key, converting)
+    finish(project, request, model, rows, key=key, converting=converting)
 
-
-def _phase(told: int):
+# %% ../../nbs/model/mlflow_registration.ipynb #9daf250b
+def _phase(told: int) -> packaging.Converting:
     "Tell the watching process when the conversion begins and ends"
 
-    def call(f):
+    def call(convert: Callable[[], packaging.Converted]) -> packaging.Converted:
         with suppress(OSError):
             os.write(told, b"c")
         try:
-            return f()
+            return convert()
         finally:
             with suppress(OSError):
                 os.write(told, b"d")
@@ -430,10 +436,10 @@ def _phase(told: int):
     return call
 
 
-def _refused(why: str):
+def _refused(why: str) -> packaging.Converting:
     "Convert nothing"
 
-    def call(f) -> Never:
+    def call(convert: Callable[[], packaging.Converted]) -> Never:
         raise ToolFailed(why)
 
     return call
@@ -462,11 +468,9 @@ def watched(
             break
         wait_s = limit_s if said.endswith(b"c") else None
     _, status = os.waitpid(pid, 0)
-    return why or (
-        f"its process was ended by signal {os.WTERMSIG(status)}; is there enough memory?"
-        if os.WIFSIGNALED(status)
-        else ""
-    )
+    if why or not os.WIFSIGNALED(status):
+        return why
+    return f"its process was ended by signal {os.WTERMSIG(status)}; is there enough memory?"
 
 # %% ../../nbs/model/mlflow_registration.ipynb #c88a8ca4
 class _Late(BaseException):
@@ -475,18 +479,18 @@ class _Late(BaseException):
 
 def limited(
     limit_s: float,  # Seconds that the conversion may take
-):  # Function that calls another one, and raises `ToolFailed` when that takes longer
+) -> packaging.Converting:  # Function that calls another one, and raises `ToolFailed` when that takes longer
     "End a conversion that hangs in this process"
 
-    def call(f):
+    def call(convert: Callable[[], packaging.Converted]) -> packaging.Converted:
         done = futures.Future()
         here = contextvars.copy_context()
 
         def converts() -> None:
             try:
-                done.set_result(here.run(f))
-            except BaseException as e:
-                done.set_exception(e)
+                done.set_result(here.run(convert))
+            except BaseException as error:
+                done.set_exception(error)
 
         thread = threading.Thread(target=converts, name="conversion to ONNX", daemon=True)
         thread.start()
@@ -508,68 +512,62 @@ def limited(
 # %% ../../nbs/model/mlflow_registration.ipynb #8be98be0
 def mend(
     project: Project,  # Project
-    pending,  # What `views.pending` found: `name`, `version`, `bracket`
+    pending: Sequence[ModelVersion],  # What `views.pending` found: `name`, `version`, `bracket`
     apply: bool = True,  # Do it, or only say it
 ) -> list[dict]:  # {subject, state: running, registered, failed or removed, message}
     "Finish or undo registrations whose process is gone"
-    out = []
-    for v in pending:
-        at = staging(project, v.bracket)
+    found = []
+    for version in pending:
+        at = staging(project, version.bracket)
         with _idle(at) as idle:
             if not idle:
-                out.append(
-                    {"subject": f"{v.name}@{v.version}", "state": "running", "message": "a process is at work on it"}
-                )
-            elif ended(project, v.bracket) is None:
-                out.append(_mended(project, v, at, apply))  # otherwise it ended after somebody looked
-    return out + (_swept(project, {v.bracket for v in pending}, apply) if staging(project).is_dir() else [])
+                subject = f"{version.name}@{version.version}"
+                found.append({"subject": subject, "state": "running", "message": "a process is at work on it"})
+            elif ended(project, version.bracket) is None:  # otherwise it ended after somebody looked
+                request = Request(bracket=version.bracket, name=version.name, expected=version.version)
+                found.append(_mended(project, request, at, apply))
+    if staging(project).is_dir():
+        found += _swept(project, {version.bracket for version in pending}, apply)
+    return found
 
 
-def _swept(project: Project, known, apply: bool) -> list[dict]:
+def _swept(project: Project, known: set[str], apply: bool) -> list[dict]:
     "Files of registrations that have ended; nobody begins meanwhile"
-    out = []
+    found = []
     with _beginning(project) if os.access(project.state, os.W_OK) else nullcontext():
         for at in staging(project).iterdir():
             if at.name in known or busy(project, at.name):
                 continue
             if apply:
                 shutil.rmtree(at, ignore_errors=True)
-            out.append({"subject": at.name, "state": "removed", "message": "files of a registration that has ended"})
-    return out
+            found.append({"subject": at.name, "state": "removed", "message": "files of a registration that has ended"})
+    return found
 
 
-def _mended(project: Project, v, at: Path, apply: bool, why: str = "") -> dict:
+def _mended(project: Project, request: Request, at: Path, apply: bool, why: str = "") -> dict:
     "One registration whose process is gone"
-    found = _in_mlflow(project, v.name, v.bracket)
+    found = _in_mlflow(project, request.name, request.bracket)
     said = {
-        "subject": f"{v.name}@{found.version if found else v.version}",
+        "subject": f"{request.name}@{found.version if found else request.expected}",
         "state": "registered" if found else "failed",
-        "message": "the process ended before it was recorded"
-        if found
-        else why or "the process ended before it was registered",
+        "message": why or "the process ended before it was registered",
     }
+    if found:
+        said["message"] = "the process ended before it was recorded"
     if not apply:
         return said
-    r = Request(bracket=v.bracket, name=v.name, expected=v.version)
     try:
         if found:
             manifest.check(registry.fetch(project, found.source), found.tags["mlops.digest"])
-            _record(
-                project,
-                v.name,
-                {
-                    **msgspec.json.decode((at / "ready.json").read_bytes()),
-                    "version": int(found.version),
-                    "run": found.run_id,
-                    "source": found.source,
-                },
-            )
+            payload = msgspec.json.decode((at / "ready.json").read_bytes())
+            made = {"version": int(found.version), "run": found.run_id, "source": found.source}
+            _record(project, request.name, {**payload, **made})
             shutil.rmtree(at, ignore_errors=True)
         else:
-            give_up(project, r, ToolFailed(said["message"]))
-    except (MlopsError, OSError) as e:
-        give_up(project, r, e, int(found.version) if found else None)
-        said |= {"state": "failed", "message": str(e)}
+            give_up(project, request, ToolFailed(said["message"]))
+    except (MlopsError, OSError) as error:
+        give_up(project, request, error, int(found.version) if found else None)
+        said |= {"state": "failed", "message": str(error)}
     return said
 
 

@@ -9,86 +9,94 @@ __all__ = ['last_run', 'trained_outside', 'bracketed']
 
 # %% ../../nbs/model/mlflow_tracking.ipynb #22d1a404
 import os, sys, threading, weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
+from types import ModuleType
+from typing import Any, TYPE_CHECKING
 from ..core import ledger, refs
 from ..core.errors import BadInput, Refused
 from ..core.project import Project
 from . import mlflow_registry as registry, originals, provenance
 from .facts import Run
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 # %% ../../nbs/model/mlflow_tracking.ipynb #36132bf4
 _turn = threading.Lock()
 _last: dict = {}  # project root -> run id of its newest completed run in this process
-_there: dict = {}  # project root -> weak references to the models that the notebook had when that run ended; None outside of notebooks
+# project root -> weak references to the models that the notebook had when that run ended; None outside of notebooks
+_there: dict = {}
 
 
 def last_run(project: Project) -> str:
     return _last.get(project.root, "")
 
 
-def _models(x, deep: int = 3):
+def _models(value: Any, deep: int = 3) -> Iterator[Any]:
     "Whatever can predict: a value and what it holds, as deep as a step of a pipeline"
-    predicts = hasattr(type(x), "predict") or originals.is_torch(x)
+    predicts = hasattr(type(value), "predict") or originals.is_torch(value)
     if predicts:
-        yield x
-    held = (
-        list(x.values())
-        if type(x) is dict
-        else x
-        if type(x) in (list, tuple)
-        else list(vars(x).values())
-        if predicts and hasattr(x, "__dict__")
-        else ()
-    )
-    for y in held if deep and len(held) <= 100 else ():
-        yield from _models(y, deep - 1)
+        yield value
+    held: Any = ()
+    if type(value) is dict:
+        held = list(value.values())
+    elif type(value) in (list, tuple):
+        held = value
+    elif predicts and hasattr(value, "__dict__"):
+        held = list(vars(value).values())
+    if deep and len(held) <= 100:
+        for item in held:
+            yield from _models(item, deep - 1)
 
 
-def _in_notebook() -> list | None:
+def _in_notebook() -> list[weakref.ref] | None:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None:
         return None
     frames = []
-    f = sys._getframe()
+    frame = sys._getframe()
     outermost = 0
-    while f:
-        frames.append(f)
-        outermost = len(frames) if f.f_globals is shell.user_ns else outermost
-        f = f.f_back
-    names = [
-        *shell.user_ns.items(),
-        *(kx for f in frames[:outermost] for kx in f.f_locals.items()),
-    ]  # a run may be in a function
-    found = [m for k, x in names if not k.startswith("_") for m in _models(x)]
-    return [weakref.ref(m) for m in found if type(m).__weakrefoffset__]
+    while frame:
+        frames.append(frame)
+        outermost = len(frames) if frame.f_globals is shell.user_ns else outermost
+        frame = frame.f_back
+    local = chain.from_iterable(frame.f_locals.items() for frame in frames[:outermost])  # a run may be in a function
+    names = [*shell.user_ns.items(), *local]
+    found = []
+    for name, value in names:
+        if not name.startswith("_"):
+            found += _models(value)
+    return [weakref.ref(model) for model in found if type(model).__weakrefoffset__]
 
 
-def trained_outside(project: Project, model) -> bool:
+def trained_outside(project: Project, model: Any) -> bool:
     "Was a model, with all that it is made of, not there yet when the newest run of this notebook ended?"
-    there = _there.get(project.root)
-    return there is not None and not {id(m) for r in there if (m := r()) is not None} & {id(m) for m in _models(model)}
+    references = _there.get(project.root)
+    if references is None:
+        return False
+    there = {id(held) for reference in references if (held := reference()) is not None}
+    return not there & {id(part) for part in _models(model)}
+
+# %% ../../nbs/model/mlflow_tracking.ipynb #563d610e
+_FLUENT = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+)  # Variables that MLflow's own calls read and set
 
 
 @contextmanager
-def _fluent(uri: str):
+def _fluent(uri: str) -> Iterator[ModuleType]:
     "MLflow's global URI set to ours, and put back"
     import mlflow
 
-    held = {
-        k: os.environ.get(k)
-        for k in (
-            "MLFLOW_TRACKING_URI",
-            "MLFLOW_REGISTRY_URI",
-            "MLFLOW_RUN_ID",
-            "MLFLOW_EXPERIMENT_ID",
-            "MLFLOW_EXPERIMENT_NAME",
-        )
-    }
-    before = (
-        mlflow.get_tracking_uri()
-        if held["MLFLOW_TRACKING_URI"] or mlflow.tracking._tracking_service.utils.is_tracking_uri_set()
-        else None
-    )
+    held = {name: os.environ.get(name) for name in _FLUENT}
+    is_set = mlflow.tracking._tracking_service.utils.is_tracking_uri_set
+    before = mlflow.get_tracking_uri() if held["MLFLOW_TRACKING_URI"] or is_set() else None
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
@@ -96,20 +104,20 @@ def _fluent(uri: str):
     finally:
         mlflow.set_tracking_uri(before)
         mlflow.set_registry_uri(None)
-        for k, v in held.items():
-            if v is None:
-                os.environ.pop(k, None)
+        for name, value in held.items():
+            if value is None:
+                os.environ.pop(name, None)
             else:
-                os.environ[k] = v
+                os.environ[name] = value
 
 
 @contextmanager
 def bracketed(
     project: Project,  # Project
     name: str,  # Experiment
-    params,  # Names and values to keep: a dict, or `core.refs.Vars`
-    metrics=None,  # The same, of numbers and dicts of numbers
-):
+    params: dict | refs.Vars | None,  # Names and values to keep: a dict, or `core.refs.Vars`
+    metrics: dict | refs.Vars | None = None,  # The same, of numbers and dicts of numbers
+) -> Iterator[Run]:
     "Open a run, meter it, and end it as completed, failed or aborted, in MLflow and in the ledger"
     from mlops_nb import cost
 
@@ -119,106 +127,105 @@ def bracketed(
             "wait until it has ended: MLflow knows one open run at a time",
         )
     try:
-        c = registry.client(project)
-        eid = registry.experiment(project, c, name)
+        mlflow_client = registry.client(project)
+        experiment_id = registry.experiment(project, mlflow_client, name)
         with _fluent(project.mlflow_uri) as mlflow:
             if mlflow.active_run() is not None:
                 raise Refused("an MLflow run is open already", "end it with: mlflow.end_run()")
             tags = provenance.tags(project)
             with registry.spoken(f"starting a run of {name}"):
-                active = mlflow.start_run(experiment_id=eid, tags=tags)
+                active = mlflow.start_run(experiment_id=experiment_id, tags=tags)
             fact = Run(run=active.info.run_id, experiment=name, tags=tags)
             try:
-                with ledger.bracket(
-                    project,
-                    "run",
-                    name,
-                    {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")},
-                ) as done:
-                    done |= {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")}
+                known = {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")}
+                with ledger.bracket(project, "run", name, known) as done:
+                    done |= known
                     with cost.metering.measure() as used:
                         try:
                             yield fact
                         finally:
-                            _log_params(c, fact, params)
+                            _log_params(mlflow_client, fact, params)
                     numbers, others = _numbers(metrics)
                     if numbers:
                         mlflow.log_metrics(numbers)
-                    _finish(project, c, fact, used, done)
-            except BaseException as e:
-                fact.status = "failed" if isinstance(e, Exception) else "aborted"
-                mlflow.end_run("FAILED" if isinstance(e, Exception) else "KILLED")
+                    _finish(project, mlflow_client, fact, used, done)
+            except BaseException as error:
+                fact.status = "failed" if isinstance(error, Exception) else "aborted"
+                mlflow.end_run("FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
             mlflow.end_run()
             _last[project.root] = fact.run
             _there[project.root] = _in_notebook()
-            lacks = next(
-                (
-                    n
-                    for given in (params, metrics)
-                    if isinstance(given, refs.Vars)
-                    for n in given.names
-                    if n not in given.namespace
-                ),
-                "",
-            )
-            if lacks or others:
+            lacks = _lacking(params) or _lacking(metrics)
+            if lacks:
                 raise BadInput(
-                    f"{f'no variable `{lacks}` is there after the cell' if lacks else f'the metric `{others[0]}` is no number'}; run {fact.run[:8]} is kept without it",
-                    "a metric is a number or a dict of numbers"
-                    if others
-                    else "check the spelling; what the cell assigns may be named",
+                    f"no variable `{lacks}` is there after the cell; run {fact.run[:8]} is kept without it",
+                    _METRIC if others else "check the spelling; what the cell assigns may be named",
                 )
+            if others:
+                raise BadInput(f"the metric `{others[0]}` is no number; run {fact.run[:8]} is kept without it", _METRIC)
     finally:
         _turn.release()
 
+# %% ../../nbs/model/mlflow_tracking.ipynb #6f0cd984
+_METRIC = "a metric is a number or a dict of numbers"
 
-def _numbers(metrics) -> tuple[dict, list]:
+
+def _lacking(given: dict | refs.Vars | None) -> str:
+    "The first variable that was asked for and is not there"
+    if not isinstance(given, refs.Vars):
+        return ""
+    return next((name for name in given.names if name not in given.namespace), "")
+
+
+def _numbers(metrics: dict | refs.Vars | None) -> tuple[dict[str, float], list[str]]:
     "Numbers by name as they are when the cell has run, dicts taken apart, and the names of what is none"
     values = metrics.now() if isinstance(metrics, refs.Vars) else dict(metrics or {})
-    flat = {
-        k if v is x else f"{k}.{n}": x
-        for k, v in values.items()
-        for n, x in (v.items() if isinstance(v, dict) else [("", v)])
-    }
-    out = {}
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update((f"{name}.{key}", number) for key, number in value.items())
+        else:
+            flat[name] = value
+    numbers = {}
     others = []
-    for k, v in flat.items():
+    for name, value in flat.items():
         try:
-            out[k] = float(v)
+            numbers[name] = float(value)
         except (TypeError, ValueError):
-            others.append(k)
-    return out, others
+            others.append(name)
+    return numbers, others
 
 
-def _log_params(c, fact, params) -> None:
+def _log_params(mlflow_client: "MlflowClient", fact: Run, params: dict | refs.Vars | None) -> None:
     "Parameters as they are when the cell has run"
     values = params.now() if isinstance(params, refs.Vars) else dict(params or {})
-    for k, v in values.items():
-        c.log_param(fact.run, k, str(v)[:6000])
+    for name, value in values.items():
+        mlflow_client.log_param(fact.run, name, str(value)[:6000])
 
 
-def _finish(project: Project, c, fact, used, done) -> None:
+def _finish(project: Project, mlflow_client: "MlflowClient", fact: Run, used: Any, done: dict) -> None:
     "What the run cost and measured, into the fact, MLflow and the ledger"
     from mlops_nb import cost
 
     usd = cost.price(used, project)
-    r = c.get_run(fact.run).data
+    logged = mlflow_client.get_run(fact.run).data
     fact.status = "completed"
     fact.seconds = used.seconds
     fact.usd = usd
     fact.kwh = used.kwh
-    fact.metrics = dict(r.metrics)
-    fact.params = dict(r.params)
-    for k, v in {
+    fact.metrics = dict(logged.metrics)
+    fact.params = dict(logged.params)
+    tags = {
         "mlops.seconds": used.seconds,
         "mlops.cpu_s": used.cpu_s,
         "mlops.peak_mb": used.peak_mb,
         "mlops.kwh": used.kwh,
         "mlops.usd": usd,
-    }.items():
-        if v is not None:
-            c.set_tag(fact.run, k, f"{v:.6g}")
+    }
+    for name, value in tags.items():
+        if value is not None:
+            mlflow_client.set_tag(fact.run, name, f"{value:.6g}")
     done |= {
         "metrics": fact.metrics,
         "params": fact.params,

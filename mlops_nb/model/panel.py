@@ -8,60 +8,75 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/panel.html.md"""
 __all__ = ['run', 'runs', 'run_difference', 'version', 'models', 'gates', 'promotion', 'history', 'approval', 'mended']
 
 # %% ../../nbs/model/panel.ipynb #71eef12b
-from ..core.draw import Panel, badge, details, facts, short, table, text
+from collections.abc import Sequence
+from ..core.draw import Panel, Table, badge, details, facts, short, table, text
+from mlops_nb.model.facts import (
+    Approval,
+    Gate,
+    Gates,
+    History,
+    Mended,
+    Models,
+    ModelVersion,
+    Promotion,
+    Run,
+    RunDifference,
+    Runs,
+)
 
 # %% ../../nbs/model/panel.ipynb #2e3fa8c1
-def _size(n: float) -> str:
+def _size(size: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000 or unit == "GB":
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n = n / 1000
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size = size / 1000
     return ""
 
 
 _STATUS = {"completed": ("ok", "COMPLETED"), "failed": ("bad", "FAILED"), "aborted": ("warn", "ABORTED")}
 
 
-def _tag(k: str) -> str:
-    return k.removeprefix("mlops.").removeprefix("mlflow.")
+def _tag(name: str) -> str:
+    return name.removeprefix("mlops.").removeprefix("mlflow.")
 
 
-def run(r) -> Panel:
+def run(fact: Run) -> Panel:
     "One training run"
-    about = {
-        "experiment": r.experiment,
-        "run": r.run,
-        **({"seconds": r.seconds} if r.seconds is not None else {}),
-        **({"estimated cost": f"{r.usd:.6f} USD"} if r.usd is not None else {}),
-        **({"energy": f"{r.kwh:.6f} kWh"} if r.kwh is not None else {}),
-    }
+    about: dict[str, object] = {"experiment": fact.experiment, "run": fact.run}
+    if fact.seconds is not None:
+        about["seconds"] = fact.seconds
+    if fact.usd is not None:
+        about["estimated cost"] = f"{fact.usd:.6f} USD"
+    if fact.kwh is not None:
+        about["energy"] = f"{fact.kwh:.6f} kWh"
     blocks: list = [facts(about)]
-    if r.metrics:
-        blocks.append(table(["metric", "value"], [[k, v] for k, v in sorted(r.metrics.items())]))
-    if r.params:
-        blocks.append(table(["parameter", "value"], [[k, v] for k, v in sorted(r.params.items())]))
-    if r.tags:
-        blocks.append(details("code, data and environment", facts({_tag(k): v for k, v in sorted(r.tags.items())})))
+    if fact.metrics:
+        blocks.append(table(["metric", "value"], [[name, value] for name, value in sorted(fact.metrics.items())]))
+    if fact.params:
+        blocks.append(table(["parameter", "value"], [[name, value] for name, value in sorted(fact.params.items())]))
+    if fact.tags:
+        tags = {_tag(name): value for name, value in sorted(fact.tags.items())}
+        blocks.append(details("code, data and environment", facts(tags)))
     return Panel(
         "Run",
         *blocks,
-        verdict=_STATUS.get(r.status, ("info", r.status.upper())),
-        next="mlops model log MODEL NAME" if r.status == "completed" else "mlops run list",
+        verdict=_STATUS.get(fact.status, ("info", fact.status.upper())),
+        next="mlops model log MODEL NAME" if fact.status == "completed" else "mlops run list",
     )
 
 
-def runs(r) -> Panel:
+def runs(fact: Runs) -> Panel:
     "Runs, newest first"
     rows = [
         [
-            x["run"][:8],
-            x["experiment"],
-            badge(*_STATUS.get(x["status"], ("info", x["status"].upper()))),
-            x["time"],
-            x["seconds"],
-            ", ".join(f"{k}={short(v)}" for k, v in list(x["metrics"].items())[:4]),
+            one["run"][:8],
+            one["experiment"],
+            badge(*_STATUS.get(one["status"], ("info", one["status"].upper()))),
+            one["time"],
+            one["seconds"],
+            ", ".join(f"{name}={short(value)}" for name, value in list(one["metrics"].items())[:4]),
         ]
-        for x in r.runs
+        for one in fact.runs
     ]
     return Panel(
         "Training runs",
@@ -70,21 +85,24 @@ def runs(r) -> Panel:
     )
 
 
-def run_difference(d) -> Panel:
+def run_difference(fact: RunDifference) -> Panel:
     "What differs between two runs, by kind"
     parts = {
-        "metric": d.metrics,
-        "parameter": d.params,
-        "code": d.code,
-        "data": d.data,
-        "environment": d.environment,
-        "cost": d.cost,
+        "metric": fact.metrics,
+        "parameter": fact.params,
+        "code": fact.code,
+        "data": fact.data,
+        "environment": fact.environment,
+        "cost": fact.cost,
     }
-    out = [[kind, _tag(x["name"]), x["a"], x["b"], x.get("change", "")] for kind, xs in parts.items() for x in xs]
+    rows = []
+    for kind, differences in parts.items():
+        for one in differences:
+            rows.append([kind, _tag(one["name"]), one["a"], one["b"], one.get("change", "")])
     return Panel(
-        f"{d.a[:8]} against {d.b[:8]}",
-        table(["", "name", d.a[:8], d.b[:8], "change"], out, align="lllll", empty="nothing differs"),
-        verdict=("info", "DIFFERENT") if out else ("ok", "THE SAME"),
+        f"{fact.a[:8]} against {fact.b[:8]}",
+        table(["", "name", fact.a[:8], fact.b[:8], "change"], rows, align="lllll", empty="nothing differs"),
+        verdict=("info", "DIFFERENT") if rows else ("ok", "THE SAME"),
         next="mlops run show RUN",
     )
 
@@ -92,73 +110,77 @@ def run_difference(d) -> Panel:
 _STATE = {"registered": ("ok", "REGISTERED"), "registering": ("info", "REGISTERING"), "failed": ("bad", "FAILED")}
 
 
-def _parity(o, parent="") -> str:
+def _parity(onnx: dict | None, parent: str = "") -> str:
+    if not onnx:
+        return "no ONNX"
     said = f" from {parent}" if parent else ""
-    return f"{o['rows']:,} rows, largest difference{said} {short(float(o['parity_max_abs']))}" if o else "no ONNX"
+    return f"{onnx['rows']:,} rows, largest difference{said} {short(float(onnx['parity_max_abs']))}"
 
 
-def version(v) -> Panel:
-    "One model version"
+def _about(fact: ModelVersion) -> dict:
+    "Names and values that stand first"
+    run = {"run": fact.run[:8]} if fact.run else {}
+    if fact.state == "registering":
+        return {"state": "the rest happens in the background; this panel does not change", **run}
+    if fact.state == "failed":
+        return {"why": fact.message}
     about = {
-        "digest": v.digest or "-",
-        "ONNX": _parity(v.onnx, v.parent),
-        "size": _size(v.size_bytes),
-        **({"data": v.data} if v.data else {}),
-        **({"run": v.run[:8]} if v.run else {}),
-        **({"aliases": ", ".join(v.aliases)} if v.aliases else {}),
-        **({"note": v.message} if v.message else {}),
+        "digest": fact.digest or "-",
+        "ONNX": _parity(fact.onnx, fact.parent),
+        "size": _size(fact.size_bytes),
     }
-    if v.state == "registering":
-        about = {
-            "state": "the rest happens in the background; this panel does not change",
-            **({"run": v.run[:8]} if v.run else {}),
-        }
-    if v.state == "failed":
-        about = {"why": v.message}
-    blocks: list = [facts(about)]
-    if v.metrics:
-        blocks.append(table(["metric", "value"], [[k, x] for k, x in sorted(v.metrics.items())]))
-    if v.inputs:
-        blocks.append(
-            details(f"{len(v.inputs)} inputs", table(["input", "type"], [[i["name"], i["type"]] for i in v.inputs]))
-        )
-    if v.files:
-        blocks.append(
-            details(
-                f"{len(v.files)} files", table(["file", "SHA-256"], [[k, x[:16]] for k, x in sorted(v.files.items())])
-            )
-        )
-    at = f"{v.name}@{v.version}"
+    if fact.data:
+        about["data"] = fact.data
+    about |= run
+    if fact.aliases:
+        about["aliases"] = ", ".join(fact.aliases)
+    if fact.message:
+        about["note"] = fact.message
+    return about
+
+
+def version(fact: ModelVersion) -> Panel:
+    "One model version"
+    blocks: list = [facts(_about(fact))]
+    if fact.metrics:
+        blocks.append(table(["metric", "value"], [[name, value] for name, value in sorted(fact.metrics.items())]))
+    if fact.inputs:
+        rows = [[field["name"], field["type"]] for field in fact.inputs]
+        blocks.append(details(f"{len(fact.inputs)} inputs", table(["input", "type"], rows)))
+    if fact.files:
+        rows = [[name, digest[:16]] for name, digest in sorted(fact.files.items())]
+        blocks.append(details(f"{len(fact.files)} files", table(["file", "SHA-256"], rows)))
+    at = f"{fact.name}@{fact.version}"
+    next_commands = {"registered": f"mlops model promote {at} --to champion", "registering": f"mlops model show {at}"}
     return Panel(
         at,
         *blocks,
-        verdict=_STATE.get(v.state, ("info", v.state.upper())),
-        next={"registered": f"mlops model promote {at} --to champion", "registering": f"mlops model show {at}"}.get(
-            v.state, "mlops model log MODEL NAME"
-        ),
+        verdict=_STATE.get(fact.state, ("info", fact.state.upper())),
+        next=next_commands.get(fact.state, "mlops model log MODEL NAME"),
     )
 
 
-def _differs(x) -> str:
+def _differs(model: dict) -> str:
     "The difference from the original, or from the version that a compressed one was made from"
-    if x["parity_max_abs"] is None:
+    if model["parity_max_abs"] is None:
         return "-"
-    return short(float(x["parity_max_abs"])) + (f" from {x['parent']}" if x.get("parent") else "")
+    parent = f" from {model['parent']}" if model.get("parent") else ""
+    return short(float(model["parity_max_abs"])) + parent
 
 
-def models(m) -> Panel:
+def models(fact: Models) -> Panel:
     "Registered models, each in its newest version"
     rows = [
         [
-            f"{x['name']}@{x['version']}",
-            badge(*_STATE.get(x.get("state", "registered"), ("info", ""))),
-            ", ".join(f"{a}: {n}" for a, n in x["aliases"].items()) or "-",
-            _size(x["size_bytes"]),
-            _differs(x),
-            x["versions"],
-            x.get("message", ""),
+            f"{model['name']}@{model['version']}",
+            badge(*_STATE.get(model.get("state", "registered"), ("info", ""))),
+            ", ".join(f"{alias}: {number}" for alias, number in model["aliases"].items()) or "-",
+            _size(model["size_bytes"]),
+            _differs(model),
+            model["versions"],
+            model.get("message", ""),
         ]
-        for x in m.models
+        for model in fact.models
     ]
     return Panel(
         "Models",
@@ -172,104 +194,91 @@ def models(m) -> Panel:
     )
 
 # %% ../../nbs/model/panel.ipynb #a203f6c0
-def _gates(gates):
-    return table(
-        ["gate", "value", ""],
-        [
-            [
-                g.expr,
-                "not known" if g.value is None else short(float(g.value)),
-                badge("ok", "PASS") if g.ok else badge("bad", "FAIL"),
-            ]
-            for g in gates
-        ],
-        align="lrl",
-        empty="no gate: everything may pass",
-    )
+def _gates(gates: Sequence[Gate]) -> Table:
+    rows = []
+    for gate in gates:
+        value = "not known" if gate.value is None else short(float(gate.value))
+        rows.append([gate.expr, value, badge("ok", "PASS") if gate.ok else badge("bad", "FAIL")])
+    return table(["gate", "value", ""], rows, align="lrl", empty="no gate: everything may pass")
 
 
-def gates(g) -> Panel:
+def gates(fact: Gates) -> Panel:
     "The conditions of a model"
-    blocks: list = [_gates(g.gates)]
-    if g.metrics:
-        blocks.append(
-            details(
-                f"{len(g.metrics)} metrics of the newest version",
-                table(["metric", "value"], [[k, v] for k, v in sorted(g.metrics.items())]),
-            )
-        )
-    bad = sum(not x.ok for x in g.gates)
+    blocks: list = [_gates(fact.gates)]
+    if fact.metrics:
+        rows = [[name, value] for name, value in sorted(fact.metrics.items())]
+        blocks.append(details(f"{len(fact.metrics)} metrics of the newest version", table(["metric", "value"], rows)))
+    bad = sum(not gate.ok for gate in fact.gates)
+    next_command = f"mlops model promote {fact.name}@VERSION --to ALIAS"
+    if not fact.gates:
+        next_command = f"mlops model gate {fact.name} --add 'test.roc_auc >= 0.7'"
     return Panel(
-        f"Gates of {g.name}",
+        f"Gates of {fact.name}",
         *blocks,
         verdict=("ok", "ALL HOLD") if not bad else ("warn", f"{bad} WOULD FAIL NOW"),
-        next=f"mlops model gate {g.name} --add 'test.roc_auc >= 0.7'"
-        if not g.gates
-        else f"mlops model promote {g.name}@VERSION --to ALIAS",
+        next=next_command,
     )
 
 
-def promotion(p) -> Panel:
+def promotion(fact: Promotion) -> Panel:
     "A move and the gates that it passed"
-    verdict = ("ok", "MOVED") if p.moved else ("bad", "NOT MOVED")
-    about = facts({"alias": p.alias, "from": p.before, "to": p.to, "reason": p.reason or "none given"})
+    verdict = ("ok", "MOVED") if fact.moved else ("bad", "NOT MOVED")
+    about = facts({"alias": fact.alias, "from": fact.before, "to": fact.to, "reason": fact.reason or "none given"})
     return Panel(
-        f"{p.name}@{p.to} as {p.alias}",
+        f"{fact.name}@{fact.to} as {fact.alias}",
         about,
-        text("Gates are not asked on the way back.") if p.back else _gates(p.gates),
+        text("Gates are not asked on the way back.") if fact.back else _gates(fact.gates),
         verdict=verdict,
-        next=f"mlops model history {p.name}" if p.moved else f"mlops model gate {p.name} --metrics",
+        next=f"mlops model history {fact.name}" if fact.moved else f"mlops model gate {fact.name} --metrics",
     )
 
 
-def history(h) -> Panel:
+def history(fact: History) -> Panel:
     "Moves of aliases, newest first"
     rows = [
         [
-            x["time"][:19],
-            x["alias"],
-            x.get("from"),
-            x["version"],
-            x["type"].replace("_", " ") if "type" in x else "",
-            x["actor"],
-            x["reason"],
-            x["entry"],
+            move["time"][:19],
+            move["alias"],
+            move.get("from"),
+            move["version"],
+            move["type"].replace("_", " ") if "type" in move else "",
+            move["actor"],
+            move["reason"],
+            move["entry"],
         ]
-        for x in h.history
+        for move in fact.history
     ]
-    now = facts({f"{a}{f' at {h.at}' if h.at else ''}": f"{h.name}@{v}" for a, v in h.serving.items()})
+    when = f" at {fact.at}" if fact.at else ""
+    now = facts({f"{alias}{when}": f"{fact.name}@{version}" for alias, version in fact.serving.items()})
     return Panel(
-        f"History of {h.name}",
-        *([now] if h.serving else []),
+        f"History of {fact.name}",
+        *([now] if fact.serving else []),
         table(
             ["time", "alias", "from", "to", "", "actor", "reason", "entry"],
             rows,
             align="lllllllr",
             empty="no alias was moved",
         ),
-        next=f"mlops model rollback {h.name}" if rows else f"mlops model promote {h.name} --to champion",
+        next=f"mlops model rollback {fact.name}" if rows else f"mlops model promote {fact.name} --to champion",
     )
 
 
-def approval(a) -> Panel:
+def approval(fact: Approval) -> Panel:
     return Panel(
-        f"{a.name}@{a.version}",
-        facts({"approved by": a.actor, "word": a.text or "-"}),
+        f"{fact.name}@{fact.version}",
+        facts({"approved by": fact.actor, "word": fact.text or "-"}),
         verdict=("ok", "APPROVED"),
-        next=f"mlops model promote {a.name}@{a.version} --to champion",
+        next=f"mlops model promote {fact.name}@{fact.version} --to champion",
     )
 
 # %% ../../nbs/model/panel.ipynb #7363f02f
-def mended(m) -> Panel:
+def mended(fact: Mended) -> Panel:
     "What killed processes left"
-    rows = [
-        [
-            x["subject"],
-            badge({"running": "info", "failed": "warn", "removed": "info"}.get(x["state"], "ok"), x["state"].upper()),
-            x["message"],
-        ]
-        for x in m.done
-    ]
+    levels = {"running": "info", "failed": "warn", "removed": "info"}
+    rows = []
+    for one in fact.done:
+        state = badge(levels.get(one["state"], "ok"), one["state"].upper())
+        rows.append([one["subject"], state, one["message"]])
     return Panel(
         "Leftovers",
         table(["", "", ""], rows, empty="nothing to mend"),

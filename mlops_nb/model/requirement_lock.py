@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/requirement_lock.html.md"""
 __all__ = ['modules_of', 'lock']
 
 # %% ../../nbs/model/requirement_lock.ipynb #ee420d94
+from collections.abc import Iterable
 from importlib import metadata
 
 # %% ../../nbs/model/requirement_lock.ipynb #9ad08186
@@ -15,40 +16,40 @@ _DISTRIBUTION = {"sklearn": "scikit-learn", "skops": "skops"}
 
 
 def modules_of(
-    model,  # A fitted estimator, pipeline or other object
+    model: object,  # A fitted estimator, pipeline or other object
     depth: int = 6,  # How far to look into attributes
 ) -> set[str]:  # Top-level modules of its classes
     "Packages that a model's parts come from"
-    found, seen = set(), set()
+    found = set()
+    seen = set()
 
-    def look(x, left) -> None:
-        if id(x) in seen or left < 0:
+    def look(part: object, left: int) -> None:
+        if id(part) in seen or left < 0:
             return
-        seen.add(id(x))
-        found.add(type(x).__module__.split(".")[0])
-        inner = (
-            list(x.values())
-            if isinstance(x, dict)
-            else list(x)
-            if isinstance(x, (list, tuple))
-            else list(getattr(x, "__dict__", {}).values())
-        )
-        for y in inner[:200]:
-            look(y, left - 1)
+        seen.add(id(part))
+        found.add(type(part).__module__.split(".")[0])
+        if isinstance(part, dict):
+            inner = list(part.values())
+        elif isinstance(part, (list, tuple)):
+            inner = list(part)
+        else:
+            inner = list(getattr(part, "__dict__", {}).values())
+        for item in inner[:200]:
+            look(item, left - 1)
 
     look(model, depth)
     return found - {"builtins", "__main__", ""}
 
 
 def lock(
-    modules,  # Top-level modules
+    modules: Iterable[str],  # Top-level modules
 ) -> list[str]:  # `name==version`, sorted
     "Exact versions of these and of all that they require in this environment"
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
     seen = {}
-    todo = [_DISTRIBUTION.get(m, m) for m in modules]
+    todo = [_DISTRIBUTION.get(module, module) for module in modules]
     while todo:
         name = todo.pop()
         try:
@@ -61,9 +62,9 @@ def lock(
         seen[key] = f"{key}=={version}"
         for line in needs:
             try:
-                r = Requirement(line)
+                requirement = Requirement(line)
             except InvalidRequirement:
                 continue
-            if r.marker is None or r.marker.evaluate({"extra": ""}):
-                todo.append(r.name)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                todo.append(requirement.name)
     return sorted(seen.values())

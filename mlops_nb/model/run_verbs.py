@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/run_verbs.html.md"""
 __all__ = ['run', 'list_', 'show', 'diff']
 
 # %% ../../nbs/model/run_verbs.ipynb #8ab784e3
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ..core import project as projects, refs
 from ..core.errors import BadInput
@@ -24,7 +25,7 @@ def run(
     *,
     param: Variables = None,  # Notebook variables to keep as parameters, by comma; a dict in Python
     metric: Variables = None,  # The same for metrics: numbers, or dicts of numbers, as they are after the cell
-):
+) -> Iterator[Run]:
     "Train inside an MLflow run: metered, priced, tagged with code and data, recorded"
     project = projects.current()
     refs.check_name(experiment, "experiment name")
@@ -38,30 +39,30 @@ def run(
         yield fact
 
 
-def _usd(x: dict, number) -> float | None:
+def _usd(run: dict, number: Callable[[str], float | None]) -> float | None:
     "Metered; else the idle price of the time it took"
-    if "mlops.usd" in x["tags"] or x["seconds"] is None or "mlops.usd_per_h" not in x["tags"]:
+    if "mlops.usd" in run["tags"] or run["seconds"] is None or "mlops.usd_per_h" not in run["tags"]:
         return number("mlops.usd")
-    return number("mlops.usd_per_h") * x["seconds"] / 3600
+    return number("mlops.usd_per_h") * run["seconds"] / 3600
 
 
-def _run(x: dict) -> Run:
-    t = x["tags"]
+def _run(found: dict) -> Run:
+    tags = found["tags"]
 
-    def number(k):
-        return float(t[k]) if k in t else None
+    def number(name: str) -> float | None:
+        return float(tags[name]) if name in tags else None
 
     return Run(
-        run=x["run"],
-        experiment=x["experiment"],
-        status=x["status"],
-        params=x["params"],
-        metrics=x["metrics"],
-        tags=t,
-        seconds=number("mlops.seconds") or x["seconds"],
-        usd=_usd(x, number),
+        run=found["run"],
+        experiment=found["experiment"],
+        status=found["status"],
+        params=found["params"],
+        metrics=found["metrics"],
+        tags=tags,
+        seconds=number("mlops.seconds") or found["seconds"],
+        usd=_usd(found, number),
         kwh=number("mlops.kwh"),
-        time=x["time"],
+        time=found["time"],
     )
 
 
@@ -74,12 +75,9 @@ def list_(
     "Training runs, newest first"
     if limit < 1:
         raise BadInput(f"--limit {limit} shows nothing", "give a number above 0")
-    return Runs(
-        runs=[
-            {k: x[k] for k in ("run", "experiment", "status", "time", "seconds", "metrics", "params")}
-            for x in registry.runs(projects.current(), experiment, limit)
-        ]
-    )
+    shown = ("run", "experiment", "status", "time", "seconds", "metrics", "params")
+    found = registry.runs(projects.current(), experiment, limit)
+    return Runs(runs=[{name: run[name] for name in shown} for run in found])
 
 
 @verb("run.show", example="mlops run show 1a2b3c4d")
@@ -98,19 +96,22 @@ _KINDS = {
 }
 
 
-def _differing(a: dict, b: dict, names=None) -> list[dict]:
-    return [{"name": k, "a": a.get(k), "b": b.get(k)} for k in (names or sorted({*a, *b})) if a.get(k) != b.get(k)]
+def _differing(a: dict, b: dict, names: Sequence[str] | None = None) -> list[dict]:
+    found = []
+    for name in names or sorted({*a, *b}):
+        if a.get(name) != b.get(name):
+            found.append({"name": name, "a": a.get(name), "b": b.get(name)})
+    return found
 
 
-def _change(x: dict) -> dict:
+def _change(metric: dict) -> dict:
     "A metric's difference as a number and a share"
-    a, b = x["a"], x["b"]
-    return {
-        **x,
-        "change": f"{b - a:+.4g}" + (f" ({(b - a) / abs(a):+.1%})" if a else "")
-        if a is not None and b is not None
-        else "",
-    }
+    before = metric["a"]
+    after = metric["b"]
+    if before is None or after is None:
+        return {**metric, "change": ""}
+    share = f" ({(after - before) / abs(before):+.1%})" if before else ""
+    return {**metric, "change": f"{after - before:+.4g}{share}"}
 
 
 @verb("run.diff", example="mlops run diff 1a2b3c4d 5e6f7a8b")
@@ -120,12 +121,12 @@ def diff(
 ) -> RunDifference:
     "What differs between two runs: code, data, environment, parameters, metrics, cost"
     project = projects.current()
-    x, y = registry.run(project, a), registry.run(project, b)
-    parts = {kind: _differing(x["tags"], y["tags"], names) for kind, names in _KINDS.items()}
+    first, second = registry.run(project, a), registry.run(project, b)
+    parts = {kind: _differing(first["tags"], second["tags"], names) for kind, names in _KINDS.items()}
     return RunDifference(
-        a=x["run"],
-        b=y["run"],
-        params=_differing(x["params"], y["params"]),
-        metrics=[_change(d) for d in _differing(x["metrics"], y["metrics"])],
+        a=first["run"],
+        b=second["run"],
+        params=_differing(first["params"], second["params"]),
+        metrics=[_change(metric) for metric in _differing(first["metrics"], second["metrics"])],
         **parts,
     )

@@ -9,39 +9,41 @@ __all__ = ['scanned', 'provenance']
 
 # %% ../../nbs/model/safety_panel.ipynb #8a915ae1
 from ..core.draw import Panel, badge, facts, table
+from .safety_facts import Provenance, Scanned
 
 # %% ../../nbs/model/safety_panel.ipynb #8644beee
-def scanned(s) -> Panel:
+def scanned(fact: Scanned) -> Panel:
     "What is dangerous in an artefact"
+    rows = [[found["file"], badge("bad", found["kind"].upper()), found["message"]] for found in fact.findings]
+    if not fact.ok:
+        next_command = "do not open it"
+    elif fact.version:
+        next_command = f"mlops model verify {fact.version}"
+    else:
+        next_command = "mlops model log FILE NAME --example ROWS"
     return Panel(
-        f"Scan of {s.path}",
-        facts({"files": s.files}),
-        table(
-            ["file", "kind", ""],
-            [[x["file"], badge("bad", x["kind"].upper()), x["message"]] for x in s.findings],
-            empty="nothing dangerous found",
-        ),
-        verdict=("ok", "NOTHING FOUND") if s.ok else ("bad", f"{len(s.findings)} FINDINGS"),
-        next="do not open it"
-        if not s.ok
-        else f"mlops model verify {s.version}"
-        if s.version
-        else "mlops model log FILE NAME --example ROWS",
+        f"Scan of {fact.path}",
+        facts({"files": fact.files}),
+        table(["file", "kind", ""], rows, empty="nothing dangerous found"),
+        verdict=("ok", "NOTHING FOUND") if fact.ok else ("bad", f"{len(fact.findings)} FINDINGS"),
+        next=next_command,
     )
 
 
-def provenance(v) -> Panel:
+def provenance(fact: Provenance) -> Panel:
     "Digest, signature and what is wrong with them"
-    about = facts({"digest": v.digest or "-", "signed by key": v.signer or "-", "files hashed": v.files})
-    word = ("ok", "SIGNED") if v.signed else ("ok", "AS REGISTERED") if v.ok else ("bad", "DO NOT USE")
+    about = facts({"digest": fact.digest or "-", "signed by key": fact.signer or "-", "files hashed": fact.files})
+    if fact.signed:
+        verdict = ("ok", "SIGNED")
+    else:
+        verdict = ("ok", "AS REGISTERED") if fact.ok else ("bad", "DO NOT USE")
+    blocks: list = [about]
+    if fact.problems:
+        rows = [[badge("bad", problem["kind"].upper()), problem["message"]] for problem in fact.problems]
+        blocks.append(table(["", ""], rows))
     return Panel(
-        v.name,
-        about,
-        *(
-            [table(["", ""], [[badge("bad", x["kind"].upper()), x["message"]] for x in v.problems])]
-            if v.problems
-            else []
-        ),
-        verdict=word,
-        next=f"mlops model verify {v.name}" if v.signed else f"mlops model show {v.name}",
+        fact.name,
+        *blocks,
+        verdict=verdict,
+        next=f"mlops model verify {fact.name}" if fact.signed else f"mlops model show {fact.name}",
     )

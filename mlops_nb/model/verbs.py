@@ -9,7 +9,9 @@ __all__ = ['next_number', 'log', 'resolve', 'folder', 'load', 'show', 'mend', 'l
 
 # %% ../../nbs/model/verbs.ipynb #cb023b35
 import base64, os, sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TYPE_CHECKING
 import msgspec
 from .. import data as datasets, guard
 from ..core import ledger, project as projects, refs
@@ -33,15 +35,20 @@ from mlops_nb.model import (
 )
 from .facts import Mended, Models, ModelVersion
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlops_nb.core.note import Signer
+
 # %% ../../nbs/model/verbs.ipynb #510e6095
-def _object(obj, pickle: bool):
+def _object(given: Any, pickle: bool) -> Any:
     "A fitted model: itself, or what a file or `runs:/` URI holds"
-    if not isinstance(obj, (str, Path)):
-        return obj
-    return mlflow_flavours.load(projects.current(), str(obj), pickle)
+    if not isinstance(given, (str, Path)):
+        return given
+    return mlflow_flavours.load(projects.current(), str(given), pickle)
 
 
-def _example(model, example, data: str, project: Project):
+def _example(model: Any, example: Any, data: str, project: Project) -> tuple[Any, str, str]:
     "`(rows, what they are called, what to say)`"
     if example is not None:
         if isinstance(example, (str, Path)):
@@ -55,7 +62,7 @@ def _example(model, example, data: str, project: Project):
     raise BadInput("there are no rows to compare ONNX with", "give rows that the model takes: --example FRAME")
 
 
-def _key(project: Project):
+def _key(project: Project) -> "Signer | None":
     "The user's key, where the project has pinned it; otherwise versions stay unsigned"
     try:
         return guard.signer(project)
@@ -63,38 +70,41 @@ def _key(project: Project):
         return None
 
 
-def next_number(project: Project, name: str):
+def next_number(project: Project, name: str) -> Callable[[], tuple[int, list[str]]]:
     "What tells a registration its number, and which ones of the same name go before it"
 
-    def ask():
+    def ask() -> tuple[int, list[str]]:
         events = list(ledger.of(project).events(views.TYPES))
-        return views.expected(events, name), [v.bracket for v in views.pending(events, name)]
+        return views.expected(events, name), [version.bracket for version in views.pending(events, name)]
 
     return ask
 
 
-def _request(project: Project, name, data, run, outside: bool, **options) -> registration.Request:
+def _request(project: Project, name: str, data: str, run: str, outside: bool, **options: Any) -> registration.Request:
     "Lineage of a version: its run, its data; the rest is read where there is time"
     number, _ = next_number(project, name)()
-    run = registry.run(project, run)["run"] if run else "" if outside else tracking.last_run(project)
-    r = registration.Request(
+    if run:
+        run = registry.run(project, run)["run"]
+    elif not outside:
+        run = tracking.last_run(project)
+    request = registration.Request(
         bracket=registration.new_bracket(), name=name, expected=number, data=data, run=run, **options
     )
     if data:
-        v = datasets.resolve(data, project)
-        r.data = f"{v.name}@{v.version}"
-        r.data_digest = v.digest
-    return r
+        dataset = datasets.resolve(data, project)
+        request.data = f"{dataset.name}@{dataset.version}"
+        request.data_digest = dataset.digest
+    return request
 
 
-def _probe(model, rows) -> None:
+def _probe(model: Any, rows: "pd.DataFrame | np.ndarray") -> None:
     "Ask the model a few rows, those with gaps first: what it cannot take is said at once"
     if hasattr(rows, "isna"):
         rows = _gaps_first(rows)
     packaging.answers_of(model, rows[:200])
 
 
-def _gaps_first(rows):
+def _gaps_first(rows: "pd.DataFrame") -> "pd.DataFrame":
     "Rows with a missing value before the others"
     gaps = rows.isna().any(axis=1)
     return rows.loc[gaps.sort_values(ascending=False, kind="stable").index]
@@ -107,7 +117,7 @@ def _background(wait: bool | None) -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None and not os.environ.get("MLOPS_PARENT_RUN") and os.name == "posix"
 
-
+# %% ../../nbs/model/verbs.ipynb #fcc7ccef
 @verb(changes=True, example="mlops model log clf delay")
 def log(
     object: Object,  # A fitted model; in a shell a file or a `runs:/` URI
@@ -130,50 +140,64 @@ def log(
     model = _object(object, pickle)
     rows, called, said = _example(model, example, data, project)
     outside = not run and not isinstance(object, (str, Path)) and tracking.trained_outside(project, model)
-    r = _request(project, name, data, run, outside, example=called, tolerance=tolerance, native=native, pickle=pickle)
+    request = _request(
+        project, name, data, run, outside, example=called, tolerance=tolerance, native=native, pickle=pickle
+    )
     if dry_run:
         return Plan(
             steps=[
                 f"compare ONNX with {type(model).__name__} on {len(rows):,} rows ({called})",
-                f"register {name}@{r.expected} in MLflow",
-                f"record model.registered {name}@{r.expected}",
+                f"register {name}@{request.expected} in MLflow",
+                f"record model.registered {name}@{request.expected}",
             ]
         )
     _probe(model, rows)
-    fact = _left(project, r, model, rows) if _background(wait) else _waited(project, r, model, rows)
+    fact = _left(project, request, model, rows) if _background(wait) else _waited(project, request, model, rows)
     last = tracking.last_run(project)[:8]
-    notes = [
-        x
-        for x in (said, outside and f"not made in run {last}, so it gets none of its metrics; if it was: --run {last}")
-        if x
-    ]
+    notes = [said] if said else []
+    if outside:
+        notes.append(f"not made in run {last}, so it gets none of its metrics; if it was: --run {last}")
     if notes:
         fact.said = notes
     return fact
 
 
-def _left(project: Project, r, model, rows) -> ModelVersion:
+def _left(
+    project: Project, request: registration.Request, model: Any, rows: "pd.DataFrame | np.ndarray"
+) -> ModelVersion:
     "Hand it over and say so"
-    with registration.begun(project, r, next_number(project, r.name)) as lock:
-        registration.leave(project, r, model, rows, lock)
-    return ModelVersion(name=r.name, version=r.expected, digest="", state="registering", run=r.run, data=r.data)
+    with registration.begun(project, request, next_number(project, request.name)) as lock:
+        registration.leave(project, request, model, rows, lock)
+    return ModelVersion(
+        name=request.name, version=request.expected, digest="", state="registering", run=request.run, data=request.data
+    )
 
 
-def _waited(project: Project, r, model, rows) -> ModelVersion:
+def _waited(
+    project: Project, request: registration.Request, model: Any, rows: "pd.DataFrame | np.ndarray"
+) -> ModelVersion:
     "Do it here; what ONNX got wrong comes with the error"
-    with registration.begun(project, r, next_number(project, r.name)), progress(f"registering {r.name}@{r.expected}"):
+    with (
+        registration.begun(project, request, next_number(project, request.name)),
+        progress(f"registering {request.name}@{request.expected}"),
+    ):
         try:
             return registration.finish(
-                project, r, model, rows, _key(project), registration.limited(project.settings.model.convert_s)
+                project,
+                request,
+                model,
+                rows,
+                key=_key(project),
+                converting=registration.limited(project.settings.model.convert_s),
             )
-        except Finding as e:
-            e.__dict__["result"] = ModelVersion(
-                name=r.name,
-                version=r.expected,
+        except Finding as error:
+            error.__dict__["result"] = ModelVersion(
+                name=request.name,
+                version=request.expected,
                 digest="",
                 state="failed",
-                onnx=msgspec.to_builtins(e.__dict__["parity"]),
-                message=e.message,
+                onnx=msgspec.to_builtins(error.__dict__["parity"]),
+                message=error.message,
             )
             raise
 
@@ -186,55 +210,60 @@ def _resolve(project: Project, ref: str) -> ModelVersion:
     waiting = views.pending(events, at.name)
     bad = views.failed(events, at.name)
     number = int(at.version) if at.version.isdigit() else None
-    if number not in [v.version for v in have] and (number is not None or not have):
-        for v in [*waiting[::-1], *bad[::-1]]:
-            if number in (None, v.version):
-                return v
+    unknown = number not in [version.version for version in have]
+    if unknown and (number is not None or not have):
+        for version in [*waiting[::-1], *bad[::-1]]:
+            if number in (None, version.version):
+                return version
     if not have and waiting:
         raise NotFound(
             f"{at.name}@{at.version} is not there; {at.name}@{waiting[-1].version} is being registered",
             f"mlops model show {at.name}@{waiting[-1].version}",
         )
     now = registry.aliases(project, at.name) if have else {}
-    v = refs.pick(have, at, now, "model")
-    v.aliases = sorted(a for a, n in now.items() if n == v.version)
-    return v
+    version = refs.pick(have, at, now, "model")
+    version.aliases = sorted(alias for alias, on in now.items() if on == version.version)
+    return version
 
 
 def resolve(
     ref: str,  # `NAME@v`
-    p=None,  # Project; the current one by default
+    project: Project | None = None,  # Project; the current one by default
 ) -> ModelVersion:  # With `.source`, `.about`
     "A registered version; waits for one that is being registered; raises `NotFound`, and `BadInput` for one that failed"
-    p = p or projects.current()
-    v = _resolve(p, ref)
-    if v.state == "registering":
-        with progress(f"waiting for {v.name}@{v.version}"):
-            registration.wait(p, v.bracket)
-        v = _resolve(p, ref)
-    if v.state == "registering":
+    project = project or projects.current()
+    version = _resolve(project, ref)
+    if version.state == "registering":
+        with progress(f"waiting for {version.name}@{version.version}"):
+            registration.wait(project, version.bracket)
+        version = _resolve(project, ref)
+    if version.state == "registering":
         raise BadInput(
-            f"{v.name}@{v.version} was not finished: its process has ended", "finish or undo it with: mlops model mend"
+            f"{version.name}@{version.version} was not finished: its process has ended",
+            "finish or undo it with: mlops model mend",
         )
-    if v.state == "failed":
-        raise BadInput(f"{v.name}@{v.version} was not registered: {v.message}", "log it again: mlops model log")
-    return v
+    if version.state == "failed":
+        raise BadInput(
+            f"{version.name}@{version.version} was not registered: {version.message}", "log it again: mlops model log"
+        )
+    return version
 
 
 def folder(
-    v: ModelVersion,  # What `resolve` gave
-    p=None,  # Project; the current one by default
+    version: ModelVersion,  # What `resolve` gave
+    project: Project | None = None,  # Project; the current one by default
 ) -> Path:  # Its files, hashed again
     "The files of a version, as they were registered; raises `BadInput` when they were changed"
-    p = p or projects.current()
-    at = registry.fetch(p, v.source)
-    v.files = {k: x["sha256"] for k, x in manifest.check(at, v.digest)["files"].items()}
-    s = p.settings
-    if s.model.require_signature:
+    project = project or projects.current()
+    at = registry.fetch(project, version.source)
+    listed = manifest.check(at, version.digest)["files"]
+    version.files = {name: entry["sha256"] for name, entry in listed.items()}
+    settings = project.settings
+    if settings.model.require_signature:
         manifest.verify(
             at,
-            [base64.b64decode(k) for k in s.audit.public_key.replace(",", " ").split()],
-            dict(x.split("=") for x in s.model.keys_until.replace(",", " ").split()),
+            [base64.b64decode(key) for key in settings.audit.public_key.replace(",", " ").split()],
+            dict(pair.split("=") for pair in settings.model.keys_until.replace(",", " ").split()),
         )
     return at
 
@@ -245,38 +274,40 @@ def load(
     threads: int = 1,  # Of ONNX Runtime
 ) -> onnx_session.Predictor:
     "A version as a function of rows: the registered bytes, hashed again"
-    v = resolve(ref, project)
-    if not v.onnx:
-        raise NotFound(f"{v.name}@{v.version} has no ONNX: {v.message}", "register it again without --native")
-    at = folder(v, project)
+    version = resolve(ref, project)
+    if not version.onnx:
+        raise NotFound(
+            f"{version.name}@{version.version} has no ONNX: {version.message}", "register it again without --native"
+        )
+    at = folder(version, project)
     return onnx_session.Predictor(
         (at / "model.onnx").read_bytes(),
-        v.inputs,
-        f"{v.name}@{v.version}",
+        version.inputs,
+        f"{version.name}@{version.version}",
         threads,
         lambda: mlflow_flavours.native(at),
-        **_native_from(v),
+        **_native_from(version),
     )
 
 
-def _native_from(v) -> dict[str, int | None]:
+def _native_from(version: ModelVersion) -> dict[str, int | None]:
     "Rows from which on the original is faster given frames, and given arrays, where it is kept without pickle"
-    told = (v.about.get("latency") or {}) if v.about.get("flavour") == "skops" else {}
+    told = (version.about.get("latency") or {}) if version.about.get("flavour") == "skops" else {}
     return {"native_from": told.get("native_from"), "arrays_from": told.get("arrays_from")}
 
-
+# %% ../../nbs/model/verbs.ipynb #61f451c6
 @verb(example="mlops model show delay@1")
 def show(
     name: Ref,  # `NAME@v`
 ) -> ModelVersion:
     "One version: digest, parity, size, metrics, inputs, files"
     project = projects.current()
-    v = _resolve(project, name)
-    if v.state == "registered":
-        folder(v, project)
-    elif v.state == "registering" and not registration.busy(project, v.bracket):
-        v.message = "its process has ended: mlops model mend"
-    return v
+    version = _resolve(project, name)
+    if version.state == "registered":
+        folder(version, project)
+    elif version.state == "registering" and not registration.busy(project, version.bracket):
+        version.message = "its process has ended: mlops model mend"
+    return version
 
 
 @verb(changes=True, example="mlops model mend")
@@ -288,58 +319,49 @@ def mend(
     project = projects.current()
     found = leftovers(project, not dry_run)
     if dry_run:
-        return Plan(steps=[f"{x['subject']}: {x['state']}, {x['message']}" for x in found] or ["nothing to mend"])
+        steps = [f"{one['subject']}: {one['state']}, {one['message']}" for one in found]
+        return Plan(steps=steps or ["nothing to mend"])
     return Mended(done=found)
 
 
 def leftovers(project: Project, apply: bool) -> list[dict]:
     "What killed processes left; finished or undone with `apply`"
     events = list(ledger.of(project).events([*views.TYPES, *views.OPENS]))
-    return registration.mend(project, views.pending(events), apply) + mlflow_aliases.mend(
-        project, views.promoting(events), apply
-    )
+    registrations = registration.mend(project, views.pending(events), apply)
+    return registrations + mlflow_aliases.mend(project, views.promoting(events), apply)
 
-
+# %% ../../nbs/model/verbs.ipynb #e2f140fa
 def differences(project: Project) -> tuple[dict[str, int], list[dict]]:
     "`(what was compared, {kind, subject, message, evidence})`: MLflow's registry against the ledger"
-    have = {(v.name, v.version): v for v in views.versions(ledger.of(project).events(views.TYPES))}
-    there = {(v.name, int(v.version)): v for v in registry.versions(project)} if have or project.mlflow_uri else {}
-    running = {v.bracket for v in views.pending(ledger.of(project).events(views.TYPES))}
-    out = [
-        {
-            "kind": "unrecorded",
-            "subject": f"{n}@{k}",
-            "message": f"{n}@{k} is in MLflow and the ledger knows nothing of it",
-            "evidence": None,
-        }
-        for (n, k), v in there.items()
-        if (n, k) not in have and v.tags.get("mlops.bracket") not in running
-    ]
-    out += [
-        {
-            "kind": "missing",
-            "subject": f"{n}@{k}",
-            "message": f"{n}@{k} was registered and is not in MLflow any more",
-            "evidence": v.entry,
-        }
-        for (n, k), v in have.items()
-        if (n, k) not in there
-    ]
-    out += [
-        {
-            "kind": "digest",
-            "subject": f"{n}@{k}",
-            "message": f"MLflow names another digest of {n}@{k} than the ledger",
-            "evidence": have[n, k].entry,
-        }
-        for (n, k), v in there.items()
-        if (n, k) in have and v.tags.get("mlops.digest") != have[n, k].digest
-    ]
-    names = sorted({n for n, _ in [*have, *there]})
-    aliases = [a for n in names for a in _aliases(project, n)]
-    return {"model versions": len({*have, *there}), "aliases": len(aliases)}, out + [
-        a for a in aliases if a.pop("differs")
-    ]
+    recorded = views.versions(ledger.of(project).events(views.TYPES))
+    have = {(version.name, version.version): version for version in recorded}
+    in_mlflow = registry.versions(project) if have or project.mlflow_uri else []
+    there = {(stored.name, int(stored.version)): stored for stored in in_mlflow}
+    running = {version.bracket for version in views.pending(ledger.of(project).events(views.TYPES))}
+    found = []
+    for key, stored in there.items():
+        if key not in have and stored.tags.get("mlops.bracket") not in running:
+            found.append(_differing("unrecorded", key, "is in MLflow and the ledger knows nothing of it"))
+    for key, version in have.items():
+        if key not in there:
+            message = "was registered and is not in MLflow any more"
+            found.append(_differing("missing", key, message, version.entry))
+    for key, stored in there.items():
+        if key in have and stored.tags.get("mlops.digest") != have[key].digest:
+            at = f"{key[0]}@{key[1]}"
+            message = f"MLflow names another digest of {at} than the ledger"
+            found.append({"kind": "digest", "subject": at, "message": message, "evidence": have[key].entry})
+    aliases = []
+    for name in sorted({name for name, _ in [*have, *there]}):
+        aliases += _aliases(project, name)
+    found += [alias for alias in aliases if alias.pop("differs")]
+    return {"model versions": len({*have, *there}), "aliases": len(aliases)}, found
+
+
+def _differing(kind: str, key: tuple[str, int], message: str, evidence: int | None = None) -> dict:
+    "A version, by name and number, that only one of MLflow and the ledger has"
+    subject = f"{key[0]}@{key[1]}"
+    return {"kind": kind, "subject": subject, "message": f"{subject} {message}", "evidence": evidence}
 
 
 def _aliases(project: Project, name: str) -> list[dict]:
@@ -347,50 +369,58 @@ def _aliases(project: Project, name: str) -> list[dict]:
     now = registry.aliases(project, name)
     moves = views.moves(ledger.of(project).events(views.MOVES), name)
     then = views.serving(moves)
-    where = lambda n: "nowhere" if n is None else f"on {n}"
-    return [
-        {
-            "kind": "alias",
-            "subject": name,
-            "message": f"{a} of {name} is {where(now.get(a))} in MLflow and {where(then.get(a))} in the ledger",
-            "evidence": next((m["entry"] for m in moves if m["alias"] == a), None),
-            "fix": f"mlops model promote {name}@{now.get(a) or then[a]} --to {a} --reason WHY",
-            "differs": now.get(a) != then.get(a),
-        }
-        for a in sorted({*now, *then})
-    ]
+    found = []
+    for alias in sorted({*now, *then}):
+        here = _where(now.get(alias))
+        there = _where(then.get(alias))
+        found.append(
+            {
+                "kind": "alias",
+                "subject": name,
+                "message": f"{alias} of {name} is {here} in MLflow and {there} in the ledger",
+                "evidence": next((move["entry"] for move in moves if move["alias"] == alias), None),
+                "fix": f"mlops model promote {name}@{now.get(alias) or then[alias]} --to {alias} --reason WHY",
+                "differs": now.get(alias) != then.get(alias),
+            }
+        )
+    return found
+
+
+def _where(number: int | None) -> str:
+    return "nowhere" if number is None else f"on {number}"
 
 
 def health(project: Project) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
-    found = [x for x in leftovers(project, False) if x["state"] != "running"]
+    found = [one for one in leftovers(project, False) if one["state"] != "running"]
     if found:
         return False, f"{found[0]['subject']} would be {found[0]['state']}: {found[0]['message']}", "mlops model mend"
     return True, "every registration and promotion has ended", ""
 
-
+# %% ../../nbs/model/verbs.ipynb #743fcee2
 @verb("model.list", example="mlops model list")
 def list_() -> Models:
     "Registered models, each in its newest version, with its aliases"
     project = projects.current()
     events = list(ledger.of(project).events(views.TYPES))
     have = views.versions(events)
-    out = []
-    lost = [f for f in views.failed(events) if not any(v.name == f.name for v in have)]
-    newest = {v.name: v for v in [*lost, *have, *views.pending(events)]}
-    for name, v in sorted(newest.items()):
-        out.append(
+    names = {version.name for version in have}
+    lost = [version for version in views.failed(events) if version.name not in names]
+    newest = {version.name: version for version in [*lost, *have, *views.pending(events)]}
+    models = []
+    for name, version in sorted(newest.items()):
+        models.append(
             {
                 "name": name,
-                "version": v.version,
-                "state": v.state,
-                "aliases": registry.aliases(project, name) if any(h.name == name for h in have) else {},
-                "size_bytes": v.size_bytes,
-                "parity_max_abs": (v.onnx or {}).get("parity_max_abs"),
-                "parent": v.parent,
-                "versions": sum(h.name == name for h in have),
-                "metrics": v.metrics,
-                "message": v.message,
+                "version": version.version,
+                "state": version.state,
+                "aliases": registry.aliases(project, name) if name in names else {},
+                "size_bytes": version.size_bytes,
+                "parity_max_abs": (version.onnx or {}).get("parity_max_abs"),
+                "parent": version.parent,
+                "versions": sum(other.name == name for other in have),
+                "metrics": version.metrics,
+                "message": version.message,
             }
         )
-    return Models(models=out)
+    return Models(models=models)

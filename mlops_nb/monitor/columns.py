@@ -14,25 +14,27 @@ from .two_sample import Counted, counted
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 # %% ../../nbs/monitor/columns.ipynb #14367353
 def kind_of(
-    t,  # `pyarrow.DataType`
+    type_: "pa.DataType",  # `pyarrow.DataType`
 ) -> str:  # numeric, categorical, boolean, datetime, nested or empty
     "How values of a type are compared"
     from pyarrow import types as is_
 
-    if is_.is_dictionary(t):
-        return kind_of(t.value_type)
-    if is_.is_null(t):
+    if is_.is_dictionary(type_):
+        return kind_of(type_.value_type)
+    if is_.is_null(type_):
         return "empty"
-    if is_.is_boolean(t):
+    if is_.is_boolean(type_):
         return "boolean"
-    if is_.is_integer(t) or is_.is_floating(t) or is_.is_decimal(t) or is_.is_duration(t) or is_.is_time(t):
+    numeric = (is_.is_integer, is_.is_floating, is_.is_decimal, is_.is_duration, is_.is_time)
+    if any(is_type(type_) for is_type in numeric):
         return "numeric"
-    if is_.is_timestamp(t) or is_.is_date(t):
+    if is_.is_timestamp(type_) or is_.is_date(type_):
         return "datetime"
-    if is_.is_string(t) or is_.is_large_string(t) or is_.is_string_view(t):
+    if is_.is_string(type_) or is_.is_large_string(type_) or is_.is_string_view(type_):
         return "categorical"
     return "nested"
 
@@ -44,38 +46,38 @@ class Sample(NamedTuple):
     rows: int
     missing: int
     numbers: Counted | None = None  # Of numeric and datetime columns (microseconds since 1970, UTC)
-    levels: dict | None = None  # Of categorical and boolean columns: level -> count
+    levels: dict[object, int] | None = None  # Of categorical and boolean columns: level -> count
 
 
-def _decoded(column):
+def _decoded(column: "pa.ChunkedArray") -> "pa.Array | pa.ChunkedArray":
     "The values of a column without nulls, in one array, decoded"
     import pyarrow as pa
 
-    c = column.drop_null()
-    if pa.types.is_dictionary(c.type):
-        c = c.cast(c.type.value_type)
-    return c
+    values = column.drop_null()
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    return values
 
 
-def numbers(column) -> "np.ndarray":
+def numbers(column: "pa.ChunkedArray") -> "np.ndarray":
     "Values of a numeric or datetime column as a numpy array without NaN"
     import numpy as np, pyarrow as pa
 
-    c = _decoded(column)
-    t = c.type
-    if pa.types.is_timestamp(t) or pa.types.is_date(t):
-        c = c.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    elif pa.types.is_duration(t) or pa.types.is_time64(t):
-        c = c.cast(pa.int64())
-    elif pa.types.is_time32(t):
-        c = c.cast(pa.int32())
-    elif pa.types.is_decimal(t):
-        c = c.cast(pa.float64(), safe=False)
-    v = c.to_numpy()
-    return v[v == v] if v.dtype.kind == "f" else v
+    values = _decoded(column)
+    type_ = values.type
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        values = values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+    elif pa.types.is_duration(type_) or pa.types.is_time64(type_):
+        values = values.cast(pa.int64())
+    elif pa.types.is_time32(type_):
+        values = values.cast(pa.int32())
+    elif pa.types.is_decimal(type_):
+        values = values.cast(pa.float64(), safe=False)
+    found = values.to_numpy()
+    return found[found == found] if found.dtype.kind == "f" else found
 
 
-def levels(column) -> dict:
+def levels(column: "pa.ChunkedArray") -> dict[object, int]:
     "Level -> count of a categorical or boolean column"
     import pyarrow.compute as pc
 
@@ -84,18 +86,18 @@ def levels(column) -> dict:
 
 
 def sample(
-    column,  # `pyarrow.ChunkedArray`
+    column: "pa.ChunkedArray",  # `pyarrow.ChunkedArray`
 ) -> Sample:
     "One column, counted in one pass"
     kind = kind_of(column.type)
-    n = len(column)
+    rows = len(column)
     if kind in ("numeric", "datetime"):
-        x = counted(numbers(column))
-        return Sample(kind, n, n - int(x.n.sum()), numbers=x)
+        counts = counted(numbers(column))
+        return Sample(kind, rows, rows - int(counts.n.sum()), numbers=counts)
     if kind in ("categorical", "boolean"):
         found = levels(column)
-        return Sample(kind, n, n - sum(found.values()), levels=found)
-    return Sample(kind, n, column.null_count)
+        return Sample(kind, rows, rows - sum(found.values()), levels=found)
+    return Sample(kind, rows, column.null_count)
 
 # %% ../../nbs/monitor/columns.ipynb #20987677
 def chosen(
@@ -104,11 +106,11 @@ def chosen(
     columns: list[str] | None,  # What was asked for; None or empty is all
 ) -> list[str]:
     "Names to compare, in the reference's order; raises `BadInput` for one that is nowhere"
-    both = [*ref, *(c for c in cur if c not in set(ref))]
+    both = [*ref, *(name for name in cur if name not in set(ref))]
     if not columns:
         return both
     known = set(both)
-    wrong = next((c for c in columns if c not in known), None)
+    wrong = next((name for name in columns if name not in known), None)
     if wrong is not None:
         raise BadInput(
             f"--columns: neither window has a column {wrong!r}",

@@ -8,11 +8,16 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/comparison.html.md"""
 __all__ = ['BARS', 'Tested', 'judge', 'compare', 'check']
 
 # %% ../../nbs/monitor/comparison.ipynb #f9411809
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, SupportsInt, TYPE_CHECKING
 from ..core.errors import BadInput
 from . import two_sample as two
 from .columns import Sample, chosen, sample
 from .facts import ColumnDrift, Drift
+from .two_sample import Counted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # %% ../../nbs/monitor/comparison.ipynb #f458b295
 class Tested(NamedTuple):
@@ -29,70 +34,71 @@ class Tested(NamedTuple):
 BARS = 16  # Bins of the small histogram
 
 
-def _pictured(a, b):
+def _pictured(reference: Counted, current: Counted) -> tuple[list[int], list[int]]:
     "Counts over common bins between the 1st and 99th percentile of both; the ends hold the rest"
     import numpy as np
 
-    lows, highs = zip(*(two.quantile(s, [0.01, 0.99]) for s in (a, b)))
+    lows, highs = zip(*(two.quantile(window, [0.01, 0.99]) for window in (reference, current)))
     with np.errstate(all="ignore"):
         edges = np.linspace(float(min(lows)), float(max(highs)), BARS + 1)[1:-1]
     if not np.isfinite(edges).all():
-        inside = np.concatenate([s.x[np.isfinite(s.x.astype(float))] for s in (a, b)])
+        inside = np.concatenate([window.x[np.isfinite(window.x.astype(float))] for window in (reference, current)])
         edges = np.linspace(inside.min(), inside.max(), BARS + 1)[1:-1] if len(inside) else np.zeros(1)
-    return two.binned(a, edges).tolist(), two.binned(b, edges).tolist()
+    return two.binned(reference, edges).tolist(), two.binned(current, edges).tolist()
 
 
-def _moment(us) -> str:
+def _moment(us: SupportsInt) -> str:
     "A day, for a number of microseconds since 1970"
     import numpy as np
 
     return str(np.datetime64(int(us), "us").astype("datetime64[D]"))
 
 
-def _numbers(kind, a, b, named) -> Tested:
+def _numbers(kind: str, reference: Counted, current: Counted, named: bool) -> Tested:
+    "The test of two windows of numbers or times"
     from mlops_nb.core.draw import short
 
     say = _moment if kind == "datetime" else (lambda v: short(float(v)))
-    lo, hi = (two.quantile(s, 0.5) for s in (a, b))
-    bins = _pictured(a, b)
-    if kind == "datetime" and not named and (a.x[-1] < b.x[0] or b.x[-1] < a.x[0]):
-        return Tested(
-            "none",
-            change=f"the windows' own time: {say(a.x[0])}..{say(a.x[-1])} -> {say(b.x[0])}..{say(b.x[-1])}",
-            bins=bins,
-        )
-    if len(a.x) == len(b.x) == 1 and a.x[0] == b.x[0]:
-        return Tested("none", change=f"always {say(lo)}", bins=bins)
-    return Tested(
-        "ks",
-        *two.ks(a, b),
-        two.effect(a, b),
-        f"median {say(lo)} -> {say(hi)}" if lo != hi else _spread(kind, a, b),
-        bins,
-    )
+    median_reference, median_current = (two.quantile(window, 0.5) for window in (reference, current))
+    bins = _pictured(reference, current)
+    apart = reference.x[-1] < current.x[0] or current.x[-1] < reference.x[0]
+    if kind == "datetime" and not named and apart:
+        spans = [f"{say(window.x[0])}..{say(window.x[-1])}" for window in (reference, current)]
+        return Tested("none", change=f"the windows' own time: {spans[0]} -> {spans[1]}", bins=bins)
+    if len(reference.x) == len(current.x) == 1 and reference.x[0] == current.x[0]:
+        return Tested("none", change=f"always {say(median_reference)}", bins=bins)
+    statistic, p_value = two.ks(reference, current)
+    if median_reference != median_current:
+        change = f"median {say(median_reference)} -> {say(median_current)}"
+    else:
+        change = _spread(kind, reference, current)
+    return Tested("ks", statistic, p_value, two.effect(reference, current), change, bins)
 
 
-def _spread(kind, a, b) -> str:
+def _spread(kind: str, reference: Counted, current: Counted) -> str:
     "What to say when the medians agree: the middle half"
     from mlops_nb.core.draw import short
 
     if kind == "datetime":
         return ""
-    q = [[short(float(v)) for v in two.quantile(s, [0.25, 0.75])] for s in (a, b)]
-    return (
-        "median and quartiles the same" if q[0] == q[1] else f"middle half {q[0][0]}..{q[0][1]} -> {q[1][0]}..{q[1][1]}"
-    )
+    halves = []
+    for window in (reference, current):
+        low, high = two.quantile(window, [0.25, 0.75])
+        halves.append(f"{short(float(low))}..{short(float(high))}")
+    if halves[0] == halves[1]:
+        return "median and quartiles the same"
+    return f"middle half {halves[0]} -> {halves[1]}"
 
 # %% ../../nbs/monitor/comparison.ipynb #a5226fb5
-def _levels(a: dict, b: dict) -> Tested:
+def _levels(reference: dict, current: dict) -> Tested:
     import numpy as np
     from mlops_nb.core.draw import short
 
-    names = sorted({*a, *b}, key=lambda k: (-a.get(k, 0) - b.get(k, 0), str(k)))
-    table = np.array([[s.get(k, 0) for k in names] for s in (a, b)])
+    names = sorted({*reference, *current}, key=lambda k: (-reference.get(k, 0) - current.get(k, 0), str(k)))
+    table = np.array([[window.get(level, 0) for level in names] for window in (reference, current)])
     shares = table / np.maximum(1, table.sum(1, keepdims=True))
     top = int(np.argmax(np.abs(shares[1] - shares[0])))
-    bins = tuple(r.tolist() for r in table[:, :BARS])  # the most frequent levels
+    bins = tuple(row.tolist() for row in table[:, :BARS])  # the most frequent levels
     if (found := two.homogeneity(table)) is None:
         return Tested("none", change=f"always {short(names[0], 24)}" if len(names) == 1 else "too few rows", bins=bins)
     new = f", {(table[0] == 0).sum():,} new levels" if (table[0] == 0).any() and len(names) > 2 else ""
@@ -104,42 +110,47 @@ def _levels(a: dict, b: dict) -> Tested:
     )
 
 
-def _is_text(a: dict, b: dict) -> bool:
+def _is_text(reference: dict, current: dict) -> bool:
     "Is nearly every value of both windows together different?"
-    return len({*a, *b}) > max(50, (sum(a.values()) + sum(b.values())) / 2)
+    return len({*reference, *current}) > max(50, (sum(reference.values()) + sum(current.values())) / 2)
 
 
-def _lengths(a: dict, b: dict) -> Tested:
+def _lengths(reference: dict, current: dict) -> Tested:
     import numpy as np
 
-    x, y = (two.counted(np.repeat([len(k) for k in s], list(s.values()))) for s in (a, b))
-    t = _numbers("numeric", x, y, False)
-    return t._replace(test="ks_length" if t.test == "ks" else t.test, change=f"characters: {t.change}")
+    lengths_reference, lengths_current = (
+        two.counted(np.repeat([len(level) for level in window], list(window.values())))
+        for window in (reference, current)
+    )
+    tested = _numbers("numeric", lengths_reference, lengths_current, False)
+    return tested._replace(
+        test="ks_length" if tested.test == "ks" else tested.test, change=f"characters: {tested.change}"
+    )
 
 # %% ../../nbs/monitor/comparison.ipynb #98f184a2
-def _values(a: Sample, b: Sample, named: bool) -> tuple[str, Tested]:
+def _values(reference: Sample, current: Sample, named: bool) -> tuple[str, Tested]:
     "Kind of a column, and the test of its values"
-    kind = a.kind if a.kind != "empty" else b.kind
-    if "empty" not in (a.kind, b.kind) and a.kind != b.kind:
-        return kind, Tested("schema", 1.0, 0.0, 1.0, f"was {a.kind}, is {b.kind}")
-    if a.missing == a.rows or b.missing == b.rows:
+    kind = reference.kind if reference.kind != "empty" else current.kind
+    if "empty" not in (reference.kind, current.kind) and reference.kind != current.kind:
+        return kind, Tested("schema", 1.0, 0.0, 1.0, f"was {reference.kind}, is {current.kind}")
+    if reference.missing == reference.rows or current.missing == current.rows:
         return kind, Tested("none", change="no values")
     if kind == "nested":
         return kind, Tested("none", change="nested values are not compared")
     if kind in ("numeric", "datetime"):
-        return kind, _numbers(kind, a.numbers, b.numbers, named)
-    if kind == "categorical" and _is_text(a.levels, b.levels):
-        return "text", _lengths(a.levels, b.levels)
-    return kind, _levels(a.levels, b.levels)
+        return kind, _numbers(kind, reference.numbers, current.numbers, named)
+    if kind == "categorical" and _is_text(reference.levels, current.levels):
+        return "text", _lengths(reference.levels, current.levels)
+    return kind, _levels(reference.levels, current.levels)
 
 
-def _absent(a: Sample, b: Sample) -> Tested | None:
+def _absent(reference: Sample, current: Sample) -> Tested | None:
     "The test of the missing shares; None where nothing is missing, or everything"
-    table = [[a.missing, a.rows - a.missing], [b.missing, b.rows - b.missing]]
+    table = [[reference.missing, reference.rows - reference.missing], [current.missing, current.rows - current.missing]]
     found = two.homogeneity(table)
     if found is None:
         return None
-    shares = [s.missing / s.rows for s in (a, b)]
+    shares = [window.missing / window.rows for window in (reference, current)]
     return Tested(
         "missing",
         shares[1] - shares[0],
@@ -149,16 +160,52 @@ def _absent(a: Sample, b: Sample) -> Tested | None:
     )
 
 # %% ../../nbs/monitor/comparison.ipynb #a6a80323
-def _column(name, kind, value, absent, adjusted, a, b, alpha, least) -> ColumnDrift:
+class _Examined(NamedTuple):
+    "One column of both windows, and what its tests found"
+
+    name: str
+    reference: Sample | None  # None: the window lacks the column
+    current: Sample | None
+    kind: str
+    value: Tested
+    absent: Tested | None = None  # The test of the missing shares
+
+
+def _examined(name: str, reference: Sample | None, current: Sample | None, named: bool) -> _Examined:
+    "Test one column; either side may lack it"
+    if reference is None:
+        value = Tested("none", change="only in the current window")
+        return _Examined(name, reference, current, current.kind, value)
+    if current is None:
+        value = Tested("schema", 1.0, 0.0, 1.0, "gone from the current window")
+        return _Examined(name, reference, current, reference.kind, value)
+    kind, value = _values(reference, current, named)
+    absent = None if value.test == "schema" else _absent(reference, current)
+    return _Examined(name, reference, current, kind, value, absent)
+
+
+def _missing(window: Sample | None) -> float:
+    "Share of missing values; of a column that is not there all are"
+    return window.missing / window.rows if window else 1.0
+
+
+def _column(
+    column: _Examined,
+    adjusted: tuple[float, float],  # p of its values and of its missing shares, after Holm's correction
+    alpha: float,
+    least: float,  # Smaller effects raise no alarm
+) -> ColumnDrift:
     "One row of the comparison"
+    value = column.value
+    absent = column.absent
     by_value, by_absence = (
-        t is not None and p <= alpha and t.effect >= least for t, p in zip((value, absent), adjusted)
+        tested is not None and p <= alpha and tested.effect >= least for tested, p in zip((value, absent), adjusted)
     )
-    said = absent if absent and by_absence and not by_value else value
-    change = said.change if not (by_value and by_absence) else f"{value.change}; {absent.change}"
+    said = absent if by_absence and not by_value else value
+    change = f"{value.change}; {absent.change}" if by_value and by_absence else said.change
     return ColumnDrift(
-        name=name,
-        kind=kind,
+        name=column.name,
+        kind=column.kind,
         test=said.test,
         statistic=said.statistic,
         p_value=1.0 if said.p is None else said.p,
@@ -166,85 +213,76 @@ def _column(name, kind, value, absent, adjusted, a, b, alpha, least) -> ColumnDr
         effect=said.effect,
         drifted=by_value or by_absence,
         change=change,
-        missing_ref=a.missing / a.rows if a else 1.0,
-        missing_cur=b.missing / b.rows if b else 1.0,
+        missing_ref=_missing(column.reference),
+        missing_cur=_missing(column.current),
         missing_p=absent.p if absent else None,
         bins_ref=list(value.bins[0]),
         bins_cur=list(value.bins[1]),
     )
 
 
-def _one(name, a, b, named):
-    "Kind and tests of one column; either side may lack it"
-    if a is None:
-        return b.kind, Tested("none", change="only in the current window"), None
-    if b is None:
-        return a.kind, Tested("schema", 1.0, 0.0, 1.0, "gone from the current window"), None
-    kind, value = _values(a, b, named)
-    return kind, value, None if value.test == "schema" else _absent(a, b)
-
-
 def judge(
-    pairs,  # `(name, reference Sample or None, current Sample or None)` of each column
+    pairs: Iterable[tuple[str, Sample | None, Sample | None]],  # Name, reference and current sample of each column
     rows: tuple[int, int],  # Rows of the windows
     alpha: float = 0.05,  # At most so often exchangeable windows raise the alarm
+    *,
     named: bool = False,  # Were the columns asked for by name?
     min_effect: float = 0.0,  # Smaller differences raise no alarm
 ) -> Drift:
     "Test every pair and correct for their number"
-    found = []
-    for name, a, b in pairs:
-        found.append((name, a, b, *_one(name, a, b, named)))
-    family = [
-        (i, j)
-        for i, f in enumerate(found)
-        for j, t in enumerate(f[4:6])
-        if t is not None and t.p is not None and t.test != "schema"
-    ]
-    fair = {k: q for k, q in zip(family, two.holm([found[i][4 + j].p for i, j in family]))}
+    examined = [_examined(name, reference, current, named) for name, reference, current in pairs]
+    p_values = {}
+    for i, column in enumerate(examined):
+        for part, tested in (("value", column.value), ("absent", column.absent)):
+            if tested is not None and tested.p is not None and tested.test != "schema":
+                p_values[i, part] = tested.p
+    fair = dict(zip(p_values, two.holm(list(p_values.values()))))
     columns = []
-    for i, (name, a, b, kind, value, absent) in enumerate(found):
-        adjusted = (0.0 if value.test == "schema" else fair.get((i, 0), 1.0), fair.get((i, 1), 1.0))
-        columns.append(_column(name, kind, value, absent, adjusted, a, b, alpha, min_effect))
+    for i, column in enumerate(examined):
+        by_value = 0.0 if column.value.test == "schema" else fair.get((i, "value"), 1.0)
+        columns.append(_column(column, (by_value, fair.get((i, "absent"), 1.0)), alpha, min_effect))
     return Drift(
         rows=sum(rows),
         rows_ref=rows[0],
         rows_cur=rows[1],
         columns=columns,
-        alarm=any(c.drifted for c in columns),
+        alarm=any(column.drifted for column in columns),
         false_alarm_rate=alpha,
-        tests=len(family),
+        tests=len(p_values),
         min_effect=min_effect,
     )
 
 # %% ../../nbs/monitor/comparison.ipynb #7076dcd7
 def compare(
-    ref,  # `pyarrow.Table`: reference window
-    cur,  # `pyarrow.Table`: current window
+    ref: "pa.Table",  # `pyarrow.Table`: reference window
+    cur: "pa.Table",  # `pyarrow.Table`: current window
     alpha: float = 0.05,  # At most so often exchangeable windows raise the alarm
+    *,
     columns: list[str] | None = None,  # Only these columns
     min_effect: float = 0.0,  # Smaller differences raise no alarm
-    tick=None,  # Called with `(1, name)` after each column
+    tick: Callable[[float, str], None] | None = None,  # Called with `(1, name)` after each column
 ) -> Drift:
     "Compare two tables, one column at a time"
     check(alpha, min_effect, ref.num_rows, cur.num_rows)
     names = chosen(ref.column_names, cur.column_names, columns)
 
-    def pairs():
-        for n in names:
-            yield n, *(sample(t[n]) if n in t.column_names else None for t in (ref, cur))
+    def pairs() -> Iterator[tuple[str, Sample | None, Sample | None]]:
+        for name in names:
+            reference = sample(ref[name]) if name in ref.column_names else None
+            current = sample(cur[name]) if name in cur.column_names else None
+            yield name, reference, current
             if tick:
-                tick(1, n)
+                tick(1, name)
 
-    return judge(pairs(), (ref.num_rows, cur.num_rows), alpha, bool(columns), min_effect)
+    return judge(pairs(), (ref.num_rows, cur.num_rows), alpha, named=bool(columns), min_effect=min_effect)
 
 
-def check(alpha, min_effect, rows_ref, rows_cur) -> None:
+def check(alpha: float, min_effect: float, rows_ref: int, rows_cur: int) -> None:
     "Raise `BadInput` for a rate, an effect or a window that cannot be"
     if not 0 < alpha < 1:
         raise BadInput(f"--alpha {alpha}: a rate of false alarms lies between 0 and 1", "write --alpha .05")
     if not 0 <= min_effect <= 1:
         raise BadInput(f"--min-effect {min_effect}: a share of rows lies between 0 and 1", "write --min-effect .02")
-    for word, n in (("reference", rows_ref), ("current", rows_cur)):
-        if not n:
+    for word, rows in (("reference", rows_ref), ("current", rows_cur)):
+        if not rows:
             raise BadInput(f"the {word} window has no rows", "give a window with rows")

@@ -9,63 +9,76 @@ __all__ = ['ROWS', 'comparable', 'snapshot', 'write']
 
 # %% ../../nbs/monitor/evidently_report.ipynb #7f0bc23a
 import os, warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core.errors import BadInput, ToolFailed
 from .columns import chosen, kind_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from evidently.core.report import Snapshot
+
 # %% ../../nbs/monitor/evidently_report.ipynb #1ef1d064
-def _frame(table, kinds):
+def _frame(table: "pa.Table", kinds: dict[str, str]) -> "pd.DataFrame":
     "A pandas frame of types that Evidently takes"
     import pandas as pd, pyarrow as pa
 
-    out = {}
-    for n, kind in kinds.items():
-        c = table[n]
-        if pa.types.is_dictionary(c.type):
-            c = c.cast(c.type.value_type)
-        if kind == "numeric" and (pa.types.is_duration(c.type) or pa.types.is_time64(c.type)):
-            c = c.cast(pa.int64())
-        if kind == "numeric" and pa.types.is_time32(c.type):
-            c = c.cast(pa.int32())
+    columns = {}
+    for name, kind in kinds.items():
+        column = table[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if kind == "numeric" and (pa.types.is_duration(column.type) or pa.types.is_time64(column.type)):
+            column = column.cast(pa.int64())
+        if kind == "numeric" and pa.types.is_time32(column.type):
+            column = column.cast(pa.int32())
         if kind == "numeric":
-            out[n] = c.cast(pa.float64(), safe=False).to_numpy()
+            columns[name] = column.cast(pa.float64(), safe=False).to_numpy()
         elif kind == "datetime":
-            out[n] = c.cast(pa.timestamp("us"), safe=False).to_pandas()
+            columns[name] = column.cast(pa.timestamp("us"), safe=False).to_pandas()
         else:
-            out[n] = c.cast(pa.string()).to_pandas().astype(object)
-    return pd.DataFrame(out)
+            columns[name] = column.cast(pa.string()).to_pandas().astype(object)
+    return pd.DataFrame(columns)
 
 
-def _holds(c) -> bool:
+def _holds(column: "pa.ChunkedArray") -> bool:
     "Has a column any value that is neither null nor NaN?"
     import pyarrow as pa, pyarrow.compute as pc
 
-    return (
-        pc.any(
-            pc.fill_null(pc.is_valid(c) if not pa.types.is_floating(c.type) else pc.invert(pc.is_nan(c)), False)
-        ).as_py()
-        is True
-    )
+    known = pc.invert(pc.is_nan(column)) if pa.types.is_floating(column.type) else pc.is_valid(column)
+    return pc.any(pc.fill_null(known, False)).as_py() is True
 
 
-def comparable(ref, cur, columns=None) -> tuple[dict[str, str], list[str]]:
+def _common_kind(both: "list[pa.ChunkedArray]") -> str | None:
+    "The kind of a column in the windows that have it; None unless Evidently can compare them"
+    kinds = {kind_of(column.type) for column in both}
+    if len(both) < 2 or len(kinds) > 1 or kinds & {"nested", "empty"}:
+        return None
+    return kinds.pop() if all(_holds(column) for column in both) else None
+
+
+def comparable(
+    ref: "pa.Table",  # `pyarrow.Table`: reference window
+    cur: "pa.Table",  # `pyarrow.Table`: current window
+    columns: list[str] | None = None,  # Only these columns
+) -> tuple[dict[str, str], list[str]]:
     "`(name -> kind, names left out)`: a column takes part when both windows have it, of one kind, with values"
     kinds = {}
     left = []
-    for n in chosen(ref.column_names, cur.column_names, columns):
-        both = [t[n] for t in (ref, cur) if n in t.column_names]
-        k = {kind_of(c.type) for c in both}
-        ok = len(both) == 2 and len(k) == 1 and not k & {"nested", "empty"} and all(_holds(c) for c in both)
-        if ok:
-            kinds[n] = k.pop()
+    for name in chosen(ref.column_names, cur.column_names, columns):
+        kind = _common_kind([window[name] for window in (ref, cur) if name in window.column_names])
+        if kind:
+            kinds[name] = kind
         else:
-            left.append(n)
+            left.append(name)
     return kinds, left
 
 # %% ../../nbs/monitor/evidently_report.ipynb #be18b4e0
 ROWS = 100_000  # Rows of a window that Evidently gets at most; more take minutes
 
 
-def _thinned(table):
+def _thinned(table: "pa.Table") -> "pa.Table":
     import numpy as np, pyarrow as pa
 
     if table.num_rows <= ROWS:
@@ -74,10 +87,10 @@ def _thinned(table):
 
 
 def snapshot(
-    ref,  # `pyarrow.Table`: reference window
-    cur,  # `pyarrow.Table`: current window
+    ref: "pa.Table",  # `pyarrow.Table`: reference window
+    cur: "pa.Table",  # `pyarrow.Table`: current window
     columns: list[str] | None = None,  # Only these columns
-):  # `(Evidently's Snapshot, names left out)`; raises `ToolFailed`
+) -> "tuple[Snapshot, list[str]]":  # `(Evidently's Snapshot, names left out)`; raises `ToolFailed`
     "Evidently's data-drift report of two windows, over at most `ROWS` rows of each"
     os.environ.setdefault("DO_NOT_TRACK", "true")
     kinds, left = comparable(ref, cur, columns)
@@ -85,7 +98,10 @@ def snapshot(
         raise BadInput(
             "the windows share no column that Evidently can compare", "compare them with: mlops monitor drift REF CUR"
         )
-    of = lambda *k: [n for n, x in kinds.items() if x in k] or None
+
+    def of(*wanted: str) -> list[str] | None:
+        return [name for name, kind in kinds.items() if kind in wanted] or None
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
@@ -96,23 +112,23 @@ def snapshot(
             categorical_columns=of("categorical", "boolean"),
             datetime_columns=of("datetime"),
         )
-        frames = [Dataset.from_pandas(_frame(_thinned(t), kinds), data_definition=schema) for t in (cur, ref)]
+        frames = [Dataset.from_pandas(_frame(_thinned(window), kinds), data_definition=schema) for window in (cur, ref)]
         try:
             return Report([DataDriftPreset(columns=of("numeric", "categorical", "boolean"))]).run(*frames), left
-        except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
             raise ToolFailed(
-                f"Evidently could not compare the windows: {type(e).__name__}: {e}", "leave columns out with --columns"
-            ) from e
+                f"Evidently could not compare the windows: {type(error).__name__}: {error}",
+                "leave columns out with --columns",
+            ) from error
 
 
 def write(
-    ref,  # `pyarrow.Table`: reference window
-    cur,  # `pyarrow.Table`: current window
-    path,  # HTML or JSON file
+    ref: "pa.Table",  # `pyarrow.Table`: reference window
+    cur: "pa.Table",  # `pyarrow.Table`: current window
+    path: str | Path,  # HTML or JSON file
     columns: list[str] | None = None,  # Only these columns
 ) -> list[str]:  # Names left out
     "Write Evidently's report; a reader never sees half of one"
-    from pathlib import Path
     from mlops_nb.core.project import write_text
 
     path = Path(path).expanduser()

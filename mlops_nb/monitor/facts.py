@@ -19,7 +19,8 @@ class ColumnDrift(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: str  # numeric, categorical, boolean, datetime, text, nested, empty
     test: str  # ks, chi2, fisher, ks_length, missing, schema, or none where nothing could be compared
-    statistic: float = 0.0  # Of `test`: largest distance of the distribution functions, chi-square, odds ratio, difference of missing shares
+    # Of `test`: largest distance of the distribution functions, chi-square, odds ratio, difference of missing shares
+    statistic: float = 0.0
     p_value: float = 1.0  # Of `test`: how often exchangeable windows differ at least so much
     p_adjusted: float = 1.0  # The column's smallest after Holm's correction over all tests; at most alpha means drifted
     effect: float = 0.0  # Share of rows that would have to change, beyond what chance shows, 0 to 1
@@ -54,12 +55,14 @@ class Drift(Fact):
 
     @property
     def drifted(self) -> list[str]:
-        return [c.name for c in self.columns if c.drifted]
+        return [column.name for column in self.columns if column.drifted]
 
     @property
     def finding(self) -> str:
         names = self.drifted
-        return f"{len(names)} of {len(self.columns)} columns drifted: {', '.join(n[:40] for n in names[:6])}{' ...' if len(names) > 6 else ''}"
+        named = ", ".join(name[:40] for name in names[:6])
+        rest = " ..." if len(names) > 6 else ""
+        return f"{len(names)} of {len(self.columns)} columns drifted: {named}{rest}"
 
 # %% ../../nbs/monitor/facts.ipynb #d4eb8244
 class ColumnProfile(msgspec.Struct, kw_only=True):
@@ -79,26 +82,30 @@ class ColumnProfile(msgspec.Struct, kw_only=True):
 
     def points(self) -> list[tuple[float, int]]:
         "Smallest number of each bin, increasing, and its count; of numbers and times"
+        bins = sorted((int(key), count) for key, count in self.bins.items())
         if self.kind == "datetime":
-            return [(k * 86_400_000_000, n) for k, n in sorted((int(k), n) for k, n in self.bins.items())]
+            return [(key * 86_400_000_000, count) for key, count in bins]
         if not self.bits:
             return []
-        return [(_first(k << (52 - self.bits)), n) for k, n in sorted((int(k), n) for k, n in self.bins.items())]
+        return [(_first(key << (52 - self.bits)), count) for key, count in bins]
 
-    def quantile(self, q: float) -> float | None:
+    def quantile(self, share: float) -> float | None:
         "About the value below which a share `q` lies"
         points = self.points()
         seen = 0
-        at = q * sum(n for _, n in points)
-        for x, n in points:
-            seen += n
+        at = share * sum(count for _, count in points)
+        for value, count in points:
+            seen += count
             if seen >= at:
-                return x
+                return value
         return None
 
 
-def _first(s: int) -> float:
-    return struct.unpack("<d", struct.pack("<q", s ^ (0x7FFFFFFFFFFFFFFF if s < 0 else 0)))[0]
+def _first(pattern: int) -> float:
+    "The number that an ordered bit pattern stands for"
+    if pattern < 0:
+        pattern ^= 0x7FFFFFFFFFFFFFFF
+    return struct.unpack("<d", struct.pack("<q", pattern))[0]
 
 
 class Profile(Fact):

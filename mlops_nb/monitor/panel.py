@@ -8,8 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/panel.html.md"""
 __all__ = ['INF', 'drift', 'profile']
 
 # %% ../../nbs/monitor/panel.ipynb #365d7fd4
-from ..core.draw import Panel, badge, details, facts, histogram, short, table, text
+from typing import TYPE_CHECKING
+from ..core.draw import Badge, Panel, badge, details, facts, histogram, short, table, text
 from .facts import ColumnDrift, ColumnProfile, Drift, Profile
+
+if TYPE_CHECKING:
+    from mlops_nb.core.svg import Svg
 
 # %% ../../nbs/monitor/panel.ipynb #ab8ceec5
 _TESTS = {
@@ -23,129 +27,140 @@ _TESTS = {
 }
 
 
-def _p(p: float) -> str:
-    return "< 1e-99" if p < 1e-99 else short(float(f"{p:.2g}")) if p >= 1e-4 else f"{p:.0e}"
+def _p(p_value: float) -> str:
+    if p_value < 1e-99:
+        return "< 1e-99"
+    return short(float(f"{p_value:.2g}")) if p_value >= 1e-4 else f"{p_value:.0e}"
 
 
-def _picture(c: ColumnDrift):
-    return (
-        histogram(c.bins_ref, c.bins_cur, short(c.change, 40) or "the same", width=80, height=20)
-        if sum(c.bins_ref) and sum(c.bins_cur)
-        else ""
-    )
+def _picture(column: ColumnDrift) -> "Svg | str":
+    if not sum(column.bins_ref) or not sum(column.bins_cur):
+        return ""
+    return histogram(column.bins_ref, column.bins_cur, short(column.change, 40) or "the same", width=80, height=20)
 
 
-def _row(c: ColumnDrift) -> list:
-    mark = badge("bad", "DRIFT") if c.drifted else "not tested" if c.test == "none" else badge("ok", "none")
-    if c.test == "none":
-        return [short(c.name, 60), "", _picture(c), "", "", short(c.change, 90), mark]
+def _row(column: ColumnDrift) -> list:
+    mark: Badge | str
+    if column.drifted:
+        mark = badge("bad", "DRIFT")
+    else:
+        mark = "not tested" if column.test == "none" else badge("ok", "none")
+    if column.test == "none":
+        return [short(column.name, 60), "", _picture(column), "", "", short(column.change, 90), mark]
     return [
-        short(c.name, 60),
-        _TESTS.get(c.test, c.test),
-        _picture(c),
-        f"{c.effect:.3f}",
-        _p(c.p_adjusted),
-        short(c.change, 90),
+        short(column.name, 60),
+        _TESTS.get(column.test, column.test),
+        _picture(column),
+        f"{column.effect:.3f}",
+        _p(column.p_adjusted),
+        short(column.change, 90),
         mark,
     ]
 
 
 def drift(
-    d: Drift,  # What `monitor drift` found
+    found: Drift,  # What `monitor drift` found
 ) -> Panel:
     "Reference (filled) against current (line), a row a column"
-    ordered = sorted(d.columns, key=lambda c: (not c.drifted, c.test == "none", -c.effect))
-    n = sum(c.drifted for c in d.columns)
-    word = f"DRIFT in {n} of {len(d.columns)} columns" if d.alarm else "NO DRIFT"
+    ordered = sorted(found.columns, key=lambda column: (not column.drifted, column.test == "none", -column.effect))
+    rate = short(100 * found.false_alarm_rate)
     windows = {
-        "reference": f"{d.reference} {d.rows_ref:,} rows".strip(),
-        "current": f"{d.current} {d.rows_cur:,} rows".strip(),
-        "false alarms": f"at most {short(100 * d.false_alarm_rate)} % of comparisons without drift ({d.tests:,} tests, Holm)",
+        "reference": f"{found.reference} {found.rows_ref:,} rows".strip(),
+        "current": f"{found.current} {found.rows_cur:,} rows".strip(),
+        "false alarms": f"at most {rate} % of comparisons without drift ({found.tests:,} tests, Holm)",
     }
-    if d.min_effect:
-        windows["smaller effects"] = f"below {short(d.min_effect)} raise no alarm"
+    if found.min_effect:
+        windows["smaller effects"] = f"below {short(found.min_effect)} raise no alarm"
+    verdict = ("ok", "NO DRIFT")
+    if found.alarm:
+        verdict = ("bad", f"DRIFT in {len(found.drifted)} of {len(found.columns)} columns")
+    next_command = "mlops monitor profile DATA --out reference.json"
+    if found.alarm and not found.min_effect:
+        next_command = "mlops monitor drift REF CUR --min-effect .1"
     return Panel(
         "Drift",
         facts(windows),
         table(
             ["column", "test", "reference, current", "effect", "p adjusted", "change", "drift"],
-            [_row(c) for c in ordered],
+            [_row(column) for column in ordered],
             align="lllrrll",
             empty="no columns",
         ),
         details(
             "what the columns mean",
             text(
-                "effect: share of rows that would have to change, beyond what chance shows, 0 to 1. p adjusted: at most alpha means drift; all tests together keep the stated rate of false alarms. KS: Kolmogorov-Smirnov."
+                "effect: share of rows that would have to change, beyond what chance shows, 0 to 1. "
+                "p adjusted: at most alpha means drift; all tests together keep the stated rate of false alarms. "
+                "KS: Kolmogorov-Smirnov."
             ),
         ),
-        verdict=("bad" if d.alarm else "ok", word),
-        next="mlops monitor drift REF CUR --min-effect .1"
-        if d.alarm and not d.min_effect
-        else "mlops monitor profile DATA --out reference.json",
+        verdict=verdict,
+        next=next_command,
     )
 
 # %% ../../nbs/monitor/panel.ipynb #f9977b6e
-def _number(c: ColumnProfile, x) -> str:
-    if x is None:
+def _number(column: ColumnProfile, value: float | None) -> str:
+    if value is None:
         return ""
-    if c.kind != "datetime":
-        return short(float(x))
+    if column.kind != "datetime":
+        return short(float(value))
     import datetime as dt
 
     try:
-        return str((dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=x)).date())
+        return str((dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=value)).date())
     except OverflowError:
-        return short(x)
+        return short(value)
 
 
 INF = float("inf")
 
 
-def _shape(c: ColumnProfile, bars: int = 16):
+def _shape(column: ColumnProfile, bars: int = 16) -> "Svg | str":
     "The bins of a column as a small histogram"
-    if not c.bins:
+    if not column.bins:
         return ""
-    if c.kind in ("categorical", "boolean"):
-        return histogram(sorted(c.bins.values(), reverse=True)[:bars], width=80, height=20)
-    top = max((x for x, _ in c.points() if x < INF), default=0.0)
-    lo = max(c.quantile(0.01), min((x for x, _ in c.points() if x > -INF), default=0.0))
-    hi = min(c.quantile(0.99), top)
-    out = [0] * bars
-    for x, n in c.points():
-        out[0 if not x > lo else bars - 1 if x >= hi else int((x - lo) / (hi - lo) * bars)] += (
-            n  # the ends hold the rest
-        )
-    return histogram(out, width=80, height=20)
+    if column.kind in ("categorical", "boolean"):
+        return histogram(sorted(column.bins.values(), reverse=True)[:bars], width=80, height=20)
+    top = max((value for value, _ in column.points() if value < INF), default=0.0)
+    low = max(column.quantile(0.01), min((value for value, _ in column.points() if value > -INF), default=0.0))
+    high = min(column.quantile(0.99), top)
+    counts = [0] * bars
+    for value, count in column.points():
+        if not value > low:
+            bar = 0  # the ends hold the rest
+        elif value >= high:
+            bar = bars - 1
+        else:
+            bar = int((value - low) / (high - low) * bars)
+        counts[bar] += count
+    return histogram(counts, width=80, height=20)
 
 
 def profile(
-    p: Profile,  # What `monitor profile` found
+    found: Profile,  # What `monitor profile` found
 ) -> Panel:
     "A row a column"
     rows = [
         [
-            short(c.name, 60),
-            c.kind,
-            f"{c.missing / max(1, c.rows):.1%}",
-            _number(c, c.low),
-            _number(c, c.quantile(0.5)),
-            _number(c, c.high),
-            short(", ".join(list(c.levels)[:4]), 60),
-            _shape(c),
+            short(column.name, 60),
+            column.kind,
+            f"{column.missing / max(1, column.rows):.1%}",
+            _number(column, column.low),
+            _number(column, column.quantile(0.5)),
+            _number(column, column.high),
+            short(", ".join(list(column.levels)[:4]), 60),
+            _shape(column),
         ]
-        for c in p.columns
+        for column in found.columns
     ]
+    words: dict[str, object] = {"rows": found.rows, "columns": len(found.columns)}
+    if found.source:
+        words["source"] = found.source
+    if found.path:
+        words["written to"] = found.path
     return Panel(
         "Profile",
-        facts(
-            {
-                "rows": p.rows,
-                "columns": len(p.columns),
-                **({"source": p.source} if p.source else {}),
-                **({"written to": p.path} if p.path else {}),
-            }
-        ),
+        facts(words),
         table(
             ["column", "kind", "missing", "low", "median", "high", "frequent", "bins"],
             rows,
@@ -153,5 +168,5 @@ def profile(
             empty="no columns",
         ),
         verdict=("info", "NO RAW ROWS"),
-        next=f"mlops monitor drift {p.path or 'REF'} CUR",
+        next=f"mlops monitor drift {found.path or 'REF'} CUR",
     )

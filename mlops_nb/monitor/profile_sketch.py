@@ -10,17 +10,20 @@ __all__ = ['BITS', 'DAY', 'BUCKETS', 'bins_of', 'floor_of', 'bucket', 'sketch', 
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #35363cd0
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 import msgspec
 from ..core.errors import BadInput
 from .columns import Sample, chosen, kind_of, levels, numbers
 from .comparison import check, judge
 from .facts import ColumnProfile, Drift, Profile
 from .two_sample import Counted, quantile
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
+    from numpy.typing import ArrayLike
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #992937ad
 BITS = 6  # Bits of the mantissa that a bin keeps
@@ -29,82 +32,82 @@ BUCKETS = 1024  # Bins of levels: a hash
 _SHOWN, _OFTEN = 30, 10  # Levels kept by name, and how often one must occur for that: rare values may identify people
 
 
-def bins_of(values, bits: int = BITS) -> "np.ndarray":
+def bins_of(values: "ArrayLike", bits: int = BITS) -> "np.ndarray":
     "Bin of each number; increasing, so that order survives"
     import numpy as np
 
-    u = (np.asarray(values, dtype=np.float64) + 0.0).view(np.int64)  # + 0. makes -0. positive
-    return (u ^ ((u >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))) >> (52 - bits)
+    pattern = (np.asarray(values, dtype=np.float64) + 0.0).view(np.int64)  # + 0. makes -0. positive
+    return (pattern ^ ((pattern >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))) >> (52 - bits)
 
 
-def floor_of(bins, bits: int = BITS) -> "np.ndarray":
+def floor_of(bins: "ArrayLike", bits: int = BITS) -> "np.ndarray":
     "Smallest number of each bin"
     import numpy as np
 
-    s = np.asarray(bins, dtype=np.int64) << (52 - bits)
-    return (s ^ ((s >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))).view(np.float64)
+    pattern = np.asarray(bins, dtype=np.int64) << (52 - bits)
+    return (pattern ^ ((pattern >> 63) & np.int64(0x7FFFFFFFFFFFFFFF))).view(np.float64)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #38f591c5
-def bucket(level) -> int:
+def bucket(level: object) -> int:
     "Hash bin of a level, the same in every process"
     from hashlib import blake2b
 
-    return (
-        int.from_bytes(blake2b(str(level).encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little") % BUCKETS
-    )
+    digest = blake2b(str(level).encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return int.from_bytes(digest, "little") % BUCKETS
 
 
-def _finite(x, f):
-    y = f(x) if len(x) else None
-    return None if y is None or not math.isfinite(y) else float(y)
+def _finite(values: "np.ndarray", summary: Callable[["np.ndarray"], float]) -> float | None:
+    result = summary(values) if len(values) else None
+    return None if result is None or not math.isfinite(result) else float(result)
 
 
-def _counts(keys) -> dict[str, int]:
+def _counts(keys: "np.ndarray") -> dict[str, int]:
     import numpy as np
 
-    return {str(k): int(n) for k, n in zip(*np.unique(keys, return_counts=True))}
+    return {str(key): int(count) for key, count in zip(*np.unique(keys, return_counts=True))}
 
 
-def _numeric(name, kind, column) -> ColumnProfile:
+def _numeric(name: str, kind: str, column: "pa.ChunkedArray") -> ColumnProfile:
     import numpy as np
 
-    v = numbers(column)
-    x = v[np.isfinite(v)].astype(np.float64) if v.dtype.kind == "f" else v.astype(np.float64)
-    bins = _counts(v // DAY) if kind == "datetime" else _counts(bins_of(v))
+    values = numbers(column)
+    finite = values[np.isfinite(values)].astype(np.float64) if values.dtype.kind == "f" else values.astype(np.float64)
+    bins = _counts(values // DAY) if kind == "datetime" else _counts(bins_of(values))
     return ColumnProfile(
         name=name,
         kind=kind,
         rows=len(column),
-        missing=len(column) - len(v),
-        low=_finite(v, np.min),
-        high=_finite(v, np.max),
-        mean=_finite(x, np.mean),
-        std=_finite(x, np.std),
+        missing=len(column) - len(values),
+        low=_finite(values, np.min),
+        high=_finite(values, np.max),
+        mean=_finite(finite, np.mean),
+        std=_finite(finite, np.std),
         bits=0 if kind == "datetime" else BITS,
         bins=bins,
     )
 
 
-def _levelled(name, kind, column) -> ColumnProfile:
+def _levelled(name: str, kind: str, column: "pa.ChunkedArray") -> ColumnProfile:
     found = levels(column)
     bins = {}
-    for k, n in found.items():
-        b = str(bucket(k))
-        bins[b] = bins.get(b, 0) + n
-    often = sorted(((n, str(k)) for k, n in found.items() if n >= _OFTEN), key=lambda t: (-t[0], t[1]))[:_SHOWN]
+    for level, count in found.items():
+        key = str(bucket(level))
+        bins[key] = bins.get(key, 0) + count
+    known = [(count, str(level)) for level, count in found.items() if count >= _OFTEN]
+    often = sorted(known, key=lambda pair: (-pair[0], pair[1]))[:_SHOWN]
     return ColumnProfile(
         name=name,
         kind=kind,
         rows=len(column),
         missing=len(column) - sum(found.values()),
         bins=bins,
-        levels={k: n for n, k in often},
+        levels={level: count for count, level in often},
     )
 
 
 def sketch(
     name: str,  # Of the column
-    column,  # `pyarrow.ChunkedArray`
+    column: "pa.ChunkedArray",  # `pyarrow.ChunkedArray`
 ) -> ColumnProfile:
     "One column, summarised"
     kind = kind_of(column.type)
@@ -116,88 +119,103 @@ def sketch(
 
 
 def profile_of(
-    table,  # `pyarrow.Table`
+    table: "pa.Table",  # `pyarrow.Table`
     source: str = "",  # What it is called
     columns: list[str] | None = None,  # Only these columns
-    tick=None,  # Called with `(1, name)` after each column
+    tick: Callable[[float, str], None] | None = None,  # Called with `(1, name)` after each column
 ) -> Profile:
     "A table, summarised"
-    out = []
-    for n in chosen(table.column_names, [], columns):
-        out.append(sketch(n, table[n]))
+    profiles = []
+    for name in chosen(table.column_names, [], columns):
+        profiles.append(sketch(name, table[name]))
         if tick:
-            tick(1, n)
-    return Profile(rows=table.num_rows, columns=out, source=source)
+            tick(1, name)
+    return Profile(rows=table.num_rows, columns=profiles, source=source)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #6592ef4f
-def _added(a: dict, b: dict) -> dict:
-    return {k: a.get(k, 0) + b.get(k, 0) for k in [*a, *(k for k in b if k not in a)]}
+def _added(left: dict, right: dict) -> dict[str, int]:
+    return {key: left.get(key, 0) + right.get(key, 0) for key in [*left, *(key for key in right if key not in left)]}
 
 
-def _extreme(f, *x):
-    known = [v for v in x if v is not None]
-    return f(known) if known else None
+def _extreme(choose: Callable[[list[float]], float], *values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return choose(known) if known else None
 
 
-def _joined(a: ColumnProfile, b: ColumnProfile) -> ColumnProfile:
+def _joined(left: ColumnProfile, right: ColumnProfile) -> ColumnProfile:
     "Two summaries of one column as one"
-    if "empty" in (a.kind, b.kind) and a.kind != b.kind:
+    if "empty" in (left.kind, right.kind) and left.kind != right.kind:
         return msgspec.structs.replace(
-            b if a.kind == "empty" else a, rows=a.rows + b.rows, missing=a.missing + b.missing
+            right if left.kind == "empty" else left, rows=left.rows + right.rows, missing=left.missing + right.missing
         )
-    if (a.kind, a.bits) != (b.kind, b.bits):
+    if (left.kind, left.bits) != (right.kind, right.bits):
         raise BadInput(
-            f"column {a.name!r} is {a.kind} in one profile and {b.kind} in the other",
+            f"column {left.name!r} is {left.kind} in one profile and {right.kind} in the other",
             "merge profiles of the same table",
         )
-    n = a.rows - a.missing
-    m = b.rows - b.missing
-    mean = a.mean if b.mean is None else b.mean
-    std = a.std if b.std is None else b.std
-    if a.mean is not None and b.mean is not None:
-        w = m / (n + m)
-        gap = b.mean - a.mean
-        mean = a.mean + w * gap
-        std = math.sqrt((n * a.std**2 + m * b.std**2) / (n + m) + w * (1 - w) * gap**2)
-    names = sorted(_added(a.levels, b.levels).items(), key=lambda t: (-t[1], t[0]))[:_SHOWN]
+    rows_left = left.rows - left.missing
+    rows_right = right.rows - right.missing
+    mean = left.mean if right.mean is None else right.mean
+    std = left.std if right.std is None else right.std
+    if left.mean is not None and right.mean is not None:
+        weight = rows_right / (rows_left + rows_right)
+        gap = right.mean - left.mean
+        mean = left.mean + weight * gap
+        std = math.sqrt(
+            (rows_left * left.std**2 + rows_right * right.std**2) / (rows_left + rows_right)
+            + weight * (1 - weight) * gap**2
+        )
+    often = sorted(_added(left.levels, right.levels).items(), key=lambda pair: (-pair[1], pair[0]))[:_SHOWN]
     return ColumnProfile(
-        name=a.name,
-        kind=a.kind,
-        rows=a.rows + b.rows,
-        missing=a.missing + b.missing,
-        low=_extreme(min, a.low, b.low),
-        high=_extreme(max, a.high, b.high),
+        name=left.name,
+        kind=left.kind,
+        rows=left.rows + right.rows,
+        missing=left.missing + right.missing,
+        low=_extreme(min, left.low, right.low),
+        high=_extreme(max, left.high, right.high),
         mean=mean,
         std=std,
-        bits=a.bits,
-        bins=_added(a.bins, b.bins),
-        levels=dict(names),
+        bits=left.bits,
+        bins=_added(left.bins, right.bins),
+        levels=dict(often),
     )
 
 
 def merge(
-    a: Profile,  # One part
-    b: Profile,  # Another part, with the same columns
+    left: Profile,  # One part
+    right: Profile,  # Another part, with the same columns
 ) -> Profile:
     "The profile of both parts together"
-    right = {c.name: c for c in b.columns}
-    if {c.name for c in a.columns} != set(right):
+    columns = {column.name: column for column in right.columns}
+    if {column.name for column in left.columns} != set(columns):
         raise BadInput("the profiles have different columns", "merge profiles of the same table")
-    return Profile(rows=a.rows + b.rows, columns=[_joined(c, right[c.name]) for c in a.columns], source=a.source)
+    return Profile(
+        rows=left.rows + right.rows,
+        columns=[_joined(column, columns[column.name]) for column in left.columns],
+        source=left.source,
+    )
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #948f681c
-def _sample(c: ColumnProfile, names: dict) -> Sample:
+def _sample(profile: ColumnProfile, names: dict) -> Sample:
     "What the tests need, from a summary"
     import numpy as np
 
-    if c.kind in ("categorical", "boolean"):
-        return Sample(c.kind, c.rows, c.missing, levels={names.get(k, f"bin {k}"): n for k, n in c.bins.items()})
-    if c.kind not in ("numeric", "datetime"):
-        return Sample(c.kind, c.rows, c.missing)
-    keys = np.array(sorted(map(int, c.bins)), dtype=np.int64)
-    x = keys * DAY if c.kind == "datetime" else floor_of(keys, c.bits)
+    if profile.kind in ("categorical", "boolean"):
+        return Sample(
+            profile.kind,
+            profile.rows,
+            profile.missing,
+            levels={names.get(key, f"bin {key}"): count for key, count in profile.bins.items()},
+        )
+    if profile.kind not in ("numeric", "datetime"):
+        return Sample(profile.kind, profile.rows, profile.missing)
+    keys = np.array(sorted(map(int, profile.bins)), dtype=np.int64)
+    values = keys * DAY if profile.kind == "datetime" else floor_of(keys, profile.bits)
     return Sample(
-        c.kind, c.rows, c.missing, numbers=Counted(x, np.array([c.bins[str(k)] for k in keys], dtype=np.int64))
+        profile.kind,
+        profile.rows,
+        profile.missing,
+        numbers=Counted(values, np.array([profile.bins[str(key)] for key in keys], dtype=np.int64)),
     )
 
 
@@ -210,32 +228,39 @@ def compare_profiles(
 ) -> Drift:
     "Compare two profiles"
     check(alpha, min_effect, ref.rows, cur.rows)
-    sides = [{c.name: c for c in p.columns} for p in (ref, cur)]
+    reference = {column.name: column for column in ref.columns}
+    current = {column.name: column for column in cur.columns}
     pairs = []
-    for n in chosen(list(sides[0]), list(sides[1]), columns):
-        both = [s.get(n) for s in sides]
-        names = {str(bucket(k)): k for c in both if c for k in c.levels}
-        pairs.append((n, *(_sample(c, names) if c else None for c in both)))
-    return judge(pairs, (ref.rows, cur.rows), alpha, bool(columns), min_effect)
+    for name in chosen(list(reference), list(current), columns):
+        both = [reference.get(name), current.get(name)]
+        names = {}
+        for column in both:
+            if column:
+                names.update((str(bucket(level)), level) for level in column.levels)
+        samples = [_sample(column, names) if column else None for column in both]
+        pairs.append((name, samples[0], samples[1]))
+    return judge(pairs, (ref.rows, cur.rows), alpha, named=bool(columns), min_effect=min_effect)
 
 # %% ../../nbs/monitor/profile_sketch.ipynb #88760d31
 def load(
-    path,  # File that `monitor profile --out` wrote
+    path: str | Path,  # File that `monitor profile --out` wrote
 ) -> Profile | None:  # None when it is some other file
     "A stored profile"
-    p = Path(path).expanduser()
-    if p.suffix.lower() != ".json" or not p.is_file():
+    file = Path(path).expanduser()
+    if file.suffix.lower() != ".json" or not file.is_file():
         return None
-    raw = p.read_bytes()
+    raw = file.read_bytes()
     if b"mlops-nb-profile/" not in raw:
         return None
     try:
         found = msgspec.json.decode(raw, type=Profile)
-    except (msgspec.DecodeError, msgspec.ValidationError) as e:
-        raise BadInput(f"{p}: not a profile: {e}", "write it again with: mlops monitor profile DATA --out PATH") from e
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BadInput(
+            f"{file}: not a profile: {error}", "write it again with: mlops monitor profile DATA --out PATH"
+        ) from error
     if found.format != "mlops-nb-profile/1":
         raise BadInput(
-            f"{p}: unknown profile format {found.format!r}",
+            f"{file}: unknown profile format {found.format!r}",
             "write it again with: mlops monitor profile DATA --out PATH",
         )
     return found
@@ -243,7 +268,7 @@ def load(
 
 def dump(
     profile: Profile,  # What to write
-    path,  # Where to
+    path: str | Path,  # Where to
 ) -> None:
     "Write a profile; a reader never sees half of one"
     from mlops_nb.core.project import write_text

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import ArrayLike
 
 # %% ../../nbs/monitor/two_sample.ipynb #6a96d850
 class Counted(NamedTuple):
@@ -23,114 +24,120 @@ class Counted(NamedTuple):
 
 
 def counted(
-    values,  # numpy array of numbers without NaN
+    values: "np.ndarray",  # numpy array of numbers without NaN
 ) -> Counted:
     "Distinct values and counts from one sort"
     import numpy as np
 
-    v = np.sort(values)
-    if not len(v):
-        return Counted(v, np.zeros(0, np.int64))
-    last = np.flatnonzero(np.append(v[1:] != v[:-1], True))
-    return Counted(v[last], np.diff(last, prepend=-1))
+    ordered = np.sort(values)
+    if not len(ordered):
+        return Counted(ordered, np.zeros(0, np.int64))
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    return Counted(ordered[last], np.diff(last, prepend=-1))
 
 # %% ../../nbs/monitor/two_sample.ipynb #7279fda5
-def _cumulative(a: Counted, at) -> "np.ndarray":
+def _cumulative(sample: Counted, points: "np.ndarray") -> "np.ndarray":
     "Distribution function of a sample at sorted points"
     import numpy as np
 
-    return np.append(0, np.cumsum(a.n))[np.searchsorted(a.x, at, "right")] / a.n.sum()
+    return np.append(0, np.cumsum(sample.n))[np.searchsorted(sample.x, points, "right")] / sample.n.sum()
 
 
-def ks_distance(a: Counted, b: Counted) -> float:
+def ks_distance(first: Counted, second: Counted) -> float:
     "Largest distance of the two distribution functions"
     import numpy as np
 
-    return float(max(np.abs(_cumulative(a, at) - _cumulative(b, at)).max() for at in (a.x, b.x)))
+    return float(
+        max(np.abs(_cumulative(first, points) - _cumulative(second, points)).max() for points in (first.x, second.x))
+    )
 
 
 def ks(
-    a: Counted,  # One sample
-    b: Counted,  # The other sample
+    first: Counted,  # One sample
+    second: Counted,  # The other sample
 ) -> tuple[float, float]:  # Statistic, p value
     "Two-sample Kolmogorov-Smirnov test, two-sided; exact up to 4,000,000 pairs"
     import numpy as np
     from scipy import stats
 
-    d = ks_distance(a, b)
-    n = int(a.n.sum())
-    m = int(b.n.sum())
-    if n * m <= 4_000_000 and max(n, m) <= 10_000:
-        return d, float(stats.ks_2samp(np.repeat(a.x, a.n), np.repeat(b.x, b.n), method="exact").pvalue)
-    return d, _tail(d, n * m / (n + m))
+    distance = ks_distance(first, second)
+    rows_first = int(first.n.sum())
+    rows_second = int(second.n.sum())
+    if rows_first * rows_second <= 4_000_000 and max(rows_first, rows_second) <= 10_000:
+        return distance, float(
+            stats.ks_2samp(np.repeat(first.x, first.n), np.repeat(second.x, second.n), method="exact").pvalue
+        )
+    return distance, _tail(distance, rows_first * rows_second / (rows_first + rows_second))
 
 
-def _tail(d: float, harmonic: float) -> float:
-    "p of a distance for many rows; far out the bound of Dvoretzky, Kiefer, Wolfowitz and Massart, which is never too small and a hundred times quicker"
+def _tail(distance: float, harmonic: float) -> float:
+    """p of a distance for many rows
+
+    Far out it is the bound of Dvoretzky, Kiefer, Wolfowitz and Massart, which is never too small and a hundred times quicker."""
     import numpy as np
     from scipy import special, stats
 
-    bound = 2 * float(np.exp(-2 * harmonic * d * d))
+    bound = 2 * float(np.exp(-2 * harmonic * distance * distance))
     if bound < 1e-12:
         return bound
-    if (limit := float(special.kolmogorov(harmonic**0.5 * d))) > 0.99999:
+    if (limit := float(special.kolmogorov(harmonic**0.5 * distance))) > 0.99999:
         return limit
-    return float(np.clip(stats.kstwo.sf(d, np.round(harmonic)), 0, 1))
+    return float(np.clip(stats.kstwo.sf(distance, np.round(harmonic)), 0, 1))
 
 # %% ../../nbs/monitor/two_sample.ipynb #c91d8911
 EXPECTED = 10  # Least expected rows of a cell that stands alone
 
 
 def pooled(
-    table,  # Counts, shape (2, levels)
+    table: "np.ndarray",  # Counts, shape (2, levels)
 ) -> "np.ndarray":  # Counts, shape (2, fewer levels); the last level is the pooled rest, if there is one
     "Rare levels merged into one"
     import numpy as np
 
-    t = table[:, table.sum(0) > 0]
-    t = t[:, np.argsort(-t.sum(0), kind="stable")]
-    need = EXPECTED * t.sum() / max(1, t.sum(1).min())
-    keep = int((t.sum(0) >= need).sum())
-    if keep == t.shape[1]:
-        return t
-    while keep > 1 and t[:, keep:].sum() < need:
+    counts = table[:, table.sum(0) > 0]
+    counts = counts[:, np.argsort(-counts.sum(0), kind="stable")]
+    need = EXPECTED * counts.sum() / max(1, counts.sum(1).min())
+    keep = int((counts.sum(0) >= need).sum())
+    if keep == counts.shape[1]:
+        return counts
+    while keep > 1 and counts[:, keep:].sum() < need:
         keep -= 1
     keep = max(keep, 1)  # the commonest level against all others
-    return np.column_stack([t[:, :keep], t[:, keep:].sum(1)])
+    return np.column_stack([counts[:, :keep], counts[:, keep:].sum(1)])
 
 
 def homogeneity(
-    table,  # Counts, shape (2, levels)
+    table: "ArrayLike",  # Counts, shape (2, levels)
 ) -> tuple[str, float, float] | None:  # Test, statistic, p value; None when there is nothing to compare
     "Do both rows of a table have the same distribution?"
     import numpy as np
     from scipy import special, stats
 
-    t = np.asarray(table, dtype=np.int64)
-    if t.ndim != 2 or not t.sum(1).all():
+    counts = np.asarray(table, dtype=np.int64)
+    if counts.ndim != 2 or not counts.sum(1).all():
         return None
-    t = pooled(t) if (t.sum(0) > 0).sum() > 2 else t[:, t.sum(0) > 0]
-    if t.shape[1] < 2:
+    counts = pooled(counts) if (counts.sum(0) > 0).sum() > 2 else counts[:, counts.sum(0) > 0]
+    if counts.shape[1] < 2:
         return None
-    expected = np.outer(t.sum(1), t.sum(0)) / t.sum()
-    if t.shape[1] == 2 and expected.min() < 100:
-        odds, p = stats.fisher_exact(t)
-        return "fisher", float(odds), float(p)
-    chi2 = float(((t - expected) ** 2 / expected).sum())
-    return "chi2", chi2, float(special.chdtrc(t.shape[1] - 1, chi2))
+    expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
+    if counts.shape[1] == 2 and expected.min() < 100:
+        odds, p_value = stats.fisher_exact(counts)
+        return "fisher", float(odds), float(p_value)
+    chi2 = float(((counts - expected) ** 2 / expected).sum())
+    return "chi2", chi2, float(special.chdtrc(counts.shape[1] - 1, chi2))
 
 # %% ../../nbs/monitor/two_sample.ipynb #6e4b156f
 def holm(
-    p: list[float],  # p values
+    p_values: list[float],  # p values
 ) -> list[float]:  # Adjusted p values, in the same order
     "Holm's step-down correction: rejecting what is at most alpha errs anywhere with probability at most alpha"
-    order = sorted(range(len(p)), key=lambda i: p[i])
-    out = [1.0] * len(p)
-    top = 0.0
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
     for rank, i in enumerate(order):
-        top = max(top, min(1.0, p[i] * (len(p) - rank)))
-        out[i] = top
-    return out
+        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        adjusted[i] = largest
+    return adjusted
 
 # %% ../../nbs/monitor/two_sample.ipynb #3bdc9519
 def beyond_chance(
@@ -142,44 +149,50 @@ def beyond_chance(
 
 
 def shares_apart(
-    table,  # Counts, shape (2, bins)
+    table: "ArrayLike",  # Counts, shape (2, bins)
 ) -> float:  # 0 to 1
     "Total variation distance of two rows of counts, beyond chance"
     import numpy as np
 
-    t = np.asarray(table, dtype=float)
-    n = np.maximum(1, t.sum(1))
-    both = t.sum(0) / n.sum()
-    noise = np.sqrt(2 / np.pi * both * (1 - both) * (1 / n[0] + 1 / n[1])).sum() / 2
-    return beyond_chance(float(np.abs(t[0] / n[0] - t[1] / n[1]).sum() / 2), float(noise))
+    counts = np.asarray(table, dtype=float)
+    totals = np.maximum(1, counts.sum(1))
+    both = counts.sum(0) / totals.sum()
+    noise = np.sqrt(2 / np.pi * both * (1 - both) * (1 / totals[0] + 1 / totals[1])).sum() / 2
+    return beyond_chance(float(np.abs(counts[0] / totals[0] - counts[1] / totals[1]).sum() / 2), float(noise))
 
 # %% ../../nbs/monitor/two_sample.ipynb #45ec23fd
 def binned(
-    a: Counted,  # A sample
-    edges,  # Increasing upper edges of all bins but the last
+    sample: Counted,  # A sample
+    edges: "ArrayLike",  # Increasing upper edges of all bins but the last
 ) -> "np.ndarray":  # Counts, shape (len(edges)+1,)
     "Counts of a sample between edges (an edge belongs to the bin below it)"
     import numpy as np
 
-    ends = np.append(0, np.cumsum(a.n))[np.searchsorted(a.x, edges, "right")]
-    return np.diff(np.concatenate([[0], ends, [a.n.sum()]]).astype(np.int64))
+    ends = np.append(0, np.cumsum(sample.n))[np.searchsorted(sample.x, edges, "right")]
+    return np.diff(np.concatenate([[0], ends, [sample.n.sum()]]).astype(np.int64))
 
 
-def quantile(a: Counted, q) -> "np.ndarray":
+def quantile(sample: Counted, share: "ArrayLike") -> "np.ndarray":
     "Value below which a share `q` of the sample lies"
     import numpy as np
 
-    c = np.cumsum(a.n)
-    return a.x[np.minimum(np.searchsorted(c, np.asarray(q) * c[-1], "left"), len(a.x) - 1)]
+    cumulative = np.cumsum(sample.n)
+    return sample.x[
+        np.minimum(np.searchsorted(cumulative, np.asarray(share) * cumulative[-1], "left"), len(sample.x) - 1)
+    ]
 
 
 def effect(
-    a: Counted,  # Reference
-    b: Counted,  # Current
+    reference: Counted,  # Reference
+    current: Counted,  # Current
 ) -> float:  # 0 to 1
     "The larger of two distances beyond chance: of the distribution functions, and of the shares between the reference's deciles"
     import numpy as np
 
-    edges = np.unique(quantile(a, np.arange(1, 10) / 10))
-    noise = float(0.8687 * (1 / a.n.sum() + 1 / b.n.sum()) ** 0.5)  # mean of Kolmogorov's law: sqrt(pi/2) ln 2
-    return max(beyond_chance(ks_distance(a, b), noise), shares_apart([binned(a, edges), binned(b, edges)]))
+    edges = np.unique(quantile(reference, np.arange(1, 10) / 10))
+    # 0.8687, the mean of Kolmogorov's law: sqrt(pi/2) ln 2
+    noise = float(0.8687 * (1 / reference.n.sum() + 1 / current.n.sum()) ** 0.5)
+    return max(
+        beyond_chance(ks_distance(reference, current), noise),
+        shares_apart([binned(reference, edges), binned(current, edges)]),
+    )

@@ -9,6 +9,7 @@ __all__ = ['profile', 'drift']
 
 # %% ../../nbs/monitor/verbs.ipynb #e6d844e3
 from pathlib import Path
+from typing import TYPE_CHECKING
 from .. import data as datasets
 from ..core import project as projects
 from ..core.errors import BadInput, NotFound
@@ -20,8 +21,11 @@ from ..core.verbs import verb
 from . import comparison, profile_sketch
 from .facts import Drift, Profile
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # %% ../../nbs/monitor/verbs.ipynb #0540bc26
-def _project():
+def _project() -> Project | None:
     "The project, or None where there is none"
     try:
         return projects.current()
@@ -29,7 +33,7 @@ def _project():
         return None
 
 
-def _called(data) -> str:
+def _called(data: object) -> str:
     "What a panel and the ledger call a window"
     if isinstance(data, (str, Path)):
         return str(data)
@@ -42,7 +46,7 @@ def _subject(name: str) -> str:
     return Path(name).name if "/" in name else name
 
 
-def _record(project: Project, type, subject, payload) -> None:
+def _record(project: Project | None, type: str, subject: str, payload: dict) -> None:
     if project is None:
         return
     from mlops_nb.core import ledger
@@ -50,7 +54,7 @@ def _record(project: Project, type, subject, payload) -> None:
     ledger.record(project, type, subject, payload, fail="open")
 
 
-def _window(data):
+def _window(data: object) -> "Profile | pa.Table":
     "A stored profile, a profile, or a table"
     if isinstance(data, Profile):
         return data
@@ -72,32 +76,34 @@ def profile(
     if dry_run:
         return Plan(steps=[f"read {_called(data)}", *([f"write {out}"] if out else []), "record monitor.profiled"])
     table = _window(data)
-    with progress(
-        "profiling", len(columns) or (len(table.columns) if isinstance(table, Profile) else table.num_columns)
-    ) as tick:
-        p = table if isinstance(table, Profile) else profile_sketch.profile_of(table, _called(data), columns, tick)
+    width = len(table.columns) if isinstance(table, Profile) else table.num_columns
+    with progress("profiling", len(columns) or width) as tick:
+        summary = (
+            table if isinstance(table, Profile) else profile_sketch.profile_of(table, _called(data), columns, tick)
+        )
     if out is not None:
-        profile_sketch.dump(p, out)
-        p.path = str(out)
+        profile_sketch.dump(summary, out)
+        summary.path = str(out)
     _record(
         _project(),
         "monitor.profiled",
-        _subject(p.source or _called(data)),
-        {"rows": p.rows, "columns": len(p.columns), "path": p.path},
+        _subject(summary.source or _called(data)),
+        {"rows": summary.rows, "columns": len(summary.columns), "path": summary.path},
     )
-    return p
+    return summary
 
 # %% ../../nbs/monitor/verbs.ipynb #2ab3f6c2
-def _report(a, b, path, columns, d) -> None:
+def _report(
+    reference: "Profile | pa.Table", current: "Profile | pa.Table", path: Path, columns: list[str], drift: Drift
+) -> None:
     "Evidently's report beside ours; the panel's text names what it leaves out"
     from mlops_nb.monitor import evidently_report
 
-    if isinstance(a, Profile) or isinstance(b, Profile):
+    if isinstance(reference, Profile) or isinstance(current, Profile):
         raise BadInput("--report needs rows, and a profile has none", "give the data itself")
-    left = evidently_report.write(a, b, path, columns)
-    d.said = [
-        f"Evidently's report: {path}" + (f" (without {', '.join(left[:8])}, which it cannot compare)" if left else "")
-    ]
+    left = evidently_report.write(reference, current, path, columns)
+    without = f" (without {', '.join(left[:8])}, which it cannot compare)" if left else ""
+    drift.said = [f"Evidently's report: {path}{without}"]
 
 
 @verb(check=True, example="mlops monitor drift winter.parquet summer.parquet --alpha .01")
@@ -116,31 +122,34 @@ def drift(
     project = _project()
     if alpha is None:
         alpha = project.settings.monitor.alpha if project else 0.05
-    a, b = _window(ref), _window(cur)
-    if isinstance(a, Profile) or isinstance(b, Profile):
-        a, b = (w if isinstance(w, Profile) else profile_sketch.profile_of(w) for w in (a, b))
-        d = profile_sketch.compare_profiles(a, b, alpha, columns, min_effect)
+    reference, current = _window(ref), _window(cur)
+    if isinstance(reference, Profile) or isinstance(current, Profile):
+        reference, current = (
+            window if isinstance(window, Profile) else profile_sketch.profile_of(window)
+            for window in (reference, current)
+        )
+        found = profile_sketch.compare_profiles(reference, current, alpha, columns, min_effect)
     else:
-        with progress("comparing", len(columns) or a.num_columns) as tick:
-            d = comparison.compare(a, b, alpha, columns, min_effect, tick)
+        with progress("comparing", len(columns) or reference.num_columns) as tick:
+            found = comparison.compare(reference, current, alpha, columns=columns, min_effect=min_effect, tick=tick)
     if report is not None:
-        _report(a, b, report, columns, d)
-    d.reference, d.current = _called(ref), _called(cur)
+        _report(reference, current, report, columns, found)
+    found.reference, found.current = _called(ref), _called(cur)
     _record(
         project,
         "monitor.drift_checked",
-        _subject(d.current),
+        _subject(found.current),
         {
-            "reference": _subject(d.reference),
-            "alarm": d.alarm,
-            "drifted": d.drifted[:50],
-            "columns": len(d.columns),
-            "rows_ref": d.rows_ref,
-            "rows_cur": d.rows_cur,
-            "tests": d.tests,
-            "false_alarm_rate": d.false_alarm_rate,
+            "reference": _subject(found.reference),
+            "alarm": found.alarm,
+            "drifted": found.drifted[:50],
+            "columns": len(found.columns),
+            "rows_ref": found.rows_ref,
+            "rows_cur": found.rows_cur,
+            "tests": found.tests,
+            "false_alarm_rate": found.false_alarm_rate,
             "min_effect": min_effect,
-            "largest_effect": round(max((c.effect for c in d.columns), default=0.0), 6),
+            "largest_effect": round(max((column.effect for column in found.columns), default=0.0), 6),
         },
     )
-    return d
+    return found
