@@ -39,8 +39,8 @@ def parse(
         raise BadInput(f"cron {expr!r} has {len(text.split())} fields, not 5", hint)
     try:
         fields = cronsim.CronSim(text, datetime(2000, 1, 1))
-    except cronsim.CronSimError as e:
-        raise BadInput(f"cron {expr!r}: {str(e)[:1].lower() + str(e)[1:]}", hint) from e
+    except cronsim.CronSimError as error:
+        raise BadInput(f"cron {expr!r}: {str(error)[:1].lower() + str(error)[1:]}", hint) from error
     if not next(_days(fields, date(2000, 1, 1)), None):
         raise BadInput(f"cron {expr!r} never fires", hint)
     return fields
@@ -63,11 +63,11 @@ def zone(
 
     try:
         return ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as e:
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise BadInput(
             f"no time zone {name!r}",
             suggest(name, sorted(zoneinfo.available_timezones())) or "write Europe/Berlin or UTC",
-        ) from e
+        ) from error
 
 
 def local_zone() -> str:

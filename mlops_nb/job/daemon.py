@@ -46,8 +46,8 @@ class Processes:
                     {"fire": f.id, "attempt": f.attempt},
                     s.timeout_s,
                 )
-            except Exception as e:
-                out = Outcome(status="failed", message=f"{type(e).__name__}: {e}")
+            except Exception as error:
+                out = Outcome(status="failed", message=f"{type(error).__name__}: {error}")
             w.close()
             done(out)
 
@@ -108,8 +108,8 @@ class Daemon:
             while not self.stopping:
                 try:
                     wait = self.tick()
-                except ToolFailed as e:
-                    self.say(str(e))
+                except ToolFailed as error:
+                    self.say(str(error))
                     self._protect()
                     wait = 5.0
                 if once and not (self.held or self.ended or self.ending) and wait > 0:
@@ -176,8 +176,8 @@ class Daemon:
         for name in schedule_definition.names(self.project):
             try:
                 found[name] = schedule_definition.read(self.project, name)
-            except BadInput as e:
-                self.say(str(e))
+            except BadInput as error:
+                self.say(str(error))
         return found
 
     def _tell(self, type, job, payload) -> None:
@@ -205,8 +205,8 @@ class Daemon:
         self.say(f"{f.id}: attempt {f.attempt}")
         try:
             handle = self.executor.start(f, s, hold, done)
-        except (OSError, MlopsError) as e:
-            done(Outcome(status="failed", message=str(e)))
+        except (OSError, MlopsError) as error:
+            done(Outcome(status="failed", message=str(error)))
             return
         self.held[f.id][2] = handle
 
@@ -316,8 +316,8 @@ class Daemon:
         while self.held and time.monotonic() < deadline:
             try:
                 self._collect()
-            except ToolFailed as e:
-                self.say(str(e))
+            except ToolFailed as error:
+                self.say(str(error))
                 break
             if self.held and select.select([self.bell], [], [], 5)[0]:
                 self.bell.recv(4096)
@@ -334,9 +334,9 @@ class Daemon:
         s = schedules.get(job)
         try:
             told = notification.send(self.project, s.notify, f"{self.project.name}: {job}", body) if s else []
-        except MlopsError as e:
-            self.say(str(e))
-            told = [{"service": "", "ok": False, "detail": e.message}]
+        except MlopsError as error:
+            self.say(str(error))
+            told = [{"service": "", "ok": False, "detail": error.message}]
         if all(t["ok"] for t in told) or tries >= 5:
             self.store.delivered(job, due)
         self._tell("job.notified", job, {"fire": f"{job}@{utc(due)}", "told": told})

@@ -126,8 +126,8 @@ def from_toml(
     where = f"jobs/{name}/{TOML}"
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise BadInput(f"{where} is not valid TOML: {e}") from e
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{where} is not valid TOML: {error}") from error
     for section, table in raw.items():
         if section not in _KEYS:
             raise BadInput(f"{where}: unknown section `{section}`", suggest(section, _KEYS))
@@ -150,8 +150,8 @@ def from_toml(
             },
             Job,
         )
-    except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as e:
-        raise BadInput(f"{where}: {e}") from e
+    except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"{where}: {error}") from error
 
 
 def _parameter(name, table):
@@ -188,15 +188,15 @@ def read(
         raise _is_notebook(name, have)
     try:
         text = (folder_of(project, name) / TOML).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as e:
+    except (FileNotFoundError, NotADirectoryError) as error:
         have = registered(project, "job")
         raise NotFound(
             f"no job `{name}`",
             suggest(name, have)
             or (f"there are: {', '.join(have)}" if have else "make one with: mlops job convert NOTEBOOK"),
-        ) from e
-    except UnicodeDecodeError as e:
-        raise BadInput(f"jobs/{name}/{TOML} is no UTF-8 text") from e
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"jobs/{name}/{TOML} is no UTF-8 text") from error
     return from_toml(text, name)
 
 
@@ -232,6 +232,6 @@ def write(
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-    except OSError as e:
-        raise ToolFailed(f"cannot write {place}: {e.strerror or e}") from e
+    except OSError as error:
+        raise ToolFailed(f"cannot write {place}: {error.strerror or error}") from error
     return place

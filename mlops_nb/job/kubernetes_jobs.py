@@ -51,7 +51,7 @@ class Cluster:
         try:
             self.api = k.config.new_client_from_config(config_file=file)
             self.namespace = k.config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default")
-        except k.config.ConfigException as e:
+        except k.config.ConfigException as error:
             try:
                 k.config.load_incluster_config()
                 self.api = k.client.ApiClient()
@@ -60,7 +60,7 @@ class Cluster:
                 raise ToolFailed(
                     "no Kubernetes cluster is configured",
                     "set KUBECONFIG, or choose one with: kubectl config use-context NAME",
-                ) from e
+                ) from error
         self.url = self.api.configuration.host
         self.core = k.client.CoreV1Api(self.api)
         self.batch = k.client.BatchV1Api(self.api)
@@ -87,8 +87,8 @@ def submit(
         with _said(f"making the {d['kind']} {d['metadata']['name']}"):
             try:
                 make[d["kind"]](cluster.namespace, d)
-            except k.client.ApiException as e:
-                if e.status != 409 or d["kind"] == "Job":
+            except k.client.ApiException as error:
+                if error.status != 409 or d["kind"] == "Job":
                     raise
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #8eb90cb6
@@ -159,6 +159,6 @@ def delete(cluster: Cluster, job: str) -> None:
     with _said(f"deleting the Job {job}"):
         try:
             cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy="Background")
-        except k.client.ApiException as e:
-            if e.status != 404:
+        except k.client.ApiException as error:
+            if error.status != 404:
                 raise

@@ -38,11 +38,11 @@ class MlopsJobExporter(Exporter):
         name = (resources.get("metadata") or {}).get("name") or "job"
         try:
             made = conversion.convert(notebook_ast.check_format(json.loads(json.dumps(nb)), name), name)
-        except MlopsError as e:
+        except MlopsError as error:
             from nbconvert.nbconvertapp import NbConvertApp
 
             if NbConvertApp.initialized():
-                _end(e)  # The command line; Python gets the error
+                _end(error)  # The command line; Python gets the error
             raise
         made.notebook["metadata"]["mlops"] = {
             "job": {

@@ -25,14 +25,14 @@ def load(
     path = Path(path)
     try:
         raw = _bytes(path)
-    except FileNotFoundError as e:
-        raise NotFound(f"no notebook {path}") from e
-    except OSError as e:
-        raise BadInput(f"{path} cannot be read: {e.strerror}", "give an .ipynb file") from e
+    except FileNotFoundError as error:
+        raise NotFound(f"no notebook {path}") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}", "give an .ipynb file") from error
     try:
         nb = _lazily(raw) if lazy else msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise BadInput(f"{path.name} is not valid JSON: {e}", "a notebook is a JSON file in UTF-8") from e
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{path.name} is not valid JSON: {error}", "a notebook is a JSON file in UTF-8") from error
     return check_format(nb, path.name)
 
 
@@ -231,8 +231,8 @@ def understand(
                 cell.later |= names.later
                 cell.binds = (cell.binds | names.binds) - names.deletes
                 cell.deletes |= names.deletes
-    except (SyntaxError, ValueError, RecursionError) as e:
-        cell.error = f"{getattr(e, 'msg', None) or e} (line {getattr(e, 'lineno', None) or 1})"
+    except (SyntaxError, ValueError, RecursionError) as error:
+        cell.error = f"{getattr(error, 'msg', None) or error} (line {getattr(error, 'lineno', None) or 1})"
         return cell
     cell.later -= cell.binds
     _imports(cell)

@@ -26,8 +26,8 @@ def url_of(
     if kind == "file":
         try:
             return (project.root / name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise BadInput(f"notify {ref!r}: the file cannot be read") from e
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"notify {ref!r}: the file cannot be read") from error
     return ref
 
 
@@ -36,8 +36,8 @@ def missing(project, ref: str) -> str:
     try:
         url_of(project, ref)
         return ""
-    except BadInput as e:
-        return e.message
+    except BadInput as error:
+        return error.message
 
 
 def check(ref: str) -> None:
@@ -63,8 +63,8 @@ def send(
     for ref in refs:
         try:
             url = url_of(project, ref)
-        except BadInput as e:
-            told.append({"service": ref, "ok": False, "detail": e.message})
+        except BadInput as error:
+            told.append({"service": ref, "ok": False, "detail": error.message})
             continue
         to = apprise.Apprise()
         known = to.add(url)

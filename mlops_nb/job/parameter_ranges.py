@@ -41,8 +41,8 @@ def _moments(p, text, a: str, b: str, step: str) -> Iterator:
     kind = dt.date if p.bare == "date" else dt.datetime
     try:
         first, last = (kind.fromisoformat(x + "-01" if monthly else x.replace("Z", "+00:00")) for x in (a, b))
-    except ValueError as e:
-        raise _wrong(p, text, f"no {p.bare}: {e}") from e
+    except ValueError as error:
+        raise _wrong(p, text, f"no {p.bare}: {error}") from error
     m = re.fullmatch(r"(\d{1,5})([hdwm])", step or ("1m" if monthly else "1d"))
     if not m or not int(m[1]) or m[2] == "h" and p.bare == "date":
         raise _wrong(p, text, f"{step!r} is no step")
@@ -57,8 +57,8 @@ def _moments(p, text, a: str, b: str, step: str) -> Iterator:
         try:
             if at > last:
                 return
-        except TypeError as e:
-            raise _wrong(p, text, "one end has a time zone and the other has none") from e
+        except TypeError as error:
+            raise _wrong(p, text, "one end has a time zone and the other has none") from error
         yield at.isoformat()
 
 
@@ -66,8 +66,8 @@ def _numbers(p, text, a: str, b: str, step: str) -> Iterator:
     "Numbers from `a` to `b`, without the errors of binary fractions"
     try:
         first, last, by = Decimal(a), Decimal(b), Decimal(step or "1")
-    except InvalidOperation as e:
-        raise _wrong(p, text, "both ends must be numbers") from e
+    except InvalidOperation as error:
+        raise _wrong(p, text, "both ends must be numbers") from error
     if not all(x.is_finite() for x in (first, last, by)) or by <= 0:
         raise _wrong(p, text, "a step must be above 0")
     if p.bare == "float" and not step:
@@ -89,10 +89,10 @@ def values(
     if text.lstrip().startswith("["):
         try:
             return [parameters.bind([p], {p.name: v})[p.name] for v in json.loads(text)]
-        except ValueError as e:
-            if isinstance(e, BadInput):
+        except ValueError as error:
+            if isinstance(error, BadInput):
                 raise
-            raise _wrong(p, text, f"no JSON list: {e}") from e
+            raise _wrong(p, text, f"no JSON list: {error}") from error
     found = []
     for part in [text] if p.bare in ("list", "dict") else text.split(","):
         m = re.fullmatch(r"(.+?)\.\.(.+?)(?:/(.+))?", part.strip())

@@ -333,10 +333,10 @@ def parse(
         if t == "list" and not word.startswith("["):
             return check(p, [_item(p, w.strip()) for w in word.split(",")] if word else [])
         return check(p, json.loads(word))
-    except (KeyError, ValueError, OverflowError, RecursionError) as e:
-        if isinstance(e, BadInput):
+    except (KeyError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, BadInput):
             raise
-        raise _wrong(p, text) from e
+        raise _wrong(p, text) from error
 
 
 def _raise(parameter: Parameter, v) -> Never:
@@ -374,8 +374,8 @@ def check(
                 if t == "date"
                 else (_moment(value) if p.form != "str" else (_moment(value), value)[1])
             )
-        except ValueError as e:
-            raise _wrong(p, value) from e
+        except ValueError as error:
+            raise _wrong(p, value) from error
     if t == "enum":
         return str(value) if str(value) in p.choices else _raise(p, value)
     if t == "float" and type(value) is int:
@@ -389,8 +389,8 @@ def check(
             raise _wrong(p, value, f" of {p.item}")
     try:
         json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as e:
-        raise _wrong(p, value) from e
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _wrong(p, value) from error
     return value
 
 # %% ../../nbs/job/parameters.ipynb #196973b8

@@ -29,15 +29,17 @@ def _call(method: str, url: str, data: bytes | None = None, kind: str = "applica
     try:
         with urllib.request.urlopen(request, timeout=60) as r:
             body = r.read()
-    except urllib.error.HTTPError as e:
-        if missing and e.code == 404:
+    except urllib.error.HTTPError as error:
+        if missing and error.code == 404:
             return None
-        raise ToolFailed(f"Ray says {e.code} to {method} {url}: {e.read(300).decode(errors='replace')}".strip()) from e
-    except OSError as e:
         raise ToolFailed(
-            f"no Ray cluster at {url.split('/api/')[0]}: {getattr(e, 'reason', e)}",
+            f"Ray says {error.code} to {method} {url}: {error.read(300).decode(errors='replace')}".strip()
+        ) from error
+    except OSError as error:
+        raise ToolFailed(
+            f"no Ray cluster at {url.split('/api/')[0]}: {getattr(error, 'reason', error)}",
             "start one with: ray start --head; or set RAY_API_SERVER_ADDRESS=http://HOST:8265",
-        ) from e
+        ) from error
     try:
         return json.loads(body) if body else {}
     except ValueError:

@@ -70,12 +70,12 @@ class Sqlite:
             except BaseException:
                 self.db.in_transaction and self.db.execute("ROLLBACK")
                 raise
-        except (sqlite3.Error, OSError) as e:
+        except (sqlite3.Error, OSError) as error:
             self.close()
             raise ToolFailed(
-                f"the schedule store {self.path} cannot be used: {e}",
-                "free some space" if "full" in str(e) else "the project folder must be writable",
-            ) from e
+                f"the schedule store {self.path} cannot be used: {error}",
+                "free some space" if "full" in str(error) else "the project folder must be writable",
+            ) from error
 
     def close(self) -> None:
         if self.db is not None:
@@ -127,12 +127,12 @@ class Postgres:
             except BaseException:
                 self.db.closed or self.db.rollback()
                 raise
-        except psycopg.Error as e:
+        except psycopg.Error as error:
             self.close()
             raise ToolFailed(
-                f"the schedule store {hidden(self.url)} cannot be used: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}",
+                f"the schedule store {hidden(self.url)} cannot be used: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
                 "check [stores] schedule in mlops.toml and that the server runs",
-            ) from e
+            ) from error
 
     def close(self) -> None:
         if self.db is not None:

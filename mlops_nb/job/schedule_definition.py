@@ -61,12 +61,12 @@ def read(
 
     try:
         text = place(project, job).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as e:
+    except (FileNotFoundError, NotADirectoryError) as error:
         definition.read(project, job)
         raise NotFound(
             f"job `{job}` has no schedule",
             suggest(job, names(project)) or f"give it one with: mlops job schedule {job} '30 2 * * *'",
-        ) from e
+        ) from error
     try:
         s = msgspec.convert(tomllib.loads(text), Schedule)
         s.job = job
@@ -74,8 +74,8 @@ def read(
         if s.cron:
             cron.parse(s.cron)
         cron.zone(s.tz)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BadInput) as e:
-        raise BadInput(f"jobs/{job}/{TOML}: {getattr(e, 'message', e)}") from e
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BadInput) as error:
+        raise BadInput(f"jobs/{job}/{TOML}: {getattr(error, 'message', error)}") from error
     return s
 
 

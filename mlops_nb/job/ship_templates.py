@@ -173,13 +173,13 @@ def render(
     env = _environment((str(project.root / "templates"), str(_home())))
     try:
         return env.get_template(name).render(values)
-    except jinja2.TemplateSyntaxError as e:
-        raise BadInput(f"template {e.name or name} line {e.lineno}: {e.message}") from e
-    except jinja2.UndefinedError as e:
+    except jinja2.TemplateSyntaxError as error:
+        raise BadInput(f"template {error.name or name} line {error.lineno}: {error.message}") from error
+    except jinja2.UndefinedError as error:
         raise BadInput(
-            f"template {name}: {e.message}",
-            suggest(str(e.message).split("'")[1] if "'" in str(e.message) else "", values)
+            f"template {name}: {error.message}",
+            suggest(str(error.message).split("'")[1] if "'" in str(error.message) else "", values)
             or f"there are: {', '.join(sorted(values))}",
-        ) from e
-    except jinja2.TemplateError as e:
-        raise BadInput(f"template {name}: {e}") from e
+        ) from error
+    except jinja2.TemplateError as error:
+        raise BadInput(f"template {name}: {error}") from error

@@ -34,8 +34,8 @@ def _run(*words) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"{Path(words[0]).name} took longer than 120 s"
-    except OSError as e:
-        return f"{Path(words[0]).name}: {e.strerror}"
+    except OSError as error:
+        return f"{Path(words[0]).name}: {error.strerror}"
     return (
         ""
         if done.returncode == 0
@@ -49,8 +49,8 @@ def _yaml(text: str) -> tuple[list, str]:
 
     try:
         return list(yaml.safe_load_all(text)), ""
-    except yaml.YAMLError as e:
-        return [], " ".join(str(e).split())
+    except yaml.YAMLError as error:
+        return [], " ".join(str(error).split())
 
 
 def _schema(file: Path, name: str) -> tuple[str, str]:
@@ -95,10 +95,10 @@ def _kubernetes(file):
     for d in docs:
         try:
             kv.validate(d, kv.latest_version(), strict=True)
-        except (kv.ValidationError, kv.SchemaNotFoundError, kv.InvalidSchemaError) as e:
+        except (kv.ValidationError, kv.SchemaNotFoundError, kv.InvalidSchemaError) as error:
             return _version(
                 "kubernetes-validate"
-            ), f"{d.get('kind')}: {' '.join(str(getattr(e, 'message', e)).split())[:500]}"
+            ), f"{d.get('kind')}: {' '.join(str(getattr(error, 'message', error)).split())[:500]}"
     return _version("kubernetes-validate"), ""
 
 
@@ -130,10 +130,10 @@ def _bill(file):
         return "structure", "" if json.loads(text).get("bomFormat") == "CycloneDX" else "no CycloneDX document"
     try:
         wrong = check(text)
-    except Exception as e:
-        return "structure", "" if type(e).__name__ == "MissingOptionalDependencyException" and json.loads(text).get(
+    except Exception as error:
+        return "structure", "" if type(error).__name__ == "MissingOptionalDependencyException" and json.loads(text).get(
             "bomFormat"
-        ) == "CycloneDX" else f"{type(e).__name__}: {e}"
+        ) == "CycloneDX" else f"{type(error).__name__}: {error}"
     return _version("cyclonedx-python-lib"), str(wrong or "")[:500]
 
 
@@ -143,8 +143,8 @@ def _lock(file):
     for line in file.read_text(encoding="utf-8").split():
         try:
             r = Requirement(line)
-        except InvalidRequirement as e:
-            return "packaging", f"{line}: {e}"
+        except InvalidRequirement as error:
+            return "packaging", f"{line}: {error}"
         if not str(r.specifier).startswith("=="):
             return "packaging", f"{line} is not pinned"
     return "packaging", ""
@@ -153,8 +153,8 @@ def _lock(file):
 def _python(file):
     try:
         compile(file.read_bytes(), file.name, "exec")
-    except (SyntaxError, ValueError) as e:
-        return "compile", str(e)
+    except (SyntaxError, ValueError) as error:
+        return "compile", str(error)
     return "compile", ""
 
 

@@ -48,13 +48,13 @@ def _once(project: Project, spec: dict) -> dict:
             "seconds": r.seconds,
             "cost_usd": r.cost_usd,
         }
-    except MlopsError as e:
-        r = getattr(e, "result", None)
+    except MlopsError as error:
+        r = getattr(error, "result", None)
         return {
             "status": "failed",
             "run": getattr(r, "run", ""),
-            "message": e.message,
-            "retry": e.exit in (1, 4),
+            "message": error.message,
+            "retry": error.exit in (1, 4),
             "seconds": getattr(r, "seconds", 0.0),
             "cost_usd": getattr(r, "cost_usd", None),
         }
