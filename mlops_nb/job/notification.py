@@ -11,10 +11,11 @@ __all__ = ['url_of', 'missing', 'check', 'send']
 import os
 from ..core.errors import BadInput
 from ..core.need import need
+from ..core.project import Project
 
 # %% ../../nbs/job/notification.ipynb #de3b0877
 def url_of(
-    project,  # A `Project`
+    project: Project,
     ref: str,  # `env:NAME`, `file:PATH`, or the URL itself
 ) -> str:
     "The URL behind a reference; raises `BadInput` without saying what it holds"
@@ -31,7 +32,7 @@ def url_of(
     return ref
 
 
-def missing(project, ref: str) -> str:
+def missing(project: Project, ref: str) -> str:
     "Why a reference leads nowhere here; empty when it does not"
     try:
         url_of(project, ref)
@@ -52,7 +53,7 @@ def check(ref: str) -> None:
 
 
 def send(
-    project,  # A `Project`
+    project: Project,
     refs: list[str],  # References to URLs
     title: str,
     body: str,
