@@ -11,7 +11,7 @@ __all__ = ['jobs', 'run', 'history']
 from collections.abc import Sized
 from ..core.draw import place, Panel, badge, details, facts, meter, table
 from . import step_views
-from .facts import History, Jobs, RunRecord
+from .facts import CellRun, History, Jobs, RunRecord
 
 # %% ../../nbs/job/panel.ipynb #72b84c9b
 def _usd(usd: float | None) -> str:
@@ -45,39 +45,40 @@ def jobs(found: Jobs) -> Panel:
     )
 
 # %% ../../nbs/job/panel.ipynb #3e566d7a
+def _cell_row(cell: CellRun, longest_s: float) -> list:
+    "A row of the table of cells"
+    state = "cached" if cell.cached else cell.status
+    return [
+        "parameters" if cell.index < 0 else cell.index,
+        cell.title,
+        round(cell.seconds, 3),
+        meter(cell.seconds / longest_s, words=f"{cell.seconds:.2f} s"),
+        round(cell.cpu_s, 2),
+        round(cell.peak_mb),
+        _usd(cell.cost_usd),
+        badge("ok" if cell.status == "completed" else "bad", state),
+    ]
+
+
 def run(record: RunRecord) -> Panel:
     "One run, cell by cell"
     longest = max((cell.seconds for cell in record.cells), default=0) or 1
-    rows = [
-        [
-            "parameters" if cell.index < 0 else cell.index,
-            cell.title,
-            round(cell.seconds, 3),
-            meter(cell.seconds / longest, words=f"{cell.seconds:.2f} s"),
-            round(cell.cpu_s, 2),
-            round(cell.peak_mb),
-            _usd(cell.cost_usd),
-            badge("ok" if cell.status == "completed" else "bad", "cached" if cell.cached else cell.status),
-        ]
-        for cell in record.cells
-    ]
+    rows = [_cell_row(cell, longest) for cell in record.cells]
     busy = sum(cell.seconds for cell in record.cells if not cell.cached)
-    head = {
+    head: dict = {
         "run": record.run,
         "took": f"{record.seconds:.1f} s, {busy:.1f} s of it in cells",
         "used": f"{record.cpu_s:.1f} CPU s, {record.peak_mb:,.0f} MB at most, {record.kwh * 1000:.2g} Wh",
         "cost": _usd(record.cost_usd),
         "output": place(record.output),
-        **(
-            {
-                "resumed": f"{record.resumed}: {_count([cell for cell in record.cells if cell.cached], 'cell')} not run again"
-            }
-            if record.resumed
-            else {}
-        ),
-        **({"parameters": record.parameters} if record.parameters else {}),
-        **({"error": record.message} if record.message else {}),
     }
+    if record.resumed:
+        cached = [cell for cell in record.cells if cell.cached]
+        head["resumed"] = f"{record.resumed}: {_count(cached, 'cell')} not run again"
+    if record.parameters:
+        head["parameters"] = record.parameters
+    if record.message:
+        head["error"] = record.message
     more: list = (
         [
             table(
