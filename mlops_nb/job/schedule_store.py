@@ -18,7 +18,7 @@ from . import cron, schedule_backends, schedule_definition
 from .schedule_backends import Execute
 from .schedule_facts import Fire, Schedule, utc
 
-# %% ../../nbs/job/schedule_store.ipynb #29991cbc
+# %% ../../nbs/job/schedule_store.ipynb #37137b13
 GRACE_S = 60.0  # A fire that begins later than this was missed
 LOST = 5  # Attempts that may vanish with their daemon before a fire is given up
 _COLUMNS = "job, due, status, attempt, lost, owner, lease_until, not_before, worker, run, started, ended, message"
@@ -41,7 +41,7 @@ def _kept(schedule: Schedule, due: list[int], now: float) -> set[int]:
         return set(due[-1:])
     return {instant for instant in due if instant >= now - GRACE_S}
 
-
+# %% ../../nbs/job/schedule_store.ipynb #29991cbc
 class Store:
     "The schedules' state of one project"
 
