@@ -86,7 +86,7 @@ def completed(project: Project, fire: Fire) -> str:
 
 def read_schedules(
     project: Project,
-    say: Callable[[str], None],  # Takes a line of the log
+    say: Callable[[str], object],  # Takes a line of the log
 ) -> dict[str, Schedule]:
     "What the files say now; a broken one is left out, and said"
     found = {}
@@ -128,7 +128,7 @@ class Daemon:
         *,
         workers: int = 2,  # Most runs at one time
         owner: str = "",  # Who claims; this process by default
-        say: Callable[[str], None] | None = None,  # Takes a line of the log
+        say: Callable[[str], object] | None = None,  # Takes a line of the log
     ) -> None:
         self.project = project
         self.store = store

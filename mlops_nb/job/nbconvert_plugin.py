@@ -32,7 +32,9 @@ class MlopsJobExporter(Exporter):
     def _file_extension_default(self) -> str:
         return ".job.ipynb"
 
-    def from_notebook_node(self, nb: NotebookNode, resources: dict | None = None, **kwargs: Any) -> tuple[str, dict]:
+    def from_notebook_node(  # type: ignore[override]  # exporters return text
+        self, nb: NotebookNode, resources: dict | None = None, **kwargs: Any
+    ) -> tuple[str, dict]:
         "The cleaned notebook as JSON text, and nbconvert's resources"
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
         name = (resources.get("metadata") or {}).get("name") or "job"

@@ -43,7 +43,7 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.db = None
+        self.db: sqlite3.Connection | None = None
 
     def now(self) -> float:
         return time.time()
@@ -103,7 +103,7 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.db = None
+        self.db: "psycopg.Connection | None" = None
 
     def _open(self) -> "psycopg.Connection":
         psycopg = need("psycopg", "postgres")
