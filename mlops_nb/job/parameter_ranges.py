@@ -79,7 +79,7 @@ def _numbers(parameter: Parameter, text: str, begin: str, end: str, step: str | 
         yield str(first)
         first += by
 
-
+# %% ../../nbs/job/parameter_ranges.ipynb #be61dc10
 def values(
     parameter: Parameter,
     text: str,  # What stands after `=`
