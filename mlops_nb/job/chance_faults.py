@@ -106,9 +106,9 @@ def find(
 ) -> Iterator[NotebookFinding]:  # At most one a cell
     "Calls that give another result in every run"
     seeded = set()
-    for survey in found:
+    for seen in found:
         loose = None
-        for call in sorted(survey.calls, key=lambda c: (c.node.lineno, c.node.col_offset)):
+        for call in sorted(seen.calls, key=lambda c: (c.node.lineno, c.node.col_offset)):
             seeded |= {
                 family
                 for family, pattern in _SEEDS
@@ -119,7 +119,7 @@ def find(
                 loose = call
         if loose is not None:
             yield NotebookFinding(
-                cell=survey.cell.index,
+                cell=seen.cell.index,
                 kind="unseeded",
                 message=f"`{loose.text}()` gives another result in every run",
                 fix="give it a seed: random_state=0, or np.random.seed(0) in the first cell",

@@ -72,8 +72,10 @@ def check(
 ) -> Checked:
     """Will a notebook run unattended?
 
-    Reads it without running it: cells run out of order, names that nobody binds, absolute and home paths, dates and secrets in the code, missing and unpinned packages, installs, shell, network, questions and widgets, randomness without a seed, personal data.
-    With --fix the findings are those that are left in the copy."""  # noqa: E501  a paragraph of the help text
+    Reads it without running it: cells run out of order, names that nobody binds, absolute and home paths, dates and \
+secrets in the code, missing and unpinned packages, installs, shell, network, questions and widgets, \
+randomness without a seed, personal data.
+    With --fix the findings are those that are left in the copy."""
     from mlops_nb.job import faults, notebook_ast, notebook_diff, repairs, replay
 
     source = Path(notebook)

@@ -368,8 +368,8 @@ def _cut(cell: Cell, moves: list[signature.Move], unused: set[str]) -> str:
         elif magic.kind == "line" and _times(magic, *_TIMERS):
             lines[magic.line - 1] = cell.source.python.split("\n")[magic.line - 1]
     _hide(lines, cell)
-    for magic in moves:
-        _take_out(lines, cell, magic)
+    for move in moves:
+        _take_out(lines, cell, move)
     for node, names in cell.statements:
         if not isinstance(node, (ast.Import, ast.ImportFrom)) or not names.binds or not names.binds <= unused:
             continue

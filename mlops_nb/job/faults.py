@@ -266,18 +266,18 @@ def _spelled(date: str) -> str:
 def _dates(found: list[Survey]) -> Iterator[NotebookFinding]:
     "Dates that nobody can change from outside"
     below = False
-    for survey in found:
-        explicit = is_explicit(survey.cell)
-        dates = [] if explicit else _fixed(survey, below)
+    for seen in found:
+        explicit = is_explicit(seen.cell)
+        dates = [] if explicit else _fixed(seen, below)
         if dates:
             said = ", ".join(map(_spelled, dates[:4]))
             yield _finding(
-                survey.cell,
+                seen.cell,
                 "date",
                 f"the date {said} is fixed here" if len(dates) == 1 else f"dates {said} are fixed here",
                 f"assign it to a name in the first cell, so that it becomes a parameter: since = {_spelled(dates[0])}",
             )
-        below = below or not explicit and not is_definition(survey.cell)
+        below = below or not explicit and not is_definition(seen.cell)
 
 # %% ../../nbs/job/faults.ipynb #e6f36c03
 _ASKS = re.compile(

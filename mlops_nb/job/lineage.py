@@ -172,8 +172,8 @@ def _opened(node: ast.Call, function: ast.expr, known: dict[str, str]) -> tuple[
         isinstance(function.value, ast.Name) and function.value.id in ("io", "gzip", "bz2", "lzma", "codecs")
     )
     args = node.args if method else node.args[1:]
-    mode = next((keyword.value for keyword in node.keywords if keyword.arg == "mode"), args[0] if args else None)
-    mode = mode.value if isinstance(mode, ast.Constant) and isinstance(mode.value, str) else "r"
+    given = next((keyword.value for keyword in node.keywords if keyword.arg == "mode"), args[0] if args else None)
+    mode = given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else "r"
     place = _place(function.value, known) if method else _place(node.args[0], known) if node.args else ""
     return ("add" if "a" in mode else "out" if set(mode) & set("wx") else "in"), place
 

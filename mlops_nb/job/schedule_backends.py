@@ -103,7 +103,7 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.db: "psycopg.Connection | None" = None
+        self.db: psycopg.Connection | None = None
 
     def _open(self) -> "psycopg.Connection":
         psycopg = need("psycopg", "postgres")

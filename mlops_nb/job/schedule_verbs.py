@@ -304,7 +304,8 @@ def scheduler(
 ) -> SchedulerEnded:
     """The daemon that runs jobs on time: in the foreground, until SIGTERM or Ctrl-C
 
-    Start it from systemd, a container or a shell; several of them may share one store. It can be killed at any moment: the next one carries on, and each fire succeeds once."""  # noqa: E501  a paragraph of the help text
+    Start it from systemd, a container or a shell; several of them may share one store. It can be killed at any \
+moment: the next one carries on, and each fire succeeds once."""
     from mlops_nb.job import daemon, schedule_store
 
     project = projects.current()

@@ -42,7 +42,8 @@ def ship(
 ) -> Shipped | Plan:
     """Write the files that run a job elsewhere, each of them validated
 
-    A Dockerfile with its build context and bill of materials, Kubernetes, KServe, CI/CD for GitHub and GitLab, an Airflow DAG. Requests for memory and CPU come from measured runs. Templates of the project's own templates/ship win."""  # noqa: E501  a paragraph of the help text
+    A Dockerfile with its build context and bill of materials, Kubernetes, KServe, CI/CD for GitHub and GitLab, an \
+Airflow DAG. Requests for memory and CPU come from measured runs. Templates of the project's own templates/ship win."""
     from mlops_nb.core import ledger
 
     project = projects.current()

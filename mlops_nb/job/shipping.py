@@ -146,7 +146,7 @@ def remarks(job: Job, schedule: Schedule, spec: Spec, targets: list[str]) -> lis
     return out
 
 
-def gather(  # noqa: PLR0913  each is a word of `job ship`
+def gather(
     project: Project,
     job: Job,
     needs: Needs,  # Measured

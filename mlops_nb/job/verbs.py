@@ -65,7 +65,8 @@ def convert(
 ) -> Job | Plan:
     """Make a notebook a job
 
-    Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""  # noqa: E501  a paragraph of the help text
+    Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of \
+what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
     from mlops_nb.job import conversion, notebook_ast, notebook_diff, repairs, requirements
 
     nb = notebook_ast.load(notebook, lazy=True)
@@ -141,7 +142,9 @@ def run(
 ) -> RunRecord | Plan:
     """Run a job with typed parameters; every cell is metered and priced
 
-    Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""  # noqa: E501  a paragraph of the help text
+    Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a \
+failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the \
+executed notebook is kept and the error is one line."""
     from mlops_nb.job import cell_syntax, execution, parameters, secret_refs, unattended
 
     if on != "local":
