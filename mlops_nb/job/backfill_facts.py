@@ -22,6 +22,11 @@ class BackfillRow(msgspec.Struct, kw_only=True):
     cost_usd: float | None = None  # None: the price book has no row for this machine, or it was not run
     message: str = ""
 
+    @property
+    def words(self) -> str:
+        "Its parameters as they would be typed"
+        return ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+
 
 class Backfilled(Fact):
     "What `job backfill` did"
@@ -35,11 +40,11 @@ class Backfilled(Fact):
     __panel__ = "mlops_nb.job.backfill_panel:backfilled"
 
     def count(self, status: str) -> int:
-        return sum(r.status == status for r in self.rows)
+        return sum(row.status == status for row in self.rows)
 
     @property
     def counts(self) -> dict[str, int]:
-        return {s: self.count(s) for s in ("completed", "skipped", "failed", "not_run")}
+        return {status: self.count(status) for status in ("completed", "skipped", "failed", "not_run")}
 
     @property
     def ok(self) -> bool:
@@ -47,12 +52,9 @@ class Backfilled(Fact):
 
     @property
     def finding(self) -> str:
-        first = next((r for r in self.rows if r.status == "failed"), None)
-        return f"{self.count('failed')} of {len(self.rows)} runs failed, {self.count('not_run')} not run" + (
-            f"; the first: {', '.join(f'{k}={v}' for k, v in first.parameters.items())}: {first.message}"
-            if first
-            else ""
-        )
+        said = f"{self.count('failed')} of {len(self.rows)} runs failed, {self.count('not_run')} not run"
+        first = next((row for row in self.rows if row.status == "failed"), None)
+        return f"{said}; the first: {first.words}: {first.message}" if first else said
 
     def json(self) -> dict:
         return {**super().json(), "counts": self.counts}

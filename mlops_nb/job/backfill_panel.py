@@ -9,40 +9,43 @@ __all__ = ['backfilled']
 
 # %% ../../nbs/job/backfill_panel.ipynb #6100c739
 from ..core.draw import Panel, badge, facts, meter, table
-from .backfill_facts import Backfilled
+from .backfill_facts import Backfilled, BackfillRow
 
 # %% ../../nbs/job/backfill_panel.ipynb #80f073dc
 _LEVEL = {"completed": "ok", "skipped": "info", "failed": "bad", "not_run": "warn"}
 
 
-def backfilled(b: Backfilled) -> Panel:
-    "One row for each combination, failures first"
-    order = sorted(b.rows, key=lambda r: ("failed", "not_run", "completed", "skipped").index(r.status))
-    longest = max((r.seconds for r in b.rows), default=0) or 1
-    rows = [
-        [
-            ", ".join(f"{k}={v}" for k, v in r.parameters.items()),
-            badge(_LEVEL[r.status], r.status.replace("_", " ")),
-            meter(r.seconds / longest, words=f"{r.seconds:.1f} s") if r.seconds else "-",
-            r.run or "-",
-            r.message.removeprefix(f"run {r.run}: ") or ("done before" if r.status == "skipped" else "-"),
-        ]
-        for r in order
+def _line(row: BackfillRow, longest_s: float) -> list:
+    "A row of the table"
+    done = "done before" if row.status == "skipped" else "-"
+    return [
+        row.words,
+        badge(_LEVEL[row.status], row.status.replace("_", " ")),
+        meter(row.seconds / longest_s, words=f"{row.seconds:.1f} s") if row.seconds else "-",
+        row.run or "-",
+        row.message.removeprefix(f"run {row.run}: ") or done,
     ]
-    paid = [r.cost_usd for r in b.rows if r.cost_usd is not None]
-    said = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in b.counts.items() if n)
+
+
+def backfilled(result: Backfilled) -> Panel:
+    "One row for each combination, failures first"
+    order = sorted(result.rows, key=lambda row: ("failed", "not_run", "completed", "skipped").index(row.status))
+    longest = max((row.seconds for row in result.rows), default=0) or 1
+    rows = [_line(row, longest) for row in order]
+    paid = [row.cost_usd for row in result.rows if row.cost_usd is not None]
+    said = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in result.counts.items() if count)
     head = {
         "runs": said or "none",
-        "took": f"{b.seconds:,.1f} s, {b.parallel} at one time",
-        "worked": f"{sum(r.seconds for r in b.rows):,.1f} s",
+        "took": f"{result.seconds:,.1f} s, {result.parallel} at one time",
+        "worked": f"{sum(row.seconds for row in result.rows):,.1f} s",
         **({"cost": f"{sum(paid):.2g} USD"} if paid else {}),
     }
-    bad = b.count("failed")
-    verdict = ("bad", f"{bad} FAILED") if bad else ("ok", "DONE") if b.ok else ("warn", "STOPPED")
+    bad = result.count("failed")
+    verdict = ("bad", f"{bad} FAILED") if bad else ("ok", "DONE") if result.ok else ("warn", "STOPPED")
     return Panel(
-        f"Backfill of {b.job}",
+        f"Backfill of {result.job}",
         facts(head),
         table(["parameters", "how", "seconds", "run", "what"], rows),
         verdict=verdict,
-        next=f"mlops job history {b.job}",
+        next=f"mlops job history {result.job}",
     )

@@ -9,7 +9,7 @@ __all__ = ['backfill']
 
 # %% ../../nbs/job/backfill_verbs.ipynb #11c9b533
 import queue, secrets, threading, time
-from typing import Literal
+from typing import Literal, NamedTuple
 from ..core import project as projects
 from ..core.errors import BadInput, Finding
 from ..core.fact import Plan
@@ -19,9 +19,12 @@ from ..core.refs import Name
 from ..core.verbs import verb
 from . import backfill_views, cell_syntax, definition, parameter_ranges, parameters, unattended
 from .backfill_facts import Backfilled, BackfillRow
+from .facts import Job
 
 # %% ../../nbs/job/backfill_verbs.ipynb #fd5d9558
-def _planned(project: Project, job, over, params, again) -> tuple[Backfilled, dict]:
+def _planned(
+    project: Project, job: Job, over: dict[str, str], params: dict[str, str], again: bool
+) -> tuple[Backfilled, dict]:
     "Rows to go through, those that are done marked as skipped; and the parameters that all have"
     from mlops_nb.core import ledger
 
@@ -30,7 +33,7 @@ def _planned(project: Project, job, over, params, again) -> tuple[Backfilled, di
         raise BadInput(f"parameter `{min(both)}` stands under -p and under --over")
     combos = parameter_ranges.combinations(job.parameters, over, f"job `{job.name}`")
     digest = unattended.definition_digest(project, job.name)
-    defaults = {q.name: q.default for q in job.parameters}
+    defaults = {parameter.name: parameter.default for parameter in job.parameters}
     have = (
         {}
         if again
@@ -38,76 +41,91 @@ def _planned(project: Project, job, over, params, again) -> tuple[Backfilled, di
             ledger.of(project).events(["job.started", "job.completed"], subject=job.name), digest, defaults
         )
     )
-    rows = [BackfillRow(parameters=c) for c in combos]
-    for r in rows:
-        if run := have.get(backfill_views.key({**defaults, **fixed, **r.parameters})):
-            r.status = "skipped"
-            r.run = run
+    rows = [BackfillRow(parameters=combination) for combination in combos]
+    for row in rows:
+        if run := have.get(backfill_views.key({**defaults, **fixed, **row.parameters})):
+            row.status = "skipped"
+            row.run = run
     return Backfilled(job=job.name, id="", rows=rows, parallel=1, definition=digest), fixed
 
 # %% ../../nbs/job/backfill_verbs.ipynb #e122cf82
-def _work(
-    project: Project,
-    todo: queue.SimpleQueue,
-    done: queue.SimpleQueue,
-    job: str,
-    fixed: dict,
-    cause: dict,
-    workers: list,
-) -> None:
+class _Shared(NamedTuple):
+    "What the threads of one backfill share"
+
+    project: Project
+    job: str  # Its name
+    fixed: dict  # Parameters that all runs have
+    cause: dict  # For the ledger
+    todo: queue.SimpleQueue  # Rows to run; None ends a thread
+    done: queue.SimpleQueue  # Rows that were run
+    workers: list[unattended.Worker]
+
+
+def _work(shared: _Shared) -> None:
     "One thread with one worker: until nothing is left"
     worker = None
-    while (row := todo.get()) is not None:
+    while (row := shared.todo.get()) is not None:
         try:
             if worker is None or worker.child.poll() is not None:
-                worker = unattended.Worker(project)
-                workers.append(worker)
-            out, m = worker.run(job, {**fixed, **row.parameters}, cause)
+                worker = unattended.Worker(shared.project)
+                shared.workers.append(worker)
+            out, answer = worker.run(shared.job, {**shared.fixed, **row.parameters}, shared.cause)
             row.status = {"succeeded": "completed", "failed": "failed", "stopped": "not_run"}[out.status]
             row.run = out.run
             row.message = out.message
-            row.seconds, row.cost_usd = m.get("seconds", 0.0), m.get("cost_usd")
-        except Exception as e:
+            row.seconds, row.cost_usd = answer.get("seconds", 0.0), answer.get("cost_usd")
+        except Exception as error:
             row.status = "failed"
-            row.message = f"{type(e).__name__}: {e}"
-        done.put(row)
+            row.message = f"{type(error).__name__}: {error}"
+        shared.done.put(row)
     if worker is not None:
         worker.close()
 
-
-def _go(project: Project, b: Backfilled, fixed: dict, stop: bool) -> None:
+# %% ../../nbs/job/backfill_verbs.ipynb #0996ce37
+def _go(
+    project: Project,
+    result: Backfilled,  # Its rows are filled in
+    fixed: dict,  # Parameters that all runs have
+    stop: bool,  # Begin no more after a run that failed
+) -> None:
     "Run what is to be run"
     todo = queue.SimpleQueue()
     done = queue.SimpleQueue()
     workers = []
-    left = [r for r in b.rows if r.status == "not_run"]
-    args = (project, todo, done, b.job, fixed, {"backfill": b.id}, workers)
-    threads = [threading.Thread(target=_work, args=args, daemon=True) for _ in range(min(b.parallel, len(left)))]
-    for t in threads:
-        t.start()
+    left = [row for row in result.rows if row.status == "not_run"]
+    shared = _Shared(project, result.job, fixed, {"backfill": result.id}, todo, done, workers)
+    size = min(result.parallel, len(left))
+    threads = [threading.Thread(target=_work, args=(shared,), daemon=True) for _ in range(size)]
+    for thread in threads:
+        thread.start()
     try:
-        with progress(f"backfill {b.job}", len(left)) as tell:
+        with progress(f"backfill {result.job}", len(left)) as tell:
             going = len(threads)
             left = left[::-1]
             for _ in threads:
                 todo.put(left.pop())
             while going:
                 row = done.get()
-                tell(1, ", ".join(f"{k}={v}" for k, v in row.parameters.items()))
+                tell(1, row.words)
                 if left and not (stop and row.status == "failed"):
                     todo.put(left.pop())
                 else:
                     going -= 1
                     left = left if not (stop and row.status == "failed") else []
     except BaseException:
-        for w in workers:
-            w.stop()
+        for worker in workers:
+            worker.stop()
         raise
     finally:
         for _ in threads:
             todo.put(None)
-        for t in threads:
-            t.join()
+        for thread in threads:
+            thread.join()
+
+# %% ../../nbs/job/backfill_verbs.ipynb #f1301cee
+def _intent(row: BackfillRow) -> str:
+    "What would be done with a combination, in words"
+    return f"skip, done by {row.run}: {row.words}" if row.status == "skipped" else f"run {row.words}"
 
 
 @verb("job.backfill", changes=True, example="mlops job backfill score --over month=2..12 --parallel 2")
@@ -130,34 +148,29 @@ def backfill(
     job = definition.read(project, name)
     if not 1 <= parallel <= 256:
         raise BadInput(f"--parallel {parallel}: expected 1 to 256")
-    b, fixed = _planned(project, job, dict(over), params, again)
+    result, fixed = _planned(project, job, dict(over), params, again)
     cell_syntax.runnable(project, job)
     if dry_run:
-        return Plan(
-            steps=[
-                f"{'skip, done by ' + r.run + ':' if r.status == 'skipped' else 'run'} {', '.join(f'{k}={v}' for k, v in r.parameters.items())}"
-                for r in b.rows
-            ]
-        )
+        return Plan(steps=[_intent(row) for row in result.rows])
     from mlops_nb.core import ledger
 
-    b.id = f"{name}-backfill-{secrets.token_hex(4)}"
-    b.parallel = parallel
+    result.id = f"{name}-backfill-{secrets.token_hex(4)}"
+    result.parallel = parallel
     began = time.monotonic()
     try:
-        _go(project, b, fixed, on_failure == "stop")
+        _go(project, result, fixed, on_failure == "stop")
     finally:
-        b.seconds = time.monotonic() - began
+        result.seconds = time.monotonic() - began
         ledger.record(
             project,
             "job.backfilled",
             name,
-            {"backfill": b.id, "over": dict(over), "counts": b.counts, "seconds": b.seconds},
-            digest=b.definition,
+            {"backfill": result.id, "over": dict(over), "counts": result.counts, "seconds": result.seconds},
+            digest=result.definition,
             fail="open",
         )
-    if not b.ok:
-        e = Finding(f"backfill of {name}: {b.finding}", f"see: mlops job history {name}")
-        e.__dict__["result"] = b
-        raise e
-    return b
+    if not result.ok:
+        finding = Finding(f"backfill of {name}: {result.finding}", f"see: mlops job history {name}")
+        finding.__dict__["result"] = result
+        raise finding
+    return result

@@ -22,7 +22,8 @@ _SEEDS = [
     (
         "all",
         re.compile(
-            r"(?:^|\.)(?:seed_everything|set_seed|set_random_seed|fix_seed|seed_all|set_all_seeds|set_seeds|seed_everywhere|set_determinism)$"
+            r"(?:^|\.)(?:seed_everything|set_seed|set_random_seed|fix_seed|seed_all|set_all_seeds|set_seeds|seed_everywhere"
+            r"|set_determinism)$"
         ),
     ),
 ]
@@ -30,13 +31,15 @@ _DRAWS = [
     (
         "random",
         re.compile(
-            r"^random\.(?:random|randint|randrange|choice|choices|shuffle|sample|uniform|gauss|normalvariate|betavariate|expovariate|triangular|getrandbits|lognormvariate)$"
+            r"^random\.(?:random|randint|randrange|choice|choices|shuffle|sample|uniform|gauss|normalvariate|betavariate"
+            r"|expovariate|triangular|getrandbits|lognormvariate)$"
         ),
     ),
     (
         "numpy",
         re.compile(
-            r"^numpy\.random\.(?!seed$|default_rng$|RandomState$|Generator$|SeedSequence$|[gs]et_state$|PCG64$|Philox$|MT19937$|bit_generator)\w+$"
+            r"^numpy\.random\.(?!seed$|default_rng$|RandomState$|Generator$|SeedSequence$|[gs]et_state$|PCG64$|Philox$"
+            r"|MT19937$|bit_generator)\w+$"
         ),
     ),
     (
@@ -47,51 +50,55 @@ _DRAWS = [
 ]
 _MAKERS = {"numpy.random.default_rng", "numpy.random.RandomState", "random.Random", "numpy.random.SeedSequence"}
 _SPLITS = set(
-    """train_test_split ShuffleSplit StratifiedShuffleSplit GroupShuffleSplit RandomForestClassifier RandomForestRegressor GradientBoostingClassifier GradientBoostingRegressor ExtraTreesClassifier ExtraTreesRegressor
-    KMeans MiniBatchKMeans MLPClassifier MLPRegressor RandomizedSearchCV TSNE SGDClassifier SGDRegressor IsolationForest BaggingClassifier BaggingRegressor DecisionTreeClassifier DecisionTreeRegressor GaussianMixture
-    permutation_importance AdaBoostClassifier AdaBoostRegressor RandomOverSampler RandomUnderSampler SMOTE make_classification make_regression make_blobs make_moons make_circles make_friedman1 UMAP resample shuffle""".split()
+    """train_test_split ShuffleSplit StratifiedShuffleSplit GroupShuffleSplit RandomForestClassifier
+    RandomForestRegressor GradientBoostingClassifier GradientBoostingRegressor ExtraTreesClassifier ExtraTreesRegressor
+    KMeans MiniBatchKMeans MLPClassifier MLPRegressor RandomizedSearchCV TSNE SGDClassifier SGDRegressor IsolationForest
+    BaggingClassifier BaggingRegressor DecisionTreeClassifier DecisionTreeRegressor GaussianMixture
+    permutation_importance AdaBoostClassifier AdaBoostRegressor RandomOverSampler RandomUnderSampler SMOTE
+    make_classification make_regression make_blobs make_moons make_circles make_friedman1 UMAP resample
+    shuffle""".split()
 )
 _FOLDS = {"KFold", "StratifiedKFold", "RepeatedKFold", "RepeatedStratifiedKFold"}
 _SEED_WORDS = {"random_state", "seed", "random_seed", "rng", "generator", None}
 
 
-def _shuffles(c: Called) -> bool:
+def _shuffles(call: Called) -> bool:
     "Does a fold shuffle?"
-    flag = c.keywords.get("shuffle")
-    return c.name.split(".")[-1].startswith("Repeated") or isinstance(flag, ast.Constant) and flag.value is True
+    flag = call.keywords.get("shuffle")
+    return call.name.split(".")[-1].startswith("Repeated") or isinstance(flag, ast.Constant) and flag.value is True
 
 
-def _unshuffled(c: Called) -> bool:
-    flag = c.keywords.get("shuffle")
+def _unshuffled(call: Called) -> bool:
+    flag = call.keywords.get("shuffle")
     return isinstance(flag, ast.Constant) and flag.value is False
 
 
-def is_global(c: Called) -> bool:
+def is_global(call: Called) -> bool:
     "Does a call draw from a library's global generator?"
-    return any(p.match(c.name) for _, p in _DRAWS)
+    return any(pattern.match(call.name) for _, pattern in _DRAWS)
 
 
-def drawn_from(c: Called) -> str:
+def drawn_from(call: Called) -> str:
     "The generator that an unseeded call draws from; `own` when it makes one without a seed; empty when it draws nothing"
-    if c.name.startswith("<own>"):
+    if call.name.startswith("<own>"):
         return ""
     for family, pattern in _DRAWS:
-        if pattern.match(c.name):
+        if pattern.match(call.name):
             return family
-    given = set(c.keywords) & _SEED_WORDS
-    if c.name in _MAKERS:
-        return "" if c.args or given else "own"
-    last = c.name.split(".")[-1]
-    root = c.name.split(".")[0]
-    if last == "sample" and "." in c.text and root not in ("random", "rng", "numpy", "torch", "st", "hypothesis"):
-        return "" if given or not (c.args or set(c.keywords) & {"n", "frac"}) else "numpy"
+    given = set(call.keywords) & _SEED_WORDS
+    if call.name in _MAKERS:
+        return "" if call.args or given else "own"
+    last = call.name.split(".")[-1]
+    root = call.name.split(".")[0]
+    if last == "sample" and "." in call.text and root not in ("random", "rng", "numpy", "torch", "st", "hypothesis"):
+        return "" if given or not (call.args or set(call.keywords) & {"n", "frac"}) else "numpy"
     if last in ("shuffle", "resample") and root != "sklearn":
         return ""
     if given:
         return ""
     if last in _SPLITS:
-        return "" if _unshuffled(c) else "numpy"
-    return "numpy" if last in _FOLDS and _shuffles(c) else ""
+        return "" if _unshuffled(call) else "numpy"
+    return "numpy" if last in _FOLDS and _shuffles(call) else ""
 
 
 def find(
@@ -99,20 +106,20 @@ def find(
 ) -> Iterator[NotebookFinding]:  # At most one a cell
     "Calls that give another result in every run"
     seeded = set()
-    for s in found:
+    for seen in found:
         loose = None
-        for c in sorted(s.calls, key=lambda c: (c.node.lineno, c.node.col_offset)):
+        for call in sorted(seen.calls, key=lambda c: (c.node.lineno, c.node.col_offset)):
             seeded |= {
                 family
                 for family, pattern in _SEEDS
-                if pattern.search(c.name) or pattern.search(c.name.removeprefix("<own>."))
+                if pattern.search(call.name) or pattern.search(call.name.removeprefix("<own>."))
             }
-            source = drawn_from(c)
+            source = drawn_from(call)
             if source and loose is None and not seeded & {source, "all"}:
-                loose = c
+                loose = call
         if loose is not None:
             yield NotebookFinding(
-                cell=s.cell.index,
+                cell=seen.cell.index,
                 kind="unseeded",
                 message=f"`{loose.text}()` gives another result in every run",
                 fix="give it a seed: random_state=0, or np.random.seed(0) in the first cell",

@@ -10,9 +10,13 @@ __all__ = ['check']
 # %% ../../nbs/job/check_verbs.ipynb #a95b1d55
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core.errors import BadInput, ToolFailed
 from ..core.verbs import verb
-from .facts import Checked
+from .facts import Checked, NotebookFinding
+
+if TYPE_CHECKING:
+    import msgspec
 
 # %% ../../nbs/job/check_verbs.ipynb #cd9b8e55
 def _copy_of(notebook: Path, out: Path | None) -> Path:
@@ -32,20 +36,25 @@ def _copy_of(notebook: Path, out: Path | None) -> Path:
     return place
 
 
-def _write(nb: dict, place: Path, source: Path) -> None:
+def _write(notebook: dict, place: Path, source: Path) -> None:
     "Write a mended notebook, without the marks that the diff needed"
-    cells = [{**c, "metadata": {k: v for k, v in c["metadata"].items() if k != "mlops"}} for c in nb["cells"]]
-    for c in cells:
-        if "outputs" in c:
-            c["outputs"] = _plain(c["outputs"])
-    made = {**nb, "cells": cells, "metadata": {**nb["metadata"], "mlops": {"fixed_of": source.name}}}
+    cells = [{**cell, "metadata": _unmarked(cell["metadata"])} for cell in notebook["cells"]]
+    for cell in cells:
+        if "outputs" in cell:
+            cell["outputs"] = _plain(cell["outputs"])
+    made = {**notebook, "cells": cells, "metadata": {**notebook["metadata"], "mlops": {"fixed_of": source.name}}}
     try:
         place.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as e:
-        raise ToolFailed(f"cannot write {place}: {e.strerror or e}") from e
+    except OSError as error:
+        raise ToolFailed(f"cannot write {place}: {error.strerror or error}") from error
 
 
-def _plain(outputs):
+def _unmarked(metadata: dict) -> dict:
+    return {key: value for key, value in metadata.items() if key != "mlops"}
+
+
+def _plain(outputs: "list | msgspec.Raw") -> list:
+    "Outputs as a list, also where they were left as raw JSON"
     import msgspec
 
     return msgspec.json.decode(outputs) if isinstance(outputs, msgspec.Raw) else outputs
@@ -63,7 +72,9 @@ def check(
 ) -> Checked:
     """Will a notebook run unattended?
 
-    Reads it without running it: cells run out of order, names that nobody binds, absolute and home paths, dates and secrets in the code, missing and unpinned packages, installs, shell, network, questions and widgets, randomness without a seed, personal data.
+    Reads it without running it: cells run out of order, names that nobody binds, absolute and home paths, dates and \
+secrets in the code, missing and unpinned packages, installs, shell, network, questions and widgets, \
+randomness without a seed, personal data.
     With --fix the findings are those that are left in the copy."""
     from mlops_nb.job import faults, notebook_ast, notebook_diff, repairs, replay
 
@@ -71,14 +82,15 @@ def check(
     nb = notebook_ast.load(source, lazy=True)
     folder = source.resolve().parent
     found, cells = faults.find(nb, folder)
-    if fresh and (broken := [f for f in found if f.kind == "syntax"]):
-        for f in broken:
-            f.fix += "; until then no fresh kernel runs it"
+    if fresh and (broken := [finding for finding in found if finding.kind == "syntax"]):
+        for finding in broken:
+            finding.fix += "; until then no fresh kernel runs it"
         fresh = False
     compared = fresh and replay.has_outputs(nb)
     if fresh:
         found = sorted(
-            [*found, *_replayed(nb, folder, timeout_s, found)], key=lambda f: -1 if f.cell is None else f.cell
+            [*found, *_replayed(nb, folder, timeout_s, found)],
+            key=lambda finding: -1 if finding.cell is None else finding.cell,
         )
     if not fix:
         return Checked(notebook=str(notebook), findings=found, cells=cells, fresh=fresh, compared=compared)
@@ -100,13 +112,17 @@ def check(
     )
 
 
-def _replayed(nb: dict, folder: Path, timeout_s: float, found) -> list:
+def _replayed(notebook: dict, folder: Path, timeout_s: float, found: list[NotebookFinding]) -> list[NotebookFinding]:
     "What a fresh kernel says, where no finding says it already"
     from mlops_nb.job import replay
 
-    known = {f.cell for f in found if f.kind == "failed"}
-    ids = {n: str(c.get("id") or "") for n, c in enumerate(nb["cells"])}
-    new = [f for f in replay.compare(nb, replay.replay(nb, folder, timeout_s)) if f.cell not in known]
-    for f in new:
-        f.cell_id = ids.get(f.cell, "")
+    known = {finding.cell for finding in found if finding.kind == "failed"}
+    ids = {index: str(cell.get("id") or "") for index, cell in enumerate(notebook["cells"])}
+    new = [
+        finding
+        for finding in replay.compare(notebook, replay.replay(notebook, folder, timeout_s))
+        if finding.cell not in known
+    ]
+    for finding in new:
+        finding.cell_id = ids.get(finding.cell, "")
     return new

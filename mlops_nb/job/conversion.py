@@ -1,4 +1,4 @@
-"""A notebook as written becomes a notebook that runs unattended: nothing that only a reader needed is left, and everything that steers it is a parameter
+"""A notebook as written becomes one that runs unattended: what only a reader needed is gone, and what steers it is a parameter
 
 Docs: https://mlops-nb.github.io/mlops_nb/job/conversion.html.md"""
 
@@ -9,18 +9,23 @@ __all__ = ['reason_to_drop', 'drop', 'Converted', 'convert']
 
 # %% ../../nbs/job/conversion.ipynb #3d947442
 import ast, hashlib, re
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput
 from . import lineage, requirements, signature, steps
+from .cell_source import Magic
 from .facts import Dropped, Job, Note
 from .notebook_ast import Cell, cells_of, check_format, understand
 
 # %% ../../nbs/job/conversion.ipynb #67f5ea3d
 _LOOKS = set(
-    """head tail info describe value_counts nunique unique isna isnull notna any all sum mean median std min max corr cov dtypes shape columns index memory_usage to_string to_markdown to_frame
-    style format background_gradient bar hide round sort_values sort_index nlargest nsmallest reset_index count items keys values transpose T groupby agg size duplicated quantile select_dtypes isin
-    get_params get_feature_names_out _repr_html_ schema glimpse filter query loc iloc copy""".split()
+    """head tail info describe value_counts nunique unique isna isnull notna any all sum mean median std min max corr
+    cov dtypes shape columns index memory_usage to_string to_markdown to_frame style format background_gradient bar hide
+    round sort_values sort_index nlargest nsmallest reset_index count items keys values transpose T groupby agg size
+    duplicated quantile select_dtypes isin get_params get_feature_names_out _repr_html_ schema glimpse filter query loc
+    iloc copy""".split()
 )
 _LOOKING = {
     "len",
@@ -82,7 +87,23 @@ _SAVES = {
 _PLOT_WORDS = {"plot", "hist", "boxplot", "scatter_matrix"}
 
 
-def _is_look(node, plots: set[str]) -> bool:
+_WHOLES = (
+    ast.Tuple,
+    ast.List,
+    ast.Slice,
+    ast.Compare,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.BoolOp,
+    ast.JoinedStr,
+    ast.FormattedValue,
+    ast.Dict,
+    ast.IfExp,
+    ast.Starred,
+)  # They look at something when all their parts do
+
+
+def _is_look(node: ast.expr, plots: set[str]) -> bool:
     "Does an expression only look at something?"
     if isinstance(node, (ast.Constant, ast.Name)):
         return True
@@ -90,93 +111,89 @@ def _is_look(node, plots: set[str]) -> bool:
         return _is_look(node.value, plots)
     if isinstance(node, ast.Subscript):
         return _is_look(node.value, plots) and _is_look(node.slice, plots)
-    if isinstance(
-        node,
-        (
-            ast.Tuple,
-            ast.List,
-            ast.Slice,
-            ast.Compare,
-            ast.BinOp,
-            ast.UnaryOp,
-            ast.BoolOp,
-            ast.JoinedStr,
-            ast.FormattedValue,
-            ast.Dict,
-            ast.IfExp,
-            ast.Starred,
-        ),
-    ):
-        return all(_is_look(n, plots) for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr))
+    if isinstance(node, _WHOLES):
+        return all(_is_look(part, plots) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr))
     if not isinstance(node, ast.Call):
         return False
-    if not all(_is_look(a, plots) for a in [*node.args, *(k.value for k in node.keywords)]) or any(
-        k.arg == "inplace" for k in node.keywords
-    ):
+    if any(keyword.arg == "inplace" for keyword in node.keywords):
+        return False
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+    if not all(_is_look(argument, plots) for argument in arguments):
         return False
     if isinstance(node.func, ast.Name):
         return node.func.id in _LOOKING
     return isinstance(node.func, ast.Attribute) and node.func.attr in _LOOKS and _is_look(node.func.value, plots)
 
+# %% ../../nbs/job/conversion.ipynb #70369aea
+def _saves(node: ast.AST) -> bool:
+    "Is this a call that writes a file?"
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _SAVES
 
-def _roots(node) -> set[str]:
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+def _heads(node: ast.For | ast.With | ast.If) -> list[ast.expr]:
+    "The expressions above the block of a statement"
+    if isinstance(node, ast.For):
+        return [node.iter]
+    if isinstance(node, ast.If):
+        return [node.test]
+    return [item.context_expr for item in node.items]
+
+
+def _is_idle(node: ast.stmt, plots: set[str]) -> bool:
+    "Does a statement of a block only draw or look?"
+    if isinstance(node, ast.Pass) or _is_plot(node, plots):
+        return True
+    return isinstance(node, ast.Expr) and _is_look(node.value, plots)
 
 
 def _is_plot(node: ast.stmt, plots: set[str]) -> bool:
     "Does a statement only draw?"
-    if any(
-        isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _SAVES for n in ast.walk(node)
-    ):
+    if any(map(_saves, ast.walk(node))):
         return False
     if isinstance(node, (ast.For, ast.With, ast.If)):
-        heads = (
-            [node.iter]
-            if isinstance(node, ast.For)
-            else [node.test]
-            if isinstance(node, ast.If)
-            else [i.context_expr for i in node.items]
-        )
-        quiet = all(_is_look(h, plots) or _is_plot_value(h, plots) for h in heads)
-        return quiet and all(
-            _is_plot(s, plots) or isinstance(s, ast.Pass) or isinstance(s, ast.Expr) and _is_look(s.value, plots)
-            for s in [*node.body, *getattr(node, "orelse", [])]
-        )
+        if not all(_is_look(head, plots) or _is_plot_value(head, plots) for head in _heads(node)):
+            return False
+        return all(_is_idle(inner, plots) for inner in [*node.body, *getattr(node, "orelse", [])])
     if isinstance(node, ast.Expr):
         return _is_plot_value(node.value, plots)
     if isinstance(node, ast.Assign):
         return _is_plot_value(node.value, plots) or all(
-            isinstance(t, (ast.Attribute, ast.Subscript)) and _root(t) in plots for t in node.targets
+            isinstance(target, (ast.Attribute, ast.Subscript)) and _root(target) in plots for target in node.targets
         )
     return False
 
 
-def _root(node) -> str:
+def _root(node: ast.expr) -> str:
+    "The name that a chain of attributes, indices and calls begins with; empty without one"
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _is_plot_value(node, plots) -> bool:
+def _is_plot_value(node: ast.expr, plots: set[str]) -> bool:
     "A call on a plotting module, on something that it made, or `df.plot`"
     if not isinstance(node, ast.Call):
         return isinstance(node, (ast.Attribute, ast.Subscript)) and _root(node) in plots
     if _root(node) in plots:
         return True
-    return any(isinstance(n, ast.Attribute) and n.attr in _PLOT_WORDS for n in ast.walk(node.func))
+    return any(isinstance(inner, ast.Attribute) and inner.attr in _PLOT_WORDS for inner in ast.walk(node.func))
 
 # %% ../../nbs/job/conversion.ipynb #e1a1b8cf
 def _plot_names(cells: list[Cell]) -> set[str]:
     "Names of plotting modules, and of figures and axes made by them"
     names = set()
-    for c in cells:
-        for node, n in c.statements:
+    for cell in cells:
+        for node, bound in cell.statements:
             if isinstance(node, ast.Import):
-                names |= {(a.asname or a.name.split(".")[0]) for a in node.names if a.name.split(".")[0] in _PLOTTERS}
+                names |= {
+                    (alias.asname or alias.name.split(".")[0])
+                    for alias in node.names
+                    if alias.name.split(".")[0] in _PLOTTERS
+                }
             elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _PLOTTERS:
-                names |= n.binds
+                names |= bound.binds
             elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _root(node.value) in names:
-                names |= n.binds
+                names |= bound.binds
     return names
 
 
@@ -211,30 +228,24 @@ _IDLE = {
 }
 
 
-def _idle(m) -> str:
+_TIMERS = ("time", "timeit", "prun", "memit")
+
+
+def _idle(magic: Magic) -> str:
     "Why a magic line is of no use to a job; empty when it is"
-    if m.kind == "install":
+    if magic.kind == "install":
         return "install: versions are locked in requirements.lock"
-    if m.kind == "help":
+    if magic.kind == "help":
         return "help"
-    if m.kind == "line" and m.name in ("load_ext", "reload_ext"):
-        return "" if m.rest.split()[:1] != ["autoreload"] else "editing aid"
-    if m.kind == "line" and m.name == "mlops" and (not m.rest or re.search(r"(--help|\?|-h)$", m.rest)):
+    if magic.kind == "line" and magic.name in ("load_ext", "reload_ext"):
+        return "" if magic.rest.split()[:1] != ["autoreload"] else "editing aid"
+    if magic.kind == "line" and magic.name == "mlops" and (not magic.rest or re.search(r"(--help|\?|-h)$", magic.rest)):
         return "help"
-    if (
-        m.kind == "line"
-        and m.name in _IDLE
-        and not m.target
-        and m.name not in ("time", "timeit", "prun", "memit", "pylab")
-    ):
-        return (
-            "display setting"
-            if m.name in ("matplotlib", "config", "precision")
-            else "editing aid"
-            if m.name in ("autoreload", "pdb")
-            else "exploration"
-        )
-    return ""
+    if magic.kind != "line" or magic.name not in _IDLE or magic.target or magic.name in (*_TIMERS, "pylab"):
+        return ""
+    if magic.name in ("matplotlib", "config", "precision"):
+        return "display setting"
+    return "editing aid" if magic.name in ("autoreload", "pdb") else "exploration"
 
 
 def reason_to_drop(
@@ -253,10 +264,8 @@ def reason_to_drop(
     if cell.blank or not cell.statements:
         return "empty" if cell.tree is not None else ""
     why = []
-    stand_in = {
-        m.line for m in cell.source.magics if m.kind != "cell" and m.name not in ("time", "timeit", "prun", "memit")
-    }
-    idle = {m.line: _idle(m) for m in cell.source.magics}
+    stand_in = {magic.line for magic in cell.source.magics if magic.kind != "cell" and magic.name not in _TIMERS}
+    idle = {magic.line: _idle(magic) for magic in cell.source.magics}
     for node, _ in cell.statements:
         if node.lineno in stand_in and (isinstance(node, ast.Pass) or node.lineno in idle and idle[node.lineno]):
             if not idle[node.lineno]:
@@ -272,119 +281,127 @@ def reason_to_drop(
             continue
         else:
             return ""
-    first = next((w for w in ("plot", *why) if w in why), "empty")
+    first = next((word for word in ("plot", *why) if word in why), "empty")
     return {
         "display": "display: nothing below depends on it",
         "plot": "plot: nothing is saved and nothing below depends on it",
     }.get(first, first)
 
 # %% ../../nbs/job/conversion.ipynb #8e84b6ec
+def _first_line(cell: Cell) -> str:
+    "What a cell begins with"
+    return next((line.strip() for line in cell.text.split("\n") if line.strip()), "")[:80]
+
+
 def drop(
     cells: list[Cell],
 ) -> tuple[list[Cell], list[Dropped]]:  # What stays, what goes
     "The cells that a job needs, and the others with their reasons"
     plots = _plot_names(cells)
-    reasons = {c.index: reason_to_drop(c, plots) for c in cells}
-    last = next((c for c in reversed(cells) if not c.blank), None)
+    reasons = {cell.index: reason_to_drop(cell, plots) for cell in cells}
+    last = next((cell for cell in reversed(cells) if not cell.blank), None)
     if last and reasons[last.index].startswith("display"):
         reasons[last.index] = ""
     while True:
-        used = set().union(*(c.uses for c in cells if not reasons[c.index])) if cells else set()
-        back = [c for c in cells if reasons[c.index] and c.binds & used]
+        used = set().union(*(cell.uses for cell in cells if not reasons[cell.index])) if cells else set()
+        back = [cell for cell in cells if reasons[cell.index] and cell.binds & used]
         if not back:
             break
-        for c in back:
-            reasons[c.index] = ""
-    first = lambda c: next((l.strip() for l in c.text.split("\n") if l.strip()), "")[:80]
-    return [c for c in cells if not reasons[c.index]], [
-        Dropped(cell=c.index, reason=reasons[c.index], source=first(c)) for c in cells if reasons[c.index]
-    ]
+        for cell in back:
+            reasons[cell.index] = ""
+    kept = [cell for cell in cells if not reasons[cell.index]]
+    gone = [cell for cell in cells if reasons[cell.index]]
+    return kept, [Dropped(cell=cell.index, reason=reasons[cell.index], source=_first_line(cell)) for cell in gone]
 
 # %% ../../nbs/job/conversion.ipynb #434c772e
 def _writes(code: str) -> bool:
     return bool(lineage.trace([understand(0, code)])[1])
 
 
+def _times(magic: Magic, *names: str) -> bool:
+    "Does a magic of one of these names run code, and leave nothing behind?"
+    return magic.name in names and not magic.target
+
+
 def _untimed(cell: Cell) -> Cell:
     "A cell without what only `%timeit` ran"
-    timed = [m for m in cell.source.magics if m.name == "timeit" and not m.target and m.kind in ("line", "cell")]
+    timed = [magic for magic in cell.source.magics if _times(magic, "timeit") and magic.kind in ("line", "cell")]
     if not timed:
         return cell
     lines = cell.text.split("\n")
     python = cell.source.python.split("\n")
-    if any(m.kind == "cell" for m in timed):
+    if any(magic.kind == "cell" for magic in timed):
         lines = lines if _writes(cell.source.python) else []
     else:
-        for m in timed:
-            if not _writes(python[m.line - 1].strip()):
-                _blank(lines, m.line, cell)
-    return understand(cell.index, "\n".join(l for l in lines if l is not None), cell.tags, cell.count)
+        for magic in timed:
+            if not _writes(python[magic.line - 1].strip()):
+                _blank(lines, magic.line)
+    return understand(cell.index, "\n".join(line for line in lines if line is not None), cell.tags, cell.count)
 
 
-def _said(d: Dropped, cell: Cell) -> Dropped:
+def _said(dropped: Dropped, cell: Cell) -> Dropped:
     "Why a cell goes and what it began with, where nothing but `%timeit` was in it"
-    if cell.blank or d.source:
-        return d
+    if cell.blank or dropped.source:
+        return dropped
     return msgspec.structs.replace(
-        d,
+        dropped,
         reason="timing: it leaves nothing behind",
-        source=next(l.strip() for l in cell.text.split("\n") if l.strip())[:80],
+        source=_first_line(cell),
     )
 
 # %% ../../nbs/job/conversion.ipynb #cc86bc04
-def _cut(cell: Cell, moves, unused: set[str]) -> str:
+def _is_wrapper(magic: Magic) -> bool:
+    "Is this the first line of a cell that is only timed or marked by it?"
+    if magic.kind != "cell":
+        return False
+    return magic.name in _TIMERS or (magic.name == "mlops" and bool(re.match(r"(params|step)\b", magic.rest)))
+
+
+def _cut(cell: Cell, moves: list[signature.Move], unused: set[str]) -> str:
     "The text of a cell without idle lines, moved statements and unused plotting imports"
-    lines = cell.text.split("\n")
-    for m in cell.source.magics:
-        if (
-            m.kind == "cell"
-            and m.name in ("time", "timeit", "prun", "memit")
-            or m.kind == "cell"
-            and m.name == "mlops"
-            and re.match(r"(params|step)\b", m.rest)
-        ):
-            lines[m.line - 1] = None
-        elif _idle(m):
-            _blank(lines, m.line, cell)
-        elif m.kind == "line" and m.name in ("time", "timeit", "prun", "memit") and not m.target:
-            lines[m.line - 1] = cell.source.python.split("\n")[m.line - 1]
+    lines: list[str | None] = [*cell.text.split("\n")]
+    for magic in cell.source.magics:
+        if _is_wrapper(magic):
+            lines[magic.line - 1] = None
+        elif _idle(magic):
+            _blank(lines, magic.line)
+        elif magic.kind == "line" and _times(magic, *_TIMERS):
+            lines[magic.line - 1] = cell.source.python.split("\n")[magic.line - 1]
     _hide(lines, cell)
-    for m in moves:
-        _take_out(lines, cell, m)
+    for move in moves:
+        _take_out(lines, cell, move)
     for node, names in cell.statements:
-        if (
-            isinstance(node, (ast.Import, ast.ImportFrom))
-            and names.binds
-            and names.binds <= unused
-            and not any(s is not node and s.lineno == node.lineno for s, _ in cell.statements)
-        ):
-            for k in range(node.lineno - 1, node.end_lineno):
-                lines[k] = None
-    text = "\n".join(l for l in lines if l is not None)
+        if not isinstance(node, (ast.Import, ast.ImportFrom)) or not names.binds or not names.binds <= unused:
+            continue
+        if not any(other is not node and other.lineno == node.lineno for other, _ in cell.statements):
+            for index in range(node.lineno - 1, node.end_lineno):
+                lines[index] = None
+    text = "\n".join(line for line in lines if line is not None)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
-
-def _blank(lines, at, cell) -> None:
+# %% ../../nbs/job/conversion.ipynb #842134a5
+def _blank(
+    lines: list,  # Of a cell; None where one is gone
+    at: int,  # From 1
+) -> None:
     "Take a magic line out; inside a block something must stay"
     indent = re.match(r"\s*", lines[at - 1])[0]
     more = at
     while lines[more - 1] is not None and lines[more - 1].endswith("\\") and more < len(lines):
         more += 1
-    for k in range(at - 1, more):
-        lines[k] = None
+    for index in range(at - 1, more):
+        lines[index] = None
     if indent:
         lines[at - 1] = indent + "pass"
 
 
-def _hide(lines, cell) -> None:
+def _hide(lines: list[str | None], cell: Cell) -> None:
     "End the last statement with a semicolon where a profiler ran it and showed no value"
     node = cell.statements[-1][0] if cell.statements else None
     if not isinstance(node, ast.Expr) or _root(node.value) == "print":
         return
-    if not any(
-        m.name in ("timeit", "prun", "memit") and not m.target and (m.kind == "cell" or m.line == node.lineno)
-        for m in cell.source.magics
-    ):
+    timers = [magic for magic in cell.source.magics if _times(magic, "timeit", "prun", "memit")]
+    if not any(magic.kind == "cell" or magic.line == node.lineno for magic in timers):
         return
     line = (lines[node.end_lineno - 1] or "").encode()
     at = node.end_col_offset
@@ -392,12 +409,13 @@ def _hide(lines, cell) -> None:
         lines[node.end_lineno - 1] = (line[:at] + b";" + line[at:]).decode()
 
 
-def _take_out(lines, cell, move) -> None:
+def _take_out(lines: list[str | None], cell: Cell, move: signature.Move) -> None:
     "Take a moved statement out; what shares its line stays"
-    first = min([move.node.lineno, *(d.lineno for d in getattr(move.node, "decorator_list", []))])
+    first = min([move.node.lineno, *(decorator.lineno for decorator in getattr(move.node, "decorator_list", []))])
     last = move.node.end_lineno
-    others = [s for s, _ in cell.statements if s is not move.node and s.lineno <= last and s.end_lineno >= first]
-    rest = [s for s in others if lines[s.lineno - 1] is not None]
+    others = [other for other, _ in cell.statements if other is not move.node]
+    beside = [other for other in others if other.lineno <= last and other.end_lineno >= first]
+    rest = [other for other in beside if lines[other.lineno - 1] is not None]
     above = lines[first - 2] if first > 1 else None
     if (
         isinstance(above, str)
@@ -405,16 +423,16 @@ def _take_out(lines, cell, move) -> None:
         and above.strip("# ") == signature.comment_beside(cell, move.node)
     ):
         lines[first - 2] = None
-    for k in range(first - 1, last):
-        lines[k] = None
+    for index in range(first - 1, last):
+        lines[index] = None
     if rest:
-        lines[first - 1] = "\n".join(ast.unparse(s) for s in rest)
+        lines[first - 1] = "\n".join(map(ast.unparse, rest))
 
 
-def _cell(kind: str, source: str, tags=(), n: int = -1) -> dict:
+def _cell(kind: str, source: str, tags: Sequence[str] = (), index: int = -1) -> dict:
     "A notebook cell with a stable id, and the index of the cell it was made from (-1: a new one)"
-    ident = hashlib.sha256(f"{kind} {n} {source}".encode()).hexdigest()[:8]
-    meta = {**({"mlops": {"cell": n}} if n >= 0 else {}), **({"tags": list(tags)} if tags else {})}
+    ident = hashlib.sha256(f"{kind} {index} {source}".encode()).hexdigest()[:8]
+    meta = {**({"mlops": {"cell": index}} if index >= 0 else {}), **({"tags": list(tags)} if tags else {})}
     return {
         "cell_type": kind,
         "id": ident,
@@ -432,97 +450,89 @@ class Converted(msgspec.Struct):
 
 
 def convert(
-    nb: dict,  # From `notebook_ast.load`
+    notebook: dict,  # From `notebook_ast.load`
     name: str = "job",  # Of the job
     folder: Path | None = None,  # Where the notebook lies: modules beside it are local
 ) -> Converted:
     "Clean a notebook; find its parameters, inputs, outputs and requirements. Raises `BadInput` when a cell does not parse"
-    cells = cells_of(check_format(nb))
-    for c in cells:
-        if c.error:
+    cells = cells_of(check_format(notebook))
+    for cell in cells:
+        if cell.error:
             raise BadInput(
-                f"cell {c.index} is no valid Python: {c.error}", "mend it, or delete the cell; see: mlops job check"
+                f"cell {cell.index} is no valid Python: {cell.error}",
+                "mend it, or delete the cell; see: mlops job check",
             )
-    kept, dropped = drop([_untimed(c) for c in cells if "injected-parameters" not in c.tags])
-    dropped = [_said(d, next(c for c in cells if c.index == d.cell)) for d in dropped]
+    kept, dropped = drop([_untimed(cell) for cell in cells if "injected-parameters" not in cell.tags])
+    dropped = [_said(gone, next(cell for cell in cells if cell.index == gone.cell)) for gone in dropped]
     if not kept:
         raise BadInput("the notebook has no code that a job could run")
     sig = signature.find(kept)
     texts = _rewritten(kept, sig)
     ins, outs = lineage.trace(kept, sig.parameters)
-    final = {c.index: c if texts[c.index] == c.text else understand(c.index, texts[c.index]) for c in kept}
-    modules = {m for c in final.values() for m in c.imports} | {
-        m for c in final.values() for x in c.source.magics for m in _loaded(x)
+    final = {
+        cell.index: cell if texts[cell.index] == cell.text else understand(cell.index, texts[cell.index])
+        for cell in kept
     }
-    kinds = {m: requirements.kind_of(m, folder) for m in sorted(modules)}
-    remarks = [
-        *sig.notes,
-        *(
-            Note(cell=None, message=f"`{m}` is not installed here: no version to lock")
-            for m, k in kinds.items()
-            if k == "missing"
-        ),
-        *(
-            Note(
-                cell=None, message=f"`{m}` is a module of yours beside the notebook: it must be there when the job runs"
-            )
-            for m, k in kinds.items()
-            if k == "local"
-        ),
+    magics = chain.from_iterable(cell.source.magics for cell in final.values())
+    modules = set(chain.from_iterable(cell.imports for cell in final.values()))
+    modules |= set(chain.from_iterable(map(_loaded, magics)))
+    kinds = {module: requirements.kind_of(module, folder) for module in sorted(modules)}
+    missing = [module for module, kind in kinds.items() if kind == "missing"]
+    local = [module for module, kind in kinds.items() if kind == "local"]
+    said = [f"`{module}` is not installed here: no version to lock" for module in missing]
+    said += [
+        f"`{module}` is a module of yours beside the notebook: it must be there when the job runs" for module in local
     ]
     job = Job(
         name=name,
         parameters=sig.parameters,
         dropped_cells=dropped,
-        requirements=requirements.pins(m for m, k in kinds.items() if k == "installed"),
+        requirements=requirements.pins(module for module, kind in kinds.items() if kind == "installed"),
         inputs=ins,
         outputs=outs,
-        remarks=remarks,
+        remarks=[*sig.notes, *(Note(cell=None, message=message) for message in said)],
     )
-    notebook = _assemble(nb, kept, final, sig)
-    job.steps = steps.plan(cells_of(notebook), sig.parameters)
-    return Converted(job, notebook)
+    made = _assemble(notebook, kept, final, sig)
+    job.steps = steps.plan(cells_of(made), sig.parameters)
+    return Converted(job, made)
 
-
-def _loaded(m) -> list[str]:
+# %% ../../nbs/job/conversion.ipynb #b941e7ca
+def _loaded(magic: Magic) -> list[str]:
     "Modules that a magic line loads"
-    if m.name == "mlops":
+    if magic.name == "mlops":
         return ["mlops_nb"]
-    return [m.rest.split(".")[0]] if m.name == "load_ext" and re.match(r"[A-Za-z_]", m.rest) else []
+    return [magic.rest.split(".")[0]] if magic.name == "load_ext" and re.match(r"[A-Za-z_]", magic.rest) else []
 
 
-def _rewritten(kept, sig) -> dict[int, str]:
+def _rewritten(kept: list[Cell], sig: signature.Signature) -> dict[int, str]:
     "New text of every cell that stays"
-    moves: dict[int, list] = {}
-    for m in [*sig.moves, *sig.preamble]:
-        moves.setdefault(m.cell, []).append(m)
+    moves: dict[int, list[signature.Move]] = {}
+    for move in [*sig.moves, *sig.preamble]:
+        moves.setdefault(move.cell, []).append(move)
     plots = _plot_names(kept)
-    used = set().union(*(n.now | n.later for c in kept for s, n in c.statements), *(c.source.soft for c in kept))
-    return {c.index: _cut(c, moves.get(c.index, []), plots - used) for c in kept}
+    used = set().union(*(cell.source.soft for cell in kept))
+    for _, names in chain.from_iterable(cell.statements for cell in kept):
+        used |= names.now | names.later
+    return {cell.index: _cut(cell, moves.get(cell.index, []), plots - used) for cell in kept}
 
 
-def _assemble(nb, kept, final, sig) -> dict:
+def _assemble(notebook: dict, kept: list[Cell], final: dict[int, Cell], sig: signature.Signature) -> dict:
     "The job's notebook: parameters first, headings kept where a cell follows them"
-    body = "\n".join([*(m.code for m in sig.preamble), *(m.code for m in sig.moves)])
+    body = "\n".join([*(move.code for move in sig.preamble), *(move.code for move in sig.moves)])
     out = []
     pending = []
-    code = {c.index: c for c in kept}
-    for n, c in enumerate(nb["cells"]):
-        if c["cell_type"] == "markdown":
-            pending.append(_cell("markdown", re.sub(r"!\[[^\]]*\]\(attachment:[^)]*\)", "", c["source"]), n=n))
-        elif n in code and (final[n].statements or code[n].source.opaque):
-            out += [
-                *pending,
-                _cell(
-                    "code",
-                    final[n].text if not code[n].source.opaque else code[n].text,
-                    [t for t in code[n].tags if t != "parameters" and not t.startswith("step:")]
-                    + steps.tags_of(code[n]),
-                    n,
-                ),
-            ]
+    code = {cell.index: cell for cell in kept}
+    for index, raw in enumerate(notebook["cells"]):
+        if raw["cell_type"] == "markdown":
+            text = re.sub(r"!\[[^\]]*\]\(attachment:[^)]*\)", "", raw["source"])
+            pending.append(_cell("markdown", text, index=index))
+        elif index in code and (final[index].statements or code[index].source.opaque):
+            cell = code[index]
+            text = cell.text if cell.source.opaque else final[index].text
+            tags = [tag for tag in cell.tags if tag != "parameters" and not tag.startswith("step:")]
+            out += [*pending, _cell("code", text, tags + steps.tags_of(cell), index)]
             pending = []
-    at = next((k for k, c in enumerate(out) if c["cell_type"] == "code"), len(out))
+    at = next((place for place, made in enumerate(out) if made["cell_type"] == "code"), len(out))
     if body:
         out.insert(at, _cell("code", body, ["parameters"], -1))
     spec = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -9,11 +9,16 @@ __all__ = ['ALIASES', 'parse', 'zone', 'local_zone', 'fires']
 
 # %% ../../nbs/job/cron.ipynb #c86f459e
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain, product
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 from ..core.errors import BadInput, suggest
+
+if TYPE_CHECKING:
+    from cronsim import CronSim
 
 # %% ../../nbs/job/cron.ipynb #e6d334d3
 ALIASES = {
@@ -29,7 +34,7 @@ ALIASES = {
 
 def parse(
     expr: str,  # Five fields, or an alias such as `@daily`
-):  # A `cronsim.CronSim`: sets of minutes, hours and months, and `match_day`
+) -> "CronSim":  # Sets of minutes, hours and months, and `match_day`
     "The fields of a cron line; raises `BadInput`"
     import cronsim
 
@@ -39,20 +44,20 @@ def parse(
         raise BadInput(f"cron {expr!r} has {len(text.split())} fields, not 5", hint)
     try:
         fields = cronsim.CronSim(text, datetime(2000, 1, 1))
-    except cronsim.CronSimError as e:
-        raise BadInput(f"cron {expr!r}: {str(e)[:1].lower() + str(e)[1:]}", hint) from e
+    except cronsim.CronSimError as error:
+        raise BadInput(f"cron {expr!r}: {str(error)[:1].lower() + str(error)[1:]}", hint) from error
     if not next(_days(fields, date(2000, 1, 1)), None):
         raise BadInput(f"cron {expr!r} never fires", hint)
     return fields
 
 
-def _days(fields, first: date) -> Iterator[date]:
+def _days(fields: "CronSim", first: date) -> Iterator[date]:
     "Days that match, over 50 years: then nothing will"
-    d = first
+    day = first
     for _ in range(366 * 50):
-        if d.month in fields.months and fields.match_day(d):
-            yield d
-        d += timedelta(days=1)
+        if day.month in fields.months and fields.match_day(day):
+            yield day
+        day += timedelta(days=1)
 
 # %% ../../nbs/job/cron.ipynb #080b4d94
 def zone(
@@ -63,11 +68,11 @@ def zone(
 
     try:
         return ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as e:
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise BadInput(
             f"no time zone {name!r}",
             suggest(name, sorted(zoneinfo.available_timezones())) or "write Europe/Berlin or UTC",
-        ) from e
+        ) from error
 
 
 def local_zone() -> str:
@@ -85,11 +90,11 @@ def local_zone() -> str:
     return "UTC"
 
 # %% ../../nbs/job/cron.ipynb #5056a0b9
-def _exists(naive: datetime, tz) -> bool:
+def _exists(naive: datetime, tz: ZoneInfo) -> bool:
     return naive.replace(tzinfo=tz).astimezone(UTC).astimezone(tz).replace(tzinfo=None) == naive
 
 
-def _after_gap(naive: datetime, tz) -> datetime:
+def _after_gap(naive: datetime, tz: ZoneInfo) -> datetime:
     "The first real minute after a time that the clock skips"
     step = naive
     while not _exists(step, tz):
@@ -97,21 +102,31 @@ def _after_gap(naive: datetime, tz) -> datetime:
     return step.replace(tzinfo=tz).astimezone(UTC)
 
 
-def _instants(naive: datetime, tz, rhythm: bool) -> list[datetime]:
+def _instants(naive: datetime, tz: ZoneInfo, rhythm: bool) -> list[datetime]:
     "When a wall clock shows `naive`, in UTC"
     if not _exists(naive, tz):
         return [] if rhythm else [_after_gap(naive, tz)]
-    first, second = (naive.replace(tzinfo=tz, fold=f).astimezone(UTC) for f in (0, 1))
+    first, second = (naive.replace(tzinfo=tz, fold=fold).astimezone(UTC) for fold in (0, 1))
     return [first, second] if rhythm and second != first else [first]
 
 
-def _in_hour(hour: datetime, minutes, tz, rhythm: bool, after: datetime) -> list[datetime]:
+def _in_hour(
+    hour: datetime,  # Its first minute, on the wall clock
+    minutes: Iterable[int],
+    tz: ZoneInfo,
+    rhythm: bool,
+    after: datetime,  # Nothing before it is wanted
+) -> list[datetime]:
     "Instants of the matching minutes of one hour of a wall clock; where the clock does not move, by plain arithmetic"
-    moves = {t.replace(tzinfo=tz, fold=f).utcoffset() for t in (hour, hour + timedelta(hours=1)) for f in (0, 1)}
-    if len(moves) > 1:
-        return [t for m in minutes for t in _instants(hour.replace(minute=m), tz, rhythm)]
-    start = (hour - moves.pop()).replace(tzinfo=UTC)
-    return [start + timedelta(minutes=m) for m in minutes] if start + timedelta(hours=1) > after else []
+    ends = product((hour, hour + timedelta(hours=1)), (0, 1))
+    offsets = {end.replace(tzinfo=tz, fold=fold).utcoffset() for end, fold in ends}
+    if len(offsets) > 1:
+        found = (_instants(hour.replace(minute=minute), tz, rhythm) for minute in minutes)
+        return list(chain.from_iterable(found))
+    start = (hour - offsets.pop()).replace(tzinfo=UTC)
+    if start + timedelta(hours=1) <= after:
+        return []
+    return [start + timedelta(minutes=minute) for minute in minutes]
 
 
 def fires(
@@ -122,20 +137,21 @@ def fires(
 ) -> Iterator[datetime]:
     "Instants in UTC, strictly rising"
     fields = parse(expr)
-    z = zone(tz)
+    where = zone(tz)
     minute, hour = ALIASES.get(expr.strip().lower(), expr.strip()).split()[:2]
     rhythm = minute.startswith("*") or hour.startswith("*")
+    end = datetime.max.replace(tzinfo=UTC) if until is None else until
     last = after.astimezone(UTC)
     waiting = set()
-    for day in _days(fields, after.astimezone(z).date() - timedelta(days=2)):
+    for day in _days(fields, after.astimezone(where).date() - timedelta(days=2)):
         midnight = datetime.combine(day, datetime.min.time())
-        sure = min(_instants(midnight, z, False)) - timedelta(hours=2)  # no later day begins before this
-        yield from (ready := [t for t in sorted(waiting) if last < t < sure and (until is None or t <= until)])
-        waiting -= {t for t in waiting if t < sure}
+        sure = min(_instants(midnight, where, False)) - timedelta(hours=2)  # no later day begins before this
+        ready = [instant for instant in sorted(waiting) if last < instant < sure and instant <= end]
+        yield from ready
+        waiting -= {instant for instant in waiting if instant < sure}
         last = ready[-1] if ready else last
-        if until is not None and sure > until:
+        if sure > end:
             return
-        waiting |= {
-            t for h in fields.hours for t in _in_hour(midnight.replace(hour=h), fields.minutes, z, rhythm, last)
-        }
-    yield from (t for t in sorted(waiting) if t > last and (until is None or t <= until))
+        for number in fields.hours:
+            waiting.update(_in_hour(midnight.replace(hour=number), fields.minutes, where, rhythm, last))
+    yield from (instant for instant in sorted(waiting) if last < instant <= end)

@@ -12,96 +12,102 @@ import json, os, shutil, tempfile
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, NotFound, ToolFailed, suggest
+from ..core.project import Project
 from ..core.refs import check_name, registered
-from .facts import Job
+from .facts import Job, Step
 
 # %% ../../nbs/job/definition.ipynb #5bf39485
 TOML, LOCK = "job.toml", "requirements.lock"
 
 
-def _toml(x) -> str:
+def _toml(value: object) -> str:
     "A value as TOML: JSON's spelling is TOML's but for tables"
-    if isinstance(x, bool):
-        return "true" if x else "false"
-    if isinstance(x, float):
-        return repr(x)
-    if isinstance(x, int):
-        return str(x)
-    if isinstance(x, str):
-        return json.dumps(x, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(x, list):
-        return "[" + ", ".join(map(_toml, x)) + "]"
-    return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in x.items()) + "}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return "{" + ", ".join(f"{_toml(str(key))} = {_toml(inner)}" for key, inner in value.items()) + "}"
 
 
-def _has_null(x) -> bool:
-    return x is None or isinstance(x, (list, dict)) and any(map(_has_null, x.values() if isinstance(x, dict) else x))
+def _has_null(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_null, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_null, value))
+    return value is None
 
 
-def _step(s) -> list[str]:
-    return [
-        f"{k} = {_toml(v)}"
-        for k, v in dict(
-            definitions=s.definitions,
-            needs=s.needs,
-            uses=s.uses,
-            gives=s.gives,
-            retries=s.retries,
-            backoff_s=s.backoff_s,
-        ).items()
-        if v
-    ]
+def _said(**values: object) -> list[str]:
+    "`key = value` for every value that says something"
+    return [f"{key} = {_toml(value)}" for key, value in values.items() if value]
+
+
+def _step(step: Step) -> list[str]:
+    return _said(
+        definitions=step.definitions,
+        needs=step.needs,
+        uses=step.uses,
+        gives=step.gives,
+        retries=step.retries,
+        backoff_s=step.backoff_s,
+    )
+
+
+def _cell(index: int | None) -> list[str]:
+    return [f"cell = {index}"] if index is not None else []
 
 
 def to_toml(job: Job) -> str:
     "The job.toml of a job"
     lines = ["# A job: edit it freely and review it in git. Its parameters are checked before a run starts.", "[job]"]
-    lines += [
-        f"{k} = {_toml(v)}"
-        for k, v in dict(
-            name=job.name,
-            notebook=job.notebook,
-            source=job.source,
-            source_digest=job.source_digest,
-            cwd=job.cwd,
-            kernel=job.kernel,
-            requirements=job.requirements,
-            parallel=job.parallel,
-            limits=job.limits,
-        ).items()
-        if v
-    ]
-    for p in job.parameters:
-        lines += ["", f"[parameters.{p.name if p.name.isascii() else _toml(p.name)}]", f"type = {_toml(p.type)}"]
-        if p.default is not None:
+    lines += _said(
+        name=job.name,
+        notebook=job.notebook,
+        source=job.source,
+        source_digest=job.source_digest,
+        cwd=job.cwd,
+        kernel=job.kernel,
+        requirements=job.requirements,
+        parallel=job.parallel,
+        limits=job.limits,
+    )
+    for parameter in job.parameters:
+        name = parameter.name if parameter.name.isascii() else _toml(parameter.name)
+        lines += ["", f"[parameters.{name}]", f"type = {_toml(parameter.type)}"]
+        if parameter.default is not None:
             lines.append(
-                f"default_json = {_toml(json.dumps(p.default))}"
-                if _has_null(p.default)
-                else f"default = {_toml(p.default)}"
+                f"default_json = {_toml(json.dumps(parameter.default))}"
+                if _has_null(parameter.default)
+                else f"default = {_toml(parameter.default)}"
             )
-        lines += [
-            f"{k} = {_toml(v)}" for k, v in dict(choices=p.choices, item=p.item, form=p.form, help=p.help).items() if v
-        ]
-    for s in job.steps:
-        lines += ["", "[[steps]]", f"name = {_toml(s.name)}", f"cells = {_toml(s.cells)}", *_step(s)]
+        lines += _said(choices=parameter.choices, item=parameter.item, form=parameter.form, help=parameter.help)
+    for step in job.steps:
+        lines += ["", "[[steps]]", f"name = {_toml(step.name)}", f"cells = {_toml(step.cells)}", *_step(step)]
     for kind, things in (("inputs", job.inputs), ("outputs", job.outputs)):
-        for t in things:
+        for thing in things:
             lines += [
                 "",
                 f"[[{kind}]]",
-                f"kind = {_toml(t.kind)}",
-                f"name = {_toml(t.name)}",
-                *([f"cell = {t.cell}"] if t.cell is not None else []),
+                f"kind = {_toml(thing.kind)}",
+                f"name = {_toml(thing.name)}",
+                *_cell(thing.cell),
             ]
-    for d in job.dropped_cells:
-        lines += ["", "[[dropped]]", f"cell = {d.cell}", f"reason = {_toml(d.reason)}", f"source = {_toml(d.source)}"]
-    for n in job.remarks:
+    for dropped in job.dropped_cells:
         lines += [
             "",
-            "[[remarks]]",
-            *([f"cell = {n.cell}"] if n.cell is not None else []),
-            f"message = {_toml(n.message)}",
+            "[[dropped]]",
+            f"cell = {dropped.cell}",
+            f"reason = {_toml(dropped.reason)}",
+            f"source = {_toml(dropped.source)}",
         ]
+    for note in job.remarks:
+        lines += ["", "[[remarks]]", *_cell(note.cell), f"message = {_toml(note.message)}"]
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
@@ -126,8 +132,8 @@ def from_toml(
     where = f"jobs/{name}/{TOML}"
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise BadInput(f"{where} is not valid TOML: {e}") from e
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{where} is not valid TOML: {error}") from error
     for section, table in raw.items():
         if section not in _KEYS:
             raise BadInput(f"{where}: unknown section `{section}`", suggest(section, _KEYS))
@@ -135,7 +141,7 @@ def from_toml(
             if key not in _KEYS[section]:
                 raise BadInput(f"{where}: unknown key `{section}.{key}`", suggest(key, _KEYS[section]))
     try:
-        params = [_parameter(n, dict(t)) for n, t in raw.get("parameters", {}).items()]
+        params = [_parameter(key, dict(table)) for key, table in raw.get("parameters", {}).items()]
         return msgspec.convert(
             {
                 **raw.get("job", {}),
@@ -146,15 +152,18 @@ def from_toml(
                 "inputs": raw.get("inputs", []),
                 "outputs": raw.get("outputs", []),
                 "dropped_cells": raw.get("dropped", []),
-                "remarks": [{"cell": None, **n} for n in raw.get("remarks", [])],
+                "remarks": [{"cell": None, **note} for note in raw.get("remarks", [])],
             },
             Job,
         )
-    except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as e:
-        raise BadInput(f"{where}: {e}") from e
+    except (msgspec.ValidationError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"{where}: {error}") from error
 
 
-def _parameter(name, table):
+def _parameter(
+    name: str,
+    table: dict,  # Its section, which this empties
+) -> dict:
     default = table.pop("default", None)
     if "default_json" in table:
         default = json.loads(table.pop("default_json"))
@@ -163,7 +172,7 @@ def _parameter(name, table):
     return {"name": name, **table, "default": default}
 
 # %% ../../nbs/job/definition.ipynb #64f80e0f
-def folder_of(project, name: str) -> Path:
+def folder_of(project: Project, name: str) -> Path:
     "`jobs/NAME` of a project; refuses a name that leads elsewhere"
     return project.path("jobs", check_name(name, "job name"))
 
@@ -180,7 +189,7 @@ def _is_notebook(name: str, have: list[str]) -> BadInput:
 
 
 def read(
-    project,  # A `Project`
+    project: Project,
     name: str,  # Of the job
 ) -> Job:
     "A job of the project; raises `NotFound` with the nearest name"
@@ -188,20 +197,20 @@ def read(
         raise _is_notebook(name, have)
     try:
         text = (folder_of(project, name) / TOML).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as e:
+    except (FileNotFoundError, NotADirectoryError) as error:
         have = registered(project, "job")
         raise NotFound(
             f"no job `{name}`",
             suggest(name, have)
             or (f"there are: {', '.join(have)}" if have else "make one with: mlops job convert NOTEBOOK"),
-        ) from e
-    except UnicodeDecodeError as e:
-        raise BadInput(f"jobs/{name}/{TOML} is no UTF-8 text") from e
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"jobs/{name}/{TOML} is no UTF-8 text") from error
     return from_toml(text, name)
 
 
 def write(
-    project,  # A `Project`
+    project: Project,
     job: Job,
     notebook: dict,
     lock: list[str],  # `name==version`, all that the job needs
@@ -221,10 +230,12 @@ def write(
             for file, text in files.items():
                 (new / file).write_text(text, encoding="utf-8")
             for extra in sorted(place.iterdir()) if place.is_dir() else ():
-                if extra.name not in files:
-                    shutil.copytree(extra, new / extra.name) if extra.is_dir() else shutil.copy2(
-                        extra, new / extra.name
-                    )
+                if extra.name in files:
+                    continue
+                if extra.is_dir():
+                    shutil.copytree(extra, new / extra.name)
+                else:
+                    shutil.copy2(extra, new / extra.name)
             old = new.with_name(new.name + ".old")
             if place.exists():
                 os.replace(place, old)
@@ -232,6 +243,6 @@ def write(
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-    except OSError as e:
-        raise ToolFailed(f"cannot write {place}: {e.strerror or e}") from e
+    except OSError as error:
+        raise ToolFailed(f"cannot write {place}: {error.strerror or error}") from error
     return place

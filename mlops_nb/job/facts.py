@@ -24,11 +24,13 @@ class Parameter(msgspec.Struct, kw_only=True, omit_defaults=True):
     default: bool | int | float | str | list | dict | None  # A JSON value; dates in ISO 8601
     choices: list[str] = []  # Of an enum
     item: str = ""  # Type of a list's items, when it is known
-    form: str = ""  # How it is written in the notebook, when that is not the type itself: str, tuple, set (both also ` of tuples`, as a list or dict), date, datetime, pandas, or the name of an Enum class
+    # How it is written in the notebook, when that is not the type itself: str, tuple, set (both also ` of tuples`,
+    # as a list or dict), date, datetime, pandas, or the name of an Enum class
+    form: str = ""
     help: str = ""  # The comment beside it
     cell: int | None = None  # Where it was found
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bare not in TYPES:
             raise ValueError(f"parameter `{self.name}`: no type {self.type!r}; one of: {', '.join(TYPES)}")
 
@@ -45,7 +47,9 @@ class NotebookFinding(msgspec.Struct, kw_only=True):
     "Something that will hurt an unattended run"
 
     cell: int | None  # Index of the cell in the notebook, from 0; None is the whole notebook
-    kind: str  # stale, undefined, order, syntax, failed, absolute_path, secret, date, missing_package, unpinned_package, install, shell, network, interactive, unseeded, personal_data, changed
+    # stale, undefined, order, syntax, failed, absolute_path, secret, date, missing_package, unpinned_package, install,
+    # shell, network, interactive, unseeded, personal_data, changed
+    kind: str
     message: str
     fix: str
     cell_id: str = ""  # Of the cell, for a link: `notebook.ipynb#cell-id=...`
@@ -126,9 +130,8 @@ class Job(Fact):
     folder: str = ""  # `jobs/NAME`
     cwd: str = ""  # Where it runs, relative to the project
     parallel: int = 0  # Steps at one time; 0 is as many as there are processors
-    limits: dict[
-        str, float
-    ] = {}  # memory_mb, cpu_s, wall_s, disk_mb, cell_s, usd, grace_s: what a run may use; the project's `[job]` where it says nothing
+    # What a run may use: memory_mb, cpu_s, wall_s, disk_mb, cell_s, usd, grace_s; the project's `[job]` where it says nothing
+    limits: dict[str, float] = {}
     kernel: str = "python3"
     diff: str = ""  # From the notebook to the job's; only with `--diff`
     __panel__ = "mlops_nb.job.notebook_panel:job"
@@ -222,7 +225,7 @@ class RunRecord(Fact):
     def finding(self) -> str:
         return self.message or f"run {self.run} {self.status}"
 
-
+# %% ../../nbs/job/facts.ipynb #46ba2567
 class RunRow(msgspec.Struct, kw_only=True):
     "A line of `job history`"
 

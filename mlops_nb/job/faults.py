@@ -16,7 +16,7 @@ from .. import guard
 from . import chance_faults, lineage, output_faults, package_faults
 from .facts import NotebookFinding
 from .notebook_ast import Cell, cells_of, unbound
-from .survey import Survey, is_secret, survey
+from .survey import Called, Survey, is_secret, survey
 from .signature import is_explicit
 from .steps import is_definition, step_of
 
@@ -30,16 +30,16 @@ def _in_order(counts: list[int]) -> set[int]:
     tails = []
     ends = []
     back = []
-    for n, c in enumerate(counts):
-        at = bisect_left(tails, c)
+    for position, count in enumerate(counts):
+        at = bisect_left(tails, count)
         back.append(ends[at - 1] if at else -1)
-        tails[at : at + 1] = [c]
-        ends[at : at + 1] = [n]
+        tails[at : at + 1] = [count]
+        ends[at : at + 1] = [position]
     kept = set()
-    n = ends[-1] if ends else -1
-    while n >= 0:
-        kept.add(n)
-        n = back[n]
+    position = ends[-1] if ends else -1
+    while position >= 0:
+        kept.add(position)
+        position = back[position]
     return kept
 
 
@@ -48,41 +48,51 @@ _RERUN = "restart the kernel, run all cells, save; or see what changes: mlops jo
 
 def _stale(cells: list[Cell]) -> Iterator[NotebookFinding]:
     "Cells that were run out of order, or not run while later ones were"
-    ran = [c for c in cells if c.count]
-    kept = _in_order([c.count for c in ran])
-    for n, c in enumerate(ran):
-        if n not in kept:
+    ran = [cell for cell in cells if cell.count]
+    kept = _in_order([cell.count for cell in ran])
+    for position, cell in enumerate(ran):
+        if position not in kept:
             yield _finding(
-                c, "stale", f"it was run out of order, as In[{c.count}] between {_neighbours(ran, kept, n)}", _RERUN
+                cell,
+                "stale",
+                f"it was run out of order, as In[{cell.count}] between {_neighbours(ran, kept, position)}",
+                _RERUN,
             )
     last = ran[-1].index if ran else -1
-    for c in cells:
-        if not c.count and c.statements and c.index < last:
-            yield _finding(c, "stale", "it was not run, though cells below it were", _RERUN)
+    for cell in cells:
+        if not cell.count and cell.statements and cell.index < last:
+            yield _finding(cell, "stale", "it was not run, though cells below it were", _RERUN)
 
 
-def _neighbours(ran, kept, n) -> str:
-    near = [max((k for k in kept if k < n), default=None), min((k for k in kept if k > n), default=None)]
-    return " and ".join(f"In[{ran[k].count}] of cell {ran[k].index}" for k in near if k is not None) or "the others"
+def _neighbours(
+    ran: list[Cell],
+    kept: set[int],  # Positions in `ran` of those that were run in order
+    position: int,
+) -> str:
+    "Where a cell that was run out of order stands, in words"
+    below = max((index for index in kept if index < position), default=None)
+    above = min((index for index in kept if index > position), default=None)
+    near = [ran[index] for index in (below, above) if index is not None]
+    return " and ".join(f"In[{cell.count}] of cell {cell.index}" for cell in near) or "the others"
 
 
 def _names(cells: list[Cell]) -> Iterator[NotebookFinding]:
     "Names that are used before they are bound, or bound nowhere"
-    for c, name, later in unbound(cells):
+    for cell, name, later in unbound(cells):
         if later is None:
             yield _finding(
-                c,
+                cell,
                 "undefined",
                 f"`{name}` is bound nowhere in the notebook: the cell that did was deleted",
                 f"bind `{name}`, or import it",
             )
-        elif later.index == c.index:
+        elif later.index == cell.index:
             yield _finding(
-                c, "order", f"`{name}` is used before this cell binds it", "swap the lines, or bind it above"
+                cell, "order", f"`{name}` is used before this cell binds it", "swap the lines, or bind it above"
             )
         else:
             yield _finding(
-                c,
+                cell,
                 "order",
                 f"`{name}` is used here and bound only in cell {later.index}",
                 f"move cell {later.index} above this one",
@@ -90,9 +100,9 @@ def _names(cells: list[Cell]) -> Iterator[NotebookFinding]:
 
 
 def _syntax(cells: list[Cell]) -> Iterator[NotebookFinding]:
-    for c in cells:
-        if c.error:
-            yield _finding(c, "syntax", f"it is no valid Python: {c.error}", "mend or delete the cell")
+    for cell in cells:
+        if cell.error:
+            yield _finding(cell, "syntax", f"it is no valid Python: {cell.error}", "mend or delete the cell")
 
 # %% ../../nbs/job/faults.ipynb #e811ba7c
 _SURE = {
@@ -131,24 +141,27 @@ _ANYWHERE = ("/dev/", "/tmp/", "/proc/", "/usr/bin", "/bin/", "/etc/", "//")
 
 
 def is_absolute(
-    s: str,  # Any text
+    text: str,  # Any text
     place: bool = False,  # Is it used as a place?
 ) -> bool:
     "Does a string name a place on one machine?"
-    if len(s) > 300 or "\n" in s:
+    if len(text) > 300 or "\n" in text:
         return False
-    if _ABSOLUTE.match(s) or place and re.match(r"/(?:home|Users|root)/?$", s):
+    if _ABSOLUTE.match(text) or place and re.match(r"/(?:home|Users|root)/?$", text):
         return True
-    parts = s.split("/")
-    if not s.startswith("/") or len(parts) < 3 or s.startswith(_ANYWHERE) or re.search(r"[\s{}<>|*?]", parts[1]):
+    parts = text.split("/")
+    if not text.startswith("/") or len(parts) < 3 or text.startswith(_ANYWHERE) or re.search(r"[\s{}<>|*?]", parts[1]):
         return False
+    if parts[1] in _SURE:
+        return True
+    perhaps = parts[1] in _PERHAPS
     file = bool(re.search(r"\.\w{1,8}$", parts[-1]))
-    return parts[1] in _SURE or file and (place or parts[1] in _PERHAPS) or place and parts[1] in _PERHAPS
+    return (place or perhaps) if file else (place and perhaps)
 
 
-def is_below(s: str, folder: Path | None) -> bool:
+def is_below(text: str, folder: Path | None) -> bool:
     "Is this a place below the notebook's own folder, written from the root?"
-    return folder is not None and "\n" not in s and s.startswith(f"{folder}/")
+    return folder is not None and "\n" not in text and text.startswith(f"{folder}/")
 
 
 _HOMES = {
@@ -161,40 +174,37 @@ _HOMES = {
 }
 
 
-def _places(s: Survey, folder: Path | None) -> Iterator[NotebookFinding]:
+def _finds_home(call: Called) -> bool:
+    "Does a call look up somebody's home, where no path is named that is found already?"
+    named = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    return call.name in _HOMES and not any(is_absolute(str(value)) for value in named)
+
+
+def _places(survey: Survey, folder: Path | None) -> Iterator[NotebookFinding]:
     "Paths that exist on one machine"
-    found = [x.text for x in s.strings if is_absolute(x.text, x.place) or is_below(x.text, folder)]
-    found += [
-        m.rest.split()[0]
-        for m in s.cell.source.magics
-        if m.kind == "line" and m.name == "cd" and is_absolute(m.rest + "/", True)
-    ]
-    found += [
-        w
-        for m in s.cell.source.magics
-        if m.kind == "shell"
-        for w in (m.name + " " + m.rest).split()
-        if is_absolute(w.strip("'\""), True)
-    ]
-    found += [
-        f"{c.text}()"
-        for c in s.calls
-        if c.name in _HOMES and not any(isinstance(a, ast.Constant) and is_absolute(str(a.value)) for a in c.args)
-    ]
-    if re.search(r"""\benviron(?:\.get\(|\[)\s*['"](?:HOME|USERPROFILE|USER)['"]""", s.cell.text):
+    texts = survey.strings
+    found = [text.text for text in texts if is_absolute(text.text, text.place) or is_below(text.text, folder)]
+    moves = [magic.rest for magic in survey.cell.source.magics if magic.kind == "line" and magic.name == "cd"]
+    found += [rest.split()[0] for rest in moves if is_absolute(rest + "/", True)]
+    for magic in survey.cell.source.magics:
+        if magic.kind == "shell":
+            words = (magic.name + " " + magic.rest).split()
+            found += [word for word in words if is_absolute(word.strip("'\""), True)]
+    found += [f"{call.text}()" for call in survey.calls if _finds_home(call)]
+    if re.search(r"""\benviron(?:\.get\(|\[)\s*['"](?:HOME|USERPROFILE|USER)['"]""", survey.cell.text):
         found.append("$HOME")
-    for p in dict.fromkeys(found):
+    for path in dict.fromkeys(found):
         yield _finding(
-            s.cell,
+            survey.cell,
             "absolute_path",
-            f"{p!r} exists on this machine only",
+            f"{path!r} exists on this machine only",
             "write a path relative to the project, or a dataset: mlops data add",
         )
 
 
-def _secrets(cell: Cell, s: Survey | None) -> Iterator[NotebookFinding]:
+def _secrets(cell: Cell, survey: Survey | None) -> Iterator[NotebookFinding]:
     "Secrets in clear text"
-    named = [name for name, text, _ in s.secrets if is_secret(text)] if s else []
+    named = [name for name, text, _ in survey.secrets if is_secret(text)] if survey else []
     for name in dict.fromkeys(named):
         yield _finding(
             cell,
@@ -211,7 +221,11 @@ def _secrets(cell: Cell, s: Survey | None) -> Iterator[NotebookFinding]:
         )
 
 # %% ../../nbs/job/faults.ipynb #0dc11afe
-_DAY = r"(?:(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])|(?:19|20)\d{2}/(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])[./](?:0?[1-9]|[12]\d|3[01])[./](?:19|20)\d{2})"
+_DAY = (
+    r"(?:(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+    r"|(?:19|20)\d{2}/(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])"
+    r"|(?:0?[1-9]|[12]\d|3[01])[./](?:0?[1-9]|[12]\d|3[01])[./](?:19|20)\d{2})"
+)
 _DATE = re.compile(rf"^{_DAY}(?:[T ]\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?$")
 _IN_PATH = re.compile(
     rf"(?<!\d){_DAY}(?!\d)|(?<!\d)(?:19|20)\d{{2}}[-_]?(?:0[1-9]|1[0-2])[-_]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
@@ -219,41 +233,51 @@ _IN_PATH = re.compile(
 _BUILT = {"datetime.date", "datetime.datetime", "date", "datetime", "pandas.Timestamp"}
 
 
-def is_date(s: str) -> bool:
-    return bool(_DATE.match(s))
+def is_date(text: str) -> bool:
+    return bool(_DATE.match(text))
 
 
-def _fixed(s: Survey, below: bool) -> list[str]:
+def _fixed(survey: Survey, below: bool) -> list[str]:
     "Dates that are written into a cell's expressions; `below` counts those with a name too"
-    out = [x.text for x in s.strings if _DATE.match(x.text) and (below or not x.named)]
-    out += [
-        x.text
-        for x in s.strings
-        if x.place and ("/" in x.text or "." in x.text) and _IN_PATH.search(x.text) and not _DATE.match(x.text)
-    ]
-    whole = {id(getattr(n, "value", None)) for n in s.cell.tree.body if isinstance(n, (ast.Assign, ast.AnnAssign))}
-    for c in s.calls:
-        numbers = [a.value for a in c.args if isinstance(a, ast.Constant) and type(a.value) is int]
-        if c.name in _BUILT and len(numbers) >= 3 and 1900 <= numbers[0] < 2100 and (below or id(c.node) not in whole):
-            out.append(ast.unparse(c.node))
+    strings = [string for string in survey.strings if below or not string.named]
+    out = [string.text for string in strings if is_date(string.text)]
+    places = [string.text for string in survey.strings if string.place and not is_date(string.text)]
+    out += [text for text in places if re.search(r"[/.]", text) and _IN_PATH.search(text)]
+    whole = {
+        id(getattr(statement, "value", None))
+        for statement in survey.cell.tree.body
+        if isinstance(statement, (ast.Assign, ast.AnnAssign))
+    }
+    for call in survey.calls:
+        constants = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+        numbers = [value for value in constants if type(value) is int]
+        if call.name not in _BUILT or len(numbers) < 3:
+            continue
+        if 1900 <= numbers[0] < 2100 and (below or id(call.node) not in whole):
+            out.append(ast.unparse(call.node))
     return list(dict.fromkeys(out))
+
+
+def _spelled(date: str) -> str:
+    "A date as Python: a call as it is, a text in quotes"
+    return date if "(" in date else repr(date)
 
 
 def _dates(found: list[Survey]) -> Iterator[NotebookFinding]:
     "Dates that nobody can change from outside"
     below = False
-    for s in found:
-        explicit = is_explicit(s.cell)
-        dates = [] if explicit else _fixed(s, below)
+    for seen in found:
+        explicit = is_explicit(seen.cell)
+        dates = [] if explicit else _fixed(seen, below)
         if dates:
-            words = f"{'the date' if len(dates) == 1 else 'dates'} {', '.join(d if '(' in d else repr(d) for d in dates[:4])} {'is' if len(dates) == 1 else 'are'} fixed here"
+            said = ", ".join(map(_spelled, dates[:4]))
             yield _finding(
-                s.cell,
+                seen.cell,
                 "date",
-                words,
-                f"assign it to a name in the first cell, so that it becomes a parameter: since = {dates[0] if '(' in dates[0] else repr(dates[0])}",
+                f"the date {said} is fixed here" if len(dates) == 1 else f"dates {said} are fixed here",
+                f"assign it to a name in the first cell, so that it becomes a parameter: since = {_spelled(dates[0])}",
             )
-        below = below or not explicit and not is_definition(s.cell)
+        below = below or not explicit and not is_definition(seen.cell)
 
 # %% ../../nbs/job/faults.ipynb #e6f36c03
 _ASKS = re.compile(
@@ -279,23 +303,23 @@ def live(backend: str) -> bool:
 
 def _lines(cell: Cell) -> Iterator[NotebookFinding]:
     "What magic and shell lines do"
-    for m in cell.source.magics:
-        if m.kind == "install":
+    for magic in cell.source.magics:
+        if magic.kind == "install":
             yield _finding(
                 cell,
                 "install",
-                f"it installs packages: {m.text[:60]}",
+                f"it installs packages: {magic.text[:60]}",
                 "install them once; `mlops job convert` drops the line and locks the versions",
             )
-        elif m.kind == "shell":
+        elif magic.kind == "shell":
             yield _finding(
                 cell,
                 "shell",
-                f"it runs a shell line: {m.text[:60]}",
+                f"it runs a shell line: {magic.text[:60]}",
                 "use Python, or make sure that the command exists where the job runs",
             )
-        elif m.kind == "line" and m.name in ("debug", "pdb") or m.name == "matplotlib" and live(m.rest):
-            yield _finding(cell, "interactive", f"{m.text[:60]} waits for a person", "delete the line")
+        elif magic.kind == "line" and magic.name in ("debug", "pdb") or magic.name == "matplotlib" and live(magic.rest):
+            yield _finding(cell, "interactive", f"{magic.text[:60]} waits for a person", "delete the line")
     if cell.source.opaque in ("bash", "sh", "script", "cmd"):
         yield _finding(
             cell,
@@ -305,7 +329,7 @@ def _lines(cell: Cell) -> Iterator[NotebookFinding]:
         )
 
 
-def _address(node) -> bool:
+def _address(node: ast.expr) -> bool:
     return (
         isinstance(node, ast.Constant)
         and isinstance(node.value, str)
@@ -313,38 +337,40 @@ def _address(node) -> bool:
     )
 
 
-def _deeds(s: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
+def _deeds(survey: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
     "What calls do: ask, show widgets, start programs, use the network; each kind once a cell"
     said = set()
 
-    def once(kind, message, fix):
+    def once(kind: str, message: str, fix: str) -> Iterator[NotebookFinding]:
         if kind in said:
             return
         said.add(kind)
-        yield _finding(s.cell, "interactive" if kind == "widget" else kind, message, fix)
+        yield _finding(survey.cell, "interactive" if kind == "widget" else kind, message, fix)
 
-    for c in s.calls:
-        if _ASKS.match(c.name):
-            yield from once("interactive", f"`{c.text}()` waits for a person", "make it a parameter: assign a constant")
-        elif _WIDGETS.match(c.name):
+    for call in survey.calls:
+        if _ASKS.match(call.name):
+            yield from once(
+                "interactive", f"`{call.text}()` waits for a person", "make it a parameter: assign a constant"
+            )
+        elif _WIDGETS.match(call.name):
             yield from once(
                 "widget",
-                f"`{c.text}` shows its result in a widget only, and nobody is there to move it",
+                f"`{call.text}` shows its result in a widget only, and nobody is there to move it",
                 "compute the value from a parameter, and print or save what it shows",
             )
-        elif _SHELL.match(c.name):
+        elif _SHELL.match(call.name):
             yield from once(
                 "shell",
-                f"`{c.text}()` starts another program",
+                f"`{call.text}()` starts another program",
                 "use Python, or make sure that the program exists where the job runs",
             )
-        elif _NET.search(c.name) or any(map(_address, c.args[:1])):
+        elif _NET.search(call.name) or any(map(_address, call.args[:1])):
             yield from once(
                 "network",
-                f"`{c.text}()` needs the network when the job runs",
+                f"`{call.text}()` needs the network when the job runs",
                 "fetch the data once and version it: mlops data add",
             )
-    if s.cell.index in urls:
+    if survey.cell.index in urls:
         yield from once(
             "network",
             "it reads from an address when the job runs",
@@ -353,35 +379,35 @@ def _deeds(s: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
 
 
 def _acts(cells: list[Cell], found: dict[int, Survey]) -> Iterator[NotebookFinding]:
-    urls = {t.cell for t in lineage.trace(cells)[0] if t.kind == "url"}
-    for c in cells:
-        yield from _lines(c)
-        if c.index in found:
-            yield from _deeds(found[c.index], urls)
+    urls = {thing.cell for thing in lineage.trace(cells)[0] if thing.kind == "url"}
+    for cell in cells:
+        yield from _lines(cell)
+        if cell.index in found:
+            yield from _deeds(found[cell.index], urls)
 
 # %% ../../nbs/job/faults.ipynb #d425ecfa
 def find(
-    nb: dict,  # From `notebook_ast.load`
+    notebook: dict,  # From `notebook_ast.load`
     # Where it lies: modules beside it are local, requirements are looked for there and above
     folder: Path | None = None,
 ) -> tuple[list[NotebookFinding], int]:  # Findings in the order of the cells, and the number of code cells
     "What will hurt an unattended run of this notebook"
-    cells = cells_of(nb)
+    cells = cells_of(notebook)
     surveyed = survey(cells)
-    by_cell = {s.cell.index: s for s in surveyed}
+    by_cell = {seen.cell.index: seen for seen in surveyed}
     found = [*_syntax(cells), *_stale(cells), *_names(cells)]
-    for c in cells:
-        found += _secrets(c, by_cell.get(c.index))
-    for s in surveyed:
-        found += _places(s, folder.resolve() if folder else None)
+    for cell in cells:
+        found += _secrets(cell, by_cell.get(cell.index))
+    for seen in surveyed:
+        found += _places(seen, folder.resolve() if folder else None)
     found += [
         *_dates(surveyed),
         *_acts(cells, by_cell),
         *chance_faults.find(surveyed),
         *package_faults.find(cells, surveyed, folder),
-        *output_faults.find(nb, surveyed),
+        *output_faults.find(notebook, surveyed),
     ]
-    ids = {n: str(c.get("id") or "") for n, c in enumerate(nb["cells"])}
-    for f in found:
-        f.cell_id = ids.get(f.cell, "")
-    return sorted(found, key=lambda f: -1 if f.cell is None else f.cell), len(cells)
+    ids = {index: str(cell.get("id") or "") for index, cell in enumerate(notebook["cells"])}
+    for finding in found:
+        finding.cell_id = ids.get(finding.cell, "")
+    return sorted(found, key=lambda finding: -1 if finding.cell is None else finding.cell), len(cells)

@@ -9,67 +9,72 @@ __all__ = ['Cluster', 'submit', 'follow', 'delete']
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #089fdc32
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from ..core.errors import Refused, ToolFailed
 from ..core.need import need
 
+if TYPE_CHECKING:
+    from kubernetes.client import ApiException, V1Pod
+
 # %% ../../nbs/job/kubernetes_jobs.ipynb #4aee1ee9
 @contextmanager
-def _said(what: str):
+def _said(what: str) -> Iterator[None]:
     "What goes wrong between here and the cluster, in one line"
-    k, urllib3 = need("kubernetes", "k8s"), need("urllib3")
+    kubernetes, urllib3 = need("kubernetes", "k8s"), need("urllib3")
     try:
         yield
-    except k.client.ApiException as e:
-        error = Refused if e.status in (401, 403) else ToolFailed
-        raise error(
-            f"Kubernetes says {e.status} to {what}: {_message(e)}",
-            "see what you may do: kubectl auth can-i --list" if error is Refused else "",
-        ) from e
-    except urllib3.exceptions.HTTPError as e:
+    except kubernetes.client.ApiException as error:
+        kind = Refused if error.status in (401, 403) else ToolFailed
+        raise kind(
+            f"Kubernetes says {error.status} to {what}: {_message(error)}",
+            "see what you may do: kubectl auth can-i --list" if kind is Refused else "",
+        ) from error
+    except urllib3.exceptions.HTTPError as error:
         raise ToolFailed(
-            f"the Kubernetes cluster cannot be reached: {str(e)[:200]}", "see: kubectl cluster-info"
-        ) from e
+            f"the Kubernetes cluster cannot be reached: {str(error)[:200]}", "see: kubectl cluster-info"
+        ) from error
 
 
-def _message(e) -> str:
+def _message(error: "ApiException") -> str:
     "What the server wrote"
     import json
 
     try:
-        return str(json.loads(e.body)["message"])[:300]
+        return str(json.loads(error.body)["message"])[:300]
     except (TypeError, ValueError, KeyError):
-        return str(e.reason)
+        return str(error.reason)
 
 
 class Cluster:
     "Where Jobs go: `url` and `namespace`"
 
     def __init__(self) -> None:
-        k = need("kubernetes", "k8s")
+        kubernetes = need("kubernetes", "k8s")
         file = os.environ.get("KUBECONFIG") or "~/.kube/config"  # The client itself looks once, when it is imported
         try:
-            self.api = k.config.new_client_from_config(config_file=file)
-            self.namespace = k.config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default")
-        except k.config.ConfigException as e:
+            self.api = kubernetes.config.new_client_from_config(config_file=file)
+            self.namespace = kubernetes.config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default")
+        except kubernetes.config.ConfigException as error:
             try:
-                k.config.load_incluster_config()
-                self.api = k.client.ApiClient()
+                kubernetes.config.load_incluster_config()
+                self.api = kubernetes.client.ApiClient()
                 self.namespace = _own_namespace()
-            except k.config.ConfigException:
+            except kubernetes.config.ConfigException:
                 raise ToolFailed(
                     "no Kubernetes cluster is configured",
                     "set KUBECONFIG, or choose one with: kubectl config use-context NAME",
-                ) from e
+                ) from error
         self.url = self.api.configuration.host
-        self.core = k.client.CoreV1Api(self.api)
-        self.batch = k.client.BatchV1Api(self.api)
+        self.core = kubernetes.client.CoreV1Api(self.api)
+        self.batch = kubernetes.client.BatchV1Api(self.api)
 
 
 def _own_namespace() -> str:
     "The namespace of the pod that this is"
-    with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace", encoding="utf-8") as f:
-        return f.read().strip()
+    with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace", encoding="utf-8") as file:
+        return file.read().strip()
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #dcfe3fdd
 def submit(
@@ -77,18 +82,18 @@ def submit(
     documents: list[dict],  # Service account, volume claim, Job
 ) -> None:
     "Create what is not there; raises `ToolFailed` and `Refused` with the server's words"
-    k = need("kubernetes", "k8s")
+    kubernetes = need("kubernetes", "k8s")
     make = {
         "ServiceAccount": cluster.core.create_namespaced_service_account,
         "PersistentVolumeClaim": cluster.core.create_namespaced_persistent_volume_claim,
         "Job": cluster.batch.create_namespaced_job,
     }
-    for d in documents:
-        with _said(f"making the {d['kind']} {d['metadata']['name']}"):
+    for document in documents:
+        with _said(f"making the {document['kind']} {document['metadata']['name']}"):
             try:
-                make[d["kind"]](cluster.namespace, d)
-            except k.client.ApiException as e:
-                if e.status != 409 or d["kind"] == "Job":
+                make[document["kind"]](cluster.namespace, document)
+            except kubernetes.client.ApiException as error:
+                if error.status != 409 or document["kind"] == "Job":
                     raise
 
 # %% ../../nbs/job/kubernetes_jobs.ipynb #8eb90cb6
@@ -108,36 +113,37 @@ def follow(
     watch_s: int = 300,  # Of one watch; then the Job itself is looked at
 ) -> tuple[int, str]:  # Exit code of its container, and its log
     "Wait until the Job's pod has ended"
-    k = need("kubernetes", "k8s")
+    kubernetes = need("kubernetes", "k8s")
     with _said(f"following the Job {job}"):
         while True:
-            for e in k.watch.Watch().stream(
+            for event in kubernetes.watch.Watch().stream(
                 cluster.core.list_namespaced_pod,
                 cluster.namespace,
                 label_selector=f"job-name={job}",
                 timeout_seconds=watch_s,
             ):
-                if (code := _ended(e["object"], job)) is not None:
-                    return code, _log(cluster, e["object"].metadata.name)
-            for c in cluster.batch.read_namespaced_job(job, cluster.namespace).status.conditions or []:
-                if c.type == "Failed" and c.status == "True":
+                if (code := _ended(event["object"], job)) is not None:
+                    return code, _log(cluster, event["object"].metadata.name)
+            for condition in cluster.batch.read_namespaced_job(job, cluster.namespace).status.conditions or []:
+                if condition.type == "Failed" and condition.status == "True":
                     raise ToolFailed(
-                        f"the Job {job} failed: {c.reason}: {c.message}", f"see: kubectl describe job {job}"
+                        f"the Job {job} failed: {condition.reason}: {condition.message}",
+                        f"see: kubectl describe job {job}",
                     )
 
 
-def _ended(pod, job: str) -> int | None:
+def _ended(pod: "V1Pod", job: str) -> int | None:
     "The exit code of a pod that has ended; raises `ToolFailed` when it can never begin"
-    states = [c.state for c in pod.status.container_statuses or [] if c.state]
-    for s in states:
-        if s.waiting and s.waiting.reason in _HOPELESS:
+    states = [container.state for container in pod.status.container_statuses or [] if container.state]
+    for state in states:
+        if state.waiting and state.waiting.reason in _HOPELESS:
             raise ToolFailed(
-                f"the Job {job} cannot begin: {s.waiting.reason}: {s.waiting.message or ''}".rstrip(": "),
+                f"the Job {job} cannot begin: {state.waiting.reason}: {state.waiting.message or ''}".rstrip(": "),
                 "build and push the image (job ship --to docker), then name it: --image",
             )
     if pod.status.phase not in ("Succeeded", "Failed"):
         return None
-    ended = next((s.terminated for s in states if s.terminated), None)
+    ended = next((state.terminated for state in states if state.terminated), None)
     if ended and ended.reason == "OOMKilled":
         raise ToolFailed(
             f"the Job {job} needed more memory than it may have",
@@ -146,7 +152,7 @@ def _ended(pod, job: str) -> int | None:
     return ended.exit_code if ended else int(pod.status.phase == "Failed")
 
 
-def _log(cluster, pod: str) -> str:
+def _log(cluster: Cluster, pod: str) -> str:
     "What a pod wrote; the client itself would read a log that is one JSON document as that"
     return cluster.core.read_namespaced_pod_log(pod, cluster.namespace, _preload_content=False).data.decode(
         errors="replace"
@@ -155,10 +161,10 @@ def _log(cluster, pod: str) -> str:
 
 def delete(cluster: Cluster, job: str) -> None:
     "Take a Job back, with its pod; nothing happens where it was not made yet"
-    k = need("kubernetes", "k8s")
+    kubernetes = need("kubernetes", "k8s")
     with _said(f"deleting the Job {job}"):
         try:
             cluster.batch.delete_namespaced_job(job, cluster.namespace, propagation_policy="Background")
-        except k.client.ApiException as e:
-            if e.status != 404:
+        except kubernetes.client.ApiException as error:
+            if error.status != 404:
                 raise

@@ -9,10 +9,10 @@ __all__ = ['files', 'trace']
 
 # %% ../../nbs/job/lineage.ipynb #ccb1a378
 import ast, re, shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from .facts import Parameter, Thing
 from .notebook_ast import Cell
-from .parameters import constant
+from .parameters import Constant, constant
 
 # %% ../../nbs/job/lineage.ipynb #4faa5f8c
 _READS = {
@@ -100,7 +100,7 @@ _PATHS = (
 )
 
 
-def _place(node, known: dict[str, str]) -> str:
+def _place(node: ast.expr | None, known: dict[str, str]) -> str:
     "A path as text, with parameters in braces; empty when nobody can tell"
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
@@ -108,32 +108,37 @@ def _place(node, known: dict[str, str]) -> str:
         return known.get(node.id, "")
     if isinstance(node, ast.JoinedStr):
         parts = [
-            v.value if isinstance(v, ast.Constant) else _place(v.value, known) or "{" + ast.unparse(v.value) + "}"
-            for v in node.values
+            part.value
+            if isinstance(part, ast.Constant)
+            else _place(part.value, known) or "{" + ast.unparse(part.value) + "}"
+            for part in node.values
         ]
         return "".join(map(str, parts))
     if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Div, ast.Add)):
-        a, b = _place(node.left, known), _place(node.right, known)
-        return "" if not a and not b else (a or "*") + ("/" if isinstance(node.op, ast.Div) else "") + (b or "*")
-    if isinstance(node, ast.Call):
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if name in ("Path", "str", "PurePath", "expanduser", "resolve", "abspath"):
-            return (
-                _place(node.args[0], known)
-                if node.args
-                else _place(getattr(node.func, "value", None), known)
-                if isinstance(node.func, ast.Attribute)
-                else ""
-            )
-        if name == "join" and node.args:
-            return (
-                "/".join(p or "*" for p in (_place(a, known) for a in node.args))
-                if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Constant)
-                else ""
-            )
-        if name == "format" and isinstance(node.func, ast.Attribute):
-            return _place(node.func.value, known)
-    return ""
+        return _joined(node, known)
+    return _place_of_call(node, known) if isinstance(node, ast.Call) else ""
+
+
+def _joined(node: ast.BinOp, known: dict[str, str]) -> str:
+    "`a / b` and `a + b`; a star for the side that nobody can tell"
+    left, right = _place(node.left, known), _place(node.right, known)
+    if not left and not right:
+        return ""
+    between = "/" if isinstance(node.op, ast.Div) else ""
+    return (left or "*") + between + (right or "*")
+
+
+def _place_of_call(node: ast.Call, known: dict[str, str]) -> str:
+    "The path that `Path(...)`, `os.path.join(...)` and their like give"
+    owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name in ("Path", "str", "PurePath", "expanduser", "resolve", "abspath"):
+        return _place(node.args[0] if node.args else owner, known)
+    if name == "join" and node.args:
+        if owner is None or isinstance(owner, ast.Constant):
+            return ""
+        return "/".join(_place(argument, known) or "*" for argument in node.args)
+    return _place(owner, known) if name == "format" else ""
 
 
 def _thing(place: str, cell: int) -> Thing | None:
@@ -142,34 +147,34 @@ def _thing(place: str, cell: int) -> Thing | None:
     return Thing(kind="url" if re.match(r"[a-z][a-z0-9+.-]+://", place) else "file", name=place, cell=cell)
 
 # %% ../../nbs/job/lineage.ipynb #c85221ae
-def _call_of(node: ast.Call, known) -> tuple[str, str]:
+def _call_of(node: ast.Call, known: dict[str, str]) -> tuple[str, str]:
     "`('in' | 'out' | '', place)` of one call"
-    f = node.func
-    name = f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "")
-    owner = f.value.id if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) else ""
+    function = node.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    owner = function.value.id if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) else ""
     if name == "open":
-        return _opened(node, f, known)
+        return _opened(node, function, known)
     way, at = _BY_OWNER.get((owner, name), ("", 0))
     if not way:
         way, at = ("in", _READS[name]) if name in _READS else ("out", _WRITES[name]) if name in _WRITES else ("", 0)
     if not way:
         return "", ""
     if at < 0:
-        return way, _place(f.value, known) if isinstance(f, ast.Attribute) else ""
-    named = next((k.value for k in node.keywords if k.arg in _PATHS), None)
+        return way, _place(function.value, known) if isinstance(function, ast.Attribute) else ""
+    named = next((keyword.value for keyword in node.keywords if keyword.arg in _PATHS), None)
     target = node.args[at] if len(node.args) > at else named
     return way, _place(target, known) if target is not None else ""
 
 
-def _opened(node, f, known):
+def _opened(node: ast.Call, function: ast.expr, known: dict[str, str]) -> tuple[str, str]:
     "`open(path, mode)` and `path.open(mode)`"
-    method = isinstance(f, ast.Attribute) and not (
-        isinstance(f.value, ast.Name) and f.value.id in ("io", "gzip", "bz2", "lzma", "codecs")
+    method = isinstance(function, ast.Attribute) and not (
+        isinstance(function.value, ast.Name) and function.value.id in ("io", "gzip", "bz2", "lzma", "codecs")
     )
     args = node.args if method else node.args[1:]
-    mode = next((k.value for k in node.keywords if k.arg == "mode"), args[0] if args else None)
-    mode = mode.value if isinstance(mode, ast.Constant) and isinstance(mode.value, str) else "r"
-    place = _place(f.value, known) if method else _place(node.args[0], known) if node.args else ""
+    given = next((keyword.value for keyword in node.keywords if keyword.arg == "mode"), args[0] if args else None)
+    mode = given.value if isinstance(given, ast.Constant) and isinstance(given.value, str) else "r"
+    place = _place(function.value, known) if method else _place(node.args[0], known) if node.args else ""
     return ("add" if "a" in mode else "out" if set(mode) & set("wx") else "in"), place
 
 # %% ../../nbs/job/lineage.ipynb #b55662ce
@@ -190,7 +195,7 @@ _VERBS = {
 }
 
 
-def _of_line(text: str, cell: int, bound: set[str]):
+def _of_line(text: str, cell: int, bound: set[str]) -> tuple[list[Thing], list[Thing]]:
     "Things that a `%mlops` line reads and writes"
     try:
         words = shlex.split(text)
@@ -199,14 +204,14 @@ def _of_line(text: str, cell: int, bound: set[str]):
     ins = []
     outs = []
     plain = []
-    n = 2
-    while n < len(words):
-        w = words[n]
-        if w.startswith("--"):
-            name, eq, value = w[2:].partition("=")
-            if not eq and n + 1 < len(words) and not words[n + 1].startswith("--"):
-                n += 1
-                value = words[n]
+    index = 2
+    while index < len(words):
+        word = words[index]
+        if word.startswith("--"):
+            name, eq, value = word[2:].partition("=")
+            if not eq and index + 1 < len(words) and not words[index + 1].startswith("--"):
+                index += 1
+                value = words[index]
             if (
                 name in ("entities", "source", "data", "ref", "labels", "example")
                 and value not in bound
@@ -223,47 +228,47 @@ def _of_line(text: str, cell: int, bound: set[str]):
             if name == "out":
                 outs.append(Thing(kind="file", name=value, cell=cell))
         else:
-            plain.append(w)
-        n += 1
+            plain.append(word)
+        index += 1
     kind, way, at = _VERBS.get((words[0], words[1]) if len(words) > 1 else ("", ""), ("", "", 0))
     if kind and len(plain) > at:
-        (ins if way == "in" else outs).extend(
-            Thing(kind=kind, name=x, cell=cell) for x in plain[at].split(",") if x not in bound or way == "out"
-        )
+        names = [name for name in plain[at].split(",") if name not in bound or way == "out"]
+        (ins if way == "in" else outs).extend(Thing(kind=kind, name=name, cell=cell) for name in names)
     return ins, outs
 
+# %% ../../nbs/job/lineage.ipynb #063e285e
+_DATA_FILE = re.compile(r"/|\.(csv|parquet|arrow)")
 
-def _ours(node: ast.Call, cell: int):
+
+def _listed(found: Constant | None) -> list:
+    "Names that an argument gives: `'a,b'` or `['a', 'b']`"
+    if found is None:
+        return []
+    if isinstance(found.value, str):
+        return found.value.split(",")
+    return found.value if isinstance(found.value, list) else []
+
+
+def _ours(node: ast.Call, cell: int) -> tuple[list[Thing], list[Thing]]:
     "Things that `mlops_nb.data.read('flights')` and its like touch"
-    f = node.func
-    if not isinstance(f, ast.Attribute) or not isinstance(f.value, (ast.Name, ast.Attribute)):
+    function = node.func
+    if not isinstance(function, ast.Attribute) or not isinstance(function.value, (ast.Name, ast.Attribute)):
         return [], []
-    pillar = f.value.id if isinstance(f.value, ast.Name) else f.value.attr
-    kind, way, at = _VERBS.get((pillar, f.attr), ("", "", 0))
+    pillar = function.value.id if isinstance(function.value, ast.Name) else function.value.attr
+    kind, way, at = _VERBS.get((pillar, function.attr), ("", "", 0))
     if not kind or len(node.args) <= at:
         return [], []
-    c = constant(node.args[at])
-    names = (
-        []
-        if c is None
-        else c.value.split(",")
-        if isinstance(c.value, str)
-        else c.value
-        if isinstance(c.value, list)
-        else []
-    )
-    things = [
-        Thing(kind=kind, name=str(n), cell=cell)
-        for n in names
-        if n and not (kind == "dataset" and re.search(r"/|\.(csv|parquet|arrow)", str(n)))
-    ]
+    names = [str(name) for name in _listed(constant(node.args[at])) if name]
+    if kind == "dataset":
+        names = [name for name in names if not _DATA_FILE.search(name)]
+    things = [Thing(kind=kind, name=name, cell=cell) for name in names]
     return (things, []) if way == "in" else ([], things)
 
 
-def _touched(cells: list[Cell], known: dict[str, str]):
+def _touched(cells: list[Cell], known: dict[str, str]) -> Iterator[tuple[str, Thing]]:
     "`(in | out | add, thing)` of what cells call, in order"
-    for c in cells:
-        for node, _ in c.statements:
+    for cell in cells:
+        for node, _ in cell.statements:
             if (
                 isinstance(node, ast.Assign)
                 and len(node.targets) == 1
@@ -272,27 +277,27 @@ def _touched(cells: list[Cell], known: dict[str, str]):
             ):
                 if place := _place(node.value, known):
                     known[node.targets[0].id] = place
-            for call in [n for n in ast.walk(node) if isinstance(n, ast.Call)]:
-                i, o = _ours(call, c.index)
-                for t in i:
-                    yield "in", t
-                for t in o:
-                    yield "out", t
+            for call in [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]:
+                read, written = _ours(call, cell.index)
+                for thing in read:
+                    yield "in", thing
+                for thing in written:
+                    yield "out", thing
                 way, place = _call_of(call, known)
-                if way and (t := _thing(place, c.index)):
-                    yield way, t
+                if way and (thing := _thing(place, cell.index)):
+                    yield way, thing
 
-
+# %% ../../nbs/job/lineage.ipynb #b8edeac8
 def files(
     cell: Cell,
     parameters: Sequence[Parameter] = (),  # Of the job
 ) -> dict[str, set[str]]:  # in, out, add -> paths; without those of which a part is not known
     "Files that a cell names"
-    names = {p.name for p in parameters}
+    names = {parameter.name for parameter in parameters}
     out = {"in": set[str](), "out": set[str](), "add": set[str]()}
-    for way, t in _touched([cell], {n: "{" + n + "}" for n in names}):
-        if t.kind == "file" and "*" not in t.name and set(re.findall(r"{([^}]*)", t.name)) <= names:
-            out[way].add(t.name)
+    for way, thing in _touched([cell], {name: "{" + name + "}" for name in names}):
+        if thing.kind == "file" and "*" not in thing.name and set(re.findall(r"{([^}]*)", thing.name)) <= names:
+            out[way].add(thing.name)
     return out
 
 
@@ -301,22 +306,27 @@ def trace(
     parameters: Sequence[Parameter] = (),  # Of the job
 ) -> tuple[list[Thing], list[Thing]]:  # What it reads, what it writes
     "Inputs and outputs, each once; a file that the notebook writes before reading it is an output only"
-    known = {p.name: "{" + p.name + "}" for p in parameters}
+    known = {parameter.name: "{" + parameter.name + "}" for parameter in parameters}
     ins = []
     outs = []
-    bound = set().union(*(c.binds for c in cells)) if cells else set()
-    for c in cells:
-        for m in c.source.magics:
-            if m.name == "mlops" and m.kind in ("line", "cell"):
-                i, o = _of_line(m.rest, c.index, bound)
-                ins += i
-                outs += o
-        for way, t in _touched([c], known):
-            (ins if way == "in" else outs).append(t)
-    return _once(
-        [t for t in ins if not any(o.kind == t.kind and o.name == t.name and o.cell <= t.cell for o in outs)]
-    ), _once(outs)
+    bound = set().union(*(cell.binds for cell in cells)) if cells else set()
+    for cell in cells:
+        for magic in cell.source.magics:
+            if magic.name == "mlops" and magic.kind in ("line", "cell"):
+                read, written = _of_line(magic.rest, cell.index, bound)
+                ins += read
+                outs += written
+        for way, thing in _touched([cell], known):
+            (ins if way == "in" else outs).append(thing)
+    return _once([thing for thing in ins if not _is_written(thing, outs)]), _once(outs)
 
 
-def _once(things):
-    return list({(t.kind, t.name): t for t in reversed(things)}.values())[::-1]
+def _is_written(thing: Thing, outs: list[Thing]) -> bool:
+    "Does the notebook itself write what it reads, before or where it reads it?"
+    written = [other for other in outs if other.kind == thing.kind and other.name == thing.name]
+    return any(other.cell <= thing.cell for other in written)
+
+
+def _once(things: list[Thing]) -> list[Thing]:
+    "Each thing where it first appears"
+    return list({(thing.kind, thing.name): thing for thing in reversed(things)}.values())[::-1]

@@ -9,18 +9,18 @@ __all__ = ['MlopsJobExporter']
 
 # %% ../../nbs/job/nbconvert_plugin.ipynb #dea5434d
 import json, sys
-from typing import Never
+from typing import Any, Never
 import msgspec
 from nbconvert.exporters import Exporter
-from nbformat import from_dict
+from nbformat import NotebookNode, from_dict
 from ..core.errors import MlopsError
 from . import conversion, notebook_ast
 
 # %% ../../nbs/job/nbconvert_plugin.ipynb #50dcfb9f
-def _end(e: MlopsError) -> Never:
+def _end(error: MlopsError) -> Never:
     "One line where nbconvert would show a traceback, and our exit code"
-    sys.stderr.write(f"nbconvert --to mlops-job: {e}\n")
-    raise SystemExit(e.exit)
+    sys.stderr.write(f"nbconvert --to mlops-job: {error}\n")
+    raise SystemExit(error.exit)
 
 
 class MlopsJobExporter(Exporter):
@@ -32,23 +32,25 @@ class MlopsJobExporter(Exporter):
     def _file_extension_default(self) -> str:
         return ".job.ipynb"
 
-    def from_notebook_node(self, nb, resources=None, **kwargs):
+    def from_notebook_node(  # type: ignore[override]  # exporters return text
+        self, nb: NotebookNode, resources: dict | None = None, **kwargs: Any
+    ) -> tuple[str, dict]:
         "The cleaned notebook as JSON text, and nbconvert's resources"
         nb, resources = super().from_notebook_node(nb, resources, **kwargs)
         name = (resources.get("metadata") or {}).get("name") or "job"
         try:
             made = conversion.convert(notebook_ast.check_format(json.loads(json.dumps(nb)), name), name)
-        except MlopsError as e:
+        except MlopsError as error:
             from nbconvert.nbconvertapp import NbConvertApp
 
             if NbConvertApp.initialized():
-                _end(e)  # The command line; Python gets the error
+                _end(error)  # The command line; Python gets the error
             raise
         made.notebook["metadata"]["mlops"] = {
             "job": {
-                k: v
-                for k, v in msgspec.to_builtins(made.job).items()
-                if k in ("name", "parameters", "dropped_cells", "requirements", "inputs", "outputs", "remarks")
+                key: value
+                for key, value in msgspec.to_builtins(made.job).items()
+                if key in ("name", "parameters", "dropped_cells", "requirements", "inputs", "outputs", "remarks")
             }
         }
         return json.dumps(from_dict(made.notebook), indent=1, ensure_ascii=False) + "\n", resources

@@ -10,8 +10,9 @@ __all__ = ['GIVEN', 'load', 'check_format', 'Names', 'names_of', 'Cell', 'unders
 # %% ../../nbs/job/notebook_ast.ipynb #56f7582b
 import ast, builtins, mmap, re, symtable, warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 import msgspec
 from ..core.errors import BadInput, NotFound
 from .cell_source import Source, as_read, take_apart
@@ -25,26 +26,26 @@ def load(
     path = Path(path)
     try:
         raw = _bytes(path)
-    except FileNotFoundError as e:
-        raise NotFound(f"no notebook {path}") from e
-    except OSError as e:
-        raise BadInput(f"{path} cannot be read: {e.strerror}", "give an .ipynb file") from e
+    except FileNotFoundError as error:
+        raise NotFound(f"no notebook {path}") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}", "give an .ipynb file") from error
     try:
-        nb = _lazily(raw) if lazy else msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise BadInput(f"{path.name} is not valid JSON: {e}", "a notebook is a JSON file in UTF-8") from e
-    return check_format(nb, path.name)
+        notebook = _lazily(raw) if lazy else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{path.name} is not valid JSON: {error}", "a notebook is a JSON file in UTF-8") from error
+    return check_format(notebook, path.name)
 
 
-def _bytes(path: Path):
+def _bytes(path: Path) -> bytes | memoryview:
     "A file's bytes without a byte order mark; a big file is mapped, not copied"
     if path.stat().st_size < 16_000_000:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    with open(path, "rb") as f:
-        return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _lazily(raw):
+def _lazily(raw: bytes | memoryview) -> Any:
     "The notebook with the outputs of its cells left as they are"
     try:
         top = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
@@ -52,45 +53,50 @@ def _lazily(raw):
     except (msgspec.ValidationError, KeyError):
         return msgspec.json.decode(raw)
     read = msgspec.json.decode
-    return {
-        **{k: read(v) for k, v in top.items()},
-        "cells": [{k: v if k == "outputs" else read(v) for k, v in c.items()} for c in cells],
-    }
+    rest = {key: read(value) for key, value in top.items()}
+    return {**rest, "cells": [_read_but_outputs(cell) for cell in cells]}
+
+
+def _read_but_outputs(cell: dict[str, msgspec.Raw]) -> dict:
+    return {key: value if key == "outputs" else msgspec.json.decode(value) for key, value in cell.items()}
 
 
 def check_format(
-    nb,  # What was decoded
+    notebook: Any,  # What was decoded
     name: str = "the notebook",  # For the message
 ) -> dict:
     "The notebook with every source a string, or `BadInput`"
-    if not isinstance(nb, dict) or not isinstance(nb.get("nbformat"), int):
+    if not isinstance(notebook, dict) or not isinstance(notebook.get("nbformat"), int):
         raise BadInput(f"{name} is no notebook: it has no `nbformat`")
-    if nb["nbformat"] != 4 or not isinstance(nb.get("cells"), list):
+    if notebook["nbformat"] != 4 or not isinstance(notebook.get("cells"), list):
         raise BadInput(
-            f"{name} has notebook format {nb['nbformat']}" + (" and no list of cells" if nb["nbformat"] == 4 else ""),
+            f"{name} has notebook format {notebook['nbformat']}"
+            + (" and no list of cells" if notebook["nbformat"] == 4 else ""),
             f"write it in format 4 with: jupyter nbconvert --to notebook --nbformat 4 {name}",
         )
-    meta = nb.get("metadata") if isinstance(nb.get("metadata"), dict) else {}
-    spec, info = (m if isinstance(m, dict) else {} for m in (meta.get("kernelspec"), meta.get("language_info")))
+    meta = notebook.get("metadata") if isinstance(notebook.get("metadata"), dict) else {}
+    spec, info = (
+        part if isinstance(part, dict) else {} for part in (meta.get("kernelspec"), meta.get("language_info"))
+    )
     language = str(spec.get("language") or info.get("name") or "python").lower()
     if language not in ("python", "ipython", "python3"):
         raise BadInput(f"{name} is a notebook in {spec.get('display_name') or language}", "jobs run Python notebooks")
     cells = []
-    for n, c in enumerate(nb["cells"]):
+    for index, cell in enumerate(notebook["cells"]):
         if (
-            not isinstance(c, dict)
-            or c.get("cell_type") not in ("code", "markdown", "raw")
-            or not isinstance(c.get("source", ""), (str, list))
+            not isinstance(cell, dict)
+            or cell.get("cell_type") not in ("code", "markdown", "raw")
+            or not isinstance(cell.get("source", ""), (str, list))
         ):
-            raise BadInput(f"{name}: cell {n} is no notebook cell")
+            raise BadInput(f"{name}: cell {index} is no notebook cell")
         cells.append(
             {
-                **c,
-                "source": "".join(map(str, c.get("source") or "")),
-                "metadata": c["metadata"] if isinstance(c.get("metadata"), dict) else {},
+                **cell,
+                "source": "".join(map(str, cell.get("source") or "")),
+                "metadata": cell["metadata"] if isinstance(cell.get("metadata"), dict) else {},
             }
         )
-    return {**nb, "metadata": meta, "cells": cells}
+    return {**notebook, "metadata": meta, "cells": cells}
 
 # %% ../../nbs/job/notebook_ast.ipynb #12024f8a
 class Names(msgspec.Struct):
@@ -105,15 +111,15 @@ class Names(msgspec.Struct):
 _COMPREHENSION = {"listcomp", "setcomp", "dictcomp", "genexpr"}
 
 
-def _walk(table, names: Names, deferred: bool) -> None:
+def _walk(table: symtable.SymbolTable, names: Names, deferred: bool) -> None:
     "Collect global names of a scope and of those inside it"
     top = table.get_type() == "module"
-    for s in table.get_symbols():
-        if top or s.is_declared_global():
-            if s.is_assigned() or s.is_imported() or s.is_namespace():
-                names.binds.add(s.get_name())
-        if s.is_referenced() and (top or s.is_global()):
-            (names.later if deferred else names.now).add(s.get_name())
+    for symbol in table.get_symbols():
+        if top or symbol.is_declared_global():
+            if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace():
+                names.binds.add(symbol.get_name())
+        if symbol.is_referenced() and (top or symbol.is_global()):
+            (names.later if deferred else names.now).add(symbol.get_name())
     for child in table.get_children():
         function = child.get_type() == "function" and child.get_name() not in _COMPREHENSION
         _walk(child, names, deferred or function)
@@ -129,13 +135,13 @@ def names_of(
     try:
         _walk(symtable.symtable(code, "cell", "exec"), names, False)
     except SyntaxError:  # `return` or `await` outside a function: fall back on the tree
-        for n in ast.walk(node):
-            if isinstance(n, ast.Name):
-                (names.now if isinstance(n.ctx, ast.Load) else names.binds).add(n.id)
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name):
+                (names.now if isinstance(inner.ctx, ast.Load) else names.binds).add(inner.id)
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
         names.now.add(node.target.id)
     if isinstance(node, ast.Delete):
-        names.deletes = {t.id for t in node.targets if isinstance(t, ast.Name)}
+        names.deletes = {target.id for target in node.targets if isinstance(target, ast.Name)}
         names.binds -= names.deletes
         names.now |= names.deletes
     if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)):
@@ -172,18 +178,23 @@ class Cell(msgspec.Struct, kw_only=True):
         return not self.text.strip()
 
 # %% ../../nbs/job/notebook_ast.ipynb #c8112efb
-def _pieces(tree: ast.Module, python: str):
+def _pieces(tree: ast.Module, python: str) -> Iterator[tuple[ast.stmt, str]]:
     "Each statement with its own text"
     lines = python.split("\n")
-    shared = {s.lineno for a, s in zip(tree.body, tree.body[1:]) if a.end_lineno == s.lineno}
-    begin = Counter(s.lineno for s in tree.body)
-    for s in tree.body:
-        first = min([s.lineno, *(d.lineno for d in getattr(s, "decorator_list", []))])
-        alone = s.lineno not in shared and begin[s.end_lineno] == (s.lineno == s.end_lineno)
-        yield s, "\n".join(lines[first - 1 : s.end_lineno]) if alone else ast.unparse(s)
+    shared = {
+        statement.lineno for above, statement in zip(tree.body, tree.body[1:]) if above.end_lineno == statement.lineno
+    }
+    begin = Counter(statement.lineno for statement in tree.body)
+    for statement in tree.body:
+        first = min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", []))])
+        alone = statement.lineno not in shared and begin[statement.end_lineno] == (
+            statement.lineno == statement.end_lineno
+        )
+        yield statement, "\n".join(lines[first - 1 : statement.end_lineno]) if alone else ast.unparse(statement)
 
 
-def _base(node):
+def _base(node: ast.expr) -> str:
+    "The name that a chain of attributes and indices begins with; empty without one"
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
@@ -191,22 +202,28 @@ def _base(node):
 
 def _imports(cell: Cell) -> None:
     "Modules that a cell imports, changes it makes, and what hides names"
-    for n in ast.walk(cell.tree):
-        if isinstance(n, (ast.Import, ast.ImportFrom)):
-            cell.modules |= {a.asname or a.name.split(".")[0] for a in n.names}
-        if isinstance(n, ast.Import):
-            for a in n.names:
-                cell.imports.setdefault(a.name.split(".")[0], n.lineno)
-        elif isinstance(n, ast.ImportFrom):
-            if n.module and not n.level:
-                cell.imports.setdefault(n.module.split(".")[0], n.lineno)
-            if any(a.name == "*" for a in n.names):
+    for node in ast.walk(cell.tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            cell.modules |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                cell.imports.setdefault(alias.name.split(".")[0], node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module and not node.level:
+                cell.imports.setdefault(node.module.split(".")[0], node.lineno)
+            if any(alias.name == "*" for alias in node.names):
                 cell.star = True
-        elif isinstance(n, (ast.Attribute, ast.Subscript)) and not isinstance(n.ctx, ast.Load):
-            cell.changes.add(_base(n))
-        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("exec", "globals", "locals"):
+        elif isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
+            cell.changes.add(_base(node))
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("exec", "globals", "locals")
+        ):
             cell.star = True
-    cell.star |= any(m.name in ("run", "pylab", "store", "load") for m in cell.source.magics if m.kind == "line")
+    cell.star |= any(
+        magic.name in ("run", "pylab", "store", "load") for magic in cell.source.magics if magic.kind == "line"
+    )
     cell.changes.discard("")
 
 
@@ -231,8 +248,8 @@ def understand(
                 cell.later |= names.later
                 cell.binds = (cell.binds | names.binds) - names.deletes
                 cell.deletes |= names.deletes
-    except (SyntaxError, ValueError, RecursionError) as e:
-        cell.error = f"{getattr(e, 'msg', None) or e} (line {getattr(e, 'lineno', None) or 1})"
+    except (SyntaxError, ValueError, RecursionError) as error:
+        cell.error = f"{getattr(error, 'msg', None) or error} (line {getattr(error, 'lineno', None) or 1})"
         return cell
     cell.later -= cell.binds
     _imports(cell)
@@ -240,13 +257,13 @@ def understand(
 
 
 def cells_of(
-    nb: dict,  # From `load`
+    notebook: dict,  # From `load`
 ) -> list[Cell]:
     "The code cells of a notebook, in order"
     return [
-        understand(n, c["source"], c["metadata"].get("tags") or [], c.get("execution_count"))
-        for n, c in enumerate(nb["cells"])
-        if c["cell_type"] == "code"
+        understand(index, cell["source"], cell["metadata"].get("tags") or [], cell.get("execution_count"))
+        for index, cell in enumerate(notebook["cells"])
+        if cell["cell_type"] == "code"
     ]
 
 # %% ../../nbs/job/notebook_ast.ipynb #24c5bfc4
@@ -283,18 +300,18 @@ def unbound(
     found = []
     seen = set()
     first = {}
-    for c in reversed(cells):
-        first.update(dict.fromkeys(c.binds, c))
-    for c in cells:
-        if c.star:
+    for cell in reversed(cells):
+        first.update(dict.fromkeys(cell.binds, cell))
+    for cell in cells:
+        if cell.star:
             return found
-        missing = {n for n in c.needs if n not in bound} | {n for n in c.later if n not in bound and n not in first}
-        for n in sorted(missing - seen):
-            if not re.fullmatch(r"_(i?\d+)?", n):
-                found.append((c, n, first.get(n) if n in c.needs else None))
+        missing = (cell.needs - bound) | (cell.later - bound - first.keys())
+        for name in sorted(missing - seen):
+            if not re.fullmatch(r"_(i?\d+)?", name):
+                found.append((cell, name, first.get(name) if name in cell.needs else None))
         seen |= missing
-        bound |= c.binds
-        bound -= c.deletes
+        bound |= cell.binds
+        bound -= cell.deletes
     return found
 
 
@@ -304,4 +321,4 @@ def users(
     after: int = -1,  # Only cells below this index
 ) -> list[Cell]:
     "Cells that read a name"
-    return [c for c in cells if c.index > after and name in c.uses]
+    return [cell for cell in cells if cell.index > after and name in cell.uses]

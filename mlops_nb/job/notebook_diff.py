@@ -26,12 +26,13 @@ def _hunk(title: str, old: str, new: str) -> Iterator[str]:
     if old == new:
         return
     yield f"@@ {title} @@"
-    a = old.split("\n") if old else []
-    b = new.split("\n") if new else []
-    if not a or not b:
-        yield from [*("-" + l for l in a), *("+" + l for l in b)]
+    before = old.split("\n") if old else []
+    after = new.split("\n") if new else []
+    if not before or not after:
+        yield from ("-" + line for line in before)
+        yield from ("+" + line for line in after)
         return
-    for line in list(difflib.unified_diff(a, b, lineterm="", n=1))[2:]:
+    for line in list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]:
         if not line.startswith("@@"):
             yield line
 
@@ -43,24 +44,20 @@ def diff(
     reasons: dict[int, str] | None = None,  # Why a cell is gone
 ) -> str:  # Empty when nothing changed
     "Changes of code cells in the order of the result"
-    code = {n: c["source"] for n, c in enumerate(before["cells"]) if c["cell_type"] == "code"}
-    made = [(origin(c), c["source"]) for c in after["cells"] if c["cell_type"] == "code"]
+    code = {index: cell["source"] for index, cell in enumerate(before["cells"]) if cell["cell_type"] == "code"}
+    made = [(origin(cell), cell["source"]) for cell in after["cells"] if cell["cell_type"] == "code"]
     kept = {at for at, _ in made}
     lines = []
     highest = -1
-    gone = iter([n for n in code if n not in kept])
+    gone = iter([index for index in code if index not in kept])
     waiting = next(gone, None)
 
-    def left(upto) -> None:
+    def left(upto: int) -> None:
+        "Cells above `upto` that are gone"
         nonlocal waiting
         while waiting is not None and waiting < upto:
-            lines.extend(
-                _hunk(
-                    f"cell {waiting} left out" + (f": {reasons[waiting]}" if reasons and waiting in reasons else ""),
-                    code[waiting],
-                    "",
-                )
-            )
+            why = f": {reasons[waiting]}" if reasons and waiting in reasons else ""
+            lines.extend(_hunk(f"cell {waiting} left out{why}", code[waiting], ""))
             waiting = next(gone, None)
 
     for at, source in made:

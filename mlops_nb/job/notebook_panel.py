@@ -8,17 +8,18 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/notebook_panel.html.md"""
 __all__ = ['MENDED', 'Findings', 'checked', 'job']
 
 # %% ../../nbs/job/notebook_panel.ipynb #3216d5fa
+from collections.abc import Sized
 from shlex import quote
 from ..core.draw import Diff, Link, Panel, details, facts, short, table, text
 from . import step_views
 from .facts import Checked, Job, NotebookFinding
 
 # %% ../../nbs/job/notebook_panel.ipynb #7f29bce1
-def _cell_link(f: NotebookFinding, notebook: str):
+def _cell_link(finding: NotebookFinding, notebook: str) -> str | Link:
     "The cell's number, as a link where the cell has an id"
-    if f.cell is None:
+    if finding.cell is None:
         return "all"
-    return Link(f.cell, notebook, f.cell_id) if f.cell_id else str(f.cell)
+    return Link(finding.cell, notebook, finding.cell_id) if finding.cell_id else str(finding.cell)
 
 
 class Findings:
@@ -28,73 +29,85 @@ class Findings:
         self.notebook = notebook
         self.findings = findings
 
-    def html(self, pictures=True, rows=40):
+    def html(self, pictures: bool = True, rows: int = 40) -> str:
         return table(
             ["cell", "kind", "what", "what to do"],
             [
-                [_cell_link(f, self.notebook), f.kind.replace("_", " "), f.message[:300], f.fix[:200]]
-                for f in self.findings
+                [
+                    _cell_link(finding, self.notebook),
+                    finding.kind.replace("_", " "),
+                    finding.message[:300],
+                    finding.fix[:200],
+                ]
+                for finding in self.findings
             ],
         ).html(pictures, rows)
 
-    def text(self, rows=200):
+    def text(self, rows: int = 200) -> str:
         where = [
-            ("all" if f.cell is None else f"cell {f.cell}", short(f.kind.replace("_", " "))) for f in self.findings
+            ("all" if finding.cell is None else f"cell {finding.cell}", short(finding.kind.replace("_", " ")))
+            for finding in self.findings
         ]
-        a, b = max(len(w[0]) for w in where), max(len(w[1]) for w in where)
-        out = [
-            f"{w:{a}}  {k:{b}}  {short(f.message, 300)}\n{'':{a}}  {'':{b}}  -> {short(f.fix, 300)}"
-            for (w, k), f in zip(where, self.findings[:rows])
-        ]
-        return "\n".join(
-            [
-                *out,
-                *([f"and {len(self.findings) - rows:,} more: see the JSON form"] if len(self.findings) > rows else []),
-            ]
-        )
+        cell_width, kind_width = max(len(cell) for cell, _ in where), max(len(kind) for _, kind in where)
+        margin = f"{'':{cell_width}}  {'':{kind_width}}"
+        lines = []
+        for (cell, kind), finding in zip(where, self.findings[:rows]):
+            lines.append(f"{cell:{cell_width}}  {kind:{kind_width}}  {short(finding.message, 300)}")
+            lines.append(f"{margin}  -> {short(finding.fix, 300)}")
+        if len(self.findings) > rows:
+            lines.append(f"and {len(self.findings) - rows:,} more: see the JSON form")
+        return "\n".join(lines)
 
-    def markdown(self):
+    def markdown(self) -> str:
         return table(
             ["cell", "kind", "what", "what to do"],
-            [["all" if f.cell is None else f.cell, f.kind.replace("_", " "), f.message, f.fix] for f in self.findings],
+            [
+                [
+                    "all" if finding.cell is None else finding.cell,
+                    finding.kind.replace("_", " "),
+                    finding.message,
+                    finding.fix,
+                ]
+                for finding in self.findings
+            ],
         ).markdown()
 
 # %% ../../nbs/job/notebook_panel.ipynb #72a1e435
-def _count(xs, word: str) -> str:
-    return f"{len(xs):,} {word}{'s' if len(xs) != 1 else ''}"
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things):,} {word}{'s' if len(things) != 1 else ''}"
 
 
-def checked(c: Checked) -> Panel:
+def checked(fact: Checked) -> Panel:
     "What `job check` found, what was mended and what is left"
-    name = c.copy or c.notebook
+    name = fact.copy or fact.notebook
     blocks: list = (
-        [Findings(name, c.findings)]
-        if c.findings
+        [Findings(name, fact.findings)]
+        if fact.findings
         else [
             text(
-                f"{c.cells:,} cell{'s' if c.cells != 1 else ''}: nothing here will hurt an unattended run"
-                + (", and a fresh kernel gave the same outputs." if c.compared else ".")
+                f"{fact.cells:,} cell{'s' if fact.cells != 1 else ''}: nothing here will hurt an unattended run"
+                + (", and a fresh kernel gave the same outputs." if fact.compared else ".")
             )
         ]
     )
-    if c.fresh and not c.compared:
+    if fact.fresh and not fact.compared:
         blocks.append(
             text("A fresh kernel ran it. It was saved without outputs, so there is nothing to compare them with.")
         )
-    if c.fixed:
+    if fact.fixed:
         blocks.insert(
             0,
             facts(
                 {
-                    "mended": _count(c.fixed, "thing"),
-                    "copy": c.copy or "none: a dry run",
-                    "left": _count(c.findings, "finding"),
+                    "mended": _count(fact.fixed, "thing"),
+                    "copy": fact.copy or "none: a dry run",
+                    "left": _count(fact.findings, "finding"),
                 }
             ),
         )
-    if c.diff:
-        blocks.append(details("what was mended", Diff(c.diff)))
-    if not c.cells:
+    if fact.diff:
+        blocks.append(details("what was mended", Diff(fact.diff)))
+    if not fact.cells:
         return Panel(
             f"Notebook check: {name}",
             text("It has no code: there is nothing that a job could run."),
@@ -102,76 +115,93 @@ def checked(c: Checked) -> Panel:
         )
     verdict = (
         ("ok", "READY")
-        if not c.findings
-        else ("warn", f"{len(c.findings)} FINDINGS" if len(c.findings) > 1 else "1 FINDING")
+        if not fact.findings
+        else ("warn", f"{len(fact.findings)} FINDINGS" if len(fact.findings) > 1 else "1 FINDING")
     )
-    mend = any(f.kind in MENDED for f in c.findings) and not c.fixed
+    mend = any(finding.kind in MENDED for finding in fact.findings) and not fact.fixed
     return Panel(
         f"Notebook check: {name}",
         *blocks,
         verdict=verdict,
-        next=f"mlops job check {quote(c.notebook)} --fix" if mend else f"mlops job convert {quote(name)}",
+        next=f"mlops job check {quote(fact.notebook)} --fix" if mend else f"mlops job convert {quote(name)}",
     )
 
 
 MENDED = {"install", "unseeded", "secret", "absolute_path", "date", "order", "personal_data"}  # What `--fix` may mend
 
 # %% ../../nbs/job/notebook_panel.ipynb #b8302347
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     return "None" if value is None else value if isinstance(value, str) and value else repr(value)
 
 
-def _left_out(j: Job) -> list:
+def _left_out(fact: Job) -> list:
     "Cells that were dropped, remarks, and the diff"
     out = []
-    if j.dropped_cells:
+    if fact.dropped_cells:
         out.append(
             details(
-                _count(j.dropped_cells, "cell") + " left out",
-                table(["cell", "why", "what"], [[d.cell, d.reason, d.source] for d in j.dropped_cells]),
+                _count(fact.dropped_cells, "cell") + " left out",
+                table(
+                    ["cell", "why", "what"],
+                    [[dropped.cell, dropped.reason, dropped.source] for dropped in fact.dropped_cells],
+                ),
             )
         )
-    if j.remarks:
+    if fact.remarks:
         out.append(
             details(
-                _count(j.remarks, "remark"),
-                table(["cell", "remark"], [["-" if n.cell is None else n.cell, n.message] for n in j.remarks]),
+                _count(fact.remarks, "remark"),
+                table(
+                    ["cell", "remark"],
+                    [["-" if note.cell is None else note.cell, note.message] for note in fact.remarks],
+                ),
             )
         )
-    changes = j.diff or j.__dict__.get("changes", "")
+    changes = fact.diff or fact.__dict__.get("changes", "")
     return (
-        [*out, Diff(j.diff)]
-        if j.diff
+        [*out, Diff(fact.diff)]
+        if fact.diff
         else [*out, *([details("what was changed in the cells", Diff(changes))] if changes else [])]
     )
 
 
-def job(j: Job) -> Panel:
+def job(fact: Job) -> Panel:
     "A job as it stands in jobs/NAME"
     rows = [
-        [p.name, p.type + (f" of {p.item}" if p.item else ""), _shown(p.default), ", ".join(p.choices) or p.help]
-        for p in j.parameters
+        [
+            parameter.name,
+            parameter.type + (f" of {parameter.item}" if parameter.item else ""),
+            _shown(parameter.default),
+            ", ".join(parameter.choices) or parameter.help,
+        ]
+        for parameter in fact.parameters
     ]
-    things = [[way, t.kind, t.name] for way, ts in (("reads", j.inputs), ("writes", j.outputs)) for t in ts]
+    things = [["reads", thing.kind, thing.name] for thing in fact.inputs]
+    things += [["writes", thing.kind, thing.name] for thing in fact.outputs]
     about = {
-        "made from": j.source or "-",
-        "files": j.folder or "-",
-        "requirements": ", ".join(j.requirements) or "standard library only",
+        "made from": fact.source or "-",
+        "files": fact.folder or "-",
+        "requirements": ", ".join(fact.requirements) or "standard library only",
     }
     blocks = [
         table(["parameter", "type", "default", "about"], rows, empty="no parameters"),
         *([table(["", "kind", "what"], things)] if things else []),
-        *step_views.planned(j.steps),
+        *step_views.planned(fact.steps),
         facts(about),
-        *_left_out(j),
+        *_left_out(fact),
     ]
     first = next(
-        (p for p in j.parameters if isinstance(p.default, (int, float, str)) and " " not in str(p.default)), None
+        (
+            parameter
+            for parameter in fact.parameters
+            if isinstance(parameter.default, (int, float, str)) and " " not in str(parameter.default)
+        ),
+        None,
     )
-    run = f"mlops job run {j.name}" + (f" -p {quote(f'{first.name}={first.default}')}" if first else "")
+    run = f"mlops job run {fact.name}" + (f" -p {quote(f'{first.name}={first.default}')}" if first else "")
     return Panel(
-        f"Job {j.name}",
+        f"Job {fact.name}",
         *blocks,
-        verdict=("info", "DIFF: nothing was written") if j.diff else ("ok", "READY"),
-        next=f"mlops job convert {quote(j.source) if j.source else 'NOTEBOOK'}" if j.diff else run,
+        verdict=("info", "DIFF: nothing was written") if fact.diff else ("ok", "READY"),
+        next=f"mlops job convert {quote(fact.source) if fact.source else 'NOTEBOOK'}" if fact.diff else run,
     )

@@ -11,10 +11,11 @@ __all__ = ['url_of', 'missing', 'check', 'send']
 import os
 from ..core.errors import BadInput
 from ..core.need import need
+from ..core.project import Project
 
 # %% ../../nbs/job/notification.ipynb #de3b0877
 def url_of(
-    project,  # A `Project`
+    project: Project,
     ref: str,  # `env:NAME`, `file:PATH`, or the URL itself
 ) -> str:
     "The URL behind a reference; raises `BadInput` without saying what it holds"
@@ -26,18 +27,18 @@ def url_of(
     if kind == "file":
         try:
             return (project.root / name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise BadInput(f"notify {ref!r}: the file cannot be read") from e
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"notify {ref!r}: the file cannot be read") from error
     return ref
 
 
-def missing(project, ref: str) -> str:
+def missing(project: Project, ref: str) -> str:
     "Why a reference leads nowhere here; empty when it does not"
     try:
         url_of(project, ref)
         return ""
-    except BadInput as e:
-        return e.message
+    except BadInput as error:
+        return error.message
 
 
 def check(ref: str) -> None:
@@ -52,7 +53,7 @@ def check(ref: str) -> None:
 
 
 def send(
-    project,  # A `Project`
+    project: Project,
     refs: list[str],  # References to URLs
     title: str,
     body: str,
@@ -63,8 +64,8 @@ def send(
     for ref in refs:
         try:
             url = url_of(project, ref)
-        except BadInput as e:
-            told.append({"service": ref, "ok": False, "detail": e.message})
+        except BadInput as error:
+            told.append({"service": ref, "ok": False, "detail": error.message})
             continue
         to = apprise.Apprise()
         known = to.add(url)

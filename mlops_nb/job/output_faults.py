@@ -10,6 +10,7 @@ __all__ = ['outputs_of', 'find']
 # %% ../../nbs/job/output_faults.ipynb #3d9692d1
 import ast, re
 from collections.abc import Iterator
+from itertools import chain
 import msgspec
 from .. import guard
 from .facts import NotebookFinding
@@ -42,35 +43,43 @@ def outputs_of(cell: dict) -> list[dict]:
             outs = msgspec.json.decode(outs)
         except (msgspec.DecodeError, RecursionError):
             return []
-    return [o for o in outs if isinstance(o, dict)] if isinstance(outs, list) else []
+    return [output for output in outs if isinstance(output, dict)] if isinstance(outs, list) else []
 
 
-def _text(x) -> str:
-    return "".join(map(str, x)) if isinstance(x, list) else str(x or "")
+def _text(value: object) -> str:
+    return "".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def _shown(outs: list[dict]) -> str:
     "What a cell showed, as text"
-    data = [o.get("data") if isinstance(o.get("data"), dict) else {} for o in outs]
-    return "\n".join(_text(o.get("text") or d.get("text/plain"))[:_READ] for o, d in zip(outs, data))[:_READ]
+    data = [output.get("data") if isinstance(output.get("data"), dict) else {} for output in outs]
+    return "\n".join(
+        _text(output.get("text") or content.get("text/plain"))[:_READ] for output, content in zip(outs, data)
+    )[:_READ]
 
 
 def _headers(outs: list[dict]) -> list[str]:
     "Column names of the tables that a cell showed"
-    pages = [_text((o.get("data") or {}).get("text/html"))[:_READ] for o in outs if isinstance(o.get("data"), dict)]
-    return [h.strip() for p in pages for h in re.findall(r"<th[^>]*>([^<]{1,60})</th>", p.partition("</thead>")[0])]
+    pages = [
+        _text((output.get("data") or {}).get("text/html"))[:_READ]
+        for output in outs
+        if isinstance(output.get("data"), dict)
+    ]
+    heads = (re.findall(r"<th[^>]*>([^<]{1,60})</th>", page.partition("</thead>")[0]) for page in pages)
+    return [title.strip() for title in chain.from_iterable(heads)]
 
 # %% ../../nbs/job/output_faults.ipynb #f29338bc
-def _is_shown(s: Survey) -> list[ast.expr]:
+def _is_shown(survey: Survey) -> list[ast.expr]:
     "Expressions whose value a cell shows"
-    body = s.cell.tree.body
-    out = [a for c in s.calls if c.text in ("print", "display", "pprint", "pprint.pprint") for a in c.args]
-    if body and isinstance(body[-1], ast.Expr) and not s.cell.text.rstrip().endswith(";"):
+    body = survey.cell.tree.body
+    printed = [call.args for call in survey.calls if call.text in ("print", "display", "pprint", "pprint.pprint")]
+    out = list(chain.from_iterable(printed))
+    if body and isinstance(body[-1], ast.Expr) and not survey.cell.text.rstrip().endswith(";"):
         out.append(body[-1].value)
     return out
 
 
-def _quiet(node) -> bool:
+def _quiet(node: ast.AST) -> bool:
     "Does an expression show counts of a column rather than its values?"
     return (
         isinstance(node, ast.Call)
@@ -95,59 +104,65 @@ def _quiet(node) -> bool:
     )
 
 
-def _columns(node) -> list[str]:
+def _texts(node: ast.expr) -> list[str]:
+    "The strings of an index: one, or those of a list"
+    items = [node] if isinstance(node, ast.Constant) else getattr(node, "elts", [])
+    return [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+
+
+def _is_column(node: ast.AST) -> bool:
+    "Is this an attribute of what sounds like a table of people?"
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id.startswith(("df", "data", "users", "customers", "patients", "people"))
+    )
+
+
+def _columns(node: ast.expr) -> list[str]:
     "Columns that an expression takes and shows"
     if any(map(_quiet, ast.walk(node))):
         return []
-    keys = [n.slice for n in ast.walk(node) if isinstance(n, ast.Subscript)]
-    names = [
-        k.value
-        for s in keys
-        for k in ([s] if isinstance(s, ast.Constant) else getattr(s, "elts", []))
-        if isinstance(k, ast.Constant) and isinstance(k.value, str)
-    ]
-    return names + [
-        n.attr
-        for n in ast.walk(node)
-        if isinstance(n, ast.Attribute)
-        and isinstance(n.value, ast.Name)
-        and n.value.id.startswith(("df", "data", "users", "customers", "patients", "people"))
-    ]
+    keys = [inner.slice for inner in ast.walk(node) if isinstance(inner, ast.Subscript)]
+    names = list(chain.from_iterable(map(_texts, keys)))
+    return names + [inner.attr for inner in ast.walk(node) if _is_column(inner)]
 
 
 def _personal(names: list[str]) -> list[str]:
-    return list(dict.fromkeys(n for n in names if set(guard.column_hints(n)) & _COLUMNS))
+    return list(dict.fromkeys(name for name in names if set(guard.column_hints(name)) & _COLUMNS))
 
 # %% ../../nbs/job/output_faults.ipynb #c87bdea6
+def _shown_columns(survey: Survey | None) -> list[str]:
+    "Columns that a cell shows, as its code says"
+    return list(chain.from_iterable(map(_columns, _is_shown(survey)))) if survey else []
+
+
 def find(
     nb: dict,  # From `notebook_ast.load`
     found: list[Survey],  # Of its code cells
 ) -> Iterator[NotebookFinding]:
     "Cells that show personal data, and cells whose saved output is an error"
-    surveys = {s.cell.index: s for s in found}
-    for n, c in enumerate(nb["cells"]):
-        if c["cell_type"] != "code":
+    surveys = {survey.cell.index: survey for survey in found}
+    for index, cell in enumerate(nb["cells"]):
+        if cell["cell_type"] != "code":
             continue
-        outs = outputs_of(c)
-        s = surveys.get(n)
+        outs = outputs_of(cell)
         kinds = sorted(set(guard.find_pii(_shown(outs))) & _SHAPES) if outs else []
-        names = _personal(_headers(outs)) or (_personal([x for e in _is_shown(s) for x in _columns(e)]) if s else [])
+        names = _personal(_headers(outs)) or _personal(_shown_columns(surveys.get(index)))
         if kinds or names:
-            what = (
-                ", ".join(k.replace("_", " ") for k in kinds)
-                if kinds
-                else "the column" + ("s " if len(names) > 1 else " ") + ", ".join(f"`{x}`" for x in names[:4])
-            )
+            what = "the column" + ("s " if len(names) > 1 else " ") + ", ".join(f"`{name}`" for name in names[:4])
+            if kinds:
+                what = ", ".join(kind.replace("_", " ") for kind in kinds)
             yield NotebookFinding(
-                cell=n,
+                cell=index,
                 kind="personal_data",
                 message=f"{'its output shows personal data' if kinds else 'it shows personal data'}: {what}",
                 fix="show counts or a pseudonym, and clear the output",
             )
-        error = next((o for o in outs if o.get("output_type") == "error"), None)
-        if error and "raises-exception" not in (c["metadata"].get("tags") or []):
+        error = next((output for output in outs if output.get("output_type") == "error"), None)
+        if error and "raises-exception" not in (cell["metadata"].get("tags") or []):
             yield NotebookFinding(
-                cell=n,
+                cell=index,
                 kind="failed",
                 message=f"its saved output is an error: {_text(error.get('ename'))}: {_text(error.get('evalue'))[:80]}",
                 fix="mend it, or tag the cell `raises-exception` where it is meant to fail",

@@ -10,6 +10,7 @@ __all__ = ['declared', 'find']
 # %% ../../nbs/job/package_faults.ipynb #b482f7f0
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from . import requirements
 from .facts import NotebookFinding
@@ -25,22 +26,26 @@ def _key(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def _names(file: Path) -> dict[str, str]:
+    "Name -> specifier, as a requirements file has them"
+    out = {}
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        if (match := _LINE.match(line)) and not line.lstrip().startswith(("#", "-")):
+            out[_key(match[1])] = match[2].strip()
+    return out
+
+
 def declared(
     folder: Path,  # Of the notebook
 ) -> tuple[Path, dict[str, str]] | None:  # The file, and name -> specifier; None without a declaration or under a lock
     "The nearest requirements.txt, up to the root of the project"
-    for d in (folder, *folder.parents):
-        if any((d / n).is_file() for n in _LOCKS):
+    for place in (folder, *folder.parents):
+        if any((place / lock).is_file() for lock in _LOCKS):
             return None
-        files = sorted(d.glob("requirements*.txt"))
+        files = sorted(place.glob("requirements*.txt"))
         if files:
-            return files[0], {
-                _key(m[1]): m[2].strip()
-                for f in files
-                for l in f.read_text(encoding="utf-8", errors="replace").splitlines()
-                if (m := _LINE.match(l)) and not l.lstrip().startswith(("#", "-"))
-            }
-        if (d / ".git").exists() or (d / "mlops.toml").exists():
+            return files[0], dict(chain.from_iterable(_names(file).items() for file in files))
+        if (place / ".git").exists() or (place / "mlops.toml").exists():
             return None
     return None
 
@@ -56,19 +61,15 @@ def _unpinned(module: str, there: dict[str, str], file: str) -> tuple[str, str] 
         return f"`{module}` is imported and {file} does not name it", f"add to {file}: {name}=={have}"
     if "==" in spec:
         want = spec.partition("==")[2].strip().split(",")[0]
+        if want == have or (want.endswith("*") and have.startswith(want[:-1])):
+            return None
         return (
-            None
-            if want == have or want.endswith("*") and have.startswith(want[:-1])
-            else (
-                f"{file} says {name}=={want}, and {have} is installed here",
-                f"install {name}=={want}, or write {name}=={have}",
-            )
+            f"{file} says {name}=={want}, and {have} is installed here",
+            f"install {name}=={want}, or write {name}=={have}",
         )
-    return (
-        None
-        if spec.startswith(("===", "@", "~="))
-        else (f"{file} names {name} without a version{': ' + spec if spec else ''}", f"write in {file}: {name}=={have}")
-    )
+    if spec.startswith(("===", "@", "~=")):
+        return None
+    return f"{file} names {name} without a version{': ' + spec if spec else ''}", f"write in {file}: {name}=={have}"
 
 # %% ../../nbs/job/package_faults.ipynb #a02ede67
 def find(
@@ -77,23 +78,24 @@ def find(
     folder: Path | None = None,  # Of the notebook
 ) -> Iterator[NotebookFinding]:  # One a module
     "Modules that are missing, or whose version nothing fixes"
-    tried = set().union(*(s.tried for s in found)) if found else set()
+    tried = set().union(*(survey.tried for survey in found)) if found else set()
     there = declared(folder.resolve()) if folder is not None else None
     seen = set()
-    for c in cells:
-        for module in c.imports:
+    for cell in cells:
+        for module in cell.imports:
             if module in seen:
                 continue
             seen.add(module)
             kind = requirements.kind_of(module, folder)
             if kind == "missing" and module not in tried:
+                known = requirements.known_as(module)
                 yield NotebookFinding(
-                    cell=c.index,
+                    cell=cell.index,
                     kind="missing_package",
                     message=f"`{module}` is imported and not installed here",
-                    fix=f"pip install {(known := requirements.known_as(module))}, or delete the import"
+                    fix=f"pip install {known}, or delete the import"
                     + (f"; a module of yours goes beside the notebook: {module}.py" if known == module else ""),
                 )
             wrong = _unpinned(module, there[1], there[0].name) if kind == "installed" and there else None
             if wrong:
-                yield NotebookFinding(cell=c.index, kind="unpinned_package", message=wrong[0], fix=wrong[1])
+                yield NotebookFinding(cell=cell.index, kind="unpinned_package", message=wrong[0], fix=wrong[1])

@@ -8,108 +8,119 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/panel.html.md"""
 __all__ = ['jobs', 'run', 'history']
 
 # %% ../../nbs/job/panel.ipynb #7ba2806e
+from collections.abc import Sized
 from ..core.draw import place, Panel, badge, details, facts, meter, table
 from . import step_views
-from .facts import History, Jobs, RunRecord
+from .facts import CellRun, History, Jobs, RunRecord
 
 # %% ../../nbs/job/panel.ipynb #72b84c9b
-def _usd(x) -> str:
-    return "-" if x is None else "0 USD" if not x else f"{x:.2g} USD" if x < 0.01 else f"{x:,.2f} USD"
+def _usd(usd: float | None) -> str:
+    return "-" if usd is None else "0 USD" if not usd else f"{usd:.2g} USD" if usd < 0.01 else f"{usd:,.2f} USD"
 
 
-def _count(xs, word) -> str:
-    return f"{len(xs)} {word}{'s' if len(xs) != 1 else ''}"
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'s' if len(things) != 1 else ''}"
 
 
 _LEVEL = {"completed": "ok", "failed": "bad", "aborted": "warn", "running": "info"}
 
 # %% ../../nbs/job/panel.ipynb #af106bb5
-def jobs(js: Jobs) -> Panel:
+def jobs(found: Jobs) -> Panel:
     "Every job of the project"
     rows = [
         [
-            r.name,
-            r.parameters,
-            r.runs,
-            badge(_LEVEL.get(r.last, "info"), r.last) if r.last else "-",
-            r.last_time[:16],
-            _usd(r.cost_usd),
+            row.name,
+            row.parameters,
+            row.runs,
+            badge(_LEVEL.get(row.last, "info"), row.last) if row.last else "-",
+            row.last_time[:16],
+            _usd(row.cost_usd),
         ]
-        for r in js.jobs
+        for row in found.jobs
     ]
     return Panel(
         "Jobs",
         table(["job", "parameters", "runs", "last", "at", "cost"], rows, empty="no job yet"),
-        next=f"mlops job run {js.jobs[0].name}" if js.jobs else "mlops job convert NOTEBOOK",
+        next=f"mlops job run {found.jobs[0].name}" if found.jobs else "mlops job convert NOTEBOOK",
     )
 
 # %% ../../nbs/job/panel.ipynb #3e566d7a
-def run(r: RunRecord) -> Panel:
-    "One run, cell by cell"
-    longest = max((c.seconds for c in r.cells), default=0) or 1
-    rows = [
-        [
-            "parameters" if c.index < 0 else c.index,
-            c.title,
-            round(c.seconds, 3),
-            meter(c.seconds / longest, words=f"{c.seconds:.2f} s"),
-            round(c.cpu_s, 2),
-            round(c.peak_mb),
-            _usd(c.cost_usd),
-            badge("ok" if c.status == "completed" else "bad", "cached" if c.cached else c.status),
-        ]
-        for c in r.cells
+def _cell_row(cell: CellRun, longest_s: float) -> list:
+    "A row of the table of cells"
+    state = "cached" if cell.cached else cell.status
+    return [
+        "parameters" if cell.index < 0 else cell.index,
+        cell.title,
+        round(cell.seconds, 3),
+        meter(cell.seconds / longest_s, words=f"{cell.seconds:.2f} s"),
+        round(cell.cpu_s, 2),
+        round(cell.peak_mb),
+        _usd(cell.cost_usd),
+        badge("ok" if cell.status == "completed" else "bad", state),
     ]
-    busy = sum(c.seconds for c in r.cells if not c.cached)
-    head = {
-        "run": r.run,
-        "took": f"{r.seconds:.1f} s, {busy:.1f} s of it in cells",
-        "used": f"{r.cpu_s:.1f} CPU s, {r.peak_mb:,.0f} MB at most, {r.kwh * 1000:.2g} Wh",
-        "cost": _usd(r.cost_usd),
-        "output": place(r.output),
-        **(
-            {"resumed": f"{r.resumed}: {_count([c for c in r.cells if c.cached], 'cell')} not run again"}
-            if r.resumed
-            else {}
-        ),
-        **({"parameters": r.parameters} if r.parameters else {}),
-        **({"error": r.message} if r.message else {}),
+
+
+def run(record: RunRecord) -> Panel:
+    "One run, cell by cell"
+    longest = max((cell.seconds for cell in record.cells), default=0) or 1
+    rows = [_cell_row(cell, longest) for cell in record.cells]
+    busy = sum(cell.seconds for cell in record.cells if not cell.cached)
+    head: dict = {
+        "run": record.run,
+        "took": f"{record.seconds:.1f} s, {busy:.1f} s of it in cells",
+        "used": f"{record.cpu_s:.1f} CPU s, {record.peak_mb:,.0f} MB at most, {record.kwh * 1000:.2g} Wh",
+        "cost": _usd(record.cost_usd),
+        "output": place(record.output),
     }
+    if record.resumed:
+        cached = [cell for cell in record.cells if cell.cached]
+        head["resumed"] = f"{record.resumed}: {_count(cached, 'cell')} not run again"
+    if record.parameters:
+        head["parameters"] = record.parameters
+    if record.message:
+        head["error"] = record.message
     more: list = (
-        [table(["output", "bytes", "sha256"], [[a.name, a.bytes, a.digest[:12]] for a in r.artefacts])]
-        if r.artefacts
+        [
+            table(
+                ["output", "bytes", "sha256"],
+                [[artefact.name, artefact.bytes, artefact.digest[:12]] for artefact in record.artefacts],
+            )
+        ]
+        if record.artefacts
         else []
     )
-    if r.remarks:
-        more.append(details(_count(r.remarks, "remark"), table(["remark"], [[x] for x in r.remarks])))
+    if record.remarks:
+        more.append(
+            details(_count(record.remarks, "remark"), table(["remark"], [[remark] for remark in record.remarks]))
+        )
     cells = details(_count(rows, "cell"), table(["cell", "title", "seconds", "", "CPU s", "MB", "cost", ""], rows))
     return Panel(
-        f"Job {r.job}",
+        f"Job {record.job}",
         facts(head),
-        *step_views.ran(r.steps),
+        *step_views.ran(record.steps),
         *more,
         cells,
-        verdict=(_LEVEL[r.status], r.status.upper()),
-        next=f"mlops job history {r.job}" if r.ok else f"mlops job run {r.job} --resume {r.run}",
+        verdict=(_LEVEL[record.status], record.status.upper()),
+        next=f"mlops job history {record.job}" if record.ok else f"mlops job run {record.job} --resume {record.run}",
     )
 
 
-def history(h: History) -> Panel:
+def history(found: History) -> Panel:
     "Runs, newest first"
     rows = [
         [
-            r.run,
-            badge(_LEVEL[r.status], r.status),
-            r.time[:19],
-            round(r.seconds, 1),
-            _usd(r.cost_usd),
-            r.parameters,
-            r.evidence,
+            row.run,
+            badge(_LEVEL[row.status], row.status),
+            row.time[:19],
+            round(row.seconds, 1),
+            _usd(row.cost_usd),
+            row.parameters,
+            row.evidence,
         ]
-        for r in h.runs
+        for row in found.runs
     ]
     return Panel(
-        f"Runs of {h.job}" if h.job else "Runs",
+        f"Runs of {found.job}" if found.job else "Runs",
         table(["run", "status", "began", "seconds", "cost", "parameters", "entry"], rows, empty="no run yet"),
         next="mlops cost show --by job" if rows else "mlops job run NAME",
     )

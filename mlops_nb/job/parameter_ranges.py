@@ -20,93 +20,97 @@ from .facts import Parameter
 LIMIT = 10_000  # Runs of one backfill
 
 
-def _wrong(p: Parameter, text: str, why: str) -> BadInput:
+def _wrong(parameter: Parameter, text: str, why: str) -> BadInput:
     return BadInput(
-        f"--over {p.name}={text}: {why}",
+        f"--over {parameter.name}={text}: {why}",
         "write 1..12, 0..1/0.25, 2013-01-01..2013-01-31/7d, 2013-01..2013-12, or values by comma",
     )
 
 
-def _month(day: dt.date, n: int) -> dt.date:
+def _month(day: dt.date, months: int) -> dt.date:
     "The same day `n` months later, or the month's last"
     import calendar
 
-    y, m = divmod(day.year * 12 + day.month - 1 + n, 12)
-    return day.replace(year=y, month=m + 1, day=min(day.day, calendar.monthrange(y, m + 1)[1]))
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    return day.replace(year=year, month=month + 1, day=min(day.day, calendar.monthrange(year, month + 1)[1]))
 
 
-def _moments(p, text, a: str, b: str, step: str) -> Iterator:
-    "Dates or times from `a` to `b`"
-    monthly = all(re.fullmatch(r"\d{4}-\d\d", x) for x in (a, b))
-    kind = dt.date if p.bare == "date" else dt.datetime
+def _moments(parameter: Parameter, text: str, begin: str, end: str, step: str | None) -> Iterator[str]:
+    "Dates or times from `begin` to `end`"
+    monthly = all(re.fullmatch(r"\d{4}-\d\d", word) for word in (begin, end))
+    kind = dt.date if parameter.bare == "date" else dt.datetime
     try:
-        first, last = (kind.fromisoformat(x + "-01" if monthly else x.replace("Z", "+00:00")) for x in (a, b))
-    except ValueError as e:
-        raise _wrong(p, text, f"no {p.bare}: {e}") from e
-    m = re.fullmatch(r"(\d{1,5})([hdwm])", step or ("1m" if monthly else "1d"))
-    if not m or not int(m[1]) or m[2] == "h" and p.bare == "date":
-        raise _wrong(p, text, f"{step!r} is no step")
-    n = int(m[1])
-    unit = m[2]
-    for k in range(LIMIT + 1):
-        at = (
-            _month(first, n * k)
-            if unit == "m"
-            else first + dt.timedelta(**{{"h": "hours", "d": "days", "w": "weeks"}[unit]: n * k})
+        first, last = (
+            kind.fromisoformat(word + "-01" if monthly else word.replace("Z", "+00:00")) for word in (begin, end)
         )
+    except ValueError as error:
+        raise _wrong(parameter, text, f"no {parameter.bare}: {error}") from error
+    match = re.fullmatch(r"(\d{1,5})([hdwm])", step or ("1m" if monthly else "1d"))
+    if not match or not int(match[1]) or match[2] == "h" and parameter.bare == "date":
+        raise _wrong(parameter, text, f"{step!r} is no step")
+    number = int(match[1])
+    unit = match[2]
+    for index in range(LIMIT + 1):
+        if unit == "m":
+            at = _month(first, number * index)
+        else:
+            at = first + dt.timedelta(**{{"h": "hours", "d": "days", "w": "weeks"}[unit]: number * index})
         try:
             if at > last:
                 return
-        except TypeError as e:
-            raise _wrong(p, text, "one end has a time zone and the other has none") from e
+        except TypeError as error:
+            raise _wrong(parameter, text, "one end has a time zone and the other has none") from error
         yield at.isoformat()
 
 
-def _numbers(p, text, a: str, b: str, step: str) -> Iterator:
-    "Numbers from `a` to `b`, without the errors of binary fractions"
+def _numbers(parameter: Parameter, text: str, begin: str, end: str, step: str | None) -> Iterator[str]:
+    "Numbers from `begin` to `end`, without the errors of binary fractions"
     try:
-        first, last, by = Decimal(a), Decimal(b), Decimal(step or "1")
-    except InvalidOperation as e:
-        raise _wrong(p, text, "both ends must be numbers") from e
-    if not all(x.is_finite() for x in (first, last, by)) or by <= 0:
-        raise _wrong(p, text, "a step must be above 0")
-    if p.bare == "float" and not step:
-        raise _wrong(p, text, "a range of floats needs a step")
+        first, last, by = Decimal(begin), Decimal(end), Decimal(step or "1")
+    except InvalidOperation as error:
+        raise _wrong(parameter, text, "both ends must be numbers") from error
+    if not all(number.is_finite() for number in (first, last, by)) or by <= 0:
+        raise _wrong(parameter, text, "a step must be above 0")
+    if parameter.bare == "float" and not step:
+        raise _wrong(parameter, text, "a range of floats needs a step")
     if (last - first) / by > LIMIT:
-        raise _wrong(p, text, f"more than {LIMIT:,} values")
+        raise _wrong(parameter, text, f"more than {LIMIT:,} values")
     while first <= last:
         yield str(first)
         first += by
 
-
+# %% ../../nbs/job/parameter_ranges.ipynb #be61dc10
 def values(
-    p: Parameter,
+    parameter: Parameter,
     text: str,  # What stands after `=`
 ) -> list:  # JSON values of the parameter's type, in order, each once
     "The values that a text stands for; raises `BadInput`"
-    if text.strip() == "*" and p.bare in ("enum", "bool"):
-        return list(p.choices) if p.bare == "enum" else [False, True]
+    if text.strip() == "*" and parameter.bare in ("enum", "bool"):
+        return list(parameter.choices) if parameter.bare == "enum" else [False, True]
     if text.lstrip().startswith("["):
         try:
-            return [parameters.bind([p], {p.name: v})[p.name] for v in json.loads(text)]
-        except ValueError as e:
-            if isinstance(e, BadInput):
+            return [
+                parameters.bind([parameter], {parameter.name: written})[parameter.name] for written in json.loads(text)
+            ]
+        except ValueError as error:
+            if isinstance(error, BadInput):
                 raise
-            raise _wrong(p, text, f"no JSON list: {e}") from e
+            raise _wrong(parameter, text, f"no JSON list: {error}") from error
     found = []
-    for part in [text] if p.bare in ("list", "dict") else text.split(","):
-        m = re.fullmatch(r"(.+?)\.\.(.+?)(?:/(.+))?", part.strip())
-        if m and p.bare in ("int", "float"):
-            found += _numbers(p, text, *m.groups())
-        elif m and p.bare in ("date", "datetime"):
-            found += _moments(p, text, *m.groups())
-        elif m and p.bare in ("enum", "bool"):
-            raise _wrong(p, text, f"no ranges of {p.bare}")
+    for part in [text] if parameter.bare in ("list", "dict") else text.split(","):
+        match = re.fullmatch(r"(.+?)\.\.(.+?)(?:/(.+))?", part.strip())
+        if match and parameter.bare in ("int", "float"):
+            found += _numbers(parameter, text, *match.groups())
+        elif match and parameter.bare in ("date", "datetime"):
+            found += _moments(parameter, text, *match.groups())
+        elif match and parameter.bare in ("enum", "bool"):
+            raise _wrong(parameter, text, f"no ranges of {parameter.bare}")
         else:
             found.append(part.strip())
-    out = {json.dumps(v): v for v in (parameters.bind([p], {p.name: x})[p.name] for x in found)}
+    bound = [parameters.bind([parameter], {parameter.name: word})[parameter.name] for word in found]
+    out = {json.dumps(value): value for value in bound}
     if not out:
-        raise _wrong(p, text, "nothing between the ends")
+        raise _wrong(parameter, text, "nothing between the ends")
     return list(out.values())
 
 # %% ../../nbs/job/parameter_ranges.ipynb #0ecf8a5c
@@ -116,14 +120,14 @@ def combinations(
     job: str = "the job",  # For the message
 ) -> list[dict]:  # Name -> JSON value
     "Every combination; raises `BadInput`"
-    named = {p.name: p for p in known}
+    named = {parameter.name: parameter for parameter in known}
     for name in over:
         if name not in named:
             raise BadInput(
                 f"{job} has no parameter `{name}`",
                 suggest(name, named) or (f"it has: {', '.join(named)}" if named else "it takes none"),
             )
-    lists = [values(named[n], text) for n, text in over.items()]
+    lists = [values(named[name], text) for name, text in over.items()]
     if math.prod(map(len, lists)) > LIMIT:
         raise BadInput(f"--over asks for {math.prod(map(len, lists)):,} runs, more than {LIMIT:,}", "split it")
     return [dict(zip(over, combo)) for combo in product(*lists)]

@@ -9,6 +9,7 @@ __all__ = ['Constant', 'constant', 'typed', 'parse', 'check', 'told', 'bind', 's
 
 # %% ../../nbs/job/parameters.ipynb #85c55499
 import ast, datetime as dt, json, math, re
+from collections.abc import Sequence
 from typing import Any, Never
 import msgspec
 from ..core.errors import BadInput, suggest
@@ -32,62 +33,59 @@ _OPS = {
     ast.Mod: lambda a, b: a % b,
     ast.Pow: lambda a, b: a**b,
 }
-_DATE, _TIME = (
-    re.compile(r"\d{4}-\d\d-\d\d"),
-    re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?"),
-)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?")
 
 
-def _number(node) -> int | float | None:
+def _number(node: ast.expr) -> int | float | None:
     "The value of arithmetic on numbers"
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        v = _number(node.operand)
-        return None if v is None else -v if isinstance(node.op, ast.USub) else v
+        value = _number(node.operand)
+        return -value if value is not None and isinstance(node.op, ast.USub) else value
     if not isinstance(node, ast.BinOp) or type(node.op) not in _OPS:
         return None
-    a, b = _number(node.left), _number(node.right)
-    if (
-        a is None
-        or b is None
-        or (isinstance(node.op, ast.Pow) and (abs(a) > 1e6 or abs(b) > 64))
-        or max(abs(a), abs(b)) > 1e300
-    ):
+    left, right = _number(node.left), _number(node.right)
+    if left is None or right is None or max(abs(left), abs(right)) > 1e300:
+        return None
+    if isinstance(node.op, ast.Pow) and (abs(left) > 1e6 or abs(right) > 64):
         return None
     try:
-        v = _OPS[type(node.op)](a, b)
+        value = _OPS[type(node.op)](left, right)
     except (ArithmeticError, ValueError):
         return None
-    return v if isinstance(v, (int, float)) else None
+    return value if isinstance(value, (int, float)) else None
 
 
-def _text(s: str) -> Constant:
+def _text(text: str) -> Constant:
     "A string, which may be a date"
     for kind, pattern, read in (("date", _DATE, dt.date.fromisoformat), ("datetime", _TIME, dt.datetime.fromisoformat)):
-        if pattern.fullmatch(s):
+        if pattern.fullmatch(text):
             try:
-                read(s)
-                return Constant(s, kind, "str")
+                read(text)
+                return Constant(text, kind, "str")
             except ValueError:
                 break
-    return Constant(s, "str")
+    return Constant(text, "str")
 
 
-def _dotted(node) -> str:
+def _dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return node.id
     return f"{_dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
 
-
+# %% ../../nbs/job/parameters.ipynb #f77b82c5
 def _called(node: ast.Call) -> Constant | None:
     "The value of a constructor on literals"
     name = _dotted(node.func).split(".")[-1]
-    args = [constant(a) for a in node.args]
-    if any(a is None for a in args) or any(k.arg is None or _inner(k.value) is None for k in node.keywords):
+    args = [constant(found) for found in node.args]
+    if any(found is None for found in args):
         return None
-    kw = {k.arg: constant(k.value).value for k in node.keywords}
-    vals = [a.value for a in args]
+    if any(keyword.arg is None or _inner(keyword.value) is None for keyword in node.keywords):
+        return None
+    kw = {keyword.arg: constant(keyword.value).value for keyword in node.keywords}
+    vals = [found.value for found in args]
     try:
         if name == "dict" and len(vals) < 2:
             return Constant({**(dict(vals[0]) if vals else {}), **kw}, "dict")
@@ -120,30 +118,34 @@ def _called(node: ast.Call) -> Constant | None:
         return None
     return None
 
-
-def _inner(node) -> Constant | None:
-    "A constant that JSON can hold inside a list or dict: no date, no set, no infinity, which would come back as something else"
-    c = constant(node)
+# %% ../../nbs/job/parameters.ipynb #6e4d51e1
+def _inner(node: ast.expr) -> Constant | None:
+    "A constant that JSON can hold in a list or dict: no date, set or infinity, which would come back as something else"
+    found = constant(node)
     if (
-        c is None
-        or c.form not in ("", "str", "tuple", " of tuples", "tuple of tuples")
-        or isinstance(c.value, float)
-        and not math.isfinite(c.value)
+        found is None
+        or found.form not in ("", "str", "tuple", " of tuples", "tuple of tuples")
+        or isinstance(found.value, float)
+        and not math.isfinite(found.value)
     ):
         return None
-    return c
+    return found
 
 
-def _of_tuples(items) -> str:
-    return " of tuples" if items and all(i.form == "tuple" for i in items) else ""
+def _of_tuples(items: Sequence[Constant]) -> str:
+    return " of tuples" if items and all(item.form == "tuple" for item in items) else ""
+
+
+def _is_hashable(item: Constant) -> bool:
+    return item.type != "dict" and (item.type != "list" or item.form == "tuple")
 
 
 def constant(
-    node,  # An expression
+    node: ast.expr,
 ) -> Constant | None:  # None when it is no constant
     "The value of an expression that needs nothing but itself"
-    if (v := _number(node)) is not None:
-        return Constant(v, "int" if isinstance(v, int) else "float")
+    if (number := _number(node)) is not None:
+        return Constant(number, "int" if isinstance(number, int) else "float")
     if isinstance(node, ast.Constant):
         if node.value is None:
             return Constant(None, "str | None")
@@ -151,24 +153,22 @@ def constant(
             return Constant(node.value, "bool")
         return _text(node.value) if isinstance(node.value, str) else None
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        items = [_inner(e) for e in node.elts]
-        if (
-            any(i is None for i in items)
-            or isinstance(node, ast.Set)
-            and any(i.type == "dict" or i.type == "list" and i.form != "tuple" for i in items)
-        ):
+        items = [_inner(element) for element in node.elts]
+        if any(item is None for item in items):
+            return None
+        if isinstance(node, ast.Set) and not all(map(_is_hashable, items)):
             return None
         return Constant(
-            [i.value for i in items],
+            [item.value for item in items],
             "list",
             {ast.Tuple: "tuple", ast.Set: "set"}.get(type(node), "") + _of_tuples(items),
         )
     if isinstance(node, ast.Dict):
-        keys = [k.value if isinstance(k, ast.Constant) else None for k in node.keys]
-        values = [_inner(v) for v in node.values]
-        if any(v is None for v in values) or any(not isinstance(k, str) for k in keys):
+        keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+        values = [_inner(value) for value in node.values]
+        if any(value is None for value in values) or any(not isinstance(key, str) for key in keys):
             return None
-        return Constant({k: v.value for k, v in zip(keys, values)}, "dict", _of_tuples(values))
+        return Constant({key: value.value for key, value in zip(keys, values)}, "dict", _of_tuples(values))
     return _called(node) if isinstance(node, ast.Call) else None
 
 # %% ../../nbs/job/parameters.ipynb #e0897e89
@@ -187,12 +187,14 @@ _ALIASES = {
     "boolean": "bool",
 }
 _CHOICES = re.compile(
-    r'(?:(?:one of|choices|options|either|enum)\s*:?\s+(?P<a>[\w.-]+(?:\s*(?:,|\||/|\bor\b)\s*[\w.-]+)+))|^(?P<b>[\w.-]+(?:\s*\|\s*[\w.-]+)+)$|\{(?P<c>[\w.\'" -]+(?:,[\w.\'" -]+)+)\}',
+    r"(?:(?:one of|choices|options|either|enum)\s*:?\s+(?P<a>[\w.-]+(?:\s*(?:,|\||/|\bor\b)\s*[\w.-]+)+))"
+    r"|^(?P<b>[\w.-]+(?:\s*\|\s*[\w.-]+)+)$"
+    r'|\{(?P<c>[\w.\'" -]+(?:,[\w.\'" -]+)+)\}',
     re.I,
 )
 
 
-def _annotated(node) -> tuple[str, list[str], str]:
+def _annotated(node: ast.expr) -> tuple[str, list[str], str]:
     "Type, choices and item type of an annotation; an empty type when it says nothing to us"
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         try:
@@ -201,19 +203,21 @@ def _annotated(node) -> tuple[str, list[str], str]:
             return "", [], ""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         sides = [
-            _annotated(s) for s in (node.left, node.right) if not (isinstance(s, ast.Constant) and s.value is None)
+            _annotated(side)
+            for side in (node.left, node.right)
+            if not (isinstance(side, ast.Constant) and side.value is None)
         ]
         return (sides[0][0] + " | None", *sides[0][1:]) if len(sides) == 1 and sides[0][0] else ("", [], "")
     if isinstance(node, ast.Subscript):
         base = _dotted(node.value).split(".")[-1]
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         if base == "Optional":
-            t, c, i = _annotated(inner[0])
-            return (t + " | None" if t else ""), c, i
+            kind, choices, item = _annotated(inner[0])
+            return (kind + " | None" if kind else ""), choices, item
         if base == "Literal":
-            return "enum", [str(e.value) for e in inner if isinstance(e, ast.Constant)], ""
-        t = _annotated(node.value)[0]
-        return t, [], (_annotated(inner[0])[0] if t == "list" else "")
+            return "enum", [str(choice.value) for choice in inner if isinstance(choice, ast.Constant)], ""
+        kind = _annotated(node.value)[0]
+        return kind, [], (_annotated(inner[0])[0] if kind == "list" else "")
     name = _dotted(node).split(".")[-1]
     name = _ALIASES.get(name, name)
     return (
@@ -223,9 +227,9 @@ def _annotated(node) -> tuple[str, list[str], str]:
 
 def _from_comment(comment: str) -> tuple[str, list[str], str]:
     "What a comment says about the type"
-    if m := re.search(r"\btype:\s*([^#]+)", comment):
+    if match := re.search(r"\btype:\s*([^#]+)", comment):
         try:
-            return _annotated(ast.parse(m[1].strip(), mode="eval").body)
+            return _annotated(ast.parse(match[1].strip(), mode="eval").body)
         except SyntaxError:
             return "", [], ""
     return "", [], ""
@@ -233,34 +237,36 @@ def _from_comment(comment: str) -> tuple[str, list[str], str]:
 
 def _listed(comment: str) -> list[str]:
     "The words of a comment like `one of: fast, slow`"
-    m = _CHOICES.search(comment.strip())
-    words = [w.strip(" '\"") for w in re.split(r"\s*(?:,|\||/|\bor\b)\s*", next(filter(None, m.groups())))] if m else []
-    return [w for w in words if w]
+    match = _CHOICES.search(comment.strip())
+    if not match:
+        return []
+    words = re.split(r"\s*(?:,|\||/|\bor\b)\s*", next(filter(None, match.groups())))
+    return [word for word in (word.strip(" '\"") for word in words) if word]
 
-
+# %% ../../nbs/job/parameters.ipynb #9579c74a
 def typed(
     name: str,  # Of the variable
     found: Constant,
-    annotation=None,  # Its node, if any
+    annotation: ast.expr | None = None,  # Its node, if any
     comment: str = "",  # Beside it
     enums: dict[str, list[str]] | None = None,  # Enum class -> members
 ) -> Parameter | None:
     "A parameter from a constant and what is said about it; None when the two disagree"
-    t, choices, item = _annotated(annotation) if annotation is not None else ("", [], "")
-    if not t:
-        t, choices, item = _from_comment(comment)
-    if not choices and (found.type in ("str", "str | None") and not t or t.startswith("str")):
+    kind, choices, item = _annotated(annotation) if annotation is not None else ("", [], "")
+    if not kind:
+        kind, choices, item = _from_comment(comment)
+    if not choices and (found.type in ("str", "str | None") and not kind or kind.startswith("str")):
         listed = _listed(comment)
         if found.value in listed:
-            t = "enum"
+            kind = "enum"
             choices = listed
     help = re.sub(r"\btype:\s*\S+(\s*\|\s*None)?", "", comment).strip()
-    bare = t.removesuffix(" | None")
-    if not t:
-        t = found.type
+    bare = kind.removesuffix(" | None")
+    if not kind:
+        kind = found.type
         bare = found.type.removesuffix(" | None")
     elif found.value is None:
-        t = bare + " | None"
+        kind = bare + " | None"
     value, form = found.value, found.form
     if bare == "float" and type(value) is int:
         value = float(value)
@@ -269,11 +275,11 @@ def typed(
     if bare == "str":
         form = ""
     if bare == "list" and not item and value:
-        kinds = {type(v).__name__ for v in value}
+        kinds = {type(element).__name__ for element in value}
         item = kinds.pop() if len(kinds) == 1 else ""
-    p = Parameter(
+    parameter = Parameter(
         name=name,
-        type=t,
+        type=kind,
         default=value,
         choices=choices,
         item=item if item in ("float", "int", "str", "bool") else "",
@@ -281,10 +287,10 @@ def typed(
         help=help,
     )
     try:
-        check(p, value)
+        check(parameter, value)
     except BadInput:
         return None
-    return p
+    return parameter
 
 # %% ../../nbs/job/parameters.ipynb #6c96073b
 _EXPECTED = {
@@ -299,104 +305,115 @@ _EXPECTED = {
 }
 
 
-def _wrong(p, value, where=""):
+def _wrong(parameter: Parameter, value: object, where: str = "") -> BadInput:
     shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
-    if p.bare == "enum":
+    if parameter.bare == "enum":
         return BadInput(
-            f"parameter `{p.name}`: {shown} is none of {', '.join(p.choices)}", suggest(str(value), p.choices)
+            f"parameter `{parameter.name}`: {shown} is none of {', '.join(parameter.choices)}",
+            suggest(str(value), parameter.choices),
         )
-    return BadInput(f"parameter `{p.name}`: {shown} is no {p.type}{where}", f"give {_EXPECTED[p.bare]}")
-
-
-def parse(
-    p: Parameter,
-    text: str,  # What was typed
-):  # A JSON value
-    "The value of `text` for a parameter; raises `BadInput`"
-    t = p.bare
-    word = text.strip()
-    if p.nullable and word.lower() in ("none", "null", ""):
-        return None
-    try:
-        if t in ("str", "enum"):
-            return check(p, text)
-        if t == "bool":
-            return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[word.lower()]
-        if t == "int":
-            return int(word) if re.fullmatch(r"[+-]?\d+(_\d+)*", word) else _raise(p, text)
-        if t == "float":
-            return float(word)
-        if t == "date":
-            return dt.date.fromisoformat(word).isoformat()
-        if t == "datetime":
-            return _moment(word)
-        if t == "list" and not word.startswith("["):
-            return check(p, [_item(p, w.strip()) for w in word.split(",")] if word else [])
-        return check(p, json.loads(word))
-    except (KeyError, ValueError, OverflowError, RecursionError) as e:
-        if isinstance(e, BadInput):
-            raise
-        raise _wrong(p, text) from e
-
-
-def _raise(parameter: Parameter, v) -> Never:
-    raise _wrong(parameter, v)
-
-
-def _moment(text):
-    return dt.datetime.fromisoformat(text.replace("Z", "+00:00")).isoformat()
-
-
-def _item(p, word):
-    return (
-        parse(Parameter(name=p.name, type=p.item, default=None), word) if p.item in ("int", "float", "bool") else word
+    return BadInput(
+        f"parameter `{parameter.name}`: {shown} is no {parameter.type}{where}", f"give {_EXPECTED[parameter.bare]}"
     )
 
 
+def parse(
+    parameter: Parameter,
+    text: str,  # What was typed
+) -> Any:  # A JSON value
+    "The value of `text` for a parameter; raises `BadInput`"
+    kind = parameter.bare
+    word = text.strip()
+    if parameter.nullable and word.lower() in ("none", "null", ""):
+        return None
+    try:
+        if kind in ("str", "enum"):
+            return check(parameter, text)
+        if kind == "bool":
+            return {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}[word.lower()]
+        if kind == "int":
+            return int(word) if re.fullmatch(r"[+-]?\d+(_\d+)*", word) else _raise(parameter, text)
+        if kind == "float":
+            return float(word)
+        if kind == "date":
+            return dt.date.fromisoformat(word).isoformat()
+        if kind == "datetime":
+            return _moment(word)
+        if kind == "list" and not word.startswith("["):
+            return check(parameter, [_item(parameter, part.strip()) for part in word.split(",")] if word else [])
+        return check(parameter, json.loads(word))
+    except (KeyError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise _wrong(parameter, text) from error
+
+
+def _raise(parameter: Parameter, value: object) -> Never:
+    raise _wrong(parameter, value)
+
+
+def _moment(text: str) -> str:
+    return dt.datetime.fromisoformat(text.replace("Z", "+00:00")).isoformat()
+
+
+def _item(parameter: Parameter, word: str) -> Any:
+    "An item of a list of words"
+    if parameter.item not in ("int", "float", "bool"):
+        return word
+    return parse(Parameter(name=parameter.name, type=parameter.item, default=None), word)
+
+
+def _written_moment(parameter: Parameter, text: str) -> str:
+    "A date or time that was given as text; it stays as it is written where the notebook has a text too"
+    try:
+        if parameter.bare == "date":
+            return dt.date.fromisoformat(text).isoformat()
+        moment = _moment(text)
+        return text if parameter.form == "str" else moment
+    except ValueError as error:
+        raise _wrong(parameter, text) from error
+
+# %% ../../nbs/job/parameters.ipynb #5297644b
 def check(
-    p: Parameter,
-    value,  # A Python value
-):  # As JSON
+    parameter: Parameter,
+    value: Any,  # A Python value
+) -> Any:  # As JSON
     "The value as JSON, if the parameter takes it; raises `BadInput`"
     if value is None:
-        return None if p.nullable else _raise(p, value)
-    t = p.bare
-    if isinstance(value, dt.datetime) and t in ("datetime", "date"):
-        return value.isoformat() if t == "datetime" else value.date().isoformat()
-    if isinstance(value, dt.date) and t in ("date", "datetime"):
-        return value.isoformat() if t == "date" else value.isoformat() + "T00:00:00"
-    if t == "float" and value in ("nan", "inf", "-inf"):
+        return None if parameter.nullable else _raise(parameter, value)
+    kind = parameter.bare
+    if isinstance(value, dt.datetime) and kind in ("datetime", "date"):
+        return value.isoformat() if kind == "datetime" else value.date().isoformat()
+    if isinstance(value, dt.date) and kind in ("date", "datetime"):
+        return value.isoformat() if kind == "date" else value.isoformat() + "T00:00:00"
+    if kind == "float" and value in ("nan", "inf", "-inf"):
         return float(value)  # As `told` writes it
-    if t in ("date", "datetime") and isinstance(value, str):
-        try:
-            return (
-                dt.date.fromisoformat(value).isoformat()
-                if t == "date"
-                else (_moment(value) if p.form != "str" else (_moment(value), value)[1])
-            )
-        except ValueError as e:
-            raise _wrong(p, value) from e
-    if t == "enum":
-        return str(value) if str(value) in p.choices else _raise(p, value)
-    if t == "float" and type(value) is int:
+    if kind in ("date", "datetime") and isinstance(value, str):
+        return _written_moment(parameter, value)
+    if kind == "enum":
+        return str(value) if str(value) in parameter.choices else _raise(parameter, value)
+    if kind == "float" and type(value) is int:
         return float(value)
-    if type(value) is not {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}.get(t):
-        raise _wrong(p, value)
-    if t == "list" and p.item:
-        kinds = (int, float) if p.item == "float" else ({"int": int, "str": str, "bool": bool}[p.item],)
-        bad = [v for v in value if type(v) not in kinds and v is not None]
+    if type(value) is not {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}.get(kind):
+        raise _wrong(parameter, value)
+    if kind == "list" and parameter.item:
+        kinds = (int, float) if parameter.item == "float" else ({"int": int, "str": str, "bool": bool}[parameter.item],)
+        bad = [element for element in value if type(element) not in kinds and element is not None]
         if bad:
-            raise _wrong(p, value, f" of {p.item}")
+            raise _wrong(parameter, value, f" of {parameter.item}")
     try:
         json.dumps(value)
-    except (TypeError, ValueError, RecursionError) as e:
-        raise _wrong(p, value) from e
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _wrong(parameter, value) from error
     return value
 
 # %% ../../nbs/job/parameters.ipynb #196973b8
 def told(values: dict) -> dict:
     "Values for a record: what JSON has no word for becomes text"
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
 
 
 def bind(
@@ -405,7 +422,7 @@ def bind(
     job: str = "the job",  # For the message
 ) -> dict:  # Name -> JSON value, for those that were given
     "Read and check what was given; raises `BadInput` for an unknown name or a wrong value"
-    known = {p.name: p for p in parameters}
+    known = {parameter.name: parameter for parameter in parameters}
     for name in given:
         if name not in known:
             raise BadInput(
@@ -413,8 +430,10 @@ def bind(
                 suggest(name, known) or (f"it has: {', '.join(known)}" if known else "it takes none"),
             )
     return {
-        n: parse(known[n], v) if isinstance(v, str) and known[n].type != "str" else check(known[n], v)
-        for n, v in given.items()
+        name: parse(known[name], value)
+        if isinstance(value, str) and known[name].type != "str"
+        else check(known[name], value)
+        for name, value in given.items()
     }
 
 
@@ -434,56 +453,62 @@ def schema(
         "datetime": "string",
     }
 
-    def one(p):
-        s = {
-            "type": kinds[p.bare],
-            **({"enum": p.choices} if p.choices else {}),
-            **({"format": {"date": "date", "datetime": "date-time"}[p.bare]} if p.bare in ("date", "datetime") else {}),
-        }
-        if p.item:
-            s["items"] = {"type": kinds[p.item]}
+    formats = {"date": "date", "datetime": "date-time"}
+
+    def one(parameter: Parameter) -> dict:
+        described: dict = {"type": kinds[parameter.bare]}
+        if parameter.choices:
+            described["enum"] = parameter.choices
+        if parameter.bare in formats:
+            described["format"] = formats[parameter.bare]
+        if parameter.item:
+            described["items"] = {"type": kinds[parameter.item]}
         return {
-            **({"anyOf": [s, {"type": "null"}]} if p.nullable else s),
-            "default": p.default,
-            **({"description": p.help} if p.help else {}),
+            **({"anyOf": [described, {"type": "null"}]} if parameter.nullable else described),
+            "default": parameter.default,
+            **({"description": parameter.help} if parameter.help else {}),
         }
 
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "additionalProperties": False,
-        "properties": {p.name: one(p) for p in parameters},
+        "properties": {parameter.name: one(parameter) for parameter in parameters},
     }
 
 # %% ../../nbs/job/parameters.ipynb #9abf5783
-def _tuple(x):
-    return tuple(x) if isinstance(x, list) else x
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def as_code(
-    p: Parameter,
-    value,  # JSON
+    parameter: Parameter,
+    value: Any,  # JSON
 ) -> str:  # A Python expression of literals and a known constructor
     "A value as it is written in the notebook"
     if value is None:
         return "None"
-    if p.form == "date":
+    if parameter.form == "date":
         return f'__import__("datetime").date.fromisoformat({value!r})'
-    if p.form == "datetime" or (p.bare == "datetime" and p.form == ""):
+    if parameter.form == "datetime" or (parameter.bare == "datetime" and parameter.form == ""):
         return f'__import__("datetime").datetime.fromisoformat({value!r})'
-    if p.bare == "date" and p.form == "":
+    if parameter.bare == "date" and parameter.form == "":
         return f'__import__("datetime").date.fromisoformat({value!r})'
-    if p.form == "pandas":
+    if parameter.form == "pandas":
         return f'__import__("pandas").Timestamp({value!r})'
-    form, _, tuples = p.form.partition(" of ")
+    form, _, tuples = parameter.form.partition(" of ")
     if tuples:
-        value = {k: _tuple(v) for k, v in value.items()} if isinstance(value, dict) else [_tuple(v) for v in value]
+        value = (
+            {key: _tuple(inner) for key, inner in value.items()}
+            if isinstance(value, dict)
+            else [_tuple(inner) for inner in value]
+        )
     if form == "tuple":
         return repr(tuple(value))
     if form == "set":
         return f"set({value!r})"
-    if p.bare == "enum" and p.form:
-        return f"{p.form}[{value!r}]"
+    if parameter.bare == "enum" and parameter.form:
+        return f"{parameter.form}[{value!r}]"
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     return repr(value)

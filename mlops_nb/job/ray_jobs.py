@@ -9,11 +9,13 @@ __all__ = ['address', 'packed', 'submit', 'follow', 'stop']
 
 # %% ../../nbs/job/ray_jobs.ipynb #c2a5d0d5
 import hashlib, io, json, os, threading, urllib.error, urllib.request, zipfile
+from collections.abc import Mapping
+from typing import Any
 from ..core.errors import ToolFailed
 
 # %% ../../nbs/job/ray_jobs.ipynb #547c51ce
 def address(
-    env=None,  # Environment
+    env: Mapping[str, str] | None = None,  # Environment; that of this process by default
 ) -> str:  # URL without a slash at its end
     "The dashboard of the cluster"
     env = os.environ if env is None else env
@@ -23,21 +25,29 @@ def address(
     raise ToolFailed(f"{url!r} is no address of Ray's dashboard", "set RAY_API_SERVER_ADDRESS=http://HOST:8265")
 
 
-def _call(method: str, url: str, data: bytes | None = None, kind: str = "application/json", missing: bool = False):
+def _call(
+    method: str,
+    url: str,
+    data: bytes | None = None,
+    kind: str = "application/json",
+    missing: bool = False,  # Is a 404 an answer?
+) -> Any:
     "One request; the parsed answer, or None for a 404 that was allowed"
     request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as r:
-            body = r.read()
-    except urllib.error.HTTPError as e:
-        if missing and e.code == 404:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            body = response.read()
+    except urllib.error.HTTPError as error:
+        if missing and error.code == 404:
             return None
-        raise ToolFailed(f"Ray says {e.code} to {method} {url}: {e.read(300).decode(errors='replace')}".strip()) from e
-    except OSError as e:
         raise ToolFailed(
-            f"no Ray cluster at {url.split('/api/')[0]}: {getattr(e, 'reason', e)}",
+            f"Ray says {error.code} to {method} {url}: {error.read(300).decode(errors='replace')}".strip()
+        ) from error
+    except OSError as error:
+        raise ToolFailed(
+            f"no Ray cluster at {url.split('/api/')[0]}: {getattr(error, 'reason', error)}",
             "start one with: ray start --head; or set RAY_API_SERVER_ADDRESS=http://HOST:8265",
-        ) from e
+        ) from error
     try:
         return json.loads(body) if body else {}
     except ValueError:
@@ -49,12 +59,12 @@ def packed(
 ) -> tuple[str, bytes]:  # Name, content
     "The working directory of a run; the same files give the same bytes"
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(files):
             info = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
             info.external_attr = 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
-            z.writestr(info, files[path])
+            archive.writestr(info, files[path])
     return f"_ray_pkg_{hashlib.sha256(out.getvalue()).hexdigest()[:16]}.zip", out.getvalue()
 
 

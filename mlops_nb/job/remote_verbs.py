@@ -23,11 +23,11 @@ def answer(
 ) -> dict | None:  # None without one
     "The document that `job run --json` ended with"
     lines = log.split("\n")
-    for n in reversed(range(len(lines))):
-        if not lines[n].startswith("{"):
+    for index in reversed(range(len(lines))):
+        if not lines[index].startswith("{"):
             continue
         try:
-            found, _ = json.JSONDecoder().raw_decode("\n".join(lines[n:]))
+            found, _ = json.JSONDecoder().raw_decode("\n".join(lines[index:]))
         except ValueError:
             continue
         if found.get("verb") == "job.run":
@@ -47,29 +47,26 @@ def recorded(found: dict | None, log: str, run: str, job: str, where: str) -> Ru
             f"{where}: {found.get('error', {}).get('message', 'it failed')}", found.get("error", {}).get("hint", "")
         )
     there = found.get("run", "")
-    r = msgspec.convert(
-        {**{k: v for k, v in found.items() if k in RunRecord.__struct_fields__}, "run": run, "job": job}, RunRecord
-    )
-    r.remarks = [f"it ran as {where}; there it is run {there}", *r.remarks]
-    return r
+    known = {key: value for key, value in found.items() if key in RunRecord.__struct_fields__}
+    record = msgspec.convert({**known, "run": run, "job": job}, RunRecord)
+    record.remarks = [f"it ran as {where}; there it is run {there}", *record.remarks]
+    return record
 
 # %% ../../nbs/job/remote_verbs.ipynb #cb167d2c
-def _spec(project: Project, job: Job, values: dict, image: str):
+def _spec(project: Project, job: Job, values: dict, image: str) -> shipping.Spec:
     "All that is said about the run"
     from mlops_nb.core import ledger
 
     needs = ship_views.needs(ledger.of(project).events(["job.completed"], subject=job.name, newest=True, limit=20))
-    spec, _ = shipping.gather(project, job, needs, {}, image)
-    spec.args = [w for k, v in values.items() for w in ("-p", f"{k}={v if isinstance(v, str) else json.dumps(v)}")] + [
-        "--json"
-    ]
+    spec, _ = shipping.gather(project, job, needs, {}, image=image)
+    spec.args = [*shipping.as_options(values), "--json"]
     spec.cron = ""
     spec.retries = 0
     spec.concurrency = 1
     return spec
 
 
-def documents(project: Project, spec, run: str) -> list[dict]:
+def documents(project: Project, spec: shipping.Spec, run: str) -> list[dict]:
     "Service account, volume claim and Job of one run"
     import yaml
 
@@ -80,7 +77,7 @@ def documents(project: Project, spec, run: str) -> list[dict]:
     return docs
 
 
-def _k8s(project: Project, spec, run: str) -> tuple[str, str]:
+def _k8s(project: Project, spec: shipping.Spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
     cluster = kubernetes_jobs.Cluster()
     docs = documents(project, spec, run)
@@ -94,14 +91,14 @@ def _k8s(project: Project, spec, run: str) -> tuple[str, str]:
         raise
 
 
-def _ray(project: Project, spec, run: str) -> tuple[str, str]:
+def _ray(project: Project, spec: shipping.Spec, run: str) -> tuple[str, str]:
     "Where it ran, and its log"
     base = ray_jobs.address()
     folder = definition.folder_of(project, spec.name)
     files = {
-        f.relative_to(project.root).as_posix(): f.read_bytes()
-        for f in [project.root / "mlops.toml", *sorted(folder.rglob("*"))]
-        if f.is_file() and not f.name.startswith(".")
+        file.relative_to(project.root).as_posix(): file.read_bytes()
+        for file in [project.root / "mlops.toml", *sorted(folder.rglob("*"))]
+        if file.is_file() and not file.name.startswith(".")
     }
     try:
         with stoppable():
@@ -113,10 +110,11 @@ def _ray(project: Project, spec, run: str) -> tuple[str, str]:
 
 # %% ../../nbs/job/remote_verbs.ipynb #6eeda25d
 def elsewhere(
-    project: Project,  # A `Project`
+    project: Project,
     job: Job,
     values: dict,  # Checked parameter values
     on: str,  # k8s or ray
+    *,
     image: str = "",  # That holds the job; the name that `job ship` gives it by default
     dry_run: bool = False,
 ) -> RunRecord | Plan:
@@ -148,16 +146,16 @@ def elsewhere(
     ) as done:
         done["run"] = run
         where, log = {"k8s": _k8s, "ray": _ray}[on](project, spec, run)
-        r = recorded(answer(log), log, run, job.name, where)
-        r.form = on
+        record = recorded(answer(log), log, run, job.name, where)
+        record.form = on
         folder = execution.folder_of(project, run)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "log.txt", log)
-        write_text(folder / "run.json", json.dumps(r.json(), indent=1, ensure_ascii=False) + "\n")
-        done.update(execution._paid(r, "model"))
-        if not r.ok:
-            raise execution.failed(r)
-    return r
+        write_text(folder / "run.json", json.dumps(record.json(), indent=1, ensure_ascii=False) + "\n")
+        done.update(execution._paid(record, "model"))
+        if not record.ok:
+            raise execution.failed(record)
+    return record
 
 
 def check(on: str, resume: str, isolated: bool, live: bool, limit: dict) -> None:

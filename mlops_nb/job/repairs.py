@@ -9,14 +9,16 @@ __all__ = ['Edit', 'over', 'apply', 'masked', 'repair']
 
 # %% ../../nbs/job/repairs.ipynb #1c4350cb
 import ast, copy, re
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 import msgspec
 from . import chance_faults, faults
 from .cell_source import Magic
 from .facts import NotebookFinding
 from .notebook_ast import Cell, cells_of
 from .steps import is_definition
-from .survey import Survey, is_secret, survey
+from .survey import Called, Survey, is_secret, survey
 
 # %% ../../nbs/job/repairs.ipynb #1e91d44e
 class Edit(msgspec.Struct, order=True):
@@ -38,54 +40,56 @@ def apply(
     edits: list[Edit],  # That do not overlap
 ) -> str:
     "A cell with parts of its text replaced"
-    lines = [l.encode() for l in source.split("\n")]
-    for e in sorted(edits, reverse=True):
-        whole = lines[e.line - 1][: e.column] + e.text.encode() + lines[e.end_line - 1][e.end_column :]
-        lines[e.line - 1 : e.end_line] = whole.split(b"\n")
+    lines = [line.encode() for line in source.split("\n")]
+    for edit in sorted(edits, reverse=True):
+        whole = lines[edit.line - 1][: edit.column] + edit.text.encode() + lines[edit.end_line - 1][edit.end_column :]
+        lines[edit.line - 1 : edit.end_line] = whole.split(b"\n")
     return b"\n".join(lines).decode()
 
 # %% ../../nbs/job/repairs.ipynb #3a2cd313
-def _whole_line(m: Magic, source: str) -> list[Edit]:
+def _whole_line(magic: Magic, source: str) -> list[Edit]:
     "A magic line as a comment; inside a block a `pass` stays"
     lines = source.split("\n")
-    last = m.line
+    last = magic.line
     while lines[last - 1].endswith("\\") and last < len(lines):
         last += 1
-    indent = re.match(r"\s*", lines[m.line - 1])[0]
+    indent = re.match(r"\s*", lines[magic.line - 1])[0]
     text = "\n".join(
-        ("pass # " if indent and n == m.line - 1 else "# ") + lines[n].strip() for n in range(m.line - 1, last)
+        ("pass # " if indent and index == magic.line - 1 else "# ") + lines[index].strip()
+        for index in range(magic.line - 1, last)
     )
-    return [Edit(m.line, len(indent.encode()), last, len(lines[last - 1].encode()), text.replace("\n", "\n" + indent))]
+    return [
+        Edit(magic.line, len(indent.encode()), last, len(lines[last - 1].encode()), text.replace("\n", "\n" + indent))
+    ]
 
 
 def _magic_lines(cell: Cell) -> list[Edit]:
     out = []
-    for m in cell.source.magics:
-        live = m.kind == "line" and m.name == "matplotlib" and faults.live(m.rest)
+    for magic in cell.source.magics:
+        live = magic.kind == "line" and magic.name == "matplotlib" and faults.live(magic.rest)
         if live:
-            out += [
-                Edit(m.line, len(l) - len(l.lstrip()), m.line, len(l.encode()), "%matplotlib inline")
-                for l in [cell.text.split("\n")[m.line - 1]]
-            ]
-        elif m.kind == "install" or m.kind == "line" and m.name in ("debug", "pdb"):
-            out += _whole_line(m, cell.text)
+            line = cell.text.split("\n")[magic.line - 1]
+            indent = len(line) - len(line.lstrip())
+            out.append(Edit(magic.line, indent, magic.line, len(line.encode()), "%matplotlib inline"))
+        elif magic.kind == "install" or magic.kind == "line" and magic.name in ("debug", "pdb"):
+            out += _whole_line(magic, cell.text)
     return out
 
 # %% ../../nbs/job/repairs.ipynb #62a20571
-def _with_seed(c, source: str) -> Edit:
+def _with_seed(call: Called, source: str) -> Edit:
     "A call with a seed as its last argument"
-    line = source.split("\n")[c.node.end_lineno - 1].encode()
+    last = source.split("\n")[call.node.end_lineno - 1].encode()
     before = "\n".join(
-        [*source.split("\n")[: c.node.end_lineno - 1], line[: c.node.end_col_offset - 1].decode()]
+        [*source.split("\n")[: call.node.end_lineno - 1], last[: call.node.end_col_offset - 1].decode()]
     ).rstrip()
-    text = "0" if chance_faults.drawn_from(c) == "own" else "random_state=0"
-    return Edit(
-        c.node.end_lineno,
-        c.node.end_col_offset - 1,
-        c.node.end_lineno,
-        c.node.end_col_offset - 1,
-        text if before.endswith("(") else " " + text if before.endswith(",") else ", " + text,
-    )
+    text = "0" if chance_faults.drawn_from(call) == "own" else "random_state=0"
+    if before.endswith(","):
+        text = " " + text
+    elif not before.endswith("("):
+        text = ", " + text
+    line = call.node.end_lineno
+    column = call.node.end_col_offset - 1
+    return Edit(line, column, line, column, text)
 
 
 _SEED_CELL = {
@@ -96,81 +100,80 @@ _SEED_CELL = {
 }
 
 
-def _seeds(s: Survey) -> tuple[list[Edit], list[str]]:
+def _seeds(survey: Survey) -> tuple[list[Edit], list[str]]:
     "Seeds given to calls, and cells to put above for generators that are global"
     edits = []
     above = []
-    for c in s.calls:
-        family = chance_faults.drawn_from(c)
+    for call in survey.calls:
+        family = chance_faults.drawn_from(call)
         if not family:
             continue
-        if family == "own" or not chance_faults.is_global(c):
-            edits.append(_with_seed(c, s.cell.text))
+        if family == "own" or not chance_faults.is_global(call):
+            edits.append(_with_seed(call, survey.cell.text))
         elif _SEED_CELL[family] not in above:
             above.append(_SEED_CELL[family])
     return edits, above
 
 
-def _secrets(s: Survey) -> list[Edit]:
+def _secrets(survey: Survey) -> list[Edit]:
     "Secrets read from the environment"
     return [
         over(node, f"os.environ['{re.sub(r'[^A-Z0-9_]', '_', name.upper())}']")
-        for name, text, node in s.secrets
+        for name, text, node in survey.secrets
         if is_secret(text)
     ]
 
 
 def masked(
     text: str,  # Shown to somebody: a diff
-    nb: dict,  # The notebook that it was made from
+    notebook: dict,  # The notebook that it was made from
 ) -> str:
     "A text without the secrets that a notebook assigns"
-    words = {t for s in survey(cells_of(nb)) for _, t, _ in s.secrets if is_secret(t)}
-    for w in sorted(words, key=len, reverse=True):
-        text = text.replace(repr(w)[1:-1], "***").replace(w, "***")
+    secrets = chain.from_iterable(found.secrets for found in survey(cells_of(notebook)))
+    words = {value for _, value, _ in secrets if is_secret(value)}
+    for word in sorted(words, key=len, reverse=True):
+        text = text.replace(repr(word)[1:-1], "***").replace(word, "***")
     return text
 
 
 def _nearer(path: str, folder: Path) -> str:
     "A path of this machine as one relative to the notebook, when the file is there; else empty"
-    p = Path(path)
-    if not p.is_absolute():
+    place = Path(path)
+    if not place.is_absolute():
         return ""
-    if p.is_relative_to(folder):
-        return p.relative_to(folder).as_posix()
-    tails = (Path(*p.parts[n:]) for n in range(2, len(p.parts)))
-    return next((t.as_posix() for t in tails if (folder / t).exists()), "")
+    if place.is_relative_to(folder):
+        return place.relative_to(folder).as_posix()
+    tails = (Path(*place.parts[index:]) for index in range(2, len(place.parts)))
+    return next((tail.as_posix() for tail in tails if (folder / tail).exists()), "")
 
 
-def _paths(s: Survey, folder: Path | None) -> list[Edit]:
+def _paths(survey: Survey, folder: Path | None) -> list[Edit]:
     if folder is None:
         return []
     out = []
     folder = folder.resolve()
-    for x in s.strings:
-        near = (
-            _nearer(x.text, folder)
-            if (faults.is_absolute(x.text, x.place) or faults.is_below(x.text, folder))
-            and isinstance(x.node, ast.Constant)
-            and not x.in_fstring
-            else ""
-        )
-        if near:
-            out.append(over(x.node, repr(near)))
+    for string in survey.strings:
+        if string.in_fstring or not isinstance(string.node, ast.Constant):
+            continue
+        if not faults.is_absolute(string.text, string.place) and not faults.is_below(string.text, folder):
+            continue
+        if near := _nearer(string.text, folder):
+            out.append(over(string.node, repr(near)))
     return out
 
 # %% ../../nbs/job/repairs.ipynb #dd4c341e
-def _dates(s: Survey, taken: set[str]) -> tuple[list[Edit], list[str]]:
+def _dates(survey: Survey, taken: set[str]) -> tuple[list[Edit], list[str]]:
     "Dates inside expressions become names; the lines that bind them"
     edits = []
     lines = []
-    for x in s.strings:
-        if x.named or x.in_fstring or not faults.is_date(x.text):
+    for string in survey.strings:
+        if string.named or string.in_fstring or not faults.is_date(string.text):
             continue
-        name = next(n for n in ("day", *(f"day_{k}" for k in range(2, 10_000))) if n not in taken)
+        names = ("day", *(f"day_{number}" for number in range(2, 10_000)))
+        name = next(name for name in names if name not in taken)
         taken.add(name)
-        edits.append(over(x.node, name))
-        lines.append(f"{name} = {x.text!r}")
+        edits.append(over(string.node, name))
+        lines.append(f"{name} = {string.text!r}")
     return edits, lines
 
 
@@ -178,15 +181,17 @@ def _order(cells: list[Cell], size: int, found: list[NotebookFinding]) -> tuple[
     "The order of the cells with definitions above the first cell that uses them, and what was moved"
     order = list(range(size))
     said = []
-    by_index = {c.index: c for c in cells}
-    for f in (f for f in found if f.kind == "order"):
-        m = re.search(r"bound only in cell (\d+)", f.message)
-        at = int(m[1]) if m else -1
-        if at not in by_index or not is_definition(by_index[at]) or order.index(at) < order.index(f.cell):
+    by_index = {cell.index: cell for cell in cells}
+    for finding in found:
+        if finding.kind != "order":
+            continue
+        match = re.search(r"bound only in cell (\d+)", finding.message)
+        at = int(match[1]) if match else -1
+        if at not in by_index or not is_definition(by_index[at]) or order.index(at) < order.index(finding.cell):
             continue
         order.remove(at)
-        order.insert(order.index(f.cell), at)
-        said.append(f"cell {at}: moved above cell {f.cell}")
+        order.insert(order.index(finding.cell), at)
+        said.append(f"cell {at}: moved above cell {finding.cell}")
     return order, said
 
 # %% ../../nbs/job/repairs.ipynb #a24750b5
@@ -194,8 +199,22 @@ def _new(source: str) -> dict:
     return {"cell_type": "code", "metadata": {"mlops": {}}, "source": source, "execution_count": None, "outputs": []}
 
 
-def _mend(cell: Cell, s: Survey | None, kinds: set[str], folder, taken) -> tuple[str, list[str], list[str], list[str]]:
-    "New text of a cell, cells to put above it, lines for the first cell, and what was done"
+class _Mended(NamedTuple):
+    "A cell as it will be, and what that asks of the others"
+
+    text: str
+    above: list[str]  # Cells to put above it
+    top: list[str]  # Lines for the first cell
+    did: list[str]  # What was done, in words
+
+
+def _mend(
+    cell: Cell,
+    survey: Survey | None,
+    kinds: set[str],  # Of its findings
+    folder: Path | None,  # Of the notebook
+    taken: set[str],  # Names that the notebook uses; new ones are added
+) -> _Mended:
     edits = _magic_lines(cell) if kinds & {"install", "interactive"} else []
     above = []
     top = []
@@ -203,12 +222,12 @@ def _mend(cell: Cell, s: Survey | None, kinds: set[str], folder, taken) -> tuple
     if edits:
         did.append("lines that install or wait made comments")
     for kind, make, what in (
-        ("unseeded", lambda: _seeds(s), "seed given"),
-        ("secret", lambda: (_secrets(s), []), "secret read from the environment"),
-        ("absolute_path", lambda: (_paths(s, folder), []), "path made relative"),
-        ("date", lambda: _dates(s, taken), "date named at the top"),
+        ("unseeded", lambda: _seeds(survey), "seed given"),
+        ("secret", lambda: (_secrets(survey), []), "secret read from the environment"),
+        ("absolute_path", lambda: (_paths(survey, folder), []), "path made relative"),
+        ("date", lambda: _dates(survey, taken), "date named at the top"),
     ):
-        if kind not in kinds or s is None:
+        if kind not in kinds or survey is None:
             continue
         more, lines = make()
         edits += more
@@ -221,53 +240,57 @@ def _mend(cell: Cell, s: Survey | None, kinds: set[str], folder, taken) -> tuple
     text = apply(cell.text, edits)
     if "os.environ[" in text and "secret" in kinds and not re.search(r"^\s*import os\b", text, re.M):
         text = "import os\n" + text
-    return text, above, top, did
+    return _Mended(text, above, top, did)
 
-
+# %% ../../nbs/job/repairs.ipynb #0394ce93
 def repair(
-    nb: dict,  # From `notebook_ast.load`
+    notebook: dict,  # From `notebook_ast.load`
     found: list[NotebookFinding],  # Of `faults.find`
     folder: Path | None = None,  # Where it lies
 ) -> tuple[dict, list[str]]:  # A mended copy, its cells marked with the cell they were made from, and what was done
     "Mend what is mechanical"
-    cells = cells_of(nb)
-    surveys = {s.cell.index: s for s in survey(cells)}
+    cells = cells_of(notebook)
+    surveys = {seen.cell.index: seen for seen in survey(cells)}
     kinds = {}
-    for f in found:
-        kinds.setdefault(f.cell, set()).add(f.kind)
-    taken = set().union(*(c.binds | c.uses for c in cells)) if cells else set()
+    for finding in found:
+        kinds.setdefault(finding.cell, set()).add(finding.kind)
+    taken = set().union(*(cell.binds | cell.uses for cell in cells)) if cells else set()
     top = []
     did = []
     above = {}
     made = [
-        {**c, "metadata": {**copy.deepcopy(c["metadata"]), "mlops": {"cell": n}}} for n, c in enumerate(nb["cells"])
+        {**cell, "metadata": {**copy.deepcopy(cell["metadata"]), "mlops": {"cell": index}}}
+        for index, cell in enumerate(notebook["cells"])
     ]
-    for c in (c for c in cells if c.index in kinds):
-        text, up, lines, done = _mend(c, surveys.get(c.index), kinds[c.index], folder, taken)
-        clear = "personal_data" in kinds[c.index] and bool(nb["cells"][c.index].get("outputs"))
+    for cell in cells:
+        if cell.index not in kinds:
+            continue
+        mended = _mend(cell, surveys.get(cell.index), kinds[cell.index], folder, taken)
+        done = mended.did
+        clear = "personal_data" in kinds[cell.index] and bool(notebook["cells"][cell.index].get("outputs"))
         if clear:
             done.append("output cleared")
-        if clear or text != c.text:
-            made[c.index] |= {"source": text, "outputs": [], "execution_count": None}
-        above[c.index] = [u for u in up if not any(u in v for v in above.values())]
-        top += lines
-        did += [f"cell {c.index}: {d}" for d in done]
+        if clear or mended.text != cell.text:
+            made[cell.index] |= {"source": mended.text, "outputs": [], "execution_count": None}
+        have = set(chain.from_iterable(above.values()))
+        above[cell.index] = [source for source in mended.above if source not in have]
+        top += mended.top
+        did += [f"cell {cell.index}: {what}" for what in done]
     if did:
-        made = [
-            {**c, "execution_count": None} if "execution_count" in c else c for c in made
-        ]  # The copy has never been run
+        # The copy has never been run
+        made = [{**cell, "execution_count": None} if "execution_count" in cell else cell for cell in made]
     order, moved = _order(cells, len(made), found)
-    return {**nb, "cells": _placed(made, order, above, top)}, did + moved
+    return {**notebook, "cells": _placed(made, order, above, top)}, did + moved
 
 
 def _placed(made: list[dict], order: list[int], above: dict[int, list[str]], top: list[str]) -> list[dict]:
     "The cells in their order, with the new ones"
     out = []
     first = True
-    for n in order:
-        if made[n]["cell_type"] == "code" and first:
+    for index in order:
+        if made[index]["cell_type"] == "code" and first:
             first = False
             if top:
                 out.append(_new("\n".join(top)))
-        out += [*map(_new, above.get(n, [])), made[n]]
+        out += [*map(_new, above.get(index, [])), made[index]]
     return out

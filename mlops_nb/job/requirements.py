@@ -9,7 +9,7 @@ __all__ = ['version', 'known_as', 'distribution', 'kind_of', 'pins', 'closure']
 
 # %% ../../nbs/job/requirements.ipynb #aaacb60f
 import functools, sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
@@ -86,11 +86,11 @@ def kind_of(
 
 # %% ../../nbs/job/requirements.ipynb #0d4500eb
 def pins(
-    modules,  # Top-level modules
+    modules: Iterable[str],  # Top-level modules
 ) -> list[str]:  # `name==version`, sorted
     "Exact versions of the distributions of `modules`"
-    names = {distribution(m) for m in modules if m not in sys.stdlib_module_names}
-    return sorted((f"{n}=={version(n)}" for n in names if n and version(n)), key=str.lower)
+    names = {distribution(module) for module in modules if module not in sys.stdlib_module_names}
+    return sorted((f"{name}=={version(name)}" for name in names if name and version(name)), key=str.lower)
 
 
 def _requires(name: str) -> list[str]:
@@ -108,7 +108,7 @@ def closure(
     from packaging.utils import canonicalize_name
 
     seen = {}
-    todo = [p.partition("==")[0] for p in direct]
+    todo = [pin.partition("==")[0] for pin in direct]
     while todo:
         key = canonicalize_name(name := todo.pop())
         if key in seen or not version(name):
@@ -116,9 +116,9 @@ def closure(
         seen[key] = f"{name}=={version(name)}"
         for line in _requires(name):
             try:
-                r = Requirement(line)
+                requirement = Requirement(line)
             except InvalidRequirement:
                 continue
-            if r.marker is None or r.marker.evaluate({"extra": ""}):
-                todo.append(r.name)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                todo.append(requirement.name)
     return sorted(seen.values(), key=str.lower)

@@ -15,12 +15,12 @@ from importlib import metadata
 def _licences(name: str) -> list[dict]:
     "SPDX expression or free name of a distribution's licence, when it says one"
     try:
-        m = metadata.metadata(name)
+        about = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return []
-    if e := m.get("License-Expression"):
-        return [{"expression": e}]
-    named = (m.get("License") or "").strip().split("\n")[0][:80]
+    if expression := about.get("License-Expression"):
+        return [{"expression": expression}]
+    named = (about.get("License") or "").strip().split("\n")[0][:80]
     return [{"license": {"name": named}}] if named and named.upper() != "UNKNOWN" else []
 
 
@@ -48,7 +48,7 @@ def bill(
     base: str,  # Image it is built on
 ) -> dict:
     "A CycloneDX 1.6 document"
-    parts = [_component(x) for x in lock]
+    parts = [_component(line) for line in lock]
     image = {
         "type": "container",
         "bom-ref": "base",
@@ -71,5 +71,5 @@ def bill(
             }
         },
         "components": [image, *parts],
-        "dependencies": [{"ref": "job", "dependsOn": ["base", *(c["bom-ref"] for c in parts)]}],
+        "dependencies": [{"ref": "job", "dependsOn": ["base", *(part["bom-ref"] for part in parts)]}],
     }

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, NotFound, suggest
-from ..core.project import write_text
+from ..core.project import Project, write_text
 from ..core.refs import registered
 from . import cron, definition
 from .schedule_facts import Schedule
@@ -22,38 +22,38 @@ from .schedule_facts import Schedule
 TOML = "schedule.toml"
 
 
-def _toml(x) -> str:
+def _toml(value: object) -> str:
     "A text, number, list or table of texts as TOML"
-    if isinstance(x, str):
-        return json.dumps(x, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(x, list):
-        return "[" + ", ".join(map(_toml, x)) + "]"
-    if isinstance(x, dict):
-        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in x.items()) + "}"
-    return repr(x)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    return repr(value)
 
 
-def place(project, job: str) -> Path:
+def place(project: Project, job: str) -> Path:
     return definition.folder_of(project, job) / TOML
 
 
 def write(
-    project,  # A `Project`
-    s: Schedule,
+    project: Project,
+    schedule: Schedule,
 ) -> Path:
     "Write the schedule of a job, replacing the one that it has"
-    lines = [f"{k} = {_toml(v)}" for k, v in msgspec.to_builtins(s).items() if k != "-job"]
+    lines = [f"{key} = {_toml(value)}" for key, value in msgspec.to_builtins(schedule).items() if key != "-job"]
     write_text(
-        place(project, s.job),
+        place(project, schedule.job),
         "# When this job runs: edit it freely and review it in git. `mlops job calendar` shows what comes of it.\n"
         + "\n".join(lines)
         + "\n",
     )
-    return place(project, s.job)
+    return place(project, schedule.job)
 
 
 def read(
-    project,  # A `Project`
+    project: Project,
     job: str,
 ) -> Schedule:
     "The schedule of a job; raises `NotFound` without one and `BadInput` naming what is wrong"
@@ -61,45 +61,45 @@ def read(
 
     try:
         text = place(project, job).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as e:
+    except (FileNotFoundError, NotADirectoryError) as error:
         definition.read(project, job)
         raise NotFound(
             f"job `{job}` has no schedule",
             suggest(job, names(project)) or f"give it one with: mlops job schedule {job} '30 2 * * *'",
-        ) from e
+        ) from error
     try:
-        s = msgspec.convert(tomllib.loads(text), Schedule)
-        s.job = job
-        s.check()
-        if s.cron:
-            cron.parse(s.cron)
-        cron.zone(s.tz)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BadInput) as e:
-        raise BadInput(f"jobs/{job}/{TOML}: {getattr(e, 'message', e)}") from e
-    return s
+        schedule = msgspec.convert(tomllib.loads(text), Schedule)
+        schedule.job = job
+        schedule.check()
+        if schedule.cron:
+            cron.parse(schedule.cron)
+        cron.zone(schedule.tz)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, BadInput) as error:
+        raise BadInput(f"jobs/{job}/{TOML}: {getattr(error, 'message', error)}") from error
+    return schedule
 
 
-def names(project) -> list[str]:
+def names(project: Project) -> list[str]:
     "Jobs that have a schedule, sorted"
-    return [n for n in registered(project, "job") if (project.root / "jobs" / n / TOML).is_file()]
+    return [name for name in registered(project, "job") if (project.root / "jobs" / name / TOML).is_file()]
 
 
-def digest(s: Schedule) -> str:
+def digest(schedule: Schedule) -> str:
     "Changes whenever the instants of a schedule do"
-    return hashlib.sha256(f"{s.cron}\n{s.tz}\n{s.after}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{schedule.cron}\n{schedule.tz}\n{schedule.after}".encode()).hexdigest()[:16]
 
 # %% ../../nbs/job/schedule_definition.ipynb #80dc6611
 def check_chain(
-    project,  # A `Project`
-    s: Schedule,
+    project: Project,
+    schedule: Schedule,
 ) -> None:
     "Raise `BadInput` when `after` leads nowhere, or in a circle"
-    seen = [s.job]
-    after = s.after
+    seen = [schedule.job]
+    after = schedule.after
     while after:
         if after in seen:
             raise BadInput(
-                f"job `{s.job}` would wait for itself: {' after '.join([*seen, after])}",
+                f"job `{schedule.job}` would wait for itself: {' after '.join([*seen, after])}",
                 "a chain needs a first job with a cron line",
             )
         if after not in registered(project, "job"):
@@ -117,19 +117,23 @@ _STAND_IN = re.compile(r"@(date|datetime)(?:([+-]\d{1,5})([dh]))?")
 
 
 def parameters_at(
-    s: Schedule,
+    schedule: Schedule,
     due: float,  # Seconds since 1970
 ) -> dict[str, str]:
     "Parameters of a fire: `@date` and `@datetime`, in the schedule's zone, with whole days or hours added as in `@date-1d`"
-    at = datetime.fromtimestamp(due, UTC).astimezone(cron.zone(s.tz))
+    at = datetime.fromtimestamp(due, UTC).astimezone(cron.zone(schedule.tz))
 
-    def value(text):
-        m = _STAND_IN.fullmatch(text)
-        if not m:
+    def value(text: str) -> str:
+        match = _STAND_IN.fullmatch(text)
+        if not match:
             return text
-        n = int(m[2] or 0)
-        unit = m[3]
-        t = at + timedelta(days=n) if unit != "h" else (at.astimezone(UTC) + timedelta(hours=n)).astimezone(at.tzinfo)
-        return t.date().isoformat() if m[1] == "date" else t.isoformat(timespec="seconds")
+        count = int(match[2] or 0)
+        unit = match[3]
+        moved = (
+            at + timedelta(days=count)
+            if unit != "h"
+            else (at.astimezone(UTC) + timedelta(hours=count)).astimezone(at.tzinfo)
+        )
+        return moved.date().isoformat() if match[1] == "date" else moved.isoformat(timespec="seconds")
 
-    return {k: value(v) for k, v in s.parameters.items()}
+    return {name: value(written) for name, written in schedule.parameters.items()}

@@ -27,9 +27,8 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_
     timeout_s: float = 0.0  # Longest attempt; 0 is no limit
     catch_up: Literal["last", "all", "none"] = "last"  # Of fires that were missed: run the newest, each, or none
     concurrency: int = 1  # Most runs of this job at one time
-    parameters: dict[
-        str, str
-    ] = {}  # As `-p` of `job run`; `@date`, `@date-1d` and `@datetime` stand for the fire's own time
+    # As `-p` of `job run`; `@date`, `@date-1d` and `@datetime` stand for the fire's own time
+    parameters: dict[str, str] = {}
     notify: list[str] = []  # Apprise URLs, better as `env:NAME` or `file:PATH`, which keep tokens out of git
     notify_on: Literal["failure", "always"] = "failure"
     job: str = msgspec.field(default="", name="-job")  # Name, from the folder
@@ -37,9 +36,9 @@ class Schedule(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_
     def check(self) -> None:
         "Raise `BadInput` for a number that makes no sense"
         for name, low in (("retries", 0), ("backoff_s", 0), ("timeout_s", 0), ("concurrency", 1)):
-            v = getattr(self, name)
-            if not low <= v < 1e9:
-                raise BadInput(f"{name.removesuffix('_s')}={v:g}: expected a number from {low} up")
+            value = getattr(self, name)
+            if not low <= value < 1e9:
+                raise BadInput(f"{name.removesuffix('_s')}={value:g}: expected a number from {low} up")
         if not self.cron and not self.after:
             raise BadInput(
                 f"the schedule of `{self.job}` has neither a cron line nor --after",

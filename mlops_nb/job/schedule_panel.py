@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import groupby
 from ..core.draw import Panel, badge, details, facts, table, text
 from ..core.svg import Svg
-from .schedule_facts import Calendar, Scheduled, SchedulerEnded, Unscheduled
+from .schedule_facts import Calendar, CalendarFire, Scheduled, SchedulerEnded, Unscheduled
 
 # %% ../../nbs/job/schedule_panel.ipynb #db5798ae
 _LEVEL = {
@@ -33,79 +33,90 @@ def _with_offset(iso: str) -> str:
     return f"{datetime.fromisoformat(iso):%a %d %b %H:%M (%z)}"
 
 
-def scheduled(s: Scheduled) -> Panel:
+def scheduled(fact: Scheduled) -> Panel:
     "A schedule as it was written"
-    about = {
-        "runs": f"{s.cron}, {s.tz}" if s.cron else f"after each success of {s.after}",
-        **({"waits for": s.after} if s.cron and s.after else {}),
-        "missed fires": {"last": "the newest is run", "all": "each is run", "none": "none is run"}[s.catch_up],
-        "at one time": s.concurrency,
-        "retries": f"{s.retries}, the first after {s.backoff_s:g} s, each wait twice as long" if s.retries else "none",
-        "longest attempt": f"{s.timeout_s:g} s" if s.timeout_s else "no limit",
-        **({"parameters": s.parameters} if s.parameters else {}),
-        **({"tells": f"{s.notify} addressee" + ("s" if s.notify > 1 else "")} if s.notify else {}),
-        "file": s.path,
+    retries = f"{fact.retries}, the first after {fact.backoff_s:g} s, each wait twice as long"
+    about: dict = {
+        "runs": f"{fact.cron}, {fact.tz}" if fact.cron else f"after each success of {fact.after}",
     }
+    if fact.cron and fact.after:
+        about["waits for"] = fact.after
+    about |= {
+        "missed fires": {"last": "the newest is run", "all": "each is run", "none": "none is run"}[fact.catch_up],
+        "at one time": fact.concurrency,
+        "retries": retries if fact.retries else "none",
+        "longest attempt": f"{fact.timeout_s:g} s" if fact.timeout_s else "no limit",
+    }
+    if fact.parameters:
+        about["parameters"] = fact.parameters
+    if fact.notify:
+        about["tells"] = f"{fact.notify} addressee" + ("s" if fact.notify > 1 else "")
+    about["file"] = fact.path
     return Panel(
-        f"Schedule of {s.job}",
+        f"Schedule of {fact.job}",
         facts(about),
-        table(["next fires"], [[_with_offset(t)] for t in s.next], empty=f"whenever {s.after} succeeds"),
-        *map(text, s.remarks),
+        table(
+            ["next fires"], [[_with_offset(instant)] for instant in fact.next], empty=f"whenever {fact.after} succeeds"
+        ),
+        *map(text, fact.remarks),
         verdict=("ok", "SCHEDULED"),
         next="mlops job scheduler",
     )
 
 
-def unscheduled(u: Unscheduled) -> Panel:
+def unscheduled(fact: Unscheduled) -> Panel:
     "A schedule that was stopped or goes on"
     words = {
-        "unscheduled": f"{u.waiting} waiting fires went with it.",
+        "unscheduled": f"{fact.waiting} waiting fires went with it.",
         "paused": "Nothing of it is planned or begun; what runs ends.",
         "unpaused": "Fires missed meanwhile are treated by its catch-up policy.",
-    }[u.done]
-    return Panel(f"Schedule of {u.job}", text(words), verdict=("ok", u.done.upper()), next="mlops job calendar")
+    }[fact.done]
+    return Panel(f"Schedule of {fact.job}", text(words), verdict=("ok", fact.done.upper()), next="mlops job calendar")
 
 
-def ended(e: SchedulerEnded) -> Panel:
+def ended(fact: SchedulerEnded) -> Panel:
     "What a daemon did"
     return Panel(
         "Scheduler",
         facts(
             {
-                "succeeded": e.succeeded,
-                "failed": e.failed,
-                "left out": e.skipped,
-                "worked for": f"{e.seconds:,.1f} s",
-                "was": e.owner,
+                "succeeded": fact.succeeded,
+                "failed": fact.failed,
+                "left out": fact.skipped,
+                "worked for": f"{fact.seconds:,.1f} s",
+                "was": fact.owner,
             }
         ),
-        verdict=("ok", "ENDED") if not e.failed else ("warn", f"{e.failed} FAILED"),
+        verdict=("ok", "ENDED") if not fact.failed else ("warn", f"{fact.failed} FAILED"),
         next="mlops job calendar",
     )
 
 # %% ../../nbs/job/schedule_panel.ipynb #485f5d65
 def _strip(times: list[datetime], words: str) -> Svg:
     "A day as a line of 24 hours with a mark at each time"
-    axis = "".join(f"M{x} 16v{4 if n % 6 else -12}" for n in range(0, 25, 3) for x in [n * 7.5])
+    axis = "".join(f"M{hour * 7.5} 16v{4 if hour % 6 else -12}" for hour in range(0, 25, 3))
     marks = "".join(
-        f"M{round((t.hour + t.minute / 60) * 7.5, 1)} 4h2.4v12h-2.4Z"
-        for t in dict.fromkeys(t.replace(second=0) for t in times)
+        f"M{round((minute.hour + minute.minute / 60) * 7.5, 1)} 4h2.4v12h-2.4Z"
+        for minute in dict.fromkeys(time.replace(second=0) for time in times)
     )
     return Svg(
-        f'<svg viewBox="0 0 184 22" width="184" height="22"><path class="a" d="M0 16H180{axis}"/><path class="m" d="{marks}"/></svg>',
+        '<svg viewBox="0 0 184 22" width="184" height="22">'
+        f'<path class="a" d="M0 16H180{axis}"/><path class="m" d="{marks}"/></svg>',
         words,
     )
 
 
-def _day(fires) -> list:
-    times = [datetime.fromisoformat(f.here) for f in fires]
-    names = {}
-    for f, t in zip(fires, times):
-        names.setdefault(f.job, []).append(f"{t:%H:%M}")
+def _day(fires: list[CalendarFire]) -> list:
+    "A row of the table of days"
+    times = [datetime.fromisoformat(fire.here) for fire in fires]
+    clocks_of: dict[str, list[str]] = {}  # Job -> when it fires
+    for fire, instant in zip(fires, times):
+        clocks_of.setdefault(fire.job, []).append(f"{instant:%H:%M}")
     said = "; ".join(
-        f"{j} {', '.join(ts[:4])}" + (f" and {len(ts) - 4} more" if len(ts) > 4 else "") for j, ts in names.items()
+        f"{job} {', '.join(clocks[:4])}" + (f" and {len(clocks) - 4} more" if len(clocks) > 4 else "")
+        for job, clocks in clocks_of.items()
     )
-    moved = len({t.utcoffset() for t in times}) > 1
+    moved = len({instant.utcoffset() for instant in times}) > 1
     return [
         f"{times[0]:%a %d %b}" + (" (clocks change)" if moved else ""),
         _strip(times, f"{len(times):,} fire{'s' if len(times) > 1 else ''}"),
@@ -113,38 +124,38 @@ def _day(fires) -> list:
     ]
 
 
-def calendar(c: Calendar) -> Panel:
+def calendar(fact: Calendar) -> Panel:
     "Schedules, the fires to come and the last ones"
     rows = [
         [
-            r.job,
-            r.when,
-            r.tz,
-            badge("warn", "paused") if r.paused else _minute(r.next),
-            badge(_LEVEL[r.last], r.last) if r.last else "-",
-            r.waiting,
-            r.running,
+            row.job,
+            row.when,
+            row.tz,
+            badge("warn", "paused") if row.paused else _minute(row.next),
+            badge(_LEVEL[row.last], row.last) if row.last else "-",
+            row.waiting,
+            row.running,
         ]
-        for r in c.schedules
+        for row in fact.schedules
     ]
-    days = [_day(list(g)) for _, g in groupby(c.next, key=lambda f: f.here[:10])]
+    days = [_day(list(fires)) for _, fires in groupby(fact.next, key=lambda fire: fire.here[:10])]
     past = [
         [
-            f.job,
-            _with_offset(f.due),
-            badge(_LEVEL[f.status], f.status),
-            f.attempt,
-            f.run or "-",
-            f.message.removeprefix(f"run {f.run}: ") or "-",
+            fire.job,
+            _with_offset(fire.due),
+            badge(_LEVEL[fire.status], fire.status),
+            fire.attempt,
+            fire.run or "-",
+            fire.message.removeprefix(f"run {fire.run}: ") or "-",
         ]
-        for f in c.past
+        for fire in fact.past
     ]
     blocks: list = [table(["job", "when", "zone", "next", "last", "waiting", "running"], rows, empty="no schedule yet")]
     if days:
         blocks += [
             text(
-                f"The next {c.days} days on this machine's clock ({c.tz})"
-                + (f", no further than the first {len(c.next):,} fires" if c.cut else "")
+                f"The next {fact.days} days on this machine's clock ({fact.tz})"
+                + (f", no further than the first {len(fact.next):,} fires" if fact.cut else "")
             ),
             table(["day", "0 h to 24 h", "fires"], days),
         ]
@@ -155,7 +166,7 @@ def calendar(c: Calendar) -> Panel:
                 table(["job", "due", "how", "attempts", "run", "what"], past),
             )
         )
-    bad = sum(r.last == "failed" for r in c.schedules)
+    bad = sum(row.last == "failed" for row in fact.schedules)
     return Panel(
         "Calendar",
         *blocks,

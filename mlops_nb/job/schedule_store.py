@@ -9,19 +9,23 @@ __all__ = ['GRACE_S', 'LOST', 'Store']
 
 # %% ../../nbs/job/schedule_store.ipynb #b1d2fa80
 from collections import deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Any
+from ..core.project import Project
 from . import cron, schedule_backends, schedule_definition
+from .schedule_backends import Execute
 from .schedule_facts import Fire, Schedule, utc
 
-# %% ../../nbs/job/schedule_store.ipynb #29991cbc
+# %% ../../nbs/job/schedule_store.ipynb #37137b13
 GRACE_S = 60.0  # A fire that begins later than this was missed
 LOST = 5  # Attempts that may vanish with their daemon before a fire is given up
 _COLUMNS = "job, due, status, attempt, lost, owner, lease_until, not_before, worker, run, started, ended, message"
 _FIRE = "project=? AND job=? AND due=?"
 
 
-def _fire(row) -> Fire:
+def _fire(row: Sequence) -> Fire:
     return Fire(**dict(zip(_COLUMNS.split(", "), row)))
 
 
@@ -29,22 +33,31 @@ def _span(dues: list[int]) -> str:
     return utc(dues[0]) + (f" to {utc(dues[-1])}" if len(dues) > 1 else "")
 
 
+def _kept(schedule: Schedule, due: list[int], now: float) -> set[int]:
+    "Which of the instants that came due are to be run"
+    if schedule.catch_up == "all":
+        return set(due)
+    if schedule.catch_up == "last":
+        return set(due[-1:])
+    return {instant for instant in due if instant >= now - GRACE_S}
+
+# %% ../../nbs/job/schedule_store.ipynb #29991cbc
 class Store:
     "The schedules' state of one project"
 
     def __init__(
         self,
-        project,  # A `Project`
-        clock=None,  # `() -> seconds since 1970`; the backend's own by default
+        project: Project,
+        clock: Callable[[], float] | None = None,  # Seconds since 1970; the backend's own by default
         lease_s: float = 60.0,  # How long a claim holds without being renewed
     ) -> None:
-        s = project.settings
-        self.key = s.audit.ident or project.name
+        settings = project.settings
+        self.key = settings.audit.ident or project.name
         self.backend = schedule_backends.open_(project.schedule_url, project.root)
         self.lease_s = lease_s
         self.now = clock or self.backend.now
 
-    def ask(self, sql, *values) -> list:
+    def ask(self, sql: str, *values: Any) -> list:
         with self.backend.transaction() as run:
             return run(sql, *values)[0]
 
@@ -52,16 +65,16 @@ class Store:
         self.backend.close()
 
     # schedules
-    def see(self, s: Schedule, now: float) -> tuple[int, bool]:
+    def see(self, schedule: Schedule, now: float) -> tuple[int, bool]:
         "`(planned until, paused)`; a schedule that is new, or whose instants changed, counts from now"
         with self.backend.transaction() as run:
-            return self._see(run, s, now)
+            return self._see(run, schedule, now)
 
-    def _see(self, run, s, now):
-        found = run("SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?", self.key, s.job)[
-            0
-        ]
-        digest = schedule_definition.digest(s)
+    def _see(self, run: Execute, schedule: Schedule, now: float) -> tuple[int, bool]:
+        found = run(
+            "SELECT due_until, paused, digest FROM mlops_schedule WHERE project=? AND job=?", self.key, schedule.job
+        )[0]
+        digest = schedule_definition.digest(schedule)
         if found and found[0][2] == digest:
             return int(found[0][0]), bool(found[0][1])
         if found:
@@ -70,10 +83,10 @@ class Store:
                 int(now),
                 digest,
                 self.key,
-                s.job,
+                schedule.job,
             )
         else:
-            run("INSERT INTO mlops_schedule VALUES (?,?,?,?,0)", self.key, s.job, int(now), digest)
+            run("INSERT INTO mlops_schedule VALUES (?,?,?,?,0)", self.key, schedule.job, int(now), digest)
         return int(now), bool(found and found[0][1])
 
     def pause(self, job: str, on: bool) -> None:
@@ -82,54 +95,44 @@ class Store:
             run("UPDATE mlops_schedule SET paused=? WHERE project=? AND job=?", int(on), self.key, job)
 
     def paused(self) -> set[str]:
-        return {r[0] for r in self.ask("SELECT job FROM mlops_schedule WHERE project=? AND paused=1", self.key)}
+        return {row[0] for row in self.ask("SELECT job FROM mlops_schedule WHERE project=? AND paused=1", self.key)}
 
     def forget(self, job: str) -> int:
         "Take a schedule away; returns how many waiting fires went with it"
         with self.backend.transaction() as run:
             run("DELETE FROM mlops_schedule WHERE project=? AND job=?", self.key, job)
             return run(
-                "UPDATE mlops_fire SET status='skipped', message='unscheduled', ended=? WHERE project=? AND job=? AND status='waiting'",
+                "UPDATE mlops_fire SET status='skipped', message='unscheduled', ended=? "
+                "WHERE project=? AND job=? AND status='waiting'",
                 self.now(),
                 self.key,
                 job,
             )[1]
 
     # planning
-    def plan(self, s: Schedule, now: float) -> str:
+    def plan(self, schedule: Schedule, now: float) -> str:
         "Make the rows of all that came due since the last time; says what was left out"
         with self.backend.transaction() as run:
-            until, paused = self._see(run, s, now)
-            if paused or not s.cron:
+            until, paused = self._see(run, schedule, now)
+            if paused or not schedule.cron:
                 return ""
-            found = (
-                int(t.timestamp())
-                for t in cron.fires(s.cron, s.tz, datetime.fromtimestamp(until, UTC), datetime.fromtimestamp(now, UTC))
-            )
-            due = list(islice(found, 10_000)) if s.catch_up == "all" else list(deque(found, 1_000))
+            after, end = datetime.fromtimestamp(until, UTC), datetime.fromtimestamp(now, UTC)
+            found = (int(instant.timestamp()) for instant in cron.fires(schedule.cron, schedule.tz, after, end))
+            due = list(islice(found, 10_000)) if schedule.catch_up == "all" else list(deque(found, 1_000))
             if not due:
                 return ""
-            keep = (
-                due
-                if s.catch_up == "all"
-                else due[-1:]
-                if s.catch_up == "last"
-                else [t for t in due if t >= now - GRACE_S]
-            )
-            left = [t for t in due if t not in set(keep)]
-            for t in due:
-                self._add(
-                    run,
-                    s.job,
-                    t,
-                    *(("waiting", "") if t in set(keep) else ("skipped", f"missed; catch-up is {s.catch_up}")),
-                )
-            run(
-                "UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=?", due[-1], self.key, s.job
-            )  # Later than `until`, and transactions follow each other
-            return f"{len(left)} missed, catch-up is {s.catch_up}: {_span(left)}" if left else ""
+            keep = _kept(schedule, due, now)
+            left = [instant for instant in due if instant not in keep]
+            for instant in due:
+                if instant in keep:
+                    self._add(run, schedule.job, instant)
+                else:
+                    self._add(run, schedule.job, instant, "skipped", f"missed; catch-up is {schedule.catch_up}")
+            # Later than `until`, and transactions follow each other
+            run("UPDATE mlops_schedule SET due_until=? WHERE project=? AND job=?", due[-1], self.key, schedule.job)
+            return f"{len(left)} missed, catch-up is {schedule.catch_up}: {_span(left)}" if left else ""
 
-    def _add(self, run, job, due, status="waiting", message="") -> None:
+    def _add(self, run: Execute, job: str, due: int, status: str = "waiting", message: str = "") -> None:
         run(
             "INSERT INTO mlops_fire(project, job, due, status, message) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
             self.key,
@@ -144,7 +147,7 @@ class Store:
         "Claim the oldest fire that may begin now; None when there is none"
         now = self.now()
         with self.backend.transaction() as run:
-            paused = {r[0] for r in run("SELECT job FROM mlops_schedule WHERE project=? AND paused=1", self.key)[0]}
+            paused = {row[0] for row in run("SELECT job FROM mlops_schedule WHERE project=? AND paused=1", self.key)[0]}
             busy = dict(
                 run("SELECT job, count(*) FROM mlops_fire WHERE project=? AND status='running' GROUP BY job", self.key)[
                     0
@@ -156,134 +159,136 @@ class Store:
                 self.key,
                 now,
             )[0]:
-                s = schedules.get(job)
-                if s and job not in paused and busy.get(job, 0) < s.concurrency:
-                    found += self._ready(run, s, now)
+                schedule = schedules.get(job)
+                if schedule and job not in paused and busy.get(job, 0) < schedule.concurrency:
+                    found += self._ready(run, schedule, now)
             if not found:
                 return None
-            f = min(found, key=lambda f: (f.due, f.job))
-            f.status = "running"
-            f.owner = owner
-            f.attempt = f.attempt + 1
-            f.lease_until = now + self.lease_s
-            f.started = now
-            f.worker = ""
-            f.message = ""
+            fire = min(found, key=lambda fire: (fire.due, fire.job))
+            fire.status = "running"
+            fire.owner = owner
+            fire.attempt = fire.attempt + 1
+            fire.lease_until = now + self.lease_s
+            fire.started = now
+            fire.worker = ""
+            fire.message = ""
             run(
                 f"UPDATE mlops_fire SET status=?, owner=?, attempt=?, lease_until=?, started=?, worker='', message='' WHERE {_FIRE}",
-                f.status,
+                fire.status,
                 owner,
-                f.attempt,
-                f.lease_until,
+                fire.attempt,
+                fire.lease_until,
                 now,
                 self.key,
-                f.job,
-                f.due,
+                fire.job,
+                fire.due,
             )
-            return f
+            return fire
 
-    def _ready(self, run, s, now) -> list[Fire]:
+    def _ready(self, run: Execute, schedule: Schedule, now: float) -> list[Fire]:
         "The oldest startable fire of a job, after setting aside what its policy gives up"
         new = "status='waiting' AND attempt=0 AND project=? AND job=?"
-        if s.cron and s.catch_up == "last":
+        if schedule.cron and schedule.catch_up == "last":
             run(
-                f"UPDATE mlops_fire SET status='skipped', message='a newer one came due before it could begin', ended=? WHERE {new} AND due<(SELECT max(due) FROM mlops_fire WHERE {new})",
+                "UPDATE mlops_fire SET status='skipped', message='a newer one came due before it could begin', ended=? "
+                f"WHERE {new} AND due<(SELECT max(due) FROM mlops_fire WHERE {new})",
                 now,
                 self.key,
-                s.job,
+                schedule.job,
                 self.key,
-                s.job,
+                schedule.job,
             )
-        if s.cron and s.catch_up == "none":
+        if schedule.cron and schedule.catch_up == "none":
             run(
                 f"UPDATE mlops_fire SET status='skipped', message='could not begin in time', ended=? WHERE {new} AND due<?",
                 now,
                 self.key,
-                s.job,
+                schedule.job,
                 now - GRACE_S,
             )
         for row in run(
             f"SELECT {_COLUMNS} FROM mlops_fire WHERE project=? AND job=? AND status='waiting' AND not_before<=? ORDER BY due LIMIT 100",
             self.key,
-            s.job,
+            schedule.job,
             now,
         )[0]:
-            f = _fire(row)
+            fire = _fire(row)
             first = (
                 run(
                     "SELECT status FROM mlops_fire WHERE project=? AND job=? AND due<=? ORDER BY due DESC LIMIT 1",
                     self.key,
-                    s.after,
-                    f.due,
+                    schedule.after,
+                    fire.due,
                 )[0]
-                if s.after
+                if schedule.after
                 else []
             )
             if not first or first[0][0] == "succeeded":
-                return [f]
+                return [fire]
             if first[0][0] in ("failed", "skipped"):
                 run(
                     f"UPDATE mlops_fire SET status='skipped', message=?, ended=? WHERE {_FIRE}",
-                    f"{s.after} {first[0][0]}",
+                    f"{schedule.after} {first[0][0]}",
                     now,
                     self.key,
-                    f.job,
-                    f.due,
+                    fire.job,
+                    fire.due,
                 )
         return []
 
-    def _mine(self, run, f: Fire, what: str, *values) -> bool:
+    def _mine(self, run: Execute, fire: Fire, what: str, *values: Any) -> bool:
         "Change a running fire, if it is still held by the one that took it"
         return (
             run(
                 f"UPDATE mlops_fire SET {what} WHERE {_FIRE} AND status='running' AND owner=? AND attempt=?",
                 *values,
                 self.key,
-                f.job,
-                f.due,
-                f.owner,
-                f.attempt,
+                fire.job,
+                fire.due,
+                fire.owner,
+                fire.attempt,
             )[1]
             == 1
         )
 
-    def renew(self, f: Fire, worker: str = "") -> bool:
+    def renew(self, fire: Fire, worker: str = "") -> bool:
         "Hold on to a fire; False when it was lost"
         with self.backend.transaction() as run:
-            return self._mine(run, f, "lease_until=?, worker=?", self.now() + self.lease_s, worker or f.worker)
+            return self._mine(run, fire, "lease_until=?, worker=?", self.now() + self.lease_s, worker or fire.worker)
 
     def finish(
         self,
-        f: Fire,
+        fire: Fire,
         status: str,
         message: str = "",
         run_id: str = "",
-        followers: list[str] | tuple = (),
+        *,
+        followers: Sequence[str] = (),  # Jobs that come after it
         notice: str = "",
     ) -> bool:
         "End a fire for good, start its followers and leave a notice, all or nothing; False when it was lost before"
         now = self.now()
         with self.backend.transaction() as run:
-            if not self._mine(run, f, "status=?, message=?, run=?, ended=?", status, message, run_id, now):
+            if not self._mine(run, fire, "status=?, message=?, run=?, ended=?", status, message, run_id, now):
                 return False
             for job in followers:
-                self._add(run, job, f.due)
+                self._add(run, job, fire.due)
             if notice:
                 run(
                     "INSERT INTO mlops_notice(project, job, due, body) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
                     self.key,
-                    f.job,
-                    f.due,
+                    fire.job,
+                    fire.due,
                     notice,
                 )
             return True
 
-    def again(self, f: Fire, message: str, wait_s: float = 0.0, lost: bool = False) -> bool:
+    def again(self, fire: Fire, message: str, wait_s: float = 0.0, lost: bool = False) -> bool:
         "Let another attempt be made, after a wait"
         with self.backend.transaction() as run:
             return self._mine(
                 run,
-                f,
+                fire,
                 "status='waiting', owner='', message=?, not_before=?, lost=lost+?",
                 message,
                 self.now() + wait_s if wait_s else 0.0,
@@ -295,13 +300,13 @@ class Store:
         "Fires, newest first"
         where = ["project=?"]
         values = [self.key]
-        for name, v in (("job", job), ("status", status)):
-            if v:
+        for name, value in (("job", job), ("status", status)):
+            if value:
                 where.append(f"{name}=?")
-                values.append(v)
+                values.append(value)
         return [
-            _fire(r)
-            for r in self.ask(
+            _fire(row)
+            for row in self.ask(
                 f"SELECT {_COLUMNS} FROM mlops_fire WHERE {' AND '.join(where)} ORDER BY due DESC, job LIMIT {int(limit)}",
                 *values,
             )

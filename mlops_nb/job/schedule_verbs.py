@@ -9,9 +9,10 @@ __all__ = ['schedule', 'unschedule', 'pause', 'unpause', 'calendar', 'scheduler'
 
 # %% ../../nbs/job/schedule_verbs.ipynb #5ecc325b
 import signal, sys, threading, time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from ..core import project as projects
 from ..core.errors import BadInput
 from ..core.fact import Plan
@@ -24,35 +25,39 @@ from mlops_nb.job.schedule_facts import (
     Calendar,
     CalendarFire,
     CalendarRow,
+    Fire,
     Schedule,
     Scheduled,
     SchedulerEnded,
     Unscheduled,
 )
 
+if TYPE_CHECKING:
+    from mlops_nb.job.schedule_store import Store
+
 # %% ../../nbs/job/schedule_verbs.ipynb #6df9d3fe
-def _store(project: Project):
+def _store(project: Project) -> "Store":
     from mlops_nb.job import schedule_store
 
     return schedule_store.Store(project)
 
 
-def _local(t: datetime, tz: str) -> str:
-    return t.astimezone(cron_lines.zone(tz)).isoformat(timespec="minutes")
+def _local(instant: datetime, tz: str) -> str:
+    return instant.astimezone(cron_lines.zone(tz)).isoformat(timespec="minutes")
 
 
-def _checked(project: Project, s: Schedule) -> None:
+def _checked(project: Project, made: Schedule) -> None:
     "Refuse a schedule that could not work, before it is written"
     from mlops_nb.job import notification, parameters
 
-    job = definition.read(project, s.job)
-    s.check()
-    cron_lines.zone(s.tz)
-    if s.cron:
-        cron_lines.parse(s.cron)
-    schedule_definition.check_chain(project, s)
-    parameters.bind(job.parameters, schedule_definition.parameters_at(s, time.time()), f"job `{s.job}`")
-    for ref in s.notify:
+    job = definition.read(project, made.job)
+    made.check()
+    cron_lines.zone(made.tz)
+    if made.cron:
+        cron_lines.parse(made.cron)
+    schedule_definition.check_chain(project, made)
+    parameters.bind(job.parameters, schedule_definition.parameters_at(made, time.time()), f"job `{made.job}`")
+    for ref in made.notify:
         notification.check(ref)
 
 
@@ -77,10 +82,12 @@ def schedule(
 
     Writes jobs/NAME/schedule.toml, to be reviewed in git; `mlops job scheduler` is the daemon that follows it."""
     project = projects.current()
+    if not tz:
+        tz = cron_lines.local_zone() if cron else "UTC"
     s = Schedule(
         job=name,
         cron=cron,
-        tz=tz or (cron_lines.local_zone() if cron else "UTC"),
+        tz=tz,
         after=after,
         retries=retries,
         backoff_s=backoff,
@@ -92,12 +99,13 @@ def schedule(
         notify_on=notify_on,
     )
     _checked(project, s)
-    dues = [_local(t, s.tz) for t in islice(cron_lines.fires(cron, s.tz, datetime.now(UTC)), 5)] if cron else []
+    instants = islice(cron_lines.fires(cron, tz, datetime.now(UTC)), 5) if cron else ()
+    dues = [_local(instant, tz) for instant in instants]
     if dry_run:
         return Plan(
             steps=[
                 f"write jobs/{name}/{schedule_definition.TOML}",
-                *(f"fire at {t}" for t in dues),
+                *(f"fire at {due}" for due in dues),
                 "record job.scheduled",
             ]
         )
@@ -137,7 +145,7 @@ def schedule(
         notify=len(s.notify),
         path=path,
         remarks=[
-            f"{why}: the daemon that tells needs it" for r in s.notify if (why := notification.missing(project, r))
+            f"{why}: the daemon that tells needs it" for ref in s.notify if (why := notification.missing(project, ref))
         ],
     )
 
@@ -154,9 +162,9 @@ def unschedule(
     if not path.exists():
         schedule_definition.read(project, name)
     followers = [
-        n
-        for n in schedule_definition.names(project)
-        if n != name and schedule_definition.read(project, n).after == name
+        other
+        for other in schedule_definition.names(project)
+        if other != name and schedule_definition.read(project, other).after == name
     ]
     if followers:
         raise BadInput(f"job `{followers[0]}` runs after `{name}`", f"first: mlops job unschedule {followers[0]}")
@@ -178,16 +186,16 @@ def unschedule(
     return Unscheduled(job=name, done="unscheduled", waiting=waiting)
 
 
-def _pause(name: str, on: bool, dry_run: bool):
+def _pause(name: str, on: bool, dry_run: bool) -> Unscheduled | Plan:
     project = projects.current()
-    s = schedule_definition.read(project, name)
+    found = schedule_definition.read(project, name)
     word = "paused" if on else "unpaused"
     if dry_run:
         return Plan(steps=[f"mark the schedule of {name} as {word} in the store", f"record job.{word}"])
     from mlops_nb.core import ledger
 
     store = _store(project)
-    store.see(s, store.now())
+    store.see(found, store.now())
     store.pause(name, on)
     store.close()
     ledger.record(project, f"job.{word}", name)
@@ -214,6 +222,29 @@ def unpause(
     return _pause(name, False, dry_run)
 
 # %% ../../nbs/job/schedule_verbs.ipynb #ced9f2e8
+def _line(schedule: Schedule, fires: list[Fire], paused: bool, now: datetime) -> CalendarRow:
+    "One schedule of the calendar"
+    when = f"after {schedule.after}"
+    if schedule.cron:
+        when = schedule.cron + (f", {when}" if schedule.after else "")
+    upcoming = None
+    if schedule.cron and not paused:
+        upcoming = next(cron_lines.fires(schedule.cron, schedule.tz, now), None)
+    newest = next((fire for fire in fires if fire.status not in ("waiting", "running")), None)
+    counts = Counter(fire.status for fire in fires)
+    return CalendarRow(
+        job=schedule.job,
+        when=when,
+        tz=schedule.tz,
+        paused=paused,
+        next=_local(upcoming, schedule.tz) if upcoming else "",
+        last=newest.status if newest else "",
+        last_due=_local(_at(newest), schedule.tz) if newest else "",
+        waiting=counts["waiting"],
+        running=counts["running"],
+    )
+
+
 @verb("job.calendar", example="mlops job calendar --days 3")
 def calendar(
     name: str = "",  # Only this job
@@ -232,40 +263,28 @@ def calendar(
     rows = []
     ahead = []
     past = []
-    for s in [schedule_definition.read(project, n) for n in names]:
-        found = store.fires(s.job, limit=50)
-        dues = (
-            []
-            if s.job in paused or not s.cron
-            else list(islice(cron_lines.fires(s.cron, s.tz, now, now + timedelta(days=days)), 2000))
-        )
-        ended = [f for f in found if f.status not in ("waiting", "running")]
-        far = next(cron_lines.fires(s.cron, s.tz, now), None) if s.cron and s.job not in paused else None
-        rows.append(
-            CalendarRow(
-                job=s.job,
-                when=s.cron + (f", after {s.after}" if s.after else "") if s.cron else f"after {s.after}",
-                tz=s.tz,
-                paused=s.job in paused,
-                next=_local(far, s.tz) if far else "",
-                last=ended[0].status if ended else "",
-                last_due=_local(_at(ended[0]), s.tz) if ended else "",
-                waiting=sum(f.status == "waiting" for f in found),
-                running=sum(f.status == "running" for f in found),
-            )
-        )
-        ahead += [CalendarFire(job=s.job, due=_local(t, s.tz), here=_local(t, here), status="planned") for t in dues]
+    for planned in [schedule_definition.read(project, job) for job in names]:
+        zone = planned.tz
+        found = store.fires(planned.job, limit=50)
+        dues = []
+        if planned.cron and planned.job not in paused:
+            dues = list(islice(cron_lines.fires(planned.cron, zone, now, now + timedelta(days=days)), 2000))
+        rows.append(_line(planned, found, planned.job in paused, now))
+        ahead += [
+            CalendarFire(job=planned.job, due=_local(due, zone), here=_local(due, here), status="planned")
+            for due in dues
+        ]
         past += [
             CalendarFire(
-                job=s.job,
-                due=_local(_at(f), s.tz),
-                here=_local(_at(f), here),
-                status=f.status,
-                attempt=f.attempt,
-                run=f.run,
-                message=f.message,
+                job=planned.job,
+                due=_local(_at(fire), zone),
+                here=_local(_at(fire), here),
+                status=fire.status,
+                attempt=fire.attempt,
+                run=fire.run,
+                message=fire.message,
             )
-            for f in found
+            for fire in found
         ]
     store.close()
     ahead.sort(key=lambda f: datetime.fromisoformat(f.due))
@@ -273,8 +292,8 @@ def calendar(
     return Calendar(tz=here, schedules=rows, next=ahead[:1000], past=past[:40], days=days, cut=len(ahead) > 1000)
 
 
-def _at(f) -> datetime:
-    return datetime.fromtimestamp(f.due, UTC)
+def _at(fire: Fire) -> datetime:
+    return datetime.fromtimestamp(fire.due, UTC)
 
 # %% ../../nbs/job/schedule_verbs.ipynb #d0234e49
 @verb("job.scheduler", example="mlops job scheduler")
@@ -285,7 +304,8 @@ def scheduler(
 ) -> SchedulerEnded:
     """The daemon that runs jobs on time: in the foreground, until SIGTERM or Ctrl-C
 
-    Start it from systemd, a container or a shell; several of them may share one store. It can be killed at any moment: the next one carries on, and each fire succeeds once."""
+    Start it from systemd, a container or a shell; several of them may share one store. It can be killed at any \
+moment: the next one carries on, and each fire succeeds once."""
     from mlops_nb.job import daemon, schedule_store
 
     project = projects.current()
@@ -293,25 +313,31 @@ def scheduler(
         raise BadInput(f"--workers {workers}: expected 1 to 256")
     began = time.monotonic()
     store = schedule_store.Store(project)
-    d = daemon.Daemon(
+    running = daemon.Daemon(
         project,
         store,
         workers=workers,
         say=lambda line: sys.stderr.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n"),
     )
     main = threading.current_thread() is threading.main_thread()
-    before = {s: signal.signal(s, lambda *_: d.stop()) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
+    before = (
+        {number: signal.signal(number, lambda *_: running.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+        if main
+        else {}
+    )
     try:
-        d.say(f"scheduler {d.owner} for {project.name}: {len(schedule_definition.names(project))} schedules")
-        d.loop(once)
+        running.say(
+            f"scheduler {running.owner} for {project.name}: {len(schedule_definition.names(project))} schedules"
+        )
+        running.loop(once)
     finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         store.close()
     return SchedulerEnded(
-        succeeded=d.counts["succeeded"],
-        failed=d.counts["failed"],
-        skipped=d.counts["skipped"],
+        succeeded=running.counts["succeeded"],
+        failed=running.counts["failed"],
+        skipped=running.counts["skipped"],
         seconds=time.monotonic() - began,
-        owner=d.owner,
+        owner=running.owner,
     )

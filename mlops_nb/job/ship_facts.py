@@ -47,8 +47,8 @@ class Shipped(Fact):
 
     @property
     def ok(self) -> bool:
-        return all(f.ok for f in self.files)
+        return all(file.ok for file in self.files)
 
     @property
     def finding(self) -> str:
-        return "; ".join(f"{f.path}: {f.message}" for f in self.files if not f.ok)
+        return "; ".join(f"{file.path}: {file.message}" for file in self.files if not file.ok)

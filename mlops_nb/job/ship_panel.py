@@ -9,56 +9,54 @@ __all__ = ['shipped']
 
 # %% ../../nbs/job/ship_panel.ipynb #a3f8f969
 from ..core.draw import Panel, badge, details, facts, table, text
-from .ship_facts import Shipped
+from .ship_facts import Shipped, ShippedFile
 
 # %% ../../nbs/job/ship_panel.ipynb #eaa78da8
-def _next(s: Shipped) -> str:
-    targets = {f.target for f in s.files}
+def _next(result: Shipped) -> str:
+    targets = {file.target for file in result.files}
     if "docker" in targets:
-        return f"docker build {s.out}/docker"
+        return f"docker build {result.out}/docker"
     if "k8s" in targets or "kserve" in targets:
-        return f"kubectl apply -f {s.out}"
-    return f"mlops job show {s.job}"
+        return f"kubectl apply -f {result.out}"
+    return f"mlops job show {result.job}"
 
 
-def shipped(s: Shipped) -> Panel:
+def _line(file: ShippedFile) -> list:
+    "A row of the table"
+    state = badge("ok", "valid") if file.ok else badge("bad", "invalid")
+    return [file.target, file.path, file.bytes, state, file.validator, file.message or "-"]
+
+
+def shipped(result: Shipped) -> Panel:
     "One line a file; copies of the job itself are counted, not listed"
-    copies = [f for f in s.files if f.path.startswith("docker/project/")]
-    rows = [
-        [
-            f.target,
-            f.path,
-            f.bytes,
-            badge("ok", "valid") if f.ok else badge("bad", "invalid"),
-            f.validator,
-            f.message or "-",
-        ]
-        for f in s.files
-        if f not in copies or not f.ok
-    ]
-    n = s.needs
-    asked = f"{n.memory_mb} MB, {n.cpu_m / 1000:g} cores" + (
-        f", from {n.runs} measured run{'s' if n.runs > 1 else ''}" if n.runs else ": guesses, no run was measured yet"
+    copies = [file for file in result.files if file.path.startswith("docker/project/")]
+    rows = [_line(file) for file in result.files if file not in copies or not file.ok]
+    needs = result.needs
+    measured = f", from {needs.runs} measured run{'s' if needs.runs > 1 else ''}"
+    asked = f"{needs.memory_mb} MB, {needs.cpu_m / 1000:g} cores" + (
+        measured if needs.runs else ": guesses, no run was measured yet"
     )
     blocks: list = [
         table(["for", "file", "bytes", "", "validated by", "what"], rows),
         facts(
             {
                 "requests": asked,
-                "folder": s.out,
-                "job": s.digest[:12],
+                "folder": result.out,
+                "job": result.digest[:12],
                 **({"copied": f"{len(copies)} files of the job"} if copies else {}),
             }
         ),
     ]
-    if s.remarks:
-        blocks.append(details(f"{len(s.remarks)} remark{'s' if len(s.remarks) > 1 else ''}", *map(text, s.remarks)))
-    bad = sum(not f.ok for f in s.files)
+    if result.remarks:
+        blocks.append(
+            details(f"{len(result.remarks)} remark{'s' if len(result.remarks) > 1 else ''}", *map(text, result.remarks))
+        )
+    bad = sum(not file.ok for file in result.files)
     return Panel(
-        f"Shipped: {s.job}",
+        f"Shipped: {result.job}",
         *blocks,
         verdict=("bad", f"{bad} INVALID")
         if bad
-        else ("ok", f"{len(s.files)} FILE" + ("S" if len(s.files) > 1 else "")),
-        next=_next(s),
+        else ("ok", f"{len(result.files)} FILE" + ("S" if len(result.files) > 1 else "")),
+        next=_next(result),
     )

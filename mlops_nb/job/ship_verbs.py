@@ -21,10 +21,10 @@ from .ship_facts import TARGETS, Shipped, ShippedFile
 
 # %% ../../nbs/job/ship_verbs.ipynb #967e1e34
 def _targets(to: list[str]) -> list[str]:
-    for t in to:
-        if t not in TARGETS:
-            raise BadInput(f"--to: {t!r} is none of {', '.join(TARGETS)}", suggest(t, TARGETS))
-    return [t for t in TARGETS if t in to]
+    for target in to:
+        if target not in TARGETS:
+            raise BadInput(f"--to: {target!r} is none of {', '.join(TARGETS)}", suggest(target, TARGETS))
+    return [target for target in TARGETS if target in to]
 
 
 @verb("job.ship", changes=True, example="mlops job ship score --to docker,k8s --out build")
@@ -42,7 +42,8 @@ def ship(
 ) -> Shipped | Plan:
     """Write the files that run a job elsewhere, each of them validated
 
-    A Dockerfile with its build context and bill of materials, Kubernetes, KServe, CI/CD for GitHub and GitLab, an Airflow DAG. Requests for memory and CPU come from measured runs. Templates of the project's own templates/ship win."""
+    A Dockerfile with its build context and bill of materials, Kubernetes, KServe, CI/CD for GitHub and GitLab, an \
+Airflow DAG. Requests for memory and CPU come from measured runs. Templates of the project's own templates/ship win."""
     from mlops_nb.core import ledger
 
     project = projects.current()
@@ -51,7 +52,9 @@ def ship(
     cell_syntax.runnable(project, job)
     found = ledger.of(project).events(["job.completed"], subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)
-    spec, s = shipping.gather(project, job, needs, dict(params or {}), image, base, model, storage)
+    spec, schedule = shipping.gather(
+        project, job, needs, dict(params or {}), image=image, base=base, model=model, storage=storage
+    )
     if "kserve" in targets and not spec.model:
         raise BadInput(
             f"job `{name}` logs no model that KServe could serve", "name one: --model NAME; or leave kserve out of --to"
@@ -80,7 +83,7 @@ def ship(
         files=shipped,
         digest=spec.digest,
         needs=needs,
-        remarks=shipping.remarks(job, s, spec, targets),
+        remarks=shipping.remarks(job, schedule, spec, targets),
     )
     ledger.record(
         project,
@@ -96,6 +99,6 @@ def ship(
     )
     if fact.ok:
         return fact
-    e = Finding(f"ship {name}: {fact.finding[:400]}", "mend the template, or the job, and ship again")
-    e.__dict__["result"] = fact
-    raise e
+    finding = Finding(f"ship {name}: {fact.finding[:400]}", "mend the template, or the job, and ship again")
+    finding.__dict__["result"] = fact
+    raise finding

@@ -10,6 +10,7 @@ __all__ = ['needs']
 # %% ../../nbs/job/ship_views.ipynb #bbbfaf5b
 import math
 from collections.abc import Iterable
+from itertools import islice
 from ..core.events import Event
 from .ship_facts import Needs
 
@@ -19,13 +20,12 @@ def needs(
     last: int = 20,  # How many to look at
 ) -> Needs:
     "What the last runs took; guesses when there were none"
-    seen = [p for e in list(events)[:last] if (p := e.payload or {}) and p.get("peak_mb") and p.get("seconds")]
+    payloads = [event.payload or {} for event in islice(events, last)]
+    seen = [payload for payload in payloads if payload.get("peak_mb") and payload.get("seconds")]
     if not seen:
         return Needs()
-    memory, cpu = (
-        max(float(p["peak_mb"]) for p in seen),
-        max(float(p.get("cpu_s") or 0) / float(p["seconds"]) for p in seen),
-    )
+    memory = max(float(payload["peak_mb"]) for payload in seen)
+    cpu = max(float(payload.get("cpu_s") or 0) / float(payload["seconds"]) for payload in seen)
     return Needs(
         runs=len(seen),
         memory_mb=max(64, math.ceil(memory * 1.25 / 16) * 16),

@@ -11,6 +11,7 @@ __all__ = ['names_in', 'written', 'full_name', 'Called', 'String', 'Survey', 'is
 # %% ../../nbs/job/survey.ipynb #00373a7d
 import ast, re
 from collections.abc import Iterator
+from itertools import chain
 import msgspec
 from .notebook_ast import Cell
 
@@ -23,18 +24,17 @@ def names_in(
 ) -> dict[str, str]:  # Name in the notebook -> dotted name; its own functions and classes -> an empty text
     "What the imports of a notebook call things"
     out = dict(_USUAL)
-    for c in cells:
-        for n in ast.walk(c.tree) if c.tree and c.imports else ():
-            if isinstance(n, ast.Import):
-                out.update(
-                    {a.asname: a.name for a in n.names if a.asname}
-                    | {a.name.split(".")[0]: a.name.split(".")[0] for a in n.names if not a.asname}
-                )
-            elif isinstance(n, ast.ImportFrom) and n.module:
-                out.update({a.asname or a.name: f"{n.module}.{a.name}" for a in n.names})
-        for s, _ in c.statements:
-            if isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                out[s.name] = ""
+    for cell in cells:
+        for node in ast.walk(cell.tree) if cell.tree and cell.imports else ():
+            if isinstance(node, ast.Import):
+                out.update({alias.asname: alias.name for alias in node.names if alias.asname})
+                roots = [alias.name.split(".")[0] for alias in node.names if not alias.asname]
+                out.update(zip(roots, roots))
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                out.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+        for statement, _ in cell.statements:
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                out[statement.name] = ""
     return out
 
 
@@ -65,7 +65,7 @@ class Called(msgspec.Struct):
 
     @property
     def keywords(self) -> dict[str, ast.expr]:
-        return {k.arg: k.value for k in getattr(self.node, "keywords", [])}
+        return {keyword.arg: keyword.value for keyword in getattr(self.node, "keywords", [])}
 
     @property
     def args(self) -> list[ast.expr]:
@@ -93,7 +93,8 @@ class Survey(msgspec.Struct):
 
 
 _SECRET = re.compile(
-    r"(?:^|_)(?:password|passwd|pwd|passphrase|secret|secret_?key|api_?key|apikey|access_?key|secret_?access_?key|auth_?token|access_?token|token|private_?key|credentials?|client_?secret|conn(?:ection)?_?str(?:ing)?)$",
+    r"(?:^|_)(?:password|passwd|pwd|passphrase|secret|secret_?key|api_?key|apikey|access_?key|secret_?access_?key"
+    r"|auth_?token|access_?token|token|private_?key|credentials?|client_?secret|conn(?:ection)?_?str(?:ing)?)$",
     re.I,
 )
 _NO_SECRET = re.compile(r"\s|^[./~]|^\w+_path$|\.(json|pem|key|txt|ya?ml|toml|env)$|^[a-z]+(_[a-z]+)+$")
@@ -103,9 +104,9 @@ _PLACEHOLDER = re.compile(
 )
 
 
-def is_secret(s: str) -> bool:
+def is_secret(text: str) -> bool:
     "May a text be a real secret, not a placeholder, a path or a word?"
-    return len(s) >= 6 and not _PLACEHOLDER.match(s) and not _NO_SECRET.search(s)
+    return len(text) >= 6 and not _PLACEHOLDER.match(text) and not _NO_SECRET.search(text)
 
 
 def sounds_secret(name: str) -> bool:
@@ -136,26 +137,34 @@ def veiled(
 
 
 _OPENS = re.compile(
-    r"(?:^|\.)(?:open|Path|PurePath|read_\w+|to_(?:csv|parquet|json|excel|pickle|feather)|load\w*|save\w*|dump|chdir|listdir|makedirs|mkdir|exists|isfile|isdir|glob|iglob|join|append|insert|expanduser|ImageFolder|imread|connect|scandir|walk|copy\w*|move)$"
+    r"(?:^|\.)(?:open|Path|PurePath|read_\w+|to_(?:csv|parquet|json|excel|pickle|feather)|load\w*|save\w*|dump|chdir"
+    r"|listdir|makedirs|mkdir|exists|isfile|isdir|glob|iglob|join|append|insert|expanduser|ImageFolder|imread|connect"
+    r"|scandir|walk|copy\w*|move)$"
 )
 _PLACE = re.compile(r"(?:path|dir|folder|root|file|filename|base|data|home|out|output|input)s?\d*$", re.I)
 
 
-def bindings(n) -> Iterator[tuple[str, ast.expr]]:
+def bindings(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
     "`(name, value)` of whatever binds a name: an assignment, a keyword, an item of a dict"
-    if isinstance(n, ast.Assign):
-        for t in n.targets:
-            key = t.slice if isinstance(t, ast.Subscript) else None
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            key = target.slice if isinstance(target, ast.Subscript) else None
             yield (
-                (str(key.value) if isinstance(key, ast.Constant) else getattr(t, "id", getattr(t, "attr", ""))),
-                n.value,
+                (
+                    str(key.value)
+                    if isinstance(key, ast.Constant)
+                    else getattr(target, "id", getattr(target, "attr", ""))
+                ),
+                node.value,
             )
-    elif isinstance(n, ast.AnnAssign) and n.value is not None:
-        yield getattr(n.target, "id", ""), n.value
-    elif isinstance(n, ast.keyword) and n.arg:
-        yield n.arg, n.value
-    elif isinstance(n, ast.Dict):
-        yield from ((str(k.value), v) for k, v in zip(n.keys, n.values) if isinstance(k, ast.Constant))
+    elif isinstance(node, ast.AnnAssign) and node.value is not None:
+        yield getattr(node.target, "id", ""), node.value
+    elif isinstance(node, ast.keyword) and node.arg:
+        yield node.arg, node.value
+    elif isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values):
+            if isinstance(key, ast.Constant):
+                yield str(key.value), value
 
 # %% ../../nbs/job/survey.ipynb #c3c8b442
 class _Walk:
@@ -169,72 +178,74 @@ class _Walk:
         self.places = set()
         self.parts = set()
 
-    def visit(self, n) -> None:
-        if isinstance(n, ast.Constant):
-            self._constant(n)
-        elif isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant):
-            self.docs.add(id(n.value))
-        elif isinstance(n, ast.Call):
-            self._call(n)
-        elif isinstance(n, ast.JoinedStr):
-            self.parts |= {id(v) for v in n.values}
-        elif isinstance(n, (ast.FunctionDef, ast.ClassDef)):
-            self._decorators(n)
-        elif isinstance(n, ast.Try):
-            self._try(n)
-        for name, value in bindings(n):
-            self._bind(n, name, value)
+    def visit(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Constant):
+            self._constant(node)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            self.docs.add(id(node.value))
+        elif isinstance(node, ast.Call):
+            self._call(node)
+        elif isinstance(node, ast.JoinedStr):
+            self.parts |= {id(part) for part in node.values}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            self._decorators(node)
+        elif isinstance(node, ast.Try):
+            self._try(node)
+        for name, value in bindings(node):
+            self._bind(node, name, value)
 
-    def _constant(self, n) -> None:
-        if isinstance(n.value, str) and id(n) not in self.docs:
+    def _constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str) and id(node) not in self.docs:
             self.found.strings.append(
-                String(n, n.value, self.named.get(id(n), ""), id(n) in self.places, id(n) in self.parts)
+                String(node, node.value, self.named.get(id(node), ""), id(node) in self.places, id(node) in self.parts)
             )
 
-    def _called(self, node, f):
-        text = written(f)
+    def _called(self, node: ast.expr, function: ast.expr) -> str:
+        "Note a call; returns what it calls, as written"
+        text = written(function)
         self.found.calls.append(Called(node, text, full_name(text, self.names)))
         return text
 
-    def _call(self, n) -> None:
-        if _OPENS.search(self._called(n, n.func)):
-            self.places |= {id(a) for a in n.args} | {
-                id(v) for a in n.args if isinstance(a, ast.JoinedStr) for v in a.values
-            }
+    def _call(self, node: ast.Call) -> None:
+        if _OPENS.search(self._called(node, node.func)):
+            for argument in node.args:
+                self.places.add(id(argument))
+                if isinstance(argument, ast.JoinedStr):
+                    self.places |= {id(part) for part in argument.values}
 
-    def _decorators(self, n) -> None:
-        for d in n.decorator_list:
-            if not isinstance(d, ast.Call):
-                self._called(d, d)
+    def _decorators(self, node: ast.FunctionDef | ast.ClassDef) -> None:
+        for decorator in node.decorator_list:
+            if not isinstance(decorator, ast.Call):
+                self._called(decorator, decorator)
 
-    def _try(self, n) -> None:
-        for m in (m for s in n.body for m in ast.walk(s)):
-            if isinstance(m, ast.Import):
-                self.found.tried |= {a.name.split(".")[0] for a in m.names}
-            elif isinstance(m, ast.ImportFrom):
-                self.found.tried.add((m.module or "").split(".")[0])
+    def _try(self, node: ast.Try) -> None:
+        for inner in chain.from_iterable(map(ast.walk, node.body)):
+            if isinstance(inner, ast.Import):
+                self.found.tried |= {alias.name.split(".")[0] for alias in inner.names}
+            elif isinstance(inner, ast.ImportFrom):
+                self.found.tried.add((inner.module or "").split(".")[0])
 
-    def _bind(self, n, name, value) -> None:
+    def _bind(self, node: ast.AST, name: str, value: ast.expr) -> None:
         inner = [value, *(getattr(value, "elts", []))]
-        if isinstance(n, (ast.Assign, ast.AnnAssign)):
-            self.named |= {id(v): name for v in inner}
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            self.named |= {id(item): name for item in inner}
         if _PLACE.search(name):
-            self.places |= {id(v) for v in inner} | {id(v) for v in getattr(value, "values", ())}
+            self.places |= {id(item) for item in inner} | {id(item) for item in getattr(value, "values", ())}
         if _SECRET.search(name) and isinstance(value, ast.Constant) and isinstance(value.value, str):
             self.found.secrets.append((name, value.value, value))
 
-
+# %% ../../nbs/job/survey.ipynb #df0886f0
 def survey(
     cells: list[Cell],
 ) -> list[Survey]:  # One for every cell that parses
     "What the cells of a notebook call and say"
     names = names_in(cells)
     out = []
-    for c in cells:
-        if c.tree is None:
+    for cell in cells:
+        if cell.tree is None:
             continue
-        walk = _Walk(c, names)
-        for n in ast.walk(c.tree):
-            walk.visit(n)
+        walk = _Walk(cell, names)
+        for node in ast.walk(cell.tree):
+            walk.visit(node)
         out.append(walk.found)
     return out

@@ -19,15 +19,15 @@ from . import definition, process_identity, schedule_definition
 from .schedule_facts import Outcome
 
 # %% ../../nbs/job/unattended.ipynb #c0b4393b
-def definition_digest(project, name: str) -> str:
+def definition_digest(project: Project, name: str) -> str:
     "SHA-256 over the files of a job"
-    h = hashlib.sha256()
-    for f in sorted(definition.folder_of(project, name).rglob("*")):
-        if f.is_file() and f.name != schedule_definition.TOML and not f.name.startswith("."):
-            h.update(
-                f"{f.relative_to(project.root).as_posix()}\0{hashlib.sha256(f.read_bytes()).hexdigest()}\n".encode()
+    digest = hashlib.sha256()
+    for file in sorted(definition.folder_of(project, name).rglob("*")):
+        if file.is_file() and file.name != schedule_definition.TOML and not file.name.startswith("."):
+            digest.update(
+                f"{file.relative_to(project.root).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
             )
-    return h.hexdigest()
+    return digest.hexdigest()
 
 # %% ../../nbs/job/unattended.ipynb #57335fe1
 END_S = 45.0  # A stopped run has this long to save its notebook; shorter than the lease of a fire
@@ -39,24 +39,24 @@ def _once(project: Project, spec: dict) -> dict:
 
     try:
         with projects.use(project), ledger.because(**spec["cause"]):
-            r = verbs.call("job.run", spec["job"], params=spec["params"])
+            record = verbs.call("job.run", spec["job"], params=spec["params"])
         return {
             "status": "succeeded",
-            "run": r.run,
+            "run": record.run,
             "message": "",
             "retry": False,
-            "seconds": r.seconds,
-            "cost_usd": r.cost_usd,
+            "seconds": record.seconds,
+            "cost_usd": record.cost_usd,
         }
-    except MlopsError as e:
-        r = getattr(e, "result", None)
+    except MlopsError as error:
+        record = getattr(error, "result", None)
         return {
             "status": "failed",
-            "run": getattr(r, "run", ""),
-            "message": e.message,
-            "retry": e.exit in (1, 4),
-            "seconds": getattr(r, "seconds", 0.0),
-            "cost_usd": getattr(r, "cost_usd", None),
+            "run": getattr(record, "run", ""),
+            "message": error.message,
+            "retry": error.exit in (1, 4),
+            "seconds": getattr(record, "seconds", 0.0),
+            "cost_usd": getattr(record, "cost_usd", None),
         }
     except KeyboardInterrupt:
         return {
@@ -87,7 +87,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a run prints must not mix with the answers
 
-    def stop(*_) -> Never:
+    def stop(*_: object) -> Never:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
@@ -104,7 +104,7 @@ def main() -> None:
 class Worker:
     "A worker process of a project"
 
-    def __init__(self, project) -> None:
+    def __init__(self, project: Project) -> None:
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         import mlops_nb
 
@@ -148,19 +148,19 @@ class Worker:
                 timer.cancel()
         if not line:
             self.close()
-            m = {
+            message = {
                 "status": "stopped" if self.late == "stopped" else "failed",
                 "message": f"the worker ended with {self.child.returncode}",
                 "run": "",
                 "retry": True,
             }
         else:
-            m = json.loads(line)
+            message = json.loads(line)
         if self.late.startswith("took"):
-            m |= {"status": "failed", "message": self.late, "retry": True}
-        return msgspec.convert({k: m[k] for k in ("status", "message", "run", "retry")}, Outcome), m
+            message |= {"status": "failed", "message": self.late, "retry": True}
+        return msgspec.convert({key: message[key] for key in ("status", "message", "run", "retry")}, Outcome), message
 
-    def _expire(self, timeout_s) -> None:
+    def _expire(self, timeout_s: float) -> None:
         self.late = f"took longer than {timeout_s:g} s"
         self._hang_up()
 

@@ -9,6 +9,7 @@ __all__ = ['convert', 'run', 'history', 'list_', 'show', 'params', 'step']
 
 # %% ../../nbs/job/verbs.ipynb #2baf8a67
 import hashlib, re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -24,20 +25,20 @@ from .facts import History, Job, Jobs, RunRecord
 # %% ../../nbs/job/verbs.ipynb #ffeaed47
 def _named(notebook: Path, name: str) -> str:
     "The job's name: the given one, or the notebook's file name"
-    return (
-        check_name(name, "job name")
-        if name
-        else check_name(
-            re.sub(r"[^A-Za-z0-9_.-]+", "-", _latin(Path(notebook).stem)).strip("-.")[:64] or "job", "job name"
-        )
-    )
+    if not name:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", _latin(Path(notebook).stem)).strip("-.")[:64] or "job"
+    return check_name(name, "job name")
 
 
 def _latin(text: str) -> str:
     "Letters without their accents; those of other alphabets stay"
     import unicodedata
 
-    return "".join(c for c in unicodedata.normalize("NFKD", text.replace("ß", "ss")) if not unicodedata.combining(c))
+    return "".join(
+        character
+        for character in unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+        if not unicodedata.combining(character)
+    )
 
 
 def _place(project: Project, notebook: Path, name: str) -> tuple[str, str]:
@@ -53,7 +54,7 @@ def _place(project: Project, notebook: Path, name: str) -> tuple[str, str]:
             return path.relative_to(project.root).as_posix(), ""
     return path.relative_to(project.root).as_posix(), path.parent.relative_to(project.root).as_posix().removeprefix(".")
 
-
+# %% ../../nbs/job/verbs.ipynb #d26527b6
 @verb("job.convert", changes=True, example="mlops job convert score.ipynb")
 def convert(
     notebook: Path,  # An .ipynb file
@@ -64,7 +65,8 @@ def convert(
 ) -> Job | Plan:
     """Make a notebook a job
 
-    Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
+    Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of \
+what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
     from mlops_nb.job import conversion, notebook_ast, notebook_diff, repairs, requirements
 
     nb = notebook_ast.load(notebook, lazy=True)
@@ -78,9 +80,9 @@ def convert(
     job.folder = f"jobs/{name}"
     if dry_run and not diff:
         return Plan(steps=_plan(job))
-    reasons = {q.cell: "its names are in the parameters cell" for q in job.parameters if q.cell is not None} | {
-        d.cell: d.reason for d in job.dropped_cells
-    }
+    moved = [parameter.cell for parameter in job.parameters if parameter.cell is not None]
+    reasons = dict.fromkeys(moved, "its names are in the parameters cell")
+    reasons |= {dropped.cell: dropped.reason for dropped in job.dropped_cells}
     changes = repairs.masked(
         notebook_diff.diff(nb, made.notebook, (Path(notebook).name, f"{job.folder}/{job.notebook}"), reasons), nb
     )
@@ -96,26 +98,26 @@ def convert(
 
 
 def _digest(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plan(job: Job) -> list[str]:
     "What a conversion would do, in words"
-    return [
-        *(f"write {job.folder}/{f}" for f in (definition.TOML, job.notebook, definition.LOCK)),
-        *(f"parameter {q.name}: {q.type} = {q.default!r}" for q in job.parameters),
-        *(f"step {s.name}" + (f" after {', '.join(s.needs)}" if s.needs else "") for s in job.steps),
-        *(f"leave out cell {d.cell}: {d.reason}" for d in job.dropped_cells),
-        "record job.converted",
-    ]
+    plan = [f"write {job.folder}/{file}" for file in (definition.TOML, job.notebook, definition.LOCK)]
+    plan += [f"parameter {parameter.name}: {parameter.type} = {parameter.default!r}" for parameter in job.parameters]
+    for step in job.steps:
+        plan.append(f"step {step.name}" + (f" after {', '.join(step.needs)}" if step.needs else ""))
+    plan += [f"leave out cell {dropped.cell}: {dropped.reason}" for dropped in job.dropped_cells]
+    return [*plan, "record job.converted"]
 
 
 def _told(job: Job) -> dict:
     "What the ledger keeps of a conversion"
+    types = {parameter.name: parameter.type for parameter in job.parameters}
     return {
         "source": job.source,
-        "parameters": {q.name: q.type for q in job.parameters},
+        "parameters": types,
         "requirements": job.requirements,
         "steps": [s.name for s in job.steps],
         "inputs": [f"{t.kind}:{t.name}" for t in job.inputs],
@@ -140,7 +142,9 @@ def run(
 ) -> RunRecord | Plan:
     """Run a job with typed parameters; every cell is metered and priced
 
-    Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the executed notebook is kept and the error is one line."""
+    Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a \
+failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the \
+executed notebook is kept and the error is one line."""
     from mlops_nb.job import cell_syntax, execution, parameters, secret_refs, unattended
 
     if on != "local":
@@ -154,22 +158,25 @@ def run(
     if on != "local":
         remote_verbs.check(on, resume, isolated, live, limit)
     old = execution.resumable(project, job, resume) if resume else None
-    kept = {k: v for k, v in (old.parameters if old else {}).items() if k in {q.name for q in job.parameters}}
+    known = {parameter.name for parameter in job.parameters}
+    earlier = old.parameters if old else {}
+    kept = {key: value for key, value in earlier.items() if key in known}
     values = parameters.bind(job.parameters, kept | dict(params or {}), f"job `{name}`")
     if on != "local" or dry_run:
         cell_syntax.runnable(project, job)
     if on != "local":
-        return remote_verbs.elsewhere(project, job, values, on, image, dry_run)
-    for v in values.values():
-        if secret_refs.is_secret(v):
-            secret_refs.look_up(v)
+        return remote_verbs.elsewhere(project, job, values, on, image=image, dry_run=dry_run)
+    for value in values.values():
+        if secret_refs.is_secret(value):
+            secret_refs.look_up(value)
     execution.limits_of(project, job, limit)
     if dry_run:
         return Plan(
             steps=[
                 *(
-                    f"{q.name} = {values.get(q.name, q.default)!r}" + ("" if q.name in values else " (default)")
-                    for q in job.parameters
+                    f"{parameter.name} = {values.get(parameter.name, parameter.default)!r}"
+                    + ("" if parameter.name in values else " (default)")
+                    for parameter in job.parameters
                 ),
                 f"execute {job.folder}/{job.notebook} in {job.cwd or '.'}",
                 "record job.started and how it ended",
@@ -251,7 +258,10 @@ def list_() -> Jobs:
 
     project = projects.current()
     names = registered(project, "job")
-    about = {n: [f"{q.name} {q.type}" for q in definition.read(project, n).parameters] for n in names}
+    about = {}
+    for name in names:
+        job = definition.read(project, name)
+        about[name] = [f"{parameter.name} {parameter.type}" for parameter in job.parameters]
     return Jobs(jobs=views.table(names, about, views.runs(ledger.of(project).events(["job.started", *views.ENDS]))))
 
 
@@ -265,7 +275,7 @@ def show(
 # %% ../../nbs/job/verbs.ipynb #68b48477
 @verb("params", cell="around")
 @contextmanager
-def params():
+def params() -> Iterator[None]:
     "Mark a cell's constants as the parameters of the job that this notebook becomes"
     yield
 
@@ -278,6 +288,6 @@ def step(
     after: list[str] = [],  # Steps that come before it though no name of theirs is used
     retries: int = 0,  # How often a job tries it again
     backoff: float = 0.0,  # Seconds before the first of these tries; twice as long before each further one
-):
+) -> Iterator[None]:
     "Mark a cell as a step of the job that this notebook becomes: cached and retried by itself"
     yield

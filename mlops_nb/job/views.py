@@ -55,14 +55,14 @@ def table(
 ) -> list[JobRow]:
     "One line a job"
     out = []
-    for n in names:
-        mine = [r for r in rows if r.job == n]
+    for name in names:
+        mine = [row for row in rows if row.job == name]
         last = mine[0] if mine else None
-        paid = [r.cost_usd for r in mine if r.cost_usd is not None]
+        paid = [row.cost_usd for row in mine if row.cost_usd is not None]
         out.append(
             JobRow(
-                name=n,
-                parameters=parameters.get(n, []),
+                name=name,
+                parameters=parameters.get(name, []),
                 runs=len(mine),
                 last=last.status if last else "",
                 last_time=last.time if last else "",
