@@ -34,13 +34,6 @@ for _name, _value in {
 # %% ../nbs/package.ipynb #c555bfd2
 _PILLARS = "core guard cost data feature model monitor job comply app".split()
 _NAMES = {
-    "run": ("mlops_nb.model", "run"),
-    "init": ("mlops_nb.app", "init"),
-    "status": ("mlops_nb.app", "status"),
-    "doctor": ("mlops_nb.app", "doctor"),
-    "demo": ("mlops_nb.app", "demo"),
-    "audit": ("mlops_nb.comply", "audit"),
-    "site": ("mlops_nb.app", "site"),
     "MlopsError": ("mlops_nb.core.errors", "MlopsError"),
     "use": ("mlops_nb.core.project", "use"),
     "project": ("mlops_nb.core.project", "find"),
@@ -53,11 +46,18 @@ def __getattr__(name: str) -> "Any":
     if name in _NAMES:
         module, attr = _NAMES[name]
         return getattr(importlib.import_module(module), attr)
+    if not name.startswith("_"):
+        from mlops_nb.core import verbs
+
+        if (found := verbs.door(name)) is not None:
+            return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*_PILLARS, *_NAMES, "__version__", "load_ipython_extension"])
+    from mlops_nb.core import verb_index
+
+    return sorted({*_PILLARS, *_NAMES, *verb_index.areas(), "__version__", "load_ipython_extension"})
 
 # %% ../nbs/package.ipynb #13993340
 def load_ipython_extension(shell: "InteractiveShell") -> None:

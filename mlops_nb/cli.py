@@ -192,24 +192,8 @@ def _page(words: list[str]) -> int | None:
         return None
     from mlops_nb.core import manual, verb_index
 
-    index = verb_index.load()
-    areas = {verb.split(".")[0] for verb in index}
-    if not plain:
-        _write(manual.overview(index))
-        return 0
-    path = ".".join(plain[:2]) if ".".join(plain[:2]) in index else plain[0]
-    if path in areas and any(verb.startswith(path + ".") for verb in index):
-        if len(plain) == 1:
-            _write(manual.overview(index, path))
-            return 0
-        path = ""
-    if path in index:
-        _write(manual.page(path, index[path]))
-        return 0
-    from mlops_nb.core import grammar
-
-    grammar.find_verb(plain, index)  # raises, with the nearest word
-    return None
+    _write(manual.help_for(plain, verb_index.load()))
+    return 0
 
 
 def _complete() -> int:

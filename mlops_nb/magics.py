@@ -143,19 +143,9 @@ def _with_cell(shell: "InteractiveShell", call: "Call", entry: dict, cell: str) 
 
 def _help(words: list[str], index: dict) -> None:
     "Print a help page"
-    from mlops_nb.core import grammar, manual
+    from mlops_nb.core import manual
 
-    areas = {known.split(".")[0] for known in index}
-    path = ".".join(words[:2]) if ".".join(words[:2]) in index else ".".join(words[:1])
-    area_alone = len(words) == 1 and path in areas and any(known.startswith(path + ".") for known in index)
-    if not words:
-        print(manual.overview(index))
-    elif path in index and not area_alone:
-        print(manual.page(path, index[path]))
-    elif path in areas:
-        print(manual.overview(index, path))
-    else:
-        grammar.find_verb(words, index)
+    print(manual.help_for(words, index))
 
 # %% ../nbs/magics.ipynb #0ecde63d
 _ASKS = re.compile(r"^(\s*%%?mlops\b[^?]*?)\s*\?+\s*$")
