@@ -33,6 +33,7 @@ for _name, _value in {
 
 # %% ../nbs/package.ipynb #c555bfd2
 _PILLARS = "core guard cost data feature model monitor job comply app".split()
+_SURFACES = "magics cli lab".split()  # Python asks for a module here before it looks for its file
 _NAMES = {
     "MlopsError": ("mlops_nb.core.errors", "MlopsError"),
     "use": ("mlops_nb.core.project", "use"),
@@ -46,7 +47,7 @@ def __getattr__(name: str) -> "Any":
     if name in _NAMES:
         module, attr = _NAMES[name]
         return getattr(importlib.import_module(module), attr)
-    if not name.startswith("_"):
+    if not name.startswith("_") and name not in _SURFACES:
         from mlops_nb.core import verbs
 
         if (found := verbs.door(name)) is not None:
