@@ -89,8 +89,8 @@ def at_home(home: Path) -> dict[str, str]:
 def few_files():
     "Ledgers of tests that have ended let their files go: `select` knows no file descriptor above 1023"
     yield
-    ledger = sys.modules.get("mlops_nb.core.ledger")
-    held = [log for log in list(ledger._every) if log.db is not None] if ledger else []
+    reading = sys.modules.get("mlops_nb.core.ledger_reading")
+    held = [log for log in list(reading.every) if log.db is not None] if reading else []
     for log in held if len(held) > 20 else ():
         log.close()
 

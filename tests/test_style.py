@@ -7,6 +7,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 import textwrap
 import tokenize
 import types
@@ -24,8 +25,7 @@ MODULES = sorted(
     for p in (ROOT / "mlops_nb").rglob("*.py")
     if not {"tutorials", "templates"} & set(p.parts) and p.name != "_modidx.py"
 )
-MODULE_STATEMENTS, CELL_STATEMENTS = 400, 60
-LINE = 300  # this is where nobody can read on
+MODULE_STATEMENTS, CELL_STATEMENTS, CONDITIONS = 400, 60, 3
 LONG_CELLS = ROOT / "tests" / "long_cells.json"
 EXPORTED = re.compile(r"^#\|\s*exports?i?\b", re.M)
 BELONGS_TO_A_MACHINE = re.compile(r"/(?:root|work|Users)/|C:\\\\Users|127\.0\.0\.1:\d{5}.*token")
@@ -108,8 +108,6 @@ def lost_comments(module: types.ModuleType) -> list[str]:
             known = {}
         told = " ".join(" ".join(text.split()) for text in known.values() if text)
         comments = signature_comments(source)
-        if "return" not in function.__annotations__:
-            comments = [c for c in comments if f"): # {c}" not in source and f"):  # {c}" not in source]
         lost += [f"{function.__qualname__}: {c}" for c in comments if c not in told]
     return lost
 
@@ -134,14 +132,138 @@ def test_a_lost_comment_is_found(tmp_path, monkeypatch):
     assert lost_comments(importlib.import_module("broken_by_format")) == ["f: Which ones"]
 
 
-def test_lines_end():
-    long = [
-        f"{m.relative_to(ROOT)}:{n}: {len(line)}"
-        for m in MODULES
-        for n, line in enumerate(m.read_text(encoding="utf-8").splitlines(), 1)
-        if len(line) > LINE and not line.startswith(("# %%", "__all__")) and "<svg" not in line and "<path" not in line
+def weight(expression: ast.expr) -> int:
+    "Conditions and loops in one expression: each `and`, `or`, conditional, `for` and `if` of a comprehension"
+    count = 0
+    for node in ast.walk(expression):
+        if isinstance(node, ast.IfExp):
+            count += 1
+        elif isinstance(node, ast.BoolOp):
+            count += len(node.values) - 1
+        elif isinstance(node, ast.comprehension):
+            count += 1 + len(node.ifs)
+    return count
+
+
+def expressions(statement: ast.stmt) -> list[ast.expr]:
+    "The expressions that a statement holds itself, not those of the statements inside it"
+    fields = [value for _, value in ast.iter_fields(statement)]
+    parts = [part for value in fields for part in (value if isinstance(value, list) else [value])]
+    parts = [part.context_expr if isinstance(part, ast.withitem) else part for part in parts]
+    return [part for part in parts if isinstance(part, ast.expr)]
+
+
+def dense(source: str) -> list[str]:
+    "Expressions with more than three conditions or loops"
+    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    return [
+        f"line {part.lineno}: {weight(part)} in {ast.unparse(part)[:80]}"
+        for statement in statements
+        for part in expressions(statement)
+        if weight(part) > CONDITIONS
     ]
-    assert long == []
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def nested_loops(source: str) -> list[str]:
+    "Comprehensions with more than one `for`"
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, COMPREHENSIONS)]
+    return [f"line {node.lineno}: {ast.unparse(node)[:80]}" for node in found if len(node.generators) > 1]
+
+
+def shape(node: ast.expr) -> str:
+    return re.sub(r"ctx=\w+\(\)", "", ast.dump(node))
+
+
+def alike(targets: list[ast.expr], values: list[ast.expr]) -> bool:
+    "Are these values one thing? A swap, constants of one type, calls of one function, parts of one object"
+    if {shape(t) for t in targets} & {shape(v) for v in values}:
+        return True
+    if all(isinstance(v, ast.Constant) for v in values):
+        return len({type(v.value) for v in values}) == 1
+    if all(isinstance(v, ast.Call) for v in values):
+        return len({shape(v.func) for v in values}) == 1
+    parts = (ast.Attribute, ast.Subscript)
+    return all(isinstance(v, parts) for v in values) and len({shape(v.value) for v in values}) == 1
+
+
+def unlike(source: str) -> list[str]:
+    "Assignments of several things that have nothing to do with each other"
+    return [
+        f"line {node.lineno}: {ast.unparse(node)[:80]}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+        for target in node.targets
+        if isinstance(target, ast.Tuple) and not alike(target.elts, node.value.elts)
+    ]
+
+
+@pytest.mark.parametrize("look", [dense, nested_loops, unlike])
+def test_expressions_are_plain(look):
+    found = {str(m.relative_to(ROOT)): look(m.read_text(encoding="utf-8")) for m in MODULES}
+    assert {m: lines for m, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "look, source, count",
+    [
+        (dense, "x = a and b and c and d and e", 1),
+        (dense, "x = a and b and c and d", 0),
+        (dense, "x = [i if i else 0 for i in y if i and z]", 1),
+        (dense, "if a:\n    x = b if c else d\n", 0),
+        (nested_loops, "x = [a for b in c for a in b]", 1),
+        (unlike, "a, b = [], 0", 1),
+        (unlike, "a, b = b, a", 0),
+        (unlike, "low, high = 0, 1", 0),
+        (unlike, "low, high = bounds", 0),
+        (unlike, "a, b = read(x), read(y)", 0),
+        (unlike, "a, b = x.low, x.high", 0),
+        (unlike, "a, b = x.low, y.high", 1),
+    ],
+)
+def test_what_is_plain(look, source, count):
+    assert len(look(source)) == count
+
+
+def test_directives_come_first():
+    "A formatter or fixer that writes above `#| export` makes the cell leave its module in silence"
+    wrong = []
+    for notebook in files():
+        for cell in cells(notebook):
+            lines = "".join(cell["source"]).split("\n")
+            at = [n for n, line in enumerate(lines) if line.startswith("#|")] if cell["cell_type"] == "code" else []
+            wrong += [f"{notebook.relative_to(ROOT)}#{cell['id']}"] if at != list(range(len(at))) else []
+    assert wrong == []
+
+
+DICT_READS = re.compile(r"payload or \{\}|payload\.get\(|payload\[")
+
+
+def test_no_payload_is_read_as_a_dict():
+    "Writers and readers share the structs of the rooms `events`"
+    found = [
+        f"{m.relative_to(ROOT)}:{number}: {line.strip()}"
+        for m in MODULES
+        for number, line in enumerate(m.read_text(encoding="utf-8").splitlines(), 1)
+        if DICT_READS.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "--no-incremental"]],
+    ids=["ruff", "format", "mypy"],
+)
+def test_tools_find_nothing(words, tmp_path):
+    "What `make check` runs"
+    tool = Path(sys.executable).with_name(words[0])
+    if not tool.exists() or not (ROOT / "pyproject.toml").exists():
+        pytest.skip(f"{words[0]} is not installed here")
+    done = subprocess.run([tool, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
 
 def test_nothing_of_one_machine():

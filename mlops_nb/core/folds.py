@@ -7,13 +7,13 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/folds.html.md"""
 # %% auto #0
 __all__ = ['Head', 'Fold', 'Unread', 'Place', 'catch_up', 'Names', 'names_fold']
 
-# %% ../../nbs/core/folds.ipynb #8e6198c2
+# %% ../../nbs/core/folds.ipynb #eb9ffaee
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 import msgspec
-from . import ledger, pillars
+from . import ledger, ledger_reading, pillars
 from .events import Skipped
 from .ledger_file import TYPE
 from .project import Project
@@ -113,7 +113,7 @@ def _keep(log: ledger.Ledger, fold: Fold, place: Place) -> None:
     ):  # it looked for states before this one was there
         _file(log, fold).unlink(missing_ok=True)
 
-# %% ../../nbs/core/folds.ipynb #5a8363e1
+# %% ../../nbs/core/folds.ipynb #bdc77c82
 class _Walking(NamedTuple):
     "A fold on its way"
 
@@ -125,7 +125,7 @@ class _Walking(NamedTuple):
 _head = msgspec.json.Decoder(Head).decode
 
 
-def _wanted(log: ledger.Ledger, types: Iterable[str], after: int) -> Iterable[ledger.Stored]:
+def _wanted(log: ledger.Ledger, types: Iterable[str], after: int) -> Iterable[ledger_reading.Stored]:
     "Entries of these types, redactions, broken ones and those of undeclared types"
     wanted = sorted({*types, "entry.redacted"})
     declared = sorted(pillars.events())
