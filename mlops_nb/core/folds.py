@@ -113,7 +113,7 @@ def _keep(log: ledger.Ledger, fold: Fold, place: Place) -> None:
     ):  # it looked for states before this one was there
         _file(log, fold).unlink(missing_ok=True)
 
-# %% ../../nbs/core/folds.ipynb #bdc77c82
+# %% ../../nbs/core/folds.ipynb #c56fba84
 class _Walking(NamedTuple):
     "A fold on its way"
 
@@ -178,7 +178,7 @@ def _unread(walking: list[_Walking], seq: int, type: str, why: str) -> None:
 def _concerns(subject: str, after: int) -> bool:
     return not subject.isdigit() or int(subject) <= after
 
-
+# %% ../../nbs/core/folds.ipynb #734b7213
 def catch_up(
     project: Project,
     folds: Iterable[Fold],

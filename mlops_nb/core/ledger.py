@@ -70,7 +70,7 @@ def _encoded(event: New) -> tuple[New, bytes]:
 def _text(value: Any) -> str:
     return payloads.clean(str(value))[:500]  # a file name may hold bytes that are no text
 
-# %% ../../nbs/core/ledger.ipynb #e158c1e9
+# %% ../../nbs/core/ledger.ipynb #1d529eb3
 class Verification(msgspec.Struct, kw_only=True):
     "What `Ledger.verify` found"
 
@@ -90,7 +90,7 @@ class Verification(msgspec.Struct, kw_only=True):
             return 4
         return 0 if self.ok else 1
 
-
+# %% ../../nbs/core/ledger.ipynb #d4363088
 class _Proving(Reading):
     "What proves that a log is as it was"
 
@@ -183,6 +183,10 @@ class _Proving(Reading):
             problems.insert(0, _damage(broken))
         return Verification(entries=size, root=head, signed=signed, anchored=safe, problems=problems)
 
+# %% ../../nbs/core/ledger.ipynb #64d8fcab
+class _Showing(_Proving):
+    "What a stranger needs"
+
     def prove(
         self,
         seq: int,
@@ -223,37 +227,16 @@ class _Proving(Reading):
             ],
         }
 
-
+# %% ../../nbs/core/ledger.ipynb #ca30c55b
 def _damage(said: str) -> verification.Problem:
     "What SQLite's own check says: an index that leaves out an entry is no damage of the file"
     if "missing from index" in said or "wrong # of entries in index" in said:
         return verification.Problem(0, "tampered", f"an index does not hold what the entries say: {said}"[:200])
     return verification.Problem(0, "unreadable", f"the file is damaged: {said}"[:200])
 
-# %% ../../nbs/core/ledger.ipynb #e823167f
-class Ledger(_Proving):
-    "The log of one project in this process"
-
-    def __repr__(self) -> str:
-        return f"Ledger({self.size():,} entries)"
-
-    def append(
-        self,
-        type: str,  # A declared event type
-        subject: str,  # What it is about: `flights@1`
-        payload: Payload | Mapping[str, Any] | None = None,  # Details
-        *,
-        digest: str = "",  # SHA-256 of what was touched, hex
-    ) -> Event:
-        "Record one event; it is durable when this returns"
-        return self.append_many([New(type, subject, payload, digest)])[0]
-
-    def append_many(
-        self,
-        news: Sequence[New],
-    ) -> list[Event]:
-        "Record events in one commit, in this order"
-        return self._group.do([_encoded(event) for event in news])
+# %% ../../nbs/core/ledger.ipynb #42e1896a
+class _Appending(_Showing):
+    "How entries are written"
 
     def _commit(self, batch: list[Waiting]) -> None:
         "Write the entries of everybody who waits in one transaction"
@@ -321,6 +304,31 @@ class Ledger(_Proving):
         }
         return msgspec.json.encode(header).decode()
 
+# %% ../../nbs/core/ledger.ipynb #d009b72a
+class Ledger(_Appending):
+    "The log of one project in this process"
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.size():,} entries)"
+
+    def append(
+        self,
+        type: str,  # A declared event type
+        subject: str,  # What it is about: `flights@1`
+        payload: Payload | Mapping[str, Any] | None = None,  # Details
+        *,
+        digest: str = "",  # SHA-256 of what was touched, hex
+    ) -> Event:
+        "Record one event; it is durable when this returns"
+        return self.append_many([New(type, subject, payload, digest)])[0]
+
+    def append_many(
+        self,
+        news: Sequence[New],
+    ) -> list[Event]:
+        "Record events in one commit, in this order"
+        return self._group.do([_encoded(event) for event in news])
+
     def redact(
         self,
         seq: int,
@@ -342,7 +350,7 @@ class Ledger(_Proving):
                 )
         return done
 
-
+# %% ../../nbs/core/ledger.ipynb #a57316e8
 def folds_of(
     path: Path,  # Of a ledger
 ) -> Path:
