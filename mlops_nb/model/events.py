@@ -189,7 +189,7 @@ class ModelCompressed(Payload):
     max_loss: float | None = None
     min_agreement: float | None = None
     chosen: str = ""
-    registered: str = ""
+    registered: int | None = None  # Its version
     candidates: list[dict[str, Any]] = []
 
 
