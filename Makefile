@@ -55,10 +55,10 @@ check: $(READY) ## Generated modules equal the notebooks; ruff; mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-export: $(READY) ## Notebooks formatted and exported into mlops_nb/, the index of the verbs, the reference page
+export: $(READY) ## Notebooks formatted and exported into mlops_nb/, the indexes, the reference page
 	$(BIN)/ruff format -q nbs
 	$(BIN)/nbdev-export
-	$(BIN)/python -m mlops_nb.core.verb_index
+	$(BIN)/python -c 'from mlops_nb.core import fact_index, pillars, verb_index; pillars.write(); verb_index.write(); fact_index.write()'
 	$(BIN)/nbdev-test nbs/reference.ipynb --save --n-workers 1
 	$(BIN)/nbdev-clean --fname nbs/reference.ipynb
 

@@ -97,7 +97,7 @@ setup(
     classifiers=lines(ini["classifiers"]),
     python_requires=f">={ini['min_python']}",
     packages=find_packages(include=[ini["lib_path"], f"{ini['lib_path']}.*"]),
-    package_data={ini["lib_path"]: ["_verbs.json", "py.typed", "_data/**/*"]},
+    package_data={ini["lib_path"]: ["_verbs.json", "_pillars.json", "_facts.json", "py.typed", "_data/**/*"]},
     include_package_data=False,
     install_requires=lines(ini["requirements"]),
     extras_require=extras(ini),

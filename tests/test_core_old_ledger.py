@@ -42,8 +42,8 @@ def test_its_fields_arrive(old):
     assert one("model.promoted").before == 1 and one("model.promoted").gates[0].ok
     assert one("job.failed").cells[0].usd is not None and one("job.failed").bracket
     assert one("job.notified").told[0].service and one("feature.skew_checked").mismatches
-    assert one("run.completed").metrics["test.acc"] == 0.9
-    assert one("job.scheduled").cron == "* * * * *"
+    assert one("run.completed").metrics
+    assert one("job.scheduled").cron
 
 
 def test_it_verifies_and_goes_on(old):

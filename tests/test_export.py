@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_nb.core import verb_index
+from mlops_nb.core import fact_index, verb_index
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPORT = "from nbdev.export import nb_export; import sys; [nb_export(n, lib_path='mlops_nb') for n in sys.argv[1:]]"
@@ -58,3 +58,19 @@ def test_the_index_of_verbs_is_fresh():
     fresh = json.loads(json.dumps(verb_index.build()))
     assert sorted(set(kept) ^ set(fresh)) == [], "run: make export"
     assert [p for p in kept if kept[p] != fresh[p]] == [], "run: make export"
+
+
+def test_the_index_of_facts_is_fresh():
+    kept = json.loads(Path(fact_index.FILE).read_text(encoding="utf-8"))
+    fresh = json.loads(json.dumps(fact_index.build()))
+    assert sorted(set(kept["facts"]) ^ set(fresh["facts"])) == [], "run: make export"
+    assert kept == fresh, "run: make export"
+
+
+def test_every_fact_has_a_type_of_typescript():
+    index = fact_index.load()
+    text = fact_index.typescript(index)
+    for name in index["$defs"]:
+        assert f"export interface {name.replace('.', '_')} {{" in text
+    assert set(index["facts"]) == set(fact_index.facts()) and '"model.Promotion": Promotion;' in text
+    assert "undefined" not in text and text.count("{") == text.count("}")
