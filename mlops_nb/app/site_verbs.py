@@ -15,6 +15,7 @@ from ..core.draw import Panel, facts, place
 from ..core.errors import BadInput, NotFound
 from ..core.fact import Fact, Plan
 from ..core.verbs import verb
+from .events import SiteBuilt
 
 # %% ../../nbs/app/site_verbs.ipynb #1ab50ddb
 class Site(Fact):
@@ -28,16 +29,16 @@ class Site(Fact):
     __panel__ = "mlops_nb.app.site_verbs:drawn"
 
 
-def drawn(s: Site) -> Panel:
+def drawn(site: Site) -> Panel:
     "Where the site is"
     return Panel(
         "Site",
         facts(
             {
-                "first page": place(Path(s.out) / "index.html"),
-                "pages": len(s.pages),
-                "size": f"{s.bytes / 1000:,.0f} kB",
-                "read from": f"{s.entries:,} entries",
+                "first page": place(Path(site.out) / "index.html"),
+                "pages": len(site.pages),
+                "size": f"{site.bytes / 1000:,.0f} kB",
+                "read from": f"{site.entries:,} entries",
             }
         ),
         verdict=("ok", "WRITTEN"),
@@ -69,20 +70,16 @@ def build(
     content = site_content.gather(project)
     made = pages.render(content)
     pages.write(made, folder)
-    digest = sha256("\0".join(f"{k}\0{v}" for k, v in sorted(made.items())).encode()).hexdigest()
+    digest = sha256("\0".join(f"{path}\0{text}" for path, text in sorted(made.items())).encode()).hexdigest()
+    entries = content.about.entries
     ledger.record(
-        project,
-        "site.built",
-        str(out),
-        {"pages": len(made) - 1, "entries": content["site"]["entries"]},
-        digest=digest,
-        fail="open",
+        project, SiteBuilt(pages=len(made) - 1, entries=entries), subject=str(out), digest=digest, fail="open"
     )
     return Site(
-        pages=sorted(k for k in made if k.endswith(".html")),
+        pages=sorted(path for path in made if path.endswith(".html")),
         out=str(folder),
-        entries=content["site"]["entries"],
-        bytes=sum(len(v.encode()) for v in made.values()),
+        entries=entries,
+        bytes=sum(len(text.encode()) for text in made.values()),
         digest=digest,
     )
 
@@ -101,10 +98,10 @@ def serve(
     folder = folder if folder.is_absolute() else project.root / folder
     if not (folder / pages.MARK).is_file():
         raise NotFound(f"no site in {folder}", "write it with: mlops site build")
-    with pages.server(folder, port) as s:
-        sys.stderr.write(f"http://127.0.0.1:{s.server_address[1]}/ (stop with Ctrl-C)\n")
+    with pages.server(folder, port) as server:
+        sys.stderr.write(f"http://127.0.0.1:{server.server_address[1]}/ (stop with Ctrl-C)\n")
         sys.stderr.flush()
         try:
-            s.serve_forever(poll_interval=0.2)
+            server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             return None

@@ -20,6 +20,7 @@ from ..core.project import Project
 from ..core.refs import Data, Name, Ref, Refs
 from ..core.verbs import verb
 from . import asof, catalogue, compute, definition, history, leakage, on_demand, references, windows
+from .events import FeatureAdded, FeatureType, TestVerdict
 from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, TrainingSet, ViewTest
 
 # %% ../../nbs/feature/verbs.ipynb #d1e48276
@@ -134,7 +135,7 @@ def add(
     if kept is not None:
         v = data.add(kept, d.source)
         d.source = f"{v.name}@{v.version}"
-    fact = _view(d, table, tests, _save(p, d, table.num_rows))
+    fact = _view(d, table, tests, _save(p, d, table.num_rows, tests))
     if fact.new and before:
         fact.changes = definition.changes(definition.difference(before[-1], d))
     return fact
@@ -204,34 +205,38 @@ def _computed(project: Project, d, frame=None):
     return table
 
 
-def _save(project: Project, d, n) -> bool:
+def _save(project: Project, d: Definition, rows: int, tests: list[ViewTest]) -> bool:
     "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger
 
     with definition.changing(project, [d.name]):
         if not definition.save(project, d):
             return False
-        ledger.record(
-            project,
-            "feature.added",
-            f"{d.name}@{d.version}",
-            {
-                "entity": d.entity,
-                "time": d.time,
-                "ttl": d.ttl,
-                "source": d.source,
-                "features": [f.name for f in d.features],
-                "rows": n,
-                "tests": d.tests,
-                "owner": d.owner,
-                "purpose": d.purpose,
-                "tags": d.tags,
-                "windows": [windows.line_of(w) for w in d.windows],
-                "needs": d.needs,
-            },
-            digest=definition.digest(d),
+        added = FeatureAdded(
+            entity=d.entity,
+            time=d.time,
+            ttl=d.ttl,
+            source=d.source,
+            features=[feature.name for feature in d.features],
+            types=[FeatureType(feature.name, feature.type) for feature in d.features],
+            rows=rows,
+            tests=d.tests,
+            verdicts=_verdicts(d, tests),
+            owner=d.owner,
+            purpose=d.purpose,
+            tags=d.tags,
+            windows=[windows.line_of(w) for w in d.windows],
+            needs=d.needs,
         )
+        ledger.record(project, added, subject=f"{d.name}@{d.version}", digest=definition.digest(d))
     return True
+
+
+def _verdicts(d: Definition, tests: list[ViewTest]) -> list[TestVerdict]:
+    "How the tests of a view ended; one that is computed on demand has no rows to test yet"
+    if d.on_demand:
+        return []
+    return [TestVerdict(test.expr, not test.failed, test.failed) for test in tests]
 
 
 def _view(d, table, tests, new=True) -> FeatureView:
