@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/site_content.html.md"""
 __all__ = ['RECENT', 'About', 'LeftOut', 'Content', 'unread', 'check', 'gather']
 
 # %% ../../nbs/app/site_content.ipynb #5bb89f26
-import warnings
+import re, warnings
 from typing import NamedTuple
 from ..core import ledger, pillars
 from ..core.contributions import Page, Pages
@@ -65,8 +65,7 @@ def check(
     "Raises `BadInput` for a page that cannot stand in the site"
     paths = [page.path for page in pages]
     for path in paths:
-        steps = path.split("/")
-        if not path.endswith(".html") or "\\" in path or any(step.startswith(".") or not step for step in steps):
+        if not re.fullmatch(r"(\w[\w.-]*/)*\w[\w.-]*\.html", path, re.ASCII):
             raise BadInput(f"{path!r} is no path of a page", "give one like trees/oak.html")
         if path in taken or paths.count(path) > 1:
             raise BadInput(f"there is a page {path} already", "give another path")
