@@ -76,7 +76,9 @@ def _value(value: Any) -> str:
         return f"{{{inside}, ...}}" if len(value) > 4 else f"{{{inside}}}"
     if isinstance(value, list):
         nested = any(isinstance(inner, dict | list) for inner in value)
-        return f"{len(value)} items" if len(value) > 4 or nested else ", ".join(map(_value, value)) or "none"
+        if len(value) > 4 or nested:
+            return "1 item" if len(value) == 1 else f"{len(value):,} items"
+        return ", ".join(map(_value, value)) or "none"
     text = _n(value)
     if text.startswith(("/", "~", "file:")) and "/" in text[1:]:
         return "…/" + text.rstrip("/").rpartition("/")[2]  # where somebody's home is, is nobody's business

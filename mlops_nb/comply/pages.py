@@ -13,7 +13,7 @@ import msgspec
 from ..core import ledger, project as projects
 from ..core.contributions import Page, Pages, Tile
 from ..core.errors import MlopsError
-from ..core.events import Event, Skipped, readable, why_skipped
+from ..core.events import Event, readable, why_skipped
 from ..core.payloads import Payload, Unknown, Unreadable
 from ..core.project import Project
 from . import verbs
@@ -107,7 +107,6 @@ def pages(
 
     log = ledger.of(project)
     rows = [entry(event) for event in log.events(newest=True, limit=ENTRIES)]
-    skipped = [Skipped(row.event.seq, row.event.type, row.why) for row in rows if row.why]
     size = log.size()
     record = Page(
         "ledger.html",
@@ -116,7 +115,6 @@ def pages(
         "ledger.html",
         nav="Ledger",
         number=size,
-        skipped=skipped,
     )
     tiles = [
         Tile(f"{board.counts['pass']} of {len(board.controls)}", "controls pass", controls.path),
