@@ -204,7 +204,7 @@ def _computed(project: Project, d, frame=None):
         raise BadInput(f"view `{d.name}` has two features named `{twice}`", "name them with `as`")
     return table
 
-
+# %% ../../nbs/feature/verbs.ipynb #1bd9139d
 def _save(project: Project, d: Definition, rows: int, tests: list[ViewTest]) -> bool:
     "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger

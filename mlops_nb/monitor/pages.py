@@ -39,17 +39,19 @@ class DriftCard(NamedTuple):
 
 
 def _row(verdict: ColumnVerdict) -> ColumnRow:
-    word = "drift" if verdict.drifted else "not tested" if verdict.test == "none" else "stable"
+    word = "drift" if verdict.drifted else "stable"
+    if verdict.test == "none":
+        word = "not tested"
     test = panel.TESTS.get(verdict.test, verdict.test)
     p_adjusted = "-" if verdict.p_adjusted is None else panel.p_value(verdict.p_adjusted)
     return ColumnRow(verdict.name, word, test, p_adjusted, verdict.effect)
 
 
 def card(
-    event: Event,  # With a DriftChecked
+    event: Event,
+    checked: DriftChecked,  # Its payload
 ) -> DriftCard:
     "A comparison as its entry tells"
-    checked = event.payload
     title = event.subject
     if checked.reference:
         title = f"{checked.reference} against {checked.current or event.subject}"
@@ -65,7 +67,10 @@ def pages(
     "The page of the comparisons, newest first"
     skipped: list[Skipped] = []
     events = ledger.of(project).events(DriftChecked, newest=True)
-    cards = [card(event) for event in readable(events, skipped)]
+    cards = []
+    for event in readable(events, skipped):
+        if isinstance(event.payload, DriftChecked):
+            cards.append(card(event, event.payload))
     values = {"drift": cards}
     page = Page("drift.html", "Drift", values, "drift.html", nav="Drift", number=len(cards), skipped=skipped)
     alarms = sum(bool(one.checked.alarm) for one in cards)
