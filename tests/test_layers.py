@@ -13,13 +13,15 @@ PACKAGE = ROOT / "mlops_nb"
 STREET = "core guard cost data feature model serve monitor job comply app".split()  # each may use the faces to its left
 SURFACES = {"__init__", "__main__", "cli", "magics", "lab"}
 ROOMS = {  # room -> rooms of its own pillar that it may import
+    "events": set(),
     "facts": set(),
-    "engine": {"facts", "engine"},
-    "adapter": {"facts", "engine"},
-    "plugin": {"facts", "engine", "adapter"},
-    "views": {"facts"},
-    "panel": {"facts", "views"},
-    "verbs": {"facts", "engine", "adapter", "views", "panel", "verbs"},
+    "engine": {"events", "facts", "engine"},
+    "adapter": {"events", "facts", "engine"},
+    "plugin": {"events", "facts", "engine", "adapter"},
+    "views": {"events", "facts"},
+    "panel": {"events", "facts", "views"},
+    "verbs": {"events", "facts", "engine", "adapter", "views", "panel", "verbs", "pages"},
+    "pages": {"events", "facts", "engine", "adapter", "views", "panel", "verbs"},
     "face": {"facts", "engine", "adapter", "views", "panel", "verbs"},
 }
 TOOLS = {  # prefix of a room -> the packages that it alone may call
@@ -38,9 +40,6 @@ MATERIALS = set(
 ) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars", "pynvml"}
 HEAVY = MATERIALS | set().union(*TOOLS.values())
 EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand
-    ("mlops_nb.app.pages", "mlops_nb.app.site_views"): "the site's pages draw its views: a panel in HTML files",
-    ("mlops_nb.app.site_content", "mlops_nb.app.site_views"): "gathers the views that the pages draw",
-    ("mlops_nb.app.site_content", "mlops_nb.app.nbconvert_page"): "gathers the notebooks' pages too",
     ("mlops_nb.comply.collectors", "mlops_nb.comply.views"): "a control's evidence is a fold of events",
     ("mlops_nb.data.health", "mlops_nb.data.dvc_versions"): "doctor asks whether the pointers can be read",
     ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
@@ -84,7 +83,7 @@ def kind(room: str) -> str:
         return "face"
     if room.endswith("_plugin"):
         return "plugin"
-    if room in ("facts", "views", "panel"):
+    if room in ("events", "facts", "views", "panel", "pages"):
         return room
     if room == "verbs" or room.endswith("_verbs"):
         return "verbs"
@@ -138,6 +137,8 @@ def wrong(name: str, other: str) -> str:
         return "" if to == "core" else "a surface imports core and nothing else"
     if to not in STREET:
         return f"no pillar {to}"
+    if kind(into) == "events" and to not in (pillar, "core"):
+        return "events imports core alone" if kind(room) == "events" else ""
     if to == pillar:
         if pillar == "core" or into == "__init__":
             return ""

@@ -14,6 +14,7 @@ from counts import count
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput
 from mlops_nb.monitor import compare, drift, merge, profile, profile_of
+from mlops_nb.monitor.events import DriftChecked
 
 EVIL = [
     "<script>alert(1)</script>",
@@ -62,9 +63,9 @@ def test_exit_codes_and_keys(project, cli, files):
     assert temp["drifted"] is True and temp["test"] == "ks" and temp["p_adjusted"] >= temp["p_value"]
     words = cli("monitor", "drift", files("ref"), files("warm"))
     assert words.exit == 1 and "DRIFT in 1 of 5 columns" in words.out and "temp" in words.out
-    events = list(ledger.of(project).events(["monitor.drift_checked"]))
-    assert [e.payload["alarm"] for e in events] == [False, True, True]
-    assert events[1].payload["drifted"] == ["temp"] and "UA" not in json.dumps(events[1].payload)
+    told = [event.payload for event in ledger.of(project).events(DriftChecked)]
+    assert [comparison.alarm for comparison in told] == [False, True, True]
+    assert told[1].drifted == ["temp"] and told[1].verdicts[0].name == "temp" and "UA" not in repr(told[1])
 
 
 @pytest.mark.parametrize(

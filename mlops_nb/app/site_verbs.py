@@ -15,6 +15,7 @@ from ..core.draw import Panel, facts, place
 from ..core.errors import BadInput, NotFound
 from ..core.fact import Fact, Plan
 from ..core.verbs import verb
+from .events import SiteBuilt
 
 # %% ../../nbs/app/site_verbs.ipynb #1ab50ddb
 class Site(Fact):
@@ -53,7 +54,7 @@ def build(
 ) -> Site | Plan:
     """Write the documentation site of the project
 
-    Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. They need no script, no server and no network."""  # noqa: E501  a paragraph of the help is one line
+    Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. They need no script, no server and no network."""
     from hashlib import sha256
     from mlops_nb.core import ledger
 
@@ -70,18 +71,14 @@ def build(
     made = pages.render(content)
     pages.write(made, folder)
     digest = sha256("\0".join(f"{path}\0{text}" for path, text in sorted(made.items())).encode()).hexdigest()
+    entries = content.about.entries
     ledger.record(
-        project,
-        "site.built",
-        str(out),
-        {"pages": len(made) - 1, "entries": content["site"]["entries"]},
-        digest=digest,
-        fail="open",
+        project, SiteBuilt(pages=len(made) - 1, entries=entries), subject=str(out), digest=digest, fail="open"
     )
     return Site(
         pages=sorted(path for path in made if path.endswith(".html")),
         out=str(folder),
-        entries=content["site"]["entries"],
+        entries=entries,
         bytes=sum(len(text.encode()) for text in made.values()),
         digest=digest,
     )

@@ -31,6 +31,7 @@ from mlops_nb.feature import (
     references,
     windows,
 )
+from .events import FeatureAdded, FeatureType, TestVerdict
 from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, Leak, TrainingSet, ViewTest
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def add(
     if kept is not None:
         version = data.add(kept, definition.source)
         definition.source = f"{version.name}@{version.version}"
-    fact = _view(definition, table, tests, _save(project, definition, table.num_rows))
+    fact = _view(definition, table, tests, _save(project, definition, table.num_rows, tests))
     if fact.new and before:
         fact.changes = definitions.changes(definitions.difference(before[-1], definition))
     return fact
@@ -244,34 +245,39 @@ def _created_column(definition: Definition, table: "pa.Table") -> str:
     return ""
 
 # %% ../../nbs/feature/verbs.ipynb #a38fd547
-def _save(project: Project, definition: Definition, row_count: int) -> bool:
+def _save(project: Project, definition: Definition, row_count: int, tests: list[ViewTest]) -> bool:
     "Write the definition and its event, or nothing"
     from mlops_nb.core import ledger
 
     with definitions.changing(project, [definition.name]):
         if not definitions.save(project, definition):
             return False
-        ledger.record(
-            project,
-            "feature.added",
-            f"{definition.name}@{definition.version}",
-            {
-                "entity": definition.entity,
-                "time": definition.time,
-                "ttl": definition.ttl,
-                "source": definition.source,
-                "features": [feature.name for feature in definition.features],
-                "rows": row_count,
-                "tests": definition.tests,
-                "owner": definition.owner,
-                "purpose": definition.purpose,
-                "tags": definition.tags,
-                "windows": [windows.line_of(window) for window in definition.windows],
-                "needs": definition.needs,
-            },
-            digest=definitions.digest(definition),
+        added = FeatureAdded(
+            entity=definition.entity,
+            time=definition.time,
+            ttl=definition.ttl,
+            source=definition.source,
+            features=[feature.name for feature in definition.features],
+            types=[FeatureType(feature.name, feature.type) for feature in definition.features],
+            rows=row_count,
+            tests=definition.tests,
+            verdicts=_verdicts(definition, tests),
+            owner=definition.owner,
+            purpose=definition.purpose,
+            tags=definition.tags,
+            windows=[windows.line_of(window) for window in definition.windows],
+            needs=definition.needs,
         )
+        subject = f"{definition.name}@{definition.version}"
+        ledger.record(project, added, subject=subject, digest=definitions.digest(definition))
     return True
+
+
+def _verdicts(definition: Definition, tests: list[ViewTest]) -> list[TestVerdict]:
+    "How the tests of a view ended; one that is computed on demand has no rows to test yet"
+    if definition.on_demand:
+        return []
+    return [TestVerdict(test.expr, not test.failed, test.failed) for test in tests]
 
 
 def _view(definition: Definition, table: "pa.Table | None", tests: list[ViewTest], new: bool = True) -> FeatureView:
