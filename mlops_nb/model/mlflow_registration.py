@@ -299,7 +299,7 @@ def _record(project: Project, name: str, payload: ModelRegistered, stored: regis
         message=registered.without_onnx,
         version=stored.number,
         digest=registered.digest,
-        onnx=msgspec.to_builtins(registered.onnx),
+        onnx=None if registered.onnx is None else msgspec.structs.asdict(registered.onnx),
         size_bytes=registered.size_bytes or 0,
         run=stored.run,
         data=registered.data,
