@@ -8,15 +8,16 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/card_panel.html.md"""
 __all__ = ['card']
 
 # %% ../../nbs/model/card_panel.ipynb #43ec10b4
+from itertools import chain
 from ..core.draw import Panel, badge, details, facts, table, text
 from .card_facts import Card, Field
 
 # %% ../../nbs/model/card_panel.ipynb #c876aed9
-def _cell(x):
+def _cell(value: object) -> object:
     "A share with its interval as one cell"
-    if isinstance(x, dict) and set(x) == {"value", "low", "high"}:
-        return f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
-    return ", ".join(map(str, x)) if isinstance(x, list) else x
+    if isinstance(value, dict) and set(value) == {"value", "low", "high"}:
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 _HEADS = {
@@ -28,40 +29,50 @@ _HEADS = {
 }
 
 
-def _field(f: Field) -> list:
+def _field(field: Field) -> list:
     "Blocks of one field under its title"
-    if f.gap:
-        return [table([f.title, ""], [[badge("warn" if f.mandatory else "info", "GAP"), f.gap]])]
-    blocks: list = [text(f"{f.title} ({f.source})" if f.source else f.title)]
-    if f.text:
-        blocks.append(text(f.text))
-    if f.facts:
-        blocks.append(facts({k: _cell(v) for k, v in f.facts.items()}))
-    if f.rows:
-        keys = list(dict.fromkeys(k for r in f.rows for k in r))
-        blocks.append(table([_HEADS.get(k, k) for k in keys], [[_cell(r.get(k)) for k in keys] for r in f.rows]))
+    if field.gap:
+        return [table([field.title, ""], [[badge("warn" if field.mandatory else "info", "GAP"), field.gap]])]
+    blocks: list = [text(f"{field.title} ({field.source})" if field.source else field.title)]
+    if field.text:
+        blocks.append(text(field.text))
+    if field.facts:
+        blocks.append(facts({key: _cell(value) for key, value in field.facts.items()}))
+    if field.rows:
+        keys = list(dict.fromkeys(chain.from_iterable(field.rows)))
+        rows = [[_cell(row.get(key)) for key in keys] for row in field.rows]
+        blocks.append(table([_HEADS.get(key, key) for key in keys], rows))
     return blocks
 
 
-def card(c: Card) -> Panel:
+def _is_said(field: Field) -> bool:
+    "Is a field filled with words of people, which stand in card.toml?"
+    return bool(field.text) and "card.toml" in field.source and not field.gap
+
+
+def card(fact: Card) -> Panel:
     "The whole card"
-    said = {f.title: f.text for f in c.fields.values() if f.text and "card.toml" in f.source and not f.gap}
-    where = next((f.source for f in c.fields.values() if f.title in said), "")
-    filled = [f for f in c.fields.values() if not f.gap and f.title not in said]
-    empty = [[f.title, f.gap] for f in c.fields.values() if f.gap and f.mandatory]
-    blocks = [
-        *([text(f"In the words of its people ({where})"), facts(said)] if said else []),
-        *(b for f in filled for b in _field(f)),
-    ]
+    fields = fact.fields.values()
+    said = {field.title: field.text for field in fields if _is_said(field)}
+    where = next((field.source for field in fields if field.title in said), "")
+    filled = [field for field in fields if not field.gap and field.title not in said]
+    empty = [[field.title, field.gap] for field in fields if field.gap and field.mandatory]
+    blocks: list = []
+    if said:
+        blocks += [text(f"In the words of its people ({where})"), facts(said)]
+    for field in filled:
+        blocks += _field(field)
     if empty:
         blocks.insert(0, table(["gap", "how to close it"], empty))
-    optional = [[f.title, f.gap] for f in c.fields.values() if f.gap and not f.mandatory]
+    optional = [[field.title, field.gap] for field in fields if field.gap and not field.mandatory]
     if optional:
         blocks.append(details("not given, not mandatory", table(["field", "how to give it"], optional)))
-    word = ("ok", "COMPLETE") if not c.gaps else ("warn", "1 GAP" if len(c.gaps) == 1 else f"{len(c.gaps)} GAPS")
+    verdict = ("ok", "COMPLETE")
+    if fact.gaps:
+        verdict = ("warn", "1 GAP" if len(fact.gaps) == 1 else f"{len(fact.gaps)} GAPS")
     return Panel(
-        f"Model card of {c.name}@{c.version}",
+        f"Model card of {fact.name}@{fact.version}",
         *blocks,
-        verdict=word,
-        next=f"written to {c.out}" if c.out else f"mlops model card {c.name}@{c.version} --out card.md",
+        verdict=verdict,
+        next=f"written to {fact.out}" if fact.out else f"mlops model card {fact.name}@{fact.version} --out card.md",
     )

@@ -9,6 +9,7 @@ __all__ = ['PERSON', 'Measure', 'Text', 'read']
 
 # %% ../../nbs/model/card_text.ipynb #8a4aa3cd
 import subprocess, tomllib
+from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, suggest
 from ..core.project import Project
@@ -40,13 +41,13 @@ class Text(msgspec.Struct):
     committed: bool = False
 
 
-def _git(root, *args) -> str | None:
+def _git(root: Path, *args: str) -> str | None:
     "What git says; None outside a repository"
     try:
-        r = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return r.stdout.strip() if r.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def read(
@@ -60,25 +61,24 @@ def read(
         return Text({}, Measure())
     try:
         raw = tomllib.loads(at.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise BadInput(f"{file} is not valid TOML: {e}") from e
-    wrong = next((k for k in raw if k not in PERSON and k != "measure"), None)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{file} is not valid TOML: {error}") from error
+    wrong = next((key for key in raw if key not in PERSON and key != "measure"), None)
     if wrong:
         raise BadInput(
             f"{file}: unknown key `{wrong}`",
             suggest(wrong, [*PERSON, "measure"]) or f"keys: {', '.join(PERSON)}, [measure]",
         )
     try:
-        words, measure = (
-            msgspec.convert({k: v for k, v in raw.items() if k != "measure"}, dict[str, str]),
-            msgspec.convert(raw.get("measure", {}), Measure),
-        )
-    except msgspec.ValidationError as e:
-        raise BadInput(f"{file}: {e}", "texts are strings; [measure] has data, target and by") from e
+        words = {key: value for key, value in raw.items() if key != "measure"}
+        words = msgspec.convert(words, dict[str, str])
+        measure = msgspec.convert(raw.get("measure", {}), Measure)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{file}: {error}", "texts are strings; [measure] has data, target and by") from error
     commit = _git(project.root, "log", "-1", "--format=%h of %as", "--", file)
     clean = bool(commit) and _git(project.root, "status", "--porcelain", "--", file) == ""
     return Text(
-        {k: v.strip() for k, v in words.items()},
+        {key: value.strip() for key, value in words.items()},
         measure,
         f"{file}, commit {commit}" if clean else f"{file}, not committed",
         clean,

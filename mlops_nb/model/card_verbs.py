@@ -8,11 +8,14 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/card_verbs.html.md"""
 __all__ = ['card']
 
 # %% ../../nbs/model/card_verbs.ipynb #6cb02335
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 import msgspec
 from .. import data as datasets
 from ..core import ledger, project as projects
 from ..core.errors import BadInput, suggest
+from ..core.events import Event
 from ..core.fact import Plan
 from ..core.frames import to_arrow
 from ..core.progress import progress
@@ -21,160 +24,172 @@ from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import card_text, group_metrics, scoring, views
 from .card_facts import Card, Field
+from .facts import ModelVersion
 from .verbs import folder, load, resolve
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # %% ../../nbs/model/card_verbs.ipynb #20a40eec
-def _numbers(x: dict) -> dict:
-    return {k: v for k, v in x.items() if isinstance(v, (int, float, str)) and not isinstance(v, bool) and v != ""}
+def _is_shown(value: object) -> bool:
+    "Does a card show this value? Numbers and texts, not empty ones"
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool) and value != ""
 
 
-def _lineage(v) -> Field:
-    a = v.about
-    return Field(
-        title="Version",
-        source=f"entry {v.entry} of the ledger",
-        facts=_numbers(
-            {
-                "name": f"{v.name}@{v.version}",
-                "digest": v.digest[:16],
-                "registered": v.time[:19],
-                "by": v.actor,
-                "flavour": a.get("flavour") or "",
-                "code": (a.get("commit") or "")[:12],
-                "parent": a.get("parent") or "",
-                "size in bytes": v.size_bytes,
-                "inputs": ", ".join(i["name"] for i in v.inputs)[:300],
-            }
-        ),
-    )
+def _numbers(found: dict) -> dict:
+    return {name: value for name, value in found.items() if _is_shown(value)}
 
 
-def _data(v) -> Field:
-    if not v.data and not v.about.get("data_digest"):
+def _lineage(version: ModelVersion) -> Field:
+    about = version.about
+    inputs = ", ".join(field["name"] for field in version.inputs)
+    known = {
+        "name": f"{version.name}@{version.version}",
+        "digest": version.digest[:16],
+        "registered": version.time[:19],
+        "by": version.actor,
+        "flavour": about.get("flavour"),
+        "code": (about.get("commit") or "")[:12],
+        "parent": about.get("parent"),
+        "size in bytes": version.size_bytes,
+        "inputs": inputs[:300],
+    }
+    return Field(title="Version", source=f"entry {version.entry} of the ledger", facts=_numbers(known))
+
+
+def _data(version: ModelVersion) -> Field:
+    if not version.data and not version.about.get("data_digest"):
         return Field(
             title="Training data",
-            gap=f"name it when the next version is logged: mlops model log MODEL {v.name} --data NAME@v",
+            gap=f"name it when the next version is logged: mlops model log MODEL {version.name} --data NAME@v",
         )
     return Field(
         title="Training data",
-        source=f"entry {v.entry} of the ledger",
+        source=f"entry {version.entry} of the ledger",
         facts=_numbers(
             {
-                "dataset": v.data,
-                "digest": (v.about.get("data_digest") or "")[:16],
-                "feature views": ", ".join(v.about.get("views") or []),
+                "dataset": version.data,
+                "digest": (version.about.get("data_digest") or "")[:16],
+                "feature views": ", ".join(version.about.get("views") or []),
             }
         ),
     )
 
 
-def _performance(v, measured: dict) -> Field:
-    known = {**v.metrics, **measured}
-    parity = (
-        {"ONNX differs by at most": v.onnx.get("parity_max_abs"), "compared on rows": v.onnx.get("rows")}
-        if v.onnx
-        else {}
-    )
+def _performance(version: ModelVersion, measured: dict) -> Field:
+    known = {**version.metrics, **measured}
+    parity = {}
+    if version.onnx:
+        parity["ONNX differs by at most"] = version.onnx.get("parity_max_abs")
+        parity["compared on rows"] = version.onnx.get("rows")
     if not known:
-        return Field(
-            title="Performance",
-            gap=f"log metrics in the training run, or: mlops model card {v.name}@{v.version} --data DATA --target COLUMN",
-        )
+        measure = f"mlops model card {version.name}@{version.version} --data DATA --target COLUMN"
+        return Field(title="Performance", gap=f"log metrics in the training run, or: {measure}")
     return Field(
         title="Performance",
-        source=f"entry {v.entry} of the ledger" + (" and measured now" if measured else ""),
+        source=f"entry {version.entry} of the ledger" + (" and measured now" if measured else ""),
         facts={**known, **_numbers(parity)},
     )
 
 
-def _explanation(events, ref: str) -> Field:
-    found = [
-        e for e in events if e.type == "model.explained" and e.subject == ref and e.payload and e.payload.get("summary")
-    ]
+def _explanation(events: Iterable[Event], ref: str) -> Field:
+    explained = [event for event in events if event.type == "model.explained" and event.subject == ref]
+    found = [event for event in explained if event.payload and event.payload.get("summary")]
     if not found:
         return Field(title="Explanation", gap=f"mlops model explain {ref} --data DATA")
-    x = found[-1].payload
+    payload = found[-1].payload
     return Field(
         title="Explanation",
-        source=f"entry {found[-1].seq} of the ledger: {x['method']}, {x['summary_rows']} rows",
-        text=f"Mean size of the Shapley values of the {x['space']}",
-        rows=[{"input": n, "mean_abs": {"value": m, "low": l, "high": h}} for n, m, l, h in x["summary"][:12]],
+        source=f"entry {found[-1].seq} of the ledger: {payload['method']}, {payload['summary_rows']} rows",
+        text=f"Mean size of the Shapley values of the {payload['space']}",
+        rows=[
+            {"input": name, "mean_abs": {"value": value, "low": low, "high": high}}
+            for name, value, low, high in payload["summary"][:12]
+        ],
     )
 
 
-def _energy(v) -> Field:
-    a = v.about
+def _energy(version: ModelVersion) -> Field:
+    about = version.about
     known = _numbers(
         {
-            "training, kWh (estimated)": a.get("kwh"),
-            "training, USD (estimated)": a.get("usd"),
-            "p50 of one row, us": a.get("p50_us"),
-            "1,000 predictions, USD (estimated)": a.get("usd_per_1k"),
+            "training, kWh (estimated)": about.get("kwh"),
+            "training, USD (estimated)": about.get("usd"),
+            "p50 of one row, us": about.get("p50_us"),
+            "1,000 predictions, USD (estimated)": about.get("usd_per_1k"),
         }
     )
     if not known:
         return Field(title="Energy and cost", gap="train in a cell with: %%mlops run EXPERIMENT")
-    return Field(title="Energy and cost", source=f"entry {v.entry} of the ledger", facts=known)
+    return Field(title="Energy and cost", source=f"entry {version.entry} of the ledger", facts=known)
 
 
-def _approvals(events, v) -> Field:
-    found = views.approvals(events, v.name, v.version)
+def _approvals(events: Iterable[Event], version: ModelVersion) -> Field:
+    found = views.approvals(events, version.name, version.version)
     if not found:
-        return Field(title="Approvals", gap=f"somebody else types: mlops model approve {v.name}@{v.version}")
+        return Field(
+            title="Approvals", gap=f"somebody else types: mlops model approve {version.name}@{version.version}"
+        )
     return Field(
         title="Approvals",
-        source=", ".join(f"entry {x['entry']}" for x in found),
-        rows=[{"time": x["time"][:19], "by": x["actor"], "word": x["text"]} for x in found],
+        source=", ".join(f"entry {approval['entry']}" for approval in found),
+        rows=[{"time": approval["time"][:19], "by": approval["actor"], "word": approval["text"]} for approval in found],
     )
 
 
-def _persons(name: str, t: card_text.Text) -> dict[str, Field]:
+def _persons(name: str, reviewed: card_text.Text) -> dict[str, Field]:
     "Texts of people: filled when they are written and committed"
-    out = {}
-    for k, title in card_text.PERSON.items():
-        said = t.words.get(k, "")
-        gap = f'write {k} = "..." in models/{name}/card.toml'
-        if said and not t.committed:
+    fields = {}
+    for key, title in card_text.PERSON.items():
+        said = reviewed.words.get(key, "")
+        gap = f'write {key} = "..." in models/{name}/card.toml'
+        if said and not reviewed.committed:
             gap = f"a draft is in models/{name}/card.toml: commit it, so that it is reviewed"
-        out[k] = Field(
+        filled = bool(said) and reviewed.committed
+        fields[key] = Field(
             title=title,
-            mandatory=k != "ethics",
-            text=said if t.committed else "",
-            source=t.source if said and t.committed else "",
-            gap="" if said and t.committed else gap,
+            mandatory=key != "ethics",
+            text=said if filled else "",
+            source=reviewed.source if filled else "",
+            gap="" if filled else gap,
         )
-    return out
+    return fields
 
 # %% ../../nbs/model/card_verbs.ipynb #3cc1df16
-def _measured(project: Project, v, table, target, by) -> tuple[dict, list[dict], list[dict]]:
+def _measured(
+    project: Project, version: ModelVersion, table: "pa.Table", target: str, by: list[str]
+) -> tuple[dict, list[dict], list[dict]]:
     "`(metrics, rows by group, gaps)` on labelled rows"
-    for c in (target, *by):
-        if c not in table.column_names:
+    for column in (target, *by):
+        if column not in table.column_names:
             raise BadInput(
-                f"the data has no column `{c}`",
-                suggest(c, table.column_names) or f"it has: {', '.join(table.column_names)[:200]}",
+                f"the data has no column `{column}`",
+                suggest(column, table.column_names) or f"it has: {', '.join(table.column_names)[:200]}",
             )
-    a = scoring.ask(
-        load(f"{v.name}@{v.version}", project),
-        scoring.rows_of(table, v.inputs, (target, *by)),
-        scoring.classes_of((folder(v, project) / "model.onnx").read_bytes()),
+    asked = scoring.ask(
+        load(f"{version.name}@{version.version}", project),
+        scoring.rows_of(table, version.inputs, (target, *by)),
+        scoring.classes_of((folder(version, project) / "model.onnx").read_bytes()),
     )
-    truth = scoring.truth_of(table[target].to_pandas().to_numpy(), a.kind)
-    verdicts = [
-        scoring.judge(a, a, truth, scoring.draws(len(truth)), m)
-        for m in scoring.METRICS[a.kind]
-        if m == "accuracy" or len(set(truth.tolist())) > 1
-    ]
+    truth = scoring.truth_of(table[target].to_pandas().to_numpy(), asked.kind)
+    both_classes = len(set(truth.tolist())) > 1
+    verdicts = []
+    for metric in scoring.METRICS[asked.kind]:
+        if metric == "accuracy" or both_classes:
+            verdicts.append(scoring.judge(asked, asked, truth, scoring.draws(len(truth)), metric))
     rows = []
     gaps = []
-    for c in by:
-        found = group_metrics.by_group(a, truth, group_metrics.groups_of(table[c].to_pandas().to_numpy()))
-        rows += [{"by": c, **r} for r in found]
-        gaps += [{"by": c, **g} for g in group_metrics.gaps(found)]
-    return {x.metric: {"value": x.score, "low": x.low, "high": x.high} for x in verdicts}, rows, gaps
+    for column in by:
+        found = group_metrics.by_group(asked, truth, group_metrics.groups_of(table[column].to_pandas().to_numpy()))
+        rows += [{"by": column, **row} for row in found]
+        gaps += [{"by": column, **gap} for gap in group_metrics.gaps(found)]
+    measured = {}
+    for verdict in verdicts:
+        measured[verdict.metric] = {"value": verdict.score, "low": verdict.low, "high": verdict.high}
+    return measured, rows, gaps
 
 
-def _groups(ref: str, called: str, rows, gaps) -> dict[str, Field]:
+def _groups(ref: str, called: str, rows: list[dict], gaps: list[dict]) -> dict[str, Field]:
     how = f"mlops model card {ref} --data DATA --target COLUMN --by COLUMN, or [measure] in card.toml"
     if not rows:
         return {"groups": Field(title="Performance by group", gap=how), "fairness": Field(title="Fairness", gap=how)}
@@ -189,22 +204,21 @@ def _groups(ref: str, called: str, rows, gaps) -> dict[str, Field]:
     }
 
 # %% ../../nbs/model/card_verbs.ipynb #33beef9b
-def _write(c: Card, out: Path) -> None:
+def _write(fact: Card, out: Path) -> None:
     "Markdown, HTML or JSON, by the name of the file"
-    c.out = str(out)
+    fact.out = str(out)
     kind = out.suffix.lower()
     if kind == ".json":
-        projects.write_text(out, msgspec.json.format(msgspec.json.encode(c.json()), indent=1))
+        projects.write_text(out, msgspec.json.format(msgspec.json.encode(fact.json()), indent=1))
         return
     if kind not in (".md", ".html"):
         raise BadInput(f"--out {out}: cards are .md, .html or .json", "name the file card.md")
-    page = c.panel()
-    projects.write_text(
-        out,
-        page.markdown() + "\n"
-        if kind == ".md"
-        else f'<!doctype html><meta charset="utf-8"><title>Model card</title>{page.html()}',
-    )
+    page = fact.panel()
+    if kind == ".md":
+        projects.write_text(out, page.markdown() + "\n")
+    else:
+        head = '<!doctype html><meta charset="utf-8"><title>Model card</title>'
+        projects.write_text(out, head + page.html())
 
 
 @verb(changes=True, example="mlops model card delay@champion --data flights --target late --by carrier --out card.md")
@@ -221,13 +235,12 @@ def card(
 
     Texts of people come from models/NAME/card.toml, once it is committed."""
     project = projects.current()
-    v = resolve(name, project)
-    ref = f"{v.name}@{v.version}"
-    words = card_text.read(project, v.name)
+    version = resolve(name, project)
+    ref = f"{version.name}@{version.version}"
+    words = card_text.read(project, version.name)
     if dry_run:
-        return Plan(
-            steps=[f"make the card of {ref}", *([f"write {out}"] if out else []), f"record model.card_written {ref}"]
-        )
+        written = [f"write {out}"] if out else []
+        return Plan(steps=[f"make the card of {ref}", *written, f"record model.card_written {ref}"])
     events = list(ledger.of(project).events("model.*"))
     data = data if data is not None else words.measure.data or None
     target = target or words.measure.target
@@ -239,37 +252,39 @@ def card(
         if not target:
             raise BadInput("labelled rows need to say which column is the label", "name it with: --target COLUMN")
         with progress(f"measuring {ref}"):
-            measured, rows, gaps = _measured(project, v, to_arrow(datasets.read(data, project)), target, by)
+            measured, rows, gaps = _measured(project, version, to_arrow(datasets.read(data, project)), target, by)
     fields = {
-        "version": _lineage(v),
-        **_persons(v.name, words),
-        "data": _data(v),
-        "performance": _performance(v, measured),
+        "version": _lineage(version),
+        **_persons(version.name, words),
+        "data": _data(version),
+        "performance": _performance(version, measured),
         **_groups(ref, str(data) if isinstance(data, (str, Path)) else "the given rows", rows, gaps),
         "explanation": _explanation(events, ref),
-        "energy": _energy(v),
-        "approvals": _approvals(events, v),
+        "energy": _energy(version),
+        "approvals": _approvals(events, version),
     }
-    c = Card(
-        name=v.name,
-        version=v.version,
-        digest=v.digest,
+    fact = Card(
+        name=version.name,
+        version=version.version,
+        digest=version.digest,
         fields=fields,
-        gaps=[k for k, f in fields.items() if f.gap and f.mandatory],
+        gaps=[key for key, field in fields.items() if field.gap and field.mandatory],
     )
     if out is not None:
-        _write(c, Path(out))
+        _write(fact, Path(out))
+    values = {metric: measure["value"] for metric, measure in measured.items()}
+    fairness = [{key: gap[key] for key in ("by", "measure", "gap")} for gap in gaps]
     ledger.record(
         project,
         "model.card_written",
         ref,
         {
-            "gaps": c.gaps,
+            "gaps": fact.gaps,
             "out": Path(out).name if out else "",
-            "measured": {k: x["value"] for k, x in measured.items()},
-            "fairness": [{k: g[k] for k in ("by", "measure", "gap")} for g in gaps],
+            "measured": values,
+            "fairness": fairness,
         },
-        digest=v.digest,
+        digest=version.digest,
         fail="open",
     )
-    return c
+    return fact

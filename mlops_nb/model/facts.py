@@ -49,7 +49,7 @@ class RunDifference(Fact):
     cost: list[dict]  # Seconds, memory, energy, USD
     __panel__ = "mlops_nb.model.panel:run_difference"
 
-
+# %% ../../nbs/model/facts.ipynb #47a136b5
 class Parity(msgspec.Struct, kw_only=True):
     "ONNX against the model it was made from, row by row"
 
@@ -87,13 +87,17 @@ class Models(Fact):
     models: list[dict]  # {name, version, aliases, size_bytes, parity_max_abs, parent, versions}
     __panel__ = "mlops_nb.model.panel:models"
 
-
+# %% ../../nbs/model/facts.ipynb #3442f6c6
 class Gate(msgspec.Struct, frozen=True):
     "A condition for promotion and how it came out"
 
     expr: str  # METRIC OP NUMBER
     value: float | None = None  # None when the metric is not known
     ok: bool = False
+
+    def found(self, unknown: str) -> str:
+        "What the metric is, in words; `unknown` where nobody knows it"
+        return unknown if self.value is None else f"it is {self.value:.6g}"
 
 
 class Gates(Fact):
@@ -118,21 +122,19 @@ class Promotion(Fact):
     back: bool = False  # Rolled back: gates are not asked
     __panel__ = "mlops_nb.model.panel:promotion"
 
-    def json(self):
-        d = super().json()
-        return {**{k: v for k, v in d.items() if k != "before"}, "from": d["before"]}
+    def json(self) -> dict:
+        fields = super().json()
+        before = fields.pop("before")
+        return {**fields, "from": before}
 
     @property
     def ok(self) -> bool:
-        return all(g.ok for g in self.gates)
+        return all(gate.ok for gate in self.gates)
 
     @property
     def finding(self) -> str:
-        return "; ".join(
-            f"{g.expr}: {'no such metric' if g.value is None else f'it is {g.value:.6g}'}"
-            for g in self.gates
-            if not g.ok
-        )
+        bad = [gate for gate in self.gates if not gate.ok]
+        return "; ".join(f"{gate.expr}: {gate.found('no such metric')}" for gate in bad)
 
 
 class History(Fact):

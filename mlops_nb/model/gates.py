@@ -9,6 +9,7 @@ __all__ = ['MEASURED', 'parse', 'measured_by', 'check', 'of', 'save']
 
 # %% ../../nbs/model/gates.ipynb #ba7171e5
 import operator, re, tomllib
+from pathlib import Path
 from ..core.errors import BadInput, suggest
 from ..core.project import write_text, Project
 from .facts import Gate
@@ -22,13 +23,17 @@ def parse(
     expr: str,  # `test.roc_auc >= 0.7`
 ) -> tuple[str, str, float]:  # Metric, operator, number
     "The parts of a gate; raises `BadInput`"
-    m = re.fullmatch(
+    parts = re.fullmatch(
         r"\s*([A-Za-z_][\w.@/-]{0,120})\s*(>=|<=|==|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|[a-zA-Z]*)\s*",
         expr,
     )
-    if not m or m[4].lower() not in _UNITS:
+    if not parts or parts[4].lower() not in _UNITS:
         raise BadInput(f"{expr!r} is no gate", "write METRIC OP NUMBER, for instance 'test.roc_auc >= 0.7'")
-    return m[1], m[2], float(m[3]) * _UNITS[m[4].lower()] / (_of_name(m[1]) if m[4] not in ("", "%") else 1)
+    metric = parts[1]
+    number = float(parts[3])
+    unit = parts[4]
+    counted = 1.0 if unit in ("", "%") else _of_name(metric)
+    return metric, parts[2], number * _UNITS[unit.lower()] / counted
 
 
 def _of_name(metric: str) -> float:
@@ -59,21 +64,21 @@ def check(expr: str, metrics: dict[str, float]) -> Gate:
     return Gate(expr, value, value is not None and value == value and _OPS[op](value, number))
 
 
-def _file(project: Project, name):
+def _file(project: Project, name: str) -> Path:
     return project.root / "policy" / "gates" / f"{name}.toml"
 
 
 def of(project: Project, name: str) -> list[str]:
     "The gates of a model"
-    f = _file(project, name)
-    if not f.is_file():
+    file = _file(project, name)
+    if not file.is_file():
         return []
     try:
-        exprs = tomllib.loads(f.read_text(encoding="utf-8")).get("gates", [])
-    except tomllib.TOMLDecodeError as e:
-        raise BadInput(f"policy/gates/{name}.toml is not valid TOML: {e}") from e
-    for x in exprs:
-        parse(x)
+        exprs = tomllib.loads(file.read_text(encoding="utf-8")).get("gates", [])
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"policy/gates/{name}.toml is not valid TOML: {error}") from error
+    for expr in exprs:
+        parse(expr)
     return exprs
 
 
@@ -81,7 +86,5 @@ def save(project: Project, name: str, exprs: list[str]) -> None:
     "Replace the gates of a model"
     import msgspec
 
-    write_text(
-        _file(project, name),
-        "gates = [\n" + "".join(f"    {msgspec.json.encode(e).decode()},\n" for e in exprs) + "]\n",
-    )
+    lines = [f"    {msgspec.json.encode(expr).decode()},\n" for expr in exprs]
+    write_text(_file(project, name), "gates = [\n" + "".join(lines) + "]\n")

@@ -14,114 +14,123 @@ from ..core.events import Event
 from .facts import ModelVersion
 
 # %% ../../nbs/model/metric_views.ipynb #89c5d1d9
-def _number(x):
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def own(v: ModelVersion) -> dict[str, float]:
+_PARITY = {
+    "parity.max_abs": "parity_max_abs",
+    "parity.over": "over",
+    "parity.flips": "flips",
+    "parity.rows": "rows",
+}  # Name of the metric -> key in a version's `onnx`
+_COSTS = {
+    "cost.usd": "usd",
+    "cost.kwh": "kwh",
+    "cost.usd_per_1k": "usd_per_1k",
+    "latency.p50_us": "p50_us",
+    "latency.p95_us": "p95_us",
+}  # Name of the metric -> key in what a version's event says
+
+
+def own(version: ModelVersion) -> dict[str, float]:
     "What the version itself says"
-    out = {k: float(x) for k, x in v.metrics.items() if _number(x)}
-    about = v.__dict__.get("about", {})
-    if v.onnx:
-        out |= {
-            "parity.max_abs": float(v.onnx.get("parity_max_abs") or 0),
-            "parity.over": float(v.onnx.get("over") or 0),
-            "parity.flips": float(v.onnx.get("flips") or 0),
-            "parity.rows": float(v.onnx.get("rows") or 0),
-            "size.onnx_mb": float(v.onnx.get("bytes") or 0) / 1e6,
-        }
-    if v.size_bytes:
-        out |= {"size.bytes": float(v.size_bytes), "size.mb": v.size_bytes / 1e6}
-    for name, key in {
-        "cost.usd": "usd",
-        "cost.kwh": "kwh",
-        "cost.usd_per_1k": "usd_per_1k",
-        "latency.p50_us": "p50_us",
-        "latency.p95_us": "p95_us",
-    }.items():
-        if _number(about.get(key)):
+    out = {key: float(value) for key, value in version.metrics.items() if _is_number(value)}
+    about = version.__dict__.get("about", {})
+    if version.onnx:
+        for name, key in _PARITY.items():
+            out[name] = float(version.onnx.get(key) or 0)
+        out["size.onnx_mb"] = float(version.onnx.get("bytes") or 0) / 1e6
+    if version.size_bytes:
+        out |= {"size.bytes": float(version.size_bytes), "size.mb": version.size_bytes / 1e6}
+    for name, key in _COSTS.items():
+        if _is_number(about.get(key)):
             out[name] = float(about[key])
-    lat = about.get("latency") or {}
-    return {
-        **out,
-        **{
-            f"latency.{k}": float(lat[k])
-            for k in ("p50_us", "p95_us")
-            if _number(lat.get(k)) and f"latency.{k}" not in out
-        },
-    }
+    latency = about.get("latency") or {}
+    for key in ("p50_us", "p95_us"):
+        if _is_number(latency.get(key)) and f"latency.{key}" not in out:
+            out[f"latency.{key}"] = float(latency[key])
+    return out
 
 # %% ../../nbs/model/metric_views.ipynb #6fe104ba
-def flat(prefix: str, x: dict) -> dict[str, float]:
+def flat(prefix: str, payload: dict) -> dict[str, float]:
     "Numbers of a payload as `prefix.name`"
-    return {f"{prefix}.{k}": float(v) for k, v in x.items() if _number(v)}
+    return {f"{prefix}.{name}": float(value) for name, value in payload.items() if _is_number(value)}
 
 
 def drift(
-    e: Event,  # monitor.drift_checked
+    event: Event,  # monitor.drift_checked
     inputs: Iterable[str] = (),  # Of the model
 ) -> dict[str, float]:  # drift.alarm, .columns, .share, .effect, and .inputs: how many of the model's own inputs moved
     "A comparison of two windows"
-    p = e.payload or {}
-    moved = p.get("drifted") or []
-    n = p.get("columns") or 0
-    n = len(n) if isinstance(n, (list, dict)) else n
+    payload = event.payload or {}
+    moved = payload.get("drifted") or []
+    columns = payload.get("columns") or 0
+    columns = len(columns) if isinstance(columns, (list, dict)) else columns
     out = {
-        "drift.alarm": float(bool(p.get("alarm"))),
+        "drift.alarm": float(bool(payload.get("alarm"))),
         "drift.columns": float(len(moved)),
         "drift.inputs": float(len(set(moved) & set(inputs))),
     }
-    if n:
-        out["drift.share"] = len(moved) / n
-    if _number(p.get("largest_effect")):
-        out["drift.effect"] = float(p["largest_effect"])
+    if columns:
+        out["drift.share"] = len(moved) / columns
+    if _is_number(payload.get("largest_effect")):
+        out["drift.effect"] = float(payload["largest_effect"])
     return out
 
 
 def skew(
-    e: Event,  # feature.skew_checked
+    event: Event,  # feature.skew_checked
 ) -> dict[str, float]:  # skew.checked, .features, .mismatches and .rate: share of calls, worst feature
     "Served calls replayed against history"
-    p = e.payload or {}
-    rates = p.get("mismatches") or {}
+    payload = event.payload or {}
+    rates = payload.get("mismatches") or {}
     return {
-        **flat("skew", p),
+        **flat("skew", payload),
         "skew.mismatches": float(len(rates)),
-        "skew.rate": max((float(r) for r in rates.values()), default=0.0),
+        "skew.rate": max((float(rate) for rate in rates.values()), default=0.0),
     }
 
 
 def card(
-    e: Event,  # model.card_written
+    event: Event,  # model.card_written
 ) -> dict[str, float]:  # card.gaps, card.METRIC, fairness.COLUMN.MEASURE, fairness.MEASURE (the largest gap)
     "What a model card measured"
-    p = e.payload or {}
-    out = {"card.gaps": float(len(p.get("gaps") or [])), **flat("card", p.get("measured") or {})}
-    for g in p.get("fairness") or []:
-        whole = f"fairness.{g['measure']}"
-        out[f"fairness.{re.sub('[^A-Za-z0-9_-]', '_', g['by'])}.{g['measure']}"] = float(g["gap"])
-        out[whole] = max(out.get(whole, 0.0), float(g["gap"]))
+    payload = event.payload or {}
+    out = {"card.gaps": float(len(payload.get("gaps") or [])), **flat("card", payload.get("measured") or {})}
+    for gap in payload.get("fairness") or []:
+        whole = f"fairness.{gap['measure']}"
+        column = re.sub("[^A-Za-z0-9_-]", "_", gap["by"])
+        out[f"fairness.{column}.{gap['measure']}"] = float(gap["gap"])
+        out[whole] = max(out.get(whole, 0.0), float(gap["gap"]))
     return out
 
 
 def compressed(
-    e: Event,  # model.compressed
+    event: Event,  # model.compressed
 ) -> dict[str, float]:  # latency.p50_us, .p95_us and cost.usd_per_1k of the version as it is
     "What the served session took, timed when candidates were compared with it"
-    p = e.payload or {}
-    base = next((c for c in p.get("candidates") or [] if c.get("how") == "as it is"), {})
+    payload = event.payload or {}
+    candidates = payload.get("candidates") or []
+    base = next((candidate for candidate in candidates if candidate.get("how") == "as it is"), {})
     names = {"p50_us": "latency.p50_us", "p95_us": "latency.p95_us", "usd_per_1k": "cost.usd_per_1k"}
-    return {**flat("compressed", p), **{n: float(base[k]) for k, n in names.items() if _number(base.get(k))}}
+    timed = {name: float(base[key]) for key, name in names.items() if _is_number(base.get(key))}
+    return {**flat("compressed", payload), **timed}
 
 # %% ../../nbs/model/metric_views.ipynb #f235a938
-def _name(subject) -> str:
+def _name(subject: object) -> str:
     return str(subject).partition("@")[0]
 
 
 def _windows(events: list[Event], data: str) -> list[Event]:
     "Comparisons that concern a version"
-    all_ = [e for e in events if e.type == "monitor.drift_checked"]
-    own_ = [e for e in all_ if data and _name(data) in (_name(e.subject), _name((e.payload or {}).get("reference")))]
+    all_ = [event for event in events if event.type == "monitor.drift_checked"]
+    own_ = []
+    if data:
+        for event in all_:
+            reference = (event.payload or {}).get("reference")
+            if _name(data) in (_name(event.subject), _name(reference)):
+                own_.append(event)
     return own_ or all_
 
 
@@ -134,21 +143,19 @@ _NAMED = {"feature.skew_checked": skew}  # of this model
 
 
 def metrics(
-    v: ModelVersion,  # A version
+    version: ModelVersion,  # A version
     events: Iterable[Event],  # The ledger, oldest first
 ) -> dict[str, float]:
     "Every name that a gate on this version may use"
-    out = own(v)
+    out = own(version)
     events = list(events)
-    ref = f"{v.name}@{v.version}"
-    for e in _windows(events, v.data)[-1:]:
-        out |= drift(e, [i["name"] for i in v.inputs])
-    for e in events:
-        if e.type in _ABOUT and e.subject == ref:
-            out |= _ABOUT[e.type](e)
-        elif e.type in _NAMED and _name(e.subject) == v.name:
-            out |= _NAMED[e.type](e)
-    return {
-        **out,
-        "approvals": float(len({e.actor for e in events if e.type == "model.approved" and e.subject == ref})),
-    }
+    ref = f"{version.name}@{version.version}"
+    for event in _windows(events, version.data)[-1:]:
+        out |= drift(event, [field["name"] for field in version.inputs])
+    for event in events:
+        if event.type in _ABOUT and event.subject == ref:
+            out |= _ABOUT[event.type](event)
+        elif event.type in _NAMED and _name(event.subject) == version.name:
+            out |= _NAMED[event.type](event)
+    approvers = {event.actor for event in events if event.type == "model.approved" and event.subject == ref}
+    return {**out, "approvals": float(len(approvers))}

@@ -9,15 +9,18 @@ __all__ = ['turn', 'about', 'move', 'mend', 'settle']
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #d9d3296e
 import secrets
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from typing import IO
 from ..core import ledger
 from ..core.errors import MlopsError
+from ..core.events import Event
 from ..core.project import Project
 from . import mlflow_registration as registration, mlflow_registry as registry
 from .facts import Promotion
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #f760e629
-def turn(project: Project, name: str):
+def turn(project: Project, name: str) -> AbstractContextManager[IO[bytes] | None]:
     return registration.held(project.state / "locks" / f"model-{name}")
 
 
@@ -29,7 +32,7 @@ def about(fact: Promotion, end: str) -> dict:
         "version": fact.to,
         "from": fact.before,
         "reason": fact.reason,
-        "gates": [{"expr": g.expr, "value": g.value, "ok": g.ok} for g in fact.gates],
+        "gates": [{"expr": gate.expr, "value": gate.value, "ok": gate.ok} for gate in fact.gates],
         "end": end,
     }
 
@@ -46,9 +49,11 @@ def move(
     ledger.record(project, "model.promotion_started", subject, said, digest=digest)
     try:
         registry.move(project, fact.name, fact.alias, fact.to)
-    except BaseException as e:
+    except BaseException as error:
         if _put_back(project, fact):
-            ledger.record(project, "model.promotion_failed", subject, {**said, "message": str(e)[:300]}, fail="open")
+            ledger.record(
+                project, "model.promotion_failed", subject, {**said, "message": str(error)[:300]}, fail="open"
+            )
         raise
     try:
         ledger.record(project, end, subject, said, digest=digest)
@@ -59,7 +64,9 @@ def move(
 
 
 def _put_back(project: Project, fact: Promotion) -> bool:
-    "Is an alias where it was before? It may have moved although MLflow failed, or was stopped; where nobody can say, the bracket stays open"
+    """Is an alias where it was before?
+
+    It may have moved although MLflow failed, or was stopped; where nobody can say, the bracket stays open."""
     with suppress(MlopsError):
         if registry.aliases(project, fact.name).get(fact.alias) == fact.to != fact.before:
             registry.move(project, fact.name, fact.alias, fact.before)
@@ -69,60 +76,60 @@ def _put_back(project: Project, fact: Promotion) -> bool:
 # %% ../../nbs/model/mlflow_aliases.ipynb #b34e6da6
 def mend(
     project: Project,  # Project
-    open_moves,  # What `views.promoting` found
+    open_moves: Iterable[Event],  # What `views.promoting` found
     apply: bool = True,  # Do it, or only say it
 ) -> list[dict]:  # {subject, state: running, promoted or failed, message}
     "End promotions whose process is gone"
-    out = []
-    for e in open_moves:
-        with registration.held(project.state / "locks" / f"model-{_name(e)}", wait=False) as mine:
+    done = []
+    for event in open_moves:
+        with registration.held(project.state / "locks" / f"model-{_name(event)}", wait=False) as mine:
             if mine is None:
-                out.append({"subject": e.subject, "state": "running", "message": "a process is at work on it"})
-            elif _open(project, e):
-                out.append(_ended(project, e, apply))  # otherwise it ended after somebody looked
-    return out
+                done.append({"subject": event.subject, "state": "running", "message": "a process is at work on it"})
+            elif _open(project, event):
+                done.append(_ended(project, event, apply))  # otherwise it ended after somebody looked
+    return done
 
 
 def settle(
     project: Project,  # Project
     name: str,  # Of a model
-    open_moves,  # What `views.promoting` found
+    open_moves: Iterable[Event],  # What `views.promoting` found
 ) -> None:
     "End what killed processes left of this model, before its next move; call it within `turn`"
-    for e in open_moves:
-        if _name(e) == name:
-            _ended(project, e)
+    for event in open_moves:
+        if _name(event) == name:
+            _ended(project, event)
 
 
-def _name(e) -> str:
-    return e.subject.rpartition("@")[0]
+def _name(event: Event) -> str:
+    return event.subject.rpartition("@")[0]
 
 
-def _open(project: Project, e) -> bool:
+def _open(project: Project, event: Event) -> bool:
     "Has a promotion no end yet?"
     kinds = ["model.promotion_started", "model.promotion_failed", "model.promoted", "model.rolled_back"]
-    found = next(
-        (
-            x
-            for x in ledger.of(project).events(kinds, newest=True)
-            if (x.payload or {}).get("bracket") == (e.payload or {}).get("bracket")
-        ),
-        e,
-    )
-    return found.seq == e.seq
+    bracket = (event.payload or {}).get("bracket")
+    for other in ledger.of(project).events(kinds, newest=True):
+        if (other.payload or {}).get("bracket") == bracket:
+            return other.seq == event.seq
+    return True
 
 
-def _ended(project: Project, e, apply: bool = True) -> dict:
+def _ended(project: Project, event: Event, apply: bool = True) -> dict:
     "One promotion whose process is gone"
-    said = e.payload or {}
-    moved = registry.aliases(project, _name(e)).get(said.get("alias")) == said.get("version")
+    said = event.payload or {}
+    moved = registry.aliases(project, _name(event)).get(said.get("alias")) == said.get("version")
     words = f"{said.get('alias')} was moved and not recorded" if moved else f"{said.get('alias')} was not moved"
     if apply:
         ledger.record(
             project,
             said.get("end", "model.promoted") if moved else "model.promotion_failed",
-            e.subject,
-            {**said, **({} if moved else {"message": words})},
-            digest=e.digest,
+            event.subject,
+            said if moved else {**said, "message": words},
+            digest=event.digest,
         )
-    return {"subject": e.subject, "state": "promoted" if moved else "failed", "message": f"the process ended: {words}"}
+    return {
+        "subject": event.subject,
+        "state": "promoted" if moved else "failed",
+        "message": f"the process ended: {words}",
+    }

@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/promotion_verbs.html.md"""
 __all__ = ['gate', 'promote', 'approve', 'rollback', 'history']
 
 # %% ../../nbs/model/promotion_verbs.ipynb #2e930e9c
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Never
 from ..core import identity, ledger, project as projects, refs
@@ -17,20 +18,20 @@ from ..core.project import Project
 from ..core.refs import Name, Ref
 from ..core.verbs import verb
 from . import gates, metric_views, mlflow_aliases, mlflow_registry as registry, verbs as versions, views
-from .facts import Approval, Gate, Gates, History, Promotion
+from .facts import Approval, Gate, Gates, History, ModelVersion, Promotion
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7b546b16
-def _metrics(project: Project, v) -> dict[str, float]:
-    return metric_views.metrics(v, ledger.of(project).events())
+def _metrics(project: Project, version: ModelVersion) -> dict[str, float]:
+    return metric_views.metrics(version, ledger.of(project).events())
 
 
-def _newest(project: Project, name):
+def _newest(project: Project, name: str) -> ModelVersion | None:
     "The newest version, or None"
     have = views.versions(ledger.of(project).events(views.TYPES), name)
     return have[-1] if have else None
 
 
-def _known(project: Project, name) -> None:
+def _known(project: Project, name: str) -> None:
     "Raise where nothing was ever registered under this name"
     if not _newest(project, name):
         raise NotFound(
@@ -50,68 +51,69 @@ def gate(
     "Conditions that a version must meet before an alias moves to it"
     project = projects.current()
     refs.check_name(name, "model name")
-    for e in add:
-        gates.parse(e)
+    for expr in add:
+        gates.parse(expr)
     if dry_run:
-        return Plan(
-            steps=[
-                f"write policy/gates/{name}.toml with {len(_changed(gates.of(project, name), name, add, remove))} gates"
-            ]
-        )
+        after = _changed(gates.of(project, name), name, add, remove)
+        return Plan(steps=[f"write policy/gates/{name}.toml with {len(after)} gates"])
     with mlflow_aliases.turn(project, name) if add or remove else nullcontext():
         before = gates.of(project, name)
         after = _changed(before, name, add, remove)
         if after != before:
             _save(project, name, before, after)
-    v = _newest(project, name)
-    known = _metrics(project, v) if v else {}
-    return Gates(name=name, gates=[gates.check(e, known) for e in after], metrics=known if metrics else {})
+    version = _newest(project, name)
+    known = _metrics(project, version) if version else {}
+    return Gates(name=name, gates=[gates.check(expr, known) for expr in after], metrics=known if metrics else {})
 
 
-def _changed(before, name, add, remove) -> list[str]:
+def _changed(before: list[str], name: str, add: list[str], remove: list[str]) -> list[str]:
     "The gates as they will be"
-    for e in remove:
-        if e not in before:
-            raise NotFound(f"{name} has no gate {e!r}", suggest(e, before) or f"it has: {'; '.join(before) or 'none'}")
-    return [e for e in before if e not in remove] + [e for e in dict.fromkeys(add) if e not in before]
+    for expr in remove:
+        if expr not in before:
+            raise NotFound(
+                f"{name} has no gate {expr!r}", suggest(expr, before) or f"it has: {'; '.join(before) or 'none'}"
+            )
+    kept = [expr for expr in before if expr not in remove]
+    return kept + [expr for expr in dict.fromkeys(add) if expr not in before]
 
 
-def _save(project: Project, name, before, after) -> None:
+def _save(project: Project, name: str, before: list[str], after: list[str]) -> None:
     "The file, then the events; the old file comes back when they cannot be recorded"
     gates.save(project, name, after)
     try:
-        ledger.of(project).append_many(
-            [ledger.New("model.gate_added", name, {"expr": e}) for e in after if e not in before]
-            + [ledger.New("model.gate_removed", name, {"expr": e}) for e in before if e not in after]
-        )
+        added = [ledger.New("model.gate_added", name, {"expr": expr}) for expr in after if expr not in before]
+        removed = [ledger.New("model.gate_removed", name, {"expr": expr}) for expr in before if expr not in after]
+        ledger.of(project).append_many(added + removed)
     except MlopsError:
         gates.save(project, name, before)
         raise
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7815b83f
-def _checked(project: Project, v, alias: str) -> list[Gate]:
+def _checked(project: Project, version: ModelVersion, alias: str) -> list[Gate]:
     "The model's gates, and the approvals that mlops.toml asks for"
-    known = _metrics(project, v)
-    s = project.settings.model
-    policy = [f"approvals >= {s.approvals}"] if s.approvals and alias in s.guarded.replace(",", " ").split() else []
-    return [gates.check(e, known) for e in [*gates.of(project, v.name), *policy]]
+    known = _metrics(project, version)
+    settings = project.settings.model
+    policy = []
+    if settings.approvals and alias in settings.guarded.replace(",", " ").split():
+        policy.append(f"approvals >= {settings.approvals}")
+    return [gates.check(expr, known) for expr in [*gates.of(project, version.name), *policy]]
 
 
 @contextmanager
-def _turn(project: Project, name: str):
+def _turn(project: Project, name: str) -> Iterator[None]:
     "One move at a time; what a killed process left of an earlier one is ended first"
     with mlflow_aliases.turn(project, name):
         mlflow_aliases.settle(project, name, views.promoting(ledger.of(project).events(views.OPENS)))
         yield
 
 
-def _is_approval(g: Gate) -> bool:
-    return gates.parse(g.expr)[0] == "approvals"
+def _is_approval(gate: Gate) -> bool:
+    return gates.parse(gate.expr)[0] == "approvals"
 
 
 def _refuse(project: Project, fact: Promotion) -> Never:
     "Record and raise what kept a version from an alias"
-    bad = [g for g in fact.gates if not g.ok]
+    bad = [gate for gate in fact.gates if not gate.ok]
     ledger.record(
         project,
         "model.gate_failed",
@@ -119,22 +121,25 @@ def _refuse(project: Project, fact: Promotion) -> Never:
         {
             "alias": fact.alias,
             "reason": fact.reason,
-            "gates": [{"expr": g.expr, "value": g.value, "ok": g.ok} for g in fact.gates],
+            "gates": [{"expr": gate.expr, "value": gate.value, "ok": gate.ok} for gate in fact.gates],
         },
         fail="open",
     )
-    if all(_is_approval(g) for g in bad):
+    if all(_is_approval(gate) for gate in bad):
         raise Refused(
             f"{fact.name}@{fact.to} is not approved: {bad[0].expr}, and it has {bad[0].value or 0:g}",
             f"somebody else says: mlops model approve {fact.name}@{fact.to}",
         )
-    how = next((x for g in bad if g.value is None and (x := gates.measured_by(g.expr, f"{fact.name}@{fact.to}"))), "")
-    e = Finding(
+    how = ""
+    for gate in bad:
+        if gate.value is None and not how:
+            how = gates.measured_by(gate.expr, f"{fact.name}@{fact.to}")
+    error = Finding(
         f"{fact.name}@{fact.to} does not pass: {fact.finding}",
         f"measure it: {how}" if how else f"see: mlops model gate {fact.name} --metrics",
     )
-    e.__dict__["result"] = fact
-    raise e
+    error.__dict__["result"] = fact
+    raise error
 
 
 @verb("model.promote", changes=True, example='mlops model promote delay@1 --to champion --reason "first"')
@@ -150,37 +155,31 @@ def promote(
     Exit 1 when a gate fails, exit 3 when an approval is missing; the alias stays where it was."""
     project = projects.current()
     refs.check_name(to, "alias")
-    if to.isdigit() or to == "latest" or (to[0] == "v" and to[1:].isdigit()):
+    if to == "latest" or to.removeprefix("v").isdigit():
         raise BadInput(f"the alias {to!r} reads like a version", "take a word: champion, challenger")
-    v = versions.resolve(name, project)
+    version = versions.resolve(name, project)
 
-    def asked():
+    def asked() -> Promotion:
         return Promotion(
-            name=v.name,
+            name=version.name,
             alias=to,
-            to=v.version,
-            before=registry.aliases(project, v.name).get(to),
-            gates=_checked(project, v, to),
+            to=version.version,
+            before=registry.aliases(project, version.name).get(to),
+            gates=_checked(project, version, to),
             reason=reason,
             moved=False,
         )
 
     if dry_run:
         fact = asked()
-        return Plan(
-            steps=[
-                *(
-                    f"{g.expr}: {'pass' if g.ok else 'FAIL'}, {'not known' if g.value is None else f'it is {g.value:.6g}'}"
-                    for g in fact.gates
-                ),
-                f"move {to} of {v.name} from {fact.before or 'nowhere'} to {v.version}",
-            ]
-        )
-    with _turn(project, v.name):  # gates are asked in it: who adds one has it asked from then on
+        steps = [f"{gate.expr}: {'pass' if gate.ok else 'FAIL'}, {gate.found('not known')}" for gate in fact.gates]
+        move = f"move {to} of {version.name} from {fact.before or 'nowhere'} to {version.version}"
+        return Plan(steps=[*steps, move])
+    with _turn(project, version.name):  # gates are asked in it: who adds one has it asked from then on
         fact = asked()
         if not fact.ok:
             _refuse(project, fact)
-        mlflow_aliases.move(project, fact, "model.promoted", v.digest)
+        mlflow_aliases.move(project, fact, "model.promoted", version.digest)
     return fact
 
 # %% ../../nbs/model/promotion_verbs.ipynb #e76dd958
@@ -193,18 +192,23 @@ def approve(
 ) -> Approval | Plan:
     "Approve a version that somebody else registered"
     project = projects.current()
-    v = versions.resolve(name, project)
+    version = versions.resolve(name, project)
     who, _ = identity.actor()
-    if who == v.actor and project.settings.model.four_eyes:
+    if who == version.actor and project.settings.model.four_eyes:
         raise Refused(
-            f"{v.name}@{v.version} was registered by you, and four eyes are needed", "ask a colleague to approve it"
+            f"{version.name}@{version.version} was registered by you, and four eyes are needed",
+            "ask a colleague to approve it",
         )
     if dry_run:
-        return Plan(steps=[f"record model.approved {v.name}@{v.version}"])
+        return Plan(steps=[f"record model.approved {version.name}@{version.version}"])
     ledger.record(
-        project, "model.approved", f"{v.name}@{v.version}", {"version": v.version, "text": text}, digest=v.digest
+        project,
+        "model.approved",
+        f"{version.name}@{version.version}",
+        {"version": version.version, "text": text},
+        digest=version.digest,
     )
-    return Approval(name=v.name, version=v.version, actor=who, text=text)
+    return Approval(name=version.name, version=version.version, actor=who, text=text)
 
 
 @verb("model.rollback", changes=True, example='mlops model rollback delay --reason "complaints"')
@@ -219,7 +223,7 @@ def rollback(
     project = projects.current()
     _known(project, name)
     now, back = _way_back(project, name, to)
-    v = versions.resolve(f"{name}@{back}", project)
+    version = versions.resolve(f"{name}@{back}", project)
     fact = Promotion(name=name, alias=to, to=back, before=now, gates=[], reason=reason, moved=False, back=True)
     if dry_run:
         return Plan(steps=[f"move {to} of {name} from {now} back to {back}"])
@@ -230,7 +234,7 @@ def rollback(
                 f"{to} of {name} was moved meanwhile: it is on {then} and not on {now}",
                 f"look at it first: mlops model history {name}",
             )
-        mlflow_aliases.move(project, fact, "model.rolled_back", v.digest)
+        mlflow_aliases.move(project, fact, "model.rolled_back", version.digest)
     return fact
 
 
@@ -270,8 +274,8 @@ def _instant(text: str) -> str:
     from datetime import datetime, timedelta, UTC
 
     try:
-        t = datetime.fromisoformat(text)
-    except ValueError as e:
-        raise BadInput(f"--at {text!r} is no time", "write 2013-07-01 or 2013-07-01T12:00") from e
-    t = (t if t.tzinfo else t.replace(tzinfo=UTC)).astimezone(UTC) + timedelta(microseconds=1)
-    return t.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"--at {text!r} is no time", "write 2013-07-01 or 2013-07-01T12:00") from error
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) + timedelta(microseconds=1)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -9,50 +9,52 @@ __all__ = ['code', 'data', 'environment', 'place', 'tags', 'price']
 
 # %% ../../nbs/model/provenance.ipynb #2c2a1f0f
 import functools, hashlib, os, subprocess, sys
+from collections.abc import Iterable
+from pathlib import Path
 from ..core import ledger
 from ..core.errors import MlopsError
+from ..core.events import Event
 from ..core.project import Project
 
 # %% ../../nbs/model/provenance.ipynb #e6573891
-def _git(root, *args) -> str:
+def _git(root: Path, *args: str) -> str:
     try:
-        r = subprocess.run(["git", "-C", str(root), *args], capture_output=True, timeout=20)
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return r.stdout.decode(errors="replace") if r.returncode == 0 else ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
 
 
-def code(root) -> dict[str, str]:
+def code(root: Path) -> dict[str, str]:
     "Commit, and the digest of what differs from it"
     commit = _git(root, "rev-parse", "HEAD").strip()
     if not commit:
         return {}
     diff = _git(root, "diff", "HEAD", "--", ".", ":(exclude)*.ipynb_checkpoints*")
-    return {
-        "mlflow.source.git.commit": commit,
-        "mlops.git.dirty": str(bool(diff)).lower(),
-        **({"mlops.git.diff": hashlib.sha256(diff.encode()).hexdigest()} if diff else {}),
-    }
+    found = {"mlflow.source.git.commit": commit, "mlops.git.dirty": str(bool(diff)).lower()}
+    if diff:
+        found["mlops.git.diff"] = hashlib.sha256(diff.encode()).hexdigest()
+    return found
 
 
-def data(events) -> dict[str, str]:
+def data(events: Iterable[Event]) -> dict[str, str]:
     "The newest training set with its views, and the newest version of each dataset"
     sets = {}
     joined = None
-    for e in events:
-        if e.type == "dataset.added":
-            name, _, v = e.subject.rpartition("@")
-            sets[name] = v
+    for event in events:
+        if event.type == "dataset.added":
+            name, _, version = event.subject.rpartition("@")
+            sets[name] = version
         else:
-            joined = e
-    out = {"mlops.datasets": ",".join(f"{n}@{v}" for n, v in sorted(sets.items()))[:500]}
+            joined = event
+    found = {"mlops.datasets": ",".join(f"{name}@{version}" for name, version in sorted(sets.items()))[:500]}
     if joined is not None:
-        out |= {
+        found |= {
             "mlops.training_set": joined.digest,
             "mlops.training_set.entry": str(joined.seq),
             "mlops.views": ",".join(sorted((joined.payload or {}).get("definitions") or {}))[:500],
         }
-    return out
+    return found
 
 
 @functools.cache
@@ -60,45 +62,44 @@ def environment() -> dict[str, str]:
     "Digest over the exact versions of everything that is installed"
     from importlib import metadata
 
-    have = sorted({f"{d.name}=={d.version}".lower() for d in metadata.distributions() if d.name})
+    installed = [one for one in metadata.distributions() if one.name]
+    have = sorted({f"{one.name}=={one.version}".lower() for one in installed})
     return {
         "mlops.environment": hashlib.sha256("\n".join(have).encode()).hexdigest()[:32],
         "mlops.python": sys.version.split()[0],
     }
 
-
+# %% ../../nbs/model/provenance.ipynb #54a88e68
 def place(project: Project) -> dict[str, str]:
     "Notebook and cell, or the job that runs it"
     parent = os.environ.get("MLOPS_PARENT_RUN") or ""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    cell = (
-        getattr(shell.displayhook, "prompt_count", shell.execution_count) if shell is not None else ""
-    )  # newer IPython counts on before the cell runs
-    out = {"mlops.job_run": parent, "mlops.cell": str(cell)}
+    cell = ""
+    if shell is not None:  # newer IPython counts on before the cell runs
+        cell = getattr(shell.displayhook, "prompt_count", shell.execution_count)
+    found = {"mlops.job_run": parent, "mlops.cell": str(cell)}
     name = os.environ.get("MLOPS_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME") or ""
     if parent and not name:
-        job = next(
-            (
-                e.subject
-                for e in ledger.of(project).events("job.started", newest=True, limit=50)
-                if (e.payload or {}).get("run") == parent
-            ),
-            "",
-        )
+        job = _job_of(project, parent)
         name = f"jobs/{job}/{job}.ipynb" if job else ""
-    return {
-        **out,
-        **(
-            {"mlops.notebook": name, "mlflow.source.name": name, "mlflow.source.type": "JOB" if parent else "NOTEBOOK"}
-            if name
-            else {}
-        ),
-    }
+    if name:
+        found["mlops.notebook"] = name
+        found["mlflow.source.name"] = name
+        found["mlflow.source.type"] = "JOB" if parent else "NOTEBOOK"
+    return found
+
+
+def _job_of(project: Project, run: str) -> str:
+    "Name of the job that a run belongs to; empty where it is not among the newest"
+    for event in ledger.of(project).events("job.started", newest=True, limit=50):
+        if (event.payload or {}).get("run") == run:
+            return event.subject
+    return ""
 
 
 def tags(project: Project) -> dict[str, str]:
     "Everything that can be said now"
-    out = {"mlops.project": project.name}
+    found = {"mlops.project": project.name}
     for look in (
         lambda: code(project.root),
         lambda: data(ledger.of(project).events(["dataset.added", "feature.joined"])),
@@ -107,10 +108,10 @@ def tags(project: Project) -> dict[str, str]:
         lambda: price(project),
     ):
         try:
-            out |= look()
+            found |= look()
         except (MlopsError, OSError, ValueError):
             continue  # a run is never kept from starting
-    return {k: v for k, v in out.items() if v}
+    return {name: value for name, value in found.items() if value}
 
 
 def price(project: Project) -> dict[str, str]:

@@ -44,16 +44,16 @@ def _of_version(name: str) -> Path:
 
 def keys(project: Project) -> list[bytes]:
     "Public keys that the project pins"
-    return [base64.b64decode(k) for k in project.settings.audit.public_key.replace(",", " ").split()]
+    return [base64.b64decode(key) for key in project.settings.audit.public_key.replace(",", " ").split()]
 
 
 def until(project: Project) -> dict[str, str]:
     "Key id -> last day on which it is accepted, from `[model] keys_until`"
-    pairs = [x.partition("=") for x in project.settings.model.keys_until.replace(",", " ").split()]
-    wrong = next((k for k, eq, d in pairs if not eq or len(d) != 10), None)
+    pairs = [pair.partition("=") for pair in project.settings.model.keys_until.replace(",", " ").split()]
+    wrong = next((key for key, equals, day in pairs if not equals or len(day) != 10), None)
     if wrong:
         raise BadInput(f"model.keys_until in mlops.toml: {wrong[:40]!r} is no KEYID=YYYY-MM-DD")
-    return {k: d for k, _, d in pairs}
+    return {key: day for key, _, day in pairs}
 
 
 @verb("model.sign", changes=True, example="mlops model sign delay@1")
@@ -64,30 +64,22 @@ def sign(
 ) -> Provenance | Plan:
     "Sign the manifest of a version with your key; its files are hashed first"
     project = projects.current()
-    v = versions.resolve(name, project)
+    version = versions.resolve(name, project)
+    ref = f"{version.name}@{version.version}"
     key = guard.signer(project)
-    at = registry.fetch(project, v.source)
-    said = manifest.check(at, v.digest)
+    at = registry.fetch(project, version.source)
+    said = manifest.check(at, version.digest)
     if dry_run:
-        return Plan(
-            steps=[f"write {manifest.ENVELOPE} of {v.name}@{v.version}", f"record model.signed {v.name}@{v.version}"]
-        )
-    with tempfile.TemporaryDirectory(prefix="mlops-") as d:
-        (Path(d) / manifest.MANIFEST).write_bytes((at / manifest.MANIFEST).read_bytes())
-        manifest.sign(Path(d), key)
-        registry.attach(project, v.run, v.source, Path(d) / manifest.ENVELOPE)
-    ledger.record(
-        project, "model.signed", f"{v.name}@{v.version}", {"key": manifest.key_id(key.public)}, digest=v.digest
-    )
-    return Provenance(
-        name=f"{v.name}@{v.version}",
-        digest=v.digest,
-        signer=manifest.key_id(key.public),
-        files=len(said["files"]),
-        signed=True,
-    )
+        return Plan(steps=[f"write {manifest.ENVELOPE} of {ref}", f"record model.signed {ref}"])
+    with tempfile.TemporaryDirectory(prefix="mlops-") as work:
+        (Path(work) / manifest.MANIFEST).write_bytes((at / manifest.MANIFEST).read_bytes())
+        manifest.sign(Path(work), key)
+        registry.attach(project, version.run, version.source, Path(work) / manifest.ENVELOPE)
+    key_id = manifest.key_id(key.public)
+    ledger.record(project, "model.signed", ref, {"key": key_id}, digest=version.digest)
+    return Provenance(name=ref, digest=version.digest, signer=key_id, files=len(said["files"]), signed=True)
 
-
+# %% ../../nbs/model/safety_verbs.ipynb #ada359c2
 @verb("model.verify", check=True, example="mlops model verify delay@1")
 def verify(
     name: str,  # `NAME@v`, or a folder that was exported
@@ -98,34 +90,32 @@ def verify(
     project = projects.current()
     if Path(name).is_dir():
         return _verified(project, Provenance(name=Path(name).name), Path(name), "")
-    v = versions.resolve(name, project)
-    fact = Provenance(name=f"{v.name}@{v.version}", digest=v.digest)
-    held = next((x for x in registry.versions(project, v.name) if int(x.version) == v.version), None)
+    version = versions.resolve(name, project)
+    fact = Provenance(name=f"{version.name}@{version.version}", digest=version.digest)
+    in_mlflow = {int(there.version): there for there in registry.versions(project, version.name)}
+    held = in_mlflow.get(version.version)
     if held is None:
-        fact.problems.append({"kind": "missing", "message": f"MLflow has no {v.name}@{v.version} any more"})
+        fact.problems.append({"kind": "missing", "message": f"MLflow has no {version.name}@{version.version} any more"})
         return fact
-    if held.tags.get("mlops.digest") != v.digest:
-        fact.problems.append(
-            {
-                "kind": "digest",
-                "message": f"MLflow names the digest {str(held.tags.get('mlops.digest'))[:12]} and the ledger {v.digest[:12]}",
-            }
-        )
-    if held.source != v.source:
+    if held.tags.get("mlops.digest") != version.digest:
+        theirs = str(held.tags.get("mlops.digest"))[:12]
+        message = f"MLflow names the digest {theirs} and the ledger {version.digest[:12]}"
+        fact.problems.append({"kind": "digest", "message": message})
+    if held.source != version.source:
         fact.problems.append(
             {"kind": "digest", "message": "MLflow points to other files than those that were registered"}
         )
-    return _verified(project, fact, registry.fetch(project, v.source), v.digest)
+    return _verified(project, fact, registry.fetch(project, version.source), version.digest)
 
 
-def _verified(project: Project, fact, at: Path, digest: str) -> Provenance:
+def _verified(project: Project, fact: Provenance, at: Path, digest: str) -> Provenance:
     try:
         fact.files = len(manifest.check(at, digest)["files"])
         fact.digest = digest or manifest.digest((at / manifest.MANIFEST).read_bytes())
-    except (MlopsError, OSError) as e:
-        fact.problems.append({"kind": "changed", "message": getattr(e, "message", str(e))})
+    except (MlopsError, OSError) as error:
+        fact.problems.append({"kind": "changed", "message": getattr(error, "message", str(error))})
     try:
         fact.signer = manifest.verify(at, keys(project), until(project))
-    except (MlopsError, OSError) as e:
-        fact.problems.append({"kind": "signature", "message": getattr(e, "message", str(e))})
+    except (MlopsError, OSError) as error:
+        fact.problems.append({"kind": "signature", "message": getattr(error, "message", str(error))})
     return fact

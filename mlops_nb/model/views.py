@@ -19,41 +19,36 @@ OPENS = ("model.promotion_started", "model.promoted", "model.rolled_back", "mode
 MOVES = ("model.promoted", "model.rolled_back")
 
 
-def _p(e: Event) -> dict:
-    return e.payload or {}
+def _payload(event: Event) -> dict:
+    return event.payload or {}
 
 
-def _name(e: Event) -> str:
-    return e.subject.rpartition("@")[0] or e.subject
+def _name(event: Event) -> str:
+    return event.subject.rpartition("@")[0] or event.subject
 
 
-def _number(e: Event) -> int:
-    v = _p(e).get("version") or e.subject.rpartition("@")[2]
-    return int(v) if str(v).isdigit() else 0
+def _number(event: Event) -> int:
+    number = _payload(event).get("version") or event.subject.rpartition("@")[2]
+    return int(number) if str(number).isdigit() else 0
 
 
-def version(e: Event) -> ModelVersion:
+def version(event: Event) -> ModelVersion:
     "One version as its event says"
-    p = _p(e)
-    v = ModelVersion(
-        name=_name(e),
-        version=_number(e),
-        digest=e.digest,
-        onnx=p.get("onnx"),
-        size_bytes=p.get("size_bytes") or 0,
-        run=p.get("run") or "",
-        data=p.get("data") or "",
-        metrics=p.get("metrics") or {},
-        inputs=p.get("inputs") or [],
-        message=p.get("without_onnx") or "",
-        parent=p.get("parent") or "",
-    )
-    v.source = p.get("source") or ""
-    v.time = e.time
-    v.actor = e.actor
-    v.entry = e.seq
-    v.about = p
-    return v
+    payload = _payload(event)
+    found = ModelVersion(name=_name(event), version=_number(event), digest=event.digest, onnx=payload.get("onnx"))
+    found.size_bytes = payload.get("size_bytes") or 0
+    found.run = payload.get("run") or ""
+    found.data = payload.get("data") or ""
+    found.metrics = payload.get("metrics") or {}
+    found.inputs = payload.get("inputs") or []
+    found.message = payload.get("without_onnx") or ""
+    found.parent = payload.get("parent") or ""
+    found.source = payload.get("source") or ""
+    found.time = event.time
+    found.actor = event.actor
+    found.entry = event.seq
+    found.about = payload
+    return found
 
 
 def versions(
@@ -61,7 +56,7 @@ def versions(
     name: str = "",  # Only of this model
 ) -> list[ModelVersion]:
     "Registered versions, oldest first"
-    return [version(e) for e in events if e.type == "model.registered" and name in ("", _name(e))]
+    return [version(event) for event in events if event.type == "model.registered" and name in ("", _name(event))]
 
 
 def pending(
@@ -70,96 +65,103 @@ def pending(
 ) -> list[ModelVersion]:  # state `registering`, with `.bracket`
     "Registrations that began and have no end"
     waiting: dict[str, ModelVersion] = {}
-    for e in events:
-        b = _p(e).get("bracket") or e.subject
-        if e.type == "model.logging_started" and name in ("", _name(e)):
-            v = ModelVersion(
-                name=_name(e),
-                version=_number(e),
+    for event in events:
+        bracket = _payload(event).get("bracket") or event.subject
+        if event.type == "model.logging_started" and name in ("", _name(event)):
+            found = ModelVersion(
+                name=_name(event),
+                version=_number(event),
                 digest="",
                 state="registering",
-                run=_p(e).get("run") or "",
-                data=_p(e).get("data") or "",
+                run=_payload(event).get("run") or "",
+                data=_payload(event).get("data") or "",
             )
-            v.bracket = b
-            v.time = e.time
-            v.entry = e.seq
-            waiting[b] = v
-        elif e.type in TYPES[1:]:
-            waiting.pop(b, None)
+            found.bracket = bracket
+            found.time = event.time
+            found.entry = event.seq
+            waiting[bracket] = found
+        elif event.type in TYPES[1:]:
+            waiting.pop(bracket, None)
     return list(waiting.values())
 
-
+# %% ../../nbs/model/views.ipynb #737abd00
 def expected(events: Iterable[Event], name: str) -> int:
     "The number that the next version will have: one more than any that was used, or is being used"
-    events = [e for e in events if _name(e) == name]
-    burnt = [_p(e).get("made") or 0 for e in events if e.type == "model.failed"]
-    return 1 + max([*(v.version for v in versions(events) + pending(events)), *burnt], default=0)
+    events = [event for event in events if _name(event) == name]
+    burnt = [_payload(event).get("made") or 0 for event in events if event.type == "model.failed"]
+    used = [known.version for known in versions(events) + pending(events)]
+    return 1 + max([*used, *burnt], default=0)
 
 
 def promoting(events: Iterable[Event]) -> list[Event]:
     "Promotions that began and have no end"
     waiting: dict[str, Event] = {}
-    for e in events:
-        if e.type == OPENS[0]:
-            waiting[_p(e).get("bracket") or e.subject] = e
-        elif e.type in OPENS:
-            waiting.pop(_p(e).get("bracket") or e.subject, None)
+    for event in events:
+        if event.type == OPENS[0]:
+            waiting[_payload(event).get("bracket") or event.subject] = event
+        elif event.type in OPENS:
+            waiting.pop(_payload(event).get("bracket") or event.subject, None)
     return list(waiting.values())
 
 
 def failed(events: Iterable[Event], name: str = "") -> list[ModelVersion]:
     "Registrations that failed, with their reason, newest last"
-    return [
-        ModelVersion(
-            name=_name(e), version=_number(e), digest="", state="failed", message=str(_p(e).get("message") or "")
-        )
-        for e in events
-        if e.type == "model.failed" and name in ("", _name(e))
-    ]
+    found = []
+    for event in events:
+        if event.type == "model.failed" and name in ("", _name(event)):
+            message = str(_payload(event).get("message") or "")
+            found.append(
+                ModelVersion(name=_name(event), version=_number(event), digest="", state="failed", message=message)
+            )
+    return found
 
 # %% ../../nbs/model/views.ipynb #7c98e513
 def moves(events: Iterable[Event], name: str) -> list[dict]:
     "Moves of aliases, newest first: {time, alias, version, from, actor, reason, type, entry}"
-    return [
-        {
-            "time": e.time,
-            "alias": _p(e).get("alias") or "",
-            "version": _number(e),
-            "from": _p(e).get("from"),
-            "actor": e.actor,
-            "reason": _p(e).get("reason") or "",
-            "type": e.type.partition(".")[2],
-            "entry": e.seq,
-        }
-        for e in events
-        if e.type in MOVES and _name(e) == name
-    ][::-1]
+    found = []
+    for event in events:
+        if event.type in MOVES and _name(event) == name:
+            payload = _payload(event)
+            found.append(
+                {
+                    "time": event.time,
+                    "alias": payload.get("alias") or "",
+                    "version": _number(event),
+                    "from": payload.get("from"),
+                    "actor": event.actor,
+                    "reason": payload.get("reason") or "",
+                    "type": event.type.partition(".")[2],
+                    "entry": event.seq,
+                }
+            )
+    return found[::-1]
 
 
 def serving(history: list[dict]) -> dict[str, int]:
     "Alias -> version after these moves, newest first"
     out: dict[str, int] = {}
-    for m in history:
-        out.setdefault(m["alias"], m["version"])
+    for move in history:
+        out.setdefault(move["alias"], move["version"])
     return out
 
 
 def before(history: list[dict], alias: str) -> int | None:
     "The version that an alias was on before its present one: a second step back goes one further"
     stack: list[int] = []
-    for m in reversed([m for m in history if m["alias"] == alias]):
-        if m["type"] == "rolled_back" and stack:
+    of_alias = [move for move in history if move["alias"] == alias]
+    for move in reversed(of_alias):
+        if move["type"] == "rolled_back" and stack:
             stack.pop()
-        if not stack or stack[-1] != m["version"]:
-            stack.append(m["version"])
+        if not stack or stack[-1] != move["version"]:
+            stack.append(move["version"])
     return stack[-2] if len(stack) > 1 else None
 
 
 def approvals(events: Iterable[Event], name: str, version: int) -> list[dict]:
     "Who approved a version: {time, actor, text, entry}"
-    return [
-        {"time": e.time, "actor": e.actor, "text": _p(e).get("text") or "", "entry": e.seq}
-        for e in events
-        if e.type == "model.approved" and _name(e) == name and _number(e) == version
-    ]
+    found = []
+    for event in events:
+        if event.type == "model.approved" and _name(event) == name and _number(event) == version:
+            text = _payload(event).get("text") or ""
+            found.append({"time": event.time, "actor": event.actor, "text": text, "entry": event.seq})
+    return found
