@@ -195,7 +195,7 @@ def gates(g) -> Panel:
         blocks.append(
             details(
                 f"{len(g.metrics)} metrics of the newest version",
-                table(["metric", "value"], [[k, v] for k, v in sorted(g.metrics.items())]),
+                table(["metric", "value", ""], [[k, v, g.help.get(k, "")] for k, v in sorted(g.metrics.items())]),
             )
         )
     bad = sum(not x.ok for x in g.gates)

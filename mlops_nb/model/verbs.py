@@ -31,6 +31,7 @@ from mlops_nb.model import (
     onnx_session,
     views,
 )
+from .events import Latency
 from .facts import Mended, Models, ModelVersion
 
 # %% ../../nbs/model/verbs.ipynb #510e6095
@@ -261,8 +262,8 @@ def load(
 
 def _native_from(v) -> dict[str, int | None]:
     "Rows from which on the original is faster given frames, and given arrays, where it is kept without pickle"
-    told = (v.about.get("latency") or {}) if v.about.get("flavour") == "skops" else {}
-    return {"native_from": told.get("native_from"), "arrays_from": told.get("arrays_from")}
+    told = v.about.latency if v.about.flavour == "skops" else Latency()
+    return {"native_from": told.native_from, "arrays_from": told.arrays_from}
 
 
 @verb(example="mlops model show delay@1")
