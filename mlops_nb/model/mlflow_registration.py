@@ -20,6 +20,7 @@ from ..core import ledger
 from ..core.errors import BadInput, MlopsError, ToolFailed
 from ..core.project import TOML, Project
 from . import manifest, mlflow_packaging as packaging, mlflow_registry as registry
+from .events import Input, Latency, ModelFailed, ModelLoggingStarted, ModelRegistered, Parity
 from .facts import ModelVersion
 
 # %% ../../nbs/model/mlflow_registration.ipynb #98f81ec2
@@ -107,9 +108,10 @@ def _idle(at: Path, wait: bool = False):
 
 def ended(project: Project, bracket: str):
     "The event that ended a registration, or None"
-    all_ = ledger.of(project).events(["model.logging_started", "model.registered", "model.failed"], newest=True)
-    e = next((e for e in all_ if (e.payload or {}).get("bracket") == bracket), None)
-    return None if e is None or e.type == "model.logging_started" else e
+    wanted = (ModelLoggingStarted, ModelRegistered, ModelFailed)
+    all_ = ledger.of(project).events(wanted, newest=True)
+    e = next((e for e in all_ if isinstance(e.payload, wanted) and e.payload.bracket == bracket), None)
+    return None if e is None or isinstance(e.payload, ModelLoggingStarted) else e
 
 
 def wait(project: Project, bracket: str):
@@ -140,12 +142,8 @@ def begun(
                 if number:
                     r.expected, r.after = number()
                 (at / "request.json").write_bytes(msgspec.json.encode(r))
-                ledger.record(
-                    project,
-                    "model.logging_started",
-                    f"{r.name}@{r.expected}",
-                    {"bracket": r.bracket, "version": r.expected, "run": r.run, "data": r.data},
-                )
+                started = ModelLoggingStarted(bracket=r.bracket, version=r.expected, run=r.run, data=r.data)
+                ledger.record(project, started, subject=f"{r.name}@{r.expected}")
             opened = True
         finally:
             if not opened:
@@ -222,7 +220,8 @@ def complete(
         made, run, source = registry.register(
             project, r.name, pack.folder, {k: v for k, v in tags.items() if v}, r.run, r.expected
         )
-        fact = _record(project, r.name, {**payload, "version": made, "run": run, "source": source})
+        payload = msgspec.structs.replace(payload, version=made, run=run, source=source)
+        fact = _record(project, r.name, payload)
     except BaseException as e:
         if made is None and (at / "ready.json").is_file():  # stopped while MLflow was at it
             with suppress(MlopsError):
@@ -241,39 +240,46 @@ def _in_mlflow(project: Project, name: str, bracket: str):
     return next((v for v in registry.versions(project, name) if v.tags.get("mlops.bracket") == bracket), None)
 
 
-def _payload(r, pack) -> dict:
+def _payload(r, pack) -> ModelRegistered:
     "What the event will say, but for the version's number"
-    onnx = None if pack.parity is None else {**msgspec.to_builtins(pack.parity), "bytes": pack.onnx_bytes}
-    return {
-        "bracket": r.bracket,
-        "digest": pack.digest,
-        "onnx": onnx,
-        "size_bytes": pack.bytes,
-        "run": r.run,
-        "data": r.data,
-        "data_digest": r.data_digest,
-        "metrics": r.metrics,
-        "views": r.views,
-        "flavour": pack.flavour,
-        "commit": r.commit,
-        "inputs": pack.inputs,
-        "example": r.example,
-        "signed": (pack.folder / manifest.ENVELOPE).exists(),
-        "without_onnx": pack.why_not,
-        "parent": r.parent,
-        "latency": pack.latency,
+    onnx = None if pack.parity is None else Parity(**msgspec.structs.asdict(pack.parity), bytes=pack.onnx_bytes)
+    return ModelRegistered(
+        bracket=r.bracket,
+        digest=pack.digest,
+        onnx=onnx,
+        size_bytes=pack.bytes,
+        run=r.run,
+        data=r.data,
+        data_digest=r.data_digest,
+        metrics=r.metrics,
+        views=r.views,
+        flavour=pack.flavour,
+        commit=r.commit,
+        inputs=msgspec.convert(pack.inputs, list[Input]),
+        example=r.example,
+        signed=(pack.folder / manifest.ENVELOPE).exists(),
+        without_onnx=pack.why_not,
+        parent=r.parent,
+        latency=msgspec.convert(pack.latency, Latency),
         **r.cost,
         **r.extra,
-    }
+    )
 
 
-def _record(project: Project, name, payload: dict) -> ModelVersion:
+def _record(project: Project, name, payload: ModelRegistered) -> ModelVersion:
     "The event that makes it a version"
-    ledger.record(project, "model.registered", f"{name}@{payload['version']}", payload, digest=payload["digest"])
+    ledger.record(project, payload, subject=f"{name}@{payload.version}", digest=payload.digest)
     return ModelVersion(
         name=name,
-        message=payload["without_onnx"],
-        **{k: payload[k] for k in ("version", "digest", "onnx", "size_bytes", "run", "data", "metrics", "inputs")},
+        message=payload.without_onnx,
+        version=payload.version,
+        digest=payload.digest,
+        onnx=msgspec.structs.asdict(payload.onnx) if payload.onnx else None,
+        size_bytes=payload.size_bytes,
+        run=payload.run,
+        data=payload.data,
+        metrics=payload.metrics,
+        inputs=msgspec.to_builtins(payload.inputs),
     )
 
 
@@ -290,13 +296,8 @@ def give_up(project: Project, r: Request, e: BaseException, made: int | None = N
             e.add_note(f"{r.name}@{made} stays in MLflow without a record: {x.message}")
     _clear(project, r.bracket)  # first: it may be the disk that is full
     said = e.message if isinstance(e, MlopsError) else f"{type(e).__name__}: {e}"
-    ledger.record(
-        project,
-        "model.failed",
-        f"{r.name}@{r.expected}",
-        {"bracket": r.bracket, "version": r.expected, "made": made, "message": said[:500]},
-        fail="open",
-    )
+    failed = ModelFailed(bracket=r.bracket, version=r.expected, made=made, message=said[:500])
+    ledger.record(project, failed, subject=f"{r.name}@{r.expected}", fail="open")
 
 
 def _clear(project: Project, bracket: str) -> None:
@@ -554,16 +555,9 @@ def _mended(project: Project, v, at: Path, apply: bool, why: str = "") -> dict:
     try:
         if found:
             manifest.check(registry.fetch(project, found.source), found.tags["mlops.digest"])
-            _record(
-                project,
-                v.name,
-                {
-                    **msgspec.json.decode((at / "ready.json").read_bytes()),
-                    "version": int(found.version),
-                    "run": found.run_id,
-                    "source": found.source,
-                },
-            )
+            ready = msgspec.json.decode((at / "ready.json").read_bytes(), type=ModelRegistered)
+            made = {"version": int(found.version), "run": found.run_id, "source": found.source}
+            _record(project, v.name, msgspec.structs.replace(ready, **made))
             shutil.rmtree(at, ignore_errors=True)
         else:
             give_up(project, r, ToolFailed(said["message"]))

@@ -14,6 +14,7 @@ from ..core import ledger, refs
 from ..core.errors import BadInput, Refused
 from ..core.project import Project
 from . import mlflow_registry as registry, originals, provenance
+from .events import RunStarted
 from .facts import Run
 
 # %% ../../nbs/model/mlflow_tracking.ipynb #36132bf4
@@ -129,13 +130,12 @@ def bracketed(
                 active = mlflow.start_run(experiment_id=eid, tags=tags)
             fact = Run(run=active.info.run_id, experiment=name, tags=tags)
             try:
-                with ledger.bracket(
-                    project,
-                    "run",
-                    name,
-                    {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")},
-                ) as done:
-                    done |= {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")}
+                parent = os.environ.get("MLOPS_PARENT_RUN", "")
+                started = RunStarted(run=fact.run, experiment=name, parent=parent)
+                with ledger.bracket(project, started, subject=name) as done:
+                    done.run = fact.run
+                    done.experiment = name
+                    done.parent = parent
                     with cost.metering.measure() as used:
                         try:
                             yield fact
@@ -219,12 +219,10 @@ def _finish(project: Project, c, fact, used, done) -> None:
     }.items():
         if v is not None:
             c.set_tag(fact.run, k, f"{v:.6g}")
-    done |= {
-        "metrics": fact.metrics,
-        "params": fact.params,
-        "seconds": used.seconds,
-        "cpu_s": used.cpu_s,
-        "peak_mb": used.peak_mb,
-        "kwh": used.kwh,
-        "usd": usd,
-    }
+    done.metrics = fact.metrics
+    done.params = fact.params
+    done.seconds = used.seconds
+    done.cpu_s = used.cpu_s
+    done.peak_mb = used.peak_mb
+    done.kwh = used.kwh
+    done.usd = usd
