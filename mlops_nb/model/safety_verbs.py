@@ -18,6 +18,7 @@ from ..core.project import Project
 from ..core.refs import Ref
 from ..core.verbs import verb
 from . import artifact_scan, manifest, mlflow_registry as registry, verbs as versions
+from .events import ModelSigned
 from .safety_facts import Provenance, Scanned
 
 # %% ../../nbs/model/safety_verbs.ipynb #2c57f19a
@@ -76,7 +77,7 @@ def sign(
         manifest.sign(Path(work), key)
         registry.attach(project, version.run, version.source, Path(work) / manifest.ENVELOPE)
     key_id = manifest.key_id(key.public)
-    ledger.record(project, "model.signed", ref, {"key": key_id}, digest=version.digest)
+    ledger.record(project, ModelSigned(key=key_id), subject=ref, digest=version.digest)
     return Provenance(name=ref, digest=version.digest, signer=key_id, files=len(said["files"]), signed=True)
 
 # %% ../../nbs/model/safety_verbs.ipynb #ada359c2
