@@ -138,7 +138,7 @@ def is_number(value: object) -> bool:
 
 def numbers_of(
     prefix: str,
-    payload: Payload,
+    payload: msgspec.Struct,
 ) -> dict[str, float]:
     "The fields of a payload that are numbers, as `prefix.field`"
     fields = msgspec.structs.asdict(payload)

@@ -30,7 +30,8 @@ def scan(
 ) -> Scanned:
     """What could a model file do to whoever opens it?
 
-    Looks without opening: pickles whatever their name, links, archives that explode or lead out, tensors in other files, custom operators, endless loops, allocations without bound. Exit 1 when it finds something."""
+    Looks without opening: pickles whatever their name, links, archives that explode or lead out, \
+tensors in other files, custom operators, endless loops, allocations without bound. Exit 1 when it finds something."""
     path = Path(path)
     at = path if path.exists() or path.is_symlink() or "@" not in path.name else _of_version(str(path))
     files, found = artifact_scan.scan(at, pickle)
@@ -87,7 +88,8 @@ def verify(
 ) -> Provenance:
     """Hash every file again and check the signature
 
-    Exit 1 when a file was changed, added or removed, when the registry names another digest, or when no valid signature of a pinned key is there."""
+    Exit 1 when a file was changed, added or removed, when the registry names another digest, \
+or when no valid signature of a pinned key is there."""
     project = projects.current()
     if Path(name).is_dir():
         return _verified(project, Provenance(name=Path(name).name), Path(name), "")
