@@ -11,7 +11,8 @@ __all__ = ['SHEET', 'OWN', 'read_sheet', 'book', 'machine', 'price', 'priced']
 import math
 from pathlib import Path
 from ..core.errors import BadInput, suggest
-from ..core.project import CostSettings, Project
+from ..core.project import Project
+from .settings import CostSettings
 from ..core.resources import resource
 from .facts import Price, Usage
 
