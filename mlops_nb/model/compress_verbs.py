@@ -16,6 +16,7 @@ from ..core import ledger, project as projects
 from ..core.errors import BadInput, MlopsError, suggest
 from ..core.fact import Plan
 from ..core.frames import to_arrow
+from ..core.note import Signer
 from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data, Ref
@@ -35,7 +36,6 @@ from .verbs import folder, next_number, resolve
 
 if TYPE_CHECKING:
     import numpy as np, pyarrow as pa
-    from mlops_nb.guard.signing import Key
 
 # %% ../../nbs/model/compress_verbs.ipynb #3ae6c79f
 class _Outcome(NamedTuple):
@@ -93,7 +93,7 @@ def _parity(onnx: bytes, small: bytes, inputs: list[dict], rows: Rows, tolerance
     )
 
 
-def _key(project: Project) -> "Key | None":
+def _key(project: Project) -> Signer | None:
     try:
         return guard.signer(project)
     except MlopsError:
