@@ -169,8 +169,8 @@ def test_an_interrupt_leaves_nothing_half_registered(where, project, model_cache
     at = mlflow_registry if where == "register" else registration
     real = getattr(at, where)
 
-    def stopped(*args):
-        real(*args)
+    def stopped(*args, **options):
+        real(*args, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(at, where, stopped)
