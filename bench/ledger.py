@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.harness import row
 from mlops_nb.core import ledger
+from mlops_nb.model.events import RunCompleted
 
 WRITERS = 64
 
@@ -73,15 +74,17 @@ def throughput(folder: Path, rounds: int) -> list[dict]:
     for r in range(rounds):
         began = time.perf_counter()
         for n in range(300):
-            log.append("run.completed", f"one@{n}", {"n": n})
+            log.append("run.completed", f"one@{n}", RunCompleted(run=str(n)))
         rates["one"].append(300 / (time.perf_counter() - began))
         before, size = log.commits, log.size()
-        rates["many"].append(together(60, lambda k, n: log.append("run.completed", f"{k}@{n}", {"n": n})))
+        rates["many"].append(
+            together(60, lambda k, n: log.append("run.completed", f"{k}@{n}", RunCompleted(run=str(n))))
+        )
         commits, entries = commits + log.commits - before, entries + log.size() - size
         rates["bare"].append(together(20, bare(folder, f"bare{r}.db")))
         began = time.perf_counter()
         for n in range(20):
-            log.append_many([ledger.New("run.completed", f"batch@{n}", {"n": k}) for k in range(100)])
+            log.append_many([ledger.new(RunCompleted(run=str(k)), f"batch@{n}") for k in range(100)])
         rates["batch"].append(2000 / (time.perf_counter() - began))
     one, many, plain, batch = (statistics.median(rates[k]) for k in ("one", "many", "bare", "batch"))
     log.close()
@@ -114,7 +117,7 @@ def verification(folder: Path, entries: int) -> dict:
     log = ledger.Ledger(folder / "long.db")
     for start in range(0, entries, 20_000):
         log.append_many(
-            [ledger.New("run.completed", "delay", {"n": n}) for n in range(start, min(entries, start + 20_000))]
+            [ledger.new(RunCompleted(run=str(n)), "delay") for n in range(start, min(entries, start + 20_000))]
         )
     began = time.process_time()
     found = log.verify()

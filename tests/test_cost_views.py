@@ -6,13 +6,14 @@ import pytest
 from mlops_nb import cost
 from mlops_nb.core import ledger, verbs
 from mlops_nb.core.errors import BadInput
+from mlops_nb.core.events import readable
 from mlops_nb.cost import views
 
 BY = views.BY
 
 
 def record(p, kind, subject, **payload):
-    return ledger.record(p, kind, subject, payload).seq
+    return ledger.of(p).append(kind, subject, payload).seq
 
 
 @pytest.fixture
@@ -76,16 +77,20 @@ def test_nothing_yet(project, cli):
 
 
 def test_a_forged_payload_breaks_no_fold(project):
-    "Whatever stands in a payload, the fold answers and adds up"
+    "Whatever stands in a payload, the fold answers and adds up; what does not fit its type is left out"
     rng = random.Random(7)
     odd = [None, "1", float("inf"), -1.0, True, [], {}, 1e308, 0.25]
+    log = ledger.of(project)
     for n in range(60):
-        p = {k: rng.choice(odd) for k in ("usd", "kwh", "seconds", "run", "parent", "cells", "model", "job")}
+        p = {"usd": 0.25, "kwh": 0.5, "seconds": 1.0, "run": f"r{n % 7}", "parent": f"r{n % 11}", "cells": []}
+        p[rng.choice([*p, "model", "job"])] = rng.choice(odd)
         if n % 3 == 0:
-            p["cells"] = [{"index": 0, "usd": rng.choice(odd)}, "x", None]
+            p["cells"] = [{"index": 0, "usd": rng.choice(odd)}, *rng.choice([[], ["x", None]])]
         if p["usd"] in (-1.0, 1e308):
             p["usd"] = 0.5
-        ledger.record(project, rng.choice(["job.completed", "run.failed", "feature.joined"]), f"s{n % 5}", p)
+        log.append(rng.choice(["job.completed", "run.failed", "feature.joined"]), f"s{n % 5}", p)
+    unread = []
+    assert len(list(readable(log.events(), unread))) > 9 and len(unread) > 9
     totals = [cost.show(by=by).total_usd for by in BY]
     assert max(totals) - min(totals) < 1e-9 and totals[0] > 0
     assert all(len(cost.show(by=by).panel().html()) < 50_000 for by in BY)

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from mlops_nb.core import ledger
 from mlops_nb.core import project as projects
 from mlops_nb.model import card_text, group_metrics, scoring
+from mlops_nb.model.events import ModelApproved
 
 MANDATORY = [
     "owner",
@@ -92,7 +93,7 @@ def test_measured_by_group_explained_and_approved(loans, shop, cli):
     )
     commit(shop.root)
     assert cli("model", "explain", "loan@1", "--data", "rows.parquet", "--rows", 1, "--summary", 20).exit == 0
-    ledger.record(shop, "model.approved", "loan@1", {"version": 1, "text": "read and understood"})
+    ledger.record(shop, ModelApproved(version=1, text="read and understood"), subject="loan@1")
     card = cli("model", "card", "loan@1", "--json").json
     assert card["gaps"] == ["data", "energy"]
     groups = {r["group"]: r for r in card["fields"]["groups"]["rows"]}
@@ -109,7 +110,7 @@ def test_measured_by_group_explained_and_approved(loans, shop, cli):
     assert card["fields"]["explanation"]["rows"][0]["input"] in ("income", "debt")
     assert card["fields"]["approvals"]["rows"][0]["word"] == "read and understood"
     written = list(ledger.of(shop).events("model.card_written"))[-1]
-    assert (written.subject, written.payload["gaps"]) == ("loan@1", ["data", "energy"])
+    assert (written.subject, written.payload.gaps) == ("loan@1", ["data", "energy"])
 
 
 def test_markdown_html_and_json_say_the_same_and_escape(loans, shop, cli):

@@ -281,8 +281,8 @@ def test_the_shell_form_keeps_its_contract_and_registers_a_child(registered, sho
     assert by["int8"]["why"].startswith("cannot be made")
     assert by["trees=.2"]["usd_per_1k"] > 0
     child = next(e for e in ledger.of(shop).events("model.registered") if e.subject == "tumour@2")
-    assert child.payload["parent"] == "tumour@1"
-    assert child.payload["data"] == ""
+    assert child.payload.parent == "tumour@1"
+    assert child.payload.data == ""
     assert cli("model", "show", "tumour@2").exit == 0
     from mlops_nb.model.verbs import load
 

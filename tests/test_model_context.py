@@ -15,6 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from mlops_nb import job as jobs
 from mlops_nb import model
 from mlops_nb.core import ledger
+from mlops_nb.feature.events import FeatureJoined
+from mlops_nb.job.events import JobStarted
+from mlops_nb.monitor.events import DriftChecked
 from test_job_convert import nb
 
 X = pd.DataFrame({"temp": np.arange(60.0)})
@@ -48,8 +51,9 @@ def test_plain_mlflow_code_is_tagged_also_in_a_job(project, model_cache):
     git("add", "-A")
     git("commit", "-qm", "first")
     (project.root / "mlops.toml").write_text('[project]\nname = "changed"\n')
-    ledger.record(project, "feature.joined", "weather@1", {"definitions": {"weather@1": "ab"}}, digest="cd" * 32)
-    ledger.record(project, "job.started", "score", {"run": "score-1"})
+    joined = FeatureJoined(definitions={"weather@1": "ab"})
+    ledger.record(project, joined, subject="weather@1", digest="cd" * 32)
+    ledger.record(project, JobStarted(run="score-1"), subject="score")
     model.log(LogisticRegression().fit(X, X.temp > 30), "delay", example=X, wait=True)  # makes the store
     env = {**os.environ, "MLOPS_PARENT_RUN": "score-1"}
     done = subprocess.run(
@@ -175,7 +179,7 @@ def test_the_policy_asks_for_approvals_of_guarded_aliases_only(delay, cli, monke
 
 
 def test_gates_ask_what_other_pillars_recorded(delay, cli):
-    ledger.record(delay, "monitor.drift_checked", "summer", {"alarm": True, "drifted": ["temp"], "columns": 2})
+    ledger.record(delay, DriftChecked(alarm=True, drifted=["temp"], columns=2), subject="summer")
     cli(
         "model",
         "gate",

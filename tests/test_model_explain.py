@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -297,7 +298,7 @@ def test_a_replay_of_something_else_is_refused(registered, shop, cli):
     assert "not the rows of entry" in other.err
     assert cli("model", "explain", "m@1", "--data", "rows.parquet", "--replay", 0).exit == 2
     payload = next(e.payload for e in ledger.of(shop).events("model.explained"))
-    ledger.record(shop, "model.explained", "m@1", {**payload, "values_digest": "0" * 64})
+    ledger.record(shop, msgspec.structs.replace(payload, values_digest="0" * 64), subject="m@1")
     last = max(e.seq for e in ledger.of(shop).events("model.explained"))
     changed = cli("model", "explain", "m@1", "--data", "rows.parquet", "--replay", last, "--json")
     assert (changed.exit, changed.json["error"]["kind"], changed.json["replayed"]) == (1, "finding", False)

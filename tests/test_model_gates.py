@@ -129,7 +129,7 @@ def test_fairness_and_performance_as_the_card_measured_them(delay, shop, cli):
 
 
 def test_latency_and_cost_of_the_served_session(delay, shop, cli):
-    first = model.resolve("delay@1").about["latency"]["p95_us"]
+    first = model.resolve("delay@1").about.latency.p95_us
     assert delay("latency.p95_us < 1s")[:2] == (0, [first])
     got = cli(
         "model", "compress", "delay@1", "--data", "same.parquet", "--target", "late", "--try", "fp16", "--json"

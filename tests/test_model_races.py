@@ -169,8 +169,8 @@ def test_an_interrupt_leaves_nothing_half_registered(where, project, model_cache
     at = mlflow_registry if where == "register" else registration
     real = getattr(at, where)
 
-    def stopped(*args):
-        real(*args)
+    def stopped(*args, **options):
+        real(*args, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(at, where, stopped)
@@ -247,7 +247,7 @@ def test_a_move_ends_what_a_killed_one_left(three):
         promotion_verbs.Promotion(name="delay", alias="champion", to=3, before=2, gates=[], reason="lost"),
         "model.promoted",
     )
-    ledger.record(three, "model.promotion_started", "delay@3", lost)
+    ledger.record(three, lost, subject="delay@3")
     mlflow_registry.move(three, "delay", "champion", 3)  # and here its process died
     model.promote("delay@1", to="champion")
     assert [(m["from"], m["version"]) for m in model.history("delay").history] == [(3, 1), (2, 3), (1, 2), (None, 1)]
@@ -320,12 +320,12 @@ def test_a_project_that_is_moved_while_a_version_is_registered(project, model_ca
         [sys.executable, "-c", MOVED], capture_output=True, text=True, check=False, timeout=200, env=env
     )
     assert done.stdout == "registering\n", done.stderr[-2000:]
-    bracket = next(ledger.of(project).events("model.logging_started")).payload["bracket"]
+    bracket = next(ledger.of(project).events("model.logging_started")).payload.bracket
     new = project.root.with_name("elsewhere")
     os.rename(project.root, new)
     monkeypatch.chdir(new)
     p = projects.create(new)
     fifo.write_text("go on")  # waits until the background process reads
     e = registration.wait(p, bracket)
-    assert (e.type, e.payload["message"]) == ("model.failed", registration._MOVED)
+    assert (e.type, e.payload.message) == ("model.failed", registration._MOVED)
     assert (list(registration.staging(p).iterdir()), project.root.exists()) == ([], False)

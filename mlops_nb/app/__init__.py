@@ -17,4 +17,6 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/app/face.ipynb #cd92f4fb
-CONTRIBUTES = contributes(events="events:TYPES")
+CONTRIBUTES = contributes(
+    events="events:TYPES",
+)

@@ -32,4 +32,8 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/comply/face.ipynb #036c0efd
-CONTRIBUTES = contributes(events="events:TYPES", pages="pages:pages")
+CONTRIBUTES = contributes(
+    events="events:TYPES",
+    pages="pages:pages",
+    collectors="collectors:COLLECTORS",
+)

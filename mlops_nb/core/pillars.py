@@ -22,7 +22,7 @@ KINDS = {
     "status": "Its part of `status`: (project) -> Line",
     "pages": "Its pages of the project's site: (project) -> Pages",
     "sidebar": "Its section of the sidebar",
-    "metrics": "Metrics that gates and alerts may name",
+    "metrics": "Metrics that gates and alerts may name: list of Metric",
     "stores": "Stores that may hold personal data",
     "services": "What it runs beside the kernel",
     "collectors": "Evidence for controls: {collector: function}",

@@ -33,4 +33,7 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/cost/face.ipynb #542a26e0
-CONTRIBUTES = contributes(settings={"cost": "settings:CostSettings"}, pages="pages:pages")
+CONTRIBUTES = contributes(
+    settings={"cost": "settings:CostSettings"},
+    pages="pages:pages",
+)

@@ -33,4 +33,8 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/feature/face.ipynb #55b6be8a
-CONTRIBUTES = contributes(events="events:TYPES", pages="pages:pages")
+CONTRIBUTES = contributes(
+    events="events:TYPES",
+    pages="pages:pages",
+    metrics="metrics:METRICS",
+)

@@ -40,5 +40,8 @@ __getattr__, __dir__, __all__ = face(
 
 # %% ../../nbs/job/face.ipynb #6fbe40cf
 CONTRIBUTES = contributes(
-    events="events:TYPES", brackets="events:BRACKETS", settings={"job": "settings:JobSettings"}, pages="pages:pages"
+    settings={"job": "settings:JobSettings"},
+    events="events:TYPES",
+    brackets="events:BRACKETS",
+    pages="pages:pages",
 )

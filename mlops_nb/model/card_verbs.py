@@ -24,6 +24,7 @@ from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import card_text, group_metrics, scoring, views
 from .card_facts import Card, Field
+from .events import CardWritten, Fairness, ModelApproved, ModelExplained
 from .facts import ModelVersion
 from .verbs import folder, load, resolve
 
@@ -48,9 +49,9 @@ def _lineage(version: ModelVersion) -> Field:
         "digest": version.digest[:16],
         "registered": version.time[:19],
         "by": version.actor,
-        "flavour": about.get("flavour"),
-        "code": (about.get("commit") or "")[:12],
-        "parent": about.get("parent"),
+        "flavour": about.flavour,
+        "code": about.commit[:12],
+        "parent": about.parent,
         "size in bytes": version.size_bytes,
         "inputs": inputs[:300],
     }
@@ -58,7 +59,7 @@ def _lineage(version: ModelVersion) -> Field:
 
 
 def _data(version: ModelVersion) -> Field:
-    if not version.data and not version.about.get("data_digest"):
+    if not version.data and not version.about.data_digest:
         return Field(
             title="Training data",
             gap=f"name it when the next version is logged: mlops model log MODEL {version.name} --data NAME@v",
@@ -69,8 +70,8 @@ def _data(version: ModelVersion) -> Field:
         facts=_numbers(
             {
                 "dataset": version.data,
-                "digest": (version.about.get("data_digest") or "")[:16],
-                "feature views": ", ".join(version.about.get("views") or []),
+                "digest": version.about.data_digest[:16],
+                "feature views": ", ".join(version.about.views),
             }
         ),
     )
@@ -93,18 +94,18 @@ def _performance(version: ModelVersion, measured: dict) -> Field:
 
 
 def _explanation(events: Iterable[Event], ref: str) -> Field:
-    explained = [event for event in events if event.type == "model.explained" and event.subject == ref]
-    found = [event for event in explained if event.payload and event.payload.get("summary")]
+    explained = [event for event in events if isinstance(event.payload, ModelExplained) and event.subject == ref]
+    found = [event for event in explained if event.payload.summary]
     if not found:
         return Field(title="Explanation", gap=f"mlops model explain {ref} --data DATA")
-    payload = found[-1].payload
+    told = found[-1].payload
     return Field(
         title="Explanation",
-        source=f"entry {found[-1].seq} of the ledger: {payload['method']}, {payload['summary_rows']} rows",
-        text=f"Mean size of the Shapley values of the {payload['space']}",
+        source=f"entry {found[-1].seq} of the ledger: {told.method}, {told.summary_rows} rows",
+        text=f"Mean size of the Shapley values of the {told.space}",
         rows=[
-            {"input": name, "mean_abs": {"value": value, "low": low, "high": high}}
-            for name, value, low, high in payload["summary"][:12]
+            {"input": size.input, "mean_abs": {"value": size.mean_abs, "low": size.low, "high": size.high}}
+            for size in told.summary[:12]
         ],
     )
 
@@ -113,10 +114,10 @@ def _energy(version: ModelVersion) -> Field:
     about = version.about
     known = _numbers(
         {
-            "training, kWh (estimated)": about.get("kwh"),
-            "training, USD (estimated)": about.get("usd"),
-            "p50 of one row, us": about.get("p50_us"),
-            "1,000 predictions, USD (estimated)": about.get("usd_per_1k"),
+            "training, kWh (estimated)": about.kwh,
+            "training, USD (estimated)": about.usd,
+            "p50 of one row, us": about.p50_us,
+            "1,000 predictions, USD (estimated)": about.usd_per_1k,
         }
     )
     if not known:
@@ -241,7 +242,7 @@ def card(
     if dry_run:
         written = [f"write {out}"] if out else []
         return Plan(steps=[f"make the card of {ref}", *written, f"record model.card_written {ref}"])
-    events = list(ledger.of(project).events("model.*"))
+    events = list(ledger.of(project).events(ModelExplained, ModelApproved))
     data = data if data is not None else words.measure.data or None
     target = target or words.measure.target
     by = by or words.measure.by
@@ -273,18 +274,7 @@ def card(
     if out is not None:
         _write(fact, Path(out))
     values = {metric: measure["value"] for metric, measure in measured.items()}
-    fairness = [{key: gap[key] for key in ("by", "measure", "gap")} for gap in gaps]
-    ledger.record(
-        project,
-        "model.card_written",
-        ref,
-        {
-            "gaps": fact.gaps,
-            "out": Path(out).name if out else "",
-            "measured": values,
-            "fairness": fairness,
-        },
-        digest=version.digest,
-        fail="open",
-    )
+    fairness = [Fairness(by=gap["by"], measure=gap["measure"], gap=gap["gap"]) for gap in gaps]
+    said = CardWritten(gaps=fact.gaps, out=Path(out).name if out else "", measured=values, fairness=fairness)
+    ledger.record(project, said, subject=ref, digest=version.digest, fail="open")
     return fact

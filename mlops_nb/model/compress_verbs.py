@@ -11,12 +11,12 @@ __all__ = ['compress']
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
-import msgspec
 from .. import cost, data as datasets, guard
 from ..core import ledger, project as projects
 from ..core.errors import BadInput, MlopsError, suggest
 from ..core.fact import Plan
 from ..core.frames import to_arrow
+from ..core.note import Signer
 from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data, Ref
@@ -28,6 +28,7 @@ from mlops_nb.model import (
     scoring,
 )
 from .compress_facts import Candidate, Compression
+from .events import ModelCompressed
 from .facts import ModelVersion, Parity
 from .onnx_export import Rows
 from .onnx_session import Predictor
@@ -35,7 +36,6 @@ from .verbs import folder, next_number, resolve
 
 if TYPE_CHECKING:
     import numpy as np, pyarrow as pa
-    from mlops_nb.guard.signing import Key
 
 # %% ../../nbs/model/compress_verbs.ipynb #3ae6c79f
 class _Outcome(NamedTuple):
@@ -93,7 +93,7 @@ def _parity(onnx: bytes, small: bytes, inputs: list[dict], rows: Rows, tolerance
     )
 
 
-def _key(project: Project) -> "Key | None":
+def _key(project: Project) -> Signer | None:
     try:
         return guard.signer(project)
     except MlopsError:
@@ -112,8 +112,8 @@ def _register(project: Project, version: ModelVersion, outcome: _Outcome, onnx: 
         name=version.name,
         expected=1,
         data=version.data,
-        data_digest=version.about.get("data_digest") or "",
-        commit=version.about.get("commit") or "",
+        data_digest=version.about.data_digest,
+        commit=version.about.commit,
         example=f"rows that judged {chosen.how}",
         metrics={f"compressed.{fact.metric}": chosen.score},
         parent=f"{version.name}@{version.version}",
@@ -186,22 +186,16 @@ Without a target the answers of the version itself are the truth."""
         fact.serving = served
     if fact.chosen and register:
         fact.registered = _register(project, version, outcome, onnx)
-    ledger.record(
-        project,
-        "model.compressed",
-        ref,
-        {
-            "metric": fact.metric,
-            "rows": fact.rows,
-            "max_loss": max_loss,
-            "min_agreement": min_agreement,
-            "chosen": fact.chosen,
-            "registered": fact.registered,
-            "candidates": [{k: x for k, x in msgspec.to_builtins(k_).items()} for k_ in fact.candidates],
-        },
-        digest=version.digest,
-        fail="open",
+    said = ModelCompressed(
+        metric=fact.metric,
+        rows=fact.rows,
+        max_loss=max_loss,
+        min_agreement=min_agreement,
+        chosen=fact.chosen,
+        registered=fact.registered,
+        candidates=fact.candidates,
     )
+    ledger.record(project, said, subject=ref, digest=version.digest, fail="open")
     return fact
 
 

@@ -6,12 +6,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/events.html.md"""
 
 # %% auto #0
 __all__ = ['BRACKETS', 'TYPES', 'RunStarted', 'RunEnded', 'RunCompleted', 'RunFailed', 'RunAborted', 'ModelLoggingStarted',
-           'Parity', 'ModelRegistered', 'ModelFailed', 'GateValue', 'GateAdded', 'GateRemoved', 'GateFailed',
-           'ModelApproved', 'Move', 'PromotionStarted', 'ModelPromoted', 'ModelRolledBack', 'PromotionFailed',
-           'Fairness', 'CardWritten', 'ModelCompressed', 'ModelExplained', 'ModelSigned']
+           'Input', 'Latency', 'Parity', 'ModelRegistered', 'ModelFailed', 'GateValue', 'GateAdded', 'GateRemoved',
+           'GateFailed', 'ModelApproved', 'Move', 'PromotionStarted', 'ModelPromoted', 'ModelRolledBack',
+           'PromotionFailed', 'Fairness', 'CardWritten', 'Candidate', 'ModelCompressed', 'Asked', 'InputSize',
+           'ModelExplained', 'ModelSigned']
 
 # %% ../../nbs/model/events.ipynb #a58a0f5b
-from typing import Any
 import msgspec
 from ..core.payloads import Bracketed, Payload, Started, Work, declare
 
@@ -52,6 +52,27 @@ class ModelLoggingStarted(Bracketed):
     data: str = ""
 
 
+class Input(msgspec.Struct, kw_only=True, omit_defaults=True):
+    "One input of a model"
+
+    name: str
+    type: str  # number, text or matrix
+    width: int | None = None  # Columns of a matrix
+    null: str | None = None  # The word that the graph has for a missing text
+    refuses: list[str] | None = None  # `nan`, `inf`: what the original does not take
+
+
+class Latency(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    "What the exported graph and the original took, side by side"
+
+    p50_us: float | None = None  # One row, microseconds
+    p95_us: float | None = None
+    batches: dict[str, list[float | None]] = {}  # Rows -> [seconds with ONNX, seconds with the original]
+    native_from: int | None = None  # Rows from which on the original is faster
+    arrays: dict[str, list[float | None]] = {}  # The same for arrays of numbers
+    arrays_from: int | None = None
+
+
 class Parity(msgspec.Struct, omit_defaults=True):
     "How the exported graph compares with the original"
 
@@ -81,14 +102,17 @@ class ModelRegistered(Bracketed):
     views: list[str] = []
     flavour: str = ""
     commit: str = ""
-    inputs: list[dict[str, Any]] = []  # Signature, as the manifest states it
+    inputs: list[Input] = []  # Signature, as the manifest states it
     example: str = ""
     signed: bool | None = None
     parent: str = ""  # Version that it was made from
-    latency: dict[str, Any] = {}  # As measured at export
-    usd: float | None = None
+    latency: Latency = Latency()  # As measured at export
+    usd: float | None = None  # Of the training, estimated
     kwh: float | None = None
     seconds: float | None = None
+    usd_per_1k: float | None = None  # 1,000 predictions of one row each, estimated; of a compressed version
+    p50_us: float | None = None  # The same, one row in a session of one thread, microseconds
+    p95_us: float | None = None
 
 
 class ModelFailed(Bracketed):
@@ -181,6 +205,25 @@ class CardWritten(Payload):
     fairness: list[Fairness] = []
 
 
+class Candidate(msgspec.Struct, kw_only=True):
+    "One way to make a model smaller, measured on rows that it never saw"
+
+    how: str  # `int8`, `prune=.5`, ...; `as it is` for the model itself
+    size_bytes: int = 0  # Of the ONNX file
+    p50_us: float | None = None  # One row in a session of one thread, microseconds
+    p95_us: float | None = None
+    score: float | None = None
+    low: float | None = None  # 95 % interval of the score
+    high: float | None = None
+    loss: float | None = None  # Score lost against the model as it is
+    loss_high: float | None = None  # With 95 % confidence not more than this
+    agreement: float | None = None  # Share of rows with the same answer
+    usd_per_1k: float | None = None  # Estimated, 1,000 predictions of one row each; None where no price is known
+    front: bool = False  # Is nothing else smaller, faster and better at once?
+    ok: bool = False  # Does it hold and gain?
+    why: str = ""  # Why not, or what could not be made
+
+
 class ModelCompressed(Payload):
     "Smaller candidates of a version were measured"
 
@@ -188,15 +231,39 @@ class ModelCompressed(Payload):
     rows: int | None = None
     max_loss: float | None = None
     min_agreement: float | None = None
-    chosen: str = ""
+    chosen: str | None = None  # `how` of the best; None where nothing gains
     registered: int | None = None  # Its version
-    candidates: list[dict[str, Any]] = []
+    candidates: list[Candidate] = []  # First the model as it is
+
+
+class Asked(msgspec.Struct, kw_only=True, frozen=True):
+    "What an explanation was asked; the same again gives the same bits"
+
+    rows: int = 5  # The first so many
+    at: list[int] = []  # These rows instead, counted from 0
+    compare: int = 64  # Background rows
+    output: str = ""  # Class whose probability is explained
+    method: str = "auto"
+    orders: int = 512  # Sampled orders a row
+    seed: int = 0
+    summary: int = 100  # Rows of the summary
+    target: str = ""  # Column that is no input
+    own_background: bool = False  # Were the background rows given?
+
+
+class InputSize(msgspec.Struct, array_like=True):
+    "How much an input matters: mean size of its values, with a 95 % interval"
+
+    input: str
+    mean_abs: float | None
+    low: float | None
+    high: float | None
 
 
 class ModelExplained(Payload):
     "Scores of a version were explained"
 
-    asked: dict[str, Any] = {}
+    asked: Asked = Asked()
     method: str = ""
     space: str = ""
     output: str | int | None = None
@@ -212,7 +279,9 @@ class ModelExplained(Payload):
     usd: float | None = None
     replay_of: int | None = None
     replayed: bool | None = None
-    summary: list[Any] = []
+    largest: list[str] = []  # Inputs that matter most, at most 10
+    summary: list[InputSize] = []  # At most 20, largest first
+    summary_rows: int | None = None
 
 
 class ModelSigned(Payload):

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/explain_verbs.html.md"""
 __all__ = ['explain']
 
 # %% ../../nbs/model/explain_verbs.ipynb #67ab7642
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from .. import cost, data as datasets
 from ..core import ledger, project as projects
 from ..core.errors import BadInput, NotFound
@@ -18,6 +18,7 @@ from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import counterfactuals, explanation, scoring, shapley
+from .events import Asked, InputSize, ModelExplained
 from .explain_facts import Explanation
 from .facts import ModelVersion
 from .onnx_export import Rows
@@ -50,32 +51,32 @@ def _take(rows: Rows, at: list[int]) -> Rows:
     return rows.iloc[at] if hasattr(rows, "iloc") else rows[at]
 
 
-def _again(project: Project, ref: str, entry: int, data_digest: str) -> dict:
-    "What an earlier explanation asked; raises `NotFound`, `BadInput`"
-    e = next((e for e in ledger.of(project).events("model.explained") if e.seq == entry), None)
-    if e is None or e.payload is None:
+def _again(project: Project, ref: str, entry: int, data_digest: str) -> ModelExplained:
+    "What an earlier explanation asked and said; raises `NotFound`, `BadInput`"
+    event = next(ledger.of(project).events(ModelExplained, after=entry - 1, limit=1), None)
+    if event is None or event.seq != entry or not isinstance(event.payload, ModelExplained):
         raise NotFound(
             f"entry {entry} of the ledger is no explanation", "list them with: mlops audit log --type model.explained"
         )
-    if e.subject != ref:
+    if event.subject != ref:
         raise BadInput(
-            f"entry {entry} explains {e.subject}, not {ref}",
-            f"write: mlops model explain {e.subject} --data DATA --replay {entry}",
+            f"entry {entry} explains {event.subject}, not {ref}",
+            f"write: mlops model explain {event.subject} --data DATA --replay {entry}",
         )
-    if e.payload["data_digest"] != data_digest:
+    if event.payload.data_digest != data_digest:
         raise BadInput(
             f"these are not the rows of entry {entry}",
-            f"it had the digest {e.payload['data_digest'][:16]}, these have {data_digest[:16]}",
+            f"it had the digest {event.payload.data_digest[:16]}, these have {data_digest[:16]}",
         )
-    return e.payload["asked"]
+    return event.payload
 
 
-def _compared(project: Project, background: Data, inputs: list[dict], every: Rows, asked: dict[str, Any]) -> Rows:
+def _compared(project: Project, background: Data, inputs: list[dict], every: Rows, asked: Asked) -> Rows:
     "Background rows: their own, or a sample of the rows"
     given = every
     if background is not None:
-        given = scoring.rows_of(datasets.read(background, project), inputs, (asked["target"],))
-    return explanation.background_of(given, asked["compare"], asked["seed"])
+        given = scoring.rows_of(datasets.read(background, project), inputs, (asked.target,))
+    return explanation.background_of(given, asked.compare, asked.seed)
 
 
 def _as_rows(
@@ -138,23 +139,24 @@ def explain(
     version = resolve(name, project)
     ref = f"{version.name}@{version.version}"
     table = to_arrow(datasets.read(data, project))
-    asked = {
-        "rows": rows,
-        "at": at,
-        "compare": compare,
-        "output": output,
-        "method": method,
-        "orders": orders,
-        "seed": seed,
-        "summary": summary,
-        "target": target,
-        "own_background": background is not None,
-    }
+    asked = Asked(
+        rows=rows,
+        at=at,
+        compare=compare,
+        output=output,
+        method=method,
+        orders=orders,
+        seed=seed,
+        summary=summary,
+        target=target,
+        own_background=background is not None,
+    )
     if orders < 4 or compare < 1:
         raise BadInput(f"--orders {orders} --compare {compare}: too few", "use at least 4 orders and 1 background row")
     data_digest = frame_digest(table)
-    if replay is not None:
-        asked = _again(project, ref, replay, data_digest)
+    earlier = _again(project, ref, replay, data_digest) if replay is not None else None
+    if earlier is not None:
+        asked = earlier.asked
     predictor = load(name, project)
     with progress(f"explaining {ref}"), cost.metering.measure() as used:
         found = _explained(project, version, predictor, table, asked, background=background)
@@ -164,11 +166,8 @@ def explain(
     fact.usd = cost.price(used, project)
     if mutable:
         _others(predictor, (folder(version, project) / "model.onnx").read_bytes(), found, mutable, goal)
-    if replay is not None:
-        fact.replayed = (
-            fact.digest
-            == next(e for e in ledger.of(project).events("model.explained") if e.seq == replay).payload["values_digest"]
-        )
+    if earlier is not None:
+        fact.replayed = fact.digest == earlier.values_digest
     _recorded(project, version, fact, asked, replay)
     return fact
 
@@ -178,24 +177,24 @@ def _explained(
     version: ModelVersion,
     predictor: Predictor,
     table: "pa.Table",
-    asked: dict[str, Any],  # Settings of the verb, as the ledger keeps them
+    asked: Asked,
     *,
     background: Data,
 ) -> _Explained:
     "Values of the rows that were asked for, and the summary over many"
     import numpy as np
 
-    every = scoring.rows_of(table, version.inputs, (asked["target"],))
+    every = scoring.rows_of(table, version.inputs, (asked.target,))
     if not len(every):
         raise BadInput("the data has no rows", "give at least one")
     onnx = (folder(version, project) / "model.onnx").read_bytes()
-    at = _picked(every, asked["rows"], asked["at"])
-    output, word = explanation.output_of(predictor, every, asked["output"], scoring.classes_of(onnx))
+    at = _picked(every, asked.rows, asked.at)
+    output, word = explanation.output_of(predictor, every, asked.output, scoring.classes_of(onnx))
     back = _compared(project, background, version.inputs, every, asked)
     picked = _take(every, at)
-    sampling = explanation.Sampling(asked["orders"], asked["seed"])
+    sampling = explanation.Sampling(asked.orders, asked.seed)
     attribution, method, space = explanation.explain(
-        onnx, predictor, picked, back, output, method=asked["method"], sampling=sampling
+        onnx, predictor, picked, back, output, method=asked.method, sampling=sampling
     )
     players = shapley.Players(predictor, output)
     served = players.scores(players.columns(picked)) if space != "log-odds" else attribution.scores
@@ -210,53 +209,47 @@ def _explained(
         rows=_as_rows(attribution, served, at, picked, players),
         additivity_error=float(np.abs(added - served).max()),
         error=explanation.expected_error(attribution),
-        orders=asked["orders"] if method == "sampled" else 0,
-        seed=asked["seed"],
+        orders=asked.orders if method == "sampled" else 0,
+        seed=asked.seed,
         background=len(back),
         digest=explanation.digest([attribution.base], attribution.values, attribution.errors),
         predictions=attribution.calls,
     )
-    if asked["summary"]:
-        some = explanation.background_of(every, asked["summary"], asked["seed"] + 1)
+    if asked.summary:
+        some = explanation.background_of(every, asked.summary, asked.seed + 1)
         over = explanation.explain(
-            onnx, predictor, some, back, output, method=asked["method"], sampling=sampling._replace(aim=0.0)
+            onnx, predictor, some, back, output, method=asked.method, sampling=sampling._replace(aim=0.0)
         ).attribution
-        fact.summary = explanation.summary(over.values, players.names, asked["seed"])
+        fact.summary = explanation.summary(over.values, players.names, asked.seed)
         fact.summary_rows = len(some)
         fact.predictions = fact.predictions + over.calls
     return _Explained(fact, picked, every)
 
 
-def _recorded(
-    project: Project, version: ModelVersion, fact: Explanation, asked: dict[str, Any], replay: int | None
-) -> None:
+def _recorded(project: Project, version: ModelVersion, fact: Explanation, asked: Asked, replay: int | None) -> None:
     "What was asked and what came out, as digests and numbers"
-    event = ledger.record(
-        project,
-        "model.explained",
-        f"{version.name}@{version.version}",
-        {
-            "asked": asked,
-            "method": fact.method,
-            "space": fact.space,
-            "output": fact.output,
-            "explained": len(fact.rows),
-            "base": fact.base,
-            "additivity_error": fact.additivity_error,
-            "error": fact.error,
-            "model_digest": version.digest,
-            "data_digest": fact.data_digest,
-            "values_digest": fact.digest,
-            "predictions": fact.predictions,
-            "seconds": fact.seconds,
-            "usd": fact.usd,
-            "replay_of": replay,
-            "replayed": fact.replayed,
-            "largest": [s["input"][:80] for s in fact.summary[:10]],
-            "summary": [[s["input"][:80], s["mean_abs"], s["low"], s["high"]] for s in fact.summary[:20]],
-            "summary_rows": fact.summary_rows,
-        },
-        digest=fact.digest,
-        fail="open",
+    sizes = [InputSize(size["input"][:80], size["mean_abs"], size["low"], size["high"]) for size in fact.summary[:20]]
+    said = ModelExplained(
+        asked=asked,
+        method=fact.method,
+        space=fact.space,
+        output=fact.output,
+        explained=len(fact.rows),
+        base=fact.base,
+        additivity_error=fact.additivity_error,
+        error=fact.error,
+        model_digest=version.digest,
+        data_digest=fact.data_digest,
+        values_digest=fact.digest,
+        predictions=fact.predictions,
+        seconds=fact.seconds,
+        usd=fact.usd,
+        replay_of=replay,
+        replayed=fact.replayed,
+        largest=[size.input for size in sizes[:10]],
+        summary=sizes,
+        summary_rows=fact.summary_rows,
     )
+    ref = f"{version.name}@{version.version}"
+    event = ledger.record(project, said, subject=ref, digest=fact.digest, fail="open")
     fact.entry = event.seq if event is not None else None

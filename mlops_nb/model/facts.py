@@ -11,6 +11,7 @@ __all__ = ['Run', 'Runs', 'RunDifference', 'Parity', 'ModelVersion', 'Models', '
 # %% ../../nbs/model/facts.ipynb #eeb2ca35
 import msgspec
 from ..core.fact import Fact
+from .events import ModelRegistered
 
 # %% ../../nbs/model/facts.ipynb #d91631d8
 class Run(Fact):
@@ -80,6 +81,15 @@ class ModelVersion(Fact):
     parent: str = ""  # NAME@v that it was made from, and that its ONNX was compared with
     __panel__ = "mlops_nb.model.panel:version"
 
+    @property
+    def about(self) -> ModelRegistered:
+        "What was recorded of it; blank until it is registered"
+        return self.__dict__.get("about") or ModelRegistered()
+
+    @about.setter
+    def about(self, told: ModelRegistered) -> None:
+        self.__dict__["about"] = told
+
 
 class Models(Fact):
     "Registered models"
@@ -106,6 +116,7 @@ class Gates(Fact):
     name: str
     gates: list[Gate]
     metrics: dict[str, float] = {}  # What can be asked for
+    help: dict[str, str] = {}  # What each of them is, in one line
     __panel__ = "mlops_nb.model.panel:gates"
 
 

@@ -12,11 +12,13 @@ import secrets
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from typing import IO
+import msgspec
 from ..core import ledger
 from ..core.errors import MlopsError
 from ..core.events import Event
 from ..core.project import Project
 from . import mlflow_registration as registration, mlflow_registry as registry
+from .events import GateValue, ModelPromoted, ModelRolledBack, Move, PromotionFailed, PromotionStarted
 from .facts import Promotion
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #f760e629
@@ -24,17 +26,32 @@ def turn(project: Project, name: str) -> AbstractContextManager[IO[bytes] | None
     return registration.held(project.state / "locks" / f"model-{name}")
 
 
-def about(fact: Promotion, end: str) -> dict:
+_ENDS: dict[str, type[Move]] = {"model.promoted": ModelPromoted, "model.rolled_back": ModelRolledBack}
+
+
+def about(
+    fact: Promotion,
+    end: str,  # model.promoted or model.rolled_back
+) -> PromotionStarted:
     "What the events of a move say"
-    return {
-        "bracket": secrets.token_hex(8),
-        "alias": fact.alias,
-        "version": fact.to,
-        "from": fact.before,
-        "reason": fact.reason,
-        "gates": [{"expr": gate.expr, "value": gate.value, "ok": gate.ok} for gate in fact.gates],
-        "end": end,
-    }
+    return PromotionStarted(
+        bracket=secrets.token_hex(8),
+        alias=fact.alias,
+        version=fact.to,
+        before=fact.before,
+        reason=fact.reason,
+        gates=[GateValue(gate.expr, gate.value, gate.ok) for gate in fact.gates],
+        end=end,
+    )
+
+
+def _moved(said: PromotionStarted) -> Move:
+    "The good end of a move"
+    return _ENDS.get(said.end, ModelPromoted)(**msgspec.structs.asdict(said))
+
+
+def _failed(said: PromotionStarted, message: str) -> PromotionFailed:
+    return PromotionFailed(**msgspec.structs.asdict(said), message=message)
 
 
 def move(
@@ -46,17 +63,15 @@ def move(
     "Move an alias inside its bracket; call it within `turn`"
     said = about(fact, end)
     subject = f"{fact.name}@{fact.to}"
-    ledger.record(project, "model.promotion_started", subject, said, digest=digest)
+    ledger.record(project, said, subject=subject, digest=digest)
     try:
         registry.move(project, fact.name, fact.alias, fact.to)
     except BaseException as error:
         if _put_back(project, fact):
-            ledger.record(
-                project, "model.promotion_failed", subject, {**said, "message": str(error)[:300]}, fail="open"
-            )
+            ledger.record(project, _failed(said, str(error)[:300]), subject=subject, fail="open")
         raise
     try:
-        ledger.record(project, end, subject, said, digest=digest)
+        ledger.record(project, _moved(said), subject=subject, digest=digest)
     except MlopsError:
         registry.move(project, fact.name, fact.alias, fact.before)
         raise
@@ -107,27 +122,31 @@ def _name(event: Event) -> str:
 
 def _open(project: Project, event: Event) -> bool:
     "Has a promotion no end yet?"
-    kinds = ["model.promotion_started", "model.promotion_failed", "model.promoted", "model.rolled_back"]
-    bracket = (event.payload or {}).get("bracket")
-    for other in ledger.of(project).events(kinds, newest=True):
-        if (other.payload or {}).get("bracket") == bracket:
+    moves = (PromotionStarted, PromotionFailed, ModelPromoted, ModelRolledBack)
+    for other in ledger.of(project).events(moves, newest=True, evidence=True):
+        if _bracket(other) == _bracket(event):
             return other.seq == event.seq
     return True
 
 
+def _bracket(event: Event) -> str:
+    "What a move and its end have in common; where that was redacted, what they are about"
+    return event.payload.bracket if isinstance(event.payload, Move) else event.subject
+
+
 def _ended(project: Project, event: Event, apply: bool = True) -> dict:
     "One promotion whose process is gone"
-    said = event.payload or {}
-    moved = registry.aliases(project, _name(event)).get(said.get("alias")) == said.get("version")
-    words = f"{said.get('alias')} was moved and not recorded" if moved else f"{said.get('alias')} was not moved"
+    if isinstance(event.payload, PromotionStarted):
+        said = event.payload
+        moved = registry.aliases(project, _name(event)).get(said.alias) == said.version
+        words = f"{said.alias} was moved and not recorded" if moved else f"{said.alias} was not moved"
+    else:
+        said = PromotionStarted()
+        moved = False
+        words = "which alias was to be moved cannot be read any more"
     if apply:
-        ledger.record(
-            project,
-            said.get("end", "model.promoted") if moved else "model.promotion_failed",
-            event.subject,
-            said if moved else {**said, "message": words},
-            digest=event.digest,
-        )
+        end = _moved(said) if moved else _failed(said, words)
+        ledger.record(project, end, subject=event.subject, digest=event.digest)
     return {
         "subject": event.subject,
         "state": "promoted" if moved else "failed",

@@ -16,12 +16,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any, IO, Never, TYPE_CHECKING
 import msgspec
-from ..core import ledger, project as projects
+from ..core import ledger, payloads, project as projects
 from ..core.errors import BadInput, MlopsError, ToolFailed
 from ..core.events import Event
 from ..core.note import Signer
 from ..core.project import TOML, Project
 from . import manifest, mlflow_packaging as packaging, mlflow_registry as registry
+from .events import Input, Latency, ModelFailed, ModelLoggingStarted, ModelRegistered, Parity
 from .facts import ModelVersion
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ class Request(msgspec.Struct, kw_only=True):
     native: bool = False
     pickle: bool = False
     parent: str = ""  # NAME@v that it was made from
-    cost: dict[str, float] = {}  # usd and kwh of the training
-    extra: dict = {}  # More to record with the version
+    cost: dict[str, float] = {}  # Of the training or of predictions: fields of `ModelRegistered`
 
 
 def new_bracket() -> str:
@@ -113,9 +113,13 @@ def _idle(at: Path, wait: bool = False) -> Iterator[bool]:
 
 def ended(project: Project, bracket: str) -> Event | None:
     "The event that ended a registration, or None"
-    all_ = ledger.of(project).events(["model.logging_started", "model.registered", "model.failed"], newest=True)
-    event = next((event for event in all_ if (event.payload or {}).get("bracket") == bracket), None)
-    return None if event is None or event.type == "model.logging_started" else event
+    for event in ledger.of(project).events(ModelLoggingStarted, ModelRegistered, ModelFailed, newest=True):
+        match event.payload:
+            case ModelRegistered(bracket=found) | ModelFailed(bracket=found) if found == bracket:
+                return event
+            case ModelLoggingStarted(bracket=found) if found == bracket:
+                return None
+    return None
 
 
 def wait(project: Project, bracket: str) -> Event | None:
@@ -147,12 +151,10 @@ def begun(
                 if number:
                     request.expected, request.after = number()
                 (at / "request.json").write_bytes(msgspec.json.encode(request))
-                ledger.record(
-                    project,
-                    "model.logging_started",
-                    f"{request.name}@{request.expected}",
-                    {"bracket": request.bracket, "version": request.expected, "run": request.run, "data": request.data},
+                started = ModelLoggingStarted(
+                    bracket=request.bracket, version=request.expected, run=request.run, data=request.data
                 )
+                ledger.record(project, started, subject=f"{request.name}@{request.expected}")
             opened = True
         finally:
             if not opened:
@@ -219,7 +221,7 @@ def complete(
         pack = build(at / "files")
         payload = _payload(request, pack)
         # whoever finds the version in MLflow can finish with this
-        (at / "ready.json").write_bytes(msgspec.json.encode(payload))
+        (at / "ready.json").write_bytes(payloads.encoded(payload))
         tags = {
             "mlops.digest": pack.digest,
             "mlops.bracket": request.bracket,
@@ -231,7 +233,7 @@ def complete(
             wait(project, bracket)
         if not (at / "request.json").is_file():
             raise ToolFailed(_MOVED)
-        made, run, source = registry.register(
+        stored = registry.register(
             project,
             request.name,
             pack.folder,
@@ -239,7 +241,8 @@ def complete(
             run_id=request.run,
             number=request.expected,
         )
-        fact = _record(project, request.name, {**payload, "version": made, "run": run, "source": source})
+        made = stored.number
+        fact = _record(project, request.name, payload, stored)
     except BaseException as error:
         if made is None and (at / "ready.json").is_file():  # stopped while MLflow was at it
             with suppress(MlopsError):
@@ -260,37 +263,49 @@ def _in_mlflow(project: Project, name: str, bracket: str) -> "MlflowVersion | No
     return next((version for version in found if version.tags.get("mlops.bracket") == bracket), None)
 
 
-def _payload(request: Request, pack: packaging.Package) -> dict:
-    "What the event will say, but for the version's number"
-    onnx = None if pack.parity is None else {**msgspec.to_builtins(pack.parity), "bytes": pack.onnx_bytes}
-    return {
-        "bracket": request.bracket,
-        "digest": pack.digest,
-        "onnx": onnx,
-        "size_bytes": pack.bytes,
-        "run": request.run,
-        "data": request.data,
-        "data_digest": request.data_digest,
-        "metrics": request.metrics,
-        "views": request.views,
-        "flavour": pack.flavour,
-        "commit": request.commit,
-        "inputs": pack.inputs,
-        "example": request.example,
-        "signed": (pack.folder / manifest.ENVELOPE).exists(),
-        "without_onnx": pack.why_not,
-        "parent": request.parent,
-        "latency": pack.latency,
-        **request.cost,
-        **request.extra,
-    }
+def _payload(request: Request, pack: packaging.Package) -> ModelRegistered:
+    "What the event will say, but for what MLflow tells: number, run and source"
+    onnx = None
+    if pack.parity is not None:
+        onnx = Parity(**msgspec.structs.asdict(pack.parity), bytes=pack.onnx_bytes)
+    payload = ModelRegistered(
+        bracket=request.bracket,
+        digest=pack.digest,
+        onnx=onnx,
+        size_bytes=pack.bytes,
+        run=request.run,
+        data=request.data,
+        data_digest=request.data_digest,
+        metrics=dict(request.metrics),
+        views=request.views,
+        flavour=pack.flavour,
+        commit=request.commit,
+        inputs=msgspec.convert(pack.inputs, list[Input]),
+        example=request.example,
+        signed=(pack.folder / manifest.ENVELOPE).exists(),
+        without_onnx=pack.why_not,
+        parent=request.parent,
+        latency=msgspec.convert(pack.latency, Latency),
+    )
+    return msgspec.structs.replace(payload, **request.cost)
 
 
-def _record(project: Project, name: str, payload: dict) -> ModelVersion:
+def _record(project: Project, name: str, payload: ModelRegistered, stored: registry.Stored) -> ModelVersion:
     "The event that makes it a version"
-    ledger.record(project, "model.registered", f"{name}@{payload['version']}", payload, digest=payload["digest"])
-    same = ("version", "digest", "onnx", "size_bytes", "run", "data", "metrics", "inputs")
-    return ModelVersion(name=name, message=payload["without_onnx"], **{field: payload[field] for field in same})
+    registered = msgspec.structs.replace(payload, version=stored.number, run=stored.run, source=stored.source)
+    ledger.record(project, registered, subject=f"{name}@{stored.number}", digest=registered.digest)
+    return ModelVersion(
+        name=name,
+        message=registered.without_onnx,
+        version=stored.number,
+        digest=registered.digest,
+        onnx=None if registered.onnx is None else msgspec.structs.asdict(registered.onnx),
+        size_bytes=registered.size_bytes or 0,
+        run=stored.run,
+        data=registered.data,
+        metrics=registered.metrics,
+        inputs=msgspec.to_builtins(registered.inputs),
+    )
 
 # %% ../../nbs/model/mlflow_registration.ipynb #6d227fd7
 def give_up(project: Project, request: Request, error: BaseException, made: int | None = None) -> None:
@@ -306,13 +321,8 @@ def give_up(project: Project, request: Request, error: BaseException, made: int 
             error.add_note(f"{request.name}@{made} stays in MLflow without a record: {failure.message}")
     _clear(project, request.bracket)  # first: it may be the disk that is full
     said = error.message if isinstance(error, MlopsError) else f"{type(error).__name__}: {error}"
-    ledger.record(
-        project,
-        "model.failed",
-        f"{request.name}@{request.expected}",
-        {"bracket": request.bracket, "version": request.expected, "made": made, "message": said[:500]},
-        fail="open",
-    )
+    failed = ModelFailed(bracket=request.bracket, version=request.expected, made=made, message=said[:500])
+    ledger.record(project, failed, subject=f"{request.name}@{request.expected}", fail="open")
 
 
 def _clear(project: Project, bracket: str) -> None:
@@ -559,9 +569,9 @@ def _mended(project: Project, request: Request, at: Path, apply: bool, why: str 
     try:
         if found:
             manifest.check(registry.fetch(project, found.source), found.tags["mlops.digest"])
-            payload = msgspec.json.decode((at / "ready.json").read_bytes())
-            made = {"version": int(found.version), "run": found.run_id, "source": found.source}
-            _record(project, request.name, {**payload, **made})
+            payload = msgspec.json.decode((at / "ready.json").read_bytes(), type=ModelRegistered)
+            stored = registry.Stored(int(found.version), found.run_id, found.source)
+            _record(project, request.name, payload, stored)
             shutil.rmtree(at, ignore_errors=True)
         else:
             give_up(project, request, ToolFailed(said["message"]))

@@ -18,6 +18,7 @@ from ..core import ledger, refs
 from ..core.errors import BadInput, Refused
 from ..core.project import Project
 from . import mlflow_registry as registry, originals, provenance
+from .events import RunCompleted, RunStarted
 from .facts import Run
 
 if TYPE_CHECKING:
@@ -137,9 +138,12 @@ def bracketed(
                 active = mlflow.start_run(experiment_id=experiment_id, tags=tags)
             fact = Run(run=active.info.run_id, experiment=name, tags=tags)
             try:
-                known = {"run": fact.run, "experiment": name, "parent": os.environ.get("MLOPS_PARENT_RUN", "")}
-                with ledger.bracket(project, "run", name, known) as done:
-                    done |= known
+                parent = os.environ.get("MLOPS_PARENT_RUN", "")
+                started = RunStarted(run=fact.run, experiment=name, parent=parent)
+                with ledger.bracket(project, started, subject=name) as ended:
+                    ended.run = fact.run
+                    ended.experiment = name
+                    ended.parent = parent
                     with cost.metering.measure() as used:
                         try:
                             yield fact
@@ -148,7 +152,7 @@ def bracketed(
                     numbers, others = _numbers(metrics)
                     if numbers:
                         mlflow.log_metrics(numbers)
-                    _finish(project, mlflow_client, fact, used, done)
+                    _finish(project, mlflow_client, fact, used, ended)
             except BaseException as error:
                 fact.status = "failed" if isinstance(error, Exception) else "aborted"
                 mlflow.end_run("FAILED" if isinstance(error, Exception) else "KILLED")
@@ -204,7 +208,7 @@ def _log_params(mlflow_client: "MlflowClient", fact: Run, params: dict | refs.Va
         mlflow_client.log_param(fact.run, name, str(value)[:6000])
 
 
-def _finish(project: Project, mlflow_client: "MlflowClient", fact: Run, used: Any, done: dict) -> None:
+def _finish(project: Project, mlflow_client: "MlflowClient", fact: Run, used: Any, ended: RunCompleted) -> None:
     "What the run cost and measured, into the fact, MLflow and the ledger"
     from mlops_nb import cost
 
@@ -226,12 +230,10 @@ def _finish(project: Project, mlflow_client: "MlflowClient", fact: Run, used: An
     for name, value in tags.items():
         if value is not None:
             mlflow_client.set_tag(fact.run, name, f"{value:.6g}")
-    done |= {
-        "metrics": fact.metrics,
-        "params": fact.params,
-        "seconds": used.seconds,
-        "cpu_s": used.cpu_s,
-        "peak_mb": used.peak_mb,
-        "kwh": used.kwh,
-        "usd": usd,
-    }
+    ended.metrics = dict(fact.metrics)
+    ended.params = fact.params
+    ended.seconds = used.seconds
+    ended.cpu_s = used.cpu_s
+    ended.peak_mb = used.peak_mb
+    ended.kwh = used.kwh
+    ended.usd = usd

@@ -206,8 +206,9 @@ def gates(fact: Gates) -> Panel:
     "The conditions of a model"
     blocks: list = [_gates(fact.gates)]
     if fact.metrics:
-        rows = [[name, value] for name, value in sorted(fact.metrics.items())]
-        blocks.append(details(f"{len(fact.metrics)} metrics of the newest version", table(["metric", "value"], rows)))
+        rows = [[name, value, fact.help.get(name, "")] for name, value in sorted(fact.metrics.items())]
+        known = table(["metric", "value", ""], rows)
+        blocks.append(details(f"{len(fact.metrics)} metrics of the newest version", known))
     bad = sum(not gate.ok for gate in fact.gates)
     next_command = f"mlops model promote {fact.name}@VERSION --to ALIAS"
     if not fact.gates:

@@ -18,16 +18,17 @@ from ..core.project import Project
 from ..core.refs import Name, Ref
 from ..core.verbs import verb
 from . import gates, metric_views, mlflow_aliases, mlflow_registry as registry, verbs as versions, views
+from .events import GateAdded, GateFailed, GateRemoved, GateValue, ModelApproved
 from .facts import Approval, Gate, Gates, History, ModelVersion, Promotion
 
 # %% ../../nbs/model/promotion_verbs.ipynb #7b546b16
 def _metrics(project: Project, version: ModelVersion) -> dict[str, float]:
-    return metric_views.metrics(version, ledger.of(project).events())
+    return metric_views.metrics(version, ledger.of(project).events(metric_views.reads(), evidence=True))
 
 
 def _newest(project: Project, name: str) -> ModelVersion | None:
     "The newest version, or None"
-    have = views.versions(ledger.of(project).events(views.TYPES), name)
+    have = views.versions(ledger.of(project).events(views.TYPES, evidence=True), name)
     return have[-1] if have else None
 
 
@@ -63,7 +64,10 @@ def gate(
             _save(project, name, before, after)
     version = _newest(project, name)
     known = _metrics(project, version) if version else {}
-    return Gates(name=name, gates=[gates.check(expr, known) for expr in after], metrics=known if metrics else {})
+    checked = [gates.check(expr, known) for expr in after]
+    if not metrics:
+        return Gates(name=name, gates=checked)
+    return Gates(name=name, gates=checked, metrics=known, help=metric_views.described(known))
 
 
 def _changed(before: list[str], name: str, add: list[str], remove: list[str]) -> list[str]:
@@ -81,8 +85,8 @@ def _save(project: Project, name: str, before: list[str], after: list[str]) -> N
     "The file, then the events; the old file comes back when they cannot be recorded"
     gates.save(project, name, after)
     try:
-        added = [ledger.New("model.gate_added", name, {"expr": expr}) for expr in after if expr not in before]
-        removed = [ledger.New("model.gate_removed", name, {"expr": expr}) for expr in before if expr not in after]
+        added = [ledger.new(GateAdded(expr=expr), name) for expr in after if expr not in before]
+        removed = [ledger.new(GateRemoved(expr=expr), name) for expr in before if expr not in after]
         ledger.of(project).append_many(added + removed)
     except MlopsError:
         gates.save(project, name, before)
@@ -103,7 +107,7 @@ def _checked(project: Project, version: ModelVersion, alias: str) -> list[Gate]:
 def _turn(project: Project, name: str) -> Iterator[None]:
     "One move at a time; what a killed process left of an earlier one is ended first"
     with mlflow_aliases.turn(project, name):
-        mlflow_aliases.settle(project, name, views.promoting(ledger.of(project).events(views.OPENS)))
+        mlflow_aliases.settle(project, name, views.promoting(ledger.of(project).events(views.OPENS, evidence=True)))
         yield
 
 
@@ -114,15 +118,11 @@ def _is_approval(gate: Gate) -> bool:
 def _refuse(project: Project, fact: Promotion) -> Never:
     "Record and raise what kept a version from an alias"
     bad = [gate for gate in fact.gates if not gate.ok]
+    values = [GateValue(gate.expr, gate.value, gate.ok) for gate in fact.gates]
     ledger.record(
         project,
-        "model.gate_failed",
-        f"{fact.name}@{fact.to}",
-        {
-            "alias": fact.alias,
-            "reason": fact.reason,
-            "gates": [{"expr": gate.expr, "value": gate.value, "ok": gate.ok} for gate in fact.gates],
-        },
+        GateFailed(alias=fact.alias, reason=fact.reason, gates=values),
+        subject=f"{fact.name}@{fact.to}",
         fail="open",
     )
     if all(_is_approval(gate) for gate in bad):
@@ -203,9 +203,8 @@ def approve(
         return Plan(steps=[f"record model.approved {version.name}@{version.version}"])
     ledger.record(
         project,
-        "model.approved",
-        f"{version.name}@{version.version}",
-        {"version": version.version, "text": text},
+        ModelApproved(version=version.version, text=text),
+        subject=f"{version.name}@{version.version}",
         digest=version.digest,
     )
     return Approval(name=version.name, version=version.version, actor=who, text=text)
@@ -246,7 +245,7 @@ def _way_back(project: Project, name: str, alias: str) -> tuple[int, int]:
             f"model `{name}` has no alias {alias!r}",
             suggest(alias, there) or f"promote a version first: mlops model promote {name} --to {alias}",
         )
-    back = views.before(views.moves(ledger.of(project).events(views.MOVES), name), alias)
+    back = views.before(views.moves(ledger.of(project).events(views.MOVES, evidence=True), name), alias)
     if back is None:
         raise NotFound(
             f"{alias} of {name} was never anywhere else",

@@ -15,6 +15,9 @@ from ..core import ledger
 from ..core.errors import MlopsError
 from ..core.events import Event
 from ..core.project import Project
+from ..data.events import DatasetAdded
+from ..feature.events import FeatureJoined
+from ..job.events import JobStarted
 
 # %% ../../nbs/model/provenance.ipynb #e6573891
 def _git(root: Path, *args: str) -> str:
@@ -49,10 +52,11 @@ def data(events: Iterable[Event]) -> dict[str, str]:
             joined = event
     found = {"mlops.datasets": ",".join(f"{name}@{version}" for name, version in sorted(sets.items()))[:500]}
     if joined is not None:
+        views = joined.payload.definitions if isinstance(joined.payload, FeatureJoined) else {}
         found |= {
             "mlops.training_set": joined.digest,
             "mlops.training_set.entry": str(joined.seq),
-            "mlops.views": ",".join(sorted((joined.payload or {}).get("definitions") or {}))[:500],
+            "mlops.views": ",".join(sorted(views))[:500],
         }
     return found
 
@@ -91,8 +95,8 @@ def place(project: Project) -> dict[str, str]:
 
 def _job_of(project: Project, run: str) -> str:
     "Name of the job that a run belongs to; empty where it is not among the newest"
-    for event in ledger.of(project).events("job.started", newest=True, limit=50):
-        if (event.payload or {}).get("run") == run:
+    for event in ledger.of(project).events(JobStarted, newest=True, limit=50):
+        if isinstance(event.payload, JobStarted) and event.payload.run == run:
             return event.subject
     return ""
 
@@ -102,7 +106,7 @@ def tags(project: Project) -> dict[str, str]:
     found = {"mlops.project": project.name}
     for look in (
         lambda: code(project.root),
-        lambda: data(ledger.of(project).events(["dataset.added", "feature.joined"])),
+        lambda: data(ledger.of(project).events(DatasetAdded, FeatureJoined)),
         environment,
         lambda: place(project),
         lambda: price(project),

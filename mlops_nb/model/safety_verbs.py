@@ -18,6 +18,7 @@ from ..core.project import Project
 from ..core.refs import Ref
 from ..core.verbs import verb
 from . import artifact_scan, manifest, mlflow_registry as registry, verbs as versions
+from .events import ModelSigned
 from .safety_facts import Provenance, Scanned
 
 # %% ../../nbs/model/safety_verbs.ipynb #2c57f19a
@@ -29,7 +30,8 @@ def scan(
 ) -> Scanned:
     """What could a model file do to whoever opens it?
 
-    Looks without opening: pickles whatever their name, links, archives that explode or lead out, tensors in other files, custom operators, endless loops, allocations without bound. Exit 1 when it finds something."""
+    Looks without opening: pickles whatever their name, links, archives that explode or lead out, \
+tensors in other files, custom operators, endless loops, allocations without bound. Exit 1 when it finds something."""
     path = Path(path)
     at = path if path.exists() or path.is_symlink() or "@" not in path.name else _of_version(str(path))
     files, found = artifact_scan.scan(at, pickle)
@@ -76,7 +78,7 @@ def sign(
         manifest.sign(Path(work), key)
         registry.attach(project, version.run, version.source, Path(work) / manifest.ENVELOPE)
     key_id = manifest.key_id(key.public)
-    ledger.record(project, "model.signed", ref, {"key": key_id}, digest=version.digest)
+    ledger.record(project, ModelSigned(key=key_id), subject=ref, digest=version.digest)
     return Provenance(name=ref, digest=version.digest, signer=key_id, files=len(said["files"]), signed=True)
 
 # %% ../../nbs/model/safety_verbs.ipynb #ada359c2
@@ -86,7 +88,8 @@ def verify(
 ) -> Provenance:
     """Hash every file again and check the signature
 
-    Exit 1 when a file was changed, added or removed, when the registry names another digest, or when no valid signature of a pinned key is there."""
+    Exit 1 when a file was changed, added or removed, when the registry names another digest, \
+or when no valid signature of a pinned key is there."""
     project = projects.current()
     if Path(name).is_dir():
         return _verified(project, Provenance(name=Path(name).name), Path(name), "")

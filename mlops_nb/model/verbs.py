@@ -292,8 +292,10 @@ def load(
 
 def _native_from(version: ModelVersion) -> dict[str, int | None]:
     "Rows from which on the original is faster given frames, and given arrays, where it is kept without pickle"
-    told = (version.about.get("latency") or {}) if version.about.get("flavour") == "skops" else {}
-    return {"native_from": told.get("native_from"), "arrays_from": told.get("arrays_from")}
+    if version.about.flavour != "skops":
+        return {"native_from": None, "arrays_from": None}
+    latency = version.about.latency
+    return {"native_from": latency.native_from, "arrays_from": latency.arrays_from}
 
 # %% ../../nbs/model/verbs.ipynb #61f451c6
 @verb(example="mlops model show delay@1")

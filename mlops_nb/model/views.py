@@ -10,17 +10,26 @@ __all__ = ['TYPES', 'OPENS', 'MOVES', 'version', 'versions', 'pending', 'expecte
 
 # %% ../../nbs/model/views.ipynb #5ed695c0
 from collections.abc import Iterable
+import msgspec
 from ..core.events import Event
+from ..core.payloads import Bracketed
+from mlops_nb.model.events import (
+    ModelApproved,
+    ModelFailed,
+    ModelLoggingStarted,
+    ModelPromoted,
+    ModelRegistered,
+    ModelRolledBack,
+    Move,
+    PromotionFailed,
+    PromotionStarted,
+)
 from .facts import ModelVersion
 
 # %% ../../nbs/model/views.ipynb #b6b8862b
-TYPES = ("model.logging_started", "model.registered", "model.failed")
-OPENS = ("model.promotion_started", "model.promoted", "model.rolled_back", "model.promotion_failed")
-MOVES = ("model.promoted", "model.rolled_back")
-
-
-def _payload(event: Event) -> dict:
-    return event.payload or {}
+TYPES = (ModelLoggingStarted, ModelRegistered, ModelFailed)
+OPENS = (PromotionStarted, ModelPromoted, ModelRolledBack, PromotionFailed)
+MOVES = (ModelPromoted, ModelRolledBack)
 
 
 def _name(event: Event) -> str:
@@ -28,26 +37,36 @@ def _name(event: Event) -> str:
 
 
 def _number(event: Event) -> int:
-    number = _payload(event).get("version") or event.subject.rpartition("@")[2]
-    return int(number) if str(number).isdigit() else 0
+    number = event.subject.rpartition("@")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _bracket(event: Event) -> str:
+    "What a beginning and its end have in common"
+    return (event.payload.bracket if isinstance(event.payload, Bracketed) else "") or event.subject
 
 
 def version(event: Event) -> ModelVersion:
     "One version as its event says"
-    payload = _payload(event)
-    found = ModelVersion(name=_name(event), version=_number(event), digest=event.digest, onnx=payload.get("onnx"))
-    found.size_bytes = payload.get("size_bytes") or 0
-    found.run = payload.get("run") or ""
-    found.data = payload.get("data") or ""
-    found.metrics = payload.get("metrics") or {}
-    found.inputs = payload.get("inputs") or []
-    found.message = payload.get("without_onnx") or ""
-    found.parent = payload.get("parent") or ""
-    found.source = payload.get("source") or ""
+    about = event.payload if isinstance(event.payload, ModelRegistered) else ModelRegistered()
+    found = ModelVersion(
+        name=_name(event),
+        version=_number(event),
+        digest=event.digest,
+        onnx=msgspec.structs.asdict(about.onnx) if about.onnx else None,
+        size_bytes=about.size_bytes or 0,
+        run=about.run,
+        data=about.data,
+        metrics=about.metrics,
+        inputs=msgspec.to_builtins(about.inputs),
+        message=about.without_onnx,
+        parent=about.parent,
+    )
+    found.source = about.source
     found.time = event.time
     found.actor = event.actor
     found.entry = event.seq
-    found.about = payload
+    found.about = about
     return found
 
 
@@ -66,29 +85,29 @@ def pending(
     "Registrations that began and have no end"
     waiting: dict[str, ModelVersion] = {}
     for event in events:
-        bracket = _payload(event).get("bracket") or event.subject
         if event.type == "model.logging_started" and name in ("", _name(event)):
+            told = event.payload if isinstance(event.payload, ModelLoggingStarted) else ModelLoggingStarted()
             found = ModelVersion(
                 name=_name(event),
                 version=_number(event),
                 digest="",
                 state="registering",
-                run=_payload(event).get("run") or "",
-                data=_payload(event).get("data") or "",
+                run=told.run,
+                data=told.data,
             )
-            found.bracket = bracket
+            found.bracket = _bracket(event)
             found.time = event.time
             found.entry = event.seq
-            waiting[bracket] = found
-        elif event.type in TYPES[1:]:
-            waiting.pop(bracket, None)
+            waiting[found.bracket] = found
+        elif event.type in ("model.registered", "model.failed"):
+            waiting.pop(_bracket(event), None)
     return list(waiting.values())
 
 # %% ../../nbs/model/views.ipynb #737abd00
 def expected(events: Iterable[Event], name: str) -> int:
     "The number that the next version will have: one more than any that was used, or is being used"
     events = [event for event in events if _name(event) == name]
-    burnt = [_payload(event).get("made") or 0 for event in events if event.type == "model.failed"]
+    burnt = [event.payload.made or 0 for event in events if isinstance(event.payload, ModelFailed)]
     used = [known.version for known in versions(events) + pending(events)]
     return 1 + max([*used, *burnt], default=0)
 
@@ -97,10 +116,10 @@ def promoting(events: Iterable[Event]) -> list[Event]:
     "Promotions that began and have no end"
     waiting: dict[str, Event] = {}
     for event in events:
-        if event.type == OPENS[0]:
-            waiting[_payload(event).get("bracket") or event.subject] = event
-        elif event.type in OPENS:
-            waiting.pop(_payload(event).get("bracket") or event.subject, None)
+        if event.type == "model.promotion_started":
+            waiting[_bracket(event)] = event
+        elif event.type in ("model.promoted", "model.rolled_back", "model.promotion_failed"):
+            waiting.pop(_bracket(event), None)
     return list(waiting.values())
 
 
@@ -109,7 +128,7 @@ def failed(events: Iterable[Event], name: str = "") -> list[ModelVersion]:
     found = []
     for event in events:
         if event.type == "model.failed" and name in ("", _name(event)):
-            message = str(_payload(event).get("message") or "")
+            message = event.payload.message if isinstance(event.payload, ModelFailed) else ""
             found.append(
                 ModelVersion(name=_name(event), version=_number(event), digest="", state="failed", message=message)
             )
@@ -120,16 +139,16 @@ def moves(events: Iterable[Event], name: str) -> list[dict]:
     "Moves of aliases, newest first: {time, alias, version, from, actor, reason, type, entry}"
     found = []
     for event in events:
-        if event.type in MOVES and _name(event) == name:
-            payload = _payload(event)
+        if event.type in ("model.promoted", "model.rolled_back") and _name(event) == name:
+            told = event.payload if isinstance(event.payload, Move) else Move()
             found.append(
                 {
                     "time": event.time,
-                    "alias": payload.get("alias") or "",
+                    "alias": told.alias,
                     "version": _number(event),
-                    "from": payload.get("from"),
+                    "from": told.before,
                     "actor": event.actor,
-                    "reason": payload.get("reason") or "",
+                    "reason": told.reason,
                     "type": event.type.partition(".")[2],
                     "entry": event.seq,
                 }
@@ -162,6 +181,6 @@ def approvals(events: Iterable[Event], name: str, version: int) -> list[dict]:
     found = []
     for event in events:
         if event.type == "model.approved" and _name(event) == name and _number(event) == version:
-            text = _payload(event).get("text") or ""
+            text = event.payload.text if isinstance(event.payload, ModelApproved) else ""
             found.append({"time": event.time, "actor": event.actor, "text": text, "entry": event.seq})
     return found

@@ -29,4 +29,9 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/monitor/face.ipynb #f78f77e7
-CONTRIBUTES = contributes(events="events:TYPES", settings={"monitor": "settings:MonitorSettings"}, pages="pages:pages")
+CONTRIBUTES = contributes(
+    settings={"monitor": "settings:MonitorSettings"},
+    events="events:TYPES",
+    pages="pages:pages",
+    metrics="metrics:METRICS",
+)
