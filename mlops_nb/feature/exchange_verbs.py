@@ -139,7 +139,7 @@ def _keep(
             definitions.save(project, definition)
         for service, refs in services.items():
             write_text(folder / "services" / f"{service}.toml", definitions.as_toml({"features": refs}))
-        doc = {
+        doc: dict[str, Any] = {
             "repository": os.path.relpath(path, project.root),
             "feature_store": (path / "feature_store.yaml").read_text(encoding="utf-8"),
             "views": {definition.name: definitions.digest(definition) for definition in adopted},
