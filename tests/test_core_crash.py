@@ -142,7 +142,10 @@ def test_a_parent_that_lets_go_takes_nothing_from_its_child(tmp_path):
 
 def test_an_open_bracket_stays_visible(project, cli):
     "A job that is killed leaves `job.started` without an end: a finding, not a silence"
-    code = "import os; from mlops_nb.core import ledger, project\nwith ledger.bracket(project.find(), 'job', 'score'): os.kill(os.getpid(), 9)"
+    code = (
+        "import os; from mlops_nb.core import ledger, project; from mlops_nb.job.events import JobStarted\n"
+        "with ledger.bracket(project.find(), JobStarted(), subject='score'): os.kill(os.getpid(), 9)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=project.root, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [e.type for e in ledger.of(project).events("job.*")] == ["job.started"]

@@ -231,12 +231,12 @@ def test_hostile_values(tmp_path):
     made = make(tmp_path)
     log = made.open()
     for subject in ("a\nb", "a\u2028b", 'a","type":"model.promoted', "a\x00b", "\udcff.csv", "<script>", "x" * 9999):
-        e = log.append("run.completed", subject, {"nan": float("nan"), subject: [float("inf")]})
+        e = log.append("run.completed", subject, {"usd": float("nan"), subject: [float("inf")]})
         header = next(h for s, h, *_ in made.rows() if s == e.seq)
         assert (
             len(header.splitlines()) == (2 if "\u2028" in subject else 1) and e.subject == json.loads(header)["subject"]
         )
-        assert log.event(e.seq).payload["nan"] is None, "strict JSON has no NaN"
+        assert log.event(e.seq).payload.usd is None, "strict JSON has no NaN"
         assert len(e.subject) <= 500
     assert not list(log.events("model.promoted")), "a subject cannot pose as another type"
     with pytest.raises(BadInput, match="16,777,216 are allowed"):
@@ -394,6 +394,8 @@ def test_a_lock_held_too_long_is_one_line(tmp_path):
 FORKS = """
 import os, sys, threading
 from mlops_nb.core import ledger, project
+from mlops_nb.job.events import JobStarted
+from mlops_nb.model.events import RunCompleted
 p = project.create(sys.argv[1])
 log = ledger.of(p)
 session = log.session
@@ -408,9 +410,9 @@ for k in range(int(sys.argv[2])):
     pid = os.fork()
     if not pid:
         try:
-            for n in range(5): ledger.record(p, 'run.completed', f'child{k}@{n}', {})
+            for n in range(5): ledger.record(p, RunCompleted(), subject=f'child{k}@{n}')
             log.append('run.completed', f'child{k}@5', {})
-            with ledger.bracket(p, 'job', f'child{k}'): pass
+            with ledger.bracket(p, JobStarted(), subject=f'child{k}'): pass
             assert ledger.of(p) is log and log.session!=session
             os._exit(0)
         except BaseException as e: print(type(e), e, file=sys.stderr); os._exit(9)

@@ -23,7 +23,7 @@ def test_a_segment_is_one_event_and_one_file(project):
     s = segments.seal(project, "predictions", "delay", rows(10)[::-1])
     e = ledger.of(project).event(s.seq)
     assert (e.type, e.subject, e.digest) == ("segment.sealed", "predictions/delay", s.digest)
-    assert e.payload["rows"] == 10 and e.payload["first"] == "2013-07-01T12:00:00.000000+00:00"
+    assert e.payload.rows == 10 and e.payload.first == "2013-07-01T12:00:00.000000+00:00"
     assert pq.read_table(project.root / s.path).num_rows == 10
     assert segments.verify(project, "predictions", "delay") == []
 

@@ -78,7 +78,7 @@ def test_braces_are_ours_and_dollars_are_nobodys(shell, project):
     shell.run_cell("name, n = 'small', 2\nimport pandas as pd\nframe = pd.DataFrame({'a': [1, 2]})").raise_error()
     shell.run_cell("r = %mlops data add frame {{name}}-{{n*2}} --purpose '{x} and $HOME stay'").raise_error()
     assert shell.user_ns["r"].name == "small-4"
-    assert next(ledger.of(project).events("dataset.added")).payload["purpose"] == "{x} and $HOME stay"
+    assert next(ledger.of(project).events("dataset.added")).payload.purpose == "{x} and $HOME stay"
     shell.run_cell("r = %mlops data add {{frame.assign(b=1)}} wide").raise_error()
     assert shell.user_ns["r"].columns == 2 or len(shell.user_ns["r"].columns) == 2
     shell.run_cell("r = %mlops monitor profile {{frame.head(1)}}").raise_error()  # a frame as the last word

@@ -18,6 +18,7 @@ from mlops_nb.core import frames, ledger
 from mlops_nb.core.errors import BadInput, BadUsage, Finding, MlopsError, NotFound
 from mlops_nb.feature import compute, history
 from mlops_nb.feature.facts import Definition
+from mlops_nb.model.events import ModelRegistered, RunCompleted
 
 START = dt.datetime(2013, 1, 1, tzinfo=dt.UTC)
 KEYS = {
@@ -340,9 +341,10 @@ def test_sources_of_every_kind(project, tmp_path):
     table = frames.to_arrow(df)
     df.to_parquet(project.root / "f.parquet", coerce_timestamps="us")
     df.to_csv(project.root / "f.csv", index=False)
+    import sqlite3
+
     import duckdb
     import pyarrow.feather as feather
-    import sqlite3
 
     feather.write_feather(table, str(project.root / "f.arrow"))
     with duckdb.connect(str(project.root / "f.duckdb")) as con:
@@ -533,13 +535,18 @@ def test_time_zones_are_instants(flown):
 
 def test_the_catalogue_shows_lineage_and_what_rows_hold(flown):
     train = feature.join("carrier", entities=flights(50), time="left")
-    ledger.record(flown, "model.registered", "late@1", {"training_set": train.digest})
+    ledger.record(flown, ModelRegistered(training_set=train.digest), subject="late@1")
+    ledger.record(flown, ModelRegistered(data_digest=train.digest), subject="later@1")
+    ledger.record(flown, ModelRegistered(data=train.digest, source=train.digest), subject="other@1")
+    ledger.record(flown, RunCompleted(params={"set": train.digest}), subject="search")
+    ledger.of(flown).append("model.registered", "unread@1", {"training_set": train.digest, "version": "one"})
     line = {v["name"]: v for v in feature.list().views}
     assert (line["carrier"]["sources"], line["carrier"]["models"], line["carrier"]["rows"]) == (
         ["flights@1"],
-        ["late@1"],
+        ["late@1", "later@1"],
         2000,
     )
+    assert line["carrier"]["runs"] == ["search"]
     assert line["last"]["models"] == []
     view = feature.show("carrier")
     assert {c["name"] for c in view.columns} == {"delay", "distance"}

@@ -23,6 +23,7 @@ from ..core.project import Project
 from ..core.refs import Data, Name, Ref
 from ..core.verbs import verb
 from . import comparison, dvc_versions, reading
+from .events import DatasetAdded, DatasetFetched, DatasetPulled, DatasetPushed
 from .facts import Column, DatasetVersion, Datasets, Difference, Fetched, Moved, Verified, Version
 
 if TYPE_CHECKING:
@@ -152,20 +153,15 @@ def _keep(
     try:
         dvc_versions.put(project, kept, file)
         dvc_versions.write(project, name, file, versions)
-        ledger.record(
-            project,
-            "dataset.added",
-            f"{name}@{version.version}",
-            {
-                "rows": version.rows,
-                "columns": len(version.columns),
-                "bytes": version.bytes,
-                "md5": version.md5,
-                "purpose": version.purpose,
-                "pii": _classes(version.columns),
-            },
-            digest=version.digest,
+        added = DatasetAdded(
+            rows=version.rows,
+            columns=len(version.columns),
+            bytes=version.bytes,
+            md5=version.md5,
+            purpose=version.purpose,
+            pii=_classes(version.columns),
         )
+        ledger.record(project, added, subject=f"{name}@{version.version}", digest=version.digest)
     except BaseException:
         if before is None:
             pointer.unlink(missing_ok=True)
@@ -248,9 +244,8 @@ def get(
 
     ledger.record(
         project,
-        "dataset.fetched",
-        f"{version.name}@{version.version}",
-        {"bytes": version.bytes},
+        DatasetFetched(bytes=version.bytes),
+        subject=f"{version.name}@{version.version}",
         digest=version.digest,
         fail="open",
     )
@@ -307,9 +302,8 @@ def push(
             }
         )
     if any(moved["state"] == "pushed" for moved in done):
-        ledger.record(
-            project, "dataset.pushed", name or "all", {"remote": url, "datasets": [moved["name"] for moved in done]}
-        )
+        pushed = DatasetPushed(remote=url, datasets=[str(moved["name"]) for moved in done])
+        ledger.record(project, pushed, subject=name or "all")
     return Moved(done=done, remote=url)
 
 
@@ -346,13 +340,9 @@ def pull(
         raise ToolFailed(
             f"the remote {url} does not have {', '.join(missing)}", "push them where they were added: mlops data push"
         )
-    if any(moved["state"] == "pulled" for moved in done):
-        ledger.record(
-            project,
-            "dataset.pulled",
-            name or "all",
-            {"remote": url, "datasets": [moved["name"] for moved in done if moved["state"] == "pulled"]},
-        )
+    pulled = [str(moved["name"]) for moved in done if moved["state"] == "pulled"]
+    if pulled:
+        ledger.record(project, DatasetPulled(remote=url, datasets=pulled), subject=name or "all")
     return Moved(done=done, remote=url)
 
 

@@ -12,13 +12,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, UTC
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from .. import data
 from ..core import ledger, refs
 from ..core.errors import MlopsError
+from ..core.payloads import Payload
 from ..core.project import write_text, Project
 from . import compute, definition as definitions, windows
+from .events import FeatureJoined
 from .facts import Definition
+from ..model.events import ModelRegistered, RunCompleted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,29 +111,33 @@ def lineage(
     definition: Definition,
 ) -> dict[str, list[str]]:  # {sources, training_sets, runs, models}
     "What a view is made of, and what was made of it"
-    events = ledger.of(project).events
-    sets = {
-        event.digest: event.payload
-        for event in events(["feature.joined"])
-        if event.payload and _is_of(event.payload.get("definitions", {}), definition)
-    }
+    sets = _training_sets(project, definition)
 
-    def trained(kind: str) -> list[str]:
+    def trained(kind: type[Payload]) -> list[str]:
         "Subjects of events of a kind that name one of these sets"
-        subjects = [
-            event.subject for event in events([kind]) if event.payload and _trained_on(event.payload) & set(sets)
-        ]
+        events = ledger.of(project).events(kind)
+        subjects = [event.subject for event in events if not sets.keys().isdisjoint(_trained_on(event.payload))]
         return list(dict.fromkeys(subjects))
 
     return {
         "sources": sources(project, definition),
         "training_sets": [
-            f"{digest[:12]} ({payload.get('rows_in', 0):,} rows{_from(payload, definition)})"
-            for digest, payload in sets.items()
+            f"{digest[:12]} ({joined.rows_in or 0:,} rows{_from(joined, definition)})"
+            for digest, joined in sets.items()
         ],
-        "runs": trained("run.completed"),
-        "models": trained("model.registered"),
+        "runs": trained(RunCompleted),
+        "models": trained(ModelRegistered),
     }
+
+
+def _training_sets(project: Project, definition: Definition) -> dict[str, FeatureJoined]:  # By digest
+    "Training sets that a version of this view was joined to"
+    sets = {}
+    for event in ledger.of(project).events(FeatureJoined):
+        joined = event.payload
+        if isinstance(joined, FeatureJoined) and _is_of(joined.definitions, definition):
+            sets[event.digest] = joined
+    return sets
 
 
 def _is_of(views: Iterable[str], definition: Definition) -> bool:  # Of `NAME@v`
@@ -138,28 +145,22 @@ def _is_of(views: Iterable[str], definition: Definition) -> bool:  # Of `NAME@v`
     return any(view.partition("@")[0] == definition.name for view in views)
 
 
-def _from(payload: dict, definition: Definition) -> str:
+def _from(joined: FeatureJoined, definition: Definition) -> str:
     "What a training set read through a view"
     read = set()
-    for view, found in payload.get("sources", {}).items():
+    for view, found in joined.sources.items():
         if view.partition("@")[0] == definition.name:
             read |= set(found)
     return f" of {', '.join(sorted(read))}" if read else ""
 
 
-def _trained_on(payload: dict) -> set[str]:
-    "Digests of frames that a payload names, wherever it keeps them"
-    found = set()
-
-    def walk(value: Any) -> None:
-        if isinstance(value, (dict, list, tuple)):
-            for part in value.values() if isinstance(value, dict) else value:
-                walk(part)
-        elif isinstance(value, str) and len(value) == 64:
-            found.add(value)
-
-    walk(payload)
-    return found
+def _trained_on(told: object) -> set[str]:  # Digests
+    "Frames that a model or a run says it was trained on"
+    if isinstance(told, ModelRegistered):
+        return {told.training_set, told.data_digest} - {""}
+    if isinstance(told, RunCompleted):
+        return set(told.params.values()) - {""}
+    return set()
 
 # %% ../../nbs/feature/catalogue.ipynb #d3b8964f
 def held(

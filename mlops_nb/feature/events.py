@@ -72,11 +72,11 @@ class FeatureMaterialized(Payload):
     "A feature view was written to the online store"
 
     entities: int | None = None
-    how: str = ""  # `full` or `new`
+    how: str = ""  # What was read: `all`, `since` the last time, nothing as `unchanged`, or `streamed`
     late: int | None = None  # Rows that came too late to be read
     newest: str = ""  # Event time of the newest row
-    read: int | None = None
-    written: int | None = None
+    read: int | None = None  # Rows
+    written: int | None = None  # Entities
 
 
 class FeaturePushed(Payload):
@@ -84,9 +84,9 @@ class FeaturePushed(Payload):
 
     dataset: str = ""
     entities: int | None = None
-    newest: str = ""
+    newest: str = ""  # Event time of the newest row
     rows: int | None = None
-    written: int | None = None
+    written: int | None = None  # Entities, or events of a view with windows
 
 
 class FeatureStreamed(Payload):

@@ -21,6 +21,7 @@ from ..core.progress import progress
 from ..core.project import write_text, Project
 from ..core.verbs import verb
 from . import compute, definition as definitions, feast_code, feast_repository, history, on_demand
+from .events import FeatureAdded
 from .facts import Adopted, Definition, Exported
 
 # %% ../../nbs/feature/exchange_verbs.ipynb #cc5737af
@@ -137,8 +138,8 @@ def _keep(
         for definition in adopted:
             definitions.save(project, definition)
         for service, refs in services.items():
-            write_text(folder / "services" / f"{service}.toml", f"features = {msgspec.json.encode(refs).decode()}\n")
-        doc = {
+            write_text(folder / "services" / f"{service}.toml", definitions.as_toml({"features": refs}))
+        doc: dict[str, Any] = {
             "repository": os.path.relpath(path, project.root),
             "feature_store": (path / "feature_store.yaml").read_text(encoding="utf-8"),
             "views": {definition.name: definitions.digest(definition) for definition in adopted},
@@ -147,18 +148,18 @@ def _keep(
         }
         write_text(folder / KEPT, msgspec.json.format(msgspec.json.encode(doc), indent=1).decode() + "\n")
         for definition in adopted:
+            added = FeatureAdded(
+                entity=definition.entity,
+                time=definition.time,
+                ttl=definition.ttl,
+                source=definition.source,
+                features=[feature.name for feature in definition.features],
+                adopted=doc["repository"],
+            )
             ledger.record(
                 project,
-                "feature.added",
-                f"{definition.name}@{definition.version}",
-                {
-                    "entity": definition.entity,
-                    "time": definition.time,
-                    "ttl": definition.ttl,
-                    "source": definition.source,
-                    "features": [file.name for file in definition.features],
-                    "adopted": doc["repository"],
-                },
+                added,
+                subject=f"{definition.name}@{definition.version}",
                 digest=definitions.digest(definition),
             )
 

@@ -19,6 +19,7 @@ from ..core.project import Project
 from ..core.refs import Interval, Refs
 from ..core.verbs import verb
 from . import definition as definitions, increment, online_reader, window_increment
+from .events import FeatureMaterialized
 from .facts import Definition, Materialized, Online, Window
 
 # %% ../../nbs/feature/online_verbs.ipynb #8149d5fd
@@ -63,12 +64,8 @@ def materialize(
         store.close()
     views = [by_name[definition.name] for definition in chosen if definition.name in by_name]
     for view in views:
-        ledger.record(
-            project,
-            "feature.materialized",
-            view["view"],
-            {field: view[field] for field in ("entities", "written", "newest", "read", "how", "late")},
-        )
+        told = {field: view[field] for field in ("entities", "written", "newest", "read", "how", "late")}
+        ledger.record(project, FeatureMaterialized(**told), subject=view["view"])
     return Materialized(written=sum(view["written"] for view in views), views=views)
 
 

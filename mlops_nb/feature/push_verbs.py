@@ -20,6 +20,7 @@ from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
 from . import compute, definition as definitions, increment, online_reader, stream_ingest, stream_store
+from .events import FeaturePushed
 from .facts import Definition
 from .push_facts import Pushed
 
@@ -150,12 +151,8 @@ def push(
         newest=increment.newest_event(rows, definition.time),
         dataset=kept,
     )
-    ledger.record(
-        project,
-        "feature.pushed",
-        fact.view,
-        {"rows": fact.rows, "entities": entities, "written": written, "newest": fact.newest, "dataset": kept},
-    )
+    pushed = FeaturePushed(rows=fact.rows, entities=entities, written=written, newest=fact.newest, dataset=kept)
+    ledger.record(project, pushed, subject=fact.view)
     return fact
 
 

@@ -17,6 +17,7 @@ from ..core.progress import progress
 from ..core.refs import Ref
 from ..core.verbs import verb
 from . import replay
+from .events import FeatureSkewChecked
 from .skew_facts import Skew
 
 if TYPE_CHECKING:
@@ -73,17 +74,12 @@ def skew(
     )
     from mlops_nb.core import ledger
 
-    ledger.record(
-        project,
-        "feature.skew_checked",
-        name,
-        {
-            "checked": checked,
-            "features": features,
-            "since": first,
-            "until": last,
-            "mismatches": {mismatch.feature: mismatch.rate for mismatch in mismatches},
-        },
-        fail="open",
+    skew_checked = FeatureSkewChecked(
+        checked=checked,
+        features=features,
+        since=first,
+        until=last,
+        mismatches={mismatch.feature: mismatch.rate for mismatch in mismatches},
     )
+    ledger.record(project, skew_checked, subject=name, fail="open")
     return skewed

@@ -21,6 +21,7 @@ from ..core.project import Project
 from ..core.refs import Interval, Ref
 from ..core.verbs import verb
 from . import definition as definitions, stream_ingest, stream_sources, stream_store
+from .events import FeatureStreamed
 from .facts import Definition
 from .stream_facts import Streamed
 from .stream_store import reach_us
@@ -92,16 +93,16 @@ def stream(
         store.close()
     from mlops_nb.core import ledger
 
-    ledger.record(
-        project,
-        "feature.streamed",
-        fact.view,
-        {
-            field: getattr(fact, field)
-            for field in ("source", "seen", "used", "late", "duplicates", "unusable", "watermark")
-        },
-        fail="open",
+    streamed = FeatureStreamed(
+        source=fact.source,
+        seen=fact.seen,
+        used=fact.used,
+        late=fact.late,
+        duplicates=fact.duplicates,
+        unusable=fact.unusable,
+        watermark=fact.watermark,
     )
+    ledger.record(project, streamed, subject=fact.view, fail="open")
     return fact
 
 # %% ../../nbs/feature/stream_verbs.ipynb #2e44158b

@@ -31,7 +31,7 @@ from mlops_nb.feature import (
     references,
     windows,
 )
-from .events import FeatureAdded, FeatureType, TestVerdict
+from .events import FeatureAdded, FeatureJoined, FeatureType, TestVerdict
 from .facts import Definition, FeatureDiff, FeatureView, FeatureViews, Leak, TrainingSet, ViewTest
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def add(
         else:
             definition.source = f"{name}_source"
             kept = data.read(source, project)
+    definitions.check_text(definition)
     with progress(f"computing {name}"):
         table = _computed(project, definition, kept)
     tests = compute.test_rows(table, definition.tests)
@@ -587,21 +588,15 @@ def _note(project: Project, fact: TrainingSet, picked: _Picked) -> None:
 
     from_versions = {f"{definition.name}@{definition.version}": definition for definition, _ in picked}
     views = ",".join(view.view for view in fact.views)
-    ledger.record(
-        project,
-        "feature.joined",
-        views[:200],
-        {
-            "rows_in": fact.rows_in,
-            "rows_out": fact.rows_out,
-            "order_kept": fact.order_kept,
-            "future_values": fact.future_values,
-            "unmatched": fact.unmatched,
-            "definitions": {name: definitions.digest(definition) for name, definition in from_versions.items()},
-            "sources": {name: catalogue.sources(project, definition) for name, definition in from_versions.items()},
-            "time": fact.time,
-            "leaks": [f"{leak.column}: {leak.kind}" for leak in fact.leaks],
-        },
-        digest=fact.digest,
-        fail="open",
+    joined = FeatureJoined(
+        rows_in=fact.rows_in,
+        rows_out=fact.rows_out,
+        order_kept=fact.order_kept,
+        future_values=fact.future_values,
+        unmatched=fact.unmatched,
+        definitions={name: definitions.digest(definition) for name, definition in from_versions.items()},
+        sources={name: catalogue.sources(project, definition) for name, definition in from_versions.items()},
+        time=fact.time,
+        leaks=[f"{leak.column}: {leak.kind}" for leak in fact.leaks],
     )
+    ledger.record(project, joined, subject=views[:200], digest=fact.digest, fail="open")
