@@ -13,14 +13,17 @@ PACKAGE = ROOT / "mlops_nb"
 STREET = "core guard cost data feature model serve monitor job comply app".split()  # each may use the faces to its left
 SURFACES = {"__init__", "__main__", "cli", "magics", "lab"}
 ROOMS = {  # room -> rooms of its own pillar that it may import
+    "events": set(),
+    "settings": set(),
     "facts": set(),
-    "engine": {"facts", "engine"},
-    "adapter": {"facts", "engine"},
-    "plugin": {"facts", "engine", "adapter"},
+    "engine": {"facts", "engine", "settings"},
+    "adapter": {"facts", "engine", "settings"},
+    "plugin": {"facts", "engine", "adapter", "settings"},
     "views": {"facts"},
+    "metrics": {"facts", "views"},
     "panel": {"facts", "views"},
-    "verbs": {"facts", "engine", "adapter", "views", "panel", "verbs"},
-    "face": {"facts", "engine", "adapter", "views", "panel", "verbs"},
+    "verbs": {"facts", "engine", "adapter", "views", "panel", "verbs", "settings"},
+    "face": {"facts", "engine", "adapter", "views", "panel", "verbs", "settings"},
 }
 TOOLS = {  # prefix of a room -> the packages that it alone may call
     "feast": {"feast"},
@@ -84,7 +87,7 @@ def kind(room: str) -> str:
         return "face"
     if room.endswith("_plugin"):
         return "plugin"
-    if room in ("facts", "views", "panel"):
+    if room in ("facts", "views", "panel", "events", "settings", "metrics"):
         return room
     if room == "verbs" or room.endswith("_verbs"):
         return "verbs"
@@ -138,6 +141,10 @@ def wrong(name: str, other: str) -> str:
         return "" if to == "core" else "a surface imports core and nothing else"
     if to not in STREET:
         return f"no pillar {to}"
+    if into == "events":
+        return ""  # what happened may be read from left and right
+    if kind(room) in ("events", "settings"):
+        return "" if to == "core" else f"{kind(room)} imports core alone"
     if to == pillar:
         if pillar == "core" or into == "__init__":
             return ""
@@ -150,7 +157,7 @@ def wrong(name: str, other: str) -> str:
         return ""
     if into == "facts":
         return ""
-    if kind(room) in ("facts", "views", "panel"):
+    if kind(room) in ("facts", "views", "metrics", "panel"):
         return f"{kind(room)} imports core and facts"
     return "" if into == "__init__" else f"use the public face of {to}, not its room {into}"
 

@@ -58,14 +58,20 @@ def _said(**values: object) -> dict[str, object]:
 
 
 def _table(values: dict[str, object]) -> "Table":
-    "A table and the empty line below it"
     import tomlkit
 
     table = tomlkit.table()
     for key, value in values.items():
         table.append(key, as_toml(value))
-    table.add(tomlkit.nl())
     return table
+
+
+def _section(name: str, content: "Item") -> str:
+    import tomlkit
+
+    document = tomlkit.document()
+    document.append(name, content)
+    return tomlkit.dumps(document)
 
 
 def _parameter_values(parameter: Parameter) -> dict[str, object]:
@@ -115,10 +121,6 @@ def to_toml(job: Job) -> str:
     "The job.toml of a job"
     import tomlkit
 
-    document = tomlkit.document()
-    document.add(
-        tomlkit.comment("A job: edit it freely and review it in git. Its parameters are checked before a run starts.")
-    )
     about = _said(
         name=job.name,
         notebook=job.notebook,
@@ -130,19 +132,18 @@ def to_toml(job: Job) -> str:
         parallel=job.parallel,
         limits=job.limits,
     )
-    document.append("job", _table(about))
-    if job.parameters:
+    sections = [_section("job", _table(about))]
+    for parameter in job.parameters:
         parameters = tomlkit.table(is_super_table=True)
-        for parameter in job.parameters:
-            parameters.append(parameter.name, _table(_parameter_values(parameter)))
-        document.append("parameters", parameters)
+        parameters.append(parameter.name, _table(_parameter_values(parameter)))
+        sections.append(_section("parameters", parameters))
     for name, entries in _lists(job).items():
-        if entries:
+        for values in entries:
             tables = tomlkit.aot()
-            for values in entries:
-                tables.append(_table(values))
-            document.append(name, tables)
-    return tomlkit.dumps(document).rstrip("\n") + "\n"
+            tables.append(_table(values))
+            sections.append(_section(name, tables))
+    head = "# A job: edit it freely and review it in git. Its parameters are checked before a run starts.\n"
+    return head + "\n".join(sections)
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
 _KEYS = {
