@@ -264,3 +264,18 @@ def test_nbconvert_makes_a_job_that_papermill_runs_with_our_engine(project, inst
     assert done.returncode == 0, done.stderr
     cells = [c for c in json.loads(Path("out.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     assert texts("out.ipynb") == "k is 5\n" and all(c["metadata"]["mlops"]["seconds"] > 0 for c in cells)
+
+
+def test_history_names_what_it_cannot_read(project):
+    log = ledger.of(project)
+    log.append("job.started", "score", {"run": "score-1", "bracket": "a"})
+    log.append("job.completed", "score", {"run": "score-1", "bracket": "a", "seconds": "many"})
+    log.append("job.completed", "other", {"run": ["other-1"]})
+    with pytest.raises(NotFound):
+        jobs.history("score")
+    (project.root / "jobs/score").mkdir(parents=True)
+    (project.root / "jobs/score/job.toml").write_text('[job]\nname = "score"\n', encoding="utf-8")
+    found = jobs.history("score")
+    assert [(run.run, run.status) for run in found.runs] == [("score-1", "running")]
+    assert [(entry.seq, entry.type) for entry in found.unread] == [(1, "job.completed")]
+    assert "seconds" in str(found.panel()) and len(jobs.history().unread) == 2

@@ -225,7 +225,6 @@ class Daemon:
         )
 
     def _tell(self, payload: Payload, job: str) -> None:
-        "Record what happened to a fire, and say it"
         from mlops_nb.core import ledger
 
         ledger.record(self.project, payload, subject=job, fail="open")
@@ -286,8 +285,9 @@ class Daemon:
             return
         self.counts[outcome.status] += 1
         if outcome.status == "failed":
-            gave_up = FireFailed(fire=fire.id, attempts=fire.attempt, error=outcome.message, run=outcome.run)
-            self._tell(gave_up, fire.job)
+            self._tell(
+                FireFailed(fire=fire.id, attempts=fire.attempt, error=outcome.message, run=outcome.run), fire.job
+            )
         else:
             self.say(f"{fire.id}: {outcome.status}")
 

@@ -51,7 +51,7 @@ def _has_null(value: object) -> bool:
         return any(map(_has_null, value))
     return value is None
 
-
+# %% ../../nbs/job/definition.ipynb #7c41e0a9
 def _said(**values: object) -> dict[str, object]:
     "Those values that say something"
     return {key: value for key, value in values.items() if value}

@@ -502,8 +502,7 @@ def fill_in(
     completed.cells = [_cell_cost(cell) for cell in record.cells]
     if record.cost_usd is not None:
         completed.idle_usd = max(0.0, record.cost_usd - sum(cell.usd or 0.0 for cell in completed.cells))
-    completed.digest = record.digest
-    completed.form = record.form
+    completed.digest, completed.form = record.digest, record.form
     completed.artefacts = {artefact.name: artefact.digest for artefact in record.artefacts}
     completed.resumed = record.resumed
     if record.message:

@@ -146,7 +146,7 @@ def remarks(job: Job, schedule: Schedule, spec: Spec, targets: list[str]) -> lis
         out.append(f"the base image is pinned by tag; give --base {spec.base}@sha256:... to pin its bytes")
     return out
 
-
+# %% ../../nbs/job/shipping.ipynb #52be90d3
 class ShipOptions(NamedTuple):
     "What the files are to name; each has a default that follows from the job"
 
