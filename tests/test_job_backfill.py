@@ -108,9 +108,9 @@ def test_failures_are_told_and_what_is_done_is_skipped(project, cli):
     assert [r.status for r in b.rows] == ["skipped", "failed", "skipped", "not_run"] and ran.read_text() == "3 a\n"
     assert "1 FAILED" in str(b) and len(b.panel().html().encode()) < LIMIT
     (again, _) = [x.payload for x in ledger.of(project).events(["job.backfilled"], newest=True)]
-    assert again["counts"] == {"completed": 0, "skipped": 2, "failed": 1, "not_run": 1}
+    assert again.counts == {"completed": 0, "skipped": 2, "failed": 1, "not_run": 1}
     runs = [x.payload for x in ledger.of(project).events(["job.completed"])]
-    assert len(runs) == 4 and all(x["backfill"] for x in runs)
+    assert len(runs) == 4 and all(x.backfill for x in runs)
     jobs.run("score", params={"month": "7", "part": "b"})
     plan = jobs.backfill("score", over={"month": "7"}, params={"part": "b"}, dry_run=True)
     assert plan.steps[0].startswith("skip, done by score-"), "what was run by hand is done, too"

@@ -12,7 +12,16 @@ from counts import count
 from mlops_nb import job as jobs
 from mlops_nb.core.errors import BadInput
 from mlops_nb.job import conversion, definition, faults, injection, notebook_ast, parameters
-from mlops_nb.job.facts import Job, Parameter
+from mlops_nb.job.facts import Dropped, Job, Note, Parameter, Step, Thing
+
+ODD = [  # Texts that break TOML which is put together by hand
+    "".join(map(chr, range(32))),
+    "\x7f \x80 \x9f \u2028 \ufeff",
+    "a \"q\" 'p' \"\"\" ''' # no comment",
+    "C:\\new\\u0041 \\",
+    "one\r\ntwo\n\n[job]\nname = 1\n",
+    "\U0001f600 é a.b = [1] {x}",
+]
 
 
 def nb(*sources, counts=None, tags=None, **meta):
@@ -293,7 +302,7 @@ def test_convert_writes_text_for_review_and_says_it_in_the_ledger(project, cli):
     from mlops_nb.core import ledger
 
     events = list(ledger.of(project).events(["job.converted"]))
-    assert [e.subject for e in events] == ["fit", "fit"] and events[0].payload["parameters"] == {"rate": "float"}
+    assert [e.subject for e in events] == ["fit", "fit"] and events[0].payload.parameters == {"rate": "float"}
     shown = cli("job", "show", "fit", "--json").json
     assert shown["parameters"] == [{k: v for k, v in a.json["parameters"][0].items() if k != "cell"}]
     assert cli("job", "list", "--json").json["jobs"][0]["name"] == "fit"
@@ -516,6 +525,74 @@ def test_reading_a_notebook_loads_no_tool():
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_every_text_of_a_job_comes_back_from_its_file(text):
+    said = Job(
+        name="score",
+        notebook=text,
+        source=text,
+        source_digest=text,
+        cwd=text,
+        kernel=text,
+        requirements=[text],
+        limits={text: 1.5},
+        parameters=[
+            Parameter(name=text, type="enum", default=text, choices=[text], item=text, form=text, help=text),
+            Parameter(name="table", type="dict", default={text: [text, {text: 1e300}]}),
+            Parameter(name="gap", type="dict", default={text: None}),
+        ],
+        steps=[Step(name=text, cells=[1], needs=[text], uses=[text], gives=[text], backoff_s=0.1)],
+        inputs=[Thing(kind="file", name=text, cell=None)],
+        outputs=[Thing(kind="model", name=text, cell=2)],
+        dropped_cells=[Dropped(cell=3, reason=text, source=text)],
+        remarks=[Note(cell=None, message=text)],
+        folder="jobs/score",
+    )
+    assert definition.from_toml(definition.to_toml(said), "score") == said
+
+
+def test_a_job_is_written_for_reading():
+    job = Job(
+        name="score",
+        requirements=["a==1", "b==2"],
+        limits={"usd": 0.5},
+        parameters=[
+            Parameter(name="month", type="int", default=2, help="of 2013"),
+            Parameter(name="tags", type="dict", default={"a b": [1, True]}),
+        ],
+        inputs=[Thing(kind="file", name="a.csv", cell=0), Thing(kind="dataset", name="flights", cell=None)],
+    )
+    head, _, text = definition.to_toml(job).partition("\n")
+    assert head.startswith("# A job")
+    assert (
+        text
+        == """[job]
+name = "score"
+kernel = "python3"
+requirements = ["a==1", "b==2"]
+limits = {"usd" = 0.5}
+
+[parameters.month]
+type = "int"
+default = 2
+help = "of 2013"
+
+[parameters.tags]
+type = "dict"
+default = {"a b" = [1, true]}
+
+[[inputs]]
+kind = "file"
+name = "a.csv"
+cell = 0
+
+[[inputs]]
+kind = "dataset"
+name = "flights"
+"""
+    )
 
 
 def test_job_toml_that_was_edited_is_checked(project, cli):

@@ -58,7 +58,7 @@ def test_a_limit_ends_a_run(project, limit, code, words, isolated):
     made("greedy", "start = 1", code, "print('never')")
     r = refused("greedy", isolated, **limit)
     assert words in r.message and r.status == "failed" and not any("never" in str(c) for c in r.cells)
-    assert (Path(r.output).exists() or isolated) and told(project, "job.failed")[0].payload["run"] == r.run
+    assert (Path(r.output).exists() or isolated) and told(project, "job.failed")[0].payload.run == r.run
     left = [p for p in psutil.process_iter(["cmdline"]) if r.run in " ".join(p.info["cmdline"] or [])]
     assert not psutil.wait_procs(left, timeout=30)[1], "what was killed needs a moment to be gone"
 
@@ -136,7 +136,7 @@ def test_the_end_is_told_to_a_command_and_outputs_are_kept(project):
     kept = {a.name: a for a in r.artefacts}
     assert "table-4.csv" in kept and Path(kept["table-4.csv"].path).read_bytes() == Path("table-4.csv").read_bytes()
     (done,) = told(project, "job.completed")
-    assert done.payload["artefacts"]["table-4.csv"] == kept["table-4.csv"].digest
+    assert done.payload.artefacts["table-4.csv"] == kept["table-4.csv"].digest
 
 
 @pytest.mark.skipif(not warm.supported(), reason="only a fork saves what cells leave behind")

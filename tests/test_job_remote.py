@@ -313,7 +313,7 @@ def test_a_ray_cluster_gets_the_project_and_the_record_comes_back(score, serve, 
     assert bad.exit == 1 and "too many" in bad.json["message"] and len(ray.packages) == 1, (
         "the same files are sent once"
     )
-    assert [e.payload["on"] for e in ledger.of(score).events(["job.started"])] == ["ray", "ray"]
+    assert [e.payload.on for e in ledger.of(score).events(["job.started"])] == ["ray", "ray"]
 
 
 def test_no_ray_and_words_that_do_not_fit(score, cli, monkeypatch):

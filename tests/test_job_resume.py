@@ -413,7 +413,7 @@ def test_killed_anywhere_no_run_is_lost_and_none_succeeds_twice(project, tmp_pat
         assert "45" in Path(r.output).read_text(encoding="utf-8")
         ended = [e for e in told(project, "job.completed", "job.failed", "job.aborted") if e.subject == name]
         assert sorted(e.type for e in ended) == sorted({"job.completed", *(e.type for e in ended)}) and len(ended) == 2
-        assert [e.payload["run"] for e in ended if e.type == "job.completed"] == [r.run]
+        assert [e.payload.run for e in ended if e.type == "job.completed"] == [r.run]
         assert [x.status for x in jobs.history(name).runs].count("running") == 0, (
             "the open bracket of the dead run was closed"
         )
@@ -484,3 +484,23 @@ def test_a_failure_says_how_to_go_on_and_every_value_comes_back(project, cli):
     r = jobs.run("gap", resume=run)
     assert "-inf 2026-02-28 ['b', 'c'] None" in Path(r.output).read_text(encoding="utf-8")
     assert r.parameters["widest"] == "-inf" and jobs.history("gap").runs[0].parameters["widest"] == "-inf"
+
+
+def test_a_checkpoint_of_version_0_1_still_loads(monkeypatch):
+    "Its pickles name two functions where they stood then"
+    import numpy as np
+
+    from mlops_nb.job import namespace, pickles
+
+    rows = np.arange(6)
+    with open(os.devnull, encoding="utf-8") as file:
+        ns = {"rows": rows, "half": rows[:3], "file": file}
+    with monkeypatch.context() as then:
+        for function in (pickles._view, pickles._shut):
+            then.setattr(function, "__module__", namespace.__name__)
+        dumped = pickles.dump(ns, list(ns))
+    assert b"mlops_nb.job.namespace" in dumped.blob and b"mlops_nb.job.pickles" not in dumped.blob
+    assert b"_view" in dumped.blob and b"_shut" in dumped.blob and not dumped.lost
+    back = pickles.load(dumped.blob, dumped.buffers, {})
+    back["rows"][0] = 9
+    assert list(back["half"]) == [9, 1, 2] and back["file"].closed and back["file"].name == os.devnull

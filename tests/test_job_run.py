@@ -82,8 +82,9 @@ def test_a_parameter_is_never_code(project, cli, isolated):
 
 SPEAKS = """import os
 from mlops_nb.core import ledger, project
+from mlops_nb.data.events import DatasetAdded
 p = project.current()
-ledger.record(p, 'dataset.added', 'inside@1', {'run': os.environ['MLOPS_PARENT_RUN']})
+ledger.record(p, DatasetAdded(run=os.environ['MLOPS_PARENT_RUN']), subject='inside@1')
 x = sum(i*i for i in range(300_000))
 print(p.root.name, os.getcwd().rsplit('/', 1)[-1], os.environ['MLFLOW_DISABLE_TELEMETRY'], {'b', 'a', 'c'})"""
 
@@ -112,10 +113,12 @@ def test_a_run_is_metered_priced_recorded_and_repeatable(project, cli):
     said = texts(r["output"])
     assert "a=ba=ba=b 3" in said and "work notebooks true" in said and "over TCP" not in said
     inside = [e for e in ledger.of(project).events(["dataset.added"])]
-    assert [e.payload["run"] for e in inside] == [r["run"]], "what happens in the kernel reaches the same ledger"
+    assert [e.payload.run for e in inside] == [r["run"]], "what happens in the kernel reaches the same ledger"
     started, ended = told(project, "job.started", "job.completed")
-    assert started.payload["bracket"] == ended.payload["bracket"] and ended.payload["run"] == r["run"]
-    assert ended.payload["usd"] == r["cost_usd"] and len(ended.payload["cells"]) == 4 and ended.payload["idle_s"] > 0
+    assert started.payload.bracket == ended.payload.bracket and ended.payload.run == r["run"]
+    assert ended.payload.usd == r["cost_usd"] and len(ended.payload.cells) == 4 and ended.payload.idle_s > 0
+    in_cells = sum(cell.usd for cell in ended.payload.cells)
+    assert ended.payload.idle_usd == max(0.0, ended.payload.usd - in_cells), "what was paid while no cell ran"
     assert json.loads((Path(r["output"]).parent / "run.json").read_text(encoding="utf-8"))["digest"] == r["digest"]
     executed = json.loads(Path(r["output"]).read_text(encoding="utf-8"))
     assert executed["metadata"]["papermill"]["parameters"] == {"times": 3, "name": "a=b"}
@@ -137,7 +140,7 @@ def test_a_failing_cell_is_one_line_and_the_notebook_is_kept(project, cli):
     said = texts(a.json["output"])
     assert "before" in said and "never" not in said
     (failed,) = told(project, "job.failed")
-    assert failed.payload["cell"] == 2 and failed.payload["run"] == a.json["run"] and not told(project, "job.completed")
+    assert failed.payload.cell == 2 and failed.payload.run == a.json["run"] and not told(project, "job.completed")
     with pytest.raises(Finding) as e:
         jobs.run("div")
     assert "\n" not in str(e.value) and e.value.result.failed_cell == 2
@@ -180,7 +183,7 @@ def test_a_stopped_run_is_aborted_and_leaves_nothing_behind(project):
     psutil.wait_procs([kernel], timeout=30)
     assert not kernel.is_running()
     (aborted,) = told(project, "job.aborted")
-    assert aborted.payload["usd"] > 0 and not told(project, "job.completed", "job.failed")
+    assert aborted.payload.usd > 0 and not told(project, "job.completed", "job.failed")
     (row,) = jobs.history("wait").runs
     assert row.status == "aborted"
     record = json.loads((project.state / "runs" / row.run / "run.json").read_text(encoding="utf-8"))
@@ -261,3 +264,18 @@ def test_nbconvert_makes_a_job_that_papermill_runs_with_our_engine(project, inst
     assert done.returncode == 0, done.stderr
     cells = [c for c in json.loads(Path("out.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     assert texts("out.ipynb") == "k is 5\n" and all(c["metadata"]["mlops"]["seconds"] > 0 for c in cells)
+
+
+def test_history_names_what_it_cannot_read(project):
+    log = ledger.of(project)
+    log.append("job.started", "score", {"run": "score-1", "bracket": "a"})
+    log.append("job.completed", "score", {"run": "score-1", "bracket": "a", "seconds": "many"})
+    log.append("job.completed", "other", {"run": ["other-1"]})
+    with pytest.raises(NotFound):
+        jobs.history("score")
+    (project.root / "jobs/score").mkdir(parents=True)
+    (project.root / "jobs/score/job.toml").write_text('[job]\nname = "score"\n', encoding="utf-8")
+    found = jobs.history("score")
+    assert [(run.run, run.status) for run in found.runs] == [("score-1", "running")]
+    assert [(entry.seq, entry.type) for entry in found.unread] == [(1, "job.completed")]
+    assert "seconds" in str(found.panel()) and len(jobs.history().unread) == 2

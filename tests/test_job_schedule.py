@@ -25,8 +25,10 @@ from mlops_nb.core import ledger
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import BadInput, ToolFailed
 from mlops_nb.job import cron, daemon, schedule_definition, schedule_verbs
+from mlops_nb.job.events import Delivery, JobStarted
 from mlops_nb.job.schedule_facts import Outcome, Schedule
 from mlops_nb.job.schedule_store import LOST, Store
+from test_job_convert import ODD
 from test_job_run import made
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -292,7 +294,7 @@ def test_catch_up(shared):
     clock.t = START + 4 * H + 1
     d.tick()
     assert [states(shared, clock, p)[-1] for p in ("all", "last", "none")] == [("04:00", "succeeded")] * 3, "on time"
-    skips = [e.payload["why"] for e in ledger.of(shared).events(["job.fire_skipped"])]
+    skips = [e.payload.why for e in ledger.of(shared).events(["job.fire_skipped"])]
     assert (
         skips
         and "3 missed, catch-up is none: 2026-07-01T01:00Z to 2026-07-01T03:00Z" in skips
@@ -340,7 +342,7 @@ def test_retries_wait_twice_as_long_each_time_and_bad_input_is_not_tried_again(s
     d.tick()
     assert len(d.executor.ran) == 3 and states(shared, clock) == [("01:00", "failed")]
     (told,) = ledger.of(shared).events(["job.fire_failed"])
-    assert told.payload["attempts"] == 3 and told.payload["error"].startswith("cell 3 failed")
+    assert told.payload.attempts == 3 and told.payload.error.startswith("cell 3 failed")
     clock.t = START + 2 * H
     d.tick()
     assert len(d.executor.ran) == 4 and states(shared, clock)[-1] == ("02:00", "failed")
@@ -361,9 +363,9 @@ def test_every_fire_that_was_taken_is_closed(shared, how):
     elif how == "known":
         with (
             ledger.because(fire="score@2026-07-01T01:00Z"),
-            ledger.bracket(shared, "job", "score", {"run": "r"}) as done,
+            ledger.bracket(shared, JobStarted(run="r"), subject="score") as done,
         ):
-            done["run"] = "r"
+            done.run = "r"
         d.executor.outcomes = [Outcome(status="stopped", message="killed")]
     d.tick()
     clock.t += H
@@ -485,9 +487,9 @@ def test_what_the_ledger_knows_is_not_run_again(shared):
     lost.tick()
     with (
         ledger.because(fire="score@2026-07-01T01:00Z"),
-        ledger.bracket(shared, "job", "score", {"run": "score-1"}) as done,
+        ledger.bracket(shared, JobStarted(run="score-1"), subject="score") as done,
     ):
-        done["run"] = "score-1"
+        done.run = "score-1"
     clock.t += 61
     d = fresh(shared, clock)
     d.tick()
@@ -633,7 +635,7 @@ def test_killed_during_a_run_and_restarted_after_two_missed_fires(project):
         done = (project.root / f"{p}.done").read_text(encoding="utf-8").split()
         assert done == [f"2026-07-01T{h}:00:00+00:00" for h in want[p]], p
         assert {f.id[-6:-4] for f in store.fires(p, "succeeded")} == set(want[p])
-        wins = Counter(e.payload["fire"] for e in ledger.of(project).events(["job.completed"], subject=p))
+        wins = Counter(e.payload.fire for e in ledger.of(project).events(["job.completed"], subject=p))
         assert wins == {f"{p}@2026-07-01T{h}:00Z": 1 for h in want[p]}, "and the ledger says the same"
     store.close()
 
@@ -755,7 +757,7 @@ def test_people_are_told_once_by_mail_and_webhook(project, webhook, mailbox, mon
     assert "score@2026-07-01T02:00Z failed at attempt 1: cell 3 failed" in posts[0]["message"]
     assert "score" in mails[0] and "team@example.org" in mails[0]
     (told,) = ledger.of(project).events(["job.notified"])
-    assert told.payload["told"] == [{"service": s, "ok": True, "detail": ""} for s in ("json", "mailto")]
+    assert told.payload.told == [Delivery(service=s, ok=True) for s in ("json", "mailto")]
     for kept in (project.root / ".mlops/ledger.db", project.root / ".mlops/schedule.db"):
         assert b"s3cret" not in kept.read_bytes(), "an address with its token stays where it was"
 
@@ -772,8 +774,28 @@ def test_a_notice_that_cannot_be_delivered_is_tried_again(project, monkeypatch):
         clock.t += H / 2 if d.executor.ran else 0
         d.executor.outcomes = []
     told = list(ledger.of(project).events(["job.notified"]))
-    assert len(told) == 6 and not any(t["ok"] for e in told for t in e.payload["told"])
+    assert len(told) == 6 and not any(t.ok for e in told for t in e.payload.told)
     ended(d)
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_every_text_of_a_schedule_comes_back_from_its_file(project, text):
+    job(project, "score")
+    said = Schedule(job="score", cron="0 * * * *", after=text, parameters={text: text, "day": "@date"}, notify=[text])
+    schedule_definition.write(project, said)
+    assert schedule_definition.read(project, "score") == said
+
+
+def test_a_schedule_is_written_for_reading(project):
+    job(project, "score", cron_line="30 2 * * *", tz="Europe/Berlin", backoff_s=0.5, parameters={"day": "@date-1d"})
+    head, *lines = (project.root / "jobs/score/schedule.toml").read_text(encoding="utf-8").splitlines()
+    assert head.startswith("# When this job runs")
+    assert lines == [
+        'cron = "30 2 * * *"',
+        'tz = "Europe/Berlin"',
+        "backoff_s = 0.5",
+        'parameters = {"day" = "@date-1d"}',
+    ]
 
 
 # the verbs ------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from mlops_nb.core import ledger
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import BadInput, Finding
 from mlops_nb.job import definition, schedule_definition, ship_templates, shipping
+from mlops_nb.job.events import JobStarted
 from mlops_nb.job.schedule_facts import Schedule
 from mlops_nb.job.ship_facts import TARGETS, Needs
 from test_job_run import made
@@ -101,11 +102,11 @@ def test_every_file_by_its_real_validator(score, cli):
         assert words in by[path], (path, by[path])
     told = {str(p.relative_to(score.root / "build")) for p in (score.root / "build").rglob("*") if p.is_file()}
     assert told == set(by), "what is there is what was said"
-    spec, _ = shipping.gather(score, definition.read(score, "score"), Needs(), {}, model="delay")
+    spec, _ = shipping.gather(score, definition.read(score, "score"), Needs(), {}, shipping.ShipOptions(model="delay"))
     for _, path, content in shipping.files(score, spec, list(TARGETS)):
         assert (score.root / "build" / path).read_bytes() == content, "the same job gives the same bytes"
     (event,) = ledger.of(score).events(["job.shipped"])
-    assert event.payload["to"] == list(TARGETS) and len(event.digest) == 64
+    assert event.payload.to == list(TARGETS) and len(event.digest) == 64
     without = cli("job", "ship", "score", "--to", "github,gitlab", "--out", "plain", "--json")
     assert without.exit == 0, "a job without a model pushes its image instead"
 
@@ -273,8 +274,8 @@ def test_requests_come_from_measured_runs(score):
 
     assert resources()["requests"] == {"cpu": "500m", "memory": "512Mi"}, "guesses, and the file says so"
     for mb, cpu in ((800.0, 4.0), (1000.0, 9.0), (300.0, 1.0)):
-        with ledger.bracket(score, "job", "score", {"run": "r"}) as done:
-            done.update(peak_mb=mb, cpu_s=cpu, seconds=10.0)
+        with ledger.bracket(score, JobStarted(run="r"), subject="score") as done:
+            done.peak_mb, done.cpu_s, done.seconds = mb, cpu, 10.0
     assert resources() == {"requests": {"cpu": "1150m", "memory": "1264Mi"}, "limits": {"memory": "1896Mi"}}
     spec = document()["spec"]
     assert (spec["schedule"], spec["timeZone"], spec["startingDeadlineSeconds"]) == ("30 2 * * *", "Europe/Berlin", 60)

@@ -19,6 +19,7 @@ from ..core.refs import Name
 from ..core.verbs import verb
 from . import backfill_views, cell_syntax, definition, parameter_ranges, parameters, unattended
 from .backfill_facts import Backfilled, BackfillRow
+from .events import JobBackfilled, JobCompleted, JobStarted
 from .facts import Job
 
 # %% ../../nbs/job/backfill_verbs.ipynb #fd5d9558
@@ -38,7 +39,7 @@ def _planned(
         {}
         if again
         else backfill_views.done(
-            ledger.of(project).events(["job.started", "job.completed"], subject=job.name), digest, defaults
+            ledger.of(project).events(JobStarted, JobCompleted, subject=job.name), digest, defaults
         )
     )
     rows = [BackfillRow(parameters=combination) for combination in combos]
@@ -55,7 +56,7 @@ class _Shared(NamedTuple):
     project: Project
     job: str  # Its name
     fixed: dict  # Parameters that all runs have
-    cause: dict  # For the ledger
+    cause: unattended.Cause  # For the ledger
     todo: queue.SimpleQueue  # Rows to run; None ends a thread
     done: queue.SimpleQueue  # Rows that were run
     workers: list[unattended.Worker]
@@ -93,7 +94,7 @@ def _go(
     done = queue.SimpleQueue()
     workers = []
     left = [row for row in result.rows if row.status == "not_run"]
-    shared = _Shared(project, result.job, fixed, {"backfill": result.id}, todo, done, workers)
+    shared = _Shared(project, result.job, fixed, unattended.Cause(backfill=result.id), todo, done, workers)
     size = min(result.parallel, len(left))
     threads = [threading.Thread(target=_work, args=(shared,), daemon=True) for _ in range(size)]
     for thread in threads:
@@ -163,9 +164,8 @@ def backfill(
         result.seconds = time.monotonic() - began
         ledger.record(
             project,
-            "job.backfilled",
-            name,
-            {"backfill": result.id, "over": dict(over), "counts": result.counts, "seconds": result.seconds},
+            JobBackfilled(backfill=result.id, over=dict(over), counts=result.counts, seconds=result.seconds),
+            subject=name,
             digest=result.definition,
             fail="open",
         )

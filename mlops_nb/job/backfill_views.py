@@ -11,6 +11,7 @@ __all__ = ['key', 'done']
 import json
 from collections.abc import Iterable
 from ..core.events import Event
+from .events import JobCompleted, JobStarted
 
 # %% ../../nbs/job/backfill_views.ipynb #ba1937cf
 def key(values: dict) -> str:
@@ -18,17 +19,17 @@ def key(values: dict) -> str:
 
 
 def done(
-    events: Iterable[Event],  # job.started and job.completed of one job, oldest first
+    events: Iterable[Event],  # Begun and completed runs of one job, oldest first
     definition: str,  # Digest of the job as it stands
     defaults: dict,  # Its parameters' defaults
 ) -> dict[str, str]:  # `key` of all parameters -> newest run
     "Runs that ended well with this very definition"
-    began = {}
-    found = {}
-    for e in events:
-        p = e.payload or {}
-        if e.type == "job.started" and p.get("definition") == definition:
-            began[p.get("bracket")] = {**defaults, **(p.get("parameters") or {})}
-        elif e.type == "job.completed" and p.get("bracket") in began:
-            found[key(began[p["bracket"]])] = p.get("run", "")
+    began: dict[str, dict] = {}
+    found: dict[str, str] = {}
+    for event in events:
+        payload = event.payload
+        if isinstance(payload, JobStarted) and payload.definition == definition:
+            began[payload.bracket] = {**defaults, **payload.parameters}
+        elif isinstance(payload, JobCompleted) and payload.bracket in began:
+            found[key(began[payload.bracket])] = payload.run
     return found

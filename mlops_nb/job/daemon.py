@@ -13,12 +13,16 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+import msgspec
+from ..core import payloads
 from ..core.errors import BadInput, MlopsError, ToolFailed
+from ..core.payloads import Payload
 from ..core.project import Project
 from . import cron, notification, process_identity, schedule_definition
+from .events import Delivery, FireFailed, FireSkipped, JobCompleted, PeopleNotified
 from .schedule_facts import Fire, Outcome, Schedule, utc
 from .schedule_store import LOST, Store
-from .unattended import Worker
+from .unattended import Cause, Worker
 
 # %% ../../nbs/job/daemon.ipynb #93e073e7
 class Running(Protocol):
@@ -60,7 +64,7 @@ class Processes:
                 out, _ = worker.run(
                     fire.job,
                     schedule_definition.parameters_at(schedule, fire.due),
-                    {"fire": fire.id, "attempt": fire.attempt},
+                    Cause(fire=fire.id, attempt=fire.attempt),
                     schedule.timeout_s,
                 )
             except Exception as error:
@@ -76,11 +80,10 @@ def completed(project: Project, fire: Fire) -> str:
     "The run that did what a fire was for, if the ledger knows one"
     from mlops_nb.core import ledger
 
-    found = ledger.of(project).events(["job.completed"], subject=fire.job, newest=True, limit=1000)
-    for event in found:
-        payload = event.payload or {}
-        if payload.get("fire") == fire.id:
-            return payload.get("run") or "unknown"
+    for event in ledger.of(project).events(JobCompleted, subject=fire.job, newest=True, limit=1000):
+        payload = event.payload
+        if isinstance(payload, JobCompleted) and payload.fire == fire.id:
+            return payload.run or "unknown"
     return ""
 
 
@@ -184,7 +187,7 @@ class Daemon:
             key = (schedule.job, schedule_definition.digest(schedule))
             if now >= self.next.get(key, 0):
                 if left := self.store.plan(schedule, now):
-                    self._tell("job.fire_skipped", schedule.job, {"why": left})
+                    self._tell(FireSkipped(why=left), schedule.job)
                     self.counts["skipped"] += 1
                 self.next[key] = plan_again(schedule, now)
         self._renew()
@@ -221,11 +224,11 @@ class Daemon:
             ),
         )
 
-    def _tell(self, type: str, job: str, payload: dict) -> None:
+    def _tell(self, payload: Payload, job: str) -> None:
         from mlops_nb.core import ledger
 
-        ledger.record(self.project, type, job, payload, fail="open")
-        self.say(f"{type} {job} {payload}")
+        ledger.record(self.project, payload, subject=job, fail="open")
+        self.say(f"{payloads.type_of(type(payload))} {job} {msgspec.to_builtins(payload)}")
 
     # runs
     def _start(self, fire: Fire, schedule: Schedule) -> None:
@@ -283,9 +286,7 @@ class Daemon:
         self.counts[outcome.status] += 1
         if outcome.status == "failed":
             self._tell(
-                "job.fire_failed",
-                fire.job,
-                {"fire": fire.id, "attempts": fire.attempt, "error": outcome.message, "run": outcome.run},
+                FireFailed(fire=fire.id, attempts=fire.attempt, error=outcome.message, run=outcome.run), fire.job
             )
         else:
             self.say(f"{fire.id}: {outcome.status}")
@@ -377,7 +378,7 @@ class Daemon:
             )
         except MlopsError as error:
             self.say(str(error))
-            told = [{"service": "", "ok": False, "detail": error.message}]
-        if all(answer["ok"] for answer in told) or tries >= 5:
+            told = [Delivery(detail=error.message)]
+        if all(answer.ok for answer in told) or tries >= 5:
             self.store.delivered(job, due)
-        self._tell("job.notified", job, {"fire": f"{job}@{utc(due)}", "told": told})
+        self._tell(PeopleNotified(fire=f"{job}@{utc(due)}", told=told), job)

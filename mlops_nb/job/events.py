@@ -20,10 +20,10 @@ class JobConverted(Payload):
 
     source: str = ""  # Notebook
     parameters: dict[str, str] = {}  # Name -> type
-    inputs: list[str] = []
-    outputs: list[str] = []
+    inputs: list[str] = []  # `dataset:flights`
+    outputs: list[str] = []  # `file:table.csv`
     requirements: list[str] = []
-    steps: list[str] = []
+    steps: list[str] = []  # Their names
 
 
 class JobStarted(Started):
@@ -144,7 +144,7 @@ class JobShipped(Payload):
     "Files to run a job elsewhere were written"
 
     to: list[str] = []
-    files: dict[str, str] = {}  # Path -> digest
+    files: dict[str, str] = {}  # Path -> what validated it
     image: str = ""
     ok: bool | None = None
 

@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/execution.html.md"""
 
 # %% auto #0
 __all__ = ['Price', 'new_id', 'limits_of', 'RunOptions', 'prepare', 'holding', 'is_held', 'resumable', 'environment', 'described',
-           'in_fork', 'in_kernel', 'execute', 'failed', 'collect', 'sweep', 'notify']
+           'in_fork', 'in_kernel', 'execute', 'fill_in', 'failed', 'collect', 'sweep', 'notify']
 
 # %% ../../nbs/job/execution.ipynb #7fd73b8d
 import hashlib, json, os, platform, re, secrets, shutil, sys, threading, time
@@ -33,6 +33,7 @@ from mlops_nb.job import (
     secret_refs,
     supervision,
 )
+from .events import CellCost, JobCompleted
 from .facts import Artefact, CellRun, Job, RunRecord, StepRun
 from mlops_nb.job.run_plan import (
     RunPlan,
@@ -389,7 +390,7 @@ def execute(
     job: Job,
     plan: RunPlan,  # From `prepare`
     price: Price,
-    done: dict | None = None,  # Payload of the event that will end the run's bracket
+    completed: JobCompleted | None = None,  # Payload of the event that will end the run's bracket
 ) -> RunRecord:  # completed or failed; a stop raises `KeyboardInterrupt` after everything is saved
     "One run from start to record"
     from mlops_nb import cost
@@ -440,7 +441,7 @@ def execute(
             record.steps = _steps(job, told, end)
             record.cells = [told.cells[index] for index in sorted(told.cells)]
             record.remarks = record.remarks + told.remarks
-    _finish(setup, record, used, end, price=price, done=done if done is not None else {})
+    _finish(setup, record, used, end, price=price, completed=completed if completed is not None else JobCompleted())
     if record.form == "fork":
         sweep(project, job.name)
     notify(project, record)
@@ -484,38 +485,41 @@ def _run(setup: RunSetup, record: RunRecord) -> dict:
     return in_kernel(setup)
 
 # %% ../../nbs/job/execution.ipynb #ac2ae095
-def _paid(record: RunRecord, energy: str) -> dict:
+def fill_in(
+    completed: JobCompleted,  # Filled here
+    record: RunRecord,
+    energy: str,  # How the energy is known
+) -> None:
     "What the ledger remembers of a run"
-    idle_s = max(0.0, record.seconds - sum(cell.seconds for cell in record.cells if not cell.cached))
-    artefacts = {artefact.name: artefact.digest for artefact in record.artefacts}
-    cells = [
-        {
-            "index": cell.index,
-            "seconds": round(cell.seconds, 6),
-            "usd": cell.cost_usd,
-            "kwh": 0.0 if cell.cached else cell.kwh,
-            "cpu_s": cell.cpu_s,
-            "peak_mb": cell.peak_mb,
-            "cached": cell.cached,
-        }
-        for cell in record.cells
-    ]
-    return {
-        "job": record.job,
-        "usd": record.cost_usd,
-        "kwh": record.kwh,
-        "seconds": record.seconds,
-        "cpu_s": record.cpu_s,
-        "peak_mb": record.peak_mb,
-        "energy": energy,
-        "idle_s": idle_s,
-        "cells": cells,
-        "digest": record.digest,
-        "form": record.form,
-        **({"artefacts": artefacts} if artefacts else {}),
-        **({"resumed": record.resumed} if record.resumed else {}),
-        **({"error": record.message, "cell": record.failed_cell} if record.message else {}),
-    }
+    completed.job = record.job
+    completed.usd = record.cost_usd
+    completed.kwh = record.kwh
+    completed.seconds = record.seconds
+    completed.cpu_s = record.cpu_s
+    completed.peak_mb = record.peak_mb
+    completed.energy = energy
+    completed.idle_s = max(0.0, record.seconds - sum(cell.seconds for cell in record.cells if not cell.cached))
+    completed.cells = [_cell_cost(cell) for cell in record.cells]
+    if record.cost_usd is not None:
+        completed.idle_usd = max(0.0, record.cost_usd - sum(cell.usd or 0.0 for cell in completed.cells))
+    completed.digest, completed.form = record.digest, record.form
+    completed.artefacts = {artefact.name: artefact.digest for artefact in record.artefacts}
+    completed.resumed = record.resumed
+    if record.message:
+        completed.error = record.message
+        completed.cell = record.failed_cell
+
+
+def _cell_cost(cell: CellRun) -> CellCost:
+    return CellCost(
+        index=cell.index,
+        seconds=round(cell.seconds, 6),
+        usd=cell.cost_usd,
+        kwh=0.0 if cell.cached else cell.kwh,
+        cpu_s=cell.cpu_s,
+        peak_mb=cell.peak_mb,
+        cached=cell.cached,
+    )
 
 
 def _one_line(plan: RunPlan, end: dict) -> str:
@@ -570,7 +574,7 @@ def _finish(
     end: dict,  # How the run ended
     *,
     price: Price,
-    done: dict,  # Payload of the event that will end the run's bracket; filled here
+    completed: JobCompleted,  # Payload of the event that will end the run's bracket; filled here
 ) -> None:
     "What it took, what came out, and run.json"
     from mlops_nb import cost
@@ -591,7 +595,7 @@ def _finish(
     if record.status == "completed":
         record.artefacts = collect(setup.plan, setup.job)
     write_text(Path(setup.plan.output).parent / "run.json", supervision.json_bytes(record.json()) + b"\n")
-    done.update(_paid(record, used.energy))
+    fill_in(completed, record, used.energy)
 
 # %% ../../nbs/job/execution.ipynb #ee5815b6
 def _blocks_in_use(

@@ -10,6 +10,7 @@ __all__ = ['TYPES', 'Parameter', 'NotebookFinding', 'Checked', 'Dropped', 'Thing
 
 # %% ../../nbs/job/facts.ipynb #eeb2ca35
 import msgspec
+from ..core.events import Skipped
 from ..core.fact import Fact
 
 # %% ../../nbs/job/facts.ipynb #02041756
@@ -244,4 +245,5 @@ class History(Fact):
 
     runs: list[RunRow]
     job: str = ""
+    unread: list[Skipped] = []  # Entries that could not be read
     __panel__ = "mlops_nb.job.panel:history"

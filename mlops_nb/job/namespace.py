@@ -18,6 +18,9 @@ from . import cell_reach, process_state
 from .file_stamps import digest_of, file_digest
 from .pickles import Dump, dump, load
 
+# Checkpoints of version 0.1 name these two here; they stand in `pickles` now. To be taken away after one release
+from .pickles import _shut, _view
+
 # %% ../../nbs/job/namespace.ipynb #aacc8e1c
 class Saved(msgspec.Struct):
     "What was written"

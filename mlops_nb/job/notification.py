@@ -12,6 +12,7 @@ import os
 from ..core.errors import BadInput
 from ..core.need import need
 from ..core.project import Project
+from .events import Delivery
 
 # %% ../../nbs/job/notification.ipynb #de3b0877
 def url_of(
@@ -57,7 +58,7 @@ def send(
     refs: list[str],  # References to URLs
     title: str,
     body: str,
-) -> list[dict]:  # One `{'service', 'ok', 'detail'}` for each; the service is the URL's scheme and nothing more
+) -> list[Delivery]:  # One for each; the service is the URL's scheme and nothing more
     "Tell everybody; a failure is an answer, not an error"
     apprise = need("apprise", "notify")
     told = []
@@ -65,16 +66,11 @@ def send(
         try:
             url = url_of(project, ref)
         except BadInput as error:
-            told.append({"service": ref, "ok": False, "detail": error.message})
+            told.append(Delivery(service=ref, detail=error.message))
             continue
         to = apprise.Apprise()
         known = to.add(url)
         ok = bool(known and to.notify(title=title, body=body))
-        told.append(
-            {
-                "service": url.partition("://")[0][:40],
-                "ok": ok,
-                "detail": "" if ok else "not delivered" if known else "no such service",
-            }
-        )
+        detail = "not delivered" if known else "no such service"
+        told.append(Delivery(service=url.partition("://")[0][:40], ok=ok, detail="" if ok else detail))
     return told

@@ -119,8 +119,10 @@ def history(found: History) -> Panel:
         ]
         for row in found.runs
     ]
+    unread = [[entry.seq, entry.type, entry.why] for entry in found.unread]
     return Panel(
         f"Runs of {found.job}" if found.job else "Runs",
         table(["run", "status", "began", "seconds", "cost", "parameters", "entry"], rows, empty="no run yet"),
+        *([table(["entry", "type", "why it could not be read"], unread)] if unread else []),
         next="mlops cost show --by job" if rows else "mlops job run NAME",
     )

@@ -14,6 +14,7 @@ from ..core.errors import BadInput, ToolFailed
 from ..core.fact import Plan
 from ..core.project import write_text, Project
 from . import definition, execution, kubernetes_jobs, ray_jobs, ship_views, shipping, unattended
+from .events import JobCompleted, JobStarted
 from .facts import Job, RunRecord
 from .supervision import stoppable
 
@@ -57,8 +58,8 @@ def _spec(project: Project, job: Job, values: dict, image: str) -> shipping.Spec
     "All that is said about the run"
     from mlops_nb.core import ledger
 
-    needs = ship_views.needs(ledger.of(project).events(["job.completed"], subject=job.name, newest=True, limit=20))
-    spec, _ = shipping.gather(project, job, needs, {}, image=image)
+    needs = ship_views.needs(ledger.of(project).events(JobCompleted, subject=job.name, newest=True, limit=20))
+    spec, _ = shipping.gather(project, job, needs, {}, shipping.ShipOptions(image=image))
     spec.args = [*shipping.as_options(values), "--json"]
     spec.cron = ""
     spec.retries = 0
@@ -132,19 +133,15 @@ def elsewhere(
                 "record job.started and how it ended",
             ]
         )
-    with ledger.bracket(
-        project,
-        "job",
-        job.name,
-        {
-            "run": run,
-            "parameters": values,
-            "on": on,
-            "source_digest": job.source_digest,
-            "definition": unattended.definition_digest(project, job.name),
-        },
-    ) as done:
-        done["run"] = run
+    started = JobStarted(
+        run=run,
+        parameters=values,
+        on=on,
+        source_digest=job.source_digest,
+        definition=unattended.definition_digest(project, job.name),
+    )
+    with ledger.bracket(project, started, subject=job.name) as completed:
+        completed.run = run
         where, log = {"k8s": _k8s, "ray": _ray}[on](project, spec, run)
         record = recorded(answer(log), log, run, job.name, where)
         record.form = on
@@ -152,7 +149,7 @@ def elsewhere(
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "log.txt", log)
         write_text(folder / "run.json", json.dumps(record.json(), indent=1, ensure_ascii=False) + "\n")
-        done.update(execution._paid(record, "model"))
+        execution.fill_in(completed, record, "model")
         if not record.ok:
             raise execution.failed(record)
     return record

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/schedule_definition.html.md"""
 __all__ = ['TOML', 'place', 'write', 'read', 'names', 'digest', 'check_chain', 'parameters_at']
 
 # %% ../../nbs/job/schedule_definition.ipynb #c801b459
-import hashlib, json, re
+import hashlib, re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 import msgspec
@@ -22,17 +22,6 @@ from .schedule_facts import Schedule
 TOML = "schedule.toml"
 
 
-def _toml(value: object) -> str:
-    "A text, number, list or table of texts as TOML"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
-    return repr(value)
-
-
 def place(project: Project, job: str) -> Path:
     return definition.folder_of(project, job) / TOML
 
@@ -42,13 +31,18 @@ def write(
     schedule: Schedule,
 ) -> Path:
     "Write the schedule of a job, replacing the one that it has"
-    lines = [f"{key} = {_toml(value)}" for key, value in msgspec.to_builtins(schedule).items() if key != "-job"]
-    write_text(
-        place(project, schedule.job),
-        "# When this job runs: edit it freely and review it in git. `mlops job calendar` shows what comes of it.\n"
-        + "\n".join(lines)
-        + "\n",
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add(
+        tomlkit.comment(
+            "When this job runs: edit it freely and review it in git. `mlops job calendar` shows what comes of it."
+        )
     )
+    for key, value in msgspec.to_builtins(schedule).items():
+        if key != "-job":
+            document.append(key, definition.as_toml(value))
+    write_text(place(project, schedule.job), tomlkit.dumps(document))
     return place(project, schedule.job)
 
 

@@ -21,6 +21,7 @@ from ..core.refs import Name
 from ..core.verbs import verb
 from . import cron as cron_lines
 from . import definition, schedule_definition
+from .events import JobPaused, JobScheduled, JobUnpaused, JobUnscheduled
 from mlops_nb.job.schedule_facts import (
     Calendar,
     CalendarFire,
@@ -118,17 +119,16 @@ def schedule(
     store.close()
     ledger.record(
         project,
-        "job.scheduled",
-        name,
-        {
-            "cron": cron,
-            "tz": s.tz,
-            "after": after,
-            "catch_up": catch_up,
-            "retries": retries,
-            "concurrency": concurrency,
-            "parameters": s.parameters,
-        },
+        JobScheduled(
+            cron=cron,
+            tz=s.tz,
+            after=after,
+            catch_up=catch_up,
+            retries=retries,
+            concurrency=concurrency,
+            parameters=s.parameters,
+        ),
+        subject=name,
     )
     return Scheduled(
         job=name,
@@ -182,7 +182,7 @@ def unschedule(
     store = _store(project)
     waiting = store.forget(name)
     store.close()
-    ledger.record(project, "job.unscheduled", name, {"waiting": waiting})
+    ledger.record(project, JobUnscheduled(waiting=waiting), subject=name)
     return Unscheduled(job=name, done="unscheduled", waiting=waiting)
 
 
@@ -198,7 +198,7 @@ def _pause(name: str, on: bool, dry_run: bool) -> Unscheduled | Plan:
     store.see(found, store.now())
     store.pause(name, on)
     store.close()
-    ledger.record(project, f"job.{word}", name)
+    ledger.record(project, JobPaused() if on else JobUnpaused(), subject=name)
     return Unscheduled(job=name, done=word)
 
 

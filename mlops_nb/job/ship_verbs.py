@@ -17,6 +17,7 @@ from ..core.project import write_text
 from ..core.refs import Name
 from ..core.verbs import verb
 from . import cell_syntax, definition, ship_validation, ship_views, shipping
+from .events import JobCompleted, JobShipped
 from .ship_facts import TARGETS, Shipped, ShippedFile
 
 # %% ../../nbs/job/ship_verbs.ipynb #967e1e34
@@ -50,11 +51,10 @@ Airflow DAG. Requests for memory and CPU come from measured runs. Templates of t
     job = definition.read(project, name)
     targets = _targets(to)
     cell_syntax.runnable(project, job)
-    found = ledger.of(project).events(["job.completed"], subject=name, newest=True, limit=20)
+    found = ledger.of(project).events(JobCompleted, subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)
-    spec, schedule = shipping.gather(
-        project, job, needs, dict(params or {}), image=image, base=base, model=model, storage=storage
-    )
+    options = shipping.ShipOptions(image, base, model, storage)
+    spec, schedule = shipping.gather(project, job, needs, dict(params or {}), options)
     if "kserve" in targets and not spec.model:
         raise BadInput(
             f"job `{name}` logs no model that KServe could serve", "name one: --model NAME; or leave kserve out of --to"
@@ -87,14 +87,13 @@ Airflow DAG. Requests for memory and CPU come from measured runs. Templates of t
     )
     ledger.record(
         project,
-        "job.shipped",
-        name,
-        {
-            "to": targets,
-            "image": spec.image,
-            "files": {f.path: f.validator for f in shipped if f.validator != "bytes"},
-            "ok": fact.ok,
-        },
+        JobShipped(
+            to=targets,
+            image=spec.image,
+            files={file.path: file.validator for file in shipped if file.validator != "bytes"},
+            ok=fact.ok,
+        ),
+        subject=name,
         digest=spec.digest,
     )
     if fact.ok:

@@ -12,22 +12,26 @@ import math
 from collections.abc import Iterable
 from itertools import islice
 from ..core.events import Event
+from .events import JobCompleted
 from .ship_facts import Needs
 
 # %% ../../nbs/job/ship_views.ipynb #11270545
 def needs(
-    events: Iterable[Event],  # job.completed of one job, newest first
+    events: Iterable[Event],  # Completed runs of one job, newest first
     last: int = 20,  # How many to look at
 ) -> Needs:
     "What the last runs took; guesses when there were none"
-    payloads = [event.payload or {} for event in islice(events, last)]
-    seen = [payload for payload in payloads if payload.get("peak_mb") and payload.get("seconds")]
-    if not seen:
+    memory: list[float] = []
+    cpu: list[float] = []
+    for event in islice(events, last):
+        payload = event.payload
+        if isinstance(payload, JobCompleted) and payload.peak_mb and payload.seconds:
+            memory.append(payload.peak_mb)
+            cpu.append((payload.cpu_s or 0.0) / payload.seconds)
+    if not memory:
         return Needs()
-    memory = max(float(payload["peak_mb"]) for payload in seen)
-    cpu = max(float(payload.get("cpu_s") or 0) / float(payload["seconds"]) for payload in seen)
     return Needs(
-        runs=len(seen),
-        memory_mb=max(64, math.ceil(memory * 1.25 / 16) * 16),
-        cpu_m=max(50, math.ceil(cpu * 1.25 * 20) * 50),
+        runs=len(memory),
+        memory_mb=max(64, math.ceil(max(memory) * 1.25 / 16) * 16),
+        cpu_m=max(50, math.ceil(max(cpu) * 1.25 * 20) * 50),
     )

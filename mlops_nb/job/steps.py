@@ -100,7 +100,7 @@ _SETTING = re.compile(
 )
 
 
-def _cheap(node: ast.AST) -> bool:
+def _cheap(node: ast.expr) -> bool:
     "Is an expression free of work?"
     if constant(node) is not None or isinstance(node, (ast.Lambda, ast.Name)):
         return True

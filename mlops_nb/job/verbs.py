@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 from ..core import project as projects
 from ..core.errors import BadInput
+from ..core.events import Skipped
 from ..core.fact import Plan
 from ..core.project import Project
 from ..core.refs import Name, check_name, registered
 from ..core.verbs import verb
 from . import definition, views
+from .events import JobAborted, JobConverted, JobEnded, JobStarted
 from .facts import History, Job, Jobs, RunRecord
 
 # %% ../../nbs/job/verbs.ipynb #ffeaed47
@@ -93,7 +95,7 @@ what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements
     definition.write(project, job, made.notebook, requirements.closure(job.requirements))
     from mlops_nb.core import ledger
 
-    ledger.record(project, "job.converted", name, _told(job), digest=job.source_digest)
+    ledger.record(project, _told(job), subject=name, digest=job.source_digest)
     return job
 
 
@@ -112,17 +114,19 @@ def _plan(job: Job) -> list[str]:
     return [*plan, "record job.converted"]
 
 
-def _told(job: Job) -> dict:
+def _told(job: Job) -> JobConverted:
     "What the ledger keeps of a conversion"
     types = {parameter.name: parameter.type for parameter in job.parameters}
-    return {
-        "source": job.source,
-        "parameters": types,
-        "requirements": job.requirements,
-        "steps": [s.name for s in job.steps],
-        "inputs": [f"{t.kind}:{t.name}" for t in job.inputs],
-        "outputs": [f"{t.kind}:{t.name}" for t in job.outputs],
-    }
+    inputs = [f"{thing.kind}:{thing.name}" for thing in job.inputs]
+    outputs = [f"{thing.kind}:{thing.name}" for thing in job.outputs]
+    return JobConverted(
+        source=job.source,
+        parameters=types,
+        requirements=job.requirements,
+        steps=[step.name for step in job.steps],
+        inputs=inputs,
+        outputs=outputs,
+    )
 
 # %% ../../nbs/job/verbs.ipynb #234742b5
 @verb("job.run", changes=True, warm=True, example="mlops job run score -p month=3")
@@ -194,25 +198,25 @@ executed notebook is kept and the error is one line."""
     )
     if old:
         _close(project, name, resume, plan.run)
+    started = JobStarted(
+        run=plan.run,
+        parameters=parameters.told(values),
+        source_digest=job.source_digest,
+        definition=unattended.definition_digest(project, name),
+        resumed=resume,
+    )
     with (
         execution.holding(execution.folder_of(project, plan.run)),
-        ledger.bracket(
-            project,
-            "job",
-            name,
-            {
-                "run": plan.run,
-                "parameters": parameters.told(values),
-                "source_digest": job.source_digest,
-                "definition": unattended.definition_digest(project, name),
-                **({"resumed": resume} if resume else {}),
-            },
-        ) as done,
+        ledger.bracket(project, started, subject=name) as completed,
     ):
-        done["run"] = plan.run
+        completed.run = plan.run
         machine, _ = cost.machine(project)
         record = execution.execute(
-            project, job, plan, lambda usage: None if machine is None else cost.price_book.priced(usage, machine), done
+            project,
+            job,
+            plan,
+            lambda usage: None if machine is None else cost.price_book.priced(usage, machine),
+            completed,
         )
         if not record.ok:
             raise execution.failed(record)
@@ -223,16 +227,13 @@ def _close(project: Project, name: str, old: str, new: str) -> None:
     "Record the end of a run that died: its bracket is open, and nobody holds its lock any more"
     from mlops_nb.core import ledger
 
-    events = list(ledger.of(project).events(["job.started", *views.ENDS], subject=name))
-    ended = {(e.payload or {}).get("bracket") for e in events if e.type != "job.started"}
-    for e in events:
-        if e.type == "job.started" and (e.payload or {}).get("run") == old and e.payload["bracket"] not in ended:
-            ledger.record(
-                project,
-                "job.aborted",
-                name,
-                {"run": old, "bracket": e.payload["bracket"], "error": f"it died; {new} goes on"},
-            )
+    found = ledger.of(project).events(JobStarted, *views.ENDS, subject=name)
+    payloads = [event.payload for event in found]
+    ended = {payload.bracket for payload in payloads if isinstance(payload, JobEnded)}
+    for payload in payloads:
+        if isinstance(payload, JobStarted) and payload.run == old and payload.bracket not in ended:
+            aborted = JobAborted(run=old, bracket=payload.bracket, error=f"it died; {new} goes on")
+            ledger.record(project, aborted, subject=name)
 
 # %% ../../nbs/job/verbs.ipynb #8863f1b2
 @verb("job.history", example="mlops job history")
@@ -247,8 +248,9 @@ def history(
     project = projects.current()
     if name and name not in registered(project, "job"):
         definition.read(project, name)
-    rows = views.runs(ledger.of(project).events(["job.started", *views.ENDS]), name)
-    return History(runs=rows[:limit], job=name)
+    unread: list[Skipped] = []
+    rows = views.runs(ledger.of(project).events(JobStarted, *views.ENDS), name, unread)
+    return History(runs=rows[:limit], job=name, unread=unread)
 
 
 @verb("job.list", example="mlops job list")
@@ -262,7 +264,7 @@ def list_() -> Jobs:
     for name in names:
         job = definition.read(project, name)
         about[name] = [f"{parameter.name} {parameter.type}" for parameter in job.parameters]
-    return Jobs(jobs=views.table(names, about, views.runs(ledger.of(project).events(["job.started", *views.ENDS]))))
+    return Jobs(jobs=views.table(names, about, views.runs(ledger.of(project).events(JobStarted, *views.ENDS))))
 
 
 @verb("job.show", example="mlops job show score")

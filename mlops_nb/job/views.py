@@ -9,43 +9,51 @@ __all__ = ['ENDS', 'runs', 'table']
 
 # %% ../../nbs/job/views.ipynb #08b8c543
 from collections.abc import Iterable
-from ..core.events import Event
+from ..core.events import Event, Skipped, readable
+from .events import JobAborted, JobCompleted, JobEnded, JobFailed, JobStarted
 from .facts import JobRow, RunRow
 
 # %% ../../nbs/job/views.ipynb #a6fa1304
-ENDS = {"job.completed": "completed", "job.failed": "failed", "job.aborted": "aborted"}
+ENDS = {JobCompleted: "completed", JobFailed: "failed", JobAborted: "aborted"}
 
 
 def runs(
-    events: Iterable[Event],  # Of the types job.*, oldest first
+    events: Iterable[Event],  # How runs began and ended, oldest first
     job: str = "",  # Only this one
+    unread: list[Skipped] | None = None,  # Entries that cannot be read are added here
 ) -> list[RunRow]:
     "Runs, newest first, each with the entry that proves how it ended"
-    rows = {}
-    for e in events:
-        p = e.payload or {}
-        key = p.get("bracket") or p.get("run")
-        if job and e.subject != job or not key:
+    rows: dict[str, RunRow] = {}
+    mine = (event for event in events if not job or event.subject == job)
+    for event in readable(mine, [] if unread is None else unread):
+        payload = event.payload
+        if not isinstance(payload, JobStarted | JobEnded):
             continue
-        if e.type == "job.started":
-            rows[key] = RunRow(
-                run=p.get("run", ""),
-                job=e.subject,
-                time=e.time,
-                status="running",
-                seconds=0.0,
-                cost_usd=None,
-                parameters=p.get("parameters") or {},
-                evidence=e.seq,
-            )
-        elif e.type in ENDS and key in rows:
-            r = rows[key]
-            r.status = ENDS[e.type]
-            r.seconds = float(p.get("seconds") or 0.0)
-            r.cost_usd = p.get("usd")
-            r.evidence = e.seq
-            r.parameters = p.get("parameters") or r.parameters
+        key = payload.bracket or payload.run
+        if isinstance(payload, JobStarted):
+            if key:
+                rows[key] = _begun(event, payload)
+        elif key in rows:
+            row = rows[key]
+            row.status = ENDS[type(payload)]
+            row.seconds = payload.seconds or 0.0
+            row.cost_usd = payload.usd
+            row.evidence = event.seq
     return list(rows.values())[::-1]
+
+
+def _begun(event: Event, payload: JobStarted) -> RunRow:
+    "A run that did not end yet"
+    return RunRow(
+        run=payload.run,
+        job=event.subject,
+        time=event.time,
+        status="running",
+        seconds=0.0,
+        cost_usd=None,
+        parameters=payload.parameters,
+        evidence=event.seq,
+    )
 
 
 def table(
