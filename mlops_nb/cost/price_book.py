@@ -11,9 +11,10 @@ __all__ = ['SHEET', 'OWN', 'read_sheet', 'book', 'machine', 'price', 'priced']
 import math
 from pathlib import Path
 from ..core.errors import BadInput, suggest
-from ..core.project import CostSettings, Project
+from ..core.project import Project
 from ..core.resources import resource
 from .facts import Price, Usage
+from .settings import CostSettings
 
 # %% ../../nbs/cost/price_book.ipynb #f99e0f39
 SHEET, OWN = "prices.csv", "prices.csv"  # In the package; beside mlops.toml
