@@ -115,13 +115,13 @@ def gather(
     project: Project,
 ) -> dict:  # What `pages.render` takes
     "Read a project"
-    from mlops_nb import comply, cost
+    from mlops_nb import comply, cost, job
     from mlops_nb.core import ledger
 
     log = ledger.of(project)
     events = list(log.events())
     newest = events[::-1][:ENTRIES]
-    locked = {name: _locked(text or "") for name, text in comply.locks(project.root).items()}
+    locked = {name: _locked(text or "") for name, text in job.locks(project.root).items()}
     jobs = site_views.jobs(events, locked)
     datasets = site_views.datasets(events)
     _schemas(datasets)

@@ -316,10 +316,17 @@ class _Reading(_File):
         seq: int,
     ) -> Event:
         "One entry; raises `NotFound`"
+        return event_of(*self.stored(seq))
+
+    def stored(
+        self,
+        seq: int,
+    ) -> Stored:
+        "One entry as stored; raises `NotFound`"
         rows = self._ask("SELECT seq, header, payload FROM entry WHERE seq=?", seq)
         if not rows:
             raise NotFound(f"no entry {seq}", f"the ledger has entries 0 to {self.size() - 1}")
-        return event_of(*rows[0])
+        return rows[0]
 
     def rows(self) -> Iterator[verification.Row]:
         "Every entry as stored, with what proves it"

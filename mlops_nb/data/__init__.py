@@ -29,4 +29,4 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/data/face.ipynb #0cba2a51
-CONTRIBUTES = contributes(events="events:TYPES")
+CONTRIBUTES = contributes(events="events:TYPES", collectors="collectors:COLLECTORS")

@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = face(
         "calendar": "schedule_verbs:calendar",
         "scheduler": "schedule_verbs:scheduler",
         "views": "views:",
+        "locks": "collectors:locks",
         "Job": "facts:Job",
         "Parameter": "facts:Parameter",
         "RunRecord": "facts:RunRecord",
@@ -39,4 +40,9 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/job/face.ipynb #6fbe40cf
-CONTRIBUTES = contributes(events="events:TYPES", brackets="events:BRACKETS", settings={"job": "settings:JobSettings"})
+CONTRIBUTES = contributes(
+    events="events:TYPES",
+    brackets="events:BRACKETS",
+    collectors="collectors:COLLECTORS",
+    settings={"job": "settings:JobSettings"},
+)

@@ -36,5 +36,8 @@ __getattr__, __dir__, __all__ = face(
 
 # %% ../../nbs/model/face.ipynb #3ed779eb
 CONTRIBUTES = contributes(
-    events="events:TYPES", brackets="events:BRACKETS", settings={"model": "settings:ModelSettings"}
+    events="events:TYPES",
+    brackets="events:BRACKETS",
+    collectors="collectors:COLLECTORS",
+    settings={"model": "settings:ModelSettings"},
 )

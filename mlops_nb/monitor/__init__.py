@@ -29,4 +29,8 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/monitor/face.ipynb #f78f77e7
-CONTRIBUTES = contributes(events="events:TYPES", settings={"monitor": "settings:MonitorSettings"})
+CONTRIBUTES = contributes(
+    events="events:TYPES",
+    collectors="collectors:COLLECTORS",
+    settings={"monitor": "settings:MonitorSettings"},
+)
