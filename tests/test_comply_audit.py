@@ -15,7 +15,7 @@ def signed(project):
     "Five entries and a pinned key"
     guard.adopt_key(project)
     for n in range(5):
-        ledger.record(project, "dataset.added", f"flights@{n + 1}", {"purpose": f"secret purpose {n}"})
+        ledger.of(project).append("dataset.added", f"flights@{n + 1}", {"purpose": f"secret purpose {n}"})
     return project
 
 
@@ -56,7 +56,7 @@ def test_a_cut_tail_is_truncated(signed, cli):
 
 def test_only_an_anchor_shows_a_cut_to_an_earlier_checkpoint(signed, cli, tmp_path):
     cli("audit", "checkpoint")
-    ledger.record(signed, "dataset.added", "late@1", {})
+    ledger.of(signed).append("dataset.added", "late@1", {})
     anchored = cli("audit", "anchor", str(tmp_path / "far") + "/", "--json").json
     edit(signed, "DELETE FROM entry WHERE seq >= 6")
     edit(signed, "DELETE FROM node WHERE ((idx + 1) << level) > 6")
@@ -194,6 +194,21 @@ def test_log(signed, cli):
     assert "flights@2" in cli("audit", "list").out
 
 
+def test_log_shows_what_no_view_can_read(project, cli):
+    log = ledger.of(project)
+    log.append("dataset.added", "a@1", {"rows": "many", "purpose": "x"})
+    log.append("dataset.added", "b@1", {"rows": 3, "colour": "red"})
+    log.redact(1, "asked for")
+    edit(project, "UPDATE entry SET header = replace(header, 'entry.redacted', 'ticket.sold') WHERE seq = 2")
+    newest, redacted, odd = cli("audit", "log", "--json").json["entries"]
+    assert odd["payload"] == {"rows": "many", "purpose": "x"} and "rows" in odd["why"]
+    assert redacted["payload"] is None and redacted["why"] == "redacted"
+    assert newest["type"] == "ticket.sold" and newest["payload"] == {"reason": "asked for"}
+    assert "no installed package declares its type" in newest["why"]
+    text = cli("audit", "log").out
+    assert "rows=many" in text and "redacted" in text and "reason=asked for" in text
+
+
 def test_nothing_to_sign(project, cli):
     guard.adopt_key(project)
     assert cli("audit", "verify", "--json").json["entries"] == 0
@@ -201,6 +216,6 @@ def test_nothing_to_sign(project, cli):
 
 
 def test_an_unpinned_key_signs_nothing(project, cli):
-    ledger.record(project, "dataset.added", "a@1", {})
+    ledger.of(project).append("dataset.added", "a@1", {})
     assert cli("audit", "checkpoint").exit == 2
     assert comply.audit.log().total >= 1

@@ -397,7 +397,7 @@ def test_kinds_and_exit_codes(signed, cli, change, kind, code):
 
 
 def test_a_subject_cannot_write_lines_of_its_own(signed, project, cli):
-    ledger.record(project, RunCompleted(), subject="x\n99 2013 model.promoted delay@9\u2028\u0085\r\x1b[2K")
+    ledger.of(project).append("run.completed", "x\n99 2013 model.promoted delay@9\u2028\u0085\r\x1b[2K", {})
     lines = cli("audit", "log").out.splitlines()
     assert not [x for x in lines if x.strip().startswith("99 2013")] and "\x1b" not in "".join(lines)
     assert verification.CHUNK & (verification.CHUNK - 1) == 0

@@ -22,7 +22,6 @@ __getattr__, __dir__, __all__ = face(
         "open_brackets": "views:open_brackets",
         "list": "verbs:list_",
         "show": "verbs:show",
-        "locks": "project_files:locks",
         "controls": "controls:",
         "Board": "facts:Board",
         "Scan": "facts:Scan",

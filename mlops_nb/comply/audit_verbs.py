@@ -8,27 +8,55 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/audit_verbs.html.md"""
 __all__ = ['log', 'list_', 'show', 'checkpoint', 'anchor', 'notes_in', 'verify', 'export', 'prove', 'redact']
 
 # %% ../../nbs/comply/audit_verbs.ipynb #076333e9
-import os
+import itertools, os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 import msgspec
 from ..core import project as projects
 from ..core.errors import BadInput, BadUsage, NotFound, ToolFailed
-from ..core.events import Event, check_type
+from ..core.events import event_of, why_skipped
 from ..core.fact import Plan
+from ..core.payloads import check_type
 from ..core.project import Project
 from ..core.verbs import verb
 from ..core.verification import Problem, Row
-from .facts import Checkpointed, Exported, Log, Proof, Redacted, Verified
+from .events import CheckpointAnchored, EntriesExported, LedgerSigned
+from .facts import Checkpointed, Entry, Exported, Log, Proof, Redacted, Verified
 
 if TYPE_CHECKING:
-    from mlops_nb.core.ledger import Ledger
+    from mlops_nb.core.ledger import Ledger, Stored
 
 # %% ../../nbs/comply/audit_verbs.ipynb #ae5e0188
 def _log(project: Project) -> "Ledger":
     from mlops_nb.core import ledger
 
     return ledger.of(project)
+
+
+def _json(raw: bytes | str | None) -> Any:
+    "What is stored as JSON; as text where it is none"
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+        return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+
+
+def _entry(row: "Stored") -> Entry:
+    "A row of the ledger, with its payload as stored"
+    event = event_of(*row)
+    return Entry(
+        seq=event.seq,
+        time=event.time,
+        type=event.type,
+        subject=event.subject,
+        actor=event.actor,
+        actor_source=event.actor_source,
+        digest=event.digest,
+        payload=_json(row[2]),
+        why=why_skipped(event),
+    )
 
 
 @verb("audit.log", example="mlops audit log --type job.* --limit 5")
@@ -46,11 +74,11 @@ def log(
     for name in types:
         if not name.endswith("*"):
             check_type(name)
+    from mlops_nb.core.ledger import Asked
+
     log = _log(projects.current())
-    return Log(
-        entries=list(log.events(types or None, subject=subject or None, since=since or None, newest=True, limit=limit)),
-        total=log.size(),
-    )
+    rows = log.entries(Asked(types, subject or None, since or None), newest=True)
+    return Log(entries=[_entry(row) for row in itertools.islice(rows, limit)], total=log.size())
 
 
 @verb("audit.list")
@@ -65,12 +93,13 @@ def show(
 ) -> Log:
     "One entry"
     log = _log(projects.current())
-    return Log(entries=[log.event(seq)], total=log.size())
+    return Log(entries=[_entry(log.stored(seq))], total=log.size())
 
 # %% ../../nbs/comply/audit_verbs.ipynb #18e85f3a
 def _sign(project: Project) -> Checkpointed:
     "Record that it is signed, then sign; so the record of the signature is under it"
     from mlops_nb import guard
+    from mlops_nb.core import ledger
 
     signer = guard.signer(project)
     log = _log(project)
@@ -78,7 +107,7 @@ def _sign(project: Project) -> Checkpointed:
         raise BadInput(
             "nothing is recorded yet, so there is nothing to sign", "do something first, for instance: mlops data add"
         )
-    log.append("audit.checkpointed", project.name, {"after": log.size()})
+    ledger.record(project, LedgerSigned(after=log.size()), subject=project.name)
     note = log.checkpoint(signer)
     size = int(note.split("\n")[1])
     return Checkpointed(size=size, root=log.root(size).hex(), note=note)
@@ -122,6 +151,8 @@ def anchor(
     dry_run: bool = False,  # Say what would be done and change nothing
 ) -> Checkpointed | Plan:
     "Sign, and keep a copy of the signature off the project"
+    from mlops_nb.core import ledger
+
     project = projects.current()
     path = _anchor_file(project, to or project.settings.audit.anchor)
     if dry_run:
@@ -137,7 +168,8 @@ def anchor(
             os.fsync(file.fileno())
     except OSError as error:
         raise ToolFailed(f"cannot write {path}: {error.strerror}", "give a place that you may write to") from error
-    _log(project).append("audit.anchored", project.name, {"size": done.size, "root": done.root, "to": str(path)})
+    told = CheckpointAnchored(size=done.size, root=done.root, to=str(path))
+    ledger.record(project, told, subject=project.name)
     return Checkpointed(size=done.size, root=done.root, note=done.note, kept=str(path))
 
 # %% ../../nbs/comply/audit_verbs.ipynb #86af096f
@@ -274,6 +306,7 @@ def export(
 ) -> Exported | Plan:
     "Write a bundle that a stranger can verify with nothing but this file"
     from hashlib import sha256
+    from mlops_nb.core import ledger
 
     project = projects.current()
     log = _log(project)
@@ -284,7 +317,7 @@ def export(
     projects.write_text(Path(path).expanduser(), text)
     entries = len(bundle["entries"])
     digest = sha256(text).hexdigest()
-    log.append("audit.exported", project.name, {"entries": entries, "path": str(path)}, digest=digest)
+    ledger.record(project, EntriesExported(entries=entries, path=str(path)), subject=project.name, digest=digest)
     return Exported(path=str(path), entries=entries, root=log.root(entries).hex(), bytes=len(text), digest=digest)
 
 
@@ -306,7 +339,7 @@ def redact(
 ) -> Redacted | Plan:
     "Blank the payload of an entry; every proof stays valid"
     log = _log(projects.current())
-    event: Event = log.event(seq)
+    event = log.event(seq)
     if event.payload is None:
         raise BadInput(f"entry {seq} was redacted before")
     if not reason.strip():

@@ -42,7 +42,7 @@ class EntriesExported(Payload):
 
 
 class Difference(msgspec.Struct, omit_defaults=True):
-    "What one side holds and the other does not"
+    "Something that the ledger does not explain"
 
     kind: str = ""  # alias, unrecorded, missing or digest
     subject: str = ""

@@ -14,7 +14,7 @@ from ..core.draw import Block, Panel, badge, details, facts, short, table, text
 from .facts import STATUSES, Board, Scan
 
 if TYPE_CHECKING:
-    from mlops_nb.comply.facts import Catalogue, Checkpointed, Exported, Log, Proof, Redacted, Verified
+    from mlops_nb.comply.facts import Catalogue, Checkpointed, Entry, Exported, Log, Proof, Redacted, Verified
 
 # %% ../../nbs/comply/panel.ipynb #6c361487
 LEVEL = {"pass": "ok", "fail": "bad", "stale": "warn", "unknown": "warn", "not_applicable": "info", "attested": "info"}
@@ -114,18 +114,25 @@ def scan(fact: Scan) -> Panel:
     )
 
 # %% ../../nbs/comply/panel.ipynb #62a4a8c5
+def _details(entry: "Entry") -> str:
+    "What an entry carries, and why it cannot be read"
+    if entry.payload is None:
+        return entry.why
+    return short(entry.payload, 90) if not entry.why else f"{short(entry.payload, 60)} ({short(entry.why, 90)})"
+
+
 def log(fact: "Log") -> Panel:
     "Entries with what they carry"
     rows = [
         [
-            event.seq,
-            event.time[:19].replace("T", " "),
-            event.type,
-            event.subject,
-            "redacted" if event.payload is None else short(event.payload, 90),
-            event.actor,
+            entry.seq,
+            entry.time[:19].replace("T", " "),
+            entry.type or badge("warn", "BROKEN"),
+            entry.subject,
+            _details(entry),
+            entry.actor,
         ]
-        for event in fact.entries
+        for entry in fact.entries
     ]
     return Panel(
         "Ledger",

@@ -8,9 +8,11 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/reconcile_verbs.html.md"""
 __all__ = ['reconcile']
 
 # %% ../../nbs/comply/reconcile_verbs.ipynb #c2e74dcf
+import msgspec
 from .. import model
 from ..core import ledger, project as projects
 from ..core.verbs import verb
+from .events import Difference, StoresReconciled
 from .reconcile_facts import Reconciled
 
 # %% ../../nbs/comply/reconcile_verbs.ipynb #691efb0f
@@ -21,7 +23,7 @@ def reconcile() -> Reconciled:
     Exit 1 when an alias stands elsewhere than the ledger says, or a version is in one and not in the other. Records `audit.reconciled` with what was found."""  # noqa: E501  a paragraph of the help is one line
     project = projects.current()
     checked, found = model.differences(project)
-    ledger.record(
-        project, "audit.reconciled", project.name, {"checked": checked, "differences": found[:100]}, fail="open"
-    )
+    differences = msgspec.convert(found[:100], list[Difference], from_attributes=True)
+    told = StoresReconciled(checked=checked, differences=differences)
+    ledger.record(project, told, subject=project.name, fail="open")
     return Reconciled(checked=checked, differences=found)

@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/verbs.html.md"""
 __all__ = ['status', 'list_', 'show', 'scan']
 
 # %% ../../nbs/comply/verbs.ipynb #79469fed
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..core.project import Project
 from ..core.refs import Data
 from ..core.verbs import verb
 from . import collectors, controls, exposure, project_files, views
+from .events import ControlChecked
 from .facts import Board, Catalogue, Control, Scan
 
 # %% ../../nbs/comply/verbs.ipynb #e9f6bd8c
@@ -27,7 +29,7 @@ def _detectors() -> dict:
     return {"secret": guard.find_secrets, "pii": guard.find_pii}
 
 
-def _sources(project: Project) -> collectors.Sources:
+def _sources(project: Project) -> collectors.ProjectSources:
     "What the collectors may look at in a project"
     from mlops_nb import guard
     from mlops_nb.core import ledger
@@ -42,12 +44,13 @@ def _sources(project: Project) -> collectors.Sources:
             project.root,
         )
 
-    return collectors.Sources(
-        list(log.events()),
+    return collectors.ProjectSources(
+        functools.partial(log.events, evidence=True),
+        project=project,
+        size=log.size(),
         verify=log.verify,
         key=lambda: guard.key_health(project),
         changed=lambda: project_files.uncommitted(project.root),
-        jobs=lambda: project_files.locks(project.root),
         notebooks=notebooks,
     )
 
@@ -60,7 +63,7 @@ def _board(project: Project, wanted: Iterable[Control], framework: str = "") -> 
         controls=results,
         counts=views.counts(results),
         as_of=sources.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        entries=len(sources.events),
+        entries=sources.size,
     )
 
 
@@ -134,15 +137,7 @@ def scan(
     if project is not None:
         from mlops_nb.core import ledger
 
-        ledger.record(
-            project,
-            "control.checked",
-            f"scan:{found.target}"[:200],
-            {
-                "findings": len(found.findings),
-                "classes": sorted({hit.name for hit in found.findings}),
-                "files": found.files,
-            },
-            fail="open",
-        )
+        classes = sorted({hit.name for hit in found.findings})
+        told = ControlChecked(findings=len(found.findings), classes=classes, files=found.files)
+        ledger.record(project, told, subject=f"scan:{found.target}"[:200], fail="open")
     return found

@@ -25,7 +25,7 @@ KINDS = {
     "metrics": "Metrics that gates and alerts may name: list of Metric",
     "stores": "Stores that may hold personal data",
     "services": "What it runs beside the kernel",
-    "collectors": "Evidence for controls: {collector: function}",
+    "collectors": "Evidence for controls: {control: (sources) -> outcome}",
 }
 
 

@@ -36,4 +36,5 @@ __getattr__, __dir__, __all__ = face(
 CONTRIBUTES = contributes(
     settings={"cost": "settings:CostSettings"},
     pages="pages:pages",
+    collectors="collectors:COLLECTORS",
 )

@@ -10,6 +10,7 @@ __all__ = ['STALE_DAYS', 'Usage', 'age_days', 'Price', 'PriceTable', 'CostRow', 
 # %% ../../nbs/cost/facts.ipynb #f4ba950d
 from datetime import date
 import msgspec
+from ..core.events import Skipped
 from ..core.fact import Fact
 
 # %% ../../nbs/cost/facts.ipynb #330420a4
@@ -114,4 +115,6 @@ class CostTable(Fact):
     unpriced: int  # Runs without a price: they are not in the total
     price: Price | None = None  # The price of this project's machine today
     measured: bool = False  # Was all energy read from a counter, none modelled?
+    unread: int = 0  # Entries of the whole ledger that could not be read: what they cost is in no row
+    last_unread: list[Skipped] = []  # The last of them, at most 20, with the reason
     __panel__ = "mlops_nb.cost.panel:table_of_costs"

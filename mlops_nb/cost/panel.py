@@ -41,6 +41,17 @@ def unit_price(price: Price | None) -> str:
     return f"{usd(price.usd)} USD per {price.unit} ({where}; {', '.join(filter(None, (price.source, price.as_of)))})"
 
 # %% ../../nbs/cost/panel.ipynb #d0bbf38e
+def _unread(fact: CostTable) -> str:
+    "How many entries are in no row, and the newest of them"
+    newest = fact.last_unread[-3:]
+    named = "; ".join(f"entry {skipped.seq} {skipped.type}: {short(skipped.why, 60)}" for skipped in newest)
+    return (
+        f"{fact.unread:,} entries could not be read: {named}"
+        if fact.unread > 1
+        else f"1 entry could not be read: {named}"
+    )
+
+
 def table_of_costs(fact: CostTable) -> Panel:
     "Rows with their share of the total, and what the total leaves out"
     top = fact.total_usd or 1
@@ -62,6 +73,8 @@ def table_of_costs(fact: CostTable) -> Panel:
     how = "read from the energy counter" if fact.measured else "load model, within about 40 %"
     since = f" since {fact.since[:16].replace('T', ' ')} UTC" if fact.since else ""
     left_out = {"not in the total": f"{fact.unpriced} without a price: see mlops cost prices"} if fact.unpriced else {}
+    if fact.unread:
+        left_out["not read"] = _unread(fact)
     about = facts(
         {
             "total": f"{usd(fact.total_usd)} USD, estimated{since}",

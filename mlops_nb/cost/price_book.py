@@ -12,9 +12,9 @@ import math
 from pathlib import Path
 from ..core.errors import BadInput, suggest
 from ..core.project import Project
-from .settings import CostSettings
 from ..core.resources import resource
 from .facts import Price, Usage
+from .settings import CostSettings
 
 # %% ../../nbs/cost/price_book.ipynb #f99e0f39
 SHEET, OWN = "prices.csv", "prices.csv"  # In the package; beside mlops.toml

@@ -43,10 +43,8 @@ def show(
     since: str = "",  # Only work that ended since then: `7d`, `2013-07-01`
 ) -> CostTable:
     "Where the money went, from the runs that the ledger knows"
-    from mlops_nb.core import ledger
-
     project = projects.current()
-    return views.table(ledger.of(project).events(), by, _moment(since), price_book.machine(project)[0])
+    return views.of_project(project, by, _moment(since), price_book.machine(project)[0])
 
 # %% ../../nbs/cost/verbs.ipynb #539b1fcf
 @verb("cost.prices", example="mlops cost prices --provider aws")

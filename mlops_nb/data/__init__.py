@@ -32,4 +32,5 @@ __getattr__, __dir__, __all__ = face(
 CONTRIBUTES = contributes(
     events="events:TYPES",
     pages="pages:pages",
+    collectors="collectors:COLLECTORS",
 )

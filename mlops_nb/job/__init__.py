@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = face(
         "calendar": "schedule_verbs:calendar",
         "scheduler": "schedule_verbs:scheduler",
         "views": "views:",
+        "locks": "collectors:locks",
         "Job": "facts:Job",
         "Parameter": "facts:Parameter",
         "RunRecord": "facts:RunRecord",
@@ -44,4 +45,5 @@ CONTRIBUTES = contributes(
     events="events:TYPES",
     brackets="events:BRACKETS",
     pages="pages:pages",
+    collectors="collectors:COLLECTORS",
 )

@@ -41,4 +41,5 @@ CONTRIBUTES = contributes(
     brackets="events:BRACKETS",
     pages="pages:pages",
     metrics="metrics:METRICS",
+    collectors="collectors:COLLECTORS",
 )

@@ -34,4 +34,5 @@ CONTRIBUTES = contributes(
     events="events:TYPES",
     pages="pages:pages",
     metrics="metrics:METRICS",
+    collectors="collectors:COLLECTORS",
 )
