@@ -14,6 +14,7 @@ import re
 from datetime import UTC, datetime
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+from ..core import brackets, pillars
 from ..core.errors import MlopsError
 from ..core.events import Event
 from . import views
@@ -154,10 +155,10 @@ def ledger_anchored(sources: Sources, control: Control) -> Outcome:
 
 def work_closed(sources: Sources, control: Control) -> Outcome:
     "No open bracket"
-    begun = [event for event in sources.events if event.type in views.OPENS]
+    begun = [event for event in sources.events if event.type in pillars.brackets()]
     if not begun:
         return _nothing("recorded work")
-    still = views.open_brackets(sources.events)
+    still = brackets.unended(sources.events)
     old = [event for event in still if sources.days_since(event) > control.fresh_days]
     if old:
         return Outcome(

@@ -19,7 +19,7 @@ KINDS = {
     "events": "Table of its event types: {type: struct}",
     "brackets": "What begins, and how it can end: {struct: structs}",
     "health": "Lines of `doctor`: (project) -> list[Check]",
-    "status": "Its part of `status`: (project) -> Line",
+    "status": "Its part of `status`: a StatusPart",
     "pages": "Its pages of the project's site: (project) -> Pages",
     "sidebar": "Its section of the sidebar",
     "metrics": "Metrics that gates and alerts may name",
@@ -100,7 +100,9 @@ def at(
 def collect(
     kind: str,  # `health`
 ) -> Iterator[tuple[str, Any]]:  # Pillar, and what it contributes
-    "What the pillars contribute of one kind, in the order of the street; what a third party offers and cannot be loaded is told and left out"
+    """What the pillars contribute of one kind, in the order of the street
+
+    What a third party offers and cannot be loaded is told and left out."""
     for name, pillar in load().items():
         place = pillar.get(kind)
         if not place:

@@ -23,10 +23,9 @@ __getattr__, __dir__, __all__ = face(
         "resolve": "reading:resolve",
         "locate": "reading:locate",
         "adopt": "dvc_versions:adopt",
-        "health": "health:health",
         "DatasetVersion": "facts:DatasetVersion",
     },
 )
 
 # %% ../../nbs/data/face.ipynb #0cba2a51
-CONTRIBUTES = contributes(events="events:TYPES")
+CONTRIBUTES = contributes(events="events:TYPES", health="health:checks", status="status:STATUS")

@@ -39,4 +39,6 @@ __getattr__, __dir__, __all__ = face(
 )
 
 # %% ../../nbs/job/face.ipynb #6fbe40cf
-CONTRIBUTES = contributes(events="events:TYPES", brackets="events:BRACKETS", settings={"job": "settings:JobSettings"})
+CONTRIBUTES = contributes(
+    events="events:TYPES", brackets="events:BRACKETS", status="status:STATUS", settings={"job": "settings:JobSettings"}
+)

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         **{v: f"promotion_verbs:{v}" for v in "gate promote approve rollback history".split()},
-        **{v: f"verbs:{v}" for v in "log show mend resolve folder load leftovers health differences".split()},
+        **{v: f"verbs:{v}" for v in "log show mend resolve folder load leftovers differences".split()},
         "list": "verbs:list_",
         **{v: f"safety_verbs:{v}" for v in "scan sign verify".split()},
         "explain": "explain_verbs:explain",
@@ -36,5 +36,9 @@ __getattr__, __dir__, __all__ = face(
 
 # %% ../../nbs/model/face.ipynb #3ed779eb
 CONTRIBUTES = contributes(
-    events="events:TYPES", brackets="events:BRACKETS", settings={"model": "settings:ModelSettings"}
+    events="events:TYPES",
+    brackets="events:BRACKETS",
+    health="health:checks",
+    status="status:STATUS",
+    settings={"model": "settings:ModelSettings"},
 )
