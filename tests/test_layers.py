@@ -13,15 +13,18 @@ PACKAGE = ROOT / "mlops_nb"
 STREET = "core guard cost data feature model serve monitor job comply app".split()  # each may use the faces to its left
 SURFACES = {"__init__", "__main__", "cli", "magics", "lab"}
 ROOMS = {  # room -> rooms of its own pillar that it may import
+    "events": set(),
+    "settings": set(),
     "facts": set(),
-    "engine": {"facts", "engine"},
-    "adapter": {"facts", "engine"},
-    "plugin": {"facts", "engine", "adapter"},
+    "engine": {"facts", "settings", "engine"},
+    "adapter": {"facts", "settings", "engine"},
+    "plugin": {"facts", "settings", "engine", "adapter"},
     "views": {"facts"},
     "panel": {"facts", "views"},
-    "verbs": {"facts", "engine", "adapter", "views", "panel", "verbs"},
-    "face": {"facts", "engine", "adapter", "views", "panel", "verbs"},
+    "verbs": {"facts", "settings", "engine", "adapter", "views", "panel", "verbs"},
+    "face": {"facts", "settings", "engine", "adapter", "views", "panel", "verbs"},
 }
+CONTRIBUTED = {"health", "status", "pages", "collectors"}  # rooms that a face declares: they may import what verbs may
 TOOLS = {  # prefix of a room -> the packages that it alone may call
     "feast": {"feast"},
     "mlflow": {"mlflow"},
@@ -38,11 +41,8 @@ MATERIALS = set(
 ) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars", "pynvml"}
 HEAVY = MATERIALS | set().union(*TOOLS.values())
 EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand
-    ("mlops_nb.app.pages", "mlops_nb.app.site_views"): "the site's pages draw its views: a panel in HTML files",
     ("mlops_nb.app.site_content", "mlops_nb.app.site_views"): "gathers the views that the pages draw",
     ("mlops_nb.app.site_content", "mlops_nb.app.nbconvert_page"): "gathers the notebooks' pages too",
-    ("mlops_nb.comply.collectors", "mlops_nb.comply.views"): "a control's evidence is a fold of events",
-    ("mlops_nb.data.health", "mlops_nb.data.dvc_versions"): "doctor asks whether the pointers can be read",
     ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
     (
         "mlops_nb.feature.online_reader",
@@ -84,9 +84,9 @@ def kind(room: str) -> str:
         return "face"
     if room.endswith("_plugin"):
         return "plugin"
-    if room in ("facts", "views", "panel"):
+    if room in ("events", "settings", "facts", "views", "panel"):
         return room
-    if room == "verbs" or room.endswith("_verbs"):
+    if room in CONTRIBUTED or room == "verbs" or room.endswith("_verbs"):
         return "verbs"
     for word in ("facts", "views", "panel"):
         if room.endswith(f"_{word}"):
@@ -138,6 +138,10 @@ def wrong(name: str, other: str) -> str:
         return "" if to == "core" else "a surface imports core and nothing else"
     if to not in STREET:
         return f"no pillar {to}"
+    if kind(room) in ("events", "settings"):
+        return "" if to == "core" else f"{kind(room)} imports core alone"
+    if into == "events":
+        return ""
     if to == pillar:
         if pillar == "core" or into == "__init__":
             return ""

@@ -7,10 +7,11 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/folds.html.md"""
 # %% auto #0
 __all__ = ['Head', 'Fold', 'Unread', 'Place', 'catch_up', 'told_once', 'Names', 'Nothing', 'names_fold']
 
-# %% ../../nbs/core/folds.ipynb #063758b1
-import functools, os
+# %% ../../nbs/core/folds.ipynb #d8edb716
+import functools, heapq, os
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 import msgspec
@@ -115,52 +116,68 @@ def _keep(file: Path, fold: Fold, place: Place, root: bytes) -> None:
     except (OSError, ToolFailed):
         return
 
-# %% ../../nbs/core/folds.ipynb #ebb06dad
+# %% ../../nbs/core/folds.ipynb #32f8901a
 class _Walking(NamedTuple):
     "A fold on its way"
 
     fold: Fold
     place: Place
 
-    def take(self, decode: Callable[[bytes], Any], seq: int, head: Head, payload: bytes | None) -> None:
-        "One step, or a note that it could not be made"
-        if payload is None:
-            self.place.unread.add(seq, head.type, "redacted")
-            return
-        try:
-            self.fold.step(self.place.state, seq, head, decode(payload))
-        except Exception as error:  # whatever an entry holds, and whatever another package makes of it
-            self.place.unread.add(seq, head.type, str(error) or type(error).__name__)
 
-
-_Readers = dict[str, list[tuple[_Walking, Callable[[bytes], Any]]]]  # Event type -> folds that read it
+_Take = Callable[[int, Head, bytes | None], None]  # What a fold makes of (place, header, payload as stored)
 _head = msgspec.json.Decoder(Head).decode
 
 
-def _readers(walking: list[_Walking]) -> _Readers:
-    found: _Readers = {}
+def _take(one: _Walking, struct: type[msgspec.Struct]) -> _Take:
+    "One step for an entry, or a note that it could not be made"
+    step = one.fold.step
+    state = one.place.state
+    decode = _fields_of(struct)
+
+    def take(seq: int, head: Head, payload: bytes | None) -> None:
+        try:
+            step(state, seq, head, decode(payload))
+        except Exception as error:  # whatever the entry holds, and whatever another package makes of it
+            why = "redacted" if payload is None else str(error) or type(error).__name__
+            one.place.unread.add(seq, head.type, why)
+
+    return take
+
+
+def _fields_of(struct: type[msgspec.Struct]) -> Callable[[Any], Any]:
+    "How fields are read; where none are needed the payload is not looked at, redacted or not"
+    if struct.__struct_fields__:
+        return msgspec.json.Decoder(struct).decode
+    nothing = struct()
+    return lambda payload: nothing
+
+
+def _readers(walking: list[_Walking]) -> dict[str, list[_Take]]:  # Event type -> what is made of it
+    found: dict[str, list[_Take]] = {}
     for one in walking:
         for name, struct in one.fold.reads().items():
-            found.setdefault(name, []).append((one, msgspec.json.Decoder(struct).decode))
+            found.setdefault(name, []).append(_take(one, struct))
     return found
 
-
-def _entries(log: ledger.Ledger, types: Iterable[str], after: int) -> Iterable[ledger.Stored]:
-    "Entries of these types, redactions, broken ones and those of undeclared types"
-    wanted = sorted({*types, "entry.redacted"})
-    declared = sorted(pillars.events())
-
-    def marks(names: list[str]) -> str:
-        return ",".join("?" * len(names))
-
-    where = f"({TYPE} IN ({marks(wanted)}) OR {TYPE} IS NULL OR {TYPE} NOT IN ({marks(declared)}))"
-    return log.walk(where, [*wanted, *declared], after)
+# %% ../../nbs/core/folds.ipynb #a73444af
+def _entries(log: ledger.Ledger, read: set[str], after: int) -> Iterable[ledger.Stored]:
+    "Entries that are read, or cannot be, in order"
+    if log.size() - after <= ledger.SHORT:
+        return log.walk("1", [], after)
+    types = [row[0] for row in log._ask(f"SELECT DISTINCT {TYPE} FROM entry")]
+    undeclared = {name for name in types if isinstance(name, str)} - set(pillars.events())
+    rows = log.entries(ledger.Asked(sorted({*read, "entry.redacted", *undeclared})), after=after)
+    if all(isinstance(name, str) for name in types):
+        return rows
+    broken = log.lookup(f"typeof({TYPE})<>'text' AND seq>?", after)
+    return heapq.merge(rows, broken, key=itemgetter(0))
 
 
 def _walk(log: ledger.Ledger, walking: list[_Walking], after: int, until: int) -> bool:
     "Take some folds from one place to the end; False when a redaction concerns what they hold already"
     readers = _readers(walking)
-    for seq, header, payload in _entries(log, readers, after):
+    declared = pillars.events()
+    for seq, header, payload in _entries(log, set(readers), after):
         if seq >= until:
             return True
         try:
@@ -171,9 +188,9 @@ def _walk(log: ledger.Ledger, walking: list[_Walking], after: int, until: int) -
         if head.type == "entry.redacted" and _concerns(head.subject, after):
             return False
         if head.type in readers:
-            for one, decode in readers[head.type]:
-                one.take(decode, seq, head, payload)
-        elif head.type not in pillars.events():
+            for take in readers[head.type]:
+                take(seq, head, payload)
+        elif head.type not in declared:
             _unread(walking, seq, head.type, "no installed package declares its type")
     return True
 
@@ -186,7 +203,7 @@ def _unread(walking: list[_Walking], seq: int, type: str, why: str) -> None:
 def _concerns(subject: str, after: int) -> bool:
     return not subject.isdecimal() or int(subject) <= after
 
-
+# %% ../../nbs/core/folds.ipynb #70dcd818
 def catch_up(
     project: Project,
     folds: Iterable[Fold],
