@@ -394,11 +394,9 @@ def test_killed_anywhere_no_run_is_lost_and_none_succeeds_twice(project, tmp_pat
         (row,) = jobs.history(name).runs
         assert row.status in ("running", "aborted", "failed"), "never a success"
         if row.status == "running":
-            from mlops_nb.app import health
+            from mlops_nb.core import brackets
 
-            assert any(b["subject"] == name for b in health.open_brackets(ledger.of(project).events(["job.*"]))), (
-                "doctor finds it"
-            )
+            assert any(e.subject == name for e in brackets.open_brackets(project)), "doctor finds it"
         before = ran()
         edit(
             name,

@@ -29,6 +29,7 @@ ROOMS = {  # room -> rooms of its own pillar that it may import
     "contributed": ABOVE,
     "face": ABOVE,
 }
+CONTRIBUTED = {"health", "status", "pages", "collectors"}  # rooms that a face declares: they may import what verbs may
 TOOLS = {  # prefix of a room -> the packages that it alone may call
     "feast": {"feast"},
     "mlflow": {"mlflow"},

@@ -18,7 +18,7 @@ import mlflow.sklearn, skl2onnx, onnxruntime, pyarrow.parquet
 import mlops_nb
 from mlops_nb import model
 from mlops_nb.core import ledger, project
-from mlops_nb.model import mlflow_registration, mlflow_registry, views
+from mlops_nb.model import health, mlflow_registration, mlflow_registry, views
 
 act, trials = sys.argv[1], int(sys.argv[2])
 WATCHED = tuple(f"mlops_nb/{x}.py" for x in ("model/mlflow_registration", "model/mlflow_registry", "model/mlflow_aliases", "model/mlflow_packaging", "model/manifest", "core/ledger"))
@@ -64,7 +64,7 @@ def state():
     history = model.history("delay").serving if have else {}
     return {"versions": have, "mlflow": [int(v.version) for v in mlflow_registry.versions(p, "delay")], "aliases": mlflow_registry.aliases(p, "delay"), "serving": history,
         "open": len(views.pending(ledger.of(p).events(views.TYPES))) + len(views.promoting(ledger.of(p).events(views.OPENS))),
-        "staging": [x.name for x in mlflow_registration.staging(p).iterdir()] if mlflow_registration.staging(p).is_dir() else [], "healthy": model.health(p)[0], "said": model.health(p)[1]}
+        "staging": [x.name for x in mlflow_registration.staging(p).iterdir()] if mlflow_registration.staging(p).is_dir() else [], "healthy": health.checks(p)[0].ok, "said": health.checks(p)[0].detail}
 
 def mended(): return {"done": model.mend().done, **state()}
 

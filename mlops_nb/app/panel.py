@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..core.draw import Panel, badge, facts, place, table, text
 
 if TYPE_CHECKING:
-    from mlops_nb.app.facts import Demo, Diagnosis, Ready, Status
+    from mlops_nb.app.facts import Demo, Diagnosis, Ready, Status, Unread
 
 # %% ../../nbs/app/panel.ipynb #0c88052f
 def ready(fact: "Ready") -> Panel:
@@ -36,13 +36,14 @@ def ready(fact: "Ready") -> Panel:
 # %% ../../nbs/app/panel.ipynb #9e684675
 def status(fact: "Status") -> Panel:
     "One card: what there is, what it cost, what needs attention"
-    ledger = f"{fact.ledger['entries']:,} entries, {fact.ledger['state']}"
+    ledger = f"{fact.ledger.entries:,} entries, {fact.ledger.state}"
     blocks: list = [
         facts(
             {
                 **{kind: f"{count:,}" for kind, count in fact.counts.items()},
                 "cost today": f"{fact.cost_usd_today:.4f} USD, estimated",
                 "ledger": ledger,
+                "verified": fact.ledger.verified,
             }
         )
     ]
@@ -50,21 +51,28 @@ def status(fact: "Status") -> Panel:
         blocks.append(
             table(
                 ["needs attention", "subject", ""],
-                [[badge("warn", alert["kind"]), alert["subject"], alert["message"]] for alert in fact.alerts],
+                [[badge("warn", alert.kind), alert.subject, alert.message] for alert in fact.alerts],
             )
         )
+    if fact.unread.count:
+        blocks.append(text(_unread(fact.unread)))
     if fact.recent:
         blocks.append(
             table(
                 ["entry", "time (UTC)", "event", "subject"],
-                [
-                    [event["seq"], event["time"][:19].replace("T", " "), event["type"], event["subject"]]
-                    for event in fact.recent
-                ],
+                [[event.seq, event.time[:19].replace("T", " "), event.type, event.subject] for event in fact.recent],
             )
         )
     verdict = ("warn", f"{len(fact.alerts)} TO LOOK AT") if fact.alerts else ("ok", "ALL QUIET")
     return Panel("Status", *blocks, verdict=verdict, next="mlops doctor" if fact.alerts else "mlops audit verify")
+
+
+def _unread(unread: "Unread") -> str:
+    "`3 entries could not be read: 17 (redacted), ...`"
+    named = ", ".join(f"{entry.seq} ({entry.why})" for entry in unread.last)
+    before = "..., " if unread.count > len(unread.last) else ""
+    entries = "1 entry" if unread.count == 1 else f"{unread.count:,} entries"
+    return f"{entries} could not be read: {before}{named}"
 
 # %% ../../nbs/app/panel.ipynb #8e17e1c4
 def diagnosis(fact: "Diagnosis") -> Panel:

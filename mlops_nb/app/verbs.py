@@ -7,18 +7,23 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/verbs.html.md"""
 # %% auto #0
 __all__ = ['init', 'status', 'doctor', 'completion']
 
-# %% ../../nbs/app/verbs.ipynb #b331b6f3
+# %% ../../nbs/app/verbs.ipynb #5810814f
 import os, sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from ..core import project as projects
 from ..core.errors import MlopsError
 from ..core.fact import Plan
 from ..core.project import Project
 from ..core.verbs import verb
-from . import adoption, health
-from .facts import Diagnosis, Ready, Status
+from . import adoption, machine
+from .events import ProjectCreated
+from .facts import Attention, Diagnosis, LedgerState, Ready, Recent, Status, Unread
 
-# %% ../../nbs/app/verbs.ipynb #db6c7d1a
+if TYPE_CHECKING:
+    from mlops_nb.core.ledger import Ledger
+
+# %% ../../nbs/app/verbs.ipynb #8392c28d
 def _stores(project: Project) -> dict[str, str]:
     "Where each store is, as text"
     stores = project.settings.stores
@@ -69,7 +74,7 @@ def init(
     from mlops_nb.core import ledger
 
     if fresh or not os.path.exists(project.root / project.ledger_path):
-        ledger.record(project, "project.created", project.name, {"adopted": adopted})
+        ledger.record(project, ProjectCreated(adopted=adopted), subject=project.name)
     return Ready(root=str(root), stores=_stores(project), adopted=adopted, made=made)
 
 
@@ -101,56 +106,54 @@ def _init_steps(root: Path) -> list[str]:
         steps.append(f"adopt MLflow at {adoption.mlflow_server(root)}")
     return steps + ["create or find the signing key", "record project.created"]
 
-# %% ../../nbs/app/verbs.ipynb #5bb06108
-_COUNTED = {
-    "datasets": "dataset.added",
-    "features": "feature.added",
-    "models": "model.registered",
-    "jobs": "job.converted",
-}
+# %% ../../nbs/app/verbs.ipynb #dfcdad0f
+def _ledger_state(log: "Ledger") -> tuple[LedgerState, list[Attention]]:
+    "How the ledger stands, and what is wrong with it"
+    from mlops_nb.core import remembered
+
+    entries = log.size()
+    signed = log.last_checkpoint()
+    state = "not signed yet"
+    if signed is not None:
+        state = "signed" if signed >= entries else f"signed up to entry {signed}"
+    look = remembered.look(log)
+    wrong = [] if look.ok is not False else [Attention("ledger", "ledger", f"{look.problem}: mlops audit verify")]
+    return LedgerState(entries, state, signed, look.words()), wrong
 
 
 @verb("status", example="mlops status")
 def status() -> Status:
     "One card: what there is, what it cost today, what needs attention"
-    from datetime import datetime, UTC
-    from mlops_nb.core import ledger
+    from mlops_nb.core import contributions, ledger
 
     project = projects.current()
     log = ledger.of(project)
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
-    names = {kind: set() for kind in _COUNTED}
-    usd = 0.0
-    recent = []
-    kind_of = {counted: kind for kind, counted in _COUNTED.items()}
-    runs = 0
-    for event in log.events():
-        if event.type in kind_of:
-            names[kind_of[event.type]].add(event.subject.split("@")[0])
-        runs += event.type in ("run.completed", "job.completed")
-        if event.time.startswith(today):
-            usd += float((event.payload or {}).get("usd") or 0)
-        recent = [*recent[-4:], {"seq": event.seq, "time": event.time, "type": event.type, "subject": event.subject}]
+    card = contributions.card(project)
+    state, wrong = _ledger_state(log)
+    newest = log.events(newest=True, limit=5)
     return Status(
         root=str(project.root),
-        counts={**{kind: len(found) for kind, found in names.items()}, "runs": runs},
-        cost_usd_today=usd,
-        alerts=health.attention(project),
-        ledger=health.ledger_state(log),
-        recent=recent[::-1],
+        counts=card.counts,
+        cost_usd_today=card.cost_usd_today,
+        alerts=wrong + card.attention,
+        ledger=state,
+        recent=[Recent(event.seq, event.time, event.type, event.subject) for event in newest],
+        unread=Unread(card.unread.count, card.unread.last),
     )
 
-# %% ../../nbs/app/verbs.ipynb #8bdece6d
+# %% ../../nbs/app/verbs.ipynb #549911b9
 @verb("doctor", check=True, example="mlops doctor")
 def doctor() -> Diagnosis:
     "Check tools, stores, keys and versions; every failure comes with its fix"
-    checks = health.machine()
+    from mlops_nb.core import contributions
+
+    checks = machine.checks()
     try:
         project = projects.current()
         _ = project.settings
     except MlopsError as error:
-        return Diagnosis(checks=[*checks, health.failed("project", error)])
-    return Diagnosis(checks=[*checks, *health.project(project)])
+        return Diagnosis(checks=[*checks, contributions.failed("project", error)])
+    return Diagnosis(checks=[*checks, *contributions.checks(project)])
 
 # %% ../../nbs/app/verbs.ipynb #e44e949f
 @verb("completion")

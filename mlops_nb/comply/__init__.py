@@ -19,7 +19,6 @@ __getattr__, __dir__, __all__ = face(
         "scan": "verbs:scan",
         "audit": "audit_verbs:",
         "board": "panel:board",
-        "open_brackets": "views:open_brackets",
         "list": "verbs:list_",
         "show": "verbs:show",
         "controls": "controls:",

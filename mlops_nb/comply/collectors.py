@@ -12,11 +12,10 @@ __all__ = ['COLLECTORS', 'ProjectSources', 'ledger_intact', 'ledger_signed', 'le
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
-from ..core import pillars
+from ..core import brackets, pillars
 from ..core.errors import MlopsError
 from ..core.events import Event
 from ..core.evidence import Outcome, Sources, fresh, nothing, outcome_of, places, some, subjects
-from . import views
 from .events import CheckpointAnchored, LedgerSigned
 from .facts import Control, Result, Scan
 
@@ -85,12 +84,12 @@ def ledger_anchored(sources: ProjectSources) -> Outcome:
 
 def work_closed(sources: ProjectSources) -> Outcome:
     "No open bracket"
-    brackets = pillars.brackets()
-    events = sources.readable(sources.events(*brackets, *itertools.chain.from_iterable(brackets.values())))
-    begun = [event for event in events if event.type in brackets]
+    ends_of = pillars.brackets()
+    events = sources.readable(sources.events(*ends_of, *itertools.chain.from_iterable(ends_of.values())))
+    begun = [event for event in events if event.type in ends_of]
     if not begun:
         return nothing("recorded work")
-    still = views.open_brackets(events)
+    still = brackets.unended(events)
     old = [event for event in still if sources.days_since(event) > sources.fresh_days]
     if old and not sources.unread:  # an end that cannot be read may be theirs
         return Outcome(

@@ -13,8 +13,9 @@ from .pillars import contributes
 
 # %% ../../nbs/core/face.ipynb #f574301f
 _ROOMS = (
-    "contributions draw errors events evidence fact folds frames grammar identity ledger ledger_reading lazy merkle need note "
-    "payloads pillars progress project proportion refs remembered resources segments settings svg verbs verification"
+    "brackets contributions draw errors events evidence fact folds frames grammar health identity ledger ledger_reading "
+    "lazy merkle need note payloads pillars progress project proportion refs remembered resources segments settings "
+    "svg verbs verification"
 ).split()
 __getattr__, __dir__, __all__ = face(__name__, {name: f"{name}:" for name in _ROOMS})
 
@@ -26,4 +27,5 @@ CONTRIBUTES = contributes(
         "audit": "settings:AuditSettings",
     },
     events="events:TYPES",
+    health="health:checks",
 )

@@ -17,7 +17,7 @@ from . import ledger, merkle, verification
 from .errors import MlopsError
 
 # %% ../../nbs/core/remembered.ipynb #76813021
-SLICE = 13  # 2**13 old entries are read again at each look
+SLICE = 11  # 2**11 old entries are read again at each look
 
 
 class Memory(msgspec.Struct):

@@ -35,6 +35,7 @@ __getattr__, __dir__, __all__ = face(
 # %% ../../nbs/cost/face.ipynb #542a26e0
 CONTRIBUTES = contributes(
     settings={"cost": "settings:CostSettings"},
+    status="status:STATUS",
     pages="pages:pages",
     collectors="collectors:COLLECTORS",
 )

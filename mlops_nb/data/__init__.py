@@ -23,7 +23,6 @@ __getattr__, __dir__, __all__ = face(
         "resolve": "reading:resolve",
         "locate": "reading:locate",
         "adopt": "dvc_versions:adopt",
-        "health": "health:health",
         "DatasetVersion": "facts:DatasetVersion",
     },
 )
@@ -31,6 +30,8 @@ __getattr__, __dir__, __all__ = face(
 # %% ../../nbs/data/face.ipynb #0cba2a51
 CONTRIBUTES = contributes(
     events="events:TYPES",
+    health="health:checks",
+    status="status:STATUS",
     pages="pages:pages",
     collectors="collectors:COLLECTORS",
 )

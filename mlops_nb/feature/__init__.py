@@ -35,6 +35,8 @@ __getattr__, __dir__, __all__ = face(
 # %% ../../nbs/feature/face.ipynb #55b6be8a
 CONTRIBUTES = contributes(
     events="events:TYPES",
+    health="health:checks",
+    status="status:STATUS",
     pages="pages:pages",
     metrics="metrics:METRICS",
 )

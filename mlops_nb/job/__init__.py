@@ -44,6 +44,7 @@ CONTRIBUTES = contributes(
     settings={"job": "settings:JobSettings"},
     events="events:TYPES",
     brackets="events:BRACKETS",
+    status="status:STATUS",
     pages="pages:pages",
     collectors="collectors:COLLECTORS",
 )

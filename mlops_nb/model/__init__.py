@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         **{v: f"promotion_verbs:{v}" for v in "gate promote approve rollback history".split()},
-        **{v: f"verbs:{v}" for v in "log show mend resolve folder load leftovers health differences".split()},
+        **{v: f"verbs:{v}" for v in "log show mend resolve folder load leftovers differences".split()},
         "list": "verbs:list_",
         **{v: f"safety_verbs:{v}" for v in "scan sign verify".split()},
         "explain": "explain_verbs:explain",
@@ -39,6 +39,8 @@ CONTRIBUTES = contributes(
     settings={"model": "settings:ModelSettings"},
     events="events:TYPES",
     brackets="events:BRACKETS",
+    health="health:checks",
+    status="status:STATUS",
     pages="pages:pages",
     metrics="metrics:METRICS",
     collectors="collectors:COLLECTORS",

@@ -156,7 +156,7 @@ def drift(
         found = profile_sketch.compare_profiles(reference, current, alpha, columns, min_effect)
     else:
         with progress("comparing", len(columns) or reference.num_columns) as tick:
-            found = comparison.compare(reference, current, alpha, columns, min_effect, tick)
+            found = comparison.compare(reference, current, alpha, columns=columns, min_effect=min_effect, tick=tick)
     if report is not None:
         _report(reference, current, report, columns, found)
     found.reference = _called(ref)
