@@ -19,6 +19,7 @@ from ..core.progress import progress
 from ..core.verbs import call, verb
 from . import adoption
 from .facts import Demo, Step
+from ..feature.events import FeatureJoined
 
 # %% ../../nbs/app/demo_verbs.ipynb #d1e43f22
 def tutorials() -> Path:
@@ -74,14 +75,12 @@ def _steps(root: Path) -> dict[str, Callable[[], str]]:
     def join() -> str:
         from mlops_nb.core import ledger
 
-        proofs = [event.payload for event in ledger.of(projects.current()).events(["feature.joined"]) if event.payload]
+        joined = ledger.of(projects.current()).events(FeatureJoined)
+        proofs = [event.payload for event in joined if isinstance(event.payload, FeatureJoined)]
         if not proofs:
             raise NotFound("no join was recorded", "mlops audit log")
-        largest = max(proofs, key=lambda proof: proof["rows_in"])
-        return (
-            f"{largest['rows_in']:,} rows in, {largest['rows_out']:,} rows out, "
-            f"{largest['future_values']} values from the future"
-        )
+        largest = max(proofs, key=lambda proof: proof.rows_in or 0)
+        return f"{largest.rows_in:,} rows in, {largest.rows_out:,} rows out, {largest.future_values} values from the future"
 
     def verify() -> str:
         verification = call("audit.verify")

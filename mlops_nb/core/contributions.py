@@ -9,15 +9,6 @@ __all__ = ['Check', 'failed', 'checked', 'checks', 'Attention', 'Line', 'StatusP
            'Metric', 'metrics', 'is_number', 'numbers_of', 'help_of', 'slug', 'named']
 
 # %% ../../nbs/core/contributions.ipynb #565f4a00
-from collections.abc import Callable
-from typing import Any, NamedTuple
-import msgspec
-from . import folds, pillars
-from .errors import MlopsError
-from .folds import Fold, Unread
-from .project import Project
-
-# %% ../../nbs/core/contributions.ipynb #dad244df
 import hashlib, itertools, re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, NamedTuple

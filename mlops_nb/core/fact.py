@@ -25,7 +25,7 @@ class Fact(msgspec.Struct, kw_only=True, dict=True):
     def finding(self) -> str:
         return "the check found something"
 
-    def panel(self):
+    def panel(self) -> "Panel":
         "The `Panel` of this fact"
         from mlops_nb.core import draw
 
@@ -44,7 +44,7 @@ class Fact(msgspec.Struct, kw_only=True, dict=True):
     def __str__(self) -> str:
         return "\n".join([*self.notes(), self.panel().text()])
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {**self.panel()._repr_mimebundle_(include, exclude), "application/json": self.json()}
 
     def _ipython_display_(self) -> None:
@@ -72,7 +72,7 @@ class Plan(Fact):
     __panel__ = "mlops_nb.core.fact:draw_plan"
 
 
-def draw_plan(plan: Plan):
+def draw_plan(plan: Plan) -> "Panel":
     "A plan as a numbered list"
     from mlops_nb.core import draw
 

@@ -15,7 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 import msgspec
-from . import ledger, pillars
+from . import ledger, ledger_reading, pillars
 from .events import Skipped
 from .ledger_file import TYPE
 from .project import Project
@@ -160,7 +160,7 @@ def _readers(walking: list[_Walking]) -> dict[str, list[_Take]]:  # Event type -
     return found
 
 # %% ../../nbs/core/folds.ipynb #a73444af
-def _entries(log: ledger.Ledger, read: set[str], after: int) -> Iterable[ledger.Stored]:
+def _entries(log: ledger.Ledger, read: set[str], after: int) -> Iterable[ledger_reading.Stored]:
     "Entries that are read, or cannot be, in order"
     if log.size() - after <= ledger.SHORT:
         return log.walk("1", [], after)
