@@ -8,8 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/fact.html.md"""
 __all__ = ['Fact', 'Plan', 'draw_plan']
 
 # %% ../../nbs/core/fact.ipynb #b178fa69
-import importlib
+import importlib, math
+from typing import TYPE_CHECKING, Any
 import msgspec
+
+if TYPE_CHECKING:
+    from mlops_nb.core.draw import Panel
 
 # %% ../../nbs/core/fact.ipynb #56fb07e7
 class Fact(msgspec.Struct, kw_only=True, dict=True):
@@ -54,15 +58,15 @@ class Fact(msgspec.Struct, kw_only=True, dict=True):
         display({"text/html": self.panel().html(), "text/plain": str(self)}, raw=True)
 
 
-def _plain(x):
+def _plain(value: Any) -> Any:
     "Strict JSON has no NaN: null says the same"
-    if isinstance(x, float):
-        return x if x == x and abs(x) != float("inf") else None
-    if isinstance(x, dict):
-        return {k: _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_plain(v) for v in x]
-    return x
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
 
 # %% ../../nbs/core/fact.ipynb #0fcca269
 class Plan(Fact):

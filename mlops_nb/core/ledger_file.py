@@ -72,7 +72,7 @@ def make_indexes(
     return True
 
 # %% ../../nbs/core/ledger_file.ipynb #2da21488
-def in_words(e: Exception, path) -> ToolFailed:
+def in_words(e: Exception, path: Path) -> ToolFailed:
     "What SQLite says, in one line"
     text = filesystem.in_words(e, path)
     hint = (
