@@ -160,7 +160,7 @@ def fill(*args):
     except OSError: pass
 mlflow_registration.leave = fill
 v = model.log(clf, "delay", example=X, wait=False)
-ended = mlflow_registration.wait(p, next(iter(e for e in ledger.of(p).events("model.logging_started", newest=True))).payload["bracket"])
+ended = mlflow_registration.wait(p, next(iter(e for e in ledger.of(p).events("model.logging_started", newest=True))).payload.bracket)
 os.unlink("ballast")
 model.mend()
 print(json.dumps({"versions": [m["version"] for m in model.list().models], "mlflow": len(mlflow_registry.versions(p, "delay")), "left": os.listdir(".mlops/registering"),
