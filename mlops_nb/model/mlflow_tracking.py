@@ -9,7 +9,7 @@ __all__ = ['last_run', 'trained_outside', 'bracketed']
 
 # %% ../../nbs/model/mlflow_tracking.ipynb #22d1a404
 import os, sys, threading, weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from types import ModuleType
@@ -160,14 +160,7 @@ def bracketed(
             mlflow.end_run()
             _last[project.root] = fact.run
             _there[project.root] = _in_notebook()
-            lacks = _lacking(params) or _lacking(metrics)
-            if lacks:
-                raise BadInput(
-                    f"no variable `{lacks}` is there after the cell; run {fact.run[:8]} is kept without it",
-                    _METRIC if others else "check the spelling; what the cell assigns may be named",
-                )
-            if others:
-                raise BadInput(f"the metric `{others[0]}` is no number; run {fact.run[:8]} is kept without it", _METRIC)
+            _check_kept(fact.run[:8], _lacking(params) or _lacking(metrics), others)
     finally:
         _turn.release()
 
@@ -180,6 +173,21 @@ def _lacking(given: dict | refs.Vars | None) -> str:
     if not isinstance(given, refs.Vars):
         return ""
     return next((name for name in given.names if name not in given.namespace), "")
+
+
+def _check_kept(
+    run: str,  # The first eight of its id
+    lacks: str,  # Variable that is not there
+    others: Sequence[str],  # Metrics that are no numbers
+) -> None:
+    "Raise `BadInput` for what the run is kept without"
+    if lacks:
+        raise BadInput(
+            f"no variable `{lacks}` is there after the cell; run {run} is kept without it",
+            _METRIC if others else "check the spelling; what the cell assigns may be named",
+        )
+    if others:
+        raise BadInput(f"the metric `{others[0]}` is no number; run {run} is kept without it", _METRIC)
 
 
 def _numbers(metrics: dict | refs.Vars | None) -> tuple[dict[str, float], list[str]]:
