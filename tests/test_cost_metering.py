@@ -8,6 +8,7 @@ import pytest
 
 from mlops_nb import cost
 from mlops_nb.core import ledger
+from mlops_nb.job.events import JobCompleted
 from mlops_nb.cost import metering
 
 
@@ -87,7 +88,6 @@ def test_the_real_library_without_a_driver_says_nothing(anew):
 )
 def test_energy_is_measured_when_every_counter_was_read(known, measured, project):
     for n, e in enumerate(known):
-        ledger.record(
-            project, "job.completed", "train", {"run": f"j{n}", "usd": 0.1, "kwh": 1.0, "seconds": 1.0, "energy": e}
-        )
+        told = JobCompleted(run=f"j{n}", usd=0.1, kwh=1.0, seconds=1.0, energy=e)
+        ledger.record(project, told, subject="train")
     assert cost.show().measured is measured

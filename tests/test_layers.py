@@ -12,15 +12,22 @@ PACKAGE = ROOT / "mlops_nb"
 
 STREET = "core guard cost data feature model serve monitor job comply app".split()  # each may use the faces to its left
 SURFACES = {"__init__", "__main__", "cli", "magics", "lab"}
+GROUND = {"events", "settings", "facts"}  # what every other room of a pillar may import
+CONTRIBUTED = {"health", "status", "pages", "collectors"}  # rooms that a face declares: they may import what verbs may
+ABOVE = GROUND | {"engine", "adapter", "views", "panel", "metrics", "verbs", "contributed"}
 ROOMS = {  # room -> rooms of its own pillar that it may import
-    "facts": set(),
-    "engine": {"facts", "engine"},
-    "adapter": {"facts", "engine"},
-    "plugin": {"facts", "engine", "adapter"},
-    "views": {"facts"},
-    "panel": {"facts", "views"},
-    "verbs": {"facts", "engine", "adapter", "views", "panel", "verbs"},
-    "face": {"facts", "engine", "adapter", "views", "panel", "verbs"},
+    "events": set(),
+    "settings": set(),
+    "facts": {"events"},
+    "engine": GROUND | {"engine"},
+    "adapter": GROUND | {"engine"},
+    "plugin": GROUND | {"engine", "adapter"},
+    "views": GROUND,
+    "metrics": GROUND | {"views"},
+    "panel": GROUND | {"views"},
+    "verbs": ABOVE,
+    "contributed": ABOVE,
+    "face": ABOVE,
 }
 TOOLS = {  # prefix of a room -> the packages that it alone may call
     "feast": {"feast"},
@@ -38,10 +45,7 @@ MATERIALS = set(
 ) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars", "pynvml"}
 HEAVY = MATERIALS | set().union(*TOOLS.values())
 EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand
-    ("mlops_nb.app.pages", "mlops_nb.app.site_views"): "the site's pages draw its views: a panel in HTML files",
-    ("mlops_nb.app.site_content", "mlops_nb.app.site_views"): "gathers the views that the pages draw",
-    ("mlops_nb.app.site_content", "mlops_nb.app.nbconvert_page"): "gathers the notebooks' pages too",
-    ("mlops_nb.comply.collectors", "mlops_nb.comply.views"): "a control's evidence is a fold of events",
+    ("mlops_nb.cost.views", "mlops_nb.cost.spending"): "the rows of a view come from a fold that keeps its place",
     ("mlops_nb.data.health", "mlops_nb.data.dvc_versions"): "doctor asks whether the pointers can be read",
     ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
     (
@@ -84,11 +88,11 @@ def kind(room: str) -> str:
         return "face"
     if room.endswith("_plugin"):
         return "plugin"
-    if room in ("facts", "views", "panel"):
+    if room in ROOMS:
         return room
-    if room == "verbs" or room.endswith("_verbs"):
-        return "verbs"
-    for word in ("facts", "views", "panel"):
+    if room in CONTRIBUTED:
+        return "contributed"
+    for word in ("verbs", "facts", "views", "panel"):
         if room.endswith(f"_{word}"):
             return word
     return "adapter" if room.split("_")[0] in TOOLS and "_" in room else "engine"
@@ -138,6 +142,12 @@ def wrong(name: str, other: str) -> str:
         return "" if to == "core" else "a surface imports core and nothing else"
     if to not in STREET:
         return f"no pillar {to}"
+    if kind(room) in ("events", "settings"):
+        return "" if to == "core" else f"{kind(room)} imports core alone"
+    if into == "events":
+        return ""  # what happened may be read from left and right
+    if kind(into) == "events" and to not in (pillar, "core"):
+        return "events imports core alone" if kind(room) == "events" else ""
     if to == pillar:
         if pillar == "core" or into == "__init__":
             return ""
@@ -150,7 +160,7 @@ def wrong(name: str, other: str) -> str:
         return ""
     if into == "facts":
         return ""
-    if kind(room) in ("facts", "views", "panel"):
+    if kind(room) in ("facts", "views", "metrics", "panel"):
         return f"{kind(room)} imports core and facts"
     return "" if into == "__init__" else f"use the public face of {to}, not its room {into}"
 
@@ -163,6 +173,56 @@ def test_arrows():
         if (why := wrong(n, other)) and (n, other) not in EXCEPTIONS
     ]
     assert found == []
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    "Groups of modules that import each other, directly or by way of others (Tarjan)"
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in sorted(arrows.get(name, ())):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            group = []
+            while not group or group[-1] != name:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in arrows:
+        if name not in index:
+            visit(name)
+    return sorted(found)
+
+
+def test_no_circles_between_modules():
+    "At module level there is none at all; a face is no module that holds anything, so what goes through it is not counted"
+    known = set(modules())
+    faces = {n for n in known if kind(where(n)[1]) == "face"}
+    top = {n: {other for other, _, at_top in imports(n) if at_top and other in known - faces} for n in known - faces}
+    assert circles(top) == []
+
+
+def test_no_circles_between_modules_of_a_pillar():
+    "Also not by imports inside functions, but for what the ground offers at any time"
+    known = set(modules())
+    for pillar in [p for p in STREET if p != "core"]:
+        own = {n for n in known if where(n)[0] == pillar and kind(where(n)[1]) != "face"}
+        arrows = {n: {other for other, _, _ in imports(n) if other in own} for n in own}
+        assert circles(arrows) == [], pillar
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_exceptions_are_needed():

@@ -215,14 +215,11 @@ class _Reading(_File):
         evidence: bool = False,  # Look at every entry
     ) -> Iterator[Stored]:
         "Entries as stored, a thousand at a time"
-        if asked.names and not evidence and self.has_index(after):
-            return self._looked_up(*asked.condition(), after, newest)
+        if asked.names and not evidence and self._has_index(after):
+            return self._looked_up(asked, after, newest)
         return self._walked(asked, after, newest)
 
-    def has_index(
-        self,
-        after: int,  # Only entries behind this one are asked for
-    ) -> bool:
+    def _has_index(self, after: int) -> bool:
         "Is the tail long enough for an index, and is there one, or can there be?"
         if self.size() - after <= SHORT:
             return False
@@ -232,24 +229,9 @@ class _Reading(_File):
             except DAMAGED as error:
                 raise in_words(error, self.path) from error
 
-    def types(self) -> list[str]:
-        "Event types that occur, each found in the index behind the one before it"
-        first = f"SELECT min({TYPE}) FROM entry"
-        steps = f"SELECT ({first} WHERE {TYPE}>type) FROM found WHERE type IS NOT NULL"
-        sql = f"WITH RECURSIVE found(type) AS ({first} UNION ALL {steps}) SELECT type FROM found WHERE type IS NOT NULL"
-        return [row[0] for row in self._ask(sql)]
-
-    def chosen(
-        self,
-        where: str,  # Condition of SQL on the type, in the expressions of `core.ledger_file`
-        values: Sequence[Any],
-        after: int = -1,  # Only entries behind this one
-    ) -> Iterator[Stored]:
-        "Entries that meet a condition, in order, through the index"
-        return self._looked_up(where, values, after, newest=False)
-
-    def _looked_up(self, where: str, values: Sequence[Any], after: int, newest: bool) -> Iterator[Stored]:
+    def _looked_up(self, asked: Asked, after: int, newest: bool) -> Iterator[Stored]:
         "The places first, from the index alone, then their rows: sorting payloads would copy every one of them"
+        where, values = asked.condition()
         found = self._ask(f"SELECT seq FROM entry WHERE seq>? AND {where}", after, *values)
         places = sorted((row[0] for row in found), reverse=newest)
         order = "DESC" if newest else "ASC"
@@ -304,7 +286,7 @@ class _Reading(_File):
         *values: Any,
     ) -> Iterator[Stored]:
         "Entries that meet a condition, in order: through an index that was made for it, where there is one"
-        self.has_index(-1)
+        self._has_index(-1)
         yield from self._ask(f"SELECT seq, header, payload FROM entry WHERE {where} ORDER BY seq", *values)
 
     def broken(self) -> list[int]:
@@ -316,17 +298,10 @@ class _Reading(_File):
         seq: int,
     ) -> Event:
         "One entry; raises `NotFound`"
-        return event_of(*self.stored(seq))
-
-    def stored(
-        self,
-        seq: int,
-    ) -> Stored:
-        "One entry as stored; raises `NotFound`"
         rows = self._ask("SELECT seq, header, payload FROM entry WHERE seq=?", seq)
         if not rows:
             raise NotFound(f"no entry {seq}", f"the ledger has entries 0 to {self.size() - 1}")
-        return rows[0]
+        return event_of(*rows[0])
 
     def rows(self) -> Iterator[verification.Row]:
         "Every entry as stored, with what proves it"
