@@ -273,6 +273,16 @@ def test_a_kept_state_is_small_and_names_the_last_hundred(project):
     assert kept.stat().st_size < 5_000 and kept.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("subject", ["x", "-1", "99"])
+def test_a_forged_redaction_ends_no_fold(project, subject):
+    ledger.of(project).append("entry.redacted", subject, {})
+    record(project, "run.completed", "fit", run="r1", usd=0.5)
+    assert cost.show(by="job").total_usd == cost.show(by="run").total_usd == 0.5
+    ledger.of(project).append("entry.redacted", subject, {})
+    record(project, "run.completed", "fit", run="r2", usd=0.5)
+    assert cost.show(by="job").total_usd == cost.show(by="run").total_usd == 1.0
+
+
 def test_a_job_inside_a_job_is_counted_once(project):
     record(project, "run.completed", "fit", run="r", parent="inner", usd=0.1)
     record(project, "job.completed", "inner", run="inner", parent="outer", usd=0.3)

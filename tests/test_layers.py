@@ -46,7 +46,7 @@ MATERIALS = set(
 ) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars", "pynvml"}
 HEAVY = MATERIALS | set().union(*TOOLS.values())
 EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand
-    ("mlops_nb.comply.collectors", "mlops_nb.comply.views"): "a control's evidence is a fold of events",
+    ("mlops_nb.cost.views", "mlops_nb.cost.spending"): "the rows of a view come from a fold that keeps its place",
     ("mlops_nb.data.health", "mlops_nb.data.dvc_versions"): "doctor asks whether the pointers can be read",
     ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
     (

@@ -93,7 +93,8 @@ def show(
 ) -> Log:
     "One entry"
     log = _log(projects.current())
-    return Log(entries=[_entry(log.stored(seq))], total=log.size())
+    log.event(seq)  # raises `NotFound`
+    return Log(entries=[_entry(row) for row in log.lookup("seq=?", seq)], total=log.size())
 
 # %% ../../nbs/comply/audit_verbs.ipynb #18e85f3a
 def _sign(project: Project) -> Checkpointed:

@@ -114,7 +114,7 @@ class Log(Fact):
     total: int  # Entries in the ledger
     __panel__ = "mlops_nb.comply.panel:log"
 
-
+# %% ../../nbs/comply/facts.ipynb #1c34f887
 class Verified(Fact):
     "What the recomputation proves, and what it cannot"
 

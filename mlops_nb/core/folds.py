@@ -8,10 +8,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/folds.html.md"""
 __all__ = ['Head', 'Fold', 'Unread', 'Place', 'catch_up', 'told_once', 'Names', 'Nothing', 'names_fold']
 
 # %% ../../nbs/core/folds.ipynb #d8edb716
-import functools, heapq, os
+import functools, os
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 import msgspec
@@ -162,15 +161,12 @@ def _readers(walking: list[_Walking]) -> dict[str, list[_Take]]:  # Event type -
 # %% ../../nbs/core/folds.ipynb #a73444af
 def _entries(log: ledger.Ledger, read: set[str], after: int) -> Iterable[ledger_reading.Stored]:
     "Entries that are read, or cannot be, in order"
-    if log.size() - after <= ledger.SHORT:
+    if not log.has_index(after):
         return log.walk("1", [], after)
-    types = [row[0] for row in log._ask(f"SELECT DISTINCT {TYPE} FROM entry")]
-    undeclared = {name for name in types if isinstance(name, str)} - set(pillars.events())
-    rows = log.entries(ledger.Asked(sorted({*read, "entry.redacted", *undeclared})), after=after)
-    if all(isinstance(name, str) for name in types):
-        return rows
-    broken = log.lookup(f"typeof({TYPE})<>'text' AND seq>?", after)
-    return heapq.merge(rows, broken, key=itemgetter(0))
+    declared = pillars.events()
+    wanted = [*read, "entry.redacted", *(name for name in log.types() if name not in declared)]
+    marks = ",".join("?" * len(wanted))
+    return log.chosen(f"({TYPE} IN ({marks}) OR {TYPE} IS NULL)", wanted, after)
 
 
 def _walk(log: ledger.Ledger, walking: list[_Walking], after: int, until: int) -> bool:
