@@ -28,4 +28,5 @@ CONTRIBUTES = contributes(
     },
     events="events:TYPES",
     health="health:checks",
+    status="brackets:STATUS",
 )

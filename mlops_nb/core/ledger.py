@@ -508,4 +508,4 @@ def bracket(
 def _ended(struct: type[Any], ending: Any, error: str) -> Ended:
     "What was filled in so far, as another end"
     told = {name: getattr(ending, name) for name in struct.__struct_fields__ if name in ending.__struct_fields__}
-    return struct(**{**told, "error": error[:500]})
+    return struct(**{**told, "error": ending.error or error[:500]})
