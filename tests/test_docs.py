@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from notebooks import taught
 
-from mlops_nb.core import errors, events, project, verb_index
+from mlops_nb.core import errors, pillars, settings, verb_index
 
 
 def missing(words, pattern) -> list[str]:
@@ -21,11 +21,11 @@ def test_verbs():
 
 
 def test_event_types():
-    assert missing(events.TYPES, lambda t: r"\b" + re.escape(t) + r"\b") == []
+    assert missing(pillars.events(), lambda t: r"\b" + re.escape(t) + r"\b") == []
 
 
 def test_settings():
-    names = [f"{section}.{key}" for section, struct in project.SECTIONS.items() for key in struct.__struct_fields__]
+    names = [f"{table}.{key}" for table in pillars.settings() for key in settings.keys_of(table)]
     names = [n for n in names if not re.search(rf"MLOPS_{n.replace('.', '_').upper()}\b", taught())]
     assert missing(names, lambda n: rf"\b({re.escape(n)}|{re.escape(n.partition('.')[2])}\s*=)") == []
 
