@@ -24,7 +24,8 @@ from .events import CheckpointAnchored, EntriesExported, LedgerSigned
 from .facts import Checkpointed, Entry, Exported, Log, Proof, Redacted, Verified
 
 if TYPE_CHECKING:
-    from mlops_nb.core.ledger import Ledger, Stored
+    from mlops_nb.core.ledger import Ledger
+    from mlops_nb.core.ledger_reading import Stored
 
 # %% ../../nbs/comply/audit_verbs.ipynb #ae5e0188
 def _log(project: Project) -> "Ledger":
@@ -74,7 +75,7 @@ def log(
     for name in types:
         if not name.endswith("*"):
             check_type(name)
-    from mlops_nb.core.ledger import Asked
+    from mlops_nb.core.ledger_reading import Asked
 
     log = _log(projects.current())
     rows = log.entries(Asked(types, subject or None, since or None), newest=True)
