@@ -132,13 +132,40 @@ def imports(name: str) -> list[tuple[str, int, bool]]:
     return found
 
 
+def wrong_tool(room: str, package: str) -> str:
+    "Why this room may not import a package from outside"
+    tool = next((t for t, packages in TOOLS.items() if package in packages), "")
+    fits = kind(room) in ("adapter", "plugin") and room.split("_")[0] == tool
+    return f"only a room {tool}_<role> may call {tool}" if tool and not fits else ""
+
+
+def wrong_inside(pillar: str, room: str, into: str) -> str:
+    "Why a room may not import another one of its own pillar"
+    if pillar == "core" or into == "__init__":
+        return ""
+    if kind(room) == kind(into) == "adapter" and room.split("_")[0] == into.split("_")[0]:
+        return ""  # two rooms of one tool
+    return "" if kind(into) in ROOMS[kind(room)] else f"{kind(room)} may not import {kind(into)}"
+
+
+def wrong_across(pillar: str, room: str, to: str, into: str) -> str:
+    "Why a room may not import one of another pillar"
+    if STREET.index(to) > STREET.index(pillar):
+        return f"{to} stands to the right of {pillar}: fold its events, or core.verbs.call"
+    if to == "core":
+        return ""
+    if into == "facts":
+        return ""
+    if kind(room) in ("facts", "views", "metrics", "panel"):
+        return f"{kind(room)} imports core and facts"
+    return "" if into == "__init__" else f"use the public face of {to}, not its room {into}"
+
+
 def wrong(name: str, other: str) -> str:
     "Why `name` may not import `other`; empty when it may"
     pillar, room = where(name)
     if not other.startswith("mlops_nb"):
-        tool = next((t for t, packages in TOOLS.items() if other.split(".")[0] in packages), "")
-        fits = kind(room) in ("adapter", "plugin") and room.split("_")[0] == tool
-        return f"only a room {tool}_<role> may call {tool}" if tool and not fits else ""
+        return wrong_tool(room, other.split(".")[0])
     to, into = where(other)
     if not to:
         return "" if into == "__init__" or pillar == "" else "a surface is imported by nothing"
@@ -152,21 +179,7 @@ def wrong(name: str, other: str) -> str:
         return ""  # what happened may be read from left and right
     if kind(into) == "events" and to not in (pillar, "core"):
         return "events imports core alone" if kind(room) == "events" else ""
-    if to == pillar:
-        if pillar == "core" or into == "__init__":
-            return ""
-        if kind(room) == kind(into) == "adapter" and room.split("_")[0] == into.split("_")[0]:
-            return ""  # two rooms of one tool
-        return "" if kind(into) in ROOMS[kind(room)] else f"{kind(room)} may not import {kind(into)}"
-    if STREET.index(to) > STREET.index(pillar):
-        return f"{to} stands to the right of {pillar}: fold its events, or core.verbs.call"
-    if to == "core":
-        return ""
-    if into == "facts":
-        return ""
-    if kind(room) in ("facts", "views", "metrics", "panel"):
-        return f"{kind(room)} imports core and facts"
-    return "" if into == "__init__" else f"use the public face of {to}, not its room {into}"
+    return wrong_inside(pillar, room, into) if to == pillar else wrong_across(pillar, room, to, into)
 
 
 def test_arrows():

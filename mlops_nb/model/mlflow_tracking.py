@@ -160,14 +160,7 @@ def bracketed(
             mlflow.end_run()
             _last[project.root] = fact.run
             _there[project.root] = _in_notebook()
-            lacks = _lacking(params) or _lacking(metrics)
-            if lacks:
-                raise BadInput(
-                    f"no variable `{lacks}` is there after the cell; run {fact.run[:8]} is kept without it",
-                    _METRIC if others else "check the spelling; what the cell assigns may be named",
-                )
-            if others:
-                raise BadInput(f"the metric `{others[0]}` is no number; run {fact.run[:8]} is kept without it", _METRIC)
+            _complain(fact, _lacking(params) or _lacking(metrics), others)
     finally:
         _turn.release()
 
@@ -180,6 +173,17 @@ def _lacking(given: dict | refs.Vars | None) -> str:
     if not isinstance(given, refs.Vars):
         return ""
     return next((name for name in given.names if name not in given.namespace), "")
+
+
+def _complain(fact: Run, lacks: str, others: list[str]) -> None:
+    "Raise for a variable that is not there, or for a metric that is no number; the run is kept"
+    if lacks:
+        raise BadInput(
+            f"no variable `{lacks}` is there after the cell; run {fact.run[:8]} is kept without it",
+            _METRIC if others else "check the spelling; what the cell assigns may be named",
+        )
+    if others:
+        raise BadInput(f"the metric `{others[0]}` is no number; run {fact.run[:8]} is kept without it", _METRIC)
 
 
 def _numbers(metrics: dict | refs.Vars | None) -> tuple[dict[str, float], list[str]]:
