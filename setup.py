@@ -70,7 +70,7 @@ def packed() -> list[tuple[Path, Path]]:
 class Build(build_py):
     "Lays templates and tutorials into the package"
 
-    def run(self):
+    def run(self) -> None:
         super().run()
         if getattr(self, "editable_mode", False):  # a checkout finds them where they lie
             return

@@ -27,7 +27,14 @@ def batch_s(sessions: dict[str, Predictor], rows, rounds: int) -> dict[str, floa
 
 def row(name: str, ours: float, peer: float, unit: str, note: str) -> dict:
     "A line of bench/RESULTS.md"
-    return {"name": name, "ours": float(f"{ours:.4g}"), "peer": float(f"{peer:.4g}"), "ratio": round(peer / ours, 2), "unit": unit, "note": note}  # fmt: skip
+    return {
+        "name": name,
+        "ours": float(f"{ours:.4g}"),
+        "peer": float(f"{peer:.4g}"),
+        "ratio": round(peer / ours, 2),
+        "unit": unit,
+        "note": note,
+    }
 
 
 def main(rounds: int = 30) -> list[dict]:

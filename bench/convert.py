@@ -76,7 +76,7 @@ def main(rounds: int = 3) -> list[dict]:
                     None,
                     "MB",
                     "of the process on Linux, pages of the mapped file included",
-                    0,
+                    digits=0,
                 )
             )
     return rows

@@ -85,5 +85,12 @@ def main(rounds: int = 3) -> list[dict]:
             "s",
             "sketch of the current window, tests against the stored profile",
         ),
-        row("drift, bytes in the notebook", ours[1], peer[1], "bytes", "panel against Evidently's inline report", 0),
+        row(
+            "drift, bytes in the notebook",
+            ours[1],
+            peer[1],
+            "bytes",
+            "panel against Evidently's inline report",
+            digits=0,
+        ),
     ]

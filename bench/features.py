@@ -1,7 +1,8 @@
 """Point-in-time joins: ours against bare DuckDB, Feast's default local store and its DuckDB store.
 
 Three views of N rows with four features each, 100,000 keys, 90 days, a time to live of 30 days; an entity frame of N rows.
-Every case is a fresh process; imports are excluded; Parquet in, Arrow or pandas frame out. The peak is that of the process, which may take 60 % of the machine's memory."""
+Every case is a fresh process; imports are excluded; Parquet in, Arrow or pandas frame out.
+The peak is that of the process, which may take 60 % of the machine's memory."""
 
 import json
 import os

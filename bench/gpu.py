@@ -113,17 +113,22 @@ def main() -> list[dict]:
             "Wh",
             f"{cell['kwh'] * 3.6e6 / cell['seconds']:.0f} W on average",
         ),
-        row("reading the counter, wall", reading * 1e6, None, "us", "twice a cell", 1),
+        row("reading the counter, wall", reading * 1e6, None, "us", "twice a cell", digits=1),
         row(
             "finished cells run again by --resume",
             len(ran) - 3,
             None,
             "cells",
             "tensors, a module and its optimizer lie on the GPU",
-            1,
+            digits=1,
         ),
         row(
-            "tensors equal, on the GPU, shared as before", int(truth), None, "1 = yes", "printed by the resumed run", 1
+            "tensors equal, on the GPU, shared as before",
+            int(truth),
+            None,
+            "1 = yes",
+            "printed by the resumed run",
+            digits=1,
         ),
     ]
 

@@ -1,4 +1,5 @@
-"""What every benchmark stands on: interleaved rounds, medians, processor and wall time of whole process trees, the machine and the versions.
+"""What every benchmark stands on: interleaved rounds, medians, processor and wall time of whole process trees,
+the machine and the versions.
 
 A benchmark is a module here whose `main()` gives rows. Both sides of a row ran in turn, in one run, on one machine; trust the ratio of
 processor time most, since wall clock and single figures are also the neighbours'."""
@@ -87,7 +88,7 @@ def measured(code: str, *words: str, cwd: str | Path = ROOT, env: dict | None = 
 
 
 def row(
-    name: str, ours: float, peer: float | None, unit: str, note: str, digits: int = 3, ratio: float | None = None
+    name: str, ours: float, peer: float | None, unit: str, note: str, *, digits: int = 3, ratio: float | None = None
 ) -> dict:
     "One line of the table; the ratio is peer over ours unless it is given, so above 1 is in our favour"
     if ratio is None and peer is not None:

@@ -37,10 +37,13 @@ def main(rounds: int = 9) -> list[dict]:
     rows = []
     for name, goal in (("import mlops_nb", 0.3), ("mlops --help", 1), ("mlops status", 2)):
         ours, peer = got[name].cpu - bare, ipython - bare
-        note = f"net of bare Python ({bare * 1000:.0f} ms), against import IPython; ours is {ours / peer:.2f} times that, goal at most {goal}; {versions('ipython')}"
-        rows.append(row(f"{name}, CPU", ours * 1000, peer * 1000, "ms", note, 1))
+        note = (
+            f"net of bare Python ({bare * 1000:.0f} ms), against import IPython; ours is {ours / peer:.2f} "
+            f"times that, goal at most {goal}; {versions('ipython')}"
+        )
+        rows.append(row(f"{name}, CPU", ours * 1000, peer * 1000, "ms", note, digits=1))
     ours, peer = (statistics.median(x[n][0] for x in loads) for n in (0, 1))
     wall = statistics.median(x[0][1] for x in loads)
     note = f"{loads[0][0][2]} new modules, {wall:.1f} ms of wall time; against IPython's autoreload; goal at most 5"
-    rows.append(row("%load_ext mlops_nb, CPU", ours, peer, "ms", note, 2))
+    rows.append(row("%load_ext mlops_nb, CPU", ours, peer, "ms", note, digits=2))
     return rows

@@ -117,7 +117,7 @@ NOTE = "mlops job run (typed, metered, saved cell by cell, in the ledger), in st
 
 
 def one(
-    title: str, name: str, made: dict, sides: tuple[list[str], list[str]], d: str, env: dict, rounds: int
+    title: str, name: str, made: dict, sides: tuple[list[str], list[str]], d: str, *, env: dict, rounds: int
 ) -> list[dict]:
     "Rows of one notebook: a run in steady state on both sides, and what the warm servers cost once and hold"
     (ours, peer), note = sides, f"{NOTE} the command line of {versions('papermill')}; median of {rounds}"
@@ -145,7 +145,7 @@ def one(
     held = "all warm servers of this user, shared pages counted in each; they end when idle"
     return [
         *rows,
-        row(f"warm servers after it ({len(processes(env))}), resident", servers(env)[1], None, "MB", held, 1),
+        row(f"warm servers after it ({len(processes(env))}), resident", servers(env)[1], None, "MB", held, digits=1),
     ]
 
 
@@ -164,7 +164,7 @@ def main(rounds: int = 3, runs: int = 20) -> list[dict]:
                 ("50 cells", "n50", notebook(50)),
                 ("pandas, scikit-learn, MLflow", "ml", notebook(0, ML)),
             ):
-                rows += one(title, name, made, (ours, peer), d, env, rounds)
+                rows += one(title, name, made, (ours, peer), d, env=env, rounds=rounds)
             mine = [[*ours, "job", "run", "n50", "-p", f"n={k}"] for k in range(runs)]
             theirs = [[*peer, "n50.ipynb", f"o{k}.ipynb", "-p", "n", str(k)] for k in range(runs)]
             took = together(mine, 2, d, env), together(theirs, 2, d, env)

@@ -57,11 +57,13 @@ import datetime as dt, pandas as pd
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
 from feast.types import Float64
 from feast.value_type import ValueType
-store = FeatureStore(config=RepoConfig(project='bench', provider='local', registry=f'{folder}/registry.db', entity_key_serialization_version=3,
+store = FeatureStore(config=RepoConfig(
+    project='bench', provider='local', registry=f'{folder}/registry.db', entity_key_serialization_version=3,
     online_store={'type': 'sqlite', 'path': f'{folder}/online.db'}, offline_store={'type': 'file'}))
 k = Entity(name='k', join_keys=['k'], value_type=ValueType.INT64)
 source = FileSource(path=view, timestamp_field='t')
-fv = FeatureView(name='v', entities=[k], ttl=dt.timedelta(days=ttl), schema=[Field(name=f'f{n}', dtype=Float64) for n in range(4)], source=source, online=False)
+schema = [Field(name=f'f{n}', dtype=Float64) for n in range(4)]
+fv = FeatureView(name='v', entities=[k], ttl=dt.timedelta(days=ttl), schema=schema, source=source, online=False)
 store.apply([k, fv])
 began, used = time.perf_counter(), time.process_time()
 asked = pd.read_parquet(entities).rename(columns={'t': 'event_timestamp'})

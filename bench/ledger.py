@@ -90,15 +90,26 @@ def throughput(folder: Path, rounds: int) -> list[dict]:
     log.close()
     sync = f"fsync of this disk {disk * 1e6:.0f} us"
     return [
-        row("durable appends, one writer", one, 1 / disk, "a second", f"against fsyncs alone; {sync}", 0, one * disk),
+        row(
+            "durable appends, one writer",
+            one,
+            1 / disk,
+            "a second",
+            f"against fsyncs alone; {sync}",
+            digits=0,
+            ratio=one * disk,
+        ),
         row(
             f"durable appends, {WRITERS} threads",
             many,
             plain,
             "a second",
-            f"{entries / commits:.0f} entries a commit, {many / one:.1f} times one writer; against bare SQLite, a commit a row; {sync}; the ratio is ours / peer",
-            0,
-            many / plain,
+            (
+                f"{entries / commits:.0f} entries a commit, {many / one:.1f} times one writer; against bare "
+                f"SQLite, a commit a row; {sync}; the ratio is ours / peer"
+            ),
+            digits=0,
+            ratio=many / plain,
         ),
         row(
             "durable appends, 100 a batch",
@@ -106,8 +117,8 @@ def throughput(folder: Path, rounds: int) -> list[dict]:
             one,
             "a second",
             "against one writer, an entry at a time; the ratio is ours / peer",
-            0,
-            batch / one,
+            digits=0,
+            ratio=batch / one,
         ),
     ]
 
@@ -132,8 +143,11 @@ def verification(folder: Path, entries: int) -> dict:
         sha256(b"\1" + leaf[:64]).digest()
     hashed = (time.process_time() - began) / len(some)
     log.close()
-    note = f"{entries:,} entries in {ours * entries:.1f} s; against its three SHA-256 alone (payload, leaf, node), so {ours / hashed:.1f} times the bare hash"
-    return row("verification, CPU an entry", ours * 1e6, hashed * 1e6, "us", note, 2)
+    note = (
+        f"{entries:,} entries in {ours * entries:.1f} s; against its three SHA-256 alone (payload, leaf, "
+        f"node), so {ours / hashed:.1f} times the bare hash"
+    )
+    return row("verification, CPU an entry", ours * 1e6, hashed * 1e6, "us", note, digits=2)
 
 
 def main(rounds: int = 3, entries: int = 1_000_000) -> list[dict]:

@@ -26,7 +26,9 @@ if side=='ours':
     from mlops_nb.core import project
     p = project.create(folder)
     with project.use(p):
-        for i,f in enumerate(files): feature.add(f'v{i}', entity=['k'], time='t', ttl='30d', source=f, sql=f'SELECT k, t, f0 AS a{i}, f1 AS b{i}, f2 AS c{i}, f3 AS d{i} FROM source')
+        for i,f in enumerate(files):
+            sql = f'SELECT k, t, f0 AS a{i}, f1 AS b{i}, f2 AS c{i}, f3 AS d{i} FROM source'
+            feature.add(f'v{i}', entity=['k'], time='t', ttl='30d', source=f, sql=sql)
         wall, cpu = time.perf_counter(), time.process_time()
         written = feature.materialize().written
         spent = [time.process_time()-cpu, time.perf_counter()-wall]
@@ -38,10 +40,16 @@ else:
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
     from feast.types import Float64
     from feast.value_type import ValueType
-    s = FeatureStore(config=RepoConfig(project='bench', provider='local', registry=f'{folder}/registry.db', entity_key_serialization_version=3,
+    s = FeatureStore(config=RepoConfig(
+        project='bench', provider='local', registry=f'{folder}/registry.db', entity_key_serialization_version=3,
         online_store={'type':'sqlite', 'path':f'{folder}/online.db'}, offline_store={'type':'file'}))
     k = Entity(name='k', join_keys=['k'], value_type=ValueType.INT64)
-    vs = [FeatureView(name=f'v{i}', entities=[k], ttl=dt.timedelta(days=30), schema=[Field(name=f'f{n}', dtype=Float64) for n in range(4)], source=FileSource(path=f, timestamp_field='t'), online=True) for i,f in enumerate(files)]
+    schema = [Field(name=f'f{n}', dtype=Float64) for n in range(4)]
+    vs = []
+    for i,f in enumerate(files):
+        source = FileSource(path=f, timestamp_field='t')
+        ttl = dt.timedelta(days=30)
+        vs.append(FeatureView(name=f'v{i}', entities=[k], ttl=ttl, schema=schema, source=source, online=True))
     s.apply([k, *vs])
     wall, cpu = time.perf_counter(), time.process_time()
     s.materialize(dt.datetime(2025, 12, 1, tzinfo=dt.timezone.utc), now)
@@ -102,21 +110,21 @@ def main(rounds: int = 3, keys: int = 20_000) -> list[dict]:
     return [
         row("materialize, CPU", ours[0][0], feast[0][0], "s", what),
         row("materialize, wall", ours[0][1], feast[0][1], "s", f"{VIEWS * keys / ours[0][0]:,.0f} rows a CPU second"),
-        row("cold online read of 1 entity, CPU", ours[3][0] * us, feast[3][0] * us, "us", cold, 1),
-        row("cold online read of 1 entity, wall", ours[3][1] * us, feast[3][1] * us, "us", "the same", 1),
-        row("cold online read of 100 entities, CPU", ours[4][0] * us, feast[4][0] * us, "us", cold, 1),
-        row("cold online read of 100 entities, wall", ours[4][1] * us, feast[4][1] * us, "us", "the same", 1),
-        row("warm online read of 1 entity, CPU", ours[1][0] * us, feast[1][0] * us, "us", warm, 1),
-        row("warm online read of 1 entity, wall", ours[1][1] * us, feast[1][1] * us, "us", "the same", 1),
-        row("warm online read of 100 entities, CPU", ours[2][0] * us, feast[2][0] * us, "us", warm, 1),
-        row("warm online read of 100 entities, wall", ours[2][1] * us, feast[2][1] * us, "us", "the same", 1),
+        row("cold online read of 1 entity, CPU", ours[3][0] * us, feast[3][0] * us, "us", cold, digits=1),
+        row("cold online read of 1 entity, wall", ours[3][1] * us, feast[3][1] * us, "us", "the same", digits=1),
+        row("cold online read of 100 entities, CPU", ours[4][0] * us, feast[4][0] * us, "us", cold, digits=1),
+        row("cold online read of 100 entities, wall", ours[4][1] * us, feast[4][1] * us, "us", "the same", digits=1),
+        row("warm online read of 1 entity, CPU", ours[1][0] * us, feast[1][0] * us, "us", warm, digits=1),
+        row("warm online read of 1 entity, wall", ours[1][1] * us, feast[1][1] * us, "us", "the same", digits=1),
+        row("warm online read of 100 entities, CPU", ours[2][0] * us, feast[2][0] * us, "us", warm, digits=1),
+        row("warm online read of 100 entities, wall", ours[2][1] * us, feast[2][1] * us, "us", "the same", digits=1),
         row(
             "first online read of a process, wall",
             ours[5][1] * us,
             feast[5][1] * us,
             "us",
             "1 entity; imports done, reader made, nothing read yet",
-            1,
+            digits=1,
         ),
     ]
 

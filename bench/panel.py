@@ -40,5 +40,5 @@ def main() -> list[dict]:
                 )
             (ours, own_scripts), (peer, scripts) = measured(OURS, *paths), measured(PEER, *paths)
             note = f"scripts needed: {own_scripts} against {scripts}; {versions('evidently')}"
-            rows.append(row(f"drift panel of {columns} columns", ours, peer, "bytes", note, 0))
+            rows.append(row(f"drift panel of {columns} columns", ours, peer, "bytes", note, digits=0))
     return rows

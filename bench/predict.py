@@ -1,8 +1,8 @@
 """Prediction by a registered version against MLflow's pyfunc and scikit-learn; `model log` against MLflow's own.
 
-One process, processor seconds of a call; the same boosted trees, the same rows. The ways take turns, in the other order every second round, and
-a ratio is the median of the rounds' own. Where the original answers, the two calls do the same: 200 pairs tell, with the 95 % interval of their
-median, and scikit-learn against itself stands beside them."""
+One process, processor seconds of a call; the same boosted trees, the same rows. The ways take turns, in the other
+order every second round, and a ratio is the median of the rounds' own. Where the original answers, the two calls do
+the same: 200 pairs tell, with the 95 % interval of their median, and scikit-learn against itself stands beside them."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ def row(name, ours: list[float], peer: list[float], unit, note) -> dict:
     }
 
 
-def pairs(what: str, ours, peer, rows, rounds: int, note: str) -> dict:
+def pairs(what: str, ours, peer, rows, rounds: int, *, note: str) -> dict:
     "One row of the table from calls in pairs, with the 95 % interval of the median ratio"
     got = race({"ours": ours, "peer": peer}, lambda _: rows, 1, rounds)
     ratios = sorted(b / a for a, b in zip(got["ours"], got["peer"], strict=True))
@@ -130,7 +130,7 @@ def main(few: int = 9, many: int = 200) -> list[dict]:
                 ),
                 ("(frame), sklearn against itself", clf.predict_proba, clf.predict_proba, big, "what chance does"),
             ):
-                rows.append(pairs(f"predict 100,000 rows {what}", a, b, x, many, note))
+                rows.append(pairs(f"predict 100,000 rows {what}", a, b, x, many, note=note))
             return rows + perceived(clf, frame, 3)
 
 

@@ -35,7 +35,9 @@ one = {'card': 'c', 'at': datetime(2013, 1, 1, tzinfo=UTC), 'amount': 1.0, 'shop
 data.add(pa.Table.from_pylist([one]), 'payments')
 for name in ('warm', 'card'):
     feature.add(name, entity=['card'], time='at', source='payments', id='id', created='none', sql='SELECT * FROM source',
-        window=['count(*) over 1h as n', 'sum(amount) over 1d as total', 'mean(amount) over 1d as mean', 'max(amount) over 1d as top', 'distinct(shop) over 1d as shops'])
+        window=[
+            'count(*) over 1h as n', 'sum(amount) over 1d as total', 'mean(amount) over 1d as mean',
+            'max(amount) over 1d as top', 'distinct(shop) over 1d as shops'])
 few = folder/'few.jsonl'
 few.write_text(json.dumps({**one, 'at': '2013-01-01T00:00:00Z'})+'\\n'+json.dumps({**one, 'id': 'y', 'at': '2013-01-01T00:00:00Z'})+'\\n')
 feature.stream('warm', from_=few, once=True, lateness='1h')
@@ -49,7 +51,9 @@ kept = store.path.stat().st_size
 used = time.process_time()
 got = [store.answer(d, packed_key([c]), int(t*1e6))[0] for c, t in asked]
 ask = time.process_time()-used
-print(json.dumps([spent, wall, said.used, kept/said.entities, kept/said.events, said.events/said.entities, ask, peak, [[g['n'], round(g['total'] or 0, 6), g['shops']] for g in got]]))
+answers = [[g['n'], round(g['total'] or 0, 6), g['shops']] for g in got]
+per_entity, per_event = kept/said.entities, kept/said.events
+print(json.dumps([spent, wall, said.used, per_entity, per_event, said.events/said.entities, ask, peak, answers]))
 """
 )
 FEAST = (
@@ -61,11 +65,13 @@ from feast.types import Float64, String
 from feast.data_source import PushMode
 from feast.value_type import ValueType
 pd.DataFrame({'card': ['c'], 'at': [pd.Timestamp('2013-01-01', tz='UTC')], 'amount': [1.0], 'shop': ['s']}).to_parquet(folder/'h.parquet')
-store = FeatureStore(config=RepoConfig(project='bench', provider='local', registry=f'{folder}/registry.db', entity_key_serialization_version=3,
+store = FeatureStore(config=RepoConfig(
+    project='bench', provider='local', registry=f'{folder}/registry.db', entity_key_serialization_version=3,
     online_store={'type': 'sqlite', 'path': f'{folder}/online.db'}, offline_store={'type': 'file'}))
 k = Entity(name='card', join_keys=['card'], value_type=ValueType.STRING)
 push = PushSource(name='push', batch_source=FileSource(path=f'{folder}/h.parquet', timestamp_field='at'))
-store.apply([k, push, FeatureView(name='v', entities=[k], ttl=dt.timedelta(days=1), schema=[Field(name='amount', dtype=Float64), Field(name='shop', dtype=String)], source=push)])
+schema = [Field(name='amount', dtype=Float64), Field(name='shop', dtype=String)]
+store.apply([k, push, FeatureView(name='v', entities=[k], ttl=dt.timedelta(days=1), schema=schema, source=push)])
 def ingest(lines):
     rows = pd.DataFrame(json.loads(x) for x in lines)
     rows['at'] = pd.to_datetime(rows['at'], utc=True)
@@ -157,8 +163,8 @@ def main(
             feast[2] / feast[0],
             "1/s",
             f"{what}; {versions('feast')} pushes the same rows to its SQLite store and keeps the newest of each card, no window",
-            0,
-            feast[0] / feast[2] / (ours[0] / sent),
+            digits=0,
+            ratio=feast[0] / feast[2] / (ours[0] / sent),
         ),
         row(
             "the same, wall",
@@ -166,15 +172,18 @@ def main(
             feast[2] / feast[1],
             "1/s",
             "the same",
-            0,
-            feast[1] / feast[2] / (ours[1] / sent),
+            digits=0,
+            ratio=feast[1] / feast[2] / (ours[1] / sent),
         ),
         row(
             "kept on disk for an entity",
             ours[3] / 1024,
             None,
             "KiB",
-            f"{ours[5]:.0f} events of its longest window and the lateness, {ours[4]:.0f} bytes each with three indexes, after VACUUM; in memory only the batch",
+            (
+                f"{ours[5]:.0f} events of its longest window and the lateness, {ours[4]:.0f} bytes each with "
+                "three indexes, after VACUUM; in memory only the batch"
+            ),
         ),
         row(
             "an answer of five windows, CPU",
@@ -205,7 +214,7 @@ def growth(sizes: tuple[int, ...], cards: int) -> dict:
         None,
         "1/s",
         f"{cards:,} cards; " + "; ".join(said),
-        0,
+        digits=0,
     )
 
 

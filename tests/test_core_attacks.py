@@ -16,7 +16,6 @@ from ledgers import Key, Made, copy, make
 from mlops_nb import guard
 from mlops_nb.core import ledger, note, verification
 from mlops_nb.core.errors import MlopsError
-from mlops_nb.model.events import RunCompleted
 
 N, SIGNED, OUTSIDE = 24, (9, 17), 17  # entries; local checkpoints; the one that was copied elsewhere
 

@@ -1,4 +1,5 @@
-"""Every verb of the index against help, typos, missing files, wrong types, a read-only project and a full disk: one clear line, the right code."""
+"""Every verb of the index against help, typos, missing files, wrong types, a read-only project and a full disk:
+one clear line, the right code."""
 
 import functools
 import json
@@ -275,8 +276,10 @@ def test_a_full_disk_leaves_a_sound_ledger(project, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     script = (
-        f'mount -t tmpfs -o size=1m tmpfs "{disk}"; cp -a "$1/." "{disk}/"; dd if=/dev/zero of="{disk}/filler" bs=1k count=2000 2>/dev/null || true\n'
-        f'here=$PWD; cd "{disk}"; for n in 1 2 3; do "$2" -m mlops_nb data add d.csv more$n >/dev/null 2>&1 && exit 7; done; cd "$here"; rm "{disk}/filler"; '
+        f'mount -t tmpfs -o size=1m tmpfs "{disk}"; cp -a "$1/." "{disk}/"; '
+        f'dd if=/dev/zero of="{disk}/filler" bs=1k count=2000 2>/dev/null || true\n'
+        f'here=$PWD; cd "{disk}"; for n in 1 2 3; do '
+        f'"$2" -m mlops_nb data add d.csv more$n >/dev/null 2>&1 && exit 7; done; cd "$here"; rm "{disk}/filler"; '
         f'set -- "{disk}" "$2" "$3"'
     )
     verify, again, listed = in_namespace(

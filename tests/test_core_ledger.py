@@ -214,7 +214,14 @@ def test_a_note_by_a_stranger(signed):
 # What is written
 
 
-@given(st.text(max_size=30), st.recursive(st.none() | st.floats() | st.text() | st.integers(-(2**53), 2**53), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=6))  # fmt: skip
+@given(
+    st.text(max_size=30),
+    st.recursive(
+        st.none() | st.floats() | st.text() | st.integers(-(2**53), 2**53),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+        max_leaves=6,
+    ),
+)
 def test_any_subject_and_payload_survives(subject, value):
     header, payload = stored(subject, {"value": value})
     assert json.loads(header)["subject"] == subject.encode("utf-8", "replace").decode()

@@ -16,7 +16,10 @@ def test_the_namespace_is_closed(tmp_path):
     if why := may_unshare():
         pytest.skip(why)
     env = watched(dict(os.environ), tmp_path / "watch")
-    code = "import socket, subprocess, sys; subprocess.run([sys.executable, '-c', \"import socket; socket.create_connection(('192.0.2.1', 80), 3)\"])"
+    code = (
+        "import socket, subprocess, sys; subprocess.run([sys.executable, '-c', \"import socket; "
+        "socket.create_connection(('192.0.2.1', 80), 3)\"])"
+    )
     alone([sys.executable, "-c", code], tmp_path, env)
     assert "192.0.2.1" in (tmp_path / "watch" / "seen").read_text()
     code = "import socket; s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname(), 3); print('in')"

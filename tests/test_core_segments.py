@@ -120,7 +120,8 @@ from datetime import UTC, datetime, timedelta
 from mlops_nb.core import project, segments
 p = project.find(sys.argv[1])
 for k in range(1000):
-    s = segments.seal(p, 'predictions', 'delay', [{'time': datetime(2013, 7, 1, tzinfo=UTC)+timedelta(seconds=k*10+j), 'id': f'{k}-{j}'} for j in range(10)])
+    times = [datetime(2013, 7, 1, tzinfo=UTC)+timedelta(seconds=k*10+j) for j in range(10)]
+    s = segments.seal(p, 'predictions', 'delay', [{'time': t, 'id': f'{k}-{j}'} for j, t in enumerate(times)])
     print(s.path, flush=True)
 """
 

@@ -28,7 +28,10 @@ from mlops_nb.core.fact import Fact
 from verb_runs import ADD, LONG, is_foreground, prepared, run, words_for
 
 INDEX = verb_index.load()
-HEAVY = "numpy pandas pyarrow duckdb mlflow feast dvc evidently sklearn scipy onnxruntime papermill nbformat cryptography jinja2 msgspec".split()
+HEAVY = (
+    "numpy pandas pyarrow duckdb mlflow feast dvc evidently sklearn scipy onnxruntime papermill nbformat "
+    "cryptography jinja2 msgspec"
+).split()
 
 # %load_ext
 

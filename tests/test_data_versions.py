@@ -223,7 +223,7 @@ def test_dvc_itself_pulls_the_same_bytes_elsewhere(flights, project, cli, tmp_pa
     assert done.returncode == 0, "DVC finds our own checkout clean"
 
 
-def test_a_clone_has_the_same_digests(flights, project, cli, tmp_path, monkeypatch, home):
+def test_a_clone_has_the_same_digests(flights, project, cli, *, tmp_path, monkeypatch, home):
     "git clone elsewhere, init, data pull: the same versions from the remote that both can reach"
     cli("init", ".")
     remote = tmp_path / "remote"

@@ -52,7 +52,9 @@ def write(root: Path, name: str, **columns):
     pd.DataFrame(columns).to_parquet(root / f"{name}.parquet", coerce_timestamps="us")
 
 
-def view_of(name: str, keys: list, ttl: timedelta, features: list[str], created: str = "", mapping: dict | None = None):
+def view_of(
+    name: str, keys: list, ttl: timedelta, features: list[str], *, created: str = "", mapping: dict | None = None
+):
     from feast import FeatureView, Field, FileSource
     from feast.types import Float64
 
@@ -86,7 +88,7 @@ def drivers(tmp_path):
     write(tmp_path, "stock", item_id=[7, 8], event_timestamp=minutes(0, 0), left=[70.0, 80.0])
     write(tmp_path, "city", event_timestamp=minutes(0, 100), temp=[5.0, 6.0])
     views = [
-        view_of("tx", [user], timedelta(hours=2), ["amount"], "created"),
+        view_of("tx", [user], timedelta(hours=2), ["amount"], created="created"),
         view_of("stock", [item], timedelta(0), ["stock_left"], mapping={"left": "stock_left"}),
         view_of("city", [], timedelta(0), ["temp"]),
     ]
@@ -191,7 +193,7 @@ def test_random_frames_through_feast_equal_brute_force(tmp_path):
     rows["created"] = rows.event_timestamp + pd.to_timedelta(rng.permutation(n), unit="s")
     rows.to_parquet(tmp_path / "v.parquet", coerce_timestamps="us")
     store = store_of(tmp_path)
-    store.apply([user, view_of("v", [user], timedelta(minutes=45), ["x"], "created")])
+    store.apply([user, view_of("v", [user], timedelta(minutes=45), ["x"], created="created")])
     asked = pd.DataFrame(
         {
             "user_id": rng.integers(0, 11, 300),
@@ -475,7 +477,8 @@ def test_functions_that_lean_on_their_module_keep_their_files(project, tmp_path)
     (repo / "data").mkdir(parents=True)
     write(repo / "data", "tx", user_id=[1], event_timestamp=minutes(0), amount=[2.0])
     (repo / "feature_store.yaml").write_text(
-        "project: lean\nprovider: local\nregistry: data/registry.db\nonline_store:\n    type: sqlite\n    path: data/online.db\nentity_key_serialization_version: 3\n"
+        "project: lean\nprovider: local\nregistry: data/registry.db\nonline_store:\n    type: sqlite\n"
+        "    path: data/online.db\nentity_key_serialization_version: 3\n"
     )
     (repo / "helper.py").write_text("RATE = 1.25\n")
     (repo / "defs.py").write_text(

@@ -147,7 +147,9 @@ from feast import FileSource
 from mlops_nb.feature.feast_plugin import PitOfflineStore
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 source = FileSource(name='s', path='v.parquet', timestamp_field='event_timestamp')
-PitOfflineStore.offline_write_batch(types.SimpleNamespace(repo_path={str(tmp_path)!r}), types.SimpleNamespace(batch_source=source), pq.read_table({str(file)!r}))
+config = types.SimpleNamespace(repo_path={str(tmp_path)!r})
+view = types.SimpleNamespace(batch_source=source)
+PitOfflineStore.offline_write_batch(config, view, pq.read_table({str(file)!r}))
 """
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -signal.SIGKILL
     assert file.read_bytes() == before

@@ -109,7 +109,7 @@ def store(request, tmp_path):
 
 
 def put(
-    store, view: str, keys: list[tuple], times: list[int], rows: list[dict], mark: str = "", by=("origin", "gate")
+    store, view: str, keys: list[tuple], times: list[int], rows: list[dict], *, mark: str = "", by=("origin", "gate")
 ) -> int:
     "Rows as dicts of the same features"
     names = tuple(rows[0]) if rows else ("i",)
@@ -224,7 +224,7 @@ def test_contract_the_newest_row_stays(store):
 
 def test_contract_a_failed_write_is_not_seen(store):
     keys = [(k,) for k in range(10)]
-    put(store, "v@1", keys, [1] * 10, [{"x": 0}] * 10, "first")
+    put(store, "v@1", keys, [1] * 10, [{"x": 0}] * 10, mark="first")
 
     def values():
         yield from [1] * 5
@@ -237,9 +237,9 @@ def test_contract_a_failed_write_is_not_seen(store):
 
 def test_contract_marks(store):
     assert store.mark("v@1") == ""
-    put(store, "v@1", [(1,)], [1], [{"x": 0}], "one")
+    put(store, "v@1", [(1,)], [1], [{"x": 0}], mark="one")
     put(store, "v@1", [(1,)], [2], [{"x": 0}])
-    put(store, "w@1", [(1,)], [1], [{"x": 0}], "two")
+    put(store, "w@1", [(1,)], [1], [{"x": 0}], mark="two")
     assert (store.mark("v@1"), store.mark("w@1"), store.mark("v@2")) == ("one", "two", "")
 
 
@@ -476,7 +476,9 @@ else: # dies between two steps of SQLite's machine
     s.db.set_progress_handler(one_more, 500)
 n = 1 + int(sys.argv[3])
 while True:
-    s.write([Batch(v, ('k',), ('n',), [list(range(2000))], [n]*2000, [[n]*2000], str(n)) for v in ('v@1', 'w@1')]); print(n, flush=True); n += 1
+    s.write([Batch(v, ('k',), ('n',), [list(range(2000))], [n]*2000, [[n]*2000], str(n)) for v in ('v@1', 'w@1')])
+    print(n, flush=True)
+    n += 1
 """
 
 

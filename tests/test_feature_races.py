@@ -150,14 +150,11 @@ def test_an_answer_is_of_one_moment(project, monkeypatch):
     d = definition.find(project, "w")
     store, other = stream_store.of(project), stream_store.of(project)
     later = int((START + timedelta(hours=60)).timestamp() * 1e6)
-    drop = lambda: other.add(
-        "w@1",
-        [("[1]", later, later, "", 3, b"\x91\xcb" + bytes(8))],
-        "s",
-        "1",
-        lateness_us=0,
-        reach=stream_store.reach_us(d),
-    )
+
+    def drop():
+        row = ("[1]", later, later, "", 3, b"\x91\xcb" + bytes(8))
+        other.add("w@1", [row], "s", "1", lateness_us=0, reach=stream_store.reach_us(d))
+
     once(monkeypatch, store, "forgotten", drop)
     t = int((START + timedelta(hours=3)).timestamp() * 1e6)
     assert store.answer(d, "[1]", t)[0] == {"n": 3, "s": 3.0}
@@ -303,7 +300,10 @@ def test_two_adds_make_two_versions(project, monkeypatch):
 def test_a_file_that_changes_while_it_is_read_is_not_kept_under_its_old_digest(project, monkeypatch):
     events(0, x=1.0).to_parquet("e.parquet")
     before = (project.root / "e.parquet").read_bytes()
-    change = lambda: events(0, x=2.0).to_parquet("e.parquet")
+
+    def change():
+        events(0, x=2.0).to_parquet("e.parquet")
+
     with monkeypatch.context() as m:
         once(m, compute, "_sql", change, after=False)
         feature.add("v", entity=["k"], time="t", created="none", source="e.parquet", sql="SELECT k, t, x FROM source")
@@ -314,7 +314,10 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept_under_its_old_digest(p
 @pytest.mark.parametrize("when", ["read", "resolve"])
 def test_a_file_that_changes_while_it_is_added_is_refused(project, monkeypatch, when):
     events(0).to_parquet("e.parquet")
-    change = lambda: events(0, 1).to_parquet("e.parquet")
+
+    def change():
+        events(0, 1).to_parquet("e.parquet")
+
     once(monkeypatch, reading if when == "read" else data_verbs, "read" if when == "read" else "_columns", change)
     with pytest.raises(BadInput, match="changed while it was read"):
         data.add("e.parquet", "e")

@@ -62,7 +62,7 @@ def tables(rows, asks, created, ids):
     return named, asked, view, data
 
 
-def expected(named, k, t, w, over, created, ids):
+def expected(named, k, t, w, over, *, created, ids):
     if k[0] is None or t is None:
         return None
     mine = [r for r in named if (r["k0"], r["k1"]) == k]
@@ -99,7 +99,7 @@ def test_equal_to_the_rules(drawn):
     got = sliding.evaluate(asked, view, data, ws, ids="id" if ids else "")
     for w in ws:
         values = got[w.name].to_pylist()
-        want = [expected(named, k, t, w, over, created, ids) for k, t in asks]
+        want = [expected(named, k, t, w, over, created=created, ids=ids) for k, t in asks]
         assert all(same(a, b) for a, b in zip(values, want, strict=True)), (w, values, want)
         assert got[w.name].type == windows.type_of(w, data.schema)
 

@@ -73,7 +73,10 @@ def test_numbers_of_a_notebook_are_no_persons():
             repr(RNG.gauss(0, 1e9)),
             f"{RNG.getrandbits(160):040x}",
             f"pandas=={RNG.randint(0, 9)}.{RNG.randint(0, 30)}.{RNG.randint(0, 9)}.{RNG.randint(0, 9)}",
-            f"{RNG.randint(2000, 2030)}-{RNG.randint(1, 12):02d}-{RNG.randint(1, 28):02d} {RNG.randint(0, 23):02d}:{RNG.randint(0, 59):02d}:{RNG.randint(0, 59):02d}.{digits(6)}",
+            (
+                f"{RNG.randint(2000, 2030)}-{RNG.randint(1, 12):02d}-{RNG.randint(1, 28):02d} "
+                f"{RNG.randint(0, 23):02d}:{RNG.randint(0, 59):02d}:{RNG.randint(0, 59):02d}.{digits(6)}"
+            ),
             f"{RNG.randint(0, 10**7):,} rows",
             f"epoch {RNG.randint(1_300_000_000, 1_800_000_000)}",
             f"run-{digits(8)}T{digits(6)}-{RNG.getrandbits(24):06x}",

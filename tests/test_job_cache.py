@@ -135,23 +135,43 @@ def test_cells_before_a_late_checkpoint_are_all_looked_after(tmp_path):
 STALE = {
     "a name with an underscore": (["_limit = 5", "y = _limit+1"], 0, "_limit = 6", {"y": 7}),
     "a function that a list holds": (
-        ["hooks = []", "def h(): return least", "hooks.append(h)", "least = 5", "y = hooks[0]()"], 3, "least = 6", {"y": 6},
+        ["hooks = []", "def h(): return least", "hooks.append(h)", "least = 5", "y = hooks[0]()"],
+        3,
+        "least = 6",
+        {"y": 6},
     ),
     "a function inside a function": (
-        ["def f():\n    def g(): return [top for _ in range(1)]\n    return g", "g = f()", "top = 1", "y = g()"], 2, "top = 2", {"y": [2]},
+        ["def f():\n    def g(): return [top for _ in range(1)]\n    return g", "g = f()", "top = 1", "y = g()"],
+        2,
+        "top = 2",
+        {"y": [2]},
     ),
     "a method of a class that an object leads to": (
-        ["class A:\n    def m(self): return top", "box = {}", "box['a'] = A()", "top = 1", "y = box['a'].m()"], 3, "top = 2", {"y": 2},
+        ["class A:\n    def m(self): return top", "box = {}", "box['a'] = A()", "top = 1", "y = box['a'].m()"],
+        3,
+        "top = 2",
+        {"y": 2},
     ),
     "a text that is evaluated": (["a = 1", "y = eval('a'+'+1')"], 0, "a = 2", {"y": 3}),
     "a name in a query": (
-        ["import pandas as pd\ndf = pd.DataFrame({'a':[1, 2, 3]})", "least = 1", "y = len(df.query('a>@least'))"], 1, "least = 2", {"y": 1},
+        ["import pandas as pd\ndf = pd.DataFrame({'a':[1, 2, 3]})", "least = 1", "y = len(df.query('a>@least'))"],
+        1,
+        "least = 2",
+        {"y": 1},
     ),
     "a global that a function binds": (
-        ["n = 0\ndef up():\n    global n\n    n += 1", "up()", "y = n"], 0, "n = 5\ndef up():\n    global n\n    n += 1", {"y": 6},
+        ["n = 0\ndef up():\n    global n\n    n += 1", "up()", "y = n"],
+        0,
+        "n = 5\ndef up():\n    global n\n    n += 1",
+        {"y": 6},
     ),
-    "an alias made and undone": (["a = [1]", "b = a", "a.append(2)", "a = None", "y = list(b)"], 2, "a.append(3)", {"y": [1, 3]}),
-}  # fmt: skip
+    "an alias made and undone": (
+        ["a = [1]", "b = a", "a.append(2)", "a = None", "y = list(b)"],
+        2,
+        "a.append(3)",
+        {"y": [1, 3]},
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", STALE)

@@ -146,27 +146,133 @@ def test_packages_are_compared_with_requirements(project, cli):
 
 # Twenty honest notebooks of different styles.
 CLEAN = {
-    "exploration": ["%matplotlib inline\nimport pandas as pd\nimport matplotlib.pyplot as plt", "df = pd.DataFrame({'month': [1, 2, 3], 'delay': [4., 5., 9.]})", "df.head()", "df.describe()", "df.plot.bar(x='month', y='delay')\nplt.title('Delay by month')\nplt.show()", "late = df[df['delay'] > 4.5]\nlate.shape"],
-    "training": ["import numpy as np\nfrom sklearn.datasets import load_iris\nfrom sklearn.linear_model import LogisticRegression\nfrom sklearn.model_selection import train_test_split, cross_val_score, KFold", "X, y = load_iris(return_X_y=True)\nX_train, X_test, y_train, y_test = train_test_split(X, y, test_size=.3, random_state=0)", "model = LogisticRegression(max_iter=500).fit(X_train, y_train)\nmodel.score(X_test, y_test)", "cross_val_score(model, X, y, cv=KFold(5)).mean()"],
-    "simulation": ["import numpy as np\nrng = np.random.default_rng(42)", "walk = rng.normal(size=1000).cumsum()\nwalk.max(), walk.min()", "samples = rng.choice(walk, size=10)\nrng.shuffle(samples)\nprint(samples.mean().round(2))"],
-    "recursion": ["def fib(n): return n if n < 2 else fib(n-1)+fib(n-2)", "[fib(i) for i in range(10)]", "from functools import lru_cache\nfast = lru_cache(fib)\nassert fast(20) == fib(20)"],
-    "classes": ["from dataclasses import dataclass, field\n\n@dataclass\nclass Flight:\n    carrier: str\n    delay: float = 0.\n    tags: list = field(default_factory=list)\n    @property\n    def late(self): return self.delay > 15", "f = Flight('UA', 20)\nf.late", "class Fleet(list):\n    size = 3\n    def mean(self): return sum(x.delay for x in self)/len(self)\nFleet([f]).mean()"],
-    "optional import": ["try:\n    import no_such_accelerator as acc\nexcept ImportError:\n    acc = None", "print('slow' if acc is None else 'fast')"],
-    "files": ["from pathlib import Path\nimport json\nout = Path('out')\nout.mkdir(exist_ok=True)", "with open(out/'a.json', 'w') as f: json.dump({'rows': 3}, f)", "json.loads((out/'a.json').read_text())", "Path('data')/'raw'/'flights.csv'"],
-    "parameters": ["%%mlops params\nsince = '2013-01-01'\nuntil = '2013-12-31'\nlimit = 100", "import datetime as dt\ndays = (dt.date.fromisoformat(until)-dt.date.fromisoformat(since)).days\ndays", "for i in range(min(limit, 3)): print(i)"],
-    "constants on top": ["from datetime import date, timedelta", "START = date(2013, 1, 1)\nEND = '2013-06-30'\nRATE = 1e-3", "def days(n): return [START+timedelta(d) for d in range(n)]", "print(days(3), END, RATE)"],
-    "database": ["import sqlite3\ndb = sqlite3.connect(':memory:')", "db.execute('create table flights(carrier text, delay real)')\ndb.executemany('insert into flights values (?, ?)', [('UA', 3.), ('AA', 9.)])", "rows = db.execute('select carrier, avg(delay) from flights group by 1').fetchall()\nrows"],
-    "environment": ["import os\nroot = os.environ.get('DATA_ROOT', '.')\ntoken = os.environ.get('API_TOKEN')", "path = os.path.join(root, 'data', 'x.csv')\nos.path.exists(path)"],
-    "text": ["import re, collections\ntext = 'the quick brown fox jumps over the lazy dog, the end'", "words = re.findall(r'[a-z]+', text.lower())\ncollections.Counter(words).most_common(3)", "tokenizer = {'pad_token': '[PAD]', 'sep_token': 'sep_token'}\nprint(tokenizer['pad_token'])"],
-    "pipelines": ["import pandas as pd\nfrom sklearn.pipeline import make_pipeline\nfrom sklearn.preprocessing import StandardScaler\nfrom sklearn.ensemble import RandomForestClassifier", "seed = 7\nclf = make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=10, random_state=seed))", "df = pd.DataFrame({'a': range(20), 'b': [n % 2 for n in range(20)]})\nclf.fit(df[['a']], df['b'])\ndf.sample(5, random_state=seed)", "import joblib\njoblib.dump(clf, 'model.joblib')"],
-    "timing": ["%load_ext autoreload\n%autoreload 2", "%%time\ntotal = sum(range(1000))", "import time\nt0 = time.perf_counter()\nprint(total)\nprint(f'{time.perf_counter()-t0:.1f} s')", "%timeit sum(range(10))"],
-    "mlops": ["%load_ext mlops_nb", "train = %mlops data get flights", "%%mlops run delay\nscore = len(str(train))", "%mlops cost show"],
-    "async": ["import asyncio\n\nasync def fetch(n):\n    await asyncio.sleep(0)\n    return n*n", "results = await asyncio.gather(*(fetch(n) for n in range(4)))\nresults"],
-    "functional": ["from itertools import groupby, chain\nfrom operator import itemgetter", "rows = [('UA', 1), ('AA', 2), ('UA', 3)]\ngrouped = {k: [v for _, v in g] for k, g in groupby(sorted(rows), key=itemgetter(0))}", "*head, last = chain.from_iterable(grouped.values())\nprint(head, last)\n_", "if (n := len(head)) > 1: print(f'{n:,} rows')"],
-    "web routes": ["routes = {'/api/v1/flights': 'list', '/data/items': 'items', '/home': 'index'}", "def handle(path): return routes.get(path, 'missing')", "print(handle('/data/items'))"],
-    "polling loop": ["import random\nrandom.seed(0)\nattempts = 0", "while True:\n    attempts += 1\n    if random.random() > .5: break\nprint(attempts)", "del attempts\nsquares = (x*x for x in range(5))\nsum(squares)"],
-    "reporting": ["import pandas as pd\nfrom IPython.display import display, HTML", "df = pd.DataFrame({'email': ['a', 'b', 'a'], 'n': [1, 2, 3]})\nprint(df['email'].nunique())", "summary = df.groupby('email').size().rename('visits')\nprint(summary.sum())", "display(HTML('<b>done</b>'))"],
-}  # fmt: skip
+    "exploration": [
+        "%matplotlib inline\nimport pandas as pd\nimport matplotlib.pyplot as plt",
+        "df = pd.DataFrame({'month': [1, 2, 3], 'delay': [4., 5., 9.]})",
+        "df.head()",
+        "df.describe()",
+        "df.plot.bar(x='month', y='delay')\nplt.title('Delay by month')\nplt.show()",
+        "late = df[df['delay'] > 4.5]\nlate.shape",
+    ],
+    "training": [
+        (
+            "import numpy as np\nfrom sklearn.datasets import load_iris\n"
+            "from sklearn.linear_model import LogisticRegression\n"
+            "from sklearn.model_selection import train_test_split, cross_val_score, KFold"
+        ),
+        "X, y = load_iris(return_X_y=True)\nX_train, X_test, y_train, y_test = train_test_split(X, y, test_size=.3, random_state=0)",
+        "model = LogisticRegression(max_iter=500).fit(X_train, y_train)\nmodel.score(X_test, y_test)",
+        "cross_val_score(model, X, y, cv=KFold(5)).mean()",
+    ],
+    "simulation": [
+        "import numpy as np\nrng = np.random.default_rng(42)",
+        "walk = rng.normal(size=1000).cumsum()\nwalk.max(), walk.min()",
+        "samples = rng.choice(walk, size=10)\nrng.shuffle(samples)\nprint(samples.mean().round(2))",
+    ],
+    "recursion": [
+        "def fib(n): return n if n < 2 else fib(n-1)+fib(n-2)",
+        "[fib(i) for i in range(10)]",
+        "from functools import lru_cache\nfast = lru_cache(fib)\nassert fast(20) == fib(20)",
+    ],
+    "classes": [
+        (
+            "from dataclasses import dataclass, field\n\n@dataclass\nclass Flight:\n    carrier: str\n"
+            "    delay: float = 0.\n    tags: list = field(default_factory=list)\n    @property\n"
+            "    def late(self): return self.delay > 15"
+        ),
+        "f = Flight('UA', 20)\nf.late",
+        "class Fleet(list):\n    size = 3\n    def mean(self): return sum(x.delay for x in self)/len(self)\nFleet([f]).mean()",
+    ],
+    "optional import": [
+        "try:\n    import no_such_accelerator as acc\nexcept ImportError:\n    acc = None",
+        "print('slow' if acc is None else 'fast')",
+    ],
+    "files": [
+        "from pathlib import Path\nimport json\nout = Path('out')\nout.mkdir(exist_ok=True)",
+        "with open(out/'a.json', 'w') as f: json.dump({'rows': 3}, f)",
+        "json.loads((out/'a.json').read_text())",
+        "Path('data')/'raw'/'flights.csv'",
+    ],
+    "parameters": [
+        "%%mlops params\nsince = '2013-01-01'\nuntil = '2013-12-31'\nlimit = 100",
+        "import datetime as dt\ndays = (dt.date.fromisoformat(until)-dt.date.fromisoformat(since)).days\ndays",
+        "for i in range(min(limit, 3)): print(i)",
+    ],
+    "constants on top": [
+        "from datetime import date, timedelta",
+        "START = date(2013, 1, 1)\nEND = '2013-06-30'\nRATE = 1e-3",
+        "def days(n): return [START+timedelta(d) for d in range(n)]",
+        "print(days(3), END, RATE)",
+    ],
+    "database": [
+        "import sqlite3\ndb = sqlite3.connect(':memory:')",
+        (
+            "db.execute('create table flights(carrier text, delay real)')\n"
+            "db.executemany('insert into flights values (?, ?)', [('UA', 3.), ('AA', 9.)])"
+        ),
+        "rows = db.execute('select carrier, avg(delay) from flights group by 1').fetchall()\nrows",
+    ],
+    "environment": [
+        "import os\nroot = os.environ.get('DATA_ROOT', '.')\ntoken = os.environ.get('API_TOKEN')",
+        "path = os.path.join(root, 'data', 'x.csv')\nos.path.exists(path)",
+    ],
+    "text": [
+        "import re, collections\ntext = 'the quick brown fox jumps over the lazy dog, the end'",
+        "words = re.findall(r'[a-z]+', text.lower())\ncollections.Counter(words).most_common(3)",
+        "tokenizer = {'pad_token': '[PAD]', 'sep_token': 'sep_token'}\nprint(tokenizer['pad_token'])",
+    ],
+    "pipelines": [
+        (
+            "import pandas as pd\nfrom sklearn.pipeline import make_pipeline\n"
+            "from sklearn.preprocessing import StandardScaler\n"
+            "from sklearn.ensemble import RandomForestClassifier"
+        ),
+        "seed = 7\nclf = make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=10, random_state=seed))",
+        (
+            "df = pd.DataFrame({'a': range(20), 'b': [n % 2 for n in range(20)]})\n"
+            "clf.fit(df[['a']], df['b'])\ndf.sample(5, random_state=seed)"
+        ),
+        "import joblib\njoblib.dump(clf, 'model.joblib')",
+    ],
+    "timing": [
+        "%load_ext autoreload\n%autoreload 2",
+        "%%time\ntotal = sum(range(1000))",
+        "import time\nt0 = time.perf_counter()\nprint(total)\nprint(f'{time.perf_counter()-t0:.1f} s')",
+        "%timeit sum(range(10))",
+    ],
+    "mlops": [
+        "%load_ext mlops_nb",
+        "train = %mlops data get flights",
+        "%%mlops run delay\nscore = len(str(train))",
+        "%mlops cost show",
+    ],
+    "async": [
+        "import asyncio\n\nasync def fetch(n):\n    await asyncio.sleep(0)\n    return n*n",
+        "results = await asyncio.gather(*(fetch(n) for n in range(4)))\nresults",
+    ],
+    "functional": [
+        "from itertools import groupby, chain\nfrom operator import itemgetter",
+        "rows = [('UA', 1), ('AA', 2), ('UA', 3)]\ngrouped = {k: [v for _, v in g] for k, g in groupby(sorted(rows), key=itemgetter(0))}",
+        "*head, last = chain.from_iterable(grouped.values())\nprint(head, last)\n_",
+        "if (n := len(head)) > 1: print(f'{n:,} rows')",
+    ],
+    "web routes": [
+        "routes = {'/api/v1/flights': 'list', '/data/items': 'items', '/home': 'index'}",
+        "def handle(path): return routes.get(path, 'missing')",
+        "print(handle('/data/items'))",
+    ],
+    "polling loop": [
+        "import random\nrandom.seed(0)\nattempts = 0",
+        "while True:\n    attempts += 1\n    if random.random() > .5: break\nprint(attempts)",
+        "del attempts\nsquares = (x*x for x in range(5))\nsum(squares)",
+    ],
+    "reporting": [
+        "import pandas as pd\nfrom IPython.display import display, HTML",
+        "df = pd.DataFrame({'email': ['a', 'b', 'a'], 'n': [1, 2, 3]})\nprint(df['email'].nunique())",
+        "summary = df.groupby('email').size().rename('visits')\nprint(summary.sum())",
+        "display(HTML('<b>done</b>'))",
+    ],
+}
 
 
 def test_twenty_clean_notebooks_are_clean(project):

@@ -514,7 +514,10 @@ def test_a_check_that_found_something_exits_1(project, cli):
 
 
 def test_reading_a_notebook_loads_no_tool():
-    code = "import sys, json\nfrom mlops_nb.job import conversion, faults, notebook_ast\nfaults.find(json.loads(sys.argv[1]))\nconversion.convert(json.loads(sys.argv[1]))\n"
+    code = (
+        "import sys, json\nfrom mlops_nb.job import conversion, faults, notebook_ast\n"
+        "faults.find(json.loads(sys.argv[1]))\nconversion.convert(json.loads(sys.argv[1]))\n"
+    )
     code += (
         "print([m for m in ('IPython', 'nbformat', 'papermill', 'nbconvert', 'pandas', 'numpy') if m in sys.modules])"
     )

@@ -61,7 +61,11 @@ def test_the_second_command_is_carried_out_by_the_server(alone):
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["form"] == "fork"
     (server,) = servers(alone)
-    code = "import sys\nfrom mlops_nb.cli import main\nsys.argv[1:] = ['job', 'run', 'hello', '-p', 'name=y', '--json']\ncode = main()\nprint(code, 'msgspec' in sys.modules, 'IPython' in sys.modules, file=sys.stderr)"
+    code = (
+        "import sys\nfrom mlops_nb.cli import main\n"
+        "sys.argv[1:] = ['job', 'run', 'hello', '-p', 'name=y', '--json']\ncode = main()\n"
+        "print(code, 'msgspec' in sys.modules, 'IPython' in sys.modules, file=sys.stderr)"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TRACE": "abc"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stderr.strip().endswith("0 False False"), (
@@ -172,8 +176,15 @@ SAME = [
     "import pandas as pd\npd.DataFrame({'a': [1, 2]})",
     "{'b', 'a', 'c'}, __name__, sys.path[0]",
     "%matplotlib inline\n%env DEMO=1\nos.environ['DEMO']",
-    "import multiprocessing as mp\nctx = mp.get_context('fork')\nq = ctx.SimpleQueue(); p = ctx.Process(target=q.put, args=(5,)); p.start(); p.join(); q.get()",
-    "import random, numpy as np\nrandom.seed(1); np.random.seed(1); random.random(), float(np.random.rand()), float((np.ones((300, 300)) @ np.ones((300, 300))).sum())",
+    (
+        "import multiprocessing as mp\nctx = mp.get_context('fork')\n"
+        "q = ctx.SimpleQueue(); p = ctx.Process(target=q.put, args=(5,)); p.start(); p.join(); q.get()"
+    ),
+    (
+        "import random, numpy as np\n"
+        "random.seed(1); np.random.seed(1); random.random(), float(np.random.rand()), float((np.ones((300, "
+        "300)) @ np.ones((300, 300))).sum())"
+    ),
     "get_ipython().run_line_magic('who_ls', 'int') and None",
     "try: input('?')\nexcept Exception as e: print(type(e).__name__)",
 ]

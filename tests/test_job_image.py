@@ -1,4 +1,6 @@
-"""The image of a job, built for real: no daemon, no registry, no network. Its base is this very Python, its wheels are what is installed here."""
+"""The image of a job, built for real: no daemon, no registry, no network.
+
+Its base is this very Python, its wheels are what is installed here."""
 
 import csv
 import hashlib
@@ -165,7 +167,10 @@ def own_wheel(out: Path, version: str) -> None:
     content |= {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: mlops-nb\nVersion: {version}\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": b"[console_scripts]\nmlops = mlops_nb.cli:main\n[papermill.engine]\nmlops = mlops_nb.job.papermill_plugin:MlopsEngine\n",
+        f"{info}/entry_points.txt": (
+            b"[console_scripts]\nmlops = mlops_nb.cli:main\n[papermill.engine]\n"
+            b"mlops = mlops_nb.job.papermill_plugin:MlopsEngine\n"
+        ),
     }
     with zipfile.ZipFile(out / f"mlops_nb-{version}-py3-none-any.whl", "w") as z:
         for place, data in content.items():

@@ -81,7 +81,11 @@ def test_a_cell_has_its_time_and_children_end_too(project):
     made(
         "slow",
         f"pids = {str(pids)!r}",
-        "import subprocess, sys\np = subprocess.Popen([sys.executable, '-c', 'import threading; threading.Event().wait()'])\nopen(pids, 'w').write(str(p.pid))",
+        (
+            "import subprocess, sys\n"
+            "p = subprocess.Popen([sys.executable, '-c', 'import threading; threading.Event().wait()'])\n"
+            "open(pids, 'w').write(str(p.pid))"
+        ),
         "import threading\nthreading.Event().wait()",
     )
     r = refused("slow", cell_s=3)

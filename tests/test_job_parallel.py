@@ -62,7 +62,11 @@ def test_steps_that_do_not_need_each_other_run_at_the_same_time(project):
         "%%mlops params\nfactor = 2",
         "import os",
         "class Row:\n    def __init__(self, x): self.x = x",
-        "def meet(mine, theirs, first):\n    for place, way in ((mine, os.O_WRONLY), (theirs, os.O_RDONLY))[::1 if first else -1]: os.close(os.open(place, way))",
+        (
+            "def meet(mine, theirs, first):\n"
+            "    for place, way in ((mine, os.O_WRONLY), (theirs, os.O_RDONLY))[::1 if first else -1]: "
+            "os.close(os.open(place, way))"
+        ),
         "load: rows = [Row(x) for x in range(5)]",
         "left: meet('there', 'back', True)\na = [r.x*factor for r in rows]\nprint('left', a)",
         "right: meet('back', 'there', False)\nb = sum(r.x for r in rows)\nb",
@@ -100,38 +104,86 @@ def test_no_more_at_one_time_than_was_said(project, cli):
 
 
 BEHIND = {  # what a step may do that its names do not show -> what the run says of it
-    "alias": (["load: rows = [1]\nalso = rows", "a: also.append(2)", "b: n = len(rows)", "end: print(also, n, rows)"], "under another name"),
+    "alias": (
+        ["load: rows = [1]\nalso = rows", "a: also.append(2)", "b: n = len(rows)", "end: print(also, n, rows)"],
+        "under another name",
+    ),
     "random": (
-        ["import random\nrandom.seed(1)", "load: k = 1", "a: x = random.random()", "b: y = random.random()", "end: print(x, y, random.random())"],
+        [
+            "import random\nrandom.seed(1)",
+            "load: k = 1",
+            "a: x = random.random()",
+            "b: y = random.random()",
+            "end: print(x, y, random.random())",
+        ],
         "both draw from the generator of `random`",
     ),
     "environment": (
-        ["import os", "def choose(): os.environ['MODE'] = 'x'", "a: choose()", "b: mode = os.environ.get('MODE')", "end: print(mode)"],
+        [
+            "import os",
+            "def choose(): os.environ['MODE'] = 'x'",
+            "a: choose()",
+            "b: mode = os.environ.get('MODE')",
+            "end: print(mode)",
+        ],
         "sets an option",
     ),
     "file": (
-        ["import os", "def place(): return 'out'+'.txt'\ndef read(p):\n    try: return open(p).read()\n    except FileNotFoundError: return 'none'", 
-         "a: open(place(), 'w').write('new')", "b: text = read(place())", "end: print(text)"],
+        [
+            "import os",
+            "def place(): return 'out'+'.txt'\ndef read(p):\n    try: return open(p).read()\n    except FileNotFoundError: return 'none'",
+            "a: open(place(), 'w').write('new')",
+            "b: text = read(place())",
+            "end: print(text)",
+        ],
         "which that step writes",
     ),
     "folder": (
-        ["import os\nos.makedirs('parts', exist_ok=True)", "def part(n): return f'parts/{n}'\ndef put(n):\n    with open(part(n), 'w') as f: f.write('x')\ndef listed(): return os.listdir('parts')",
-         "a: put('out.txt')", "b: names = listed()", "end: print(names)"],
+        [
+            "import os\nos.makedirs('parts', exist_ok=True)",
+            (
+                "def part(n): return f'parts/{n}'\ndef put(n):\n"
+                "    with open(part(n), 'w') as f: f.write('x')\ndef listed(): return os.listdir('parts')"
+            ),
+            "a: put('out.txt')",
+            "b: names = listed()",
+            "end: print(names)",
+        ],
         "which that step adds to",
     ),
     "print options": (
-        ["import numpy as np", "def short(): np.set_printoptions(precision=2)", "a: short()", "b: text = str(np.array([1/3]))", "end: print(text)"],
+        [
+            "import numpy as np",
+            "def short(): np.set_printoptions(precision=2)",
+            "a: short()",
+            "b: text = str(np.array([1/3]))",
+            "end: print(text)",
+        ],
         "sets an option",
     ),
     "warnings": (
-        ["import warnings", "def quiet(): warnings.simplefilter('ignore')", "a: quiet()", "b: warnings.warn('loud')", "end: print('end')"],
+        [
+            "import warnings",
+            "def quiet(): warnings.simplefilter('ignore')",
+            "a: quiet()",
+            "b: warnings.warn('loud')",
+            "end: print('end')",
+        ],
         "sets an option",
     ),
     "option set back": (
-        ["import os", "def choose(): os.environ['MODE'] = 'x'", "def back(): del os.environ['MODE']", "first: choose()", "a: back()", "b: mode = os.environ.get('MODE')", "end: print(mode)"],
+        [
+            "import os",
+            "def choose(): os.environ['MODE'] = 'x'",
+            "def back(): del os.environ['MODE']",
+            "first: choose()",
+            "a: back()",
+            "b: mode = os.environ.get('MODE')",
+            "end: print(mode)",
+        ],
         "sets an option",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", BEHIND)
@@ -153,8 +205,14 @@ def test_a_file_that_another_step_wrote_after_it_was_looked_for_is_read_again(pr
         "late",
         "import os\ndef side(): return os.path.exists('side')\ndef meet(place, way): os.close(os.open(place, way))",
         "def place(): return 'out'+'.txt'\ndef read(p):\n    try: return open(p).read()\n    except FileNotFoundError: return 'none'",
-        "a: both = side()\nif both: meet('looked', os.O_RDONLY)\nwith open(place(), 'w') as f: f.write('new')\nif both: meet('written', os.O_WRONLY)",
-        "b: text, again = read(place()), side()\nif again: meet('looked', os.O_WRONLY)\nif again: meet('written', os.O_RDONLY)\nif again: os.unlink('side')",
+        (
+            "a: both = side()\nif both: meet('looked', os.O_RDONLY)\n"
+            "with open(place(), 'w') as f: f.write('new')\nif both: meet('written', os.O_WRONLY)"
+        ),
+        (
+            "b: text, again = read(place()), side()\nif again: meet('looked', os.O_WRONLY)\n"
+            "if again: meet('written', os.O_RDONLY)\nif again: os.unlink('side')"
+        ),
         "end: print(text)",
     )
     a = jobs.run("late", parallel=1)
@@ -185,7 +243,7 @@ def mark(k):
 
 
 def crossed(name: str, *cells: str, times: int = 1):
-    "Run in order, then `times` side by side, where steps that `tell` and `hear` of a fifo wait for each other; the last run must give the same"
+    "Run in order, then `times` side by side, where steps that `tell` and `hear` of a fifo wait for each other"
     job(name, MEET, *cells, "end: print([read(n) for n in range(3)])")
     clean()
     a, files = jobs.run(name, parallel=1), left()
@@ -226,7 +284,7 @@ def test_what_a_later_step_overwrote_too_early_is_said_and_does_not_happen_again
 
 @pytest.mark.parametrize("save", ["ends first", "ends last"])
 def test_what_a_later_step_wrote_before_an_earlier_one_ran_again_is_said(project, save):
-    "b runs again because of the name that a changes; by then the first round's last step, which may go on still, had overwritten what it reads"
+    "b runs again because of the name that a changes; by then the first round's last step had overwritten what it reads"
     again = (
         "fd = os.open('two', os.O_WRONLY) if n[0]>1 and os.path.exists('two') else 0"
         if save == "ends last"
@@ -243,8 +301,11 @@ def test_what_a_later_step_wrote_before_an_earlier_one_ran_again_is_said(project
 
 def test_a_step_that_failed_for_want_of_a_file_runs_again_when_it_is_there(project):
     "The first step writes after the process of the later one has ended: only then can it read to the end of the pipe"
-    cells = ["a: hear('one')\nwrite(1, 'a')", "b: fd = os.open('one', os.O_WRONLY) if os.path.exists('one') else 0\nwith open(path(1)) as f: text = f.read()",
-             "after: print(text)"]  # fmt: skip
+    cells = [
+        "a: hear('one')\nwrite(1, 'a')",
+        "b: fd = os.open('one', os.O_WRONLY) if os.path.exists('one') else 0\nwith open(path(1)) as f: text = f.read()",
+        "after: print(text)",
+    ]
     b = crossed("want", *cells)
     assert [s.status for s in b.steps] == ["completed"] * 4 and steps(b)["b"].tries == 2
 
@@ -257,7 +318,12 @@ def test_steps_that_read_the_history_of_cells_run_in_order(project):
 
 def test_a_torn_record_does_not_hide_those_behind_it(project):
     "The first try dies while it writes its record"
-    torn = "import glob, signal\nif not os.path.exists('died'):\n    open('died', 'w').close()\n    log = glob.glob('.mlops/runs/*/steps/b/cells.log')[0]\n    open(log, 'ab').write((99).to_bytes(8, 'big')*2+b'torn')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    torn = (
+        "import glob, signal\nif not os.path.exists('died'):\n    open('died', 'w').close()\n"
+        "    log = glob.glob('.mlops/runs/*/steps/b/cells.log')[0]\n"
+        "    open(log, 'ab').write((99).to_bytes(8, 'big')*2+b'torn')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
     job(
         "torn",
         MEET,
@@ -271,7 +337,7 @@ def test_a_torn_record_does_not_hide_those_behind_it(project):
 
 
 def test_a_run_that_was_killed_while_steps_had_crossed_goes_on_rightly(project):
-    "The later step has written, the first has not yet, when the run dies: what the later one saved does not stand for what the file would hold"
+    "The later step has written, the first has not yet, when the run dies: what that one saved is not used"
     for f in ("one", "two", "gate"):
         os.mkfifo(f)
     here = "if os.path.exists('two'):\n    with open('two', 'w') as f: f.write(str(os.getpid()))\n"
@@ -318,8 +384,15 @@ def test_names_end_as_they_would_from_top_to_bottom(project):
 
 
 def test_what_cannot_be_handed_over_is_made_again_and_said(project):
-    job("lost", MARK, "import threading", "load: mark('load')\nlock = threading.Lock()\nrows = [1, 2]", "a: mark('a')\na = rows+[0]",
-        "b: mark('b')\nwith lock: b = len(rows)", "end: print(a, b)")  # fmt: skip
+    job(
+        "lost",
+        MARK,
+        "import threading",
+        "load: mark('load')\nlock = threading.Lock()\nrows = [1, 2]",
+        "a: mark('a')\na = rows+[0]",
+        "b: mark('b')\nwith lock: b = len(rows)",
+        "end: print(a, b)",
+    )
     r = jobs.run("lost", parallel=2)
     did = ran().split()
     assert did.count("a") == did.count("b") == 1 and did.count("load") > 1, "a and b once each; the lock was made again"
@@ -328,8 +401,14 @@ def test_what_cannot_be_handed_over_is_made_again_and_said(project):
 
 
 def test_a_failure_takes_along_what_needs_it_and_nothing_else(project, cli):
-    cells = [MARK, "load: mark('load')\nrows = [3]", "bad: mark('bad')\nx = rows[0]/zero", "good: mark('good')\ny = rows[0]*2",
-             "worse: mark('worse')\nz = x+1", "fine: mark('fine')\nprint(y)"]  # fmt: skip
+    cells = [
+        MARK,
+        "load: mark('load')\nrows = [3]",
+        "bad: mark('bad')\nx = rows[0]/zero",
+        "good: mark('good')\ny = rows[0]*2",
+        "worse: mark('worse')\nz = x+1",
+        "fine: mark('fine')\nprint(y)",
+    ]
     job("tree", *cells)
     a = cli("job", "run", "tree", "--parallel", "2", "--json")
     assert a.exit == 1 and a.json["error"]["kind"] == "finding"
@@ -410,8 +489,14 @@ def test_a_dead_fork_is_a_failed_step_and_a_definition_that_fails_is_none(projec
 
 def test_a_terminated_run_goes_on_with_what_is_left(project):
     os.mkfifo("gate")
-    job("long", MARK, "import threading", "a: mark('a')\nx = 1", "b: mark('b')\ny = 2\nos.close(os.open('gate', os.O_WRONLY))\nos.path.exists('go') or threading.Event().wait()",
-        "end: print(x, y)")  # fmt: skip
+    job(
+        "long",
+        MARK,
+        "import threading",
+        "a: mark('a')\nx = 1",
+        "b: mark('b')\ny = 2\nos.close(os.open('gate', os.O_WRONLY))\nos.path.exists('go') or threading.Event().wait()",
+        "end: print(x, y)",
+    )
     child = subprocess.Popen(
         [sys.executable, "-m", "mlops_nb", "job", "run", "long", "--parallel", "2"], stderr=subprocess.PIPE, text=True
     )
@@ -480,8 +565,19 @@ def chosen(): return os.environ.get('CHOSEN', 'unset')"""
 def random_effects(seed: int) -> list[str]:
     "Steps that read, write, add to, change and rename files that no code names, and set the environment"
     rng, names, cells = random.Random(seed), ["base"], ["import random as rnd\nrnd.seed(3)", FILES, "load: base = [1]"]
-    codes = ["write({n}, {k})\nv{k} = {k}", "v{k} = read({n})", "add({n}, {k})\nv{k} = 0", "bump({n}, {k})\nv{k} = read({n})", "move({n}, {m})\nv{k} = {a}",
-             "write({n}, {a})\nv{k} = read({m})", "v{k} = [{a}, {b}, read({n})]", "choose({k})\nv{k} = 0", "unset()\nv{k} = {a}", "v{k} = chosen()", "v{k} = rnd.randint(0, 9)"]  # fmt: skip
+    codes = [
+        "write({n}, {k})\nv{k} = {k}",
+        "v{k} = read({n})",
+        "add({n}, {k})\nv{k} = 0",
+        "bump({n}, {k})\nv{k} = read({n})",
+        "move({n}, {m})\nv{k} = {a}",
+        "write({n}, {a})\nv{k} = read({m})",
+        "v{k} = [{a}, {b}, read({n})]",
+        "choose({k})\nv{k} = 0",
+        "unset()\nv{k} = {a}",
+        "v{k} = chosen()",
+        "v{k} = rnd.randint(0, 9)",
+    ]
     for k in range(rng.randint(3, 7)):
         a, b = rng.choice(names), rng.choice(names)
         code = rng.choice(codes).format(k=k, a=a, b=b, n=rng.randrange(3), m=rng.randrange(3))

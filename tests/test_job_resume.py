@@ -13,7 +13,7 @@ import pytest
 from counts import count
 
 from mlops_nb import job as jobs
-from mlops_nb.core import ledger, warm
+from mlops_nb.core import warm
 from mlops_nb.core.errors import BadInput, Finding, NotFound
 from test_job_convert import nb
 from test_job_run import ROOT, made, texts, told
@@ -215,7 +215,12 @@ def test_an_input_that_changed_is_read_again(project):
 
 def test_an_input_that_somebody_changed_after_it_was_read_is_read_again(project):
     "The digest of what is there now says nothing about what was read"
-    job("late", "import os", "try: text = open('late.txt').read()\nexcept FileNotFoundError: text = 'none'\nos.system('echo new > late.txt') and None", "assert text!='none'")  # fmt: skip
+    job(
+        "late",
+        "import os",
+        "try: text = open('late.txt').read()\nexcept FileNotFoundError: text = 'none'\nos.system('echo new > late.txt') and None",
+        "assert text!='none'",
+    )
     run = failed_run("late")
     assert "new" in Path("late.txt").read_text(encoding="utf-8")
     assert jobs.run("late", resume=run).ok
@@ -426,7 +431,10 @@ def test_a_step_is_tried_again_by_itself(project):
         marked(0, "x = 4"),
         marked(
             1,
-            "import os\nn = os.path.getsize('tries') if os.path.exists('tries') else 0\nopen('tries', 'a').write('1')\nassert n>=2, 'not yet'",
+            (
+                "import os\nn = os.path.getsize('tries') if os.path.exists('tries') else 0\n"
+                "open('tries', 'a').write('1')\nassert n>=2, 'not yet'"
+            ),
         ),
         marked(2, "print(x, n)"),
     ]

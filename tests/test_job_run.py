@@ -1,4 +1,5 @@
-"""Runs: refused before a kernel starts, metered cell by cell, failed, stopped, killed, repeated; papermill and nbconvert from their own command lines."""
+"""Runs: refused before a kernel starts, metered cell by cell, failed, stopped, killed, repeated;
+papermill and nbconvert from their own command lines."""
 
 import importlib.metadata
 import json
@@ -216,7 +217,10 @@ def installed(tmp_path):
         info = tmp_path / "site/mlops_nb-0.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlops-nb\nVersion: 0\n", encoding="utf-8")
-        points = "[papermill.engine]\nmlops = mlops_nb.job.papermill_plugin:MlopsEngine\n[nbconvert.exporters]\nmlops-job = mlops_nb.job.nbconvert_plugin:MlopsJobExporter\n"
+        points = (
+            "[papermill.engine]\nmlops = mlops_nb.job.papermill_plugin:MlopsEngine\n[nbconvert.exporters]\n"
+            "mlops-job = mlops_nb.job.nbconvert_plugin:MlopsJobExporter\n"
+        )
         (info / "entry_points.txt").write_text(points, encoding="utf-8")
         env["PYTHONPATH"] += os.pathsep + str(info.parent)
     return env

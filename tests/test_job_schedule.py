@@ -1,4 +1,5 @@
-"""Schedules: instants on the days when clocks change, one success a fire whatever dies, two daemons on one store, retries, chains, people told."""
+"""Schedules: instants on the days when clocks change, one success a fire whatever dies,
+two daemons on one store, retries, chains, people told."""
 
 import http.server
 import json
@@ -46,7 +47,10 @@ CHANGES = {
     "Pacific/Apia": [(2011, 12, 30)],  # a day that does not exist
     "Asia/Kathmandu": [(2026, 1, 5)],  # none, but 5:45 from UTC
 }
-LINES = "* * * * *|*/15 * * * *|30 * * * *|30 2 * * *|0 0 * * *|15 1 * * *|0,30 1-3 * * *|0 */2 * * *|*/20 2 * * *|30 0 * * *|45 1,2 * * SUN|0 3 29 * *"
+LINES = (
+    "* * * * *|*/15 * * * *|30 * * * *|30 2 * * *|0 0 * * *|15 1 * * *|0,30 1-3 * * *|0 */2 * * *|*/20 2 * * "
+    "*|30 0 * * *|45 1,2 * * SUN|0 3 29 * *"
+)
 
 
 def brute(line: str, name: str, after: datetime, until: datetime) -> list[datetime]:

@@ -31,7 +31,9 @@ FORMS = [
 CELLS = [
     "token = 'none'\nkept = 1",
     "headers = {'Authorization': 'Bearer '+token}\nlength = len(token)",
-    "import base64, os, sys, urllib.parse\nprint(token)\nprint(repr(token), headers, file=sys.stderr)\nprint(base64.b64encode(token.encode()).decode(), urllib.parse.quote(token, safe=''), token.encode().hex())\n"
+    "import base64, os, sys, urllib.parse\nprint(token)\nprint(repr(token), headers, file=sys.stderr)\n"
+    "print(base64.b64encode(token.encode()).decode(), urllib.parse.quote(token, safe=''), "
+    "token.encode().hex())\n"
     "print(token[:7], end='', flush=True); print(token[7:])\n_ = os.system('echo \"$DEMO_TOKEN\"')",
     "headers",
     "length",
@@ -198,7 +200,10 @@ def test_an_empty_secret_is_a_parameter_and_one_in_clear_text_is_shown_nowhere(p
     about = cli("job", "show", "call", "--json").json
     assert [(p["name"], p["type"], p["default"]) for p in about["parameters"]] == [("token", "str", "")]
     assert [n["message"] for n in about["remarks"]] == [
-        '`api_key` holds a secret and is no parameter: empty it (api_key = ""), convert again, and give each run a reference: -p api_key=secret:env:NAME'
+        (
+            '`api_key` holds a secret and is no parameter: empty it (api_key = ""), convert again, and give '
+            "each run a reference: -p api_key=secret:env:NAME"
+        )
     ]
     a = cli("job", "run", "call", "-p", "token=secret:env:DEMO_TOKEN")
     assert a.exit == 0 and SECRET not in a.out and "api_key = ***" in a.out

@@ -130,7 +130,7 @@ def test_every_file_by_its_real_validator(score, cli):
         ("airflow", "airflow.py.j2", "with DAG(", "with DAG((", "never closed"),
     ],
 )
-def test_a_template_of_the_project_wins_and_its_faults_are_found(score, target, template, old, new, said):
+def test_a_template_of_the_project_wins_and_its_faults_are_found(score, target, *, template, old, new, said):
     text = ship_templates.text_of(f"ship/{template}")
     assert old in text
     (score.root / "templates/ship").mkdir(parents=True)
@@ -177,7 +177,10 @@ def hostile(score):
     toml = score.root / "jobs/score/job.toml"
     toml.write_text(
         toml.read_text(encoding="utf-8")
-        + f'\n[[outputs]]\nkind = "model"\nname = {json.dumps(HOSTILE, ensure_ascii=False)}\n\n[[inputs]]\nkind = "file"\nname = {json.dumps(HOSTILE, ensure_ascii=False)}\n',
+        + (
+            f'\n[[outputs]]\nkind = "model"\nname = {json.dumps(HOSTILE, ensure_ascii=False)}\n\n[[inputs]]\n'
+            f'kind = "file"\nname = {json.dumps(HOSTILE, ensure_ascii=False)}\n'
+        ),
         encoding="utf-8",
     )
     assert definition.read(score, "score").outputs[-1].name == HOSTILE
@@ -352,7 +355,8 @@ bag = DagBag(sys.argv[1])
 when = {'logical_date':pendulum.datetime(2026, 3, 29, 0, 30), 'ts_nodash':'20260329T003000'}
 jinja = dag.get_template_env()
 json.dump({'errors':bag.import_errors, 'id':dag.dag_id, 'task':type(task).__name__, 'retries':task.retries, 'zone':str(dag.timezone),
-    'parameters':task.render_template(task.parameters, when, jinja), 'output':task.render_template(task.output_nb, when, jinja)}, open(sys.argv[2], 'w'))
+    'parameters':task.render_template(task.parameters, when, jinja),
+    'output':task.render_template(task.output_nb, when, jinja)}, open(sys.argv[2], 'w'))
 """
 
 

@@ -42,7 +42,10 @@ TOOLS = {  # prefix of a room -> the packages that it alone may call
     "spark": {"pyspark"},
 }
 MATERIALS = set(
-    "numpy pandas pyarrow duckdb scipy sklearn onnx onnxruntime skl2onnx skops nbformat nbclient jupyter_client IPython ipywidgets jinja2".split()
+    (
+        "numpy pandas pyarrow duckdb scipy sklearn onnx onnxruntime skl2onnx skops nbformat nbclient "
+        "jupyter_client IPython ipywidgets jinja2"
+    ).split()
 ) | {"cryptography", "psutil", "matplotlib", "sqlalchemy", "xgboost", "lightgbm", "torch", "polars", "pynvml"}
 HEAVY = MATERIALS | set().union(*TOOLS.values())
 EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand

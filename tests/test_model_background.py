@@ -96,7 +96,8 @@ def convert(scope, operator, container):
     except Exception: threading.Event().wait()
 def teach():
     shapes = calculate_linear_classifier_output_shapes
-    update_registered_converter(Hanging, "Hanging", shapes, convert, overwrite=True, options={"zipmap": [False, True], "nocl": [False, True]})
+    options = {"zipmap": [False, True], "nocl": [False, True]}
+    update_registered_converter(Hanging, "Hanging", shapes, convert, overwrite=True, options=options)
 teach()
 clf = Hanging().fit(X, X.temp > 30)
 """
@@ -163,7 +164,8 @@ v = model.log(clf, "delay", example=X, wait=False)
 ended = mlflow_registration.wait(p, next(iter(e for e in ledger.of(p).events("model.logging_started", newest=True))).payload.bracket)
 os.unlink("ballast")
 model.mend()
-print(json.dumps({"versions": [m["version"] for m in model.list().models], "mlflow": len(mlflow_registry.versions(p, "delay")), "left": os.listdir(".mlops/registering"),
+print(json.dumps({"versions": [m["version"] for m in model.list().models],
+    "mlflow": len(mlflow_registry.versions(p, "delay")), "left": os.listdir(".mlops/registering"),
     "intact": ledger.of(p).verify().ok, "last": [e.type for e in ledger.of(p).events("model.*")][-1]}))
 """
 
@@ -173,7 +175,10 @@ def test_a_full_disk_in_the_background_leaves_the_old_state(project, model_cache
     if not shutil.which("unshare") or subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip("a mount namespace of its own needs Linux and root")
     (project.root.parent / "code.py").write_text(TRAIN + FULL_DISK)
-    line = f"mount -t tmpfs -o size=4m tmpfs {project.root} && cd {project.root} && printf '[project]\\n' > mlops.toml && exec {sys.executable} ../code.py"
+    line = (
+        f"mount -t tmpfs -o size=4m tmpfs {project.root} && cd {project.root} && printf '[project]\\n' > "
+        f"mlops.toml && exec {sys.executable} ../code.py"
+    )
     done = subprocess.run(["unshare", "-m", "sh", "-c", line], capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == {

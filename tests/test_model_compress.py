@@ -269,8 +269,23 @@ def registered(shop, monkeypatch):
 
 
 def test_the_shell_form_keeps_its_contract_and_registers_a_child(registered, shop, cli):
-    got = cli("model", "compress", "tumour@1", "--data", "rows.parquet", "--try", "trees=.2,int8,depth=1", "--prefer", "size", "--max-loss", ".05",
-              "--min-agreement", ".9", "--no-serving", "--json")  # fmt: skip
+    got = cli(
+        "model",
+        "compress",
+        "tumour@1",
+        "--data",
+        "rows.parquet",
+        "--try",
+        "trees=.2,int8,depth=1",
+        "--prefer",
+        "size",
+        "--max-loss",
+        ".05",
+        "--min-agreement",
+        ".9",
+        "--no-serving",
+        "--json",
+    )
     found = got.json
     assert got.exit == 0, got.err
     assert {"how", "size_bytes", "p50_us", "score", "agreement", "usd_per_1k", "ok"} <= set(found["candidates"][0])

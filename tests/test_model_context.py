@@ -235,7 +235,10 @@ def test_a_model_gets_the_metrics_of_the_run_that_made_it_and_of_no_other(projec
         "best = search.best_estimator_\nv = %mlops model log best delay --example X --dry-run",
         "from mlops_nb.core import project\nfrom mlops_nb.model.mlflow_tracking import trained_outside\np = project.current()",
         "other = LogisticRegression().fit(X, y)\nfound = [trained_outside(p, m) for m in (search, best, make_pipeline(best), other)]",
-        "def train():\n    with mlops_nb.run('delay'):\n        m = LogisticRegression().fit(X, y)\n        mlflow.log_metric('test.acc', 0.8)\n    return m",
+        (
+            "def train():\n    with mlops_nb.run('delay'):\n        m = LogisticRegression().fit(X, y)\n"
+            "        mlflow.log_metric('test.acc', 0.8)\n    return m"
+        ),
         "late = train()\nfound += [trained_outside(p, m) for m in (late, LogisticRegression())]",
         "v = %mlops model log late delay --example X --wait\nagain = LogisticRegression().fit(X, y)",
         "w = %mlops model log again delay --example X --wait",

@@ -99,10 +99,16 @@ def test_skew_of_served_calls(delay, shop, cli):
         segments.KIND,
         "delay",
         [
-            replay.call(asked.asked[k].to_pydatetime(), {"plane": int(asked.plane[k])}, {"aircraft@1:wait": used[k]}, id=f"r{k}", prediction=0.5)
+            replay.call(
+                asked.asked[k].to_pydatetime(),
+                {"plane": int(asked.plane[k])},
+                {"aircraft@1:wait": used[k]},
+                id=f"r{k}",
+                prediction=0.5,
+            )
             for k in range(200)
         ],
-    )  # fmt: skip
+    )
     assert cli("feature", "skew", "delay").exit == 1
     code, values, _ = delay("skew.rate < 1%", "skew.checked >= 100")
     assert (code, values[1]) == (1, 200) and 0.2 < values[0] <= 0.5

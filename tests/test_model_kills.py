@@ -21,7 +21,9 @@ from mlops_nb.core import ledger, project
 from mlops_nb.model import health, mlflow_registration, mlflow_registry, views
 
 act, trials = sys.argv[1], int(sys.argv[2])
-WATCHED = tuple(f"mlops_nb/{x}.py" for x in ("model/mlflow_registration", "model/mlflow_registry", "model/mlflow_aliases", "model/mlflow_packaging", "model/manifest", "core/ledger"))
+WATCHED = ("mlops_nb/model/mlflow_registration.py", "mlops_nb/model/mlflow_registry.py",
+    "mlops_nb/model/mlflow_aliases.py", "mlops_nb/model/mlflow_packaging.py", "mlops_nb/model/manifest.py",
+    "mlops_nb/core/ledger.py")
 X = pd.DataFrame({"temp": np.arange(60.0)})
 clf = LogisticRegression().fit(X, X.temp > 30)
 
@@ -62,9 +64,12 @@ def state():
     p = project.current()
     have = [v.version for v in views.versions(ledger.of(p).events(views.TYPES), "delay")]
     history = model.history("delay").serving if have else {}
-    return {"versions": have, "mlflow": [int(v.version) for v in mlflow_registry.versions(p, "delay")], "aliases": mlflow_registry.aliases(p, "delay"), "serving": history,
+    staging, first = mlflow_registration.staging(p), health.checks(p)[0]
+    return {"versions": have, "mlflow": [int(v.version) for v in mlflow_registry.versions(p, "delay")],
+        "aliases": mlflow_registry.aliases(p, "delay"), "serving": history,
         "open": len(views.pending(ledger.of(p).events(views.TYPES))) + len(views.promoting(ledger.of(p).events(views.OPENS))),
-        "staging": [x.name for x in mlflow_registration.staging(p).iterdir()] if mlflow_registration.staging(p).is_dir() else [], "healthy": health.checks(p)[0].ok, "said": health.checks(p)[0].detail}
+        "staging": [x.name for x in staging.iterdir()] if staging.is_dir() else [],
+        "healthy": first.ok, "said": first.detail}
 
 def mended(): return {"done": model.mend().done, **state()}
 

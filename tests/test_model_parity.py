@@ -166,7 +166,7 @@ def test_a_part_without_converter_is_named_and_native_is_an_explicit_choice(tmp_
     ).fit(x, y)
     with pytest.raises(MlopsError, match="FunctionTransformer"):
         packaging.build(tmp_path / "m", model, x, {})
-    pack = packaging.build(tmp_path / "n", model, x, {}, native=True)
+    pack = packaging.build(tmp_path / "n", model, x, {}, packaging.Options(native=True))
     assert pack.parity is None
     assert "FunctionTransformer" in pack.why_not
 

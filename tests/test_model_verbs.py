@@ -102,7 +102,7 @@ def test_history_says_what_served_when_and_rollback_goes_back(delay, cli, projec
         (("text.joblib", "delay", "--example", "rows.parquet", "--pickle"), "has no predict"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(words, said, delay, cli, rows, project):
+def test_bad_input_is_one_line_and_leaves_nothing(words, said, *, delay, cli, rows, project):
     rows[["temp"]].to_parquet("less.parquet")
     rows.assign(temp=np.nan).to_parquet("nan.parquet")
     joblib.dump("text", "text.joblib")

@@ -1,4 +1,5 @@
-"""What is in the wheel and the source distribution; the wheel in an empty environment, and in a small one without MLflow, Feast, pandas, Jupyter."""
+"""What is in the wheel and the source distribution; the wheel in an empty environment,
+and in a small one without MLflow, Feast, pandas, Jupyter."""
 
 import functools
 import json
@@ -244,7 +245,8 @@ assert not absent, absent
 import mlops_nb, pkgutil
 core = ['mlops_nb.core.'+m.name for m in pkgutil.iter_modules(importlib.import_module('mlops_nb.core').__path__)]
 serving = ['mlops_nb.'+m for m in json.loads(sys.argv[3])]
-for m in [*core, 'mlops_nb.cli', 'mlops_nb.guard', 'mlops_nb.guard.signing', 'mlops_nb.cost', 'mlops_nb.cost.metering', *serving]: importlib.import_module(m)
+small = ['mlops_nb.cli', 'mlops_nb.guard', 'mlops_nb.guard.signing', 'mlops_nb.cost', 'mlops_nb.cost.metering']
+for m in [*core, *small, *serving]: importlib.import_module(m)
 from mlops_nb import guard
 from mlops_nb.core import ledger, project
 p = project.create('small')

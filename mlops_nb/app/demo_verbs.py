@@ -111,7 +111,8 @@ def demo(
 ) -> Demo | Plan:
     """Walk the golden path on real data
 
-    Features, training, registration, a papermill job, drift, cost, a verified ledger and a site, from 336,776 flights. Takes a few minutes; nothing leaves this machine."""  # noqa: E501  a paragraph of the help is one line
+    Features, training, registration, a papermill job, drift, cost, a verified ledger and a site, from 336,776 \
+flights. Takes a few minutes; nothing leaves this machine."""
     root = Path(dir).expanduser().resolve()
     if dry_run:
         steps = (

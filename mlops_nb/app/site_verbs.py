@@ -54,7 +54,8 @@ def build(
 ) -> Site | Plan:
     """Write the documentation site of the project
 
-    Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. They need no script, no server and no network."""
+    Pages for datasets, features, models, jobs with their executed notebooks, drift, cost, controls and the ledger. \
+They need no script, no server and no network."""
     from hashlib import sha256
     from mlops_nb.core import ledger
 

@@ -219,7 +219,8 @@ def verify(
 ) -> Verified:
     """Recompute the ledger and say what that proves
 
-    Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no checkpoint elsewhere covers are listed as unanchored."""  # noqa: E501  a paragraph of the help is one line
+    Exit code 1: an entry was changed, or entries are gone. Exit code 4: the file cannot be read. Entries that no \
+checkpoint elsewhere covers are listed as unanchored."""
     if bundle is not None:
         return _verify_bundle(bundle, anchor, key)
     project = projects.current()

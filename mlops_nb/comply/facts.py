@@ -145,7 +145,7 @@ class Verified(Fact):
     def finding(self) -> str:
         return "; ".join(f"{problem.kind} at entry {problem.seq}: {problem.detail}" for problem in self._bad[:3])
 
-
+# %% ../../nbs/comply/facts.ipynb #5b1d90e7
 class Checkpointed(Fact):
     "A signed root"
 

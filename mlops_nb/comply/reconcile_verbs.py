@@ -20,7 +20,8 @@ from .reconcile_facts import Reconciled
 def reconcile() -> Reconciled:
     """Compare the model registry with the ledger
 
-    Exit 1 when an alias stands elsewhere than the ledger says, or a version is in one and not in the other. Records `audit.reconciled` with what was found."""  # noqa: E501  a paragraph of the help is one line
+    Exit 1 when an alias stands elsewhere than the ledger says, or a version is in one and not in the other. Records \
+`audit.reconciled` with what was found."""
     project = projects.current()
     checked, found = model.differences(project)
     differences = msgspec.convert(found[:100], list[Difference], from_attributes=True)

@@ -184,6 +184,17 @@ class _Proving(Reading):
         return Verification(entries=size, root=head, signed=signed, anchored=safe, problems=problems)
 
 # %% ../../nbs/core/ledger.ipynb #64d8fcab
+def _bundled(row: verification.Row) -> dict[str, Any]:
+    "An entry of a bundle: bytes as hex, so that it can be written as JSON"
+    return {
+        "seq": row.seq,
+        "header": row.header,
+        "commitment": row.commitment.hex(),
+        "salt": row.salt and row.salt.hex(),
+        "payload": row.payload and row.payload.decode(),
+    }
+
+
 class _Showing(_Proving):
     "What a stranger needs"
 
@@ -215,16 +226,7 @@ class _Showing(_Proving):
             "origin": self.origin,
             "public_keys": [key.hex() for key in self.keys],
             "checkpoints": self.notes(),
-            "entries": [
-                {
-                    "seq": row.seq,
-                    "header": row.header,
-                    "commitment": row.commitment.hex(),
-                    "salt": row.salt and row.salt.hex(),
-                    "payload": row.payload and row.payload.decode(),
-                }
-                for row in self.rows()
-            ],
+            "entries": [_bundled(row) for row in self.rows()],
         }
 
 # %% ../../nbs/core/ledger.ipynb #ca30c55b

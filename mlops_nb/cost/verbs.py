@@ -54,7 +54,8 @@ def prices(
 ) -> PriceTable:
     """The price of this machine, and the price book
 
-    A file `prices.csv` beside mlops.toml replaces lines of the book; `[cost] provider, region, instance` choose one, `[cost] usd_per_h` beats all."""  # noqa: E501  a paragraph of the help is one line
+    A file `prices.csv` beside mlops.toml replaces lines of the book; `[cost] provider, region, instance` choose one, \
+`[cost] usd_per_h` beats all."""
     project = projects.current()
     used, why = price_book.machine(project)
     book = [price for price in price_book.book(project.root) if provider in ("", price.provider)]

@@ -88,7 +88,8 @@ def add(
 ) -> DatasetVersion | Plan:
     """Version a dataset
 
-    Writes a pointer that DVC understands, the digest, the schema and what looks like personal data. Adding what is there already returns the existing version."""  # noqa: E501  a paragraph of the help is one line
+    Writes a pointer that DVC understands, the digest, the schema and what looks like personal data. Adding what is \
+there already returns the existing version."""
     project = projects.current()
     refs.check_name(name, "dataset name")
     with (

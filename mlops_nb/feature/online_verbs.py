@@ -34,7 +34,9 @@ def materialize(
 ) -> Materialized | Plan:
     """Fill the online store with the newest row of each entity
 
-    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted and left to `full`."""  # noqa: E501  text of the help
+    Only rows that are new are read: what was known before is skipped where the view has a `created` column and a \
+query without aggregates, and nothing is read when nothing changed. Rows that come later than `overlap` are counted \
+and left to `full`."""
     from mlops_nb.core import ledger
 
     project = projects.current()

@@ -43,7 +43,8 @@ def skew(
 ) -> Skew:
     """Replay served calls against history
 
-    Every sealed call says which feature values the model was given. The same keys are joined again at the same times, as known then; exit code 1 means that a feature differs."""  # noqa: E501  text of the help
+    Every sealed call says which feature values the model was given. The same keys are joined again at the same \
+times, as known then; exit code 1 means that a feature differs."""
     project = projects.current()
     name = refs.parse(model, "model").name
     if tolerance < 0:

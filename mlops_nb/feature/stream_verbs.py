@@ -55,7 +55,8 @@ def stream(
 ) -> Streamed | Plan:
     """Maintain the windows of a view from a stream
 
-    Events and the position in the source are committed together: after a kill the reading goes on where it was, nothing is lost and nothing counts twice. Exit code 1 means that some events could not be used."""  # noqa: E501  text of the help
+    Events and the position in the source are committed together: after a kill the reading goes on where it was, \
+nothing is lost and nothing counts twice. Exit code 1 means that some events could not be used."""
     project = projects.current()
     definition = definitions.find(project, name)
     if not definition.windows:

@@ -96,8 +96,10 @@ def add(
 ) -> FeatureView | Plan:
     """Register a feature view
 
-    SQL sees the declared source as `source`, and datasets and views of the project by their names; it runs without access to other files or the network. A Python function's arguments are named the same way.
-    With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs when features are asked for, on those columns, in history and online alike."""  # noqa: E501  text of the help
+    SQL sees the declared source as `source`, and datasets and views of the project by their names; it runs without \
+access to other files or the network. A Python function's arguments are named the same way.
+    With `--window` the rows are events and the windows are the features. With `--needs` or `--request` the code runs \
+when features are asked for, on those columns, in history and online alike."""
     from mlops_nb import data
 
     project = projects.current()

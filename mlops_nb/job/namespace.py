@@ -367,7 +367,7 @@ class Shelf:
             file_digest(path) == digest for path, digest in files.items()
         )
 
-
+# %% ../../nbs/job/namespace.ipynb #c3f07a52
 def _split(blob: bytes) -> tuple[dict, bytes]:
     size = int.from_bytes(blob[:8], "big")
     return pickle.loads(blob[8 : 8 + size]), blob[8 + size :]

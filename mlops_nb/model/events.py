@@ -84,7 +84,7 @@ class Parity(msgspec.Struct, omit_defaults=True):
     worst_row: int | None = None
     bytes: int | None = None  # Of the graph
 
-
+# %% ../../nbs/model/events.ipynb #91a3e7c4
 class ModelRegistered(Bracketed):
     "A model version was registered"
 
@@ -235,7 +235,7 @@ class ModelCompressed(Payload):
     registered: int | None = None  # Its version
     candidates: list[Candidate] = []  # First the model as it is
 
-
+# %% ../../nbs/model/events.ipynb #d47e18b3
 class Asked(msgspec.Struct, kw_only=True, frozen=True):
     "What an explanation was asked; the same again gives the same bits"
 

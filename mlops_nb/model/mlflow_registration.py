@@ -188,17 +188,9 @@ def finish(
 
     def build(at: Path) -> packaging.Package:
         _lineage(project, request)
-        return packaging.build(
-            at,
-            model,
-            rows,
-            about(request),
-            tolerance=request.tolerance,
-            native=request.native,
-            pickle=request.pickle,
-            key=key,
-            **({"converting": converting} if converting else {}),
-        )
+        options = packaging.Options(tolerance=request.tolerance, native=request.native, pickle=request.pickle)
+        more = {"converting": converting} if converting else {}
+        return packaging.build(at, model, rows, about(request), options, key=key, **more)
 
     return complete(project, request, build)
 

@@ -144,7 +144,8 @@ def drift(
 ) -> Drift:
     """Has the world changed between two windows?
 
-    Exit code 1 means that at least one column drifted. Numbers and times: Kolmogorov-Smirnov; levels: chi-square or Fisher with rare levels pooled; missing values: a test of their own; Holm's correction over all."""
+    Exit code 1 means that at least one column drifted. Numbers and times: Kolmogorov-Smirnov; levels: chi-square or \
+Fisher with rare levels pooled; missing values: a test of their own; Holm's correction over all."""
     project = _project()
     if alpha is None:
         alpha = project.settings.monitor.alpha if project else 0.05
