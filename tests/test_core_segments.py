@@ -142,6 +142,28 @@ def test_a_kill_loses_nothing_that_was_sealed(project, after):
     assert ledger.of(project).verify().ok
 
 
+def test_a_full_disk_at_the_first_row_stops_no_writer(project, monkeypatch):
+    "The journal is there and took nothing; the writer goes on with what comes next, and `flush` returns"
+    from mlops_nb.core import journal
+
+    real, failing = journal.Journal.append, [True]
+
+    def append(self, data):
+        if failing:
+            failing.clear()
+            raise OSError(28, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(journal.Journal, "append", append)
+    with segments.Writer(project, "predictions", "delay", rows=1) as writer:
+        assert not writer.append(rows(1)[0]) and "No space" in str(writer.error)
+        writer.flush()
+        assert writer.append(rows(1)[0])
+        writer.flush()
+        assert (writer.sealed, writer.refused) == (1, 1)
+        writer.error = None
+
+
 WRITER = """
 import sys
 from datetime import UTC, datetime, timedelta

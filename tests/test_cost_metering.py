@@ -8,7 +8,6 @@ import pytest
 
 from mlops_nb import cost
 from mlops_nb.core import ledger
-from mlops_nb.job.events import JobCompleted
 from mlops_nb.cost import metering
 from mlops_nb.job.events import JobCompleted
 

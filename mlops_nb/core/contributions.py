@@ -1,4 +1,4 @@
-"""What pillars hand to `status`, `doctor`, the site and the gates
+"""What pillars hand to `status`, `doctor` and the site
 
 Docs: https://mlops-nb.github.io/mlops_nb/core/contributions.html.md"""
 

@@ -418,7 +418,8 @@ class Sealer(Intake):
         "Make a segment of a journal's rows"
 
         def settle() -> None:
-            self.sealed += _settle(self.project, self.kind, self.name, rows, kept).rows
+            done = _settle(self.project, self.kind, self.name, rows, kept)
+            self.sealed += done.rows if done else 0  # a journal that took no row leaves nothing to seal
 
         self._guarded(settle, len(rows))
         with self._lock:
