@@ -12,7 +12,7 @@ import itertools, os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import msgspec
-from ..core import project as projects
+from ..core import project as projects, remembered
 from ..core.errors import BadInput, BadUsage, NotFound, ToolFailed
 from ..core.events import event_of, why_skipped
 from ..core.fact import Plan
@@ -236,6 +236,7 @@ checkpoint elsewhere covers are listed as unanchored."""
             problems=[Problem(0, "unreadable", error.message)],
             source=project.name,
         )
+    remembered.remember(_log(project), verification)
     return Verified(
         entries=verification.entries,
         root=verification.root,
