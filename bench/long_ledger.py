@@ -3,6 +3,7 @@
 The same mix of entries each time, made through the product's own append. CPU seconds throughout; what keeps its place must
 not grow with the ledger."""
 
+import itertools
 import json
 import os
 import random
@@ -201,6 +202,23 @@ def sealed(project: Project, entries: int) -> list[dict]:
     return [row(f"segments {name}", cpu(ask), peer, "s CPU", note, 4) for name, ask in asks.items()]
 
 
+def bare_hashes(log: ledger.Ledger) -> float:
+    "CPU seconds of the two hashes of each entry alone, with the entries in memory"
+    spent = 0.0
+    rows = log.rows()
+    while some := list(itertools.islice(rows, 4096)):
+        texts = [
+            (header.encode() + commitment, (salt or b"") + (payload or b""))
+            for _, header, commitment, salt, payload in some
+        ]
+        began = time.process_time()
+        for text, secret in texts:
+            sha256(text).digest()
+            sha256(secret).digest()
+        spent += time.process_time() - began
+    return spent
+
+
 def verified(project: Project, entries: int) -> list[dict]:
     "Full verification beside the two hashes of each entry and SQLite's own check; then a remembered look"
     log = ledger.of(project)
@@ -209,19 +227,20 @@ def verified(project: Project, entries: int) -> list[dict]:
     if not found[0].ok:
         raise RuntimeError(f"the ledger does not verify: {found[0].problems[:3]}")
 
-    def bare() -> None:
-        for stored in log.rows():
-            sha256(stored.payload or b"").digest()
-            sha256(stored.header.encode()).digest()
-
-    hashes = cpu(bare)
+    hashes = bare_hashes(log)
     own = cpu(lambda: log._ask("PRAGMA integrity_check(1)"))
     remembered.remember(log, found[0])
     look = cpu(lambda: remembered.look(log))
     size = f"{entries:,} entries"
     return [
-        row("full verification", full, hashes, "s CPU", f"{size}; against reading and two bare SHA-256 an entry"),
-        row("full verification", full, own, "s CPU", f"{size}; against SQLite's integrity_check alone, a part of it"),
+        row(
+            "full walk, SQLite's own check apart",
+            full - own,
+            hashes,
+            "s CPU",
+            f"{size}; against two bare SHA-256 an entry",
+        ),
+        row("SQLite's integrity_check", own, None, "s CPU", f"{size}; beside that walk in every `audit verify`"),
         row("remembered look", look, full, "s CPU", f"{size}; against the full verification"),
     ]
 
