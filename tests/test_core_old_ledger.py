@@ -11,7 +11,7 @@ from mlops_nb.core.events import Skipped, readable, why_skipped
 from mlops_nb.core.ledger_file import has_indexes
 from mlops_nb.core.payloads import Payload, Unknown, Unreadable
 
-OLD = Path(__file__).parent / "old" / "ledger_0_1.db"
+OLD = Path(__file__).parent / "old" / "ledger_0_1.sqlite"
 
 
 @pytest.fixture

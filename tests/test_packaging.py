@@ -18,7 +18,7 @@ from verb_runs import ADD, NOTEBOOK
 
 UV = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
 pytestmark = pytest.mark.xdist_group("packaging")
-SMALL = ["msgspec", "numpy", "onnxruntime", "cryptography", "orjson", "psutil"]
+SMALL = ["msgspec", "numpy", "onnxruntime", "cryptography", "orjson", "psutil", "tomlkit"]
 ABSENT = [
     "mlflow",
     "feast",

@@ -138,7 +138,7 @@ def encoded(
 ) -> bytes:  # JSON
     "A payload as it is stored; raises `BadInput` when it cannot be written, or could not be read again"
     if not isinstance(payload, Payload):
-        return _encoded(payload or {})
+        return _encoded({} if payload is None else payload)
     raw = _encoded(payload)
     try:
         _decoders[type_of(type(payload))](raw)
