@@ -113,7 +113,8 @@ def _idle(at: Path, wait: bool = False) -> Iterator[bool]:
 
 def ended(project: Project, bracket: str) -> Event | None:
     "The event that ended a registration, or None"
-    for event in ledger.of(project).events(ModelLoggingStarted, ModelRegistered, ModelFailed, newest=True):
+    kinds = (ModelLoggingStarted, ModelRegistered, ModelFailed)
+    for event in ledger.of(project).events(kinds, newest=True, evidence=True):
         match event.payload:
             case ModelRegistered(bracket=found) | ModelFailed(bracket=found) if found == bracket:
                 return event

@@ -205,7 +205,7 @@ def _waited(
 def _resolve(project: Project, ref: str) -> ModelVersion:
     "The version that `NAME@v` names, with its aliases; one that is not finished has another state"
     at = refs.parse(ref, "model")
-    events = list(ledger.of(project).events(views.TYPES))
+    events = list(ledger.of(project).events(views.TYPES, evidence=True))
     have = views.versions(events, at.name)
     waiting = views.pending(events, at.name)
     bad = views.failed(events, at.name)
