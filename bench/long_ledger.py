@@ -199,7 +199,7 @@ def sealed(project: Project, entries: int) -> list[dict]:
         "of one path": lambda: segments.sealed_as(project, held[len(held) // 2].payload.path),
     }
     note = f"{entries:,} entries, {len(held):,} segments; against reading them all"
-    return [row(f"segments {name}", cpu(ask), peer, "s CPU", note, 4) for name, ask in asks.items()]
+    return [row(f"segments {name}", cpu(ask), peer, "s CPU", note, digits=4) for name, ask in asks.items()]
 
 
 def bare_hashes(log: ledger.Ledger) -> float:
@@ -251,7 +251,7 @@ def measure(folder: Path, entries: int) -> list[dict]:
     project = make(folder, entries)
     made = time.process_time() - began
     size_mb = ledger.of(project).path.stat().st_size / 1e6
-    rows = [row("made", made, None, "s CPU", f"{entries:,} entries in commits of {BATCH:,}; {size_mb:,.0f} MB", 1)]
+    rows = [row("made", made, None, "s CPU", f"{entries:,} entries in commits of {BATCH:,}; {size_mb:,.0f} MB", digits=1)]
     rows += looks(project, "status", "status", {}, entries)
     rows += looks(project, "cost by job", "cost.show", {"by": "job"}, entries)
     rows += sealed(project, entries)

@@ -1,6 +1,5 @@
 """Kept states of folds: the same as fresh ones, thrown away when the ledger or the rules are others, and what could not be read is told."""
 
-import os
 import random
 import shutil
 import sqlite3
@@ -10,6 +9,7 @@ import msgspec
 import pytest
 from mlops_nb.core import brackets, contributions, folds, ledger, pillars
 from mlops_nb.core import project as projects
+from mlops_nb.core.errors import ToolFailed
 from mlops_nb.core.events import VerbFailed
 from mlops_nb.data.events import DatasetAdded
 from mlops_nb.feature.events import FeatureAdded, FeatureMaterialized
@@ -228,13 +228,17 @@ def test_for_the_owner_alone(three):
     assert ledger.folds_of(ledger.of(three).path).stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_costs_a_walk(three):
-    folder = ledger.folds_of(ledger.of(three).path)
-    os.chmod(folder, 0o500)
+def test_a_folder_that_cannot_be_written_costs_a_walk(three, monkeypatch):
+    "A full or read-only disk: the card is right all the same, and nothing is kept"
+    before = [file.read_bytes() for file in kept(three)]
+
+    def refuse(*args, **options):
+        raise ToolFailed("cannot write: No space left on device")
+
+    monkeypatch.setattr(projects, "write_text", refuse)
     ledger.record(three, DatasetAdded(), subject="d9@1")
     assert stand(three)["data.status"][0].numbers() == {"datasets": 4}
-    os.chmod(folder, 0o700)
+    assert [file.read_bytes() for file in kept(three)] == before
 
 
 class Late(msgspec.Struct):
