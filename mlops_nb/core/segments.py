@@ -50,7 +50,7 @@ def _utc(
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 # %% ../../nbs/core/segments.ipynb #ea68bc15
-class Sealed(NamedTuple):
+class Sealed(msgspec.Struct, frozen=True, gc=False):
     "One complete segment, as the ledger knows it"
 
     path: str  # Relative to the project
