@@ -130,7 +130,7 @@ def seal(
     except BaseException:
         final.unlink(missing_ok=True)
         raise
-    return segment._replace(seq=event.seq)
+    return msgspec.structs.replace(segment, seq=event.seq)
 
 # %% ../../nbs/core/segments.ipynb #37c9ba97
 def sealed(

@@ -170,7 +170,7 @@ class _Entries:
         unsaid = [place for place in self.gone if place not in self.redacted]
         return self.problems + [Problem(place, "tampered", _NO_REDACTION) for place in unsaid]
 
-
+# %% ../../nbs/core/verification.ipynb #5b0c7e21
 def leaves_of(
     rows: Sequence[Row],  # Entries in order
     place: int,  # Where the first one must stand
