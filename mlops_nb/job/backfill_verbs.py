@@ -33,7 +33,7 @@ def _planned(
     if both := set(fixed) & set(over):
         raise BadInput(f"parameter `{min(both)}` stands under -p and under --over")
     combos = parameter_ranges.combinations(job.parameters, over, f"job `{job.name}`")
-    digest = unattended.definition_digest(project, job.name)
+    digest = definition.digest(project, job.name)
     defaults = {parameter.name: parameter.default for parameter in job.parameters}
     have = (
         {}

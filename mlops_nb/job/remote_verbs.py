@@ -13,7 +13,7 @@ import msgspec
 from ..core.errors import BadInput, ToolFailed
 from ..core.fact import Plan
 from ..core.project import write_text, Project
-from . import definition, execution, kubernetes_jobs, ray_jobs, ship_views, shipping, unattended
+from . import definition, execution, kubernetes_jobs, ray_jobs, ship_views, shipping
 from .events import JobCompleted, JobStarted
 from .facts import Job, RunRecord
 from .supervision import stoppable
@@ -138,7 +138,7 @@ def elsewhere(
         parameters=values,
         on=on,
         source_digest=job.source_digest,
-        definition=unattended.definition_digest(project, job.name),
+        definition=definition.digest(project, job.name),
     )
     with ledger.bracket(project, started, subject=job.name) as completed:
         completed.run = run

@@ -19,7 +19,7 @@ from . import cron, definition
 from .schedule_facts import Schedule
 
 # %% ../../nbs/job/schedule_definition.ipynb #1e9485c6
-TOML = "schedule.toml"
+TOML = definition.SCHEDULE
 
 
 def place(project: Project, job: str) -> Path:

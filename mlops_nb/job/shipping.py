@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 from ..core.errors import BadInput, NotFound
 from ..core.project import Project
-from . import definition, parameters, requirements, sbom, schedule_definition, ship_templates, unattended
+from . import definition, parameters, requirements, sbom, schedule_definition, ship_templates
 from .facts import Job
 from .schedule_facts import Schedule
 from .ship_facts import Needs
@@ -175,7 +175,7 @@ def gather(
     notebook = job.notebook or f"{job.name}.ipynb"
     args, values = _values(job, schedule, given)
     model = model or next((thing.name for thing in job.outputs if thing.kind == "model"), "")
-    digest = unattended.definition_digest(project, job.name)
+    digest = definition.digest(project, job.name)
     locked = [
         pin
         for pin in requirements.closure([*job.requirements, *RUNTIME])

@@ -149,7 +149,7 @@ def run(
     Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a \
 failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the \
 executed notebook is kept and the error is one line."""
-    from mlops_nb.job import cell_syntax, execution, parameters, secret_refs, unattended
+    from mlops_nb.job import cell_syntax, execution, parameters, secret_refs
 
     if on != "local":
         from mlops_nb.job import remote_verbs
@@ -202,7 +202,7 @@ executed notebook is kept and the error is one line."""
         run=plan.run,
         parameters=parameters.told(values),
         source_digest=job.source_digest,
-        definition=unattended.definition_digest(project, name),
+        definition=definition.digest(project, name),
         resumed=resume,
     )
     with (
