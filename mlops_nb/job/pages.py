@@ -17,8 +17,8 @@ from ..core.errors import MlopsError
 from ..core.events import Event, Skipped, readable
 from ..core.project import Project
 from . import definition
-from .notebook import nbconvert_page
 from .events import JobAborted, JobCompleted, JobConverted, JobEnded, JobFailed, JobStarted
+from .notebook import nbconvert_page
 
 # %% ../../nbs/job/pages.ipynb #c8b37f33
 class RunRow(NamedTuple):

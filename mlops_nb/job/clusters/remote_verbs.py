@@ -12,13 +12,13 @@ import json, shlex
 import msgspec
 from ...core.errors import BadInput, ToolFailed
 from ...core.fact import Plan
-from ...core.project import write_text, Project
+from ...core.project import Project, write_text
 from .. import definition
 from . import kubernetes_jobs, ray_jobs
 from ..delivery import shipping, views as ship_views
-from ..runs import execution
 from ..events import JobCompleted, JobStarted
 from ..facts import Job, RunRecord
+from ..runs import execution
 from ..runs.supervision import stoppable
 
 # %% ../../../nbs/job/clusters/remote_verbs.ipynb #df3466ce

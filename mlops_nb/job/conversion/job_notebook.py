@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 from ...core.errors import BadInput
 from . import lineage, requirements, signature, steps
-from ..notebook.cell_source import Magic
 from ..facts import Dropped, Job, Note
+from ..notebook.cell_source import Magic
 from ..notebook.notebook_ast import Cell, cells_of, check_format, understand
 
 # %% ../../../nbs/job/conversion/job_notebook.ipynb #67f5ea3d

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from ...core.errors import BadInput
 from . import lineage, step_graph
-from ..notebook.cell_source import Magic
+from .signature import grown
 from ..facts import Parameter, Step
+from ..notebook.cell_source import Magic
 from ..notebook.notebook_ast import Cell
 from ..notebook.parameters import constant
-from .signature import grown
 
 # %% ../../../nbs/job/conversion/steps.ipynb #bc1c2482
 _NAME = re.compile(r"[A-Za-z][\w-]{0,63}")

@@ -12,17 +12,17 @@ import hashlib, json, platform, re
 from collections.abc import Iterator
 from typing import NamedTuple
 import msgspec
+from ...core import templates
 from ...core.errors import BadInput, NotFound
 from ...core.project import Project
-from ...core import templates
 from .. import definition
 from ..conversion import requirements
 from . import sbom
+from .facts import Needs
+from ..facts import Job
 from ..notebook import parameters
 from ..schedules import schedule_definition
-from ..facts import Job
 from ..schedules.facts import Schedule
-from .facts import Needs
 
 # %% ../../../nbs/job/delivery/shipping.ipynb #aa257e98
 RUNTIME = (

@@ -9,19 +9,18 @@ __all__ = ['ship']
 
 # %% ../../../nbs/job/delivery/verbs.ipynb #40042f1a
 from pathlib import Path
-from ...core import project as projects
+from ...core import file_validation, project as projects
 from ...core.errors import BadInput, Finding, suggest
 from ...core.fact import Plan
 from ...core.progress import progress
 from ...core.project import write_text
 from ...core.refs import Name
 from ...core.verbs import verb
-from ...core import file_validation
 from .. import definition
 from . import shipping, views as ship_views
-from ..runs import cell_syntax
-from ..events import JobCompleted, JobShipped
 from .facts import TARGETS, Shipped, ShippedFile
+from ..events import JobCompleted, JobShipped
+from ..runs import cell_syntax
 
 # %% ../../../nbs/job/delivery/verbs.ipynb #967e1e34
 def _targets(to: list[str]) -> list[str]:

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable
 from itertools import islice
 from ...core.events import Event
-from ..events import JobCompleted
 from .facts import Needs
+from ..events import JobCompleted
 
 # %% ../../../nbs/job/delivery/views.ipynb #11270545
 def needs(

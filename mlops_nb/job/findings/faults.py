@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from ... import guard
 from ..conversion import lineage
-from . import chance_faults, output_faults, package_faults
-from ..facts import NotebookFinding
-from ..notebook.notebook_ast import Cell, cells_of, unbound
-from ..notebook.survey import Called, Survey, is_secret, survey
 from ..conversion.signature import is_explicit
 from ..conversion.steps import is_definition, step_of
+from ..facts import NotebookFinding
+from . import chance_faults, output_faults, package_faults
+from ..notebook.notebook_ast import Cell, cells_of, unbound
+from ..notebook.survey import Called, Survey, is_secret, survey
 
 # %% ../../../nbs/job/findings/faults.ipynb #de680ff0
 def _finding(cell: Cell | int | None, kind: str, message: str, fix: str) -> NotebookFinding:

@@ -13,11 +13,11 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
+from ..conversion.steps import is_definition
+from ..facts import NotebookFinding
 from . import chance_faults, faults
 from ..notebook.cell_source import Magic
-from ..facts import NotebookFinding
 from ..notebook.notebook_ast import Cell, cells_of
-from ..conversion.steps import is_definition
 from ..notebook.survey import Called, Survey, is_secret, survey
 
 # %% ../../../nbs/job/findings/repairs.ipynb #1e91d44e

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from ...core.errors import ToolFailed
 from ...core.progress import progress
-from ..runs import injection
 from ..facts import NotebookFinding
 from .output_faults import outputs_of
+from ..runs import injection
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from itertools import product
 from ...core.errors import BadInput, suggest
-from . import parameters
 from ..facts import Parameter
+from . import parameters
 
 # %% ../../../nbs/job/notebook/parameter_ranges.ipynb #776523f8
 LIMIT = 10_000  # Runs of one backfill

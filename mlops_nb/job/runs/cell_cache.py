@@ -15,10 +15,10 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
+from ..conversion.step_graph import Files, overtaken, together
+from ..notebook.notebook_ast import Cell
 from . import cell_reach, namespace
 from .module_state import imported, sets_module_state
-from ..notebook.notebook_ast import Cell
-from ..conversion.step_graph import Files, overtaken, together
 
 # %% ../../../nbs/job/runs/cell_cache.ipynb #d7baad56
 def reads(

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 from ... import cost
 from ...core import secret_refs
+from ..notebook.notebook_ast import Cell, understand
 from . import cell_cache, namespace, pickles
 from .cell_cache import CellFiles
 from .cell_outputs import Outputs
 from .file_stamps import file_stamp
-from ..notebook.notebook_ast import Cell, understand
 
 if TYPE_CHECKING:
     from mlops_nb.job.runs.shell_plugin import CellShell

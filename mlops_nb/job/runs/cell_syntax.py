@@ -12,11 +12,11 @@ import ast, os, re, warnings
 from ...core.errors import BadInput
 from ...core.project import Project
 from .. import definition
-from ..notebook import notebook_ast
-from . import kernel_form
-from ..notebook.cell_source import take_apart
 from ..facts import Job
+from ..notebook import notebook_ast
+from ..notebook.cell_source import take_apart
 from ..notebook.survey import veiled
+from . import kernel_form
 
 # %% ../../../nbs/job/runs/cell_syntax.ipynb #646e7691
 def _broken(code: str) -> str:

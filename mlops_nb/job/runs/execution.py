@@ -16,18 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
-from ...core import warm
+from ...core import secret_refs, warm
 from ...core.draw import place
 from ...core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed, suggest
 from ...core.progress import progress
 from ...core.project import Project, write_text
 from ...cost.facts import Usage
-from ...core import secret_refs
 from .. import definition
-from ..notebook import notebook_ast, parameters
-from . import cell_cache, cell_syntax, injection, kernel_form, supervision
 from ..events import CellCost, JobCompleted
 from ..facts import Artefact, CellRun, Job, RunRecord, StepRun
+from ..notebook import notebook_ast, parameters
+from . import cell_cache, cell_syntax, injection, kernel_form, supervision
 from mlops_nb.job.runs.run_plan import (
     RunPlan,
     RunSetup,

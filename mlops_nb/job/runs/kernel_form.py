@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from ... import cost
 from ...core import warm
-from . import supervision
 from ..notebook.cell_source import take_apart
+from . import supervision
 from .supervision import CostOf, Limits, Tell
 
 # %% ../../../nbs/job/runs/kernel_form.ipynb #796eebd9

@@ -13,10 +13,10 @@ import importlib.machinery, os, sys
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
-from ...core.project import Project
 from ...core import secret_refs
-from . import cell_cache, kernel_form, supervision
+from ...core.project import Project
 from ..facts import Job
+from . import cell_cache, kernel_form, supervision
 from .supervision import CostOf, Limits, Tell
 
 # %% ../../../nbs/job/runs/run_plan.ipynb #7456d645

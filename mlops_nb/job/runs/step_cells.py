@@ -10,11 +10,11 @@ __all__ = ['FIRST', 'Sheets']
 # %% ../../../nbs/job/runs/step_cells.ipynb #8caff8e6
 from itertools import chain
 from ..conversion import steps as step_rules
-from . import cell_cache
+from ..conversion.signature import grown
 from ..facts import Step
 from ..notebook.notebook_ast import understand
+from . import cell_cache
 from .run_plan import index_in_job, index_in_run
-from ..conversion.signature import grown
 
 # %% ../../../nbs/job/runs/step_cells.ipynb #e132c317
 FIRST = ""  # The step of the definitions

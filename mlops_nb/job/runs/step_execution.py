@@ -14,11 +14,11 @@ from itertools import chain
 from pathlib import Path
 import msgspec
 from ...core import warm
-from ..conversion import step_graph
-from . import cell_cache, supervision
 from ...core.errors import BadInput
 from ...core.project import write_text
+from ..conversion import step_graph
 from ..facts import Job, StepRun
+from . import cell_cache, supervision
 from .run_plan import RunSetup, finish, fork_request, preloads, sheet_of
 from .step_cells import FIRST, Sheets
 from .supervision import CostOf, Limits, Tell, stoppable

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Never
 import msgspec
 from ... import cost
-from ...core import warm
+from ...core import secret_refs, warm
 from ...core.errors import BadInput
 from ...core.project import write_text
-from ...core import secret_refs
 from .cell_outputs import Outputs
 
 # %% ../../../nbs/job/runs/supervision.ipynb #1b56e7e5

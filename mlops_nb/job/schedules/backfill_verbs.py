@@ -18,12 +18,12 @@ from ...core.project import Project
 from ...core.refs import Name
 from ...core.verbs import verb
 from .. import definition
+from ..events import JobBackfilled, JobCompleted, JobStarted
+from ..facts import Job
 from ..notebook import parameter_ranges, parameters
 from ..runs import cell_syntax
 from . import backfill_views, unattended
-from .backfill_facts import Backfilled, BackfillRow
-from ..events import JobBackfilled, JobCompleted, JobStarted
-from ..facts import Job
+from .backfill_facts import BackfillRow, Backfilled
 
 # %% ../../../nbs/job/schedules/backfill_verbs.ipynb #fd5d9558
 def _planned(

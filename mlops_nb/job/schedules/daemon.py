@@ -14,13 +14,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 import msgspec
-from ...core import payloads
+from ...core import notification, outbox, payloads, process_identity
 from ...core.errors import BadInput, MlopsError, ToolFailed
 from ...core.payloads import Payload
 from ...core.project import Project
-from ...core import notification, process_identity
-from . import cron, schedule_definition
 from ..events import Delivery, FireFailed, FireSkipped, JobCompleted, PeopleNotified
+from . import cron, schedule_definition
 from .facts import Fire, Outcome, Schedule, utc
 from .schedule_store import LOST, Store
 from .unattended import Cause, Worker
@@ -366,20 +365,20 @@ class Daemon:
     # people
     def _notify(self, schedules: dict[str, Schedule]) -> None:
         "Deliver one notice"
-        found = self.store.next_notice()
-        if not found:
+        notice = self.store.next_notice()
+        if not notice:
             return
-        job, due, body, tries = found
+        job = notice.subject
         schedule = schedules.get(job)
         try:
             told = (
-                notification.send(self.project, schedule.notify, f"{self.project.name}: {job}", body)
+                notification.send(self.project, schedule.notify, f"{self.project.name}: {job}", notice.body)
                 if schedule
                 else []
             )
         except MlopsError as error:
             self.say(str(error))
             told = [Delivery(detail=error.message)]
-        if all(answer.ok for answer in told) or tries >= 5:
-            self.store.delivered(job, due)
-        self._tell(PeopleNotified(fire=f"{job}@{utc(due)}", told=told), job)
+        if all(answer.ok for answer in told) or notice.tries + 1 >= outbox.MOST_TRIES:
+            self.store.delivered(notice)
+        self._tell(PeopleNotified(fire=f"{job}@{utc(notice.due)}", told=told), job)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
+from ...core import outbox
+from ...core.outbox import Execute, Notice
 from ...core.project import Project
 from . import cron, schedule_backends, schedule_definition
-from .schedule_backends import Execute
 from .facts import Fire, Schedule, utc
 
 # %% ../../../nbs/job/schedules/schedule_store.ipynb #37137b13
@@ -274,13 +275,7 @@ class Store:
             for job in followers:
                 self._add(run, job, fire.due)
             if notice:
-                run(
-                    "INSERT INTO mlops_notice(project, job, due, body) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
-                    self.key,
-                    fire.job,
-                    fire.due,
-                    notice,
-                )
+                outbox.leave(run, self.key, fire.job, fire.due, notice)
             return True
 
     def again(self, fire: Fire, message: str, wait_s: float = 0.0, lost: bool = False) -> bool:
@@ -322,24 +317,12 @@ class Store:
         return found[0][0]
 
     # notices
-    def next_notice(self) -> tuple[str, int, str, int] | None:
-        "`(job, due, body, tries)` of a notice to deliver now; the next daemon sees it a minute later, in case this one vanishes"
+    def next_notice(self) -> Notice | None:
+        "A notice to deliver now; the next daemon sees it a minute later, in case this one vanishes"
         now = self.now()
         with self.backend.transaction() as run:
-            found = run(
-                "SELECT job, due, body, tries FROM mlops_notice WHERE project=? AND not_before<=? ORDER BY due LIMIT 1",
-                self.key,
-                now,
-            )[0]
-            if found:
-                run(
-                    "UPDATE mlops_notice SET tries=tries+1, not_before=? WHERE project=? AND job=? AND due=?",
-                    now + 60 * 2 ** min(found[0][3], 6),
-                    self.key,
-                    *found[0][:2],
-                )
-            return found[0] if found else None
+            return outbox.take(run, self.key, now)
 
-    def delivered(self, job: str, due: int) -> None:
+    def delivered(self, notice: Notice) -> None:
         with self.backend.transaction() as run:
-            run("DELETE FROM mlops_notice WHERE project=? AND job=? AND due=?", self.key, job, due)
+            outbox.remove(run, self.key, notice.subject, notice.due)

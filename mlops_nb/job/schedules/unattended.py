@@ -12,10 +12,9 @@ import json, os, queue, signal, subprocess, sys, threading
 from pathlib import Path
 from typing import Never
 import msgspec
-from ...core import project as projects
+from ...core import process_identity, project as projects
 from ...core.errors import MlopsError
 from ...core.project import Project
-from ...core import process_identity
 from .facts import Outcome
 
 # %% ../../../nbs/job/schedules/unattended.ipynb #57335fe1

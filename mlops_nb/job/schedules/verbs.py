@@ -19,10 +19,9 @@ from ...core.fact import Plan
 from ...core.project import Project
 from ...core.refs import Name
 from ...core.verbs import verb
-from . import cron as cron_lines
 from .. import definition
-from . import schedule_definition
 from ..events import JobPaused, JobScheduled, JobUnpaused, JobUnscheduled
+from . import cron as cron_lines, schedule_definition
 from mlops_nb.job.schedules.facts import (
     Calendar,
     CalendarFire,
