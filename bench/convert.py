@@ -32,10 +32,12 @@ def notebook(cells: int) -> dict:
 
 PEAK = """
 import json, re, sys
-from mlops_nb.job import conversion, faults, notebook_ast
+from mlops_nb.job.conversion import job_notebook
+from mlops_nb.job.findings import faults
+from mlops_nb.job.notebook import notebook_ast
 nb = notebook_ast.load(sys.argv[1], lazy=True)
 faults.find(nb)
-conversion.convert(nb)
+job_notebook.convert(nb)
 status = open('/proc/self/status', encoding='utf-8').read()
 print(json.dumps([int(re.search(r'VmHWM:\\s+(\\d+)', status)[1])/1024]))
 """
@@ -46,7 +48,9 @@ def main(rounds: int = 3) -> list[dict]:
     import nbformat
     from nbconvert.exporters import PythonExporter
 
-    from mlops_nb.job import conversion, faults, notebook_ast
+    from mlops_nb.job.conversion import job_notebook
+    from mlops_nb.job.findings import faults
+    from mlops_nb.job.notebook import notebook_ast
 
     exporter, rows = PythonExporter(), []
     for size in SIZES:
@@ -54,7 +58,7 @@ def main(rounds: int = 3) -> list[dict]:
         node = nbformat.from_dict(notebook(size))
         sides = {
             "check": lambda nb=nb: timed(lambda: faults.find(nb)),
-            "convert": lambda nb=nb: timed(lambda: conversion.convert(nb)),
+            "convert": lambda nb=nb: timed(lambda: job_notebook.convert(nb)),
             "peer": lambda node=node: timed(lambda: exporter.from_notebook_node(node)),
         }
         got = race(sides, 1 if size == 10_000 else rounds, warm=size < 10_000)

@@ -71,7 +71,9 @@ def processes(env: dict) -> list[str]:
             words = p.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"mlops_nb.job.fork_server" in words and any(w.startswith(env["MLOPS_RUNTIME_DIR"].encode()) for w in words):
+        if b"mlops_nb.job.runs.fork_server" in words and any(
+            w.startswith(env["MLOPS_RUNTIME_DIR"].encode()) for w in words
+        ):
             found.append(p.parent.name)
     return found
 
@@ -103,8 +105,9 @@ def together(commands: list[list[str]], workers: int, cwd: str, env: dict) -> fl
 
 def conversion(cells: int) -> float:
     "Processor seconds to check and convert a notebook"
-    from mlops_nb.job import conversion as engine
-    from mlops_nb.job import faults, notebook_ast
+    from mlops_nb.job.conversion import job_notebook as engine
+    from mlops_nb.job.findings import faults
+    from mlops_nb.job.notebook import notebook_ast
 
     nb = notebook_ast.check_format(notebook(cells))
     began = time.process_time()

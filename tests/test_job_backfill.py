@@ -18,8 +18,8 @@ from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import BadInput, Finding
-from mlops_nb.job import parameter_ranges
-from mlops_nb.job.backfill_facts import Backfilled, BackfillRow
+from mlops_nb.job.notebook import parameter_ranges
+from mlops_nb.job.schedules.backfill_facts import Backfilled, BackfillRow
 from mlops_nb.job.facts import Parameter
 from test_job_run import made
 
@@ -165,7 +165,9 @@ def test_nothing_outlives_a_killed_backfill(project):
         assert select.select([fd], [], [], 120)[0], x.stderr.read() if x.poll() is not None else "no kernel began"
         said += os.read(fd, 100).decode()
     started = psutil.Process(x.pid).children(recursive=True)
-    servers = {c.pid for c in started if "mlops_nb.job.fork_server" in words_of(c)}  # warm for the next run, by design
+    servers = {
+        c.pid for c in started if "mlops_nb.job.runs.fork_server" in words_of(c)
+    }  # warm for the next run, by design
     family = [*(c for c in started if c.pid not in servers), *(psutil.Process(int(k)) for k in said.split())]
     x.send_signal(signal.SIGKILL)
     x.wait(30)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlops_nb.job import cell_cache, namespace
-from mlops_nb.job.notebook_ast import understand
+from mlops_nb.job.runs import cell_cache, namespace
+from mlops_nb.job.notebook.notebook_ast import understand
 
 
 class Notebook:

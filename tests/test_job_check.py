@@ -8,7 +8,8 @@ import pytest
 from test_job_convert import nb
 
 from mlops_nb.core.draw import LIMIT
-from mlops_nb.job import faults, notebook_diff, repairs, replay
+from mlops_nb.job.findings import faults, repairs, replay
+from mlops_nb.job.notebook import notebook_diff
 
 
 def saved(path, book):

@@ -11,7 +11,11 @@ from counts import count
 
 from mlops_nb import job as jobs
 from mlops_nb.core.errors import BadInput
-from mlops_nb.job import conversion, definition, faults, injection, notebook_ast, parameters
+from mlops_nb.job import definition
+from mlops_nb.job.conversion import job_notebook
+from mlops_nb.job.findings import faults
+from mlops_nb.job.notebook import notebook_ast, parameters
+from mlops_nb.job.runs import injection
 from mlops_nb.job.facts import Dropped, Job, Note, Parameter, Step, Thing
 
 ODD = [  # Texts that break TOML which is put together by hand
@@ -43,7 +47,7 @@ def nb(*sources, counts=None, tags=None, **meta):
 
 
 def typed(*sources, **kw):
-    job = conversion.convert(notebook_ast.check_format(nb(*sources, **kw))).job
+    job = job_notebook.convert(notebook_ast.check_format(nb(*sources, **kw))).job
     return {p.name: (p.type, p.default) for p in job.parameters}
 
 
@@ -64,7 +68,7 @@ n = 5 if mode == "fast" else 50"""
 
 
 def test_types_of_the_eleven_names_that_papermill_gets_wrong():
-    made = conversion.convert(
+    made = job_notebook.convert(
         notebook_ast.check_format(nb("from datetime import date", ELEVEN, "print(n)", tags={1: ["parameters"]}))
     )
     found = {p.name: (p.type, p.default) for p in made.job.parameters}
@@ -137,7 +141,7 @@ CORPUS = [
 @pytest.mark.parametrize("sources,expected", CORPUS, ids=[c[0][0][:30] for c in CORPUS])
 def test_types_in_ordinary_code(sources, expected):
     assert typed(*sources) == expected
-    made = conversion.convert(notebook_ast.check_format(nb(*sources)))
+    made = job_notebook.convert(notebook_ast.check_format(nb(*sources)))
     (cell,) = [c for c in made.notebook["cells"] if "parameters" in (c["metadata"].get("tags") or [])] or [
         {"source": ""}
     ]
@@ -206,7 +210,7 @@ def test_injected_values_are_literals():
     for form in ("", "str"):
         code = parameters.as_code(Parameter(name="x", type="str", default="", form=form), evil)
         assert code == repr(evil)
-    made = conversion.convert(notebook_ast.check_format(nb("x = 'a'", "print(x)")))
+    made = job_notebook.convert(notebook_ast.check_format(nb("x = 'a'", "print(x)")))
     new, at = injection.inject(made.notebook, made.job.parameters, {"x": '"; import os; "'})
     space = {}
     exec(new["cells"][at]["source"], {}, space)
@@ -214,7 +218,7 @@ def test_injected_values_are_literals():
 
 
 def test_what_only_a_reader_needs_is_left_out():
-    made = conversion.convert(
+    made = job_notebook.convert(
         notebook_ast.check_format(
             nb(
                 "md:# Title",
@@ -257,7 +261,7 @@ def test_what_only_a_clock_needed_is_left_out_and_its_values_are_not_shown(proje
         "z.append(len(x))\n%timeit z.pop": "z.append(len(x))",
     }
     raw = notebook_ast.check_format(nb("%%mlops params\nunused = 1", *cells))
-    made = conversion.convert(raw, "clock")
+    made = job_notebook.convert(raw, "clock")
     code = {c["metadata"]["mlops"]["cell"]: c["source"] for c in made.notebook["cells"] if "mlops" in c["metadata"]}
     assert {text: code.get(n) for n, text in enumerate(cells, 1)} == cells
     assert {d.cell: (d.reason, d.source) for d in made.job.dropped_cells} == {
@@ -421,12 +425,15 @@ BOUNDED = """
 import re, resource, sys
 from pathlib import Path
 from mlops_nb.core import project, verbs, ledger
-from mlops_nb.job import conversion, faults, notebook_ast, verbs as v, check_verbs, repairs, notebook_diff, steps
+from mlops_nb.job import verbs as v
+from mlops_nb.job.conversion import job_notebook, steps
+from mlops_nb.job.findings import faults, repairs, verbs as check_verbs
+from mlops_nb.job.notebook import notebook_ast, notebook_diff
 now = int(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1])*1024
 resource.setrlimit(resource.RLIMIT_DATA, (now+48*2**20,)*2)
 nb = notebook_ast.load(sys.argv[1], lazy=True)
 found, cells = faults.find(nb)
-made = conversion.convert(nb)
+made = job_notebook.convert(nb)
 print(cells, [f.kind for f in found], len(made.notebook['cells']))
 """
 
@@ -515,8 +522,8 @@ def test_a_check_that_found_something_exits_1(project, cli):
 
 def test_reading_a_notebook_loads_no_tool():
     code = (
-        "import sys, json\nfrom mlops_nb.job import conversion, faults, notebook_ast\n"
-        "faults.find(json.loads(sys.argv[1]))\nconversion.convert(json.loads(sys.argv[1]))\n"
+        "import sys, json\nfrom mlops_nb.job.conversion import job_notebook\nfrom mlops_nb.job.findings import faults\n"
+        "faults.find(json.loads(sys.argv[1]))\njob_notebook.convert(json.loads(sys.argv[1]))\n"
     )
     code += (
         "print([m for m in ('IPython', 'nbformat', 'papermill', 'nbconvert', 'pandas', 'numpy') if m in sys.modules])"

@@ -10,8 +10,10 @@ import pytest
 from counts import count
 
 from mlops_nb import job as jobs
-from mlops_nb.job import conversion, faults, notebook_ast, notebook_diff, replay, requirements
-from mlops_nb.job.cell_source import take_apart
+from mlops_nb.job.conversion import job_notebook, requirements
+from mlops_nb.job.findings import faults, replay
+from mlops_nb.job.notebook import notebook_ast, notebook_diff
+from mlops_nb.job.notebook.cell_source import take_apart
 
 HERE = Path(__file__).parent / "corpus"
 NOTEBOOKS = tomllib.loads((HERE / "corpus.toml").read_text(encoding="utf-8"))["notebook"]
@@ -59,7 +61,7 @@ def test_the_corpus_is_what_it_says():
 def test_each_converts_and_compiles(file):
     nb = notebook_ast.load(HERE / file, lazy=True)
     found, cells = faults.find(nb, HERE)
-    made = conversion.convert(nb, "job", HERE)
+    made = job_notebook.convert(nb, "job", HERE)
     code = [c for c in made.notebook["cells"] if c["cell_type"] == "code"]
     assert code and cells == sum(c["cell_type"] == "code" for c in nb["cells"])
     for c in code:
@@ -69,7 +71,7 @@ def test_each_converts_and_compiles(file):
     kept = {notebook_diff.origin(c) for c in code} - {None}
     dropped = {d.cell for d in made.job.dropped_cells}
     assert not kept & dropped
-    again = conversion.convert(nb, "job", HERE)
+    again = job_notebook.convert(nb, "job", HERE)
     assert again.notebook == made.notebook and again.job == made.job, "the same notebook gives the same job"
     assert all(f.message and f.fix for f in found)
 

@@ -16,7 +16,7 @@ import pytest
 from mlops_nb import job as jobs
 from mlops_nb.core import warm
 from mlops_nb.core.errors import Finding
-from mlops_nb.job import injection
+from mlops_nb.job.runs import injection
 from test_job_convert import nb
 from test_job_run import ROOT, made, texts
 
@@ -40,7 +40,7 @@ def servers(place: Path) -> list[psutil.Process]:
     found = {}
     for p in psutil.process_iter(["cmdline", "ppid"]):
         line = p.info["cmdline"] or []
-        if len(line) > 3 and line[2] == "mlops_nb.job.fork_server" and line[3].startswith(str(place)):
+        if len(line) > 3 and line[2] == "mlops_nb.job.runs.fork_server" and line[3].startswith(str(place)):
             found[p.pid] = p
     return [p for p in found.values() if p.info["ppid"] not in found]
 

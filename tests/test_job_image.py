@@ -169,7 +169,7 @@ def own_wheel(out: Path, version: str) -> None:
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": (
             b"[console_scripts]\nmlops = mlops_nb.cli:main\n[papermill.engine]\n"
-            b"mlops = mlops_nb.job.papermill_plugin:MlopsEngine\n"
+            b"mlops = mlops_nb.job.runs.papermill_plugin:MlopsEngine\n"
         ),
     }
     with zipfile.ZipFile(out / f"mlops_nb-{version}-py3-none-any.whl", "w") as z:

@@ -102,7 +102,8 @@ def test_a_file_that_would_be_too_big_is_refused(project):
 
 def test_limits_are_read_from_the_nearest_place(project, cli):
     from mlops_nb.core import project as projects
-    from mlops_nb.job import definition, execution
+    from mlops_nb.job import definition
+    from mlops_nb.job.runs import execution
 
     made("plain", "x = 1")
     projects.current().pin("job", "wall_s", 50)

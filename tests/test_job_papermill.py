@@ -12,7 +12,9 @@ from counts import FULL
 from mlops_nb import job as jobs
 from mlops_nb.core import warm
 from mlops_nb.core.errors import BadInput, Finding
-from mlops_nb.job import cell_syntax, definition, injection, notebook_ast
+from mlops_nb.job import definition
+from mlops_nb.job.notebook import notebook_ast
+from mlops_nb.job.runs import cell_syntax, injection
 from mlops_nb.job.facts import Job
 
 CORPUS = Path(__file__).parent / "corpus_papermill"
@@ -38,7 +40,7 @@ def by_papermill(source: Path, engine: str | None) -> tuple[list[dict], bool]:
     from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    from mlops_nb.job.papermill_plugin import MlopsEngine
+    from mlops_nb.job.runs.papermill_plugin import MlopsEngine
 
     papermill_engines.register("mlops", MlopsEngine)
     out = source.with_suffix(f".{engine}.ipynb")

@@ -18,7 +18,8 @@ from mlops_nb import job as jobs
 from mlops_nb.core import warm
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import BadInput, Finding
-from mlops_nb.job import definition, step_graph, step_views
+from mlops_nb.job import definition, step_views
+from mlops_nb.job.conversion import step_graph
 from mlops_nb.job.facts import Step, StepRun
 from test_job_convert import nb
 from test_job_resume import failed_run, ran

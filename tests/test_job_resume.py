@@ -336,7 +336,7 @@ def test_a_terminated_run_is_saved_and_goes_on(project):
 STOPPED_EARLY = """
 import os, signal
 from mlops_nb import job
-from mlops_nb.job import supervision
+from mlops_nb.job.runs import supervision
 start = supervision.Watch.start
 def stopped(*args):
     done = start(*args)
@@ -496,7 +496,8 @@ def test_a_checkpoint_of_version_0_1_still_loads(monkeypatch):
     "Its pickles name two functions where they stood then"
     import numpy as np
 
-    from mlops_nb.job import namespace, pickles
+    from mlops_nb.job import namespace
+    from mlops_nb.job.runs import pickles
 
     rows = np.arange(6)
     with open(os.devnull, encoding="utf-8") as file:
@@ -505,7 +506,7 @@ def test_a_checkpoint_of_version_0_1_still_loads(monkeypatch):
         for function in (pickles._view, pickles._shut):
             then.setattr(function, "__module__", namespace.__name__)
         dumped = pickles.dump(ns, list(ns))
-    assert b"mlops_nb.job.namespace" in dumped.blob and b"mlops_nb.job.pickles" not in dumped.blob
+    assert b"mlops_nb.job.namespace" in dumped.blob and b"mlops_nb.job.runs.pickles" not in dumped.blob
     assert b"_view" in dumped.blob and b"_shut" in dumped.blob and not dumped.lost
     back = pickles.load(dumped.blob, dumped.buffers, {})
     back["rows"][0] = 9

@@ -218,8 +218,8 @@ def installed(tmp_path):
         info.mkdir(parents=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlops-nb\nVersion: 0\n", encoding="utf-8")
         points = (
-            "[papermill.engine]\nmlops = mlops_nb.job.papermill_plugin:MlopsEngine\n[nbconvert.exporters]\n"
-            "mlops-job = mlops_nb.job.nbconvert_plugin:MlopsJobExporter\n"
+            "[papermill.engine]\nmlops = mlops_nb.job.runs.papermill_plugin:MlopsEngine\n[nbconvert.exporters]\n"
+            "mlops-job = mlops_nb.job.conversion.nbconvert_plugin:MlopsJobExporter\n"
         )
         (info / "entry_points.txt").write_text(points, encoding="utf-8")
         env["PYTHONPATH"] += os.pathsep + str(info.parent)

@@ -25,10 +25,10 @@ from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import BadInput, ToolFailed
-from mlops_nb.job import cron, daemon, schedule_definition, schedule_verbs
+from mlops_nb.job.schedules import cron, daemon, schedule_definition, verbs as schedule_verbs
 from mlops_nb.job.events import Delivery, JobStarted
-from mlops_nb.job.schedule_facts import Outcome, Schedule
-from mlops_nb.job.schedule_store import LOST, Store
+from mlops_nb.job.schedules.facts import Outcome, Schedule
+from mlops_nb.job.schedules.schedule_store import LOST, Store
 from test_job_convert import ODD
 from test_job_run import made
 
@@ -570,8 +570,8 @@ DAEMON = """
 import sys
 from pathlib import Path
 from mlops_nb.core import project as projects
-from mlops_nb.job import daemon
-from mlops_nb.job.schedule_store import Store
+from mlops_nb.job.schedules import daemon
+from mlops_nb.job.schedules.schedule_store import Store
 p = projects.find(Path.cwd())
 clock = Path(sys.argv[1])
 d = daemon.Daemon(p, Store(p, clock=lambda: float(clock.read_text())), workers=3)

@@ -12,7 +12,7 @@ import pytest
 from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput, Finding, NotFound, ToolFailed
-from mlops_nb.job import secret_refs
+from mlops_nb.core import secret_refs
 from test_job_run import made
 
 SECRET = 'pa"ss\\word-ünd/mehr+42'

@@ -19,10 +19,13 @@ from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import BadInput, Finding
-from mlops_nb.job import definition, schedule_definition, ship_templates, shipping
+from mlops_nb.core import templates
+from mlops_nb.job import definition
+from mlops_nb.job.delivery import shipping
+from mlops_nb.job.schedules import schedule_definition
 from mlops_nb.job.events import JobStarted
-from mlops_nb.job.schedule_facts import Schedule
-from mlops_nb.job.ship_facts import TARGETS, Needs
+from mlops_nb.job.schedules.facts import Schedule
+from mlops_nb.job.delivery.facts import TARGETS, Needs
 from test_job_run import made
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,7 +134,7 @@ def test_every_file_by_its_real_validator(score, cli):
     ],
 )
 def test_a_template_of_the_project_wins_and_its_faults_are_found(score, target, *, template, old, new, said):
-    text = ship_templates.text_of(f"ship/{template}")
+    text = templates.text_of(f"ship/{template}")
     assert old in text
     (score.root / "templates/ship").mkdir(parents=True)
     (score.root / "templates/ship" / template).write_text(text.replace(old, new), encoding="utf-8")
@@ -224,17 +227,15 @@ def test_hostile_values_stay_data(hostile):
     | st.sampled_from(["${{", "$${{ x }}", "{{", "}}", "$$(X)", "\\", '"', "{#", "\r\n", "\x85"])
 )
 def test_filters_give_back_what_they_got(text):
-    assert yaml.safe_load(ship_templates.yaml_(text)) == text
-    assert as_kubernetes_reads(yaml.safe_load(ship_templates.k8s(text)), {"X": "EXPANDED"}.items()) == text
-    assert as_github_reads(yaml.safe_load(ship_templates.github(text))) == text
-    assert ast.literal_eval(ship_templates.py(text)) == text
-    rendered = ast.literal_eval(ship_templates.airflow(text))
+    assert yaml.safe_load(templates.yaml_(text)) == text
+    assert as_kubernetes_reads(yaml.safe_load(templates.k8s(text)), {"X": "EXPANDED"}.items()) == text
+    assert as_github_reads(yaml.safe_load(templates.github(text))) == text
+    assert ast.literal_eval(templates.py(text)) == text
+    rendered = ast.literal_eval(templates.airflow(text))
     assert (jinja2.Template(rendered).render() if "{" in text or "}" in text else rendered) == text
-    assert "\n" not in ship_templates.comment(text) and "\n" not in ship_templates.docker(text)
+    assert "\n" not in templates.comment(text) and "\n" not in templates.docker(text)
     done = (
-        subprocess.run(["sh", "-c", f"printf %s {ship_templates.sh(text)}"], capture_output=True)
-        if len(text) < 3
-        else None
+        subprocess.run(["sh", "-c", f"printf %s {templates.sh(text)}"], capture_output=True) if len(text) < 3 else None
     )
     assert done is None or done.stdout.decode() == text
 

@@ -7,7 +7,9 @@ import pytest
 from test_job_convert import nb
 
 from mlops_nb.core.errors import BadInput
-from mlops_nb.job import conversion, definition, notebook_ast
+from mlops_nb.job import definition
+from mlops_nb.job.conversion import job_notebook
+from mlops_nb.job.notebook import notebook_ast
 
 PIPELINE = [
     "md:# Delays",
@@ -25,7 +27,7 @@ PIPELINE = [
 
 
 def converted(*sources, **kw):
-    return conversion.convert(notebook_ast.check_format(nb(*sources, **kw)))
+    return job_notebook.convert(notebook_ast.check_format(nb(*sources, **kw)))
 
 
 def sources(made, cells):
@@ -104,7 +106,7 @@ def test_steps_survive_job_toml_and_a_second_conversion(project, cli):
     ]
     text = (project.root / "jobs/p/job.toml").read_text(encoding="utf-8")
     assert '[[steps]]\nname = "fit"\ncells = [' in text and 'needs = ["clean"]' in text
-    again = conversion.convert(notebook_ast.load(project.root / "jobs/p/p.ipynb")).job.steps
+    again = job_notebook.convert(notebook_ast.load(project.root / "jobs/p/p.ipynb")).job.steps
     assert again == job.steps, "the tags in the job's notebook say the same"
 
 

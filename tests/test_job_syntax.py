@@ -9,9 +9,11 @@ import pytest
 from mlops_nb import job as jobs
 from mlops_nb.core import ledger, warm
 from mlops_nb.core.errors import BadInput, Finding
-from mlops_nb.job import cell_syntax, daemon, notebook_ast, schedule_definition
-from mlops_nb.job.schedule_facts import Schedule
-from mlops_nb.job.schedule_store import Store
+from mlops_nb.job.notebook import notebook_ast
+from mlops_nb.job.runs import cell_syntax
+from mlops_nb.job.schedules import daemon, schedule_definition
+from mlops_nb.job.schedules.facts import Schedule
+from mlops_nb.job.schedules.schedule_store import Store
 from test_job_convert import nb
 from test_job_forkserver import SAME
 from test_job_run import made

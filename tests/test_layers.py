@@ -56,15 +56,21 @@ EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stan
         "mlops_nb.feature.feast_online",
     ): "one setting picks the store: ours, or Feast's behind it",
     (
-        "mlops_nb.job.cell_runner",
-        "mlops_nb.job.shell_plugin",
+        "mlops_nb.job.runs.cell_runner",
+        "mlops_nb.job.runs.shell_plugin",
     ): "the fork of the warm server makes the shell, where nothing else does",
-    ("mlops_nb.job.fork_server", "mlops_nb.cli"): "a fork carries out the shell command that it was handed",
+    ("mlops_nb.job.runs.fork_server", "mlops_nb.cli"): "a fork carries out the shell command that it was handed",
     (
-        "mlops_nb.job.papermill_runner",
-        "mlops_nb.job.papermill_plugin",
+        "mlops_nb.job.runs.papermill_runner",
+        "mlops_nb.job.runs.papermill_plugin",
     ): "registers the engine where no entry point is installed",
+    ("mlops_nb.job.papermill_plugin", "mlops_nb.job.runs.papermill_plugin"): "the place of version 0.1",
+    ("mlops_nb.job.nbconvert_plugin", "mlops_nb.job.conversion.nbconvert_plugin"): "the place of version 0.1",
 }
+
+
+GROUND_OF_SUB_ROOMS = GROUND | {"definition"}  # what a sub-room may import of the rooms beside it
+MOST_ARROWS = {"job": 60}  # pillar -> imports from one sub-room into another; there must be fewer
 
 
 def modules() -> list[str]:
@@ -235,6 +241,65 @@ def test_no_circles_between_modules_of_a_pillar():
 
 def test_a_circle_is_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def sub_room(name: str) -> str:
+    "`runs` of `mlops_nb.job.runs.execution`; empty for a module that stands in its pillar itself"
+    return ".".join(name.split(".")[2:-1])
+
+
+def across_sub_rooms(pillar: str) -> set[tuple[str, str]]:
+    "Imports of a sub-room's module by a module of another sub-room"
+    inside = [n for n in modules() if where(n)[0] == pillar and sub_room(n)]
+    found = {(n, other) for n in inside for other, _, _ in imports(n) if other in inside}
+    return {(n, other) for n, other in found if sub_room(n) != sub_room(other)}
+
+
+def test_sub_rooms_know_little_of_each_other():
+    divided = {where(n)[0] for n in modules() if sub_room(n)}
+    assert divided == set(MOST_ARROWS)
+    for pillar in divided:
+        found = across_sub_rooms(pillar)
+        assert len(found) < MOST_ARROWS[pillar], sorted(found)
+        arrows: dict[str, set[str]] = {}
+        for n, other in found:
+            arrows.setdefault(sub_room(n), set()).add(sub_room(other))
+        assert circles(arrows) == []
+
+
+def test_sub_rooms_stand_on_the_ground_of_their_pillar():
+    "What stands in the pillar itself and is no ground of it may use the sub-rooms, and they do not use it"
+    found = [
+        (n, other)
+        for n in modules()
+        for other, _, _ in imports(n)
+        if sub_room(n)
+        and where(other)[0] == where(n)[0]
+        and not sub_room(other)
+        and path_of(other).name != "__init__.py"
+        and where(other)[1] not in GROUND_OF_SUB_ROOMS
+    ]
+    assert found == []
+
+
+def test_sub_rooms_are_named_by_nouns():
+    "Not like a verb, and no module like its sub-room; what such a folder says of itself is a lesson and nothing else"
+    verbs = {(path.split(".")[0], word) for path in verb_index.load() for word in path.split(".")[1:]}
+    for n in modules():
+        if folder := sub_room(n):
+            assert (where(n)[0], folder) not in verbs and n.split(".")[-1] != folder, n
+            package = ast.parse(path_of(n).with_name("__init__.py").read_text(encoding="utf-8"))
+            assert all(isinstance(node, ast.Expr | ast.Assign) for node in package.body), n
+
+
+def test_a_room_in_a_sub_room_is_looked_at():
+    "A room is what its own name says, in whatever folder it stands"
+    assert where("mlops_nb.job.schedules.facts") == ("job", "facts")
+    assert kind(where("mlops_nb.job.runs.papermill_plugin")[1]) == "plugin"
+    assert wrong("mlops_nb.job.schedules.panel", "mlops_nb.job.schedules.daemon") == "panel may not import engine"
+    assert wrong("mlops_nb.job.runs.execution", "mlops_nb.job.schedules.verbs") == "engine may not import verbs"
+    assert "public face" in wrong("mlops_nb.app.verbs", "mlops_nb.job.runs.execution")
+    assert "only a room" in wrong("mlops_nb.job.runs.execution", "papermill.execute")
 
 
 def test_exceptions_are_needed():

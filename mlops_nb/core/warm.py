@@ -202,7 +202,15 @@ def start(
         ready_end, server_end = os.pipe()
         with open(path[:-5] + ".log", "wb") as log:
             subprocess.Popen(
-                [sys.executable, "-m", "mlops_nb.job.fork_server", path, str(server_end), str(lock.fileno()), *modules],
+                [
+                    sys.executable,
+                    "-m",
+                    "mlops_nb.job.runs.fork_server",
+                    path,
+                    str(server_end),
+                    str(lock.fileno()),
+                    *modules,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

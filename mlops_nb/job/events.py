@@ -7,11 +7,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/events.html.md"""
 # %% auto #0
 __all__ = ['BRACKETS', 'TYPES', 'JobConverted', 'JobStarted', 'CellCost', 'JobEnded', 'JobCompleted', 'JobFailed', 'JobAborted',
            'JobBackfilled', 'JobScheduled', 'JobUnscheduled', 'JobPaused', 'JobUnpaused', 'FireFailed', 'FireSkipped',
-           'Delivery', 'PeopleNotified', 'JobShipped']
+           'PeopleNotified', 'JobShipped']
 
 # %% ../../nbs/job/events.ipynb #fcb6d105
 from typing import Any
 import msgspec
+from ..core.notification import Delivery
 from ..core.payloads import Payload, Started, Work, declare
 
 # %% ../../nbs/job/events.ipynb #9a34c974
@@ -123,14 +124,6 @@ class FireSkipped(Payload):
     "A fire of a schedule was left out, and why"
 
     why: str = ""
-
-
-class Delivery(msgspec.Struct):
-    "How one notice fared"
-
-    service: str = ""
-    ok: bool = False
-    detail: str = ""
 
 
 class PeopleNotified(Payload):

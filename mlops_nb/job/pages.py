@@ -16,8 +16,9 @@ from ..core.contributions import Page, Pages, Tile, slug
 from ..core.errors import MlopsError
 from ..core.events import Event, Skipped, readable
 from ..core.project import Project
-from . import definition, nbconvert_page
+from . import definition
 from .events import JobAborted, JobCompleted, JobConverted, JobEnded, JobFailed, JobStarted
+from .notebook import nbconvert_page
 
 # %% ../../nbs/job/pages.ipynb #c8b37f33
 class RunRow(NamedTuple):

@@ -69,12 +69,14 @@ def convert(
 
     Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of \
 what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
-    from mlops_nb.job import conversion, notebook_ast, notebook_diff, repairs, requirements
+    from mlops_nb.job.conversion import job_notebook, requirements
+    from mlops_nb.job.findings import repairs
+    from mlops_nb.job.notebook import notebook_ast, notebook_diff
 
     nb = notebook_ast.load(notebook, lazy=True)
     project = projects.current()
     name = _named(notebook, name)
-    made = conversion.convert(nb, name, Path(notebook).resolve().parent)
+    made = job_notebook.convert(nb, name, Path(notebook).resolve().parent)
     job = made.job
     job.source, job.cwd = _place(project, notebook, name)
     job.source_digest = _digest(Path(notebook))
@@ -149,10 +151,12 @@ def run(
     Another process watches over it and keeps its limits. What cells leave behind is saved after each: after a \
 failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails: the \
 executed notebook is kept and the error is one line."""
-    from mlops_nb.job import cell_syntax, execution, parameters, secret_refs, unattended
+    from mlops_nb.core import secret_refs
+    from mlops_nb.job.notebook import parameters
+    from mlops_nb.job.runs import cell_syntax, execution
 
     if on != "local":
-        from mlops_nb.job import remote_verbs
+        from mlops_nb.job.clusters import remote_verbs
     project = projects.current()
     job = definition.read(project, name)
     if not 0 <= parallel <= 256:
@@ -202,7 +206,7 @@ executed notebook is kept and the error is one line."""
         run=plan.run,
         parameters=parameters.told(values),
         source_digest=job.source_digest,
-        definition=unattended.definition_digest(project, name),
+        definition=definition.digest(project, name),
         resumed=resume,
     )
     with (
