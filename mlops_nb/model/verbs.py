@@ -24,9 +24,12 @@ from ..core.verbs import verb
 from mlops_nb.model import (
     example_rows,
     manifest,
+    conversion_limit,
     mlflow_aliases,
+    mlflow_background as background,
     mlflow_flavours,
     mlflow_packaging as packaging,
+    mlflow_recovery as recovery,
     mlflow_registration as registration,
     mlflow_registry as registry,
     mlflow_tracking as tracking,
@@ -167,7 +170,7 @@ def _left(
 ) -> ModelVersion:
     "Hand it over and say so"
     with registration.begun(project, request, next_number(project, request.name)) as lock:
-        registration.leave(project, request, model, rows, lock)
+        background.leave(project, request, model, rows, lock)
     return ModelVersion(
         name=request.name, version=request.expected, digest="", state="registering", run=request.run, data=request.data
     )
@@ -188,7 +191,7 @@ def _waited(
                 model,
                 rows,
                 key=_key(project),
-                converting=registration.limited(project.settings.model.convert_s),
+                converting=conversion_limit.limited(project.settings.model.convert_s),
             )
         except Finding as error:
             error.__dict__["result"] = ModelVersion(
@@ -329,7 +332,7 @@ def mend(
 def leftovers(project: Project, apply: bool) -> list[dict]:
     "What killed processes left; finished or undone with `apply`"
     events = list(ledger.of(project).events([*views.TYPES, *views.OPENS]))
-    registrations = registration.mend(project, views.pending(events), apply)
+    registrations = recovery.mend(project, views.pending(events), apply)
     return registrations + mlflow_aliases.mend(project, views.promoting(events), apply)
 
 # %% ../../nbs/model/verbs.ipynb #e2f140fa
