@@ -76,8 +76,7 @@ def work(bracket: str, digest: str) -> None:
     project = projects.current()
     request = registration.read_request(project, bracket)
     why = _in_fork(project, request, digest)
-    hung = why == conversion_limit.too_long(project.settings.model.convert_s)
-    if request.native and hung and _is_at_home(project):
+    if request.native and _is_at_home(project) and why == conversion_limit.too_long(project.settings.model.convert_s):
         why = _in_fork(project, request, digest, why)  # once more, without ONNX
     if not _is_at_home(project):
         project = projects.find(os.curdir)
