@@ -115,7 +115,7 @@ def _of_windows(
     has = np.asarray(pc.is_valid(last))
     event = np.asarray(pc.fill_null(last, -1))
     times = _ints(asked["t"])
-    ages = (times - event)[has] / sliding._UNIT[unit]
+    ages = (times - event)[has] / asof.PER_SECOND[unit]
     proof = Joined(
         view=f"{definition.name}@{definition.version}",
         features=features,
@@ -352,7 +352,7 @@ def unrolled(
     if definition.created:
         moments.append(asof.instants(rows[definition.created], unit, definition.created))
     for over in dict.fromkeys(window.over for window in definition.windows):
-        moments.append(pc.add(times, int(interval(over).total_seconds() * sliding._UNIT[unit])))
+        moments.append(pc.add(times, int(interval(over).total_seconds() * asof.PER_SECOND[unit])))
     keys = rows.select(definition.entity)
     asked = pa.concat_tables([keys.append_column(time, moment.cast(pa.timestamp(unit, "UTC"))) for moment in moments])
     asked = asked.group_by(asked.column_names).aggregate([]).filter(pc.is_valid(pc.field(time)))

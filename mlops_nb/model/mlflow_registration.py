@@ -18,7 +18,7 @@ import msgspec
 from ..core import ledger, payloads
 from ..core.errors import MlopsError, ToolFailed
 from ..core.events import Event
-from ..core.note import Signer
+from ..core.signed_note import Signer
 from ..core.project import TOML, Project
 from . import manifest, mlflow_packaging as packaging, mlflow_registry as registry
 from .conversion_limit import Converting, unlimited
