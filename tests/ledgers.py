@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from mlops_nb.core import ledger, merkle, note, verification
+from mlops_nb.core import ledger, merkle, signed_note, verification
 
 
 class Key:
@@ -82,7 +82,7 @@ class Made(NamedTuple):
         log = self.open()
         sizes = [int(n.split("\n")[1]) for n in log.notes()]
         notes = [
-            (note.sign(note.Checkpoint(log.origin, s, log.root(s)), key or self.key), s)
+            (signed_note.sign(signed_note.Checkpoint(log.origin, s, log.root(s)), key or self.key), s)
             for s in sizes
             if s <= log.size()
         ]

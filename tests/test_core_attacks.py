@@ -14,7 +14,7 @@ from counts import count
 from ledgers import Key, Made, copy, make
 
 from mlops_nb import guard
-from mlops_nb.core import ledger, note, verification
+from mlops_nb.core import ledger, signed_note, verification
 from mlops_nb.core.errors import MlopsError
 
 N, SIGNED, OUTSIDE = 24, (9, 17), 17  # entries; local checkpoints; the one that was copied elsewhere
@@ -104,7 +104,7 @@ def replay(m, r):
     old = make(m.path.parent / "old", 9, signed=(9,))
     m.sql("DELETE FROM checkpoint", "DELETE FROM entry WHERE seq>=9", "DELETE FROM node WHERE ((idx+1)<<level)>9")
     log = m.open()
-    text = note.sign(note.Checkpoint(log.origin, 9, log.root(9)), old.key)
+    text = signed_note.sign(signed_note.Checkpoint(log.origin, 9, log.root(9)), old.key)
     log.close()
     m.sql(("INSERT INTO checkpoint VALUES (9, '', ?)", (text,)))
 
@@ -120,7 +120,7 @@ def split_view(m, r):
     log = m.open()
     log.append_many([ledger.New("run.completed", f"other-{n}") for n in range(9, N)])
     for size in (17, N):
-        text = note.sign(note.Checkpoint(log.origin, size, log.root(size)), m.key)
+        text = signed_note.sign(signed_note.Checkpoint(log.origin, size, log.root(size)), m.key)
         m.sql(("INSERT INTO checkpoint VALUES (?, '', ?)", (size, text)))
     log.close()
 
@@ -325,7 +325,7 @@ def examine(m: Made, original: Made, whole: tuple):
     if v.exit_code == 0:
         assert content(m) == whole
         log = m.open()
-        assert all(note.parse(t, [m.key.public]) for t in log.notes())
+        assert all(signed_note.parse(t, [m.key.public]) for t in log.notes())
         log.close()
     return v.exit_code == 0
 

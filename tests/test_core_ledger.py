@@ -15,7 +15,7 @@ from counts import count
 from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import Key, make
-from mlops_nb.core import ledger, merkle, note, verification
+from mlops_nb.core import ledger, merkle, signed_note, verification
 from mlops_nb.core.errors import BadInput, NotFound, ToolFailed
 
 # Inputs and roots of the reference implementation of Certificate Transparency (RFC 6962)
@@ -145,12 +145,12 @@ def test_verification_crosses_its_chunks(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def signed() -> tuple[str, Key]:
     key = Key(3)
-    return note.sign(note.Checkpoint("mlops-nb/abc/def", 12345, bytes(range(32))), key), key
+    return signed_note.sign(signed_note.Checkpoint("mlops-nb/abc/def", 12345, bytes(range(32))), key), key
 
 
 def test_a_note_reads_back(signed):
     text, key = signed
-    cp = note.parse(text, [Key(1).public, key.public])
+    cp = signed_note.parse(text, [Key(1).public, key.public])
     assert cp == ("mlops-nb/abc/def", 12345, bytes(range(32)))
     name = "mlops-nb/abc/def"
     wanted = sha256(name.encode() + b"\n\x01" + key.public).digest()[:4]
@@ -169,7 +169,7 @@ def test_no_bit_of_a_note_may_flip(signed):
             except UnicodeDecodeError:
                 continue
             with pytest.raises(BadInput):
-                note.parse(changed, [key.public])
+                signed_note.parse(changed, [key.public])
 
 
 @pytest.mark.parametrize(
@@ -201,14 +201,14 @@ def test_no_bit_of_a_note_may_flip(signed):
 def test_a_note_that_is_nearly_one(signed, change):
     text, key = signed
     with pytest.raises(BadInput):
-        note.parse(change(text), [key.public])
+        signed_note.parse(change(text), [key.public])
 
 
 def test_a_note_by_a_stranger(signed):
     text, _ = signed
     for keys in ([], [Key(4).public], [b"short"]):
         with pytest.raises(BadInput, match="not signed by a pinned key"):
-            note.parse(text, keys)
+            signed_note.parse(text, keys)
 
 
 # What is written

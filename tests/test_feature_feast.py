@@ -252,7 +252,7 @@ def run_feast(folder: Path, *words: str):
     from click.testing import CliRunner
     from feast.cli.cli import cli
 
-    with feast_repository._inside(folder), warnings.catch_warnings():
+    with feast_repository.inside(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return CliRunner().invoke(cli, list(words), input="\n" * 20)  # every answer is the default
 

@@ -16,7 +16,7 @@ from mlops_nb.core import ledger, segments
 from mlops_nb.core.errors import BadInput, BadUsage
 from mlops_nb.data import reading
 from mlops_nb.data import verbs as data_verbs
-from mlops_nb.feature import compute, definition, increment, push_verbs, stream_ingest, stream_store
+from mlops_nb.feature import compute, definition, incremental_read, push_verbs, stream_ingest, stream_store
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HEAD = """
@@ -113,7 +113,7 @@ def test_two_readers_of_one_stream_count_once(project, monkeypatch):
 def test_filling_leaves_what_begins_meanwhile(project, monkeypatch, code):
     windowed(events(0))
     new = "e = pd.DataFrame({'k': 1, 't': hours(3), 'known': hours(3), 'x': 5.})\n"
-    once(monkeypatch, increment, "read", lambda: meanwhile(project, new + code))
+    once(monkeypatch, incremental_read, "read", lambda: meanwhile(project, new + code))
     assert [v["how"] for v in feature.materialize("w").views] == ["streamed"]
     assert asked(project, "w", 4)[0] == {"n": 1, "s": 5.0}
 
@@ -124,7 +124,7 @@ def test_two_fillings_leave_the_newer_one(project, monkeypatch):
     data.add(events(0, 1), "w_events")
     newer = "f = pd.DataFrame({'k': 1, 't': hours(0, 1, 2), 'known': hours(0, 1, 2), 'x': 1.})\n"
     newer += "data.add(f, 'w_events'); feature.materialize('w')"
-    once(monkeypatch, increment, "read", lambda: meanwhile(project, newer))
+    once(monkeypatch, incremental_read, "read", lambda: meanwhile(project, newer))
     feature.materialize("w")
     assert feature.materialize("w").views[0]["how"] == "unchanged"
     online, history = asked(project, "w", 3)
@@ -177,7 +177,7 @@ def test_a_reading_that_was_overtaken_overwrites_nothing(project, request, monke
         if how == "materialize"
         else "feature.push('v', f[1:], offline=True)"
     )
-    once(monkeypatch, increment, "read", lambda: meanwhile(project, newer))
+    once(monkeypatch, incremental_read, "read", lambda: meanwhile(project, newer))
     feature.materialize("v")
     online, history = asked(project, "v", 6)
     assert online == history == {"x": 2.0}

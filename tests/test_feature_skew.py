@@ -9,7 +9,7 @@ import pytest
 from mlops_nb import data, feature
 from mlops_nb.core import ledger, segments
 from mlops_nb.core.errors import BadInput
-from mlops_nb.feature import replay
+from mlops_nb.feature import served_calls
 
 START = pd.Timestamp("2013-07-01", tz="UTC")
 CALLS = 20_000
@@ -49,7 +49,7 @@ def serve(project, asked, used: pd.DataFrame, view: str = "aircraft@1", sealed: 
     times = asked.asked.dt.to_pydatetime()
     columns = {f"{view}:{c}": used[c].astype(object).where(used[c].notna(), None).tolist() for c in used}
     rows = [
-        replay.call(
+        served_calls.call(
             times[k], {"plane": int(asked.plane[k])}, {c: v[k] for c, v in columns.items()}, id=f"r{k}", prediction=0.5
         )
         for k in range(len(asked))
@@ -195,7 +195,7 @@ def test_one_moment_and_calls_that_history_cannot_answer(project, cli, events, a
     at = asked.asked[5_000].to_pydatetime()
 
     def sealed(model, value, name="aircraft@1:delay", **entity):
-        segments.seal(project, segments.KIND, model, [replay.call(at, entity or {"plane": 3}, {name: value})])
+        segments.seal(project, segments.KIND, model, [served_calls.call(at, entity or {"plane": 3}, {name: value})])
         return cli("feature", "skew", model)
 
     assert sealed("text", "many").exit == 1 and sealed("infinite", float("inf")).exit == 1

@@ -34,7 +34,7 @@ def said(notebook: str | Path, here: Path, tmp_path: Path, **more: str) -> str:
 
 
 @pytest.mark.parametrize("notebook", notebooks())
-def test_lesson(notebook, home, tmp_path):
+def test_lesson(notebook, model_cache, tmp_path):
     assert said(notebook, ROOT, tmp_path) == ""
 
 

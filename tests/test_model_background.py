@@ -70,8 +70,8 @@ def test_a_failure_is_visible(project, model_cache, cli):
 def test_what_a_dead_process_left_is_found_and_mended(project, model_cache, cli):
     run("""
 import os, signal
-from mlops_nb.model import mlflow_registration
-mlflow_registration.leave = lambda *args: os._exit(0)
+from mlops_nb.model import mlflow_background
+mlflow_background.leave = lambda *args: os._exit(0)
 model.log(clf, "delay", example=X, wait=False)
 """)
     assert cli("model", "show", "delay@1", "--json").json["message"] == "its process has ended: mlops model mend"
@@ -134,7 +134,7 @@ except MlopsError as e: print(e)
 @pytest.mark.parametrize("begun", [b"", b"c", b"cd"], ids=["before", "in", "after"])
 def test_a_worker_that_is_killed_is_noticed_at_once(begun):
     "Before, in and after the conversion; its limit would be a day"
-    from mlops_nb.model import mlflow_registration
+    from mlops_nb.model import conversion_limit
 
     heard, told = os.pipe()
     pid = os.fork()
@@ -142,24 +142,24 @@ def test_a_worker_that_is_killed_is_noticed_at_once(begun):
         os.write(told, begun)
         os.kill(os.getpid(), signal.SIGKILL)
     os.close(told)
-    assert "signal 9" in mlflow_registration.watched(pid, heard, 86_400)
+    assert "signal 9" in conversion_limit.watched(pid, heard, 86_400)
     os.close(heard)
 
 
 FULL_DISK = """
 import os, json
 from mlops_nb.core import ledger, project
-from mlops_nb.model import mlflow_registration, mlflow_registry
+from mlops_nb.model import mlflow_background, mlflow_registration, mlflow_registry
 p = project.current()
 model.log(clf, "delay", example=X, wait=True)
-real = mlflow_registration.leave
+real = mlflow_background.leave
 def fill(*args):
     real(*args)
     try:
         with open("ballast", "wb", buffering=0) as f:
             while True: f.write(b"x" * 512)
     except OSError: pass
-mlflow_registration.leave = fill
+mlflow_background.leave = fill
 v = model.log(clf, "delay", example=X, wait=False)
 ended = mlflow_registration.wait(p, next(iter(e for e in ledger.of(p).events("model.logging_started", newest=True))).payload.bracket)
 os.unlink("ballast")

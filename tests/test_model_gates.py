@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from mlops_nb import data, feature, model
 from mlops_nb.core import project as projects
 from mlops_nb.core import segments
-from mlops_nb.feature import replay
+from mlops_nb.feature import served_calls
 
 START = pd.Timestamp("2013-07-01", tz="UTC")
 
@@ -99,7 +99,7 @@ def test_skew_of_served_calls(delay, shop, cli):
         segments.KIND,
         "delay",
         [
-            replay.call(
+            served_calls.call(
                 asked.asked[k].to_pydatetime(),
                 {"plane": int(asked.plane[k])},
                 {"aircraft@1:wait": used[k]},

@@ -22,6 +22,7 @@ from mlops_nb.model import health, mlflow_registration, mlflow_registry, views
 
 act, trials = sys.argv[1], int(sys.argv[2])
 WATCHED = ("mlops_nb/model/mlflow_registration.py", "mlops_nb/model/mlflow_registry.py",
+    "mlops_nb/model/conversion_limit.py",
     "mlops_nb/model/mlflow_aliases.py", "mlops_nb/model/mlflow_packaging.py", "mlops_nb/model/manifest.py",
     "mlops_nb/core/ledger.py")
 X = pd.DataFrame({"temp": np.arange(60.0)})

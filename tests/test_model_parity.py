@@ -232,7 +232,7 @@ def test_large_batches_are_the_originals_own_call():
 
 def test_the_backend_of_slow_models_is_chosen_on_large_batches_too(monkeypatch):
     "A forest takes 20 us a row: its 20,000 rows are timed, and only 100,000 are not worth it"
-    from mlops_nb.model import onnx_export, onnx_session
+    from mlops_nb.model import batch_timing, onnx_export, onnx_session
 
     x = pd.DataFrame({"a": np.arange(50.0)})
     clf = linear_model.LogisticRegression().fit(x, x.a > 20)
@@ -243,15 +243,15 @@ def test_the_backend_of_slow_models_is_chosen_on_large_batches_too(monkeypatch):
         tried.append((len(rows), rounds))
         return [len(rows) * 2e-5, len(rows) * (2.1e-5 if len(rows) < 5000 else 1e-5)]
 
-    monkeypatch.setattr(onnx_session, "_seconds", timed)
-    found = onnx_session.measure(clf, p, x)
+    monkeypatch.setattr(batch_timing, "_seconds", timed)
+    found = batch_timing.measure(clf, p, x)
     assert tried == [(1, 4), (1000, 4), (20_000, 1), (1000, 4), (20_000, 1)], "frames, then arrays"
     assert found["native_from"] == 20_000
 
 
 def test_the_backend_of_arrays_is_chosen_on_arrays(monkeypatch):
     "They cost the original less than frames do: it is faster from fewer rows on"
-    from mlops_nb.model import onnx_export, onnx_session
+    from mlops_nb.model import batch_timing, onnx_export, onnx_session
 
     x = pd.DataFrame({"a": np.arange(50.0), "b": np.arange(50.0)[::-1]})
     clf, seen = linear_model.LogisticRegression().fit(x, x.a > 20), []
@@ -261,8 +261,8 @@ def test_the_backend_of_arrays_is_chosen_on_arrays(monkeypatch):
     def timed(ways, rows, rounds):
         return [len(rows) * 1e-6, len(rows) * (1.2e-6 if hasattr(rows, "columns") and len(rows) < 20_000 else 0.8e-6)]
 
-    monkeypatch.setattr(onnx_session, "_seconds", timed)
-    found = onnx_session.measure(clf, onnx_session.Predictor(onnx, inputs), x)
+    monkeypatch.setattr(batch_timing, "_seconds", timed)
+    found = batch_timing.measure(clf, onnx_session.Predictor(onnx, inputs), x)
     assert (found["native_from"], found["arrays_from"], list(found["arrays"])) == (20_000, 1000, ["1000", "20000"])
 
     class Original:
@@ -332,13 +332,13 @@ def test_several_values_a_row_stay_beside_each_other(tmp_path):
 
 @pytest.mark.parametrize("kind", ["clusters", "ridge", "bayes on arrays"])
 def test_an_onnx_file_is_taken_as_it_is(kind, loaded, tmp_path):
-    from mlops_nb.model import originals
+    from mlops_nb.model import model_wrappers
 
     name, model = KINDS[kind]
     x, y = loaded.setdefault(name, DATA[name]())
     pack = packaging.build(tmp_path / "m", model.fit(x, y), x, {})
     onnx = (pack.folder / "model.onnx").read_bytes()
-    again = packaging.build(tmp_path / "again", originals.Given(onnx), x, {})
+    again = packaging.build(tmp_path / "again", model_wrappers.OnnxModel(onnx), x, {})
     assert (again.folder / "model.onnx").read_bytes() == onnx
     assert artifact_scan.scan(again.folder)[1] == [] and not list(again.folder.glob("*.data"))
     assert (again.parity.over, again.flavour) == (0, "onnx")

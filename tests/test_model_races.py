@@ -13,7 +13,7 @@ from mlops_nb import model
 from mlops_nb.core import ledger
 from mlops_nb.core import project as projects
 from mlops_nb.core.errors import BadInput, Finding, MlopsError, ToolFailed
-from mlops_nb.model import manifest, mlflow_aliases, mlflow_registry, promotion_verbs, verbs, views
+from mlops_nb.model import manifest, mlflow_aliases, mlflow_recovery, mlflow_registry, promotion_verbs, verbs, views
 from mlops_nb.model import mlflow_packaging as packaging
 from mlops_nb.model import mlflow_registration as registration
 
@@ -123,7 +123,7 @@ def test_mend_leaves_alone_what_ended_after_it_looked(project, model_cache):
     with begun(project, r := request()):
         pending = views.pending(ledger.of(project).events(views.TYPES))
         registration.complete(project, r, build)
-    assert registration.mend(project, pending) == []
+    assert mlflow_recovery.mend(project, pending) == []
     real = mlflow_registry.move
     with pytest.MonkeyPatch.context() as patch:
         seen = []
@@ -141,7 +141,7 @@ def test_mend_leaves_alone_what_ended_after_it_looked(project, model_cache):
 def test_mend_leaves_alone_what_is_just_beginning(project, model_cache):
     (registration.staging(project) / "left").mkdir(parents=True)
     done = []
-    mending = threading.Thread(target=lambda: done.extend(registration.mend(project, [])))
+    mending = threading.Thread(target=lambda: done.extend(mlflow_recovery.mend(project, [])))
 
     def number():  # its folder is there and nothing else yet
         mending.start()
@@ -163,7 +163,7 @@ def test_who_looks_at_a_folder_that_is_gone_does_not_make_it_again(project, mode
     assert list(registration.staging(project).iterdir()) == []
 
 
-@pytest.mark.parametrize("where", ["register", "_record"])
+@pytest.mark.parametrize("where", ["register", "record"])
 def test_an_interrupt_leaves_nothing_half_registered(where, project, model_cache, monkeypatch):
     "Ctrl-C after MLflow had made the version, or after the ledger had recorded it"
     at = mlflow_registry if where == "register" else registration
@@ -327,5 +327,5 @@ def test_a_project_that_is_moved_while_a_version_is_registered(project, model_ca
     p = projects.create(new)
     fifo.write_text("go on")  # waits until the background process reads
     e = registration.wait(p, bracket)
-    assert (e.type, e.payload.message) == ("model.failed", registration._MOVED)
+    assert (e.type, e.payload.message) == ("model.failed", registration.MOVED)
     assert (list(registration.staging(p).iterdir()), project.root.exists()) == ([], False)

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 import msgspec
-from . import identity, ledger_reading, merkle, note, payloads, verification
+from . import identity, ledger_reading, merkle, signed_note, payloads, verification
 from .errors import BadInput, MlopsError, ToolFailed
 from .events import EntryRedacted, Event, event_of
 from .group_commit import Waiting
@@ -123,7 +123,7 @@ class _Proving(Reading):
 
     def checkpoint(
         self,
-        signer: note.Signer,
+        signer: signed_note.Signer,
     ) -> str:  # The note
         "Sign the root over everything so far"
         with self._turn:
@@ -133,7 +133,7 @@ class _Proving(Reading):
                     "nothing is recorded yet, so there is nothing to sign",
                     "do something first, for instance: mlops data add",
                 )
-            text = note.sign(note.Checkpoint(self.origin, size, self.root(size)), signer)
+            text = signed_note.sign(signed_note.Checkpoint(self.origin, size, self.root(size)), signer)
             self._ask("INSERT OR REPLACE INTO checkpoint VALUES (?,?,?)", size, _now(), text)
         return text
 

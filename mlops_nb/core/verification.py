@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 import msgspec
-from . import merkle, note
+from . import merkle, signed_note
 from .errors import BadInput
 
 # %% ../../nbs/core/verification.ipynb #b6b16d0e
@@ -190,7 +190,7 @@ def _typed(row: Row) -> bool:
 class _Mark(NamedTuple):
     "A checkpoint, or what is wrong with a note that is none"
 
-    checkpoint: note.Checkpoint | None
+    checkpoint: signed_note.Checkpoint | None
     wrong: str
 
 
@@ -198,7 +198,7 @@ def _marks(notes: Sequence[str], keys: Sequence[bytes], origin: str, what: str) 
     out = []
     for text in notes:
         try:
-            checkpoint = note.parse(text, keys)
+            checkpoint = signed_note.parse(text, keys)
         except BadInput as error:
             out.append(_Mark(None, f"{what}: {error.message}"))
             continue
@@ -228,7 +228,7 @@ def _covered(marks: list[_Mark], roots: dict[int, bytes]) -> int:
     return max(sizes, default=0)
 
 
-def _fits(checkpoint: note.Checkpoint, roots: dict[int, bytes]) -> bool:
+def _fits(checkpoint: signed_note.Checkpoint, roots: dict[int, bytes]) -> bool:
     return roots.get(checkpoint.size) == checkpoint.root
 
 

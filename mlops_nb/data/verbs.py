@@ -240,7 +240,7 @@ def get(
         raise NotFound(
             f"the bytes of {version.name}@{version.version} are not here", "fetch them with: mlops data pull"
         )
-    dvc_versions._copy(version.path, Path(out).expanduser())
+    dvc_versions.copy_whole(version.path, Path(out).expanduser())
     from mlops_nb.core import ledger
 
     ledger.record(

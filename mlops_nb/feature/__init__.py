@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = face(
         "match": "asof:match",
         "stream": "stream_verbs:stream",
         "skew": "skew_verbs:skew",
-        "replay": "replay:",
+        "served_calls": "served_calls:",
         "TrainingSet": "facts:TrainingSet",
         "FeatureView": "facts:FeatureView",
     },

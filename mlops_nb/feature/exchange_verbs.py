@@ -20,7 +20,16 @@ from ..core.fact import Plan
 from ..core.progress import progress
 from ..core.project import write_text, Project
 from ..core.verbs import verb
-from . import compute, definition as definitions, feast_code, feast_repository, history, on_demand
+from mlops_nb.feature import (
+    compute,
+    definition as definitions,
+    feast_code,
+    feast_definitions,
+    feast_module,
+    feast_repository,
+    history,
+    on_demand,
+)
 from .events import FeatureAdded
 from .facts import Adopted, Definition, Exported
 
@@ -43,7 +52,7 @@ def adopt(
         objects = feast_repository.parsed(path)
     adopted, skipped = _definitions(project, path, objects)
     services = {
-        found.object.name: feast_repository.service_of(found.object)
+        found.object.name: feast_definitions.service_of(found.object)
         for found in objects
         if found.kind == "feature_services"
     }
@@ -79,7 +88,7 @@ def _definitions(project: Project, path: Path, objects: Objects) -> tuple[list[D
         try:
             names.check_name(feast_object.name, "feature view")
             if kind == "on_demand_feature_views":
-                adopted.append(feast_repository.on_demand_of(feast_object))
+                adopted.append(feast_definitions.on_demand_of(feast_object))
                 continue
             if kind == "stream_feature_views":
                 raise BadInput("Feast does not run stream transforms on a push")
@@ -89,7 +98,7 @@ def _definitions(project: Project, path: Path, objects: Objects) -> tuple[list[D
             if "://" in source.path:
                 raise BadInput("its file is not local")
             adopted.append(
-                feast_repository.definition_of(
+                feast_definitions.definition_of(
                     feast_object, entities, os.path.relpath(path / source.path, project.root)
                 )
             )
@@ -106,7 +115,7 @@ def _definitions(project: Project, path: Path, objects: Objects) -> tuple[list[D
 def _files(path: Path, objects: Objects) -> dict[str, str]:
     "The Python files of a repository whose on-demand functions lean on their modules; else none"
     leaning = any(
-        feast_repository.leans_on(getattr(found.object.feature_transformation, "udf_string", "") or "")
+        feast_definitions.leans_on(getattr(found.object.feature_transformation, "udf_string", "") or "")
         for found in objects
         if found.kind == "on_demand_feature_views"
     )
@@ -257,7 +266,7 @@ def _written(project: Project, path: Path, doc: dict, own: list[Definition], *, 
     if doc.get("files"):
         as_code, exact = _verbatim(path, doc, objects, replaced, more)
     else:
-        as_code, exact = feast_repository.written(path, feast_repository.shared(objects), more)
+        as_code, exact = feast_module.written(path, feast_module.shared(objects), more)
     for junk in path.rglob("__pycache__"):
         shutil.rmtree(junk, ignore_errors=True)
     adopted = [found.object.name for found in objects if found.kind.endswith("views")]
@@ -281,7 +290,7 @@ def _verbatim(path: Path, doc: dict, objects: Objects, replaced: set[str], more:
     for name, text in doc["files"].items():
         write_text(path / name, text)
     if more:
-        write_text(path / "mlops_definitions.py", feast_repository.HEAD + "\n" + more + "\n")
+        write_text(path / "mlops_definitions.py", feast_module.HEAD + "\n" + more + "\n")
     return len(objects), 0
 
 

@@ -18,7 +18,13 @@ from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Interval, Refs
 from ..core.verbs import verb
-from . import definition as definitions, increment, online_reader, window_increment
+from mlops_nb.feature import (
+    definition as definitions,
+    incremental_read,
+    latest_rows,
+    online_reader,
+    window_materialization,
+)
 from .events import FeatureMaterialized
 from .facts import Definition, Materialized, Online, Window
 
@@ -59,7 +65,7 @@ and left to `full`."""
                 by_name |= _rows(project, group, store, report, overlap_us=overlap_us, full=full)
             for definition in chosen:
                 if definition.windows:
-                    by_name[definition.name] = window_increment.fill(project, definition, overlap_us, full)
+                    by_name[definition.name] = window_materialization.fill(project, definition, overlap_us, full)
                 if definition.windows or definition.on_demand:
                     report(1, definition.name)
     finally:
@@ -90,19 +96,17 @@ def _rows(
     full: bool,
 ) -> dict[str, dict]:  # By name
     "Views about the same entity: what is new of each, in one write; read again when another process was faster"
-    import msgspec
-
     done = None
     while done is None:
         marks = [store.mark(f"{definition.name}@{definition.version}") for definition in group]
         readings = [
-            increment.read(project, definition, mark, overlap_us, full) for definition, mark in zip(group, marks)
+            incremental_read.read(project, definition, mark, overlap_us, full) for definition, mark in zip(group, marks)
         ]
         batches = []
         for definition, reading, mark in zip(group, readings, marks):
             if reading.rows is not None:
-                behind = msgspec.json.encode(reading.mark).decode()
-                batches.append(increment.newest(definition, reading.rows, behind)._replace(was=mark))
+                batch = latest_rows.latest(definition, reading.rows, reading.mark.text)
+                batches.append(batch._replace(was=mark))
         done = store.write(batches) if batches else []
     written = dict(zip((batch.view for batch in batches), done))
     entities = {batch.view: len(batch.times_us) for batch in batches}

@@ -19,7 +19,16 @@ from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data, Ref
 from ..core.verbs import verb
-from . import compute, definition as definitions, increment, online_reader, stream_ingest, stream_store
+from mlops_nb.feature import (
+    compute,
+    definition as definitions,
+    incremental_read,
+    latest_rows,
+    online_reader,
+    row_wise_sql,
+    stream_ingest,
+    stream_store,
+)
 from .events import FeaturePushed
 from .facts import Definition
 from .push_facts import Pushed
@@ -40,7 +49,7 @@ def _rows_of(
             f"view `{definition.name}` reads {', '.join(compute.names_of(definition)) or 'nothing'}",
             "push into a view whose query reads `source`; others are filled by: mlops feature materialize",
         )
-    if definition.kind == "sql" and not increment.one_by_one(definition.body):
+    if definition.kind == "sql" and not row_wise_sql.is_row_wise(definition.body):
         raise BadUsage(
             f"the query of view `{definition.name}` mixes rows, and a push brings only new ones",
             "aggregate with --window instead of in the query, or run: mlops feature materialize",
@@ -49,7 +58,7 @@ def _rows_of(
     if definition.kind == "python":
         stream_ingest.check_row_by_row(project, definition, table)
     rows = compute.rows_of(project, definition, table)
-    bad = rows.num_rows - int(increment.whole(rows, definition).sum())
+    bad = rows.num_rows - int(latest_rows.complete_rows(rows, definition).sum())
     if bad:
         needed = [*definition.entity, definition.time, *filter(None, [definition.created])]
         raise BadInput(
@@ -148,7 +157,7 @@ def push(
         rows=rows.num_rows,
         entities=entities,
         written=written,
-        newest=increment.newest_event(rows, definition.time),
+        newest=latest_rows.newest_time(rows, definition.time),
         dataset=kept,
     )
     pushed = FeaturePushed(rows=fact.rows, entities=entities, written=written, newest=fact.newest, dataset=kept)
@@ -182,11 +191,11 @@ def _newest(project: Project, definition: Definition, rows: "pa.Table") -> tuple
     "The newest row of each entity, written to the online store: how many entities, and how many of them are newer than before"
     store = online_reader.opened(project)
     done = None
-    batch = increment.newest(definition, rows)
+    batch = latest_rows.latest(definition, rows)
     try:
         while done is None:
             was = store.mark(batch.view)
-            done = store.write([batch._replace(mark=increment.next_turn(was), was=was)])
+            done = store.write([batch._replace(mark=incremental_read.next_turn(was), was=was)])
         return len(batch.times_us), done[0]
     finally:
         store.close()
@@ -194,7 +203,7 @@ def _newest(project: Project, definition: Definition, rows: "pa.Table") -> tuple
 
 def _events(project: Project, definition: Definition, rows: "pa.Table") -> tuple[int, int]:
     "Events of a view with windows, added as a stream adds them"
-    events, _ = stream_ingest._events_of_rows(project, definition, rows)
+    events, _ = stream_ingest.events_of_rows(project, definition, rows)
     store = stream_store.of(project)
     try:
         counts = store.add(f"{definition.name}@{definition.version}", events, "push", datetime.now(UTC).isoformat())

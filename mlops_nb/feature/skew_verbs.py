@@ -16,7 +16,7 @@ from ..core.errors import BadInput, NotFound
 from ..core.progress import progress
 from ..core.refs import Ref
 from ..core.verbs import verb
-from . import replay
+from . import served_calls, serving_skew
 from .events import FeatureSkewChecked
 from .skew_facts import Skew
 
@@ -62,7 +62,7 @@ times, as known then; exit code 1 means that a feature differs."""
                 yield rows
                 tick(1)
 
-    checked, mismatches, features, first, last = replay.compare(project, read(), tolerance)
+    checked, mismatches, features, first, last = serving_skew.compare(project, read(), tolerance)
     skewed = Skew(
         model=name,
         checked=checked,

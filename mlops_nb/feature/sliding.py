@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, TYPE_CHECKING
 from ..core.errors import BadInput
 from ..core.refs import interval
-from . import exact_sums
+from . import asof, exact_sums
 from .exact_sums import steps
 from .facts import Window
 from .windows import selected, type_of
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np, pyarrow as pa
 
 # %% ../../nbs/feature/sliding.ipynb #5d942132
-_UNIT = {"us": 1_000_000, "ns": 1_000_000_000}
 _NEVER = 2**63 - 1
 
 
@@ -346,7 +345,7 @@ def _one(window: Window, rows: _Rows, kept: "np.ndarray", unit: str) -> "pa.Arra
     import numpy as np, pyarrow as pa
 
     kind = type_of(window, rows.table.schema)
-    over = int(interval(window.over).total_seconds() * _UNIT[unit])
+    over = int(interval(window.over).total_seconds() * asof.PER_SECOND[unit])
     values, full = _usable(rows.table[window.column]) if window.column else (None, True)
     end = np.minimum(rows.stop, np.where(rows.time > _NEVER - over, _NEVER, rows.time + over))
     hi = rows.asked.at(rows.code, end)

@@ -18,6 +18,8 @@ __getattr__, __dir__, __all__ = face(
         "adopt_key": "signing:adopt_key",
         "key_health": "signing:key_health",
         "signer": "signing:signer",
+        "pinned_keys": "key_policy:pinned_keys",
+        "keys_until": "key_policy:keys_until",
         "column_hints": "pii:column_hints",
         "find_pii": "pii:find_pii",
         "find_secrets": "pii:find_secrets",

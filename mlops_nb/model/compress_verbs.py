@@ -16,7 +16,7 @@ from ..core import ledger, project as projects
 from ..core.errors import BadInput, MlopsError, suggest
 from ..core.fact import Plan
 from ..core.frames import to_arrow
-from ..core.note import Signer
+from ..core.signed_note import Signer
 from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data, Ref

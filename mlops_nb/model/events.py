@@ -59,22 +59,22 @@ class Input(msgspec.Struct, kw_only=True, omit_defaults=True):
     type: str  # number, text or matrix
     width: int | None = None  # Columns of a matrix
     null: str | None = None  # The word that the graph has for a missing text
-    refuses: list[str] | None = None  # `nan`, `inf`: what the original does not take
+    refuses: list[str] | None = None  # `nan`, `inf`: what the model does not take
 
 
 class Latency(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
-    "What the exported graph and the original took, side by side"
+    "What the exported graph and the native model took, side by side"
 
     p50_us: float | None = None  # One row, microseconds
     p95_us: float | None = None
-    batches: dict[str, list[float | None]] = {}  # Rows -> [seconds with ONNX, seconds with the original]
-    native_from: int | None = None  # Rows from which on the original is faster
+    batches: dict[str, list[float | None]] = {}  # Rows -> [seconds with ONNX, seconds with the native model]
+    native_from: int | None = None  # Rows from which on the native model is faster
     arrays: dict[str, list[float | None]] = {}  # The same for arrays of numbers
     arrays_from: int | None = None
 
 
 class Parity(msgspec.Struct, omit_defaults=True):
-    "How the exported graph compares with the original"
+    "How the exported graph compares with the native model"
 
     parity_max_abs: float | None = None
     rows: int | None = None

@@ -88,7 +88,7 @@ def _as_rows(
     for i, position in enumerate(at):
         values = [float(value) for value in attribution.values[i]]
         errors = [float(error) for error in attribution.errors[i]]
-        inputs = [counterfactuals._plain(column[i]) for column in columns]
+        inputs = [counterfactuals.plain(column[i]) for column in columns]
         out.append(
             {
                 "row": int(position),

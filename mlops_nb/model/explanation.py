@@ -142,7 +142,7 @@ def summary(values: "np.ndarray", names: list[str], seed: int = 0, times: int = 
 
 def expected_error(attribution: shapley.Attribution) -> float:
     "Expected L1 error of all rows, relative to the size of their values"
-    return shapley._expected(attribution.values, attribution.errors)
+    return shapley.relative_error(attribution.values, attribution.errors)
 
 
 def digest(*arrays: "np.ndarray | list[float]") -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from ..core.errors import BadInput
 from ..core.frames import file_digest
-from ..core.note import Signer
+from ..core.signed_note import Signer
 
 # %% ../../nbs/model/manifest.ipynb #2bbf511f
 MANIFEST, ENVELOPE, TYPE = "manifest.json", "manifest.dsse.json", "application/vnd.mlops-nb.manifest+json"

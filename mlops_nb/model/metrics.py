@@ -94,7 +94,7 @@ METRICS = [
         numbers=registered,
         names={
             "METRIC": "Measured in the training run",
-            "parity.max_abs": "Largest difference of a score between ONNX and the original",
+            "parity.max_abs": "Largest difference of a score between ONNX and the native model",
             "parity.over": "Rows whose score differs by more than the tolerance",
             "parity.flips": "Rows whose answer differs",
             "parity.rows": "Rows compared",

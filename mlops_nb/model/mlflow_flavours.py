@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.project import Project
-from . import artifact_scan, mlflow_registry as registry, originals
+from . import artifact_scan, mlflow_registry as registry, model_wrappers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,7 +155,7 @@ def load(
     if at.suffix == ".skops":
         return _from_skops(at)
     if at.suffix == ".onnx":
-        return originals.Given(at.read_bytes())
+        return model_wrappers.OnnxModel(at.read_bytes())
     if at.suffix in PICKLES:
         if not pickle:
             raise BadInput(
@@ -180,7 +180,7 @@ def _from_skops(at: Path) -> Any:
 
 
 def native(at: Path) -> Any:
-    "The original of a version that was kept without pickle"
+    "The native model of a version that was kept without pickle"
     return _from_skops(next(at.glob("*.skops")))
 
 

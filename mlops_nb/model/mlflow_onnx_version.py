@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TYPE_CHECKING
 import msgspec
 from ..core.errors import ToolFailed
-from ..core.note import Signer
+from ..core.signed_note import Signer
 from ..core.project import Project
 from mlops_nb.model import (
     manifest,
@@ -44,7 +44,7 @@ def _folder(at: Path, contents: Contents, about: dict, key: Signer | None) -> pa
     _save(at, contents.onnx, lock)
     (at / packaging.ONNX).write_bytes(contents.onnx)
     (at / packaging.LOCK).write_text("\n".join(lock) + "\n", encoding="utf-8")
-    packaging._keep_example(at, contents.rows)
+    packaging.keep_example(at, contents.rows)
     told = {"inputs": contents.inputs, "flavour": "onnx", "parity": contents.parity, "without_onnx": ""}
     (at / packaging.ABOUT).write_bytes(msgspec.json.encode({**about, **told}))
     _, digest = manifest.write(at, {"about": about})

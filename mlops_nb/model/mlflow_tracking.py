@@ -17,7 +17,7 @@ from typing import Any, TYPE_CHECKING
 from ..core import ledger, refs
 from ..core.errors import BadInput, Refused
 from ..core.project import Project
-from . import mlflow_registry as registry, originals, provenance
+from . import mlflow_registry as registry, model_wrappers, provenance
 from .events import RunCompleted, RunStarted
 from .facts import Run
 
@@ -37,7 +37,7 @@ def last_run(project: Project) -> str:
 
 def _models(value: Any, deep: int = 3) -> Iterator[Any]:
     "Whatever can predict: a value and what it holds, as deep as a step of a pipeline"
-    predicts = hasattr(type(value), "predict") or originals.is_torch(value)
+    predicts = hasattr(type(value), "predict") or model_wrappers.is_torch(value)
     if predicts:
         yield value
     held: Any = ()

@@ -161,7 +161,7 @@ def version(fact: ModelVersion) -> Panel:
 
 
 def _differs(model: dict) -> str:
-    "The difference from the original, or from the version that a compressed one was made from"
+    "The difference from the native model, or from the version that a compressed one was made from"
     if model["parity_max_abs"] is None:
         return "-"
     parent = f" from {model['parent']}" if model.get("parent") else ""

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/verbs.html.md"""
 __all__ = ['next_number', 'log', 'resolve', 'folder', 'load', 'show', 'mend', 'leftovers', 'differences', 'list_']
 
 # %% ../../nbs/model/verbs.ipynb #cb023b35
-import base64, os, sys
+import os, sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -24,9 +24,12 @@ from ..core.verbs import verb
 from mlops_nb.model import (
     example_rows,
     manifest,
+    conversion_limit,
     mlflow_aliases,
+    mlflow_background as background,
     mlflow_flavours,
     mlflow_packaging as packaging,
+    mlflow_recovery as recovery,
     mlflow_registration as registration,
     mlflow_registry as registry,
     mlflow_tracking as tracking,
@@ -38,10 +41,10 @@ from .facts import Mended, Models, ModelVersion
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from mlops_nb.core.note import Signer
+    from mlops_nb.core.signed_note import Signer
 
 # %% ../../nbs/model/verbs.ipynb #510e6095
-def _object(given: Any, pickle: bool) -> Any:
+def _model(given: Any, pickle: bool) -> Any:
     "A fitted model: itself, or what a file or `runs:/` URI holds"
     if not isinstance(given, (str, Path)):
         return given
@@ -137,7 +140,7 @@ def log(
     Exit 1 when ONNX differs from the model by more than the tolerance: nothing is registered."""
     project = projects.current()
     refs.check_name(name, "model name")
-    model = _object(object, pickle)
+    model = _model(object, pickle)
     rows, called, said = _example(model, example, data, project)
     outside = not run and not isinstance(object, (str, Path)) and tracking.trained_outside(project, model)
     request = _request(
@@ -167,7 +170,7 @@ def _left(
 ) -> ModelVersion:
     "Hand it over and say so"
     with registration.begun(project, request, next_number(project, request.name)) as lock:
-        registration.leave(project, request, model, rows, lock)
+        background.leave(project, request, model, rows, lock)
     return ModelVersion(
         name=request.name, version=request.expected, digest="", state="registering", run=request.run, data=request.data
     )
@@ -188,7 +191,7 @@ def _waited(
                 model,
                 rows,
                 key=_key(project),
-                converting=registration.limited(project.settings.model.convert_s),
+                converting=conversion_limit.limited(project.settings.model.convert_s),
             )
         except Finding as error:
             error.__dict__["result"] = ModelVersion(
@@ -258,13 +261,8 @@ def folder(
     at = registry.fetch(project, version.source)
     listed = manifest.check(at, version.digest)["files"]
     version.files = {name: entry["sha256"] for name, entry in listed.items()}
-    settings = project.settings
-    if settings.model.require_signature:
-        manifest.verify(
-            at,
-            [base64.b64decode(key) for key in settings.audit.public_key.replace(",", " ").split()],
-            dict(pair.split("=") for pair in settings.model.keys_until.replace(",", " ").split()),
-        )
+    if project.settings.model.require_signature:
+        manifest.verify(at, guard.pinned_keys(project), guard.keys_until(project))
     return at
 
 
@@ -291,7 +289,7 @@ def load(
 
 
 def _native_from(version: ModelVersion) -> dict[str, int | None]:
-    "Rows from which on the original is faster given frames, and given arrays, where it is kept without pickle"
+    "Rows from which on the native model is faster given frames, and given arrays, where it is kept without pickle"
     if version.about.flavour != "skops":
         return {"native_from": None, "arrays_from": None}
     latency = version.about.latency
@@ -329,7 +327,7 @@ def mend(
 def leftovers(project: Project, apply: bool) -> list[dict]:
     "What killed processes left; finished or undone with `apply`"
     events = list(ledger.of(project).events([*views.TYPES, *views.OPENS]))
-    registrations = registration.mend(project, views.pending(events), apply)
+    registrations = recovery.mend(project, views.pending(events), apply)
     return registrations + mlflow_aliases.mend(project, views.promoting(events), apply)
 
 # %% ../../nbs/model/verbs.ipynb #e2f140fa
