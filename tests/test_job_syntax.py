@@ -12,10 +12,8 @@ from mlops_nb.core.errors import BadInput, Finding
 from mlops_nb.job import cell_syntax, daemon, notebook_ast, schedule_definition
 from mlops_nb.job.schedule_facts import Schedule
 from mlops_nb.job.schedule_store import Store
-from test_job_convert import nb
-from test_job_forkserver import SAME
-from test_job_run import made
-from test_job_schedule import H, Clock
+from helpers.clock import Clock, H
+from helpers.job_runs import SAME, made, nb
 
 CORPUS = Path(__file__).parent / "corpus"
 COUNTS = "with open('ran.txt', 'a') as f: f.write(f'{n}')"
