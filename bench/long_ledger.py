@@ -251,7 +251,9 @@ def measure(folder: Path, entries: int) -> list[dict]:
     project = make(folder, entries)
     made = time.process_time() - began
     size_mb = ledger.of(project).path.stat().st_size / 1e6
-    rows = [row("made", made, None, "s CPU", f"{entries:,} entries in commits of {BATCH:,}; {size_mb:,.0f} MB", digits=1)]
+    rows = [
+        row("made", made, None, "s CPU", f"{entries:,} entries in commits of {BATCH:,}; {size_mb:,.0f} MB", digits=1)
+    ]
     rows += looks(project, "status", "status", {}, entries)
     rows += looks(project, "cost by job", "cost.show", {"by": "job"}, entries)
     rows += sealed(project, entries)
