@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 ARGS ?=
+INDEXES := from mlops_nb.core import fact_index, pillars, verb_index; pillars.write(); verb_index.write(); fact_index.write()
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -15,7 +16,7 @@ export DVC_NO_ANALYTICS := 1
 export GOMP_SPINCOUNT ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove lab docs bench check export readme clean
+.PHONY: help demo test prove lab docs bench check export try readme clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -55,12 +56,22 @@ check: $(READY) ## Generated modules equal the notebooks; ruff; mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-export: $(READY) ## Notebooks formatted and exported into mlops_nb/, the indexes, the reference page
+export: $(READY) ## Notebooks into mlops_nb/, the indexes, the reference page; NB=core/ledger: one, in seconds
+ifdef NB
+	@ls $(NB:%=nbs/%.ipynb) >/dev/null
+	$(BIN)/ruff format -q $(NB:%=nbs/%.ipynb)
+	$(BIN)/python -c 'import sys; from nbdev.export import nb_export; [nb_export(n, "mlops_nb") for n in sys.argv[1:]]' $(NB:%=nbs/%.ipynb)
+	$(BIN)/python -c '$(INDEXES)'
+else
 	$(BIN)/ruff format -q nbs
 	$(BIN)/nbdev-export
-	$(BIN)/python -c 'from mlops_nb.core import fact_index, pillars, verb_index; pillars.write(); verb_index.write(); fact_index.write()'
+	$(BIN)/python -c '$(INDEXES)'
 	$(BIN)/nbdev-test nbs/reference.ipynb --save --n-workers 1
 	$(BIN)/nbdev-clean --fname nbs/reference.ipynb
+endif
+
+try: $(READY) ## Lessons and tests of one notebook, in seconds: make try NB=core/ledger
+	@wanted=$$($(BIN)/python tests/helpers/rooms.py $(NB)) && $(BIN)/python -m pytest $$wanted $(ARGS)
 
 readme: $(READY) ## README.md from nbs/index.ipynb
 	$(BIN)/jupyter-nbconvert --log-level WARN --to markdown --output-dir . --output README nbs/index.ipynb

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from counts import FULL
+from helpers.counts import FULL
+from helpers.places import at_home
+from helpers.redis_server import RedisServer
 from hypothesis import HealthCheck, settings
 
-ROOT = Path(__file__).resolve().parents[1]
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -23,13 +24,6 @@ QUIET = {
     "MPLBACKEND": "agg",
     "TZ": "UTC",
     "COLUMNS": "120",
-}
-XDG = {
-    "XDG_CONFIG_HOME": ".config",
-    "XDG_CACHE_HOME": ".cache",
-    "XDG_DATA_HOME": ".local/share",
-    "XDG_STATE_HOME": ".local/state",
-    "XDG_RUNTIME_DIR": ".run",
 }
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # workers share processors; read when OpenMP is loaded
@@ -70,19 +64,6 @@ def pytest_collection_modifyitems(config, items):
     if not FULL:
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("prove")])
         items[:] = [i for i in items if not i.get_closest_marker("prove")]
-
-
-def at_home(home: Path) -> dict[str, str]:
-    "Environment variables that put a user's folders below `home`; the folders are made"
-    where = {"HOME": home, "USERPROFILE": home, **{k: home / v for k, v in XDG.items()}}
-    where |= {
-        "JUPYTER_CONFIG_DIR": home / ".jupyter",
-        "JUPYTER_DATA_DIR": home / ".jupyter/data",
-        "IPYTHONDIR": home / ".ipython",
-    }
-    for d in where.values():
-        d.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return {k: str(v) for k, v in where.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +109,47 @@ def project(home, tmp_path, monkeypatch):
     made = projects.create(tmp_path / "work")
     monkeypatch.chdir(made.root)
     return made
+
+
+@pytest.fixture(scope="session")
+def shop_template(tmp_path_factory) -> Path:
+    "The folder of a shop that is made once per process and only read: registering a model is what costs"
+    from helpers import shop
+
+    return shop.opened(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def shop(home, shop_template, tmp_path, monkeypatch):
+    """A project with the dataset `sales@1`, the feature view `spending@1`, the model `loyal@1` and the job `report`
+
+    It is the working directory, and this test's own."""
+    from helpers.shop import copied
+
+    made = copied(shop_template, tmp_path / "work")
+    monkeypatch.chdir(made.root)
+    return made
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory):
+    "A redis-server of this test's own"
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    pytest.importorskip("redis")
+    server = RedisServer(tmp_path_factory.mktemp("r"))
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+@pytest.fixture
+def feast_times():
+    "Feast's own calls, whatever another test of this process told SQLite about times"
+    from mlops_nb.feature import feast_online
+
+    with feast_online._own_times():
+        yield
 
 
 class Answer(NamedTuple):

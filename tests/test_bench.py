@@ -4,7 +4,7 @@ import importlib
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers.places import ROOT
 
 sys.path.insert(0, str(ROOT))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from counts import count
-from ledgers import Key, Made, copy, make
+from helpers.counts import count
+from helpers.ledgers import Key, Made, copy, make
 
 from mlops_nb import guard
 from mlops_nb.core import ledger, signed_note, verification

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from counts import count
-from ledgers import make
+from helpers.counts import count
+from helpers.ledgers import make
 from mlops_nb.core import ledger
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no SIGKILL and no fork")
@@ -58,7 +58,7 @@ STEPS = """
 import os, signal, sys
 from mlops_nb.core.ledger import Ledger, New
 sys.path.insert(0, sys.argv[3])
-from ledgers import Key
+from helpers.ledgers import Key
 path, what = sys.argv[1], sys.argv[2]
 def act(log):
     if what=='append': log.append_many([New('run.completed', f'new@{n}', {'n':n}) for n in range(3)])

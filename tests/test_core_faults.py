@@ -1,20 +1,19 @@
 """Every verb of the index against help, typos, missing files, wrong types, a read-only project and a full disk:
 one clear line, the right code."""
 
-import functools
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import at_home
+from helpers.places import at_home
 from mlops_nb.core import grammar, verb_index
-from mlops_nb.core import project as projects
-from verb_runs import ADD, FILL, LONG, is_foreground, prepared, run, words_for
+from helpers.namespaces import may_mount
+from helpers.shop import own_project
+from helpers.verb_runs import ADD, FILL, LONG, is_foreground, prepared, run, words_for
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = verb_index.load()
@@ -30,11 +29,8 @@ NUMBERS = {"int", "float", "date", "datetime", "interval", "choice"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "A project with nothing in it, and a home of its own"
-    base = tmp_path_factory.mktemp("faults")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in at_home(base / "home").items():
-            patch.setenv(name, value)
-        yield projects.create(base / "work")
+    with own_project(tmp_path_factory.mktemp("faults")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -168,15 +164,6 @@ def test_no_project_here(home, tmp_path, monkeypatch):
 # A read-only project and a full disk, each in a mount namespace of its own
 
 
-@functools.cache
-def may_mount() -> str:
-    "Empty, or why not"
-    if not shutil.which("unshare"):
-        return "unshare is not installed"
-    done = subprocess.run(["unshare", "-m", "true"], capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else f"a mount namespace is not permitted: {done.stderr.strip()}"
-
-
 # Acts that would work if the project could be written; what comes back must say that it cannot
 ACTS = [
     ["data", "add", "d.csv", "other"],
@@ -216,7 +203,7 @@ def in_namespace(script: str, commands: list, folder: Path) -> list:
     "Answers of the commands, run in `folder` after `script` has changed the mounts"
     shell = f'{script}\ncd "$1" && exec "$2" "$3"'
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-ec", shell, "sh", folder, sys.executable, ROOT / "tests" / "verb_runs.py"],
+        ["unshare", "-m", "sh", "-ec", shell, "sh", folder, sys.executable, ROOT / "tests/helpers/verb_runs.py"],
         input=json.dumps(commands),
         capture_output=True,
         text=True,

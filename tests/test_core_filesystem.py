@@ -7,7 +7,7 @@ import pytest
 from mlops_nb.cli import main
 from mlops_nb.core import filesystem
 from mlops_nb.core.errors import BadInput
-from test_core_faults import may_mount
+from helpers.namespaces import may_mount
 
 SHARE = [("/", "ext4")]
 

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import pytest
-from counts import count
+from helpers.counts import count
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import Key, make
 from mlops_nb.core import ledger, merkle, signed_note, verification
+from helpers.ledgers import Key, make
 from mlops_nb.core.errors import BadInput, NotFound, ToolFailed
 
 # Inputs and roots of the reference implementation of Certificate Transparency (RFC 6962)

@@ -7,8 +7,8 @@ import os
 import sys
 
 import pytest
-from namespace import alone, may_unshare, watched
-from verb_runs import ADD, NOTEBOOK
+from helpers.namespaces import alone, may_unshare, watched
+from helpers.verb_runs import ADD, NOTEBOOK
 
 
 def test_the_namespace_is_closed(tmp_path):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow.parquet as pq
 import pytest
-from counts import count
+from helpers.counts import count
 
 from mlops_nb.core import journal, ledger, segments
 from mlops_nb.core.errors import BadInput, BadUsage, ToolFailed

@@ -18,14 +18,15 @@ from pathlib import Path
 import mlops_nb
 import msgspec
 import pytest
-from conftest import ROOT
+from helpers.places import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from mlops_nb.core import draw, grammar, ledger, svg, verb_index
 from mlops_nb.core import project as projects
 from mlops_nb.core.errors import BadInput, BadUsage, MlopsError, NotFound
 from mlops_nb.core.fact import Fact
-from verb_runs import ADD, LONG, is_foreground, prepared, run, words_for
+from helpers.shop import own_project
+from helpers.verb_runs import ADD, LONG, is_foreground, prepared, run, words_for
 
 INDEX = verb_index.load()
 HEAVY = (
@@ -393,16 +394,9 @@ GOOD = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     "One small project for every dry run"
-    from conftest import at_home
-
-    base = tmp_path_factory.mktemp("dry")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in at_home(base / "home").items():
-            patch.setenv(name, value)
-        p = projects.create(base / "work")
-        patch.chdir(p.root)
-        prepared(p.root)
-        yield p
+    with own_project(tmp_path_factory.mktemp("dry")) as made:
+        prepared(made.root)
+        yield made
 
 
 def digest(root: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from operator import add, sub
 
 import pytest
-from counts import count
+from helpers.counts import count
 from mlops_nb import cost
 from mlops_nb.core import identity, ledger, verbs
 from mlops_nb.core.errors import BadInput

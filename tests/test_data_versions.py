@@ -16,7 +16,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from counts import count
+from helpers.counts import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlops_nb import data

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import at_home
-from namespace import alone, may_unshare, watched
+from helpers.places import at_home
+from helpers.namespaces import alone, may_unshare, watched
 
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(1500)]
 VIEWS = "carrier_delays:*,origin_departures:*,aircraft:*,airport_weather:*"

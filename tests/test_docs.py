@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from notebooks import taught
+from helpers.notebooks import taught
 
 from mlops_nb.core import errors, pillars, settings, verb_index
 

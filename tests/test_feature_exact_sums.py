@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
-from counts import count
+from helpers.counts import count
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -11,41 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.feast_stores import OURS, START, minutes, store_of
 
 from mlops_nb import data, feature
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput, NotFound
-from mlops_nb.feature import feast_online, feast_repository
+from mlops_nb.feature import feast_repository
 
-OURS = "mlops_nb.feature.feast_plugin.PitOfflineStore"
-START = pd.Timestamp("2013-01-01", tz="UTC")
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("feast")]
-
-
-@pytest.fixture(autouse=True)
-def own_times():
-    "Feast's own calls, whatever another test of this process told SQLite about times"
-    with feast_online._own_times():
-        yield
-
-
-def minutes(*at) -> list[pd.Timestamp]:
-    return [START + pd.Timedelta(minutes=m) for m in at]
-
-
-def store_of(root: Path, offline: str = OURS):
-    "A feature store without repository files"
-    from feast import FeatureStore, RepoConfig
-
-    config = RepoConfig(
-        project="p",
-        provider="local",
-        registry=str(root / f"{offline[-5:]}.db"),
-        online_store={"type": "sqlite", "path": str(root / "online.db")},
-        offline_store={"type": offline},
-    )
-    config.repo_path = root
-    return FeatureStore(config=config)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.xdist_group("feast"),
+    pytest.mark.usefixtures("feast_times"),
+]
 
 
 def write(root: Path, name: str, **columns):

@@ -15,11 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_feature_feast import START, minutes, own_times, store_of  # noqa: F401 - a fixture
+from helpers.feast_stores import START, minutes, store_of
 
 from mlops_nb.core.errors import BadInput
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("feast")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.xdist_group("feast"),
+    pytest.mark.usefixtures("feast_times"),
+]
 TIMES = {"event_timestamp": minutes(0, 60), "created": minutes(1, 61)}
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from counts import count
+from helpers.counts import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

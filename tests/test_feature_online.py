@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import sqlite3
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from counts import count
+from helpers.counts import count
 from mlops_nb import data, feature
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadUsage, ToolFailed
@@ -26,54 +25,6 @@ from mlops_nb.feature.online_store import Batch, SqliteStore, Wanted
 from mlops_nb.feature.redis_store import RedisStore
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Server:
-    "A redis-server of this test, on a socket in its folder"
-
-    def __init__(self, folder):
-        self.socket, self.folder = folder / "r.sock", folder
-        self.start()
-
-    def start(self):
-        command = [
-            "redis-server",
-            "--port",
-            "0",
-            "--unixsocket",
-            self.socket,
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-        ]
-        self.process = subprocess.Popen([str(c) for c in command], cwd=self.folder, stdout=subprocess.PIPE, text=True)
-        for line in self.process.stdout:
-            if "eady to accept connections" in line:
-                return
-        raise RuntimeError("redis-server did not start")
-
-    def kill(self):
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.process.stdout.close()
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self.socket}"
-
-
-@pytest.fixture
-def server(tmp_path_factory):
-    if not shutil.which("redis-server"):
-        pytest.skip("redis-server is not installed")
-    pytest.importorskip("redis")
-    s = Server(tmp_path_factory.mktemp("r"))
-    yield s
-    if s.process.poll() is None:
-        s.kill()
 
 
 def feast_store(folder, online: dict) -> FeastStore:
@@ -89,10 +40,12 @@ def made(name: str, request, folder):
         return SqliteStore(folder / "online.db")
     if name == "feast-sqlite":
         return feast_store(folder, {"type": "sqlite", "path": "feast.db"})
-    server = request.getfixturevalue("server")
+    redis_server = request.getfixturevalue("redis_server")
     if name == "redis":
-        return RedisStore(server.url, "test")
-    return feast_store(folder, {"type": "redis", "connection_string": f"localhost:1,unix_socket_path={server.socket}"})
+        return RedisStore(redis_server.url, "test")
+    return feast_store(
+        folder, {"type": "redis", "connection_string": f"localhost:1,unix_socket_path={redis_server.socket}"}
+    )
 
 
 STORES = ["sqlite", "redis", "feast-sqlite", "feast-redis"]  # a new store of any kind is one more line
@@ -269,7 +222,7 @@ def view(n: int = 400, **kw) -> pd.DataFrame:
 @pytest.mark.parametrize("where", ["sqlite", "redis", "feast-sqlite"])
 def test_online_is_what_join_gives_now(project, request, where):
     if where == "redis":
-        project.pin("stores", "online", request.getfixturevalue("server").url)
+        project.pin("stores", "online", request.getfixturevalue("redis_server").url)
     if where == "feast-sqlite":
         (project.root / "repo").mkdir()
         feast_store(project.root / "repo", {"type": "sqlite", "path": "feast.db"})
@@ -357,13 +310,13 @@ NAMES, BY = ("delay", "legs"), ("plane", "gate")
 
 
 @pytest.mark.parametrize("when", ["staging", "merging", "answering"])
-def test_redis_goes_away_mid_write(project, server, monkeypatch, when):
+def test_redis_goes_away_mid_write(project, redis_server, monkeypatch, when):
     "The old values stay until all new ones are there; afterwards the stores agree"
-    project.pin("stores", "online", server.url)
+    project.pin("stores", "online", redis_server.url)
     f = view(400)
     feature.materialize()
     keys = [tuple(k) for k in f[["plane", "gate"]].drop_duplicates().itertuples(index=False)]
-    store = RedisStore(server.url, project.settings.audit.ident or project.name)
+    store = RedisStore(redis_server.url, project.settings.audit.ident or project.name)
     before = get(store, "aircraft@1", keys, NAMES, BY)
     later = frame(400, 3).assign(delay=lambda x: x.delay + 1)
     data.add(later, "landings")
@@ -377,10 +330,10 @@ def test_redis_goes_away_mid_write(project, server, monkeypatch, when):
             and getattr(step, "__name__", "") != "ping"
             and "hget" not in str(step)
         ):
-            server.kill()
+            redis_server.kill()
         done = real(self, step, *args, **kwargs)
         if merging and when == "answering":  # Redis has merged, and nobody hears of it
-            server.kill()
+            redis_server.kill()
             raise ToolFailed("Redis does not answer: connection lost")
         return done
 
@@ -391,9 +344,9 @@ def test_redis_goes_away_mid_write(project, server, monkeypatch, when):
     assert "\n" not in str(e.value) and len(calls) >= 3
     with pytest.raises(ToolFailed, match="nothing was half-written"):
         feature.materialize()
-    server.socket.unlink(missing_ok=True)
-    server.start()
-    store = RedisStore(server.url, project.settings.audit.ident or project.name)
+    redis_server.socket.unlink(missing_ok=True)
+    redis_server.start()
+    store = RedisStore(redis_server.url, project.settings.audit.ident or project.name)
     after = get(store, "aircraft@1", keys, NAMES, BY)
     assert (
         after == before
@@ -410,7 +363,7 @@ def test_redis_goes_away_mid_write(project, server, monkeypatch, when):
     assert [k for k in store.db.keys() if b"stage" in k and store.db.ttl(k) < 0] == []
 
 
-def test_a_server_killed_at_any_moment_keeps_whole_writes(server):
+def test_a_server_killed_at_any_moment_keeps_whole_writes(redis_server):
     "Rows and mark of two views are of one write, whatever Redis was doing when it died"
     wanted = Wanted(("k",), (("v@1", ("n",)), ("w@1", ("n",))))
     keys, n, kept, rng = list(range(3000)), 0, 0, np.random.default_rng(5)
@@ -422,7 +375,7 @@ def test_a_server_killed_at_any_moment_keeps_whole_writes(server):
                 asked.release()  # a command is on its way to the server
                 return RedisStore._try(self, step, *args, **kwargs)
 
-        store = Told(server.url, "k")
+        store = Told(redis_server.url, "k")
 
         def write(first, store=store, failed=failed):
             for g in range(first, first + 1000):
@@ -437,11 +390,11 @@ def test_a_server_killed_at_any_moment_keeps_whole_writes(server):
         writer.start()
         for _ in range(after):
             assert asked.acquire(timeout=60)
-        server.kill()
+        redis_server.kill()
         writer.join(60)
-        server.socket.unlink(missing_ok=True)
-        server.start()
-        store = RedisStore(server.url, "k")
+        redis_server.socket.unlink(missing_ok=True)
+        redis_server.start()
+        store = RedisStore(redis_server.url, "k")
         found = {t or 0 for r in store.read(wanted, [keys]) for t in r} | {
             int(store.mark(v) or 0) for v in ("v@1", "w@1")
         }
@@ -485,7 +438,7 @@ while True:
 @pytest.mark.parametrize("where", ["sqlite", "redis"])
 def test_a_writer_killed_at_any_point_leaves_whole_generations(tmp_path, request, where):
     "kill -9 inside a write: every row, both views and their marks are of the last write that was reported, or of the next"
-    target = request.getfixturevalue("server").url if where == "redis" else str(tmp_path / "k.db")
+    target = request.getfixturevalue("redis_server").url if where == "redis" else str(tmp_path / "k.db")
     known, rng = 0, np.random.default_rng(3)
     for after in rng.integers(1, 900 if where == "sqlite" else 30, count(3, 20)):
         done = subprocess.run(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from counts import count
+from helpers.counts import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
-from counts import count
-from test_feature_online import server  # noqa: F401
+from helpers.counts import count
 
 from mlops_nb import data, feature
 from mlops_nb.core import ledger, segments
@@ -168,7 +167,7 @@ def test_an_answer_is_of_one_moment(project, monkeypatch):
 def test_a_reading_that_was_overtaken_overwrites_nothing(project, request, monkeypatch, where, how):
     "A correction of the same event time, written by another process while the first one still holds the old row"
     if where == "redis":
-        project.pin("stores", "online", request.getfixturevalue("server").url)
+        project.pin("stores", "online", request.getfixturevalue("redis_server").url)
     data.add(events(0, x=1.0), "e")
     feature.add("v", entity=["k"], time="t", created="known", source="e", sql="SELECT k, t, known, x FROM source")
     newer = "f = pd.DataFrame({'k': 1, 't': hours(0, 0), 'known': hours(0, 5), 'x': [1., 2.]})\n"

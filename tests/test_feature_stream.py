@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from counts import count
+from helpers.counts import count
 
 from mlops_nb import data, feature
 from mlops_nb.core.errors import BadInput, BadUsage, NotFound, ToolFailed

@@ -8,8 +8,7 @@ from decimal import Decimal
 import pandas as pd
 import pyarrow as pa
 import pytest
-from counts import count
-from test_feature_online import server  # noqa: F401
+from helpers.counts import count
 
 from mlops_nb import data, feature
 from mlops_nb.core.errors import MlopsError
@@ -94,7 +93,7 @@ def test_history_is_the_rules_is_online(project, request, seed, where):
     if where == "redis":
         if seed % 3:
             return
-        project.pin("stores", "online", request.getfixturevalue("server").url)
+        project.pin("stores", "online", request.getfixturevalue("redis_server").url)
     rng = random.Random(seed)
     table, keys, names = drawn(rng, rng.choice([1, 2, 40, 90]))
     overs = [rng.choice([1, 7, 60, 200]) for _ in range(3)]

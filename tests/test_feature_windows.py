@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from counts import count
+from helpers.counts import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ import string
 
 import pyarrow as pa
 import pytest
-from counts import count
+from helpers.counts import count
 from mlops_nb.guard.pii import card_ok, classify, column_hints, find_pii, find_secrets, iban_ok, luhn, vin_ok
 
 RNG = random.Random(20131231)

@@ -21,7 +21,7 @@ from mlops_nb.core.errors import BadInput, Finding
 from mlops_nb.job.notebook import parameter_ranges
 from mlops_nb.job.schedules.backfill_facts import Backfilled, BackfillRow
 from mlops_nb.job.facts import Parameter
-from test_job_run import made
+from helpers.job_runs import made
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDS = """with open('ran.txt', 'a') as f: f.write(f'{month} {part}\\n')

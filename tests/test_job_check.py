@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_job_convert import nb
+from helpers.job_runs import nb
 
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.job.findings import faults, repairs, replay

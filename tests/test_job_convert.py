@@ -7,7 +7,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from counts import count
+from helpers.counts import count
+from helpers.job_runs import nb
+from helpers.odd_texts import ODD
 
 from mlops_nb import job as jobs
 from mlops_nb.core.errors import BadInput
@@ -17,33 +19,6 @@ from mlops_nb.job.findings import faults
 from mlops_nb.job.notebook import notebook_ast, parameters
 from mlops_nb.job.runs import injection
 from mlops_nb.job.facts import Dropped, Job, Note, Parameter, Step, Thing
-
-ODD = [  # Texts that break TOML which is put together by hand
-    "".join(map(chr, range(32))),
-    "\x7f \x80 \x9f \u2028 \ufeff",
-    "a \"q\" 'p' \"\"\" ''' # no comment",
-    "C:\\new\\u0041 \\",
-    "one\r\ntwo\n\n[job]\nname = 1\n",
-    "\U0001f600 é a.b = [1] {x}",
-]
-
-
-def nb(*sources, counts=None, tags=None, **meta):
-    "A notebook of code cells; a source that begins with `md:` is Markdown"
-    cells = []
-    for n, s in enumerate(sources):
-        kind = "markdown" if s.startswith("md:") else "code"
-        cell = {
-            "cell_type": kind,
-            "id": f"c{n}",
-            "metadata": {"tags": (tags or {}).get(n, [])},
-            "source": s.removeprefix("md:"),
-        }
-        if kind == "code":
-            cell |= {"outputs": [], "execution_count": counts[n] if counts else None}
-        cells.append(cell)
-    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {**spec, **meta}, "cells": cells}
 
 
 def typed(*sources, **kw):

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from counts import count
+from helpers.counts import count
 
 from mlops_nb import job as jobs
 from mlops_nb.job.conversion import job_notebook, requirements

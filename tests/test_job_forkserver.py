@@ -17,8 +17,8 @@ from mlops_nb import job as jobs
 from mlops_nb.core import warm
 from mlops_nb.core.errors import Finding
 from mlops_nb.job.runs import injection
-from test_job_convert import nb
-from test_job_run import ROOT, made, texts
+from helpers.job_runs import SAME, made, nb, texts
+from helpers.places import ROOT
 
 pytestmark = pytest.mark.skipif(not warm.supported(), reason="needs fork and sockets that say who calls")
 
@@ -152,42 +152,6 @@ def test_nonsense_does_not_harm_it(alone):
         s.close()
     made("a", "x = 1")
     assert jobs.run("a").form == "fork" and len(servers(alone)) == 1
-
-
-SAME = [
-    "n = 3\nimport sys, os",
-    "print('out'); print('err', file=sys.stderr)\nfor i in range(n): print(i)",
-    "n*2",
-    "type(get_ipython()).__name__",
-    "import pandas as pd\npd.DataFrame([range(100, 160)])",
-    "from IPython.display import display, HTML, clear_output\ndisplay(HTML('<b>x</b>'))\nh = display('one', display_id='d'); None",
-    "h.update('two')",
-    "print('gone'); clear_output(); print('stays')",
-    "y = 5\n%precision 3",
-    "!echo from the shell",
-    "out = !echo captured\nout",
-    "%%bash\necho bash $((1+1))",
-    "import asyncio\nawait asyncio.sleep(0)\nasync def f(): return 7\nawait f()",
-    "t = asyncio.get_running_loop().create_task(f()) if asyncio.get_event_loop().is_running() else None\nawait t",
-    "_ + 1",
-    "Out[3], _oh[3], len(In) > 3",
-    "class Shown:\n    def _repr_html_(self): return '<i>shown</i>'\nShown()",
-    "import matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(1, 1)); ax.plot([1, 2]); plt.show()",
-    "import pandas as pd\npd.DataFrame({'a': [1, 2]})",
-    "{'b', 'a', 'c'}, __name__, sys.path[0]",
-    "%matplotlib inline\n%env DEMO=1\nos.environ['DEMO']",
-    (
-        "import multiprocessing as mp\nctx = mp.get_context('fork')\n"
-        "q = ctx.SimpleQueue(); p = ctx.Process(target=q.put, args=(5,)); p.start(); p.join(); q.get()"
-    ),
-    (
-        "import random, numpy as np\n"
-        "random.seed(1); np.random.seed(1); random.random(), float(np.random.rand()), float((np.ones((300, "
-        "300)) @ np.ones((300, 300))).sum())"
-    ),
-    "get_ipython().run_line_magic('who_ls', 'int') and None",
-    "try: input('?')\nexcept Exception as e: print(type(e).__name__)",
-]
 
 
 def outcomes(path):

@@ -20,7 +20,7 @@ import pytest
 
 from mlops_nb import job as jobs
 from mlops_nb.core.verbs import call
-from test_job_run import made
+from helpers.job_runs import made
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "localhost/mlops-nb-base:1"

@@ -12,7 +12,7 @@ import pytest
 from mlops_nb import job as jobs
 from mlops_nb.core import warm
 from mlops_nb.core.errors import BadInput, Finding
-from test_job_run import made, told
+from helpers.job_runs import made, told
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are read from /proc")
 STUBBORN = (

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from counts import FULL
+from helpers.counts import FULL
 
 from mlops_nb import job as jobs
 from mlops_nb.core import warm

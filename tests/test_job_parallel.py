@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from counts import count
+from helpers.counts import count
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,8 +21,7 @@ from mlops_nb.core.errors import BadInput, Finding
 from mlops_nb.job import definition, step_views
 from mlops_nb.job.conversion import step_graph
 from mlops_nb.job.facts import Step, StepRun
-from test_job_convert import nb
-from test_job_resume import failed_run, ran
+from helpers.job_runs import failed_run, nb, ran
 
 pytestmark = pytest.mark.skipif(not warm.supported(), reason="needs fork and sockets that say who calls")
 MARK = "import os\ndef mark(k): fd = os.open('ran', os.O_WRONLY|os.O_CREAT|os.O_APPEND); os.write(fd, f'{k} '.encode()); os.close(fd)"

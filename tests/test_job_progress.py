@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from test_job_run import made
+from helpers.job_runs import made
 
 fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
 

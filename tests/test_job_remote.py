@@ -19,7 +19,7 @@ from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput, Refused, ToolFailed
 from mlops_nb.job.clusters import kubernetes_jobs, ray_jobs
-from test_job_run import made
+from helpers.job_runs import made
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 

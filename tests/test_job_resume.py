@@ -10,41 +10,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from counts import count
+from helpers.counts import count
 
 from mlops_nb import job as jobs
 from mlops_nb.core import warm
 from mlops_nb.core.errors import BadInput, Finding, NotFound
-from test_job_convert import nb
-from test_job_run import ROOT, made, texts, told
+from helpers.job_runs import edit, failed_run, job, made, nb, ran, texts, told
+from helpers.places import ROOT
 
 fcntl = pytest.importorskip("fcntl")
 pytestmark = pytest.mark.skipif(not warm.supported(), reason="needs fork and sockets that say who calls")
-
-
-def job(name: str, *sources: str) -> None:
-    "A job whose notebook is exactly these cells"
-    Path(f"{name}.ipynb").write_text(json.dumps(nb(*sources)), encoding="utf-8")
-    jobs.convert(Path(f"{name}.ipynb"))
-    edit(name, *sources)
-
-
-def edit(name: str, *sources: str) -> None:
-    Path(f"jobs/{name}/{name}.ipynb").write_text(json.dumps(nb(*sources)), encoding="utf-8")
-
-
-def failed_run(name: str, **kw) -> str:
-    with pytest.raises(Finding) as e:
-        jobs.run(name, **kw)
-    return e.value.result.run
-
-
-def ran(file: str = "ran") -> str:
-    "Which cells ran since the last look"
-    p = Path(file)
-    said = p.read_text(encoding="utf-8") if p.exists() else ""
-    p.write_text("", encoding="utf-8")
-    return said
 
 
 def marked(k: int, code: str) -> str:

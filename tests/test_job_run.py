@@ -16,25 +16,9 @@ import pytest
 from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput, Finding, NotFound
-from test_job_convert import nb
+from helpers.job_runs import made, nb, texts, told
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def made(name, *sources, **kw):
-    "A notebook of the project, converted"
-    Path(f"{name}.ipynb").write_text(json.dumps(nb(*sources, **kw)), encoding="utf-8")
-    return jobs.convert(Path(f"{name}.ipynb"))
-
-
-def told(project, *types):
-    return [e for e in ledger.of(project).events(["job.*"]) if e.type in types or not types]
-
-
-def texts(output):
-    "What an executed notebook printed"
-    cells = json.loads(Path(output).read_text(encoding="utf-8"))["cells"]
-    return "".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", []))
 
 
 def test_wrong_parameters_never_start_a_kernel(project, cli, monkeypatch):

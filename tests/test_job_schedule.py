@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import psutil
 import pytest
 
-from counts import count
+from helpers.counts import count
 from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.draw import LIMIT
@@ -29,12 +29,11 @@ from mlops_nb.job.schedules import cron, daemon, schedule_definition, verbs as s
 from mlops_nb.job.events import Delivery, JobStarted
 from mlops_nb.job.schedules.facts import Outcome, Schedule
 from mlops_nb.job.schedules.schedule_store import LOST, Store
-from test_job_convert import ODD
-from test_job_run import made
+from helpers.clock import START, Clock, H
+from helpers.job_runs import made
+from helpers.odd_texts import ODD
 
 ROOT = Path(__file__).resolve().parents[1]
-START = datetime(2026, 7, 1, tzinfo=UTC).timestamp()
-H = 3600
 
 # instants -------------------------------------------------------------------------------------------------------------
 
@@ -158,16 +157,6 @@ def shared(request, project, monkeypatch):
         project.pin("stores", "schedule", url)
         project.pin("project", "name", request.node.name)  # its own rows in one database
     return project
-
-
-class Clock:
-    "A clock that the test turns"
-
-    def __init__(self, t=START):
-        self.t = float(t)
-
-    def __call__(self):
-        return self.t
 
 
 class Once:

@@ -13,7 +13,7 @@ from mlops_nb import job as jobs
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput, Finding, NotFound, ToolFailed
 from mlops_nb.core import secret_refs
-from test_job_run import made
+from helpers.job_runs import made
 
 SECRET = 'pa"ss\\word-ünd/mehr+42'
 FORMS = [

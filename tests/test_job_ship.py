@@ -26,7 +26,7 @@ from mlops_nb.job.schedules import schedule_definition
 from mlops_nb.job.events import JobStarted
 from mlops_nb.job.schedules.facts import Schedule
 from mlops_nb.job.delivery.facts import TARGETS, Needs
-from test_job_run import made
+from helpers.job_runs import made
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "a \"q\" 'p' \n- new: ${{ secrets.X }} {{ 7*7 }} {% raw %} $(HOME) ${HOME} $HOME `id` # c \\ \\n é \U0001d11e </script>"

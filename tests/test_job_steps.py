@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_job_convert import nb
+from helpers.job_runs import nb
 
 from mlops_nb.core.errors import BadInput
 from mlops_nb.job import definition

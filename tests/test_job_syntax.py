@@ -14,10 +14,8 @@ from mlops_nb.job.runs import cell_syntax
 from mlops_nb.job.schedules import daemon, schedule_definition
 from mlops_nb.job.schedules.facts import Schedule
 from mlops_nb.job.schedules.schedule_store import Store
-from test_job_convert import nb
-from test_job_forkserver import SAME
-from test_job_run import made
-from test_job_schedule import H, Clock
+from helpers.clock import Clock, H
+from helpers.job_runs import SAME, made, nb
 
 CORPUS = Path(__file__).parent / "corpus"
 COUNTS = "with open('ran.txt', 'a') as f: f.write(f'{n}')"

@@ -9,9 +9,7 @@ import pytest
 
 from mlops_nb import job as jobs
 from mlops_nb.core import warm
-from test_job_convert import nb
-from test_job_resume import failed_run, job
-from test_job_run import texts
+from helpers.job_runs import failed_run, job, nb, texts
 
 pytestmark = pytest.mark.skipif(not warm.supported(), reason="needs fork and sockets that say who calls")
 

@@ -13,15 +13,16 @@ RUN = "import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv
 
 
 def notebooks() -> list[str]:
-    "Notebooks that teach: those of git where it is a checkout; tutorials run in folders of their own, below and in `make demo`"
-    listed = subprocess.run(["git", "ls-files", "nbs/*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False)
+    "Notebooks that teach: in a checkout those of git and new ones; tutorials run in folders of their own, below and in `make demo`"
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "nbs/*.ipynb"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     found = (
         listed.stdout.split("\n")
         if listed.returncode == 0 and listed.stdout
         else [str(p.relative_to(ROOT)) for p in (ROOT / "nbs").rglob("*.ipynb")]
     )
     return sorted(
-        p for p in found if p and "/tutorials/" not in p and ".ipynb_checkpoints/" not in p and (ROOT / p).exists()
+        p for p in set(found) if p and "/tutorials/" not in p and ".ipynb_checkpoints/" not in p and (ROOT / p).exists()
     )
 
 

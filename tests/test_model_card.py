@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import at_home
+from helpers.shop import own_project
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from mlops_nb.core import ledger
@@ -35,11 +35,7 @@ def shop(tmp_path_factory):
     "One project with one registered model for this file: registering is what costs"
     from mlops_nb.model.verbs import log
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in at_home(tmp_path_factory.mktemp("home")).items():
-            patch.setenv(name, value)
-        made = projects.create(tmp_path_factory.mktemp("shop") / "work")
-        patch.chdir(made.root)
+    with own_project(tmp_path_factory.mktemp("shop")) as made:
         rng = np.random.default_rng(0)
         x = pd.DataFrame(
             {"income": rng.normal(40, 10, 500).astype("float32"), "debt": rng.gamma(2, 5, 500).astype("float32")}

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from conftest import at_home
-from counts import count
+from helpers.counts import count
+from helpers.shop import own_project
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.ensemble import (
     ExtraTreesClassifier,
@@ -18,7 +18,6 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from mlops_nb.core import ledger
-from mlops_nb.core import project as projects
 from mlops_nb.core.errors import BadInput
 from mlops_nb.model import compression, distillation, onnx_compression, onnx_export, scoring
 from mlops_nb.model.compress_facts import Candidate
@@ -249,11 +248,7 @@ def shop(tmp_path_factory):
     "One project with one registered model for this file: registering is what costs"
     from mlops_nb.model.verbs import log
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in at_home(tmp_path_factory.mktemp("home")).items():
-            patch.setenv(name, value)
-        made = projects.create(tmp_path_factory.mktemp("shop") / "work")
-        patch.chdir(made.root)
+    with own_project(tmp_path_factory.mktemp("shop")) as made:
         x, y = framed(load_breast_cancer)
         x = x.set_axis([c.replace(" ", "_") for c in x.columns], axis=1)
         log(RandomForestClassifier(100, random_state=0).fit(x, y), "tumour", example=x, wait=True)

@@ -18,7 +18,7 @@ from mlops_nb.core import ledger
 from mlops_nb.feature.events import FeatureJoined
 from mlops_nb.job.events import JobStarted
 from mlops_nb.monitor.events import DriftChecked
-from test_job_convert import nb
+from helpers.job_runs import nb
 
 X = pd.DataFrame({"temp": np.arange(60.0)})
 PLAIN = """

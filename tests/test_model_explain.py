@@ -7,14 +7,13 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import at_home
-from counts import count
+from helpers.counts import count
+from helpers.shop import own_project
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier
 
 from mlops_nb.core import ledger
-from mlops_nb.core import project as projects
 from mlops_nb.core.errors import BadInput, NotFound
 from mlops_nb.model import counterfactuals, distillation, explanation, onnx_export, scoring, shapley, tree_tables
 from mlops_nb.model.onnx_session import Predictor
@@ -253,11 +252,7 @@ def shop(tmp_path_factory):
     "One project with one registered model for this file: registering is what costs"
     from mlops_nb.model.verbs import log
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in at_home(tmp_path_factory.mktemp("home")).items():
-            patch.setenv(name, value)
-        made = projects.create(tmp_path_factory.mktemp("shop") / "work")
-        patch.chdir(made.root)
+    with own_project(tmp_path_factory.mktemp("shop")) as made:
         x = numbers(400, 4)
         y = np.where(x.c0 + x.c1 * x.c2 > 0, "yes", "no")
         log(GradientBoostingClassifier(n_estimators=30, random_state=0).fit(x, y), "m", example=x, wait=True)

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import at_home
+from helpers.shop import own_project
 from sklearn.linear_model import LogisticRegression
 
 from mlops_nb import data, feature, model
-from mlops_nb.core import project as projects
 from mlops_nb.core import segments
 from mlops_nb.feature import served_calls
 
@@ -27,11 +26,7 @@ def rows(seed: int, moved: float = 0.0) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     "One project with one model for this file: registering is what costs"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in at_home(tmp_path_factory.mktemp("home")).items():
-            patch.setenv(name, value)
-        made = projects.create(tmp_path_factory.mktemp("shop") / "work")
-        patch.chdir(made.root)
+    with own_project(tmp_path_factory.mktemp("shop")) as made:
         winter = rows(0)
         data.add(winter, "winter")
         x = winter[["temp", "wind"]]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from counts import FULL, count
+from helpers.counts import FULL, count
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX")
 

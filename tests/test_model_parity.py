@@ -6,7 +6,7 @@ from importlib import util
 import numpy as np
 import pandas as pd
 import pytest
-from counts import count
+from helpers.counts import count
 from sklearn import (
     calibration,
     cluster,

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from counts import count
+from helpers.counts import count
 
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from counts import count
+from helpers.counts import count
 from scipy import stats
 
 from mlops_nb.app import flights

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import ROOT
-from verb_runs import ADD, NOTEBOOK
+from helpers.places import ROOT
+from helpers.verb_runs import ADD, NOTEBOOK
 
 UV = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
 pytestmark = pytest.mark.xdist_group("packaging")

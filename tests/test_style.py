@@ -17,7 +17,7 @@ import mlflow  # noqa: F401 - MLflow and papermill load plug-ins of ours, which 
 import papermill  # noqa: F401
 import pytest
 from fastcore.docments import docments
-from notebooks import cells, files
+from helpers.notebooks import cells, files
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -250,6 +250,36 @@ def test_no_payload_is_read_as_a_dict():
         if DICT_READS.search(line)
     ]
     assert found == []
+
+
+def imports(source: str) -> list[str]:
+    "The modules that a file imports, wherever in it"
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module or ''}.{alias.name}" for alias in node.names]
+    return found
+
+
+def imported_tests(source: str) -> list[str]:
+    "What a file imports from files of tests, or from conftest"
+    return [name for name in imports(source) if re.match(r"(tests\.)?(test_\w+|conftest)(\.|$)", name)]
+
+
+def test_no_test_imports_another():
+    "What several tests use is in tests/helpers or is a fixture of conftest: a test file can be read and moved alone"
+    found = {
+        str(f.relative_to(ROOT)): names
+        for f in sorted((ROOT / "tests").rglob("*.py"))
+        if (names := imported_tests(f.read_text(encoding="utf-8")))
+    }
+    assert found == {}, "move it to tests/helpers"
+    assert imported_tests("def f():\n    from tests.test_job_run import made\n") == ["tests.test_job_run.made"]
+    assert imported_tests("import test_job_run\nfrom nbdev.test import test_nb\nfrom helpers.jobs import nb\n") == [
+        "test_job_run"
+    ]
 
 
 @pytest.mark.parametrize(

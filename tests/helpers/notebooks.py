@@ -5,15 +5,18 @@ import json
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.places import ROOT
+
 EXPORTED = re.compile(r"^#\|\s*(export|exporti|exports|hide)\b", re.M)
 
 
 def files() -> list[Path]:
+    "The notebooks of nbs/"
     return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
 def cells(path: Path) -> list[dict]:
+    "The cells of a notebook's file"
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 

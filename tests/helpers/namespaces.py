@@ -1,4 +1,6 @@
-"""A network namespace with nothing but loopback, in which every Python process tells of each address that it wants to reach"""
+"""Namespaces of Linux: whether this user may have one, and one with nothing but loopback
+
+in which every Python process tells of each address that it wants to reach."""
 
 import functools
 import os
@@ -7,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT
+from helpers.places import ROOT
 
 WATCH = """
 import os, sys
@@ -33,8 +35,17 @@ UP = "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.
 
 
 @functools.cache
+def may_mount() -> str:
+    "Empty, or why a mount namespace is not permitted"
+    if not shutil.which("unshare"):
+        return "unshare is not installed"
+    done = subprocess.run(["unshare", "-m", "true"], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else f"a mount namespace is not permitted: {done.stderr.strip()}"
+
+
+@functools.cache
 def may_unshare() -> str:
-    "Empty, or why not"
+    "Empty, or why a network namespace is not permitted"
     if not shutil.which("unshare"):
         return "unshare is not installed"
     done = subprocess.run(["unshare", "-n", sys.executable, "-c", UP], capture_output=True, text=True, check=False)
