@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/runs/execution.html.md"""
 
 # %% auto #0
 __all__ = ['Price', 'new_id', 'limits_of', 'RunOptions', 'prepare', 'holding', 'is_held', 'resumable', 'environment', 'described',
-           'in_fork', 'in_kernel', 'execute', 'fill_in', 'failed', 'collect', 'sweep', 'notify']
+           'in_fork', 'in_kernel', 'execute', 'fill_in', 'failed', 'collect', 'sweep']
 
 # %% ../../../nbs/job/runs/execution.ipynb #7fd73b8d
 import hashlib, json, os, platform, re, secrets, shutil, sys, threading, time
@@ -26,7 +26,7 @@ from .. import definition
 from ..events import CellCost, JobCompleted
 from ..facts import Artefact, CellRun, Job, RunRecord, StepRun
 from ..notebook import notebook_ast, parameters
-from . import cell_cache, cell_syntax, injection, kernel_form, supervision
+from . import cell_cache, cell_syntax, end_command, injection, kernel_form, supervision
 from mlops_nb.job.runs.run_plan import (
     RunPlan,
     RunSetup,
@@ -436,7 +436,7 @@ def execute(
     _finish(setup, record, used, end, price=price, completed=completed if completed is not None else JobCompleted())
     if record.form == "fork":
         sweep(project, job.name)
-    notify(project, record)
+    end_command.start(project, record)
     if record.status == "aborted":
         more = f"; go on with: mlops job run {job.name} --resume {record.run}" if record.form == "fork" else ""
         raise KeyboardInterrupt(f"run {record.run} is saved{more}")
@@ -624,35 +624,3 @@ def sweep(
     for block in blocks.glob("*/*"):
         if block.name not in used and time.time() - block.stat().st_mtime > 3600:
             block.unlink(missing_ok=True)  # A younger one may belong to a run that has not written its record yet
-
-
-def notify(
-    project: Project,
-    record: RunRecord,
-) -> None:
-    "Start the command of the setting `job.on_end`, with the record on its standard input; nobody waits for it longer than a minute"
-    import shlex, subprocess
-
-    if not project.settings.job.on_end.strip():
-        return
-    words = [
-        word.format_map({"status": record.status, "run": record.run, "job": record.job})
-        for word in shlex.split(project.settings.job.on_end)
-    ]
-    try:
-        ended = subprocess.run(
-            words,
-            input=json.dumps(record.json()).encode(),
-            cwd=project.root,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        record.remarks.append(f"job.on_end: {words[0]} {type(error).__name__}")
-        return
-    if ended.returncode:
-        record.remarks.append(
-            f"job.on_end: {words[0]} ended with {ended.returncode}: {ended.stderr.decode(errors='replace').strip()[-200:]}"
-        )
