@@ -400,3 +400,33 @@ def test_a_subject_cannot_write_lines_of_its_own(signed, project, cli):
     lines = cli("audit", "log").out.splitlines()
     assert not [x for x in lines if x.strip().startswith("99 2013")] and "\x1b" not in "".join(lines)
     assert verification.CHUNK & (verification.CHUNK - 1) == 0
+
+
+def test_a_chunk_in_halves_says_what_its_entries_one_by_one_say():
+    "Redactions and forgeries at every border: the same leaves, problems and redactions"
+    rng = random.Random(3)
+    whole = []
+    for n in range(300):
+        header = f'{{"v":1,"seq":{n},"type":"x.y","subject":"s"}}'
+        whole.append((n, header, verification.commit(b"s" * 32, b"{}"), b"s" * 32, b"{}"))
+    borders = (0, 1, 63, 64, 74, 75, 149, 150, 151, 224, 225, 298, 299)
+    for _ in range(count(40, 2000)):
+        rows = list(whole)
+        for n in rng.sample(borders, rng.randrange(1, 4)):
+            seq, header, commitment, salt, payload = rows[n]
+            rows[n] = rng.choice(
+                [
+                    (seq, header, commitment, None, None),
+                    (seq, header, commitment, salt, None),
+                    (seq, header, commitment, salt, b"{1}"),
+                    (seq, header, commitment[:5], salt, payload),
+                    (seq + 1, header, commitment, salt, payload),
+                    (seq, header.replace(f'"seq":{n}', '"seq":7000'), commitment, salt, payload),
+                    (seq, header.replace("x.y", "entry.redacted").replace('"s"}', '"5"}'), commitment, salt, payload),
+                    (seq, header.encode(), commitment, salt, payload),
+                    (seq, header, "text", salt, payload),
+                ]
+            )
+        halved, each = verification._Entries(), verification._Entries()
+        assert halved.leaves(rows, 0) == [each._leaf(row, at) for at, row in enumerate(rows)]
+        assert halved.all_problems() == each.all_problems() and halved.redacted == each.redacted

@@ -111,6 +111,30 @@ def test_a_payload_that_does_not_fit_is_reported_and_not_folded(project):
     assert cost.views.table(ledger.of(project).events(), "job").unread == len(odd)
 
 
+@pytest.mark.parametrize(
+    "odd", [{"cells": "x"}, {"cells": [{"usd": "y"}]}, {"digest": 5}, {"form": []}, {"parameters": 1}]
+)
+def test_a_field_that_is_not_needed_may_be_odd(project, odd):
+    "Kept state, one pass and events agree; only the view by cell needs the cells"
+    payload = {"run": "j1", "usd": 0.5, "idle_usd": 0.1, **odd}
+    ledger.of(project).append("job.completed", "train", payload)
+    for by in BY:
+        needed = by == "cell" and "cells" in odd
+        for table in (
+            cost.show(by=by),
+            cost.show(by=by, since="2000-01-01T01:00:00"),
+            cost.views.table(ledger.of(project).events(), by),
+        ):
+            assert (table.total_usd, table.unread) == ((0.0, 1) if needed else (0.5, 0)), by
+
+
+def test_a_broken_header_is_reported_at_every_door(project):
+    record(project, "job.completed", "train", run="j1", usd=0.5)
+    ledger.of(project)._own().execute("UPDATE entry SET header='{' WHERE seq=0")
+    for by in BY:
+        assert cost.show(by=by).unread == cost.views.table(ledger.of(project).events(), by).unread == 1
+
+
 def test_the_panel_names_what_was_not_read(project, cli):
     record(project, "job.completed", "train", run="j1", usd="much")
     assert "1 entry could not be read: entry 0 job.completed" in cli("cost", "show").out

@@ -285,8 +285,8 @@ class Reading(Walking):
             raise NotFound(f"no entry {seq}", f"the ledger has entries 0 to {self.size() - 1}")
         return rows[0]
 
-    def rows(self) -> Iterator[verification.Row]:
-        "Every entry as stored, with what proves it: plain tuples in the order of `verification.Row`"
+    def rows(self) -> Iterator[verification.StoredRow]:
+        "Every entry as stored, with what proves it"
         last = -1 << 62
         sql = "SELECT seq, header, commitment, salt, payload FROM entry NOT INDEXED WHERE seq>? ORDER BY seq LIMIT 4096"
         while some := self._ask(sql, last):

@@ -18,6 +18,7 @@ import msgspec
 from ..core import folds, ledger, pillars
 from ..core.events import Event, why_skipped
 from ..core.folds import Fold, Head, Unread
+from ..core.payloads import Unreadable
 from ..core.project import Project
 from .facts import CostRow
 from ..model.events import ModelRegistered
@@ -378,7 +379,7 @@ def fold(
     by: str,  # One of `KEPT`
 ) -> Fold:
     "The fold of a view whose state is kept"
-    return Fold(f"cost.by_{by}", 1, reads, Spending, step_of(KEYS[by]))
+    return Fold(f"cost.by_{by}", 2, reads, Spending, step_of(KEYS[by]))
 
 
 def _is_midnight(moment: str) -> bool:
@@ -425,14 +426,28 @@ def _head(event: Event) -> Head:
     return Head(event.time, event.type, event.subject, event.actor)
 
 
+def _fields(event: Event, by: str) -> Ended | str | None:
+    "What cost needs of an event; why it cannot be read, in words; None where it tells no price"
+    struct = reads(JobEndedByCell).get(event.type)
+    if struct is None:
+        return why_skipped(event) if event.type not in pillars.events() else None
+    if isinstance(event.payload, Unreadable):  # some other field may be what does not fit
+        struct = reads(JobEndedByCell if by == "cell" else JobEnded)[event.type]
+        try:
+            fields = msgspec.json.decode(event.payload.raw, type=struct)
+            _idle(fields, 0.0)  # which looks at cells where they are needed
+            return fields
+        except msgspec.MsgspecError as error:
+            return str(error)
+    return why_skipped(event) or msgspec.convert(event.payload, struct, from_attributes=True)
+
+
 def spent_in(
     events: Iterable[Event],  # Of the ledger, oldest first
     by: str,
     moment: str = "",
 ) -> Spent:
     "What some events cost, by one kind of key"
-    wanted = reads(JobEndedByCell)
-    known = pillars.events()
     if by == "model":
         events = list(events)
         registered = [event for event in events if isinstance(event.payload, ModelRegistered) and event.payload.run]
@@ -445,13 +460,11 @@ def spent_in(
         step = cell_step_of(since(moment))
     unread = Unread()
     for event in events:
-        struct = wanted.get(event.type)
-        if struct is None and event.type in known:
-            continue
-        if why := why_skipped(event):
-            unread.add(event.seq, event.type, why)
-        elif struct is not None:
-            step(state, event.seq, _head(event), msgspec.convert(event.payload, struct, from_attributes=True))
+        fields = _fields(event, by)
+        if isinstance(fields, str):
+            unread.add(event.seq, event.type, fields)
+        elif fields is not None:
+            step(state, event.seq, _head(event), fields)
     if by == "cell":
         settle(state)
     return Spent(state, unread)
