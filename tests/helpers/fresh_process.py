@@ -17,9 +17,10 @@ from pathlib import Path
 
 # Slow to import, and used by much of what is tested. Not MLflow: it imports plug-ins of ours.
 SLOW = """
-IPython alembic duckdb matplotlib.backends.backend_agg matplotlib.figure mpl_toolkits.mplot3d msgspec nbdev.test numpy
-onnx onnxruntime pandas psutil pyarrow.parquet scipy.stats skl2onnx sklearn.ensemble sklearn.linear_model
-sklearn.pipeline skops.io sqlalchemy.orm
+IPython alembic cryptography.hazmat.primitives.serialization duckdb fastapi jinja2 matplotlib.backends.backend_agg
+matplotlib.figure mpl_toolkits.mplot3d msgspec nbclient nbconvert nbdev.test nbformat numpy onnx onnxruntime
+opentelemetry.sdk.trace pandas psutil pyarrow.parquet requests scipy.stats skl2onnx sklearn.ensemble
+sklearn.linear_model sklearn.pipeline skops.io sqlalchemy.orm sqlparse yaml
 """.split()
 FORKS = sys.platform == "linux"  # on macOS libraries that have been imported do not survive a fork
 
