@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from helpers.counts import FULL
-from helpers.places import at_home
+from helpers.places import SHARED, at_home, keep_store
 from helpers.redis_server import RedisServer
 from hypothesis import HealthCheck, settings
 
@@ -26,7 +26,9 @@ QUIET = {
     "COLUMNS": "120",
 }
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # workers share processors; read when OpenMP is loaded
+# Workers share processors: threads that wait for each other would wait for their turn. Read when OpenMP is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 settings.register_profile(
     "mlops",
@@ -36,6 +38,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
 settings.load_profile("mlops")
+
+
+def is_worker(config) -> bool:
+    "Is this one of several processes that share the tests?"
+    return hasattr(config, "workerinput")
 
 
 def pytest_configure(config):
@@ -48,6 +55,8 @@ def pytest_configure(config):
         del os.environ[name]
     os.environ.update(QUIET)
     os.environ["MLOPS_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlops-")
+    if not is_worker(config):
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="mlops-shared-")
 
 
 def pytest_unconfigure(config):
@@ -57,6 +66,8 @@ def pytest_unconfigure(config):
     if warm.supported():
         warm.stop()
     shutil.rmtree(os.environ["MLOPS_RUNTIME_DIR"], ignore_errors=True)
+    if not is_worker(config):
+        shutil.rmtree(os.environ[SHARED], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -77,7 +88,7 @@ def few_files():
 
 
 @pytest.fixture
-def home(tmp_path_factory, monkeypatch) -> Path:
+def home(tmp_path_factory, monkeypatch):
     "An empty home: configuration, keys and caches of the user who runs the tests stay out of reach"
     home = tmp_path_factory.mktemp("home")
     for name, value in at_home(home).items():
@@ -85,20 +96,14 @@ def home(tmp_path_factory, monkeypatch) -> Path:
     (home / ".gitconfig").write_text(
         "[user]\n\tname = Test\n\temail = test@example.org\n[init]\n\tdefaultBranch = main\n"
     )
-    return home
-
-
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory) -> Path:
-    "One cache for all tests of a process: making MLflow's empty store takes seconds"
-    return tmp_path_factory.mktemp("mlflow-cache")
+    yield home
+    keep_store(home / ".cache")
 
 
 @pytest.fixture
-def model_cache(home, mlflow_template, monkeypatch) -> Path:
-    "Share MLflow's empty store between tests"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(mlflow_template))
-    return mlflow_template
+def model_cache(home) -> Path:
+    "The cache of a test that registers models"
+    return home / ".cache"
 
 
 @pytest.fixture

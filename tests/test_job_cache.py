@@ -14,10 +14,10 @@ class Notebook:
 
     def __init__(self, folder: Path, sources: list[str], old=()):
         folder.mkdir(exist_ok=True)
-        self.ns: dict = {"__builtins__": __builtins__}
+        self.ns: dict = {"__builtins__": __builtins__, "__name__": "__main__"}
         self.log = folder / "cells.log"
         self.cells = [understand(k, s) for k, s in enumerate(sources)]
-        self.shelf = namespace.Shelf(self.ns, ["__builtins__"], folder.parent / "blocks")
+        self.shelf = namespace.Shelf(self.ns, list(self.ns), folder.parent / "blocks")
         self.cache = cell_cache.Cache(self.cells, self.shelf, self.log, old)
         self.looked: list[set[str]] = []
 

@@ -3,10 +3,10 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.fresh_process import run_code
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv[1], basepath=sys.argv[2], cell_timeout=300)[0])"
@@ -29,8 +29,7 @@ def notebooks() -> list[str]:
 def said(notebook: str | Path, here: Path, tmp_path: Path, **more: str) -> str:
     "What a notebook that failed, run from top to bottom in a folder, says; empty when it did not fail"
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), **more}
-    words = [sys.executable, "-c", RUN, str(notebook), str(here)]
-    done = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True, check=False, timeout=550)
+    done = run_code(RUN, str(notebook), str(here), cwd=here, env=env, timeout=550)
     return f"{notebook}\n{done.stderr[-4000:]}" if done.returncode else ""
 
 

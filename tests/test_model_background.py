@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.fresh_process import run_code
 
 from mlops_nb import model
 from mlops_nb.core import ledger
@@ -24,14 +25,7 @@ clf = LogisticRegression().fit(X, X.temp > 30)
 
 
 def run(code: str, **env) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN + code],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-        env={**os.environ, **env},
-    )
+    done = run_code(TRAIN + code, env={**os.environ, **env}, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.fresh_process import run_code
 from sklearn.linear_model import LogisticRegression
 
 from mlops_nb import job as jobs
@@ -56,9 +57,7 @@ def test_plain_mlflow_code_is_tagged_also_in_a_job(project, model_cache):
     ledger.record(project, JobStarted(run="score-1"), subject="score")
     model.log(LogisticRegression().fit(X, X.temp > 30), "delay", example=X, wait=True)  # makes the store
     env = {**os.environ, "MLOPS_PARENT_RUN": "score-1"}
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN], capture_output=True, text=True, check=False, env=env, timeout=120
-    )
+    done = run_code(PLAIN, env=env, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     tags = json.loads(done.stdout.splitlines()[-1])
     assert tags["mlflow.source.name"] == "jobs/score/score.ipynb"
@@ -251,7 +250,7 @@ for cell in {cells!r}: shell.run_cell(cell).raise_error()
 n = shell.user_ns
 print("FOUND " + json.dumps([n["found"], n["v"].metrics, n["w"].metrics, n["w"].said]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    done = run_code(code, timeout=300)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     found, mine, none, said = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("FOUND "))[6:])
     assert found == [False, False, False, True, False, True]

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 
 import pytest
+from helpers.fresh_process import run_code
 
 from mlops_nb import model
 from mlops_nb.core import ledger
@@ -316,9 +315,7 @@ def test_a_project_that_is_moved_while_a_version_is_registered(project, model_ca
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     env = {**os.environ, "FIFO": str(fifo)}
-    done = subprocess.run(
-        [sys.executable, "-c", MOVED], capture_output=True, text=True, check=False, timeout=200, env=env
-    )
+    done = run_code(MOVED, env=env, timeout=200)
     assert done.stdout == "registering\n", done.stderr[-2000:]
     bracket = next(ledger.of(project).events("model.logging_started")).payload.bracket
     new = project.root.with_name("elsewhere")

@@ -211,7 +211,8 @@ def read(
             suggest(name, refs.registered(project, "dataset")) or "add one with: mlops data add FILE NAME",
         )
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # of libyaml, where there is one: ten times as fast
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
         out = document["outs"][0]
         kept = ((document.get("meta") or {}).get("mlops") or {}).get("versions") or []
         versions = msgspec.convert(kept, list[Version])

@@ -59,13 +59,16 @@ def watched(env: dict, folder: Path) -> dict:
     return env | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
 
-def alone(words: list[str], where: Path, env: dict, timeout: float = 300) -> subprocess.CompletedProcess:
-    "Run a command with loopback only"
+def alone(
+    words: list[str], where: Path, env: dict, timeout: float = 300, told: str = ""
+) -> subprocess.CompletedProcess:
+    "Run a command with loopback only; `told` is its standard input"
     script = f'"{sys.executable}" -S -c "{UP}" && exec "$@"'
     return subprocess.run(
         ["unshare", "-n", "sh", "-ec", script, "sh", *words],
         cwd=where,
         env=env,
+        input=told,
         capture_output=True,
         text=True,
         check=False,

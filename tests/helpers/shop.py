@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.job_runs import made
-from helpers.places import at_home
+from helpers.places import at_home, keep_store
 from mlops_nb import data, feature, model
 from mlops_nb.core import ledger
 from mlops_nb.core import project as projects
@@ -62,6 +62,7 @@ def own_project(base: Path) -> Iterator[Project]:
         project = projects.create(base / "work")
         patch.chdir(project.root)
         yield project
+    keep_store(base / "home/.cache")
 
 
 def opened(base: Path) -> Path:
