@@ -320,7 +320,7 @@ def test_redis_goes_away_mid_write(project, redis_server, monkeypatch, when):
     before = get(store, "aircraft@1", keys, NAMES, BY)
     later = frame(400, 3).assign(delay=lambda x: x.delay + 1)
     data.add(later, "landings")
-    real, calls = RedisStore._try, []
+    real, calls = RedisStore.tried, []
 
     def dies(self, step, *args, **kwargs):
         calls.append(1)
@@ -338,7 +338,7 @@ def test_redis_goes_away_mid_write(project, redis_server, monkeypatch, when):
         return done
 
     with monkeypatch.context() as m:
-        m.setattr(RedisStore, "_try", dies)
+        m.setattr(RedisStore, "tried", dies)
         with pytest.raises(ToolFailed, match="Redis does not answer") as e:
             feature.materialize()
     assert "\n" not in str(e.value) and len(calls) >= 3
@@ -371,9 +371,9 @@ def test_a_server_killed_at_any_moment_keeps_whole_writes(redis_server):
         asked, failed = threading.Semaphore(0), []
 
         class Told(RedisStore):
-            def _try(self, step, *args, asked=asked, **kwargs):
+            def tried(self, step, *args, asked=asked, **kwargs):
                 asked.release()  # a command is on its way to the server
-                return RedisStore._try(self, step, *args, **kwargs)
+                return RedisStore.tried(self, step, *args, **kwargs)
 
         store = Told(redis_server.url, "k")
 

@@ -330,6 +330,31 @@ def test_every_pillar_stands_on_the_street():
     assert pillars - {*STREET, "lab", "tutorials", "templates"} == set()
 
 
+def private_names(source: str) -> list[str]:
+    "Private names of other modules of ours that a module reaches into"
+    tree = ast.parse(source)
+    ours = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("mlops_nb"))
+    ]
+    imported = [alias for node in ours for alias in node.names]
+    modules_here = {alias.asname or alias.name for alias in imported}
+    found = [alias.name for alias in imported if alias.name.startswith("_") and not alias.name.startswith("__")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules_here:
+            if node.attr.startswith("_") and not node.attr.startswith(("__", "_make")):  # `_make` is a NamedTuple's
+                found.append(f"{node.value.id}.{node.attr}")
+    return found
+
+
+def test_private_names_stay_in_their_room():
+    "What a neighbour needs is public; the rooms of job follow when they have moved"
+    found = {n: private_names(path_of(n).read_text(encoding="utf-8")) for n in modules()}
+    assert {n: names for n, names in found.items() if names and where(n)[0] != "job"} == {}
+    assert private_names("from mlops_nb.a import b, _c\nimport os\nb._d(os._exit)\nb.__doc__") == ["_c", "b._d"]
+
+
 def test_calls_by_path_name_a_verb():
     "`call('job.run', ...)` reaches to the right; the verb must be there"
     index, found = verb_index.load(), []

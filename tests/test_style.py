@@ -12,6 +12,7 @@ import textwrap
 import tokenize
 import types
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow  # noqa: F401 - MLflow and papermill load plug-ins of ours, which cannot be imported before their tools
 import papermill  # noqa: F401
@@ -320,6 +321,71 @@ def test_a_notebook_introduces_itself(notebook):
     assert re.search(r"^> \S", first, re.M), "and `> one line`, which becomes the module's docstring"
     assert notebook.stat().st_size < 100_000, "saved outputs are small"
     assert len(cells(notebook)) <= 80
+
+
+ASSERTS = re.compile(r"\bassert\b|\btest_(eq|fail|close|ne|is|warns|stdout)\(")
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def only_imports(source: str) -> bool:
+    "A cell that imports and shows nothing; an `if TYPE_CHECKING:` may stand in it"
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a magic
+        return False
+    return all(isinstance(n, IMPORTS) or (isinstance(n, ast.If) and only_imports(ast.unparse(n.body))) for n in body)
+
+
+class Taught(NamedTuple):
+    "What the code cells of a room are"
+
+    exported: int
+    lessons: list[str]  # Cells that are not exported and do more than import
+
+
+def taught_by(sources: list[str]) -> Taught:
+    "Count the code cells of a notebook; `default_exp` counts for neither"
+    exported = [source for source in sources if EXPORTED.search(source)]
+    rest = [source for source in sources if not EXPORTED.search(source) and "#| default_exp" not in source]
+    return Taught(len(exported), [source for source in rest if source.strip() and not only_imports(source)])
+
+
+def rooms() -> dict[str, Taught]:
+    "Rooms that export something: `feature/verbs` -> what its cells are"
+    found = {}
+    for notebook in teaching():
+        sources = ["".join(cell["source"]) for cell in cells(notebook) if cell["cell_type"] == "code"]
+        if any("#| default_exp" in source for source in sources):
+            found[notebook.relative_to(ROOT / "nbs").with_suffix("").as_posix()] = taught_by(sources)
+    return found
+
+
+def test_a_third_of_the_cells_are_lessons():
+    "Show the problem, then the definition, then its use"
+    counted = rooms().values()
+    lessons = sum(len(room.lessons) for room in counted)
+    cells_of_code = lessons + sum(room.exported for room in counted)
+    assert lessons >= cells_of_code / 3, f"{lessons} lessons among {cells_of_code} cells of code"
+
+
+def test_every_room_has_a_lesson_that_asserts():
+    "The rooms of job get theirs when they have moved"
+    silent = [name for name, room in rooms().items() if not any(map(ASSERTS.search, room.lessons))]
+    assert [name for name in silent if not name.startswith("job/")] == []
+
+
+def test_what_a_lesson_is():
+    sources = [
+        "#| default_exp a",
+        "#| export\nimport os",
+        "#| exporti\nx = 1",
+        "import os\nfrom a import b",
+        "f(1)",
+        "",
+    ]
+    assert taught_by(sources) == Taught(2, ["f(1)"])
+    assert only_imports("import a\nif TYPE_CHECKING:\n    import b") and not only_imports("%mlops --help")
+    assert ASSERTS.search("test_eq(1, 1)") and not ASSERTS.search("Status(tests=[])")
 
 
 def test_tutorials_are_readable():

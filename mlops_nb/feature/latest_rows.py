@@ -11,7 +11,7 @@ __all__ = ['complete_rows', 'newest_time', 'latest']
 from typing import TYPE_CHECKING
 from . import asof
 from .facts import Definition
-from .online_store import Batch
+from .online_rows import Batch
 
 if TYPE_CHECKING:
     import numpy as np, pyarrow as pa

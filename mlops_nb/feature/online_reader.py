@@ -8,20 +8,18 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/online_reader.html.md"""
 __all__ = ['Store', 'Name', 'Values', 'opened', 'Reader']
 
 # %% ../../nbs/feature/online_reader.ipynb #2fa1cc08
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, NamedTuple
 from ..core.errors import BadUsage
 from ..core.project import Project
 from ..core.refs import interval
-from . import feast_online, on_demand, online_store, redis_store, references, stream_store
+from . import feast_online, on_demand, online_rows, online_store, redis_store, references, stream_store
 from .facts import Definition
 
 # %% ../../nbs/feature/online_reader.ipynb #d92c5c88
 Store = online_store.SqliteStore | redis_store.RedisStore | feast_online.FeastStore
-Name = tuple[str, int]  # Of a feature view, with its version
-Values = tuple[dict, list]  # Of one view: feature -> a value for each entity, and the ages of its rows
 
 
 def opened(project: Project) -> Store:
@@ -33,18 +31,61 @@ def opened(project: Project) -> Store:
         return feast_online.FeastStore(project.root / url.removeprefix("feast:"))
     return online_store.SqliteStore(url if "://" in url else project.root / url)
 
-
-def _number(text: Any) -> Any:
-    "Text as the number that it is, if it is one"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except (TypeError, ValueError):
-            continue
-    return text
-
 # %% ../../nbs/feature/online_reader.ipynb #6eddbf02
+Name = tuple[str, int]  # Of a feature view, with its version
+Values = tuple[dict, list]  # Of one view: feature -> a value for each entity, and the ages of its rows
 _EVER = 1 << 62  # Microseconds
+
+
+class _StoredView(NamedTuple):
+    "Where a view lies in the rows of its group"
+
+    name: Name
+    called: tuple  # What its values are called, in the order asked for
+    ttl_us: int
+    time: int  # Place of its event time
+    values: slice  # Places of its values
+
+
+class _Group(NamedTuple):
+    "The stored views about the same join keys"
+
+    wanted: online_rows.Wanted
+    views: tuple[_StoredView, ...]
+    back: list[tuple[int, Callable[[str], Any]]]  # Places of values that a store keeps as texts, and how they are read
+    nothing: tuple  # What the store says of an entity that it does not know
+
+
+def _groups(stored: Sequence[tuple[Definition, list[str]]], columns: Mapping[tuple, str] | None) -> list[_Group]:
+    "Stored views by their join keys; values are called like the columns, where nothing else uses them"
+    by_keys: dict[tuple, list[tuple[Definition, list[str]]]] = {}
+    for definition, features in stored:
+        if not definition.windows:
+            by_keys.setdefault(tuple(definition.entity), []).append((definition, features))
+    return [_group(keys, views, columns) for keys, views in by_keys.items()]
+
+
+def _group(keys: tuple, stored: Sequence[tuple[Definition, list[str]]], columns: Mapping[tuple, str] | None) -> _Group:
+    "Where each view lies, one behind the other"
+    views = []
+    back = []
+    wanted = []
+    place = 0
+    for definition, features in stored:
+        name = (definition.name, definition.version)
+        types = {feature.name: feature.type for feature in definition.features}
+        values = slice(place + 1, place + 1 + len(features))
+        for value_place, feature_name in enumerate(features, values.start):
+            convert = _back(types.get(feature_name, ""))
+            if convert is not None:
+                back.append((value_place, convert))
+        called = tuple(columns[*name, feature] for feature in features) if columns else tuple(features)
+        ttl_us = int(interval(definition.ttl).total_seconds() * 1e6) if definition.ttl else _EVER
+        views.append(_StoredView(name, called, ttl_us, place, values))
+        wanted.append((f"{definition.name}@{definition.version}", tuple(features)))
+        place = values.stop
+    want = online_rows.Wanted(keys, tuple(wanted))
+    return _Group(want, tuple(views), back, want.nothing)
 
 
 def _back(kind: str) -> Callable[[str], Any] | None:
@@ -61,46 +102,143 @@ def _back(kind: str) -> Callable[[str], Any] | None:
         return time.fromisoformat
     return Decimal if kind.startswith("decimal") else None
 
+# %% ../../nbs/feature/online_reader.ipynb #6f069c83
+def _keys(view: str, by: Sequence[str], entities: Sequence[dict]) -> list[list]:
+    "One list a join key; raises `BadUsage` for a key that is not given"
+    try:
+        return [[entity[key] for entity in entities] for key in by]
+    except KeyError as error:
+        raise BadUsage(
+            f"view `{view}` is about {', '.join(by)} and `{error.args[0]}` is not given",
+            f"write --entity {error.args[0]}=VALUE",
+        ) from error
 
-class _Group(NamedTuple):
-    "The stored views about the same join keys"
 
-    wanted: online_store.Wanted
-    views: tuple  # Of ((name, version), names of the values, ttl in us, place of its event time, places of its values)
-    back: list  # Of (place, function) for values that a store keeps as texts
-    nothing: tuple  # What the store says of an entity that it does not know
+def _number(text: Any) -> Any:
+    "Text as the number that it is, if it is one"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
+    return text
 
 
-def _groups(stored: Sequence[tuple[Definition, list[str]]], columns: dict | None = None) -> list[_Group]:
-    "The names of the values are those of the columns, where nothing else uses them"
-    by: dict = {}
-    kinds = {}
-    for definition, features in stored:
-        name = (definition.name, definition.version)
-        kinds.update({(*name, feature.name): feature.type for feature in definition.features})
-        if not definition.windows:
-            same_keys = by.setdefault(tuple(definition.entity), [])
-            place = sum(1 + len(names) for _, names, *_ in same_keys)
-            ttl = int(interval(definition.ttl).total_seconds() * 1e6) if definition.ttl else _EVER
-            values = slice(place + 1, place + 1 + len(features))
-            same_keys.append((name, tuple(features), ttl, place, values))
-    wanted = {}
-    for keys, views in by.items():
-        names = tuple((f"{name}@{version}", features) for (name, version), features, *_ in views)
-        wanted[keys] = online_store.Wanted(keys, names)
-    groups = []
-    for keys, want in wanted.items():
-        views = []
-        back = []
-        for name, features, *rest, places in by[keys]:
-            for place, feature_name in enumerate(features, places.start):
-                convert = _back(kinds.get((*name, feature_name), ""))
-                if convert is not None:
-                    back.append((place, convert))
-            called = tuple(columns[*name, feature] for feature in features) if columns else features
-            views.append((name, called, *rest, places))
-        groups.append(_Group(want, tuple(views), back, want.nothing))
-    return groups
+def _stored(store: Store, group: _Group, entities: Sequence[dict]) -> list[list]:
+    "What a store knows, a list a place: for each view of a group its event times, then its values"
+    keys = _keys(group.views[0].name[0], group.wanted.by, entities)
+    rows = store.read(group.wanted, keys)
+    columns = _turned(rows) or [[] for _ in group.nothing]
+    if None in columns[0] and _asked_by_number(store, group, keys, rows):
+        columns = _turned(rows)
+    for place, convert in group.back:
+        columns[place] = [convert(value) if isinstance(value, str) else value for value in columns[place]]
+    return columns
+
+
+def _asked_by_number(store: Store, group: _Group, keys: list[list], rows: list[tuple]) -> bool:
+    "Ask again: entities that are unknown by a text may be known by a number; was there any?"
+    unknown = [n for n, row in enumerate(rows) if row == group.nothing]
+    again = [n for n in unknown if any(isinstance(values[n], str) for values in keys)]
+    if not again:
+        return False
+    numbers = [[_number(values[n]) for n in again] for values in keys]
+    for n, row in zip(again, store.read(group.wanted, numbers)):
+        rows[n] = row
+    return True
+
+
+def _turned(rows: Sequence[tuple]) -> list[list]:
+    "Lists of what stands at the same place"
+    return [[value] for value in rows[0]] if len(rows) == 1 else list(map(list, zip(*rows)))
+
+# %% ../../nbs/feature/online_reader.ipynb #72cdc018
+def _holding(times: list, values: list[list], at: int, oldest: int) -> tuple[list, list]:
+    "Values of a view that hold at a time, a list a feature, and the ages of its rows"
+    if len(times) == 1:
+        (only,) = times
+        if only is not None and oldest <= only <= at:
+            return values, [(at - only) / 1e6]
+    try:
+        first = min(times)
+        last = max(times)
+        every = oldest <= first and last <= at
+        same = first == last
+    except (TypeError, ValueError):
+        every = same = False  # some are unknown, or nothing was asked
+    if same:
+        ages = [(at - times[0]) / 1e6] * len(times)
+    else:
+        ages = [None if time is None else (at - time) / 1e6 for time in times]
+    if every:
+        return values, ages
+    holds = [time is not None and oldest <= time <= at for time in times]
+    return [[value if holds_now else None for value, holds_now in zip(column, holds)] for column in values], ages
+
+# %% ../../nbs/feature/online_reader.ipynb #c5751ab1
+def _windows(events: stream_store.EventStore, definition: Definition, entities: Sequence[dict], at_us: int) -> Values:
+    "Values of a view with windows"
+    values: dict[str, list] = {feature.name: [] for feature in definition.features}
+    ages = []
+    for key in zip(*_keys(definition.name, definition.entity, entities)):
+        got, newest = _answer(events, definition, key, at_us)
+        for name, column in values.items():
+            column.append(got.get(name))
+        ages.append(None if newest is None else (at_us - newest) / 1e6)
+    return values, ages
+
+
+def _answer(
+    events: stream_store.EventStore, definition: Definition, key: tuple, at_us: int
+) -> tuple[dict, int | None]:  # (feature -> value, time of the newest event)
+    "One entity, by its key as written or as a number"
+    if any(part is None or part != part for part in key):
+        return {}, None  # nobody, as in history
+    values, newest = events.answer(definition, online_rows.packed_key(key), at_us)
+    if newest is None and any(isinstance(part, str) for part in key):
+        return events.answer(definition, online_rows.packed_key([_number(part) for part in key]), at_us)
+    return values, newest
+
+# %% ../../nbs/feature/online_reader.ipynb #056561fc
+def _on_demand(
+    project: Project, definition: Definition, got: Mapping[Name, Values], entities: Sequence[dict]
+) -> Values:
+    "Run the code of an on-demand view on the values of the views that it needs"
+    import pyarrow as pa
+
+    needs = on_demand.inputs(project, definition)
+    columns = {}
+    for view, features in needs:
+        types = {feature.name: feature.type for feature in view.features}
+        values, _ = got[view.name, view.version]
+        for name in features:
+            columns[name] = pa.array(values[name], on_demand.arrow_type(types[name]))
+    for column in definition.request:
+        given = _requested(definition, column.name, entities)
+        if column.type != "string":
+            given = [_number(value) if isinstance(value, str) else value for value in given]
+        columns[column.name] = pa.array(given).cast(on_demand.arrow_type(column.type))
+    out = on_demand.transform(definition, pa.table(columns)).to_pydict()
+    return out, _oldest([got[view.name, view.version][1] for view, _ in needs], len(entities))
+
+
+def _requested(definition: Definition, column: str, entities: Sequence[dict]) -> list:
+    "A column of the request; raises `BadUsage` where an entity lacks it"
+    if any(column not in entity for entity in entities):
+        raise BadUsage(
+            f"view `{definition.name}` needs `{column}` of the request",
+            f"write --request {column}=VALUE",
+        )
+    return [entity[column] for entity in entities]
+
+
+def _oldest(ages: Sequence[list], count: int) -> list:
+    "The greatest age of several views for each of some entities; None where all are unknown"
+    oldest = []
+    for n in range(count):
+        known = [of_view[n] for of_view in ages if of_view[n] is not None]
+        oldest.append(max(known, default=None))
+    return oldest
 
 # %% ../../nbs/feature/online_reader.ipynb #93bd04cf
 class Reader:
@@ -123,7 +261,7 @@ class Reader:
         self.store = opened(project) if self.groups else None
         self.events = stream_store.of(project) if self.windowed else None
         self.view_of: dict[str, Name] = {}  # By column
-        self._given = []
+        self._given = []  # Of (view, definition, [(feature, column)])
         for definition, features in self.picked:
             view = (definition.name, definition.version)
             columns = [(feature, self.columns[*view, feature]) for feature in features]
@@ -148,142 +286,34 @@ class Reader:
 
     def columnar(self, entities: list[dict], at_us: int | None = None) -> tuple[dict, dict]:
         "The same as column -> values and view -> ages, each a list in the order of the entities"
-        now = online_store.now_us() if at_us is None else at_us
+        now = online_rows.now_us() if at_us is None else at_us
         columns = self.blank.copy()
         ages = {}
-        got = {}
+        got: dict[Name, Values] = {}
         for group in self.groups:
-            stored = self._stored(group, entities)
-            for place, convert in group.back:
-                stored[place] = [convert(value) if isinstance(value, str) else value for value in stored[place]]
-            for view, names, ttl, place, places in group.views:
-                held, aged = _holding(stored[place], stored[places], now, now - ttl)
+            stored = _stored(self.store, group, entities)
+            for view, called, ttl_us, at, values in group.views:
+                held, aged = _holding(stored[at], stored[values], now, now - ttl_us)
                 if self.plain:
-                    columns.update(zip(names, held))
+                    columns.update(zip(called, held))
                     ages[view] = aged
                 else:
-                    got[view] = dict(zip(names, held)), aged
+                    got[view] = dict(zip(called, held)), aged
         if self.plain:
             return columns, ages
         for definition in self.windowed:
-            got[definition.name, definition.version] = self._windows(
-                definition, _keys(definition.name, definition.entity, entities), now
-            )
+            got[definition.name, definition.version] = _windows(self.events, definition, entities, now)
         for view, definition, names in self._given:
-            values, ages[view] = self._on_demand(definition, got, entities) if definition.on_demand else got[view]
-            for feature_name, column in names:
-                columns[column] = values[feature_name]
+            if definition.on_demand:
+                of_view, ages[view] = _on_demand(self.project, definition, got, entities)
+            else:
+                of_view, ages[view] = got[view]
+            for name, column in names:
+                columns[column] = of_view[name]
         return columns, ages
-
-    def _stored(self, group: _Group, entities: Sequence[dict]) -> list[list]:
-        "What the store knows, a list a place: for each view of a group its event times, then its values"
-        keys = _keys(group.views[0][0][0], group.wanted.by, entities)
-        rows = self.store.read(group.wanted, keys)
-        columns = _turned(rows) or [[] for _ in group.nothing]
-        return _turned(rows) if None in columns[0] and self._as_numbers(group, keys, rows) else columns
-
-    def _as_numbers(self, group: _Group, keys: list[list], rows: list[tuple]) -> bool:
-        "Ask again: entities that are unknown by a text may be known by a number"
-        unknown = [n for n, row in enumerate(rows) if row == group.nothing]
-        again = [n for n in unknown if any(isinstance(values[n], str) for values in keys)]
-        if not again:
-            return False
-        numbers = [[_number(values[n]) for n in again] for values in keys]
-        for n, row in zip(again, self.store.read(group.wanted, numbers)):
-            rows[n] = row
-        return True
-
-    def _windows(self, definition: Definition, keys: list[list], at: int) -> tuple[dict, list]:
-        "A view with windows: counted from its events; the age is that of the newest"
-        found = []
-        for key in zip(*keys):
-            if any(part is None or part != part for part in key):
-                found.append(({}, None))
-                continue  # nobody, as in history
-            values, newest = self.events.answer(definition, online_store.packed_key(key), at)
-            if newest is None and any(isinstance(part, str) for part in key):
-                values, newest = self.events.answer(
-                    definition, online_store.packed_key([_number(part) for part in key]), at
-                )
-            found.append((values, None if newest is None else (at - newest) / 1e6))
-        return {feature.name: [values.get(feature.name) for values, _ in found] for feature in definition.features}, [
-            age for _, age in found
-        ]
-
-    def _on_demand(
-        self, definition: Definition, got: dict[Name, Values], entities: Sequence[dict]
-    ) -> tuple[dict, list]:
-        "The code of an on-demand view on what it needs; its age is that of its oldest input"
-        import pyarrow as pa
-
-        needs = on_demand.inputs(self.project, definition)
-        types = {}
-        for view, _ in needs:
-            types.update({feature.name: feature.type for feature in view.features})
-        columns = {}
-        for view, features in needs:
-            values, _ = got[view.name, view.version]
-            for name in features:
-                columns[name] = pa.array(values[name], on_demand.arrow_type(types[name]))
-        for column in definition.request:
-            missing = next((entity for entity in entities if column.name not in entity), None)
-            if missing is not None:
-                raise BadUsage(
-                    f"view `{definition.name}` needs `{column.name}` of the request",
-                    f"write --request {column.name}=VALUE",
-                )
-            given = [entity[column.name] for entity in entities]
-            if column.type != "string":
-                given = [_number(value) if isinstance(value, str) else value for value in given]
-            columns[column.name] = pa.array(given).cast(on_demand.arrow_type(column.type))
-        out = on_demand.transform(definition, pa.table(columns)).to_pydict()
-        ages = []
-        for n in range(len(entities)):
-            known = [got[view.name, view.version][1][n] for view, _ in needs]
-            ages.append(max((age for age in known if age is not None), default=None))
-        return out, ages
 
     def close(self) -> None:
         if self.store is not None:
             self.store.close()
         if self.events is not None:
             self.events.close()
-
-# %% ../../nbs/feature/online_reader.ipynb #72cdc018
-def _keys(view: str, by: Sequence[str], entities: Sequence[dict]) -> list[list]:
-    "One list a join key; raises `BadUsage` for a key that is not given"
-    try:
-        return [[entity[key] for entity in entities] for key in by]
-    except KeyError as error:
-        raise BadUsage(
-            f"view `{view}` is about {', '.join(by)} and `{error.args[0]}` is not given",
-            f"write --entity {error.args[0]}=VALUE",
-        ) from error
-
-
-def _turned(rows: Sequence[tuple]) -> list[list]:
-    "Lists of what stands at the same place"
-    return [[value] for value in rows[0]] if len(rows) == 1 else list(map(list, zip(*rows)))
-
-
-def _holding(times: list, values: list[list], at: int, oldest: int) -> tuple[list, list]:
-    "Values of a view that hold at a time, a list a feature, and the ages of its rows"
-    if len(times) == 1:
-        (only,) = times
-        if only is not None and oldest <= only <= at:
-            return values, [(at - only) / 1e6]
-    try:
-        first = min(times)
-        last = max(times)
-        every = oldest <= first and last <= at
-        same = first == last
-    except (TypeError, ValueError):
-        every = same = False  # some are unknown, or nothing was asked
-    if same:
-        ages = [(at - times[0]) / 1e6] * len(times)
-    else:
-        ages = [None if time is None else (at - time) / 1e6 for time in times]
-    if every:
-        return values, ages
-    holds = [time is not None and oldest <= time <= at for time in times]
-    return [[value if holds_now else None for value, holds_now in zip(column, holds)] for column in values], ages

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from ..core.errors import BadInput, ToolFailed
 from ..core.need import need
-from .online_store import Batch, Wanted, pack, packed_key, unpack
+from .online_rows import Batch, Wanted, pack, packed_key, unpack
 
 # %% ../../nbs/feature/redis_store.ipynb #00ac7135
 _MERGE = """local n, out = #KEYS/2, {}
@@ -40,13 +40,43 @@ for v = 1, n do
 end
 return out"""
 
+# %% ../../nbs/feature/redis_store.ipynb #7cfabf12
+def _packed(batch: Batch) -> dict[str, bytes]:
+    "The newest row of each entity of a batch, by its name: 8 bytes of event time, then the features by name"
+    packed: dict[str, bytes] = {}
+    for key, time_us, row in zip(zip(*batch.keys), batch.times_us, batch.rows, strict=True):
+        name = packed_key(key)
+        if name not in packed or _time_us(packed[name]) <= time_us:
+            features = dict(zip(batch.names, row, strict=True))
+            packed[name] = time_us.to_bytes(8, "big", signed=True) + pack(features)
+    return packed
+
+
+def _time_us(value: bytes) -> int:
+    "Event time of a packed row"
+    return int.from_bytes(value[:8], "big", signed=True)
+
+
+def _arguments(
+    prefix: str,  # Of the keys
+    batches: Sequence[Batch],
+    staged: Sequence[tuple[str, int]],  # Of each batch: under which name its rows are staged, and how many
+) -> tuple[list[str], list]:
+    "Keys and arguments of the script that merges"
+    views = [batch.view for batch in batches]
+    stages = [stage for stage, _ in staged]
+    counts = [count for _, count in staged]
+    marks = [batch.mark for batch in batches]
+    before = ["-" if batch.was is None else batch.was for batch in batches]
+    return [*stages, *(prefix + view for view in views)], [f"{prefix}marks", *counts, *marks, *views, *before]
+
 
 def _row(value: bytes | None, names: Sequence[str]) -> tuple:
     "Event time and values of one packed row"
     if value is None:
         return (None,) * (1 + len(names))
     row = unpack(value[8:])
-    return int.from_bytes(value[:8], "big", signed=True), *map(row.get, names)
+    return _time_us(value), *map(row.get, names)
 
 # %% ../../nbs/feature/redis_store.ipynb #4a23d596
 class RedisStore:
@@ -66,9 +96,9 @@ class RedisStore:
         except ValueError as error:
             raise BadInput(f"stores.online={url!r}: {error}", "write redis://HOST:6379/0 in mlops.toml") from error
         self._merge = self.db.register_script(_MERGE)
-        self._try(self.db.ping)
+        self.tried(self.db.ping)
 
-    def _try(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def tried(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return step(*args, **kwargs)
         except self.failed as error:
@@ -82,18 +112,12 @@ class RedisStore:
         if not batches:
             return []
         staged = [self._stage(batch) for batch in batches]
-        views = [batch.view for batch in batches]
-        stages = [stage for stage, _ in staged]
-        counts = [count for _, count in staged]
-        marks = [batch.mark for batch in batches]
-        before = ["-" if batch.was is None else batch.was for batch in batches]
-        keys = [*stages, *(self.prefix + view for view in views)]
-        done = self._try(self._merge, keys, [f"{self.prefix}marks", *counts, *marks, *views, *before])
+        done = self.tried(self._merge, *_arguments(self.prefix, batches, staged))
         if done[0] == -2:
             return None
         if done[0] == -1:
             raise ToolFailed(
-                f"Redis forgot rows of {views[done[1] - 1]} before they were merged",
+                f"Redis forgot rows of {batches[done[1] - 1].view} before they were merged",
                 "run it again: nothing was half-written",
             )
         return done
@@ -101,18 +125,13 @@ class RedisStore:
     def _stage(self, batch: Batch) -> tuple[str, int]:
         "Newest rows of a batch under a name of their own: the name, and how many"
         stage = f"{self.prefix}stage:{secrets.token_hex(8)}"
-        packed: dict = {}
-        for key, time_us, row in zip(zip(*batch.keys), batch.times_us, batch.rows, strict=True):
-            name = packed_key(key)
-            value = time_us.to_bytes(8, "big", signed=True) + pack(dict(zip(batch.names, row, strict=True)))
-            if name not in packed or int.from_bytes(packed[name][:8], "big", signed=True) <= time_us:
-                packed[name] = value
+        packed = _packed(batch)
         rows = list(packed.items())
         for first in range(0, len(rows), 10_000):
             pipe = self.db.pipeline()
             pipe.hset(stage, mapping=dict(rows[first : first + 10_000]))
             pipe.expire(stage, 600)
-            self._try(pipe.execute)
+            self.tried(pipe.execute)
         return stage, len(packed)
 
     def read(self, wanted: Wanted, keys: list) -> list[tuple]:
@@ -124,17 +143,17 @@ class RedisStore:
         for view, _ in wanted.views:
             pipe.hmget(self.prefix + view, names)
         parts = []
-        for got, (_, features) in zip(self._try(pipe.execute), wanted.views):
+        for got, (_, features) in zip(self.tried(pipe.execute), wanted.views):
             parts.append([_row(packed, features) for packed in got])
         return [sum(rows, ()) for rows in zip(*parts)]
 
     def mark(self, view: str) -> str:
         "How far a view was read; empty at first"
-        return (self._try(self.db.hget, f"{self.prefix}marks", view) or b"").decode()
+        return (self.tried(self.db.hget, f"{self.prefix}marks", view) or b"").decode()
 
     def count(self, view: str) -> int:
         "Entities of which a view has a row"
-        return self._try(self.db.hlen, self.prefix + view)
+        return self.tried(self.db.hlen, self.prefix + view)
 
     def close(self) -> None:
         self.db.close()

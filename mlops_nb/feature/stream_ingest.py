@@ -19,7 +19,7 @@ from ..core.errors import BadInput, BadUsage, MlopsError
 from ..core.project import Project
 from . import asof, compute, row_wise_sql, windows
 from .facts import Definition
-from .online_store import packed_key
+from .online_rows import packed_key
 from ..core.journal import pack
 from .stream_store import Event
 
