@@ -14,11 +14,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 import msgspec
-from ..core import payloads
+from ..core import payloads, process_identity
 from ..core.errors import BadInput, MlopsError, ToolFailed
 from ..core.payloads import Payload
 from ..core.project import Project
-from . import cron, notification, process_identity, schedule_definition
+from . import cron, notification, schedule_definition
 from .events import Delivery, FireFailed, FireSkipped, JobCompleted, PeopleNotified
 from .schedule_facts import Fire, Outcome, Schedule, utc
 from .schedule_store import LOST, Store

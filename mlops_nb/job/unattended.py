@@ -12,10 +12,10 @@ import hashlib, json, os, queue, signal, subprocess, sys, threading
 from pathlib import Path
 from typing import Never
 import msgspec
-from ..core import project as projects
+from ..core import process_identity, project as projects
 from ..core.errors import MlopsError
 from ..core.project import Project
-from . import definition, process_identity, schedule_definition
+from . import definition, schedule_definition
 from .schedule_facts import Outcome
 
 # %% ../../nbs/job/unattended.ipynb #c0b4393b
