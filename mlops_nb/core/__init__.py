@@ -14,8 +14,8 @@ from .pillars import contributes
 # %% ../../nbs/core/face.ipynb #f574301f
 _ROOMS = (
     "brackets contributions draw errors events evidence fact folds frames grammar health identity ledger ledger_reading "
-    "lazy merkle need note payloads pillars progress project proportion refs remembered resources segments settings "
-    "svg verbs verification"
+    "lazy locks merkle need note payloads pillars processes progress project proportion refs remembered resources "
+    "segments settings svg verbs verification"
 ).split()
 __getattr__, __dir__, __all__ = face(__name__, {name: f"{name}:" for name in _ROOMS})
 

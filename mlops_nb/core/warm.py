@@ -187,29 +187,25 @@ def start(
     wait: bool = True,  # Until it listens
 ) -> bool:  # Does it listen?
     "Start the server of these modules, unless somebody else does"
-    import fcntl, subprocess
+    from mlops_nb.core import locks, processes
 
     env = dict(os.environ if env is None else env)
     path = address(modules, env)
-    with open(path[:-5] + ".lock", "w", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+    with locks.held(path[:-5] + ".lock", wait=wait) as lock:
+        if lock is None:
             return False
         if (connection := connect(path)) is not None:
             connection.close()
             return True
         ready_end, server_end = os.pipe()
         with open(path[:-5] + ".log", "wb") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "mlops_nb.job.fork_server", path, str(server_end), str(lock.fileno()), *modules],
-                stdin=subprocess.DEVNULL,
+            processes.start(
+                [sys.executable, "-m", "mlops_nb.job.fork_server", path, str(server_end), str(lock), *modules],
+                keep=(server_end, lock),
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                start_new_session=True,
                 env=_bare(env),
-                pass_fds=(server_end, lock.fileno()),
             )
         os.close(server_end)
         ready = os.read(ready_end, 1) == b"+" if wait else False
@@ -219,17 +215,14 @@ def start(
 
 def _bare(env: dict) -> dict:
     "The environment of a server: what libraries read at import, what finds programs, and a path that finds this package"
+    from mlops_nb.core import processes
+
     keep = kept(env)
     for name in ("PATH", "HOME", "USER", "TMPDIR", "MLOPS_JOB_IDLE_S"):
         if name in env:
             keep[name] = env[name]
     keep.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # As a kernel has it
-    home = _home()
-    if not home.endswith("-packages"):
-        keep["PYTHONPATH"] = os.pathsep.join(
-            dict.fromkeys([home, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))])
-        )
-    return keep
+    return processes.environment(keep)
 
 # %% ../../nbs/core/warm.ipynb #690f320f
 class Line:
