@@ -25,8 +25,9 @@ CONTRIBUTES = contributes(
         "project": "settings:ProjectSettings",
         "stores": "settings:StoreSettings",
         "audit": "settings:AuditSettings",
+        "services": "settings:ServiceSettings",
     },
     events="events:TYPES",
     health="health:checks",
-    status="brackets:STATUS",
+    status="status:STATUS",
 )

@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/warm.html.md"""
 
 # %% auto #0
 __all__ = ['READ_AT_IMPORT', 'inside', 'VERBS', 'SETTLED', 'supported', 'folder', 'kept', 'address', 'peer_uid', 'send',
-           'receive', 'connect', 'start', 'Line', 'call', 'stop', 'relay', 'settled']
+           'receive', 'connect', 'start', 'Line', 'call', 'stop', 'servers', 'relay', 'settled']
 
 # %% ../../nbs/core/warm.ipynb #475d5d19
 import os, stat, sys
@@ -278,15 +278,20 @@ def stop() -> int:
     "End every server of this user; returns how many there were"
     import signal
 
-    ended = 0
-    for name in os.listdir(folder()):
-        if not name.endswith(".sock") or (connection := connect(os.path.join(folder(), name))) is None:
-            continue
-        pid = _peer(connection)[0]
-        connection.close()
+    found = servers()
+    for pid in found:
         os.kill(pid, signal.SIGTERM)
-        ended += 1
-    return ended
+    return len(found)
+
+
+def servers() -> list[int]:
+    "Process numbers of this user's servers"
+    found = []
+    for name in os.listdir(folder()):
+        if name.endswith(".sock") and (connection := connect(os.path.join(folder(), name))) is not None:
+            found.append(_peer(connection)[0])
+            connection.close()
+    return found
 
 # %% ../../nbs/core/warm.ipynb #d5944be0
 VERBS = ("job.run",)  # Those that say `warm=True`; here, so that a client need not read the index
