@@ -7,9 +7,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/service_facts.html.md"""
 # %% auto #0
 __all__ = ['Services', 'Logs']
 
-# %% ../../nbs/app/service_facts.ipynb #81790eb0
+# %% ../../nbs/app/service_facts.ipynb #a526a6b5
 from collections.abc import Iterator
-from ..core import service_logs
 from ..core.fact import Fact
 from ..core.service_logs import LogLine
 from ..core.service_states import ServiceState
@@ -43,7 +42,7 @@ class Services(Fact):
     def finding(self) -> str:
         return "; ".join(f"{row.name}: {row.state}" + (f" ({row.ended})" if row.ended else "") for row in self.missing)
 
-# %% ../../nbs/app/service_facts.ipynb #8c861b38
+# %% ../../nbs/app/service_facts.ipynb #850ee24c
 class Logs(Fact):
     "The last lines of logs"
 
@@ -58,12 +57,11 @@ class Logs(Fact):
 
     def stream(self) -> Iterator[str] | None:
         "Lines as they come, where they are to be followed"
-        paths = self.__dict__.get("follow")
-        return self._stream(paths) if paths else None
+        coming = self.__dict__.get("follow")
+        return self._stream(coming) if coming else None
 
-    def _stream(self, paths: list) -> Iterator[str]:
-        yield from map(self.shown, self.lines)
+    def _stream(self, coming: Iterator[LogLine]) -> Iterator[str]:
         try:
-            yield from map(self.shown, service_logs.follow(paths))
+            yield from map(self.shown, coming)
         except KeyboardInterrupt:
             return

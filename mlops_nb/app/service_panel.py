@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlops_nb.app.service_facts import Logs, Services
     from mlops_nb.core.service_states import ServiceState
 
-# %% ../../nbs/app/service_panel.ipynb #b78d3937
+# %% ../../nbs/app/service_panel.ipynb #5b42b7f5
 _LEVELS = {"ready": "ok", "gave up": "bad", "down": "bad", "stray": "warn", "elsewhere": "warn", "ending": "warn"}
 
 
@@ -38,8 +38,8 @@ def _row(row: "ServiceState", now: datetime) -> list:
     return [
         badge(_LEVELS.get(row.state, "info"), row.state.upper()),
         row.name,
-        row.pid or "-",
-        row.port or "-",
+        str(row.pid or "-"),
+        str(row.port or "-"),
         _age(row.since, now),
         row.restarts,
         what or "-",

@@ -44,7 +44,7 @@ def _chosen(project: Project, names: list[str]) -> list[Service]:
         raise NotFound("this project has no service", "a schedule declares one: mlops job schedule NAME '30 2 * * *'")
     return [service for name, service in found.items() if name in names or not names]
 
-# %% ../../nbs/app/service_verbs.ipynb #951b6560
+# %% ../../nbs/app/service_verbs.ipynb #f6ed809e
 @verb("up", changes=True, example="mlops up")
 def up(
     names: list[str] = [],  # Services; all that the project declares when none is named
@@ -65,12 +65,14 @@ a second time it changes nothing. What lives is never started twice: a new super
     from mlops_nb.core import ledger, supervisor
     from mlops_nb.core.events import ServiceEnabled
 
-    with progress(f"starting {', '.join(service.name for service in chosen)}"):
-        changed = supervisor.bring_up(project, chosen, wait)
+    services.need_locks(project)
+    changed = service_store.enable(project, chosen)
     for service in chosen:
         if service.name in changed:
             enabled = ServiceEnabled(command=list(service.command))
             ledger.record(project, enabled, subject=service.name, fail="open")
+    with progress(f"starting {', '.join(service.name for service in chosen)}"):
+        supervisor.bring_up(project, chosen, wait)
     found = _reading(project, changed)
     wanted = {service.name for service in chosen}
     if missing := [row for row in found.missing if row.name in wanted]:
@@ -150,7 +152,7 @@ def _warm() -> list[ServiceState]:
     says = "has libraries imported for the next command"
     return [ServiceState(name=f"warm-{pid}", state="cache", pid=pid, ready=True, says=says) for pid in pids]
 
-# %% ../../nbs/app/service_verbs.ipynb #9d80ce21
+# %% ../../nbs/app/service_verbs.ipynb #ed754507
 @verb("logs", example="mlops logs scheduler --lines 50")
 def logs(
     name: str = "",  # Of a service, or `supervisor`; all services when it is left out
@@ -171,5 +173,5 @@ def logs(
     found = chain.from_iterable(service_logs.tail(path, lines) for path in paths)
     fact = Logs(lines=list(found), names=names)
     if follow:
-        fact.__dict__["follow"] = paths
+        fact.__dict__["follow"] = service_logs.follow(paths, lines)
     return fact

@@ -61,7 +61,7 @@ def rotate(
         tell()
     return True
 
-# %% ../../nbs/core/service_logs.ipynb #ada03ad3
+# %% ../../nbs/core/service_logs.ipynb #4fd55c8c
 class LogLine(msgspec.Struct, frozen=True):
     "A line of a log"
 
@@ -84,20 +84,27 @@ def line_of(
     return LogLine(found[1], found[2], name) if found else LogLine("", text, name)
 
 
+def _back(file: BinaryIO, lines: int) -> None:
+    "Go to where the last lines of a file begin"
+    at = file.seek(0, os.SEEK_END)
+    found = b""
+    while at and found.count(b"\n") <= lines:
+        size = min(at, 1 << 16)
+        at -= size
+        file.seek(at)
+        found = file.read(size) + found
+    ends = [place for place, byte in enumerate(found[:-1]) if byte == 10]
+    file.seek(at + (ends[-lines] + 1 if len(ends) >= lines else 0))
+
+
 def _last(path: Path, lines: int) -> list[bytes]:
-    "The last lines of a file, read from its end"
-    parts: list[bytes] = []
+    "The last lines of a file"
     try:
         with open(path, "rb") as file:
-            at = file.seek(0, os.SEEK_END)
-            while at and b"".join(parts).count(b"\n") <= lines:
-                size = min(at, 1 << 16)
-                at -= size
-                file.seek(at)
-                parts.insert(0, file.read(size))
+            _back(file, lines)
+            return file.read().splitlines()[-lines:]
     except FileNotFoundError:
         return []
-    return b"".join(parts).splitlines()[-lines:]
 
 
 def tail(
@@ -116,18 +123,24 @@ def tail(
         number += 1
     return [line_of(raw, name) for raw in found]
 
-# %% ../../nbs/core/service_logs.ipynb #bf3f7ffd
+# %% ../../nbs/core/service_logs.ipynb #5f072efc
 class Follower:
     "New lines of a log, whatever it is renamed to"
 
-    def __init__(self, log: Path) -> None:
+    def __init__(
+        self,
+        log: Path,
+        lines: int = 0,  # Of those that are there already, the last ones
+    ) -> None:
         self.log = log
         self.name = log.name.removesuffix(".log")
         self.files: list[BinaryIO] = []
         self.parts: dict[int, bytes] = {}  # What follows the last end of a line
-        self._open(os.SEEK_END)
+        self._open()
+        for file in self.files:
+            _back(file, lines) if lines else file.seek(0, os.SEEK_END)
 
-    def _open(self, whence: int) -> None:
+    def _open(self) -> None:
         "Read the file that lies there now too, and no more than one that lay there before"
         try:
             file = open(self.log, "rb")
@@ -138,7 +151,6 @@ class Follower:
             if self.files[-1].tell() > self.log.stat().st_size:
                 self.files[-1].seek(0)  # It was cut
             return
-        file.seek(0, whence)
         self.files.append(file)
         for old in self.files[:-2]:
             self.parts.pop(old.fileno(), None)
@@ -148,7 +160,7 @@ class Follower:
     def lines(self) -> list[LogLine]:
         "What was written since the last time"
         found = []
-        self._open(os.SEEK_SET)
+        self._open()
         for file in self.files:
             *whole, rest = (self.parts.get(file.fileno(), b"") + file.read()).split(b"\n")
             self.parts[file.fileno()] = rest
@@ -162,10 +174,11 @@ class Follower:
 
 def follow(
     logs: list[Path],
+    lines: int,  # Of each that are there already, the last ones
     every_s: float = 0.2,
 ) -> Iterator[LogLine]:
-    "New lines of logs as they come, until somebody stops asking"
-    followers = [Follower(log) for log in logs]
+    "Lines of logs as they come, until somebody stops asking"
+    followers = [Follower(log, lines) for log in logs]
     try:
         while True:
             for follower in followers:

@@ -18,7 +18,7 @@ from .errors import BadInput, ToolFailed
 from .filesystem import need_local_disk
 from .project import Project
 
-# %% ../../nbs/core/service_store.ipynb #558a5399
+# %% ../../nbs/core/service_store.ipynb #db45536d
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 SUPERVISOR = "supervisor"  # The name of the one that looks after the others
 
@@ -30,7 +30,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: tuple[str, ...]  # `mlops` as its first word is this very installation
     says: str = ""  # What it does, in one line
     order: int = 50  # Smaller numbers start first and end last
-    ready: str = ""  # As soon as it lives; `told`: it says so itself; `tcp:PORT`; or a URL that answers
+    ready: str = ""  # When it has lived for a second; `told`: it says so itself; `tcp:PORT`; or a URL that answers
     reopens: bool = False  # Does it open its log anew on SIGUSR1? Otherwise lines may be lost where a long log is cut
     grace_s: float = 10.0  # From SIGTERM to SIGKILL
     restart: Literal["always", "failure", "never"] = "always"  # After which ends it starts again
