@@ -14,6 +14,7 @@ from .core.errors import BadUsage, MlopsError, ToolFailed
 # %% ../nbs/cli.ipynb #af74ce86
 TYPE_CHECKING = False  # As `typing` has it, which takes longer to import than a command that a warm server carries out
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, TextIO
     from mlops_nb.core.grammar import Call
 
@@ -65,12 +66,20 @@ def _answer(call: "Call", result: "Any") -> int:
         if not ok:
             document["error"] = {"kind": "finding", "message": result.finding, "hint": ""}
         _write(_as_json(document))
+    elif (lines := _stream(result)) is not None:
+        for line in lines:
+            _write(line)
     elif result is not None:
         _write(str(result))
     code = getattr(result, "exit_code", None)
     if code is not None:
         return code
     return 0 if ok else 1
+
+
+def _stream(result: "Any") -> "Iterator[str] | None":
+    "The lines of a result that go on while they are read: a log that is followed"
+    return result.stream() if hasattr(result, "stream") else None
 
 
 def _keys(result: "Any") -> dict:

@@ -13,7 +13,17 @@ from ..core.pillars import contributes
 
 # %% ../../nbs/app/face.ipynb #449f9ea7
 __getattr__, __dir__, __all__ = face(
-    __name__, {"init": "verbs:init", "status": "verbs:status", "doctor": "verbs:doctor", "demo": "demo_verbs:demo"}
+    __name__,
+    {
+        "init": "verbs:init",
+        "status": "verbs:status",
+        "doctor": "verbs:doctor",
+        "demo": "demo_verbs:demo",
+        "up": "service_verbs:up",
+        "down": "service_verbs:down",
+        "ps": "service_verbs:ps",
+        "logs": "service_verbs:logs",
+    },
 )
 
 # %% ../../nbs/app/face.ipynb #cd92f4fb

@@ -8,12 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/pages.html.md"""
 __all__ = ['FILTERS', 'MARK', 'Renderer', 'render', 'write', 'server']
 
 # %% ../../nbs/app/pages.ipynb #85badacd
-import os, shutil, tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from ..core.contributions import Page, Pages
 from ..core.draw import css
 from ..core.errors import BadInput, ToolFailed
+from ..core.project import replacing
 from ..core.resources import resource
 from ..core.svg import meter, number
 from .site_content import Content
@@ -196,30 +196,15 @@ def write(
         raise BadInput(f"{out} is no folder", "give another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise BadInput(f"{out} holds files that are no site of ours", "give an empty folder with --out")
-    work = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        new = work / "new"
-        old = work / "old"
-        for path, text in {**pages, MARK: "Written by mlops site build; replaced as a whole.\n"}.items():
-            (new / path).parent.mkdir(parents=True, exist_ok=True)
-            (new / path).write_text(text, encoding="utf-8")
-        if out.exists():
-            os.replace(out, old)
-        try:
-            os.replace(new, out)
-        except OSError:
-            if old.exists():
-                os.replace(old, out)
-            raise
+        with replacing(out) as work:
+            for path, text in {**pages, MARK: "Written by mlops site build; replaced as a whole.\n"}.items():
+                (work / path).parent.mkdir(parents=True, exist_ok=True)
+                (work / path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ToolFailed(
             f"cannot write {out}: {error.strerror}", "give a folder that you may write to with --out"
         ) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
 
 # %% ../../nbs/app/pages.ipynb #5e15fa81
 def server(

@@ -14,8 +14,8 @@ from .pillars import contributes
 # %% ../../nbs/core/face.ipynb #f574301f
 _ROOMS = (
     "brackets contributions draw errors events evidence fact folds frames grammar health identity ledger ledger_reading "
-    "lazy merkle need note payloads pillars progress project proportion refs remembered resources segments settings "
-    "svg verbs verification"
+    "lazy locks merkle need note payloads pillars processes progress project proportion refs remembered resources "
+    "segments settings svg verbs verification"
 ).split()
 __getattr__, __dir__, __all__ = face(__name__, {name: f"{name}:" for name in _ROOMS})
 
@@ -25,8 +25,9 @@ CONTRIBUTES = contributes(
         "project": "settings:ProjectSettings",
         "stores": "settings:StoreSettings",
         "audit": "settings:AuditSettings",
+        "services": "settings:ServiceSettings",
     },
     events="events:TYPES",
     health="health:checks",
-    status="brackets:STATUS",
+    status="status:STATUS",
 )

@@ -10,7 +10,7 @@ __all__ = ['checks']
 # %% ../../nbs/core/health.ipynb #c690fe20
 import os
 from pathlib import Path
-from . import brackets, ledger, payloads, remembered
+from . import brackets, ledger, payloads, remembered, service_states
 from .contributions import Check, checked
 from .events import Event
 from .project import Project
@@ -25,6 +25,7 @@ def checks(
         checked("writable", _writable, project),
         checked("ledger", _ledger, project),
         checked("brackets", _brackets, project),
+        checked("services", service_states.health, project),
     ]
 
 

@@ -11,6 +11,7 @@ __all__ = ['config_dir', 'private_file', 'user', 'actor']
 import hmac, os, secrets, sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from .project import replacing
 
 # %% ../../nbs/core/identity.ipynb #396ed297
 def config_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -32,24 +33,13 @@ def private_file(
     except FileNotFoundError:
         pass
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
+    with replacing(path, first=True) as work:
+        fd = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(make())
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(tmp, path)
-        except FileExistsError:
-            return path.read_bytes()
-        except OSError:
-            os.replace(tmp, path)
-            return path.read_bytes()
-        return path.read_bytes()
-    finally:
-        if tmp.exists():
-            tmp.unlink()
+    return path.read_bytes()
 
 
 def user(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:

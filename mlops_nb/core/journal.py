@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import msgspec
+from . import locks
 from .errors import BadInput
 
 if TYPE_CHECKING:
@@ -80,20 +81,7 @@ _HEAD = struct.Struct("<II")  # Length and CRC-32 of what follows
 
 def _hold(fd: int, path: Path) -> bool:  # False: another process holds it, or it is gone
     "Lock an open journal"
-    try:
-        import fcntl
-    except ImportError:
-        return True  # a system without them, likewise
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks: one writer at a time
-    try:
-        return os.fstat(fd).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
+    return locks.lock(fd) and locks.is_at(fd, path)
 
 
 class Journal:
@@ -149,7 +137,7 @@ class Journal:
         os.close(self.fd)
 
     def reject(self) -> None:
-        os.replace(self.path, self.path.with_suffix(".rejected"))
+        self.path.rename(self.path.with_suffix(".rejected"))
         self.release()
 
 # %% ../../nbs/core/journal.ipynb #00a74c19

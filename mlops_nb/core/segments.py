@@ -20,7 +20,7 @@ from .errors import BadInput, BadUsage, MlopsError, ToolFailed
 from .events import SegmentSealed
 from .ledger_file import LAST, PATH, SEALED, SUBJECT
 from .frames import file_digest
-from .project import Project
+from .project import Project, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,17 +103,14 @@ def seal(
     bounds = pc.min_max(table["time"]).values()
     first, last = (bound.as_py().isoformat(timespec="microseconds") for bound in bounds)
     final = at / f"{re.sub('[^0-9]', '', first)[:20]}-{token or secrets.token_hex(4)}.parquet"
-    tmp = final.with_suffix(".tmp")
     try:
-        at.mkdir(parents=True, exist_ok=True)
-        with open(tmp, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        digest = file_digest(tmp)
-        os.replace(tmp, final)
+        with replacing(final, work=final.with_suffix(".tmp")) as work:
+            with open(work, "wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            digest = file_digest(work)
     except OSError as error:
-        tmp.unlink(missing_ok=True)
         raise ToolFailed(f"a segment of {name} cannot be written: {error.strerror}", "free some space") from error
     path = final.relative_to(project.root).as_posix()
     segment = Sealed(path, table.num_rows, final.stat().st_size, first, last, digest)

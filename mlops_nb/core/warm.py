@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/warm.html.md"""
 
 # %% auto #0
 __all__ = ['READ_AT_IMPORT', 'inside', 'VERBS', 'SETTLED', 'supported', 'folder', 'kept', 'address', 'peer_uid', 'send',
-           'receive', 'connect', 'start', 'Line', 'call', 'stop', 'relay', 'settled']
+           'receive', 'connect', 'start', 'Line', 'call', 'stop', 'servers', 'relay', 'settled']
 
 # %% ../../nbs/core/warm.ipynb #475d5d19
 import os, stat, sys
@@ -187,37 +187,25 @@ def start(
     wait: bool = True,  # Until it listens
 ) -> bool:  # Does it listen?
     "Start the server of these modules, unless somebody else does"
-    import fcntl, subprocess
+    from mlops_nb.core import locks, processes
 
     env = dict(os.environ if env is None else env)
     path = address(modules, env)
-    with open(path[:-5] + ".lock", "w", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+    with locks.held(path[:-5] + ".lock", wait=wait) as lock:
+        if lock is None:
             return False
         if (connection := connect(path)) is not None:
             connection.close()
             return True
         ready_end, server_end = os.pipe()
         with open(path[:-5] + ".log", "wb") as log:
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "mlops_nb.job.runs.fork_server",
-                    path,
-                    str(server_end),
-                    str(lock.fileno()),
-                    *modules,
-                ],
-                stdin=subprocess.DEVNULL,
+            processes.start(
+                [sys.executable, "-m", "mlops_nb.job.runs.fork_server", path, str(server_end), str(lock), *modules],
+                keep=(server_end, lock),
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                start_new_session=True,
                 env=_bare(env),
-                pass_fds=(server_end, lock.fileno()),
             )
         os.close(server_end)
         ready = os.read(ready_end, 1) == b"+" if wait else False
@@ -227,17 +215,14 @@ def start(
 
 def _bare(env: dict) -> dict:
     "The environment of a server: what libraries read at import, what finds programs, and a path that finds this package"
+    from mlops_nb.core import processes
+
     keep = kept(env)
     for name in ("PATH", "HOME", "USER", "TMPDIR", "MLOPS_JOB_IDLE_S"):
         if name in env:
             keep[name] = env[name]
     keep.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # As a kernel has it
-    home = _home()
-    if not home.endswith("-packages"):
-        keep["PYTHONPATH"] = os.pathsep.join(
-            dict.fromkeys([home, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))])
-        )
-    return keep
+    return processes.environment(keep)
 
 # %% ../../nbs/core/warm.ipynb #690f320f
 class Line:
@@ -293,15 +278,20 @@ def stop() -> int:
     "End every server of this user; returns how many there were"
     import signal
 
-    ended = 0
-    for name in os.listdir(folder()):
-        if not name.endswith(".sock") or (connection := connect(os.path.join(folder(), name))) is None:
-            continue
-        pid = _peer(connection)[0]
-        connection.close()
+    found = servers()
+    for pid in found:
         os.kill(pid, signal.SIGTERM)
-        ended += 1
-    return ended
+    return len(found)
+
+
+def servers() -> list[int]:
+    "Process numbers of this user's servers"
+    found = []
+    for name in os.listdir(folder()):
+        if name.endswith(".sock") and (connection := connect(os.path.join(folder(), name))) is not None:
+            found.append(_peer(connection)[0])
+            connection.close()
+    return found
 
 # %% ../../nbs/core/warm.ipynb #d5944be0
 VERBS = ("job.run",)  # Those that say `warm=True`; here, so that a client need not read the index

@@ -9,12 +9,12 @@ __all__ = ['REMOTE', 'remote_of', 'local_folder', 'adopt', 'copy_whole', 'cache'
            'read', 'write', 'put']
 
 # %% ../../nbs/data/dvc_versions.ipynb #e9ba76d1
-import os, re, shutil, subprocess, sys, tempfile
+import os, re, shutil, subprocess, sys
 from pathlib import Path
 import msgspec
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.frames import file_digest
-from ..core.project import write_text, Project
+from ..core.project import Project, replacing, write_text
 from .facts import Version
 
 # %% ../../nbs/data/dvc_versions.ipynb #86aaec7a
@@ -81,21 +81,15 @@ def _address(folder: Path, md5: str) -> Path:
 
 def copy_whole(source: Path, target: Path) -> None:
     "Copy a file so that it appears whole"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=target.parent, prefix=".")
-    os.close(fd)
     try:
-        shutil.copyfile(source, tmp)
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, target)
+        with replacing(target) as work:
+            shutil.copyfile(source, work)
+            os.chmod(work, 0o644)
     except OSError as error:
         raise ToolFailed(
             f"cannot write {target}: {error.strerror}",
             "free some space" if error.errno == 28 else "the folder must be writable",
         ) from error
-    finally:
-        if os.path.exists(tmp):
-            os.unlink(tmp)
 
 
 def cache(project: Project) -> Path:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core import project as projects, refs
 from ..core.errors import BadInput, NotFound, ToolFailed
 from ..core.fact import Plan
-from ..core.filesystem import alone
+from ..core.locks import alone
 from ..core.frames import digest, file_digest, schema
 from ..core.progress import progress
 from ..core.project import Project

@@ -9,9 +9,9 @@ __all__ = ['one_select', 'closed', 'query', 'names_of', 'function_of', 'Source',
            'rows_since', 'known_before', 'rows_of', 'features_of', 'test_rows']
 
 # %% ../../nbs/feature/compute.ipynb #c10ce584
-import ast, secrets, sys
+import ast, sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,7 @@ from .. import data
 from ..core import refs
 from ..core.errors import BadInput, MlopsError, NotFound, suggest
 from ..core.frames import digest as frame_digest, file_digest, logical, to_arrow
-from ..core.project import Project
+from ..core.project import Project, replacing
 from . import definition as definitions, sql_tables, windows
 from .facts import Definition, Feature, ViewTest
 
@@ -328,16 +328,10 @@ def _as_stored(frame: Any) -> "pa.Table":
 
 def _keep(at: Path, table: "pa.Table") -> None:
     "Write the cache in one step; a disk that is full costs the cache, not the answer"
-    import os
     import pyarrow.parquet as pq
 
-    tmp = at.with_suffix(f".{secrets.token_hex(4)}.tmp")  # threads of one process too
-    try:
-        at.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, tmp, compression="zstd")
-        os.replace(tmp, at)
-    except OSError:
-        tmp.unlink(missing_ok=True)
+    with suppress(OSError), replacing(at) as work:
+        pq.write_table(table, work, compression="zstd")
 
 # %% ../../nbs/feature/compute.ipynb #9d1c62fa
 def _python(project: Project, definition: Definition, found: Mapping[str, Source]) -> "pa.Table":

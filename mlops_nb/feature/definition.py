@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 from ..core import refs
 from ..core.errors import BadInput, MlopsError, NotFound, suggest
-from ..core.filesystem import alone
+from ..core.locks import alone
 from ..core.project import write_text, Project
 from . import windows
 from .events import FeatureAdded

@@ -28,6 +28,7 @@ from feast.data_format import DeltaFormat
 from feast.utils import _get_requested_feature_views_to_features_dict
 from ..core.errors import BadInput, NotFound, suggest
 from ..core.frames import to_arrow
+from ..core.project import replacing
 from . import asof
 
 # %% ../../nbs/feature/feast_plugin.ipynb #470f3f4e
@@ -339,15 +340,11 @@ class PitOfflineStore(DaskOfflineStore):
                 f"the rows have no column `{missing[0]}`",
                 f"source {source.name} has: {', '.join(before.column_names[:20])}",
             )
-        tmp = f"{path}.{os.getpid()}"
         try:
-            pq.write_table(pa.concat_tables([before, table.select(before.column_names).cast(before.schema)]), tmp)
-            os.replace(tmp, path)
+            with replacing(path) as work:
+                pq.write_table(pa.concat_tables([before, table.select(before.column_names).cast(before.schema)]), work)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise BadInput(f"the rows do not fit source {source.name}: {' '.join(str(error).split())[:160]}") from error
-        finally:
-            if os.path.exists(tmp):
-                os.unlink(tmp)
         if progress:
             progress(table.num_rows)
 

@@ -14,7 +14,7 @@ from .. import data
 from ..core import project as projects
 from ..core.errors import BadInput, BadUsage, NotFound, suggest
 from ..core.fact import Plan
-from ..core.filesystem import alone
+from ..core.locks import alone
 from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data, Ref

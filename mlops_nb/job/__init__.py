@@ -46,5 +46,6 @@ CONTRIBUTES = contributes(
     brackets="events:BRACKETS",
     status="status:STATUS",
     pages="pages:pages",
+    services="services:services",
     collectors="collectors:COLLECTORS",
 )

@@ -17,7 +17,7 @@ from typing import NamedTuple, TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 from ..core import identity
 from ..core.errors import MlopsError, NotFound, ToolFailed, suggest
-from ..core.project import Project
+from ..core.project import Project, replacing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,10 +47,12 @@ def _template() -> Path:
         return at
     at.parent.mkdir(parents=True, exist_ok=True)
     # its own, also among threads and containers
-    with tempfile.TemporaryDirectory(dir=at.parent, prefix=".making-") as work:
-        unfinished = Path(work) / at.name
+    with (
+        tempfile.TemporaryDirectory(dir=at.parent, prefix=".making-") as folder,
+        replacing(at, work=Path(folder) / at.name) as unfinished,
+    ):
         done = subprocess.run(
-            [sys.executable, "-c", _MAKE, str(unfinished), str(Path(work) / "unused")],
+            [sys.executable, "-c", _MAKE, str(unfinished), str(Path(folder) / "unused")],
             capture_output=True,
             text=True,
             env=quiet_environment(),
@@ -62,7 +64,6 @@ def _template() -> Path:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.close()
-        os.replace(unfinished, at)
     return at
 
 
@@ -83,31 +84,13 @@ def ensure_store(project: Project) -> None:
     at = _path(project.mlflow_uri)
     if at is None or at.is_file():
         return
-    at.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = None
     try:
-        fd, unfinished = tempfile.mkstemp(dir=at.parent, prefix=f".{at.name}.")
-        os.close(fd)
-        shutil.copyfile(_template(), unfinished)
-        _named(unfinished, at)
+        with replacing(at, first=True) as unfinished:
+            shutil.copyfile(_template(), unfinished)
     except OSError as error:
         raise ToolFailed(
             f"cannot make the MLflow store {at.name}: {error.strerror}", "the project folder must be writable"
         ) from error
-    finally:
-        if unfinished:
-            Path(unfinished).unlink(missing_ok=True)
-
-
-def _named(unfinished: str, at: Path) -> None:
-    "Give a finished file its name, unless somebody was faster: what they have written there stays"
-    try:
-        os.link(unfinished, at)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not at.is_file():
-            os.replace(unfinished, at)
 
 # %% ../../nbs/model/mlflow_registry.ipynb #820403de
 def client(project: Project) -> "MlflowClient":

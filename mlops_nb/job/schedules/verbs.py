@@ -307,6 +307,7 @@ def scheduler(
 
     Start it from systemd, a container or a shell; several of them may share one store. It can be killed at any \
 moment: the next one carries on, and each fire succeeds once."""
+    from mlops_nb.core import services
     from mlops_nb.job.schedules import daemon, schedule_store
 
     project = projects.current()
@@ -330,6 +331,7 @@ moment: the next one carries on, and each fire succeeds once."""
         running.say(
             f"scheduler {running.owner} for {project.name}: {len(schedule_definition.names(project))} schedules"
         )
+        services.attend()
         running.loop(once)
     finally:
         for number, handler in before.items():
