@@ -15,7 +15,7 @@ from .pillars import contributes
 _ROOMS = (
     "brackets contributions draw errors events evidence fact folds frames grammar health identity ledger ledger_reading "
     "lazy merkle need note payloads pillars progress project proportion refs remembered resources segments settings "
-    "svg verbs verification"
+    "subject_binaries subject_files subject_stores subject_tables subject_texts subjects svg verbs verification"
 ).split()
 __getattr__, __dir__, __all__ = face(__name__, {name: f"{name}:" for name in _ROOMS})
 
@@ -29,4 +29,5 @@ CONTRIBUTES = contributes(
     events="events:TYPES",
     health="health:checks",
     status="brackets:STATUS",
+    subjects="subject_stores:STORES",
 )

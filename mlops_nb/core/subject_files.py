@@ -7,12 +7,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/subject_files.html.md"""
 # %% auto #0
 __all__ = ['DEPTH', 'RATIO', 'kind_of', 'in_file', 'files_below', 'in_folder']
 
-# %% ../../nbs/core/subject_files.ipynb #f922c8ab
+# %% ../../nbs/core/subject_files.ipynb #4f797205
 import io, os, stat, tarfile, tempfile, zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 from .subject_binaries import read_numpy, read_onnx, read_pickle, read_safetensors, read_unknown
 from .subject_tables import in_batches, in_duckdb, in_sqlite
 from .subject_texts import BLOCK, read_json, read_json_lines, read_notebook, read_text
@@ -53,7 +53,7 @@ def _csv(person: Person, path: Path, place: str) -> Iterator[Told]:
         yield Unread(place, f"no table: {str(error).splitlines()[0][:120]}")
         yield from read_text(person, path, place)
 
-# %% ../../nbs/core/subject_files.ipynb #6fb90c0e
+# %% ../../nbs/core/subject_files.ipynb #2fa92fc1
 DEPTH = 4  # Archives inside archives
 RATIO = 500  # Beyond it, from a gigabyte on, an archive is a bomb
 _GIGABYTE = 1 << 30
@@ -90,7 +90,7 @@ def _zip(person: Person, path: Path, place: str, depth: int) -> Iterator[Told]:
             inside = f"{place}, {entry.filename}"
             try:
                 with archive.open(entry) as source, _unpacked(source, _most(path)) as member:
-                    yield from in_file(person, member, inside, Path(entry.filename).suffix, depth=depth + 1)
+                    yield from in_file(person, member, inside, entry.filename, depth=depth + 1)
             except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # a password, an unknown method
                 yield Unread(inside, why_of(error))
 
@@ -101,24 +101,29 @@ def _tar(person: Person, path: Path, place: str, depth: int) -> Iterator[Told]:
             source = archive.extractfile(entry) if entry.isfile() else None
             if source is not None:
                 with _unpacked(source, _most(path)) as member:
-                    yield from in_file(
-                        person, member, f"{place}, {entry.name}", Path(entry.name).suffix, depth=depth + 1
-                    )
+                    yield from in_file(person, member, f"{place}, {entry.name}", entry.name, depth=depth + 1)
 
 
-def _compressed(person: Person, path: Path, place: str, depth: int, kind: str) -> Iterator[Told]:
+class _Stream(NamedTuple):
+    "One compressed file"
+
+    kind: str  # `gzip`
+    called: str  # What is inside: `visits.csv` of `visits.csv.gz`
+
+
+def _compressed(person: Person, path: Path, place: str, depth: int, stream: _Stream) -> Iterator[Told]:
     import pyarrow as pa
 
-    suffix = Path(Path(place).stem).suffix
+    kind, called = stream
     if kind == "zlib":
         import zlib
 
-        stream = io.BytesIO(zlib.decompress(path.read_bytes()))
-        with _unpacked(stream, _most(path)) as member:
-            yield from in_file(person, member, place, suffix, depth=depth + 1)
+        inflated = io.BytesIO(zlib.decompress(path.read_bytes()))
+        with _unpacked(inflated, _most(path)) as member:
+            yield from in_file(person, member, place, called, depth=depth + 1)
         return
     with pa.input_stream(str(path), compression=kind) as source, _unpacked(source, _most(path)) as member:
-        yield from in_file(person, member, place, suffix, depth=depth + 1)
+        yield from in_file(person, member, place, called, depth=depth + 1)
 
 # %% ../../nbs/core/subject_files.ipynb #791548e3
 _BEGINS = {  # First bytes -> kind
@@ -194,12 +199,12 @@ def kind_of(
     wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     return "unknown" if b"\0" in head and not wide else known or "text"
 
-# %% ../../nbs/core/subject_files.ipynb #4e8fd03a
+# %% ../../nbs/core/subject_files.ipynb #83ee5815
 def in_file(
     person: Person,
     path: Path,
     place: str,  # What to call it
-    suffix: str | None = None,  # Where its name does not have it
+    called: str = "",  # Name whose suffix counts; its own by default
     *,
     depth: int = 0,  # Archives around it
 ) -> Iterator[Told]:
@@ -209,7 +214,8 @@ def in_file(
             head = file.read(512)
         if not head:
             return
-        kind = kind_of(head, path.suffix if suffix is None else suffix)
+        called = called or path.name
+        kind = kind_of(head, Path(called).suffix)
         if kind in _PASSED:
             yield Passed(_PASSED[kind])
         elif kind in _READ:
@@ -221,7 +227,7 @@ def in_file(
         elif kind in ("zip", "tar"):
             yield from (_zip if kind == "zip" else _tar)(person, path, place, depth)
         else:
-            yield from _compressed(person, path, place, depth, kind)
+            yield from _compressed(person, path, place, depth, _Stream(kind, Path(called).stem))
     except _Bomb:
         yield Unread(place, "it unpacks to far more than its size")
     except Exception as error:  # whatever a broken file makes of a reader
