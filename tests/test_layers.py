@@ -13,7 +13,13 @@ PACKAGE = ROOT / "mlops_nb"
 STREET = "core guard cost data feature model serve monitor job comply app".split()  # each may use the faces to its left
 SURFACES = {"__init__", "__main__", "cli", "magics", "lab"}
 GROUND = {"events", "settings", "facts"}  # what every other room of a pillar may import
-CONTRIBUTED = {"health", "status", "pages", "collectors"}  # rooms that a face declares: they may import what verbs may
+CONTRIBUTED = {
+    "health",
+    "status",
+    "pages",
+    "collectors",
+    "subjects",
+}  # rooms that a face declares: they may import what verbs may
 ABOVE = GROUND | {"engine", "adapter", "views", "panel", "metrics", "verbs", "contributed"}
 ROOMS = {  # room -> rooms of its own pillar that it may import
     "events": set(),
@@ -29,7 +35,6 @@ ROOMS = {  # room -> rooms of its own pillar that it may import
     "contributed": ABOVE,
     "face": ABOVE,
 }
-CONTRIBUTED = {"health", "status", "pages", "collectors"}  # rooms that a face declares: they may import what verbs may
 TOOLS = {  # prefix of a room -> the packages that it alone may call
     "feast": {"feast"},
     "mlflow": {"mlflow"},
