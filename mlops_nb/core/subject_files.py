@@ -233,7 +233,7 @@ def in_file(
     except Exception as error:  # whatever a broken file makes of a reader
         yield Unread(place, why_of(error))
 
-# %% ../../nbs/core/subject_files.ipynb #58399c69
+# %% ../../nbs/core/subject_files.ipynb #2abdbdc9
 def _beside_database(path: Path) -> bool:
     "Is this a part of a SQLite file that is read with it?"
     base, _, end = path.name.rpartition("-")
@@ -244,8 +244,10 @@ def files_below(
     folder: Path,
     skip: Collection[Path] = (),  # Files and folders, resolved
 ) -> Iterator[Path | Unread]:
-    "Plain files of a folder, sorted; links to folders are not followed"
+    "Plain files of a folder, sorted, none where there is no folder; links to folders are not followed"
     failed: list[Unread] = []
+    if not folder.exists():
+        return
 
     def failing(error: OSError) -> None:
         failed.append(Unread(os.path.relpath(error.filename, folder), why_of(error)))

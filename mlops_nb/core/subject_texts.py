@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/subject_texts.html.md"""
 
 # %% auto #0
 __all__ = ['BLOCK', 'LONGEST', 'SHOWN', 'in_lines', 'read_text', 'parts', 'in_document', 'read_json', 'read_json_lines',
-           'in_notebook', 'read_notebook']
+           'in_output', 'in_notebook', 'read_notebook']
 
 # %% ../../nbs/core/subject_texts.ipynb #d124e514
 import json
@@ -125,14 +125,18 @@ def read_json_lines(person: Person, path: Path, place: str) -> Iterator[Told]:
                 yield Unread(f"{place}, line {number}", "no JSON")
                 yield from in_lines(person, text, place)
 
-# %% ../../nbs/core/subject_texts.ipynb #76f1004e
+# %% ../../nbs/core/subject_texts.ipynb #63ac921a
 def _joined(value: Any) -> Any:
     "A text that nbformat keeps as a list of lines"
     return "".join(value) if isinstance(value, list) and all(isinstance(line, str) for line in value) else value
 
 
-def _output(person: Person, output: Mapping, place: str) -> Iterator[Told]:
-    "What a cell has saved"
+def in_output(
+    person: Person,
+    output: Mapping,  # As nbformat has it
+    place: str,
+) -> Iterator[Told]:
+    "Lines and fields of one saved output that name a person"
     for field in ("text", "evalue"):
         yield from in_lines(person, str(_joined(output.get(field) or "")), place)
     yield from in_lines(person, "\n".join(map(str, output.get("traceback") or [])), place)
@@ -156,7 +160,7 @@ def in_notebook(
         yield from in_lines(person, str(_joined(cell.get("source") or "")), f"{place}, cell {number}")
         yield from in_document(person, [cell.get("metadata")], f"{place}, metadata of cell {number}")
         for output in cell.get("outputs") or []:
-            yield from _output(person, output, f"{place}, output of cell {number}")
+            yield from in_output(person, output, f"{place}, output of cell {number}")
 
 
 def read_notebook(person: Person, path: Path, place: str) -> Iterator[Told]:
