@@ -216,7 +216,7 @@ class Person(Worded):
         except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
             return ""
 
-# %% ../../nbs/core/subjects.ipynb #25e98963
+# %% ../../nbs/core/subjects.ipynb #3a1aa94f
 class Hit(NamedTuple):
     "One thing that is kept about the person"
 
@@ -224,6 +224,7 @@ class Hit(NamedTuple):
     how: str  # One of `HOW`
     record: Any  # What is kept there: a row, a line of text
     unit: str = "row"  # What it is one of
+    about: str = ""  # What its place belongs to: `dataset visits@2`, `model risk@1`
 
 
 class Unread(NamedTuple):
@@ -249,6 +250,7 @@ class Found(msgspec.Struct, frozen=True):
     count: int
     unit: str  # row, line, event ...
     how: str  # One of `HOW`
+    about: str = ""  # What the place belongs to: `dataset visits@2`, `model risk@1`
 
 
 class Looked(msgspec.Struct):
@@ -282,7 +284,7 @@ class Erased(msgspec.Struct):
     left: list[Left] = []
     unread: list[Unread] = []
 
-# %% ../../nbs/core/subjects.ipynb #b3bb6a17
+# %% ../../nbs/core/subjects.ipynb #d67de233
 def why_of(
     error: BaseException,
 ) -> str:
@@ -299,12 +301,12 @@ def counted(
     person: Person,
 ) -> Looked:
     "Hits by place, in the order in which they were met; what breaks off is not complete"
-    counts: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple[str, str, str, str], int] = {}
     looked = Looked(unread=[], passed={})
     try:
         for one in told:
             if isinstance(one, Hit):
-                where = (person.hidden(one.place), one.unit, one.how)
+                where = (person.hidden(one.place), one.unit, one.how, person.hidden(one.about))
                 counts[where] = counts.get(where, 0) + 1
             elif isinstance(one, Unread):
                 looked.unread.append(Unread(person.hidden(one.place), person.hidden(one.why)))
@@ -312,7 +314,7 @@ def counted(
                 looked.passed[one.what] = looked.passed.get(one.what, 0) + 1
     except Exception as error:  # one broken store must not hide what the others hold
         looked.unread.append(Unread("", person.hidden(why_of(error))))
-    looked.found = [Found(place, count, unit, how) for (place, unit, how), count in counts.items()]
+    looked.found = [Found(place, count, unit, how, about) for (place, unit, how, about), count in counts.items()]
     return looked
 
 

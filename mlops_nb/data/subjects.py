@@ -7,7 +7,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/data/subjects.html.md"""
 # %% auto #0
 __all__ = ['STORES', 'Datasets']
 
-# %% ../../nbs/data/subjects.ipynb #2ffecf66
+# %% ../../nbs/data/subjects.ipynb #5a068efb
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..core.errors import MlopsError
 from ..core.frames import file_digest
 from ..core.project import Project
 from ..core.subject_files import files_below, in_file
-from ..core.subjects import Passed, Person, Store, SubjectStore, Told, Unread, why_of
+from ..core.subjects import Hit, Passed, Person, Store, SubjectStore, Told, Unread, why_of
 from . import dvc_versions, reading
 
 # %% ../../nbs/data/subjects.ipynb #23f752fb
@@ -56,7 +56,7 @@ class _Pointers:
                 self.missing.append(Unread(called, "its bytes are not here: mlops data pull"))
         self.files[project.root / file] = f"{shown}@{versions[-1].version}"
 
-# %% ../../nbs/data/subjects.ipynb #de5f2d51
+# %% ../../nbs/data/subjects.ipynb #39fa1efd
 class Datasets(Store):
     "Dataset versions, wherever their bytes lie"
 
@@ -78,37 +78,42 @@ class Datasets(Store):
         seen: dict[str, list[Told]] = {}
         for file, version in pointers.files.items():
             if file.is_file():
-                place = f"{os.path.relpath(file, project.root)} ({version})"
-                yield from self._once(person, file, place, _with_format(file.name), seen)
+                known = _Known(version, _with_format(file.name))
+                yield from self._once(project, person, file, known, seen)
         for folder in self._folders(project):
             for path in files_below(folder):
                 if isinstance(path, Unread):
                     yield Unread(os.path.relpath(folder / path.place, project.root), path.why)
                     continue
-                known = pointers.known.get(path.parent.name + path.name, _Known("", ""))
-                place = os.path.relpath(path, project.root) + (f" ({known.version})" if known.version else "")
-                yield from self._once(person, path, place, known.called or path.name, seen)
+                known = pointers.known.get(path.parent.name + path.name, _Known("", path.name))
+                yield from self._once(project, person, path, known, seen)
 
-    def _once(self, person: Person, path: Path, place: str, called: str, seen: dict[str, list[Told]]) -> Iterator[Told]:
+    def _once(
+        self, project: Project, person: Person, path: Path, known: _Known, seen: dict[str, list[Told]]
+    ) -> Iterator[Told]:
         "The same bytes are looked through once, whatever their places are"
+        place = os.path.relpath(path, project.root) + (f" ({known.version})" if known.version else "")
         try:
-            digest = f"{file_digest(path, 'md5')} {Path(called).suffixes}"
+            digest = f"{file_digest(path, 'md5')} {Path(known.called).suffixes}"
         except OSError as error:
             yield Unread(place, why_of(error))
             return
         if digest not in seen:
-            seen[digest] = list(in_file(person, path, "", called))
-        yield from (_at(place, told) for told in seen[digest])
+            seen[digest] = list(in_file(person, path, "", known.called))
+        yield from (_at(place, known.version, told) for told in seen[digest])
 
     def _remote(self, project: Project) -> Iterator[Told]:
         "Copies on a remote that is no folder: the versions are those of the cache"
         if dvc_versions.remote_of(project)[1] and dvc_versions.local_folder(project) is None:
             yield Passed("copies on DVC's remote")
 
-# %% ../../nbs/data/subjects.ipynb #f5773872
-def _at(place: str, told: Told) -> Told:
+# %% ../../nbs/data/subjects.ipynb #41f512f9
+def _at(place: str, version: str, told: Told) -> Told:
     "The same in another place"
-    return told if isinstance(told, Passed) else told._replace(place=place + told.place)
+    if isinstance(told, Passed):
+        return told
+    told = told._replace(place=place + told.place)
+    return told._replace(about=f"dataset {version}") if isinstance(told, Hit) and version else told
 
 
 STORES: list[SubjectStore] = [Datasets()]

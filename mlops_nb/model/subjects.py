@@ -37,7 +37,7 @@ class Runs(Store):
         elif database.exists():
             yield from in_sqlite(person, database, os.path.relpath(database, project.root))
 
-# %% ../../nbs/model/subjects.ipynb #9c59561f
+# %% ../../nbs/model/subjects.ipynb #401e11fc
 class Artefacts(Store):
     "Files of runs and models, and of registrations that are going on"
 
@@ -67,7 +67,9 @@ class Artefacts(Store):
                 yield Unread(os.path.relpath(folder / path.place, root), path.why)
                 continue
             version = next((versions[above] for above in path.parents if above in versions), "")
-            yield from in_file(person, path, os.path.relpath(path, root) + (f" ({version})" if version else ""))
+            place = os.path.relpath(path, root) + (f" ({version})" if version else "")
+            for told in in_file(person, path, place):
+                yield told._replace(about=f"model {version}") if isinstance(told, Hit) and version else told
 
 
 STORES: list[SubjectStore] = [Runs(), Artefacts()]
