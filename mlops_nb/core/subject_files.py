@@ -18,7 +18,7 @@ from .subject_tables import in_batches, in_duckdb, in_sqlite
 from .subject_texts import BLOCK, read_json, read_json_lines, read_notebook, read_text
 from .subjects import Hit, Passed, Person, Told, Unread, why_of
 
-# %% ../../nbs/core/subject_files.ipynb #c1fe6de1
+# %% ../../nbs/core/subject_files.ipynb #8dc0ceee
 def _parquet(person: Person, path: Path, place: str) -> Iterator[Told]:
     import pyarrow.parquet as pq
 
@@ -44,9 +44,11 @@ def _csv(person: Person, path: Path, place: str) -> Iterator[Told]:
 
     try:
         with duckdb.connect() as db:
-            has_header = db.execute("SELECT HasHeader FROM sniff_csv(?, sample_size=-1)", [str(path)]).fetchone()[0]
-            rows = db.execute(
-                "SELECT * FROM read_csv(?, sample_size=-1, skip=0, all_varchar=true, header=?)", [str(path), has_header]
+            sniffed = db.sql("SELECT HasHeader FROM sniff_csv(?, sample_size=-1)", params=[str(path)])
+            [(has_header,)] = sniffed.fetchall()
+            rows = db.sql(
+                "SELECT * FROM read_csv(?, sample_size=-1, skip=0, all_varchar=true, header=?)",
+                params=[str(path), has_header],
             )
             yield from in_batches(person, rows.to_arrow_reader(100_000), place)
     except duckdb.Error as error:

@@ -261,7 +261,7 @@ def in_sqlite(
     except sqlite3.Error as error:
         yield Unread(place, why_of(error))
 
-# %% ../../nbs/core/subject_tables.ipynb #b267c256
+# %% ../../nbs/core/subject_tables.ipynb #34dd0132
 def in_duckdb(
     person: Person,
     path: Path,
@@ -273,7 +273,7 @@ def in_duckdb(
     try:
         with duckdb.connect(str(path), read_only=True) as db:
             for schema, table in db.execute("SELECT schema_name, table_name FROM duckdb_tables()").fetchall():
-                batches = db.execute(f"SELECT * FROM {_quoted(schema)}.{_quoted(table)}").to_arrow_reader(100_000)
+                batches = db.sql(f"SELECT * FROM {_quoted(schema)}.{_quoted(table)}").to_arrow_reader(100_000)
                 yield from in_batches(person, batches, f"{place}, table {table}")
     except duckdb.Error as error:
         yield Unread(place, str(error).splitlines()[0][:160])

@@ -112,7 +112,7 @@ def _forget_row(db: sqlite3.Connection, table: str, key: Any, stay: list[_Part],
                 row[place : place + 1] = [None] if place < len(row) else []
     db.execute(f"UPDATE {table} SET row=? WHERE key=?", (pack(row), key))
 
-# %% ../../nbs/feature/online_contents.ipynb #6d400613
+# %% ../../nbs/feature/online_contents.ipynb #b2175396
 def _definition_of(project: Project, view: str) -> Definition | None:
     "Of a view that a store names; None where it is gone"
     try:
@@ -132,7 +132,7 @@ def of_redis(
 ) -> Iterator[Entity]:
     "Every entity of an online store in Redis; one whose view nobody defines has the keys `0`, `1` ..."
     prefix = store.prefix.encode()
-    for name in store.tried(lambda: sorted(store.db.scan_iter(prefix + b"*"))):
+    for name in sorted(store.db.scan_iter(prefix + b"*")):
         view = name[len(prefix) :].decode()
         if view == "marks":
             continue
@@ -148,7 +148,7 @@ def forget_redis(
     gone: Iterable[Entity],
 ) -> None:
     for entity in gone:
-        store.tried(store.db.hdel, *entity.at)
+        store.db.hdel(*entity.at)
 
 # %% ../../nbs/feature/online_contents.ipynb #055ab0a8
 def of_events(
