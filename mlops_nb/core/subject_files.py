@@ -18,7 +18,7 @@ from .subject_tables import in_batches, in_duckdb, in_sqlite
 from .subject_texts import BLOCK, read_json, read_json_lines, read_notebook, read_text
 from .subjects import Hit, Passed, Person, Told, Unread, why_of
 
-# %% ../../nbs/core/subject_files.ipynb #8dc0ceee
+# %% ../../nbs/core/subject_files.ipynb #083b28e4
 def _parquet(person: Person, path: Path, place: str) -> Iterator[Told]:
     import pyarrow.parquet as pq
 
@@ -44,18 +44,18 @@ def _csv(person: Person, path: Path, place: str) -> Iterator[Told]:
 
     try:
         with duckdb.connect() as db:
-            sniffed = db.sql("SELECT HasHeader FROM sniff_csv(?, sample_size=-1)", params=[str(path)])
+            sniffed = db.sql("SELECT HasHeader FROM sniff_csv(?)", params=[str(path)])
             [(has_header,)] = sniffed.fetchall()
             rows = db.sql(
-                "SELECT * FROM read_csv(?, sample_size=-1, skip=0, all_varchar=true, header=?)",
+                "SELECT * FROM read_csv(?, skip=0, all_varchar=true, header=?)",
                 params=[str(path), has_header],
             )
             yield from in_batches(person, rows.to_arrow_reader(100_000), place)
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:  # a row that does not fit: it may be quoted from the second line on
         yield Unread(place, f"no table: {str(error).splitlines()[0][:120]}")
         yield from read_text(person, path, place)
 
-# %% ../../nbs/core/subject_files.ipynb #2fa92fc1
+# %% ../../nbs/core/subject_files.ipynb #83840429
 DEPTH = 4  # Archives inside archives
 RATIO = 500  # Beyond it, from a gigabyte on, an archive is a bomb
 _GIGABYTE = 1 << 30
@@ -113,19 +113,24 @@ class _Stream(NamedTuple):
     called: str  # What is inside: `visits.csv` of `visits.csv.gz`
 
 
-def _compressed(person: Person, path: Path, place: str, depth: int, stream: _Stream) -> Iterator[Told]:
-    import pyarrow as pa
-
-    kind, called = stream
+def _inflated(path: Path, kind: str) -> IO[bytes]:
+    "A compressed file as what is inside"
     if kind == "zlib":
         import zlib
 
-        inflated = io.BytesIO(zlib.decompress(path.read_bytes()))
-        with _unpacked(inflated, _most(path)) as member:
-            yield from in_file(person, member, place, called, depth=depth + 1)
-        return
-    with pa.input_stream(str(path), compression=kind) as source, _unpacked(source, _most(path)) as member:
-        yield from in_file(person, member, place, called, depth=depth + 1)
+        return io.BytesIO(zlib.decompress(path.read_bytes()))
+    if kind == "xz":
+        import lzma
+
+        return lzma.open(path)
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression=kind)
+
+
+def _compressed(person: Person, path: Path, place: str, depth: int, stream: _Stream) -> Iterator[Told]:
+    with _inflated(path, stream.kind) as source, _unpacked(source, _most(path)) as member:
+        yield from in_file(person, member, place, stream.called, depth=depth + 1)
 
 # %% ../../nbs/core/subject_files.ipynb #791548e3
 _BEGINS = {  # First bytes -> kind

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-# %% ../../nbs/core/subject_tables.ipynb #c1ea459a
+# %% ../../nbs/core/subject_tables.ipynb #b3a9ccfd
 def in_records(
     person: Person,
     records: Iterable[Any],  # Mappings, or anything that `Person.how` looks through
@@ -44,21 +44,34 @@ def in_batches(
     for batch in batches:
         may = candidates(person, batch)
         if may.any():
-            yield from in_records(person, _records(batch.take(np.flatnonzero(may))), place, unit)
+            yield from in_records(person, _picked(batch, np.flatnonzero(may)), place, unit)
+
+
+def _picked(batch: "pa.RecordBatch", rows: "np.ndarray") -> list[dict]:
+    "Some rows of a batch as dicts"
+    import pyarrow as pa
+
+    try:
+        return _records(batch.take(rows))
+    except pa.ArrowNotImplementedError:  # Arrow cannot pick values of every type
+        return [_records(batch.slice(row, 1))[0] for row in rows]
 
 
 def _records(batch: "pa.RecordBatch") -> list[dict]:
-    "Rows as dicts; a time that Python does not know is a text"
+    "Rows as dicts; a second column of a name stands in a field of its own, a time that Python does not know is a text"
     import pyarrow as pa
 
-    names = [
-        name if batch.schema.names.index(name) == n else f"{name} {n}" for n, name in enumerate(batch.schema.names)
-    ]
+    names = batch.schema.names
+    own = [name if names.index(name) == n else f"{name} ({n})" for n, name in enumerate(names)]
     try:
-        return batch.rename_columns(names).to_pylist()
+        rows = batch.rename_columns(own).to_pylist()
     except (ValueError, OverflowError):
         columns = [c.cast(pa.string()) if pa.types.is_temporal(c.type) else c for c in batch.columns]
-        return pa.RecordBatch.from_arrays(columns, names).to_pylist()
+        rows = pa.RecordBatch.from_arrays(columns, own).to_pylist()
+    for n in (n for n, name in enumerate(own) if name != names[n]):
+        for row in rows:
+            row[own[n]] = {names[n]: row[own[n]]}
+    return rows
 
 
 def candidates(
@@ -73,7 +86,7 @@ def candidates(
         may |= _named(person, column) if person.key and name != person.key else _any(person, column)
     return may
 
-# %% ../../nbs/core/subject_tables.ipynb #2d2e0739
+# %% ../../nbs/core/subject_tables.ipynb #7e1843b9
 def _is_text(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
@@ -109,7 +122,8 @@ def _named(person: Person, column: "pa.Array") -> "np.ndarray":
     if not _is_text(column.type):
         return _none(column)
     texts = column.cast(pa.large_string())
-    return _with_needle(person, texts) & _mask(pc.match_substring(texts, person.key))
+    named = _mask(pc.match_substring(texts, person.key))
+    return named & _with_needle(person, texts) if named.any() else named
 
 
 def _with_needle(person: Person, texts: "pa.Array") -> "np.ndarray":
@@ -181,7 +195,7 @@ def _inside(person: Person, column: "pa.Array") -> "np.ndarray":
         return may
     return _every(column)
 
-# %% ../../nbs/core/subject_tables.ipynb #4485b0ae
+# %% ../../nbs/core/subject_tables.ipynb #fb394817
 WAIT_S = 5.0  # For a database that somebody holds
 
 
@@ -190,13 +204,25 @@ def opened(
 ) -> sqlite3.Connection:
     "A SQLite file for reading only, which makes no file; raises `sqlite3.Error`"
     where = Path(path).absolute().as_uri()
+    log = Path(f"{path}-wal")
+    has_log = log.exists() and log.stat().st_size > 0
+    if not has_log and _is_short(path):
+        raise sqlite3.DatabaseError("the file is shorter than its header says")
     try:
         return _connected(f"{where}?mode=ro")
     except sqlite3.OperationalError as error:
-        log = Path(f"{path}-wal")
-        if "unable to open" not in str(error) or (log.exists() and log.stat().st_size):
+        if "unable to open" not in str(error) or has_log:
             raise
         return _connected(f"{where}?mode=ro&immutable=1")  # in a folder that cannot be written, with nothing in a log
+
+
+def _is_short(path: Path) -> bool:
+    "Was the end of a SQLite file cut off? SQLite reads zeros there"
+    with open(path, "rb") as file:
+        head = file.read(100)
+    page, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
+    known = head[24:28] == head[92:96]  # otherwise an old version of SQLite wrote it, which did not count pages
+    return known and path.stat().st_size < (65536 if page == 1 else page) * pages
 
 
 def _connected(uri: str) -> sqlite3.Connection:
@@ -210,7 +236,7 @@ def _connected(uri: str) -> sqlite3.Connection:
         db.close()
         raise
 
-
+# %% ../../nbs/core/subject_tables.ipynb #f26126d4
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -258,7 +284,7 @@ def in_sqlite(
                             yield Hit(where, how, record)
                 except sqlite3.Error as error:
                     yield Unread(where, why_of(error))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         yield Unread(place, why_of(error))
 
 # %% ../../nbs/core/subject_tables.ipynb #34dd0132
