@@ -7,8 +7,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/subject_verbs.html.md"""
 # %% auto #0
 __all__ = ['find']
 
-# %% ../../nbs/comply/subject_verbs.ipynb #97aa1c58
+# %% ../../nbs/comply/subject_verbs.ipynb #3e9b9999
 import sys
+from itertools import chain
 from . import subject_views
 from .events import SubjectSearched
 from .subject_facts import Search, StoreAnswer
@@ -19,7 +20,7 @@ from ..core.verbs import verb
 from ..feature.events import FeatureJoined
 from ..model.events import ModelRegistered
 
-# %% ../../nbs/comply/subject_verbs.ipynb #c83df764
+# %% ../../nbs/comply/subject_verbs.ipynb #9f526b9d
 def _typed(word: str) -> str:
     "The person's value, from wherever it comes"
     if word != "-":
@@ -62,13 +63,11 @@ What could not be read is named, and the exit code is 4. Records `subject.search
         for answer in subjects.ask(project, person):
             answers.append(_answer(answer))
             report(1, answer.store)
-    holding = {found.about for answer in answers for found in answer.places if found.about}
+    places = chain.from_iterable(answer.places for answer in answers)
+    holding = {found.about for found in places} - {""}
     models = subject_views.taught(ledger.of(project).events(FeatureJoined, ModelRegistered), holding)
-    told = SubjectSearched(
-        key=key,
-        found={answer.store: answer.found for answer in answers if answer.found},
-        unread={answer.store: len(answer.why) for answer in answers if answer.why},
-        models=[model.model for model in models],
-    )
+    counts = {answer.store: answer.found for answer in answers if answer.found}
+    unread = {answer.store: len(answer.why) for answer in answers if answer.why}
+    told = SubjectSearched(key=key, found=counts, unread=unread, models=[model.model for model in models])
     ledger.record(project, told, subject=person.pseudonym, fail="open")
     return Search(pseudonym=person.pseudonym, key=key, stores=answers, models=models)

@@ -65,7 +65,7 @@ def user(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     except (KeyError, OSError, ImportError):
         return str(os.getuid() if hasattr(os, "getuid") else "unknown"), "os_user"
 
-
+# %% ../../nbs/core/identity.ipynb #7c1e9a21
 _keys: dict[Path, bytes] = {}
 
 

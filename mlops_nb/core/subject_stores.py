@@ -102,7 +102,7 @@ class _Entry:
         "Is a part of it no JSON, and not blanked?"
         return not isinstance(self.header, dict) or (self.payload is None and bool(self.texts[1]))
 
-# %% ../../nbs/core/subject_stores.ipynb #0ed1b7d4
+# %% ../../nbs/core/subject_stores.ipynb #f8409d08
 class LedgerEntries(Store):
     "Payloads, subjects and actors"
 
@@ -119,10 +119,13 @@ class LedgerEntries(Store):
         if not (project.root / where).exists():
             return
         likes = [person.needle, *([actor] if actor else [])] if person.needle else [""]
-        conditions = " OR ".join(["header LIKE ? OR CAST(payload AS TEXT) LIKE ?"] * len(likes))
-        values = [f"%{like}%" for like in likes for _ in range(2)]
+        conditions = " OR ".join(
+            f"header LIKE ?{n} OR CAST(payload AS TEXT) LIKE ?{n}" for n in range(1, len(likes) + 1)
+        )
+        values = [f"%{like}%" for like in likes]
         with closing(subject_tables.opened(project.root / where)) as db:
-            for row in db.execute(f"SELECT seq, header, payload FROM entry WHERE {conditions} ORDER BY seq", values):
+            asked = f"SELECT seq, header, payload FROM entry WHERE {conditions} ORDER BY seq"
+            for row in db.execute(asked, values):
                 yield _Entry(*row)
 
     def export(self, project: Project, person: Person) -> Iterator[Told]:

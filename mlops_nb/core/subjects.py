@@ -9,8 +9,8 @@ __all__ = ['SHORTEST', 'How', 'HOW', 'Told', 'NOT_YET', 'Named', 'Worded', 'stro
            'Found', 'Looked', 'Left', 'Erased', 'why_of', 'counted', 'line_of', 'SubjectStore', 'Store', 'Answer',
            'Contributed', 'contributed', 'answered', 'ask', 'held']
 
-# %% ../../nbs/core/subjects.ipynb #9833e272
-import functools, html, json, re, unicodedata
+# %% ../../nbs/core/subjects.ipynb #e5619cdc
+import functools, html, itertools, json, re, unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -87,7 +87,7 @@ class Named:
         "A text with the pseudonym in place of the value"
         return re.sub(re.escape(self.value), self.pseudonym, text, flags=re.IGNORECASE)
 
-# %% ../../nbs/core/subjects.ipynb #ece3e13e
+# %% ../../nbs/core/subjects.ipynb #e9297809
 class Worded(Named):
     "A person, as texts and raw bytes write them"
 
@@ -126,8 +126,9 @@ class Worded(Named):
     @functools.cached_property
     def raw_forms(self) -> list[bytes]:
         "The value as the bytes of files that are no text"
-        words = {self.value, self.value.lower(), self.value.upper()}
-        forms = {word.encode(code) for word in words for code in ("utf-8", "utf-16-le", "utf-32-le")} - {b""}
+        words = (self.value, self.value.lower(), self.value.upper())
+        codes = ("utf-8", "utf-16-le", "utf-32-le")
+        forms = {word.encode(code) for word, code in itertools.product(words, codes)} - {b""}
         return [*sorted(forms), *([self.uuid] if self.uuid else [])]
 
     def in_bytes(

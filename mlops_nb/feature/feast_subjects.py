@@ -92,7 +92,7 @@ def _tables(db: sqlite3.Connection) -> list[str]:
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
-# %% ../../nbs/feature/feast_subjects.ipynb #eb7bc59a
+# %% ../../nbs/feature/feast_subjects.ipynb #d9b46ace
 def _redis(store: FeastStore) -> "Redis":
     return store.store._get_client(store.config.online_store)
 
@@ -107,6 +107,13 @@ def _fields(definitions: Iterable[Definition]) -> dict[bytes, tuple[str, str]]:
             view = f"{definition.name}@{definition.version}"
             known[_mmh3(f"{definition.name}__v{definition.version}:{feature}")] = (view, feature)
     return known
+
+
+def _named(field: bytes) -> tuple[str, str]:
+    "View and feature of a field that no definition knows"
+    if field.startswith(b"_ts:"):
+        return _view_of(field[4:].decode()), _TIME
+    return "", field.hex()
 
 
 def of_redis(
@@ -125,9 +132,7 @@ def of_redis(
         views: dict[str, dict[str, Any]] = {}
         fields: dict[str, list[bytes]] = {}
         for field, data in client.hgetall(name).items():
-            view, feature = known.get(field, ("", field.hex()))
-            if field.startswith(b"_ts:"):
-                view, feature = _view_of(field[4:].decode()), _TIME
+            view, feature = known.get(field) or _named(field)
             fields.setdefault(view, []).append(field)
             values = views.setdefault(view, {})
             if feature != _TIME:

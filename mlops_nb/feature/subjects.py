@@ -7,17 +7,24 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/subjects.html.md"""
 # %% auto #0
 __all__ = ['STORES', 'every_definition', 'OfflineFeatures', 'OnlineFeatures', 'StreamEvents']
 
-# %% ../../nbs/feature/subjects.ipynb #1dc6e859
+# %% ../../nbs/feature/subjects.ipynb #3a30b594
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from ..core import refs
-from ..core.errors import MlopsError
+from ..core.errors import MlopsError, ToolFailed
 from ..core.project import Project
 from ..core.subject_binaries import nameless
 from ..core.subject_files import in_file, in_folder
 from ..core.subject_tables import in_batches
 from ..core.subjects import Erased, Found, Hit, Left, Person, Store, SubjectStore, Told, Unread, counted, why_of
-from . import definition as definitions, feast_online, feast_subjects, online_contents, online_reader
+from mlops_nb.feature import (
+    definition as definitions,
+    feast_online,
+    feast_subjects,
+    online_contents,
+    online_reader,
+    redis_store,
+)
 from . import sql_tables, stream_sources
 from .facts import Definition
 from .online_contents import Entity
@@ -139,7 +146,7 @@ class _Entities(Store):
             return Erased(left=left, unread=looked.unread)
         return Erased(removed=looked.found, unread=looked.unread)
 
-# %% ../../nbs/feature/subjects.ipynb #1d319aca
+# %% ../../nbs/feature/subjects.ipynb #77e19d15
 class OnlineFeatures(_Entities):
     "The newest row of each entity"
 
@@ -153,6 +160,12 @@ class OnlineFeatures(_Entities):
     def _feast(self, project: Project) -> feast_online.FeastStore | None:
         url = str(project.online_url)
         return feast_online.FeastStore(project.root / url.removeprefix("feast:")) if url.startswith("feast:") else None
+
+    def _redis(self, project: Project) -> redis_store.RedisStore:
+        store = online_reader.opened(project)
+        if not isinstance(store, redis_store.RedisStore):
+            raise ToolFailed(f"{type(store).__name__} cannot be looked through")
+        return store
 
     def holds(self, project: Project) -> list[Path]:
         file = self._file(project)
@@ -173,7 +186,7 @@ class OnlineFeatures(_Entities):
         if feast is not None:
             yield from feast_subjects.contents(feast, known, person)
             return
-        store = online_reader.opened(project)
+        store = self._redis(project)
         try:
             yield from online_contents.of_redis(store, project)
         finally:
@@ -186,7 +199,7 @@ class OnlineFeatures(_Entities):
             return online_contents.forget_sqlite(file, gone)
         if feast is not None:
             return feast_subjects.forget(feast, gone)
-        store = online_reader.opened(project)
+        store = self._redis(project)
         try:
             online_contents.forget_redis(store, gone)
         finally:

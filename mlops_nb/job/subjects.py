@@ -7,9 +7,10 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/subjects.html.md"""
 # %% auto #0
 __all__ = ['STORES', 'JobRuns', 'CellCache', 'Schedules']
 
-# %% ../../nbs/job/subjects.ipynb #ff405214
+# %% ../../nbs/job/subjects.ipynb #a0542904
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from ..core import subject_binaries
@@ -55,7 +56,7 @@ class JobRuns(Store):
         for folder in self._folders(project):
             yield from in_folder(person, folder, project.root, logs)
 
-# %% ../../nbs/job/subjects.ipynb #44e10d31
+# %% ../../nbs/job/subjects.ipynb #2f3815aa
 class _Log(NamedTuple):
     "What the cells of one run left"
 
@@ -93,8 +94,8 @@ class _Reading:
 
     def record(self, record: cell_cache.Record, blob: bytes, place: str) -> Iterator[Hit]:
         "What one record tells, as one hit"
-        lines = [told for output in _flat(record.outputs) for told in in_output(self.person, output, place)]
-        texts = [told for told in lines if isinstance(told, Hit)]
+        lines = (in_output(self.person, output, place) for output in chain.from_iterable(record.outputs))
+        texts = [told for told in chain.from_iterable(lines) if isinstance(told, Hit)]
         found = subject_binaries.constants(self.person, blob)
         blocks = [digest for digest in record.buffers if found.named and self.holds(digest)]
         how = strongest([*(told.how for told in texts), found.how, "bytes" if blocks else ""])
@@ -119,11 +120,6 @@ class _Reading:
             if isinstance(path, Path) and path.name not in used and alone is not None:
                 if subject_binaries.in_array(alone, path.read_bytes()):
                     yield path
-
-
-def _flat(outputs: Iterable[Iterable[dict]]) -> Iterator[dict]:
-    for of_cell in outputs:
-        yield from of_cell
 
 # %% ../../nbs/job/subjects.ipynb #ea6d8564
 class CellCache(Store):
