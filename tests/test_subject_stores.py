@@ -205,6 +205,21 @@ def in_feast_redis(project, request) -> Planted:
     return in_online_features(project, request)
 
 
+def in_adopted_repository(project, request) -> Planted:
+    from mlops_nb.feature.feast_online import FeastStore
+
+    folder = project.root.parent / "theirs"
+    folder.mkdir()
+    yaml = "project: theirs\nprovider: local\nregistry: r.db\nonline_store: {type: sqlite, path: online.db}\n"
+    (folder / "feature_store.yaml").write_text(yaml + "entity_key_serialization_version: 3\n")
+    columns = [[row["mail"] for row in ROWS]]
+    batch = online_store.Batch("calls@1", ("customer",), ("mail",), [["c-17", "c-18"]], [1, 2], columns)
+    FeastStore(folder).write([batch])
+    (project.root / "features").mkdir(exist_ok=True)
+    (project.root / "features" / "feast.json").write_text(json.dumps({"repository": "../theirs"}))
+    return Planted(**twice({"calls@1": 1}, "entity"), erases=True)
+
+
 def in_stream_events(project, request) -> Planted:
     a_view(project, window=[feature_window()])
     events = [{**row, "at": "2026-01-02T00:00:00Z"} for row in [*ROWS, ANN]]
@@ -376,6 +391,7 @@ CASES = {  # a new store is one more line
     "online features in redis": Case("online features", in_redis, no_redis, REDIS),
     "online features in feast-sqlite": Case("online features", in_feast_sqlite, held("feast/online.db")),
     "online features in feast-redis": Case("online features", in_feast_redis, no_redis, REDIS),
+    "adopted Feast repository": Case("adopted Feast repository", in_adopted_repository, garbage("../theirs/online.db")),
     "stream events": Case("stream events", in_stream_events, held(".mlops/streams.db")),
     "runs": Case("runs", in_runs, garbage(".mlops/mlflow.db")),
     "model artefacts": Case("model artefacts", in_artefacts, beside(".mlops/artifacts/churn/x.parquet")),

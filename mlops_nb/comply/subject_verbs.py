@@ -20,7 +20,7 @@ from ..core.verbs import verb
 from ..feature.events import FeatureJoined
 from ..model.events import ModelRegistered
 
-# %% ../../nbs/comply/subject_verbs.ipynb #9f526b9d
+# %% ../../nbs/comply/subject_verbs.ipynb #2d784fda
 def _typed(word: str) -> str:
     "The person's value, from wherever it comes"
     if word != "-":
@@ -53,7 +53,8 @@ def find(
 ) -> Search:
     """Find what is kept about a person, in every store of the project
 
-    Says where and how much, never what. Texts without fields, such as notebooks and logs, are searched in both cases. \
+    Says where and how much, never what. Texts without fields, such as notebooks and logs, are searched in both cases, \
+for a number under a key where they name the key. \
 What could not be read is named, and the exit code is 4. Records `subject.searched` with the counts."""
     project = projects.current()
     person = Person(_typed(subject), key)

@@ -165,7 +165,7 @@ class LedgerEntries(Store):
             return
         erased.removed.append(Found(place, 1, "entry", how))
 
-# %% ../../nbs/core/subject_stores.ipynb #88c57d82
+# %% ../../nbs/core/subject_stores.ipynb #6cb8eecd
 class KeptViews(Store):
     "States of folds"
 
@@ -190,8 +190,9 @@ class KeptViews(Store):
 
     def erase(self, project: Project, person: Person) -> Erased:
         looked = self.find(project, person)
-        for found in looked.found:
-            (project.root / found.place).unlink(missing_ok=True)
+        for hit in self.export(project, person):
+            if isinstance(hit, Hit):
+                (project.root / hit.place).unlink(missing_ok=True)
         return Erased(removed=looked.found, unread=looked.unread)
 
 # %% ../../nbs/core/subject_stores.ipynb #e6e8f7ee

@@ -23,7 +23,7 @@ from . import identity, pillars
 from .errors import BadInput, MlopsError
 from .project import Project
 
-# %% ../../nbs/core/subjects.ipynb #55a2cdc6
+# %% ../../nbs/core/subjects.ipynb #3f0d689f
 SHORTEST = 3  # Characters of a value that is compared with every value
 _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{1,30})?")
 _RUN = re.compile(r"[A-Za-z0-9]+")
@@ -75,19 +75,17 @@ class Named:
         "What stands for the person in the ledger and in panels"
         return identity.subject_pseudonym(self._folded)
 
+    @property
+    def needs_name(self) -> bool:
+        "Is the value a number under a key? In a text it may be any number, unless the text names the key, too"
+        return bool(self.key) and self.number is not None
+
     @functools.cached_property
     def needle(self) -> str:
         "The longest run of plain letters and digits: whatever holds the value holds it, however it is escaped"
         return max(_RUN.findall(self.value), key=len, default="").lower()
 
-    def hidden(
-        self,
-        text: str,  # The name of a place, an error message
-    ) -> str:
-        "A text with the pseudonym in place of the value"
-        return re.sub(re.escape(self.value), self.pseudonym, text, flags=re.IGNORECASE)
-
-# %% ../../nbs/core/subjects.ipynb #e9297809
+# %% ../../nbs/core/subjects.ipynb #a73927ee
 class Worded(Named):
     "A person, as texts and raw bytes write them"
 
@@ -110,6 +108,15 @@ class Worded(Named):
         if self.needle and self.needle not in text.lower():
             return False
         return self._pattern.search(text if text.isascii() else unicodedata.normalize("NFC", text)) is not None
+
+    def hidden(
+        self,
+        text: str,  # The name of a place, an error message
+    ) -> str:
+        "A text with the pseudonym in place of the value"
+        if self.number is None:
+            return re.sub(re.escape(self.value), self.pseudonym, text, flags=re.IGNORECASE)
+        return self._pattern.sub(self.pseudonym, text) if len(self.value) >= SHORTEST else text
 
     def excerpt(
         self,

@@ -7,7 +7,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/subjects.html.md"""
 # %% auto #0
 __all__ = ['STORES', 'JobRuns', 'CellCache', 'Schedules']
 
-# %% ../../nbs/job/subjects.ipynb #a0542904
+# %% ../../nbs/job/subjects.ipynb #713d40f9
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -20,7 +20,6 @@ from ..core.subject_tables import in_records, in_sqlite
 from ..core.subject_texts import in_output
 from mlops_nb.core.subjects import (
     Erased,
-    Found,
     Hit,
     Left,
     Person,
@@ -28,6 +27,7 @@ from mlops_nb.core.subjects import (
     SubjectStore,
     Told,
     Unread,
+    counted,
     strongest,
     why_of,
 )
@@ -56,7 +56,7 @@ class JobRuns(Store):
         for folder in self._folders(project):
             yield from in_folder(person, folder, project.root, logs)
 
-# %% ../../nbs/job/subjects.ipynb #2f3815aa
+# %% ../../nbs/job/subjects.ipynb #78ac3bcc
 class _Log(NamedTuple):
     "What the cells of one run left"
 
@@ -97,6 +97,8 @@ class _Reading:
         lines = (in_output(self.person, output, place) for output in chain.from_iterable(record.outputs))
         texts = [told for told in chain.from_iterable(lines) if isinstance(told, Hit)]
         found = subject_binaries.constants(self.person, blob)
+        if self.person.needs_name and not found.named and self.person.key not in str(record.outputs):
+            return
         blocks = [digest for digest in record.buffers if found.named and self.holds(digest)]
         how = strongest([*(told.how for told in texts), found.how, "bytes" if blocks else ""])
         if how:
@@ -121,7 +123,7 @@ class _Reading:
                 if subject_binaries.in_array(alone, path.read_bytes()):
                     yield path
 
-# %% ../../nbs/job/subjects.ipynb #ea6d8564
+# %% ../../nbs/job/subjects.ipynb #26b369af
 class CellCache(Store):
     "What cells left for the next run"
 
@@ -153,21 +155,21 @@ class CellCache(Store):
         return runs / log.relative_to(runs).parts[0]
 
     def erase(self, project: Project, person: Person) -> Erased:
-        erased = Erased(removed=[], left=[], unread=[])
-        looked = self.find(project, person)
-        erased.unread += looked.unread
-        for found in looked.found:
-            path = project.root / found.place
-            if path.name == "cells.log" and execution.is_held(self._run(project, path)):
-                erased.left.append(Left(found.place, found.count, "the run is going on"))
-                continue
-            path.unlink(missing_ok=True)
-            erased.removed.append(found)
-        for found in self.find(project, person).found:  # blocks to which only these records referred
-            if found.unit == "block":
-                (project.root / found.place).unlink(missing_ok=True)
-                erased.removed.append(found)
+        erased = Erased(removed=[], left=[], unread=self.find(project, person).unread)
+        for _ in range(2):  # then the blocks to which only these records referred
+            told = [one for one in self.export(project, person) if isinstance(one, Hit)]
+            busy = {one.place for one in told if self._is_going_on(project, one)}
+            going = [one for one in told if one.place in busy]
+            gone = [one for one in told if one.place not in busy]
+            for one in gone:
+                (project.root / one.place).unlink(missing_ok=True)
+            erased.removed += counted(gone, person).found
+            erased.left = [Left(at.place, at.count, "the run is going on") for at in counted(going, person).found]
         return erased
+
+    def _is_going_on(self, project: Project, hit: Hit) -> bool:
+        path = project.root / hit.place
+        return path.name == "cells.log" and execution.is_held(self._run(project, path))
 
 # %% ../../nbs/job/subjects.ipynb #37f6d448
 _TABLES = ("mlops_schedule", "mlops_fire", "mlops_notice")
