@@ -131,7 +131,9 @@ class Plain:
         self.usd, self.kwh, self.seconds = (max(0.0, x or 0.0) for x in (p.usd, p.kwh, p.seconds))
         self.unpriced = int(p.usd is None)
         self.cells = p.cells if self.is_job else []
-        self.idle = max(0.0, self.usd - sum(c.usd or 0.0 for c in self.cells)) if self.cells else p.idle_usd or 0.0
+        self.idle = max(0.0, self.usd - sum(c.usd or 0.0 for c in self.cells)) if self.cells else 0.0
+        if p.idle_usd is not None:
+            self.idle = p.idle_usd
         self.parts, self.around = (0.0, 0.0, 0.0), None
 
     @property
@@ -221,7 +223,7 @@ def some_ledger(p, rng, monkeypatch, entries):
             around = parent if parent != run else ""
             more = {
                 "cells": cells,
-                "idle_usd": 0.01,
+                "idle_usd": rng.choice([None, 0.01]),
                 "model": rng.choice(["", "fraud"]),
                 "job": rng.choice(["", "named"]),
             }

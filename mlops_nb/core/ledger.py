@@ -226,7 +226,7 @@ class _Showing(_Proving):
             "origin": self.origin,
             "public_keys": [key.hex() for key in self.keys],
             "checkpoints": self.notes(),
-            "entries": [_bundled(row) for row in self.rows()],
+            "entries": [_bundled(verification.Row(*row)) for row in self.rows()],
         }
 
 # %% ../../nbs/core/ledger.ipynb #ca30c55b

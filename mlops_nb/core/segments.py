@@ -50,7 +50,7 @@ def _utc(
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 # %% ../../nbs/core/segments.ipynb #ea68bc15
-class Sealed(NamedTuple):
+class Sealed(msgspec.Struct, frozen=True, gc=False):
     "One complete segment, as the ledger knows it"
 
     path: str  # Relative to the project
@@ -130,7 +130,7 @@ def seal(
     except BaseException:
         final.unlink(missing_ok=True)
         raise
-    return segment._replace(seq=event.seq)
+    return msgspec.structs.replace(segment, seq=event.seq)
 
 # %% ../../nbs/core/segments.ipynb #37c9ba97
 def sealed(

@@ -43,9 +43,9 @@ class Ended(msgspec.Struct, gc=False):
 
 
 class JobEnded(Ended, gc=False):
-    "A job's end: what no cell cost was idle time"
+    "A job's end; its cells are decoded only where it does not say how much of its price was idle time"
 
-    cells: list[CellUsd] = []
+    cells: msgspec.Raw = msgspec.Raw(b"[]")  # Of `CellUsd`
 
 
 class CellEnded(CellUsd, gc=False):
@@ -128,14 +128,23 @@ class Sum(msgspec.Struct, array_like=True):
             del self.evidence[:-EVIDENCE]
 
 
+_cells_of = msgspec.json.Decoder(list[CellUsd]).decode
+
+
+def _idle(fields: Any, usd: float) -> float:
+    "What nothing ran for: as the work says, or what no cell of it cost"
+    if fields.idle_usd is not None:
+        return _number(fields.idle_usd)
+    cells = getattr(fields, "cells", None)
+    if isinstance(cells, msgspec.Raw):
+        cells = _cells_of(cells)
+    return max(0.0, usd - sum([_number(cell.usd) for cell in cells])) if cells else 0.0
+
+
 def _amount(fields: Any) -> Amount:
     "What one piece of work cost, the work inside it included"
     usd = _number(fields.usd)
-    cells = getattr(fields, "cells", None)
-    if cells:
-        idle = max(0.0, usd - sum([_number(cell.usd) for cell in cells]))
-    else:
-        idle = _number(fields.idle_usd)
+    idle = _idle(fields, usd)
     return Amount(usd, _number(fields.kwh), _number(fields.seconds), idle, 1, int(not _is_number(fields.usd)))
 
 # %% ../../nbs/cost/spending.ipynb #536abadf
