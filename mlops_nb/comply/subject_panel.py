@@ -1,4 +1,4 @@
-"""Store, place, how many, how it was matched; what could not be read stands first
+"""Store, how many, how it was matched, and where; what could not be read stands first
 
 Docs: https://mlops-nb.github.io/mlops_nb/comply/subject_panel.html.md"""
 
@@ -11,7 +11,7 @@ __all__ = ['MATCHED', 'search']
 from .subject_facts import Search
 from ..core.draw import Block, Panel, badge, details, facts, table, text
 
-# %% ../../nbs/comply/subject_panel.ipynb #5e25dc9c
+# %% ../../nbs/comply/subject_panel.ipynb #a6abd0d7
 MATCHED = {
     "key": "by key",
     "value": "a value",
@@ -28,14 +28,14 @@ def search(fact: Search) -> Panel:
     passed: dict[str, int] = {}
     for answer in fact.stores:
         for found in answer.places:
-            rows.append([answer.store, found.place, found.count, found.unit, MATCHED.get(found.how, found.how)])
+            rows.append([answer.store, found.count, found.unit, MATCHED.get(found.how, found.how), found.place])
         unread += [[badge("bad", "NOT READ"), answer.store, why] for why in answer.why]
         for what, count in answer.passed.items():
             passed[what] = passed.get(what, 0) + count
     blocks: list[Block] = [facts(_about(fact, passed))]
     if unread:
         blocks.append(table(["", "store", "what could not be read"], unread))
-    blocks.append(table(["store", "place", "how many", "of what", "matched"], rows, empty="nothing was found"))
+    blocks.append(table(["store", "how many", "of what", "matched", "place"], rows, empty="nothing was found"))
     if fact.models:
         models = [[taught.model, taught.why, _entry(taught.evidence)] for taught in fact.models]
         blocks.append(details("Models that learned from it", table(["model", "why", "entry"], models)))
