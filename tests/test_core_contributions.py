@@ -105,6 +105,7 @@ FACE = """
         health="health:checks",
         status="status:PART",
         pages="pages:pages",
+        subjects="subjects:STORES",
     )
 """
 ROOMS = {
@@ -174,6 +175,19 @@ ROOMS = {
             return Line(counts={"kinds of trees": len(state.names.get("trees", ()))})
 
         PART = StatusPart(names_fold("forest.names", {"forest.planted": "trees"}), line)
+    """,
+    "subjects": """
+        from mlops_nb.core.subjects import Hit, Store
+
+        class Gardeners(Store):
+            name = "gardeners"
+
+            def export(self, project, person):
+                for row in [{"gardener": "ann@x.org"}, {"gardener": "bob@x.org"}]:
+                    if how := person.how(row):
+                        yield Hit("the shed", how, row)
+
+        STORES = [Gardeners()]
     """,
     "pages": """
         from mlops_nb.core.contributions import Page, Pages, Tile
@@ -247,6 +261,16 @@ def test_a_strangers_verb_in_python_and_the_notebook(forest):
         live.reset()
         InteractiveShell.clear_instance()
     assert [e.subject for e in ledger.of(forest).events("forest.planted")] == ["oak", "ash"]
+
+
+def test_a_strangers_store_is_asked_about_a_person(forest, cli):
+    found = {s["store"]: s for s in cli("comply", "find", "ann@x.org", "--key", "gardener", "--json").json["stores"]}
+    assert (found["gardeners"]["pillar"], found["gardeners"]["found"], found["gardeners"]["complete"]) == (
+        "forest",
+        1,
+        True,
+    )
+    assert found["gardeners"]["places"] == [{"place": "the shed", "count": 1, "unit": "row", "how": "key", "about": ""}]
 
 
 def test_a_strangers_line_health_and_page(forest, cli):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from counts import count
+from helpers.counts import count
 from mlops_nb.core import locks, process_identity, processes
 from mlops_nb.core.project import replacing, write_text
 
@@ -22,14 +22,14 @@ ONCE = {  # call -> the room that alone makes it, and those that still have thei
             "feature/history.py",
             "feature/verbs.py",
             "job/definition.py",
-            "job/namespace.py",
+            "job/runs/namespace.py",
         },
     ),
     "setsid": ("core/processes.py", {"job/runs/fork_server.py"}),
     "killpg": ("core/processes.py", {"job/runs/fork_server.py"}),
     "start_new_session": (
         "core/processes.py",
-        {"job/kernel_form.py", "job/unattended.py", "model/mlflow_registration.py"},
+        {"job/runs/kernel_form.py", "job/schedules/unattended.py", "model/mlflow_registration.py"},
     ),
 }
 

@@ -19,6 +19,7 @@ CONTRIBUTED = {
     "pages",
     "collectors",
     "services",
+    "subjects",
 }  # rooms that a face declares: they may import what verbs may
 ABOVE = GROUND | {"engine", "adapter", "views", "panel", "metrics", "verbs", "contributed"}
 ROOMS = {  # room -> rooms of its own pillar that it may import
@@ -35,13 +36,6 @@ ROOMS = {  # room -> rooms of its own pillar that it may import
     "contributed": ABOVE,
     "face": ABOVE,
 }
-CONTRIBUTED = {
-    "health",
-    "status",
-    "pages",
-    "collectors",
-    "services",
-}  # rooms that a face declares: they may import what verbs may
 TOOLS = {  # prefix of a room -> the packages that it alone may call
     "feast": {"feast"},
     "mlflow": {"mlflow"},

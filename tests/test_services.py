@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from counts import count
+from helpers.counts import count
 from mlops_nb import job as jobs
 from mlops_nb.app import service_verbs
 from mlops_nb.core import (
@@ -32,7 +32,7 @@ from mlops_nb.core import (
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import Finding, ToolFailed
 from mlops_nb.core.service_store import SUPERVISOR, Service
-from mlops_nb.job import schedule_definition
+from mlops_nb.job.schedules import schedule_definition
 from mlops_nb.job.schedules.facts import Schedule
 from mlops_nb.job.schedules.schedule_store import Store
 
@@ -178,7 +178,7 @@ CLOCKED = """
 import signal, sys, threading, time
 from pathlib import Path
 from mlops_nb.core import project as projects, services
-from mlops_nb.job import daemon
+from mlops_nb.job.schedules import daemon
 from mlops_nb.job.schedules.schedule_store import Store
 
 project, clock = projects.find(), Path(sys.argv[1])

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = face(
     {
         "status": "verbs:status",
         "scan": "verbs:scan",
+        "find": "subject_verbs:find",
         "audit": "audit_verbs:",
         "board": "panel:board",
         "list": "verbs:list_",
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = face(
         "controls": "controls:",
         "Board": "facts:Board",
         "Scan": "facts:Scan",
+        "Search": "subject_facts:Search",
         "Result": "facts:Result",
         "Control": "facts:Control",
     },
@@ -34,4 +36,5 @@ CONTRIBUTES = contributes(
     events="events:TYPES",
     pages="pages:pages",
     collectors="collectors:COLLECTORS",
+    subjects="subjects:STORES",
 )

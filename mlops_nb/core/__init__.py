@@ -15,7 +15,8 @@ from .pillars import contributes
 _ROOMS = (
     "brackets contributions draw errors events evidence fact folds frames grammar health identity ledger ledger_reading "
     "lazy locks merkle need note payloads pillars processes progress project proportion refs remembered resources "
-    "segments settings svg verbs verification"
+    "segments settings subject_binaries subject_files subject_stores subject_tables subject_texts subjects svg verbs "
+    "verification"
 ).split()
 __getattr__, __dir__, __all__ = face(__name__, {name: f"{name}:" for name in _ROOMS})
 
@@ -30,4 +31,5 @@ CONTRIBUTES = contributes(
     events="events:TYPES",
     health="health:checks",
     status="status:STATUS",
+    subjects="subject_stores:STORES",
 )

@@ -23,7 +23,7 @@ KINDS = {
     "pages": "Its pages of the project's site: (project) -> Pages",
     "sidebar": "Its section of the sidebar",
     "metrics": "Metrics that gates and alerts may name: list of Metric",
-    "stores": "Stores that may hold personal data",
+    "subjects": "Stores that may hold something about a person: list of SubjectStore",
     "services": "What it runs beside the kernel",
     "collectors": "Evidence for controls: {control: (sources) -> outcome}",
 }

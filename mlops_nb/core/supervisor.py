@@ -234,8 +234,9 @@ class Supervisor:
         watched = [found for who in self.leaders.values() if (found := processes.ending(who)) is not None]
         if len(watched) < len(self.leaders):
             self.sleep_s = SOON_S  # One has just ended, or the system tells no ends
+        sources: list[int | processes.Watched] = [self.wake, *watched]
         with selectors.DefaultSelector() as selector:
-            for source in (self.wake, *watched):
+            for source in sources:
                 selector.register(source, selectors.EVENT_READ)
             selector.select(self.sleep_s)
         for found in watched:

@@ -34,4 +34,5 @@ CONTRIBUTES = contributes(
     status="status:STATUS",
     pages="pages:pages",
     collectors="collectors:COLLECTORS",
+    subjects="subjects:STORES",
 )

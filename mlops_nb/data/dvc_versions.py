@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/data/dvc_versions.html.md"""
 
 # %% auto #0
 __all__ = ['REMOTE', 'remote_of', 'local_folder', 'adopt', 'copy_whole', 'cache', 'store', 'bytes_of', 'pull', 'push', 'pointer',
-           'read', 'write', 'put']
+           'stem', 'read', 'write', 'put']
 
 # %% ../../nbs/data/dvc_versions.ipynb #e9ba76d1
 import os, re, shutil, subprocess, sys
@@ -177,14 +177,14 @@ def pointer(project: Project, name: str) -> Path | None:
     exact = []
     near = []
     for pointer in (project.root / "data").glob("*.dvc"):
-        if _stem(pointer) == name:
+        if stem(pointer) == name:
             exact.append(pointer)
         elif pointer.name.split(".")[0] == name:
             near.append(pointer)
     return min(exact or near, key=lambda pointer: pointer.name, default=None)
 
 
-def _stem(pointer: Path) -> str:
+def stem(pointer: Path) -> str:
     "Name of the data file without its suffix"
     return pointer.name.removesuffix(".dvc").rsplit(".", 1)[0]
 

@@ -39,4 +39,5 @@ CONTRIBUTES = contributes(
     status="status:STATUS",
     pages="pages:pages",
     metrics="metrics:METRICS",
+    subjects="subjects:STORES",
 )

@@ -48,4 +48,5 @@ CONTRIBUTES = contributes(
     pages="pages:pages",
     services="services:services",
     collectors="collectors:COLLECTORS",
+    subjects="subjects:STORES",
 )

@@ -44,4 +44,5 @@ CONTRIBUTES = contributes(
     pages="pages:pages",
     metrics="metrics:METRICS",
     collectors="collectors:COLLECTORS",
+    subjects="subjects:STORES",
 )
