@@ -20,7 +20,7 @@ ONCE = {  # call -> the room that alone makes it, and those that still have thei
         {
             "feature/exchange_verbs.py",
             "feature/history.py",
-            "feature/verbs.py",
+            "feature/training_set.py",
             "job/definition.py",
             "job/runs/namespace.py",
         },
@@ -29,7 +29,7 @@ ONCE = {  # call -> the room that alone makes it, and those that still have thei
     "killpg": ("core/processes.py", {"job/runs/fork_server.py"}),
     "start_new_session": (
         "core/processes.py",
-        {"job/runs/kernel_form.py", "job/schedules/unattended.py", "model/mlflow_registration.py"},
+        {"job/runs/kernel_form.py", "job/schedules/unattended.py", "model/mlflow_background.py"},
     ),
 }
 

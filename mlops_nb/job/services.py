@@ -10,7 +10,7 @@ __all__ = ['GRACE_S', 'services']
 # %% ../../nbs/job/services.ipynb #2800cfea
 from ..core.project import Project
 from ..core.service_store import Service
-from . import schedule_definition
+from .schedules import schedule_definition
 
 # %% ../../nbs/job/services.ipynb #84ed3fff
 GRACE_S = 75.0  # Runs have 60 s, of which a worker takes up to 45
