@@ -13,8 +13,6 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 # Slow to import, and used by much of what is tested. Not MLflow: it imports plug-ins of ours.
@@ -32,17 +30,6 @@ def server() -> "multiprocessing.context.ForkServerContext":
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *SLOW])
     return context
-
-
-@contextmanager
-def empty_main() -> Iterator[None]:
-    "multiprocessing looks at `__main__`, and shells that other tests begin leave modules there that it cannot read"
-    before = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = before
 
 
 def become(cwd: str, env: dict[str, str], stdout: str, stderr: str) -> None:
@@ -94,8 +81,7 @@ def run_code(
     with tempfile.TemporaryDirectory(prefix="mlops-code-") as folder:
         files = [str(Path(folder, name)) for name in ("out", "err")]
         process = server().Process(target=carry_out, args=(code, list(words), (cwd, env, *files)))
-        with empty_main():
-            process.start()
+        process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
