@@ -319,10 +319,11 @@ def test_a_project_that_is_moved_while_a_version_is_registered(project, model_ca
     assert done.stdout == "registering\n", done.stderr[-2000:]
     bracket = next(ledger.of(project).events("model.logging_started")).payload.bracket
     new = project.root.with_name("elsewhere")
-    os.rename(project.root, new)
-    monkeypatch.chdir(new)
-    p = projects.create(new)
-    fifo.write_text("go on")  # waits until the background process reads
+    with fifo.open("w", encoding="utf-8") as told:  # waits until the background process reads
+        os.rename(project.root, new)
+        monkeypatch.chdir(new)
+        p = projects.create(new)
+        told.write("go on")
     e = registration.wait(p, bracket)
     assert (e.type, e.payload.message) == ("model.failed", registration.MOVED)
     assert (list(registration.staging(p).iterdir()), project.root.exists()) == ([], False)

@@ -4,6 +4,7 @@ On Linux the process is forked from a server that has imported what is slow and 
 Either way the code finds what a new `python -c` would: its environment, its working directory, an empty `__main__`."""
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 import traceback
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 # Slow to import, and used by much of what is tested. Not MLflow: it imports plug-ins of ours.
@@ -30,6 +32,16 @@ def server() -> "multiprocessing.context.ForkServerContext":
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *SLOW])
     return context
+
+
+@contextlib.contextmanager
+def plain_main() -> Iterator[None]:
+    "An empty `__main__`: multiprocessing looks for one like it, and IPython in a test may have left another kind"
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def become(cwd: str, env: dict[str, str], stdout: str, stderr: str) -> None:
@@ -81,7 +93,8 @@ def run_code(
     with tempfile.TemporaryDirectory(prefix="mlops-code-") as folder:
         files = [str(Path(folder, name)) for name in ("out", "err")]
         process = server().Process(target=carry_out, args=(code, list(words), (cwd, env, *files)))
-        process.start()
+        with plain_main():
+            process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
