@@ -235,7 +235,6 @@ def of_kafka(
     topic = address.path.strip("/")
     if not address.netloc or not topic:
         raise BadInput(f"{shown(url)} is no Kafka topic", "write kafka://HOST:9092/TOPIC")
-    down: list = []  # What the client says of brokers that are gone
     consumer = kafka.Consumer(
         {
             "bootstrap.servers": address.netloc,
@@ -243,9 +242,6 @@ def of_kafka(
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "log_level": 0,
-            "error_cb": lambda error: (
-                down.append(error) if error.code() == kafka.KafkaError._ALL_BROKERS_DOWN else None
-            ),
             **(settings or {}),
         }
     )
@@ -270,10 +266,9 @@ def of_kafka(
                     continue
                 _sorted_out(row, f"{topic} {message.partition()}/{message.offset()}", rows, bad)
             if rows or bad:
-                down.clear()
                 yield Batch(rows, json.dumps(at), bad)
-            elif once and down:
-                raise ToolFailed(f"{shown(url)}: {down[-1].str()[:160]}", _BROKER)
+            elif once:
+                consumer.list_topics(topic, timeout=5)  # fails where the broker is gone
     except kafka.KafkaException as error:
         raise ToolFailed(f"{shown(url)}: {error.args[0].str()[:160]}", _BROKER) from error
     finally:
