@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Never
 from ... import cost
 from ...core import secret_refs
 from ..notebook.notebook_ast import Cell, understand
-from . import cell_cache, namespace, pickles
-from .cell_cache import CellFiles
+from . import cell_cache, cell_records, namespace, pickles
+from .cell_records import CellDone, CellFiles
 from .cell_outputs import Outputs
 from .file_stamps import file_stamp
 
@@ -218,8 +218,8 @@ def _ignored(folder: str) -> list[str]:
 # %% ../../../nbs/job/runs/cell_runner.ipynb #89ae440c
 def _records(
     logs: Iterable[str],  # Their paths; empty ones are left out
-) -> list[tuple[cell_cache.Record, bytes]]:
-    return list(chain.from_iterable(cell_cache.read(Path(log)) for log in logs if log))
+) -> list[cell_records.Kept]:
+    return list(chain.from_iterable(cell_records.read(Path(log)) for log in logs if log))
 
 
 _OUTPUTS = {"out", "stream", "clear", "update"}  # Messages of which one of these is a key are outputs
@@ -253,7 +253,7 @@ class Run:
 
     def _after(self, *_: object) -> None:
         self.stop = True
-        if self.running and not (self.cache and self.cache.pending):
+        if self.running and not (self.cache and self.cache.unsaved):
             raise KeyboardInterrupt
 
     def _cache(self) -> cell_cache.Cache:
@@ -358,10 +358,7 @@ class Run:
         try:
             lost = self.cache.after(
                 place,
-                self.tell.mask.values(outputs),
-                count,
-                usage,
-                files,
+                CellDone(self.tell.mask.values(outputs), count, usage, files),
                 insist=self.stop or self.cells[place].get("insist", False),
             )
         except OSError as error:
@@ -474,7 +471,7 @@ def run(
     except KeyboardInterrupt:
         end = cells._stopped(None)
     _end_of_process()
-    tell({**end, "effects": cells.cache.effects()} if cells.cache and "given" in plan else end)
+    tell({**end, "effects": cell_cache.effects(cells.cache)} if cells.cache and "given" in plan else end)
     return 0
 
 

@@ -26,7 +26,7 @@ from .. import definition
 from ..events import CellCost, JobCompleted
 from ..facts import Artefact, CellRun, Job, RunRecord, StepRun
 from ..notebook import notebook_ast, parameters
-from . import cell_cache, cell_syntax, end_command, injection, kernel_form, supervision
+from . import cell_cache, cell_records, cell_syntax, end_command, injection, kernel_form, supervision
 from mlops_nb.job.runs.run_plan import (
     RunPlan,
     RunSetup,
@@ -597,8 +597,8 @@ def _blocks_in_use(
     "Big blocks of memory that records refer to"
     used = set()
     for log in runs.glob("*/cells.log"):
-        for part in (log, *cell_cache.logs_of_steps(log.parent)):
-            for record, _ in cell_cache.read(part):
+        for part in (log, *cell_records.logs_of_steps(log.parent)):
+            for record, _ in cell_records.read(part):
                 used.update(record.buffers)
     return used
 

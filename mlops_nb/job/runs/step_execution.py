@@ -18,7 +18,7 @@ from ...core.errors import BadInput
 from ...core.project import write_text
 from ..conversion import step_graph
 from ..facts import Job, StepRun
-from . import cell_cache, supervision
+from . import cell_records, supervision
 from .run_plan import RunSetup, finish, fork_request, preloads, sheet_of
 from .step_cells import FIRST, Sheets
 from .supervision import CostOf, Limits, Tell, stoppable
@@ -414,7 +414,7 @@ class Orders:
         sources = [cell["source"] for cell in sheets.code if cell["at"] != sheets.injected]
         code = msgspec.json.encode([sources, sorted(sheets.own)])
         self.path = path
-        self.code = cell_cache.code_digest(code.decode())
+        self.code = cell_records.code_digest(code.decode())
         try:
             data = msgspec.json.decode(path.read_bytes(), type=dict)
         except (OSError, msgspec.DecodeError):
