@@ -334,16 +334,18 @@ def record_of(
     keys = unsaved.keys
     places = unsaved.places
     files = unsaved.files()
+    outputs, counts, usage, _ = (list(column) for column in zip(*unsaved.done))
+    codes = [keys.codes[place] for place in places]
     return Record(
         key=key,
-        codes=[keys.codes[place] for place in places],
-        outputs=[done.outputs for done in unsaved.done],
-        counts=[done.execution_count for done in unsaved.done],
-        usage=[done.usage for done in unsaved.done],
+        codes=codes,
+        outputs=outputs,
+        counts=counts,
+        usage=usage,
         names=saved.names,
         deleted=saved.deleted,
         lost=saved.lost,
-        again="; ".join(again[place] for place in places if place in again),
+        again="; ".join(filter(None, map(again.get, places))),
         random=unsaved.drawn(),
         files=digests_of(files.read),
         wrote=files.wrote,
