@@ -25,8 +25,8 @@ from ...cost.facts import Usage
 from .. import definition
 from ..events import CellCost, JobCompleted
 from ..facts import Artefact, CellRun, Job, RunRecord, StepRun
-from ..notebook import notebook_ast, parameters
-from . import cell_cache, cell_syntax, end_command, injection, kernel_form, supervision
+from ..notebook import cell_syntax, notebook_ast, parameters
+from . import cell_cache, cell_records, end_command, injection, kernel_form, supervision
 from mlops_nb.job.runs.run_plan import (
     RunPlan,
     RunSetup,
@@ -252,11 +252,12 @@ def in_fork(setup: RunSetup) -> dict | None:
         warm.start((), warm.settled(os.environ), wait=False)  # For the next command
     while True:
         sheet = sheet_of(setup)
-        watch = supervision.Watch(request, sheet, plan.limits, tell=setup.tell, cost_of=setup.cost_of)
+        reports = supervision.Reports(sheet, setup.tell)
+        watch = supervision.Watch(request, reports, plan.limits, cost_of=setup.cost_of)
         with stoppable():  # From before the fork begins: what it does is recorded, whenever a stop comes
             if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)):
                 return None
-            end = watch.follow()
+            end = supervision.follow(watch)
         cpu += end["cpu_s"]
         at = end.get("cell")
         if end["done"] == "restart" and request["plan"]["resume"]:
@@ -597,8 +598,8 @@ def _blocks_in_use(
     "Big blocks of memory that records refer to"
     used = set()
     for log in runs.glob("*/cells.log"):
-        for part in (log, *cell_cache.logs_of_steps(log.parent)):
-            for record, _ in cell_cache.read(part):
+        for part in (log, *cell_records.logs_of_steps(log.parent)):
+            for record, _ in cell_records.read(part):
                 used.update(record.buffers)
     return used
 
