@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
-from ...core import secret_refs, warm
+from ...core import locks, secret_refs, warm
 from ...core.draw import place
 from ...core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed, suggest
 from ...core.progress import progress
@@ -149,30 +149,15 @@ def prepare(
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
     "Hold the lock of a run's folder"
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(folder / "lock", "w", encoding="ascii") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locks.held(folder / "lock") as mine:
+        if mine is None:
+            raise BadInput(f"run {folder.name} is still going on", "wait for it, or stop it first")
         yield
 
 
 def is_held(folder: Path) -> bool:
     "Does somebody run it now?"
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    try:
-        with open(folder / "lock", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return locks.is_held(folder / "lock")
 
 
 def resumable(

@@ -11,7 +11,7 @@ __all__ = ['DOES', 'BASE', 'Listener', 'Children', 'Signals', 'Server', 'code_st
 import ctypes, gc, importlib, os, select, signal, socket, sys, time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Never
-from ...core import warm
+from ...core import process_identity, processes, warm
 
 if TYPE_CHECKING:
     import resource
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # %% ../../../nbs/job/runs/fork_server.ipynb #e56f59ad
 def _settle(request: dict, fds: list[int]) -> None:
     "Make this fork the process that was asked for"
-    os.setsid()
+    processes.lead()
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -324,7 +324,10 @@ class Server:
 def _signal(pid: int, number: int) -> None:
     "Send a signal to a child; to all that it started, when it has to die"
     try:
-        os.killpg(pid, number) if number == signal.SIGKILL else os.kill(pid, number)
+        if number == signal.SIGKILL:
+            processes.signal_group(process_identity.of(pid), number)
+        else:
+            os.kill(pid, number)
     except ProcessLookupError:
         return  # It has just ended
 

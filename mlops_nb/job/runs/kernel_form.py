@@ -12,7 +12,7 @@ import ast, json, os, re, select, signal, subprocess, sys, time
 from collections.abc import Mapping
 from pathlib import Path
 from ... import cost
-from ...core import warm
+from ...core import process_identity, processes, warm
 from ..notebook import cell_syntax
 from ..notebook.cell_source import take_apart
 from . import supervision
@@ -87,18 +87,8 @@ def needs_kernel(
 # %% ../../../nbs/job/runs/kernel_form.ipynb #ec3860d3
 def _end(child: "subprocess.Popen[bytes]", grace_s: float) -> None:
     "Let the child save its notebook and stop its kernel; insist after the grace period"
-    if child.poll() is None:
-        child.terminate()
-    try:
-        child.wait(max(grace_s, 1))
-    except subprocess.TimeoutExpired:
-        pids = cost.metering.family(child.pid)
-        for pid in reversed(pids):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # It has just ended
-        child.wait()
+    processes.stop(process_identity.of(child.pid), max(grace_s, 1), tree=True)
+    child.wait()
 
 
 def follow(
@@ -112,14 +102,13 @@ def follow(
 ) -> dict:  # The last message: how it ended
     "Run the child and listen; a `KeyboardInterrupt` stops it first"
     with open(folder / "log.txt", "wb") as log:
-        child = subprocess.Popen(
+        child = processes.start(
             [sys.executable, "-m", "mlops_nb.job.runs.papermill_runner", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             env=env,
             cwd=cwd,
-            start_new_session=True,
         )
         try:
             last, why = _listen(child, limits, tell, cost_of)

@@ -15,6 +15,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 import msgspec
+from ...core.project import replacing
 from . import cell_reach
 from .file_stamps import file_digest
 from .pickles import Dump, dump, load
@@ -35,15 +36,8 @@ class Blocks:
         digest = hashlib.sha256(raw).hexdigest()
         at = self.path(digest)
         if not at.exists():
-            at.parent.mkdir(parents=True, exist_ok=True)
-            tmp = at.with_name(f".{digest}.{os.getpid()}")
-            try:
-                with open(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                    file.write(raw)
-            except OSError:
-                tmp.unlink(missing_ok=True)
-                raise
-            os.replace(tmp, at)
+            with replacing(at) as work, open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(raw)
         return digest
 
     def has(self, digests: Iterable[str]) -> bool:
