@@ -387,7 +387,7 @@ def test_up_in_a_shell_is_said_twice(project, declare, cli):
     assert cli("ps").exit == 0
     assert cli("down", "plain", "--json").json["changed"] == ["plain"]
     states = {row["name"]: row["state"] for row in cli("ps", "--json").json["services"]}
-    assert states == {"plain": "stopped", "deaf": "ready"}
+    assert states == {"plain": "stopped", "deaf": "alive"}
     assert cli("down", "--json").json["changed"] == ["deaf"] and supervisors(project) == []
     events = [(event.type, event.subject) for event in ledger.of(project).events(["service.*"])]
     assert Counter(kind for kind, _ in events) == {

@@ -8,6 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/service_panel.html.md"""
 __all__ = ['services', 'logs']
 
 # %% ../../nbs/app/service_panel.ipynb #0ebcf1b3
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from ..core.draw import Panel, badge, facts, table, text
@@ -51,8 +52,10 @@ def _verdict(fact: "Services") -> tuple[str, str]:
         return "bad", f"{len(fact.missing)} NOT READY"
     if fact.unattended:
         return "warn", "NOBODY LOOKS AFTER THEM"
-    wanted = sum(row.wanted for row in fact.services)
-    return ("ok", f"{wanted} READY") if wanted else ("info", "NONE IS WANTED")
+    states = Counter(row.state for row in fact.services if row.wanted)
+    if not states:
+        return "info", "NONE IS WANTED"
+    return "ok", ", ".join(f"{count} {state.upper()}" for state, count in states.items())
 
 
 def _next(fact: "Services") -> str:

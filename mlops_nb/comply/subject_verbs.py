@@ -14,7 +14,7 @@ from . import subject_views
 from .events import SubjectSearched
 from .subject_facts import Search, StoreAnswer
 from ..core import ledger, project as projects, subjects
-from ..core.progress import progress
+from ..core.progress import in_kernel, progress
 from ..core.subjects import Answer, Person
 from ..core.verbs import verb
 from ..feature.events import FeatureJoined
@@ -25,7 +25,7 @@ def _typed(word: str) -> str:
     "The person's value, from wherever it comes"
     if word != "-":
         return word
-    if not (_in_kernel() or sys.stdin.isatty()):
+    if not (in_kernel() or sys.stdin.isatty()):
         return sys.stdin.readline()
     from getpass import getpass
 
@@ -33,12 +33,6 @@ def _typed(word: str) -> str:
         return getpass("person: ")
     except EOFError:
         return ""
-
-
-def _in_kernel() -> bool:
-    "Is this a notebook, where the front end asks?"
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
 
 
 def _answer(answer: Answer) -> StoreAnswer:

@@ -18,7 +18,8 @@ from .services import Seen
 
 # %% ../../nbs/core/service_states.ipynb #7071dd56
 STATES = {
-    "ready": "it does its work",
+    "ready": "it does its work: it said so, or answered",
+    "alive": "it lives, and has no way to say that it does its work",
     "starting": "it lives and is not ready yet",
     "ending": "its leader is dead, what it left behind is being ended",
     "waiting": "it has ended and is about to be started again",
@@ -41,7 +42,7 @@ class ServiceState(msgspec.Struct, kw_only=True):
     port: int | None = None
     since: str = ""  # When its leader began; UTC, ISO 8601
     restarts: int = 0  # Since it is wanted
-    ready: bool = False
+    ready: bool = False  # Or alive for a second, where it has no way to say so
     wanted: bool = False
     says: str = ""  # What it does
     ended: str = ""  # How its last life ended
@@ -59,8 +60,10 @@ def state_of(
     supervised: bool,  # Does a supervisor live?
 ) -> str:
     "One word of `STATES`"
+    if seen.state == "alive" and ready:
+        return "ready" if one.service.ready else "alive"
     if seen.state == "alive":
-        return "ready" if ready else "starting"
+        return "starting"
     if seen.state != "gone":
         return seen.state
     if not one.wanted:

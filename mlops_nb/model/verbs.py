@@ -17,7 +17,7 @@ from .. import data as datasets, guard
 from ..core import ledger, project as projects, refs
 from ..core.errors import BadInput, Finding, MlopsError, NotFound
 from ..core.fact import Plan
-from ..core.progress import progress
+from ..core.progress import in_kernel, progress
 from ..core.project import Project
 from ..core.refs import Data, Name, Object, Ref
 from ..core.verbs import verb
@@ -117,8 +117,7 @@ def _background(wait: bool | None) -> bool:
     "In a live notebook, unless it runs as a job; elsewhere people wait for the answer"
     if wait is not None:
         return not wait
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(shell, "kernel", None) is not None and not os.environ.get("MLOPS_PARENT_RUN") and os.name == "posix"
+    return in_kernel() and not os.environ.get("MLOPS_PARENT_RUN") and os.name == "posix"
 
 # %% ../../nbs/model/verbs.ipynb #fcc7ccef
 @verb(changes=True, example="mlops model log clf delay")
