@@ -543,6 +543,7 @@ def test_one_that_another_container_runs_is_left_alone(project, declare):
         service_store.enable(project, services.declared(project))
         (row,) = service_verbs.ps().services
         assert (row.state, row.pid) == ("elsewhere", None)
+        assert supervisor._is_coming(project, services.declared(project)[0], {}), "for a moment it may look so"
         with pytest.raises(Finding, match="elsewhere"):
             service_verbs.up(wait=LONG_S)
         with pytest.raises(ToolFailed, match="cannot be ended from here"):

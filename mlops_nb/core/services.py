@@ -189,9 +189,11 @@ def start(
     if fd is None:
         return None
     try:
-        if look(project, name).state == "alive" or not is_wanted():
+        if look(project, name).state == "alive":
             return None
-        os.ftruncate(fd, 0)
+        os.ftruncate(fd, 0)  # From here on it is starting, whoever led it before
+        if not is_wanted():
+            return None
         _end(service_leader.members(folder(project), name))
         words = [sys.executable, "-m", "mlops_nb.core.service_leader", str(folder(project)), name, str(fd)]
         with open(log_of(project, name), "ab") as log:
