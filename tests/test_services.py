@@ -1,5 +1,6 @@
 """Services: nothing is doubled, lost or left over, whoever is killed when; and what is told about them is true"""
 
+import errno
 import json
 import os
 import plistlib
@@ -144,6 +145,16 @@ def kill(pid: int) -> None:
     except ProcessLookupError:
         return
     assert processes.wait(who, LONG_S)
+
+
+def remove(folder: Path) -> None:
+    "As `rm -rf`, once more where somebody wrote into it meanwhile"
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # whoever is killed ----------------------------------------------------------------------------------------------------
@@ -321,7 +332,7 @@ def test_one_success_a_fire_whatever_is_killed(scheduled):
             other_boot(scheduled)
             scheduled.turn(2)  # The claims of that host are waited out
         if what == 4:
-            shutil.rmtree(services.folder(project))
+            remove(services.folder(project))
         service_verbs.up(wait=LONG_S)
         until(scheduled.settled, "every fire succeeds")
         found = until(lambda: (now := service_verbs.ps()).ok and now.supervisor and now, "all is well again")
@@ -589,7 +600,7 @@ def test_the_removed_folder_is_noticed_without_anybody_asking(project, declare):
     declare(dummy(project, "plain"))
     service_verbs.up(wait=LONG_S)
     old = services.look(project, "plain").pid
-    shutil.rmtree(services.folder(project))
+    remove(services.folder(project))
     row = service_verbs.ps().services[0]
     assert row.pid in (old, *dummies(project, "plain")) or row.state != "stopped"
     until(lambda: (now := service_verbs.ps()).ok and now.supervisor)
@@ -601,7 +612,7 @@ def test_a_removed_project_takes_its_services_with_it(project, declare):
     declare(dummy(project, "plain"))
     service_verbs.up(wait=LONG_S)
     who = [process_identity.of(pid) for pid in supervisors(project) + dummies(project, "plain")]
-    shutil.rmtree(project.root)
+    remove(project.root)
     assert len(who) == 2 and all(processes.wait(one, LONG_S) for one in who)
     assert not project.root.exists()
 
