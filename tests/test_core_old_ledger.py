@@ -29,6 +29,7 @@ LATER = {  # Types that 0.1 did not have
     "service.ended",
     "service.gave_up",
     "service.started",
+    "services.shipped",
     "subject.searched",
 }
 

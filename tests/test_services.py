@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import plistlib
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -18,9 +20,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.counts import count
 from mlops_nb import job as jobs
-from mlops_nb.app import service_verbs
+from mlops_nb.app import service_files, service_verbs
 from mlops_nb.core import (
     ledger,
     locks,
@@ -663,6 +666,7 @@ def test_logs_of_a_shell(project, declare, cli):
         env=processes.environment(),
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A shell ignores it in the background
     )
     ends = threading.Timer(LONG_S, follows.kill)  # A line that does not come is an end
     ends.start()
@@ -730,3 +734,68 @@ def test_cards_are_small_and_escaped(project, declare):
     services.log_of(project, "s0").write_text("<script>\n" * 3000)
     html = service_verbs.logs("s0", lines=2000).panel().html()
     assert len(html.encode()) < LIMIT and "<script>" not in html
+
+
+# elsewhere ------------------------------------------------------------------------------------------------------------
+
+
+HOSTILE = Service(
+    name="hostile",
+    command=("mlops", "$HOME", "%h", 'a "b" \\ c', "{{ 7*7 }}", "<&>", "it's"),
+    says='%h $HOME {{ 7*7 }} "\n[Service]\nExecStart=/bin/false',
+    ready="tcp:8080",
+    order=60,
+)
+
+
+def test_ship_writes_files_that_are_valid_and_holds_every_word(project, declare, cli):
+    declare(dummy(project, "plain", grace_s=0.3, restart="failure"), HOSTILE)
+    words = ("--to", "systemd,launchd,compose,k8s", "--out", "build", "--root", "/srv/a b", "--image", "x:1")
+    shipped = cli("ship", *words, "--json")
+    assert shipped.exit == 0, shipped
+    found = {file["path"]: file["validator"] for file in shipped.json["files"]}
+    assert len(found) == 7 and "bytes" not in found.values()
+    assert {"path", "target", "validator", "ok"} <= set(shipped.json["files"][0])
+    told = list(HOSTILE.command[1:])
+    plist = plistlib.loads(Path("build/launchd/nb.mlops.work.hostile.plist").read_bytes())
+    assert plist["ProgramArguments"][-len(told) :] == told and plist["WorkingDirectory"] == "/srv/a b"
+    compose = yaml.safe_load(Path("build/compose/compose.yaml").read_text(encoding="utf-8"))["services"]["hostile"]
+    assert [word.replace("$$", "$") for word in compose["entrypoint"]][-len(told) :] == told
+    deployment, port = yaml.safe_load_all(Path("build/k8s/mlops-work-hostile.yaml").read_text(encoding="utf-8"))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert [word.replace("$$", "$") for word in container["command"]][-len(told) :] == told
+    assert port["spec"]["ports"] == [{"port": 8080, "targetPort": 8080}]
+    unit = Path("build/systemd/mlops-work-hostile.service").read_text(encoding="utf-8")
+    assert "After=mlops-work-plain.service" in unit.splitlines()
+    (line,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    assert [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line[10:])][-len(told) :] == told
+
+
+def test_what_elsewhere_starts_is_seen_here_and_not_started_twice(project, declare):
+    "The command of a unit, as systemd would start it"
+    declare(dummy(project, "plain"))
+    at = service_files.place(project, "", "", "")
+    (filled,) = service_files._each(project, services.declared(project), at, "systemd")
+    command = filled[1]["command"]
+    unit = processes.start(command, cwd=project.root, env={**processes.environment(), **filled[1]["variables"]})
+    (row,) = until(lambda: [row for row in service_verbs.ps().services if row.state == "ready"])
+    assert row.pid == unit.pid
+    service_verbs.up(wait=LONG_S)
+    assert dummies(project, "plain") == [unit.pid] and not (project.root / "DOUBLE").exists()
+    assert subprocess.run(command, cwd=project.root, env=processes.environment(), capture_output=True).returncode == 75
+    assert service_verbs.down().changed == ["plain"] and unit.wait(LONG_S) == -signal.SIGTERM
+
+
+def test_ship_refuses_in_one_line(project, declare, cli):
+    assert "has no service" in cli("ship", "--to", "systemd", "--out", "b").err
+    declare(dummy(project, "plain"))
+    for words, said in {
+        ("--to", "systemdd"): "did you mean `systemd`?",
+        ("--to", "kserve"): "KServe runs models",
+        ("--to", "k8s"): "needs --image NAME",
+        ("--to", "systemd", "--root", "here"): "expected an absolute path",
+        ("--to", "compose", "--image", "UPPER"): "is no image",
+    }.items():
+        answer = cli("ship", *words, "--out", "b")
+        assert answer.exit == 2 and said in answer.err and answer.err.count("\n") == 1, (words, answer)
+    assert not Path("b").exists()

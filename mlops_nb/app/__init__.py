@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = face(
         "down": "service_verbs:down",
         "ps": "service_verbs:ps",
         "logs": "service_verbs:logs",
+        "ship": "ship_verbs:ship",
     },
 )
 

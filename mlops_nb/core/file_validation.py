@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/file_validation.html.md"""
 __all__ = ['check']
 
 # %% ../../nbs/core/file_validation.ipynb #805c1c49
-import importlib, importlib.metadata, json, shutil, subprocess, sys
+import importlib, importlib.metadata, json, os, shutil, subprocess, sys
 from pathlib import Path
 from . import templates
 
@@ -157,6 +157,61 @@ def _python(file: Path) -> tuple[str, str]:
         return "compile", str(error)
     return "compile", ""
 
+# %% ../../nbs/core/file_validation.ipynb #290ac8b8
+_UNIT_KEYS = {
+    "Unit": {"Description", "After", "StartLimitIntervalSec", "StartLimitBurst"},
+    "Service": {"Type", "WorkingDirectory", "Environment", "ExecStart", "Restart", "RestartSec", "KillMode"}
+    | {"TimeoutStopSec", "NoNewPrivileges"},
+    "Install": {"WantedBy"},
+}
+
+
+def _unit(file: Path) -> tuple[str, str]:
+    import tempfile
+
+    if not (tool := _tool("systemd-analyze")):
+        return "structure", _unit_structure(file.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as runtime:
+        done = subprocess.run(
+            [tool, "verify", "--user", "--man=no", str(file.resolve())],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "XDG_RUNTIME_DIR": runtime, "LC_ALL": "C"},
+        )
+    said = [line for line in done.stderr.splitlines() if line and "is not executable" not in line]
+    if any("Failed to" in line and file.name not in line for line in said):
+        return "structure", _unit_structure(file.read_text(encoding="utf-8"))  # It does not run in this container
+    return "systemd-analyze", "; ".join(line.rpartition("/")[2] for line in said)[:1000]
+
+
+def _unit_structure(text: str) -> str:
+    "What a unit of ours lacks, or has too much"
+    section = ""
+    found = set()
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            key, equals, _ = line.partition("=")
+            if not equals or key not in _UNIT_KEYS.get(section, ()):
+                return f"[{section}] {key}: unknown"
+            found.add(key)
+    return ", ".join(f"no {key}" for key in ("ExecStart", "WantedBy") if key not in found)
+
+
+def _property_list(file: Path) -> tuple[str, str]:
+    import plistlib
+
+    if tool := _tool("plutil"):
+        return "plutil", _run(tool, "-lint", "-s", file)
+    try:
+        found = plistlib.loads(file.read_bytes())
+    except Exception as error:
+        return "plistlib", f"{type(error).__name__}: {error}"
+    return "plistlib", ", ".join(f"no {key}" for key in ("Label", "ProgramArguments", "KeepAlive") if key not in found)
+
 # %% ../../nbs/core/file_validation.ipynb #529dabcb
 def check(
     target: str,  # One of `TARGETS`
@@ -183,4 +238,7 @@ def check(
         "github": _github,
         "gitlab": lambda f: _schema(f, "gitlab-ci"),
         "airflow": _python,
+        "systemd": _unit,
+        "launchd": _property_list,
+        "compose": lambda f: _schema(f, "compose-spec"),
     }[target](file)

@@ -114,8 +114,10 @@ def members(
 
 # %% ../../nbs/core/service_leader.ipynb #fa14855f
 def main() -> None:
-    "`python -m mlops_nb.core.service_leader FOLDER NAME FD apart|child COMMAND...`: note who leads, then become it"
+    "`python -m mlops_nb.core.service_leader FOLDER NAME FD|take apart|child COMMAND...`: note who leads, then become it"
     folder, name, fd, how, *command = sys.argv[1:]
+    if fd == "take":
+        fd = str(_take(folder, name))
     if how == "apart":
         from mlops_nb.core import processes
 
@@ -133,6 +135,18 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         os._exit(127)
+
+
+def _take(folder: str, name: str) -> int:
+    "The lock, where nobody was there to hand it on"
+    from mlops_nb.core import locks
+
+    fd = locks.take(Path(folder) / f"{name}.lock")
+    if fd is None:
+        sys.stderr.write(f"{name} lives already: mlops ps\n")
+        os._exit(75)  # EX_TEMPFAIL: try again later
+    os.set_inheritable(fd, True)
+    return fd
 
 
 if __name__ == "__main__" and sys.argv[0].endswith("service_leader.py"):
