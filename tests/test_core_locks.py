@@ -14,7 +14,7 @@ from mlops_nb.core.project import replacing, write_text
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mlops_nb"
 ONCE = {  # call -> the room that alone makes it, and those that still have their own
-    "flock": ("core/locks.py", {"job/runs/execution.py", "model/mlflow_registration.py"}),
+    "flock": ("core/locks.py", {"model/mlflow_registration.py"}),
     "replace": (
         "core/project.py",
         {
