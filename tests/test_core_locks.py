@@ -29,7 +29,7 @@ ONCE = {  # call -> the room that alone makes it, and those that still have thei
     "killpg": ("core/processes.py", {"job/runs/fork_server.py"}),
     "start_new_session": (
         "core/processes.py",
-        {"job/runs/kernel_form.py", "job/schedules/unattended.py", "model/mlflow_background.py"},
+        {"job/runs/own_kernel.py", "job/schedules/unattended.py", "model/mlflow_background.py"},
     ),
 }
 

@@ -19,7 +19,7 @@ from ...core.project import Project
 from ..events import JobCompleted
 from ..facts import Job, RunRecord
 from ..notebook import cell_syntax, notebook_ast, parameters
-from . import end_command, injection, kernel_form, run_folder, run_forms, run_record, supervision
+from . import end_command, injection, own_kernel, run_folder, run_forms, run_record, supervision
 from .run_plan import Price, Run, RunPlan, folder_of
 from .supervision import Limits
 
@@ -72,7 +72,7 @@ def _why_kernel(
         return "--isolated"
     if not fork_server:
         return "the setting job.fork_server is false"
-    return kernel_form.needs_kernel(notebook, kernel)
+    return own_kernel.needs_kernel(notebook, kernel)
 
 
 def _processors() -> int:
@@ -148,7 +148,6 @@ def opened(
     notebook = notebook_ast.load(plan.input)
     wanted = filter(secret_refs.is_secret, plan.parameters.values())
     secrets = {reference: secret_refs.look_up(reference) for reference in wanted}
-    mask = secret_refs.Mask(secrets.values())
     return Run(
         project=project,
         job=job,
@@ -156,9 +155,8 @@ def opened(
         environment=environment(project, plan.run),
         notebook=notebook,
         secrets=secrets,
-        mask=mask,
+        mask=secret_refs.Mask(secrets.values()),
         price=price,
-        tell=run_record.RunReport(plan, notebook, mask, price),
     )
 
 
@@ -170,7 +168,8 @@ def execute(
     from mlops_nb import cost
 
     record = run_record.begun(run)
-    report = run.tell
+    report = run_record.RunReport(run.plan, run.notebook, run.mask, run.price)
+    run.tell = report
     end: dict = {}
     cells = sum(cell["cell_type"] == "code" for cell in run.notebook["cells"])
     with cost.metering.measure() as used, progress(f"job {run.job.name}", cells) as report.step:

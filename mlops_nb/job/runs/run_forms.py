@@ -15,7 +15,7 @@ from ...core import warm
 from ...core.project import write_text
 from ..conversion import step_graph
 from ..facts import CellRun, Job, RunRecord, StepRun
-from . import cell_cache, kernel_form, supervision
+from . import cell_cache, own_kernel, supervision
 from .run_plan import Run, finish, fork_request, index_in_run, preloads, sheet_of, sign
 from .supervision import stoppable
 
@@ -76,7 +76,7 @@ def in_kernel(run: Run) -> dict:
     mask = run.mask
     folder = run.folder
     with stoppable():
-        end = kernel_form.follow(folder, plan.cwd, run.environment, plan.limits, tell=run.tell, cost_of=run.cost_of)
+        end = own_kernel.follow(folder, plan.cwd, run.environment, plan.limits, tell=run.tell, cost_of=run.cost_of)
     notebook = None
     out = Path(plan.output)
     if out.exists():

@@ -19,7 +19,7 @@ from ...core import secret_refs
 from ...core.project import Project
 from ...cost.facts import Usage
 from ..facts import Job
-from . import cell_records, kernel_form, supervision
+from . import cell_records, own_kernel, supervision
 from .supervision import Limits, Tell
 
 # %% ../../../nbs/job/runs/run_plan.ipynb #7456d645
@@ -62,7 +62,7 @@ class Run:
     secrets: dict[str, str]  # Reference -> the secret that it stands for
     mask: secret_refs.Mask  # Takes these out of what is said and written
     price: Price
-    tell: Tell  # Called with what the cells say
+    tell: Tell = lambda message: None  # Called with what the cells say
 
     @property
     def folder(self) -> Path:
@@ -98,7 +98,7 @@ def preloads(
     notebook: dict,
 ) -> tuple[str, ...]:
     "Installed modules that a notebook imports, in its order: a server that has them is worth having"
-    modules = [module for _, module in kernel_form.imports_of(notebook) if _installed(module.partition(".")[0])]
+    modules = [module for _, module in own_kernel.imports_of(notebook) if _installed(module.partition(".")[0])]
     return tuple(dict.fromkeys(modules))
 
 
