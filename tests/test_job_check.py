@@ -8,7 +8,7 @@ import pytest
 from helpers.job_runs import nb
 
 from mlops_nb.core.draw import LIMIT
-from mlops_nb.job.findings import faults, repairs, replay
+from mlops_nb.job.findings import faults, fresh_kernel, repairs
 from mlops_nb.job.notebook import notebook_diff
 
 
@@ -411,7 +411,10 @@ def test_what_differs_in_every_run_is_no_difference():
     b = {**a, "text": "CPU times: user 9 ms\nWall time: 1 ms\nrows 3\n"}
     bar = {"output_type": "stream", "name": "stderr", "text": "50%|     | 1/2 [00:01]"}
     cell = {"cell_type": "code", "metadata": {}, "execution_count": 1}
-    assert list(replay.compare({"cells": [{**cell, "outputs": [a]}]}, {"cells": [{**cell, "outputs": [b, bar]}]})) == []
+    assert (
+        list(fresh_kernel.compare({"cells": [{**cell, "outputs": [a]}]}, {"cells": [{**cell, "outputs": [b, bar]}]}))
+        == []
+    )
 
 
 def test_the_panel_links_escapes_and_stays_small(project, cli):

@@ -11,7 +11,7 @@ from helpers.counts import count
 
 from mlops_nb import job as jobs
 from mlops_nb.job.conversion import job_notebook, requirements
-from mlops_nb.job.findings import faults, replay
+from mlops_nb.job.findings import faults, fresh_kernel
 from mlops_nb.job.notebook import notebook_ast, notebook_diff
 from mlops_nb.job.notebook.cell_source import take_apart
 
@@ -87,7 +87,7 @@ def test_a_job_gives_what_its_notebook_gave(project, file):
     if without := missing(nb):
         pytest.skip(f"needs {', '.join(without)}")
     shutil.copy(HERE / file, file)
-    plain = replay.replay(nb, project.root)
+    plain = fresh_kernel.run_afresh(nb, project.root)
     name = jobs.convert(Path(file), "same").name
     record = jobs.run(name)
     ran, made = (
@@ -97,5 +97,5 @@ def test_a_job_gives_what_its_notebook_gave(project, file):
     assert [c["source"] for c in ran] == [c["source"] for c in made], "without parameters nothing is injected"
     origins = [(notebook_diff.origin(c), n) for n, c in enumerate(made) if c["cell_type"] == "code"]
     for at, n in [(at, n) for at, n in origins if at is not None]:
-        assert replay.said(ran[n]) == replay.said(plain["cells"][at]), f"cell {at}"
+        assert fresh_kernel.said(ran[n]) == fresh_kernel.said(plain["cells"][at]), f"cell {at}"
     assert len(origins) > 1 and record.status == "completed"

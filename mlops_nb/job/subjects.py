@@ -31,7 +31,7 @@ from mlops_nb.core.subjects import (
     strongest,
     why_of,
 )
-from .runs import cell_records, execution
+from .runs import cell_records, run_folder
 from .schedules import schedule_backends
 
 # %% ../../nbs/job/subjects.ipynb #0662c005
@@ -145,7 +145,7 @@ class CellCache(Store):
                 continue
             used |= log.blocks
             yield from log.hits
-            if log.torn and not execution.is_held(self._run(project, path)):
+            if log.torn and not run_folder.is_held(self._run(project, path)):
                 yield Unread(place, "its end is torn")
         for path in reading.others(used):
             yield Hit(os.path.relpath(path, project.root), "bytes", None, "block")
@@ -170,7 +170,7 @@ class CellCache(Store):
 
     def _is_going_on(self, project: Project, hit: Hit) -> bool:
         path = project.root / hit.place
-        return path.name == "cells.log" and execution.is_held(self._run(project, path))
+        return path.name == "cells.log" and run_folder.is_held(self._run(project, path))
 
 # %% ../../nbs/job/subjects.ipynb #37f6d448
 _TABLES = ("mlops_schedule", "mlops_fire", "mlops_notice")

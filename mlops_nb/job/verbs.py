@@ -154,7 +154,8 @@ executed notebook is kept and the error is one line."""
     from mlops_nb.core import secret_refs
     from mlops_nb.job.notebook import parameters
     from mlops_nb.job.notebook import cell_syntax
-    from mlops_nb.job.runs import execution
+    from mlops_nb.job.runs import execution, run_folder, run_record
+    from mlops_nb.job.runs.run_plan import folder_of
 
     if on != "local":
         from mlops_nb.job.clusters import remote_verbs
@@ -166,7 +167,7 @@ executed notebook is kept and the error is one line."""
         raise BadInput(f"--image goes with --on k8s, not with --on {on}")
     if on != "local":
         remote_verbs.check(on, resume, isolated, live, limit)
-    old = execution.resumable(project, job, resume) if resume else None
+    old = run_folder.resumable(project, job, resume) if resume else None
     known = {parameter.name for parameter in job.parameters}
     earlier = old.parameters if old else {}
     kept = {key: value for key, value in earlier.items() if key in known}
@@ -198,7 +199,7 @@ executed notebook is kept and the error is one line."""
         project,
         job,
         values,
-        execution.new_id(name),
+        run_folder.new_id(name),
         execution.RunOptions(limit, isolated, resume, live, parallel),
     )
     if old:
@@ -211,20 +212,20 @@ executed notebook is kept and the error is one line."""
         resumed=resume,
     )
     with (
-        execution.holding(execution.folder_of(project, plan.run)),
+        run_folder.holding(folder_of(project, plan.run)),
         ledger.bracket(project, started, subject=name) as completed,
     ):
         completed.run = plan.run
         machine, _ = cost.machine(project)
-        record = execution.execute(
+        run = execution.opened(
             project,
             job,
             plan,
             lambda usage: None if machine is None else cost.price_book.priced(usage, machine),
-            completed,
         )
+        record = execution.execute(run, completed)
         if not record.ok:
-            raise execution.failed(record)
+            raise run_record.failed(record)
     return record
 
 

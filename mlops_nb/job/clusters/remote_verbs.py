@@ -18,7 +18,7 @@ from . import kubernetes_jobs, ray_jobs
 from ..delivery import shipping, views as ship_views
 from ..events import JobCompleted, JobStarted
 from ..facts import Job, RunRecord
-from ..runs import execution
+from ..runs import run_folder, run_record
 from ..runs.supervision import stoppable
 
 # %% ../../../nbs/job/clusters/remote_verbs.ipynb #df3466ce
@@ -125,7 +125,7 @@ def elsewhere(
     "One run on a cluster, from submission to record"
     from mlops_nb.core import ledger
 
-    run = execution.new_id(job.name)
+    run = run_folder.new_id(job.name)
     spec = _spec(project, job, values, image)
     if dry_run:
         return Plan(
@@ -148,13 +148,13 @@ def elsewhere(
         where, log = {"k8s": _k8s, "ray": _ray}[on](project, spec, run)
         record = recorded(answer(log), log, run, job.name, where)
         record.form = on
-        folder = execution.folder_of(project, run)
+        folder = run_folder.folder_of(project, run)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "log.txt", log)
         write_text(folder / "run.json", json.dumps(record.json(), indent=1, ensure_ascii=False) + "\n")
-        execution.fill_in(completed, record, "model")
+        run_record.fill_in(completed, record, "model")
         if not record.ok:
-            raise execution.failed(record)
+            raise run_record.failed(record)
     return record
 
 

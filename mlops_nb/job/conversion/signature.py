@@ -18,7 +18,7 @@ from ... import guard
 from ..facts import Note, Parameter
 from ..notebook.notebook_ast import Cell
 from ..notebook.parameters import Constant, constant, typed
-from ..notebook.survey import bindings, holds_secret, sounds_secret
+from ..notebook.cell_reading import bindings, holds_secret, sounds_secret
 
 # %% ../../../nbs/job/conversion/signature.ipynb #b8ed9e34
 class Move(msgspec.Struct, kw_only=True):

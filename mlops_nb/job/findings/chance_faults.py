@@ -11,7 +11,7 @@ __all__ = ['is_global', 'drawn_from', 'find']
 import ast, re
 from collections.abc import Iterator
 from ..facts import NotebookFinding
-from ..notebook.survey import Called, Survey
+from ..notebook.cell_reading import Called, CellReading
 
 # %% ../../../nbs/job/findings/chance_faults.ipynb #11b4ed0c
 _SEEDS = [
@@ -102,7 +102,7 @@ def drawn_from(call: Called) -> str:
 
 
 def find(
-    found: list[Survey],  # Of the cells, in order
+    found: list[CellReading],  # Of the cells, in order
 ) -> Iterator[NotebookFinding]:  # At most one a cell
     "Calls that give another result in every run"
     seeded = set()

@@ -19,7 +19,7 @@ from ..conversion.steps import is_definition, step_of
 from ..facts import NotebookFinding
 from . import chance_faults, output_faults, package_faults
 from ..notebook.notebook_ast import Cell, cells_of, unbound
-from ..notebook.survey import Called, Survey, is_secret, survey
+from ..notebook.cell_reading import Called, CellReading, is_secret, read_cells
 
 # %% ../../../nbs/job/findings/faults.ipynb #de680ff0
 def _finding(cell: Cell | int | None, kind: str, message: str, fix: str) -> NotebookFinding:
@@ -181,31 +181,31 @@ def _finds_home(call: Called) -> bool:
     return call.name in _HOMES and not any(is_absolute(str(value)) for value in named)
 
 
-def _places(survey: Survey, folder: Path | None) -> Iterator[NotebookFinding]:
+def _places(reading: CellReading, folder: Path | None) -> Iterator[NotebookFinding]:
     "Paths that exist on one machine"
-    texts = survey.strings
+    texts = reading.strings
     found = [text.text for text in texts if is_absolute(text.text, text.place) or is_below(text.text, folder)]
-    moves = [magic.rest for magic in survey.cell.source.magics if magic.kind == "line" and magic.name == "cd"]
+    moves = [magic.rest for magic in reading.cell.source.magics if magic.kind == "line" and magic.name == "cd"]
     found += [rest.split()[0] for rest in moves if is_absolute(rest + "/", True)]
-    for magic in survey.cell.source.magics:
+    for magic in reading.cell.source.magics:
         if magic.kind == "shell":
             words = (magic.name + " " + magic.rest).split()
             found += [word for word in words if is_absolute(word.strip("'\""), True)]
-    found += [f"{call.text}()" for call in survey.calls if _finds_home(call)]
-    if re.search(r"""\benviron(?:\.get\(|\[)\s*['"](?:HOME|USERPROFILE|USER)['"]""", survey.cell.text):
+    found += [f"{call.text}()" for call in reading.calls if _finds_home(call)]
+    if re.search(r"""\benviron(?:\.get\(|\[)\s*['"](?:HOME|USERPROFILE|USER)['"]""", reading.cell.text):
         found.append("$HOME")
     for path in dict.fromkeys(found):
         yield _finding(
-            survey.cell,
+            reading.cell,
             "absolute_path",
             f"{path!r} exists on this machine only",
             "write a path relative to the project, or a dataset: mlops data add",
         )
 
 
-def _secrets(cell: Cell, survey: Survey | None) -> Iterator[NotebookFinding]:
+def _secrets(cell: Cell, reading: CellReading | None) -> Iterator[NotebookFinding]:
     "Secrets in clear text"
-    named = [name for name, text, _ in survey.secrets if is_secret(text)] if survey else []
+    named = [name for name, text, _ in reading.secrets if is_secret(text)] if reading else []
     for name in dict.fromkeys(named):
         yield _finding(
             cell,
@@ -238,18 +238,18 @@ def is_date(text: str) -> bool:
     return bool(_DATE.match(text))
 
 
-def _fixed(survey: Survey, below: bool) -> list[str]:
+def _fixed(reading: CellReading, below: bool) -> list[str]:
     "Dates that are written into a cell's expressions; `below` counts those with a name too"
-    strings = [string for string in survey.strings if below or not string.named]
+    strings = [string for string in reading.strings if below or not string.named]
     out = [string.text for string in strings if is_date(string.text)]
-    places = [string.text for string in survey.strings if string.place and not is_date(string.text)]
+    places = [string.text for string in reading.strings if string.place and not is_date(string.text)]
     out += [text for text in places if re.search(r"[/.]", text) and _IN_PATH.search(text)]
     whole = {
         id(getattr(statement, "value", None))
-        for statement in survey.cell.tree.body
+        for statement in reading.cell.tree.body
         if isinstance(statement, (ast.Assign, ast.AnnAssign))
     }
-    for call in survey.calls:
+    for call in reading.calls:
         constants = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
         numbers = [value for value in constants if type(value) is int]
         if call.name not in _BUILT or len(numbers) < 3:
@@ -264,7 +264,7 @@ def _spelled(date: str) -> str:
     return date if "(" in date else repr(date)
 
 
-def _dates(found: list[Survey]) -> Iterator[NotebookFinding]:
+def _dates(found: list[CellReading]) -> Iterator[NotebookFinding]:
     "Dates that nobody can change from outside"
     below = False
     for seen in found:
@@ -338,7 +338,7 @@ def _address(node: ast.expr) -> bool:
     )
 
 
-def _deeds(survey: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
+def _deeds(reading: CellReading, urls: set[int]) -> Iterator[NotebookFinding]:
     "What calls do: ask, show widgets, start programs, use the network; each kind once a cell"
     said = set()
 
@@ -346,9 +346,9 @@ def _deeds(survey: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
         if kind in said:
             return
         said.add(kind)
-        yield _finding(survey.cell, "interactive" if kind == "widget" else kind, message, fix)
+        yield _finding(reading.cell, "interactive" if kind == "widget" else kind, message, fix)
 
-    for call in survey.calls:
+    for call in reading.calls:
         if _ASKS.match(call.name):
             yield from once(
                 "interactive", f"`{call.text}()` waits for a person", "make it a parameter: assign a constant"
@@ -371,7 +371,7 @@ def _deeds(survey: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
                 f"`{call.text}()` needs the network when the job runs",
                 "fetch the data once and version it: mlops data add",
             )
-    if survey.cell.index in urls:
+    if reading.cell.index in urls:
         yield from once(
             "network",
             "it reads from an address when the job runs",
@@ -379,7 +379,7 @@ def _deeds(survey: Survey, urls: set[int]) -> Iterator[NotebookFinding]:
         )
 
 
-def _acts(cells: list[Cell], found: dict[int, Survey]) -> Iterator[NotebookFinding]:
+def _acts(cells: list[Cell], found: dict[int, CellReading]) -> Iterator[NotebookFinding]:
     urls = {thing.cell for thing in lineage.trace(cells)[0] if thing.kind == "url"}
     for cell in cells:
         yield from _lines(cell)
@@ -394,19 +394,19 @@ def find(
 ) -> tuple[list[NotebookFinding], int]:  # Findings in the order of the cells, and the number of code cells
     "What will hurt an unattended run of this notebook"
     cells = cells_of(notebook)
-    surveyed = survey(cells)
-    by_cell = {seen.cell.index: seen for seen in surveyed}
+    readings = read_cells(cells)
+    by_cell = {seen.cell.index: seen for seen in readings}
     found = [*_syntax(cells), *_stale(cells), *_names(cells)]
     for cell in cells:
         found += _secrets(cell, by_cell.get(cell.index))
-    for seen in surveyed:
+    for seen in readings:
         found += _places(seen, folder.resolve() if folder else None)
     found += [
-        *_dates(surveyed),
+        *_dates(readings),
         *_acts(cells, by_cell),
-        *chance_faults.find(surveyed),
-        *package_faults.find(cells, surveyed, folder),
-        *output_faults.find(notebook, surveyed),
+        *chance_faults.find(readings),
+        *package_faults.find(cells, readings, folder),
+        *output_faults.find(notebook, readings),
     ]
     ids = {index: str(cell.get("id") or "") for index, cell in enumerate(notebook["cells"])}
     for finding in found:

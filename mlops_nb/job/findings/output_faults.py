@@ -14,7 +14,7 @@ from itertools import chain
 import msgspec
 from ... import guard
 from ..facts import NotebookFinding
-from ..notebook.survey import Survey
+from ..notebook.cell_reading import CellReading
 
 # %% ../../../nbs/job/findings/output_faults.ipynb #08ab8d7b
 _SHAPES = {"email", "ssn", "payment_card", "iban", "phone"}  # What is told by its shape alone
@@ -69,12 +69,12 @@ def _headers(outs: list[dict]) -> list[str]:
     return [title.strip() for title in chain.from_iterable(heads)]
 
 # %% ../../../nbs/job/findings/output_faults.ipynb #f29338bc
-def _is_shown(survey: Survey) -> list[ast.expr]:
+def _is_shown(reading: CellReading) -> list[ast.expr]:
     "Expressions whose value a cell shows"
-    body = survey.cell.tree.body
-    printed = [call.args for call in survey.calls if call.text in ("print", "display", "pprint", "pprint.pprint")]
+    body = reading.cell.tree.body
+    printed = [call.args for call in reading.calls if call.text in ("print", "display", "pprint", "pprint.pprint")]
     out = list(chain.from_iterable(printed))
-    if body and isinstance(body[-1], ast.Expr) and not survey.cell.text.rstrip().endswith(";"):
+    if body and isinstance(body[-1], ast.Expr) and not reading.cell.text.rstrip().endswith(";"):
         out.append(body[-1].value)
     return out
 
@@ -132,23 +132,23 @@ def _personal(names: list[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if set(guard.column_hints(name)) & _COLUMNS))
 
 # %% ../../../nbs/job/findings/output_faults.ipynb #c87bdea6
-def _shown_columns(survey: Survey | None) -> list[str]:
+def _shown_columns(reading: CellReading | None) -> list[str]:
     "Columns that a cell shows, as its code says"
-    return list(chain.from_iterable(map(_columns, _is_shown(survey)))) if survey else []
+    return list(chain.from_iterable(map(_columns, _is_shown(reading)))) if reading else []
 
 
 def find(
     nb: dict,  # From `notebook_ast.load`
-    found: list[Survey],  # Of its code cells
+    found: list[CellReading],  # Of its code cells
 ) -> Iterator[NotebookFinding]:
     "Cells that show personal data, and cells whose saved output is an error"
-    surveys = {survey.cell.index: survey for survey in found}
+    readings = {reading.cell.index: reading for reading in found}
     for index, cell in enumerate(nb["cells"]):
         if cell["cell_type"] != "code":
             continue
         outs = outputs_of(cell)
         kinds = sorted(set(guard.find_pii(_shown(outs))) & _SHAPES) if outs else []
-        names = _personal(_headers(outs)) or _personal(_shown_columns(surveys.get(index)))
+        names = _personal(_headers(outs)) or _personal(_shown_columns(readings.get(index)))
         if kinds or names:
             what = "the column" + ("s " if len(names) > 1 else " ") + ", ".join(f"`{name}`" for name in names[:4])
             if kinds:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..conversion import requirements
 from ..facts import NotebookFinding
 from ..notebook.notebook_ast import Cell
-from ..notebook.survey import Survey
+from ..notebook.cell_reading import CellReading
 
 # %% ../../../nbs/job/findings/package_faults.ipynb #885cbe19
 _LOCKS = ("uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "conda-lock.yml", "requirements.lock", "pylock.toml")
@@ -74,11 +74,11 @@ def _unpinned(module: str, there: dict[str, str], file: str) -> tuple[str, str] 
 # %% ../../../nbs/job/findings/package_faults.ipynb #a02ede67
 def find(
     cells: list[Cell],
-    found: list[Survey],  # Of the same cells
+    found: list[CellReading],  # Of the same cells
     folder: Path | None = None,  # Of the notebook
 ) -> Iterator[NotebookFinding]:  # One a module
     "Modules that are missing, or whose version nothing fixes"
-    tried = set().union(*(survey.tried for survey in found)) if found else set()
+    tried = set().union(*(reading.tried for reading in found)) if found else set()
     there = declared(folder.resolve()) if folder is not None else None
     seen = set()
     for cell in cells:

@@ -18,7 +18,7 @@ from ..facts import NotebookFinding
 from . import chance_faults, faults
 from ..notebook.cell_source import Magic
 from ..notebook.notebook_ast import Cell, cells_of
-from ..notebook.survey import Called, Survey, is_secret, survey
+from ..notebook.cell_reading import Called, CellReading, is_secret, read_cells
 
 # %% ../../../nbs/job/findings/repairs.ipynb #1e91d44e
 class Edit(msgspec.Struct, order=True):
@@ -100,26 +100,26 @@ _SEED_CELL = {
 }
 
 
-def _seeds(survey: Survey) -> tuple[list[Edit], list[str]]:
+def _seeds(reading: CellReading) -> tuple[list[Edit], list[str]]:
     "Seeds given to calls, and cells to put above for generators that are global"
     edits = []
     above = []
-    for call in survey.calls:
+    for call in reading.calls:
         family = chance_faults.drawn_from(call)
         if not family:
             continue
         if family == "own" or not chance_faults.is_global(call):
-            edits.append(_with_seed(call, survey.cell.text))
+            edits.append(_with_seed(call, reading.cell.text))
         elif _SEED_CELL[family] not in above:
             above.append(_SEED_CELL[family])
     return edits, above
 
 
-def _secrets(survey: Survey) -> list[Edit]:
+def _secrets(reading: CellReading) -> list[Edit]:
     "Secrets read from the environment"
     return [
         over(node, f"os.environ['{re.sub(r'[^A-Z0-9_]', '_', name.upper())}']")
-        for name, text, node in survey.secrets
+        for name, text, node in reading.secrets
         if is_secret(text)
     ]
 
@@ -129,7 +129,7 @@ def masked(
     notebook: dict,  # The notebook that it was made from
 ) -> str:
     "A text without the secrets that a notebook assigns"
-    secrets = chain.from_iterable(found.secrets for found in survey(cells_of(notebook)))
+    secrets = chain.from_iterable(found.secrets for found in read_cells(cells_of(notebook)))
     words = {value for _, value, _ in secrets if is_secret(value)}
     for word in sorted(words, key=len, reverse=True):
         text = text.replace(repr(word)[1:-1], "***").replace(word, "***")
@@ -147,12 +147,12 @@ def _nearer(path: str, folder: Path) -> str:
     return next((tail.as_posix() for tail in tails if (folder / tail).exists()), "")
 
 
-def _paths(survey: Survey, folder: Path | None) -> list[Edit]:
+def _paths(reading: CellReading, folder: Path | None) -> list[Edit]:
     if folder is None:
         return []
     out = []
     folder = folder.resolve()
-    for string in survey.strings:
+    for string in reading.strings:
         if string.in_fstring or not isinstance(string.node, ast.Constant):
             continue
         if not faults.is_absolute(string.text, string.place) and not faults.is_below(string.text, folder):
@@ -162,11 +162,11 @@ def _paths(survey: Survey, folder: Path | None) -> list[Edit]:
     return out
 
 # %% ../../../nbs/job/findings/repairs.ipynb #dd4c341e
-def _dates(survey: Survey, taken: set[str]) -> tuple[list[Edit], list[str]]:
+def _dates(reading: CellReading, taken: set[str]) -> tuple[list[Edit], list[str]]:
     "Dates inside expressions become names; the lines that bind them"
     edits = []
     lines = []
-    for string in survey.strings:
+    for string in reading.strings:
         if string.named or string.in_fstring or not faults.is_date(string.text):
             continue
         names = ("day", *(f"day_{number}" for number in range(2, 10_000)))
@@ -210,7 +210,7 @@ class _Mended(NamedTuple):
 
 def _mend(
     cell: Cell,
-    survey: Survey | None,
+    reading: CellReading | None,
     kinds: set[str],  # Of its findings
     folder: Path | None,  # Of the notebook
     taken: set[str],  # Names that the notebook uses; new ones are added
@@ -222,12 +222,12 @@ def _mend(
     if edits:
         did.append("lines that install or wait made comments")
     for kind, make, what in (
-        ("unseeded", lambda: _seeds(survey), "seed given"),
-        ("secret", lambda: (_secrets(survey), []), "secret read from the environment"),
-        ("absolute_path", lambda: (_paths(survey, folder), []), "path made relative"),
-        ("date", lambda: _dates(survey, taken), "date named at the top"),
+        ("unseeded", lambda: _seeds(reading), "seed given"),
+        ("secret", lambda: (_secrets(reading), []), "secret read from the environment"),
+        ("absolute_path", lambda: (_paths(reading, folder), []), "path made relative"),
+        ("date", lambda: _dates(reading, taken), "date named at the top"),
     ):
-        if kind not in kinds or survey is None:
+        if kind not in kinds or reading is None:
             continue
         more, lines = make()
         edits += more
@@ -250,7 +250,7 @@ def repair(
 ) -> tuple[dict, list[str]]:  # A mended copy, its cells marked with the cell they were made from, and what was done
     "Mend what is mechanical"
     cells = cells_of(notebook)
-    surveys = {seen.cell.index: seen for seen in survey(cells)}
+    readings = {seen.cell.index: seen for seen in read_cells(cells)}
     kinds = {}
     for finding in found:
         kinds.setdefault(finding.cell, set()).add(finding.kind)
@@ -265,7 +265,7 @@ def repair(
     for cell in cells:
         if cell.index not in kinds:
             continue
-        mended = _mend(cell, surveys.get(cell.index), kinds[cell.index], folder, taken)
+        mended = _mend(cell, readings.get(cell.index), kinds[cell.index], folder, taken)
         done = mended.did
         clear = "personal_data" in kinds[cell.index] and bool(notebook["cells"][cell.index].get("outputs"))
         if clear:

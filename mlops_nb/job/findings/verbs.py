@@ -76,7 +76,7 @@ def check(
 secrets in the code, missing and unpinned packages, installs, shell, network, questions and widgets, \
 randomness without a seed, personal data.
     With --fix the findings are those that are left in the copy."""
-    from mlops_nb.job.findings import faults, repairs, replay
+    from mlops_nb.job.findings import faults, fresh_kernel, repairs
     from mlops_nb.job.notebook import notebook_ast, notebook_diff
 
     source = Path(notebook)
@@ -87,7 +87,7 @@ randomness without a seed, personal data.
         for finding in broken:
             finding.fix += "; until then no fresh kernel runs it"
         fresh = False
-    compared = fresh and replay.has_outputs(nb)
+    compared = fresh and fresh_kernel.has_outputs(nb)
     if fresh:
         found = sorted(
             [*found, *_replayed(nb, folder, timeout_s, found)],
@@ -115,13 +115,13 @@ randomness without a seed, personal data.
 
 def _replayed(notebook: dict, folder: Path, timeout_s: float, found: list[NotebookFinding]) -> list[NotebookFinding]:
     "What a fresh kernel says, where no finding says it already"
-    from mlops_nb.job.findings import replay
+    from mlops_nb.job.findings import fresh_kernel
 
     known = {finding.cell for finding in found if finding.kind == "failed"}
     ids = {index: str(cell.get("id") or "") for index, cell in enumerate(notebook["cells"])}
     new = [
         finding
-        for finding in replay.compare(notebook, replay.replay(notebook, folder, timeout_s))
+        for finding in fresh_kernel.compare(notebook, fresh_kernel.run_afresh(notebook, folder, timeout_s))
         if finding.cell not in known
     ]
     for finding in new:

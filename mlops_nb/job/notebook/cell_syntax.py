@@ -17,7 +17,7 @@ from .. import definition
 from ..facts import Job
 from . import notebook_ast
 from .cell_source import take_apart
-from .survey import veiled
+from .cell_reading import veiled
 
 # %% ../../../nbs/job/notebook/cell_syntax.ipynb #646e7691
 def _broken(code: str) -> str:

@@ -12,7 +12,7 @@ import hashlib, os
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
-from ..conversion.step_graph import Files
+from ..facts import Files
 
 # %% ../../../nbs/job/runs/cell_records.ipynb #4c53a681
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -13,7 +13,7 @@ from typing import Any
 from ...core import secret_refs
 from ..facts import Parameter
 from ..notebook.parameters import as_code
-from ..notebook.survey import veiled
+from ..notebook.cell_reading import veiled
 
 # %% ../../../nbs/job/runs/injection.ipynb #b7d31860
 def inject(

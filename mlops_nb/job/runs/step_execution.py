@@ -18,7 +18,7 @@ from ...core import warm
 from ...core.project import write_text
 from ..facts import Job
 from . import cell_records, supervision
-from .run_plan import RunSetup, finish, fork_request, preloads, sheet_of
+from .run_plan import Run, finish, fork_request, preloads, sheet_of
 from .step_cells import FIRST, Sheets
 from .step_order import Board, Reconciliation, Retries, StepEnds
 from .supervision import CostOf, Limits, Tell, stoppable
@@ -211,12 +211,12 @@ class Orders:
             write_text(self.path, msgspec.json.encode({"code": self.code, "found": every}).decode())
 
 # %% ../../../nbs/job/runs/step_execution.ipynb #b9a6da73
-def _fork_of(setup: RunSetup, base: dict, sheets: Sheets, sheet: supervision.Sheet) -> Callable:
+def _fork_of(run: Run, base: dict, sheets: Sheets, sheet: supervision.Sheet) -> Callable:
     "Returns what begins the fork of a step"
-    folder = Path(setup.plan.input).parent
-    modules = preloads(setup.notebook)
+    folder = run.folder
+    modules = preloads(run.notebook)
     settled = warm.settled(os.environ)
-    limits = Limits(cell_s=setup.plan.limits.cell_s, grace_s=setup.plan.limits.grace_s)
+    limits = Limits(cell_s=run.plan.limits.cell_s, grace_s=run.plan.limits.grace_s)
     if modules:
         warm.start((), settled, wait=False)
 
@@ -232,7 +232,7 @@ def _fork_of(setup: RunSetup, base: dict, sheets: Sheets, sheet: supervision.She
             "given": [str(log(earlier)) for earlier in sorted(before)],
             "more": [*base["plan"]["more"], str(log(name))],
         }
-        reports = StepReports(sheet, setup.tell, set(sheets.own[name]))
+        reports = StepReports(sheet, run.tell, set(sheets.own[name]))
         watch = supervision.Watch({**base, "plan": plan}, reports, limits)
         if watch.start(modules, settled) or watch.start((), settled):
             return Going(name, watch, reports, began_s)
@@ -241,21 +241,21 @@ def _fork_of(setup: RunSetup, base: dict, sheets: Sheets, sheet: supervision.She
     return begin
 
 
-def in_forks(setup: RunSetup) -> dict | None:
+def in_forks(run: Run) -> dict | None:
     "Run a job step by step, as many at one time as may be; None where there is no server"
-    job = setup.job
-    plan = setup.plan
-    mask = setup.mask
-    base = fork_request(setup)
+    job = run.job
+    plan = run.plan
+    mask = run.mask
+    base = fork_request(run)
     sheets = Sheets(job.steps, base["plan"]["cells"], plan.injected)
-    sheet = sheet_of(setup)
+    sheet = sheet_of(run)
 
     def say(message: dict) -> None:
-        setup.tell({**message, "note": mask.text(message["note"])} if "note" in message else message)
+        run.tell({**message, "note": mask.text(message["note"])} if "note" in message else message)
 
-    make = _fork_of(setup, base, sheets, sheet)
-    steps = Steps(job, sheets, make, limits=plan.limits, parallel=plan.parallel, tell=say, cost_of=setup.cost_of)
-    orders = Orders(setup.project.state / "orders" / f"{job.name}.json", sheets)
+    make = _fork_of(run, base, sheets, sheet)
+    steps = Steps(job, sheets, make, limits=plan.limits, parallel=plan.parallel, tell=say, cost_of=run.cost_of)
+    orders = Orders(run.project.state / "orders" / f"{job.name}.json", sheets)
     steps.board.expect(orders.found)
     with stoppable():
         if not steps.follow():
@@ -264,17 +264,17 @@ def in_forks(setup: RunSetup) -> dict | None:
     end = outcome(steps)
     cells = {step.name: step.cells for step in job.steps}
     runs = steps.board.runs
-    for run in runs.values():
-        run.message = mask.text(run.message)
-        run.needs = sorted(steps.board.needs[run.name] - {FIRST})
-        run.cells = cells.get(run.name, [])
-        if run.status == "completed" and not _worked(sheet, sheets.own[run.name]):
-            run.status = "cached"
+    for step in runs.values():
+        step.message = mask.text(step.message)
+        step.needs = sorted(steps.board.needs[step.name] - {FIRST})
+        step.cells = cells.get(step.name, [])
+        if step.status == "completed" and not _worked(sheet, sheets.own[step.name]):
+            step.status = "cached"
     return {
         **end,
         "error": mask.text(end.get("error", "")),
-        "nb": finish(setup, sheet),
-        "steps": {name: run for name, run in runs.items() if name},
+        "nb": finish(run, sheet),
+        "steps": {name: step for name, step in runs.items() if name},
     }
 
 
