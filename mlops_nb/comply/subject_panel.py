@@ -46,8 +46,9 @@ def search(fact: Search) -> Panel:
 
 
 _LIMITS = (
-    "Values and words are compared, in tables, texts, archives and the constants of pickles. Not found: what is written in "
-    "another way, pictures, what a model learned without keeping it, and copies outside the project."
+    "Values and words are compared, in tables, texts, workbooks, letters, mails, archives and the constants of pickles. Not "
+    "found: what is written in another way, pictures, rows that a database has deleted and not yet overwritten, what a model "
+    "learned without keeping it, and copies outside the project."
 )
 
 
