@@ -55,12 +55,12 @@ _LIMITS = (
 def _about(fact: Search, passed: dict[str, int]) -> dict[str, object]:
     about: dict[str, object] = {
         "person": fact.pseudonym,
-        "compared": f"fields named {fact.key}, and texts" if fact.key else "every field, and texts",
+        "compared": f"fields named {fact.key}, names and texts" if fact.key else "every field, names and texts",
         "found": fact.found,
         "stores": len(fact.stores),
     }
     if passed:
-        about["not looked into"] = ", ".join(f"{count:,} {what}" for what, count in passed.items())
+        about["not looked into"] = ", ".join(f"{what} ({count:,})" for what, count in passed.items())
     return about
 
 
