@@ -1,8 +1,10 @@
 """Who may import whom, as data. A wrong arrow fails here, not in a review."""
 
 import ast
+import functools
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlops_nb.core import verb_index
@@ -79,14 +81,15 @@ GROUND_OF_SUB_ROOMS = GROUND | {"definition"}  # what a sub-room may import of t
 MOST_ARROWS = {"job": 60}  # pillar -> imports from one sub-room into another; there must be fewer
 
 
-def modules() -> list[str]:
+@functools.cache
+def modules() -> tuple[str, ...]:
     "Dotted names below mlops_nb"
     found = [
         p.relative_to(ROOT).with_suffix("").parts
         for p in PACKAGE.rglob("*.py")
         if "tutorials" not in p.parts and "templates" not in p.parts
     ]
-    return sorted(".".join(x[:-1] if x[-1] == "__init__" else x) for x in found)
+    return tuple(sorted(".".join(x[:-1] if x[-1] == "__init__" else x) for x in found))
 
 
 def where(name: str) -> tuple[str, str]:
@@ -113,18 +116,25 @@ def kind(room: str) -> str:
     return "adapter" if room.split("_")[0] in TOOLS and "_" in room else "engine"
 
 
+@functools.cache
 def path_of(name: str) -> Path:
     p = ROOT.joinpath(*name.split("."))
     return p / "__init__.py" if p.is_dir() else p.with_suffix(".py")
 
 
-def imports(name: str) -> list[tuple[str, int, bool]]:
+@functools.cache
+def nodes(name: str) -> tuple[ast.AST, ...]:
+    "All that a module is made of"
+    return tuple(ast.walk(ast.parse(path_of(name).read_text(encoding="utf-8"))))
+
+
+@functools.cache
+def imports(name: str) -> tuple[tuple[str, int, bool], ...]:
     "(imported module, line, at module level?); relative ones resolved, `from package import room` named by the room"
-    tree = ast.parse(path_of(name).read_text(encoding="utf-8"))
     package = name if path_of(name).name == "__init__.py" else name.rpartition(".")[0]
-    top = {id(n) for n in ast.walk(tree) if getattr(n, "col_offset", 1) == 0}
+    top = {id(n) for n in nodes(name) if getattr(n, "col_offset", 1) == 0}
     found = []
-    for node in ast.walk(tree):
+    for node in nodes(name):
         if isinstance(node, ast.Import):
             found += [(a.name, node.lineno, id(node) in top) for a in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -140,7 +150,7 @@ def imports(name: str) -> list[tuple[str, int, bool]]:
                         id(node) in top,
                     )
                 )
-    return found
+    return tuple(found)
 
 
 def wrong_outside(room: str, package: str) -> str:
@@ -336,18 +346,17 @@ def test_every_pillar_stands_on_the_street():
     assert pillars - {*STREET, "lab", "tutorials", "templates"} == set()
 
 
-def private_names(source: str) -> list[str]:
+def private_names(parts: Iterable[ast.AST]) -> list[str]:
     "Private names of other modules of ours that a module reaches into"
-    tree = ast.parse(source)
     ours = [
         node
-        for node in ast.walk(tree)
+        for node in parts
         if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("mlops_nb"))
     ]
     imported = [alias for node in ours for alias in node.names]
     modules_here = {alias.asname or alias.name for alias in imported}
     found = [alias.name for alias in imported if alias.name.startswith("_") and not alias.name.startswith("__")]
-    for node in ast.walk(tree):
+    for node in parts:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules_here:
             if node.attr.startswith("_") and not node.attr.startswith(("__", "_make")):  # `_make` is a NamedTuple's
                 found.append(f"{node.value.id}.{node.attr}")
@@ -356,16 +365,17 @@ def private_names(source: str) -> list[str]:
 
 def test_private_names_stay_in_their_room():
     "What a neighbour needs is public; the rooms of job follow when they have moved"
-    found = {n: private_names(path_of(n).read_text(encoding="utf-8")) for n in modules()}
+    found = {n: private_names(nodes(n)) for n in modules()}
     assert {n: names for n, names in found.items() if names and where(n)[0] != "job"} == {}
-    assert private_names("from mlops_nb.a import b, _c\nimport os\nb._d(os._exit)\nb.__doc__") == ["_c", "b._d"]
+    example = ast.parse("from mlops_nb.a import b, _c\nimport os\nb._d(os._exit)\nb.__doc__")
+    assert private_names(list(ast.walk(example))) == ["_c", "b._d"]
 
 
 def test_calls_by_path_name_a_verb():
     "`call('job.run', ...)` reaches to the right; the verb must be there"
     index, found = verb_index.load(), []
     for n in modules():
-        for node in ast.walk(ast.parse(path_of(n).read_text(encoding="utf-8"))):
+        for node in nodes(n):
             callee = getattr(node, "func", None)
             is_call = callee is not None and (getattr(callee, "id", "") or getattr(callee, "attr", "")) == "call"
             if is_call and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):

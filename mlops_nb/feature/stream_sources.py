@@ -235,7 +235,6 @@ def of_kafka(
     topic = address.path.strip("/")
     if not address.netloc or not topic:
         raise BadInput(f"{shown(url)} is no Kafka topic", "write kafka://HOST:9092/TOPIC")
-    down: list = []  # What the client says of brokers that are gone
     consumer = kafka.Consumer(
         {
             "bootstrap.servers": address.netloc,
@@ -243,9 +242,6 @@ def of_kafka(
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "log_level": 0,
-            "error_cb": lambda error: (
-                down.append(error) if error.code() == kafka.KafkaError._ALL_BROKERS_DOWN else None
-            ),
             **(settings or {}),
         }
     )
@@ -271,9 +267,8 @@ def of_kafka(
                 _sorted_out(row, f"{topic} {message.partition()}/{message.offset()}", rows, bad)
             if rows or bad:
                 yield Batch(rows, json.dumps(at), bad)
-            elif once and down:  # said once, perhaps while rows that had come already were read: is it back?
-                consumer.list_topics(topic, timeout=2)
-                down.clear()
+            elif once:
+                consumer.list_topics(topic, timeout=5)  # fails where the broker is gone
     except kafka.KafkaException as error:
         raise ToolFailed(f"{shown(url)}: {error.args[0].str()[:160]}", _BROKER) from error
     finally:
