@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from mlops_nb import data, feature
-from mlops_nb.core import folds, journal, ledger, segments, service_store, services, subject_tables, subjects
+from mlops_nb.core import folds, journal, ledger, outbox, segments, service_store, services, subject_tables, subjects
 from mlops_nb.core.events import VerbFailed
 from mlops_nb.core.payloads import Payload, declare
 from mlops_nb.core.service_store import Service
@@ -309,13 +309,16 @@ def in_schedules(project, request) -> Planted:
 def in_services(project, request) -> Planted:
     command = ("dial", json.dumps(ANN))
     service_store.enable(project, [Service(name="calls", command=command), Service(name="wait", command=("wait",))])
+    with closing(sqlite3.connect(service_store.path(project))) as db, db:
+        outbox.leave(lambda sql, *values: (db.execute(sql, values).fetchall(), 0), "shop", "calls", 1, json.dumps(ANN))
     logs = services.folder(project)
     logs.mkdir(exist_ok=True)
     for name in ("calls.log", "calls.log.1"):
         (logs / name).write_text(PROSE)
     lines = {(f".mlops/services/{name}", "line", "text"): 1 for name in ("calls.log", "calls.log.1")}
-    table = ".mlops/services.db, table service"
-    return Planted({**lines, (table, "row", "key"): 1}, {**lines, (table, "row", "text"): 1}, stays="a log")
+    tables = [f".mlops/services.db, table {name}" for name in ("mlops_notice", "service")]
+    key, value = ({**lines, **{(table, "row", how): 1 for table in tables}} for how in ("key", "text"))
+    return Planted(key, value, stays="a log")
 
 
 def git(project, *words: str) -> None:
