@@ -3,10 +3,12 @@
 import gzip
 import io
 import json
+import pickle
 import sqlite3
 import tarfile
 import uuid
 import zipfile
+import zlib
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import feather
 
-from mlops_nb.core.subject_files import in_file
+from mlops_nb.core.subject_files import in_file, in_folder
 from mlops_nb.core.subject_tables import candidates, in_batches
 from mlops_nb.core.subjects import Hit, Passed, Person, Unread
 
@@ -304,7 +306,7 @@ def test_onnx_names_categories(tmp_path):
 
 
 def test_pictures_and_programs_are_counted_and_the_unknown_is_named(tmp_path):
-    for name, data in {"a.png": b"\x89PNG\r\n", "b.woff2": b"wOF2..", "c.so": b"\x7fELF.."}.items():
+    for name, data in {"a.png": b"\x89PNG\r\n", "b.woff2": b"wOF2\0\1\0\0", "c.so": b"\x7fELF\2\1\0"}.items():
         (tmp_path / name).write_bytes(data)
         assert [type(one) for one in in_file(Person("c-17"), tmp_path / name, name)] == [Passed]
     (tmp_path / "d.bin").write_bytes(b"\0\1\2")
@@ -337,3 +339,182 @@ def test_any_bytes_are_read_or_named(data, head, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "file"
     path.write_bytes(head + data)
     assert all(isinstance(one, Hit | Unread | Passed) for one in in_file(Person("c-17"), path, "file"))
+
+
+# What somebody plants who wants it overlooked
+
+
+def npz(**arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def zipped(**members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return file.getvalue()
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    file = io.BytesIO()
+    frame.to_parquet(file)
+    return file.getvalue()
+
+
+def noted() -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"asked by": "ann@x.org"}), file)
+    return file.getvalue()
+
+
+SHEET = """<worksheet><sheetData><row><c r="A1" t="s"><v>0</v></c></row>
+<row><c r="A2" t="s"><v>1</v></c><c r="B2" t="s"><v>2</v></c></row>
+<row><c r="A3"><v>4711</v></c><c r="B3" t="s"><v>3</v></c></row>
+<row><c r="A4"><v>12</v></c><c r="B4" t="inlineStr"><is><t>bob@x.org</t></is></c></row></sheetData></worksheet>"""
+TEXTS = "<sst><si><t>Calls</t></si><si><t>customer</t></si><si><t>mail</t></si><si><r><t>ann</t></r><r><t>@x.org</t></r></si></sst>"
+CONTENTS = {"[Content_Types].xml": "<Types/>"}
+WORKBOOK = zipped(**{"xl/worksheets/sheet1.xml": SHEET, "xl/sharedStrings.xml": TEXTS}, **CONTENTS)
+RUNS = "<w:p><w:r><w:t>Dear ann</w:t></w:r><w:r><w:t>@x.org</w:t></w:r></w:p>"
+MAIL = "From: shop\nMIME-Version: 1.0\nContent-Transfer-Encoding: base64\n\nRGVhciBhbm5AeC5vcmcsCg==\n"
+MAILBOX = f"From shop\n{MAIL}\nFrom shop\nSubject: =?utf-8?b?YW5uQHgub3Jn?=\n\nno\n"
+V, KEY, MAILS = Person("ann@x.org"), Person("c-17", key="customer"), Person("Ann@X.org", key="mail")
+ZEROS, NUMBER, LETTERS = Person("0042", key="id"), Person("4711", key="customer"), Person("Ute Weiß")
+JOSE = Person("José Núñez")
+PLANTED = {  # what -> (name, bytes, person, how often by how)
+    "a text that begins like a font": ("a.txt", "OTTO wrote to ann@x.org", V, {"text": 1}),
+    "a table that begins like a program": ("a.csv", "MZ,mail\n1,ann@x.org\n", V, {"value": 1}),
+    "a text that begins like zlib": ("a.txt", "x^2 of ann@x.org", V, {"text": 1}),
+    "an old text that begins like music": ("a.txt", "ID3 für ann@x.org".encode("latin-1"), V, {"text": 1}),
+    "a column named after them": ("a.parquet", parquet(pd.DataFrame({"ann@x.org": [1]})), V, {"value": 1, "text": 1}),
+    "a column of a CSV": ("a.csv", "day,Ann@x.org\n1,2\n", V, {"value": 1}),
+    "a column under another key": ("a.csv", "day,c-17\n1,2\n", KEY, {"value": 1}),
+    "beside a table": ("a.parquet", noted(), V, {"value": 1}),
+    "a document by customers": ("a.json", '{"c-17": {"age": 40}, "c-18": 3}', KEY, {"value": 1}),
+    "the key in another case": ("a.csv", "MAIL,x\nAnn@X.org,1\n", MAILS, {"key": 1}),
+    "the value in another case": ("a.csv", "mail,x\nann@x.org,1\nbob@x.org,2\n", MAILS, {"value": 1}),
+    "zeros that were lost": ("a.csv", "id,x\n42,1\n420,2\n", ZEROS, {"key": 1}),
+    "zeros that were added": ("a.json", '[{"id": "00042"}, {"id": "42.5"}]', ZEROS, {"key": 1}),
+    "capital letters in an array": ("a.pkl", pickle.dumps(np.array(["aNn@X.Org", "b"])), V, {"bytes": 1}),
+    "letters with loose accents": (
+        "a.pkl",
+        pickle.dumps(np.array(["Jose\u0301 Nu\u0301n\u0303ez"])),
+        JOSE,
+        {"bytes": 1},
+    ),
+    "an array named like the key": (
+        "a.npz",
+        npz(customer=np.array([4711, 12]), n=np.array([4711])),
+        NUMBER,
+        {"key": 1},
+    ),
+    "a table without names": ("a.csv", "c-17,3\nc-18,4\nc-19,5\n", KEY, {"text": 1}),
+    "above a table": ("a.csv", "# for ann@x.org\na,b\n1,2\n3,4\n", V, {"text": 1}),
+    "between rows": ("a.csv", "a,b\n1,2\n# for ann@x.org\n3,4\n", V, {"text": 1}),
+    "beside NaN": ("a.json", '{"mail": "ann@x.org", "x": NaN}', V, {"value": 1}),
+    "behind a mark": ("a.json", '\ufeff{"mail": "ann@x.org"}', V, {"value": 1}),
+    "a field twice": ("a.json", '{"mail": "ann@x.org", "mail": "bob@x.org"}', V, {"text": 1}),
+    "lines that are called JSON": ("a.json", '{"customer": "c-17"}\n{"customer": "b"}\n', KEY, {"key": 1}),
+    "capitals of a sharp s": ("a.txt", "UTE WEISS kam", LETTERS, {"text": 1}),
+    "entities": ("a.html", "<p>Jos&eacute; N&uacute;&ntilde;ez</p>", JOSE, {"text": 1}),
+    "a form's address": ("a.log", "GET /?q=Jos%C3%A9+N%C3%BA%C3%B1ez", JOSE, {"text": 1}),
+    "a member's name": ("a.zip", zipped(**{"to ann@x.org.txt": "Hello"}), V, {"text": 1}),
+    "a workbook": ("a.xlsx", WORKBOOK, V, {"value": 1}),
+    "a number in a workbook": ("a.xlsx", WORKBOOK, NUMBER, {"key": 1}),
+    "a letter in pieces": ("a.docx", zipped(**{"word/document.xml": RUNS}, **CONTENTS), V, {"text": 1}),
+    "a packed mail": ("a.eml", MAIL, V, {"text": 1}),
+    "a mailbox": ("Inbox", MAILBOX, V, {"text": 2}),
+    "sixteen bits, the other way round": ("a.txt", "\ufeffann@x.org".encode("utf-16-be"), V, {"text": 1}),
+}
+CLOSED = {  # what nobody can look into -> (bytes, what is said)
+    "a PDF": (b"%PDF-1.7\n<< /Filter /FlateDecode >>", "a PDF packs"),
+    "RTF": (b"{\\rtf1 ann\\'40x.org}", "RTF packs"),
+    "PGP": (b"-----BEGIN PGP MESSAGE-----\n\nhQEMA7jj\n", "it is encrypted"),
+    "age": (b"age-encryption.org/v1\n-> X25519 abc\n\xff\xfe", "it is encrypted"),
+    "Parquet": (b"PARE" + b"a" * 50 + b"PARE", "it is encrypted"),
+    "an old workbook": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 100, "format is not known"),
+    "noise": (bytes(range(3, 250)), "format is not known"),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_planted_to_be_overlooked(tmp_path, what):
+    name, data, person, expected = PLANTED[what]
+    (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    assert looked(person, tmp_path / name) == (expected, [])
+    assert looked(Person("cyd@x.org"), tmp_path / name) == ({}, [])
+
+
+@pytest.mark.parametrize("what", CLOSED)
+def test_what_nobody_can_look_into_is_named(tmp_path, what):
+    data, why = CLOSED[what]
+    (tmp_path / "closed").write_bytes(data)
+    found, unread = looked(Person("c-17"), tmp_path / "closed")
+    assert not found and why in unread[0].why
+
+
+def test_names_of_files_and_folders(tmp_path):
+    (tmp_path / "ann@x.org").mkdir()
+    for name in ("ann@x.org/scan.txt", "ann@x.org.tar.gz.txt", "joann@x.org.txt"):
+        (tmp_path / name).write_text("x")
+    told = list(in_folder(V, tmp_path, tmp_path))
+    assert sorted(one.record for one in told if isinstance(one, Hit)) == ["ann@x.org.tar.gz.txt", "ann@x.org/scan.txt"]
+
+
+def test_a_link_to_a_folder_elsewhere_is_named(tmp_path):
+    project, outside = tmp_path / "project", tmp_path / "outside"
+    for folder in (project / "data", outside):
+        folder.mkdir(parents=True)
+        (folder / "letter.txt").write_text("ann@x.org")
+    (project / "theirs").symlink_to(outside)
+    (project / "ours").symlink_to(project / "data")
+    (project / "one.txt").symlink_to(outside / "letter.txt")
+    (project / "nowhere").symlink_to(outside / "missing")
+    told = list(in_folder(V, project, project))
+    assert [one.place for one in told if isinstance(one, Hit)] == ["one.txt", "data/letter.txt"]
+    assert [(one.place, "outside" in one.why) for one in told if isinstance(one, Unread)] == [("theirs", True)]
+
+
+def test_a_bomb_of_zlib_is_read_in_pieces(tmp_path, monkeypatch):
+    from mlops_nb.core import subject_files
+
+    (tmp_path / "a").write_bytes(zlib.compress(b"c-17\n" * 1000))
+    assert looked(Person("c-17"), tmp_path / "a") == ({"text": 1000}, [])
+    monkeypatch.setattr(subject_files, "_GIGABYTE", 1000)
+    monkeypatch.setattr(subject_files, "RATIO", 10)
+    (tmp_path / "bomb").write_bytes(zlib.compress(b"0" * 10_000_000))
+    (unread,) = looked(Person("c-17"), tmp_path / "bomb")[1]
+    assert "unpacks to far more" in unread.why
+
+
+def test_a_line_that_is_longer_than_any(tmp_path, monkeypatch):
+    "The value lies across the place at which the line is cut"
+    from mlops_nb.core import subject_texts
+
+    monkeypatch.setattr(subject_texts, "BLOCK", 4096)
+    monkeypatch.setattr(subject_texts, "LONGEST", 8192)
+    monkeypatch.setattr(subject_texts, "_OVERLAP", 64)
+    for begins in range(12_280, 12_296):
+        (tmp_path / "long.txt").write_text("x" * begins + " c-17 " + "y" * 5000)
+        assert looked(Person("c-17"), tmp_path / "long.txt")[0].total() >= 1
+
+
+def test_columns_that_a_database_computes(tmp_path):
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        db.execute("CREATE TABLE t(who TEXT, mail TEXT GENERATED ALWAYS AS (who || '@x.org') VIRTUAL)")
+        db.execute("INSERT INTO t(who) VALUES ('ann'), ('joann')")
+        db.execute('CREATE TABLE "ann@x.org"(day INTEGER, "Ann@X.org" REAL)')
+    db.close()
+    assert looked(V, tmp_path / "a.db") == ({"value": 3}, [])
+
+
+def test_what_is_only_in_the_log_of_a_database(tmp_path):
+    db = sqlite3.connect(tmp_path / "a.db")
+    db.execute("PRAGMA journal_mode=WAL")
+    with db:
+        db.execute("CREATE TABLE t(mail TEXT)")
+        db.execute("INSERT INTO t VALUES ('ann@x.org')")
+    assert looked(V, tmp_path / "a.db") == ({"value": 1}, [])
+    db.close()

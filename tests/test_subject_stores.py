@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 
 from mlops_nb import data, feature
-from mlops_nb.core import folds, journal, ledger, segments, subject_tables, subjects
+from mlops_nb.core import folds, journal, ledger, outbox, segments, service_store, services, subject_tables, subjects
 from mlops_nb.core.events import VerbFailed
 from mlops_nb.core.payloads import Payload, declare
+from mlops_nb.core.service_store import Service
 from mlops_nb.core.subjects import Hit, Person
 from mlops_nb.feature import online_store
 from mlops_nb.job.runs import cell_records
@@ -305,6 +306,21 @@ def in_schedules(project, request) -> Planted:
     return Planted({(place, "row", "key"): 1}, {(place, "row", "text"): 1})
 
 
+def in_services(project, request) -> Planted:
+    command = ("dial", json.dumps(ANN))
+    service_store.enable(project, [Service(name="calls", command=command), Service(name="wait", command=("wait",))])
+    with closing(sqlite3.connect(service_store.path(project))) as db, db:
+        outbox.leave(lambda sql, *values: (db.execute(sql, values).fetchall(), 0), "shop", "calls", 1, json.dumps(ANN))
+    logs = services.folder(project)
+    logs.mkdir(exist_ok=True)
+    for name in ("calls.log", "calls.log.1"):
+        (logs / name).write_text(PROSE)
+    lines = {(f".mlops/services/{name}", "line", "text"): 1 for name in ("calls.log", "calls.log.1")}
+    tables = [f".mlops/services.db, table {name}" for name in ("mlops_notice", "service")]
+    key, value = ({**lines, **{(table, "row", how): 1 for table in tables}} for how in ("key", "text"))
+    return Planted(key, value, stays="a log")
+
+
 def git(project, *words: str) -> None:
     subprocess.run(["git", "-C", project.root, *words], check=True, capture_output=True)
 
@@ -398,6 +414,7 @@ CASES = {  # a new store is one more line
     "job runs": Case("job runs", in_job_runs, beside(".mlops/runs/x/x.parquet")),
     "cell cache": Case("cell cache", in_cell_cache, cut_log),
     "schedules": Case("schedules", in_schedules, held(".mlops/schedule.db")),
+    "services": Case("services", in_services, held(".mlops/services.db")),
     "git history": Case("git history", in_git_history, no_git),
 }
 EMBEDDED = [name for name in CASES if " in " not in name]
@@ -612,7 +629,7 @@ def test_what_cannot_be_read_ends_with_4(project, cli):
         done = cli("comply", "find", "ann@x.org", "--json")
     assert done.exit == 4 and done.json["ok"] is False
     (store,) = [store for store in done.json["stores"] if not store["complete"]]
-    assert store["store"] == "other files" and store["found"] == 1 and len(store["why"]) == 1
+    assert store["store"] == "other files" and store["found"] == 2 and len(store["why"]) == 1
     assert done.json["pseudonym"] in store["why"][0] and "ann@x.org" not in done.out
     assert "NOT EVERYTHING COULD BE READ" in cli("comply", "find", "ann@x.org").out
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from ..core.errors import ToolFailed
 from ..core.project import Project
-from ..core.subject_files import in_file, kind_of
+from ..core.subject_files import in_file, in_name, kind_of
 from ..core.subject_texts import in_lines
 from ..core.subjects import Hit, Person, Store, Told, Unread
 
@@ -121,6 +121,7 @@ class GitHistory(Store):
                 if stored.size > LARGEST:
                     yield Unread(place, f"it has {stored.size:,} bytes, more than are looked into")
                     continue
+                yield from in_name(person, stored.path, place)
                 data = contents.read(stored.name)
                 if stored.kind != "blob":
                     for hit in in_lines(person, data.decode("utf-8", "replace"), place):

@@ -46,20 +46,21 @@ def search(fact: Search) -> Panel:
 
 
 _LIMITS = (
-    "Values and words are compared, in tables, texts, archives and the constants of pickles. Not found: what is written in "
-    "another way, pictures, what a model learned without keeping it, and copies outside the project."
+    "Values and words are compared, in tables, texts, workbooks, letters, mails, archives and the constants of pickles. Not "
+    "found: what is written in another way, pictures, rows that a database has deleted and not yet overwritten, what a model "
+    "learned without keeping it, and copies outside the project."
 )
 
 
 def _about(fact: Search, passed: dict[str, int]) -> dict[str, object]:
     about: dict[str, object] = {
         "person": fact.pseudonym,
-        "compared": f"fields named {fact.key}, and texts" if fact.key else "every field, and texts",
+        "compared": f"fields named {fact.key}, names and texts" if fact.key else "every field, names and texts",
         "found": fact.found,
         "stores": len(fact.stores),
     }
     if passed:
-        about["not looked into"] = ", ".join(f"{count:,} {what}" for what, count in passed.items())
+        about["not looked into"] = ", ".join(f"{what} ({count:,})" for what, count in passed.items())
     return about
 
 

@@ -47,7 +47,7 @@ def constants(
     while whole and file.tell() < len(data):
         try:
             for _, value, _ in pickletools.genops(file):
-                named = named or value == person.key
+                named = named or (isinstance(value, str) and person.is_key(value))
                 if how := _how_constant(alone, value):
                     found[_shown(value)] = how
         except Exception:  # whatever the bytes hold: from here on they are no pickle
@@ -110,7 +110,7 @@ def may_hold(
     "May the bytes of a file hold the person? A number can be written in too many ways to say no"
     if person.number is not None or not person.needle:
         return True
-    words = [person.needle.encode(code) for code in ("utf-8", "utf-16-le", "utf-32-le")]
+    words = [person.needle.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le")]
     tail = b""
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
@@ -134,14 +134,14 @@ def read_pickle(person: Person, path: Path, place: str, skip: int = 0) -> Iterat
         yield Unread(place, "a pickle that cannot be followed to its end: numbers behind that were not compared")
 
 
-def _array_batches(values: "np.ndarray") -> "Iterator[pa.RecordBatch]":
+def _array_batches(values: "np.ndarray", called: str) -> "Iterator[pa.RecordBatch]":
     "An array as tables of one column, or of its fields"
     import numpy as np, pyarrow as pa
 
     flat = values.reshape(-1)
     for start in range(0, len(flat), BLOCK):
         some = np.asarray(flat[start : start + BLOCK])
-        columns = {name: some[name] for name in some.dtype.names} if some.dtype.names else {"array": some}
+        columns = {name: some[name] for name in some.dtype.names} if some.dtype.names else {called: some}
         yield pa.RecordBatch.from_pydict({name: column.tolist() for name, column in columns.items()})
 
 
@@ -157,13 +157,16 @@ def read_numpy(person: Person, path: Path, place: str) -> Iterator[Told]:
             at = file.tell()
         yield from read_pickle(person, path, place, at)
         return
-    asked = person if values.dtype.names else nameless(person)
+    called = Path(place.rpartition(", ")[2]).stem or "array"  # `np.savez` names its arrays as files
+    asked = person if values.dtype.names or person.is_key(called) else nameless(person)
     if asked is not None:
-        yield from in_batches(asked, _array_batches(values), place, "value")
+        yield from in_batches(asked, _array_batches(values, called), place, "value")
 
 # %% ../../nbs/core/subject_binaries.ipynb #3aecfe41
-def read_unknown(person: Person, path: Path, place: str) -> Iterator[Told]:
-    "Bytes of which nobody can say what they are"
+def read_unknown(
+    person: Person, path: Path, place: str, why: str = "its format is not known: only its bytes were compared"
+) -> Iterator[Told]:
+    "Bytes that are no text and no table"
     tail = b""
     longest = max(map(len, person.raw_forms))
     with open(path, "rb") as file:
@@ -172,7 +175,7 @@ def read_unknown(person: Person, path: Path, place: str) -> Iterator[Told]:
                 yield Hit(place, "bytes", None, "file")
                 break
             tail = block[-longest:]
-    yield Unread(place, "its format is not known: only its bytes were compared")
+    yield Unread(place, why)
 
 # %% ../../nbs/core/subject_binaries.ipynb #fe3da751
 _CATEGORIES = ("cats_int64s", "keys_int64s", "values_int64s", "classlabels_int64s", "classlabels_ints", "cats_strings")
@@ -181,7 +184,6 @@ _CATEGORIES = ("cats_int64s", "keys_int64s", "values_int64s", "classlabels_int64
 def read_onnx(person: Person, path: Path, place: str) -> Iterator[Told]:
     if not may_hold(person, path):
         return
-    asked = nameless(person)
     try:
         import onnx
 
@@ -190,10 +192,14 @@ def read_onnx(person: Person, path: Path, place: str) -> Iterator[Told]:
         yield Unread(place, f"no ONNX: {why_of(error)}")
         yield from read_unknown(person, path, place)
         return
-    if asked is not None:
-        found = {str(value): how for value in _named_values(model) if (how := asked.how(value))}
-        if found:
-            yield Hit(place, strongest(found.values()), list(found)[:20], "model")
+    values = list(_named_values(model))
+    named = any(person.is_key(value) for value in values if isinstance(value, str))
+    asked = nameless(person, whatever=named)
+    if asked is None:
+        return
+    found = {str(value): how for value in values if (how := asked.how(value))}
+    if found:
+        yield Hit(place, strongest(found.values()), list(found)[:20], "model")
 
 
 def _named_values(message: Any) -> Iterator[Any]:

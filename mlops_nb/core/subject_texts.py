@@ -20,6 +20,7 @@ from .subjects import Hit, Passed, Person, Told, Unread, why_of
 # %% ../../nbs/core/subject_texts.ipynb #9d110a61
 BLOCK = 1 << 20  # Bytes read at a time
 LONGEST = 64 << 20  # Bytes of a line that is compared as one
+_OVERLAP = 1024  # Bytes of such a line that are compared again with what follows
 SHOWN = 2000  # Characters of a line that are exported
 
 
@@ -43,10 +44,10 @@ def names_key(
     "May a text count? One that does not name the key of a number says nothing about it"
     if not person.needs_name:
         return True
-    words = [person.key.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be")]
+    words = [person.key.lower().encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be")]
     tail = b""
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(BLOCK).lower():
             if any(word in tail + block for word in words):
                 return True
             tail = block[-2 * len(person.key) :]
@@ -68,7 +69,7 @@ def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
         cut = rest.rfind(b"\n") + 1
         if cut or len(rest) > LONGEST:
             yield rest[: cut or len(rest)]
-            rest = rest[cut:] if cut else b""
+            rest = rest[cut:] if cut else rest[-_OVERLAP:]
     yield rest
 
 
@@ -101,7 +102,11 @@ def parts(
             yield how, value
             return
         for key, inner in value.items():
-            if _is_nested(inner):
+            if not _is_nested(inner):
+                continue
+            if how := person.how_named(key):
+                yield how, {key: inner}
+            else:
                 yield from parts(person, inner, str(key))
     elif isinstance(value, list):
         for inner in value:
@@ -119,17 +124,40 @@ def in_document(
         yield Hit(place, how, part, "record")
 
 
+def _document(data: bytes) -> Any:
+    "A document, also with the mark that Windows puts before it, and with the NaN that Python writes; raises `ValueError`"
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return json.loads(data.decode("utf-8-sig"))
+
+
+def _are_lines(data: bytes) -> bool:
+    "Is the first line a record of its own?"
+    try:
+        return isinstance(_document(data.lstrip().partition(b"\n")[0]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def read_json(person: Person, path: Path, place: str) -> Iterator[Told]:
     if path.stat().st_size > LONGEST:  # too much for the memory: by its lines
         yield from read_text(person, path, place)
         return
+    data = path.read_bytes()
     try:
-        document = msgspec.json.decode(path.read_bytes())
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        document = _document(data)
+    except (ValueError, RecursionError) as error:
+        if _are_lines(data):
+            yield from read_json_lines(person, path, place)
+            return
         yield Unread(place, f"no JSON: {why_of(error)}")
         yield from read_text(person, path, place)
         return
-    yield from in_document(person, document, place)
+    found = list(in_document(person, document, place))
+    yield from found
+    if not found and not person.key:  # a field that stands there twice is read once
+        yield from read_text(person, path, place)
 
 
 def read_json_lines(person: Person, path: Path, place: str) -> Iterator[Told]:
@@ -139,8 +167,8 @@ def read_json_lines(person: Person, path: Path, place: str) -> Iterator[Told]:
             if not text.strip() or (person.needle and person.needle not in text.lower()):
                 continue
             try:
-                yield from in_records(person, [msgspec.json.decode(text)], place)
-            except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+                yield from in_records(person, [_document(text.encode())], place)
+            except (ValueError, RecursionError):
                 yield Unread(f"{place}, line {number}", "no JSON")
                 yield from in_lines(person, text, place)
 

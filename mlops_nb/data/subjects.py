@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..core.errors import MlopsError
 from ..core.frames import file_digest
 from ..core.project import Project
-from ..core.subject_files import files_below, in_file
+from ..core.subject_files import files_below, in_file, in_name
 from ..core.subjects import Hit, Passed, Person, Store, SubjectStore, Told, Unread, why_of
 from . import dvc_versions, reading
 
@@ -79,6 +79,8 @@ class Datasets(Store):
         for file, version in pointers.files.items():
             if file.is_file():
                 known = _Known(version, _with_format(file.name))
+                name = os.path.relpath(file, project.root)
+                yield from in_name(person, name, name)
                 yield from self._once(project, person, file, known, seen)
         for folder in self._folders(project):
             for path in files_below(folder):

@@ -9,10 +9,11 @@ __all__ = ['STORES', 'Runs', 'Artefacts']
 
 # %% ../../nbs/model/subjects.ipynb #e190aac6
 import os
+from itertools import chain
 from collections.abc import Iterator
 from pathlib import Path
 from ..core.project import Project
-from ..core.subject_files import files_below, in_file, in_folder
+from ..core.subject_files import files_below, in_file, in_folder, in_name
 from ..core.subject_tables import in_sqlite
 from ..core.subjects import Hit, Person, Store, SubjectStore, Told, Unread
 from . import mlflow_subjects
@@ -62,13 +63,13 @@ class Artefacts(Store):
 
     def _folder(self, person: Person, folder: Path, root: Path, versions: dict[Path, str]) -> Iterator[Told]:
         "Files of a folder; those of a model say which version it is"
-        for path in files_below(folder):
+        for path in files_below(folder, root=root):
             if isinstance(path, Unread):
                 yield Unread(os.path.relpath(folder / path.place, root), path.why)
                 continue
             version = next((versions[above] for above in path.parents if above in versions), "")
             place = os.path.relpath(path, root) + (f" ({version})" if version else "")
-            for told in in_file(person, path, place):
+            for told in chain(in_name(person, os.path.relpath(path, root), place), in_file(person, path, place)):
                 yield told._replace(about=f"model {version}") if isinstance(told, Hit) and version else told
 
 
