@@ -367,10 +367,7 @@ def test_private_names_stay_in_their_room():
     "What a neighbour needs is public; an old place holds what checkpoints name by it"
     found = {n: private_names(nodes(n)) for n in modules()}
     assert {n: names for n, names in found.items() if names} == {"mlops_nb.job.namespace": ["_shut", "_view"]}
-    example = ast.parse("from mlops_nb.a import b, _c
-import os
-b._d(os._exit)
-b.__doc__")
+    example = ast.parse("from mlops_nb.a import b, _c\nimport os\nb._d(os._exit)\nb.__doc__")
     assert private_names(list(ast.walk(example))) == ["_c", "b._d"]
 
 
