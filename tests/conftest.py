@@ -1,6 +1,7 @@
 """What every test stands on: an empty home, a project of its own, and no way to phone home."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -75,6 +76,12 @@ def pytest_collection_modifyitems(config, items):
     if not FULL:
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("prove")])
         items[:] = [i for i in items if not i.get_closest_marker("prove")]
+
+
+def pytest_collection_finish():
+    "What is imported and collected stays: nobody looks for garbage in it, neither here nor in the forks that tests make"
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
