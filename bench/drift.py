@@ -11,15 +11,15 @@ from bench.harness import measured, row, versions
 OURS = """
 import json, sys, time
 import pyarrow.parquet as pq, numpy, scipy.stats, scipy.special
-from mlops_nb import monitor
+from mlops_nb import data, monitor
 ref, cur = (pq.read_table(p) for p in sys.argv[1:3])
 monitor.compare(ref.slice(0, 100), cur.slice(0, 100))
 began = time.process_time()
 d = monitor.compare(ref, cur)
 spent = time.process_time() - began
-stored = monitor.profile_of(ref)
+stored = data.profile_of(ref)
 began = time.process_time()
-monitor.compare_profiles(stored, monitor.profile_of(cur))
+monitor.compare_profiles(stored, data.profile_of(cur))
 sketched = time.process_time() - began
 print(json.dumps([spent, len(d.panel().html().encode()), sketched]))
 """

@@ -67,14 +67,22 @@ def _answer(call: "Call", result: "Any") -> int:
             document["error"] = {"kind": "finding", "message": result.finding, "hint": ""}
         _write(_as_json(document))
     elif (lines := _stream(result)) is not None:
-        for line in lines:
-            _write(line)
+        _write_until_interrupted(lines)
     elif result is not None:
         _write(str(result))
     code = getattr(result, "exit_code", None)
     if code is not None:
         return code
     return 0 if ok else 1
+
+
+def _write_until_interrupted(lines: "Iterator[str]") -> None:
+    "Ctrl-C is how a log that is followed ends, and no failure"
+    try:
+        for line in lines:
+            _write(line)
+    except KeyboardInterrupt:
+        return
 
 
 def _stream(result: "Any") -> "Iterator[str] | None":

@@ -285,8 +285,8 @@ def test_a_stranger_adds_pages_and_takes_none_down(project, monkeypatch):
 def test_an_executed_notebook_is_harmless_and_keeps_its_look(tmp_path):
     import pyarrow as pa
 
+    from mlops_nb.data import profile_of
     from mlops_nb.job.notebook.nbconvert_page import notebook_page
-    from mlops_nb.monitor import profile_of
 
     hostile = [
         HOSTILE,

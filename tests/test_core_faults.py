@@ -248,7 +248,7 @@ def test_a_project_that_cannot_be_written(kind, project, tmp_path):
     for command, (code, out, err) in zip([*READS, *ACTS, *others], answers, strict=True):
         where = (kind, " ".join(command), code, err[-500:])
         assert "Traceback" not in out + err and "unexpected " not in err, where
-        if code >= 2:
+        if code >= 2 and "COULD BE READ" not in out:  # a search names what it could not read, and says the rest
             assert out == "" and err.startswith("mlops ") and err.count("\n") == 1, where
         if command in READS:
             assert code in (0, 1), where

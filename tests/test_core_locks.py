@@ -13,24 +13,12 @@ from mlops_nb.core import locks, process_identity, processes
 from mlops_nb.core.project import replacing, write_text
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mlops_nb"
-ONCE = {  # call -> the room that alone makes it, and those that still have their own
-    "flock": ("core/locks.py", {"job/runs/execution.py", "model/mlflow_registration.py"}),
-    "replace": (
-        "core/project.py",
-        {
-            "feature/exchange_verbs.py",
-            "feature/history.py",
-            "feature/training_set.py",
-            "job/definition.py",
-            "job/runs/namespace.py",
-        },
-    ),
-    "setsid": ("core/processes.py", {"job/runs/fork_server.py"}),
-    "killpg": ("core/processes.py", {"job/runs/fork_server.py"}),
-    "start_new_session": (
-        "core/processes.py",
-        {"job/runs/kernel_form.py", "job/schedules/unattended.py", "model/mlflow_background.py"},
-    ),
+ONCE = {  # call -> the room that alone makes it
+    "flock": "core/locks.py",
+    "replace": "core/project.py",
+    "setsid": "core/processes.py",
+    "killpg": "core/processes.py",
+    "start_new_session": "core/processes.py",
 }
 
 
@@ -49,13 +37,12 @@ def calls(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("call", ONCE)
 def test_each_is_done_in_one_room(call):
-    own, others = ONCE[call]
     rooms = {
         module.relative_to(PACKAGE).as_posix()
         for module in PACKAGE.rglob("*.py")
         if call in calls(ast.parse(module.read_text(encoding="utf-8")))
     }
-    assert rooms == {own, *others}
+    assert rooms == {ONCE[call]}
 
 
 def run(code: str, *args: object, **options) -> subprocess.Popen:

@@ -23,8 +23,18 @@ def old(tmp_path) -> ledger.Ledger:
     log.close()
 
 
+LATER = {  # Types that 0.1 did not have
+    "service.disabled",
+    "service.enabled",
+    "service.ended",
+    "service.gave_up",
+    "service.started",
+    "subject.searched",
+}
+
+
 def test_every_type_is_in_it(old):
-    assert {e.type for e in old.events()} == set(pillars.events())
+    assert {e.type for e in old.events()} == set(pillars.events()) - LATER
 
 
 def test_every_entry_reads(old):

@@ -98,7 +98,7 @@ def test_the_doctor_asks_in_the_order_of_the_street(busy, no_leftovers):
     ledger.record(busy, ModelLoggingStarted(bracket="m"), subject="price@1")
     checks = {check.name: check for check in doctor().checks}
     assert list(checks) == (
-        "python versions git disk settings writable ledger brackets key datasets features models".split()
+        "python versions git disk settings writable ledger brackets services key datasets features models".split()
     )
     assert checks["ledger"].detail == "11 entries verified"
     assert checks["brackets"].detail.startswith("score: job.started at "), "what models begin is said by their own line"
@@ -112,7 +112,7 @@ def test_an_error_of_one_check_hides_no_other(busy, no_leftovers, monkeypatch):
 
     monkeypatch.setattr("mlops_nb.core.refs.registered", broken)
     checks = {check.name: check for check in doctor().checks}
-    assert len(checks) == 12
+    assert len(checks) == 13
     assert checks["datasets"] == Check("datasets", False, "DVC is gone", "mlops init")
 
 

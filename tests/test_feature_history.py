@@ -190,9 +190,9 @@ def test_memory_is_bounded_by_the_piece(flown, tmp_path, monkeypatch):
         most, was = 0, pa.total_allocated_bytes()
         joined = history.joined
 
-        def watched(*args, joined=joined, was=was):
+        def watched(*args, joined=joined, was=was, **words):
             nonlocal most
-            out = joined(*args)
+            out = joined(*args, **words)
             most = max(most, pa.total_allocated_bytes() - was)
             return out
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlops_nb.job.runs import cell_cache, namespace
+from mlops_nb.job.runs import cell_cache, cell_records, namespace
 from mlops_nb.job.notebook.notebook_ast import understand
+from mlops_nb.job.runs.cell_records import CellDone, CellFiles
 
 
 class Notebook:
@@ -23,9 +24,9 @@ class Notebook:
 
     def run(self, k: int, insist: bool = True) -> None:
         assert self.cache.before(k) == ""
-        self.looked.append(set(self.shelf.looked))
+        self.looked.append(set(self.shelf.known.looked))
         exec(self.cells[k].text, self.ns)
-        self.cache.after(k, [], k, {"seconds": 0.0}, ({}, [], {}), insist)
+        self.cache.after(k, CellDone([], k, {"seconds": 0.0}, CellFiles({}, [], {})), insist)
 
     def all(self) -> list[int]:
         "Which cells ran; the others are taken from their records"
@@ -41,7 +42,7 @@ class Notebook:
 
 
 def again(folder: Path, first: Notebook, sources: list[str]) -> Notebook:
-    return Notebook(folder, sources, cell_cache.read(first.log))
+    return Notebook(folder, sources, cell_records.read(first.log))
 
 
 def calls_of(act) -> int:
@@ -117,7 +118,7 @@ def test_ten_thousand_names_and_the_one_that_is_meant(tmp_path):
     wrote = [set(r.names) for r in nb.cache.did]
     assert len(wrote[0]) == 10_001 and wrote[1:] == [{"alias", "x77"}, {"x78"}, {"alias", "x77"}, set()]
     assert nb.looked[2] == {"x78"} and nb.looked[3] == {"alias", "x77"} and nb.looked[4] == {"x5"}
-    assert [n for n, _ in nb.cache.used([3], nb.cache.versions, nb.cache.calls, nb.cache.lost())] == ["alias"]
+    assert [n for n, _ in nb.cache.keys.used([3], nb.cache.progress.known, nb.cache.progress.lost())] == ["alias"]
 
 
 def test_cells_before_a_late_checkpoint_are_all_looked_after(tmp_path):
@@ -197,7 +198,7 @@ def test_a_connection_is_opened_again_for_those_who_use_it(tmp_path):
         "k = ask(4)",
     ]
     first = Notebook(tmp_path / "a", sources)
-    assert first.all() == [0, 1, 2, 3, 4, 5] and "db" in first.shelf.unsaved
+    assert first.all() == [0, 1, 2, 3, 4, 5] and "db" in first.shelf.known.unsaved
     assert again(tmp_path / "b", first, [*sources[:4], "m = n*3", sources[5]]).all() == [4]
     through = again(tmp_path / "c", first, [*sources[:5], "k = ask(5)"])
     ran = through.all()

@@ -14,7 +14,8 @@ from mlops_nb.core import warm
 from mlops_nb.core.errors import BadInput, Finding
 from mlops_nb.job import definition
 from mlops_nb.job.notebook import notebook_ast
-from mlops_nb.job.runs import cell_syntax, injection
+from mlops_nb.job.notebook import cell_syntax
+from mlops_nb.job.runs import injection
 from mlops_nb.job.facts import Job
 
 CORPUS = Path(__file__).parent / "corpus_papermill"

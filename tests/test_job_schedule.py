@@ -28,7 +28,7 @@ from mlops_nb.core.errors import BadInput, ToolFailed
 from mlops_nb.job.schedules import cron, daemon, schedule_definition, verbs as schedule_verbs
 from mlops_nb.job.events import Delivery, JobStarted
 from mlops_nb.job.schedules.facts import Outcome, Schedule
-from mlops_nb.job.schedules.schedule_store import LOST, Store
+from mlops_nb.job.schedules.schedule_store import LOST, FireRows, Store
 from helpers.clock import START, Clock, H
 from helpers.job_runs import made
 from helpers.odd_texts import ODD
@@ -364,7 +364,7 @@ def test_every_fire_that_was_taken_is_closed(shared, how):
     clock.t += H
     for _ in range(4):
         wait = d.tick()
-        assert not d.held and not d.ended and "running" not in {s for _, s in states(shared, clock)}
+        assert not d.claims.held and not d.runs.unwritten and "running" not in {s for _, s in states(shared, clock)}
         clock.t += 31
     assert wait > 0 and states(shared, clock) == [
         ("01:00", "failed" if how in ("failed", "cannot start") else "succeeded")
@@ -423,7 +423,7 @@ def test_concurrency_pause_and_backlog(shared):
     )
     d.store.pause("one", False)
     clock.t += 60
-    d.next.clear()
+    d.planner.next.clear()
     d.tick()
     assert states(shared, clock, "one")[1:] == [("02:00", "running"), ("03:00", "waiting"), ("04:00", "waiting")]
     ended(d)
@@ -445,7 +445,7 @@ def test_a_daemon_that_vanished_elsewhere_is_replaced_after_its_lease(shared):
     assert d.executor.ran == ["score@2026-07-01T01:00Z"] and states(shared, clock) == [("01:00", "succeeded")]
     (done,) = lost.executor.done.values()
     done(Outcome(status="succeeded", run="late"))
-    lost._collect()
+    lost.runs.collect()
     assert lost.counts["succeeded"] == 0 and "the claim was lost before it ended" in lost.lines[-1]
     assert d.store.fires()[0].run == "run-1"
     for x in (lost, d):
@@ -505,7 +505,7 @@ def test_a_store_that_goes_away_stops_nothing_but_the_claims(project):
     with pytest.raises(ToolFailed):
         d.tick()
     with pytest.raises(ToolFailed):
-        d._collect()
+        d.runs.collect()
     d.store.backend.transaction = real
     d.tick()
     assert d.store.fires()[0].status == "succeeded", "how it ended was not forgotten meanwhile"
@@ -855,7 +855,7 @@ def test_panels_are_small_and_escaped(project):
     s = schedule_verbs._store(project)
     with s.backend.transaction() as run:
         for k in range(40):
-            s._add(run, "job1", int(START) + k * 60, "failed", "<script>alert(1)</script>" * 5)
+            FireRows(run, s.key).add("job1", int(START) + k * 60, "failed", "<script>alert(1)</script>" * 5)
     s.close()
     c = jobs.calendar(days=14)
     html = c.panel().html()

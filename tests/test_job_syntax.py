@@ -10,7 +10,7 @@ from mlops_nb import job as jobs
 from mlops_nb.core import ledger, warm
 from mlops_nb.core.errors import BadInput, Finding
 from mlops_nb.job.notebook import notebook_ast
-from mlops_nb.job.runs import cell_syntax
+from mlops_nb.job.notebook import cell_syntax
 from mlops_nb.job.schedules import daemon, schedule_definition
 from mlops_nb.job.schedules.facts import Schedule
 from mlops_nb.job.schedules.schedule_store import Store

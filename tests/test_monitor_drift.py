@@ -13,7 +13,9 @@ from helpers.counts import count
 
 from mlops_nb.core import ledger
 from mlops_nb.core.errors import BadInput
-from mlops_nb.monitor import compare, drift, merge, profile, profile_of
+from mlops_nb.data import merge_profiles as merge
+from mlops_nb.data import profile_of
+from mlops_nb.monitor import compare, drift, profile
 from mlops_nb.monitor.events import DriftChecked
 
 EVIL = [

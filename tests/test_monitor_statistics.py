@@ -10,6 +10,7 @@ from scipy import stats
 
 from mlops_nb.app import flights
 from mlops_nb.core.frames import to_arrow
+from mlops_nb.data import counted
 from mlops_nb.monitor import compare, two_sample
 
 
@@ -33,7 +34,7 @@ def test_ks_equals_scipy(seed):
     rng = np.random.default_rng(seed)
     n, m = (int(k) for k in rng.integers(1, 400 if seed % 4 else 6000, 2))
     x, y = numbers(rng, n), numbers(rng, m) + rng.choice([0, 0.1, 1])
-    statistic, p = two_sample.ks(two_sample.counted(x), two_sample.counted(y))
+    statistic, p = two_sample.ks(counted(x), counted(y))
     method = "exact" if n * m <= 4_000_000 else "asymp"
     peer = stats.ks_2samp(x, y, method=method)
     assert statistic == pytest.approx(peer.statistic, rel=1e-12)
@@ -69,7 +70,7 @@ def test_effect_is_a_share_and_forgets_the_number_of_rows(seed):
     rng = np.random.default_rng(seed)
     shift = rng.uniform(0.2, 2)
     for n in (500, 20_000):
-        a, b = two_sample.counted(rng.normal(size=n)), two_sample.counted(rng.normal(shift, 1, n))
+        a, b = counted(rng.normal(size=n)), counted(rng.normal(shift, 1, n))
         truth = 2 * stats.norm.cdf(shift / 2) - 1
         assert two_sample.effect(a, b) == pytest.approx(truth, abs=2.5 / math.sqrt(n) + 0.01)
     assert two_sample.effect(a, a) == 0

@@ -6,6 +6,8 @@ import importlib
 import importlib.metadata
 import json
 import os
+import pickle
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,11 @@ MOVED = {  # place of version 0.1 -> where it is now, a name in it, and who know
     "mlops_nb.job.fork_server": ("mlops_nb.job.runs.fork_server", "main", "commands that begin"),
     "mlops_nb.job.papermill_plugin": ("mlops_nb.job.runs.papermill_plugin", "MlopsEngine", "entry points"),
     "mlops_nb.job.nbconvert_plugin": ("mlops_nb.job.conversion.nbconvert_plugin", "MlopsJobExporter", "entry points"),
+    "mlops_nb.monitor.profile_sketch": ("mlops_nb.data.profile_sketch", "profile_of", "executed notebooks"),
+}
+PICKLED = {  # class of version 0.1, as a checkpoint or a cell's cache names it -> where it is now
+    "mlops_nb.monitor.facts:Profile": "mlops_nb.data.facts:Profile",
+    "mlops_nb.monitor.facts:ColumnProfile": "mlops_nb.data.facts:ColumnProfile",
 }
 STAY = {  # places that are stored and have not moved
     "mlops_nb.feature.feast_plugin": ("PitOfflineStore", "feature_store.yaml"),
@@ -43,6 +50,19 @@ def test_an_old_place_defines_nothing(place):
     path = ROOT.joinpath(*place.split(".")).with_suffix(".py")
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(("def ", "class "))]
     assert kept == []
+
+
+@pytest.mark.parametrize("place", PICKLED)
+def test_a_class_is_found_where_a_pickle_of_the_version_before_looks(place):
+    module, _, name = place.partition(":")
+    assert pickle.loads(f"c{module}\n{name}\n.".encode()) is pkgutil.resolve_name(PICKLED[place])
+
+
+def test_names_of_the_version_before_stay_on_the_face():
+    from mlops_nb import data, monitor
+
+    assert (monitor.profile_of, monitor.merge) == (data.profile_of, data.merge_profiles)
+    assert (monitor.Profile, monitor.ColumnProfile) == (data.Profile, data.ColumnProfile)
 
 
 @pytest.mark.parametrize("place", STAY)

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -446,6 +448,40 @@ def test_what_dies_again_and_again_is_given_up_aloud(project, declare, cli):
     with pytest.raises(Finding):
         service_verbs.up(["fails"], wait=LONG_S)
     assert len(list(ledger.of(project).events(["service.started"]))) == starts + 3, "asked for again, it is tried again"
+
+
+def test_people_are_told_once_of_what_is_given_up(project, declare, monkeypatch):
+    "The notice outlives a supervisor that could not deliver it"
+    heard = []
+
+    class Hears(BaseHTTPRequestHandler):
+        def do_POST(self):
+            heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            "No line for each notice"
+
+    project.pin("services", "notify", ["env:CHAT"])
+    fails = Service(name="fails", command=(sys.executable, "-c", "raise SystemExit(3)"), tries=2, backoff_s=0.01)
+    declare(fails, dummy(project, "plain"))
+    with pytest.raises(Finding):
+        service_verbs.up(wait=LONG_S)
+    until(lambda: "not set" in str(service_verbs.logs("supervisor")), "it has tried to deliver the notice")
+    kill(*supervisors(project))
+    with closing(sqlite3.connect(service_store.path(project))) as db:
+        db.executescript("UPDATE mlops_notice SET not_before=0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hears) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("CHAT", f"json://127.0.0.1:{server.server_port}")
+        service_verbs.up(["plain"], wait=LONG_S)
+        kill(services.look(project, "plain").pid)  # Something to tell, so that it looks for notices at once
+        until(lambda: heard, "the notice is delivered")
+        until(lambda: service_store.next_notice(project) is None)
+        server.shutdown()
+    (notice,) = heard
+    assert notice["title"].endswith(": fails") and notice["message"].startswith("given up after 2 short lives")
 
 
 @pytest.mark.parametrize("restart, code, lives", [("failure", 0, 1), ("never", 3, 1), ("failure", 3, 3)])

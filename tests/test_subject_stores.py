@@ -23,7 +23,7 @@ from mlops_nb.core.events import VerbFailed
 from mlops_nb.core.payloads import Payload, declare
 from mlops_nb.core.subjects import Hit, Person
 from mlops_nb.feature import online_store
-from mlops_nb.job.runs import cell_cache
+from mlops_nb.job.runs import cell_records
 from mlops_nb.job.schedules.schedule_store import Store as ScheduleStore
 from mlops_nb.model import mlflow_registry
 
@@ -283,13 +283,13 @@ def in_cell_cache(project, request) -> Planted:
     block.parent.mkdir(parents=True)
     block.write_bytes(b"\0".join(row["mail"].encode() for row in ROWS) + b"\0" * 70_000)
     records = [
-        (cell_cache.Record(key="a", codes=["a"], outputs=[[]], counts=[1], usage=[{}]), ("calls", ROWS)),
-        (cell_cache.Record(key="b", codes=["b"], outputs=[[{"text": PROSE}]], counts=[2], usage=[{}]), ("n", 3)),
-        (cell_cache.Record(key="c", codes=["c"], outputs=[[]], counts=[3], usage=[{}], buffers=["abcd"]), ("m", 3)),
-        (cell_cache.Record(key="d", codes=["d"], outputs=[[]], counts=[4], usage=[{}]), ("calls", ROWS[1:])),
+        (cell_records.Record(key="a", codes=["a"], outputs=[[]], counts=[1], usage=[{}]), ("calls", ROWS)),
+        (cell_records.Record(key="b", codes=["b"], outputs=[[{"text": PROSE}]], counts=[2], usage=[{}]), ("n", 3)),
+        (cell_records.Record(key="c", codes=["c"], outputs=[[]], counts=[3], usage=[{}], buffers=["abcd"]), ("m", 3)),
+        (cell_records.Record(key="d", codes=["d"], outputs=[[]], counts=[4], usage=[{}]), ("calls", ROWS[1:])),
     ]
     for record, value in records:
-        cell_cache.append(run / "cells.log", record, pickle.dumps(value))
+        cell_records.append(run / "cells.log", record, pickle.dumps(value))
     at = f".mlops/runs/{run.name}/cells.log"
     key = {(at, "cell", "value"): 1, (at, "cell", "text"): 1}
     return Planted(key, {**key, (at, "cell", "bytes"): 1}, erases=True)

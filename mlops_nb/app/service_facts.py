@@ -58,10 +58,4 @@ class Logs(Fact):
     def stream(self) -> Iterator[str] | None:
         "Lines as they come, where they are to be followed"
         coming = self.__dict__.get("follow")
-        return self._stream(coming) if coming else None
-
-    def _stream(self, coming: Iterator[LogLine]) -> Iterator[str]:
-        try:
-            yield from map(self.shown, coming)
-        except KeyboardInterrupt:
-            return
+        return map(self.shown, coming) if coming else None

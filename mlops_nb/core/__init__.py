@@ -14,8 +14,8 @@ from .pillars import contributes
 # %% ../../nbs/core/face.ipynb #f574301f
 _ROOMS = (
     "brackets contributions draw errors events evidence fact folds frames grammar health identity ledger ledger_reading "
-    "lazy locks merkle need note payloads pillars processes progress project proportion refs remembered resources "
-    "segments settings subject_binaries subject_files subject_stores subject_tables subject_texts subjects svg verbs "
+    "lazy locks merkle need payloads pillars processes progress project proportion refs remembered resources "
+    "segments settings signed_note subject_binaries subject_files subject_stores subject_tables subject_texts subjects svg verbs "
     "verification"
 ).split()
 __getattr__, __dir__, __all__ = face(__name__, {name: f"{name}:" for name in _ROOMS})

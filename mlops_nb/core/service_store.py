@@ -6,14 +6,15 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/service_store.html.md"""
 
 # %% auto #0
 __all__ = ['NAME', 'SUPERVISOR', 'Service', 'checked', 'Kept', 'path', 'kept', 'enable', 'disable', 'End', 'after', 'wait_s',
-           'note_start', 'note_end']
+           'note_start', 'note_end', 'next_notice', 'delivered']
 
 # %% ../../nbs/core/service_store.ipynb #bafce220
-import contextlib, re, sqlite3
+import contextlib, re, sqlite3, time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 import msgspec
+from . import outbox
 from .errors import BadInput, ToolFailed
 from .filesystem import need_local_disk
 from .project import Project
@@ -74,7 +75,7 @@ class Kept(msgspec.Struct, kw_only=True):
     def restarts(self) -> int:
         return max(0, self.starts - 1)
 
-
+# %% ../../nbs/core/service_store.ipynb #1da15a81
 _SCHEMA = """CREATE TABLE IF NOT EXISTS service(name TEXT PRIMARY KEY, declared TEXT NOT NULL,
   wanted INTEGER NOT NULL DEFAULT 0, starts INTEGER NOT NULL DEFAULT 0, fails INTEGER NOT NULL DEFAULT 0,
   rest TEXT NOT NULL DEFAULT '', running TEXT NOT NULL DEFAULT '',
@@ -96,6 +97,7 @@ def _changing(project: Project) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(db):
             db.execute("BEGIN IMMEDIATE")
             db.execute(_SCHEMA)
+            db.execute(outbox.SCHEMA)
             yield db
             db.execute("COMMIT")
     except sqlite3.Error as error:
@@ -121,7 +123,7 @@ def kept(project: Project) -> list[Kept]:
         raise ToolFailed(f"{path(project).name} cannot be read: {error}", "remove it and say: mlops up") from error
     return sorted(found, key=lambda one: (one.service.order, one.service.name))
 
-
+# %% ../../nbs/core/service_store.ipynb #87adc806
 def enable(
     project: Project,
     services: Sequence[Service],
@@ -214,4 +216,37 @@ def note_end(
             "UPDATE service SET fails=?, rest=?, running='', last=?, ended=? WHERE name=?",
             (now.fails, now.rest, now.last, now.ended, name),
         )
+        if now.rest == "gave up" and project.settings.services.notify:
+            body = f"given up after {now.fails} short lives, the last: {now.ended}"
+            outbox.leave(_runner(db), _OURS, name, int(time.time()), body)
         return now
+
+# %% ../../nbs/core/service_store.ipynb #585d8ae6
+_OURS = ""  # The table is this project's own
+
+
+def _runner(db: sqlite3.Connection) -> outbox.Execute:
+    def run(sql: str, *values: Any) -> tuple[list, int]:
+        cursor = db.execute(sql, values)
+        return cursor.fetchall(), cursor.rowcount
+
+    return run
+
+
+def next_notice(
+    project: Project,
+) -> outbox.Notice | None:  # Nobody else gets it until its next try is due
+    "What people have to be told now"
+    if not path(project).is_file():
+        return None
+    with _changing(project) as db:
+        return outbox.take(_runner(db), _OURS, time.time())
+
+
+def delivered(
+    project: Project,
+    notice: outbox.Notice,
+) -> None:
+    "A notice was delivered, or is given up"
+    with _changing(project) as db:
+        outbox.remove(_runner(db), _OURS, notice.subject, notice.due)

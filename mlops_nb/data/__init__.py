@@ -23,7 +23,14 @@ __getattr__, __dir__, __all__ = face(
         "resolve": "reading:resolve",
         "locate": "reading:locate",
         "adopt": "dvc_versions:adopt",
+        "columns": "columns:",
+        "counted": "columns:counted",
+        "profile_sketch": "profile_sketch:",
+        "profile_of": "profile_sketch:profile_of",
+        "merge_profiles": "profile_sketch:merge",
         "DatasetVersion": "facts:DatasetVersion",
+        "Profile": "facts:Profile",
+        "ColumnProfile": "facts:ColumnProfile",
     },
 )
 

@@ -18,7 +18,7 @@ from ..core import project as projects, refs as names
 from ..core.errors import BadInput, NotFound, MlopsError
 from ..core.fact import Plan
 from ..core.progress import progress
-from ..core.project import write_text, Project
+from ..core.project import Project, replacing, write_text
 from ..core.verbs import verb
 from mlops_nb.feature import (
     compute,
@@ -214,15 +214,10 @@ def export(
                 ),
             ]
         )
-    tmp = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with progress("writing the Feast repository"):
-            fact = _written(project, tmp, doc, own, store=offline_store, to=path)
+    with replacing(path) as work, progress("writing the Feast repository"):
+        fact = _written(project, work, doc, own, store=offline_store, to=path)
         if path.exists():
-            path.rmdir()
-        os.replace(tmp, path)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+            path.rmdir()  # Empty until now; whoever has put something there keeps it
     fact.path = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     return fact
 

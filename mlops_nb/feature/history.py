@@ -9,7 +9,6 @@ __all__ = ['PIECE', 'Answer', 'needed', 'answer', 'Held', 'held', 'no_report', '
            'Writer', 'unrolled']
 
 # %% ../../nbs/feature/history.ipynb #3345a072
-import os, secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, Self, TYPE_CHECKING
 from .. import data
 from ..core.errors import BadInput
 from ..core.frames import digest_columns
-from ..core.project import Project
+from ..core.project import Project, replacing
 from ..core.refs import interval
 from . import asof, compute, on_demand, sliding, sql_tables
 from .facts import Definition, Joined, Window
@@ -314,27 +313,26 @@ class Writer:
     "Parquet, piece by piece, whole or not at all"
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self.tmp = Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(4)}")
+        self.replacing = replacing(path)
         self.file = None
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.work = self.replacing.__enter__()
         return self
 
     def write(self, table: "pa.Table") -> None:
         import pyarrow.parquet as pq
 
         if self.file is None:
-            self.file = pq.ParquetWriter(self.tmp, table.schema, compression="zstd")
+            self.file = pq.ParquetWriter(self.work, table.schema, compression="zstd")
         self.file.write_table(table if table.schema.equals(self.file.schema) else table.cast(self.file.schema))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.file is not None:
             self.file.close()
-        if kind is None:
-            os.replace(self.tmp, self.path)
-        self.tmp.unlink(missing_ok=True)
+        self.replacing.__exit__(kind, error, trace)
 
 # %% ../../nbs/feature/history.ipynb #dd3b1c82
 def unrolled(

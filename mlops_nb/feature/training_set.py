@@ -8,13 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/training_set.html.md"""
 __all__ = ['Question', 'TrainingSetBuilder', 'build']
 
 # %% ../../nbs/feature/training_set.ipynb #75ef7b12
-import os, secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.frames import digest as frame_digest
 from ..core.progress import progress
-from ..core.project import Project
+from ..core.project import Project, replacing
 from ..core.refs import Data
 from . import asof, history, leakage, references
 from .facts import Leak, TrainingSet
@@ -159,10 +158,5 @@ def _write_csv(table: "pa.Table", path: Path) -> None:
     "Whole or not at all"
     import pyarrow.csv as pc
 
-    tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pc.write_csv(table, tmp)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with replacing(path) as work:
+        pc.write_csv(table, work)

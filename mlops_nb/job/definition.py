@@ -8,12 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/definition.html.md"""
 __all__ = ['TOML', 'LOCK', 'SCHEDULE', 'as_toml', 'to_toml', 'from_toml', 'folder_of', 'read', 'write', 'digest']
 
 # %% ../../nbs/job/definition.ipynb #dd818deb
-import hashlib, json, os, shutil, tempfile
+import hashlib, json, os, shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import msgspec
 from ..core.errors import BadInput, NotFound, ToolFailed, suggest
-from ..core.project import Project
+from ..core.project import Project, replacing
 from ..core.refs import check_name, registered
 from .facts import Job, Parameter, Step, Thing
 
@@ -259,9 +259,8 @@ def write(
         LOCK: "\n".join(lock) + "\n",
     }
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{job.name}."))
-        try:
+        with replacing(place) as new:
+            new.mkdir()
             os.chmod(new, 0o755)
             for file, text in files.items():
                 (new / file).write_text(text, encoding="utf-8")
@@ -272,13 +271,6 @@ def write(
                     shutil.copytree(extra, new / extra.name)
                 else:
                     shutil.copy2(extra, new / extra.name)
-            old = new.with_name(new.name + ".old")
-            if place.exists():
-                os.replace(place, old)
-            os.replace(new, place)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
         raise ToolFailed(f"cannot write {place}: {error.strerror or error}") from error
     return place

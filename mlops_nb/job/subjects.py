@@ -31,7 +31,7 @@ from mlops_nb.core.subjects import (
     strongest,
     why_of,
 )
-from .runs import cell_cache, execution
+from .runs import cell_records, execution
 from .schedules import schedule_backends
 
 # %% ../../nbs/job/subjects.ipynb #0662c005
@@ -93,7 +93,7 @@ class _Reading:
             self.known[digest] = subject_binaries.in_array(self.person, data)
         return self.known[digest]
 
-    def record(self, record: cell_cache.Record, blob: bytes, place: str) -> Iterator[Hit]:
+    def record(self, record: cell_records.Record, blob: bytes, place: str) -> Iterator[Hit]:
         "What one record tells, as one hit"
         lines = (in_output(self.person, output, place) for output in chain.from_iterable(record.outputs))
         texts = [told for told in chain.from_iterable(lines) if isinstance(told, Hit)]
@@ -110,7 +110,7 @@ class _Reading:
         place = os.path.relpath(path, self.project.root)
         hits: list[Hit] = []
         blocks: set[str] = set()
-        for record, blob in cell_cache.read(path):
+        for record, blob in cell_records.read(path):
             blocks.update(record.buffers)
             if not record.first:  # the first one holds the state of random generators
                 hits += self.record(record, blob, place)

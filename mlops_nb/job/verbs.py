@@ -153,7 +153,8 @@ failure, mend the notebook and go on with --resume RUN. Exit 1 when a cell fails
 executed notebook is kept and the error is one line."""
     from mlops_nb.core import secret_refs
     from mlops_nb.job.notebook import parameters
-    from mlops_nb.job.runs import cell_syntax, execution
+    from mlops_nb.job.notebook import cell_syntax
+    from mlops_nb.job.runs import execution
 
     if on != "local":
         from mlops_nb.job.clusters import remote_verbs

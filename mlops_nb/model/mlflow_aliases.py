@@ -11,9 +11,8 @@ __all__ = ['turn', 'about', 'move', 'mend', 'settle']
 import secrets
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
-from typing import IO
 import msgspec
-from ..core import ledger
+from ..core import ledger, locks
 from ..core.errors import MlopsError
 from ..core.events import Event
 from ..core.project import Project
@@ -22,8 +21,8 @@ from .events import GateValue, ModelPromoted, ModelRolledBack, Move, PromotionFa
 from .facts import Promotion
 
 # %% ../../nbs/model/mlflow_aliases.ipynb #f760e629
-def turn(project: Project, name: str) -> AbstractContextManager[IO[bytes] | None]:
-    return registration.held(project.state / "locks" / f"model-{name}")
+def turn(project: Project, name: str) -> AbstractContextManager[int | None]:
+    return locks.held(project.state / "locks" / f"model-{name}", wait=True)
 
 
 _ENDS: dict[str, type[Move]] = {"model.promoted": ModelPromoted, "model.rolled_back": ModelRolledBack}
@@ -97,7 +96,7 @@ def mend(
     "End promotions whose process is gone"
     done = []
     for event in open_moves:
-        with registration.held(project.state / "locks" / f"model-{_name(event)}", wait=False) as mine:
+        with locks.held(project.state / "locks" / f"model-{_name(event)}") as mine:
             if mine is None:
                 done.append({"subject": event.subject, "state": "running", "message": "a process is at work on it"})
             elif _open(project, event):

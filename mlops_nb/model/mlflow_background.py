@@ -8,9 +8,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/mlflow_background.html.md"""
 __all__ = ['leave', 'work']
 
 # %% ../../nbs/model/mlflow_background.ipynb #c4533289
-import os, subprocess, sys, traceback
-from typing import IO, TYPE_CHECKING, Any
-from ..core import project as projects
+import os, sys, traceback
+from typing import TYPE_CHECKING, Any
+from ..core import processes, project as projects
 from ..core.errors import BadInput, MlopsError, ToolFailed
 from ..core.project import Project
 from mlops_nb.model import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _MODEL = "object.pkl"  # In the folder of the registration
 
 
-def leave(project: Project, request: Request, model: Any, rows: "pd.DataFrame | np.ndarray", lock: IO[bytes]) -> None:
+def leave(project: Project, request: Request, model: Any, rows: "pd.DataFrame | np.ndarray", lock: int) -> None:
     "Hand the rest to a child process that outlives this one"
     import cloudpickle
 
@@ -50,25 +50,16 @@ def leave(project: Project, request: Request, model: Any, rows: "pd.DataFrame | 
         raise BadInput(f"{type(model).__name__} cannot be handed to another process: {why}", "add: --wait") from error
 
 
-def _start(project: Project, bracket: str, digest: str, lock: IO[bytes]) -> None:
+def _start(project: Project, bracket: str, digest: str, lock: int) -> None:
     "The child process; it holds the lock as long as it lives"
     env = {
         **registry.quiet_environment(),
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
         "MLOPS_PROJECT": str(project.root),
     }
-    words = [sys.executable, "-m", "mlops_nb.model.mlflow_background", bracket, digest, str(lock.fileno())]
+    words = [sys.executable, "-m", "mlops_nb.model.mlflow_background", bracket, digest, str(lock)]
     with open(registration.staging(project, bracket) / "log.txt", "wb") as log:
-        subprocess.Popen(
-            words,
-            cwd=project.root,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(lock.fileno(),),
-            start_new_session=True,
-        )
+        processes.start(words, keep=[lock], cwd=project.root, env=env, stdout=log, stderr=log)
 
 # %% ../../nbs/model/mlflow_background.ipynb #495c8fd7
 def work(bracket: str, digest: str) -> None:

@@ -1,4 +1,4 @@
-"""`mlops_nb.monitor.drift`, `profile`, `compare`, `merge`: what neighbours and notebooks may use
+"""`mlops_nb.monitor.drift`, `profile`, `compare`: what neighbours and notebooks may use
 
 Docs: https://mlops-nb.github.io/mlops_nb/monitor/face.html.md"""
 
@@ -18,11 +18,11 @@ __getattr__, __dir__, __all__ = face(
         "drift": "verbs:drift",
         "profile": "verbs:profile",
         "compare": "comparison:compare",
-        "profile_of": "profile_sketch:profile_of",
-        "merge": "profile_sketch:merge",
-        "compare_profiles": "profile_sketch:compare_profiles",
+        "compare_profiles": "profile_comparison:compare_profiles",
         "Drift": "facts:Drift",
         "ColumnDrift": "facts:ColumnDrift",
+        "profile_of": "profile_sketch:profile_of",  # the last four moved to data; here for one release
+        "merge": "profile_sketch:merge",
         "Profile": "facts:Profile",
         "ColumnProfile": "facts:ColumnProfile",
     },

@@ -10,11 +10,11 @@ __all__ = ['BARS', 'Tested', 'judge', 'compare', 'check']
 # %% ../../nbs/monitor/comparison.ipynb #f9411809
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, SupportsInt, TYPE_CHECKING
+from .. import data
 from ..core.errors import BadInput
 from . import two_sample as two
-from .columns import Sample, chosen, sample
+from ..data.facts import Counted, Sample
 from .facts import ColumnDrift, Drift
-from .two_sample import Counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,7 +119,7 @@ def _lengths(reference: dict, current: dict) -> Tested:
     import numpy as np
 
     lengths_reference, lengths_current = (
-        two.counted(np.repeat([len(level) for level in window], list(window.values())))
+        data.counted(np.repeat([len(level) for level in window], list(window.values())))
         for window in (reference, current)
     )
     tested = _numbers("numeric", lengths_reference, lengths_current, False)
@@ -264,12 +264,12 @@ def compare(
 ) -> Drift:
     "Compare two tables, one column at a time"
     check(alpha, min_effect, ref.num_rows, cur.num_rows)
-    names = chosen(ref.column_names, cur.column_names, columns)
+    names = data.columns.chosen(ref.column_names, cur.column_names, columns)
 
     def pairs() -> Iterator[tuple[str, Sample | None, Sample | None]]:
         for name in names:
-            reference = sample(ref[name]) if name in ref.column_names else None
-            current = sample(cur[name]) if name in cur.column_names else None
+            reference = data.columns.sample(ref[name]) if name in ref.column_names else None
+            current = data.columns.sample(cur[name]) if name in cur.column_names else None
             yield name, reference, current
             if tick:
                 tick(1, name)

@@ -12,7 +12,7 @@ import os, warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core.errors import BadInput, ToolFailed
-from .columns import chosen, kind_of
+from .. import data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def _holds(column: "pa.ChunkedArray") -> bool:
 
 def _common_kind(both: "list[pa.ChunkedArray]") -> str | None:
     "The kind of a column in the windows that have it; None unless Evidently can compare them"
-    kinds = {kind_of(column.type) for column in both}
+    kinds = {data.columns.kind_of(column.type) for column in both}
     if len(both) < 2 or len(kinds) > 1 or kinds & {"nested", "empty"}:
         return None
     return kinds.pop() if all(_holds(column) for column in both) else None
@@ -66,7 +66,7 @@ def comparable(
     "`(name -> kind, names left out)`: a column takes part when both windows have it, of one kind, with values"
     kinds = {}
     left = []
-    for name in chosen(ref.column_names, cur.column_names, columns):
+    for name in data.columns.chosen(ref.column_names, cur.column_names, columns):
         kind = _common_kind([window[name] for window in (ref, cur) if name in window.column_names])
         if kind:
             kinds[name] = kind

@@ -19,9 +19,10 @@ from ..core.progress import progress
 from ..core.project import Project
 from ..core.refs import Data
 from ..core.verbs import verb
-from . import comparison, profile_sketch
+from ..data.facts import Profile
+from . import comparison, profile_comparison
 from .events import ColumnVerdict, DriftChecked, WindowProfiled
-from .facts import ColumnDrift, Drift, Profile
+from .facts import ColumnDrift, Drift
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +61,7 @@ def _window(data: Any) -> "Profile | pa.Table":
     "A stored profile, a profile, or a table"
     if isinstance(data, Profile):
         return data
-    found = profile_sketch.load(data) if isinstance(data, (str, Path)) else None
+    found = datasets.profile_sketch.load(data) if isinstance(data, (str, Path)) else None
     return found if found is not None else datasets.read(data)
 
 # %% ../../nbs/monitor/verbs.ipynb #432eec28
@@ -82,9 +83,9 @@ def profile(
         found = window
     else:
         with progress("profiling", len(columns) or window.num_columns) as tick:
-            found = profile_sketch.profile_of(window, _called(data), columns, tick)
+            found = datasets.profile_of(window, _called(data), columns, tick)
     if out is not None:
-        profile_sketch.dump(found, out)
+        datasets.profile_sketch.dump(found, out)
         found.path = str(out)
     profiled = WindowProfiled(rows=found.rows, columns=len(found.columns), path=found.path)
     _record(_project(), profiled, _subject(found.source or _called(data)))
@@ -154,7 +155,7 @@ Fisher with rare levels pooled; missing values: a test of their own; Holm's corr
     if isinstance(reference, Profile) or isinstance(current, Profile):
         reference = _profiled(reference)
         current = _profiled(current)
-        found = profile_sketch.compare_profiles(reference, current, alpha, columns, min_effect)
+        found = profile_comparison.compare_profiles(reference, current, alpha, columns, min_effect)
     else:
         with progress("comparing", len(columns) or reference.num_columns) as tick:
             found = comparison.compare(reference, current, alpha, columns=columns, min_effect=min_effect, tick=tick)
@@ -167,4 +168,4 @@ Fisher with rare levels pooled; missing values: a test of their own; Holm's corr
 
 
 def _profiled(window: "Profile | pa.Table") -> Profile:
-    return window if isinstance(window, Profile) else profile_sketch.profile_of(window)
+    return window if isinstance(window, Profile) else datasets.profile_of(window)

@@ -20,7 +20,7 @@ from .. import definition
 from . import shipping, views as ship_views
 from .facts import TARGETS, Shipped, ShippedFile
 from ..events import JobCompleted, JobShipped
-from ..runs import cell_syntax
+from ..notebook import cell_syntax
 
 # %% ../../../nbs/job/delivery/verbs.ipynb #967e1e34
 def _targets(to: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 import msgspec
-from ...core import secret_refs, warm
+from ...core import locks, secret_refs, warm
 from ...core.draw import place
 from ...core.errors import BadInput, Finding, MlopsError, NotFound, ToolFailed, suggest
 from ...core.progress import progress
@@ -25,8 +25,8 @@ from ...cost.facts import Usage
 from .. import definition
 from ..events import CellCost, JobCompleted
 from ..facts import Artefact, CellRun, Job, RunRecord, StepRun
-from ..notebook import notebook_ast, parameters
-from . import cell_cache, cell_syntax, end_command, injection, kernel_form, supervision
+from ..notebook import cell_syntax, notebook_ast, parameters
+from . import cell_cache, cell_records, end_command, injection, kernel_form, supervision
 from mlops_nb.job.runs.run_plan import (
     RunPlan,
     RunSetup,
@@ -149,30 +149,15 @@ def prepare(
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
     "Hold the lock of a run's folder"
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(folder / "lock", "w", encoding="ascii") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locks.held(folder / "lock") as mine:
+        if mine is None:
+            raise BadInput(f"run {folder.name} is still going on", "wait for it, or stop it first")
         yield
 
 
 def is_held(folder: Path) -> bool:
     "Does somebody run it now?"
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    try:
-        with open(folder / "lock", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return locks.is_held(folder / "lock")
 
 
 def resumable(
@@ -252,11 +237,12 @@ def in_fork(setup: RunSetup) -> dict | None:
         warm.start((), warm.settled(os.environ), wait=False)  # For the next command
     while True:
         sheet = sheet_of(setup)
-        watch = supervision.Watch(request, sheet, plan.limits, tell=setup.tell, cost_of=setup.cost_of)
+        reports = supervision.Reports(sheet, setup.tell)
+        watch = supervision.Watch(request, reports, plan.limits, cost_of=setup.cost_of)
         with stoppable():  # From before the fork begins: what it does is recorded, whenever a stop comes
             if not watch.start(modules, warm.settled(os.environ)) and not watch.start((), warm.settled(os.environ)):
                 return None
-            end = watch.follow()
+            end = supervision.follow(watch)
         cpu += end["cpu_s"]
         at = end.get("cell")
         if end["done"] == "restart" and request["plan"]["resume"]:
@@ -597,8 +583,8 @@ def _blocks_in_use(
     "Big blocks of memory that records refer to"
     used = set()
     for log in runs.glob("*/cells.log"):
-        for part in (log, *cell_cache.logs_of_steps(log.parent)):
-            for record, _ in cell_cache.read(part):
+        for part in (log, *cell_records.logs_of_steps(log.parent)):
+            for record, _ in cell_records.read(part):
                 used.update(record.buffers)
     return used
 

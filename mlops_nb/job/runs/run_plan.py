@@ -16,7 +16,7 @@ import msgspec
 from ...core import secret_refs
 from ...core.project import Project
 from ..facts import Job
-from . import cell_cache, kernel_form, supervision
+from . import cell_records, kernel_form, supervision
 from .supervision import CostOf, Limits, Tell
 
 # %% ../../../nbs/job/runs/run_plan.ipynb #7456d645
@@ -94,7 +94,7 @@ def fork_request(setup: RunSetup) -> dict:
     plan = setup.plan
     limits = plan.limits
     earlier = folder_of(setup.project, plan.resume) if plan.resume else None
-    more = list(map(str, cell_cache.logs_of_steps(earlier))) if earlier else []
+    more = list(map(str, cell_records.logs_of_steps(earlier))) if earlier else []
     inputs = [declared.name for declared in setup.job.inputs if declared.kind == "file"]
     cells = [
         {"at": index, "source": cell["source"], "id": cell.get("id", ""), "tags": cell["metadata"].get("tags") or []}

@@ -21,7 +21,7 @@ from .. import definition
 from ..events import JobBackfilled, JobCompleted, JobStarted
 from ..facts import Job
 from ..notebook import parameter_ranges, parameters
-from ..runs import cell_syntax
+from ..notebook import cell_syntax
 from . import backfill_views, unattended
 from .backfill_facts import BackfillRow, Backfilled
 

@@ -12,7 +12,7 @@ import json, os, queue, signal, subprocess, sys, threading
 from pathlib import Path
 from typing import Never
 import msgspec
-from ...core import process_identity, project as projects
+from ...core import process_identity, processes, project as projects
 from ...core.errors import MlopsError
 from ...core.project import Project
 from .facts import Outcome
@@ -102,16 +102,9 @@ class Worker:
     "A worker process of a project"
 
     def __init__(self, project: Project) -> None:
-        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        import mlops_nb
-
-        home = str(Path(mlops_nb.__file__).parent.parent)
-        if not home.endswith("-packages"):
-            env["PYTHONPATH"] = os.pathsep.join(
-                dict.fromkeys([home, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))])
-            )
+        env = {**processes.environment(), "PYTHONUNBUFFERED": "1"}
         env.pop("MLOPS_PROJECT", None)
-        self.child = subprocess.Popen(
+        self.child = processes.start(
             [sys.executable, "-m", "mlops_nb.job.schedules.unattended"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -119,7 +112,6 @@ class Worker:
             env=env,
             text=True,
             encoding="utf-8",
-            start_new_session=True,
         )
         self.ident = process_identity.of(self.child.pid)
         self.late = ""
