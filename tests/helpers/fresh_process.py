@@ -87,12 +87,17 @@ def carry_out(code: str, words: list[str], where: tuple) -> None:
 
 
 def run_code(
-    code: str, *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300
+    code: str,
+    *words: str,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 300,
+    anew: bool = False,  # Not forked: nothing of this package may have been imported
 ) -> subprocess.CompletedProcess:
     "As `subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True)`"
     env, cwd = dict(os.environ) if env is None else env, str(cwd or Path.cwd())
     command = [sys.executable, "-c", code, *words]
-    if not FORKS:
+    if anew or not FORKS:
         return subprocess.run(
             command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=timeout, encoding="utf-8"
         )
