@@ -25,11 +25,20 @@ def _typed(word: str) -> str:
     "The person's value, from wherever it comes"
     if word != "-":
         return word
-    if "ipykernel" in sys.modules or sys.stdin.isatty():
-        from getpass import getpass
+    if not (_in_kernel() or sys.stdin.isatty()):
+        return sys.stdin.readline()
+    from getpass import getpass
 
+    try:
         return getpass("person: ")
-    return sys.stdin.readline()
+    except EOFError:
+        return ""
+
+
+def _in_kernel() -> bool:
+    "Is this a notebook, where the front end asks?"
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 def _answer(answer: Answer) -> StoreAnswer:
