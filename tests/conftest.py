@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -55,6 +56,8 @@ def pytest_configure(config):
     ]:
         del os.environ[name]
     os.environ.update(QUIET)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&`; those whom tests interrupt would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["MLOPS_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlops-")
     if not is_worker(config):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="mlops-shared-")
