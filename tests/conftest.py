@@ -1,10 +1,12 @@
 """What every test stands on: an empty home, a project of its own, and no way to phone home."""
 
 import contextlib
+import gc
 import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -54,6 +56,8 @@ def pytest_configure(config):
     ]:
         del os.environ[name]
     os.environ.update(QUIET)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&`; those whom tests interrupt would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["MLOPS_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="mlops-")
     if not is_worker(config):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="mlops-shared-")
@@ -75,6 +79,12 @@ def pytest_collection_modifyitems(config, items):
     if not FULL:
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("prove")])
         items[:] = [i for i in items if not i.get_closest_marker("prove")]
+
+
+def pytest_collection_finish():
+    "What is imported and collected stays: nobody looks for garbage in it, neither here nor in the forks that tests make"
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

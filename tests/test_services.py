@@ -1,5 +1,6 @@
 """Services: nothing is doubled, lost or left over, whoever is killed when; and what is told about them is true"""
 
+import contextlib
 import errno
 import json
 import os
@@ -130,11 +131,12 @@ def cmdline(pid: int) -> bytes:
 def supervisors(project) -> list[int]:
     import psutil
 
-    return [
-        pid
-        for pid in living(project, "mlops_nb.core.supervisor")
-        if "service_leader" not in cmdline(pid).decode() and psutil.Process(pid).cwd() == str(project.root)
-    ]
+    found = []
+    for pid in living(project, "mlops_nb.core.supervisor"):
+        with contextlib.suppress(psutil.Error):  # it ends meanwhile
+            if "service_leader" not in cmdline(pid).decode() and psutil.Process(pid).cwd() == str(project.root):
+                found.append(pid)
+    return found
 
 
 def kill(pid: int) -> None:

@@ -1,10 +1,11 @@
 """Python code in a process of its own, without the seconds that its imports cost.
 
-On Linux the process is forked from a server that has imported what is slow and nothing of this package; elsewhere it is started anew.
+On Linux, where workers share the tests, it is forked from a server that has imported what is slow; otherwise it is started anew.
 Either way the code finds what a new `python -c` would: its environment, its working directory, an empty `__main__`."""
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -17,14 +18,17 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
-# Slow to import, and used by much of what is tested. Not MLflow: it imports plug-ins of ours.
+# Slow to import, and used by much of what is tested. MLflow comes with its plug-ins, and so with what they need of ours.
 SLOW = """
-IPython alembic cryptography.hazmat.primitives.serialization duckdb fastapi jinja2 matplotlib.backends.backend_agg
-matplotlib.figure mpl_toolkits.mplot3d msgspec nbclient nbconvert nbdev.test nbformat numpy onnx onnxruntime
-opentelemetry.sdk.trace pandas psutil pyarrow.parquet requests scipy.stats skl2onnx sklearn.ensemble
+IPython alembic cryptography.hazmat.primitives.serialization duckdb fastapi feast jinja2 matplotlib.pyplot
+matplotlib_inline.backend_inline mlflow.onnx mlflow.pyfunc mlflow.sklearn mlflow.store.model_registry.sqlalchemy_store
+mlflow.store.tracking.sqlalchemy_store mpl_toolkits.mplot3d msgspec nbclient nbconvert nbdev.test nbformat numpy onnx
+onnxruntime opentelemetry.sdk.trace pandas psutil pyarrow.parquet requests scipy.stats skl2onnx sklearn.ensemble
 sklearn.linear_model sklearn.pipeline skops.io sqlalchemy.orm sqlparse yaml
 """.split()
-FORKS = sys.platform == "linux"  # on macOS libraries that have been imported do not survive a fork
+INHERITED = frozenset(os.environ)
+# On macOS libraries that have been imported do not survive a fork; and for a few processes the server is not worth its start.
+FORKS = sys.platform == "linux" and "PYTEST_XDIST_WORKER" in os.environ
 
 
 def server() -> "multiprocessing.context.ForkServerContext":
@@ -46,8 +50,10 @@ def plain_main() -> Iterator[None]:
 
 def become(cwd: str, env: dict[str, str], stdout: str, stderr: str) -> None:
     "What a new process gets from who starts it"
+    gc.freeze()  # nobody looks for garbage in what the server has imported
+    set_by_imports = {name: value for name, value in os.environ.items() if name not in INHERITED}
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update(set_by_imports | env)
     time.tzset()
     tempfile.tempdir = None  # found anew from the environment
     os.chdir(cwd)
@@ -81,12 +87,17 @@ def carry_out(code: str, words: list[str], where: tuple) -> None:
 
 
 def run_code(
-    code: str, *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300
+    code: str,
+    *words: str,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 300,
+    anew: bool = False,  # Not forked: nothing of this package may have been imported
 ) -> subprocess.CompletedProcess:
     "As `subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True)`"
     env, cwd = dict(os.environ) if env is None else env, str(cwd or Path.cwd())
     command = [sys.executable, "-c", code, *words]
-    if not FORKS:
+    if anew or not FORKS:
         return subprocess.run(
             command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=timeout, encoding="utf-8"
         )
