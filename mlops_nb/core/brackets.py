@@ -75,7 +75,7 @@ def _step(state: Waiting, seq: int, head: Head, fields: _Bracket) -> None:
     began = pillars.begun_by()[head.type]
     key = f"{began} {fields.bracket or head.subject}"
     if head.type == began:
-        state.open[key] = Opened(seq, head.time, head.type, head.subject)
+        state.open[key] = Opened(seq, head.time, began, head.subject)
     else:
         state.open.pop(key, None)
 

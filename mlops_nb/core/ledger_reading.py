@@ -186,13 +186,10 @@ class Walking(File):
         "The places first, from the index alone, then their rows: sorting payloads would copy every one of them"
         found = self._ask(f"SELECT seq FROM entry WHERE seq>? AND {where}", after, *values)
         places = sorted((row[0] for row in found), reverse=newest)
-        order = "DESC" if newest else "ASC"
+        one_by_one = "SELECT seq, header, payload FROM json_each(?) AS place CROSS JOIN entry ON seq=place.value"
         for at in range(0, len(places), BATCH):
-            some = places[at : at + BATCH]
-            marks = ",".join("?" * len(some))
-            yield from self._ask(
-                f"SELECT seq, header, payload FROM entry WHERE seq IN ({marks}) ORDER BY seq {order}", *some
-            )
+            rows = self._ask(one_by_one, str(places[at : at + BATCH]))
+            yield from sorted(rows, key=itemgetter(0), reverse=newest)
 
     def _walked(self, asked: Asked, after: int, newest: bool) -> Iterator[Stored]:
         "Every entry is looked at, whatever the indexes say"

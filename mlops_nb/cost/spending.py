@@ -6,8 +6,9 @@ Docs: https://mlops-nb.github.io/mlops_nb/cost/spending.html.md"""
 
 # %% auto #0
 __all__ = ['LARGEST', 'EVIDENCE', 'Key', 'Period', 'KEYS', 'KEPT', 'CellUsd', 'Ended', 'JobEnded', 'CellEnded', 'JobEndedByCell',
-           'reads', 'Amount', 'Sum', 'Waiting', 'Open', 'Day', 'Spending', 'nest', 'without', 'all_of_it', 'by_model',
-           'since', 'step_of', 'ByCell', 'cell_step_of', 'settle', 'Spent', 'fold', 'spent', 'spent_in', 'rows']
+           'is_job', 'priced', 'reads', 'paid', 'Amount', 'Sum', 'Waiting', 'Open', 'Day', 'Spending', 'nest',
+           'without', 'all_of_it', 'by_model', 'since', 'step_of', 'ByCell', 'cell_step_of', 'settle', 'Spent', 'fold',
+           'spent', 'spent_in', 'rows']
 
 # %% ../../nbs/cost/spending.ipynb #25601272
 from bisect import insort
@@ -61,18 +62,25 @@ class JobEndedByCell(Ended, gc=False):
     cells: list[CellEnded] = []
 
 
-def _is_job(head: Head) -> bool:
+def is_job(head: Head) -> bool:
     return head.type.startswith("job.")
 
 
+_WORK = ("job.", "run.")
+
+
 def _is_paid(head: Head, fields: Ended) -> bool:
-    return head.type.startswith(("job.", "run.")) or _is_number(fields.usd)
+    return head.type.startswith(_WORK) or _is_number(fields.usd)
+
+
+def priced() -> list[str]:
+    "Event types that tell a price"
+    return [name for name, said in pillars.events().items() if said["costs"]]
 
 
 def reads(job: type[Ended] = JobEnded) -> dict[str, type[Ended]]:
     "Event type -> the fields that cost needs, for every type that tells a price"
-    priced = [name for name, said in pillars.events().items() if said["costs"]]
-    return {name: job if name.startswith("job.") else Ended for name in priced}
+    return {name: job if name.startswith("job.") else Ended for name in priced()}
 
 
 LARGEST = 1e15  # What nobody has paid
@@ -82,7 +90,9 @@ def _is_number(value: float | None) -> bool:
     return value is not None and -LARGEST < value < LARGEST  # false for NaN too
 
 
-def _number(value: float | None) -> float:
+def paid(
+    value: float | None,  # As an event tells it
+) -> float:  # 0 for what nobody can have paid, NaN included
     return value if value is not None and 0.0 < value < LARGEST else 0.0
 
 # %% ../../nbs/cost/spending.ipynb #ac117515
@@ -100,6 +110,7 @@ class Amount(msgspec.Struct, array_like=True, gc=False):
     unpriced: int = 0
 
     def add(self, other: "Amount") -> None:
+        "Once for every priced entry"
         self.usd += other.usd
         self.kwh += other.kwh
         self.seconds += other.seconds
@@ -135,18 +146,18 @@ _cells_of = msgspec.json.Decoder(list[CellUsd]).decode
 def _idle(fields: Any, usd: float) -> float:
     "What nothing ran for: as the work says, or what no cell of it cost"
     if fields.idle_usd is not None:
-        return _number(fields.idle_usd)
+        return paid(fields.idle_usd)
     cells = getattr(fields, "cells", None)
     if isinstance(cells, msgspec.Raw):
         cells = _cells_of(cells)
-    return max(0.0, usd - sum([_number(cell.usd) for cell in cells])) if cells else 0.0
+    return max(0.0, usd - sum([paid(cell.usd) for cell in cells])) if cells else 0.0
 
 
 def _amount(fields: Any) -> Amount:
     "What one piece of work cost, the work inside it included"
-    usd = _number(fields.usd)
+    usd = paid(fields.usd)
     idle = _idle(fields, usd)
-    return Amount(usd, _number(fields.kwh), _number(fields.seconds), idle, 1, int(not _is_number(fields.usd)))
+    return Amount(usd, paid(fields.kwh), paid(fields.seconds), idle, 1, int(not _is_number(fields.usd)))
 
 # %% ../../nbs/cost/spending.ipynb #536abadf
 class Waiting(msgspec.Struct, array_like=True):
@@ -205,7 +216,7 @@ def nest(
     whole: Amount,  # What it cost; grows to what its parts cost
 ) -> Open | None:  # Its children
     "Take the children of a job that ended, and hand what it cost to the job around it"
-    children = state.open.pop(fields.run or head.subject, None) if _is_job(head) else None
+    children = state.open.pop(fields.run or head.subject, None) if is_job(head) else None
     if children is not None:
         whole.usd = max(whole.usd, children.parts.usd)
         whole.kwh = max(whole.kwh, children.parts.kwh)
@@ -236,7 +247,7 @@ Period = Callable[[str], str]  # Time -> its day, or another word for when it wa
 
 
 def _by_job(head: Head, fields: Ended) -> str:
-    return fields.job or (head.subject.split("@")[0] if _is_job(head) else "-")
+    return fields.job or (head.subject.split("@")[0] if is_job(head) else "-")
 
 
 def _by_run(head: Head, fields: Ended) -> str:
@@ -293,7 +304,7 @@ def step_of(
         if children is not None:
             for child in children.waiting:
                 state.put(key, child.seq, child.day, child.amount)
-        if to_the_job and fields.parent and not _is_job(head):
+        if to_the_job and fields.parent and not is_job(head):
             state.open[fields.parent].waiting.append(Waiting(seq, day, key, whole))
         else:
             state.put(key, seq, day, without(whole, children))
@@ -326,7 +337,7 @@ def _cells(state: ByCell, work: _Late) -> None:
     seen: set[str] = set()
     for cell in getattr(work.fields, "cells", ()):
         wanted = (cell.usd, cell.kwh, cell.seconds)
-        share = [min(have, _number(value)) for have, value in zip(left, wanted)]
+        share = [min(have, paid(value)) for have, value in zip(left, wanted)]
         left = [have - part for have, part in zip(left, share)]
         key = f"{_by_job(work.head, work.fields)}[{cell.index}]"
         first = key not in seen
