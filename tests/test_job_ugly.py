@@ -1,6 +1,8 @@
 """Cells that do what cells should not: each leaves a run that ended, one line that says how, and a notebook that can be read."""
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +37,25 @@ def test_workers_of_a_pool_end_without_a_word(project):
         "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as p: print(p.map(abs, [-1, 2]))\np.join()",
     )
     assert texts(jobs.run("pool").output) == "[1, 2]\n"
+
+
+TOLD_AT_BIRTH = """
+import os, signal, sys
+def interrupt(*_): raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, interrupt)
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))  # before anything else in the child
+from mlops_nb.core import processes
+processes.plain_signals_in_children(signal.SIGTERM)
+pid = os.fork()
+if not pid: os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_a_child_that_is_told_to_end_at_birth_ends():
+    "A pool that ends right away tells workers that have not begun: whom the signal passed by would be waited for for ever"
+    done = subprocess.run([sys.executable, "-c", TOLD_AT_BIRTH], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == (f"{-signal.SIGTERM} set()\n", "")
 
 
 def test_half_a_character_is_told_and_kept_whole(project):

@@ -780,7 +780,7 @@ def test_what_elsewhere_starts_is_seen_here_and_not_started_twice(project, decla
     (filled,) = service_files._each(project, services.declared(project), at, "systemd")
     command = filled[1]["command"]
     unit = processes.start(command, cwd=project.root, env={**processes.environment(), **filled[1]["variables"]})
-    (row,) = until(lambda: [row for row in service_verbs.ps().services if row.state == "ready"])
+    (row,) = until(lambda: [row for row in service_verbs.ps().services if row.state == "alive"])
     assert row.pid == unit.pid
     service_verbs.up(wait=LONG_S)
     assert dummies(project, "plain") == [unit.pid] and not (project.root / "DOUBLE").exists()

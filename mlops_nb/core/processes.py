@@ -6,10 +6,10 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/processes.html.md"""
 
 # %% auto #0
 __all__ = ['PROC', 'INSIST_S', 'start', 'lead', 'environment', 'Watched', 'ending', 'wait', 'family', 'cpu_seconds',
-           'signal_group', 'stop']
+           'signal_group', 'stop', 'plain_signals_in_children']
 
 # %% ../../nbs/core/processes.ipynb #1c41f73f
-import os, selectors, signal, time
+import os, selectors, signal, threading, time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
@@ -233,3 +233,25 @@ def stop(
         if not wait(who, grace_s):
             _signal_tree(family(pid), signal.SIGKILL)
     return wait(who, INSIST_S)
+
+# %% ../../nbs/core/processes.ipynb #a49cb66b
+_forking = threading.local()  # The signals that a thread let wait before it began to fork
+
+
+def plain_signals_in_children(
+    *numbers: int,  # Signals that this process has handlers for
+) -> None:
+    "From now on, a child of a fork takes these signals as a new program would"
+
+    def before() -> None:
+        _forking.waited = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.waited)
+
+    def in_child() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.waited)
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

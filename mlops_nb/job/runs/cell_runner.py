@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 from ... import cost
-from ...core import secret_refs
+from ...core import processes, secret_refs
 from ..notebook.notebook_ast import Cell, understand
 from . import cell_cache, cell_records, namespace, pickles
 from .cell_records import CellDone, CellFiles
@@ -464,12 +464,6 @@ class Run:
         return None
 
 # %% ../../../nbs/job/runs/cell_runner.ipynb #7e8bd7bc
-def _forked() -> None:
-    "A child that a cell forks takes signals as any other process does: what stops the run is no business of a pool's workers"
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def _end_of_child() -> None:
     "A child that a cell forked has come to the end of the cell: the rest of the notebook runs once"
     sys.stdout.flush()
@@ -533,7 +527,8 @@ def run(
     cells = Run(plan, tell, _shell)
     signal.signal(signal.SIGTERM, cells.interrupt)
     signal.signal(signal.SIGUSR1, cells.stop_soon)
-    os.register_at_fork(after_in_child=_forked)
+    # What stops the run is no business of the workers of a pool
+    processes.plain_signals_in_children(signal.SIGTERM, signal.SIGUSR1)
     try:
         end = asyncio.run(cells.all())
     except KeyboardInterrupt:
