@@ -168,7 +168,11 @@ def find_verb(
 LONGEST = 3  # Words of a path: `serve key add`
 
 
-def _no_verb(typed: list[str], index: dict[str, dict], alone: bool) -> Never:
+def _no_verb(
+    typed: list[str],  # The words before the first option
+    index: dict[str, dict],
+    alone: bool,  # Was one word typed, and nothing else?
+) -> Never:
     "Raise: say how far the words were understood, and what could follow"
     areas = sorted({path.partition(".")[0] for path in index})
     known = next((n for n in range(len(typed), 0, -1) if following(typed[:n], index)), 0)

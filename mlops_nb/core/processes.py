@@ -64,7 +64,7 @@ def ending(
     "What becomes readable when a process ends"
     import select
 
-    pid = int(who.split(":")[1])
+    pid = process_identity.pid_of(who)
     try:
         if hasattr(os, "pidfd_open"):
             return open(os.pidfd_open(pid), "rb", buffering=0)
@@ -194,7 +194,7 @@ def signal_group(
     number: int,
 ) -> bool:  # Was there anybody?
     "Send a signal to all of a group"
-    pid = int(who.split(":")[1])
+    pid = process_identity.pid_of(who)
     now = process_identity.of(pid)
     if not process_identity.is_here(who) or now not in (who, who.rpartition(":")[0] + ":"):
         return False  # elsewhere; or the number is another's by now, so that nobody of the group is left
@@ -223,7 +223,7 @@ def stop(
     tree: bool = False,  # End what descends from it; the group that it leads otherwise
 ) -> bool:  # Has it ended?
     "Ask a process to end; when the grace is over, end it and all that belongs to it"
-    pid = int(who.split(":")[1])
+    pid = process_identity.pid_of(who)
     if not tree:
         signal_group(who, signal.SIGTERM)
         wait(who, grace_s)

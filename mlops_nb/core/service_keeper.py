@@ -11,7 +11,7 @@ __all__ = ['ROUND_S', 'SOON_S', 'AGAIN_S', 'Keeper', 'end_all', 'rotate_logs']
 import os, signal, sqlite3, time
 from collections.abc import Callable
 from contextlib import suppress
-from . import service_logs, service_store, services
+from . import process_identity, service_logs, service_store, services
 from .errors import MlopsError
 from .project import Project
 from .service_lives import Lives, say
@@ -123,6 +123,6 @@ def rotate_logs(
 def _signaller(who: str) -> Callable[[], None]:
     def tell() -> None:
         with suppress(ProcessLookupError):
-            os.kill(int(who.split(":")[1]), signal.SIGUSR1)
+            os.kill(process_identity.pid_of(who), signal.SIGUSR1)
 
     return tell

@@ -83,7 +83,7 @@ class Seen(NamedTuple):
 
     @property
     def pid(self) -> int | None:
-        return int(self.who.split(":")[1]) if self.state in ("alive", "stray") else None
+        return process_identity.pid_of(self.who) if self.state in ("alive", "stray") else None
 
 
 STATES = {

@@ -197,7 +197,13 @@ class _Mark(NamedTuple):
     wrong: str
 
 
-def _marks(notes: Sequence[str], keys: Sequence[bytes], origin: str, what: str) -> list[_Mark]:
+def _marks(
+    notes: Sequence[str],  # Signed notes as stored
+    keys: Sequence[bytes],  # Public keys that may have signed them
+    origin: str,  # Of the log that they should be about
+    what: str,  # `checkpoint` or `anchor`, for the message
+) -> list[_Mark]:
+    "Checkpoints with what is wrong about each, whatever the entries say"
     out = []
     for text in notes:
         try:

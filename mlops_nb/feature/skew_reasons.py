@@ -64,8 +64,8 @@ def reason(
     project: Project,  # Project
     calls: "pa.Table",  # The differing calls
     name: str,  # `VIEW@VERSION:FEATURE`
-    said: "pa.Array | pa.ChunkedArray",  # What history says about them
-    answer: history.Answer | None,  # Of the view for them; None for an on-demand view
+    said: "pa.Array | pa.ChunkedArray",  # The values that history has for them
+    answer: history.Answer | None,  # All that history answers for them; None for an on-demand view
     *,
     tolerance: float = 1e-6,
 ) -> str:

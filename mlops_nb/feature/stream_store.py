@@ -292,7 +292,7 @@ class EventStore(EventTables):
             cut = max(times, default=0) - reach
             new = events
             if since_us is None:
-                new = [event for event in events if event[1] > cut or event[3]]
+                new = [event for event in events if event[1] > cut or event[3]]  # versions of one event stay together
             used = _put(self, view, new).used
             _forget(self, view, cut, corrected=False, never_put=any(time <= cut for _, time, *_ in events))
             self.db.execute("INSERT INTO mark VALUES (?,?) ON CONFLICT DO UPDATE SET mark=excluded.mark", (view, mark))

@@ -181,7 +181,7 @@ def _walk(players: Players, row: list, high: float, blocks: Iterable[_Block]) ->
 # %% ../../nbs/model/shapley.ipynb #5afbac63
 def attribute(
     players: Players,
-    rows: Rows,  # Frame of rows to explain, n of them
+    rows: Rows,  # Frame of rows to explain
     background: Rows,  # Frame of rows to compare with
     *,
     orders: int = 512,  # Sampled orders; the error falls with their square root
@@ -195,46 +195,50 @@ def attribute(
     antithetic orders: Mitchell et al., JMLR 23 (2022) 43."""
     import numpy as np
 
-    back = players.columns(background)
+    background_columns = players.columns(background)
     columns = players.columns(rows)
-    d = len(columns)
-    n = len(columns[0])
-    have = len(back[0])
-    if not have or not n:
+    inputs = len(columns)
+    row_count = len(columns[0])
+    background_rows = len(background_columns[0])
+    if not background_rows or not row_count:
         raise BadInput("an explanation needs at least one row and one background row", "give more data")
-    which = plan(d, have, orders, seed).rows
+    sampled = plan(inputs, background_rows, orders, seed).rows
     high = players.scores(columns)
-    low = players.scores(back)
-    if not (np.isfinite(high).all() and np.isfinite(low[which]).all()):
+    low = players.scores(background_columns)
+    if not (np.isfinite(high).all() and np.isfinite(low[sampled]).all()):
         raise BadInput(
             f"the model gives no finite score for {int((~np.isfinite(high)).sum()) or 'some background'} rows",
             "a score that is no number cannot be explained",
         )
-    shown = np.column_stack(back).astype("float32", copy=False) if players.matrix else back
+    background_shown = (
+        np.column_stack(background_columns).astype("float32", copy=False) if players.matrix else background_columns
+    )
     kept: dict[int, list[_Block]] = {}
 
-    def blocks(k: int) -> Iterable[_Block]:
-        "The k-th plan, made once where it is small"
-        if 2 * len(which) * (d - 1) * d > _CELLS // 4:
-            return _blocks(players, shown, low, *plan(d, have, orders, seed, k))
-        if k not in kept:
-            kept[k] = list(_blocks(players, shown, low, *plan(d, have, orders, seed, k)))
-        return kept[k]
+    def blocks(number: int) -> Iterable[_Block]:
+        "The plan with this number, made once where it is small"
+        if 2 * len(sampled) * (inputs - 1) * inputs > _CELLS // 4:
+            return _blocks(players, background_shown, low, *plan(inputs, background_rows, orders, seed, number))
+        if number not in kept:
+            kept[number] = list(
+                _blocks(players, background_shown, low, *plan(inputs, background_rows, orders, seed, number))
+            )
+        return kept[number]
 
-    values = np.zeros((n, d))
-    errors = np.zeros((n, d))
-    calls = n + have
-    times = max(1, most // max(1, orders)) if aim else 1
-    for i in range(n):
-        row = [column[i] for column in columns]
+    values = np.zeros((row_count, inputs))
+    errors = np.zeros((row_count, inputs))
+    calls = row_count + background_rows
+    most_plans = max(1, most // max(1, orders)) if aim else 1
+    for at in range(row_count):
+        row = [column[at] for column in columns]
         changes = []
-        for k in range(times):
-            changes.append(_walk(players, row, high[i], blocks(k)))
-            values[i], errors[i] = _mean(np.concatenate(changes), which)
-            calls += 2 * len(which) * (d - 1)
-            if not relative_error(values[i], errors[i]) > aim:
+        for number in range(most_plans):
+            changes.append(_walk(players, row, high[at], blocks(number)))
+            values[at], errors[at] = _mean(np.concatenate(changes), sampled)
+            calls += 2 * len(sampled) * (inputs - 1)
+            if not relative_error(values[at], errors[at]) > aim:
                 break
-    return Attribution(values=values, errors=errors, base=float(low[which].mean()), scores=high, calls=calls)
+    return Attribution(values=values, errors=errors, base=float(low[sampled].mean()), scores=high, calls=calls)
 
 
 def relative_error(values: "np.ndarray", errors: "np.ndarray") -> float:
