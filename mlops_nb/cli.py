@@ -8,13 +8,13 @@ Docs: https://mlops-nb.github.io/mlops_nb/cli.html.md"""
 __all__ = ['main']
 
 # %% ../nbs/cli.ipynb #0e42b11f
-import os, sys
+import os, sys, warnings
 from .core.errors import BadUsage, MlopsError, ToolFailed
 
 # %% ../nbs/cli.ipynb #af74ce86
 TYPE_CHECKING = False  # As `typing` has it, which takes longer to import than a command that a warm server carries out
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, TextIO
     from mlops_nb.core.grammar import Call
 
@@ -124,11 +124,25 @@ def _call(call: "Call") -> int:
 
     if call.project:
         os.environ["MLOPS_PROJECT"] = str(project.find(call.project).root)
-    with _StdoutToStderr():
+    with _StdoutToStderr(), warnings.catch_warnings():
+        warnings.showwarning = _in_one_line(warnings.showwarning)
         result = verbs.call(call.path, **call.args)
         if call.strict:
             verbs.strictly(result)
     return _answer(call, result)
+
+# %% ../nbs/cli.ipynb #56a04a7d
+def _in_one_line(show: "Callable[..., None]") -> "Callable[..., None]":
+    "A warning of this package is for its user, who has no use for a place in the code; others are shown as they were"
+    ours = __name__.rpartition(".")[0].replace(".", os.sep) + os.sep
+
+    def said(message: "Warning | str", category: "type[Warning]", filename: str, *more: "Any", **rest: "Any") -> None:
+        if category is UserWarning and ours in filename:
+            _write(f"mlops: warning: {' '.join(str(message).split())}", sys.stderr)
+        else:
+            show(message, category, filename, *more, **rest)
+
+    return said
 
 # %% ../nbs/cli.ipynb #c08b28f6
 def _warm(words: list[str]) -> int | None:

@@ -860,7 +860,7 @@ def test_panels_are_small_and_escaped(project):
     c = jobs.calendar(days=14)
     html = c.panel().html()
     assert len(html.encode()) < LIMIT and "<script>" not in html and "&lt;script&gt;" in html
-    assert "1 FAILING" in str(c) and str(c).split("\n")[-1] == "next: mlops job scheduler"
+    assert "1 FAILING" in str(c) and str(c).split("\n")[-1] == "next: mlops up"
 
 
 def test_the_url_of_a_store_keeps_its_password(project, cli):

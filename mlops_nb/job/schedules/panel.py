@@ -60,7 +60,7 @@ def scheduled(fact: Scheduled) -> Panel:
         ),
         *map(text, fact.remarks),
         verdict=("ok", "SCHEDULED"),
-        next="mlops job scheduler",
+        next="mlops up",
     )
 
 
@@ -171,5 +171,5 @@ def calendar(fact: Calendar) -> Panel:
         "Calendar",
         *blocks,
         verdict=("bad", f"{bad} FAILING") if bad else ("ok", f"{len(rows)} SCHEDULED") if rows else None,
-        next="mlops job scheduler" if rows else "mlops job schedule NAME '30 2 * * *'",
+        next="mlops up" if rows else "mlops job schedule NAME '30 2 * * *'",
     )
