@@ -104,10 +104,11 @@ def row(
 
 
 def at_home(folder: str | Path) -> dict[str, str]:
-    "The environment with an empty home"
+    "The environment with an empty home, in which Python keeps what it compiled"
     xdg = {f"XDG_{k}_HOME": f"{folder}/.{k.lower()}" for k in ("CONFIG", "CACHE", "DATA", "STATE")}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **kept,
         "HOME": str(folder),
         **xdg,
         "PYTHONPATH": str(ROOT),

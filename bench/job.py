@@ -41,13 +41,13 @@ def notebook(cells: int, extra: list[str] | None = None) -> dict:
     return {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": spec}, "cells": made}
 
 
-def installed(folder: Path) -> tuple[list[str], list[str]]:
+def installed(folder: Path, tree: Path = ROOT) -> tuple[list[str], list[str]]:
     """Both command lines in an environment as users have it: packages as files, no hooks of a developer's checkout
 
     An editable install runs its finder whenever Python starts, which doubles what the smallest command costs."""
     venv.create(folder, symlinks=True, with_pip=False)
     python, (site,) = folder / "bin" / "python", folder.glob("lib/python*/site-packages")
-    (site / "beside.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n", encoding="utf-8")
+    (site / "beside.pth").write_text(f"{sysconfig.get_path('purelib')}\n{tree}\n", encoding="utf-8")
     commands = []
     for name, where, what in (("mlops", "mlops_nb.cli", "main"), ("papermill", "papermill.__main__", "papermill")):
         (script := folder / "bin" / name).write_text(SCRIPT.format(where, what), encoding="utf-8")
@@ -71,7 +71,7 @@ def processes(env: dict) -> list[str]:
             words = p.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"mlops_nb.job.runs.fork_server" in words and any(
+        if any(w.startswith(b"mlops_nb.") and w.endswith(b"fork_server") for w in words) and any(
             w.startswith(env["MLOPS_RUNTIME_DIR"].encode()) for w in words
         ):
             found.append(p.parent.name)

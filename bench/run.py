@@ -21,7 +21,7 @@ again; `python -m bench.run NAME` measures one table.
 
 
 def names() -> list[str]:
-    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("run", "harness", "__init__"))
+    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("run", "harness", "against", "__init__"))
 
 
 def measure(name: str) -> None:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import mlops_nb
-from mlops_nb.core import ledger, payloads, pillars, third_party, verb_index, verbs
+from mlops_nb.core import lazy, ledger, payloads, pillars, third_party, verb_index, verbs
 from mlops_nb.core.events import why_skipped
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def test_what_a_face_declares_is_there(name):
 
 def test_only_what_is_collected_can_be_contributed():
     with pytest.raises(TypeError, match="nobody collects pagse"):
-        pillars.contributes(pagse="pages:pages")
+        lazy.contributes(pagse="pages:pages")
 
 
 @pytest.mark.parametrize("path", sorted(verb_index.ours()))
@@ -96,8 +96,7 @@ def test_a_number_of_an_event_may_be_nan():
 
 FACE = """
     "Trees, planted and counted"
-    from mlops_nb.core.lazy import face
-    from mlops_nb.core.pillars import contributes
+    from mlops_nb.core.lazy import contributes, face
 
     __getattr__, __dir__, __all__ = face(__name__, {"plant": "verbs:plant", "kind.add": "kind_verbs:add"})
     CONTRIBUTES = contributes(
@@ -342,3 +341,28 @@ def test_the_answer_is_kept_until_a_folder_changes(forest, monkeypatch):
     third_party.forget()
     Path(sys.path[0], "new.dist-info").mkdir()
     assert third_party.installed() == {} and len(asked) == 1, "a package was installed: look again"
+
+
+def test_a_kernel_and_the_shell_do_not_take_each_others_answer_away(forest, monkeypatch, tmp_path):
+    asked = []
+    real = importlib.metadata.entry_points
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **k: asked.append(k) or real(**k))
+
+    def ask(folder):
+        folder.mkdir(exist_ok=True)
+        third_party.forget()
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(folder)
+            assert "forest" in third_party.installed()
+
+    for _ in range(2):
+        for name in ("kernel", "shell", "script"):
+            ask(tmp_path / name)
+    assert len(asked) == 3, "one look for each set of folders"
+    for n in range(third_party.KEPT):
+        ask(tmp_path / f"other{n}")
+    kept = json.loads(third_party._cache().read_text(encoding="utf-8"))
+    assert len(kept) == third_party.KEPT, "the oldest answers go"
+    third_party._cache().write_text('[{"key": 3}, 4]', encoding="utf-8")
+    ask(tmp_path / "kernel")
+    assert len(asked) == 3 + third_party.KEPT + 1, "what cannot be read is asked for again"

@@ -58,6 +58,42 @@ def test_the_extension_loads_little(home, tmp_path):
     assert not {m.split(".")[0] for m in loaded} & set(HEAVY)
 
 
+# What a start loads
+
+SHELL = """
+import sys
+sys.argv = ["mlops", *sys.argv[1:]]
+before = set(sys.modules)
+from mlops_nb import cli
+code = cli.main()
+print(*sorted(set(sys.modules) - before))
+sys.exit(code)
+"""
+
+
+def loaded_by(*words, cwd, env=None) -> set[str]:
+    "Modules that a verb of the shell loads beyond bare Python"
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL, *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_status_loads_what_it_shows(project):
+    loaded_by("status", cwd=project.root)  # asks which packages add pillars, and keeps the answer
+    loaded = loaded_by("status", cwd=project.root)
+    assert "mlops_nb.core.status" in loaded
+    idle = {"mlops_nb.app.adoption", "mlops_nb.app.machine", "mlops_nb.core.services", "mlops_nb.model.events"}
+    assert not loaded & {*idle, "difflib", "html", "subprocess", "importlib.metadata"}
+
+
 @pytest.fixture
 def shell(project):
     "A live IPython shell with the extension"

@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/app/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/app/face.ipynb #7246b4e6
-from ..core.lazy import face
-from ..core.pillars import contributes
+from ..core.lazy import contributes, face
 
 # %% ../../nbs/app/face.ipynb #449f9ea7
 __getattr__, __dir__, __all__ = face(

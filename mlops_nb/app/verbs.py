@@ -16,7 +16,6 @@ from ..core.errors import MlopsError
 from ..core.fact import Plan
 from ..core.project import Project
 from ..core.verbs import verb
-from . import adoption, machine
 from .events import ProjectCreated
 from .facts import Attention, Diagnosis, LedgerState, Ready, Recent, Status, Unread
 
@@ -51,6 +50,8 @@ def init(
     """Make a folder a project, or adopt what is there
 
     git, DVC, Feast and MLflow that are found in the folder are used; a colleague runs it once in a fresh clone."""
+    from mlops_nb.app import adoption
+
     root = Path(dir).expanduser().resolve()
     if dry_run:
         return Plan(steps=_init_steps(root))
@@ -80,6 +81,8 @@ def init(
 
 def _adopt_stores(project: Project, adopted: dict[str, str]) -> None:
     "Pin a Feast repository and an MLflow that are already there"
+    from mlops_nb.app import adoption
+
     feast = adoption.feast_repository(project.root)
     mlflow = adoption.mlflow_server(project.root)
     if feast:
@@ -94,6 +97,8 @@ def _adopt_stores(project: Project, adopted: dict[str, str]) -> None:
 
 def _init_steps(root: Path) -> list[str]:
     "What `init` would do"
+    from mlops_nb.app import adoption
+
     have = (root / projects.TOML).exists()
     steps = [] if have else [f"write {root / projects.TOML}", f"make {root / '.mlops'} and ignore it in git"]
     if adoption.repository(root if root.is_dir() else root.parent) is None:
@@ -145,6 +150,7 @@ def status() -> Status:
 @verb("doctor", check=True, example="mlops doctor")
 def doctor() -> Diagnosis:
     "Check tools, stores, keys and versions; every failure comes with its fix"
+    from mlops_nb.app import machine
     from mlops_nb.core import contributions
 
     checks = machine.checks()

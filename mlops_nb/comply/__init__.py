@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/comply/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/comply/face.ipynb #7246b4e6
-from ..core.lazy import face
-from ..core.pillars import contributes
+from ..core.lazy import contributes, face
 
 # %% ../../nbs/comply/face.ipynb #6a72b501
 __getattr__, __dir__, __all__ = face(

@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/core/face.ipynb #7246b4e6
-from .lazy import face
-from .pillars import contributes
+from .lazy import contributes, face
 
 # %% ../../nbs/core/face.ipynb #f574301f
 _ROOMS = (

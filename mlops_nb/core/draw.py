@@ -11,11 +11,10 @@ __all__ = ['LIMIT', 'Badge', 'badge', 'Link', 'short', 'place', 'Block', 'Facts'
 # %% ../../nbs/core/draw.ipynb #868032e6
 import datetime as dt, os, re, unicodedata
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import PurePath
 from typing import Protocol
 from urllib.parse import quote
-from .svg import Svg, number, histogram, spark, lines, meter, bars
+from .svg import Svg, escape, number, histogram, spark, lines, meter, bars
 
 # %% ../../nbs/core/draw.ipynb #9e785233
 LIMIT = 50_000  # Bytes of HTML that no panel exceeds

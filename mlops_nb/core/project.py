@@ -83,6 +83,11 @@ class Project:
         return self.settings.stores.ledger or self.root / ".mlops" / "ledger.db"
 
     @property
+    def services_path(self) -> Path:
+        "Where it is written down which services are wanted; it is made when the first one is"
+        return self.root / ".mlops" / "services.db"
+
+    @property
     def mlflow_uri(self) -> str:
         return self.settings.stores.mlflow or f"sqlite:///{(self.root / '.mlops' / 'mlflow.db').as_posix()}"
 

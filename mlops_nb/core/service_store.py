@@ -84,7 +84,7 @@ _COLUMNS = "declared, wanted, starts, fails, rest, running, last, ended"
 
 
 def path(project: Project) -> Path:
-    return project.root / ".mlops" / "services.db"
+    return project.services_path
 
 
 @contextlib.contextmanager

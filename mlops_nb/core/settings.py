@@ -9,7 +9,7 @@ __all__ = ['NEAR', 'PREFIX', 'Section', 'ProjectSettings', 'StoreSettings', 'Aud
            'keys_of', 'Settings', 'line_of', 'read', 'with_value']
 
 # %% ../../nbs/core/settings.ipynb #a12c630c
-import difflib, os, warnings
+import os, warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,8 @@ def _refuse_unknown(raw: dict[str, Any], where: str, text: str) -> None:
     for table, keys in list(raw.items()):
         line = line_of(text, table) or line_of(text, "", table)
         if table not in tables:
+            import difflib
+
             near = suggest(table, difflib.get_close_matches(table, tables, 1, NEAR))
             if near or not isinstance(keys, dict):
                 raise BadInput(

@@ -8,13 +8,20 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/status.html.md"""
 __all__ = ['STATUS']
 
 # %% ../../nbs/core/status.ipynb #64d4048a
-from . import brackets, service_states
+from . import brackets
 from .contributions import Line, StatusPart
 from .project import Project
 
 # %% ../../nbs/core/status.ipynb #068c079e
 def _line(project: Project, state: brackets.Waiting) -> Line:
-    return Line(attention=[*brackets.attention(state), *service_states.attention(project)])
+    found = brackets.attention(state)
+    if (
+        project.services_path.exists()
+    ):  # Otherwise nothing was ever wanted, and what looks after services need not be loaded
+        from mlops_nb.core import service_states
+
+        found = [*found, *service_states.attention(project)]
+    return Line(attention=found)
 
 
 STATUS = StatusPart(brackets.FOLD, _line)

@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/cost/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/cost/face.ipynb #7246b4e6
-from ..core.lazy import face
-from ..core.pillars import contributes
+from ..core.lazy import contributes, face
 
 # %% ../../nbs/cost/face.ipynb #80a9a36e
 __getattr__, __dir__, __all__ = face(

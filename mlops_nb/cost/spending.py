@@ -22,7 +22,6 @@ from ..core.folds import Fold, Head, Unread
 from ..core.payloads import Unreadable
 from ..core.project import Project
 from .facts import CostRow
-from ..model.events import ModelRegistered
 
 # %% ../../nbs/cost/spending.ipynb #3fd4fcfb
 class CellUsd(msgspec.Struct, gc=False):
@@ -460,6 +459,8 @@ def spent_in(
 ) -> Spent:
     "What some events cost, by one kind of key"
     if by == "model":
+        from mlops_nb.model.events import ModelRegistered
+
         events = list(events)
         registered = [event for event in events if isinstance(event.payload, ModelRegistered) and event.payload.run]
         key_of = by_model({event.payload.run: event.subject.split("@")[0] for event in registered})

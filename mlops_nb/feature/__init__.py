@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/feature/face.ipynb #7246b4e6
-from ..core.lazy import face
-from ..core.pillars import contributes
+from ..core.lazy import contributes, face
 
 # %% ../../nbs/feature/face.ipynb #e8f5f9c7
 __getattr__, __dir__, __all__ = face(

@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/guard/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/guard/face.ipynb #a803ee67
-from ..core.lazy import face
-from ..core.pillars import contributes
+from ..core.lazy import contributes, face
 
 # %% ../../nbs/guard/face.ipynb #6b163f69
 __getattr__, __dir__, __all__ = face(

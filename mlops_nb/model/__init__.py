@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/model/face.ipynb #6cbea78c
-from ..core.lazy import face
-from ..core.pillars import contributes
+from ..core.lazy import contributes, face
 
 # %% ../../nbs/model/face.ipynb #d38e27f9
 __getattr__, __dir__, __all__ = face(

@@ -8,8 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/face.html.md"""
 __all__ = ['CONTRIBUTES']
 
 # %% ../../nbs/monitor/face.ipynb #7246b4e6
-from ..core.lazy import face
-from ..core.pillars import contributes
+from ..core.lazy import contributes, face
 
 # %% ../../nbs/monitor/face.ipynb #06887c02
 __getattr__, __dir__, __all__ = face(
