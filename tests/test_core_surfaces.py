@@ -25,6 +25,7 @@ from mlops_nb.core import draw, grammar, ledger, svg, verb_index
 from mlops_nb.core import project as projects
 from mlops_nb.core.errors import BadInput, BadUsage, MlopsError, NotFound
 from mlops_nb.core.fact import Fact
+from helpers.shell_loads import loaded_by
 from helpers.shop import own_project
 from helpers.verb_runs import ADD, LONG, is_foreground, prepared, run, words_for
 
@@ -59,31 +60,6 @@ def test_the_extension_loads_little(home, tmp_path):
 
 
 # What a start loads
-
-SHELL = """
-import sys
-sys.argv = ["mlops", *sys.argv[1:]]
-before = set(sys.modules)
-from mlops_nb import cli
-code = cli.main()
-print(*sorted(set(sys.modules) - before))
-sys.exit(code)
-"""
-
-
-def loaded_by(*words, cwd, env=None) -> set[str]:
-    "Modules that a verb of the shell loads beyond bare Python"
-    done = subprocess.run(
-        [sys.executable, "-c", SHELL, *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=env,
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_status_loads_what_it_shows(project):

@@ -1,5 +1,6 @@
 """Thirty notebooks of other people: each converts, each job compiles, those with data give the same results."""
 
+import ast
 import hashlib
 import re
 import shutil
@@ -55,6 +56,26 @@ def test_the_corpus_is_what_it_says():
         )
         assert (HERE / "LICENSES" / f"{n['file'].split('-')[0]}.txt").stat().st_size > 500
     assert set(RUNS) <= set(FILES)
+
+
+def syntax(cell: notebook_ast.Cell) -> dict:
+    "Everything that is known of a cell, its syntax tree as text"
+    known = {name: getattr(cell, name) for name in cell.__struct_fields__}
+    return known | {"tree": cell.tree and ast.dump(cell.tree), "statements": [names for _, names in cell.statements]}
+
+
+def test_a_notebook_is_understood_once(monkeypatch):
+    "What steps are planned from is what the conversion understood, not the job read again"
+    planned, understood = [], []
+    plan, understand = job_notebook.steps.plan, notebook_ast.understand
+    monkeypatch.setattr(job_notebook.steps, "plan", lambda cells, given: planned.append(cells) or plan(cells, given))
+    monkeypatch.setattr(notebook_ast, "understand", lambda *a, **k: understood.append(a) or understand(*a, **k))
+    for file in FILES:
+        notebook = notebook_ast.load(HERE / file)
+        understood.clear()
+        made = job_notebook.convert(notebook)
+        assert len(understood) == sum(cell["cell_type"] == "code" for cell in notebook["cells"]), file
+        assert [*map(syntax, planned[-1])] == [*map(syntax, notebook_ast.cells_of(made.notebook))], file
 
 
 @pytest.mark.parametrize("file", FILES)

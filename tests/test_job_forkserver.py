@@ -19,6 +19,7 @@ from mlops_nb.core.errors import Finding
 from mlops_nb.job.runs import injection
 from helpers.job_runs import SAME, made, nb, texts
 from helpers.places import ROOT
+from helpers.shell_loads import loaded_by
 
 pytestmark = pytest.mark.skipif(not warm.supported(), reason="needs fork and sockets that say who calls")
 
@@ -45,14 +46,32 @@ def servers(place: Path) -> list[psutil.Process]:
     return [p for p in found.values() if p.info["ppid"] not in found]
 
 
+def with_this_checkout() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
 def shell(*words, **kw):
     return subprocess.run(
         [sys.executable, "-m", "mlops_nb", *words],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=with_this_checkout(),
         **kw,
     )
+
+
+def test_a_command_that_a_server_carries_out_loads_next_to_nothing(alone, project):
+    made("hello", "name = 'x'", "print('hello', name)")
+    assert shell("job", "run", "hello").returncode == 0  # starts the server
+    loaded = loaded_by("job", "run", "hello", cwd=project.root, env=with_this_checkout())
+    assert {name for name in loaded if name.startswith("mlops_nb.")} == {
+        "mlops_nb.cli",
+        "mlops_nb.core",
+        "mlops_nb.core.errors",
+        "mlops_nb.core.lazy",
+        "mlops_nb.core.warm",
+    }
+    assert not loaded & {"json", "typing", "collections.abc", "socket", "hashlib", "re", "enum", "pathlib"}
 
 
 def test_the_second_command_is_carried_out_by_the_server(alone):

@@ -46,7 +46,7 @@ def new(
 def _now() -> str:
     from datetime import datetime, UTC
 
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 LARGEST = 16 << 20  # Bytes of the largest payload: an entry tells what happened, data lies in files

@@ -492,8 +492,8 @@ def convert(
         outputs=outs,
         remarks=[*sig.notes, *(Note(cell=None, message=message) for message in said)],
     )
-    made = _assemble(notebook, kept, final, sig)
-    job.steps = steps.plan(cells_of(made), sig.parameters)
+    made, understood = _assemble(notebook, kept, final, sig)
+    job.steps = steps.plan(understood, sig.parameters)
     return Converted(job, made)
 
 # %% ../../../nbs/job/conversion/job_notebook.ipynb #b941e7ca
@@ -516,29 +516,43 @@ def _rewritten(kept: list[Cell], sig: signature.Signature) -> dict[int, str]:
     return {cell.index: _cut(cell, moves.get(cell.index, []), plots - used) for cell in kept}
 
 
-def _assemble(notebook: dict, kept: list[Cell], final: dict[int, Cell], sig: signature.Signature) -> dict:
+def _assemble(
+    notebook: dict,
+    kept: list[Cell],
+    final: dict[int, Cell],  # Index in the source -> the cell as it is now
+    sig: signature.Signature,
+) -> tuple[dict, list[Cell]]:  # The notebook, and its code cells as they were understood, with their new places
     "The job's notebook: parameters first, headings kept where a cell follows them"
     body = "\n".join([*(move.code for move in sig.preamble), *(move.code for move in sig.moves)])
-    out = []
-    pending = []
+    out: list[tuple[dict, Cell | None]] = []  # A cell of the job, and how it was understood
+    pending: list[tuple[dict, Cell | None]] = []
     code = {cell.index: cell for cell in kept}
     for index, raw in enumerate(notebook["cells"]):
         if raw["cell_type"] == "markdown":
             text = re.sub(r"!\[[^\]]*\]\(attachment:[^)]*\)", "", raw["source"])
-            pending.append(_cell("markdown", text, index=index))
+            pending.append((_cell("markdown", text, index=index), None))
         elif index in code and (final[index].statements or code[index].source.opaque):
             cell = code[index]
             text = cell.text if cell.source.opaque else final[index].text
             tags = [tag for tag in cell.tags if tag != "parameters" and not tag.startswith("step:")]
-            out += [*pending, _cell("code", text, tags + steps.tags_of(cell), index)]
+            tags += steps.tags_of(cell)
+            understood = cell if cell.source.opaque else final[index]
+            out += [*pending, (_cell("code", text, tags, index), understood)]
             pending = []
-    at = next((place for place, made in enumerate(out) if made["cell_type"] == "code"), len(out))
+    at = next((place for place, (made, _) in enumerate(out) if made["cell_type"] == "code"), len(out))
     if body:
-        out.insert(at, _cell("code", body, ["parameters"], -1))
+        out.insert(at, (_cell("code", body, ["parameters"], -1), understand(at, body)))
     spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return {
-        "cells": [*out],
+    made = {
+        "cells": [cell for cell, _ in out],
         "metadata": {"kernelspec": spec, "language_info": {"name": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,
     }
+    return made, [_placed(cell, place, raw) for place, (raw, cell) in enumerate(out) if cell is not None]
+
+
+def _placed(cell: Cell, place: int, raw: dict) -> Cell:
+    "A cell that was understood, as it stands in another notebook"
+    tags = raw["metadata"].get("tags", [])
+    return msgspec.structs.replace(cell, index=place, text=raw["source"], tags=tags, count=None)
