@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/findings/faults.html.md"""
 __all__ = ['is_absolute', 'is_below', 'is_date', 'live', 'find']
 
 # %% ../../../nbs/job/findings/faults.ipynb #77139a92
-import ast, re
+import ast, functools, itertools, re
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,28 +280,57 @@ def _dates(found: list[CellReading]) -> Iterator[NotebookFinding]:
             )
         below = below or not explicit and not is_definition(seen.cell)
 
-# %% ../../../nbs/job/findings/faults.ipynb #e6f36c03
-_ASKS = re.compile(
-    r"^(?:input|raw_input|breakpoint|getpass\.getpass|(?:i?pdb|pudb)\.set_trace|set_trace|webbrowser\.open(?:_new\w*)?|google\.colab\.files\.upload|files\.upload|IPython\.core\.debugger\.set_trace|click\.(?:prompt|confirm)|builtins\.input"
-    r"|tkinter\.\w+\.ask\w+|google\.colab\.auth\.authenticate_user|google\.colab\.drive\.mount|drive\.mount|huggingface_hub\.(?:notebook_)?login|wandb\.login)$"
-)
-_WIDGETS = re.compile(
-    r"^(?:ipywidgets|widgets)\.(?:\w+\.)*(?:interact|interactive|interact_manual|interactive_output|fixed|[A-Z]\w+)$|^(?:interact|interact_manual|interactive)$|^ipywidgets\.widgets\."
-)
-_NET = re.compile(
-    r"^(?:requests|httpx|urllib\.request|urllib3|aiohttp|socket|ftplib|smtplib|paramiko|boto3|wget|gdown|yfinance|kaggle|pymongo|psycopg2?|openai|tweepy|gspread|snowflake\.connector|google\.cloud|huggingface_hub|wikipedia)\.(?!exceptions|Session$)"
-    r"|^sklearn\.datasets\.fetch_\w+$|^(?:datasets\.)?load_dataset$|(?:^|\.)(?:urlopen|urlretrieve|hf_hub_download|from_pretrained|fetch_openml|fetch_california_housing|fetch_20newsgroups|get_rdataset)$|^seaborn\.load_dataset$|^openml\.|^nltk\.download$|^wandb\.init$|\.datasets\.\w+\.load_data$"
-)
-_SHELL = re.compile(
-    r"^(?:os\.(?:system|popen|exec\w+|spawn\w+)|subprocess\.(?:run|call|check_call|check_output|Popen|getoutput|getstatusoutput)|pty\.spawn|shlex\.os\.system)$"
-)
+# %% ../../../nbs/job/findings/faults.ipynb #425db172
+_ASKS = """input raw_input breakpoint builtins.input getpass.getpass pdb.set_trace ipdb.set_trace pudb.set_trace set_trace
+    IPython.core.debugger.set_trace webbrowser.open webbrowser.open_new* click.prompt click.confirm tkinter.*.ask*
+    files.upload google.colab.files.upload google.colab.auth.authenticate_user google.colab.drive.mount drive.mount
+    huggingface_hub.login huggingface_hub.notebook_login wandb.login""".split()
+_SHOWN = ["interact", "interactive", "interact_manual", "interactive_output", "fixed", "[A-Z]*"]
+_SHOWING = ["ipywidgets", "ipywidgets.**", "widgets", "widgets.**"]
+_WIDGETS = ["interact", "interact_manual", "interactive", "ipywidgets.widgets.**"]
+_WIDGETS += map(".".join, itertools.product(_SHOWING, _SHOWN))
+_SHELL = """os.system os.popen os.exec* os.spawn* shlex.os.system pty.spawn subprocess.run subprocess.call
+    subprocess.check_call subprocess.check_output subprocess.Popen subprocess.getoutput subprocess.getstatusoutput""".split()
+_ONLINE = """requests httpx urllib.request urllib3 aiohttp socket ftplib smtplib paramiko boto3 wget gdown yfinance kaggle
+    pymongo psycopg psycopg2 openai tweepy gspread snowflake.connector google.cloud huggingface_hub wikipedia""".split()
+_FETCHES = """sklearn.datasets.fetch_* load_dataset datasets.load_dataset seaborn.load_dataset openml.** nltk.download
+    wandb.init urlopen **.urlopen urlretrieve **.urlretrieve hf_hub_download **.hf_hub_download from_pretrained
+    **.from_pretrained fetch_openml **.fetch_openml fetch_california_housing **.fetch_california_housing
+    fetch_20newsgroups **.fetch_20newsgroups get_rdataset **.get_rdataset **.datasets.*.load_data""".split()
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern:
+    "A name with `*` for any letters of one word, `**` for any words"
+    words = re.escape(name).replace(re.escape("[A-Z]"), "[A-Z]")
+    return re.compile(words.replace(r"\*\*", r"[\w.]*").replace(r"\*", r"\w*"))
+
+
+def _is_named(
+    name: str,  # Of a function, as it is imported
+    patterns: list[str],
+) -> bool:
+    return any(_pattern(pattern).fullmatch(name) for pattern in patterns)
+
+
+def _uses_the_network(name: str) -> bool:
+    "Does a call of this name need the network, whatever it is given?"
+    package = next((package for package in _ONLINE if name.startswith(f"{package}.")), None)
+    if package is not None and not name.startswith(f"{package}.exceptions") and name != f"{package}.Session":
+        return True
+    return _is_named(name, _FETCHES)
+
+
 _LIVE = re.compile(r"\b(widget|notebook|nbagg|ipympl|qt\d?|tk|osx|gtk\w*|wx)\b")
 
 
-def live(backend: str) -> bool:
+def live(
+    backend: str,  # As `%matplotlib` names it
+) -> bool:
+    "Does a backend of matplotlib show pictures that wait for a person?"
     return bool(_LIVE.search(backend))
 
-
+# %% ../../../nbs/job/findings/faults.ipynb #e6f36c03
 def _lines(cell: Cell) -> Iterator[NotebookFinding]:
     "What magic and shell lines do"
     for magic in cell.source.magics:
@@ -349,23 +378,23 @@ def _deeds(reading: CellReading, urls: set[int]) -> Iterator[NotebookFinding]:
         yield _finding(reading.cell, "interactive" if kind == "widget" else kind, message, fix)
 
     for call in reading.calls:
-        if _ASKS.match(call.name):
+        if _is_named(call.name, _ASKS):
             yield from once(
                 "interactive", f"`{call.text}()` waits for a person", "make it a parameter: assign a constant"
             )
-        elif _WIDGETS.match(call.name):
+        elif _is_named(call.name, _WIDGETS):
             yield from once(
                 "widget",
                 f"`{call.text}` shows its result in a widget only, and nobody is there to move it",
                 "compute the value from a parameter, and print or save what it shows",
             )
-        elif _SHELL.match(call.name):
+        elif _is_named(call.name, _SHELL):
             yield from once(
                 "shell",
                 f"`{call.text}()` starts another program",
                 "use Python, or make sure that the program exists where the job runs",
             )
-        elif _NET.search(call.name) or any(map(_address, call.args[:1])):
+        elif _uses_the_network(call.name) or any(map(_address, call.args[:1])):
             yield from once(
                 "network",
                 f"`{call.text}()` needs the network when the job runs",
