@@ -801,3 +801,12 @@ def test_ship_refuses_in_one_line(project, declare, cli):
         answer = cli("ship", *words, "--out", "b")
         assert answer.exit == 2 and said in answer.err and answer.err.count("\n") == 1, (words, answer)
     assert not Path("b").exists()
+
+
+def test_what_cannot_be_looked_at_is_said(project, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("run")
+    folder.chmod(0o755)
+    monkeypatch.setenv("MLOPS_RUNTIME_DIR", str(folder))
+    found = service_verbs.ps(all=True)
+    assert found.ok and found.exit_code == 4 and str(folder) in found.unseen
+    assert "unknown" in str(found) and service_verbs.ps().exit_code == 0

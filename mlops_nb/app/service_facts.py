@@ -21,6 +21,7 @@ class Services(Fact):
     services: list[ServiceState]  # In the order in which they start
     changed: list[str] = []  # Names of those that this command started or ended
     supervisor: int | None = None  # Process number of the one that looks after them
+    unseen: str = ""  # Why the warm servers could not be looked at
     __panel__ = "mlops_nb.app.service_panel:services"
 
     @property
@@ -38,6 +39,13 @@ class Services(Fact):
     @property
     def ok(self) -> bool:
         return not self.missing
+
+    @property
+    def exit_code(self) -> int:
+        "4: something could not be looked at, and nothing that could is missing"
+        if not self.ok:
+            return 1
+        return 4 if self.unseen else 0
 
     @property
     def finding(self) -> str:

@@ -23,13 +23,23 @@ _LEVELS = {"ready": "ok", "gave up": "bad", "down": "bad", "stray": "warn", "els
 
 def _age(since: str, now: datetime) -> str:
     "`3 h 12 min`"
-    if not since:
-        return "-"
     seconds = int((now - datetime.fromisoformat(since)).total_seconds())
     for unit, of_it, smaller, of_smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= of_it:
             return f"{seconds // of_it} {unit} {seconds % of_it // of_smaller} {smaller}"
     return f"{max(0, seconds)} s"
+
+
+def _life(row: "ServiceState", now: datetime) -> str:
+    "`process 4711, port 8000, 3 h 12 min, 2 restarts`"
+    parts = [f"process {row.pid}"] if row.pid else []
+    if row.port:
+        parts.append(f"port {row.port}")
+    if row.since:
+        parts.append(_age(row.since, now))
+    if row.restarts:
+        parts.append(f"{row.restarts} restart{'s' if row.restarts > 1 else ''}")
+    return ", ".join(parts) or "-"
 
 
 def _row(row: "ServiceState", now: datetime) -> list:
@@ -39,10 +49,7 @@ def _row(row: "ServiceState", now: datetime) -> list:
     return [
         badge(_LEVELS.get(row.state, "info"), row.state.upper()),
         row.name,
-        str(row.pid or "-"),
-        str(row.port or "-"),
-        _age(row.since, now),
-        row.restarts,
+        _life(row, now),
         what or "-",
     ]
 
@@ -71,12 +78,14 @@ def services(fact: "Services") -> Panel:
     "One line a service, as it is now"
     now = datetime.now(UTC)
     told = {"supervisor": f"process {fact.supervisor}" if fact.supervisor else "none lives", "reading": "live"}
+    if fact.unseen:
+        told["warm servers"] = f"unknown: {fact.unseen}"
     if fact.changed:
         told["changed"] = ", ".join(fact.changed)
     return Panel(
         "Services",
         table(
-            ["", "service", "process", "port", "for", "restarts", "what"],
+            ["", "service", "life", "what"],
             [_row(row, now) for row in fact.services],
             empty="no service is declared: a schedule declares one, mlops job schedule NAME '30 2 * * *'",
         ),

@@ -141,16 +141,23 @@ def ps(
     "What the project's services do now; exit 1 while one that is wanted is not ready"
     project = projects.current()
     found = _reading(project, [])
-    return Services(services=found.services + (_warm() if all else []), supervisor=found.supervisor)
+    if not all:
+        return found
+    servers, unseen = _warm()
+    return Services(services=found.services + servers, supervisor=found.supervisor, unseen=unseen)
 
 
-def _warm() -> list[ServiceState]:
+def _warm() -> tuple[list[ServiceState], str]:  # And why they could not be looked at
     "Servers that commands of this user fork from: a cache, and nobody's service"
     from mlops_nb.core import warm
 
-    pids = warm.servers() if warm.supported() else []
+    try:
+        pids = warm.servers() if warm.supported() else []
+    except OSError as error:
+        return [], f"{error.filename}: {error.strerror}"
     says = "has libraries imported for the next command"
-    return [ServiceState(name=f"warm-{pid}", state="cache", pid=pid, ready=True, says=says) for pid in pids]
+    found = [ServiceState(name=f"warm-{pid}", state="cache", pid=pid, ready=True, says=says) for pid in pids]
+    return found, ""
 
 # %% ../../nbs/app/service_verbs.ipynb #ed754507
 @verb("logs", example="mlops logs scheduler --lines 50")
