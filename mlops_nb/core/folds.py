@@ -8,8 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/folds.html.md"""
 __all__ = ['Head', 'Fold', 'Unread', 'Place', 'catch_up', 'once', 'told_once', 'Names', 'Nothing', 'names_fold']
 
 # %% ../../nbs/core/folds.ipynb #d8edb716
-import functools, os
-from collections.abc import Callable, Iterable, Mapping
+import contextlib, functools, gc, os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,6 +169,19 @@ def _entries(log: ledger.Ledger, read: set[str], after: int) -> Iterable[ledger_
     return log.chosen(f"({TYPE} IN ({marks}) OR {TYPE} IS NULL)", wanted, after)
 
 
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    "Reading makes no circles, and looking for some in all that the process holds would take longer than reading"
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@_without_collecting()
 def _walk(log: ledger.Ledger, walking: list[_Walking], after: int, until: int) -> bool:
     "Take some folds from one place to the end; False when a redaction concerns what they hold already"
     readers = _readers(walking)
