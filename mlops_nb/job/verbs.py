@@ -62,6 +62,7 @@ def convert(
     notebook: Path,  # An .ipynb file
     name: Name = "",  # Name of the job; the notebook's file name by default
     *,
+    keep_displays: bool = False,  # Keep what only looks or draws; so does the tag `keep`, for one cell
     diff: bool = False,  # Show what would change in the notebook's cells, and write nothing
     dry_run: bool = False,  # Say what would be written and write nothing
 ) -> Job | Plan:
@@ -76,7 +77,7 @@ what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements
     nb = notebook_ast.load(notebook, lazy=True)
     project = projects.current()
     name = _named(notebook, name)
-    made = job_notebook.convert(nb, name, Path(notebook).resolve().parent)
+    made = job_notebook.convert(nb, name, Path(notebook).resolve().parent, keep_displays)
     job = made.job
     job.source, job.cwd = _place(project, notebook, name)
     job.source_digest = _digest(Path(notebook))

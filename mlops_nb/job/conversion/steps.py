@@ -15,7 +15,6 @@ from ...core.errors import BadInput
 from . import lineage, step_graph
 from .signature import grown
 from ..facts import Parameter, Step
-from ..notebook.cell_source import Magic
 from ..notebook.notebook_ast import Cell
 from ..notebook.parameters import constant
 
@@ -46,10 +45,11 @@ def _options(words: list[str], where: int) -> list[str]:
     return tags
 
 
-def _step_magic(cell: Cell) -> Magic | None:
+def _step_line(cell: Cell) -> str | None:
+    "What follows `%%mlops step`"
     for magic in cell.source.magics:
-        if magic.kind == "cell" and magic.name == "mlops" and _MAGIC.match(magic.rest):
-            return magic
+        if magic.kind == "cell" and magic.name == "mlops" and (found := _MAGIC.match(magic.rest)):
+            return found[1]
     return None
 
 
@@ -57,11 +57,11 @@ def tags_of(
     cell: Cell,
 ) -> list[str]:  # `step:NAME` first; empty when the cell is unmarked
     "The marks of a cell as tags, from its tags or its `%%mlops step` line; raises `BadInput`"
-    magic = _step_magic(cell)
-    if magic is None:
+    line = _step_line(cell)
+    if line is None:
         step = [tag for tag in cell.tags if tag.startswith("step:")][:1]
         return step + [tag for tag in cell.tags if tag.startswith(("after:", "retries:", "backoff:"))]
-    words = _MAGIC.match(magic.rest)[1].split()
+    words = line.split()
     name = words.pop(0) if words else ""
     if not _NAME.fullmatch(name):
         raise BadInput(
