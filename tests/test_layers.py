@@ -59,6 +59,7 @@ HEAVY = MATERIALS | set().union(*TOOLS.values())
 EXCEPTIONS = {  # (importing module, imported module) -> why this arrow may stand
     ("mlops_nb.cost.views", "mlops_nb.cost.spending"): "the rows of a view come from a fold that keeps its place",
     ("mlops_nb.data.reading", "mlops_nb.data.dvc_versions"): "NAME@v is resolved by the pointer that DVC keeps",
+    ("mlops_nb.data.reading", "mlops_nb.data.dvc_bytes"): "its bytes are read where DVC keeps them",
     (
         "mlops_nb.feature.online_reader",
         "mlops_nb.feature.feast_online",

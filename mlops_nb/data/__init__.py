@@ -14,14 +14,14 @@ from ..core.lazy import contributes, face
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        **{name: f"verbs:{name}" for name in "add show get diff push pull verify".split()},
+        **{name: f"verbs:{name}" for name in "add show get diff push share pull verify".split()},
         "list": "verbs:list_",
         "read": "reading:read",
         "scan": "reading:scan",
         "attach": "reading:attach",
         "resolve": "reading:resolve",
         "locate": "reading:locate",
-        "adopt": "dvc_versions:adopt",
+        "adopt": "dvc_bytes:adopt",
         "columns": "columns:",
         "counted": "columns:counted",
         "profile_sketch": "profile_sketch:",

@@ -37,8 +37,9 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     rows: int
     columns: list[Column]
-    time: str  # UTC
+    time: str  # UTC; empty for what `dvc add` made
     purpose: str = ""
+    file: str = ""  # Its data file relative to the project, where that is not the newest version's
 
 
 class DatasetVersion(Fact):
@@ -54,6 +55,7 @@ class DatasetVersion(Fact):
     time: str = ""  # When it was added, UTC
     file: str = ""  # Where its bytes are, relative to the project
     new: bool = True  # False when these bytes were there already
+    remote: str = ""  # Where others find its bytes; empty when only this machine has them
     __panel__ = "mlops_nb.data.panel:version"
 
     @property

@@ -11,7 +11,7 @@ __all__ = ['checks']
 from ..core import refs
 from ..core.contributions import Check, checked
 from ..core.project import Project
-from . import dvc_versions
+from . import dvc_bytes, dvc_versions
 
 # %% ../../nbs/data/health.ipynb #7d7562f6
 def checks(
@@ -25,11 +25,29 @@ def _datasets(project: Project) -> Check:
     names = refs.registered(project, "dataset")
     if not names:
         return Check("datasets", True, "no datasets yet")
-    remote, url = dvc_versions.remote_of(project)
+    remote, url = dvc_bytes.remote_of(project)
     if not url:
         return Check("datasets", False, "there is no DVC remote", "mlops init")
-    missing = [name for name in names if not (project.root / dvc_versions.read(project, name)[0]).is_file()]
+    missing = []
+    older = []
+    unknown = []
+    for name in names:
+        file, versions = dvc_versions.read(project, name)
+        if not (project.root / file).exists():
+            missing.append(name)
+        lost = [each for each in versions[:-1] if not dvc_bytes.is_here(project, each)]
+        older += [f"{name}@{each.version}" for each in lost]
+        if not dvc_versions.is_registered(versions[-1]):
+            unknown.append(f"{name}@{versions[-1].version}")
+    share = "mlops data share URL"
     if missing:
         found = f"{len(missing)} of {len(names)} datasets are not here: {', '.join(missing[:3])}"
         return Check("datasets", False, found, "mlops data pull")
-    return Check("datasets", True, f"{len(names)} datasets are here; remote {remote}")
+    if older:
+        found = f"older versions are not here, as after `dvc gc --cloud`: {', '.join(older[:3])}"
+        return Check("datasets", False, found, "mlops data pull; keep them with: dvc gc --all-commits")
+    said = [f"{len(names)} datasets are here"]
+    if unknown:
+        said.append(f"made by DVC, not in the ledger: {', '.join(unknown[:3])} (mlops data add FILE NAME)")
+    said.append(f"only on this machine: share them with {share}" if dvc_bytes.is_own(project) else f"remote {remote}")
+    return Check("datasets", True, "; ".join(said))

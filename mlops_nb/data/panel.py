@@ -40,6 +40,7 @@ def version(fact: "DatasetVersion") -> Panel:
             "size": size(fact.bytes),
             "file": fact.file,
             "purpose": fact.purpose or "not stated",
+            "kept": fact.remote or "only on this machine: share it with mlops data share URL",
         }
     )
     personal = [[column.name, column.type, _pii(column.pii)] for column in fact.columns if column.pii]
@@ -129,7 +130,8 @@ def _states(rows: Iterable[dict]) -> list[list]:
         [
             badge(_STATE.get(row["state"], "info"), row["state"].upper()),
             f"{row['name']}@{row['version']}",
-            size(row.get("bytes", 0)) if "bytes" in row else "",
+            size(row["bytes"]) if "bytes" in row else ", ".join(row.get("places", [])),
+            "older versions are nowhere: " + ", ".join(map(str, row["lacking"])) if row.get("lacking") else "",
         ]
         for row in rows
     ]
@@ -139,7 +141,7 @@ def moved(fact: "Moved") -> Panel:
     return Panel(
         "Datasets and their remote",
         facts({"remote": fact.remote}),
-        table(["", "dataset", "size"], _states(fact.done)),
+        table(["", "dataset", "size", ""], _states(fact.done)),
         next="mlops data list",
     )
 
@@ -147,7 +149,7 @@ def moved(fact: "Moved") -> Panel:
 def verified(fact: "Verified") -> Panel:
     return Panel(
         "Bytes read again",
-        table(["", "dataset", ""], _states(fact.checked)),
+        table(["", "dataset", "", ""], _states(fact.checked)),
         verdict=("ok", "UNCHANGED") if fact.ok else ("bad", "NOT WHAT WAS ADDED"),
         next="mlops data list" if fact.ok else "mlops data pull",
     )

@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from ..core import refs
 from ..core.errors import MlopsError
 from ..core.frames import file_digest
 from ..core.project import Project
 from ..core.subject_files import files_below, in_file, in_name
 from ..core.subjects import Hit, Passed, Person, Store, SubjectStore, Told, Unread, why_of
-from . import dvc_versions, reading
+from . import dvc_bytes, dvc_versions, reading
 
 # %% ../../nbs/data/subjects.ipynb #23f752fb
 class _Known(NamedTuple):
@@ -40,19 +41,20 @@ class _Pointers:
         self.files: dict[Path, str] = {}  # Data file -> newest version
         self.missing: list[Unread] = []  # Versions whose bytes are not here
         self.unread: list[Unread] = []  # Pointers that cannot be read
-        for pointer in sorted((project.root / "data").glob("*.dvc")):
+        for pointer in refs.pointers(project.root):
             try:
                 self._take(project, dvc_versions.stem(pointer))
             except (MlopsError, OSError) as error:
-                self.unread.append(Unread(f"data/{pointer.name}", why_of(error)))
+                self.unread.append(Unread(os.path.relpath(pointer, project.root), why_of(error)))
 
     def _take(self, project: Project, name: str) -> None:
         file, versions = dvc_versions.read(project, name)
         shown = name.removesuffix(Path(name).suffix) if Path(name).suffix in reading.FORMATS else name
         for version in versions:
             called = f"{shown}@{version.version}"
-            self.known.setdefault(version.md5, _Known(called, _with_format(Path(file).name)))
-            if dvc_versions.bytes_of(project, version, file) is None:
+            data_file = version.file or file
+            self.known.setdefault(version.md5, _Known(called, _with_format(Path(data_file).name)))
+            if dvc_bytes.bytes_of(project, version, data_file) is None:
                 self.missing.append(Unread(called, "its bytes are not here: mlops data pull"))
         self.files[project.root / file] = f"{shown}@{versions[-1].version}"
 
@@ -63,13 +65,13 @@ class Datasets(Store):
     name = "datasets"
 
     def holds(self, project: Project) -> list[Path]:
-        files = [pointer.with_suffix("") for pointer in (project.root / "data").glob("*.dvc")]
+        files = [pointer.with_suffix("") for pointer in refs.pointers(project.root)]
         return [*self._folders(project), *(file for file in files if file.is_file())]
 
     def _folders(self, project: Project) -> list[Path]:
         "The cache and, when it is a folder, the remote"
-        remote = dvc_versions.local_folder(project)
-        return [dvc_versions.cache(project), *([] if remote is None else [remote])]
+        remote = dvc_bytes.local_folder(project)
+        return [dvc_bytes.cache(project), *([] if remote is None else [remote])]
 
     def export(self, project: Project, person: Person) -> Iterator[Told]:
         pointers = _Pointers(project)
@@ -106,7 +108,7 @@ class Datasets(Store):
 
     def _remote(self, project: Project) -> Iterator[Told]:
         "Copies on a remote that is no folder: the versions are those of the cache"
-        if dvc_versions.remote_of(project)[1] and dvc_versions.local_folder(project) is None:
+        if dvc_bytes.remote_of(project)[1] and dvc_bytes.local_folder(project) is None:
             yield Passed("copies on DVC's remote")
 
 # %% ../../nbs/data/subjects.ipynb #41f512f9

@@ -99,7 +99,7 @@ def _versioned(project: Project, name: str) -> str:
             view = definitions.find(project, name)
             return f"{view.name}@{view.version}"
         if name.partition("@")[0] in sets:
-            version = data.resolve(name, project)
+            version = data.resolve(name, project, here=False)
             return f"{version.name}@{version.version}"
     except MlopsError:
         pass

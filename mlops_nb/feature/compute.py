@@ -303,6 +303,8 @@ def rows_of(project: Project, definition: Definition, frame: Any, order: bool = 
 
 def _as_it_was(project: Project, definition: Definition, found: Mapping[str, Source]) -> bool:
     "Is a source that is a file still the one whose digest was taken? If not, the rows are not kept under it"
+    if not all(_is_whole(project, source.table) for source in found.values()):
+        return False
     source = found.get("source")
     if source is None or not isinstance(source.table, str):
         return True
@@ -313,6 +315,13 @@ def _as_it_was(project: Project, definition: Definition, found: Mapping[str, Sou
         return file_digest(file) == source.digest
     except OSError:
         return False
+
+
+def _is_whole(project: Project, table: Any) -> bool:
+    "Is a dataset that was read still what it is called?"
+    if not isinstance(table, str) or "@" not in table or _is_file(project, table):
+        return True
+    return data.resolve(table, project).path is not None
 
 
 def _as_stored(frame: Any) -> "pa.Table":
