@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 from mlops_nb import comply, guard
-from mlops_nb.core import ledger, merkle
+from mlops_nb.core import ledger, ledger_identity, merkle
 
 
 @pytest.fixture
@@ -61,6 +61,8 @@ def test_only_an_anchor_shows_a_cut_to_an_earlier_checkpoint(signed, cli, tmp_pa
     edit(signed, "DELETE FROM entry WHERE seq >= 6")
     edit(signed, "DELETE FROM node WHERE ((idx + 1) << level) > 6")
     edit(signed, "DELETE FROM checkpoint WHERE size > 6")
+    assert cli("audit", "verify", "--json").exit == 1  # this machine has seen more
+    ledger_identity.forget(signed.ledger_path)
     assert cli("audit", "verify", "--json").exit == 0  # not visible from inside, as promised
     a = cli("audit", "verify", "--anchor", anchored["kept"], "--json")
     assert a.exit == 1 and "truncated" in kinds(a)

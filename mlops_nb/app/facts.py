@@ -21,6 +21,7 @@ class Ready(Fact):
     stores: dict[str, str]  # Store -> where it is
     adopted: dict[str, str]  # Tool -> what was found and is now used
     made: list[str]  # What was made anew
+    said: list[str] = []  # What is worth a word, as which ledger is pinned
     __panel__ = "mlops_nb.app.panel:ready"
 
 

@@ -29,6 +29,7 @@ def ready(fact: "Ready") -> Panel:
         "Project ready",
         facts({"root": place(fact.root)}),
         table(["store", "where", ""], rows + rest),
+        *[text(words) for words in fact.said],
         verdict=("ok", "READY"),
         next="mlops status",
     )

@@ -72,13 +72,29 @@ def init(
     found = data.adopt(project)
     if found.get("adopted"):
         adopted["dvc"] = found["adopted"]
-    from mlops_nb.core import ledger
+    return Ready(
+        root=str(root), stores=_stores(project), adopted=adopted, made=made, said=_begin_ledger(project, adopted, fresh)
+    )
 
-    if fresh or not os.path.exists(project.root / project.ledger_path):
+
+def _begin_ledger(project: Project, adopted: dict[str, str], fresh: bool) -> list[str]:
+    "Begin the ledger where there is none, and pin which one it is; what is worth a word"
+    from mlops_nb.core import ledger, ledger_identity
+    from mlops_nb.core.ledger_file import is_born
+
+    path = ledger.path_of(project)
+    said = []
+    born = is_born(path)
+    if fresh and not born:
+        ledger_identity.forget(path)
+    have = ledger_identity.known(path)
+    if not born and have is not None:
+        said.append(f"{have.words()}, is gone: a new one begins, and mlops audit verify names the loss")
+    if fresh or not born:
         ledger.record(project, ProjectCreated(adopted=adopted), subject=project.name)
-    return Ready(root=str(root), stores=_stores(project), adopted=adopted, made=made)
+    return [*said, *filter(None, [ledger_identity.pin(project)])]
 
-
+# %% ../../nbs/app/verbs.ipynb #ee15812c
 def _adopt_stores(project: Project, adopted: dict[str, str]) -> None:
     "Pin a Feast repository and an MLflow that are already there"
     from mlops_nb.app import adoption
@@ -109,7 +125,7 @@ def _init_steps(root: Path) -> list[str]:
         steps.append(f"adopt the Feast repository {adoption.feast_repository(root)}")
     if adoption.mlflow_server(root):
         steps.append(f"adopt MLflow at {adoption.mlflow_server(root)}")
-    return steps + ["create or find the signing key", "record project.created"]
+    return steps + ["create or find the signing key", "pin the ledger's identity", "record project.created"]
 
 # %% ../../nbs/app/verbs.ipynb #dfcdad0f
 def _ledger_state(log: "Ledger") -> tuple[LedgerState, list[Attention]]:

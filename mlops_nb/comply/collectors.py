@@ -15,6 +15,7 @@ from typing import Any
 from ..core import brackets, pillars
 from ..core.errors import MlopsError
 from ..core.events import Event
+from ..core.verification import SAID
 from ..core.evidence import Outcome, Sources, fresh, nothing, outcome_of, places, some, subjects
 from .events import CheckpointAnchored, LedgerSigned
 from .facts import Control, Result, Scan
@@ -45,12 +46,12 @@ def ledger_intact(sources: ProjectSources) -> Outcome:
     verification = sources.verify()
     if any(problem.kind == "unreadable" for problem in verification.problems):
         return Outcome(status="unknown", found="the ledger cannot be read")
-    bad = [problem for problem in verification.problems if problem.kind in ("tampered", "truncated")]
+    bad = [problem for problem in verification.problems if problem.kind not in SAID]
     if bad:
         return Outcome(
             status="fail",
             found=some(f"{problem.kind} at entry {problem.seq}" for problem in bad),
-            evidence=[problem.seq for problem in bad if problem.seq is not None][:100],
+            evidence=[problem.seq for problem in bad if problem.kind != "missing"][:100],
         )
     if not verification.entries:
         return nothing("entry in the ledger")

@@ -12,7 +12,7 @@ __all__ = ['STATUSES', 'Control', 'Result', 'Board', 'Catalogue', 'Hit', 'Scan',
 from typing import Any
 import msgspec
 from ..core.fact import Fact
-from ..core.verification import Problem
+from ..core.verification import SAID, Problem
 
 # %% ../../nbs/comply/facts.ipynb #9ef4760b
 STATUSES = ("pass", "fail", "stale", "unknown", "not_applicable", "attested")
@@ -125,11 +125,14 @@ class Verified(Fact):
     problems: list[Problem]
     source: str  # What was verified
     own_keys: bool = True  # Were the keys pinned here? False: a bundle was checked with the keys that it names itself
+    redacted: int = 0  # Payloads that are gone
+    origin: str = ""  # Whose log it is: the first line of its checkpoints
+    format: str = ""  # Of a bundle
     __panel__ = "mlops_nb.comply.panel:verified"
 
     @property
     def _bad(self) -> list[Problem]:
-        return [problem for problem in self.problems if problem.kind != "unanchored"]
+        return [problem for problem in self.problems if problem.kind not in SAID]
 
     @property
     def ok(self) -> bool:
@@ -153,6 +156,7 @@ class Checkpointed(Fact):
     root: str  # Hex
     note: str  # The C2SP note
     kept: str = ""  # Where a copy lies off the project
+    pinned: str = ""  # What was pinned in mlops.toml by the way, in words
     __panel__ = "mlops_nb.comply.panel:checkpointed"
 
 

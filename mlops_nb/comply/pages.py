@@ -69,10 +69,9 @@ def proof(
         found = log.verify()
     except MlopsError as error:
         return Proof("-", f"not readable: {error.message}", "-", "-")
-    bad = [problem for problem in found.problems if problem.kind != "unanchored"]
     return Proof(
         root=found.root,
-        verdict="; ".join(f"{problem.kind} at entry {problem.seq}" for problem in bad[:5]) or "intact",
+        verdict="; ".join(f"{problem.kind} at entry {problem.seq}" for problem in found.wrong[:5]) or "intact",
         signed=f"{found.signed:,} of {found.entries:,} entries",
         anchored=_anchored(log),
     )

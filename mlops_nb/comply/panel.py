@@ -11,6 +11,7 @@ __all__ = ['LEVEL', 'words', 'said', 'board', 'catalogue', 'scan', 'log', 'verif
 # %% ../../nbs/comply/panel.ipynb #be930230
 from typing import TYPE_CHECKING
 from ..core.draw import Block, Panel, badge, details, facts, short, table, text
+from ..core.verification import SAID
 from .facts import STATUSES, Board, Scan
 
 if TYPE_CHECKING:
@@ -152,24 +153,36 @@ _PROVES = (
 )
 
 
+def _verdict(fact: "Verified") -> tuple[str, str]:
+    "Of a ledger without a finding"
+    if not fact.own_keys:
+        return "warn", "INTACT BY ITS OWN KEYS"
+    if any(problem.kind == "noticed" for problem in fact.problems):
+        return "warn", "INTACT, AND SOMETHING TO LOOK AT"
+    return "ok", "INTACT"
+
+
 def verified(fact: "Verified") -> Panel:
     "The verdict, its reach, and the entries that only this machine vouches for"
+    whose = {name: value for name, value in (("log", fact.origin), ("format", fact.format)) if value}
     about = facts(
         {
             "verified": fact.source,
+            **whose,
             "entries": fact.entries,
             "root": fact.root or "-",
             "signed": f"{fact.signed:,} of {fact.entries:,}",
             "kept elsewhere": f"{fact.anchored:,} of {fact.entries:,}",
+            "redacted": f"{fact.redacted:,} payloads",
             **({} if fact.own_keys else {"keys": "named by the bundle itself: compare them with keys that you know"}),
         }
     )
     rows = []
     kinds = set()
     for problem in fact.problems:
-        unanchored = problem.kind == "unanchored"
-        rows.append([badge("warn" if unanchored else "bad", problem.kind.upper()), problem.seq, problem.detail])
-        if not unanchored:
+        said = problem.kind in SAID
+        rows.append([badge("warn" if said else "bad", problem.kind.upper()), problem.seq, problem.detail])
+        if not said:
             kinds.add(problem.kind.upper())
     blocks: list[Block] = [about]
     if rows:
@@ -178,16 +191,18 @@ def verified(fact: "Verified") -> Panel:
     return Panel(
         "Ledger verified",
         *blocks,
-        verdict=("ok", "INTACT") if fact.ok else ("bad", ", ".join(sorted(kinds))),
+        verdict=_verdict(fact) if fact.ok else ("bad", ", ".join(sorted(kinds))),
         next="mlops audit anchor PATH" if fact.ok and fact.anchored < fact.entries else "mlops audit log",
     )
 
 
 def checkpointed(fact: "Checkpointed") -> Panel:
     "A signature, and where a copy of it lies"
+    said = [text(fact.pinned)] if fact.pinned else []
     return Panel(
         "Checkpoint",
         facts({"entries": fact.size, "root": fact.root, **({"copy": fact.kept} if fact.kept else {})}),
+        *said,
         details("The signed note", text(fact.note, code=True)),
         verdict=("ok", "SIGNED AND KEPT ELSEWHERE" if fact.kept else "SIGNED"),
         next="mlops audit verify" if fact.kept else "mlops audit anchor PATH",

@@ -32,8 +32,9 @@ def _detectors() -> dict:
 def _sources(project: Project) -> collectors.ProjectSources:
     "What the collectors may look at in a project"
     from mlops_nb import guard
-    from mlops_nb.core import ledger
+    from mlops_nb.core import ledger, ledger_identity
 
+    expected = ledger_identity.is_expected(project)
     log = ledger.of(project)
 
     def notebooks() -> Scan:
@@ -48,7 +49,7 @@ def _sources(project: Project) -> collectors.ProjectSources:
         functools.partial(log.events, evidence=True),
         project=project,
         size=log.size(),
-        verify=log.verify,
+        verify=lambda: log.verify() if not log.size() and not expected else ledger_identity.examined(project),
         key=lambda: guard.key_health(project),
         changed=lambda: project_files.uncommitted(project.root),
         notebooks=notebooks,

@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/ledger_file.html.md"""
 
 # %% auto #0
 __all__ = ['SCHEMA', 'DAMAGED', 'TYPE', 'SUBJECT', 'TIME', 'LAST', 'PATH', 'SEALED', 'INDEXES', 'has_indexes', 'make_indexes',
-           'in_words', 'connect']
+           'in_words', 'connect', 'connect_to_read', 'is_born']
 
 # %% ../../nbs/core/ledger_file.ipynb #6bd559c2
 import os, secrets, sqlite3
@@ -113,20 +113,38 @@ def connect(path: Path) -> sqlite3.Connection:
             raise in_words(e, path) from e
     except DAMAGED as e:
         raise in_words(e, path) from e
-    return _read_only(path)
+    return connect_to_read(path)
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
-    "For a file system that cannot be written: SQLite then needs to be told that nobody else writes"
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    "A connection that writes nothing; on a file system that cannot be written SQLite is told that nobody else writes"
     for how in ("mode=ro", "mode=ro&immutable=1"):
         try:
             db = sqlite3.connect(
                 f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
             )
-            db.execute("SELECT 1 FROM entry LIMIT 1").fetchone()
+            db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
             return db
         except sqlite3.OperationalError as e:
             last = e
         except DAMAGED as e:
             raise in_words(e, path) from e
     raise in_words(last, path)
+
+# %% ../../nbs/core/ledger_file.ipynb #4348115c
+def is_born(
+    path: Path,  # Where a ledger should be
+) -> bool:
+    "Is there a file that has the identity of a ledger? Looking makes none; raises `ToolFailed` when it cannot be read"
+    if not path.exists():
+        return False
+    if path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
+        return False
+    db = connect_to_read(path)
+    try:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        return "entry" in tables or "meta" in tables
+    except DAMAGED as e:
+        raise in_words(e, path) from e
+    finally:
+        db.close()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 import msgspec
-from . import ledger, merkle, verification
+from . import ledger, ledger_identity, merkle, verification
 from .errors import MlopsError
 
 # %% ../../nbs/core/remembered.ipynb #76813021
@@ -92,13 +92,14 @@ def look(
     "Is the ledger what it was? Read what came since, and one slice of the old"
     memory = _recall(log)
     size = log.size()
+    if problem := _other_than_known(log, size):
+        return Look(size, False, date=memory.date if memory else "", problem=problem)
     if memory is None and size > 1 << SLICE:
         return Look(size, None)
     if memory is None or memory.size < 1 << SLICE:
         found = log.verify()
         remember(log, found)
-        wrong = next((problem for problem in found.problems if problem.kind != "unanchored"), None)
-        problem = f"{wrong.kind} at entry {wrong.seq}" if wrong else ""
+        problem = f"{found.wrong[0].kind} at entry {found.wrong[0].seq}" if found.wrong else ""
         return Look(size, found.ok, read=[(0, size - 1)], problem=problem)
     problem = _wrong(log, memory, size)
     if problem:
@@ -110,6 +111,15 @@ def look(
     return Look(size, True, read=[old, (memory.size, size - 1)], date=memory.date)
 
 
+def _other_than_known(log: ledger.Ledger, size: int) -> str:
+    "Is it another ledger than the pinned one, or less than this machine has seen of it?"
+    if log.pins and log.id not in log.pins:
+        return f"tampered: this is the ledger {log.id}, and mlops.toml pins another one"
+    found = ledger_identity.contradictions(log, size)
+    wrong = [problem for problem in found if problem.kind not in verification.SAID]
+    return f"{wrong[0].kind}: {wrong[0].detail}" if wrong else ""
+
+# %% ../../nbs/core/remembered.ipynb #c4a67e23
 def _wrong(log: ledger.Ledger, memory: Memory, size: int) -> str:
     "What is wrong, as far as this look can see; empty when nothing is"
     try:

@@ -46,7 +46,8 @@ class AuditSettings(Section):
 
     public_key: str = ""  # Pinned Ed25519 public key, base64 of 32 bytes
     anchor: str = ""  # Where `audit anchor` copies checkpoints: a folder or file off this project
-    ident: str = ""  # Random id of the project, part of every checkpoint's origin line
+    ident: str = ""  # Name of the project in every checkpoint's origin line
+    ledger: str = ""  # Ids of the ledgers of this project, one for each clone; `init` and `audit checkpoint` pin them
 
 
 class ServiceSettings(Section):
