@@ -172,7 +172,7 @@ def _can_begin(pod: "V1Pod", job: str) -> None:
                 "build and push the image (job ship --to docker), then name it: --image",
             )
 
-
+# %% ../../../nbs/job/clusters/kubernetes_jobs.ipynb #c09aef5d
 def _answer(cluster: Cluster, job: str, condition: "V1JobCondition") -> str:
     "The log of the pod that decided how the Job ended"
     complete = condition.type == "Complete"

@@ -201,8 +201,8 @@ def names_registry(
     image: str,  # `ghcr.io/team/score:1.0`
 ) -> bool:
     "Does an image say where it is pushed to and pulled from?"
-    first, slash, _ = image.partition("/")
-    return bool(slash) and ("." in first or ":" in first or first == "localhost") and not image.startswith(UNNAMED)
+    host, slash, _ = image.partition("/")
+    return bool(slash) and bool(re.search(r"[.:]|^localhost$", host)) and not image.startswith(UNNAMED)
 
 # %% ../../../nbs/job/delivery/shipping.ipynb #52be90d3
 class ShipOptions(NamedTuple):
