@@ -83,6 +83,7 @@ class Cluster:
 
     def __init__(self, project: Path, tmp: Path):
         self.made, self.asked, self.deleted, self.state, self.deny = [], [], threading.Event(), None, None
+        self.there, self.logs, self.count = [], {}, 0
         self.root = tmp / "image"
         subprocess.run(["cp", "-r", str(project), str(self.root)], check=True)
 
@@ -96,13 +97,23 @@ class Cluster:
             self.deleted.set()
             return 200, {"kind": "Status", "status": "Success"}
         if path.endswith("/log"):
-            return 200, self.log.encode()
-        if path.endswith("/pods") and query.get("watch", "").lower() == "true":
+            log = self.logs.get(path.split("/")[-2])
+            return (404, {"kind": "Status", "message": "not found"}) if log is None else (200, log.encode())
+        if path.endswith("/pods"):
             assert query["labelSelector"] == f"job-name={self.made[-1]['metadata']['name']}"
-            return 200, b"".join(json.dumps({"type": "MODIFIED", "object": p}).encode() + b"\n" for p in self.pods())
-        if "/jobs/" in path:
-            return 200, self.made[-1] | {"status": {"conditions": self.conditions}}
+            return 200, {"kind": "PodList", "apiVersion": "v1", "items": self.pods}
+        if path.endswith("/jobs"):
+            assert query["watch"].lower() == "true" and query["fieldSelector"].startswith("metadata.name=score-")
+            if not self.conditions and not self.gone:
+                self.work()
+            lines = [] if self.gone else [{"type": "MODIFIED", "object": self.job()}]
+            return 200, b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        if "/jobs/" in path and not self.gone:
+            return 200, self.job()
         return 404, {"kind": "Status", "message": "not found"}
+
+    def job(self):
+        return self.made[-1] | {"status": {"conditions": self.conditions}}
 
     def create(self, path, d):
         kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -113,31 +124,49 @@ class Cluster:
         assert d["kind"] == kind and "/namespaces/team/" in path
         if kind == "ServiceAccount" and any(m["kind"] == kind for m in self.made):
             return 409, {"kind": "Status", "message": "already exists", "code": 409}
+        if kind == "Job" and any(
+            m["kind"] == kind for m in self.made
+        ):  # A Job of its own: nothing of the last one is its
+            self.conditions, self.there = [], []
         self.made.append(d)
         return 201, d
 
     conditions: list = []
+    gone = False  # Was the Job deleted?
+    story: tuple = ()  # What happens at each watch of the Job before the command is carried out
 
+    @property
     def pods(self):
-        waiting = self.pod("Pending", {"waiting": {"reason": "ContainerCreating"}})
         if self.state:
-            return [waiting, self.pod("Pending", self.state)]
-        if self.conditions:
-            return []
+            return [self.pod("Pending", self.state)]
+        return self.there
+
+    def work(self):
+        "One watch: something happens to a pod, or the command is carried out"
+        if self.story:
+            happens, *self.story = self.story
+            return happens(self)
         (container,) = self.made[-1]["spec"]["template"]["spec"]["containers"]
         name = self.made[-1]["metadata"]["annotations"]["mlops-nb/job"]
         done = carried_out(["job", "run", name, *container["args"]], self.root)
-        self.log = done.stdout
         ended = {"terminated": {"exitCode": done.returncode, "reason": "Error" if done.returncode else "Completed"}}
-        return [waiting, self.pod("Failed" if done.returncode else "Succeeded", ended)]
+        pod = self.pod("Failed" if done.returncode else "Succeeded", ended)
+        self.logs[pod["metadata"]["name"]] = done.stdout
+        self.there = [*self.there, pod]
+        self.end("Failed" if done.returncode else "Complete", "BackoffLimitExceeded")
 
-    def pod(self, phase, state):
-        status = {"name": "job", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    def end(self, kind, reason, message="it said so"):
+        self.conditions = [{"type": kind, "status": "True", "reason": reason, "message": message}]
+
+    def pod(self, phase, state, **status):
+        "A pod; each is younger than the one before"
+        self.count += 1
+        container = {"name": "job", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
         return {
             "kind": "Pod",
             "apiVersion": "v1",
-            "metadata": {"name": "score-pod"},
-            "status": {"phase": phase, "containerStatuses": [status]},
+            "metadata": {"name": f"score-pod{self.count}", "creationTimestamp": f"2026-01-01T00:00:{self.count:02}Z"},
+            "status": {"phase": phase, "containerStatuses": [container], **status},
         }
 
 
@@ -223,6 +252,75 @@ def test_a_job_that_cannot_begin_is_one_line(score, k8s, how, words):
     vars(k8s).update(how)
     with pytest.raises(ToolFailed, match=words):
         jobs.run("score", on="k8s")
+    assert jobs.history("score").runs[0].status == "failed"
+
+
+def evicted(cluster):
+    "The machine goes away: its pod fails, the Job does not, and its controller makes another pod"
+    state = {"terminated": {"exitCode": 137, "reason": "Error"}}
+    told = {"reason": "Evicted", "message": "the node was low on memory"}
+    cluster.there = [cluster.pod("Failed", state, **told)]
+    cluster.logs["score-pod1"] = "half a log"
+
+
+def by_hand(cluster):
+    "Somebody deletes the pod; nothing is left of it"
+    cluster.there = []
+
+
+def running(cluster):
+    cluster.there = [cluster.pod("Running", {"running": {}})]
+
+
+@pytest.mark.parametrize("story", [(evicted,), (running, by_hand), (evicted, by_hand), (running, evicted, running)])
+def test_a_pod_that_is_replaced_is_no_failure_of_the_job(score, k8s, story):
+    k8s.story = story
+    record = jobs.run("score", on="k8s", params={"n": "5"})
+    assert record.ok and record.form == "k8s" and jobs.history("score").runs[0].status == "completed"
+    rule = k8s.made[-1]["spec"]["podFailurePolicy"]["rules"]
+    assert rule == [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]
+
+
+def no_log(cluster):
+    running(cluster)
+    cluster.there[0]["status"]["phase"] = "Succeeded"
+    cluster.end("Complete", "")
+
+
+def swept(cluster):
+    "A Job whose pods were swept away when it had failed"
+    cluster.there = []
+    cluster.end("Failed", "BackoffLimitExceeded")
+
+
+def evicted_for_good(cluster):
+    evicted(cluster)
+    cluster.end("Failed", "BackoffLimitExceeded")
+
+
+def too_big(cluster):
+    cluster.there = [cluster.pod("Failed", {"terminated": {"exitCode": 137, "reason": "OOMKilled"}})]
+    cluster.end("Failed", "BackoffLimitExceeded")
+
+
+def taken_back(cluster):
+    cluster.gone = True
+
+
+@pytest.mark.parametrize(
+    "happens, words",
+    [
+        (no_log, "succeeded, but its log is gone"),
+        (swept, "BackoffLimitExceeded"),
+        (evicted_for_good, "Evicted: the node was low on memory"),
+        (too_big, "more memory"),
+        (taken_back, "was deleted before it ended"),
+    ],
+)
+def test_what_is_not_known_of_a_run_is_said(score, k8s, happens, words):
+    k8s.story = (happens,)
+    with pytest.raises(ToolFailed, match=words):
+        jobs.run("score", on="k8s", params={"n": "5"})
     assert jobs.history("score").runs[0].status == "failed"
 
 
@@ -346,12 +444,11 @@ def test_sigterm_while_waiting_takes_the_job_back(score, k8s):
     "The verb in a process of its own, as a scheduler would stop it"
     watching, go = threading.Event(), threading.Event()
 
-    def pods():
+    def work():
         watching.set()
         go.wait(60)
-        return []
 
-    k8s.pods = pods
+    k8s.work = work
     child = subprocess.Popen(
         [sys.executable, "-m", "mlops_nb", "job", "run", "score", "--on", "k8s"], stderr=subprocess.PIPE, text=True
     )

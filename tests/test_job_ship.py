@@ -105,7 +105,9 @@ def test_every_file_by_its_real_validator(score, cli):
         assert words in by[path], (path, by[path])
     told = {str(p.relative_to(score.root / "build")) for p in (score.root / "build").rglob("*") if p.is_file()}
     assert told == set(by), "what is there is what was said"
-    spec, _ = shipping.gather(score, definition.read(score, "score"), Needs(), {}, shipping.ShipOptions(model="delay"))
+    job = definition.read(score, "score")
+    options = shipping.ShipOptions(shipping.image_for(score, job, list(TARGETS)), model="delay")
+    spec, _ = shipping.gather(score, job, Needs(), {}, options)
     for _, path, content in shipping.files(score, spec, list(TARGETS)):
         assert (score.root / "build" / path).read_bytes() == content, "the same job gives the same bytes"
     (event,) = ledger.of(score).events(["job.shipped"])
@@ -206,17 +208,22 @@ def test_hostile_values_stay_data(hostile):
     text = (out / ".github/workflows/job-score.yml").read_text(encoding="utf-8")
     flow = yaml.safe_load(text)
     assert as_github_reads(flow["env"]["MODEL"]) == HOSTILE
-    assert set(re.findall(r"\$\{\{(.*?)\}\}", text)) == {" github.ref ", " secrets.MLOPS_STORES_MLFLOW ", " '${{' "}
+    assert set(re.findall(r"\$\{\{(.*?)\}\}", text)) == {
+        " github.ref ",
+        " secrets.MLOPS_STORES_MLFLOW ",
+        " secrets.GITHUB_TOKEN ",
+        " '${{' ",
+    }
     scripts = [s["run"] for j in flow["jobs"].values() for s in j["steps"] if "run" in s]
     assert scripts and not any("id" in s.split("`") or "secrets" in s for s in scripts), "no value stands in a script"
     lab = yaml.safe_load((out / ".gitlab-ci.yml").read_text(encoding="utf-8"))
     assert lab["variables"]["MODEL"] == {"value": HOSTILE, "expand": False}
     assert HOSTILE.split("\n")[0] not in (out / "docker/Dockerfile").read_text(encoding="utf-8")
     tree = ast.parse((out / "airflow/score.py").read_text(encoding="utf-8"))
-    (call,) = [
-        n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "PapermillOperator"
-    ]
-    kept = ast.literal_eval(next(k.value for k in call.keywords if k.arg == "parameters"))
+    (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "PythonOperator"]
+    given = next(k.value for k in call.keywords if k.arg == "op_kwargs")
+    at = [key.value for key in given.keys].index("parameters")
+    kept = ast.literal_eval(given.values[at])
     assert jinja2.Template(kept["note"]).render() == HOSTILE
     assert [jinja2.Template(t).render() if t else t for t in kept["tags"]] == [HOSTILE, *bools]
     assert kept["day"] == "{{ logical_date.in_timezone('Europe/Berlin').add(days=-1).to_date_string() }}"
@@ -356,17 +363,14 @@ bag = DagBag(sys.argv[1])
 when = {'logical_date':pendulum.datetime(2026, 3, 29, 0, 30), 'ts_nodash':'20260329T003000'}
 jinja = dag.get_template_env()
 json.dump({'errors':bag.import_errors, 'id':dag.dag_id, 'task':type(task).__name__, 'retries':task.retries, 'zone':str(dag.timezone),
-    'parameters':task.render_template(task.parameters, when, jinja),
-    'output':task.render_template(task.output_nb, when, jinja)}, open(sys.argv[2], 'w'))
+    **task.render_template(task.op_kwargs, when, jinja)}, open(sys.argv[2], 'w'))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Airflow does not run on Windows")
 def test_airflow_reads_its_dag(hostile, tmp_path):
     out = shipped(hostile, "airflow", params={"note": HOSTILE, "tags": json.dumps([HOSTILE, "no"])})
-    python = made_environment(
-        tmp_path / "airflow", "apache-airflow>=3,<4", "apache-airflow-providers-papermill>=3.8,<4"
-    )
+    python = made_environment(tmp_path / "airflow", "apache-airflow>=3,<4")
     home = tmp_path / "home"
     home.mkdir()
     env = {
@@ -381,11 +385,106 @@ def test_airflow_reads_its_dag(hostile, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     got = json.loads(answer.read_text(encoding="utf-8"))
-    assert got["errors"] == {} and (got["id"], got["task"], got["retries"]) == ("score", "PapermillOperator", 2)
+    assert got["errors"] == {} and (got["id"], got["task"], got["retries"]) == ("score", "PythonOperator", 2)
     assert got["parameters"] == {"note": HOSTILE, "tags": [HOSTILE, "no"], "day": "2026-03-28"}, (
         "rendered by Airflow itself"
     )
-    assert got["output"] == "/project/.mlops/airflow/score-20260329T003000.ipynb" and "Berlin" in got["zone"]
+    assert got["output_path"] == "/project/.mlops/airflow/score-20260329T003000.ipynb" and "Berlin" in got["zone"]
+
+
+class Operator:
+    "What a DAG says of its only task"
+
+    def __init__(self, **said):
+        Operator.said = said
+
+
+class Dag:
+    def __init__(self, **said):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_the_dag_runs_the_job_with_our_engine(score, tmp_path, monkeypatch):
+    "Airflow's two classes stand in; what the task calls is the real papermill with the real engine"
+    standard, sdk = type(sys)("airflow.providers.standard.operators.python"), type(sys)("airflow.sdk")
+    standard.PythonOperator, sdk.DAG = Operator, Dag
+    monkeypatch.setitem(sys.modules, "airflow.sdk", sdk)
+    monkeypatch.setitem(sys.modules, standard.__name__, standard)
+    for parent in (
+        "airflow",
+        "airflow.providers",
+        "airflow.providers.standard",
+        "airflow.providers.standard.operators",
+    ):
+        monkeypatch.setitem(sys.modules, parent, type(sys)(parent))
+    monkeypatch.setenv("MLOPS_PROJECT", str(score.root))
+    file = shipped(score, "airflow", params={"n": "7"}) / "airflow/score.py"
+    exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), {"__name__": "dag"})
+    given = Operator.said["op_kwargs"]
+    output = Path(given["output_path"].replace("{{ ts_nodash }}", "20260329T003000"))
+    Operator.said["python_callable"](given["input_path"], str(output), {"n": 7})
+    assert "n is 7" in output.read_text(encoding="utf-8")
+    cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
+    assert all("mlops" in cell["metadata"] for cell in cells if cell["cell_type"] == "code"), (
+        "metered, as our engine does"
+    )
+
+
+def test_a_job_that_writes_gets_volumes(project):
+    made("write", "%%mlops params\nn = 1", "open('out/deep/a.txt', 'w').write('x')\nopen('b.txt', 'w').write('y')")
+    fact = jobs.ship("write", to=["docker", "k8s"], out=project.root / "build", image="ghcr.io/team/write:1")
+    text = {file.path: (project.root / "build" / file.path).read_text(encoding="utf-8") for file in fact.files}
+    *_, job = yaml.safe_load_all(text["k8s/write.yaml"])
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert {"name": "state", "mountPath": "/project/out/deep", "subPath": "outputs/out/deep"} in container[
+        "volumeMounts"
+    ]
+    service = yaml.safe_load(text["docker/compose.yaml"])
+    assert (
+        "outputs-1:/project/out/deep" in service["services"]["write"]["volumes"] and "outputs-1" in service["volumes"]
+    )
+    assert 'VOLUME ["/project/.mlops", "/project/out/deep"]' in text["docker/Dockerfile"]
+    assert "-o 10001 -g 10001 /project/.mlops /project/out/deep\n" in text["docker/Dockerfile"]
+    assert any("`b.txt`" in said and "read-only" in said for said in fact.remarks)
+    assert not any("registry" in said for said in fact.remarks)
+
+
+def test_an_image_that_nobody_can_pull_says_so(score):
+    out = score.root / "build"
+    fact = jobs.ship("score", to=["k8s", "github", "gitlab"], out=out)
+    assert any("names no registry" in said for said in fact.remarks)
+    *_, job = yaml.safe_load_all((out / "k8s/score.yaml").read_text(encoding="utf-8"))
+    spec = job["spec"].get("jobTemplate", job)["spec"]["template"]["spec"]
+    assert spec["containers"][0]["image"].startswith("registry.invalid/score:"), "a name that is never found"
+    assert any(
+        "names no registry" in said for said in jobs.ship("score", to=["k8s"], out=out, image="team/score:1").remarks
+    )
+    docker = jobs.ship("score", to=["docker"], out=out)
+    assert "registry.invalid" not in (out / "docker/Dockerfile").read_text(encoding="utf-8"), docker
+
+
+def test_ci_pushes_the_image_that_it_tested(score):
+    out = score.root / "build"
+    jobs.ship("score", to=["github", "gitlab"], out=out, image="ghcr.io/team/score:1")
+    github = yaml.safe_load(next(out.rglob("job-score.yml")).read_text(encoding="utf-8"))["jobs"]
+    gitlab = yaml.safe_load((out / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+
+    def commands(job) -> str:
+        return " ; ".join(step.get("run", "") for step in job["steps"])
+
+    assert "docker save" in commands(github["build"]) and "docker build" not in commands(github["push"])
+    assert "docker load" in commands(github["push"]) and github["push"]["needs"] == "build"
+    assert "docker push" in commands(github["push"])
+    built = [name for name, job in gitlab.items() if isinstance(job, dict) and "docker build" in str(job.get("script"))]
+    assert built == ["container"] and "docker save" in str(gitlab["container"]["script"])
+    assert gitlab["push"]["script"] == ["docker load --input image.tar", 'docker push "$IMAGE"']
+    assert {"container", "gate"} <= set(gitlab["push"]["needs"])
 
 
 LINT = """

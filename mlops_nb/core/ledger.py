@@ -78,7 +78,8 @@ def _encoded(event: New) -> tuple[New, bytes]:
 
 
 def _text(value: Any) -> str:
-    return payloads.clean(str(value))[:500]  # a file name may hold bytes that are no text
+    text = str(value)
+    return (text if text.isascii() else payloads.clean(text))[:500]  # a file name may hold bytes that are no text
 
 # %% ../../nbs/core/ledger.ipynb #1d529eb3
 class Verification(msgspec.Struct, kw_only=True):

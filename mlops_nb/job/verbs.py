@@ -59,7 +59,7 @@ def _place(project: Project, notebook: Path, name: str) -> tuple[str, str]:
 # %% ../../nbs/job/verbs.ipynb #d26527b6
 @verb("job.convert", changes=True, example="mlops job convert score.ipynb")
 def convert(
-    notebook: Path,  # An .ipynb file
+    notebook: Path,  # An .ipynb file; a .py or .md of jupytext's too
     name: Name = "",  # Name of the job; the notebook's file name by default
     *,
     keep_displays: bool = False,  # Keep what only looks or draws; so does the tag `keep`, for one cell

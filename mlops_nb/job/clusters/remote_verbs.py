@@ -89,7 +89,7 @@ def _k8s(project: Project, spec: shipping.Spec, run: str) -> tuple[str, str]:
     try:
         with stoppable():
             kubernetes_jobs.submit(cluster, docs)
-            return f"Job {cluster.namespace}/{name} of Kubernetes", kubernetes_jobs.follow(cluster, name)[1]
+            return f"Job {cluster.namespace}/{name} of Kubernetes", kubernetes_jobs.follow(cluster, name)
     except KeyboardInterrupt:
         kubernetes_jobs.delete(cluster, name)
         raise

@@ -36,7 +36,7 @@ def ship(
     *,
     to: list[str],  # Where to: docker, k8s, kserve, github, gitlab, airflow
     out: Path,  # Folder that the files are written to
-    image: str = "",  # Name of the image; the job's name and digest by default
+    image: str = "",  # REGISTRY/NAME:TAG of the image; the job's name and digest by default, in no registry
     base: str = "",  # Image to build on; Python's slim image of this very version by default
     model: Name = "",  # Model that the job makes; the one that its notebook logs by default
     storage: str = "",  # Where KServe reads the model: s3://, gs://, pvc://, hf://, oci:// or https://
@@ -55,7 +55,7 @@ Airflow DAG. Requests for memory and CPU come from measured runs. Templates of t
     cell_syntax.runnable(project, job)
     found = ledger.of(project).events(JobCompleted, subject=name, newest=True, limit=20)
     needs = ship_views.needs(found)
-    options = shipping.ShipOptions(image, base, model, storage)
+    options = shipping.ShipOptions(image or shipping.image_for(project, job, targets), base, model, storage)
     spec, schedule = shipping.gather(project, job, needs, dict(params or {}), options)
     if "kserve" in targets and not spec.model:
         raise BadInput(

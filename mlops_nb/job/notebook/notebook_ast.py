@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 import msgspec
 from ...core.errors import BadInput, NotFound
+from . import text_notebooks
 from .cell_source import Source, as_read, take_apart
 
 # %% ../../../nbs/job/notebook/notebook_ast.ipynb #18cfc8ec
 def load(
-    path: Path | str,  # An .ipynb file
+    path: Path | str,  # An .ipynb file, or one of the texts that `text_notebooks` reads
     lazy: bool = False,  # Leave outputs as raw JSON: 200 MB of them cost nothing
 ) -> dict:  # The notebook, format 4, every source a string
     "Read a notebook; raises `NotFound` and `BadInput`"
@@ -30,6 +31,8 @@ def load(
         raise NotFound(f"no notebook {path}") from error
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}", "give an .ipynb file") from error
+    if path.suffix in text_notebooks.SUFFIXES:
+        return check_format(text_notebooks.read(bytes(raw), path), path.name)
     try:
         notebook = _lazily(raw) if lazy else msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
