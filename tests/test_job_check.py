@@ -445,7 +445,8 @@ def test_every_kind_of_finding_is_planted_somewhere():
         "failed",
         "unpinned_package",
         "changed",
-    }  # outputs, requirements and a fresh kernel: tests of their own above
+        "parameter",
+    }  # outputs, requirements, a fresh kernel and parameters: tests of their own
     planted = {kind for kind, *_ in PLANTED if kind} | {kind for kind, _ in MORE}
     assert set(said) == planted | elsewhere and len(said) == len(set(said))
 

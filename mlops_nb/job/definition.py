@@ -82,7 +82,7 @@ def _parameter_values(parameter: Parameter) -> dict[str, object]:
     elif parameter.default is not None:
         values["default"] = parameter.default
     more = _said(choices=parameter.choices, item=parameter.item, form=parameter.form, help=parameter.help)
-    return {**values, **more}
+    return {**values, **more, **_said(refused=parameter.refused)}
 
 
 def _step_values(step: Step) -> dict[str, object]:

@@ -30,6 +30,7 @@ class Parameter(msgspec.Struct, kw_only=True, omit_defaults=True):
     form: str = ""
     help: str = ""  # The comment beside it
     cell: int | None = None  # Where it was found
+    refused: str = ""  # Why no run may give it: its value would be lost
 
     def __post_init__(self) -> None:
         if self.bare not in TYPES:
@@ -49,7 +50,7 @@ class NotebookFinding(msgspec.Struct, kw_only=True):
 
     cell: int | None  # Index of the cell in the notebook, from 0; None is the whole notebook
     # stale, undefined, order, syntax, failed, absolute_path, secret, date, missing_package, unpinned_package, install,
-    # shell, network, interactive, unseeded, personal_data, changed
+    # shell, network, interactive, unseeded, personal_data, changed, parameter
     kind: str
     message: str
     fix: str

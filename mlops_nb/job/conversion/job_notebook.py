@@ -187,15 +187,6 @@ def _first_line(cell: Cell) -> str:
     return next((line.strip() for line in cell.text.split("\n") if line.strip()), "")[:80]
 
 
-def _words(cell: Cell) -> set[str]:
-    "Names that a cell uses, those in its texts too: a query or a formula may mean them"
-    if cell.tree is None:
-        return cell.uses
-    found = (node.value for node in ast.walk(cell.tree) if isinstance(node, ast.Constant))
-    texts = [text for text in found if isinstance(text, str) and not text.isidentifier()]
-    return cell.uses | set(re.findall(r"[A-Za-z_]\w*", " ".join(texts)))
-
-
 class _Kept:
     "What the cells that stay need of others"
 
@@ -207,7 +198,7 @@ class _Kept:
         self.figures = judge.figures
 
     def add(self, cell: Cell) -> None:
-        self.used |= _words(cell)
+        self.used |= signature.words_used(cell)
         self.sees_all |= cell.star
         self.draws = self.draws or self.judge.draws(cell)
 
@@ -429,13 +420,14 @@ def convert(
                 f"cell {cell.index} is no valid Python: {cell.error}",
                 "mend it, or delete the cell; see: mlops job check",
             )
-    own = [cell for cell in cells if "injected-parameters" not in cell.tags]
+    own, given = signature.with_given(cells)
     judge = Judge(own)
     kept, dropped = drop([_untimed(cell, judge) for cell in own], judge, keep_displays)
     dropped = [_said(gone, next(cell for cell in cells if cell.index == gone.cell)) for gone in dropped]
     if not kept:
         raise BadInput("the notebook has no code that a job could run")
     sig = signature.find(kept)
+    sig.notes = [*given, *sig.notes]
     texts = _rewritten(kept, sig, judge)
     ins, outs = lineage.trace(kept, sig.parameters)
     final = {

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from ... import guard
 from ..conversion import lineage
-from ..conversion.signature import is_explicit
+from ..conversion.signature import is_explicit, misused
 from ..conversion.steps import is_definition, step_of
 from ..facts import NotebookFinding
 from . import chance_faults, output_faults, package_faults
@@ -98,6 +98,17 @@ def _names(cells: list[Cell]) -> Iterator[NotebookFinding]:
                 f"`{name}` is used here and bound only in cell {later.index}",
                 f"move cell {later.index} above this one",
             )
+
+
+def _parameters(cells: list[Cell]) -> Iterator[NotebookFinding]:
+    "Parameters whose given value would be lost"
+    for misuse in misused(cells):
+        yield _finding(
+            misuse.cell,
+            "parameter",
+            f"parameter `{misuse.name}`: {misuse.why}, so that a value given to a run would be lost",
+            "bind it once, in the cell of parameters, and use it below",
+        )
 
 
 def _syntax(cells: list[Cell]) -> Iterator[NotebookFinding]:
@@ -425,7 +436,7 @@ def find(
     cells = cells_of(notebook)
     readings = read_cells(cells)
     by_cell = {seen.cell.index: seen for seen in readings}
-    found = [*_syntax(cells), *_stale(cells), *_names(cells)]
+    found = [*_syntax(cells), *_stale(cells), *_names(cells), *_parameters(cells)]
     for cell in cells:
         found += _secrets(cell, by_cell.get(cell.index))
     for seen in readings:

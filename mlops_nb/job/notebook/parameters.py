@@ -429,6 +429,11 @@ def bind(
                 f"{job} has no parameter `{name}`",
                 suggest(name, known) or (f"it has: {', '.join(known)}" if known else "it takes none"),
             )
+        if known[name].refused:
+            raise BadInput(
+                f"parameter `{name}` of {job} would not count: {known[name].refused}",
+                "mend the notebook and convert it again",
+            )
     return {
         name: parse(known[name], value)
         if isinstance(value, str) and known[name].type != "str"
