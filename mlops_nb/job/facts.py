@@ -121,6 +121,8 @@ class Job(Fact):
     parameters: list[Parameter] = []
     dropped_cells: list[Dropped] = []
     requirements: list[str] = []  # `name==version` of what the notebook imports
+    local: list[str] = []  # Files of modules of one's own that it imports, relative to where it runs
+    missing: list[str] = []  # Modules that were not installed when it was converted
     inputs: list[Thing] = []
     outputs: list[Thing] = []
     remarks: list[Note] = []
