@@ -203,3 +203,19 @@ def test_a_hint_names_a_package_only_where_it_is_known(module, said, monkeypatch
     monkeypatch.setattr(requirements, "kind_of", lambda *a, **k: "missing")
     (found,) = [finding for finding in faults.find(nb(f"import {module}"))[0] if finding.kind == "missing_package"]
     assert (said in found.fix) if said else ("pip install" not in found.fix and f"{module}.py" in found.fix)
+
+
+@pytest.mark.parametrize(
+    "source, why",
+    [
+        ("name = input('who? ')\nprint(name)", "input() in cell 0 waits for a person"),
+        ("from getpass import getpass\nkey = getpass()\nprint(len(key))", "getpass() in cell 0 waits"),
+        ("import ipywidgets as w\nw.interact(print, x=3)", "w.interact() in cell 0 waits"),
+        ("import no_such_module\nprint(no_such_module)", "no_such_module not installed here"),
+    ],
+)
+def test_ready_never_stands_over_what_is_not(project, source, why):
+    job = converted(project, source, "open('x.txt', 'w').write('x')")
+    for said in (str(job), str(jobs.show("score"))):
+        assert f"NOT READY: {why}" in said and ": READY" not in said
+    assert "READY" in str(converted(project, "x = 1", "print(x)", name="fine")).splitlines()[0]

@@ -132,6 +132,7 @@ def to_toml(job: Job) -> str:
         requirements=job.requirements,
         local=job.local,
         missing=job.missing,
+        waits=job.waits,
         parallel=job.parallel,
         limits=job.limits,
     )
@@ -150,7 +151,7 @@ def to_toml(job: Job) -> str:
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
 _KEYS = {
-    "job": ("name notebook source source_digest cwd kernel requirements local missing parallel limits".split()),
+    "job": ("name notebook source source_digest cwd kernel requirements local missing waits parallel limits".split()),
     "parameters": None,
     "steps": None,
     "inputs": None,

@@ -413,6 +413,7 @@ class Converted(msgspec.Struct):
 
     job: Job
     notebook: dict
+    cells: list[Cell]  # Its code cells, as they were understood
 
 
 def convert(
@@ -465,7 +466,7 @@ def convert(
     )
     made, understood = _assemble(notebook, kept, final, sig)
     job.steps = steps.plan(understood, sig.parameters)
-    return Converted(job, made)
+    return Converted(job, made, understood)
 
 # %% ../../../nbs/job/conversion/job_notebook.ipynb #b941e7ca
 def _loaded(magic: Magic) -> list[str]:

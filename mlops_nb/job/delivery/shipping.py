@@ -139,6 +139,7 @@ def remarks(job: Job, schedule: Schedule, spec: Spec, targets: list[str]) -> lis
             out.append(
                 f"parameter `{name}` follows the fire's time, which Kubernetes does not pass on: there its default counts"
             )
+    out += [f"`{said}` waits for a person, and nobody is there" for said in job.waits]
     if schedule.after:
         by = "its cron line" if schedule.cron else "hand"
         out.append(
