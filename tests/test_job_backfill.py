@@ -182,3 +182,22 @@ def test_a_large_panel_stays_small_and_escaped():
     rows = [BackfillRow(parameters={"<i>": "<script>" * 9}, status="failed", message="</td><b>") for _ in range(500)]
     html = Backfilled(job="score", id="x", rows=rows, parallel=1, definition="").panel().html()
     assert len(html.encode()) < LIMIT and "<script>" not in html and "<i>" not in html
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("open('out.csv', 'w').write(str(month))", ["out.csv"]),
+        ("open(f'out_{month}.csv', 'w').write('x')", []),
+        ("open(f'out_{rate}.csv', 'w').write(str(month))", ["out_{rate}.csv"]),
+    ],
+)
+def test_runs_that_write_the_same_file_are_said(project, line, said):
+    made("same", "%%mlops params\nmonth = 1\nrate = 0.5", line)
+    plan = jobs.backfill("same", over={"month": "1..3"}, dry_run=True)
+    notes = [step for step in plan.steps if step.startswith("note: ")]
+    assert [f"`{name}`" in note and "`month`" in note for name, note in zip(said, notes, strict=True)] == [True] * len(
+        said
+    )
+    one = jobs.backfill("same", over={"month": "1"}, dry_run=True)
+    assert not any(step.startswith("note: ") for step in one.steps), "one run overwrites nothing"

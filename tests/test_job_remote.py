@@ -53,7 +53,10 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain" if isinstance(answer, bytes) else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        try:
+            self.wfile.write(data)
+        except ConnectionError:  # whoever watched has seen enough
+            self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_DELETE = reply
 

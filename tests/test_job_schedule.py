@@ -22,7 +22,7 @@ import pytest
 
 from helpers.counts import count
 from mlops_nb import job as jobs
-from mlops_nb.core import ledger
+from mlops_nb.core import ledger, notification
 from mlops_nb.core.draw import LIMIT
 from mlops_nb.core.errors import BadInput, ToolFailed
 from mlops_nb.job.schedules import cron, daemon, schedule_definition, verbs as schedule_verbs
@@ -682,6 +682,37 @@ def test_a_run_that_takes_too_long_is_stopped(project):
     assert [e.type for e in ledger.of(project).events(["job.completed"])] == []
 
 
+class Stopped:
+    "An executor whose run is stopped from outside, so that nobody says which it was"
+
+    def __init__(self, project):
+        self.project = project
+
+    def start(self, fire, schedule, hold, done):
+        told = JobStarted(run=f"{fire.job}-{fire.attempt}", fire=fire.id)
+        ledger.record(self.project, told, subject=fire.job)
+        done(Outcome(status="failed", message="took longer than 5 s", retry=False))
+
+
+def test_a_fire_that_timed_out_names_its_run(project):
+    clock = Clock()
+    job(project, "score", notify=["env:NOT_SET"])
+    ledger.record(project, JobStarted(run="by hand"), subject="score")
+    d = fresh(project, clock, Stopped(project))
+    d.tick()
+    clock.t += H
+    d.tick()
+    d.runs.collect()
+    (fire,) = d.store.fires()
+    assert (fire.status, fire.run) == ("failed", "score-1")
+    (told,) = ledger.of(project).events(["job.fire_failed"])
+    assert told.payload.run == "score-1"
+    schedule = schedule_definition.read(project, "score")
+    said = daemon.notice_of(fire, schedule, Outcome(status="failed", message="too long", run="score-1"))
+    assert said.endswith("failed at attempt 1 (run score-1): too long")
+    ended(d)
+
+
 # people ---------------------------------------------------------------------------------------------------------------
 
 
@@ -748,6 +779,7 @@ def test_people_are_told_once_by_mail_and_webhook(project, webhook, mailbox, mon
     ended(d)
     assert len(posts) == len(mails) == 1, "of a failure only, and once"
     assert "score@2026-07-01T02:00Z failed at attempt 1: cell 3 failed" in posts[0]["message"]
+    assert posts[0]["type"] == "failure", "services show bad news as such"
     assert "score" in mails[0] and "team@example.org" in mails[0]
     (told,) = ledger.of(project).events(["job.notified"])
     assert told.payload.told == [Delivery(service=s, ok=True) for s in ("json", "mailto")]
@@ -769,6 +801,30 @@ def test_a_notice_that_cannot_be_delivered_is_tried_again(project, monkeypatch):
     told = list(ledger.of(project).events(["job.notified"]))
     assert len(told) == 6 and not any(t.ok for e in told for t in e.payload.told)
     ended(d)
+
+
+def test_a_notice_says_why_it_was_not_delivered(project, monkeypatch):
+    pytest.importorskip("apprise")
+
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(503)
+            self.end_headers()
+
+        def log_message(self, *_):
+            "quiet"
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("HOOK", f"json://ann:s3cret-word@{place}/t0ken-in-path")
+        (refused,) = notification.send(project, ["env:HOOK"], "title", "body")
+        server.shutdown()
+    (nobody,) = notification.send(project, [f"json://{place}/t0ken-in-path"], "title", "body")
+    assert not refused.ok and "503" in refused.detail and refused.detail != "not delivered"
+    assert not nobody.ok and nobody.detail not in ("", "not delivered")
+    for told in (refused, nobody):
+        assert "s3cret" not in told.detail and "t0ken" not in told.detail and "\n" not in told.detail
 
 
 @pytest.mark.parametrize("text", ODD)

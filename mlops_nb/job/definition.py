@@ -130,6 +130,9 @@ def to_toml(job: Job) -> str:
         cwd=job.cwd,
         kernel=job.kernel,
         requirements=job.requirements,
+        local=job.local,
+        missing=job.missing,
+        waits=job.waits,
         parallel=job.parallel,
         limits=job.limits,
     )
@@ -148,7 +151,7 @@ def to_toml(job: Job) -> str:
 
 # %% ../../nbs/job/definition.ipynb #a769cc37
 _KEYS = {
-    "job": ("name", "notebook", "source", "source_digest", "cwd", "kernel", "requirements", "parallel", "limits"),
+    "job": ("name notebook source source_digest cwd kernel requirements local missing waits parallel limits".split()),
     "parameters": None,
     "steps": None,
     "inputs": None,

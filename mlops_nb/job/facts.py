@@ -122,6 +122,9 @@ class Job(Fact):
     parameters: list[Parameter] = []
     dropped_cells: list[Dropped] = []
     requirements: list[str] = []  # `name==version` of what the notebook imports
+    local: list[str] = []  # Files of modules of one's own that it imports, relative to where it runs
+    missing: list[str] = []  # Modules that were not installed when it was converted
+    waits: list[str] = []  # What would wait for a person: `input() in cell 3`
     inputs: list[Thing] = []
     outputs: list[Thing] = []
     remarks: list[Note] = []

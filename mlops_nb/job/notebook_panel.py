@@ -165,6 +165,17 @@ def _left_out(fact: Job) -> list:
     )
 
 
+def _readiness(fact: Job) -> tuple[str, str]:
+    "Can it run unattended, as far as reading it shows?"
+    if fact.diff:
+        return "info", "DIFF: nothing was written"
+    if fact.waits:
+        return "bad", f"NOT READY: {fact.waits[0]} waits for a person"
+    if fact.missing:
+        return "bad", f"NOT READY: {', '.join(fact.missing[:3])} not installed here"
+    return "ok", "READY"
+
+
 def job(fact: Job) -> Panel:
     "A job as it stands in jobs/NAME"
     rows = [
@@ -202,6 +213,6 @@ def job(fact: Job) -> Panel:
     return Panel(
         f"Job {fact.name}",
         *blocks,
-        verdict=("info", "DIFF: nothing was written") if fact.diff else ("ok", "READY"),
+        verdict=_readiness(fact),
         next=f"mlops job convert {quote(fact.source) if fact.source else 'NOTEBOOK'}" if fact.diff else run,
     )

@@ -71,7 +71,7 @@ def convert(
     Finds typed parameters, steps, inputs and outputs; leaves out plots, help and installs; locks the versions of \
 what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements.lock."""
     from mlops_nb.job.conversion import job_notebook, requirements
-    from mlops_nb.job.findings import repairs
+    from mlops_nb.job.findings import faults, repairs
     from mlops_nb.job.notebook import notebook_ast, notebook_diff
 
     nb = notebook_ast.load(notebook, lazy=True)
@@ -79,6 +79,7 @@ what is imported. Writes jobs/NAME/ with job.toml, the notebook and requirements
     name = _named(notebook, name)
     made = job_notebook.convert(nb, name, Path(notebook).resolve().parent, keep_displays)
     job = made.job
+    job.waits = faults.waits_for_people(made.cells)
     job.source, job.cwd = _place(project, notebook, name)
     job.source_digest = _digest(Path(notebook))
     job.notebook = f"{name}.ipynb"

@@ -104,6 +104,7 @@ def _ray(project: Project, spec: shipping.Spec, run: str) -> tuple[str, str]:
         for file in [project.root / "mlops.toml", *sorted(folder.rglob("*"))]
         if file.is_file() and not file.name.startswith(".")
     }
+    files |= shipping.own_modules(project, spec.cwd, spec.local)
     try:
         with stoppable():
             ray_jobs.submit(base, run, shlex.join(["mlops", "job", "run", spec.name, *spec.args]), files, spec.lock)

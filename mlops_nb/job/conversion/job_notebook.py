@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 import msgspec
 from ...core.errors import BadInput
-from . import lineage, requirements, signature, steps
+from . import imported, lineage, signature, steps
 from ..facts import Dropped, Job, Note
 from ..notebook.cell_source import Magic
 from ..notebook.effects import Judge
@@ -404,6 +404,7 @@ class Converted(msgspec.Struct):
 
     job: Job
     notebook: dict
+    cells: list[Cell]  # Its code cells, as they were understood
 
 
 def convert(
@@ -435,27 +436,29 @@ def convert(
         for cell in kept
     }
     magics = chain.from_iterable(cell.source.magics for cell in final.values())
-    modules = set(chain.from_iterable(cell.imports for cell in final.values()))
-    modules |= set(chain.from_iterable(map(_loaded, magics)))
-    kinds = {module: requirements.kind_of(module, folder) for module in sorted(modules)}
-    missing = [module for module, kind in kinds.items() if kind == "missing"]
-    local = [module for module, kind in kinds.items() if kind == "local"]
-    said = [f"`{module}` is not installed here: no version to lock" for module in missing]
-    said += [
-        f"`{module}` is a module of yours beside the notebook: it must be there when the job runs" for module in local
+    trees = [cell.tree for cell in final.values() if cell.tree is not None]
+    needs = imported.find(trees, chain.from_iterable(map(_loaded, magics)), folder)
+    said = [
+        f"`{module}` is not installed here: no version to lock, so the job cannot be shipped"
+        for module in needs.missing
     ]
+    if needs.local:
+        shown = ", ".join(f"`{file}`" for file in needs.local[:5]) + (" ..." if len(needs.local) > 5 else "")
+        said.append(f"it imports modules of yours, which are shipped with it: {shown}")
     job = Job(
         name=name,
         parameters=sig.parameters,
         dropped_cells=dropped,
-        requirements=requirements.pins(module for module, kind in kinds.items() if kind == "installed"),
+        requirements=needs.pins,
+        local=needs.local,
+        missing=needs.missing,
         inputs=ins,
         outputs=outs,
         remarks=[*sig.notes, *(Note(cell=None, message=message) for message in said)],
     )
     made, understood = _assemble(notebook, kept, final, sig)
     job.steps = steps.plan(understood, sig.parameters)
-    return Converted(job, made)
+    return Converted(job, made, understood)
 
 # %% ../../../nbs/job/conversion/job_notebook.ipynb #b941e7ca
 def _loaded(magic: Magic) -> list[str]:

@@ -94,7 +94,8 @@ def find(
                     kind="missing_package",
                     message=f"`{module}` is imported and not installed here",
                     fix=f"pip install {known}, or delete the import"
-                    + (f"; a module of yours goes beside the notebook: {module}.py" if known == module else ""),
+                    if known
+                    else f"install what brings it, put a module of yours beside the notebook ({module}.py), or delete the import",
                 )
             wrong = _unpinned(module, there[1], there[0].name) if kind == "installed" and there else None
             if wrong:

@@ -37,6 +37,7 @@ class Backfilled(Fact):
     parallel: int
     definition: str  # SHA-256 of the job as it was run
     seconds: float = 0.0
+    remarks: list[str] = []
     __panel__ = "mlops_nb.job.schedules.backfill_panel:backfilled"
 
     def count(self, status: str) -> int:

@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/schedules/backfill_panel.html.md""
 __all__ = ['backfilled']
 
 # %% ../../../nbs/job/schedules/backfill_panel.ipynb #6100c739
-from ...core.draw import Panel, badge, facts, meter, table
+from ...core.draw import Panel, badge, facts, meter, table, text
 from .backfill_facts import Backfilled, BackfillRow
 
 # %% ../../../nbs/job/schedules/backfill_panel.ipynb #80f073dc
@@ -46,6 +46,7 @@ def backfilled(result: Backfilled) -> Panel:
         f"Backfill of {result.job}",
         facts(head),
         table(["parameters", "how", "seconds", "run", "what"], rows),
+        *map(text, result.remarks),
         verdict=verdict,
         next=f"mlops job history {result.job}",
     )

@@ -50,7 +50,18 @@ def _planned(
         if run := have.get(backfill_views.key({**defaults, **fixed, **row.parameters})):
             row.status = "skipped"
             row.run = run
-    return Backfilled(job=job.name, id="", rows=rows, parallel=1, definition=digest), fixed
+    remarks = _overwritten(job, over) if len(rows) > 1 else []
+    return Backfilled(job=job.name, id="", rows=rows, parallel=1, definition=digest, remarks=remarks), fixed
+
+
+def _overwritten(job: Job, over: dict[str, str]) -> list[str]:
+    "Files that every run writes, whatever its value"
+    files = [thing.name for thing in job.outputs if thing.kind == "file"]
+    return [
+        f"every run writes `{name}`: the last one's stays; put `{min(over)}` into its name"
+        for name in dict.fromkeys(files)
+        if not any(f"{{{parameter}" in name for parameter in over)
+    ]
 
 # %% ../../../nbs/job/schedules/backfill_verbs.ipynb #e122cf82
 class _Shared(NamedTuple):
@@ -155,7 +166,7 @@ def backfill(
     result, fixed = _planned(project, job, dict(over), params, again)
     cell_syntax.runnable(project, job)
     if dry_run:
-        return Plan(steps=[_intent(row) for row in result.rows])
+        return Plan(steps=[*map(_intent, result.rows), *(f"note: {remark}" for remark in result.remarks)])
     from mlops_nb.core import ledger
 
     result.id = f"{name}-backfill-{secrets.token_hex(4)}"
