@@ -52,6 +52,8 @@ def init(
 
     git, DVC, Feast and MLflow that are found in the folder are used; a colleague runs it once in a fresh clone."""
     root = Path(dir).expanduser().resolve()
+    if not (root / projects.TOML).exists():
+        projects.need_plain(root, name)
     if dry_run:
         return Plan(steps=_init_steps(root))
     fresh = not (root / projects.TOML).exists()
