@@ -44,6 +44,13 @@ class _StdoutToStderr:
         os.close(self.saved)
 
 
+def _printable(line: str) -> str:
+    "A line without what a terminal would obey"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+
 def _write(text: str, stream: "TextIO | None" = None) -> None:
     "Text as it is, whatever the terminal's encoding"
     stream = stream or sys.stdout
@@ -55,7 +62,11 @@ def _write(text: str, stream: "TextIO | None" = None) -> None:
 def _as_json(document: dict) -> str:
     import json
 
-    return json.dumps(document, ensure_ascii=False, default=str)
+    text = json.dumps(document, ensure_ascii=False, default=str)
+    if text.isprintable():
+        return text
+    # marks of direction and the like are escaped, so that a terminal shows them instead of obeying
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 # %% ../nbs/cli.ipynb #e77333cc
 def _answer(call: "Call", result: "Any") -> int:
@@ -80,7 +91,7 @@ def _write_until_interrupted(lines: "Iterator[str]") -> None:
     "Ctrl-C is how a log that is followed ends, and no failure"
     try:
         for line in lines:
-            _write(line)
+            _write(_printable(line))
     except KeyboardInterrupt:
         return
 
@@ -105,7 +116,7 @@ def _complain(error: MlopsError, path: str, as_json: bool) -> int:
         said = {"kind": error.kind, "message": error.message, "hint": error.hint}
         _write(_as_json({"verb": path, "ok": False, **keys, "error": said}))
     else:
-        _write(f"mlops {path.replace('.', ' ')}: {error}".replace("mlops : ", "mlops: "), sys.stderr)
+        _write(f"mlops {_printable(path.replace('.', ' '))}: {error}".replace("mlops : ", "mlops: "), sys.stderr)
     return error.exit
 
 
@@ -138,7 +149,7 @@ def _in_one_line(show: "Callable[..., None]") -> "Callable[..., None]":
 
     def said(message: "Warning | str", category: "type[Warning]", filename: str, *more: "Any", **rest: "Any") -> None:
         if category is UserWarning and ours in filename:
-            _write(f"mlops: warning: {' '.join(str(message).split())}", sys.stderr)
+            _write(f"mlops: warning: {_printable(' '.join(str(message).split()))}", sys.stderr)
         else:
             show(message, category, filename, *more, **rest)
 

@@ -2,7 +2,6 @@
 one clear line, the right code."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.places import at_home
 from mlops_nb.core import grammar, verb_index
-from helpers.namespaces import may_mount
+from helpers.namespaces import in_namespace, may_mount
 from helpers.shop import own_project
 from helpers.verb_runs import ADD, FILL, LONG, is_foreground, prepared, run, words_for
 
@@ -197,22 +196,6 @@ READS = [
     ["comply", "status"],
     ["comply", "scan", "d.csv"],
 ]
-
-
-def in_namespace(script: str, commands: list, folder: Path) -> list:
-    "Answers of the commands, run in `folder` after `script` has changed the mounts"
-    shell = f'{script}\ncd "$1" && exec "$2" "$3"'
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-ec", shell, "sh", folder, sys.executable, ROOT / "tests/helpers/verb_runs.py"],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
 
 
 def every_other() -> list:

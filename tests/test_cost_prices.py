@@ -79,12 +79,41 @@ def test_a_project_sheet_replaces_lines(project):
         (HEAD + "aws,us-east-1,m7i.large,one dollar,2026,x\n", "'one dollar'"),
         (HEAD + "aws,us-east-1\n", "instance_type is empty"),
         (HEAD + ",us-east-1,m7i.large,1,2026,x\n", "provider or instance_type is empty"),
+        (HEAD + "aws,us-east-1,m7i.large,.1", "line 2 does not have a value for each column"),
+        (HEAD + "aws,us-east-1,m7i.large,.1785,2026,x", "ends in the middle of a line"),
+        (HEAD + "aws,us-east-1,m7i.large,.1785,2026,x,more\n", "line 2 does not have a value for each column"),
+        (HEAD + "aws,us-east-1,m7i.large,1_0,2026,x\n", "'1_0'"),
     ],
 )
 def test_a_broken_sheet_names_line_and_value(project, cli, text, says):
     (project.root / "prices.csv").write_text(text)
     a = cli("cost", "prices", "--json")
     assert a.exit == 2 and says in a.json["error"]["message"] and "prices.csv" in a.json["error"]["message"]
+
+
+@pytest.mark.parametrize("cut", [-1, -3, -15, -20, -60])
+def test_a_torn_sheet_is_no_smaller_price(project, cli, cut):
+    "The last good sheet stays in force, and that is told; without one there is no price, and work goes on"
+    whole = HEAD + "homelab,,box,0.1785,2026-11-01,meter\n"
+    use(project, provider="homelab", instance="box")
+    (project.root / "prices.csv").write_text(whole[:cut])
+    with pytest.warns(UserWarning, match=r"prices\.csv"):
+        assert cost.price(cost.Usage(seconds=3600), project) is None
+    (project.root / "prices.csv").write_text(whole)
+    assert cost.price(cost.Usage(seconds=3600), project) == pytest.approx(0.1785)
+    (project.root / "prices.csv").write_text(whole[:cut])
+    with pytest.warns(UserWarning, match="last good sheet stays in force"):
+        assert cost.price(cost.Usage(seconds=3600), project) == pytest.approx(0.1785)
+    assert cli("cost", "prices").exit == 2 and cli("cost", "show").exit == 0
+    (project.root / "prices.csv").unlink()
+    assert cost.price(cost.Usage(seconds=3600), project) is None, "a sheet that was taken away is no longer in force"
+
+
+def test_a_sheet_that_windows_wrote(project):
+    text = HEAD + "homelab,,box,0.02,2026-11-01,meter\n"
+    (project.root / "prices.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    use(project, provider="homelab", instance="box")
+    assert cost.price(cost.Usage(seconds=3600), project) == pytest.approx(0.02)
 
 
 def test_a_sheet_that_is_no_text(project, cli):

@@ -53,6 +53,8 @@ def init(
     from mlops_nb.app import adoption
 
     root = Path(dir).expanduser().resolve()
+    if not (root / projects.TOML).exists():
+        projects.need_plain(root, name)
     if dry_run:
         return Plan(steps=_init_steps(root))
     fresh = not (root / projects.TOML).exists()

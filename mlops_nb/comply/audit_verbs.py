@@ -10,13 +10,13 @@ __all__ = ['FORMAT', 'log', 'list_', 'show', 'checkpoint', 'anchor', 'notes_in',
 # %% ../../nbs/comply/audit_verbs.ipynb #076333e9
 import itertools, os, re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 import msgspec
 from ..core import project as projects, remembered
 from ..core.errors import BadInput, BadUsage, Finding, NotFound, ToolFailed
 from ..core.events import event_of, why_skipped
 from ..core.fact import Plan
-from ..core.payloads import check_type
+from ..core.payloads import check_type, shown
 from ..core.project import Project
 from ..core.verbs import verb
 from ..core.verification import Row
@@ -34,16 +34,6 @@ def _log(project: Project) -> "Ledger":
     return ledger.of(project)
 
 
-def _json(raw: bytes | str | None) -> Any:
-    "What is stored as JSON; as text where it is none"
-    if raw is None:
-        return None
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
-        return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
-
-
 def _entry(row: "Stored") -> Entry:
     "A row of the ledger, with its payload as stored"
     event = event_of(*row)
@@ -55,7 +45,7 @@ def _entry(row: "Stored") -> Entry:
         actor=event.actor,
         actor_source=event.actor_source,
         digest=event.digest,
-        payload=_json(row[2]),
+        payload=shown(row[2]),
         why=why_skipped(event),
     )
 

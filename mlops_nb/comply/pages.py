@@ -14,7 +14,7 @@ from ..core import ledger, project as projects
 from ..core.contributions import Page, Pages, Tile
 from ..core.errors import MlopsError
 from ..core.events import Event, readable, why_skipped
-from ..core.payloads import Payload, Unknown, Unreadable
+from ..core.payloads import Payload, Unknown, Unreadable, shown
 from ..core.project import Project
 from . import verbs
 from .events import CheckpointAnchored
@@ -38,10 +38,7 @@ def _details(payload: Payload | Unknown | Unreadable | None) -> dict[str, Any]:
         return msgspec.to_builtins(payload)
     if payload is None:
         return {}
-    try:
-        said = msgspec.json.decode(payload.raw)
-    except (msgspec.MsgspecError, ValueError):
-        said = None
+    said = shown(payload.raw)
     return said if isinstance(said, dict) else {"stored": payload.raw[:200].decode("utf-8", "replace")}
 
 

@@ -50,7 +50,7 @@ def event_of(
     "An entry as an event; never raises, so that one broken entry takes down nothing that does not need it"
     try:
         head = _header(header)
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raw = header.encode("utf-8", "surrogateescape") if isinstance(header, str) else bytes(header or b"")
         return Event(seq=seq, time="", type="", subject="", payload=Unreadable(raw, f"the header: {error}"))
     return Event(

@@ -45,6 +45,9 @@ def _read_only(root: Path) -> bool:
 
 def _ledger(project: Project) -> Check:
     found = ledger_identity.examined(project)
+    loose = ledger_identity.writable_by_all(ledger.path_of(project))
+    if loose is not None:
+        return Check("ledger", False, f"{loose} can be written by everybody on this machine", f"chmod o-w {loose}")
     if not found.entries and not ledger_identity.is_expected(project) and found.exit_code == 1:
         return Check("ledger", True, "nothing is recorded yet")
     if found.entries:

@@ -139,8 +139,8 @@ class _Proving(_Named):
         "Hash of a complete subtree, from the file"
         if level == 0:
             rows = self._ask("SELECT header, commitment FROM entry WHERE seq=?", idx)
-            if rows:
-                return verification.leaf(*rows[0])
+            if rows:  # of a broken entry there is no leaf: others go on, and `verify` names it
+                return verification.leaf(*rows[0]) if verification.is_hashed(*rows[0]) else merkle.EMPTY
         else:
             rows = self._ask("SELECT hash FROM node WHERE level=? AND idx=?", level, idx)
             if rows:
@@ -228,7 +228,7 @@ class _Proving(_Named):
 # %% ../../nbs/core/ledger.ipynb #64d8fcab
 def _as_text(value: Any) -> str:
     "A value that should be text"
-    return value if isinstance(value, str) else bytes(value).decode("utf-8", "backslashreplace")
+    return _as_bytes(value).decode("utf-8", "backslashreplace")
 
 
 def _as_bytes(value: Any) -> bytes:
@@ -267,6 +267,8 @@ class _Showing(_Proving):
         size = last if last is not None and last > seq else self.size()
         header, commitment = self._ask("SELECT header, commitment FROM entry WHERE seq=?", seq)[0]
         signed = self._ask("SELECT note FROM checkpoint WHERE size=?", size)
+        if not verification.is_hashed(header, commitment):
+            raise ToolFailed(f"entry {seq} is broken, so there is nothing to prove", "look with: mlops audit verify")
         return {
             "seq": event.seq,
             "header": header,

@@ -9,7 +9,7 @@ __all__ = ['SCHEMA', 'DAMAGED', 'TYPE', 'SUBJECT', 'TIME', 'LAST', 'PATH', 'SEAL
            'in_words', 'connect', 'connect_to_read', 'is_born']
 
 # %% ../../nbs/core/ledger_file.ipynb #6bd559c2
-import os, secrets, sqlite3
+import os, secrets, shutil, sqlite3, tempfile
 from pathlib import Path
 from .errors import ToolFailed
 from . import filesystem
@@ -109,27 +109,66 @@ def connect(path: Path) -> sqlite3.Connection:
             db.execute("COMMIT")
         return db
     except sqlite3.OperationalError as e:
-        if not path.exists() or not ("readonly" in str(e) or "unable to open" in str(e)):
+        if "locked" in str(e):
             raise in_words(e, path) from e
+        return _nothing_yet(path) if fresh else _without_writing(path, e)
     except DAMAGED as e:
         raise in_words(e, path) from e
-    return connect_to_read(path)
+
+
+def _without_writing(path: Path, why: Exception) -> sqlite3.Connection:
+    try:
+        return connect_to_read(path)
+    except ToolFailed as e:
+        raise in_words(why, path) from e
+
+# %% ../../nbs/core/ledger_file.ipynb #d533d956
+def _nothing_yet(path: Path) -> sqlite3.Connection:
+    "Where no ledger can be made there is still nothing recorded, and that can be read"
+    if path.exists() and path.stat().st_size == 0:
+        path.unlink(missing_ok=True)
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    db.executescript(SCHEMA)
+    db.execute("INSERT INTO meta VALUES ('id', '')")
+    db.execute("PRAGMA query_only=ON")
+    return db
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     "A connection that writes nothing; on a file system that cannot be written SQLite is told that nobody else writes"
-    for how in ("mode=ro", "mode=ro&immutable=1"):
+    log = path.with_name(f"{path.name}-wal")
+    unmerged = log.exists() and log.stat().st_size > 0
+    for how in ("mode=ro",) if unmerged else ("mode=ro", "mode=ro&immutable=1"):
         try:
             db = sqlite3.connect(
                 f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False
             )
             db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+            db.execute("PRAGMA query_only=ON")
             return db
         except sqlite3.OperationalError as e:
             last = e
         except DAMAGED as e:
             raise in_words(e, path) from e
+    if unmerged:
+        return _merged(path)
     raise in_words(last, path)
+
+
+def _merged(path: Path) -> sqlite3.Connection:
+    "A copy in memory, with what its write-ahead log holds: SQLite may not write what it needs beside the file"
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
+            for name in (path.name, f"{path.name}-wal"):
+                shutil.copyfile(path.with_name(name), os.path.join(folder, name))
+            source = sqlite3.connect(os.path.join(folder, path.name))
+            source.backup(db)
+            source.close()
+    except (OSError, *DAMAGED) as e:
+        raise in_words(e, path) from e
+    db.execute("PRAGMA query_only=ON")
+    return db
 
 # %% ../../nbs/core/ledger_file.ipynb #4348115c
 def is_born(

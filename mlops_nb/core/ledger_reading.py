@@ -8,7 +8,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/ledger_reading.html.md"""
 __all__ = ['every', 'opening', 'SHORT', 'BATCH', 'Stored', 'Located', 'File', 'Asked', 'Walking', 'Reading']
 
 # %% ../../nbs/core/ledger_reading.ipynb #e7944456
-import itertools, os, secrets, sqlite3, threading, weakref
+import contextlib, itertools, os, secrets, sqlite3, threading, weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
@@ -26,15 +26,24 @@ every: weakref.WeakSet = weakref.WeakSet()  # All ledgers of this process
 opening = threading.RLock()  # Held while a ledger is opened, and over a fork
 
 
+def _lenient(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
 class Located:
     "Where a log lies"
 
     path: Path
     db: sqlite3.Connection | None = None
+    _file: os.stat_result | None = None  # Of what is open; None for a copy that is only read
+
+    def _own(self) -> sqlite3.Connection:
+        raise NotImplementedError
 
     def _opened(self) -> sqlite3.Connection:
         db = connect(self.path)
-        self._file = os.stat(self.path)
+        only_read = db.execute("PRAGMA query_only").fetchone()[0]
+        self._file = None if only_read else os.stat(self.path)
         return db
 
     def is_at_path(self) -> bool:
@@ -43,7 +52,27 @@ class Located:
             now = os.stat(self.path)
         except OSError:
             return False
-        return self.db is None or os.path.samestat(now, self._file)
+        return self.db is None or (self._file is not None and os.path.samestat(now, self._file))
+
+    def _let_go_of_copy(self) -> None:
+        "What could not be written when it was opened may be writable now"
+        if self.db is not None and self._file is None:
+            self.db.close()
+            self.db = None
+
+    def _rows(self, sql: str, values: tuple[Any, ...]) -> list[Any]:
+        "Rows of a statement; text of a broken entry that is no UTF-8 stops nobody who reads the others"
+        db = self._own()
+        try:
+            return db.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "decode to UTF-8" not in str(error):
+                raise
+        db.text_factory = _lenient
+        try:
+            return db.execute(sql, values).fetchall()
+        finally:
+            db.text_factory = str
 
 # %% ../../nbs/core/ledger_reading.ipynb #6b2f5564
 class File(Located):
@@ -60,7 +89,8 @@ class File(Located):
         self.ident = ident
         self.keys = tuple(keys)
         self.pins = tuple(pins)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be made, an empty log can still be read
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self.start()
         self._own()
         with opening:
@@ -90,13 +120,14 @@ class File(Located):
         "Rows of a statement, between the commits of other threads"
         with self._turn:
             try:
-                return self._own().execute(sql, values).fetchall()
+                return self._rows(sql, values)
             except DAMAGED as error:
                 raise in_words(error, self.path) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         "All of it or nothing; called under the turn lock"
+        self._let_go_of_copy()
         db = self._own()
         try:
             db.execute("BEGIN IMMEDIATE")

@@ -42,11 +42,16 @@ class _Silent:
         "Nothing to clear"
 
 # %% ../../nbs/core/progress.ipynb #761c01e7
+def _printable(text: str) -> str:
+    "A note without what a terminal would obey: it may name a file"
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class _Terminal:
     def __init__(self, what: str, total: float | None) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(desc=what, total=total, leave=False, file=sys.stderr, delay=0.5)
+        self.bar = tqdm(desc=_printable(what), total=total, leave=False, file=sys.stderr, delay=0.5)
         self.over = threading.Event()
         self.clock = threading.Thread(target=self._tick, daemon=True)
         self.clock.start()
@@ -58,7 +63,7 @@ class _Terminal:
 
     def __call__(self, amount: float = 1, note: str = "") -> None:
         if note:
-            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.set_postfix_str(_printable(note), refresh=False)
         self.bar.update(amount)
 
     def close(self) -> None:
@@ -110,7 +115,7 @@ class _Notebook:
             note,
             f"({time.monotonic() - self.began:.0f} s)",
         ]
-        bundle = {"text/plain": " ".join(word for word in words if word)}
+        bundle = {"text/plain": _printable(" ".join(word for word in words if word))}
         if self.handle is None:
             self.handle = display(bundle, raw=True, display_id=True)
         else:

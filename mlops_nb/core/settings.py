@@ -9,11 +9,12 @@ __all__ = ['NEAR', 'PREFIX', 'Section', 'ProjectSettings', 'StoreSettings', 'Aud
            'keys_of', 'Settings', 'line_of', 'read', 'with_value']
 
 # %% ../../nbs/core/settings.ipynb #a12c630c
-import os, warnings
+import math, os, warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 import msgspec
+from msgspec import Meta
 from . import pillars
 from .errors import BadInput, suggest
 
@@ -54,8 +55,8 @@ class ServiceSettings(Section):
     "`[services]`: what `mlops up` runs"
 
     notify: list[str] = []  # Who is told when one is given up: env:NAME or file:PATH holding an Apprise URL, or the URL
-    log_mb: float = 10.0  # A longer log is put aside
-    log_keep: int = 3  # How many are kept aside
+    log_mb: Annotated[float, Meta(gt=0)] = 10.0  # A longer log is put aside
+    log_keep: Annotated[int, Meta(ge=0)] = 3  # How many are kept aside
 
 # %% ../../nbs/core/settings.ipynb #1e357a3a
 def struct_of(
@@ -165,7 +166,7 @@ def read(
     import tomllib
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{path.name} cannot be read: {error}", "it must be a UTF-8 text file that you may read"
@@ -180,6 +181,10 @@ def read(
 
 
 def _typed(where: str, text: str, table: str, keys: dict[str, Any]) -> Section:
+    for key, value in keys.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            line = line_of(text, table, key)
+            raise BadInput(f"{where} line {line}: `{table}.{key}`: expected a finite number, got {value}")
     try:
         return msgspec.convert(keys, struct_of(table))
     except msgspec.ValidationError as error:

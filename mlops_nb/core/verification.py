@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/core/verification.html.md"""
 
 # %% auto #0
 __all__ = ['SAID', 'StoredRow', 'CHUNK', 'FEW', 'HASH', 'Stored', 'SLEW_S', 'ABOUT_CHECKPOINTS', 'Problem', 'Row', 'commit',
-           'leaf', 'sound', 'leaves_of', 'Checked', 'check']
+           'leaf', 'sound', 'leaves_of', 'is_hashed', 'Checked', 'check']
 
 # %% ../../nbs/core/verification.ipynb #31b5cb67
 import itertools
@@ -202,7 +202,15 @@ def leaves_of(
 def _typed(row: StoredRow) -> bool:
     _, header, commitment, salt, payload = row
     optional = all(isinstance(value, bytes) or value is None for value in (salt, payload))
-    return isinstance(header, str) and isinstance(commitment, bytes) and optional
+    return is_hashed(header, commitment) and optional
+
+
+def is_hashed(header: object, commitment: object) -> bool:
+    "Can a leaf be made of these? Those of a broken entry may be of any type"
+    try:
+        return isinstance(header, str) and isinstance(commitment, bytes) and header.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 # %% ../../nbs/core/verification.ipynb #dac1ffc7
 class _Mark(NamedTuple):

@@ -11,6 +11,7 @@ __all__ = ['WATT_IDLE', 'WATT_BUSY', 'high_water_mb', 'modelled_kwh', 'gpu_joule
 import functools, os, sys, time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ..core import processors
 from ..core.processes import PROC, cpu_seconds, family
 from .facts import Usage
 
@@ -75,10 +76,10 @@ def _rapl_uj() -> int | None:
 def modelled_kwh(
     seconds: float,  # Wall clock
     cpu_s: float,  # Processor seconds
-    cpus: int | None = None,  # Virtual processors that the work reserves; the machine's by default
+    cpus: float | None = None,  # Virtual processors that the work reserves; those that this process may use by default
 ) -> float:
     "Energy by the load model: idle power for all of the time, the difference to busy power for the processor time"
-    reserved = cpus or os.cpu_count() or 1
+    reserved = cpus or processors.usable()
     return (seconds * reserved * WATT_IDLE + cpu_s * (WATT_BUSY - WATT_IDLE)) / 3.6e6
 
 # %% ../../nbs/cost/metering.ipynb #a01ed768
@@ -143,7 +144,7 @@ class Meter:
         "Usage since the last lap"
         seconds = time.perf_counter() - self.began
         cpu = max(0.0, cpu_seconds(self.pid) - self.cpu)
-        kwh = modelled_kwh(seconds, cpu)
+        kwh = modelled_kwh(seconds, cpu, processors.usable(self.pid))
         how = "model"
         if self.joule is not None and (now := _rapl_uj()) is not None and now >= self.joule:
             kwh = (now - self.joule) / 3.6e12

@@ -8,6 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/cost/settings.html.md"""
 __all__ = ['CostSettings']
 
 # %% ../../nbs/cost/settings.ipynb #2f607516
+from typing import Annotated
+from msgspec import Meta
 from ..core.settings import Section
 
 # %% ../../nbs/cost/settings.ipynb #b5e9071e
@@ -17,6 +19,8 @@ class CostSettings(Section):
     provider: str = "local"  # `local`, or a provider of the price book
     region: str = ""  # Region of the price book
     instance: str = ""  # Instance type of the price book
-    usd_per_h: float | None = None  # Price of this machine; overrides the price book, USD per hour
-    electricity_usd_per_kwh: float = 0.30  # For `local`: price of electricity, USD per kWh
-    pue: float = 1.0  # Power usage effectiveness: total power over the machine's power
+    usd_per_h: Annotated[float, Meta(ge=0)] | None = (
+        None  # Price of this machine; overrides the price book, USD per hour
+    )
+    electricity_usd_per_kwh: Annotated[float, Meta(ge=0)] = 0.30  # For `local`: price of electricity, USD per kWh
+    pue: Annotated[float, Meta(ge=1)] = 1.0  # Power usage effectiveness: total power over the machine's power

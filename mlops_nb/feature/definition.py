@@ -137,8 +137,8 @@ def _read(path: Path, text: _ReadText = Path.read_text) -> Definition:
 
     advice = f"restore it with: git checkout features/{path.name}"
     try:
-        definition = msgspec.convert(tomllib.loads(text(path, encoding="utf-8")), Definition)
-        definition.body = text(path.with_suffix(SUFFIX[definition.kind]), encoding="utf-8").strip()
+        definition = msgspec.convert(tomllib.loads(text(path, encoding="utf-8-sig")), Definition)
+        definition.body = text(path.with_suffix(SUFFIX[definition.kind]), encoding="utf-8-sig").strip()
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, KeyError) as error:
         raise BadInput(f"features/{path.name} is not a feature definition: {str(error)[:160]}", advice) from error
     except FileNotFoundError as error:

@@ -54,7 +54,7 @@ def _tests(added: FeatureAdded) -> list[TestRow]:
 def _stated(root: Path, name: str) -> dict[str, str]:
     "Types that a definition in git states; empty where it cannot be read: `mlops feature show` says why"
     try:
-        said = tomllib.loads((root / "features" / f"{slug(name)}.toml").read_text(encoding="utf-8"))
+        said = tomllib.loads((root / "features" / f"{slug(name)}.toml").read_text(encoding="utf-8-sig"))
         return {feature["name"]: feature["type"] for feature in said["features"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

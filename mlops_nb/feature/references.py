@@ -25,7 +25,7 @@ def services(project: Project) -> dict[str, list[str]]:
     out = {}
     for path in sorted((project.root / "features" / "services").glob("*.toml")):
         try:
-            service = tomllib.loads(path.read_text(encoding="utf-8"))
+            service = tomllib.loads(path.read_text(encoding="utf-8-sig"))
             out[path.stem] = [str(reference) for reference in service["features"]]
         except (tomllib.TOMLDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise BadInput(

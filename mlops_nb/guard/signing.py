@@ -90,15 +90,19 @@ def signer(
         )
     return key
 
-
+# %% ../../nbs/guard/signing.ipynb #8b260072
 def key_health(project: Project) -> tuple[bool, str, str]:
     "`(healthy, what was found, what to type)`"
     path = key_path()
     if not path.exists():
         return False, "there is no signing key", "mlops init"
-    mode = stat.S_IMODE(os.stat(path).st_mode)
-    if os.name == "posix" and mode & 0o077:
-        return False, f"the signing key can be read by others (mode {mode:o})", f"chmod 600 {path}"
+    for file in (path, path.with_name("pseudonym.key"), path.parent):
+        mode = stat.S_IMODE(os.stat(file).st_mode) if file.exists() else 0
+        if os.name == "posix" and mode & (0o022 if file.is_dir() else 0o077):
+            what = "the signing key" if file == path else str(file)
+            how = "written" if mode & 0o022 else "read"
+            right = "700" if file.is_dir() else "600"
+            return False, f"{what} can be {how} by others (mode {mode:o})", f"chmod {right} {file}"
     try:
         key = load()
     except (BadInput, ToolFailed) as e:

@@ -235,7 +235,7 @@ def read(
     if name.endswith(".ipynb") and name not in (have := registered(project, "job")):
         raise _is_notebook(name, have)
     try:
-        text = (folder_of(project, name) / TOML).read_text(encoding="utf-8")
+        text = (folder_of(project, name) / TOML).read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         have = registered(project, "job")
         raise NotFound(

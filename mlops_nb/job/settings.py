@@ -8,6 +8,8 @@ Docs: https://mlops-nb.github.io/mlops_nb/job/settings.html.md"""
 __all__ = ['JobSettings']
 
 # %% ../../nbs/job/settings.ipynb #2f607516
+from typing import Annotated
+from msgspec import Meta
 from ..core.settings import Section
 
 # %% ../../nbs/job/settings.ipynb #e6c54f0b
@@ -15,14 +17,14 @@ class JobSettings(Section):
     "`[job]`"
 
     kernel: str = "python3"  # Jupyter kernel that jobs run in
-    timeout_s: int = 0  # Longest run of a cell in seconds; 0 is no limit
+    timeout_s: Annotated[int, Meta(ge=0)] = 0  # Longest run of a cell in seconds; 0 is no limit
     # Run cells in a fork of a warm process where that gives the same; false: always in a kernel of their own
     fork_server: bool = True
     cache: bool = True  # Save what cells did, for `job run --resume`
-    memory_mb: float = 0.0  # Most resident memory of a run, MB; 0 is no limit
-    cpu_s: float = 0.0  # Most processor seconds of a run
-    wall_s: float = 0.0  # Longest run, seconds
-    disk_mb: float = 0.0  # Most that a run may write to disk, MB
-    usd: float = 0.0  # Most that a run may cost
-    grace_s: float = 10.0  # From SIGTERM to SIGKILL, seconds
+    memory_mb: Annotated[float, Meta(ge=0)] = 0.0  # Most resident memory of a run, MB; 0 is no limit
+    cpu_s: Annotated[float, Meta(ge=0)] = 0.0  # Most processor seconds of a run
+    wall_s: Annotated[float, Meta(ge=0)] = 0.0  # Longest run, seconds
+    disk_mb: Annotated[float, Meta(ge=0)] = 0.0  # Most that a run may write to disk, MB
+    usd: Annotated[float, Meta(ge=0)] = 0.0  # Most that a run may cost
+    grace_s: Annotated[float, Meta(ge=0)] = 10.0  # From SIGTERM to SIGKILL, seconds
     on_end: str = ""  # Command that is started when a run has ended; it reads run.json from its standard input

@@ -60,7 +60,7 @@ def read(
     if not at.is_file():
         return Text({}, Measure())
     try:
-        raw = tomllib.loads(at.read_text(encoding="utf-8"))
+        raw = tomllib.loads(at.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{file} is not valid TOML: {error}") from error
     wrong = next((key for key in raw if key not in PERSON and key != "measure"), None)

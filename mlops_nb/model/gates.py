@@ -69,7 +69,7 @@ def of(project: Project, name: str) -> list[str]:
     if not file.is_file():
         return []
     try:
-        exprs = tomllib.loads(file.read_text(encoding="utf-8")).get("gates", [])
+        exprs = tomllib.loads(file.read_text(encoding="utf-8-sig")).get("gates", [])
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"policy/gates/{name}.toml is not valid TOML: {error}") from error
     for expr in exprs:

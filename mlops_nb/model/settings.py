@@ -8,15 +8,17 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/settings.html.md"""
 __all__ = ['ModelSettings']
 
 # %% ../../nbs/model/settings.ipynb #2f607516
+from typing import Annotated
+from msgspec import Meta
 from ..core.settings import Section
 
 # %% ../../nbs/model/settings.ipynb #789ae8fe
 class ModelSettings(Section):
     "`[model]`: what a promotion needs beside the gates in policy/gates/"
 
-    approvals: int = 0  # People who must approve a version before a guarded alias moves to it
+    approvals: Annotated[int, Meta(ge=0)] = 0  # People who must approve a version before a guarded alias moves to it
     guarded: str = "champion"  # Aliases that need these approvals
     four_eyes: bool = True  # May nobody approve what they registered?
     require_signature: bool = False  # Load only versions that a pinned key has signed
     keys_until: str = ""  # Last day of signing keys: KEYID=2026-12-31, several by comma
-    convert_s: float = 600.0  # Seconds that a conversion to ONNX may take before it is ended
+    convert_s: Annotated[float, Meta(gt=0)] = 600.0  # Seconds that a conversion to ONNX may take before it is ended

@@ -8,10 +8,12 @@ Docs: https://mlops-nb.github.io/mlops_nb/monitor/settings.html.md"""
 __all__ = ['MonitorSettings']
 
 # %% ../../nbs/monitor/settings.ipynb #2f607516
+from typing import Annotated
+from msgspec import Meta
 from ..core.settings import Section
 
 # %% ../../nbs/monitor/settings.ipynb #0c7ed51b
 class MonitorSettings(Section):
     "`[monitor]`"
 
-    alpha: float = 0.05  # Rate of false alarms that drift checks promise
+    alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05  # Rate of false alarms that drift checks promise

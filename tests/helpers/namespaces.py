@@ -3,6 +3,7 @@
 in which every Python process tells of each address that it wants to reach."""
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -74,3 +75,19 @@ def alone(
         check=False,
         timeout=timeout,
     )
+
+
+def in_namespace(script: str, commands: list, folder: Path) -> list:
+    "Answers of the commands, run in `folder` after `script` has changed the mounts"
+    shell = f'{script}\ncd "$1" && exec "$2" "$3"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", shell, "sh", folder, sys.executable, ROOT / "tests/helpers/verb_runs.py"],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)

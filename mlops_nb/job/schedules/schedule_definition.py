@@ -55,7 +55,7 @@ def read(
     import tomllib
 
     try:
-        text = place(project, job).read_text(encoding="utf-8")
+        text = place(project, job).read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         definition.read(project, job)
         raise NotFound(
