@@ -51,9 +51,11 @@ def feast_repository(root: Path) -> str:
 
 def mlflow_server(root: Path, environ: Mapping[str, str] = os.environ) -> str:
     "Tracking URI of an MLflow that is already there; empty when there is none"
-    if environ.get("MLFLOW_TRACKING_URI"):
-        return environ["MLFLOW_TRACKING_URI"]
-    return f"sqlite:///{(root / 'mlflow.db').as_posix()}" if (root / "mlflow.db").is_file() else ""
+    said = environ.get("MLFLOW_TRACKING_URI", "")
+    file = Path(said.removeprefix("sqlite:///"))
+    if said.startswith("sqlite:///") and file.is_relative_to(root):
+        return f"sqlite:///{file.relative_to(root).as_posix()}"  # it moves along with the project
+    return said or ("sqlite:///mlflow.db" if (root / "mlflow.db").is_file() else "")
 
 # %% ../../nbs/app/adoption.ipynb #1ae21fef
 def make_repository(root: Path) -> None:

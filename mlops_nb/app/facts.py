@@ -60,6 +60,7 @@ class Status(Fact):
     ledger: LedgerState
     recent: list[Recent]  # Newest first
     unread: Unread = Unread()
+    remarks: list[str] = []  # What is true and may stay so
     __panel__ = "mlops_nb.app.panel:status"
 
 

@@ -179,6 +179,7 @@ def _first(content: Content) -> Page:
         again += part.again
         values.update(part.values)
     own = {"tiles": tiles, "again": "\n".join(again), "recent": content.recent, "left_out": content.left_out}
+    own |= {"attention": content.attention, "notes": content.notes}
     name = content.about.name
     return Page("index.html", name, {**values, **own}, "index.html", skipped=content.skipped)
 

@@ -55,6 +55,7 @@ def status(fact: "Status") -> Panel:
                 [[badge("warn", alert.kind), alert.subject, alert.message] for alert in fact.alerts],
             )
         )
+    blocks += [text(remark) for remark in fact.remarks]
     if fact.unread.count:
         blocks.append(text(_unread(fact.unread)))
     if fact.recent:

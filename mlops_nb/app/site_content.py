@@ -10,8 +10,8 @@ __all__ = ['RECENT', 'About', 'LeftOut', 'Content', 'unread', 'check', 'gather']
 # %% ../../nbs/app/site_content.ipynb #5bb89f26
 import re, warnings
 from typing import NamedTuple
-from ..core import ledger, pillars
-from ..core.contributions import Page, Pages
+from ..core import contributions, ledger, pillars
+from ..core.contributions import Attention, Page, Pages
 from ..core.errors import BadInput, MlopsError
 from ..core.events import Event, Skipped, readable
 from ..core.project import Project
@@ -41,6 +41,8 @@ class Content(NamedTuple):
     recent: list[Event]  # Newest first
     skipped: list[Skipped]  # Everywhere in the ledger
     left_out: list[LeftOut]
+    attention: list[Attention] = []  # What `status` says that somebody should look at
+    notes: list[str] = []  # What `status` says that is true and may stay so
 
 
 RECENT = 8  # Newest entries on the first page
@@ -100,4 +102,5 @@ def gather(
     recent = list(log.events(newest=True, limit=RECENT))
     parts, left_out = _parts(project)
     about = About(project.name, project.settings.project.purpose, log.size(), recent[0].time if recent else "")
-    return Content(about, parts, recent, unread(log), left_out)
+    card = contributions.card(project)
+    return Content(about, parts, recent, unread(log), left_out, card.attention, card.notes)

@@ -11,7 +11,7 @@ __all__ = ['init', 'status', 'doctor', 'completion']
 import os, sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from ..core import project as projects
+from ..core import contributions, project as projects
 from ..core.errors import MlopsError
 from ..core.fact import Plan
 from ..core.project import Project
@@ -147,7 +147,7 @@ def _ledger_state(log: "Ledger") -> tuple[LedgerState, list[Attention]]:
 @verb("status", example="mlops status")
 def status() -> Status:
     "One card: what there is, what it cost today, what needs attention"
-    from mlops_nb.core import contributions, ledger
+    from mlops_nb.core import ledger
 
     project = projects.current()
     log = ledger.of(project)
@@ -162,6 +162,7 @@ def status() -> Status:
         ledger=state,
         recent=[Recent(event.seq, event.time, event.type, event.subject) for event in newest],
         unread=Unread(card.unread.count, card.unread.last),
+        remarks=card.notes,
     )
 
 # %% ../../nbs/app/verbs.ipynb #549911b9
@@ -169,7 +170,6 @@ def status() -> Status:
 def doctor() -> Diagnosis:
     "Check tools, stores, keys and versions; every failure comes with its fix"
     from mlops_nb.app import machine
-    from mlops_nb.core import contributions
 
     checks = machine.checks()
     try:
@@ -177,7 +177,15 @@ def doctor() -> Diagnosis:
         _ = project.settings
     except MlopsError as error:
         return Diagnosis(checks=[*checks, contributions.failed("project", error)])
-    return Diagnosis(checks=[*checks, *contributions.checks(project)])
+    found = contributions.checks(project)
+    return Diagnosis(checks=[*checks, *found, *(_as_status(project) if all(check.ok for check in found) else [])])
+
+
+def _as_status(project: Project) -> list[contributions.Check]:
+    "What `status` has to say that no check has said: both agree whether all is quiet"
+    found = contributions.card(project).attention
+    said = "; ".join(f"{each.kind} {each.subject}" for each in found[:3])
+    return [contributions.Check("status", False, f"{len(found)} to look at: {said}", "mlops status")] if found else []
 
 # %% ../../nbs/app/verbs.ipynb #e44e949f
 @verb("completion")

@@ -83,6 +83,7 @@ class Line(msgspec.Struct):
     counts: dict[str, int] = {}  # Kind of thing -> how many
     attention: list[Attention] = []
     cost_usd_today: float | None = None  # Estimated, since midnight UTC
+    notes: list[str] = []  # What is true and may stay so: one line each
 
 
 class StatusPart(NamedTuple):
@@ -99,6 +100,7 @@ class Card(NamedTuple):
     attention: list[Attention]
     cost_usd_today: float
     unread: Unread
+    notes: list[str] = []
 
 
 def card(
@@ -107,12 +109,13 @@ def card(
     "Bring the folds of all pillars up in one walk, and add up what they say"
     parts = dict(pillars.collect("status"))
     places = folds.catch_up(project, [part.fold for part in parts.values()])
-    found = Card({}, [], 0.0, folds.told_once(place.unread for place in places.values()))
+    found = Card({}, [], 0.0, folds.told_once(place.unread for place in places.values()), [])
     for name, part in parts.items():
         line = _line(project, name, part, places[part.fold.name].state)
         for kind, count in line.counts.items():
             found.counts[kind] = found.counts.get(kind, 0) + count
         found.attention.extend(line.attention)
+        found.notes.extend(line.notes)
         found = found._replace(cost_usd_today=found.cost_usd_today + (line.cost_usd_today or 0.0))
     return found
 

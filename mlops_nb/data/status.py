@@ -10,11 +10,25 @@ __all__ = ['STATUS']
 # %% ../../nbs/data/status.ipynb #f1d61175
 from ..core.contributions import Line, StatusPart
 from ..core.folds import Names, names_fold
+from ..core import refs
+from ..core.errors import MlopsError
 from ..core.project import Project
+from . import dvc_bytes
 
 # %% ../../nbs/data/status.ipynb #d8881249
 def _line(project: Project, state: Names) -> Line:
-    return Line(counts=state.numbers())
+    return Line(counts=state.numbers(), notes=_notes(project))
+
+
+def _notes(project: Project) -> list[str]:
+    "Is there data that nobody else can reach?"
+    if not refs.registered(project, "dataset"):
+        return []
+    try:
+        alone = dvc_bytes.is_own(project)
+    except MlopsError:
+        return []  # the doctor says what is wrong with the settings of DVC
+    return ["the data is only on this machine: share it with mlops data share URL"] if alone else []
 
 
 STATUS = StatusPart(names_fold("data.status", {"dataset.added": "datasets"}), _line)

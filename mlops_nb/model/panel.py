@@ -107,7 +107,12 @@ def run_difference(fact: RunDifference) -> Panel:
     )
 
 # %% ../../nbs/model/panel.ipynb #455aa388
-_STATE = {"registered": ("ok", "REGISTERED"), "registering": ("info", "REGISTERING"), "failed": ("bad", "FAILED")}
+_STATE = {
+    "registered": ("ok", "REGISTERED"),
+    "registering": ("info", "REGISTERING"),
+    "failed": ("bad", "FAILED"),
+    "in MLflow": ("info", "IN MLFLOW"),
+}
 
 
 def _parity(onnx: dict | None, parent: str = "") -> str:

@@ -12,6 +12,7 @@ import msgspec
 from ..core.contributions import Attention, Line, StatusPart
 from ..core.folds import Fold, Head
 from ..core.project import Project
+from .events import GateValue
 
 # %% ../../nbs/model/status.ipynb #4155da66
 class Failure(msgspec.Struct, frozen=True):
@@ -26,6 +27,7 @@ class Models(msgspec.Struct):
 
     names: set[str] = set()
     failed: dict[str, Failure] = {}  # Name -> its newest failure, where it was not registered since
+    refused: dict[str, Failure] = {}  # Name and alias -> its newest refusal, where it was not promoted since
     runs: int = 0
 
 
@@ -44,8 +46,32 @@ class _Failed(msgspec.Struct, gc=False):
     error: str = ""
 
 
-def _step(state: Models, seq: int, head: Head, fields: _Run | _Registered | _Failed) -> None:
+class _Refused(msgspec.Struct, gc=False):
+    "What is needed of a refusal"
+
+    alias: str = ""
+    gates: list[GateValue] = []
+
+
+class _Moved(msgspec.Struct, gc=False):
+    "What is needed of a promotion"
+
+    alias: str = ""
+
+
+_Fields = _Run | _Registered | _Failed | _Refused | _Moved
+
+
+def _step(state: Models, seq: int, head: Head, fields: _Fields) -> None:
     name = head.subject.partition("@")[0]
+    if isinstance(fields, _Refused):
+        failed = [gate.expr for gate in fields.gates if not gate.ok]
+        said = f"promotion to {fields.alias} refused: {'; '.join(failed)[:150]}"
+        state.refused[f"{name} {fields.alias}"] = Failure(head.subject, said)
+        return
+    if isinstance(fields, _Moved):
+        state.refused.pop(f"{name} {fields.alias}", None)
+        return
     if isinstance(fields, _Run):
         state.runs += 1
     elif isinstance(fields, _Registered):
@@ -56,12 +82,19 @@ def _step(state: Models, seq: int, head: Head, fields: _Run | _Registered | _Fai
 
 
 def _reads() -> dict[str, type[msgspec.Struct]]:
-    return {"run.completed": _Run, "model.registered": _Registered, "model.failed": _Failed}
+    return {
+        "run.completed": _Run,
+        "model.registered": _Registered,
+        "model.failed": _Failed,
+        "model.gate_failed": _Refused,
+        "model.promoted": _Moved,
+    }
 
 
 def _line(project: Project, state: Models) -> Line:
     failed = [Attention("failed", failure.subject, failure.message) for failure in state.failed.values()]
-    return Line({"models": len(state.names), "runs": state.runs}, failed)
+    refused = [Attention("refused", refusal.subject, refusal.message) for refusal in state.refused.values()]
+    return Line({"models": len(state.names), "runs": state.runs}, failed + refused)
 
 
-STATUS = StatusPart(Fold("model.status", 1, _reads, Models, _step), _line)
+STATUS = StatusPart(Fold("model.status", 2, _reads, Models, _step), _line)

@@ -414,4 +414,27 @@ def list_() -> Models:
                 "message": version.message,
             }
         )
-    return Models(models=models)
+    known = {model["name"] for model in models}
+    return Models(models=models + [model for model in _in_mlflow(project) if model["name"] not in known])
+
+
+def _in_mlflow(project: Project) -> list[dict]:
+    "Models of an MLflow that was there before, each in its newest version; nothing is known of them but what MLflow says"
+    if not project.settings.stores.mlflow:
+        return []
+    by_name: dict[str, list] = {}
+    for stored in registry.versions(project):
+        by_name.setdefault(stored.name, []).append(stored)
+    empty = {"size_bytes": None, "parity_max_abs": None, "parent": "", "metrics": {}}
+    return [
+        {
+            "name": name,
+            "version": int(stored[-1].version),
+            "state": "in MLflow",
+            "aliases": registry.aliases(project, name),
+            "versions": len(stored),
+            "message": "not in the ledger: it was registered with MLflow itself",
+            **empty,
+        }
+        for name, stored in sorted(by_name.items())
+    ]

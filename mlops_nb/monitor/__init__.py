@@ -32,6 +32,7 @@ CONTRIBUTES = contributes(
     settings={"monitor": "settings:MonitorSettings"},
     events="events:TYPES",
     pages="pages:pages",
+    status="status:STATUS",
     metrics="metrics:METRICS",
     collectors="collectors:COLLECTORS",
 )
