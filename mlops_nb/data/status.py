@@ -13,7 +13,6 @@ from ..core.folds import Names, names_fold
 from ..core import refs
 from ..core.errors import MlopsError
 from ..core.project import Project
-from . import dvc_bytes
 
 # %% ../../nbs/data/status.ipynb #d8881249
 def _line(project: Project, state: Names) -> Line:
@@ -24,6 +23,8 @@ def _notes(project: Project) -> list[str]:
     "Is there data that nobody else can reach?"
     if not refs.registered(project, "dataset"):
         return []
+    from mlops_nb.data import dvc_bytes
+
     try:
         alone = dvc_bytes.is_own(project)
     except MlopsError:

@@ -12,7 +12,6 @@ import msgspec
 from ..core.contributions import Attention, Line, StatusPart
 from ..core.folds import Fold, Head
 from ..core.project import Project
-from .events import GateValue
 
 # %% ../../nbs/model/status.ipynb #4155da66
 class Failure(msgspec.Struct, frozen=True):
@@ -46,11 +45,18 @@ class _Failed(msgspec.Struct, gc=False):
     error: str = ""
 
 
+class _Gate(msgspec.Struct, gc=False):
+    "What is needed of a gate: its struct in `events` takes long to load"
+
+    expr: str = ""
+    ok: bool = False
+
+
 class _Refused(msgspec.Struct, gc=False):
     "What is needed of a refusal"
 
     alias: str = ""
-    gates: list[GateValue] = []
+    gates: list[_Gate] = []
 
 
 class _Moved(msgspec.Struct, gc=False):
