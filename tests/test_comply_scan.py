@@ -105,3 +105,102 @@ def test_outside_a_project(home, tmp_path, monkeypatch, cli):
     (tmp_path / "note.txt").write_text(MAIL)
     a = cli("comply", "scan", "note.txt", "--json")
     assert a.exit == 1 and a.json["findings"][0]["where"] == "note.txt"
+
+
+# What was not looked at
+
+
+def b64(text):
+    return __import__("base64").b64encode(text.encode()).decode()
+
+
+def test_every_part_of_a_notebook(project, cli):
+    out = {"output_type": "display_data", "metadata": {}}
+    plotly = {**out, "data": {"application/vnd.plotly.v1+json": {"data": [{"text": [MAIL]}]}}}
+    svg = {**out, "data": {"image/svg+xml": [f"<svg><text>{MAIL}</text></svg>"]}}
+    attached = {
+        "cell_type": "markdown",
+        "metadata": {},
+        "source": "x",
+        "attachments": {"n.txt": {"text/plain": b64(MAIL)}},
+    }
+    tagged = {**cell("x = 1"), "metadata": {"owner": MAIL}}
+    write(
+        project.root / "a.ipynb", [cell("1", plotly), cell("2", svg), attached, tagged], widgets={"state": {"v": MAIL}}
+    )
+    found = {f["where"] for f in cli("comply", "scan", "a.ipynb", "--json").json["findings"]}
+    places = ["output of cell 0", "output of cell 1", "attachment of cell 2", "metadata of cell 3", "metadata"]
+    assert found == {f"a.ipynb {place}" for place in places}
+
+
+def test_an_old_notebook(project, cli):
+    old = {
+        "cell_type": "code",
+        "input": [f"t = '{TOKEN}'"],
+        "outputs": [{"output_type": "pyout", "html": [MAIL], "svg": "x"}],
+    }
+    doc = {"worksheets": [{"cells": [old]}], "metadata": {}, "nbformat": 3}
+    (project.root / "old.ipynb").write_text(json.dumps(doc))
+    found = {(f["where"], f["name"]) for f in cli("comply", "scan", "old.ipynb", "--json").json["findings"]}
+    assert found == {("old.ipynb cell 0", "github_token"), ("old.ipynb output of cell 0", "email")}
+
+
+def test_every_text_of_a_folder(project, cli):
+    files = {
+        ".env.local": f"KEY={TOKEN}",
+        "id_rsa": "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
+        "Dockerfile": f"ENV T={TOKEN}",
+    }
+    files |= {
+        "notes": MAIL,
+        "x.r": f"t <- '{TOKEN}'",
+        "a.xml": f"<m>{MAIL}</m>",
+        "deep/k.pem": "-----BEGIN EC " + "PRIVATE KEY-----",
+    }
+    for name, text in files.items():
+        (project.root / name).parent.mkdir(exist_ok=True)
+        (project.root / name).write_text(text)
+    (project.root / "utf16.txt").write_bytes(MAIL.encode("utf-16"))
+    (project.root / "latin.txt").write_bytes(f"für {MAIL}".encode("latin-1"))
+    (project.root / "p.csv").write_text(f"who,n\n{MAIL},1\n")
+    pq.write_table(pa.table({"who": [MAIL]}), project.root / "p.parquet")
+    (project.root / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    said = cli("comply", "scan", ".", "--json").json
+    found = {f["where"] for f in said["findings"]}
+    assert found == {*files, "utf16.txt", "latin.txt", "p.csv column who", "p.parquet column who"}
+    assert [name.split(":")[0] for name in said["skipped"]] == ["x.png"] and said["unread"] == []
+
+
+@pytest.mark.parametrize("name, raw", [("a.ipynb", b"{"), ("a.ipynb", b"[" * 100_000), ("a.parquet", b"PAR1 torn")])
+def test_an_unread_file_of_a_known_kind_is_a_finding(project, cli, name, raw):
+    (project.root / name).write_bytes(raw)
+    said = cli("comply", "scan", ".", "--json")
+    assert said.exit == 1 and said.json["unread"] and "could not be read" in said.json["error"]["message"]
+    (project.root / name).unlink()
+    (project.root / "x.bin").write_bytes(bytes(range(256)))
+    said = cli("comply", "scan", ".", "--json")
+    assert said.exit == 0 and said.json["unread"] == [] and len(said.json["skipped"]) == 1
+
+
+def test_the_last_row_of_a_table_and_the_end_of_a_long_value(project, cli):
+    "Every value is looked at, in every type that can hold text"
+    many = 30_000
+    plain = [f"row {n}" for n in range(many)]
+    cards = [4111111111111111] * many
+    t = pa.table(
+        {
+            "last": [*plain[:-1], MAIL],
+            "long": ["x " * 3000 + MAIL, *plain[1:]],
+            "lists": pa.array([[["a"]]] * (many - 1) + [[["b", MAIL]]]),
+            "structs": pa.array([{"note": "a"}] * (many - 1) + [{"note": MAIL}]),
+            "raw": pa.array([b"a"] * (many - 1) + [MAIL.encode()]),
+            "kinds": pa.array([*plain[:-1], MAIL]).dictionary_encode(),
+            "cards": cards,
+            "wide": range(10**15, 10**15 + many),
+            "secret": [*plain[:-1], TOKEN],
+        }
+    )
+    pq.write_table(t, project.root / "t.parquet", row_group_size=10_000)
+    for target in ("t.parquet", "."):
+        found = {f["where"].split()[-1] for f in cli("comply", "scan", target, "--json").json["findings"]}
+        assert found == set(t.column_names) - {"wide"}, target

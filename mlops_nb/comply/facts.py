@@ -79,15 +79,18 @@ class Scan(Fact):
     findings: list[Hit]
     files: int  # Files that were read
     cells: int  # Cells, columns or lines that were searched
-    skipped: list[str]  # Files that could not be read, with the reason
+    skipped: list[str]  # Files that were not looked into, with the reason
+    unread: list[str] = []  # Those of them that are of a kind that is looked into: a broken notebook, a torn table
     __panel__ = "mlops_nb.comply.panel:scan"
 
     @property
     def ok(self) -> bool:
-        return not self.findings
+        return not self.findings and not self.unread
 
     @property
     def finding(self) -> str:
+        if not self.findings:
+            return f"{len(self.unread)} files in {self.target} could not be read: " + "; ".join(self.unread[:3])
         return f"{len(self.findings)} findings in {self.target}: " + ", ".join(
             sorted({hit.name for hit in self.findings})
         )

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+import msgspec
 from ..core import project as projects
 from ..core.errors import NotFound, suggest
 from ..core.project import Project
@@ -108,17 +109,30 @@ def _scan_files(path: Path, name: str) -> Scan:
     root = project.root if project else Path.cwd()
     if path.is_file():
         return exposure.search([path], _detectors(), name, root)
-    files = project_files.walk(path, exposure.TEXT)
+    files = project_files.walk(path, ("",))
     if (path / projects.TOML).is_file():
         files += project_files.executed(path)
-    return exposure.search(files, _detectors(), name, root)
+    return exposure.search(files, _detectors(), name, root, _in_table)
+
+
+def _in_table(path: Path, name: str) -> exposure.Searched:
+    "What the columns of a file hold, a part at a time"
+    from mlops_nb import guard
+
+    hits = []
+    cells = 0
+    for part in exposure.batches(path):
+        found = exposure.search_table(part, guard.classify, guard.find_secrets, guard.text_blocks, name)
+        hits += [msgspec.structs.replace(hit, where=f"{name} {hit.where}") for hit in found.findings]
+        cells = found.cells
+    return hits, cells
 
 
 def _scan_table(target: Any, name: str) -> Scan:
     "Anything that holds a table"
     from mlops_nb import data, guard
 
-    return exposure.search_table(data.read(target), guard.classify, guard.find_secrets, name)
+    return exposure.search_table(data.read(target), guard.classify, guard.find_secrets, guard.text_blocks, name)
 
 
 @verb("comply.scan", check=True, example="mlops comply scan .")
@@ -127,7 +141,8 @@ def scan(
 ) -> Scan:
     """Find personal data and secrets in data, notebooks and outputs
 
-    Says where and of which kind, never the value. Exit code 1 when something was found."""
+    Says where and of which kind, never the value. Exit code 1 when something was found, or a notebook, text or table \
+could not be read; what is of another kind is named."""
     if not isinstance(target, (str, Path)):
         found = _scan_table(target, type(target).__name__)
     elif (path := Path(target).expanduser().resolve()).exists() and not str(path).endswith(_TABLES):

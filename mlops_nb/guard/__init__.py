@@ -21,7 +21,8 @@ __getattr__, __dir__, __all__ = face(
         "keys_until": "key_policy:keys_until",
         "column_hints": "pii:column_hints",
         "find_pii": "pii:find_pii",
-        "find_secrets": "pii:find_secrets",
+        "find_secrets": "credentials:find_secrets",
+        "text_blocks": "pii:text_blocks",
         "classify": "pii:classify",
     },
 )
