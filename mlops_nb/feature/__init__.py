@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = face(
         **{verb: f"verbs:{verb}" for verb in "add show diff join".split()},
         "materialize": "online_verbs:materialize",
         "online": "online_verbs:online",
+        "forget": "online_verbs:forget",
         "push": "push_verbs:push",
         "Reader": "online_reader:Reader",
         "list": "verbs:list_",

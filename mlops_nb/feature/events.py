@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/events.html.md"""
 
 # %% auto #0
 __all__ = ['TYPES', 'TestVerdict', 'FeatureType', 'FeatureAdded', 'FeatureRegistered', 'FeatureJoined', 'FeatureMaterialized',
-           'FeaturePushed', 'FeatureStreamed', 'FeatureSkewChecked']
+           'FeatureForgotten', 'FeaturePushed', 'FeatureStreamed', 'FeatureSkewChecked']
 
 # %% ../../nbs/feature/events.ipynb #a1a769fe
 import msgspec
@@ -74,9 +74,17 @@ class FeatureMaterialized(Payload):
     entities: int | None = None
     how: str = ""  # What was read: `all`, `since` the last time, nothing as `unchanged`, or `streamed`
     late: int | None = None  # Rows that came too late to be read
+    withdrawn: int | None = None  # Entities that are online and not in history; None where nobody looked
     newest: str = ""  # Event time of the newest row
     read: int | None = None  # Rows
     written: int | None = None  # Entities
+
+
+class FeatureForgotten(Payload):
+    "A feature view, or a part of it, was taken out of the online store"
+
+    entities: int | None = None
+    whole: bool = False
 
 
 class FeaturePushed(Payload):
@@ -117,6 +125,7 @@ TYPES = declare(
         "feature.registered": FeatureRegistered,
         "feature.joined": FeatureJoined,
         "feature.materialized": FeatureMaterialized,
+        "feature.forgotten": FeatureForgotten,
         "feature.pushed": FeaturePushed,
         "feature.streamed": FeatureStreamed,
         "feature.skew_checked": FeatureSkewChecked,

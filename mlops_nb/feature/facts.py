@@ -6,7 +6,7 @@ Docs: https://mlops-nb.github.io/mlops_nb/feature/facts.html.md"""
 
 # %% auto #0
 __all__ = ['Feature', 'ViewTest', 'Window', 'Definition', 'FeatureView', 'FeatureViews', 'FeatureDiff', 'Adopted', 'Exported',
-           'Leak', 'Joined', 'TrainingSet', 'Materialized', 'Online']
+           'Leak', 'Joined', 'TrainingSet', 'Materialized', 'Forgotten', 'Online']
 
 # %% ../../nbs/feature/facts.ipynb #eeb2ca35
 from typing import TYPE_CHECKING
@@ -212,10 +212,18 @@ class Materialized(Fact):
     "Views that were written to the online store"
 
     written: int  # Entities
-    # {view, entities, written, newest, read, how, late}: rows read; all, since the mark, unchanged or streamed; rows
-    # that came too late to be read
+    # {view, entities, written, newest, read, how, late, removed, withdrawn}: rows read; all, since the mark, unchanged
+    # or streamed; rows that came too late to be read; entities that were not in history and are gone, or are still there
     views: list[dict]
     __panel__ = "mlops_nb.feature.panel:materialized"
+
+
+class Forgotten(Fact):
+    "What was taken out of the online store"
+
+    view: str  # NAME@version
+    entities: int
+    __panel__ = "mlops_nb.feature.panel:forgotten"
 
 
 class Online(Fact):

@@ -22,7 +22,12 @@ def checks(
 
 
 def _features(project: Project) -> Check:
-    late = folds.catch_up(project, [FOLD])[FOLD.name].state.late
+    state = folds.catch_up(project, [FOLD])[FOLD.name].state
+    late = state.late
+    if not late and state.withdrawn:
+        gone = next(iter(state.withdrawn.values()))
+        said = f"{gone.subject}: {gone.rows:,} entities are online and not in history"
+        return Check("features", False, said, gone.fix())
     if not late:
         return Check("features", True, "no row came too late to be materialized")
     view = next(iter(late.values()))

@@ -31,6 +31,8 @@ class Mark(msgspec.Struct, frozen=True):
     before: int = 0  # How many there are
     late: int = 0  # How many of them came too late to be read, at least
     turn: int = 0  # Pushes so far
+    until_us: int | None = None  # Newest event that history ever had, us since 1970 UTC
+    gone: int = 0  # Rows that were taken out of the source since all were read, at least
 
     @property
     def text(self) -> str:
@@ -111,12 +113,18 @@ def _moved(
     known_us = _latest_us(rows, definition.created)
     if since_us is not None:
         known_us = last.known_us if known_us is None else max(known_us, last.known_us)
+    ends = [_latest_us(rows, definition.time), last.until_us if last else None]
+    until_us = max((end for end in ends if end is not None), default=None)
+    newest = newest_time(rows, definition.time)
+    if last and not newest:
+        newest = last.newest
     return Mark(
         compute.key_of(definition, sources),
         definitions.digest(definition),
         known_us,
-        newest=newest_time(rows, definition.time) or (last.newest if last else ""),
+        newest=newest or "",
         turn=last.turn if last else 0,
+        until_us=until_us,
     )
 
 
@@ -148,4 +156,5 @@ def _counted(
         return msgspec.structs.replace(now, before_us=cut_us, before=before, late=0)
     before, unread = compute.known_before(project, definition, sources, [cut_us, min(since_us, last.before_us)])
     late = max(0, last.late + unread - last.before)
-    return msgspec.structs.replace(now, before_us=cut_us, before=before, late=late)
+    gone = last.gone + max(0, last.before - unread)
+    return msgspec.structs.replace(now, before_us=cut_us, before=before, late=late, gone=gone)

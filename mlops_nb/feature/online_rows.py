@@ -27,6 +27,9 @@ class Batch(NamedTuple):
     columns: list  # One iterable of values a feature, each of shape (entities,)
     mark: str = ""  # How far the view was read; empty keeps the mark
     was: str | None = None  # Mark from which the rows were read; None where it does not matter
+    # What becomes of other rows of the view, and of newer ones of these entities: `` they stay; `count` they stay and
+    # are counted; `all` they go; a number: those go that are not newer than that, us since 1970 UTC
+    others: str = ""
 
     @property
     def rows(self) -> Iterable[tuple]:

@@ -24,6 +24,9 @@ class Late(msgspec.Struct, frozen=True):
         "How many, and what to type"
         return f"{self.rows:,} rows came too late to be read: {self.fix()}"
 
+    def withdrawn_words(self) -> str:
+        return f"{self.rows:,} entities or more are online and not in history: {self.fix()}"
+
     def fix(self) -> str:
         return f"mlops feature materialize {_name(self.subject)} --full"
 
@@ -33,6 +36,7 @@ class Views(msgspec.Struct):
 
     names: set[str] = set()
     late: dict[str, Late] = {}  # Name -> what its newest reading left out
+    withdrawn: dict[str, Late] = {}  # Name -> how many entities are online and not in history
 
 
 class _Added(msgspec.Struct, gc=False):
@@ -43,6 +47,7 @@ class _Materialized(msgspec.Struct, gc=False):
     "What is needed of a materialization"
 
     late: int | None = None
+    withdrawn: int | None = None
 
 
 def _name(subject: str) -> str:
@@ -53,7 +58,12 @@ def _step(state: Views, seq: int, head: Head, fields: _Added | _Materialized) ->
     name = _name(head.subject)
     if isinstance(fields, _Added):
         state.names.add(name)
-    elif fields.late:
+        return
+    if fields.withdrawn is not None:
+        state.withdrawn.pop(name, None)
+    if fields.withdrawn:
+        state.withdrawn[name] = Late(head.subject, fields.withdrawn)
+    if fields.late:
         state.late[name] = Late(head.subject, fields.late)
     else:
         state.late.pop(name, None)
@@ -61,8 +71,9 @@ def _step(state: Views, seq: int, head: Head, fields: _Added | _Materialized) ->
 
 def _line(project: Project, state: Views) -> Line:
     late = [Attention("late", view.subject, view.words()) for view in state.late.values()]
-    return Line({"features": len(state.names)}, late)
+    gone = [Attention("withdrawn", view.subject, view.withdrawn_words()) for view in state.withdrawn.values()]
+    return Line({"features": len(state.names)}, late + gone)
 
 
-FOLD = Fold("feature.status", 1, lambda: {"feature.added": _Added, "feature.materialized": _Materialized}, Views, _step)
+FOLD = Fold("feature.status", 2, lambda: {"feature.added": _Added, "feature.materialized": _Materialized}, Views, _step)
 STATUS = StatusPart(FOLD, _line)

@@ -33,6 +33,8 @@ def fill(
             "read": read,
             "how": how,
             "late": late,
+            "removed": 0,
+            "withdrawn": None,
         }
 
     try:
