@@ -140,6 +140,7 @@ def test_bad_words_start_nothing(project, cli, monkeypatch):
 
 WAITS = """import os, threading
 with open(pipe, 'w') as f: f.write(f'{os.getpid()}\\n')
+round = n
 threading.Event().wait()"""
 
 

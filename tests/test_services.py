@@ -424,7 +424,7 @@ def test_the_supervisor_ends_the_last_one_first(project, declare):
     assert [one.wanted for one in service_store.kept(project)] == [True, True], "a reboot changes no wish"
 
 
-WAITS = "open('began', 'a').write('x\\n')\nimport threading\nthreading.Event().wait()"
+WAITS = "open('began', 'a').write(f'{at}\\n')\nimport threading\nthreading.Event().wait()"
 
 
 def test_down_during_a_run(scheduled):

@@ -90,7 +90,9 @@ or when no valid signature of a pinned key is there."""
         theirs = str(held.tags.get("mlops.digest"))[:12]
         message = f"MLflow names the digest {theirs} and the ledger {version.digest[:12]}"
         fact.problems.append({"kind": "digest", "message": message})
-    if held.source != version.source:
+    if registry.rooted(project, held.source) != registry.rooted(
+        project, version.source
+    ):  # Both move along with a project
         fact.problems.append(
             {"kind": "digest", "message": "MLflow points to other files than those that were registered"}
         )
