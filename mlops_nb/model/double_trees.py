@@ -16,7 +16,8 @@ from .exact_trees import LEQ, LT, Tree
 if TYPE_CHECKING:
     import numpy as np
 
-# %% ../../nbs/model/double_trees.ipynb #4e7f0b61
+# %% ../../nbs/model/double_trees.ipynb #b520ea19
+_OWN = ("featureids", "values", "missing_value_tracks_true", "truenodeids", "falsenodeids")
 _MODES = {LEQ: b"BRANCH_LEQ", LT: b"BRANCH_LT"}
 
 
@@ -66,7 +67,7 @@ def unfolded(told: dict[str, Any]) -> dict[str, Any]:
             count += 2
     return out
 
-# %% ../../nbs/model/double_trees.ipynb #a17819eb
+# %% ../../nbs/model/double_trees.ipynb #76d6d03f
 def folded(lists: dict[str, Any]) -> dict[str, Any]:
     "What the operator is told"
     import numpy as np
@@ -88,13 +89,16 @@ def folded(lists: dict[str, Any]) -> dict[str, Any]:
         value = np.array([given.get((tree, node), (0, 0.0))[1] for node in ids], "float64")
         target = next(given[tree, node][0] for node, is_leaf in zip(ids, leaf) if is_leaf and (tree, node) in given)
 
+        own = {name: [lists[f"nodes_{name}"][k] for k in mine] for name in _OWN}
+        yes = [place.get(node, -1) for node in own["truenodeids"]]
+        no = [place.get(node, -1) for node in own["falsenodeids"]]
         trees.append(
             Tree(
-                np.array([lists["nodes_featureids"][k] for k in mine]),
-                np.array([lists["nodes_values"][k] for k in mine], "float64"),
-                np.array([lists["nodes_missing_value_tracks_true"][k] for k in mine], bool),
-                np.where(leaf, -1, [place.get(lists["nodes_truenodeids"][k], -1) for k in mine]),
-                np.where(leaf, -1, [place.get(lists["nodes_falsenodeids"][k], -1) for k in mine]),
+                np.array(own["featureids"]),
+                np.array(own["values"], "float64"),
+                np.array(own["missing_value_tracks_true"], bool),
+                np.where(leaf, -1, yes),
+                np.where(leaf, -1, no),
                 value,
                 target,
                 LT if b"BRANCH_LT" in set(modes[mine].tolist()) else LEQ,
