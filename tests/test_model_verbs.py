@@ -188,7 +188,7 @@ def test_without_a_project_it_is_one_line(words, cli, tmp_path):
 
 def test_onnx_that_differs_is_refused_with_the_worst_row(delay, cli):
     answer = cli(
-        "model", "log", "clf.joblib", "delay", "--example", "rows.parquet", "--pickle", "--tolerance", "1e-12", "--json"
+        "model", "log", "clf.joblib", "delay", "--example", "rows.parquet", "--pickle", "--tolerance", "1e-30", "--json"
     )
     assert answer.exit == 1
     assert "worst is row" in answer.json["error"]["message"]

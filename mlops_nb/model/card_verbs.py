@@ -77,12 +77,22 @@ def _data(version: ModelVersion) -> Field:
     )
 
 
+_EXPORTERS = {
+    "doubles": "mlops_nb, in 64 bits",
+    "skl2onnx": "skl2onnx, in 32 bits: mlops_nb has no form for this kind",
+    "torch": "PyTorch's own exporter, in 32 bits",
+}
+
+
 def _performance(version: ModelVersion, measured: dict) -> Field:
     known = {**version.metrics, **measured}
     parity = {}
     if version.onnx:
         parity["ONNX differs by at most"] = version.onnx.get("parity_max_abs")
         parity["compared on rows"] = version.onnx.get("rows")
+        parity["and on rows beside thresholds"] = version.onnx.get("probed") or ""
+        parity["difference allowed"] = version.onnx.get("tolerance")
+        parity["ONNX written by"] = _EXPORTERS.get(version.onnx.get("exporter") or "", "")
     if not known:
         measure = f"mlops model card {version.name}@{version.version} --data DATA --target COLUMN"
         return Field(title="Performance", gap=f"log metrics in the training run, or: {measure}")

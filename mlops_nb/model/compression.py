@@ -13,7 +13,7 @@ import re, time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from ..core.errors import BadInput, MlopsError, suggest
-from . import distillation, onnx_compression, onnx_export, scoring
+from . import distillation, meaning as meanings, onnx_compression, scoring
 from .compress_facts import Candidate
 from .onnx_export import Rows
 from .onnx_session import Predictor
@@ -61,6 +61,12 @@ def make(
     rows: Rows,  # Rows to calibrate with and to teach on
 ) -> bytes:
     "The bytes of a candidate; raises `NotForThis` where there is nothing to work on"
+    small = _made(way, onnx, predictor, rows)
+    meaning = meanings.of_bytes(onnx)
+    return small if meaning is None or meanings.of_bytes(small) is not None else meanings.told(small, meaning)
+
+
+def _made(way: str, onnx: bytes, predictor: Predictor, rows: Rows) -> bytes:
     name, value = parse(way)
     if name == "int8":
         return onnx_compression.int8_dynamic(onnx)
@@ -98,10 +104,7 @@ def latencies(
     import numpy as np
 
     singles = [part(rows, n % len(rows), 1) for n in range(min(50, len(rows)))]
-    fed = {
-        how: [onnx_export.feed(session.inputs, row, session.whole) for row in singles]
-        for how, session in sessions.items()
-    }
+    fed = {how: [session.feed(row) for row in singles] for how, session in sessions.items()}
     seen: dict[str, list[float]] = {how: [] for how in sessions}
     for n in range(-5, calls // 10):  # the first rounds warm up
         for how, session in sessions.items():
@@ -128,7 +131,7 @@ def serving(
         predictor = Predictor(onnx, inputs, threads=count)
         for batch in batches:
             some = part(rows, 0, batch)
-            fed = onnx_export.feed(inputs, some, predictor.whole)
+            fed = predictor.feed(some)
             took = [_call_us(predictor, fed) for _ in range(max(5, min(100, 4000 // batch)))]
             p50_us = float(np.median(took[2:]))
             out.append(

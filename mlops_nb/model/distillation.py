@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from ..core.errors import BadInput, suggest
-from . import onnx_export, scoring
+from . import exact_export, meaning as meanings, onnx_export, scoring
 from .onnx_export import Rows
 
 if TYPE_CHECKING:
@@ -120,7 +120,20 @@ def distil(
             model.fit(filled, answers.score)
         else:
             _teach(model, filled, _probabilities(answers), _labels(teacher, rows, answers, labels))
-    return onnx_export.convert(model, teacher.inputs)
+    return _exported(model, filled, teacher)
+
+
+def _exported(model: "Pipeline", filled: Rows, teacher: "Predictor") -> bytes:
+    "ONNX of the student; a missing text is the empty one that it was taught"
+    import copy
+
+    if teacher.meaning is None:
+        return onnx_export.convert(model, teacher.inputs)
+    onnx, meaning = exact_export.export(model, filled, copy.deepcopy(teacher.inputs))
+    for known in meaning.inputs.values():
+        known.nan = known.none = ""
+    meaning.dtype = teacher.meaning.dtype
+    return meanings.told(onnx, meaning)
 
 
 def _probabilities(answers: scoring.Answers) -> "np.ndarray":

@@ -83,6 +83,8 @@ class Parity(msgspec.Struct, omit_defaults=True):
     tolerance: float | None = None
     worst_row: int | None = None
     bytes: int | None = None  # Of the graph
+    exporter: str | None = None  # Who wrote it: `doubles` for ours, skl2onnx, torch
+    probed: int | None = None  # Rows beside thresholds and outside of what was taught that were compared too
 
 # %% ../../nbs/model/events.ipynb #91a3e7c4
 class ModelRegistered(Bracketed):

@@ -41,6 +41,13 @@ def spread(rows: Rows, limit: int = LIMIT) -> Rows:
     return rows.iloc[step] if hasattr(rows, "iloc") else rows[step]
 
 # %% ../../nbs/model/example_rows.ipynb #8d361619
+def _are_texts(rows: Any) -> bool:
+    "Is this a list, array or series of texts?"
+    if isinstance(rows, str) or getattr(rows, "ndim", 1) != 1 or not hasattr(rows, "__len__"):
+        return False
+    return len(rows) > 0 and all(isinstance(text, str) for text in list(rows)[:100])
+
+
 def fit(
     model: Any,  # What was fitted
     rows: Any,  # pandas frame, Arrow table or array
@@ -50,6 +57,10 @@ def fit(
 
     if hasattr(rows, "to_pandas"):
         rows = rows.to_pandas()
+    if not hasattr(rows, "columns") and _are_texts(rows):
+        import pandas as pd
+
+        rows = pd.DataFrame({getattr(rows, "name", None) or "text": pd.Series(list(rows), dtype=object)})
     if not hasattr(rows, "columns"):
         rows = np.asarray(rows)
         if rows.ndim != 2 or rows.dtype.kind not in "fiub":

@@ -10,8 +10,11 @@ __all__ = ['parity']
 # %% ../../nbs/model/export_parity.ipynb #5fbeffe4
 from typing import TYPE_CHECKING, Any
 from ..core.errors import ToolFailed
+from . import meaning as meanings
 from .facts import Parity
+from .meaning import Meaning
 from .native_model import native_scores
+from .taught_inputs import in_doubles
 from .onnx_export import Rows
 from .onnx_session import Predictor
 
@@ -33,6 +36,31 @@ def _as_wide(model: Any, rows: Rows, reference: "np.ndarray", shape: tuple[int, 
             return np.hstack([-scores, scores])
     return reference
 
+# %% ../../nbs/model/export_parity.ipynb #6aa6fbf0
+def _as_meant(
+    model: Any, meaning: Meaning, rows: Rows, raw: "list[np.ndarray]"
+) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    "Scores of the model, scores of its export, answers of the model, all in the meaning that the graph states"
+    import numpy as np
+
+    rows = in_doubles(rows)
+    answers = meanings.answers(model, rows, meaning)
+    if meaning.kind == "labels":
+        nothing = np.zeros((len(answers), 1))
+        return nothing, nothing, answers
+    got = np.asarray(raw[-1], "float64").reshape(len(answers), -1)
+    if meaning.kind == "values":
+        return np.asarray(answers, "float64").reshape(len(answers), -1), got, answers
+    reference = meanings.scores(model, rows, meaning)
+    if meaning.one and got.shape[1] == 1:
+        reference = reference[:, -1:]  # some converters give one side of a decision
+    return reference, got, answers
+
+
+def _ranked(scores: "np.ndarray", meaning: Meaning | None) -> "np.ndarray":
+    "Scores of which the largest wins: of distances it is the smallest"
+    return -scores if meaning is not None and meaning.kind == "clusters" else scores
+
 # %% ../../nbs/model/export_parity.ipynb #2dcd7857
 def parity(
     model: Any,  # The native model
@@ -43,10 +71,14 @@ def parity(
     "Compare row by row"
     import numpy as np
 
-    reference, answers = native_scores(model, rows)
     raw = predictor.raw(rows)
-    got = np.asarray(raw[1 if len(raw) > 1 else 0], "float64").reshape(len(answers), -1)
-    reference = _as_wide(model, rows, reference, got.shape)
+    if predictor.meaning is None or hasattr(model, "native_scores"):
+        reference, answers = native_scores(model, rows)
+        got = np.asarray(raw[1 if len(raw) > 1 else 0], "float64").reshape(len(answers), -1)
+        reference = _as_wide(model, rows, reference, got.shape)
+    else:
+        reference, got, answers = _as_meant(model, predictor.meaning, rows, raw)
+        raw = [meanings.shaped(raw[0], predictor.meaning), *raw[1:]]
     if got.shape != reference.shape:
         raise ToolFailed(f"the ONNX model gives {got.shape[1]} scores a row and the native model {reference.shape[1]}")
     same = (np.isnan(got) & np.isnan(reference)) | (got == reference)
@@ -57,7 +89,7 @@ def parity(
         rows=len(answers),
         parity_max_abs=float(difference.max(initial=0.0)),
         over=int((worst > tolerance).sum()),
-        flips=_flips(raw, answers, reference, tolerance),
+        flips=_flips(raw, answers, _ranked(reference, predictor.meaning), tolerance),
         tolerance=tolerance,
         worst_row=int(worst.argmax()) if len(worst) else -1,
     )
@@ -69,8 +101,9 @@ def _flips(raw: "list[np.ndarray]", answers: "np.ndarray", reference: "np.ndarra
 
     if len(raw) < 2:
         return 0
-    other = np.asarray([str(x) for x in raw[0].reshape(-1)]) != np.asarray([str(x) for x in answers])
-    if reference.shape[1] < 2:
+    said = np.asarray(raw[0]).reshape(len(answers), -1)
+    other = (said.astype(str) != np.asarray(answers).reshape(said.shape).astype(str)).any(axis=1)
+    if reference.shape[1] < 2 or said.shape[1] > 1:
         return int(other.sum())
     top = np.sort(np.nan_to_num(reference), axis=1)
     tied = top[:, -1] - top[:, -2] <= tolerance

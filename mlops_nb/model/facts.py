@@ -60,6 +60,8 @@ class Parity(msgspec.Struct, kw_only=True):
     flips: int  # Rows whose answer changed
     tolerance: float
     worst_row: int = -1  # Its place in the example
+    exporter: str = ""  # `doubles` for ours, skl2onnx, torch; empty for a file that came as ONNX
+    probed: int = 0  # More rows, beside the thresholds of trees and outside of what was taught
 
 
 class ModelVersion(Fact):

@@ -62,6 +62,7 @@ def save(
     "Write an MLflow model"
     import mlflow.sklearn
 
+    model = getattr(model, "inner", model)
     library = type(model).__module__.split(".")[0]
     if library in ("xgboost", "lightgbm"):
         return _save_booster(library, model, folder, mlflow_signature(rows, answers), requirements)
@@ -92,7 +93,7 @@ def save(
         raise ToolFailed(f"MLflow cannot keep {type(model).__name__}: {' '.join(str(error).split())[:200]}") from error
     return "pickle" if others else "skops"
 
-
+# %% ../../nbs/model/mlflow_flavours.ipynb #e37fcb1f
 def _save_booster(library: str, model: Any, folder: Path, signature: "ModelSignature", requirements: list[str]) -> str:
     "Boosters in their own text format"
     import importlib

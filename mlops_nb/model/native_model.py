@@ -11,7 +11,9 @@ __all__ = ['flat', 'native_scores', 'native_answers', 'scores_of', 'NativeModel'
 import functools, warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from ..core.errors import BadInput
+from ..core.errors import BadInput, MlopsError
+from . import meaning as meanings, taught_inputs
+from .meaning import Meaning
 from .onnx_export import Rows
 from .onnx_inputs import InputFeed
 
@@ -46,14 +48,17 @@ def native_answers(model: Any, rows: Rows) -> "np.ndarray":
     return answers.astype("int64") if answers.dtype == bool else answers  # ONNX has no boolean classes
 
 
-def scores_of(model: Any, rows: Rows) -> "np.ndarray":
-    "Probabilities, or values where there are none, shape (n, k); one call of the native model"
+def scores_of(model: Any, rows: Rows, meaning: Meaning | None = None) -> "np.ndarray":
+    "Scores of shape (n, k): what the meaning says, else probabilities, or values where there are none; one call"
     import numpy as np
 
     if hasattr(model, "native_scores"):
         return model.native_scores(rows)[0]
+    if meaning is not None:
+        return meanings.scores(model, rows, meaning)
     ask = model.predict_proba if hasattr(model, "predict_proba") else model.predict
-    scores = np.asarray(ask(rows), "float64")
+    said = ask(rows)
+    scores = np.hstack(said) if isinstance(said, list) else np.asarray(said, "float64")
     return scores.reshape(len(scores), -1)
 
 # %% ../../nbs/model/native_model.ipynb #7fd768a0
@@ -87,7 +92,9 @@ class NativeModel:
                 return way(self.model, self._frame(rows))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "X does not have valid feature names")
-                return way(self.model, rows)
+                return way(self.model, rows if self.inputs.taught is None else taught_inputs.in_doubles(rows))
+        except MlopsError:
+            raise
         except (ValueError, TypeError, KeyError) as error:
             said = (str(error).strip().splitlines() or [""])[0][:160]
             raise BadInput(f"the rows do not fit the model {self.inputs.model}: {said}") from error
@@ -96,6 +103,8 @@ class NativeModel:
         "Rows as the model takes them"
         if hasattr(rows, "to_pandas"):
             rows = rows.to_pandas()
+        if self.inputs.taught is not None:
+            return self.inputs.frame(rows)
         if self.inputs.inputs[0]["type"] == "matrix":
             return rows
         names = self.inputs.names

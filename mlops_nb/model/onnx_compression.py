@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.errors import BadInput
-from . import onnx_export
+from . import double_trees
 from .onnx_export import Rows
 
 if TYPE_CHECKING:
@@ -33,6 +33,37 @@ def _model(onnx: bytes) -> "ModelProto":
     return onnx_format.load_from_string(onnx)
 
 
+def _single(onnx: bytes) -> "ModelProto":
+    "A graph in doubles as one in 32 bits, which is all that quantization knows"
+    from onnx import numpy_helper
+
+    model = _model(onnx)
+    for weights in model.graph.initializer:
+        if weights.data_type == 11:
+            weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights).astype("float32"), weights.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == 11:
+                attribute.i = 1
+            elif attribute.t.data_type == 11:
+                attribute.t.CopyFrom(
+                    numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype("float32"), attribute.t.name)
+                )
+    for value in [*model.graph.input, *model.graph.output]:
+        if value.type.tensor_type.elem_type == 11:
+            value.type.tensor_type.elem_type = 1
+    return model
+
+
+def _in_single(fed: "dict[str, np.ndarray]") -> "dict[str, np.ndarray]":
+    return {name: values.astype("float32") if values.dtype == "float64" else values for name, values in fed.items()}
+
+
+def _kind(attributes: dict[str, Any]) -> str:
+    "What trees compare in"
+    return "float64" if "doubles" in attributes else "float32"
+
+
 def _weights(graph: "GraphProto") -> "dict[str, TensorProto]":
     return {weights.name: weights for weights in graph.initializer}
 
@@ -47,7 +78,7 @@ def _has_products(onnx: bytes) -> None:
             "for ensembles of trees try: trees=.5, depth=4 or distill=boost:50x3",
         )
 
-
+# %% ../../nbs/model/onnx_compression.ipynb #3d3544c8
 def int8_dynamic(onnx: bytes) -> bytes:
     "Weights in 8 bits, activations scaled at each call"
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -55,7 +86,7 @@ def int8_dynamic(onnx: bytes) -> bytes:
     _has_products(onnx)
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder, _quiet():
         small = Path(folder) / "q.onnx"
-        quantize_dynamic(_model(onnx), small, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(_single(onnx), small, weight_type=QuantType.QInt8, per_channel=True)
         return small.read_bytes()
 
 
@@ -89,13 +120,13 @@ def int8_static(
 
         def get_next(self) -> "dict[str, np.ndarray] | None":
             part = next(self.left, None)
-            return None if part is None else onnx_export.feed(predictor.inputs, part, predictor.whole)
+            return None if part is None else _in_single(predictor.feed(part))
 
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder, _quiet():
         given = Path(folder) / "o.onnx"
         prepared = Path(folder) / "p.onnx"
         small = Path(folder) / "q.onnx"
-        given.write_bytes(onnx)
+        given.write_bytes(_single(onnx).SerializeToString())
         # fused layers share a bias that per-channel scales cannot take: no optimization
         quant_pre_process(given, prepared, skip_symbolic_shape=True, skip_optimization=True)
         quantize_static(
@@ -117,7 +148,7 @@ def half(onnx: bytes) -> bytes:
     from onnx import numpy_helper
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    model = _model(onnx)
+    model = _single(onnx)
     floats = [weights for weights in model.graph.initializer if weights.data_type == 1]
     if sum(len(weights.raw_data) + 4 * len(weights.float_data) for weights in floats) < 1000:
         raise NotForThis(
@@ -145,7 +176,7 @@ def tensor(
     from onnx import helper
 
     model = _model(onnx)
-    fed = onnx_export.feed(predictor.inputs, rows, predictor.whole)
+    fed = predictor.feed(rows)
     if name in [given.name for given in model.graph.input]:
         return fed[name]
     if name not in [output.name for output in model.graph.output]:
@@ -302,10 +333,12 @@ def _ensemble(model: "ModelProto") -> _Ensemble:
     "The one ensemble of a graph; raises `NotForThis`"
     from onnx import helper
 
-    found = [node for node in model.graph.node if node.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")]
+    found = [node for node in model.graph.node if node.op_type.startswith("TreeEnsemble")]
     if len(found) != 1:
         raise NotForThis("the graph is no ensemble of trees", "for networks try: int8, int8-static or prune=.5")
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in found[0].attribute}
+    if found[0].op_type == "TreeEnsemble":
+        return _Ensemble(found[0], double_trees.unfolded(attributes), "target")
     return _Ensemble(found[0], attributes, "class" if "class_ids" in attributes else "target")
 
 
@@ -313,6 +346,8 @@ def _write(node: "NodeProto", attributes: dict[str, Any]) -> None:
     "Attributes back into the node; ONNX takes no empty list"
     from onnx import helper
 
+    if node.op_type == "TreeEnsemble":
+        attributes = double_trees.folded(attributes)
     del node.attribute[:]
     for name, value in attributes.items():
         if value or not isinstance(value, list):
@@ -365,7 +400,7 @@ def _route(attributes: dict[str, Any], kind: str, inputs: "np.ndarray") -> _Rout
     yes = children("nodes_truenodeids")
     no = children("nodes_falsenodeids")
     feature = np.array(attributes["nodes_featureids"])
-    threshold = np.array(attributes["nodes_values"], "float32")
+    threshold = np.array(attributes["nodes_values"], _kind(attributes))
     missing = np.array(attributes.get("nodes_missing_value_tracks_true") or [0] * len(is_leaf), bool)
     roots = [k for k in range(len(trees)) if k == 0 or trees[k] != trees[k - 1]]
     now = np.tile(np.array(roots), (len(inputs), 1))
@@ -385,6 +420,8 @@ def _fitted(attributes: dict[str, Any], kind: str, inputs: "np.ndarray", want: "
     import numpy as np
 
     got = _sums(attributes, kind, inputs)
+    if "doubles" in attributes:
+        return double_trees.fitted(attributes, got, want)
     base = attributes.get("base_values")
     if want.shape[1] == 1 and base and got.std() > 0:  # a boosted ensemble of one output
         factor, shift = np.polyfit(got[:, 0], want[:, 0], 1)
@@ -410,14 +447,16 @@ def fewer_trees(
     model = _model(onnx)
     node, attributes, kind = _ensemble(model)
     trees = list(dict.fromkeys(attributes["nodes_treeids"]))
-    left = max(1, round(keep * len(trees)) if keep < 1 else int(keep))
-    if keep <= 0 or left >= len(trees):
+    copies = len(set(attributes["target_ids"])) if "doubles" in attributes else 1  # Of each tree, one an output
+    count = len(trees) // copies
+    left = max(1, round(keep * count) if keep < 1 else int(keep))
+    if keep <= 0 or left >= count:
         raise NotForThis(
-            f"trees={keep:g} would keep all {len(trees)} trees" if keep > 0 else f"trees={keep:g} keeps no tree",
+            f"trees={keep:g} would keep all {count} trees" if keep > 0 else f"trees={keep:g} keeps no tree",
             "write a share below 1, or fewer trees",
         )
-    kept = set(trees[:left])
-    inputs = tensor(onnx, node.input[0], predictor, rows).astype("float32")
+    kept = set(trees[: left * copies])
+    inputs = tensor(onnx, node.input[0], predictor, rows).astype(_kind(attributes))
     nodes = [k for k, tree in enumerate(attributes["nodes_treeids"]) if tree in kept]
     leaves = [k for k, tree in enumerate(attributes[f"{kind}_treeids"]) if tree in kept]
     small = _select(attributes, kind, nodes, leaves)
@@ -438,7 +477,7 @@ def shallower(
     node, attributes, kind = _ensemble(model)
     if depth < 1:
         raise BadInput(f"depth={depth} leaves no tree", "write depth=1 or more")
-    inputs = tensor(onnx, node.input[0], predictor, rows).astype("float32")
+    inputs = tensor(onnx, node.input[0], predictor, rows).astype(_kind(attributes))
     routes = _route(attributes, kind, inputs)
     cut = _cut(routes, depth)
     if not cut.below:
@@ -454,8 +493,10 @@ def shallower(
         small["nodes_truenodeids"][at[k]] = 0
         small["nodes_falsenodeids"][at[k]] = 0
     outputs = sorted(set(attributes[f"{kind}_ids"]))
+    of_tree = dict(zip(attributes[f"{kind}_treeids"], attributes[f"{kind}_ids"])) if "doubles" in attributes else {}
     for n, k in enumerate(cut.kept):
-        for output in outputs if small["nodes_modes"][n] == b"LEAF" else ():
+        mine = [of_tree[small["nodes_treeids"][n]]] if of_tree else outputs
+        for output in mine if small["nodes_modes"][n] == b"LEAF" else ():
             small[f"{kind}_ids"].append(output)
             small[f"{kind}_nodeids"].append(small["nodes_nodeids"][n])
             small[f"{kind}_treeids"].append(small["nodes_treeids"][n])

@@ -10,7 +10,8 @@ __all__ = ['InputFeed']
 # %% ../../nbs/model/onnx_inputs.ipynb #01c6370d
 from typing import TYPE_CHECKING
 from ..core.errors import BadInput
-from . import onnx_export
+from . import onnx_export, taught_inputs
+from .meaning import Meaning, Taught
 from .onnx_export import Rows
 
 if TYPE_CHECKING:
@@ -18,34 +19,45 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 # %% ../../nbs/model/onnx_inputs.ipynb #07084542
-def _as_matrix(rows: Rows, names: list[str]) -> "np.ndarray | None":
+def _as_matrix(rows: Rows, names: list[str], kind: str = "float32") -> "np.ndarray | None":
     "All columns as one matrix without a detour: an array of numbers, or a frame whose columns are the inputs in order"
     import numpy as np
 
     if isinstance(rows, np.ndarray):
         fits = rows.ndim == 2 and rows.shape[1] == len(names) and rows.dtype.kind in "fiub"
-        return np.ascontiguousarray(rows, "float32") if fits else None
+        return np.ascontiguousarray(rows, kind) if fits else None
     if not hasattr(rows, "to_numpy") or list(getattr(rows, "columns", ())) != names:
         return None
     try:
-        return np.ascontiguousarray(rows.to_numpy("float32"))
+        values = rows.to_numpy(kind if kind == "float32" else None)
     except (TypeError, ValueError):
         return None  # masked values: the long way knows them
+    return np.ascontiguousarray(values, kind) if values.dtype.kind in "fiub" else None
 
 # %% ../../nbs/model/onnx_inputs.ipynb #487546dc
+_LARGEST = 3.4028235677973366e38  # What rounds to a number of 32 bits
+
+
 def _refuse_gaps(values: "np.ndarray", inputs: list[dict], model: str) -> None:
     "Raise for a missing or infinite value that the model refuses, or that ONNX answers in another way"
     import numpy as np
 
-    if values.dtype.kind != "f" or np.vdot(values, values) < np.inf:
-        return  # the cheapest way to see that all are finite
-    refused = {word: np.array([word in given.get("refuses", ()) for given in inputs]) for word in ("nan", "inf")}
+    if values.dtype.kind != "f" or np.vdot(values, values) < (1e76 if values.itemsize == 8 else np.inf):
+        return  # the cheapest way to see that all are finite, and that 32 bits hold them
+    refused = {
+        word: np.array([word in given.get("refuses", ()) for given in inputs]) for word in ("nan", "inf", "huge")
+    }
     bad = (np.isnan(values) & refused["nan"]) | (np.isinf(values) & refused["inf"])
+    bad |= (np.abs(values) > _LARGEST) & refused["huge"]
     if not bad.any():
         return
     row, column = np.argwhere(bad)[0]
     name = inputs[column]["name"] if len(inputs) == values.shape[1] else f"column {column}"
-    what = "missing" if np.isnan(values[row, column]) else "infinite, or larger than 32 bits hold"
+    what = "infinite, or larger than 32 bits hold"
+    if np.isnan(values[row, column]):
+        what = "missing"
+    elif np.isinf(values[row, column]) and values.itemsize == 8:
+        what = "infinite"
     raise BadInput(
         f"row {row}: `{name}` is {what}, which {model or 'the model'} does not take",
         "fill it in first, or put an imputer into the pipeline",
@@ -68,7 +80,9 @@ class InputFeed:
         session: "InferenceSession",
         inputs: list[dict],  # {name, type}, as `onnx_export.signature` gives
         model: str = "",  # Its name, for messages
+        meaning: Meaning | None = None,  # How its inputs were taught, where the graph says it
     ) -> None:
+        self.taught: dict[str, Taught] | None = None if meaning is None else meaning.inputs
         self.inputs = inputs
         self.model = model
         self.names = [given["name"] for given in inputs]
@@ -79,6 +93,8 @@ class InputFeed:
         self.strict = [given for given in inputs if given.get("refuses")]
         if self.whole:
             self.strict = self.strict[:1]  # all columns are looked at together
+        doubles = any(taken.type == "tensor(double)" for taken in self.takes.values())
+        self.kind = "float64" if doubles and meaning is not None else "float32"
         self.matrix = self._float_matrix()
 
     def _float_matrix(self) -> str:
@@ -86,18 +102,39 @@ class InputFeed:
         if not self.whole or any(given["type"] != "number" for given in self.inputs):
             return ""
         name, taken = next(iter(self.takes.items()))
-        return name if taken.type == "tensor(float)" else ""
+        return name if taken.type == ("tensor(double)" if self.kind == "float64" else "tensor(float)") else ""
+
+    def plain(self, rows: Rows) -> "dict[str, np.ndarray]":
+        "Tensor by name of an input; all columns together, or a matrix, are called `X`"
+        import numpy as np
+
+        if self.taught is None:
+            return onnx_export.feed(self.inputs, rows, self.whole)
+        if self.inputs[0]["type"] == "matrix":
+            return {"X": onnx_export.as_matrix(rows, self.inputs[0]["width"], self.kind)}
+        fed = taught_inputs.tensors(rows, self.inputs, self.taught, self.kind)
+        return {"X": np.hstack(list(fed.values()))} if self.whole else fed
+
+    def frame(self, rows: Rows) -> Rows:
+        "Rows for the original, by the same rules; as they are where the graph does not say how they were taught"
+        return rows if self.taught is None else taught_inputs.frame(rows, self.inputs, self.taught)
+
+    def _refuse(self, values: "np.ndarray", given: dict) -> None:
+        if given["type"] == "text":
+            taught = (self.taught or {}).get(given["name"], Taught())
+            taught_inputs.refuse_texts(values.reshape(-1), given, taught, self.model)
+        else:
+            _refuse_gaps(values, self.inputs if self.whole else [given], self.model)
 
     def feed(self, rows: Rows) -> "dict[str, np.ndarray]":
         "Tensor by name of an input; raises `BadInput` for a value that the model refuses"
-        if self.matrix and (matrix := _as_matrix(rows, self.names)) is not None:
+        if self.matrix and (matrix := _as_matrix(rows, self.names, self.kind)) is not None:
             if self.strict:
                 _refuse_gaps(matrix, self.inputs, self.model)
             return {self.matrix: matrix}
-        fed = onnx_export.feed(self.inputs, rows, self.whole)
+        fed = self.plain(rows)
         for given in self.strict:
-            name = "X" if given["type"] == "matrix" or self.whole else given["name"]
-            _refuse_gaps(fed[name], self.inputs if self.whole else [given], self.model)
+            self._refuse(fed["X" if given["type"] == "matrix" or self.whole else given["name"]], given)
         if len(self.takes) == 1:
             fed = {next(iter(self.takes)): next(iter(fed.values()))}
         for name, values in fed.items():

@@ -8,10 +8,11 @@ Docs: https://mlops-nb.github.io/mlops_nb/model/onnx_session.html.md"""
 __all__ = ['Predictor']
 
 # %% ../../nbs/model/onnx_session.ipynb #9c9a7ff1
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from ..core.errors import BadInput, MlopsError, ToolFailed
-from . import onnx_export
+from . import meaning as meanings, onnx_export
 from .native_model import NativeModel, flat, native_answers, scores_of
 from .onnx_export import Rows
 from .onnx_inputs import InputFeed
@@ -33,6 +34,15 @@ def _unpacked(output: Any) -> "np.ndarray":
 def _one_score(scores: "np.ndarray") -> "np.ndarray":
     "Of two classes the second one's score, of one value the value; more stay as they are"
     return scores if scores.shape[1] > 2 else scores[:, -1]
+
+
+def _by_shape(outputs: "list[np.ndarray]") -> "np.ndarray":
+    "What a call gives where the graph does not say what it means, as version 0.1 did it"
+    if len(outputs) == 1:
+        wide = outputs[0].reshape(len(outputs[0]), -1 if len(outputs[0]) else 1)
+        return wide[:, 0] if wide.shape[1] == 1 else wide
+    probabilities = outputs[1]
+    return probabilities[:, 1] if probabilities.ndim == 2 and probabilities.shape[1] == 2 else probabilities
 
 
 def _in_a_line(error: Exception, limit: int) -> str:
@@ -73,7 +83,8 @@ class Predictor:
         self.session = _opened(onnx, name, threads)
         self.name = name
         self.inputs = inputs
-        self.tensors = InputFeed(self.session, inputs, name)
+        self.meaning = meanings.read(self.session)
+        self.tensors = InputFeed(self.session, inputs, name, self.meaning)
         self.whole = self.tensors.whole
         self.native_from = native_from
         self.arrays_from = native_from if arrays_from is None else arrays_from
@@ -87,18 +98,32 @@ class Predictor:
         return f"Predictor({self.name}: {', '.join(self.tensors.names)})"
 
     def __call__(self, rows: Rows) -> "np.ndarray":
-        "Probability of the second class, all probabilities for more than two, or the predicted values; shape (n,) or (n, classes)"
+        """What the kind of model says: of two classes the probability of the second, or decision values, of more all of them; \
+values, distances
+
+The kind was stored when the model was exported: it is the same for every number of rows. Shape (n,) or (n, columns)."""
+        if self.meaning is not None:
+            return self._meant(rows)
         if self.native is not None and self.native.is_faster(rows):
             return _one_score(self.native.ask(scores_of, rows))
-        outputs = self.raw(rows)
-        if len(outputs) == 1:
-            wide = outputs[0].reshape(len(outputs[0]), -1 if len(outputs[0]) else 1)
-            return wide[:, 0] if wide.shape[1] == 1 else wide
-        probabilities = outputs[1]
-        return probabilities[:, 1] if probabilities.ndim == 2 and probabilities.shape[1] == 2 else probabilities
+        return _by_shape(self.raw(rows))
+
+    def _meant(self, rows: Rows) -> "np.ndarray":
+        "Scores in the meaning that the graph states"
+        if self.meaning.kind in ("values", "labels"):
+            return self.predict(rows)
+        if self.native is not None and self.native.is_faster(rows):
+            way = functools.partial(scores_of, meaning=self.meaning)
+            return meanings.given(self.native.ask(way, rows), self.meaning)
+        scores = self.raw(rows)[-1]
+        return meanings.given(scores if scores.ndim == 2 else scores.reshape(-1, 1), self.meaning)
 
     def predict(self, rows: Rows) -> "np.ndarray":
         "Predicted class or value of each row, shape (n,); (n, values) for a model of several values"
+        if self.meaning is not None:
+            if self.native is not None and self.native.is_faster(rows):
+                return self.native.ask(functools.partial(meanings.answers, meaning=self.meaning), rows)
+            return meanings.shaped(self.raw(rows)[0], self.meaning)
         if self.native is not None and self.native.is_faster(rows):
             return self.native.ask(native_answers, rows)
         return flat(self.raw(rows)[0])

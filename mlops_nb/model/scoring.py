@@ -15,7 +15,7 @@ import msgspec
 from ..core.errors import BadInput, suggest
 from ..core.frames import to_arrow
 from ..core.proportion import wilson
-from . import onnx_export
+from . import meaning as meanings, onnx_export
 from .onnx_export import Rows
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def classes_of(
     import onnx as onnx_format
     from onnx import helper, numpy_helper
 
+    if (meaning := meanings.of_bytes(onnx)) is not None:
+        return meaning.classes
     if width := onnx_export.softmax_width(onnx):
         return list(range(width))
     graph = onnx_format.load_from_string(onnx).graph
@@ -95,7 +97,7 @@ def classes_of(
             return [label.decode() if isinstance(label, bytes) else label for label in labels]
     return []
 
-
+# %% ../../nbs/model/scoring.ipynb #acdb3981
 def ask(
     predictor: "Predictor",
     rows: Rows,  # What `rows_of` gave
@@ -105,6 +107,14 @@ def ask(
     import numpy as np
 
     out = predictor.raw(rows)
+    kind = predictor.meaning.kind if predictor.meaning is not None else ""
+    if kind == "several":
+        raise BadInput(
+            f"the model gives {len(predictor.meaning.widths)} answers a row, and which of them is meant cannot be seen",
+            "log a model of one target",
+        )
+    if kind == "labels":
+        return _only_labels(words(out[0]), predictor.meaning.classes)
     if len(out) == 1:
         values = np.asarray(out[0], "float64").reshape(len(out[0]), -1)
         if values.shape[1] > 1:
@@ -121,6 +131,18 @@ def ask(
         label=label,
         score=probabilities[:, -1] if binary else probabilities,
         classes=_names_of(label, probabilities, classes),
+    )
+
+
+def _only_labels(label: "np.ndarray", known: Sequence) -> Answers:
+    "Of a model that gives labels and no scores: the class that it says has all"
+    import numpy as np
+
+    names = [str(name) for name in words(np.array(list(known) or sorted(set(label)), object))]
+    hot = (label[:, None] == np.array(names, object)[None]).astype("float64")
+    binary = len(names) == 2
+    return Answers(
+        kind="binary" if binary else "classes", label=label, score=hot[:, 1] if binary else hot, classes=names
     )
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from ..core.errors import BadInput
-from . import onnx_export
 from .onnx_export import Rows
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class Players:
 
     def columns(self, rows: Rows) -> "list[np.ndarray]":
         "Values of each player, as the session takes them; `len(names)` arrays of shape (n,)"
-        fed = onnx_export.feed(self.predictor.inputs, rows, self.predictor.whole)
+        fed = self.predictor.tensors.plain(rows)
         return list(fed["X"].T) if self.matrix else [fed[name].reshape(-1) for name in self.names]
 
     def scores(self, columns: "list[np.ndarray] | np.ndarray") -> "np.ndarray":
@@ -139,8 +138,9 @@ def _blocks(
         masks = np.concatenate(walks, axis=1).reshape(-1, d)
         at = np.repeat(used, 2 * (d - 1))
         if players.matrix:
-            bits = -masks.astype("int32")
-            yield _Block(some, low[used], bits, background[at].view("int32") & ~bits)
+            whole = f"int{8 * background.itemsize}"
+            bits = -masks.astype(whole)
+            yield _Block(some, low[used], bits, background[at].view(whole) & ~bits)
         else:
             yield _Block(some, low[used], masks, [column[at] for column in background])
 
@@ -151,7 +151,8 @@ def _mix(players: Players, row: list, block: _Block) -> "list[np.ndarray] | np.n
 
     if not players.matrix:
         return [np.where(block.masks[:, j], row[j], shown) for j, shown in enumerate(block.shown)]
-    return (block.masks & np.array(row, "float32").view("int32") | block.shown).view("float32")
+    kind = f"float{8 * block.masks.itemsize}"
+    return (block.masks & np.array(row, kind).view(block.masks.dtype) | block.shown).view(kind)
 
 
 def _changes(scores: "np.ndarray", turns: "np.ndarray", low: "np.ndarray", high: float) -> "np.ndarray":
@@ -210,9 +211,7 @@ def attribute(
             f"the model gives no finite score for {int((~np.isfinite(high)).sum()) or 'some background'} rows",
             "a score that is no number cannot be explained",
         )
-    background_shown = (
-        np.column_stack(background_columns).astype("float32", copy=False) if players.matrix else background_columns
-    )
+    background_shown = np.column_stack(background_columns) if players.matrix else background_columns
     kept: dict[int, list[_Block]] = {}
 
     def blocks(number: int) -> Iterable[_Block]:

@@ -24,7 +24,7 @@ def _tree(trees: Trees, first: int, last: int) -> dict[str, Any]:
     leaf = trees.feature[nodes] < 0
     threshold = trees.threshold[nodes]
     # x < t is x <= the float before t
-    threshold = np.where(trees.strict[nodes], np.nextafter(threshold, np.float32(-np.inf)), threshold)
+    threshold = np.where(trees.strict[nodes], np.nextafter(threshold, threshold.dtype.type(-np.inf)), threshold)
 
     def children(answer: "np.ndarray") -> "np.ndarray":
         return np.where(leaf, -1, answer[nodes] - first).astype("int32")
@@ -65,10 +65,10 @@ def explain(
             "trees": [_tree(trees, first, last) for first, last in zip(trees.roots, ends)],
             "base_offset": np.array([trees.base]),
         },
-        np.asarray(background, "float64"),
+        np.asarray(trees.compared(np.asarray(background)), "float64"),
         feature_perturbation="interventional",
     )
-    exact = np.asarray(rows, "float64")
+    exact = np.asarray(trees.compared(np.asarray(rows)), "float64")
     values = np.asarray(explainer.shap_values(exact, check_additivity=False)).reshape(len(rows), -1)
     scores = explainer.model.predict(exact).reshape(-1)
     return TreeValues(values, scores, float(np.ravel(explainer.expected_value)[0]))

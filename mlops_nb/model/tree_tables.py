@@ -21,7 +21,7 @@ class Trees(msgspec.Struct, kw_only=True):
     "An ensemble as arrays; node arrays have shape (nodes,), leaf values are those of one output"
 
     feature: "np.ndarray"  # Column of the input that a node asks about; -1 at a leaf
-    threshold: "np.ndarray"  # float32
+    threshold: "np.ndarray"  # float32, or float64 of a graph in doubles
     strict: "np.ndarray"  # Does the node ask x < threshold rather than x <= threshold?
     yes: "np.ndarray"  # Row of the node for the answer yes
     no: "np.ndarray"
@@ -30,6 +30,14 @@ class Trees(msgspec.Struct, kw_only=True):
     roots: "np.ndarray"  # First node of each tree, shape (trees,)
     base: float
     players: list[int]  # Player of each input column
+    rounds: bool = False  # Are inputs rounded to 32 bits first?
+
+    def compared(self, rows: "np.ndarray") -> "np.ndarray":
+        "Inputs as the trees compare them"
+        import numpy as np
+
+        values = np.asarray(rows, "float32") if self.rounds else rows
+        return np.asarray(values, self.threshold.dtype)
 
 
 def _attributes(node: "NodeProto") -> dict[str, Any]:
@@ -38,16 +46,20 @@ def _attributes(node: "NodeProto") -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _columns(graph: "GraphProto", name: str, inputs: list[str]) -> list[int] | None:
+def _columns(graph: "GraphProto", name: str, inputs: list[str], players: int) -> list[int] | None:
     "Players behind a tensor, column by column; None when something is computed in between"
     if name in inputs:
-        return [inputs.index(name)]
+        return list(range(players)) if len(inputs) == 1 else [inputs.index(name)]
     made = next((node for node in graph.node if name in node.output), None)
-    if made is None or made.op_type not in ("Cast", "Identity", "Concat"):
+    if made is None or made.op_type not in ("Cast", "Identity", "Concat", "Gather"):
         return None
+    if made.op_type == "Gather":
+        picked = _constant(graph, made.input[1])
+        whole = _columns(graph, made.input[0], inputs, players)
+        return None if picked is None or whole is None else [whole[int(k)] for k in picked.ravel()]
     columns = []
     for part in made.input if made.op_type == "Concat" else made.input[:1]:
-        behind = _columns(graph, part, inputs)
+        behind = _columns(graph, part, inputs, players)
         if behind is None:
             return None
         columns += behind
@@ -63,14 +75,14 @@ def read(
     import onnx as onnx_format
 
     graph = onnx_format.load_from_string(onnx).graph
-    found = [node for node in graph.node if node.op_type in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")]
+    found = [node for node in graph.node if node.op_type.startswith("TreeEnsemble")]
     if len(found) != 1:
         return None
     attributes = _attributes(found[0])
     inputs = [given.name for given in graph.input]
-    columns = _columns(graph, found[0].input[0], inputs)
-    if columns == [0] and len(inputs) == 1:
-        columns = list(range(len(players)))
+    columns = _columns(graph, found[0].input[0], inputs, len(players))
+    if found[0].op_type == "TreeEnsemble":
+        return None if columns is None else _of_doubles(graph, found[0], columns, output)
     plain = {mode.decode() for mode in attributes["nodes_modes"]} <= {"BRANCH_LEQ", "BRANCH_LT", "LEAF"}
     adds_up = attributes.get("aggregate_function", b"SUM") in (b"SUM", b"AVERAGE")
     if columns is None or not plain or not adds_up:
@@ -115,6 +127,100 @@ def _trees(attributes: dict[str, Any], columns: list[int], output: int) -> Trees
         base=float(base[chosen] if len(base) > chosen else base[-1]),
         players=columns,
     )
+
+# %% ../../nbs/model/tree_tables.ipynb #7e2ab547
+def _constant(graph: "GraphProto", name: str) -> "np.ndarray | None":
+    from onnx import numpy_helper
+
+    return next((numpy_helper.to_array(known) for known in graph.initializer if known.name == name), None)
+
+
+def _after(graph: "GraphProto", tensor: str, target: int) -> tuple[float, float]:
+    "What a sum is multiplied with, and what is added to it, before anything else is done"
+    factor = 1.0
+    shift = 0.0
+    while True:
+        reader = next((node for node in graph.node if node.input and node.input[0] == tensor), None)
+        if reader is None or reader.op_type not in ("Add", "Sub", "Mul", "Div"):
+            return factor, shift
+        known = _constant(graph, reader.input[1])
+        if known is None:
+            return factor, shift
+        number = float(known.ravel()[target if known.size > 1 else 0])
+        if reader.op_type in ("Mul", "Div"):
+            number = number if reader.op_type == "Mul" else 1 / number
+            factor *= number
+            shift *= number
+        else:
+            shift += number if reader.op_type == "Add" else -number
+        tensor = reader.output[0]
+
+# %% ../../nbs/model/tree_tables.ipynb #089f42b8
+def _of_doubles(graph: "GraphProto", node: "NodeProto", columns: list[int], output: int) -> Trees | None:
+    "The trees of one target; None where they ask for membership in sets"
+    import numpy as np
+    from onnx import numpy_helper
+
+    told = _attributes(node)
+    modes = numpy_helper.to_array(told["nodes_modes"])
+    if not np.isin(modes, (0, 1)).all():
+        return None
+    targets = np.array(told["leaf_targetids"])
+    chosen = 0 if told["n_targets"] == 1 else range(told["n_targets"])[output]
+    asks = len(modes)
+    leaf_at = {"nodes_truenodeids": told["nodes_trueleafs"], "nodes_falsenodeids": told["nodes_falseleafs"]}
+
+    def children(answer: str) -> "np.ndarray":
+        return np.array(told[answer]) + asks * np.array(leaf_at[answer])
+
+    yes = children("nodes_truenodeids")
+    no = children("nodes_falsenodeids")
+    order, roots = _walked(np.array(told["tree_roots"]), yes, no, targets, chosen)
+    place = np.full(asks + len(targets), -1)
+    place[order] = np.arange(len(order))
+    is_leaf = order >= asks
+    inner = np.where(is_leaf, 0, order)
+    factor, shift = _after(graph, node.output[0], chosen)
+    weights = numpy_helper.to_array(told["leaf_weights"]).astype("float64")
+    own = np.arange(len(order))
+    made = next((other for other in graph.node if node.input[0] in other.output), None)
+    return Trees(
+        feature=np.where(is_leaf, -1, np.array(told["nodes_featureids"])[inner]),
+        threshold=np.where(is_leaf, 0.0, numpy_helper.to_array(told["nodes_splits"])[inner]),
+        strict=np.where(is_leaf, False, modes[inner] == 1),
+        yes=np.where(is_leaf, own, place[yes[inner]]),
+        no=np.where(is_leaf, own, place[no[inner]]),
+        missing_yes=np.array(told["nodes_missing_value_tracks_true"], bool)[inner] & ~is_leaf,
+        value=np.where(is_leaf, weights[np.where(is_leaf, order - asks, 0)], 0.0) * factor,
+        roots=np.array(roots),
+        base=shift,
+        players=columns,
+        rounds=made is not None and made.op_type == "Cast",
+    )
+
+
+def _walked(
+    starts: "np.ndarray", yes: "np.ndarray", no: "np.ndarray", targets: "np.ndarray", chosen: int
+) -> "tuple[np.ndarray, list[int]]":
+    "Nodes of the trees of a target in order, leaves counted behind the questions, and where each tree begins"
+    import numpy as np
+
+    order: list[int] = []
+    roots = []
+    asks = len(yes)
+    for start in starts.tolist():
+        tree = []
+        todo = [start]
+        while todo:
+            node = todo.pop()
+            tree.append(node)
+            if node < asks:
+                children = [int(no[node]), int(yes[node])]
+                todo += children[:1] if children[0] == children[1] else children
+        if targets[next(node for node in tree if node >= asks) - asks] == chosen:
+            roots.append(len(order))
+            order += tree
+    return np.array(order), roots
 
 # %% ../../nbs/model/tree_tables.ipynb #2d145e34
 DEPTH, QUESTIONS = 3, 7  # A deeper tree asks too many questions for a table
@@ -235,6 +341,7 @@ class Tables(msgspec.Struct):
     values: "np.ndarray"  # Shape (trees*128, players+1), float64; the last column is the tree's own value
     base: float  # Mean score of the background
     players: int
+    rounds: bool = False  # Are inputs rounded to 32 bits first?
 
 
 def _codes(paths: _Paths, answers: "np.ndarray") -> "np.ndarray":
@@ -278,7 +385,8 @@ def build(
     asked = paths.questions >= 0
     column = np.where(asked, trees.feature[node], 0)
     questions = _Questions(column, trees.threshold[node], trees.strict[node], trees.missing_yes[node], asked)
-    seen = _codes(paths, _answers(questions, np.ascontiguousarray(np.asarray(background, "float32").T)))  # (b, leaves)
+    seen_as = trees.compared(np.asarray(background))
+    seen = _codes(paths, _answers(questions, np.ascontiguousarray(seen_as.T)))  # (b, leaves)
     share = np.stack([(seen == code).mean(axis=0) for code in range(8)], axis=1)  # (leaves, 8)
     leaf = np.einsum("lc,acs->las", share, _game()) * paths.value[:, None, None]  # (leaves, 8, 3)
     every = np.repeat(np.arange(128)[:, None], len(trees.roots), axis=1)
@@ -294,7 +402,7 @@ def build(
     own = (code.T == 7) * paths.value[:, None]
     np.add.at(table[:, :, players], (paths.tree[:, None], np.arange(128)[None]), own)
     base = trees.base + float(((seen == 7) * paths.value).sum(axis=1).mean())
-    return Tables(questions, np.ascontiguousarray(table.reshape(-1, players + 1)), base, players)
+    return Tables(questions, np.ascontiguousarray(table.reshape(-1, players + 1)), base, players, trees.rounds)
 
 
 class TableValues(NamedTuple):
@@ -312,7 +420,8 @@ def explain(
     import numpy as np
     from scipy.sparse import csr_array
 
-    answers = _answers(tables.questions, np.ascontiguousarray(np.asarray(rows, "float32").T))
+    compared = np.asarray(rows, "float32") if tables.rounds else np.asarray(rows)
+    answers = _answers(tables.questions, np.ascontiguousarray(compared.astype(tables.questions.threshold.dtype).T))
     n, trees = answers.shape
     at = (answers + np.arange(trees, dtype="int32") * 128).ravel()
     one_a_tree = csr_array((np.ones(n * trees), at, np.arange(0, n * trees + 1, trees)), shape=(n, len(tables.values)))
