@@ -24,6 +24,7 @@ def old(tmp_path) -> ledger.Ledger:
 
 
 LATER = {  # Types that 0.1 did not have
+    "feature.forgotten",
     "service.disabled",
     "service.enabled",
     "service.ended",
