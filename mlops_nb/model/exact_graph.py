@@ -9,6 +9,7 @@ __all__ = ['Tensor', 'Given', 'TRANSFORMED', 'PROBABLE', 'DECIDED', 'VALUED', 'L
            'Writer', 'Graph', 'matrix', 'known_by_name', 'Forms', 'Output', 'finished']
 
 # %% ../../nbs/model/exact_graph.ipynb #9166d2a4
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from ..core.errors import ToolFailed
@@ -63,15 +64,23 @@ class Writer:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self.count = 0
+        self.made: dict[
+            bytes, list[Tensor]
+        ] = {}  # Digest of a node or a constant -> its tensors: nothing is written twice
         self.refuses: dict[str, set[str]] = {}  # Input -> what the model does not take there
         self.known: dict[str, set] = {}  # Input -> its levels, where no other is taken
         self.categories: dict[str, list] = {}  # Input -> categories in the order in which they were taught
         self.words: dict[str, dict] = {}  # Input -> how its text is split
         self.origins: dict[Tensor, Origin] = {}  # What steps made -> what they made it of
 
-    def _named(self) -> Tensor:
-        self.count += 1
-        return f"\u00b7{self.count}"
+    def _tensors(self, written: "NodeProto | TensorProto", outputs: int) -> tuple[list[Tensor], bool]:
+        "Names of what a node or a constant gives, and whether it is new: labels and scores share what they are made of"
+        digest = hashlib.sha256(written.SerializeToString(deterministic=True)).digest()
+        is_new = digest not in self.made
+        if is_new:
+            self.made[digest] = [f"\u00b7{self.count + k}" for k in range(1, outputs + 1)]
+            self.count += outputs
+        return self.made[digest], is_new
 
     def constant(self, values: Any, kind: str = "float64") -> Tensor:
         "Numbers or words that do not depend on the rows"
@@ -80,9 +89,12 @@ class Writer:
 
         array = np.asarray(values)
         array = array.astype(object) if array.dtype.kind in "UO" else array.astype(kind)
-        name = self._named()
-        self.constants.append(numpy_helper.from_array(array, name))
-        return name
+        tensor = numpy_helper.from_array(array)
+        names, is_new = self._tensors(tensor, 1)
+        if is_new:
+            tensor.name = names[0]
+            self.constants.append(tensor)
+        return names[0]
 
     def whole(self, values: Any) -> Tensor:
         "Whole numbers: positions, axes"
@@ -92,9 +104,12 @@ class Writer:
         "A node with several outputs"
         from onnx import helper
 
-        names = [self._named() for _ in range(outputs)]
         domain = "ai.onnx.ml" if kind in ("TreeEnsemble", "LabelEncoder") else ""
-        self.nodes.append(helper.make_node(kind, list(inputs), names, domain=domain, **attributes))
+        node = helper.make_node(kind, list(inputs), [], domain=domain, **attributes)
+        names, is_new = self._tensors(node, outputs)
+        if is_new:
+            node.output.extend(names)
+            self.nodes.append(node)
         return names
 
     def op(self, kind: str, *inputs: Tensor, **attributes: Any) -> Tensor:
@@ -228,6 +243,17 @@ def _described(name: str, kind: int, shape: Sequence[int | None]) -> "ValueInfoP
     return helper.make_tensor_value_info(name, kind, shape)
 
 
+def _needed(g: Graph, outputs: Sequence[Tensor]) -> "tuple[list[NodeProto], list[TensorProto]]":
+    "What the outputs are made of"
+    needed = set(outputs)
+    nodes = []
+    for node in reversed(g.nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    return nodes[::-1], [constant for constant in g.constants if constant.name in needed]
+
+
 def finished(
     g: Graph,
     given: Given,  # Its inputs: columns, or one matrix
@@ -244,7 +270,8 @@ def finished(
         inputs = [_described(column.tensor, 8 if column.kind == "text" else 11, [None, 1]) for column in given]
     made = [_described(output.tensor, output.kind, output.shape) for output in outputs]
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 5)]
-    graph = helper.make_graph(g.nodes, "mlops_nb", inputs, made, g.constants)
+    nodes, constants = _needed(g, [output.tensor for output in outputs])
+    graph = helper.make_graph(nodes, "mlops_nb", inputs, made, constants)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="mlops_nb")
     helper.set_model_props(model, told)
     return model.SerializeToString()
